@@ -1,0 +1,81 @@
+"""Combinations of settings that cannot work, said at start (docs/settings.md lists the ids)."""
+
+import importlib.util
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+
+def bind_host() -> str:
+    return settings.BIND.rpartition(":")[0].strip("[]") or settings.BIND
+
+
+def _is_loopback_name(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@register(Tags.security)
+def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.LOCAL_MODE and not _is_loopback_name(bind_host()):
+        return [
+            Error(
+                f"Local mode needs no login, so it may listen on loopback only, not on {settings.BIND}.",
+                hint="Set TUNIXRT_LOCAL_MODE=false (with SECRET_KEY and ALLOWED_HOSTS), or TUNIXRT_BIND=127.0.0.1:8000.",
+                id="tunixrt.E001",
+            )
+        ]
+    return []
+
+
+@register(Tags.security, deploy=True)
+def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.LOCAL_MODE:
+        return [Warning("Local mode is on: whoever reaches this server needs no login.", id="tunixrt.W002")]
+    return []
+
+
+@register()
+def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """`datasets` is also Hugging Face's name; in the web process it must be ours."""
+    spec = importlib.util.find_spec("datasets")
+    ours = settings.BASE_DIR / "datasets"
+    if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ours.resolve():
+        return [Error(f"The module `datasets` is not the project's own: {spec.origin if spec else None}", id="tunixrt.E003")]
+    return []
+
+
+@register()
+def check_web_threads(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    needed = settings.TUNIX_SLOTS + 2
+    if needed > settings.WEB_THREADS:
+        return [
+            Error(
+                f"{settings.WEB_THREADS} web threads are too few for {settings.TUNIX_SLOTS} slots:"
+                " runs in the request could hold them all.",
+                hint=f"Set TUNIXRT_WEB_THREADS to at least {needed} (slots + 2).",
+                id="tunixrt.E004",
+            )
+        ]
+    return []
+
+
+@register()
+def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    problems: list[CheckMessage] = []
+    for name in ("TUNIX_SYNC_TIMEOUT_SECONDS", "TUNIX_RUN_TIMEOUT_SECONDS", "TUNIX_STOP_WAIT_SECONDS", "TUNIX_TERM_GRACE_SECONDS"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            problems.append(Error(f"{name} must be greater than 0, not {value}.", id="tunixrt.E005"))
+    if settings.TUNIX_SLOTS < 0:
+        problems.append(Error("TUNIX_SLOTS must not be negative.", id="tunixrt.E006"))
+    if settings.TUNIX_OUTPUT_MAX_BYTES < 256 or settings.TUNIX_OUTPUT_MAX_BYTES > 10_240:
+        problems.append(Error("TUNIX_OUTPUT_MAX_BYTES must lie between 256 and 10240.", id="tunixrt.E007"))
+    if settings.TUNIX_HOST_LOST_SECONDS <= settings.TUNIX_HOST_SILENT_SECONDS:
+        problems.append(Error("TUNIX_HOST_LOST_SECONDS must be greater than TUNIX_HOST_SILENT_SECONDS.", id="tunixrt.E008"))
+    return problems

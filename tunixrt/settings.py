@@ -1,0 +1,240 @@
+"""Settings, read once from the environment. docs/settings.md lists every variable; with none set the system runs on
+SQLite and loopback. environs names the variable it cannot read.
+"""
+
+import os
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.utils import get_random_secret_key
+from environs import Env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = Env()
+env.read_env(str(BASE_DIR / ".env"), recurse=False)
+
+
+def _kept_secret_key(path: Path) -> str:
+    """Local mode without SECRET_KEY: make one, keep it for the next start, readable by its owner only."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(get_random_secret_key())
+    except FileExistsError:
+        pass
+    return path.read_text()
+
+
+# --- The system as a whole --------------------------------------------------------------------------------------------
+
+VAR_DIR = Path(env.str("TUNIXRT_VAR_DIR", str(BASE_DIR / "var"))).resolve()
+DEBUG = env.bool("DEBUG", False)
+# Local mode: one person on this machine. Requests from loopback need no login and act as the user `local`.
+LOCAL_MODE = env.bool("TUNIXRT_LOCAL_MODE", True)
+BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
+WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
+
+SECRET_KEY = env.str("SECRET_KEY", "")
+if not SECRET_KEY:
+    if not LOCAL_MODE:
+        raise ImproperlyConfigured("SECRET_KEY must be set when TUNIXRT_LOCAL_MODE is false.")
+    SECRET_KEY = _kept_secret_key(VAR_DIR / "secret_key")
+
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if LOCAL_MODE else [])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", [])
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.humanize",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "django_prometheus",
+    "django_q",
+    "rest_framework",
+    "knox",
+    "tunixrt",
+    "datasets",
+    "runs",
+]
+
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "tunixrt.local_mode.LocalModeMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "tunixrt.security.ContentSecurityPolicyMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+
+ROOT_URLCONF = "tunixrt.urls"
+WSGI_APPLICATION = "tunixrt.wsgi.application"
+ASGI_APPLICATION = "tunixrt.asgi.application"
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- Database ---------------------------------------------------------------------------------------------------------
+
+if env.str("DATABASE_URL", ""):
+    DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
+else:
+    VAR_DIR.mkdir(parents=True, exist_ok=True)
+    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "tunixrt.sqlite3")}}
+_database = DATABASES["default"]
+if _database["ENGINE"] == "django.db.backends.sqlite3":
+    _database["OPTIONS"] = {
+        "timeout": 20,  # seconds a writer waits for the other one
+        "transaction_mode": "IMMEDIATE",  # take the write lock first: no deadlock on the way from reading to writing
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-64000; PRAGMA mmap_size=268435456;",
+    }
+else:
+    # Without reuse every poll of the queue opens a session; a pool cannot be used, since django-q2 forks.
+    _database |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+    _database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Queue ------------------------------------------------------------------------------------------------------------
+
+# Tasks are short (they start and attend, they never train), and one that is lost or delivered twice does no harm: the
+# attendant looks for pending runs as well, and a run is claimed once.
+Q_CLUSTER = {
+    "name": "tunixrt",
+    "label": "Background tasks",
+    "orm": "default",
+    "workers": env.int("TUNIXRT_TASK_WORKERS", 2),
+    "poll": env.float("TUNIXRT_QUEUE_POLL_SECONDS", 0.05),
+    "bulk": 1,
+    "queue_limit": 2,
+    "timeout": 60,
+    "retry": 120,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "save_limit": -1,
+    "catch_up": False,
+    "guard_cycle": 0.5,
+    "recycle": 500,
+}
+
+# --- API --------------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "knox.auth.TokenAuthentication",
+        "tunixrt.api.authentication.LocalAuthentication",
+        "tunixrt.api.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["tunixrt.api.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["tunixrt.api.renderers.JSONRenderer", "tunixrt.api.renderers.BrowsableAPIRenderer"],
+    "EXCEPTION_HANDLER": "tunixrt.api.errors.exception_handler",
+    "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"] if env.str("TUNIXRT_API_RATE", "") else [],
+    "DEFAULT_THROTTLE_RATES": {"user": env.str("TUNIXRT_API_RATE", "") or None},
+    "NUM_PROXIES": 0,
+    "URL_FORMAT_OVERRIDE": None,
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
+
+# Largest bodies in bytes: JSON requests, and uploads of datasets.
+API_MAX_BODY_BYTES = env.int("TUNIXRT_API_MAX_BODY_BYTES", 5 * 1024 * 1024)
+UPLOAD_MAX_BYTES = env.int("TUNIXRT_UPLOAD_MAX_BYTES", 2 * 1024**3)
+DATA_UPLOAD_MAX_MEMORY_SIZE = API_MAX_BODY_BYTES
+
+# --- People and browsers ----------------------------------------------------------------------------------------------
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+CSRF_FAILURE_VIEW = "tunixrt.errors.csrf_failure"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "runs:history"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATICFILES_DIRS = [BASE_DIR / "tunixrt" / "static"]
+STATIC_ROOT = VAR_DIR / "static"
+WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and the first page
+WHITENOISE_AUTOREFRESH = DEBUG
+
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+# Outside local mode everything travels over TLS; a proxy that ends it says so in X-Forwarded-Proto.
+TLS = env.bool("TUNIXRT_TLS", not LOCAL_MODE)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
+SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 31_536_000 if TLS else 0)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = TLS
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
+if env.bool("TUNIXRT_BEHIND_PROXY", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# --- Runs -------------------------------------------------------------------------------------------------------------
+
+# Everything a run writes lives below this folder.
+TUNIX_OUTPUT_ROOT = Path(env.str("TUNIX_OUTPUT_ROOT", str(VAR_DIR / "output"))).resolve()
+# Folders that may hold local models.
+TUNIX_MODEL_ROOTS = [Path(path).resolve() for path in env.list("TUNIX_MODEL_ROOTS", [str(BASE_DIR / "models")])]
+# The interpreter that has the training runtime, and the command it runs; empty: the project's own trainer.
+TUNIX_PYTHON = env.str("TUNIX_PYTHON", sys.executable)
+TUNIX_COMMAND = shlex.split(env.str("TUNIX_COMMAND", ""))
+TUNIX_SYNC_TIMEOUT_SECONDS = env.float("TUNIX_SYNC_TIMEOUT_SECONDS", 30.0)
+TUNIX_RUN_TIMEOUT_SECONDS = env.float("TUNIX_RUN_TIMEOUT_SECONDS", None)
+TUNIX_OUTPUT_MAX_BYTES = env.int("TUNIX_OUTPUT_MAX_BYTES", 10_240)
+# Trainings at once on this host.
+TUNIX_SLOTS = env.int("TUNIX_SLOTS", 1)
+TUNIX_STOP_WAIT_SECONDS = env.float("TUNIX_STOP_WAIT_SECONDS", 30.0)
+TUNIX_TERM_GRACE_SECONDS = env.float("TUNIX_TERM_GRACE_SECONDS", 10.0)
+TUNIX_HOST_NAME = env.str("TUNIX_HOST_NAME", socket.gethostname())
+TUNIX_HOST_SILENT_SECONDS = env.float("TUNIX_HOST_SILENT_SECONDS", 60.0)
+TUNIX_HOST_LOST_SECONDS = env.float("TUNIX_HOST_LOST_SECONDS", 900.0)
+# Database writes on the request path slower than this are logged.
+TUNIX_SLOW_WRITE_MS = env.float("TUNIX_SLOW_WRITE_MS", 250.0)
+
+# --- Log --------------------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["console"], "level": env.str("TUNIXRT_LOG_LEVEL", "INFO")},
+    "loggers": {"django": {"handlers": ["console"], "level": "INFO", "propagate": False}},
+}

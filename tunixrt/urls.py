@@ -1,0 +1,23 @@
+"""Every route of the system. API paths are written exactly as clients use them: no trailing slash."""
+
+from django.contrib import admin
+from django.contrib.auth import views as auth_views
+from django.urls import include, path
+
+from tunixrt import views
+
+urlpatterns = [
+    path("", include("runs.urls")),
+    path("", include("datasets.urls")),
+    path("api/", include("runs.api.urls")),
+    path("api/", include("datasets.api.urls")),
+    path("login", auth_views.LoginView.as_view(), name="login"),
+    path("logout", auth_views.LogoutView.as_view(), name="logout"),
+    path("healthz", views.healthz, name="healthz"),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "tunixrt.errors.bad_request"
+handler403 = "tunixrt.errors.forbidden"
+handler404 = "tunixrt.errors.not_found"
+handler500 = "tunixrt.errors.server_error"

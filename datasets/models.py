@@ -1,0 +1,83 @@
+"""Traces and the immutable, ordered selections of them that runs train on."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+
+TRACE_VERSION = "1.0"
+DATASET_FORMAT = "tunix_sft"
+
+
+class Trace(models.Model):
+    """One worked example. The same trace is stored once: ``content_hash`` covers everything but id and time."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    prompt = models.TextField()
+    steps = models.JSONField(default=list, help_text="Ordered list of {i, type, content}.")
+    final_answer = models.TextField()
+    meta = models.JSONField(default=dict, blank=True)
+    trace_version = models.CharField(max_length=16, default=TRACE_VERSION)
+    content_hash = models.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256, hexadecimal.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(fields=["-created_at", "-id"], name="ix_traces_newest"),  # every list of traces
+        ]
+
+    def __str__(self) -> str:
+        return self.prompt[:80]
+
+
+class Split(models.TextChoices):
+    TRAIN = "train", "training part"
+    HELD_OUT = "held_out", "held-out part"
+
+
+class Dataset(models.Model):
+    """A named, versioned selection of traces. Never changed once made: a change is a new version."""
+
+    dataset_key = models.CharField(max_length=256, unique=True, editable=False, help_text="<name>-<version>")
+    name = models.CharField(max_length=200)
+    version = models.CharField(max_length=55)
+    description = models.TextField(blank=True)
+    format = models.CharField(max_length=32, default=DATASET_FORMAT, editable=False)
+    size = models.PositiveIntegerField(help_text="Examples in all.")
+    held_out_size = models.PositiveIntegerField(default=0, help_text="Of them, examples held out from training.")
+    fingerprint = models.CharField(max_length=80, help_text="sha256:<hash of content and order>", editable=False)
+    stats = models.JSONField(default=dict)
+    provenance = models.JSONField(default=dict)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["name", "version"], name="uq_dataset_name_version"),
+            models.CheckConstraint(condition=models.Q(held_out_size__lte=models.F("size")), name="ck_dataset_held_out"),
+        ]
+
+    def __str__(self) -> str:
+        return self.dataset_key
+
+
+class DatasetItem(models.Model):
+    """The place of one trace in one dataset."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="items")
+    trace = models.ForeignKey(Trace, on_delete=models.PROTECT, related_name="items")
+    position = models.PositiveIntegerField()
+    split = models.CharField(max_length=16, choices=Split.choices, default=Split.TRAIN)
+
+    class Meta:
+        ordering = ["dataset", "position"]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "position"], name="uq_dataset_item_position"),
+            models.CheckConstraint(condition=models.Q(split__in=Split.values), name="ck_dataset_item_split"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset_id}[{self.position}]"

@@ -1,0 +1,240 @@
+"""The run registry: what was asked, what happened, who did it, what was measured."""
+
+import uuid
+from typing import Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+
+class RunStatus(models.TextChoices):
+    PENDING = "pending"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.TIMEOUT, RunStatus.CANCELLED)
+EXECUTING = (RunStatus.RUNNING, RunStatus.CANCELLING)
+ACTIVE = (RunStatus.PENDING, *EXECUTING)
+
+
+class RunMode(models.TextChoices):
+    DRY_RUN = "dry-run"
+    LOCAL = "local"
+
+
+class Host(models.Model):
+    """A machine that trains. Its attendant keeps ``heartbeat_at`` fresh."""
+
+    name = models.CharField(max_length=255, unique=True)
+    boot_id = models.CharField(max_length=64, blank=True)
+    slots = models.PositiveIntegerField(default=1, help_text="Trainings at once.")
+    runtime_version = models.CharField(max_length=64, blank=True, help_text="google-tunix on this host; empty: none.")
+    heartbeat_at = models.DateTimeField(null=True)
+    started_at = models.DateTimeField(null=True, help_text="When the attendant started.")
+    canary_at = models.DateTimeField(null=True, help_text="When the task queue of this host last did a task.")
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RunQuerySet(models.QuerySet["Run"]):
+    """Every read that more than one caller needs."""
+
+    def visible(self) -> Self:
+        """All but the trashed ones."""
+        return self.filter(trashed_at__isnull=True)
+
+    def newest_first(self) -> Self:
+        return self.order_by("-created_at", "-run_id")
+
+    def pending_in_order(self) -> Self:
+        """As they are to be claimed: priority first, then age."""
+        return self.filter(status=RunStatus.PENDING).order_by("-priority", "created_at", "run_id")
+
+    def executing_on(self, host: Host) -> Self:
+        return self.filter(status__in=EXECUTING, host=host)
+
+
+class Run(models.Model):
+    """One request to train, or to check that one could train. Only ``runs.lifecycle`` writes ``status``."""
+
+    run_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    dataset_key = models.CharField(max_length=256)
+    model_id = models.CharField(max_length=256)
+    mode = models.CharField(max_length=64, choices=RunMode.choices)
+    status = models.CharField(max_length=64, choices=RunStatus.choices, default=RunStatus.PENDING)
+    exit_code = models.IntegerField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    queued_at = models.DateTimeField(null=True, help_text="When it was put into the queue; null for a run in the request.")
+    started_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    duration_seconds = models.FloatField(null=True)
+    stdout = models.TextField(blank=True, help_text="The end of the output; the whole is in the run's folder.")
+    stderr = models.TextField(blank=True)
+    message = models.TextField(blank=True)
+    config = models.JSONField(default=dict, help_text="The whole request.")
+    output_dir = models.TextField(blank=True, help_text="Relative to the output root.")
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="runs")
+    notes = models.TextField(blank=True)
+    pinned = models.BooleanField(default=False, help_text="Never removed by retention.")
+    trashed_at = models.DateTimeField(null=True)
+
+    # Queue and supervision
+    priority = models.SmallIntegerField(default=0, help_text="Higher starts earlier.")
+    host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="runs")
+    process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
+    attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
+    retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries")
+    timeout_seconds = models.FloatField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+    client_request_id = models.CharField(max_length=255, null=True)  # noqa: DJ001 - null: none, and nulls never collide
+    request_hash = models.CharField(max_length=64, blank=True)
+
+    # News from the training
+    metrics_offset = models.BigIntegerField(default=0, help_text="Bytes of metrics.jsonl that are in the database.")
+    step = models.PositiveIntegerField(null=True)
+    total_steps = models.PositiveIntegerField(null=True)
+    last_loss = models.FloatField(null=True)
+    summary = models.JSONField(default=dict, help_text="result.json of the training program.")
+
+    objects = RunQuerySet.as_manager()
+
+    class Meta:
+        db_table = "tunix_runs"
+        indexes = [
+            models.Index(fields=["dataset_key"], name="ix_tunix_runs_dataset_key"),  # contract
+            models.Index(fields=["started_at"], name="ix_tunix_runs_started_at"),  # contract
+            models.Index(F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_newest"),  # the history
+            # the history, filtered
+            models.Index("status", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_status_newest"),
+            models.Index("mode", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_mode_newest"),
+            models.Index("dataset_key", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_dataset_newest"),
+            models.Index("model_id", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_model_newest"),
+            models.Index("owner", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_owner_newest"),
+            # the claim of the queue
+            models.Index(
+                F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim", condition=Q(status="pending")
+            ),
+            # the attendant's look at what its host executes
+            models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="ck_run_status"),
+            models.CheckConstraint(condition=Q(mode__in=RunMode.values), name="ck_run_mode"),
+            models.CheckConstraint(
+                condition=Q(status__in=TERMINAL, completed_at__isnull=False)
+                | Q(status__in=ACTIVE, completed_at__isnull=True),
+                name="ck_run_completed_at",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=EXECUTING) | Q(started_at__isnull=False), name="ck_run_started_at"
+            ),
+            models.CheckConstraint(condition=~Q(status="completed") | Q(exit_code=0), name="ck_run_completed_exit_code"),
+            models.CheckConstraint(
+                condition=Q(status="completed") | Q(exit_code__isnull=True) | ~Q(exit_code=0), name="ck_run_exit_code_zero"
+            ),
+            models.UniqueConstraint(fields=["owner", "client_request_id"], name="uq_run_client_request_id"),
+            # One folder, one local run: two in one folder would resume each other.
+            models.UniqueConstraint(
+                fields=["output_dir"],
+                condition=Q(mode="local") & ~Q(output_dir=""),
+                name="uq_run_output_dir",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.run_id} ({self.status})"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in ACTIVE
+
+
+class RunTag(models.Model):
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="tags")
+    name = models.CharField(max_length=64)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["run", "name"], name="uq_run_tag")]
+        indexes = [models.Index(fields=["name", "run"], name="ix_run_tag_name")]  # the history by tag
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RunEvent(models.Model):
+    """One thing that happened to a run. A change of status has ``old`` and ``new``; other events only a reason."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
+    old = models.CharField(max_length=64, blank=True)
+    new = models.CharField(max_length=64, blank=True)
+    reason = models.TextField(blank=True)
+    by = models.CharField(max_length=255, help_text="A user name, or the part of the system that did it.")
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["at", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.old} → {self.new}" if self.new else self.reason
+
+
+class MetricSeries(models.Model):
+    """All points of one metric of one run, summed up; the points are in chunks."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="metric_series")
+    name = models.CharField(max_length=128)
+    count = models.PositiveIntegerField(default=0)
+    first = models.FloatField(null=True, help_text="Null: not a finite number.")
+    last = models.FloatField(null=True)
+    minimum = models.FloatField(null=True, help_text="Of the finite values.")
+    maximum = models.FloatField(null=True)
+    last_step = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["run", "name"], name="uq_metric_series")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class MetricChunk(models.Model):
+    """Up to ``runs.metrics.CHUNK_POINTS`` points: little-endian int64 steps, float64 times, float64 values (NaN allowed)."""
+
+    series = models.ForeignKey(MetricSeries, on_delete=models.CASCADE, related_name="chunks")
+    number = models.PositiveIntegerField()
+    count = models.PositiveIntegerField()
+    first_step = models.BigIntegerField()
+    last_step = models.BigIntegerField()
+    minimum = models.FloatField(null=True, help_text="Of the finite values.")
+    maximum = models.FloatField(null=True)
+    minimum_step = models.BigIntegerField(null=True)
+    maximum_step = models.BigIntegerField(null=True)
+    not_finite = models.PositiveIntegerField(default=0)
+    steps = models.BinaryField()
+    times = models.BinaryField()
+    values = models.BinaryField()
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["series", "number"], name="uq_metric_chunk")]
+
+    def __str__(self) -> str:
+        return f"{self.series_id}[{self.number}]"

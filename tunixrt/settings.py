@@ -2,10 +2,12 @@
 SQLite and loopback. environs names the variable it cannot read.
 """
 
+import contextlib
 import os
 import shlex
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -20,12 +22,13 @@ env.read_env(str(BASE_DIR / ".env"), recurse=False)
 
 def _kept_secret_key(path: Path) -> str:
     """Local mode without SECRET_KEY: make one, keep it for the next start, readable by its owner only."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # made with mode 0600
             file.write(get_random_secret_key())
-    except FileExistsError:
-        pass
+            file.flush()
+            with contextlib.suppress(FileExistsError):  # another process was first: its key counts
+                os.link(file.name, path)
     return path.read_text()
 
 

@@ -6,6 +6,8 @@ The sentence says what is wrong and the way out; it is written for the person wh
 
 from __future__ import annotations
 
+import errno
+
 
 class TrainerError(Exception):
     """A failure with a known cause. ``exit_code`` is the process's, ``kind`` the word before the sentence on stderr."""
@@ -68,3 +70,38 @@ class Interrupted(TrainerError):
 
     exit_code = 17
     kind = "interrupted"
+
+
+_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+_DISK_WORDS = ("No space left on device", "ENOSPC", "Disk quota exceeded", "EDQUOT", "File too large", "EFBIG", "Read-only file system")
+_MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "std::bad_alloc")
+_MEMORY_ADVICE = "make batch_size or max_seq_length smaller, raise gradient_accumulation_steps, or turn gradient_checkpointing or LoRA on"
+
+
+def explain(error: BaseException) -> TrainerError | None:
+    """The failure as one of ours, or None when its cause is unknown.
+
+    Memory and disk problems arrive as exceptions of many libraries. Disk words are looked for first: tensorstore reports
+    a full disk as RESOURCE_EXHAUSTED too.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, TrainerError):
+            return current
+        text = str(current)
+        if (isinstance(current, OSError) and current.errno in _DISK_ERRNOS) or any(word in text for word in _DISK_WORDS):
+            return StorageError(f"cannot write: {_first_line(text)}; free some space or choose another folder, then start again")
+        if isinstance(current, MemoryError) or any(word in text for word in _MEMORY_WORDS):
+            return MemoryProblem(f"the memory does not suffice ({_first_line(text) or 'MemoryError'}); {_MEMORY_ADVICE}")
+        if isinstance(current, ImportError) and not (current.name or "").startswith("runs"):
+            return RuntimeMissing(f"a library of the training runtime does not load: {_first_line(text)}; `pip install -e '.[tunix]'` repairs it")
+        if isinstance(current, KeyboardInterrupt):
+            return Interrupted("interrupted from the keyboard before a checkpoint could be saved")
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:300] if text.strip() else ""

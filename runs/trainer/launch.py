@@ -1,0 +1,97 @@
+"""The ``tunix`` command: train, validate, --version.
+
+Started as ``[python, "-I", "-u", ".../runs/trainer/launch.py", …]``. Isolated mode keeps this folder, the working folder
+and PYTHONPATH out of ``sys.path``; the project's root is *appended*, so that ``import datasets`` gives Hugging Face's
+library although the project has an application of the same name (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from runs.trainer.errors import RuntimeMissing, TrainerError, explain  # noqa: E402 - the path is set above
+
+LIBRARY = "google-tunix"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tunix", description="Post-train language models with google-tunix.")
+    parser.add_argument("--version", action="store_true", help="print the version of google-tunix and stop")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    train = commands.add_parser("train", help="train as a manifest says", description="Train as a manifest says.")
+    train.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
+    validate = commands.add_parser(
+        "validate",
+        help="say what a training would do",
+        description="Read manifest and data and say what a training would do. Loads no weights unless --smoke is given.",
+    )
+    validate.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
+    validate.add_argument("--smoke", action="store_true", help="load the model and run one real step")
+    validate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return parser
+
+
+def library_version() -> str:
+    """The installed google-tunix, without importing it: JAX alone takes a second."""
+    try:
+        return importlib.metadata.version(LIBRARY)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise RuntimeMissing(f"{LIBRARY} is not installed; `pip install -e '.[tunix]'` installs it") from error
+
+
+def run(arguments: argparse.Namespace) -> int:
+    version = library_version()
+    if arguments.version:
+        print(f"tunix {version}")
+        return 0
+    # Imported here: --version and --help must answer in milliseconds.
+    if arguments.command == "train":
+        from runs.trainer.train import train_from_manifest
+
+        train_from_manifest(arguments.config)
+    else:
+        from runs.trainer.validate import print_report, validate_manifest
+
+        print_report(validate_manifest(arguments.config, smoke=arguments.smoke), as_json=arguments.json)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return the exit code (docs/manifest.md lists them)."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if not arguments.version and arguments.command is None:
+        parser.error("a command is needed: train or validate")
+    # Libraries log to stderr at will; the last line there is ours, so they are held to warnings.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        return run(arguments)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        known = explain(error)
+        if known is None:
+            traceback.print_exc()
+            known = TrainerError(f"unexpected {type(error).__name__}: {error}; the lines above say where")
+        sys.stdout.flush()
+        print(f"tunix: {known.kind}: {' '.join(str(known).split())}", file=sys.stderr, flush=True)
+        return known.exit_code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Libraries leave threads behind (tensorstore, tokenizers) that can hang or abort at interpreter shutdown.
+    os._exit(code)

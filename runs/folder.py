@@ -1,0 +1,438 @@
+"""The run folder: names, atomic files, the lock, and the processes that belong to a run.
+
+Web server, keeper and trainer meet in one folder per run (docs/run-folder.md). This module is the one place that knows its file
+names and how they are written. It is plain Python and imports as little as it can (no typing, pathlib, tempfile), because every
+keeper carries it for days. Linux only: it reads /proc.
+
+Nothing in a run folder is trusted: the trainer can write there. Names are never followed through symbolic links, nothing but a
+regular file is read, and reading never blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import signal
+import stat
+import time
+
+from runs.processes import (
+    Process,
+    boot_id,
+    descendants,
+    processes_of_run,
+    read_process,
+    send_signal,
+)
+
+TYPE_CHECKING = False  # importing typing would cost a keeper 1 MB
+if TYPE_CHECKING:
+    from typing import Any
+
+LOCK = "lock"
+MANIFEST = "manifest.yaml"
+DATASET = "dataset.jsonl"
+COMMAND = "command.json"
+KEEPER = "keeper.json"
+STOP = "stop.json"
+STDOUT = "stdout.log"
+STDERR = "stderr.log"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+EXIT = "exit.json"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+NAMES = (
+    LOCK,
+    MANIFEST,
+    DATASET,
+    COMMAND,
+    KEEPER,
+    STOP,
+    STDOUT,
+    STDERR,
+    METRICS,
+    RESULT,
+    EXIT,
+)
+
+VERSION = 1
+STOP_REASONS = ("cancel", "timeout")
+OUTPUT_MAX_BYTES = 10_240
+JSON_MAX_BYTES = 16 * 1024 * 1024
+RESERVED_BYTES = 8192
+FILE_MODE = 0o644
+
+if TYPE_CHECKING:
+    Path = str | os.PathLike[str]
+
+
+class BrokenFile(ValueError):
+    """A file of the run folder that is there and cannot be used: not a regular file, too large, or not a strict JSON object."""
+
+
+class StillAlive(RuntimeError):
+    """Processes that outlived SIGKILL: another user's, or stuck in the kernel. ``pids`` names them."""
+
+    def __init__(self, pids: list[int]):
+        self.pids = pids
+        super().__init__(
+            f"Processes {', '.join(map(str, pids))} of the run could not be killed."
+        )
+
+
+# --- text and time
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds: ``2025-01-31T12:00:00.000000Z``."""
+    microseconds = (
+        time.time_ns() // 1000 if seconds is None else int(seconds * 1_000_000)
+    )
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(microseconds // 1_000_000))}.{microseconds % 1_000_000:06d}Z"
+
+
+def clean_text(text: str) -> str:
+    """``text`` as every database stores it: NUL and lone surrogates become U+FFFD."""
+    return (
+        text.replace("\0", "\ufffd")
+        .encode("utf-16-le", "surrogatepass")
+        .decode("utf-16-le", "replace")
+    )
+
+
+def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
+    """The end of an output file as text of at most ``max_bytes`` bytes of UTF-8, cut notice included.
+
+    Never half a character: a cut falls between characters; NUL and bytes that are not UTF-8 become U+FFFD. Reads
+    ``max_bytes`` bytes whatever the size of the file. A missing file is empty output.
+    """
+    if max_bytes <= 0:
+        return ""
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return ""
+    try:
+        size = os.fstat(descriptor).st_size
+        raw = os.pread(descriptor, max_bytes, max(0, size - max_bytes))
+    finally:
+        os.close(descriptor)
+    cut = size > max_bytes
+    if cut:
+        raw = _from_character(raw)
+    # a byte that is replaced grows to three, so the limit is applied to what came out
+    data = raw.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
+    if not cut and len(data) <= max_bytes:
+        return data.decode()
+    notice = f"[earlier output cut; all of it is in {os.path.basename(os.fspath(path))}]\n".encode(
+        "ascii", "replace"
+    )
+    if len(notice) > max_bytes // 2:
+        notice = b""
+    return (notice + _from_character(data[-(max_bytes - len(notice)) :])).decode()
+
+
+def _from_character(data: bytes) -> bytes:
+    """``data`` from its first character on: up to three continuation bytes of a character that was cut are left out."""
+    start = 0
+    while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:
+        start += 1
+    return data[start:]
+
+
+# --- files
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor for reading a regular file. Raises FileNotFoundError, or BrokenFile for a link, pipe, folder or device."""
+    try:
+        # O_NONBLOCK: a pipe in place of the file must not hang its reader
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise BrokenFile(f"{os.fspath(path)} is not a regular file.") from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BrokenFile(f"{os.fspath(path)} is not a regular file.")
+    return descriptor
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, or None if there is no such file. Raises BrokenFile with the reason."""
+    try:
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        data = file.read(JSON_MAX_BYTES + 1)
+    if len(data) > JSON_MAX_BYTES:
+        raise BrokenFile(f"{os.fspath(path)} is larger than {JSON_MAX_BYTES} bytes.")
+    try:
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise BrokenFile(f"{os.fspath(path)} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BrokenFile(f"{os.fspath(path)} holds no JSON object.")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Put ``value`` into ``path``: whole or not at all, durable when this returns. Raises OSError."""
+    path = os.fspath(path)
+    staged = _stage(path, value)
+    try:
+        os.rename(staged, path)
+    except OSError:
+        _unlink(staged)
+        raise
+    _sync_folder(path)
+
+
+def create_json_once(path: Path, value: dict[str, Any]) -> bool:
+    """As ``write_json``, but only if nothing has that name yet: True for the one caller who made the file. Raises OSError."""
+    path = os.fspath(path)
+    for attempt in range(5):
+        if os.path.lexists(path):
+            return False
+        staged = _stage(path, value)
+        try:
+            os.link(staged, path, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except (
+            FileNotFoundError
+        ):  # remove_temporary_files() of the run's end came between
+            if attempt == 4:
+                raise
+            continue
+        finally:
+            _unlink(staged)
+        _sync_folder(path)
+        return True
+    raise AssertionError("unreachable")
+
+
+def reserve(path: Path) -> None:
+    """Put disk space aside for a later write of ``path``, so that a full disk cannot prevent it. Raises OSError."""
+    descriptor = os.open(
+        _reserved(os.fspath(path)),
+        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
+        FILE_MODE,
+    )
+    try:
+        os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed writers left behind, and unused reservations. For the owner of the run, at its end."""
+    for entry in os.listdir(folder):
+        if any(
+            entry.startswith(f".{name}.") and len(entry) == len(f".{name}.reserved")
+            for name in NAMES
+        ):
+            _unlink(os.path.join(folder, entry))
+
+
+def _reserved(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.reserved")
+
+
+def _stage(path: str, value: dict[str, Any]) -> str:
+    """Write ``value`` to a new file beside ``path``; if the disk is full, into the space reserved for ``path``."""
+    data = json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"
+    folder, name = os.path.split(path)
+    # as long as the reserved name: renaming one to the other needs no room in a full folder
+    staged = os.path.join(folder, f".{name}.{os.urandom(4).hex()}")
+    try:
+        _fill(staged, os.O_CREAT | os.O_EXCL, data)
+    except OSError as error:
+        _unlink(staged)
+        if (
+            error.errno not in (errno.ENOSPC, errno.EDQUOT)
+            or len(data) > RESERVED_BYTES
+        ):
+            raise
+        try:
+            os.rename(_reserved(path), staged)
+        except FileNotFoundError:
+            raise error from None
+        _fill(staged, 0, data)
+    return staged
+
+
+def _fill(path: str, flags: int, data: bytes) -> None:
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, FILE_MODE
+    )
+    try:
+        written = 0
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # gone already, or the folder is; a temporary file is not worth an error
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot sync a folder say so
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(path: Path) -> int | None:
+    """Take the exclusive lock: its descriptor (closed on exec), or None while somebody holds it. Makes the file. Raises OSError.
+
+    The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in whatever process.
+    """
+    descriptor = os.open(
+        path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass  # held, or the folder is being removed: not ours either way
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+# --- what is written
+
+
+def request_stop(folder: Path, reason: str, by: str) -> bool:
+    """Ask the run to stop, ``reason`` cancel or timeout: True for the first request, False if there was one. Raises OSError."""
+    if reason not in STOP_REASONS:
+        raise ValueError(
+            f"reason must be one of {', '.join(STOP_REASONS)}, not {reason!r}"
+        )
+    return create_json_once(
+        os.path.join(folder, STOP),
+        {"reason": reason, "by": clean_text(by), "at": timestamp()},
+    )
+
+
+def exit_record(
+    *,
+    run_id: str,
+    reason: str,
+    message: str,
+    started_at: str | None = None,
+    ended_at: str | None = None,
+    duration_seconds: float | None = None,
+    exit_code: int | None = None,
+    signal_number: int | None = None,
+    host: str | None = None,
+) -> dict[str, Any]:
+    """The content of exit.json. ``reason``: exit, cancel, timeout, lost or start_failed."""
+    return {
+        "version": VERSION,
+        "run_id": run_id,
+        "exit_code": exit_code,
+        "signal": signal_number,
+        "reason": reason,
+        "message": clean_text(message),
+        "started_at": started_at,
+        "ended_at": ended_at or timestamp(),
+        "duration_seconds": duration_seconds,
+        "host": host or os.uname().nodename,
+    }
+
+
+def write_lost_exit(folder: Path, run_id: str, message: str) -> dict[str, Any]:
+    """Write the end of a run whose keeper is gone, unless its end is written; return what exit.json then holds.
+
+    For the holder of the lock, after ``kill_leftovers``. When the run ended is unknown: ``duration_seconds`` is null.
+    """
+    keeper = read_keeper(folder) or {}
+    path = os.path.join(folder, EXIT)
+    record = exit_record(
+        run_id=run_id,
+        reason="lost",
+        message=message,
+        started_at=keeper.get("started_at"),
+        host=keeper.get("host"),
+    )
+    if create_json_once(path, record):
+        remove_temporary_files(folder)
+    return read_json(path) or record
+
+
+def read_keeper(folder: Path) -> dict[str, Any] | None:
+    """keeper.json, or None if it is missing or broken (nothing that it names can be trusted then)."""
+    try:
+        return read_json(os.path.join(folder, KEEPER))
+    except BrokenFile:
+        return None
+
+
+# --- what is left of a run
+
+
+def kill_leftovers(folder: Path, run_id: str, *, timeout: float = 10.0) -> list[int]:
+    """SIGKILL all that is left of a run whose keeper is gone, until nothing is; return the pids. Raises StillAlive.
+
+    For the holder of the lock. Found are: the pids recorded in keeper.json (same boot, same start time), their descendants, and
+    every process whose environment names the run. Not found is a process that threw its environment away after it had lost its
+    parent.
+    """
+    killed: set[int] = set()
+    give_up = time.monotonic() + timeout
+    while left := _leftovers(folder, run_id):
+        if time.monotonic() > give_up:
+            raise StillAlive(sorted(process.pid for process in left))
+        for process in left:
+            send_signal(process, signal.SIGKILL)
+            killed.add(process.pid)
+        time.sleep(0.01)
+    return sorted(killed)
+
+
+def _leftovers(folder: Path, run_id: str) -> list[Process]:
+    found = {process.pid: process for process in processes_of_run(run_id)}
+    keeper = read_keeper(folder) or {}
+    if keeper.get("boot_id") == boot_id():
+        for recorded in (keeper.get("trainer"), keeper.get("keeper")):
+            if not isinstance(recorded, dict) or not isinstance(
+                pid := recorded.get("pid"), int
+            ):
+                continue
+            process = read_process(pid) if pid > 1 and pid != os.getpid() else None
+            if process and process.start_time == recorded.get("start_time"):
+                found |= {other.pid: other for other in [process, *descendants(pid)]}
+    return list(found.values())

@@ -1,0 +1,99 @@
+"""Processes of this host, as /proc shows them. Plain Python, Linux only; shared by keeper and server (see runs/folder.py)."""
+
+from __future__ import annotations
+
+import os
+
+RUN_ID_VARIABLE = "TUNIXRT_RUN_ID"
+
+
+class Process:
+    """One line of /proc/<pid>/stat: parent, group, and ``start_time`` in clock ticks since boot, which tells reused pids apart."""
+
+    __slots__ = ("group", "parent", "pid", "start_time")
+
+    def __init__(self, pid: int, parent: int, group: int, start_time: int):
+        self.pid = pid
+        self.parent = parent
+        self.group = group
+        self.start_time = start_time
+
+
+def read_process(pid: int) -> Process | None:
+    """The live process ``pid``, or None: no such process, or a zombie that its parent has not collected yet."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # the command name stands in parentheses and may itself hold spaces and parentheses
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    state, threads = fields[0], int(fields[17])
+    if (
+        state in (b"Z", b"X") and threads <= 1
+    ):  # with more, only the first thread has ended
+        return None
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]))
+
+
+def process_start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of the live process ``pid`` (field 22 of its stat, proc(5)); None if there is none."""
+    process = read_process(pid)
+    return process.start_time if process else None
+
+
+def same_process(pid: int, start_time: int) -> bool:
+    """Whether ``pid`` is alive and is still the process that started at ``start_time``."""
+    return process_start_time(pid) == start_time
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot of the host."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def live_processes() -> list[Process]:
+    """Every live process that this one can see."""
+    return [
+        process
+        for name in os.listdir("/proc")
+        if name.isdigit() and (process := read_process(int(name)))
+    ]
+
+
+def descendants(pid: int) -> list[Process]:
+    """The live children of ``pid``, their children, and so on."""
+    children: dict[int, list[Process]] = {}
+    for process in live_processes():
+        children.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    waiting = [pid]
+    while waiting:
+        family = children.pop(waiting.pop(), [])
+        found += family
+        waiting += [process.pid for process in family]
+    return found
+
+
+def processes_of_run(run_id: str) -> list[Process]:
+    """The live processes, other than this one, that were started with TUNIXRT_RUN_ID=``run_id`` in their environment."""
+    wanted = f"{RUN_ID_VARIABLE}={run_id}".encode()
+    found = []
+    for process in live_processes():
+        try:
+            with open(f"/proc/{process.pid}/environ", "rb") as file:
+                environment = file.read()
+        except OSError:
+            continue  # ended meanwhile, or another user's
+        if process.pid != os.getpid() and wanted in environment.split(b"\0"):
+            found.append(process)
+    return found
+
+
+def send_signal(process: Process, signal_number: int) -> None:
+    """Signal ``process`` if it is still the same one. One that is gone or may not be signalled is left alone."""
+    if same_process(process.pid, process.start_time):
+        try:
+            os.kill(process.pid, signal_number)
+        except (ProcessLookupError, PermissionError):
+            pass

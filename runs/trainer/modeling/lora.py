@@ -1,0 +1,91 @@
+"""LoRA: low-rank matrices beside frozen projections (Hu et al., 2021, https://arxiv.org/abs/2106.09685)."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from runs.architectures import Tensor, tensors
+from runs.manifest import LORA_TARGETS
+from runs.trainer.errors import ModelError
+from runs.trainer.modeling.loading import LoadedModel
+from runs.trainer.modeling.weights import by_parameter
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What was asked for; the update of a projection is ``alpha / rank · A·B``."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+class LoraProjection(nnx.Module):
+    """A frozen projection of google-tunix with LoRA matrices beside it.
+
+    For each checkpoint matrix ``[out, in]`` that is adapted there are ``<name>_lora_a [in, rank]`` and ``<name>_lora_b [rank, out]``,
+    ``nnx.LoRAParam`` in float32, which is what google-tunix's trainer, sampler and checkpoints look for.
+    """
+
+    def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int):
+        self.parts = parts
+        self.weight_name = parts[0].path[-1]
+        self.scale = settings.scale
+        setattr(self, self.weight_name, getattr(base, self.weight_name))
+        for part in parts:
+            if part.projection in settings.targets:
+                out, width = part.shape
+                generator = np.random.default_rng([seed, zlib.crc32(part.name.encode())])
+                # As PEFT starts: A uniform in ±1/sqrt(in), B zero, so that the first step starts from the base model.
+                a = generator.uniform(-1.0, 1.0, (width, settings.rank)).astype(np.float32) * np.float32(width**-0.5)
+                setattr(self, f"{part.projection}_lora_a", nnx.LoRAParam(jnp.asarray(a)))
+                setattr(self, f"{part.projection}_lora_b", nnx.LoRAParam(jnp.zeros((settings.rank, out), jnp.float32)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        weight = jax.lax.stop_gradient(getattr(self, self.weight_name).value)
+        outputs = [self._part(x, weight, part) for part in self.parts]
+        return outputs[0] if len(outputs) == 1 else jnp.stack(outputs)
+
+    def _part(self, x: jax.Array, weight: jax.Array, part: Tensor) -> jax.Array:
+        # The checkpoint's axes are (out…, in…); the stored weight is a permutation of them.
+        outs = 1 if np.prod(part.expanded[:1]) == part.shape[0] else 2
+        order = [*range(outs, len(part.expanded)), *range(outs)]
+        stored = weight if part.index is None else weight[part.index]
+        matrix = stored.transpose([part.axes.index(axis) for axis in order]).reshape(part.shape[1], part.shape[0])
+        flat = x.reshape(*x.shape[: x.ndim - (len(part.expanded) - outs)], part.shape[1])
+        y = flat @ matrix
+        if hasattr(self, f"{part.projection}_lora_a"):
+            a, b = getattr(self, f"{part.projection}_lora_a").value, getattr(self, f"{part.projection}_lora_b").value
+            y = y + ((flat @ a.astype(x.dtype)) * self.scale) @ b.astype(x.dtype)
+        return y.reshape(*flat.shape[:-1], *part.expanded[:outs])
+
+
+def apply_lora(
+    loaded: LoadedModel, *, rank: int, alpha: float | None, targets: list[str] | tuple[str, ...] | None, seed: int
+) -> None:
+    """Put LoRA matrices beside the projections named by ``targets`` (Hugging Face names; None: all), in place.
+
+    Afterwards only they are ``nnx.LoRAParam``; the base weights get no gradient. ``alpha`` None means twice the rank.
+    """
+    settings = LoraSettings(rank, float(alpha if alpha is not None else 2 * rank), tuple(targets or LORA_TARGETS))
+    unknown = [name for name in settings.targets if name not in LORA_TARGETS]
+    if unknown:
+        raise ModelError(f"lora_targets: {unknown[0]!r} is not one of {', '.join(LORA_TARGETS)}")
+    for path, parts in by_parameter(tensors(loaded.architecture)).items():
+        if any(part.projection in settings.targets for part in parts):
+            owner: Any = loaded.module
+            for step in path[:-2]:
+                owner = owner[step] if isinstance(step, int) else getattr(owner, step)
+            setattr(owner, str(path[-2]), LoraProjection(getattr(owner, str(path[-2])), tuple(parts), settings, seed))
+    loaded.lora = settings

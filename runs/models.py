@@ -1,12 +1,14 @@
 """The run registry: what was asked, what happened, who did it, what was measured."""
 
 import uuid
+from datetime import timedelta
 from typing import Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 
 class RunStatus(models.TextChoices):
@@ -29,6 +31,12 @@ class RunMode(models.TextChoices):
     LOCAL = "local"
 
 
+class HostQuerySet(models.QuerySet["Host"]):
+    def alive(self) -> Self:
+        """Hosts that were heard of within TUNIX_HOST_SILENT_SECONDS."""
+        return self.filter(heartbeat_at__gte=timezone.now() - timedelta(seconds=settings.TUNIX_HOST_SILENT_SECONDS))
+
+
 class Host(models.Model):
     """A machine that trains. Its attendant keeps ``heartbeat_at`` fresh."""
 
@@ -39,6 +47,8 @@ class Host(models.Model):
     heartbeat_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True, help_text="When the attendant started.")
     canary_at = models.DateTimeField(null=True, help_text="When the task queue of this host last did a task.")
+
+    objects = HostQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -96,7 +106,8 @@ class Run(models.Model):
     process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
     retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries")
-    timeout_seconds = models.FloatField(null=True)
+    resume = models.BooleanField(default=False, help_text="Go on from the last checkpoint of retry_of.")
+    timeout_seconds = models.FloatField(null=True, help_text="Limit from the start of the training; null: none.")
     cancel_requested_at = models.DateTimeField(null=True)
     client_request_id = models.CharField(max_length=255, null=True)  # noqa: DJ001 - null: none, and nulls never collide
     request_hash = models.CharField(max_length=64, blank=True)

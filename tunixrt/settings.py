@@ -17,7 +17,7 @@ from environs import Env
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = Env()
-env.read_env(str(BASE_DIR / ".env"), recurse=False)
+env.read_env(env.str("TUNIXRT_ENV_FILE", str(BASE_DIR / ".env")), recurse=False)
 
 
 def _kept_secret_key(path: Path) -> str:
@@ -193,6 +193,7 @@ USE_TZ = True
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "tunixrt" / "static"]
 STATIC_ROOT = VAR_DIR / "static"
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns at every start about one that is missing
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and the first page
 WHITENOISE_AUTOREFRESH = DEBUG
 

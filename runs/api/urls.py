@@ -1,1 +1,15 @@
-urlpatterns: list = []
+from django.urls import path
+
+from runs.api import views
+
+app_name = "runs_api"
+urlpatterns = [
+    path("tunix/run", views.RunSubmit.as_view(), name="submit"),
+    path("tunix/runs", views.RunList.as_view(), name="list"),
+    path("tunix/runs/<str:run_id>", views.RunDetail.as_view(), name="detail"),
+    path("tunix/runs/<str:run_id>/status", views.RunStatusView.as_view(), name="status"),
+    path("tunix/runs/<str:run_id>/manifest", views.RunManifest.as_view(), name="manifest"),
+    path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
+    path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
+    path("tunix/status", views.RuntimeStatus.as_view(), name="runtime"),
+]

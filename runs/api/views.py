@@ -1,0 +1,238 @@
+"""The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
+
+from typing import Any, NoReturn
+
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from runs import services
+from runs.api.presentation import ROW_FIELDS, full_answer, short_answer
+from runs.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_run_id
+from runs.execution import attending, launching
+from runs.models import Run, RunMode, RunStatus
+from runs.requests import InvalidRequest, RunRequest, clean_notes, clean_request, clean_tags
+from runs.runtime import local_runtime
+from runs.selection import Cursor, Selection, parse_moment
+from runs.services import DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, StateConflict
+from tunixrt.api.errors import Conflict, NotImplementedHere
+
+PAGE_DEFAULT, PAGE_MAX = 20, 100
+TEXT_MAX_LENGTH = 256
+
+
+def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:
+    """422 for what is not a UUID, 404 for what is not there."""
+    parsed = parse_run_id(run_id)
+    run = (Run.objects.visible() if runs is None else runs).filter(pk=parsed).first()
+    if run is None:
+        raise NotFound(f"Run not found: {parsed}")
+    return run
+
+
+def full_run(run: Run) -> Response:
+    return Response(full_answer(run))
+
+
+class RunSubmit(APIView):
+    """POST: check a configuration (dry run), train and wait, or, with ``?mode=async``, queue."""
+
+    def post(self, request: Request) -> Response:
+        reader = QueryReader(request.query_params)
+        queued = reader.take("mode", parse_choice(["async", "sync"]), "sync") == "async"
+        reader.finish()
+        asked = self._read(request)
+        try:
+            if queued:
+                run, _ = services.submit_run(request=asked, by=request.user, queued=True)
+            else:
+                run, _ = launching.run_in_request(request=asked, by=request.user)
+        except Exception as error:
+            raise_as_answer(error)
+        return Response(full_answer(run), status=202)
+
+    @staticmethod
+    def _read(request: Request) -> RunRequest:
+        data = request.data
+        if isinstance(data, dict) and "client_request_id" not in data:
+            header = request.headers.get("X-Client-Request-Id") or request.headers.get("Idempotency-Key")
+            if header:
+                data = data | {"client_request_id": header}
+        try:
+            return clean_request(data)
+        except InvalidRequest as error:
+            raise ValidationError(error.errors) from error
+
+
+def raise_as_answer(error: Exception) -> NoReturn:
+    """What services refuse, in the codes of the contract."""
+    match error:
+        case InvalidRequest():
+            raise ValidationError(error.errors) from error
+        case DatasetNotFound():
+            raise NotFound(str(error)) from error
+        case RuntimeUnavailable():
+            raise NotImplementedHere(str(error)) from error
+        case launching.NoFreeSlot():
+            raise Conflict("Every slot of this host is training. Use ?mode=async to queue the run.") from error
+        case IdempotencyConflict() | StateConflict():
+            raise Conflict(str(error)) from error
+    raise error
+
+
+class RunList(APIView):
+    """GET: a page of runs, newest first."""
+
+    def get(self, request: Request) -> Response:
+        reader = QueryReader(request.query_params)
+        limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
+        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
+        cursor = reader.take("cursor", Cursor.decode)
+        oldest_first = reader.take("order", parse_choice(["newest", "oldest"]), "newest") == "oldest"
+        selection = read_selection(reader)
+        reader.finish()
+        runs = selection.apply(Run.objects.visible())
+        runs = runs.order_by("created_at", "run_id") if oldest_first else runs.newest_first()
+        if cursor is not None:
+            runs = cursor.apply(runs, oldest_first=oldest_first)
+        rows = list(runs.values(*ROW_FIELDS, "created_at")[offset : offset + limit + 1]) if offset < 2**62 else []
+        more = len(rows) > limit
+        rows = rows[:limit]
+        next_cursor = Cursor.of(rows[-1]).encode() if more else None
+        for row in rows:
+            del row["created_at"]
+        pagination = {
+            "limit": limit,
+            "offset": offset,
+            "next_offset": offset + limit if more else None,
+            "next_cursor": next_cursor,
+        }
+        return Response({"data": rows, "pagination": pagination})
+
+
+def read_selection(reader: QueryReader) -> Selection:
+    def bounded(text: str) -> str:
+        if len(text) > TEXT_MAX_LENGTH:
+            raise ValueError(f"must have at most {TEXT_MAX_LENGTH} characters.")
+        return text
+
+    return Selection(
+        status=reader.take("status", parse_choice(list(RunStatus.values))),
+        mode=reader.take("mode", parse_choice(list(RunMode.values))),
+        dataset_key=reader.take("dataset_key", bounded),
+        model_id=reader.take("model_id", bounded),
+        owner=reader.take("owner", bounded),
+        tag=reader.take("tag", bounded),
+        text=reader.take("q", bounded),
+        after=reader.take("after", parse_moment),
+        before=reader.take("before", parse_moment),
+    )
+
+
+class RunDetail(APIView):
+    """GET: everything about a run. PATCH: tags, notes, pin. DELETE: an ended run goes to the trash."""
+
+    def get(self, request: Request, run_id: str) -> Response:
+        return full_run(get_run(run_id, Run.objects.visible().select_related("owner", "host").prefetch_related("tags")))
+
+    def patch(self, request: Request, run_id: str) -> Response:
+        run = get_run(run_id)
+        changes = _read_annotations(request.data)
+        services.annotate_run(run=run, by=request.user, **changes)
+        return full_run(run)
+
+    def delete(self, request: Request, run_id: str) -> Response:
+        try:
+            services.trash_run(run=get_run(run_id), by=request.user)
+        except StateConflict as error:
+            raise_as_answer(error)
+        return Response({"trashed": True})
+
+
+def _read_annotations(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValidationError({"non_field_errors": ["The request must be a JSON object."]})
+    parsers = {"tags": clean_tags, "notes": clean_notes, "pinned": _clean_bool}
+    changes, errors = {}, {}
+    for name, value in data.items():
+        if name not in parsers:
+            errors[name] = ["Unknown field; tags, notes and pinned can be changed."]
+            continue
+        try:
+            changes[name] = parsers[name](value)
+        except ValueError as error:
+            errors[name] = [str(error)]
+    if errors:
+        raise ValidationError(errors)
+    return changes
+
+
+def _clean_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("This field must be true or false.")
+    return value
+
+
+class RunStatusView(APIView):
+    """GET: what a poller needs."""
+
+    def get(self, request: Request, run_id: str) -> Response:
+        run = get_run(run_id, Run.objects.visible().only("status", "queued_at", "started_at", "completed_at", "exit_code"))
+        return Response(short_answer(run))
+
+
+class RunCancel(APIView):
+    """POST: ask a run to stop."""
+
+    def post(self, request: Request, run_id: str) -> Response:
+        run = get_run(run_id)
+        try:
+            run = attending.cancel_run(run=run, by=request.user)
+        except StateConflict as error:
+            raise_as_answer(error)
+        return Response(full_answer(run), status=202)
+
+
+class RunRetry(APIView):
+    """POST: a new run from an ended one, from its last checkpoint unless ``resume`` is false."""
+
+    def post(self, request: Request, run_id: str) -> Response:
+        run = get_run(run_id)
+        data = request.data or {}
+        if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
+            raise ValidationError({"resume": ["The only field is resume: true or false."]})
+        try:
+            retry = services.retry_run(run=run, by=request.user, resume=data.get("resume", True))
+        except Exception as error:
+            raise_as_answer(error)
+        return Response(full_answer(retry), status=202)
+
+
+class RunManifest(APIView):
+    """GET: the manifest of a run as it was written."""
+
+    def get(self, request: Request, run_id: str) -> HttpResponse:
+        path = services.run_folder(get_run(run_id)) / "manifest.yaml"
+        try:
+            return HttpResponse(path.read_text(encoding="utf-8"), content_type="application/yaml; charset=utf-8")
+        except OSError as error:
+            raise NotFound("This run has no manifest: it has not been started.") from error
+
+
+class RuntimeStatus(APIView):
+    """GET: is the training runtime here?"""
+
+    def get(self, request: Request) -> Response:
+        runtime = local_runtime()
+        return Response(
+            {
+                "available": runtime.available,
+                "version": runtime.version,
+                "runtime_required": runtime.available,
+                "message": runtime.message,
+            }
+        )
+

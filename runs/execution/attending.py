@@ -1,0 +1,97 @@
+"""Looking after what this host executes: what is alive is watched, what has ended is brought home, what died is found out.
+
+Every function may be called by anybody at any time and again: attendant, request and task share them.
+"""
+
+import logging
+import os
+from datetime import timedelta
+
+from django.contrib.auth.models import User
+from django.db import Error as DatabaseError
+from django.utils import timezone
+
+from runs import folder as run_folders
+from runs import services
+from runs.execution.dry_run import execute_dry_run
+from runs.execution.homecoming import bring_home
+from runs.execution.launching import start, this_host
+from runs.execution.outcome import read_end
+from runs.lifecycle import TransitionRefused
+from runs.metrics import take_in_metrics
+from runs.models import Host, Run, RunMode, RunStatus
+
+logger = logging.getLogger("tunixrt.runs")
+
+DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
+LOST_MESSAGE = "The training was lost: its keeper was killed, or the machine was restarted."
+FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
+
+
+def attend(host: Host | None = None) -> int:
+    """Attend every run that this host executes; returns how many. One run's trouble does not keep the others waiting."""
+    runs = list(Run.objects.executing_on(host or this_host()).select_related("retry_of"))
+    for run in runs:
+        try:
+            attend_run(run)
+        except DatabaseError:
+            raise
+        except TransitionRefused as refused:
+            logger.info("run %s: %s", run.run_id, refused)
+        except Exception:
+            logger.exception("run %s could not be attended; trying again", run.run_id)
+    return len(runs)
+
+
+def attend_run(run: Run, *, by: str = "attendant") -> Run:
+    """See how an executing run of this host is doing, in the order that docs/run-folder.md explains."""
+    if run.mode == RunMode.DRY_RUN:
+        return _attend_dry_run(run, by=by)
+    folder = services.run_folder(run)
+    if run.process is not None and not folder.is_dir():
+        return services.finish_failed(run=run, problems=[FOLDER_GONE], by=by)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = run_folders.try_lock(folder / run_folders.LOCK)
+    if lock is None:  # alive: its keeper holds the lock
+        if run.status == RunStatus.CANCELLING:
+            run_folders.request_stop(folder, "cancel", by)
+        take_in_metrics(run, folder)
+        return run
+    try:
+        if read_end(folder) is not None:
+            return bring_home(run, by=by)
+        if not os.path.lexists(folder / run_folders.KEEPER):
+            return _start_or_cancel(run, lock, by=by)
+        killed = run_folders.kill_leftovers(folder, str(run.run_id))
+        run_folders.write_lost_exit(folder, str(run.run_id), _lost_message(killed))
+        return bring_home(run, by=by)
+    finally:
+        os.close(lock)
+
+
+def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
+    """Claimed, but nothing has started: its launcher died in between, or is at it right now and has our lock next."""
+    if run.status == RunStatus.CANCELLING:
+        return services.finish_run(run=run, status=RunStatus.CANCELLED, reason="cancelled before the training started", by=by)
+    start(run, lock)
+    return run
+
+
+def _attend_dry_run(run: Run, *, by: str) -> Run:
+    if run.started_at is None or timezone.now() - run.started_at < DRY_RUN_PATIENCE:
+        return run
+    return execute_dry_run(run, by=by)
+
+
+def _lost_message(killed: list[int]) -> str:
+    return LOST_MESSAGE + (f" {len(killed)} processes that it left were ended." if killed else "")
+
+
+def cancel_run(*, run: Run, by: User) -> Run:
+    """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys. Raises StateConflict."""
+    run = services.request_cancel(run=run, by=by)
+    if run.status == RunStatus.CANCELLING and run.mode == RunMode.LOCAL:
+        folder = services.run_folder(run)
+        if folder.is_dir():
+            run_folders.request_stop(folder, "cancel", by.get_username())
+    return run

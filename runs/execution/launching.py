@@ -1,0 +1,265 @@
+"""From a pending run to a keeper that owns its training."""
+
+import fcntl
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import Error as DatabaseError
+from django.db import OperationalError, transaction
+
+from datasets.services import write_jsonl
+from runs import folder as run_folders
+from runs import keeper, services
+from runs.execution.dry_run import execute_dry_run
+from runs.execution.environment import trainer_environment
+from runs.execution.homecoming import bring_home
+from runs.execution.outcome import outcome, read_end
+from runs.lifecycle import TransitionRefused
+from runs.models import TERMINAL, Host, Run, RunMode
+from runs.requests import RunRequest
+from runs.runtime import local_runtime, tunix_command
+
+logger = logging.getLogger("tunixrt.runs")
+
+DRY_RUN_BATCH = 50
+LAUNCH_SECONDS = 40.0  # one task launches for at most this long; its time limit is 60 s
+
+
+class NoFreeSlot(Exception):
+    """Every slot of this host trains already."""
+
+
+@cache
+def _host_pk(name: str) -> int:
+    return Host.objects.get_or_create(name=name, defaults={"slots": settings.TUNIX_SLOTS})[0].pk
+
+
+def this_host() -> Host:
+    return Host(pk=_host_pk(settings.TUNIX_HOST_NAME), name=settings.TUNIX_HOST_NAME)
+
+
+@contextmanager
+def launch_lock() -> Iterator[None]:
+    """Held while slots of this host are counted and taken: one launcher at a time, whatever process it is in."""
+    path = settings.TUNIX_OUTPUT_ROOT / ".hosts" / f"{settings.TUNIX_HOST_NAME}.launch"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def free_slots(host: Host) -> int:
+    return settings.TUNIX_SLOTS - Run.objects.executing_on(host).filter(mode=RunMode.LOCAL).count()
+
+
+# --- in the request ---------------------------------------------------------------------------------------------------
+
+
+def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
+    """Submit, execute and wait: ``(run, created)``. A training is owned by its keeper all the same, so it goes on and comes
+    home if this process dies.
+
+    Raises:
+        NoFreeSlot: nothing was stored. And what submit_run raises.
+    """
+    if request.dry_run:
+        run, created = services.submit_run(request=request, by=by, queued=False, claim_for=this_host())
+        return (execute_dry_run(run, by="web") if created else run), created
+    if found := services.find_submitted(request=request, by=by):
+        return found, False
+    services.check_submittable(request=request, queued=False)
+    host = this_host()
+    with launch_lock():
+        if found := services.find_submitted(request=request, by=by):
+            return found, False
+        if free_slots(host) < 1:
+            raise NoFreeSlot
+        run, created = services.submit_run(request=request, by=by, queued=False)
+        if not created:
+            return run, False
+        try:
+            lock = _claim_locked(run, host, by="web")
+        except TransitionRefused:  # another host took it out of the queue first: wait for that one
+            lock = None
+    if lock is not None:
+        with _closing(lock):
+            start(run, lock)
+    return wait_for(run), True
+
+
+def wait_for(run: Run) -> Run:
+    """Wait for the end of a started run and bring it home; if the database is away, answer from the run's folder."""
+    folder = services.run_folder(run)
+    patience = (run.timeout_seconds or 0) + settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + 10
+    give_up = time.monotonic() + patience
+    pause = 0.01
+    while run.status not in TERMINAL and (end := read_end(folder)) is None and time.monotonic() < give_up:
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.25)
+    if run.status in TERMINAL:
+        return run
+    try:
+        run.refresh_from_db(fields=["status"])
+        return bring_home(run, by="web")
+    except OperationalError as error:
+        logger.warning("run %s: its end is on disk, the database is away: %s", run.run_id, error)
+        if end is not None:
+            run.status, _, columns = outcome(folder, end)
+            for name, value in columns.items():
+                setattr(run, name, value)
+        return run
+
+
+# --- from the queue ---------------------------------------------------------------------------------------------------
+
+
+def launch_pending() -> int:
+    """Claim and start what this host can take now; returns how many runs. Called by tasks and by the attendant, as often as
+    anybody likes: what is claimed already is not found again."""
+    host = this_host()
+    give_up = time.monotonic() + LAUNCH_SECONDS
+    launched = 0
+    while time.monotonic() < give_up and (count := _answer_dry_runs(host)):
+        launched += count
+    if local_runtime().available:
+        while time.monotonic() < give_up and _launch_one(host):
+            launched += 1
+    return launched
+
+
+def _answer_dry_runs(host: Host) -> int:
+    with transaction.atomic():
+        claimed = []
+        for run in services.next_pending(mode=RunMode.DRY_RUN, limit=DRY_RUN_BATCH):
+            try:
+                claimed.append(services.claim_run(run=run, host=host, by="queue"))
+            except TransitionRefused:
+                continue  # cancelled, or another worker was first
+    for run in claimed:
+        try:
+            execute_dry_run(run, by="queue")
+        except TransitionRefused as refused:
+            logger.info("dry run %s was answered by somebody else: %s", run.run_id, refused)
+    return len(claimed)
+
+
+def _launch_one(host: Host) -> bool:
+    with launch_lock():
+        if free_slots(host) < 1:
+            return False
+        with transaction.atomic():
+            waiting = services.next_pending(mode=RunMode.LOCAL, limit=1)
+            if not waiting:
+                return False
+            run = waiting[0]
+            try:
+                lock = _claim_locked(run, host, by="queue")
+            except TransitionRefused:
+                return True  # cancelled or taken: there may be another one
+    if lock is not None:
+        with _closing(lock):
+            start(run, lock)
+    return True
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
+    """Take the run's lock, then the run: alive = lock held, from before the claim. None: the run has failed already."""
+    folder = services.run_folder(run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = run_folders.try_lock(folder / run_folders.LOCK)
+    except OSError as error:
+        services.claim_run(run=run, host=host, by=by)
+        services.finish_failed(run=run, problems=[_unwritable(folder, error)], by=by)
+        return None
+    if lock is None:
+        raise TransitionRefused(run, "running", "held by another launcher")
+    try:
+        services.claim_run(run=run, host=host, by=by)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def start(run: Run, lock: int) -> None:
+    """Write what the training needs and start its keeper, which inherits ``lock``. A run that cannot be started ends
+    ``failed`` with the reason; only an absent database is left for the attendant to try again."""
+    try:
+        _start(run, lock)
+    except DatabaseError:
+        raise
+    except OSError as error:
+        services.finish_failed(run=run, problems=[_unwritable(services.run_folder(run), error)], by="launcher")
+    except Exception as error:
+        logger.exception("run %s could not be started", run.run_id)
+        services.finish_failed(run=run, problems=[f"The run could not be started: {error}"], by="launcher")
+
+
+def _start(run: Run, lock: int) -> None:
+    request, dataset, preflight = services.preflight_of(run)
+    if not preflight.passed or request is None or dataset is None:
+        services.finish_failed(run=run, problems=preflight.problems, warnings=preflight.warnings, by="launcher")
+        return
+    folder = services.run_folder(run)
+    write_jsonl(dataset, folder / run_folders.DATASET)
+    manifest = services.manifest_of(run, dataset=dataset, request=request)
+    (folder / run_folders.MANIFEST).write_text(manifest, encoding="utf-8")
+    run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder))
+    starter = subprocess.run(
+        keeper.command(folder, lock),
+        pass_fds=[lock],
+        env=trainer_environment(run),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
+        said = starter.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise RuntimeError(f"its keeper did not start (exit code {starter.returncode}): {said[-1] if said else 'no reason given'}")
+    run.process = run_folders.read_keeper(folder)
+    Run.objects.filter(pk=run.pk).update(process=run.process)
+
+
+def _command(run: Run, folder: Path) -> dict[str, Any]:
+    return {
+        "version": run_folders.VERSION,
+        "run_id": str(run.run_id),
+        "argv": [*tunix_command(), "train", "--config", run_folders.MANIFEST],
+        "cwd": str(folder),
+        "deadline_seconds": run.timeout_seconds,
+        "stop_wait_seconds": settings.TUNIX_STOP_WAIT_SECONDS,
+        "term_grace_seconds": settings.TUNIX_TERM_GRACE_SECONDS,
+    }
+
+
+def _unwritable(folder: Path, error: OSError) -> str:
+    return (
+        f"The run's folder {folder.name} cannot be written: {error.strerror or error}."
+        " Check the output root's permissions and free space."
+    )
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(descriptor)

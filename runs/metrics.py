@@ -1,0 +1,173 @@
+"""Measurements: from metrics.jsonl into the database, batch by batch, each line once."""
+
+import array
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from django.db import transaction
+
+from runs import folder as run_folders
+from runs.models import MetricChunk, MetricSeries, Run
+
+CHUNK_POINTS = 1024
+BATCH_BYTES = 1 << 20
+LINE_MAX_BYTES = 1 << 16
+NAME_MAX_LENGTH = 128
+SERIES_MAX = 200
+
+_NAMED_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+Point = tuple[int, float, float]  # step, time, value
+
+
+def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
+    """Bring the new lines of metrics.jsonl home; returns how many points. Points and cursor are one transaction, so a line is
+    taken in once, whoever is killed when. ``to_the_end`` also takes a last line without its newline."""
+    taken = 0
+    while (batch := _read_batch(folder / run_folders.METRICS, run.metrics_offset, to_the_end)) is not None:
+        lines, offset = batch
+        points, news = _parse(lines)
+        with transaction.atomic():
+            guard = Run.objects.filter(pk=run.pk, metrics_offset=run.metrics_offset)
+            if guard.update(metrics_offset=offset, **news) != 1:
+                run.refresh_from_db(fields=["metrics_offset"])  # somebody else took them in
+                continue
+            for name, series in points.items():
+                _append(run, name, series)
+        run.metrics_offset = offset
+        for name, value in news.items():
+            setattr(run, name, value)
+        taken += sum(map(len, points.values()))
+    return taken
+
+
+def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes], int] | None:
+    """Whole lines from ``offset`` on and the offset behind them, or None when there is nothing new."""
+    try:
+        descriptor = run_folders.open_regular(path)
+    except (FileNotFoundError, run_folders.BrokenFile):
+        return None
+    with open(descriptor, "rb") as file:
+        file.seek(offset)
+        data = file.read(BATCH_BYTES)
+    end = data.rfind(b"\n") + 1
+    if end == 0 and (to_the_end or len(data) == BATCH_BYTES):  # a last line cut off by a kill, or one that never ends
+        end = len(data)
+    return (data[:end].split(b"\n"), offset + end) if end else None
+
+
+def _parse(lines: Iterable[bytes]) -> tuple[dict[str, list[Point]], dict[str, Any]]:
+    """``(points by name, columns of the run)``. A line that cannot be read is passed over: the log has it still."""
+    points: dict[str, list[Point]] = defaultdict(list)
+    news: dict[str, Any] = {}
+    for line in lines:
+        if not line or len(line) > LINE_MAX_BYTES:
+            continue
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if not isinstance(record, dict):
+            continue
+        plan = record.get("plan")
+        if isinstance(plan, dict) and _is_count(plan.get("total_steps")):
+            news["total_steps"] = plan["total_steps"]
+        step, time, values = record.get("step"), record.get("time"), record.get("values")
+        if not _is_count(step) or not isinstance(values, dict):
+            continue
+        for name, raw in values.items():
+            value = _as_float(raw)
+            if value is None or not 1 <= len(name) <= NAME_MAX_LENGTH or "\x00" in name:
+                continue
+            points[name].append((step, _as_float(time) or 0.0, value))
+            if name == "loss":
+                news["last_loss"] = value if math.isfinite(value) else None
+                news["step"] = step
+    return points, news
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def _as_float(value: Any) -> float | None:
+    if isinstance(value, str):
+        return _NAMED_FLOATS.get(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _append(run: Run, name: str, points: list[Point]) -> None:
+    series = MetricSeries.objects.filter(run=run, name=name).first()
+    if series is None:
+        if MetricSeries.objects.filter(run=run).count() >= SERIES_MAX:
+            return
+        series = MetricSeries(run=run, name=name, first=_finite(points[0][2]))
+        series.save()
+    chunk = series.chunks.order_by("-number").first()
+    rest = points
+    if chunk is not None and chunk.count < CHUNK_POINTS:
+        room = CHUNK_POINTS - chunk.count
+        _fill(chunk, rest[:room])
+        chunk.save()
+        rest = rest[room:]
+    number = chunk.number + 1 if chunk is not None else 0
+    new = []
+    for start in range(0, len(rest), CHUNK_POINTS):
+        fresh = MetricChunk(series=series, number=number + len(new), count=0, first_step=0, last_step=0, steps=b"", times=b"", values=b"")
+        _fill(fresh, rest[start : start + CHUNK_POINTS])
+        new.append(fresh)
+    MetricChunk.objects.bulk_create(new)
+    finite = [value for _, _, value in points if math.isfinite(value)]
+    series.count += len(points)
+    series.last = _finite(points[-1][2])
+    series.last_step = points[-1][0]
+    series.minimum = min([*finite, *_known(series.minimum)], default=None)
+    series.maximum = max([*finite, *_known(series.maximum)], default=None)
+    series.save(update_fields=["count", "last", "last_step", "minimum", "maximum"])
+
+
+def _fill(chunk: MetricChunk, points: list[Point]) -> None:
+    """Add points to a chunk that has room for them."""
+    chunk.steps = bytes(chunk.steps) + _pack("q", [step for step, _, _ in points])
+    chunk.times = bytes(chunk.times) + _pack("d", [time for _, time, _ in points])
+    chunk.values = bytes(chunk.values) + _pack("d", [value for _, _, value in points])
+    if chunk.count == 0:
+        chunk.first_step = points[0][0]
+    chunk.last_step = points[-1][0]
+    chunk.count += len(points)
+    for step, _, value in points:
+        if not math.isfinite(value):
+            chunk.not_finite += 1
+            continue
+        if chunk.minimum is None or value < chunk.minimum:
+            chunk.minimum, chunk.minimum_step = value, step
+        if chunk.maximum is None or value > chunk.maximum:
+            chunk.maximum, chunk.maximum_step = value, step
+
+
+def _pack(kind: str, numbers: list[Any]) -> bytes:
+    packed = array.array(kind, numbers)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack(kind: str, data: bytes) -> "array.array[Any]":
+    """The numbers of a chunk's column: ``q`` for steps, ``d`` for times and values."""
+    numbers = array.array(kind)
+    numbers.frombytes(bytes(data))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _known(value: float | None) -> list[float]:
+    return [] if value is None else [value]

@@ -1,0 +1,70 @@
+"""What can be said about a request before anything is started, without the training runtime and without a network."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets.models import Dataset
+from runs.families import PRESETS
+from runs.model_folder import check_model_folder
+from runs.requests import ModelReference, RunRequest
+
+
+@dataclass
+class Preflight:
+    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
+    preflight = Preflight()
+    _check_dataset(request, dataset, preflight)
+    _check_model(request.model, preflight)
+    return preflight
+
+
+def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
+    training: dict[str, Any] = request.training
+    examples = dataset.size - dataset.held_out_size
+    if examples == 0:
+        part = "no example" if dataset.size == 0 else f"{dataset.held_out_size} held-out examples and none to train on"
+        preflight.problems.append(f"Dataset {dataset.dataset_key} is empty: it has {part}. Add traces in a new version of it.")
+        return
+    if not training["packing"] and training["batch_size"] > examples:
+        preflight.warnings.append(
+            f"batch_size {training['batch_size']} is larger than the {examples} training examples; each step sees all of them."
+        )
+    limit = training["max_seq_length"]
+    shortest = dataset.stats.get("shortest_example_bytes")
+    # Bytes bound byte tokens from below: for the presets this is exact enough to refuse.
+    if request.model.kind == "preset" and training["too_long"] == "drop" and shortest is not None and shortest > limit:
+        preflight.problems.append(
+            f"Every example is longer than max_seq_length {limit}: the shortest has {shortest} tokens."
+            " Raise max_seq_length, or set too_long to truncate or split."
+        )
+    elif request.model.kind != "preset":
+        preflight.warnings.append("Lengths in tokens are known once the training program has read the tokenizer.")
+
+
+def _check_model(model: ModelReference, preflight: Preflight) -> None:
+    if model.kind == "preset":
+        family = PRESETS[model.model_id.removeprefix("preset:")]["model_type"]
+        preflight.warnings.append(f"{model.model_id} starts from random weights ({family}).")
+    elif model.kind == "folder":
+        assert model.path is not None
+        problems, warnings = check_model_folder(model.path)
+        preflight.problems.extend(problems)
+        preflight.warnings.extend(warnings)
+    elif model.problem:
+        preflight.problems.append(model.problem)
+    elif model.family is None:
+        preflight.warnings.append(
+            f"The name {model.model_id} does not tell the model's family; whether it can be trained shows when it is loaded."
+        )
+    else:
+        preflight.warnings.append(f"{model.model_id} was not fetched: its files are checked when the training starts.")

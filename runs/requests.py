@@ -1,0 +1,294 @@
+"""What one may ask of a run: the fields of a request, checked strictly. API, form, command line, retry and clone use it."""
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import URLValidator
+
+from runs.families import PRESETS, family_of_hub_id, preset_names
+from runs.manifest import PARAMETERS, parameter_defaults
+
+KEY_MAX_LENGTH = 256
+TAG_MAX_LENGTH = 64
+TAGS_MAX = 20
+NOTES_MAX_LENGTH = 20_000
+CLIENT_REQUEST_ID_MAX_LENGTH = 255
+PRIORITY_RANGE = (-100, 100)
+TIMEOUT_RANGE = (1, 31_536_000)  # seconds: up to a year
+AUTO_RETRY_MAX = 10
+HIDDEN_PREFIX = "."
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+class InvalidRequest(ValueError):
+    """A request that cannot be taken. ``errors`` maps each field to its messages."""
+
+    def __init__(self, errors: dict[str, list[str]]):
+        self.errors = errors
+        super().__init__("; ".join(f"{name}: {' '.join(messages)}" for name, messages in errors.items()))
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """What a ``model_id`` names. ``kind``: preset, folder or hub; ``path`` of a folder is resolved."""
+
+    model_id: str
+    kind: str
+    path: Path | None = None
+    family: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A request whose every field is of its type and in its range."""
+
+    dataset_key: str
+    model: ModelReference
+    output_dir: str | None = None
+    dry_run: bool = True
+    training: dict[str, Any] = field(default_factory=parameter_defaults)
+    smoke: bool = False
+    preflight: str = "quick"
+    tags: tuple[str, ...] = ()
+    notes: str = ""
+    priority: int = 0
+    timeout_seconds: float | None = None
+    auto_retry: int = 0
+    webhook_url: str = ""
+    client_request_id: str | None = None
+
+    def as_config(self) -> dict[str, Any]:
+        """The whole request as JSON, enough to run it again; ``clean_request`` takes it back."""
+        return {
+            "dataset_key": self.dataset_key,
+            "model_id": self.model.model_id,
+            "output_dir": self.output_dir,
+            "dry_run": self.dry_run,
+            **self.training,
+            "smoke": self.smoke,
+            "preflight": self.preflight,
+            "tags": list(self.tags),
+            "notes": self.notes,
+            "priority": self.priority,
+            "timeout_seconds": self.timeout_seconds,
+            "auto_retry": self.auto_retry,
+            "webhook_url": self.webhook_url,
+        }
+
+
+def clean_request(data: Any) -> RunRequest:
+    """Check a request as it came. Types are strict: ``"3"`` is not a number, ``1`` is not a boolean.
+
+    Raises:
+        InvalidRequest: every field that is wrong, missing or unknown.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest({"non_field_errors": ["The request must be a JSON object."]})
+    reader = _Reader(data)
+    values: dict[str, Any] = {
+        "dataset_key": reader.text("dataset_key", required=True, longest=KEY_MAX_LENGTH),
+        "output_dir": reader.parsed("output_dir", clean_output_dir),
+        "dry_run": reader.boolean("dry_run", True),
+        "smoke": reader.boolean("smoke", False),
+        "preflight": reader.choice("preflight", "quick", ("quick", "full")),
+        "tags": reader.parsed("tags", clean_tags) or (),
+        "notes": reader.parsed("notes", clean_notes) or "",
+        "priority": reader.number("priority", int, 0, *PRIORITY_RANGE),
+        "timeout_seconds": reader.number("timeout_seconds", float, None, *TIMEOUT_RANGE),
+        "auto_retry": reader.number("auto_retry", int, 0, 0, AUTO_RETRY_MAX),
+        "webhook_url": reader.parsed("webhook_url", _clean_webhook_url) or "",
+        "client_request_id": reader.parsed("client_request_id", clean_client_request_id),
+        "model": reader.parsed("model_id", resolve_model, required=True),
+        "training": {},
+    }
+    for name, parameter in PARAMETERS.items():
+        value = reader.take(name, parameter.default)
+        if problem := parameter.problem(value):
+            reader.errors[name] = [f"This field {problem}."]
+        values["training"][name] = value
+    for name in ("lora_alpha", "lora_targets"):
+        if values["training"][name] is not None and values["training"]["lora_rank"] is None:
+            reader.errors.setdefault(name, ["This field needs lora_rank."])
+    for name in sorted(set(data) - reader.seen, key=str):
+        reader.errors[str(name)] = ["Unknown field."]
+    if reader.errors:
+        raise InvalidRequest(reader.errors)
+    return RunRequest(**values)
+
+
+class _Reader:
+    """Takes fields out of a request and collects what is wrong with them."""
+
+    def __init__(self, data: dict[str, Any]):
+        self.data = data
+        self.seen: set[str] = set()
+        self.errors: dict[str, list[str]] = {}
+
+    def take(self, name: str, default: Any = None) -> Any:
+        self.seen.add(name)
+        return self.data.get(name, default)
+
+    def fail(self, name: str, message: str) -> None:
+        self.errors.setdefault(name, []).append(message)
+
+    def text(self, name: str, *, required: bool = False, longest: int) -> str | None:
+        value = self.take(name)
+        if value is None:
+            if required:
+                self.fail(name, "This field may not be null." if name in self.data else "This field is required.")
+        elif not isinstance(value, str):
+            self.fail(name, "This field must be text.")
+        elif required and not value:
+            self.fail(name, "This field may not be empty.")
+        elif len(value) > longest:
+            self.fail(name, f"This field has at most {longest} characters, not {len(value)}.")
+        elif _UNSTORABLE.search(value):
+            self.fail(name, "This field holds characters that cannot be stored (NUL or half a surrogate pair).")
+        else:
+            return value
+        return None
+
+    def parsed(self, name: str, parse: Any, *, required: bool = False) -> Any:
+        value = self.take(name)
+        if value is None:
+            if required:
+                self.fail(name, "This field may not be null." if name in self.data else "This field is required.")
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.fail(name, str(error))
+            return None
+
+    def boolean(self, name: str, default: bool) -> bool:
+        value = self.take(name, default)
+        if not isinstance(value, bool):
+            self.fail(name, "This field must be true or false.")
+        return value
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.take(name, default)
+        if value not in choices:
+            self.fail(name, f"This field must be one of {', '.join(choices)}.")
+        return value
+
+    def number(self, name: str, kind: type, default: Any, minimum: float, maximum: float) -> Any:
+        value = self.take(name, default)
+        if value is None and default is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
+            self.fail(name, f"This field must be a {'whole ' if kind is int else ''}number.")
+        elif not minimum <= value <= maximum:
+            self.fail(name, f"This field must lie between {minimum:g} and {maximum:g}.")
+        return value
+
+
+def resolve_model(model_id: Any) -> ModelReference:
+    """What ``model_id`` names, and whether it may be named. Touches the file system for folders, never a network.
+
+    Raises:
+        ValueError: not a preset, not a folder inside TUNIX_MODEL_ROOTS, not a hub id.
+    """
+    if not isinstance(model_id, str):
+        raise ValueError("This field must be text.")
+    if not 1 <= len(model_id) <= KEY_MAX_LENGTH:
+        raise ValueError(f"This field must have 1 to {KEY_MAX_LENGTH} characters.")
+    if _CONTROL.search(model_id):
+        raise ValueError("This field must not hold control characters.")
+    if model_id.startswith("preset:"):
+        name = model_id.removeprefix("preset:")
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; presets: {', '.join(preset_names())}.")
+        return ModelReference(model_id, "preset", family=PRESETS[name]["model_type"])
+    if model_id.startswith(("/", "./")):
+        path = (settings.BASE_DIR / model_id).resolve()
+        if not any(path.is_relative_to(root) and path != root for root in settings.TUNIX_MODEL_ROOTS):
+            raise ValueError("A model folder must lie inside one of the folders that TUNIX_MODEL_ROOTS names.")
+        return ModelReference(model_id, "folder", path=path)
+    if ".." in model_id or not _HUB_ID.fullmatch(model_id):
+        raise ValueError(
+            "This field must be preset:<name>, a folder inside TUNIX_MODEL_ROOTS (absolute or starting with ./),"
+            " or a hub id such as google/gemma-2b-it."
+        )
+    family, problem = family_of_hub_id(model_id)
+    return ModelReference(model_id, "hub", family=family, problem=problem)
+
+
+def clean_output_dir(value: Any) -> str | None:
+    """A folder relative to the output root, normalised; None where the run id is to make it.
+
+    Raises:
+        ValueError: outside the root, hidden, or not a name a file system takes.
+    """
+    if not isinstance(value, str):
+        raise ValueError("This field must be text.")
+    if _CONTROL.search(value) or "\\" in value:
+        raise ValueError("A folder name must not hold control characters or backslashes.")
+    path = PurePosixPath(value.strip().removeprefix("./output/"))
+    if path.is_absolute() or ".." in path.parts or path.parts[:1] == ("~",):
+        raise ValueError("The folder must lie inside the output root: a relative path without '..'.")
+    if any(part.startswith(HIDDEN_PREFIX) for part in path.parts):
+        raise ValueError("Folder names must not start with a dot.")
+    if any(len(part.encode()) > 255 for part in path.parts) or len(str(path)) > 1000:
+        raise ValueError("The path is too long: at most 255 bytes a name and 1000 characters in all.")
+    if not path.parts:
+        return None
+    root = settings.TUNIX_OUTPUT_ROOT
+    if not (root / path).resolve().is_relative_to(root):  # through a symbolic link
+        raise ValueError("The folder must lie inside the output root.")
+    if _is_uuid(path.parts[0]):
+        raise ValueError("A run id cannot be used as a folder name: those folders belong to their runs.")
+    return str(path)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False
+
+
+def clean_tags(value: Any) -> tuple[str, ...]:
+    """Tags without repeats, in their order. Raises ValueError."""
+    if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
+        raise ValueError("Tags must be a list of texts.")
+    tags = tuple(dict.fromkeys(tag.strip() for tag in value))
+    if len(tags) > TAGS_MAX:
+        raise ValueError(f"A run has at most {TAGS_MAX} tags, not {len(tags)}.")
+    for tag in tags:
+        if not 1 <= len(tag) <= TAG_MAX_LENGTH or _CONTROL.search(tag):
+            raise ValueError(f"A tag has 1 to {TAG_MAX_LENGTH} characters and no control characters.")
+    return tags
+
+
+def clean_notes(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > NOTES_MAX_LENGTH or _UNSTORABLE.search(value):
+        raise ValueError(f"Notes must be text of at most {NOTES_MAX_LENGTH:,} characters.")
+    return value
+
+
+def clean_client_request_id(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= CLIENT_REQUEST_ID_MAX_LENGTH or _CONTROL.search(value):
+        raise ValueError(f"This field must be text of 1 to {CLIENT_REQUEST_ID_MAX_LENGTH} characters.")
+    return value
+
+
+def _clean_webhook_url(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("This field must be text.")
+    if not value:
+        return ""
+    try:
+        URLValidator(schemes=["http", "https"])(value)
+    except ValidationError as error:
+        raise ValueError("This field must be an http or https address.") from error
+    return value

@@ -1,0 +1,78 @@
+"""Is the training runtime here? Looked up without importing JAX, in milliseconds, whatever interpreter it lives in."""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+
+DISTRIBUTION = "google-tunix"
+INSTALL_HINT = "Install with `pip install -e '.[tunix]'` to enable local execution."
+AVAILABLE_MESSAGE = "Tunix runtime is available for execution."
+MISSING_MESSAGE = "Tunix runtime not available."
+LAUNCHER = Path(__file__).resolve().parent / "trainer" / "launch.py"
+
+_REMEMBER_SECONDS = 30.0
+_remembered: dict[tuple[str, ...], tuple[float, str | None]] = {}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """``version`` is google-tunix's, or what another training command calls its own."""
+
+    available: bool
+    version: str | None
+
+    @property
+    def message(self) -> str:
+        return AVAILABLE_MESSAGE if self.available else f"{MISSING_MESSAGE} {INSTALL_HINT}"
+
+
+def tunix_command() -> list[str]:
+    """The training program's command, to which ``train --config …`` is added.
+
+    ``-I`` and a built environment keep the project's `datasets` away from Hugging Face's (docs/adr/).
+    """
+    return list(settings.TUNIX_COMMAND) or [settings.TUNIX_PYTHON, "-I", "-u", str(LAUNCHER)]
+
+
+def local_runtime() -> Runtime:
+    """The runtime of this host; remembered for half a minute where a process has to be asked."""
+    if not settings.TUNIX_COMMAND and settings.TUNIX_PYTHON == sys.executable:
+        version = _installed_version()
+    else:
+        version = _asked_version()
+    return Runtime(available=version is not None, version=version)
+
+
+def _installed_version() -> str | None:
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _asked_version() -> str | None:
+    command = tunix_command()
+    key = tuple(command)
+    now = time.monotonic()
+    if key not in _remembered or now - _remembered[key][0] > _REMEMBER_SECONDS:
+        _remembered[key] = (now, _ask(command))
+    return _remembered[key][1]
+
+
+def _ask(command: list[str]) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        answer = subprocess.run([*command, "--version"], capture_output=True, timeout=10, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode != 0:
+        return None
+    lines = answer.stdout.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1].split()[-1][:64] if lines and lines[-1].split() else None

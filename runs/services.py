@@ -1,0 +1,358 @@
+"""What people and workers may ask for. Each function is atomic, keyword-only and says by whom; pages, API, admin, tasks and
+commands call the same ones. Processes and files are the business of ``runs.execution``, one layer above.
+"""
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
+from django_q.tasks import async_task
+
+from datasets.models import Dataset
+from runs import folder as run_folders
+from runs.lifecycle import TransitionRefused, transition
+from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest
+from runs.models import ACTIVE, TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
+from runs.preflight import Preflight, check_request
+from runs.requests import InvalidRequest, RunRequest, clean_request
+from runs.runtime import local_runtime
+
+DRY_RUN_STDOUT = "Dry-run validation passed"
+DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
+SYSTEM_USERNAME = "system"
+
+
+class DatasetNotFound(Exception):
+    def __init__(self, dataset_key: str):
+        self.dataset_key = dataset_key
+        super().__init__(f"Dataset not found: {dataset_key}")
+
+
+class RuntimeUnavailable(Exception):
+    """No host that could take the run has the training runtime."""
+
+
+class IdempotencyConflict(Exception):
+    """The same client_request_id came with a different body."""
+
+
+class StateConflict(Exception):
+    """What was asked cannot be done to a run in its status."""
+
+
+# --- where a run's files are ------------------------------------------------------------------------------------------
+
+
+def run_folder(run: Run) -> Path:
+    """The folder of a run: what it reserved, or, for a dry run, which reserves nothing, one named by its id."""
+    name = run.output_dir if run.mode == RunMode.LOCAL and run.output_dir else str(run.run_id)
+    return settings.TUNIX_OUTPUT_ROOT / name
+
+
+# --- submitting -------------------------------------------------------------------------------------------------------
+
+
+def submit_run(
+    *,
+    request: RunRequest,
+    by: User,
+    queued: bool,
+    claim_for: Host | None = None,
+    retry_of: Run | None = None,
+    resume: bool = False,
+) -> tuple[Run, bool]:
+    """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the same transaction; with
+    ``claim_for`` it is claimed in the same transaction, so that no worker can come between.
+
+    The same ``client_request_id`` of the same person returns the first run and makes nothing new.
+
+    Raises:
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken).
+    """
+    if found := find_submitted(request=request, by=by):
+        return found, False
+    check_submittable(request=request, queued=queued)
+    now = timezone.now()
+    run_id = uuid.uuid4()
+    run = Run(
+        run_id=run_id,
+        dataset_key=request.dataset_key,
+        model_id=request.model.model_id,
+        mode=RunMode.DRY_RUN if request.dry_run else RunMode.LOCAL,
+        status=RunStatus.PENDING,
+        created_at=now,
+        queued_at=now if queued else None,
+        config=request.as_config(),
+        output_dir=request.output_dir or str(run_id),
+        owner=by,
+        notes=request.notes,
+        priority=request.priority,
+        timeout_seconds=_time_limit(request, queued=queued),
+        client_request_id=request.client_request_id,
+        request_hash=_request_hash(request),
+        retry_of=retry_of,
+        attempt=retry_of.attempt + 1 if retry_of else 1,
+        resume=resume,
+    )
+    if not request.dry_run:
+        _require_free_folder(run)
+    try:
+        with transaction.atomic():
+            run.save(force_insert=True)
+            RunTag.objects.bulk_create(RunTag(run=run, name=tag) for tag in request.tags)
+            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason="submitted", by=by.get_username(), at=now)
+            if queued:
+                async_task("runs.tasks.launch_pending")
+            if claim_for is not None:
+                claim_run(run=run, host=claim_for, by=by.get_username())
+    except IntegrityError:
+        if found := find_submitted(request=request, by=by):  # the same request came twice at the same moment
+            return found, False
+        _require_free_folder(run)
+        raise
+    return run, True
+
+
+def find_submitted(*, request: RunRequest, by: User) -> Run | None:
+    """The run that this very request made before. Raises IdempotencyConflict if the id was used for another body."""
+    if request.client_request_id is None:
+        return None
+    run = Run.objects.filter(owner=by, client_request_id=request.client_request_id).first()
+    if run is not None and run.request_hash != _request_hash(request):
+        raise IdempotencyConflict(
+            f"client_request_id {request.client_request_id!r} was used for another request (run {run.run_id})."
+        )
+    return run
+
+
+def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
+    """Decide 404 and 501 before anything is stored."""
+    dataset = Dataset.objects.filter(dataset_key=request.dataset_key).first()
+    if dataset is None:
+        raise DatasetNotFound(request.dataset_key)
+    if not request.dry_run and not local_runtime().available and not (queued and _runtime_elsewhere()):
+        raise RuntimeUnavailable(local_runtime().message)
+    return dataset
+
+
+def _runtime_elsewhere() -> bool:
+    return Host.objects.alive().exclude(runtime_version="").exists()
+
+
+def _time_limit(request: RunRequest, *, queued: bool) -> float | None:
+    """Seconds: the request's own limit within the system's; a run in the request never takes longer than that may."""
+    system = settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
+    limits = [limit for limit in (request.timeout_seconds, system) if limit is not None]
+    return min(limits, default=None)
+
+
+def _request_hash(request: RunRequest) -> str:
+    return hashlib.sha256(orjson.dumps(request.as_config(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _require_free_folder(run: Run) -> None:
+    """Two runs in one folder would resume each other, and so would one inside another's."""
+    taken = InvalidRequest({"output_dir": [f"The folder {run.output_dir} is used or not empty."]})
+    parts = Path(run.output_dir).parts
+    names = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+    user = Run.objects.filter(mode=RunMode.LOCAL, output_dir__in=names).exclude(pk=run.pk).first()
+    if user is not None:
+        taken.errors["output_dir"] = [f"The folder {user.output_dir} belongs to run {user.run_id}."]
+        raise taken
+    folder = run_folder(run)
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        inside = Run.objects.filter(mode=RunMode.LOCAL, output_dir__startswith=f"{run.output_dir}/").first()
+        if inside is not None:
+            taken.errors["output_dir"] = [f"The folder {run.output_dir} holds the folder of run {inside.run_id}."]
+        raise taken
+
+
+# --- the start of a run -----------------------------------------------------------------------------------------------
+
+
+def claim_run(*, run: Run, host: Host, by: str) -> Run:
+    """Take a pending run for ``host``. Raises TransitionRefused when somebody else was first: a run starts at most once."""
+    return transition(run, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now())
+
+
+def next_pending(*, mode: str, limit: int) -> list[Run]:
+    """The pending runs of one mode in their order; on PostgreSQL those that no other worker has its hands on."""
+    pending = Run.objects.pending_in_order().filter(mode=mode)
+    if connection.features.has_select_for_update_skip_locked:
+        pending = pending.select_for_update(skip_locked=True, of=("self",))
+    return list(pending[:limit])
+
+
+def request_of(run: Run) -> RunRequest:
+    """The request that a run was made from. Raises InvalidRequest if today's rules refuse it."""
+    return clean_request(run.config)
+
+
+def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
+    """The manifest as YAML. Paths are relative to the run's folder, but for the model and a checkpoint to go on from."""
+    resume_from = None
+    if run.resume and run.retry_of is not None:
+        resume_from = str(run_folder(run.retry_of) / run_folders.CHECKPOINTS)
+    return dump_manifest(
+        build_manifest(
+            run_id=str(run.run_id),
+            dataset={
+                "key": dataset.dataset_key,
+                "path": run_folders.DATASET,
+                "format": DATASET_FORMAT,
+                "fingerprint": dataset.fingerprint,
+                "examples": dataset.size - dataset.held_out_size,
+                "held_out": dataset.held_out_size,
+            },
+            model={
+                "id": run.model_id,
+                "path": str(request.model.path) if request.model.path else None,
+                "revision": None,
+            },
+            training=request.training,
+            resume_from=resume_from,
+        )
+    )
+
+
+def preflight_of(run: Run) -> tuple[RunRequest | None, Dataset | None, Preflight]:
+    """Check a stored run again, right before it is executed."""
+    preflight = Preflight()
+    try:
+        request = request_of(run)
+    except InvalidRequest as error:
+        preflight.problems.append(f"The request is no longer valid: {error}")
+        return None, None, preflight
+    dataset = Dataset.objects.filter(dataset_key=run.dataset_key).first()
+    if dataset is None:
+        preflight.problems.append(f"Dataset not found: {run.dataset_key}")
+        return request, None, preflight
+    return request, dataset, check_request(request, dataset)
+
+
+# --- the end of a run -------------------------------------------------------------------------------------------------
+
+
+def finish_run(*, run: Run, status: str, reason: str, by: str, **fields: Any) -> Run:
+    """Write the end of a run. Raises TransitionRefused when it has one already."""
+    fields.setdefault("message", reason)
+    fields.setdefault("completed_at", timezone.now())
+    fields.setdefault("duration_seconds", _seconds_between(run.started_at, fields["completed_at"]))
+    if run.status == RunStatus.RUNNING and status == RunStatus.CANCELLED:
+        transition(run, RunStatus.CANCELLING, reason=reason, by=by)
+    return transition(run, status, reason=reason, by=by, **fields)
+
+
+def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Iterable[str] = ()) -> Run:
+    """A run that failed before anything was started: says exactly why, has no exit code."""
+    reason = " ".join(problems)
+    stderr = "\n".join([*(f"error: {problem}" for problem in problems), *(f"warning: {warning}" for warning in warnings)])
+    return finish_run(
+        run=run,
+        status=RunStatus.FAILED,
+        reason=reason,
+        by=by,
+        stderr=stderr[-settings.TUNIX_OUTPUT_MAX_BYTES :],
+    )
+
+
+def _seconds_between(start: datetime | None, end: datetime) -> float | None:
+    return max(0.0, (end - start).total_seconds()) if start else None
+
+
+# --- stopping, trying again, tidying up -------------------------------------------------------------------------------
+
+
+def request_cancel(*, run: Run, by: User) -> Run:
+    """Pending → cancelled at once; running → cancelling, and the keeper is to confirm. Asking again changes nothing.
+
+    Raises:
+        StateConflict: the run has ended.
+    """
+    for _ in range(3):  # between reading and writing the run may take a step of its own
+        if run.status in TERMINAL:
+            raise StateConflict(f"The run has ended already: it is {run.status}.")
+        if run.status == RunStatus.CANCELLING:
+            return run
+        now = timezone.now()
+        reason = f"cancelled by {by.get_username()}"
+        try:
+            if run.status == RunStatus.PENDING:
+                return transition(
+                    run, RunStatus.CANCELLED, reason=reason, by=by.get_username(), cancel_requested_at=now, message=reason
+                )
+            return transition(run, RunStatus.CANCELLING, reason=reason, by=by.get_username(), cancel_requested_at=now)
+        except TransitionRefused:
+            run.refresh_from_db()
+    raise StateConflict(f"The run is changing right now ({run.status}); try again.")
+
+
+def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
+    """A new run from an ended one, in a folder of its own, from the last checkpoint if there is one and ``resume``.
+
+    Raises:
+        StateConflict: the run has not ended. And what submit_run raises.
+    """
+    if run.status not in TERMINAL:
+        raise StateConflict(f"Only an ended run can be retried; this one is {run.status}.")
+    config = run.config | {"output_dir": None}
+    request = clean_request(config)
+    checkpoints = run_folder(run) / run_folders.CHECKPOINTS
+    has_checkpoint = not request.dry_run and checkpoints.is_dir() and any(checkpoints.iterdir())
+    retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, resume=resume and has_checkpoint)
+    return retry
+
+
+def trash_run(*, run: Run, by: User) -> None:
+    """Put an ended run into the trash: gone for readers, its files until the purge. Raises StateConflict."""
+    if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
+        run.refresh_from_db(fields=["status"])
+        raise StateConflict(f"Only an ended run can be deleted; this one is {run.status}. Cancel it first.")
+    RunEvent.objects.create(run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now())
+
+
+def purge_run(*, run: Run) -> int:
+    """Remove a trashed run's folder, then its row; returns the bytes freed. Raises StateConflict."""
+    if run.trashed_at is None or run.status in ACTIVE:
+        raise StateConflict("Only a run in the trash can be purged.")
+    folder = run_folder(run)
+    freed = 0
+    if folder.is_dir() and not folder.is_symlink():
+        freed = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+        shutil.rmtree(folder)
+    run.delete()
+    return freed
+
+
+def annotate_run(*, run: Run, by: User, tags: tuple[str, ...] | None = None, notes: str | None = None, pinned: bool | None = None) -> Run:
+    """Change what people say about a run; what happened to it is not theirs to change."""
+    with transaction.atomic():
+        if tags is not None:
+            run.tags.exclude(name__in=tags).delete()
+            RunTag.objects.bulk_create([RunTag(run=run, name=tag) for tag in tags], ignore_conflicts=True)
+        fields = [name for name, value in (("notes", notes), ("pinned", pinned)) if value is not None]
+        if notes is not None:
+            run.notes = notes
+        if pinned is not None:
+            run.pinned = pinned
+        if fields:
+            run.save(update_fields=fields)
+        changed = [*(["tags"] if tags is not None else []), *fields]
+        if changed:
+            RunEvent.objects.create(run=run, reason=f"{', '.join(changed)} changed", by=by.get_username(), at=timezone.now())
+    return run
+
+
+def system_user() -> User:
+    """Owner of what nobody in particular asked for (commands, automatic retries); cannot log in."""
+    user, _ = User.objects.get_or_create(username=SYSTEM_USERNAME, defaults={"is_active": False, "password": "!"})
+    return user

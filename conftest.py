@@ -1,0 +1,70 @@
+"""Fixtures for the tests of every application. Database and folders: tunixrt/tests/plugin.py."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from knox.models import get_token_model
+from rest_framework.test import APIClient
+
+from tunixrt.local_mode import _remembered_local_user
+
+FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
+
+
+@pytest.fixture(autouse=True)
+def _forget_local_user() -> Iterator[None]:
+    """The server remembers its user `local`; a test's database forgets it."""
+    _remembered_local_user.cache_clear()
+    yield
+    _remembered_local_user.cache_clear()
+
+
+@pytest.fixture
+def user(db: None) -> User:
+    """Somebody with an account and no special rights; has no password (``force_login``)."""
+    return User.objects.create_user("somebody")
+
+
+@pytest.fixture
+def staff(db: None) -> User:
+    """Somebody who may do everything in the admin."""
+    return User.objects.create_superuser("keeper-of-the-house")
+
+
+@pytest.fixture
+def api(user: User) -> APIClient:
+    """Calls the API from far away as ``user``: no local mode, no CSRF."""
+    client = APIClient(REMOTE_ADDR=FAR_AWAY)
+    client.force_authenticate(user)
+    return client
+
+
+@pytest.fixture
+def make_token(db: None) -> Callable[[User], str]:
+    """Makes an API token of an account and returns its key, which is stored hashed only."""
+
+    def make(owner: User) -> str:
+        _, key = get_token_model().objects.create(user=owner)
+        return key
+
+    return make
+
+
+@pytest.fixture
+def api_token(user: User, make_token: Callable[[User], str]) -> str:
+    """The key of an API token of ``user``."""
+    return make_token(user)
+
+
+@pytest.fixture
+def local_client(db: None) -> Client:
+    """A browser on this machine in local mode: nobody logs in."""
+    return Client(REMOTE_ADDR="127.0.0.1")
+
+
+@pytest.fixture
+def remote_client(db: None) -> Client:
+    """A browser elsewhere: nobody is logged in."""
+    return Client(REMOTE_ADDR=FAR_AWAY)

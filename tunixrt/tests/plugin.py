@@ -1,0 +1,81 @@
+"""The pytest plugin that gives the tests their database and folders, before Django reads its settings.
+
+``pytest --database=sqlite`` (the default) or ``--database=postgresql``. The tests' variables, database and files are their
+own: nothing of the developer's environment, database or var/ is read or touched. Programs that a test starts inherit the
+environment and so see the test database. With xdist each process has a database and folders of its own.
+
+    TEST_DATABASE_URL   another PostgreSQL server instead of the one from PyPI; its user must be allowed to make databases
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from tunixrt.tests.postgres import postgres_server
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVER_URL = "TUNIXRT_TEST_SERVER_URL"  # from the first process to xdist's others
+_OURS = re.compile(r"(TUNIX|TUNIXRT)_\w+|SECRET_KEY|DEBUG|ALLOWED_HOSTS|CSRF_TRUSTED_ORIGINS|DATABASE_URL")
+_stack = contextlib.ExitStack()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="the database the tests run on (default: sqlite)"
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
+    """Around pytest-django's own hook, which loads the settings."""
+    server_url = os.environ.get(SERVER_URL)
+    for name in [name for name in os.environ if _OURS.fullmatch(name)]:
+        del os.environ[name]
+    process = os.environ.get("PYTEST_XDIST_WORKER", "")
+    var = Path(tempfile.mkdtemp(prefix="tunixrt-tests-"))
+    _stack.callback(shutil.rmtree, var, ignore_errors=True)
+    os.environ["TUNIXRT_VAR_DIR"] = str(var)
+    os.environ["TUNIX_OUTPUT_ROOT"] = str(var / "output")
+    os.environ["TUNIXRT_ENV_FILE"] = str(var / "no.env")
+    if early_config.known_args_namespace.database == "postgresql":
+        if server_url is None:
+            server_url = os.environ.get("TEST_DATABASE_URL") or _stack.enter_context(postgres_server()).url()
+        os.environ[SERVER_URL] = server_url
+        os.environ["DATABASE_URL"] = _with_database(server_url, f"tunixrt_test_{process or os.getpid()}")
+    try:
+        return (yield)
+    except BaseException:  # pytest ends without calling pytest_unconfigure
+        _stack.close()
+        raise
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    _stack.close()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"database: {config.getoption('database')}"
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """The test database is the very one the settings name, so that programs started by a test find it.
+
+    On SQLite that makes it a file: a database in memory cannot be shared by processes. Both are this session's own.
+    """
+    from django.conf import settings  # noqa: PLC0415 - Django is not set up yet when pytest imports its plugins
+
+    database = settings.DATABASES["default"]
+    database.setdefault("TEST", {})["NAME"] = database["NAME"]
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

@@ -1,0 +1,187 @@
+"""The attendant: one process per host that looks after what the host executes (``manage.py attend``).
+
+It beats the host's heartbeat, brings news and ends home, launches what waits, and keeps this host's task workers
+(django-q2's qcluster) alive. It can be killed and started again at any moment: while it is away only the news is late.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.utils import timezone
+from django_q.tasks import async_task
+
+from runs import folder as run_folders
+from runs.execution import attending, launching
+from runs.models import Host
+from runs.processes import boot_id, read_process
+from runs.runtime import local_runtime
+
+logger = logging.getLogger("tunixrt.attendant")
+
+TICK_SECONDS = 0.25
+BEAT_SECONDS = 2.0
+CANARY_SECONDS = 10.0
+CANARY_OVERDUE = timedelta(seconds=30)
+WORKERS_GRACE_SECONDS = 5.0
+
+Stop = Callable[[], bool]
+
+
+class Attendant:
+    """``run`` until ``stop()`` is true. ``with_workers`` also keeps the task workers of this host."""
+
+    def __init__(self, *, stop: Stop, with_workers: bool = True):
+        self.stop = stop
+        self.workers = Workers() if with_workers else None
+        self.database_away_since: float | None = None
+        self._beat_due = 0.0
+
+    def run(self) -> None:
+        lock = self._wait_for_turn()
+        if lock is None:
+            return
+        try:
+            logger.info("attending %s: %s slots, output root %s", settings.TUNIX_HOST_NAME, settings.TUNIX_SLOTS, settings.TUNIX_OUTPUT_ROOT)
+            while not self.stop():
+                self.tick()
+                time.sleep(TICK_SECONDS)
+        finally:
+            if self.workers:
+                self.workers.stop()
+            os.close(lock)
+
+    def _wait_for_turn(self) -> int | None:
+        """One attendant a host: a second one waits. None: told to stop while waiting."""
+        path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        told = False
+        while not self.stop():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    logger.info("another attendant looks after %s; waiting", settings.TUNIX_HOST_NAME)
+                    told = True
+                time.sleep(TICK_SECONDS)
+            else:
+                return descriptor
+        os.close(descriptor)
+        return None
+
+    def tick(self) -> None:
+        """One round. A database that is away delays the news and nothing else."""
+        try:
+            close_old_connections()
+            if time.monotonic() >= self._beat_due:
+                beat()
+                self._beat_due = time.monotonic() + BEAT_SECONDS
+                if self.workers:
+                    self.workers.keep()
+            attending.attend()
+            launching.launch_pending()
+        except (OperationalError, InterfaceError) as error:
+            connection.close()
+            if self.database_away_since is None:
+                self.database_away_since = time.monotonic()
+                logger.warning("the database is away, trainings go on: %s", error)
+        except Exception:
+            logger.exception("a round failed; the next one tries again")
+        else:
+            if self.database_away_since is not None:
+                logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
+                self.database_away_since = None
+
+
+def hosts_folder() -> Path:
+    """Where hosts keep what is theirs beside the runs: locks and the identity of their workers."""
+    path: Path = settings.TUNIX_OUTPUT_ROOT / ".hosts"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def beat() -> None:
+    """Say that this host is there, and what it offers."""
+    Host.objects.filter(pk=launching.this_host().pk).update(
+        heartbeat_at=timezone.now(),
+        boot_id=boot_id(),
+        slots=settings.TUNIX_SLOTS,
+        runtime_version=local_runtime().version or "",
+    )
+
+
+class Workers:
+    """This host's qcluster, in a process group of its own. It can fall silent without dying (a worker killed while it reads the
+    queue keeps the lock for ever), so a canary task must come back; if it does not, the group is replaced."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.record = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.workers.json"
+        self.canary_sent: datetime | None = None
+
+    def keep(self) -> None:
+        if self.process is not None and self.process.poll() is None and not self._silent():
+            return
+        if self.process is not None:
+            logger.warning("the task workers are %s; replacing them", "silent" if self.process.poll() is None else "gone")
+            self._kill(self.process.pid)
+        self._kill_those_of_a_predecessor()
+        self._start()
+
+    def stop(self) -> None:
+        """SIGTERM to the main process alone: to the group it would hang for ever. Then whatever is left is killed."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(WORKERS_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.info("the task workers did not stop in time; ending them")
+        self._kill(self.process.pid)
+        self.record.unlink(missing_ok=True)
+
+    def _start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(settings.BASE_DIR / "manage.py"), "qcluster"],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            cwd=settings.BASE_DIR,
+        )
+        found = read_process(self.process.pid)
+        run_folders.write_json(self.record, {"pid": self.process.pid, "start_time": found.start_time if found else 0})
+        self.canary_sent = None
+
+    def _silent(self) -> bool:
+        host = Host.objects.get(pk=launching.this_host().pk)
+        now = timezone.now()
+        if self.canary_sent is not None and (host.canary_at is None or host.canary_at < self.canary_sent):
+            return now - self.canary_sent > CANARY_OVERDUE
+        if self.canary_sent is None or (now - self.canary_sent).total_seconds() >= CANARY_SECONDS:
+            self.canary_sent = now
+            async_task("runs.tasks.canary", host.name)
+        return False
+
+    def _kill_those_of_a_predecessor(self) -> None:
+        try:
+            record = run_folders.read_json(self.record) or {}
+        except run_folders.BrokenFile:
+            return
+        found = read_process(record["pid"]) if isinstance(record.get("pid"), int) else None
+        if found and found.start_time == record.get("start_time"):
+            self._kill(found.pid)
+
+    @staticmethod
+    def _kill(group: int) -> None:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass

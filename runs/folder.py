@@ -10,6 +10,7 @@ regular file is read, and reading never blocks.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -19,14 +20,7 @@ import signal
 import stat
 import time
 
-from runs.processes import (
-    Process,
-    boot_id,
-    descendants,
-    processes_of_run,
-    read_process,
-    send_signal,
-)
+from runs.processes import Process, boot_id, descendants, processes_of_run, read_process, send_signal
 
 TYPE_CHECKING = False  # importing typing would cost a keeper 1 MB
 if TYPE_CHECKING:
@@ -45,19 +39,7 @@ RESULT = "result.json"
 EXIT = "exit.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
-NAMES = (
-    LOCK,
-    MANIFEST,
-    DATASET,
-    COMMAND,
-    KEEPER,
-    STOP,
-    STDOUT,
-    STDERR,
-    METRICS,
-    RESULT,
-    EXIT,
-)
+NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, RESULT, EXIT)
 
 VERSION = 1
 STOP_REASONS = ("cancel", "timeout")
@@ -79,9 +61,7 @@ class StillAlive(RuntimeError):
 
     def __init__(self, pids: list[int]):
         self.pids = pids
-        super().__init__(
-            f"Processes {', '.join(map(str, pids))} of the run could not be killed."
-        )
+        super().__init__(f"Processes {', '.join(map(str, pids))} of the run could not be killed.")
 
 
 # --- text and time
@@ -89,19 +69,13 @@ class StillAlive(RuntimeError):
 
 def timestamp(seconds: float | None = None) -> str:
     """``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds: ``2025-01-31T12:00:00.000000Z``."""
-    microseconds = (
-        time.time_ns() // 1000 if seconds is None else int(seconds * 1_000_000)
-    )
+    microseconds = time.time_ns() // 1000 if seconds is None else int(seconds * 1_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(microseconds // 1_000_000))}.{microseconds % 1_000_000:06d}Z"
 
 
 def clean_text(text: str) -> str:
     """``text`` as every database stores it: NUL and lone surrogates become U+FFFD."""
-    return (
-        text.replace("\0", "\ufffd")
-        .encode("utf-16-le", "surrogatepass")
-        .decode("utf-16-le", "replace")
-    )
+    return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
@@ -128,9 +102,7 @@ def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     data = raw.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
     if not cut and len(data) <= max_bytes:
         return data.decode()
-    notice = f"[earlier output cut; all of it is in {os.path.basename(os.fspath(path))}]\n".encode(
-        "ascii", "replace"
-    )
+    notice = f"[earlier output cut; all of it is in {os.path.basename(os.fspath(path))}]\n".encode("ascii", "replace")
     if len(notice) > max_bytes // 2:
         notice = b""
     return (notice + _from_character(data[-(max_bytes - len(notice)) :])).decode()
@@ -215,9 +187,7 @@ def create_json_once(path: Path, value: dict[str, Any]) -> bool:
             os.link(staged, path, follow_symlinks=False)
         except FileExistsError:
             return False
-        except (
-            FileNotFoundError
-        ):  # remove_temporary_files() of the run's end came between
+        except FileNotFoundError:  # remove_temporary_files() of the run's end came between
             if attempt == 4:
                 raise
             continue
@@ -229,25 +199,24 @@ def create_json_once(path: Path, value: dict[str, Any]) -> bool:
 
 
 def reserve(path: Path) -> None:
-    """Put disk space aside for a later write of ``path``, so that a full disk cannot prevent it. Raises OSError."""
-    descriptor = os.open(
-        _reserved(os.fspath(path)),
-        os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
-        FILE_MODE,
-    )
+    """Put disk space aside for the next write of ``path``, so that a full disk cannot prevent it. Raises OSError."""
+    descriptor = os.open(_reserved(os.fspath(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
     try:
         os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
     finally:
         os.close(descriptor)
 
 
+def release(path: Path) -> None:
+    """Give the space back that was reserved for ``path``."""
+    _unlink(_reserved(os.fspath(path)))
+
+
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed writers left behind, and unused reservations. For the owner of the run, at its end."""
+    """Remove what killed writers left behind, and reservations other than that of exit.json. For the owner, at the run's end."""
     for entry in os.listdir(folder):
-        if any(
-            entry.startswith(f".{name}.") and len(entry) == len(f".{name}.reserved")
-            for name in NAMES
-        ):
+        name, _, suffix = entry[1:].rpartition(".")
+        if entry.startswith(".") and name in NAMES and len(suffix) == 8 and entry != f".{EXIT}.reserved":
             _unlink(os.path.join(folder, entry))
 
 
@@ -257,32 +226,27 @@ def _reserved(path: str) -> str:
 
 
 def _stage(path: str, value: dict[str, Any]) -> str:
-    """Write ``value`` to a new file beside ``path``; if the disk is full, into the space reserved for ``path``."""
+    """Write ``value`` to a new file beside ``path``, or into the space reserved for ``path`` if there is some."""
     data = json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"
     folder, name = os.path.split(path)
     # as long as the reserved name: renaming one to the other needs no room in a full folder
     staged = os.path.join(folder, f".{name}.{os.urandom(4).hex()}")
     try:
-        _fill(staged, os.O_CREAT | os.O_EXCL, data)
-    except OSError as error:
-        _unlink(staged)
-        if (
-            error.errno not in (errno.ENOSPC, errno.EDQUOT)
-            or len(data) > RESERVED_BYTES
-        ):
-            raise
-        try:
-            os.rename(_reserved(path), staged)
-        except FileNotFoundError:
-            raise error from None
+        os.rename(_reserved(path), staged)
         _fill(staged, 0, data)
+        return staged
+    except OSError:
+        _unlink(staged)
+    try:
+        _fill(staged, os.O_CREAT | os.O_EXCL, data)
+    except OSError:
+        _unlink(staged)
+        raise
     return staged
 
 
 def _fill(path: str, flags: int, data: bytes) -> None:
-    descriptor = os.open(
-        path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, FILE_MODE
-    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, FILE_MODE)
     try:
         written = 0
         while written < len(data):
@@ -294,10 +258,8 @@ def _fill(path: str, flags: int, data: bytes) -> None:
 
 
 def _unlink(path: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # gone already, or the folder is; a temporary file is not worth an error
         os.unlink(path)
-    except OSError:
-        pass  # gone already, or the folder is; a temporary file is not worth an error
 
 
 def _sync_folder(path: str) -> None:
@@ -316,9 +278,7 @@ def try_lock(path: Path) -> int | None:
 
     The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in whatever process.
     """
-    descriptor = os.open(
-        path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE
-    )
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
@@ -338,13 +298,8 @@ def try_lock(path: Path) -> int | None:
 def request_stop(folder: Path, reason: str, by: str) -> bool:
     """Ask the run to stop, ``reason`` cancel or timeout: True for the first request, False if there was one. Raises OSError."""
     if reason not in STOP_REASONS:
-        raise ValueError(
-            f"reason must be one of {', '.join(STOP_REASONS)}, not {reason!r}"
-        )
-    return create_json_once(
-        os.path.join(folder, STOP),
-        {"reason": reason, "by": clean_text(by), "at": timestamp()},
-    )
+        raise ValueError(f"reason must be one of {', '.join(STOP_REASONS)}, not {reason!r}")
+    return create_json_once(os.path.join(folder, STOP), {"reason": reason, "by": clean_text(by), "at": timestamp()})
 
 
 def exit_record(
@@ -382,14 +337,10 @@ def write_lost_exit(folder: Path, run_id: str, message: str) -> dict[str, Any]:
     keeper = read_keeper(folder) or {}
     path = os.path.join(folder, EXIT)
     record = exit_record(
-        run_id=run_id,
-        reason="lost",
-        message=message,
-        started_at=keeper.get("started_at"),
-        host=keeper.get("host"),
+        run_id=run_id, reason="lost", message=message, started_at=keeper.get("started_at"), host=keeper.get("host")
     )
-    if create_json_once(path, record):
-        remove_temporary_files(folder)
+    remove_temporary_files(folder)
+    create_json_once(path, record)
     return read_json(path) or record
 
 
@@ -428,9 +379,7 @@ def _leftovers(folder: Path, run_id: str) -> list[Process]:
     keeper = read_keeper(folder) or {}
     if keeper.get("boot_id") == boot_id():
         for recorded in (keeper.get("trainer"), keeper.get("keeper")):
-            if not isinstance(recorded, dict) or not isinstance(
-                pid := recorded.get("pid"), int
-            ):
+            if not isinstance(recorded, dict) or not isinstance(pid := recorded.get("pid"), int):
                 continue
             process = read_process(pid) if pid > 1 and pid != os.getpid() else None
             if process and process.start_time == recorded.get("start_time"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 RUN_ID_VARIABLE = "TUNIXRT_RUN_ID"
 
 
 class Process:
-    """One line of /proc/<pid>/stat: parent, group, and ``start_time`` in clock ticks since boot, which tells reused pids apart."""
+    """One process from /proc/<pid>/stat. ``start_time`` is in clock ticks since boot; it tells reused pids apart."""
 
     __slots__ = ("group", "parent", "pid", "start_time")
 
@@ -28,9 +29,7 @@ def read_process(pid: int) -> Process | None:
     except OSError:
         return None
     state, threads = fields[0], int(fields[17])
-    if (
-        state in (b"Z", b"X") and threads <= 1
-    ):  # with more, only the first thread has ended
+    if state in (b"Z", b"X") and threads <= 1:  # with more, only the first thread has ended
         return None
     return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]))
 
@@ -54,11 +53,7 @@ def boot_id() -> str:
 
 def live_processes() -> list[Process]:
     """Every live process that this one can see."""
-    return [
-        process
-        for name in os.listdir("/proc")
-        if name.isdigit() and (process := read_process(int(name)))
-    ]
+    return [process for name in os.listdir("/proc") if name.isdigit() and (process := read_process(int(name)))]
 
 
 def descendants(pid: int) -> list[Process]:
@@ -93,7 +88,5 @@ def processes_of_run(run_id: str) -> list[Process]:
 def send_signal(process: Process, signal_number: int) -> None:
     """Signal ``process`` if it is still the same one. One that is gone or may not be signalled is left alone."""
     if same_process(process.pid, process.start_time):
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal_number)
-        except (ProcessLookupError, PermissionError):
-            pass

@@ -1,0 +1,423 @@
+"""The life of a run's keeper: take the run, start the trainer, watch it, leave nothing behind, write exit.json.
+
+``runs/keeper.py`` starts this in a detached process and says what a keeper is; docs/run-folder.md tells the protocol. Standard
+library only, single-threaded: the kernel's parent-death signal and the blocked signals belong to the one thread there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import signal
+import time
+
+from runs import folder as files
+from runs.endings import failure_words, oom_kills, signal_name, start_problem
+from runs.processes import RUN_ID_VARIABLE, boot_id, descendants, process_start_time, processes_of_run, send_signal
+
+TYPE_CHECKING = False  # see runs/folder.py
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+POLL_SECONDS = 0.1  # how late stop.json and the deadline are noticed at most; the trainer's end is noticed at once
+FOLDER_POLL_SECONDS = 1.0
+FOLDER_GONE_SECONDS = 2.0  # a folder that stays away this long has been removed; a network file system may blink
+SETTLE_SECONDS = 0.2  # what a finished trainer left behind may end by itself: helpers of libraries do
+LEFTOVER_SECONDS = 2.0  # and what it then gets between SIGTERM and SIGKILL, at most
+MESSAGE_CHARACTERS = 1000
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class StartFailed(Exception):
+    """The run has a keeper, but the training command could not be started. The text is a sentence."""
+
+
+class Command:
+    """command.json, checked. Raises BrokenFile with a sentence, OSError."""
+
+    def __init__(self, folder: str):
+        value = files.read_json(os.path.join(folder, files.COMMAND))
+        if value is None:
+            raise files.BrokenFile("command.json is missing.")
+        if value.get("version") != files.VERSION:
+            raise files.BrokenFile(f"command.json: version must be {files.VERSION}.")
+        argv = value.get("argv")
+        if not isinstance(argv, list) or not argv or not all(isinstance(item, str) for item in argv):
+            raise files.BrokenFile("command.json: argv must be a list of texts, first the program.")
+        self.argv: list[str] = argv
+        self.run_id = self._text(value, "run_id")
+        self.cwd = self._text(value, "cwd")
+        self.deadline = math.inf if value.get("deadline_seconds") is None else self._seconds(value, "deadline_seconds")
+        self.stop_wait = self._seconds(value, "stop_wait_seconds")
+        self.term_grace = self._seconds(value, "term_grace_seconds")
+
+    @staticmethod
+    def _text(value: dict[str, Any], name: str) -> str:
+        text = value.get(name)
+        if not isinstance(text, str) or not text:
+            raise files.BrokenFile(f"command.json: {name} must be a text.")
+        return text
+
+    @staticmethod
+    def _seconds(value: dict[str, Any], name: str) -> float:
+        seconds = value.get(name)
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+            raise files.BrokenFile(f"command.json: {name} must be a number of seconds, 0 or more.")
+        return float(seconds)
+
+
+class Supervisor:
+    """The owner of one run, in the detached process."""
+
+    def __init__(self, folder: str, lock: int, command: Command, first_pid: int):
+        self.folder = folder
+        self.folder_stat = os.stat(folder)
+        self.folder_seen = time.monotonic()
+        self.lock = lock
+        self.command = command
+        self.first_pid = first_pid
+        self.pid = os.getpid()
+        self.prctl = ctypes.CDLL(None, use_errno=True).prctl
+        self.outputs: list[int] = []
+        self.oom_kills = oom_kills()
+        # the trainer
+        self.trainer: dict[str, int] | None = None
+        self.status: int | None = None  # as waitpid() gives it
+        self.started_at: str | None = None
+        self.started = self.ended = 0.0  # monotonic: neither a suspended host nor a changed clock is training time
+        # why and how far it has been stopped
+        self.stop: dict[str, Any] | None = None
+        self.host_stops = False
+        self.folder_gone = False
+        self.term_at = self.kill_at = math.inf
+        self.term_sent = self.kill_sent = False
+        self.leftovers = 0
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    # --- taking the run
+
+    def take(self) -> bool:
+        """Become the run's owner: write keeper.json, or return False if it is there. Raises OSError."""
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit codes from us
+        self._set_process_control(PR_SET_CHILD_SUBREAPER, 1)
+        reserved = [self.path(name) for name in (files.EXIT, files.STOP)]
+        taken = False
+        try:
+            for path in reserved:  # so that a full disk prevents neither the end nor a cancel
+                files.reserve(path)
+            taken = files.create_json_once(self.path(files.KEEPER), self._identity())
+        finally:
+            if not taken:
+                for path in reserved:
+                    files.release(path)
+        return taken
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "version": files.VERSION,
+            "run_id": self.command.run_id,
+            "host": os.uname().nodename,
+            "boot_id": boot_id(),
+            "keeper": {"pid": self.pid, "start_time": process_start_time(self.pid)},
+            "trainer": self.trainer,
+            "started_at": self.started_at,
+        }
+
+    def _set_process_control(self, option: int, value: int) -> None:
+        if self.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+    # --- the whole life
+
+    def keep(self) -> None:
+        """Start the trainer, wait for its end whatever that takes, leave nothing behind, write exit.json."""
+        try:
+            record = self._train()
+        except Exception as error:  # noqa: BLE001 - whatever fails in the keeper must not cost the run its end
+            self._clear_away()
+            record = self._record("lost", f"The keeper failed: {type(error).__name__}: {error}")
+        for descriptor in self.outputs:
+            with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
+                os.fsync(descriptor)
+        self._write_exit(record)
+
+    def _train(self) -> dict[str, Any]:
+        self._look_for_stop()
+        if self.stop:
+            return self._record(self.stop["reason"], f"{self._stop_words()} before the training started.")
+        try:
+            self._start()
+        except StartFailed as error:
+            self._clear_away()
+            self.started_at, self.status = None, None
+            return self._record("start_failed", str(error))
+        self._wait()
+        # what counts is what was asked while the trainer lived, so look before the time that clearing away takes
+        self._look_for_stop()
+        self._clear_away()
+        return self._decide()
+
+    # --- starting
+
+    def _start(self) -> None:
+        """Start the trainer; it is recorded in keeper.json before its first instruction. Raises StartFailed."""
+        try:
+            null = os.open(os.devnull, os.O_RDONLY)
+            for name in (files.STDOUT, files.STDERR):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+                self.outputs.append(os.open(self.path(name), flags, files.FILE_MODE))
+                os.set_blocking(self.outputs[-1], True)
+            go_read, go_write = os.pipe()
+            problem_read, problem_write = os.pipe()
+            pid = os.fork()
+        except OSError as error:
+            raise StartFailed(f"The training cannot be started: {error}") from error
+        if pid == 0:
+            os.close(go_write)  # else the child would wait for itself
+            self._become_trainer(null, go_read, problem_write)
+        for descriptor in (null, go_read, problem_write):
+            os.close(descriptor)
+        self.trainer = {"pid": pid, "start_time": process_start_time(pid) or 0, "pgid": pid}
+        self.started_at, self.started = files.timestamp(), time.monotonic()
+        try:
+            files.write_json(self.path(files.KEEPER), self._identity())
+            os.write(go_write, b"go")
+        except OSError as error:
+            raise StartFailed(f"The start of the training cannot be recorded: {error}") from error
+        finally:
+            os.close(go_write)  # without a "go" the child ends
+        with open(problem_read, "rb") as file:  # closed by exec
+            problem = file.read()
+        if problem:
+            raise StartFailed(problem.decode("utf-8", "replace"))
+
+    def _become_trainer(self, null: int, go: int, problem: int) -> NoReturn:
+        """In the forked child: wait for "go", then execute the command. Never returns."""
+        try:
+            os.close(self.lock)
+            os.setsid()
+            self._set_process_control(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != self.pid or not os.read(go, 1):
+                os._exit(1)  # the keeper is gone, or has decided against it
+            try:
+                os.chdir(self.command.cwd)
+            except (OSError, ValueError) as error:
+                raise StartFailed(f"The working folder of the training cannot be entered: {error}") from error
+            for target, descriptor in enumerate((null, *self.outputs)):
+                os.dup2(descriptor, target)
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            environment = {**os.environ, RUN_ID_VARIABLE: self.command.run_id}
+            os.execvpe(self.command.argv[0], self.command.argv, environment)
+        except BaseException as error:  # noqa: BLE001 - a copy of the keeper must not go on in here
+            sentence = str(error) if isinstance(error, StartFailed) else start_problem(error, self.command.argv[0])
+            os.write(problem, sentence.encode("utf-8", "replace"))
+        finally:
+            os._exit(127)
+
+    # --- waiting and stopping
+
+    def _wait(self) -> None:
+        """Until the trainer has ended; meanwhile obey stop.json, the deadline and the host, and climb the ladder."""
+        while not self._trainer_has_ended():
+            now = time.monotonic()
+            if self.stop is None:
+                self._look_for_stop(deadline_passed=now >= self.started + self.command.deadline)
+                if self.stop is not None:
+                    self.term_at = min(self.term_at, now + self.command.stop_wait)
+            if self.host_stops:
+                self.term_at = min(self.term_at, now)
+            if self._folder_is_gone(now):
+                self.kill_at = now
+            self._climb(now)
+            due = (math.inf if self.stop else self.started + self.command.deadline, *self._rungs_ahead())
+            self._rest(min(POLL_SECONDS, max(0.001, min(due) - now)))
+
+    def _climb(self, now: float) -> None:
+        """The ladder's rungs after the trainer's own stop: SIGTERM to the group, SIGKILL to whatever is there."""
+        if now >= self.term_at and not self.term_sent:
+            self.term_sent = True
+            self.kill_at = min(self.kill_at, now + self.command.term_grace)
+            for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process cannot act on SIGTERM
+                self._signal_group(number)
+        if now >= self.kill_at:
+            self.kill_sent = True
+            self._signal_group(signal.SIGKILL)
+            self._kill_descendants()
+
+    def _rungs_ahead(self) -> list[float]:
+        if self.kill_sent:
+            return []
+        return [self.kill_at if self.term_sent else min(self.term_at, self.kill_at)]
+
+    def _look_for_stop(self, *, deadline_passed: bool = False) -> None:
+        """Take up stop.json, written here if the deadline has passed. One that cannot be read (``touch``) is a cancel by hand."""
+        if self.stop is None and deadline_passed:
+            try:
+                files.request_stop(self.folder, "timeout", "keeper")  # somebody else's may be there: it counts
+            except OSError:  # the trainer cannot be told by a file: on to SIGTERM
+                self.stop = {"reason": "timeout", "by": "keeper"}
+                self.term_at = time.monotonic()
+        if self.stop is None and os.path.lexists(self.path(files.STOP)):
+            try:
+                stop = files.read_json(self.path(files.STOP)) or {}
+            except (OSError, files.BrokenFile):
+                stop = {}
+            reason = stop.get("reason")
+            by = str(stop.get("by") or "someone on the host")[:200]
+            self.stop = {"reason": reason if reason in files.STOP_REASONS else "cancel", "by": by}
+
+    def _folder_is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.folder), self.folder_stat)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # a file system in trouble is not a removed folder
+
+    def _folder_is_gone(self, now: float) -> bool:
+        """Whether the folder has been away for a while; looks about once a second."""
+        if now >= self.folder_seen + FOLDER_POLL_SECONDS:
+            if self._folder_is_there():
+                self.folder_seen = now
+            elif now >= self.folder_seen + FOLDER_GONE_SECONDS:
+                self.folder_gone = True
+        return self.folder_gone
+
+    def _trainer_has_ended(self) -> bool:
+        self._reap()
+        return self.status is not None
+
+    def _reap(self) -> bool:
+        """Collect every child that has ended, adopted ones too; False once there is no child, hence no descendant, left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if self.trainer and pid == self.trainer["pid"]:
+                self.status, self.ended = status, time.monotonic()
+
+    def _rest(self, seconds: float) -> None:
+        """Wait until a child ends, SIGTERM arrives or the time is over. Both signals are blocked, so none is missed."""
+        received = signal.sigtimedwait((signal.SIGCHLD, signal.SIGTERM), seconds)
+        if received and received.si_signo == signal.SIGTERM:
+            self.host_stops = True
+
+    def _signal_group(self, number: int) -> None:
+        """Signal the trainer's whole group at once. Only while the trainer is not collected: until then its number is its own."""
+        if self.trainer and self.status is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.trainer["pgid"], number)
+
+    # --- leaving nothing behind
+
+    def _clear_away(self) -> None:
+        """End every descendant: what a trainer leaves behind gets a moment, SIGTERM, a grace, and SIGKILL until none is left."""
+        if not self.kill_sent and not self._all_end_by(time.monotonic() + SETTLE_SECONDS):
+            until = time.monotonic() + min(LEFTOVER_SECONDS, self.command.term_grace)
+            for process in descendants(self.pid):
+                if self.trainer and self.term_sent and process.group == self.trainer["pgid"]:
+                    # it has had its SIGTERM and keeps its grace; a second one could break off the saving that the first began
+                    until = max(until, self.kill_at)
+                    continue
+                self.leftovers += 1
+                for number in (signal.SIGTERM, signal.SIGCONT):
+                    send_signal(process, number)
+            self._all_end_by(until)
+        pause = 0.01
+        while self._kill_descendants() or self._reap():
+            self._rest(pause)
+            pause = min(1.0, pause * 1.5)  # only the kernel can hold one back now, and it may take its time
+
+    def _all_end_by(self, moment: float) -> bool:
+        while self._reap():
+            left = moment - time.monotonic()
+            if left <= 0:
+                return False
+            self._rest(min(POLL_SECONDS, left))
+        return True
+
+    def _kill_descendants(self) -> bool:
+        """SIGKILL for every descendant and every process whose environment names the run; whether there was one."""
+        found = [*descendants(self.pid), *processes_of_run(self.command.run_id)]
+        found = [process for process in found if process.pid != self.first_pid]
+        for process in found:
+            send_signal(process, signal.SIGKILL)
+        return bool(found)
+
+    # --- the end
+
+    def _decide(self) -> dict[str, Any]:
+        """What the end was. Exit 0 is an end of its own, also when a stop had been asked for."""
+        assert self.status is not None
+        if signal.SIGTERM in signal.sigpending():
+            self.host_stops = True  # a shutdown signals everybody, and the trainer may have been faster
+        code = os.waitstatus_to_exitcode(self.status)
+        if code == 0:
+            message = "The training command completed."
+            if self.stop:
+                message += " The request to stop it came too late."
+            return self._record("exit", message)
+        if self.stop:
+            return self._record(self.stop["reason"], f"{self._stop_words()}; {self._how_it_ended(code)}.")
+        if self.host_stops:
+            words = "The host asked the keeper to end (SIGTERM: a shutdown, or the container was stopped)"
+            return self._record("lost", f"{words}; {self._how_it_ended(code)}.")
+        if self.folder_gone:
+            return self._record("lost", "The run's folder was removed while it was running.")
+        return self._record("exit", failure_words(code, self.folder, self.oom_kills))
+
+    def _stop_words(self) -> str:
+        assert self.stop is not None
+        if self.stop["reason"] == "cancel":
+            return f"Cancelled by {self.stop['by']}"
+        if self.command.deadline < math.inf and self.stop["by"] == "keeper":
+            return f"Stopped at its time limit of {self.command.deadline:g} seconds"
+        return "Stopped at its time limit"
+
+    def _how_it_ended(self, code: int) -> str:
+        end = f"exit code {code}" if code > 0 else signal_name(-code)
+        if self.kill_sent:
+            return f"the training ignored SIGTERM for {self.command.term_grace:g} seconds and was killed ({end})"
+        if self.term_sent:
+            return f"the training stopped on SIGTERM ({end})"
+        return f"the training stopped by itself ({end})"
+
+    def _record(self, reason: str, message: str) -> dict[str, Any]:
+        code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
+        if self.leftovers:
+            message += f" Processes it had left behind were ended: {self.leftovers}."
+        duration = self.ended - self.started if self.started_at and self.ended else None
+        return files.exit_record(
+            run_id=self.command.run_id,
+            reason=reason,
+            message=message[:MESSAGE_CHARACTERS],
+            started_at=self.started_at,
+            duration_seconds=duration if duration is None else round(duration, 6),
+            exit_code=code if code is not None and code >= 0 else None,
+            signal_number=-code if code is not None and code < 0 else None,
+        )
+
+    def _write_exit(self, record: dict[str, Any]) -> None:
+        """Write exit.json, however long the disk refuses; only a removed folder or the host's SIGTERM ends the patience."""
+        while self._folder_is_there():
+            try:
+                files.remove_temporary_files(self.folder)
+                files.write_json(self.path(files.EXIT), record)
+                return
+            except OSError:
+                if signal.sigtimedwait((signal.SIGTERM,), 1.0):
+                    return

@@ -4,14 +4,15 @@ import uuid
 
 from django.conf import settings
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models import F
+from django.utils import timezone
 
 TRACE_VERSION = "1.0"
 DATASET_FORMAT = "tunix_sft"
 
 
 class Trace(models.Model):
-    """One worked example. The same trace is stored once: ``content_hash`` covers everything but id and time."""
+    """One worked example. The same trace is stored once: ``content_hash`` covers everything but id, time and person."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     prompt = models.TextField()
@@ -20,12 +21,17 @@ class Trace(models.Model):
     meta = models.JSONField(default=dict, blank=True)
     trace_version = models.CharField(max_length=16, default=TRACE_VERSION)
     content_hash = models.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256, hexadecimal.")
-    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    # Written by Python, not by the database: on SQLite times are text, and the database's own form (milliseconds) would
+    # not compare with the form of a cursor.
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(fields=["-created_at", "-id"], name="ix_traces_newest"),  # every list of traces
+            models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),  # every list of traces
         ]
 
     def __str__(self) -> str:
@@ -50,14 +56,17 @@ class Dataset(models.Model):
     fingerprint = models.CharField(max_length=80, help_text="sha256:<hash of content and order>", editable=False)
     stats = models.JSONField(default=dict)
     provenance = models.JSONField(default=dict)
-    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
 
     class Meta:
         ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(F("created_at").desc(), F("id").desc(), name="ix_datasets_newest"),  # every list of datasets
+        ]
         constraints = [
             models.UniqueConstraint(fields=["name", "version"], name="uq_dataset_name_version"),
-            models.CheckConstraint(condition=models.Q(held_out_size__lte=models.F("size")), name="ck_dataset_held_out"),
+            models.CheckConstraint(condition=models.Q(held_out_size__lte=F("size")), name="ck_dataset_held_out"),
         ]
 
     def __str__(self) -> str:
@@ -65,9 +74,10 @@ class Dataset(models.Model):
 
 
 class DatasetItem(models.Model):
-    """The place of one trace in one dataset."""
+    """The place of one trace in one dataset. A trace may stand in several places of one part, never in both parts."""
 
-    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="items")
+    # No index of its own: the unique (dataset, position) serves every search by dataset.
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="items", db_index=False)
     trace = models.ForeignKey(Trace, on_delete=models.PROTECT, related_name="items")
     position = models.PositiveIntegerField()
     split = models.CharField(max_length=16, choices=Split.choices, default=Split.TRAIN)

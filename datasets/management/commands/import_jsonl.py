@@ -1,0 +1,64 @@
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from datasets import importers, services
+from datasets.management.acting_user import acting_user, add_user_argument
+
+
+class Command(BaseCommand):
+    help = "Import a JSONL file as traces and a dataset. Bad lines are listed by number and reason; then nothing is stored."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", metavar="FILE", help="one JSON object a line; - reads standard input")
+        parser.add_argument("--name", required=True)
+        parser.add_argument("--version", required=True, dest="dataset_version")
+        parser.add_argument("--description", default="")
+        parser.add_argument("--format", choices=list(importers.FORMATS), help="default: recognised by the first line")
+        parser.add_argument("--held-out", type=_held_out, help="examples to hold out from training (200), or their share (0.1)")
+        parser.add_argument("--limit", type=int, help="read no more examples than this")
+        add_user_argument(parser)
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
+        # Django's own --version would stand in the way of the dataset's.
+        return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
+
+    def handle(self, *args: Any, file: str, **options: Any) -> None:
+        try:
+            with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
+                dataset = importers.import_file(
+                    file=source,
+                    name=options["name"],
+                    version=options["dataset_version"],
+                    description=options["description"],
+                    format=options["format"],
+                    held_out=options["held_out"],
+                    limit=options["limit"],
+                    file_name="" if file == "-" else Path(file).name,
+                    named_lines=None,
+                    by=acting_user(options["user"]),
+                )
+        except importers.BadLines as error:
+            for problem in error.problems:
+                self.stderr.write(f"line {problem.line}: {problem.reason}")
+            raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"Cannot read {file}: {error.strerror or error}") from error
+        except (importers.ImportRefused, services.InvalidDataset, services.DatasetExists) as error:
+            raise CommandError(str(error)) from error
+        stats = dataset.stats
+        self.stdout.write(
+            f"Stored {dataset.dataset_key}: {dataset.size} examples ({stats['train']} to train on, {stats['held_out']} held out,"
+            f" {stats['with_final_answer']} with a final answer), format {dataset.provenance['format']}.\n{dataset.fingerprint}"
+        )
+
+
+def _held_out(text: str) -> int | float | None:
+    try:
+        return importers.parse_held_out(text)
+    except services.InvalidDataset as error:
+        raise ArgumentTypeError(str(error)) from error

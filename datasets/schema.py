@@ -1,0 +1,218 @@
+"""What a trace is: its fields and limits, its content hash, and the training line that is made of it."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from datasets.models import TRACE_VERSION
+
+# One trace as canonical JSON. The longest context that can be trained, 32,768 tokens, is some 130 kB of English.
+MAX_TRACE_BYTES = 1024 * 1024
+MAX_STEPS = 1_000
+MAX_STEP_TYPE_CHARACTERS = 64
+MAX_STEP_NUMBER = 2**31 - 1
+MAX_META_DEPTH = 32
+# Beyond it JSON numbers are not kept exactly by every database and reader.
+MAX_META_NUMBER = 2**63 - 1
+ROLES = ("system", "user", "assistant")
+
+_FIELDS = ("prompt", "steps", "final_answer", "meta", "trace_version")
+_STEP_FIELDS = {"i", "type", "content"}
+Errors = dict[str, list[str]]
+
+
+class InvalidTrace(ValueError):
+    """``errors``: field → what is wrong with it."""
+
+    def __init__(self, errors: Errors):
+        self.errors = errors
+        super().__init__("; ".join(f"{field}: {' '.join(messages)}" for field, messages in errors.items()))
+
+
+class HasContent(Protocol):
+    """What hash, statistics and export need: a stored trace has it, and so has one that was just read."""
+
+    prompt: Any
+    steps: Any
+    final_answer: Any
+    meta: Any
+
+
+@dataclass(slots=True)
+class TraceData:
+    """A valid trace that may not be stored yet. ``content_hash``: SHA-256 of the canonical JSON, hexadecimal."""
+
+    prompt: str
+    steps: list[dict[str, Any]]
+    final_answer: str
+    meta: dict[str, Any]
+    trace_version: str
+    content_hash: str
+
+
+def parse_trace(value: Any) -> TraceData:
+    """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises InvalidTrace with every fault."""
+    if not isinstance(value, Mapping):
+        raise InvalidTrace({"trace": [f"Must be an object, not {kind_of(value)}."]})
+    errors: Errors = {str(key): ["Unknown field."] for key in value if key not in _FIELDS}
+    for field in ("prompt", "final_answer"):
+        if problem := _text_problem(value.get(field), required=True, given=field in value):
+            errors[field] = [problem]
+    steps = value.get("steps", [])
+    if problems := _step_problems(steps):
+        errors["steps"] = problems
+    meta = value.get("meta", {})
+    if problem := _meta_problem(meta, value.get("prompt")):
+        errors["meta"] = [problem]
+    version = value.get("trace_version", TRACE_VERSION)
+    if version != TRACE_VERSION:
+        errors["trace_version"] = [f'Must be "{TRACE_VERSION}".']
+    if errors:
+        raise InvalidTrace(errors)
+    steps = [{"i": step["i"], "type": step["type"], "content": step["content"]} for step in steps]
+    return _hashed(value["prompt"], steps, value["final_answer"], meta, version)
+
+
+def _hashed(prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any], version: str) -> TraceData:
+    content = {"prompt": prompt, "steps": steps, "final_answer": final_answer, "meta": meta, "trace_version": version}
+    try:
+        canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:  # all types are checked, so only text that has no UTF-8 form is left
+        raise InvalidTrace({"trace": ["Holds half a character (a lone surrogate)."]}) from error
+    if len(canonical) > MAX_TRACE_BYTES:
+        reason = f"Has {len(canonical):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
+        raise InvalidTrace({"trace": [reason]})
+    return TraceData(prompt, steps, final_answer, meta, version, hashlib.sha256(canonical).hexdigest())
+
+
+def kind_of(value: Any) -> str:
+    """The JSON name of a value's type."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _text_problem(value: Any, *, required: bool, given: bool = True) -> str | None:
+    if not given:
+        return "This field is required."
+    if not isinstance(value, str):
+        return f"Must be text, not {kind_of(value)}."
+    if required and not value.strip():
+        return "Must not be blank."
+    if "\x00" in value:
+        return "Holds a NUL character (\\u0000), which cannot be stored."
+    return None
+
+
+def _step_problems(steps: Any) -> list[str]:
+    if not isinstance(steps, list):
+        return [f"Must be a list, not {kind_of(steps)}."]
+    if len(steps) > MAX_STEPS:
+        return [f"Has {len(steps):,} steps; the limit is {MAX_STEPS:,}."]
+    problems: list[str] = []
+    last = -1
+    for position, step in enumerate(steps):
+        place = f"steps[{position}]"
+        if not isinstance(step, Mapping):
+            problems.append(f"{place}: must be an object, not {kind_of(step)}.")
+            continue
+        if set(step) != _STEP_FIELDS:
+            unknown = sorted(str(key) for key in step if key not in _STEP_FIELDS)
+            missing = sorted(_STEP_FIELDS - set(step))
+            problems.extend(f"{place}: unknown field {key}." for key in unknown)
+            problems.extend(f"{place}: {key} is missing." for key in missing)
+            continue
+        number = step["i"]
+        if type(number) is not int or not 0 <= number <= MAX_STEP_NUMBER:
+            problems.append(f"{place}.i: must be a whole number from 0 to {MAX_STEP_NUMBER}.")
+        elif number <= last:
+            problems.append(f"{place}.i: {number} does not come after {last}; steps are listed in ascending order.")
+        else:
+            last = number
+        for field in ("type", "content"):
+            if problem := _text_problem(step[field], required=True):
+                problems.append(f"{place}.{field}: {problem}")
+        if isinstance(step["type"], str) and len(step["type"]) > MAX_STEP_TYPE_CHARACTERS:
+            problems.append(f"{place}.type: the limit is {MAX_STEP_TYPE_CHARACTERS} characters.")
+    return problems
+
+
+def _meta_problem(meta: Any, prompt: Any) -> str | None:
+    if not isinstance(meta, dict):
+        return f"Must be an object, not {kind_of(meta)}."
+    if problem := _value_problem(meta, MAX_META_DEPTH):
+        return problem
+    if "messages" not in meta:
+        return None
+    if problem := messages_problem(meta["messages"]):
+        return f"meta.messages is the conversation before the answer: {problem}"
+    if [message["content"] for message in meta["messages"] if message["role"] == "user"][-1] != prompt:
+        return "meta.messages is the conversation before the answer: the last message of the user must be the prompt."
+    return None
+
+
+def messages_problem(messages: Any) -> str | None:
+    """What is wrong with a list of chat messages, ``{role, content}``; None: nothing."""
+    if not isinstance(messages, list) or not messages:
+        return "must be a list of messages."
+    for position, message in enumerate(messages):
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            return f"message {position + 1} must be an object with role and content, and nothing else."
+        if message["role"] not in ROLES:
+            return f"message {position + 1} has the role {message['role']!r}; known are {', '.join(ROLES)}."
+        if problem := _text_problem(message["content"], required=False):
+            return f"the content of message {position + 1}: {problem}"
+    if not any(message["role"] == "user" for message in messages):
+        return "there is no message of the user."
+    return None
+
+
+def _value_problem(value: Any, depth: int) -> str | None:
+    if depth < 0:
+        return f"Is nested more than {MAX_META_DEPTH} levels deep."
+    if isinstance(value, str):
+        return _text_problem(value, required=False)
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        # NaN fails the comparison too.
+        return None if abs(value) <= MAX_META_NUMBER else f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."
+    if isinstance(value, list):
+        return next((problem for item in value if (problem := _value_problem(item, depth - 1))), None)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"Has the key {key!r}; keys are text."
+            if problem := _text_problem(key, required=False) or _value_problem(item, depth - 1):
+                return problem
+        return None
+    return f"Holds {kind_of(value)}, which is no JSON."
+
+
+# --- The training line (tunix_sft) ---------------------------------------------------------------------------------------
+
+
+def conversation(trace: HasContent) -> list[dict[str, str]]:
+    """The messages before the answer: the prompt, or the whole conversation that leads to it."""
+    earlier = trace.meta.get("messages") or [{"role": "user", "content": trace.prompt}]
+    return [{"role": message["role"], "content": message["content"]} for message in earlier]
+
+
+def answer_text(trace: HasContent) -> str:
+    """What the model is to write: the steps and the final answer, a line each."""
+    return "\n".join([*(step["content"] for step in trace.steps), trace.final_answer])
+
+
+def training_line(trace_id: Any, trace: HasContent, split: str) -> bytes:
+    """One line of format tunix_sft. Only traces with steps have a final answer that exact match can look for."""
+    line = {
+        "id": str(trace_id),
+        "messages": [*conversation(trace), {"role": "assistant", "content": answer_text(trace)}],
+        "final_answer": trace.final_answer if trace.steps else None,
+        "split": str(split),
+    }
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,336 @@
+"""What people and programs may ask of traces and datasets. Writes are keyword-only, atomic and take ``by``."""
+
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.db.models import F, Max, Min
+
+from datasets.models import Dataset, DatasetItem, Split, Trace
+from datasets.schema import Errors, InvalidTrace, TraceData, parse_trace, training_line
+from datasets.tally import Fingerprint, Lengths
+
+BATCH = 500
+MAX_NAME = 200
+MAX_VERSION = 55
+MAX_DESCRIPTION = 10_000
+NAMED_IDS = 20  # unknown ids named in a message; the error's ``ids`` has them all
+_WORD = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class DatasetNotFound(LookupError):
+    def __init__(self, key: str):
+        self.key = key
+        super().__init__(f"Dataset not found: {key}")
+
+
+class DatasetExists(Exception):
+    def __init__(self, key: str):
+        self.key = key
+        super().__init__(f"Dataset {key} exists already. Datasets never change: choose another name or version.")
+
+
+class UnknownTraces(ValueError):
+    def __init__(self, ids: Sequence[Any]):
+        self.ids = [str(item) for item in ids]
+        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
+        super().__init__(f"Unknown trace ids: {', '.join(self.ids[:NAMED_IDS])}{more}.")
+
+
+class InvalidDataset(ValueError):
+    """``errors``: field → what is wrong with it."""
+
+    def __init__(self, errors: Errors):
+        self.errors = errors
+        super().__init__("; ".join(f"{field}: {' '.join(messages)}" for field, messages in errors.items()))
+
+
+class InvalidTraces(ValueError):
+    """``errors``: place in the list → field → what is wrong with it; the first hundred places."""
+
+    NAMED = 100
+
+    def __init__(self, errors: dict[int, Errors], count: int):
+        self.errors = errors
+        self.count = count
+        super().__init__(f"{count} of the traces are not valid.")
+
+
+# --- Traces --------------------------------------------------------------------------------------------------------------
+
+
+def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
+    """Store traces, each ``{prompt, steps, final_answer, meta?, trace_version?}``, all or none; those that are stored
+    already are returned as they are. The result has the order of ``items``. Raises InvalidTraces.
+    """
+    parsed: list[TraceData] = []
+    errors: dict[int, Errors] = {}
+    count = 0
+    for place, item in enumerate(items):
+        try:
+            parsed.append(parse_trace(item))
+        except InvalidTrace as error:
+            count += 1
+            if len(errors) < InvalidTraces.NAMED:
+                errors[place] = error.errors
+    if count:
+        raise InvalidTraces(errors, count)
+    stored: dict[str, Trace] = {}
+    with transaction.atomic():
+        for batch in _batches(parsed, BATCH):
+            _insert(batch, by)
+            hashes = {trace.content_hash for trace in batch}
+            stored |= {trace.content_hash: trace for trace in Trace.objects.filter(content_hash__in=hashes).order_by()}
+    return [stored[trace.content_hash] for trace in parsed]
+
+
+def _insert(batch: Sequence[TraceData], by: User | None) -> None:
+    """Insert what is not there yet. In the order of the hash, so that two writers of the same traces wait for each other
+    instead of blocking each other.
+    """
+    rows = {
+        data.content_hash: Trace(
+            prompt=data.prompt,
+            steps=data.steps,
+            final_answer=data.final_answer,
+            meta=data.meta,
+            trace_version=data.trace_version,
+            content_hash=data.content_hash,
+            created_by=by,
+        )
+        for data in batch
+    }
+    Trace.objects.bulk_create([rows[content_hash] for content_hash in sorted(rows)], ignore_conflicts=True)
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+# --- Datasets ------------------------------------------------------------------------------------------------------------
+
+
+def get_dataset(key: str) -> Dataset:
+    """Raises DatasetNotFound, also for a key that no dataset can have."""
+    if _WORD.fullmatch(key) and len(key) <= 256:
+        dataset = Dataset.objects.filter(dataset_key=key).first()
+        if dataset is not None:
+            return dataset
+    raise DatasetNotFound(key)
+
+
+def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
+    """The dataset key of a name and version. Raises InvalidDataset, or DatasetExists when the key is taken."""
+    errors: Errors = {}
+    for field, value, limit in (("name", name, MAX_NAME), ("version", version, MAX_VERSION)):
+        if not isinstance(value, str) or not value:
+            errors[field] = ["This field is required and must be text."]
+        elif len(value) > limit:
+            errors[field] = [f"Has {len(value)} characters; the limit is {limit}."]
+        elif not _WORD.fullmatch(value) or ".." in value:
+            errors[field] = ["May hold letters (A-Z, a-z), digits, dots, underscores and hyphens, but no two dots in a row."]
+    if not isinstance(description, str):
+        errors["description"] = ["Must be text."]
+    elif len(description) > MAX_DESCRIPTION:
+        errors["description"] = [f"Has {len(description):,} characters; the limit is {MAX_DESCRIPTION:,}."]
+    elif "\x00" in description:
+        errors["description"] = ["Holds a NUL character, which cannot be stored."]
+    if errors:
+        raise InvalidDataset(errors)
+    key = f"{name}-{version}"
+    if Dataset.objects.filter(dataset_key=key).exists():
+        raise DatasetExists(key)
+    return key
+
+
+def create_dataset(
+    *,
+    name: str,
+    version: str,
+    trace_ids: Sequence[uuid.UUID | str],
+    held_out_ids: Iterable[uuid.UUID | str] = (),
+    description: str = "",
+    provenance: dict[str, Any] | None = None,
+    by: User | None,
+) -> Dataset:
+    """Make a dataset of stored traces, in the order of ``trace_ids``; none at all is allowed. ``held_out_ids`` says which
+    of them are held out from training. A trace that is named twice counts twice.
+
+    Raises InvalidDataset, UnknownTraces (naming the ids), DatasetExists.
+    """
+    check_identity(name=name, version=version, description=description)
+    ids = _uuids("trace_ids", trace_ids)
+    held_out = set(_uuids("held_out_ids", held_out_ids))
+    if strangers := held_out.difference(ids):
+        named = ", ".join(str(item) for item in islice(sorted(strangers), NAMED_IDS))
+        raise InvalidDataset({"held_out_ids": [f"Not among trace_ids: {named}."]})
+
+    lengths, fingerprint, unknown = Lengths(), Fingerprint(), []
+    for batch in _batches(ids, BATCH):
+        traces = Trace.objects.in_bulk(batch)
+        for trace_id in batch:
+            trace = traces.get(trace_id)
+            if trace is None:
+                unknown.append(trace_id)
+                continue
+            lengths.add(trace)
+            fingerprint.add(trace.content_hash, Split.HELD_OUT if trace_id in held_out else Split.TRAIN)
+    if unknown:
+        raise UnknownTraces(list(dict.fromkeys(unknown)))
+
+    held_out_size = sum(trace_id in held_out for trace_id in ids)
+    summary = Summary(len(ids), held_out_size, lengths.as_stats(held_out_size), str(fingerprint))
+    places = ((trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids)
+    with transaction.atomic():
+        dataset = _insert_dataset(name, version, description, summary, provenance or {"source": "traces"}, by)
+        for start, batch in _numbered_batches(places):
+            _insert_items(dataset, start, batch)
+    return dataset
+
+
+def _uuids(field: str, values: Iterable[Any]) -> list[uuid.UUID]:
+    parsed: list[uuid.UUID] = []
+    bad: list[str] = []
+    for value in values:
+        try:
+            parsed.append(value if isinstance(value, uuid.UUID) else uuid.UUID(value))
+        except (ValueError, AttributeError, TypeError):
+            bad.append(repr(value)[:60])
+    if bad:
+        raise InvalidDataset({field: [f"Not a trace id (UUID): {', '.join(bad[:NAMED_IDS])}."]})
+    return parsed
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a dataset says about its examples."""
+
+    size: int
+    held_out_size: int
+    stats: dict[str, Any]
+    fingerprint: str
+
+
+def store_dataset(
+    *,
+    name: str,
+    version: str,
+    description: str,
+    examples: Iterable[tuple[TraceData, str]],
+    summary: Summary,
+    provenance: dict[str, Any],
+    by: User | None,
+) -> Dataset:
+    """Store examples (trace, split) that were read and counted before, as traces and one dataset: all or nothing, and in
+    constant memory. Raises InvalidDataset, DatasetExists.
+    """
+    check_identity(name=name, version=version, description=description)
+    with transaction.atomic():
+        # First of all, so that of two makers of the same dataset the second one stops before the work.
+        dataset = _insert_dataset(name, version, description, summary, provenance, by)
+        for start, batch in _numbered_batches(examples):
+            _insert([data for data, split in batch], by)
+            hashes = {data.content_hash for data, split in batch}
+            ids = dict(Trace.objects.filter(content_hash__in=hashes).order_by().values_list("content_hash", "id"))
+            _insert_items(dataset, start, [(ids[data.content_hash], split) for data, split in batch])
+        _refuse_overlap(dataset)
+    return dataset
+
+
+def _numbered_batches(items: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
+    start = 0
+    for batch in _batches(items, BATCH):
+        yield start, batch
+        start += len(batch)
+
+
+def _insert_dataset(
+    name: str, version: str, description: str, summary: Summary, provenance: dict[str, Any], by: User | None
+) -> Dataset:
+    dataset = Dataset(
+        dataset_key=f"{name}-{version}",
+        name=name,
+        version=version,
+        description=description,
+        size=summary.size,
+        held_out_size=summary.held_out_size,
+        fingerprint=summary.fingerprint,
+        stats=summary.stats,
+        provenance=provenance,
+        created_by=by,
+    )
+    try:
+        dataset.save(force_insert=True)
+    except IntegrityError as error:
+        raise DatasetExists(dataset.dataset_key) from error
+    return dataset
+
+
+def _insert_items(dataset: Dataset, start: int, batch: Sequence[tuple[uuid.UUID, str]]) -> None:
+    DatasetItem.objects.bulk_create(
+        DatasetItem(dataset=dataset, trace_id=trace_id, position=position, split=split)
+        for position, (trace_id, split) in enumerate(batch, start=start)
+    )
+
+
+def _refuse_overlap(dataset: Dataset) -> None:
+    """A trace in both parts would make the held-out part worthless."""
+    if not dataset.held_out_size:
+        return
+    both = (
+        dataset.items.order_by()
+        .values("trace")
+        .annotate(first=Min("split"), last=Max("split"), place=Min("position"))
+        .exclude(first=F("last"))
+        .values_list("place", flat=True)[:NAMED_IDS]
+    )
+    if places := sorted(both):
+        named = ", ".join(str(place + 1) for place in places)
+        raise InvalidDataset({"split": [f"These examples stand in both parts (counted from 1): {named}."]})
+
+
+# --- Export --------------------------------------------------------------------------------------------------------------
+
+
+def export_lines(dataset: Dataset) -> Iterator[bytes]:
+    """The dataset's lines in format tunix_sft, in order. Read in short queries by position: constant memory, and no
+    transaction stays open while a slow reader takes its time.
+    """
+    start = 0
+    while True:
+        chunk = list(
+            DatasetItem.objects.filter(dataset_id=dataset.pk, position__gte=start)
+            .select_related("trace")
+            .order_by("position")[:BATCH]
+        )
+        for item in chunk:
+            yield training_line(item.trace_id, item.trace, item.split)
+        if len(chunk) < BATCH:
+            return
+        start = chunk[-1].position + 1
+
+
+def write_jsonl(dataset: Dataset, path: Path) -> int:
+    """Write the export to ``path``, which appears complete or not at all. Returns the number of lines. Raises OSError."""
+    count = 0
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            for line in export_lines(dataset):
+                file.write(line)
+                count += 1
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    return count

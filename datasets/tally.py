@@ -1,0 +1,79 @@
+"""Statistics and fingerprint of a dataset, gathered example by example in constant memory."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets.models import Split
+from datasets.schema import HasContent, answer_text, conversation
+
+
+@dataclass
+class Range:
+    """Least, mean and greatest of the numbers seen."""
+
+    count: int = 0
+    total: int = 0
+    least: int | None = None
+    greatest: int | None = None
+
+    def add(self, value: int) -> None:
+        self.count += 1
+        self.total += value
+        self.least = value if self.least is None else min(self.least, value)
+        self.greatest = value if self.greatest is None else max(self.greatest, value)
+
+    def as_dict(self) -> dict[str, float | None]:
+        mean = round(self.total / self.count, 1) if self.count else None
+        return {"min": self.least, "mean": mean, "max": self.greatest}
+
+
+@dataclass
+class Lengths:
+    """Lengths of prompts, answers and whole examples; a training line's template is not counted."""
+
+    examples: int = 0
+    with_final_answer: int = 0
+    prompt: Range = field(default_factory=Range)
+    answer: Range = field(default_factory=Range)
+    characters: Range = field(default_factory=Range)
+    bytes: Range = field(default_factory=Range)
+
+    def add(self, trace: HasContent) -> None:
+        messages = [message["content"] for message in conversation(trace)]
+        answer = answer_text(trace)
+        prompt_characters = sum(map(len, messages))
+        self.examples += 1
+        self.with_final_answer += bool(trace.steps)
+        self.prompt.add(prompt_characters)
+        self.answer.add(len(answer))
+        self.characters.add(prompt_characters + len(answer))
+        self.bytes.add(sum(len(text.encode()) for text in messages) + len(answer.encode()))
+
+    def as_stats(self, held_out_size: int) -> dict[str, Any]:
+        """The dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""
+        return {
+            "examples": self.examples,
+            "train": self.examples - held_out_size,
+            "held_out": held_out_size,
+            "with_final_answer": self.with_final_answer,
+            "prompt_characters": self.prompt.as_dict(),
+            "answer_characters": self.answer.as_dict(),
+            "example_characters": self.characters.as_dict(),
+            "longest_example_characters": self.characters.greatest,
+            "shortest_example_bytes": self.bytes.least,
+            "longest_example_bytes": self.bytes.greatest,
+        }
+
+
+class Fingerprint:
+    """``sha256:`` and the hash over one line ``<content hash> <split>`` per example, in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, content_hash: str, split: str) -> None:
+        self._hash.update(f"{content_hash} {Split(split).value}\n".encode())
+
+    def __str__(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"

@@ -99,7 +99,7 @@ def explain(error: BaseException) -> TrainerError | None:
             return RuntimeMissing(f"a library of the training runtime does not load: {_first_line(text)}; `pip install -e '.[tunix]'` repairs it")
         if isinstance(current, KeyboardInterrupt):
             return Interrupted("interrupted from the keyboard before a checkpoint could be saved")
-        current = current.__cause__ or current.__context__
+        current = current.__cause__
     return None
 
 

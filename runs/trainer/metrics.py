@@ -41,9 +41,12 @@ class MetricsFile:
     A run that goes on after a crash appends; steps since the checkpoint then occur twice, and the later line counts.
     """
 
-    def __init__(self, path: Path):
-        self._file = open(path, "ab", buffering=0)
-        self._drop_torn_line(path)
+    def __init__(self, path: Path, *, write: bool = True):
+        """``write`` false: of several processes only the first one writes."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path if write else os.devnull, "ab", buffering=0)
+        if write:
+            self._drop_torn_line(path)
 
     def _drop_torn_line(self, path: Path) -> None:
         """A kill in the middle of a write leaves a line without its end; nobody has read it yet."""

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+from runs.trainer.errors import Interrupted
+
 
 class StopWatch:
     """Remembers that a stop was asked for; the training looks at it at every step boundary.
@@ -32,3 +34,8 @@ class StopWatch:
         if self._signal:
             return self._signal
         return "stop.json" if os.path.exists(self._path) else None
+
+    def check(self) -> None:
+        """Raises Interrupted when a stop was asked for. For the times outside of the steps, when there is nothing to save."""
+        if reason := self.reason():
+            raise Interrupted(f"stopped by {reason} outside of the training steps; start the run again to go on")

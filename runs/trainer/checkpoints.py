@@ -1,0 +1,176 @@
+"""Checkpoints: what a training needs to go on, written asynchronously and atomically by google-tunix's manager (orbax).
+
+``checkpoints/<step>/`` appears whole or not at all (written under a temporary name, then renamed). ``checkpoints/identity.json``
+says to which training they belong; checkpoints of another model or another order of the data are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from flax import nnx
+from tunix.sft import checkpoint_manager
+
+from runs.trainer.errors import StorageError, TrainerError, explain
+from runs.trainer.metrics import say, write_json
+
+IDENTITY = "identity.json"
+
+
+class Retention:
+    """orbax's preservation policy: the newest N, and besides the M with the lowest held-out loss."""
+
+    def __init__(self, *, last: int, best: int):
+        self._last, self._best = last, best
+        self.eval_losses: dict[int, float] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        kept = set(sorted(steps)[-self._last :]) | set(self.best(steps))
+        return [step in kept for step in steps]
+
+    def best(self, steps: Sequence[int]) -> list[int]:
+        """Steps with the lowest held-out loss, lowest first; at equal losses the earlier."""
+        measured = sorted((self.eval_losses[step], step) for step in steps if step in self.eval_losses)
+        return [step for _, step in measured[: self._best]]
+
+    def is_among_best(self, loss: float, steps: Sequence[int]) -> bool:
+        best = self.best(steps)
+        return self._best > 0 and (len(best) < self._best or loss < self.eval_losses[best[-1]])
+
+
+class Checkpoints(checkpoint_manager.CheckpointManager):
+    """The checkpoints of one run folder.
+
+    ``identity`` describes the training; every value of it must be equal for a checkpoint to be used.
+    """
+
+    def __init__(self, folder: Path, *, identity: dict[str, Any], keep_last: int, keep_best: int, read_only: bool = False):
+        """Raises StorageError: the folder cannot be used, or holds checkpoints of another training."""
+        self.folder = folder.absolute()
+        self.retention = Retention(last=keep_last, best=keep_best)
+        check_identity(self.folder, identity)
+        _quiet()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self.retention, cleanup_tmp_directories=not read_only, read_only=read_only
+        )
+        try:
+            if not read_only:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            super().__init__(root_directory=str(self.folder), options=options)
+            if not read_only and not self.steps():
+                write_json(self.folder / IDENTITY, identity)
+        except OSError as error:
+            raise StorageError(f"cannot write checkpoints to {folder}: {error.strerror or error}") from error
+        self._read_eval_losses()
+
+    @property
+    def manager(self) -> ocp.CheckpointManager:
+        assert self._checkpoint_manager is not None
+        return self._checkpoint_manager
+
+    def steps(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def save_now(
+        self, step: int, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool, state: dict[str, Any], eval_loss: float | None
+    ) -> None:
+        """Save in the background; returns when the weights may change again. ``state`` comes back from ``restore``.
+
+        Raises:
+            StorageError: this checkpoint, or the one before it, could not be written.
+        """
+        if step in self.manager.all_steps():
+            return
+        if eval_loss is not None:
+            self.retention.eval_losses[step] = eval_loss
+        metadata = {**state, "eval_loss": eval_loss, "saved_at": time.time()}
+        try:
+            self.save(step, model, optimizer, save_only_lora_params=lora, force=True, custom_metadata=metadata)
+        except Exception as error:
+            raise self._cannot_write(step, error) from error
+
+    def finish(self) -> None:
+        """Wait until everything is on the disk. Raises StorageError."""
+        try:
+            self.manager.wait_until_finished()
+            self.manager.check_for_errors()
+        except Exception as error:
+            raise self._cannot_write(None, error) from error
+
+    def restore(self, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool) -> tuple[int, dict[str, Any]] | None:
+        """Restore the newest complete checkpoint into ``model`` and ``optimizer``: its step and ``state``; None: there is none.
+
+        One that cannot be read (a damaged disk) is passed over with a sentence, for the one before it.
+
+        Raises:
+            StorageError: there are checkpoints, and none can be read.
+        """
+        failure: Exception | None = None
+        for step in reversed(self.steps()):
+            try:
+                found, state = self.maybe_restore(model, optimizer, step=step, restore_only_lora_params=lora)
+                return found, dict(state)
+            except Exception as error:  # tensorstore and orbax raise what they like
+                if (known := explain(error)) is not None and not isinstance(known, StorageError):
+                    raise
+                failure = error
+                say(f"The checkpoint of step {step} cannot be read and is passed over: {_short(error)}")
+        if failure is None:
+            return None
+        raise StorageError(
+            f"no checkpoint in {self.folder} can be read ({_short(failure)}); move the folder away to start anew"
+        ) from failure
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except Exception as error:
+            raise self._cannot_write(None, error) from error
+
+    def _read_eval_losses(self) -> None:
+        for step in self.steps():
+            loss = (self.manager.metadata(step).custom_metadata or {}).get("eval_loss")
+            if loss is not None:
+                self.retention.eval_losses[step] = loss
+
+    def _cannot_write(self, step: int | None, error: Exception) -> TrainerError:
+        known = explain(error)
+        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        reason = _short(error) if known is None else str(known)
+        return StorageError(f"{what} could not be written to {self.folder}: {reason}")
+
+
+def check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    """Refuse a folder whose checkpoints are of another training. Raises StorageError, naming the first difference."""
+    steps = [path for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        return
+    try:
+        found = json.loads((folder / IDENTITY).read_text())
+    except (OSError, ValueError) as error:
+        raise StorageError(
+            f"{folder} holds checkpoints without a readable {IDENTITY}: they were not written by this program; choose another folder"
+        ) from error
+    for name, value in identity.items():
+        if found.get(name) != value:
+            raise StorageError(
+                f"the checkpoints in {folder} belong to another training: {name} is {found.get(name)!r} there and {value!r} here; "
+                "correct the manifest, or choose another folder"
+            )
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _quiet() -> None:
+    """orbax reports every file at INFO and retried ones at WARNING; failures reach us as exceptions."""
+    logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,0 +1,139 @@
+"""Greedy exact match: held-out problems solved by google-tunix's sampler, in batches.
+
+Solved: the last non-empty line of the output equals the last non-empty line of ``final_answer``, both stripped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from tunix.generate.sampler import CacheConfig, Sampler
+
+from runs.trainer.dataset import examples_at, last_line
+from runs.trainer.tokenizer import Tokenizer
+
+CACHE_BYTES = 2**28  # key/value cache of one batch
+MOST_ROWS = 64
+SAMPLES = 5  # outputs that go into result.json
+
+
+class _Ids:
+    """google-tunix's sampler takes strings; ours are lists of ids already.
+
+    Padding is -1, an id no prompt has: many tokenizers pad with the token that also ends a turn, which the sampler would hide from
+    attention wherever it occurs in a prompt.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+
+    def encode(self, text: Any) -> list[int]:
+        return list(text)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids)
+
+    def bos_id(self) -> None:
+        return None
+
+    def eos_id(self) -> int:
+        return self._tokenizer.stop_ids[0]
+
+    def pad_id(self) -> int:
+        return -1
+
+
+class _Sampler(Sampler):
+    """Keeps its compiled functions between evaluations, but not the weights, which change and are large."""
+
+    def take(self, module: nnx.Module) -> None:
+        self._transformer_state = nnx.variables(module)
+        self._flattened_transformer_state = jax.tree.leaves(
+            self._transformer_state, is_leaf=lambda x: isinstance(x, nnx.Variable)
+        )
+
+    def release(self) -> None:
+        self._transformer_state = self._flattened_transformer_state = []
+
+
+class ExactMatch:
+    """The first ``count`` held-out problems with a final answer, ready to be solved again and again."""
+
+    def __init__(
+        self,
+        dataset: Path,
+        offsets: Sequence[int],
+        *,
+        count: int,
+        tokenizer: Tokenizer,
+        model_config: Any,
+        max_prompt: int,
+        max_tokens: int,
+    ):
+        """``offsets``: byte offsets of the candidates' lines. Problems whose prompt exceeds ``max_prompt`` tokens count as not solved."""
+        self._tokenizer = tokenizer
+        self._examples = examples_at(dataset, [int(offset) for offset in offsets[:count]])
+        self._prompts = [tokenizer.encode_prompt(example.messages[:-1]) for example in self._examples]
+        self._fits = [i for i, prompt in enumerate(self._prompts) if len(prompt) <= max_prompt]
+        longest = max((len(self._prompts[i]) for i in self._fits), default=1)
+        # One prompt length, one batch size: one compilation.
+        self._prompt_length = -(-longest // 16) * 16
+        self._max_tokens = max_tokens
+        self._config = CacheConfig(
+            cache_size=self._prompt_length + max_tokens,
+            num_layers=model_config.num_layers,
+            num_kv_heads=model_config.num_kv_heads,
+            head_dim=model_config.head_dim,
+        )
+        per_row = 2 * 4 * self._config.cache_size * self._config.num_layers * self._config.num_kv_heads * self._config.head_dim
+        self._rows = int(max(1, min(MOST_ROWS, CACHE_BYTES // per_row, len(self._fits) or 1)))
+        self._sampler: _Sampler | None = None
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def solve(self, module: nnx.Module, check_stop: Callable[[], None]) -> tuple[float, list[str]]:
+        """Share of the problems solved, 0 to 1, and the first few outputs."""
+        outputs = [""] * len(self._examples)
+        if self._sampler is None:
+            self._sampler = _Sampler(module, _Ids(self._tokenizer), self._config)
+        self._sampler.take(module)
+        try:
+            # Problems of like length together: a batch is done when its last row is.
+            order = sorted(self._fits, key=lambda i: (len(self._prompts[i]), i))
+            for start in range(0, len(order), self._rows):
+                check_stop()
+                rows = order[start : start + self._rows]
+                filled = (rows * self._rows)[: self._rows]
+                for i, text in zip(rows, self._generate([self._prompts[i] for i in filled]), strict=False):
+                    outputs[i] = text
+        finally:
+            self._sampler.release()
+        solved = [last_line(output) == last_line(example.final_answer or "") for output, example in zip(outputs, self._examples, strict=True)]
+        return float(np.mean(solved)), outputs[:SAMPLES]
+
+    def samples(self) -> list[dict[str, str]]:
+        """Prompt and expected answer of the problems whose outputs ``solve`` returns."""
+        return [
+            {"prompt": example.messages[-2]["content"] if len(example.messages) > 1 else "", "expected": example.messages[-1]["content"]}
+            for example in self._examples[:SAMPLES]
+        ]
+
+    def _generate(self, prompts: list[list[int]]) -> list[str]:
+        assert self._sampler is not None
+        with warnings.catch_warnings():
+            # Without logits buffers some donated arrays find no use; harmless, but said at every compilation.
+            warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+            output = self._sampler(
+                [tuple(prompt) for prompt in prompts],  # type: ignore[misc]
+                max_generation_steps=self._max_tokens,
+                max_prompt_length=self._prompt_length,
+                eos_tokens=list(self._tokenizer.stop_ids),
+            )
+        return list(output.text)

@@ -1,0 +1,93 @@
+"""AdamW with warm-up, a schedule, clipping and weight decay where it belongs."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+def learning_rate(step: Any, *, peak: float, total: int, warmup_ratio: float, shape: str, xp: Any = jnp) -> Any:
+    """Learning rate of a step, counted from 0; ``xp`` is ``jax.numpy`` in the compiled step and ``numpy`` for the log.
+
+    Rises to ``peak`` over the first ``warmup_ratio`` of the steps (already above 0 at the first), then falls to 0
+    at ``total`` along half a cosine or a line, or stays.
+    """
+    warmup = math.ceil(warmup_ratio * total)
+    step = xp.asarray(step, xp.float32)
+    rising = (step + 1) / max(1, warmup)
+    progress = xp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
+    falling = {"cosine": 0.5 * (1 + xp.cos(xp.pi * progress)), "linear": 1 - progress, "constant": xp.ones_like(progress)}[shape]
+    return peak * xp.where(step < warmup, rising, falling)
+
+
+def make_optimizer(training: dict[str, Any], *, total: int) -> optax.GradientTransformation:
+    """The optimizer that the manifest's ``training`` section describes, for ``total`` steps."""
+
+    clip, decay = training["max_grad_norm"], training["weight_decay"]
+    return float32_master(
+        optax.chain(
+            # Links that are switched off stay in the chain: the optimizer's state keeps its form, so a resumed run may change them.
+            optax.identity() if clip is None else optax.clip_by_global_norm(clip),
+            optax.scale_by_adam(*BETAS, eps=EPSILON),
+            optax.identity() if decay == 0 else optax.add_decayed_weights(decay, mask=decayed),
+            optax.scale_by_learning_rate(partial(learning_rate, total=total, **schedule_settings(training))),
+        )
+    )
+
+
+def schedule_settings(training: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``learning_rate`` that the manifest's ``training`` section sets."""
+    return {"peak": training["learning_rate"], "warmup_ratio": training["warmup_ratio"], "shape": training["lr_schedule"]}
+
+
+def decayed(params: Any) -> Any:
+    """True for matrices, false for norms and biases: pulling a norm's weight towards zero would switch its layer off."""
+
+    def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
+        names = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path).lower()
+        return leaf.ndim >= 2 and "norm" not in names and "bias" not in names
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+class MasterState(NamedTuple):
+    """``master``: the weights in float32, None where they are float32 anyway."""
+
+    master: Any
+    inner: Any
+
+
+def float32_master(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Keep a float32 copy of weights of lower precision and let the optimizer work on it.
+
+    A bfloat16 weight has 8 bits of mantissa: an update below 1/256 of it would be rounded away, and at a learning rate of
+    2e-5 nearly all are. Float32 weights pass through untouched and cost nothing.
+    """
+
+    def wide(x: jax.Array) -> bool:
+        return x.dtype == jnp.float32
+
+    def init(params: Any) -> MasterState:
+        master = jax.tree.map(lambda p: None if wide(p) else p.astype(jnp.float32), params)
+        full = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        return MasterState(master, inner.init(full))
+
+    def update(gradients: Any, state: MasterState, params: Any = None) -> tuple[Any, MasterState]:
+        full = jax.tree.map(lambda p, m: p if m is None else m, params, state.master)
+        updates, inner_state = inner.update(jax.tree.map(lambda g: g.astype(jnp.float32), gradients), state.inner, full)
+        master = jax.tree.map(lambda u, m: None if m is None else m + u, updates, state.master)
+        # What is added to a low-precision weight is the exact difference to its new, rounded value.
+        steps = jax.tree.map(
+            lambda u, p, m: u if m is None else m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32), updates, params, master
+        )
+        return steps, MasterState(master, inner_state)
+
+    return optax.GradientTransformation(init, update)

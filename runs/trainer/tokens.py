@@ -1,0 +1,240 @@
+"""The tokenised dataset: memory-mapped files, made once and found again by what they depend on.
+
+``pieces.bin`` holds one record a trainable sequence (``PIECE``), ``tokens.bin`` all their ids one after another,
+``answers.bin`` the byte offsets of held-out lines with a final answer, ``meta.json`` the counts. A million examples cost some
+twenty megabytes of records, mapped, not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from runs.trainer.dataset import Example, read_examples
+from runs.trainer.errors import DataError, ModelError
+from runs.trainer.tokenizer import Encoded, Tokenizer
+
+LAYOUT = "2"  # part of the key: another layout is another cache
+CHUNK = 1024  # examples tokenised at once; the Hugging Face tokenizer spreads them over the cores
+
+# start: index into tokens.bin; length: tokens; answer: index within the piece of the first token that is learnt;
+# offset: byte offset of the example's line in dataset.jsonl.
+PIECE = np.dtype([("start", "<i8"), ("offset", "<i8"), ("length", "<i4"), ("answer", "<i4"), ("held_out", "?")])
+
+
+@dataclass(frozen=True)
+class TokenisedData:
+    """``pieces`` [n] of PIECE, ``tokens`` [sum of lengths] int32, ``answers`` [k] int64; ``counts`` for the reports."""
+
+    pieces: np.ndarray
+    tokens: np.ndarray
+    answers: np.ndarray
+    counts: dict[str, Any]
+    key: str  # what the content depends on, hashed
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raises ModelError: the tokenizer gives ids that the model has no embedding for."""
+        largest = self.counts["largest_id"]
+        if largest >= size:
+            raise ModelError(
+                f"the tokenizer gives id {largest}, but the model's vocabulary ends at {size - 1}; "
+                "tokenizer and model do not belong together"
+            )
+
+    def select(self, *, held_out: bool) -> np.ndarray:
+        """Indices of the pieces of one split, in file order."""
+        return np.flatnonzero(self.pieces["held_out"] == held_out)
+
+
+def tokenised_data(
+    dataset: Path,
+    *,
+    tokenizer: Tokenizer,
+    max_length: int,
+    too_long: str,
+    cache_root: Path,
+    check_stop: Callable[[], None] = lambda: None,
+) -> TokenisedData:
+    """Tokenise ``dataset`` or find it tokenised below ``cache_root``.
+
+    Raises:
+        DataError: bad lines, or no example of the training part can be learnt from.
+    """
+    folder = cache_root / _key(dataset, tokenizer.fingerprint, max_length, too_long)
+    if not (folder / "meta.json").is_file():
+        _build(dataset, folder, tokenizer, max_length, too_long, check_stop)
+    data = _open(folder)
+    _check_not_empty(data.counts, max_length, too_long)
+    return data
+
+
+def _key(dataset: Path, tokenizer: str, max_length: int, too_long: str) -> str:
+    try:
+        with open(dataset, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {dataset}: {error.strerror or error}") from error
+    parts = "\0".join((LAYOUT, content, tokenizer, str(max_length), too_long))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def _build(
+    dataset: Path, folder: Path, tokenizer: Tokenizer, max_length: int, too_long: str, check_stop: Callable[[], None]
+) -> None:
+    """Write the files under a temporary name, then rename: a folder that is there is whole."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        with (
+            open(temporary / "tokens.bin", "wb") as tokens,
+            open(temporary / "pieces.bin", "wb") as pieces,
+            open(temporary / "answers.bin", "wb") as answers,
+        ):
+            counts = _Counts()
+            for chunk in _chunks(read_examples(dataset), CHUNK):
+                check_stop()
+                encoded = _encode(tokenizer, chunk)
+                _write_chunk(chunk, encoded, counts, max_length, too_long, (tokens, pieces, answers))
+        (temporary / "meta.json").write_text(json.dumps(counts.as_dict()))
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not (folder / "meta.json").is_file():  # else another run was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _encode(tokenizer: Tokenizer, chunk: list[Example]) -> list[Encoded]:
+    try:
+        return tokenizer.encode([example.messages for example in chunk])
+    except DataError:
+        for example in chunk:  # one by one, to name the line
+            try:
+                tokenizer.encode([example.messages])
+            except DataError as error:
+                raise DataError(f"line {example.line} ({example.id}): {error}") from error
+        raise
+
+
+class _Counts:
+    """What is counted while tokenising; each split apart."""
+
+    def __init__(self) -> None:
+        self.splits = {
+            name: {"examples": 0, "pieces": 0, "tokens": 0, "answer_tokens": 0, "dropped": 0, "truncated": 0, "split": 0, "no_answer": 0}
+            for name in ("train", "held_out")
+        }
+        self.position = 0
+        self.largest_id = 0
+        self.lengths: dict[int, int] = {}  # histogram of whole examples, in steps of 16 tokens
+
+    def as_dict(self) -> dict[str, Any]:
+        histogram = [[length, count] for length, count in sorted(self.lengths.items())]
+        return {**self.splits, "largest_id": self.largest_id, "length_histogram": histogram}
+
+
+def _write_chunk(
+    chunk: list[Example],
+    encoded: list[Encoded],
+    counts: _Counts,
+    max_length: int,
+    too_long: str,
+    files: tuple[BinaryIO, BinaryIO, BinaryIO],
+) -> None:
+    tokens, pieces, answers = files
+    ids_out: list[np.ndarray] = []
+    records: list[tuple[int, int, int, int, bool]] = []
+    for example, (ids, answer) in zip(chunk, encoded, strict=True):
+        count = counts.splits["held_out" if example.held_out else "train"]
+        count["examples"] += 1
+        bucket = len(ids) // 16 * 16
+        counts.lengths[bucket] = counts.lengths.get(bucket, 0) + 1
+        counts.largest_id = max(counts.largest_id, max(ids))
+        if example.held_out and example.final_answer is not None:
+            answers.write(np.int64(example.offset).tobytes())
+        cut = list(_cut(ids, answer, max_length, too_long))
+        if len(ids) > max_length:
+            count["dropped" if not cut and too_long == "drop" else "split" if too_long == "split" else "truncated"] += 1
+        if not cut and not (len(ids) > max_length and too_long == "drop"):
+            count["no_answer"] += 1
+        for piece, first in cut:
+            array = np.asarray(piece, dtype="<i4")
+            records.append((counts.position, example.offset, len(array), first, example.held_out))
+            ids_out.append(array)
+            counts.position += len(array)
+            count["pieces"] += 1
+            count["tokens"] += len(array)
+            count["answer_tokens"] += len(array) - max(first, 1)
+    if records:
+        tokens.write(np.concatenate(ids_out).tobytes())
+        pieces.write(np.array(records, dtype=PIECE).tobytes())
+
+
+def _cut(ids: list[int], answer: int, max_length: int, too_long: str) -> Iterator[Encoded]:
+    """The sequences that an example becomes, each with the index of its first learnt token.
+
+    A sequence without a learnt token is left out. ``split`` makes windows of ``max_length``; each but the first begins with a
+    quarter of a window that the one before has learnt already, as context, so that every answer token is learnt exactly once.
+    """
+    answer = max(answer, 1)  # the first token of a row has nothing before it from which it could be foretold
+    if len(ids) <= max_length:
+        if answer < len(ids):
+            yield ids, answer
+    elif too_long == "truncate":
+        if answer < max_length:
+            yield ids[:max_length], answer
+    elif too_long == "split":
+        learnt, context = answer, max_length // 4
+        start = 0
+        while start < len(ids):
+            window = ids[start : start + max_length]
+            first = max(learnt - start, 1)
+            if first < len(window):
+                yield window, first
+            if start + len(window) >= len(ids):
+                return
+            learnt = max(learnt, start + len(window))
+            start = start + len(window) - context
+
+
+def _chunks(items: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _open(folder: Path) -> TokenisedData:
+    counts = json.loads((folder / "meta.json").read_text())
+
+    def mapped(name: str, dtype: Any) -> np.ndarray:
+        path = folder / name
+        return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+    return TokenisedData(mapped("pieces.bin", PIECE), mapped("tokens.bin", "<i4"), mapped("answers.bin", "<i8"), counts, folder.name)
+
+
+def _check_not_empty(counts: dict[str, Any], max_length: int, too_long: str) -> None:
+    train = counts["train"]
+    if train["pieces"]:
+        return
+    if not train["examples"]:
+        raise DataError("the dataset has no training part: every example is held out; change the share held out")
+    if train["dropped"] == train["examples"]:
+        raise DataError(
+            f"every example is longer than max_seq_length {max_length}; raise it, or set too_long to truncate or split"
+        )
+    raise DataError(
+        f"nothing is left to learn: within max_seq_length {max_length} (too_long: {too_long}) no example has a token of its "
+        "answer; raise max_seq_length"
+    )

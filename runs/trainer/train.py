@@ -1,0 +1,171 @@
+"""``tunix train``: from a manifest to a trained model, in the manifest's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from runs.trainer.batches import Prefetcher
+from runs.trainer.checkpoints import Checkpoints
+from runs.trainer.devices import make_mesh, start_devices
+from runs.trainer.errors import Interrupted, StorageError
+from runs.trainer.exact_match import ExactMatch
+from runs.trainer.loop import Loop, Tally
+from runs.trainer.metrics import MetricsFile, say, write_json
+from runs.trainer.optimizer import make_optimizer
+from runs.trainer.prepare import Prepared, open_manifest, plan_facts, plan_sentences, prepare
+from runs.trainer.result import export, make_result, result_sentences
+from runs.trainer.sft import SftTrainer
+from runs.trainer.stop import StopWatch
+
+# Settings that decide what a step computes on: a checkpoint is of use only where they are equal.
+_BINDING = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+    "seed",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "max_seq_length",
+    "packing",
+    "too_long",
+)
+
+
+def train_from_manifest(config: Path) -> None:
+    """Train. Everything is written below the manifest's folder; docs/manifest.md says what.
+
+    Raises:
+        TrainerError: what went wrong, with its exit code.
+    """
+    manifest, folder = open_manifest(config)
+    stop = StopWatch(folder)
+    stop.install()
+    start_devices()
+    mesh = make_mesh(data_parallel=manifest["training"]["data_parallel"], fsdp_parallel=manifest["training"]["fsdp_parallel"])
+    with mesh:
+        stop.check()
+        train(prepare(manifest, folder, mesh, stop.check), stop)
+
+
+def train(prepared: Prepared, stop: StopWatch) -> None:
+    """Restore or begin, evaluate, train, evaluate, write the model and ``result.json``."""
+    output, folder = prepared.manifest["output"], prepared.folder
+    metrics = MetricsFile(folder / output["metrics"], write=jax.process_index() == 0)
+    checkpoints = Checkpoints(
+        folder / output["checkpoints"],
+        identity=_identity(prepared),
+        keep_last=prepared.training["keep_last_checkpoints"],
+        keep_best=prepared.training["keep_best_checkpoints"],
+    )
+    loop = _make_loop(prepared, checkpoints, metrics, stop)
+    resumed = _restore(prepared, loop, checkpoints)
+    metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), "resumed_from_step": resumed})
+    for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
+        say(sentence)
+    problems = _exact_match(prepared)
+    if resumed is None:
+        loop.tally.eval_loss_before = loop.evaluate(0)
+        loop.tally.exact_match_before, loop.tally.outputs_before = _solve(problems, loop, 0, metrics, stop)
+    loop.run()
+    checkpoints.finish()
+    if loop.stopped_by:
+        step = loop.trainer.train_steps
+        saved = f"a checkpoint of step {step} is saved; start the run again to go on" if step else "nothing was trained yet"
+        raise Interrupted(f"stopped by {loop.stopped_by} after step {step} of {prepared.total}; {saved}")
+    exact, outputs = _solve(problems, loop, prepared.total, metrics, stop)
+    result = make_result(prepared, loop, resumed=resumed, exact_match=exact, problems=problems, outputs=outputs)
+    if jax.process_index() == 0:
+        result["model"] = export(prepared, result)
+        write_json(folder / output["result"], result)
+    checkpoints.close()
+    metrics.close()
+    for sentence in result_sentences(result):
+        say(sentence)
+
+
+def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch) -> Loop:
+    return Loop(
+        trainer_of=lambda on_step: SftTrainer(
+            prepared.model.module,
+            make_optimizer(prepared.training, total=prepared.total),
+            restart_positions=prepared.model.packed_positions_restart,
+            on_step=on_step,
+        ),
+        training=prepared.training,
+        plan=prepared.plan,
+        prefetcher_of=lambda start, end: Prefetcher(prepared.builder, prepared.plan, start=start, stop=end),
+        held_out=prepared.held_out if prepared.held_out_rows else None,
+        total=prepared.total,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        stop=stop,
+        name_examples=prepared.example_names,
+    )
+
+
+def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | None:
+    """Go on from this folder's own newest checkpoint, else from that of ``resume_from``, else begin (None)."""
+    found = checkpoints.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
+    source = prepared.manifest["resume_from"]
+    if found is None and source is not None:
+        folder = prepared.folder / source
+        if not folder.is_dir():
+            raise StorageError(f"resume_from: there is no folder {folder}; name the checkpoints folder of the run to go on from")
+        other = Checkpoints(folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True)
+        found = other.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
+        other.close()
+        if found is None:
+            raise StorageError(f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to begin anew")
+    if found is None:
+        return None
+    step, state = found
+    loop.tally = Tally(**{name: value for name, value in state.items() if name in Tally.__dataclass_fields__})
+    loop.trainer.start_at(step)
+    say(f"Resumed from step {step}.")
+    return step
+
+
+def _identity(prepared: Prepared) -> dict[str, Any]:
+    config = json.dumps(prepared.model.config, sort_keys=True, default=str)
+    return {
+        "model": prepared.manifest["model"]["id"],
+        "revision": prepared.model.revision,
+        "model_config": hashlib.sha256(config.encode()).hexdigest()[:16],
+        "dtype": str(prepared.dtype),
+        "data": prepared.data.key,
+        **{name: prepared.training[name] for name in _BINDING},
+    }
+
+
+def _exact_match(prepared: Prepared) -> ExactMatch | None:
+    count = prepared.training["exact_match_examples"]
+    if count == 0 or len(prepared.data.answers) == 0:
+        return None
+    if jax.process_count() > 1:
+        say("Exact match is left out: the sampler needs all weights in one process.")
+        return None
+    return ExactMatch(
+        prepared.dataset_path,
+        prepared.data.answers,
+        count=count,
+        tokenizer=prepared.tokenizer,
+        model_config=prepared.model.model_config,
+        max_prompt=prepared.training["max_seq_length"],
+        max_tokens=prepared.training["exact_match_max_tokens"],
+    )
+
+
+def _solve(
+    problems: ExactMatch | None, loop: Loop, step: int, metrics: MetricsFile, stop: StopWatch
+) -> tuple[float | None, list[str]]:
+    if problems is None:
+        return None, []
+    share, outputs = problems.solve(loop.trainer.model, stop.check)
+    metrics.values(step, loop.epoch(step), {"exact_match": share})
+    say(f"step {step}/{loop.total} exact match {share:.3f} on {len(problems)} held-out problems")
+    return share, outputs

@@ -1,0 +1,146 @@
+"""Install the dependencies that pyproject.toml declares into a virtual environment:  install.py FOLDER [EXTRA...]
+
+Nothing is done, and no network needed, when the environment already holds them by their stamp.
+
+uv does the work where it can: it downloads side by side and compiles nothing beforehand, which takes core and runtime from
+minutes to seconds on two cores (CONTRIBUTING.md has the numbers). It is told pip's own settings (index, certificates,
+constraints …), since those may be the only way to the packages here; when it fails all the same, pip does the work.
+The project itself is not installed: it has an application named `datasets`, like Hugging Face's library.
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STAMP = "installed.json"
+
+
+def read_requirements() -> dict[str, list[str]]:
+    """Set of requirements → its lines: ``core`` and each extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {"core": project["dependencies"], **project["optional-dependencies"]}
+
+
+def python_version(folder: Path) -> str:
+    """Of the environment's Python; it may be a link that has come to mean another one."""
+    command = [folder / "bin" / "python", "-c", "import sys; print(sys.version)"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def read_stamp(folder: Path) -> set[str]:
+    """The requirements that the environment holds. None when there is no environment, or for another Python."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+        return set(stamp["requirements"]) if stamp["python"] == python_version(folder) else set()
+    except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
+        return set()
+
+
+def write_stamp(folder: Path, held: set[str]) -> None:
+    stamp = {"python": python_version(folder), "requirements": sorted(held)}
+    (folder / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
+
+
+def pip_settings(python: Path) -> dict[str, list[str]]:
+    """What pip is set up with here, by files and by variables: option → values."""
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    settings: dict[str, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        name, _, value = line.partition("=")
+        section, _, option = name.rpartition(".")
+        if section in ("global", "install", ":env:"):  # pip's own order: the later one wins
+            settings[option] = str(ast.literal_eval(value)).split()
+    return settings
+
+
+def uv_options(settings: dict[str, list[str]], environment: dict[str, str]) -> list[str]:
+    """pip's settings in uv's words; certificates go into ``environment``."""
+    if any(name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX")) for name in environment):
+        return []  # uv has been set up by somebody who knows it
+    words = {
+        "index-url": "--default-index",
+        "extra-index-url": "--index",
+        "find-links": "--find-links",
+        "constraint": "--constraint",
+        "trusted-host": "--allow-insecure-host",
+    }
+    # Of equal standing, as pip has them: uv would stop at the first index that knows the name.
+    options = ["--index-strategy", "unsafe-best-match"]
+    for option, word in words.items():
+        for value in settings.get(option, []):
+            if not value.startswith("file://") or Path(value.removeprefix("file://")).exists():
+                options += [word, value]
+    if settings.get("no-index", ["false"])[0].lower() in ("1", "true", "yes", "on"):
+        options.append("--no-index")
+    if "cert" in settings:
+        environment.setdefault("SSL_CERT_FILE", settings["cert"][0])
+    if "proxy" in settings:
+        environment.setdefault("HTTPS_PROXY", settings["proxy"][0])
+        environment.setdefault("HTTP_PROXY", settings["proxy"][0])
+    return options
+
+
+def run(command: list[str | Path], environment: dict[str, str] | None = None) -> bool:
+    """Run with a sign of life every ten seconds; each package's own line is left out. True when it succeeded."""
+    started = time.monotonic()
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(10):
+            print(f"  … {time.monotonic() - started:.0f} s", flush=True)
+
+    threading.Thread(target=tell, daemon=True).start()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if not line.startswith(
+            (" + ", " - ", " ~ ", "Requirement already", "  Using cached", "Using Python", "WARNING: Location")
+        ):
+            print(f"  {line.rstrip()[:160]}", flush=True)
+    ended.set()
+    return process.wait() == 0
+
+
+def install(folder: Path, lines: list[str]) -> None:
+    python = folder / "bin" / "python"
+    environment = dict(os.environ)
+    options = uv_options(pip_settings(python), environment)
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    uv = folder / "bin" / "uv"
+    if (uv.exists() or run([*pip, "--quiet", "uv"])) and run(
+        [uv, "pip", "install", "--python", python, "--no-progress", "--color", "never", *options, *lines], environment
+    ):
+        return
+    print("uv could not install the packages; pip will, which takes longer.", flush=True)
+    # Compiling everything beforehand is most of pip's time, and most of it is never imported.
+    if not run([*pip, "--no-compile", *lines]):
+        sys.exit(f"The packages could not be installed into {folder}; the lines above say why.")
+
+
+def main(folder: Path, extras: list[str]) -> None:
+    declared = read_requirements()
+    wanted = [line for name in ["core", *extras] for line in declared[name]]
+    held = read_stamp(folder)
+    if held.issuperset(wanted):
+        return
+    started = time.monotonic()
+    what = " + ".join(["core", *extras])
+    print(f"{folder}: installing {what} ({len(wanted)} packages and what they need), Python {sys.version.split()[0]}", flush=True)
+    if not held:
+        venv.create(folder, with_pip=True, symlinks=True)
+    install(folder, wanted)
+    still_declared = {line for lines in declared.values() for line in lines}
+    write_stamp(folder, (held & still_declared) | set(wanted))
+    print(f"{folder}: ready after {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

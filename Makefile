@@ -1,0 +1,128 @@
+# Every step of a developer's day; `make` alone lists them. Paths are relative, so the folder may have any name.
+# PYTHON=/path/to/python chooses the interpreter of new environments, JOBS=1 the number of test processes.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+JOBS ?= 2
+CORE = .venv-core/bin/python
+FULL = .venv/bin/python
+# Settings for checks: a folder of their own, never the developer's var/ or .env.
+APART = TUNIXRT_ENV_FILE=/dev/null TUNIXRT_VAR_DIR=build/var DATABASE_URL=
+SAY = @printf '\n==> %s  %s\n' "$$(date +%T)"
+
+# Browser tests need Debian's chromium or a Chrome; without one they are left out, and that is said.
+BROWSER = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome || command -v chrome)
+WITHOUT_BROWSER = $(if $(BROWSER),, and not browser)
+
+.PHONY: help
+help: ## list the targets
+	@echo "tunixrt: the targets"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+
+# --- Use it -----------------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: environment ## install everything, then train a tiny model until it can add (under 3 minutes)
+	@$(FULL) manage.py migrate --verbosity 0
+	@$(FULL) -u manage.py demo
+
+.PHONY: serve
+serve: environment ## web server and attendant together; Ctrl-C stops both
+	@$(FULL) manage.py migrate --verbosity 0
+	@PYTHONUNBUFFERED=1 $(FULL) -m honcho start
+
+.PHONY: environment
+environment: ## make .venv: the core and the training runtime
+	@.ci/environment .venv tunix
+
+# --- Check it ---------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: lint test-core test-runtime ## everything: formatting, lint, types, layers, migrations, all tests on both databases
+
+.PHONY: environment-core
+environment-core: ## make .venv-core: the core and the developer's tools, without the runtime
+	@.ci/environment .venv-core dev
+
+.PHONY: environment-full
+environment-full:
+	@.ci/environment .venv tunix dev
+
+.PHONY: lint
+lint: lint-core lint-trainer ## formatting, lint, types, layers, migrations, deploy check
+
+.PHONY: lint-core
+lint-core: environment-core ## the same without the training program's types (needs no runtime)
+	$(SAY) "formatting (ruff format)"
+	@$(CORE) -m ruff format --check .
+	$(SAY) "lint (ruff check)"
+	@$(CORE) -m ruff check .
+	$(SAY) "types (mypy)"
+	@$(APART) $(CORE) -m mypy
+	$(SAY) "layers (import-linter)"
+	@.venv-core/bin/lint-imports --no-logo
+	$(SAY) "migrations are complete"
+	@$(APART) $(CORE) manage.py makemigrations --check --dry-run
+	$(SAY) "deploy check with production settings"
+	@$(APART) SECRET_KEY=$$($(CORE) -c 'import secrets; print(secrets.token_urlsafe(50))') TUNIXRT_LOCAL_MODE=false \
+		ALLOWED_HOSTS=tunixrt.example TUNIXRT_BIND=0.0.0.0:8000 $(CORE) manage.py check --deploy --fail-level WARNING
+
+.PHONY: lint-trainer
+lint-trainer: environment-full
+	$(SAY) "types of the training program (mypy)"
+	@$(FULL) -m mypy --config-file .ci/mypy-trainer.ini
+
+.PHONY: format
+format: environment-core ## format and fix what can be fixed
+	@$(CORE) -m ruff format .
+	@$(CORE) -m ruff check --fix .
+
+.PHONY: test-core
+test-core: environment-core ## the core alone, no runtime installed: tests on SQLite and PostgreSQL, coverage
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@[ -n "$(BROWSER)" ] || echo "No Chromium here: the browser tests are left out (Debian: apt-get install chromium)."
+	$(SAY) "tests without the runtime, SQLite"
+	@COVERAGE_FILE="$$PWD/build/coverage/sqlite" $(CORE) -m pytest -q -n $(JOBS) -m "not tunix$(WITHOUT_BROWSER)" --cov --cov-report=
+	$(SAY) "tests without the runtime, PostgreSQL"
+	@COVERAGE_FILE="$$PWD/build/coverage/postgresql" $(CORE) -m pytest -q -n $(JOBS) -m "not tunix$(WITHOUT_BROWSER)" --cov --cov-report= \
+		--database=postgresql
+	$(SAY) "coverage: lines at least 95 %, branches at least 90 %"
+	@$(CORE) -m coverage combine -q --keep --data-file=build/coverage/all build/coverage
+	@$(CORE) -m coverage json -q --data-file=build/coverage/all -o build/coverage/all.json
+	@$(CORE) .ci/coverage_floor.py build/coverage/all.json
+
+.PHONY: test-runtime
+test-runtime: environment-full ## the tests that train, on both databases, and the training program's own
+	$(SAY) "tests with the runtime, SQLite"
+	@$(FULL) -m pytest -q -n $(JOBS) -m tunix
+	$(SAY) "tests with the runtime, PostgreSQL"
+	@$(FULL) -m pytest -q -n $(JOBS) -m tunix --database=postgresql
+	$(SAY) "tests of the training program"
+	@$(FULL) -I -m pytest -c runs/trainer/tests/pytest.ini runs/trainer/tests
+
+.PHONY: test-parity
+test-parity: environment-full ## our models against transformers on PyTorch (an environment of its own, a large download)
+	@.ci/parity
+
+# --- Measure it -------------------------------------------------------------------------------------------------------
+
+.PHONY: bench-web
+bench-web: environment-full benchmarks/web.py ## what the web server answers
+	@$(FULL) -m benchmarks.web
+
+.PHONY: bench-train
+bench-train: environment-full benchmarks/train.py ## what the training program trains
+	@$(FULL) -m benchmarks.train
+
+.PHONY: chaos
+chaos: environment-full benchmarks/chaos.py ## kill everything there is while runs are under way; nothing may be lost
+	@$(FULL) -m benchmarks.chaos
+
+# --- Tidy up ----------------------------------------------------------------------------------------------------------
+
+.PHONY: clean
+clean: ## remove environments, caches and reports; var/ (database, runs) stays
+	rm -rf .venv .venv-core .venv-parity build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

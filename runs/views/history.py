@@ -1,0 +1,42 @@
+"""The history: every run, newest first, in pages that cost the same at any depth."""
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import Prefetch
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from runs.forms import HistoryFilter
+from runs.models import Run, RunTag
+from runs.selection import Cursor
+
+PAGE_SIZE = 20
+# What a row and its essentials show; logs and results stay where they are.
+ROW_FIELDS = (
+    "run_id", "dataset_key", "model_id", "mode", "status", "exit_code", "created_at", "started_at", "completed_at",
+    "duration_seconds", "message", "config", "notes", "pinned", "attempt", "retry_of", "step", "total_steps", "last_loss",
+    "owner__username", "trashed_at",
+)  # fmt: skip
+
+
+@require_GET
+@login_required
+def history(request: HttpRequest) -> HttpResponse:
+    """The page, or for htmx only the part that changes."""
+    form = HistoryFilter(request.GET)
+    context = {"form": form, "runs": [], "next_cursor": None}
+    if valid := form.is_valid():
+        selected = form.selection().apply(Run.objects.visible()).newest_first()
+        if cursor := form.cleaned_data["cursor"]:
+            selected = cursor.apply(selected)
+        tags = Prefetch("tags", RunTag.objects.all())
+        rows = list(selected.select_related("owner").only(*ROW_FIELDS).prefetch_related(tags)[: PAGE_SIZE + 1])
+        runs = rows[:PAGE_SIZE]
+        more = len(rows) > PAGE_SIZE
+        context |= {
+            "runs": runs,
+            "active": any(run.is_active for run in runs),
+            "next_cursor": Cursor(runs[-1].created_at, runs[-1].run_id).encode() if more else None,
+        }
+    template = "runs/_runs.html" if request.htmx else "runs/history.html"  # type: ignore[attr-defined]
+    return render(request, template, context, status=200 if valid else 422)

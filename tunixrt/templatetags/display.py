@@ -1,0 +1,78 @@
+"""How pages write times, durations and numbers."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+register = template.Library()
+
+_UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
+NOTHING = "–"
+
+
+@register.simple_tag
+def when(moment: datetime | None, nothing: str = NOTHING) -> str | SafeString:
+    """A moment as people say it, with the absolute time (UTC) in the title; the browser keeps the words fresh."""
+    if moment is None:
+        return nothing
+    utc = moment.astimezone(UTC)
+    return format_html(
+        '<time datetime="{}" title="{}" data-relative>{}</time>',
+        utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        utc.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        relative(moment),
+    )
+
+
+def relative(moment: datetime) -> str:
+    """``3 minutes ago``, ``in 2 hours``. The same words as in static/js/tunixrt.js."""
+    seconds = (timezone.now() - moment).total_seconds()
+    past = seconds >= 0
+    seconds = abs(seconds)
+    for size, unit in _UNITS:
+        if seconds >= size:
+            count = int(seconds // size)
+            amount = f"{count} {unit}{'' if count == 1 else 's'}"
+            return f"{amount} ago" if past else f"in {amount}"
+    return "just now" if past else "in a moment"
+
+
+@register.filter
+def duration(seconds: float | None) -> str:
+    """Seconds as people read them: ``0.42 s``, ``8.1 s``, ``41 s``, ``3 min 05 s``, ``2 h 14 min``, ``3 d 04 h``."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 1:
+        return f"{seconds:.2f} s"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+@register.filter
+def number(value: Any) -> str:
+    """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``. Anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return NOTHING if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    text = f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.5g}"
+    mantissa, exponent, power = text.partition("e")
+    return f"{mantissa}e{int(power)}" if exponent else text
+
+
+@register.filter
+def percent(value: float | None) -> str:
+    """A share of 0 to 1 as ``87.5 %``."""
+    return NOTHING if value is None else f"{value * 100:.3g} %"

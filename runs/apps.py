@@ -3,3 +3,12 @@ from django.apps import AppConfig
 
 class RunsConfig(AppConfig):
     name = "runs"
+
+    def ready(self) -> None:
+        from django.core.signals import request_finished  # noqa: PLC0415 - models exist only now
+        from prometheus_client import REGISTRY  # noqa: PLC0415
+
+        from runs.telemetry import RunCollector, flush_after_request  # noqa: PLC0415
+
+        request_finished.connect(flush_after_request, dispatch_uid="runs.telemetry")
+        REGISTRY.register(RunCollector())

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
@@ -21,15 +20,20 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from runs import folder as run_folders
-from runs.execution import attending, launching
+from runs.execution import attending, hosts, launching
 from runs.models import Host
 from runs.processes import boot_id, read_process
 from runs.runtime import local_runtime
+from runs.telemetry import flush_measured
+from runs.wakeup import WakeUp, hosts_folder
+from runs.webhooks import is_due
 
 logger = logging.getLogger("tunixrt.attendant")
 
 TICK_SECONDS = 0.25
 BEAT_SECONDS = 2.0
+LAUNCH_SECONDS = 1.0  # dry runs are answered for at most so long in one round; the task workers do the rest
+PRUNE_SECONDS = 3600.0
 CANARY_SECONDS = 10.0
 CANARY_OVERDUE = timedelta(seconds=30)
 WORKERS_GRACE_SECONDS = 5.0
@@ -44,17 +48,27 @@ class Attendant:
         self.stop = stop
         self.workers = Workers() if with_workers else None
         self.database_away_since: float | None = None
+        self.observer = hosts.Observer()
         self._beat_due = 0.0
+        self._prune_due = time.monotonic() + PRUNE_SECONDS
+        self._root_said = False
 
     def run(self) -> None:
         lock = self._wait_for_turn()
         if lock is None:
             return
         try:
-            logger.info("attending %s: %s slots, output root %s", settings.TUNIX_HOST_NAME, settings.TUNIX_SLOTS, settings.TUNIX_OUTPUT_ROOT)
+            logger.info(
+                "attending %s: %s slots, output root %s",
+                settings.TUNIX_HOST_NAME,
+                settings.TUNIX_SLOTS,
+                settings.TUNIX_OUTPUT_ROOT,
+            )
+            wake_up = WakeUp()
             while not self.stop():
                 self.tick()
-                time.sleep(TICK_SECONDS)
+                wake_up.wait(TICK_SECONDS)
+            wake_up.close()
         finally:
             if self.workers:
                 self.workers.stop()
@@ -82,15 +96,14 @@ class Attendant:
         """One round. A database that is away delays the news and nothing else."""
         try:
             close_old_connections()
-            if time.monotonic() >= self._beat_due:
-                beat()
-                self._beat_due = time.monotonic() + BEAT_SECONDS
-                if self.workers:
-                    self.workers.keep()
+            launching.launch_pending(LAUNCH_SECONDS)
             attending.attend()
-            launching.launch_pending()
+            if time.monotonic() >= self._beat_due:
+                self._beat_due = time.monotonic() + BEAT_SECONDS
+                self._beat()
         except (OperationalError, InterfaceError) as error:
             connection.close()
+            self.observer.broken()
             if self.database_away_since is None:
                 self.database_away_since = time.monotonic()
                 logger.warning("the database is away, trainings go on: %s", error)
@@ -101,21 +114,33 @@ class Attendant:
                 logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
                 self.database_away_since = None
 
-
-def hosts_folder() -> Path:
-    """Where hosts keep what is theirs beside the runs: locks and the identity of their workers."""
-    path: Path = settings.TUNIX_OUTPUT_ROOT / ".hosts"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    def _beat(self) -> None:
+        """What need not happen in every round."""
+        beat()
+        if self.workers:
+            self.workers.keep()
+        problem = hosts.root_problem()
+        if problem and not self._root_said:
+            logger.error("claiming nothing: %s", problem)
+        self._root_said = bool(problem)
+        hosts.stop_taken_away()
+        self.observer.observe()
+        if is_due():
+            async_task("runs.tasks.deliver_webhooks")
+        if time.monotonic() >= self._prune_due:
+            self._prune_due = time.monotonic() + PRUNE_SECONDS
+            async_task("runs.tasks.prune")
+        flush_measured()
 
 
 def beat() -> None:
     """Say that this host is there, and what it offers."""
-    Host.objects.filter(pk=launching.this_host().pk).update(
+    Host.objects.filter(pk=hosts.this_host().pk).update(
         heartbeat_at=timezone.now(),
         boot_id=boot_id(),
         slots=settings.TUNIX_SLOTS,
         runtime_version=local_runtime().version or "",
+        silent_since=None,
     )
 
 
@@ -161,7 +186,7 @@ class Workers:
         self.canary_sent = None
 
     def _silent(self) -> bool:
-        host = Host.objects.get(pk=launching.this_host().pk)
+        host = Host.objects.get(pk=hosts.this_host().pk)
         now = timezone.now()
         if self.canary_sent is not None and (host.canary_at is None or host.canary_at < self.canary_sent):
             return now - self.canary_sent > CANARY_OVERDUE

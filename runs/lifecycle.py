@@ -12,12 +12,14 @@
 No arrow leads back: a retry is a new run. This is the only module that writes ``Run.status``.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
 from runs.models import TERMINAL, Run, RunEvent, RunStatus
+from runs.telemetry import count_end
 
 S = RunStatus
 
@@ -49,17 +51,38 @@ def transition(run: Run, new: str, *, reason: str, by: str, **fields: Any) -> Ru
     Raises:
         TransitionRefused: nothing was written.
     """
-    old = run.status
-    if new not in TRANSITIONS[old]:
-        raise TransitionRefused(run, new, old)
-    if new in TERMINAL:
-        fields.setdefault("completed_at", timezone.now())
-    with transaction.atomic():
-        if Run.objects.filter(pk=run.pk, status=old).update(status=new, **fields) != 1:
-            actual = Run.objects.filter(pk=run.pk).values_list("status", flat=True).first() or "deleted"
-            raise TransitionRefused(run, new, actual)
-        RunEvent.objects.create(run=run, old=old, new=new, reason=reason, by=by, at=timezone.now())
-    run.status = new
-    for name, value in fields.items():
-        setattr(run, name, value)
+    transition_together([run], new, reason=reason, by=by, **fields)
     return run
+
+
+def transition_together(runs: Sequence[Run], new: str, *, reason: str, by: str, **fields: Any) -> None:
+    """``transition`` for runs of one status that take the same step with the same fields, all of them or none.
+
+    Raises:
+        TransitionRefused: names the first run that is not what the caller believes; nothing was written.
+    """
+    old = runs[0].status
+    for run in runs:
+        if run.status != old or new not in TRANSITIONS[run.status]:
+            raise TransitionRefused(run, new, run.status)
+    now = timezone.now()
+    if new in TERMINAL:
+        fields.setdefault("completed_at", now)
+    with transaction.atomic():
+        keys = [run.pk for run in runs]
+        if Run.objects.filter(pk__in=keys, status=old).update(status=new, **fields) != len(runs):
+            transaction.set_rollback(True)
+            raise _refusal(runs, old, new)
+        RunEvent.objects.bulk_create(RunEvent(run=run, old=old, new=new, reason=reason, by=by, at=now) for run in runs)
+        if new in TERMINAL:
+            count_end([(run.mode, fields.get("duration_seconds")) for run in runs], status=new)
+    for run in runs:
+        run.status = new
+        for name, value in fields.items():
+            setattr(run, name, value)
+
+
+def _refusal(runs: Sequence[Run], old: str, new: str) -> TransitionRefused:
+    actual = dict(Run.objects.filter(pk__in=[run.pk for run in runs]).values_list("pk", "status"))
+    run = next((run for run in runs if actual.get(run.pk) != old), runs[0])
+    return TransitionRefused(run, new, actual.get(run.pk, "deleted"))

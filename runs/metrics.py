@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 from django.db import transaction
@@ -90,7 +90,7 @@ def _parse(lines: Iterable[bytes]) -> tuple[dict[str, list[Point]], dict[str, An
     return points, news
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
@@ -115,9 +115,11 @@ def _append(run: Run, name: str, points: list[Point]) -> None:
         chunk.save()
         rest = rest[room:]
     number = chunk.number + 1 if chunk is not None else 0
-    new = []
+    new: list[MetricChunk] = []
     for start in range(0, len(rest), CHUNK_POINTS):
-        fresh = MetricChunk(series=series, number=number + len(new), count=0, first_step=0, last_step=0, steps=b"", times=b"", values=b"")
+        fresh = MetricChunk(
+            series=series, number=number + len(new), count=0, first_step=0, last_step=0, steps=b"", times=b"", values=b""
+        )
         _fill(fresh, rest[start : start + CHUNK_POINTS])
         new.append(fresh)
     MetricChunk.objects.bulk_create(new)

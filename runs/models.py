@@ -47,6 +47,7 @@ class Host(models.Model):
     heartbeat_at = models.DateTimeField(null=True)
     started_at = models.DateTimeField(null=True, help_text="When the attendant started.")
     canary_at = models.DateTimeField(null=True, help_text="When the task queue of this host last did a task.")
+    silent_since = models.DateTimeField(null=True, help_text="Another host saw no heartbeat since; its own beat clears it.")
 
     objects = HostQuerySet.as_manager()
 
@@ -134,9 +135,7 @@ class Run(models.Model):
             models.Index("model_id", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_model_newest"),
             models.Index("owner", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_owner_newest"),
             # the claim of the queue
-            models.Index(
-                F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim", condition=Q(status="pending")
-            ),
+            models.Index(F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim", condition=Q(status="pending")),
             # the attendant's look at what its host executes
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
         ]
@@ -144,13 +143,10 @@ class Run(models.Model):
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="ck_run_status"),
             models.CheckConstraint(condition=Q(mode__in=RunMode.values), name="ck_run_mode"),
             models.CheckConstraint(
-                condition=Q(status__in=TERMINAL, completed_at__isnull=False)
-                | Q(status__in=ACTIVE, completed_at__isnull=True),
+                condition=Q(status__in=TERMINAL, completed_at__isnull=False) | Q(status__in=ACTIVE, completed_at__isnull=True),
                 name="ck_run_completed_at",
             ),
-            models.CheckConstraint(
-                condition=~Q(status__in=EXECUTING) | Q(started_at__isnull=False), name="ck_run_started_at"
-            ),
+            models.CheckConstraint(condition=~Q(status__in=EXECUTING) | Q(started_at__isnull=False), name="ck_run_started_at"),
             models.CheckConstraint(condition=~Q(status="completed") | Q(exit_code=0), name="ck_run_completed_exit_code"),
             models.CheckConstraint(
                 condition=Q(status="completed") | Q(exit_code__isnull=True) | ~Q(exit_code=0), name="ck_run_exit_code_zero"
@@ -174,6 +170,16 @@ class Run(models.Model):
     @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
+
+
+class OutputRoot(models.Model):
+    """The one output root of this database. Its folder holds the same id: a host that sees another folder claims nothing."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    single = models.BooleanField(default=True, unique=True, editable=False)
+
+    def __str__(self) -> str:
+        return str(self.id)
 
 
 class RunTag(models.Model):
@@ -249,3 +255,62 @@ class MetricChunk(models.Model):
 
     def __str__(self) -> str:
         return f"{self.series_id}[{self.number}]"
+
+
+class DeliveryState(models.TextChoices):
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given up"
+
+
+class WebhookDelivery(models.Model):
+    """One message to one receiver about the end of one run. Made in the transaction that ends the run."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="webhook_deliveries")
+    url = models.URLField(max_length=2000)
+    payload = models.JSONField()
+    state = models.CharField(max_length=16, choices=DeliveryState.choices, default=DeliveryState.WAITING)
+    attempts = models.PositiveIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        verbose_name_plural = "webhook deliveries"
+        indexes = [
+            models.Index(fields=["next_attempt_at"], name="ix_webhook_due", condition=Q(state="waiting")),  # what is due
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.url} ({self.state})"
+
+
+class WebhookAttempt(models.Model):
+    delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="log")
+    at = models.DateTimeField()
+    status_code = models.PositiveIntegerField(null=True)
+    error = models.TextField(blank=True)
+    seconds = models.FloatField()
+
+    class Meta:
+        ordering = ["at", "id"]
+
+    def __str__(self) -> str:
+        return str(self.status_code or self.error)
+
+
+class Tally(models.Model):
+    """A counter that outlives processes and deleted runs. ``shard`` spreads writers over rows; readers add them up."""
+
+    family = models.CharField(max_length=64)
+    label = models.CharField(max_length=128)
+    shard = models.PositiveSmallIntegerField(default=0)
+    count = models.BigIntegerField(default=0)
+    total = models.FloatField(default=0)
+
+    class Meta:
+        verbose_name_plural = "tallies"
+        constraints = [models.UniqueConstraint(fields=["family", "label", "shard"], name="uq_tally")]
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.label}"

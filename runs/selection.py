@@ -86,9 +86,7 @@ class Cursor:
             return runs.filter(created_at__gte=self.created_at).filter(
                 Q(created_at__gt=self.created_at) | Q(run_id__gt=self.run_id)
             )
-        return runs.filter(created_at__lte=self.created_at).filter(
-            Q(created_at__lt=self.created_at) | Q(run_id__lt=self.run_id)
-        )
+        return runs.filter(created_at__lte=self.created_at).filter(Q(created_at__lt=self.created_at) | Q(run_id__lt=self.run_id))
 
 
 def parse_moment(text: str) -> datetime:

@@ -5,7 +5,7 @@ commands call the same ones. Processes and files are the business of ``runs.exec
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from django_q.tasks import async_task
 
 from datasets.models import Dataset
 from runs import folder as run_folders
-from runs.lifecycle import TransitionRefused, transition
+from runs.lifecycle import TransitionRefused, transition, transition_together
 from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest
 from runs.models import ACTIVE, TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
 from runs.preflight import Preflight, check_request
-from runs.requests import InvalidRequest, RunRequest, clean_request
+from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.runtime import local_runtime
+from runs.telemetry import measured_write
+from runs.wakeup import wake_attendant
+from runs.webhooks import announce_end
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
@@ -106,12 +109,13 @@ def submit_run(
     if not request.dry_run:
         _require_free_folder(run)
     try:
-        with transaction.atomic():
+        with measured_write("a new run"), transaction.atomic():
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag(run=run, name=tag) for tag in request.tags)
             RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason="submitted", by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
+                transaction.on_commit(wake_attendant)
             if claim_for is not None:
                 claim_run(run=run, host=claim_for, by=by.get_username())
     except IntegrityError:
@@ -136,7 +140,7 @@ def find_submitted(*, request: RunRequest, by: User) -> Run | None:
 
 def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
     """Decide 404 and 501 before anything is stored."""
-    dataset = Dataset.objects.filter(dataset_key=request.dataset_key).first()
+    dataset = find_dataset(request.dataset_key)
     if dataset is None:
         raise DatasetNotFound(request.dataset_key)
     if not request.dry_run and not local_runtime().available and not (queued and _runtime_elsewhere()):
@@ -185,11 +189,25 @@ def claim_run(*, run: Run, host: Host, by: str) -> Run:
 
 
 def next_pending(*, mode: str, limit: int) -> list[Run]:
-    """The pending runs of one mode in their order; on PostgreSQL those that no other worker has its hands on."""
+    """The pending runs of one mode in their order; on PostgreSQL those that no other worker has its hands on. In a transaction:
+    the caller claims them in it (SQLite: it holds the one write lock meanwhile)."""
     pending = Run.objects.pending_in_order().filter(mode=mode)
     if connection.features.has_select_for_update_skip_locked:
         pending = pending.select_for_update(skip_locked=True, of=("self",))
     return list(pending[:limit])
+
+
+def claim_dry_runs(*, host: Host, limit: int, by: str) -> list[Run]:
+    """Claim up to ``limit`` pending dry runs at once."""
+    if not Run.objects.filter(status=RunStatus.PENDING, mode=RunMode.DRY_RUN).exists():
+        return []  # before the transaction: on SQLite that would lock every writer out
+    with transaction.atomic():
+        runs = next_pending(mode=RunMode.DRY_RUN, limit=limit)
+        if runs:
+            transition_together(
+                runs, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now()
+            )
+    return runs
 
 
 def request_of(run: Run) -> RunRequest:
@@ -224,15 +242,21 @@ def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     )
 
 
-def preflight_of(run: Run) -> tuple[RunRequest | None, Dataset | None, Preflight]:
-    """Check a stored run again, right before it is executed."""
+def find_dataset(dataset_key: str) -> Dataset | None:
+    return Dataset.objects.filter(dataset_key=dataset_key).first()
+
+
+def preflight_of(
+    run: Run, *, find: Callable[[str], Dataset | None] = find_dataset
+) -> tuple[RunRequest | None, Dataset | None, Preflight]:
+    """Check a stored run again, right before it is executed. ``find`` looks datasets up by key."""
     preflight = Preflight()
     try:
         request = request_of(run)
     except InvalidRequest as error:
         preflight.problems.append(f"The request is no longer valid: {error}")
         return None, None, preflight
-    dataset = Dataset.objects.filter(dataset_key=run.dataset_key).first()
+    dataset = find(run.dataset_key)
     if dataset is None:
         preflight.problems.append(f"Dataset not found: {run.dataset_key}")
         return request, None, preflight
@@ -242,14 +266,48 @@ def preflight_of(run: Run) -> tuple[RunRequest | None, Dataset | None, Preflight
 # --- the end of a run -------------------------------------------------------------------------------------------------
 
 
-def finish_run(*, run: Run, status: str, reason: str, by: str, **fields: Any) -> Run:
-    """Write the end of a run. Raises TransitionRefused when it has one already."""
+def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = False, **fields: Any) -> Run:
+    """Write the end of a run, put its webhook into the outbox, and, if it was ``lost`` and asked for that, retry it.
+
+    Raises TransitionRefused when it has an end already.
+    """
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
     fields.setdefault("duration_seconds", _seconds_between(run.started_at, fields["completed_at"]))
-    if run.status == RunStatus.RUNNING and status == RunStatus.CANCELLED:
-        transition(run, RunStatus.CANCELLING, reason=reason, by=by)
-    return transition(run, status, reason=reason, by=by, **fields)
+    before = run.status
+    try:
+        with measured_write("the end of a run"), transaction.atomic():
+            if before == RunStatus.RUNNING and status == RunStatus.CANCELLED:
+                transition(run, RunStatus.CANCELLING, reason=reason, by=by)
+            retry = _retry_lost(run) if lost and before != RunStatus.CANCELLING else None
+            if retry is not None:
+                start = "its last checkpoint" if retry.resume else "scratch"
+                fields["message"] += f" Run {retry.run_id} tries again from {start}."
+            transition(run, status, reason=reason, by=by, **fields)
+            announce_end(run)
+    except BaseException:
+        run.status = before  # the transaction took the step back
+        raise
+    return run
+
+
+def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, **fields: Any) -> None:
+    """``finish_run`` for runs of one status that end alike, in one transaction. Raises TransitionRefused; then none has ended."""
+    started = min((run.started_at for run in runs if run.started_at), default=None)
+    fields.setdefault("message", reason)
+    fields.setdefault("completed_at", timezone.now())
+    fields.setdefault("duration_seconds", _seconds_between(started, fields["completed_at"]))
+    with transaction.atomic():
+        transition_together(runs, status, reason=reason, by=by, **fields)
+        for run in runs:
+            announce_end(run)
+
+
+def _retry_lost(run: Run) -> Run | None:
+    """The automatic retry of a run that its host lost; bounded by the request's ``auto_retry``."""
+    if run.attempt > run.config.get("auto_retry", 0) or run.mode != RunMode.LOCAL:
+        return None
+    return _submit_retry(run, by=run.owner, resume=True)
 
 
 def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Iterable[str] = ()) -> Run:
@@ -261,7 +319,7 @@ def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Itera
         status=RunStatus.FAILED,
         reason=reason,
         by=by,
-        stderr=stderr[-settings.TUNIX_OUTPUT_MAX_BYTES :],
+        stderr=stderr.encode()[-settings.TUNIX_OUTPUT_MAX_BYTES :].decode(errors="ignore"),
     )
 
 
@@ -287,10 +345,11 @@ def request_cancel(*, run: Run, by: User) -> Run:
         reason = f"cancelled by {by.get_username()}"
         try:
             if run.status == RunStatus.PENDING:
-                return transition(
-                    run, RunStatus.CANCELLED, reason=reason, by=by.get_username(), cancel_requested_at=now, message=reason
+                return finish_run(
+                    run=run, status=RunStatus.CANCELLED, reason=reason, by=by.get_username(), cancel_requested_at=now
                 )
-            return transition(run, RunStatus.CANCELLING, reason=reason, by=by.get_username(), cancel_requested_at=now)
+            with measured_write("a cancel request"):
+                return transition(run, RunStatus.CANCELLING, reason=reason, by=by.get_username(), cancel_requested_at=now)
         except TransitionRefused:
             run.refresh_from_db()
     raise StateConflict(f"The run is changing right now ({run.status}); try again.")
@@ -304,12 +363,29 @@ def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
     """
     if run.status not in TERMINAL:
         raise StateConflict(f"Only an ended run can be retried; this one is {run.status}.")
-    config = run.config | {"output_dir": None}
-    request = clean_request(config)
+    return _submit_retry(run, by=by, resume=resume)
+
+
+def _submit_retry(run: Run, *, by: User, resume: bool) -> Run:
+    request = clean_request(run.config | {"output_dir": None})
     checkpoints = run_folder(run) / run_folders.CHECKPOINTS
     has_checkpoint = not request.dry_run and checkpoints.is_dir() and any(checkpoints.iterdir())
     retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, resume=resume and has_checkpoint)
     return retry
+
+
+def set_priority(*, run: Run, by: User, priority: int) -> Run:
+    """Move a pending run up or down the queue. Raises StateConflict, InvalidRequest."""
+    low, high = PRIORITY_RANGE
+    if not low <= priority <= high:
+        raise InvalidRequest({"priority": [f"This field must lie between {low} and {high}."]})
+    with transaction.atomic():
+        if Run.objects.filter(pk=run.pk, status=RunStatus.PENDING).update(priority=priority) != 1:
+            run.refresh_from_db(fields=["status"])
+            raise StateConflict(f"Only a pending run can be moved in the queue; this one is {run.status}.")
+        RunEvent.objects.create(run=run, reason=f"priority {run.priority} → {priority}", by=by.get_username(), at=timezone.now())
+    run.priority = priority
+    return run
 
 
 def trash_run(*, run: Run, by: User) -> None:
@@ -325,15 +401,24 @@ def purge_run(*, run: Run) -> int:
     if run.trashed_at is None or run.status in ACTIVE:
         raise StateConflict("Only a run in the trash can be purged.")
     folder = run_folder(run)
-    freed = 0
+    freed = folder_bytes(run)
     if folder.is_dir() and not folder.is_symlink():
-        freed = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
         shutil.rmtree(folder)
     run.delete()
     return freed
 
 
-def annotate_run(*, run: Run, by: User, tags: tuple[str, ...] | None = None, notes: str | None = None, pinned: bool | None = None) -> Run:
+def folder_bytes(run: Run) -> int:
+    """Bytes that the files of a run take, links not followed."""
+    folder = run_folder(run)
+    if folder.is_symlink() or not folder.is_dir():
+        return 0
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def annotate_run(
+    *, run: Run, by: User, tags: tuple[str, ...] | None = None, notes: str | None = None, pinned: bool | None = None
+) -> Run:
     """Change what people say about a run; what happened to it is not theirs to change."""
     with transaction.atomic():
         if tags is not None:

@@ -1,14 +1,39 @@
 """What django-q2 calls: short tasks that take keys, fetch and delegate."""
 
+from datetime import timedelta
+
+from django.conf import settings
 from django.utils import timezone
 
 from runs.execution import launching
 from runs.models import Host
+from runs.retention import prune_runs
+from runs.services import system_user
+from runs.telemetry import flush_measured
+from runs.webhooks import deliver_due
 
 
 def launch_pending() -> str:
     """Start what this host can take now."""
-    return f"{launching.launch_pending()} runs"
+    count = launching.launch_pending()
+    flush_measured()
+    return f"{count} runs"
+
+
+def deliver_webhooks() -> str:
+    """Send the messages about ended runs that are due."""
+    return f"{deliver_due()} attempts"
+
+
+def prune() -> str:
+    """Retention as set, and the trash."""
+    days = settings.TUNIX_RETENTION_DAYS if settings.TUNIX_RETENTION else None
+    pruned = prune_runs(
+        by=system_user(),
+        max_age=None if days is None else timedelta(days=days),
+        keep_newest=settings.TUNIX_RETENTION_RUNS if settings.TUNIX_RETENTION else None,
+    )
+    return f"{pruned.trashed} trashed, {pruned.purged} purged, {pruned.bytes_freed} bytes freed"
 
 
 def canary(host_name: str) -> None:

@@ -68,7 +68,12 @@ def check_web_threads(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 @register()
 def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     problems: list[CheckMessage] = []
-    for name in ("TUNIX_SYNC_TIMEOUT_SECONDS", "TUNIX_RUN_TIMEOUT_SECONDS", "TUNIX_STOP_WAIT_SECONDS", "TUNIX_TERM_GRACE_SECONDS"):
+    for name in (
+        "TUNIX_SYNC_TIMEOUT_SECONDS",
+        "TUNIX_RUN_TIMEOUT_SECONDS",
+        "TUNIX_STOP_WAIT_SECONDS",
+        "TUNIX_TERM_GRACE_SECONDS",
+    ):
         value = getattr(settings, name)
         if value is not None and value <= 0:
             problems.append(Error(f"{name} must be greater than 0, not {value}.", id="tunixrt.E005"))

@@ -34,7 +34,7 @@ def is_local_request(request: HttpRequest) -> bool:
 
 def local_user() -> User:
     """The person at this machine, made on first use; may do everything, can never log in with a password."""
-    user, created = User.objects.get_or_create(
+    user, _ = User.objects.get_or_create(
         username=LOCAL_USERNAME, defaults={"is_staff": True, "is_superuser": True, "password": "!"}
     )
     return user
@@ -53,9 +53,9 @@ class LocalModeMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.local_access = False  # type: ignore[attr-defined]
-        if is_local_request(request) and settings.SESSION_COOKIE_NAME not in request.COOKIES:
-            self._assume_local(request)
-        elif is_local_request(request) and not request.user.is_authenticated:
+        if (is_local_request(request) and settings.SESSION_COOKIE_NAME not in request.COOKIES) or (
+            is_local_request(request) and not request.user.is_authenticated
+        ):
             self._assume_local(request)
         return self.get_response(request)
 

@@ -117,7 +117,9 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {
         "timeout": 20,  # seconds a writer waits for the other one
         "transaction_mode": "IMMEDIATE",  # take the write lock first: no deadlock on the way from reading to writing
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-64000; PRAGMA mmap_size=268435456;",
+        "init_command": (
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-64000; PRAGMA mmap_size=268435456;"
+        ),
     }
 else:
     # Without reuse every poll of the queue opens a session; a pool cannot be used, since django-q2 forks.
@@ -229,6 +231,17 @@ TUNIX_TERM_GRACE_SECONDS = env.float("TUNIX_TERM_GRACE_SECONDS", 10.0)
 TUNIX_HOST_NAME = env.str("TUNIX_HOST_NAME", socket.gethostname())
 TUNIX_HOST_SILENT_SECONDS = env.float("TUNIX_HOST_SILENT_SECONDS", 60.0)
 TUNIX_HOST_LOST_SECONDS = env.float("TUNIX_HOST_LOST_SECONDS", 900.0)
+# Where the end of every run is told, unless its request names another place; and what the messages are signed with.
+TUNIX_WEBHOOK_URL = env.str("TUNIX_WEBHOOK_URL", "")
+TUNIX_WEBHOOK_SECRET = env.str("TUNIX_WEBHOOK_SECRET", "")
+TUNIX_WEBHOOK_ALLOW_PRIVATE = env.bool("TUNIX_WEBHOOK_ALLOW_PRIVATE", False)
+# Retention is off unless switched on; with no number it keeps 30 days.
+TUNIX_RETENTION = env.bool("TUNIX_RETENTION", False)
+TUNIX_RETENTION_DAYS = env.float("TUNIX_RETENTION_DAYS", None)
+TUNIX_RETENTION_RUNS = env.int("TUNIX_RETENTION_RUNS", None)
+if TUNIX_RETENTION and TUNIX_RETENTION_DAYS is None and TUNIX_RETENTION_RUNS is None:
+    TUNIX_RETENTION_DAYS = 30.0
+TUNIX_TRASH_HOURS = env.float("TUNIX_TRASH_HOURS", 24.0)
 # Database writes on the request path slower than this are logged.
 TUNIX_SLOW_WRITE_MS = env.float("TUNIX_SLOW_WRITE_MS", 250.0)
 

@@ -1,7 +1,8 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
+from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpResponse
 from rest_framework.exceptions import NotFound, ValidationError
@@ -20,6 +21,7 @@ from runs.selection import Cursor, Selection, parse_moment
 from runs.services import DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, StateConflict
 from tunixrt.api.errors import Conflict, NotImplementedHere
 
+REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 TEXT_MAX_LENGTH = 256
 
@@ -31,6 +33,11 @@ def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:
     if run is None:
         raise NotFound(f"Run not found: {parsed}")
     return run
+
+
+def actor(request: Request) -> User:
+    """Who asks; the permission classes let nobody else in."""
+    return cast(User, request.user)
 
 
 def full_run(run: Run) -> Response:
@@ -47,10 +54,10 @@ class RunSubmit(APIView):
         asked = self._read(request)
         try:
             if queued:
-                run, _ = services.submit_run(request=asked, by=request.user, queued=True)
+                run, _ = services.submit_run(request=asked, by=actor(request), queued=True)
             else:
-                run, _ = launching.run_in_request(request=asked, by=request.user)
-        except Exception as error:
+                run, _ = launching.run_in_request(request=asked, by=actor(request))
+        except REFUSALS as error:
             raise_as_answer(error)
         return Response(full_answer(run), status=202)
 
@@ -76,9 +83,7 @@ def raise_as_answer(error: Exception) -> NoReturn:
             raise NotFound(str(error)) from error
         case RuntimeUnavailable():
             raise NotImplementedHere(str(error)) from error
-        case launching.NoFreeSlot():
-            raise Conflict("Every slot of this host is training. Use ?mode=async to queue the run.") from error
-        case IdempotencyConflict() | StateConflict():
+        case launching.NoFreeSlot() | IdempotencyConflict() | StateConflict():
             raise Conflict(str(error)) from error
     raise error
 
@@ -141,12 +146,12 @@ class RunDetail(APIView):
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run(run_id)
         changes = _read_annotations(request.data)
-        services.annotate_run(run=run, by=request.user, **changes)
+        services.annotate_run(run=run, by=actor(request), **changes)
         return full_run(run)
 
     def delete(self, request: Request, run_id: str) -> Response:
         try:
-            services.trash_run(run=get_run(run_id), by=request.user)
+            services.trash_run(run=get_run(run_id), by=actor(request))
         except StateConflict as error:
             raise_as_answer(error)
         return Response({"trashed": True})
@@ -190,7 +195,7 @@ class RunCancel(APIView):
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run(run_id)
         try:
-            run = attending.cancel_run(run=run, by=request.user)
+            run = attending.cancel_run(run=run, by=actor(request))
         except StateConflict as error:
             raise_as_answer(error)
         return Response(full_answer(run), status=202)
@@ -205,8 +210,8 @@ class RunRetry(APIView):
         if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
             raise ValidationError({"resume": ["The only field is resume: true or false."]})
         try:
-            retry = services.retry_run(run=run, by=request.user, resume=data.get("resume", True))
-        except Exception as error:
+            retry = services.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
+        except REFUSALS as error:
             raise_as_answer(error)
         return Response(full_answer(retry), status=202)
 
@@ -235,4 +240,3 @@ class RuntimeStatus(APIView):
                 "message": runtime.message,
             }
         )
-

@@ -13,18 +13,20 @@ from django.utils import timezone
 
 from runs import folder as run_folders
 from runs import services
-from runs.execution.dry_run import execute_dry_run
+from runs.execution.dry_run import answer_dry_run
 from runs.execution.homecoming import bring_home
-from runs.execution.launching import start, this_host
+from runs.execution.hosts import this_host
+from runs.execution.launching import start
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
 from runs.models import Host, Run, RunMode, RunStatus
+from runs.processes import boot_id
 
 logger = logging.getLogger("tunixrt.runs")
 
 DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
-LOST_MESSAGE = "The training was lost: its keeper was killed, or the machine was restarted."
+LOST_MESSAGE = "The training was lost: its keeper was killed."
 FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
 
 
@@ -63,7 +65,7 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
         if not os.path.lexists(folder / run_folders.KEEPER):
             return _start_or_cancel(run, lock, by=by)
         killed = run_folders.kill_leftovers(folder, str(run.run_id))
-        run_folders.write_lost_exit(folder, str(run.run_id), _lost_message(killed))
+        run_folders.write_lost_exit(folder, str(run.run_id), _lost_message(run, killed))
         return bring_home(run, by=by)
     finally:
         os.close(lock)
@@ -80,10 +82,12 @@ def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
 def _attend_dry_run(run: Run, *, by: str) -> Run:
     if run.started_at is None or timezone.now() - run.started_at < DRY_RUN_PATIENCE:
         return run
-    return execute_dry_run(run, by=by)
+    return answer_dry_run(run, by=by)
 
 
-def _lost_message(killed: list[int]) -> str:
+def _lost_message(run: Run, killed: list[int]) -> str:
+    if run.process and run.process.get("boot_id") not in (None, boot_id()):
+        return "The training was lost: its machine was restarted."
     return LOST_MESSAGE + (f" {len(killed)} processes that it left were ended." if killed else "")
 
 

@@ -1,28 +1,64 @@
-"""A dry run: checks everything that can be checked at once, writes the manifest, starts nothing."""
+"""Dry runs: check everything that can be checked at once, write the manifest, start nothing."""
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from datasets.models import Dataset
 from runs import folder as run_folders
 from runs.models import Run, RunStatus
-from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT, finish_failed, finish_run, manifest_of, preflight_of, run_folder
+from runs.services import (
+    DRY_RUN_MESSAGE,
+    DRY_RUN_STDOUT,
+    find_dataset,
+    finish_failed,
+    finish_run,
+    finish_together,
+    manifest_of,
+    preflight_of,
+    run_folder,
+)
+
+PASSED: dict[str, Any] = {"status": RunStatus.COMPLETED, "reason": DRY_RUN_MESSAGE, "exit_code": 0, "stdout": DRY_RUN_STDOUT}
 
 
-def execute_dry_run(run: Run, *, by: str) -> Run:
+def answer_dry_run(run: Run, *, by: str) -> Run:
     """Answer a claimed dry run. Doing it twice does no harm: the second end is refused by the life cycle."""
-    request, dataset, preflight = preflight_of(run)
+    passed, problems, warnings = _check(run, find=find_dataset)
+    if passed:
+        return finish_run(run=run, by=by, stderr=_as_stderr(warnings), **PASSED)
+    return finish_failed(run=run, problems=problems, warnings=warnings, by=by)
+
+
+def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
+    """Answer claimed dry runs, those that end alike in one transaction."""
+    find = cache(find_dataset)
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        passed, problems, warnings = _check(run, find=find)
+        if passed:
+            alike[_as_stderr(warnings)].append(run)
+        else:
+            finish_failed(run=run, problems=problems, warnings=warnings, by=by)
+    for stderr, group in alike.items():
+        finish_together(runs=group, by=by, stderr=stderr, **PASSED)
+
+
+def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, list[str], list[str]]:
+    """``(passed, problems, warnings)``; the manifest of one that passed is on disk."""
+    request, dataset, preflight = preflight_of(run, find=find)
     if not preflight.passed or request is None or dataset is None:
-        return finish_failed(run=run, problems=preflight.problems, warnings=preflight.warnings, by=by)
+        return False, preflight.problems, preflight.warnings
     try:
         folder = run_folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / run_folders.MANIFEST).write_text(manifest_of(run, dataset=dataset, request=request), encoding="utf-8")
     except OSError as error:
         problem = f"The manifest cannot be written: {error.strerror or error}. Check the output root's disk and permissions."
-        return finish_failed(run=run, problems=[problem], by=by)
-    return finish_run(
-        run=run,
-        status=RunStatus.COMPLETED,
-        reason=DRY_RUN_MESSAGE,
-        by=by,
-        exit_code=0,
-        stdout=DRY_RUN_STDOUT,
-        stderr="\n".join(f"warning: {warning}" for warning in preflight.warnings),
-    )
+        return False, [problem], preflight.warnings
+    return True, [], preflight.warnings
+
+
+def _as_stderr(warnings: Sequence[str]) -> str:
+    return "\n".join(f"warning: {warning}" for warning in warnings)

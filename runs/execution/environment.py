@@ -19,9 +19,7 @@ _PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "ROCM_", "TPU_", "LIBTPU_", "JA
 
 def trainer_environment(run: Run) -> dict[str, str]:
     """PATH, HOME, accelerators, JAX, Hugging Face, proxies and certificates; the run's id; caches that outlive the run."""
-    allowed = {
-        name: value for name, value in os.environ.items() if name.upper() in _NAMES or name.startswith(_PREFIXES)
-    }
+    allowed = {name: value for name, value in os.environ.items() if name.upper() in _NAMES or name.startswith(_PREFIXES)}
     caches = settings.VAR_DIR / "cache"
     allowed.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jax"))
     allowed["TUNIXRT_CACHE_DIR"] = str(caches / "tokens")

@@ -5,9 +5,8 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from django.db import OperationalError, transaction
 from datasets.services import write_jsonl
 from runs import folder as run_folders
 from runs import keeper, services
-from runs.execution.dry_run import execute_dry_run
+from runs.execution.dry_run import answer_dry_run, answer_dry_runs
 from runs.execution.environment import trainer_environment
 from runs.execution.homecoming import bring_home
+from runs.execution.hosts import note_keeper, root_problem, this_host
 from runs.execution.outcome import outcome, read_end
 from runs.lifecycle import TransitionRefused
-from runs.models import TERMINAL, Host, Run, RunMode
+from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
 from runs.requests import RunRequest
 from runs.runtime import local_runtime, tunix_command
+from runs.wakeup import hosts_folder
 
 logger = logging.getLogger("tunixrt.runs")
 
@@ -35,23 +36,13 @@ LAUNCH_SECONDS = 40.0  # one task launches for at most this long; its time limit
 
 
 class NoFreeSlot(Exception):
-    """Every slot of this host trains already."""
-
-
-@cache
-def _host_pk(name: str) -> int:
-    return Host.objects.get_or_create(name=name, defaults={"slots": settings.TUNIX_SLOTS})[0].pk
-
-
-def this_host() -> Host:
-    return Host(pk=_host_pk(settings.TUNIX_HOST_NAME), name=settings.TUNIX_HOST_NAME)
+    """This host cannot take a run in the request right now; the message says why and what to do."""
 
 
 @contextmanager
 def launch_lock() -> Iterator[None]:
     """Held while slots of this host are counted and taken: one launcher at a time, whatever process it is in."""
-    path = settings.TUNIX_OUTPUT_ROOT / ".hosts" / f"{settings.TUNIX_HOST_NAME}.launch"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.launch"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -76,7 +67,9 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     """
     if request.dry_run:
         run, created = services.submit_run(request=request, by=by, queued=False, claim_for=this_host())
-        return (execute_dry_run(run, by="web") if created else run), created
+        return (answer_dry_run(run, by="web") if created else run), created
+    if problem := root_problem():
+        raise NoFreeSlot(problem)
     if found := services.find_submitted(request=request, by=by):
         return found, False
     services.check_submittable(request=request, queued=False)
@@ -85,7 +78,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
         if found := services.find_submitted(request=request, by=by):
             return found, False
         if free_slots(host) < 1:
-            raise NoFreeSlot
+            raise NoFreeSlot("Every slot of this host is training. Use ?mode=async to queue the run.")
         run, created = services.submit_run(request=request, by=by, queued=False)
         if not created:
             return run, False
@@ -125,37 +118,33 @@ def wait_for(run: Run) -> Run:
 # --- from the queue ---------------------------------------------------------------------------------------------------
 
 
-def launch_pending() -> int:
-    """Claim and start what this host can take now; returns how many runs. Called by tasks and by the attendant, as often as
-    anybody likes: what is claimed already is not found again."""
+def launch_pending(seconds: float = LAUNCH_SECONDS) -> int:
+    """Claim and start what this host can take now, for at most so long; returns how many runs. Called by tasks and by the
+    attendant, as often as anybody likes: what is claimed already is not found again."""
+    if root_problem():
+        return 0
     host = this_host()
-    give_up = time.monotonic() + LAUNCH_SECONDS
+    give_up = time.monotonic() + seconds
     launched = 0
-    while time.monotonic() < give_up and (count := _answer_dry_runs(host)):
-        launched += count
-    if local_runtime().available:
-        while time.monotonic() < give_up and _launch_one(host):
-            launched += 1
+    while _launch_one(host):
+        launched += 1
+    while time.monotonic() < give_up and (runs := services.claim_dry_runs(host=host, limit=DRY_RUN_BATCH, by="queue")):
+        _answer(runs)
+        launched += len(runs)
     return launched
 
 
-def _answer_dry_runs(host: Host) -> int:
-    with transaction.atomic():
-        claimed = []
-        for run in services.next_pending(mode=RunMode.DRY_RUN, limit=DRY_RUN_BATCH):
-            try:
-                claimed.append(services.claim_run(run=run, host=host, by="queue"))
-            except TransitionRefused:
-                continue  # cancelled, or another worker was first
-    for run in claimed:
-        try:
-            execute_dry_run(run, by="queue")
-        except TransitionRefused as refused:
-            logger.info("dry run %s was answered by somebody else: %s", run.run_id, refused)
-    return len(claimed)
+def _answer(runs: Sequence[Run]) -> None:
+    try:
+        answer_dry_runs(runs, by="queue")
+    except TransitionRefused as refused:  # the attendant thought we were gone and answered some: the rest is its
+        logger.info("dry runs were answered by somebody else: %s", refused)
 
 
 def _launch_one(host: Host) -> bool:
+    """Start the next local run if one waits and a slot is free; False when there is nothing to do."""
+    if not Run.objects.filter(status=RunStatus.PENDING, mode=RunMode.LOCAL).exists() or not local_runtime().available:
+        return False
     with launch_lock():
         if free_slots(host) < 1:
             return False
@@ -167,7 +156,7 @@ def _launch_one(host: Host) -> bool:
             try:
                 lock = _claim_locked(run, host, by="queue")
             except TransitionRefused:
-                return True  # cancelled or taken: there may be another one
+                return False  # cancelled or taken this moment: the next round looks again
     if lock is not None:
         with _closing(lock):
             start(run, lock)
@@ -221,6 +210,7 @@ def _start(run: Run, lock: int) -> None:
     manifest = services.manifest_of(run, dataset=dataset, request=request)
     (folder / run_folders.MANIFEST).write_text(manifest, encoding="utf-8")
     run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder))
+    note_keeper(run)
     starter = subprocess.run(
         keeper.command(folder, lock),
         pass_fds=[lock],
@@ -233,7 +223,9 @@ def _start(run: Run, lock: int) -> None:
     )
     if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
         said = starter.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise RuntimeError(f"its keeper did not start (exit code {starter.returncode}): {said[-1] if said else 'no reason given'}")
+        raise RuntimeError(
+            f"its keeper did not start (exit code {starter.returncode}): {said[-1] if said else 'no reason given'}"
+        )
     run.process = run_folders.read_keeper(folder)
     Run.objects.filter(pk=run.pk).update(process=run.process)
 

@@ -15,7 +15,7 @@ class Command(BaseCommand):
         port = settings.BIND.rpartition(":")[2]
         if settings.LOCAL_MODE:
             self.stderr.write(
-                f"Local mode: requests from this machine need no login and act as the user `local`. Listening on {settings.BIND} only."
+                f"Local mode: listening on {settings.BIND} only; nobody needs a login, all act as the user `local`."
             )
         self.stderr.write(f"tunixrt is at http://{settings.BIND}/")
         arguments = [
@@ -29,4 +29,4 @@ class Command(BaseCommand):
             "tunixrt.wsgi:application",
         ]
         os.chdir(settings.BASE_DIR)
-        os.execv(sys.executable, arguments)  # noqa: S606 - granian takes this process's place and gets its signals
+        os.execv(sys.executable, arguments)

@@ -1,0 +1,150 @@
+"""This host and the others: whose output root it is, which keepers run here, and who has not been heard of.
+
+Several hosts share one database and one output root. A host is judged lost only after one observer saw no heartbeat for
+TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database there all the while.
+"""
+
+import logging
+import os
+import time
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from django.conf import settings
+from django.utils import timezone
+
+from runs import folder as run_folders
+from runs import services
+from runs.execution.homecoming import bring_home
+from runs.execution.outcome import read_end
+from runs.lifecycle import TransitionRefused
+from runs.models import EXECUTING, Host, OutputRoot, Run, RunEvent, RunMode
+from runs.wakeup import hosts_folder
+
+logger = logging.getLogger("tunixrt.hosts")
+
+ROOT_ID = "root_id"
+
+
+@cache
+def _host_pk(name: str) -> int:
+    return Host.objects.get_or_create(name=name, defaults={"slots": settings.TUNIX_SLOTS})[0].pk
+
+
+def this_host() -> Host:
+    return Host(pk=_host_pk(settings.TUNIX_HOST_NAME), name=settings.TUNIX_HOST_NAME)
+
+
+# --- the output root --------------------------------------------------------------------------------------------------
+
+_root_checked: dict[str, float] = {}
+_ROOT_SECONDS = 10.0
+
+
+def root_problem() -> str | None:
+    """Why this host must not claim runs: its output root is not the one that the database knows. None: all is well."""
+    key = str(settings.TUNIX_OUTPUT_ROOT)
+    if time.monotonic() - _root_checked.get(key, -_ROOT_SECONDS) < _ROOT_SECONDS:
+        return None
+    marker = hosts_folder() / ROOT_ID
+    known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
+    if not marker.exists() and not Run.objects.filter(mode=RunMode.LOCAL).exists():
+        run_folders.create_json_once(marker, {"id": str(known.id)})
+    found = (run_folders.read_json(marker) or {}).get("id")
+    if found != str(known.id):
+        return (
+            f"The output root {key} is not this database's: its marker {marker.name} says {found}, the database {known.id}."
+            " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. (A root moved on purpose takes the marker along.)"
+        )
+    _root_checked[key] = time.monotonic()
+    return None
+
+
+# --- keepers of this host ---------------------------------------------------------------------------------------------
+
+
+def note_keeper(run: Run) -> None:
+    """Remember that this host starts a keeper for ``run``, so that it is found even if the run is taken away meanwhile."""
+    folder = _keepers_folder()
+    (folder / str(run.run_id)).write_text(str(services.run_folder(run)))
+
+
+def _keepers_folder() -> Path:
+    path: Path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.keepers"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def stop_taken_away() -> None:
+    """Stop the keepers of runs that are ours no longer: judged lost while we were away, and perhaps retried elsewhere."""
+    noted = {entry.name: entry for entry in _keepers_folder().iterdir()}
+    ours = Run.objects.executing_on(this_host()).filter(pk__in=list(noted)).values_list("pk", flat=True)
+    for run_id in noted.keys() - {str(pk) for pk in ours}:
+        note = noted[run_id]
+        path = note.read_text()
+        lock = run_folders.try_lock(os.path.join(path, run_folders.LOCK)) if os.path.isdir(path) else None
+        if lock is None and os.path.isdir(path):
+            run_folders.request_stop(path, "cancel", "attendant: the run was taken away from this host")
+            continue
+        if lock is not None:
+            os.close(lock)
+        note.unlink(missing_ok=True)
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
+
+
+class Observer:
+    """Watches the heartbeats of the other hosts. After ``broken()`` (the database was away) nothing counts that came before."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[datetime | None, float]] = {}
+
+    def broken(self) -> None:
+        self._seen.clear()
+
+    def observe(self) -> None:
+        now = time.monotonic()
+        executing = Run.objects.filter(status__in=EXECUTING, host__isnull=False)
+        for host in Host.objects.exclude(pk=this_host().pk).filter(pk__in=executing.values("host")):
+            beat, since = self._seen.get(host.pk, (None, now))
+            if host.pk not in self._seen or beat != host.heartbeat_at:
+                self._seen[host.pk] = (host.heartbeat_at, now)
+                continue
+            silence = now - since
+            if silence >= settings.TUNIX_HOST_LOST_SECONDS:
+                self._judge_lost(host, silence)
+            elif silence >= settings.TUNIX_HOST_SILENT_SECONDS and host.silent_since is None:
+                self._mark_silent(host)
+
+    @staticmethod
+    def _mark_silent(host: Host) -> None:
+        since = host.heartbeat_at or timezone.now()
+        if Host.objects.filter(pk=host.pk, silent_since=None).update(silent_since=since) != 1:
+            return  # another observer said it
+        reason = f"host {host.name} not heard since {since:%Y-%m-%d %H:%M:%S} UTC; the run may well go on"
+        logger.warning(reason)
+        RunEvent.objects.bulk_create(
+            RunEvent(run=run, reason=reason, by=settings.TUNIX_HOST_NAME, at=timezone.now())
+            for run in Run.objects.executing_on(host)
+        )
+
+    @staticmethod
+    def _judge_lost(host: Host, silence: float) -> None:
+        for run in Run.objects.executing_on(host):
+            folder = services.run_folder(run)
+            lock = run_folders.try_lock(folder / run_folders.LOCK) if folder.is_dir() else None
+            if lock is None and folder.is_dir():
+                continue  # its keeper holds the lock on the shared root: alive, whatever its attendant does
+            try:
+                if lock is not None and read_end(folder) is not None:
+                    bring_home(run, by=settings.TUNIX_HOST_NAME)
+                    continue
+                reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
+                services.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
+            except TransitionRefused as refused:
+                logger.info("run %s: %s", run.run_id, refused)
+            finally:
+                if lock is not None:
+                    os.close(lock)

@@ -16,8 +16,8 @@ from tunix.models.llama3 import model as llama3
 from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen3 import model as qwen3
 
-from runs.architectures import Architecture
-from runs.trainer.modeling.attention import Attention
+from runs.architectures import Architecture, Rope
+from runs.trainer.modeling.attention import Attention, rotary_tables
 
 Cache = dict[str, dict[str, jax.Array]]
 
@@ -34,6 +34,7 @@ class _Decoder:
     layers: Any
     final_norm: Any
     config: Any
+    ropes: tuple[Rope, ...]
 
     def __call__(
         self,
@@ -46,11 +47,12 @@ class _Decoder:
         hidden_only: bool = False,
     ) -> tuple[jax.Array, Cache | None]:
         x = self.embedder.encode(input_tokens)
+        tables = rotary_tables(self.ropes, self.config.head_dim, positions)
         mask = attention_mask.astype(bool)
         new_cache: Cache | None = None if cache is None else {}
         for index, layer in enumerate(self.layers):
             name = f"layer_{index}"
-            layer_cache, x = self._layer(layer, x, positions, None if cache is None else cache[name], mask)
+            layer_cache, x = self._layer(layer, x, tables, None if cache is None else cache[name], mask)
             if new_cache is not None:
                 new_cache[name] = layer_cache
         x = self.final_norm(x)
@@ -84,8 +86,9 @@ class _Decoder:
     def num_embed(self) -> int:
         return self.embedder.input_embedding.value.shape[0]
 
-    def _layer(self, layer: Any, x: jax.Array, positions: jax.Array, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
-        return layer(x, positions, cache, mask)
+    def _layer(self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
+        # What upstream passes on as positions are our tables.
+        return layer(x, tables, cache, mask)
 
 
 class Llama(_Decoder, llama3.Llama3):
@@ -95,13 +98,13 @@ class Llama(_Decoder, llama3.Llama3):
 class Qwen2(_Decoder, qwen2.Qwen2):
     """Qwen 2 and 2.5."""
 
-    def _layer(self, layer: Any, x: jax.Array, positions: jax.Array, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
-        # Upstream hands ready-made sines and cosines down; ours computes them, so positions travel in their place.
-        return layer(x, cache, mask, positions, None)
+    def _layer(self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
+        # Upstream passes sines and cosines on apart; our tables travel in the place of the sines.
+        return layer(x, cache, mask, tables, None)
 
 
 class Qwen2Attention(Attention):
-    def __call__(self, x: jax.Array, cache: Any, mask: jax.Array, sin: jax.Array, cos: None, segment_ids: None = None) -> Any:
+    def __call__(self, x: jax.Array, cache: Any, mask: jax.Array, sin: Any, cos: None, segment_ids: None = None) -> Any:
         return super().__call__(x, sin, cache, mask)
 
 
@@ -110,8 +113,8 @@ class Qwen3(_Decoder, qwen3.Qwen3):
 
 
 class Qwen3Attention(Attention):
-    def __call__(self, x: jax.Array, positions: jax.Array, cache: Any, mask: jax.Array, segment_ids: None = None) -> Any:
-        return super().__call__(x, positions, cache, mask)
+    def __call__(self, x: jax.Array, tables: Any, cache: Any, mask: jax.Array, segment_ids: None = None) -> Any:
+        return super().__call__(x, tables, cache, mask)
 
 
 class Gemma(_Decoder, gemma.Gemma):
@@ -159,6 +162,7 @@ def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: boo
     if architecture.is_gemma:
         module.final_norm = GemmaNorm(module.final_norm, architecture.norm_eps)
     module.final_softcap = architecture.final_softcap
+    module.ropes = architecture.ropes
     return module
 
 

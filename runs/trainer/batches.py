@@ -84,7 +84,7 @@ class Prefetcher:
 
     def __init__(self, builder: BatchBuilder, plan: DataPlan, *, start: int, stop: int):
         """Batches of steps ``start`` to ``stop`` - 1."""
-        self._queue: queue.Queue[HostBatch | BaseException | None] = queue.Queue(maxsize=self.AHEAD)
+        self._queue: queue.Queue[HostBatch | Exception | None] = queue.Queue(maxsize=self.AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(builder, plan, start, stop), name="prefetch", daemon=True)
         self._thread.start()
@@ -96,19 +96,20 @@ class Prefetcher:
                     break
                 self._put(builder.build(step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch))
             self._put(None)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - raised again where the batch is taken
             self._put(error)
 
-    def _put(self, item: HostBatch | BaseException | None) -> None:
+    def _put(self, item: HostBatch | Exception | None) -> None:
         while not self._closed.is_set():
             try:
-                return self._queue.put(item, timeout=0.2)
+                self._queue.put(item, timeout=0.2)
             except queue.Full:
                 continue
+            return
 
     def __iter__(self) -> Iterator[HostBatch]:
         while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             yield item
 

@@ -79,7 +79,14 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         return sorted(self.manager.all_steps())
 
     def save_now(
-        self, step: int, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool, state: dict[str, Any], eval_loss: float | None
+        self,
+        step: int,
+        model: nnx.Module,
+        optimizer: nnx.Optimizer,
+        *,
+        lora: bool,
+        state: dict[str, Any],
+        eval_loss: float | None,
     ) -> None:
         """Save in the background; returns when the weights may change again. ``state`` comes back from ``restore``.
 
@@ -156,12 +163,12 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
         found = json.loads((folder / IDENTITY).read_text())
     except (OSError, ValueError) as error:
         raise StorageError(
-            f"{folder} holds checkpoints without a readable {IDENTITY}: they were not written by this program; choose another folder"
+            f"{folder} holds checkpoints without a readable {IDENTITY}: this program did not write them; choose another folder"
         ) from error
     for name, value in identity.items():
         if found.get(name) != value:
             raise StorageError(
-                f"the checkpoints in {folder} belong to another training: {name} is {found.get(name)!r} there and {value!r} here; "
+                f"the checkpoints in {folder} are of another training: {name} is {found.get(name)!r} there and {value!r} here; "
                 "correct the manifest, or choose another folder"
             )
 

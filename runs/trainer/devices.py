@@ -29,9 +29,7 @@ def start_devices() -> None:
     try:
         if os.environ.get("JAX_COORDINATOR_ADDRESS"):
             count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-            jax.distributed.initialize(
-                num_processes=int(count) if count else None, process_id=int(index) if index else None
-            )
+            jax.distributed.initialize(num_processes=int(count) if count else None, process_id=int(index) if index else None)
         jax.devices()
     except (RuntimeError, ValueError) as error:
         raise RuntimeMissing(f"JAX cannot use its devices: {error}") from error

@@ -73,9 +73,19 @@ class Interrupted(TrainerError):
 
 
 _DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
-_DISK_WORDS = ("No space left on device", "ENOSPC", "Disk quota exceeded", "EDQUOT", "File too large", "EFBIG", "Read-only file system")
+_DISK_WORDS = (
+    "No space left on device",
+    "ENOSPC",
+    "Disk quota exceeded",
+    "EDQUOT",
+    "File too large",
+    "EFBIG",
+    "Read-only file system",
+)
 _MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "std::bad_alloc")
-_MEMORY_ADVICE = "make batch_size or max_seq_length smaller, raise gradient_accumulation_steps, or turn gradient_checkpointing or LoRA on"
+_MEMORY_ADVICE = (
+    "make batch_size or max_seq_length smaller, raise gradient_accumulation_steps, or turn gradient_checkpointing or LoRA on"
+)
 
 
 def explain(error: BaseException) -> TrainerError | None:
@@ -96,7 +106,9 @@ def explain(error: BaseException) -> TrainerError | None:
         if isinstance(current, MemoryError) or any(word in text for word in _MEMORY_WORDS):
             return MemoryProblem(f"the memory does not suffice ({_first_line(text) or 'MemoryError'}); {_MEMORY_ADVICE}")
         if isinstance(current, ImportError) and not (current.name or "").startswith("runs"):
-            return RuntimeMissing(f"a library of the training runtime does not load: {_first_line(text)}; `pip install -e '.[tunix]'` repairs it")
+            return RuntimeMissing(
+                f"a library of the training runtime does not load: {_first_line(text)}; `pip install -e '.[tunix]'` repairs it"
+            )
         if isinstance(current, KeyboardInterrupt):
             return Interrupted("interrupted from the keyboard before a checkpoint could be saved")
         current = current.__cause__

@@ -26,8 +26,8 @@ SAMPLES = 5  # outputs that go into result.json
 class _Ids:
     """google-tunix's sampler takes strings; ours are lists of ids already.
 
-    Padding is -1, an id no prompt has: many tokenizers pad with the token that also ends a turn, which the sampler would hide from
-    attention wherever it occurs in a prompt.
+    Padding is -1, an id no prompt has: many tokenizers pad with the token that also ends a turn, which the sampler would then
+    hide from attention wherever it occurs in a prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -76,7 +76,7 @@ class ExactMatch:
         max_prompt: int,
         max_tokens: int,
     ):
-        """``offsets``: byte offsets of the candidates' lines. Problems whose prompt exceeds ``max_prompt`` tokens count as not solved."""
+        """``offsets``: byte offsets of the candidates' lines. Prompts of more than ``max_prompt`` tokens count as not solved."""
         self._tokenizer = tokenizer
         self._examples = examples_at(dataset, [int(offset) for offset in offsets[:count]])
         self._prompts = [tokenizer.encode_prompt(example.messages[:-1]) for example in self._examples]
@@ -115,13 +115,19 @@ class ExactMatch:
                     outputs[i] = text
         finally:
             self._sampler.release()
-        solved = [last_line(output) == last_line(example.final_answer or "") for output, example in zip(outputs, self._examples, strict=True)]
+        solved = [
+            last_line(output) == last_line(example.final_answer or "")
+            for output, example in zip(outputs, self._examples, strict=True)
+        ]
         return float(np.mean(solved)), outputs[:SAMPLES]
 
     def samples(self) -> list[dict[str, str]]:
         """Prompt and expected answer of the problems whose outputs ``solve`` returns."""
         return [
-            {"prompt": example.messages[-2]["content"] if len(example.messages) > 1 else "", "expected": example.messages[-1]["content"]}
+            {
+                "prompt": example.messages[-2]["content"] if len(example.messages) > 1 else "",
+                "expected": example.messages[-1]["content"],
+            }
             for example in self._examples[:SAMPLES]
         ]
 

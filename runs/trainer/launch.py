@@ -8,6 +8,7 @@ library although the project has an application of the same name (docs/architect
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import sys
@@ -55,13 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     # Imported here: --version and --help must answer in milliseconds.
     if arguments.command == "train":
-        from runs.trainer.train import train_from_manifest
+        from runs.trainer.train import train_from_manifest  # noqa: PLC0415
 
         train_from_manifest(arguments.config)
     else:
-        from runs.trainer.validate import print_report, validate_manifest
+        from runs.trainer.validate import print_report, validate_manifest  # noqa: PLC0415
 
-        print_report(validate_manifest(arguments.config, smoke=arguments.smoke), as_json=arguments.json)
+        # What is said on the way belongs to people: with --json stdout holds the object alone.
+        with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
+            report = validate_manifest(arguments.config, smoke=arguments.smoke)
+        print_report(report, as_json=arguments.json)
     return 0
 
 

@@ -66,7 +66,9 @@ def answer_loss(
     graph, head, rest = nnx.split(module, _is_head, ...)
     if not train_head:
         head = jax.lax.stop_gradient(head)
-    total = _chunked_loss((graph, train_head), head, jax.lax.stop_gradient(rest), flat, labels.reshape(-1)[order], flat_weights[order])
+    total = _chunked_loss(
+        (graph, train_head), head, jax.lax.stop_gradient(rest), flat, labels.reshape(-1)[order], flat_weights[order]
+    )
     return total, flat_weights.sum()
 
 
@@ -110,7 +112,9 @@ def _chunked_loss(static: Any, head: Any, rest: Any, hidden: jax.Array, labels: 
     return jax.lax.scan(add, jnp.float32(0), _chunks(hidden, labels, weights, _vocabulary(head)))[0]
 
 
-def _forward(static: Any, head: Any, rest: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, Any]:
+def _forward(
+    static: Any, head: Any, rest: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, Any]:
     """The loss, and as residuals its gradients by ``hidden`` and, where it is trained, by ``head``."""
     graph, train_head = static
 

@@ -44,7 +44,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, write: bool = True):
         """``write`` false: of several processes only the first one writes."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path if write else os.devnull, "ab", buffering=0)
+        self._file = open(path if write else os.devnull, "ab", buffering=0)  # noqa: SIM115 - open as long as the training
         if write:
             self._drop_torn_line(path)
 

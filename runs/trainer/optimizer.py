@@ -34,7 +34,7 @@ def make_optimizer(training: dict[str, Any], *, total: int) -> optax.GradientTra
     clip, decay = training["max_grad_norm"], training["weight_decay"]
     return float32_master(
         optax.chain(
-            # Links that are switched off stay in the chain: the optimizer's state keeps its form, so a resumed run may change them.
+            # Links that are switched off stay in the chain: the state keeps its form, so a resumed run may change them.
             optax.identity() if clip is None else optax.clip_by_global_norm(clip),
             optax.scale_by_adam(*BETAS, eps=EPSILON),
             optax.identity() if decay == 0 else optax.add_decayed_weights(decay, mask=decayed),
@@ -86,7 +86,10 @@ def float32_master(inner: optax.GradientTransformation) -> optax.GradientTransfo
         master = jax.tree.map(lambda u, m: None if m is None else m + u, updates, state.master)
         # What is added to a low-precision weight is the exact difference to its new, rounded value.
         steps = jax.tree.map(
-            lambda u, p, m: u if m is None else m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32), updates, params, master
+            lambda u, p, m: u if m is None else m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32),
+            updates,
+            params,
+            master,
         )
         return steps, MasterState(master, inner_state)
 

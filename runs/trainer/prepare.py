@@ -1,8 +1,7 @@
-"""From a manifest to everything a step needs: model, tokenised data, plan of the data, held-out batches."""
+"""From a manifest to everything a step needs: the model, and the inputs made for it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,24 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from runs.manifest import ManifestError, read_manifest
 from runs.trainer.batches import BatchBuilder, HostBatch
 from runs.trainer.dataset import examples_at
 from runs.trainer.devices import choose_dtype
-from runs.trainer.errors import ManifestProblem
+from runs.trainer.inputs import plan_data, tokenise
 from runs.trainer.metrics import say
 from runs.trainer.modeling import LoadedModel, apply_lora, load_model
-from runs.trainer.plan import DataPlan, StepRows, held_out_batches, total_steps
-from runs.trainer.tokenizer import Tokenizer, load_tokenizer
-from runs.trainer.tokens import TokenisedData, tokenised_data
-
-
-def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
-    """The checked manifest and its folder. Raises ManifestProblem."""
-    try:
-        return read_manifest(config), config.absolute().parent
-    except ManifestError as error:
-        raise ManifestProblem(f"{config.name}: {error}") from error
+from runs.trainer.plan import DataPlan, StepRows
+from runs.trainer.tokenizer import Tokenizer
+from runs.trainer.tokens import TokenisedData
 
 
 @dataclass
@@ -103,88 +93,3 @@ def prepare(manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, che
     plan, rows, total = plan_data(data, training)
     builder = BatchBuilder(data, shards=mesh.size, process=jax.process_index(), processes=jax.process_count())
     return Prepared(manifest, folder, dtype, model, tokenizer, data, plan, total, builder, rows)
-
-
-def tokenise(
-    manifest: dict[str, Any], folder: Path, tokenizer_folder: Path | None, check_stop: Callable[[], None]
-) -> tuple[Tokenizer, TokenisedData]:
-    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder."""
-    tokenizer = load_tokenizer(tokenizer_folder)
-    data = tokenised_data(
-        folder / manifest["dataset"]["path"],
-        tokenizer=tokenizer,
-        max_length=manifest["training"]["max_seq_length"],
-        too_long=manifest["training"]["too_long"],
-        cache_root=Path(os.environ.get("TUNIXRT_CACHE_DIR") or folder / "cache"),
-        check_stop=check_stop,
-    )
-    return tokenizer, data
-
-
-def plan_data(data: TokenisedData, training: dict[str, Any]) -> tuple[DataPlan, list[StepRows], int]:
-    """The plan of the training part, the batches of the held-out part, and the optimizer steps in all."""
-    train, held_out = data.select(held_out=False), data.select(held_out=True)
-    length, packing = training["max_seq_length"], training["packing"]
-    plan = DataPlan(
-        pieces=train,
-        lengths=data.pieces["length"][train],
-        batch_size=training["batch_size"],
-        accumulation=training["gradient_accumulation_steps"],
-        max_length=length,
-        packing=packing,
-        seed=training["seed"],
-    )
-    rows = held_out_batches(
-        held_out,
-        data.pieces["length"][held_out],
-        rows_per_batch=plan.rows_per_batch,
-        max_length=length,
-        packing=packing,
-        row_lengths=plan.row_lengths,
-    )
-    return plan, rows, total_steps(plan.steps_per_epoch, num_epochs=training["num_epochs"], max_steps=training["max_steps"])
-
-
-def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any]:
-    """The plan in numbers: the first line of metrics.jsonl and part of the validation report."""
-    train = data.counts["train"]
-    return {
-        "total_steps": total,
-        "steps_per_epoch": plan.steps_per_epoch,
-        "examples": train["examples"],
-        "held_out": data.counts["held_out"]["examples"],
-        "tokens": train["tokens"],
-        "answer_tokens": train["answer_tokens"],
-        "dropped": train["dropped"] + train["no_answer"],
-        "truncated": train["truncated"],
-        "split": train["split"],
-        "rows_per_step": plan.micro_batches * plan.rows_per_batch,
-        "row_lengths": plan.row_lengths,
-        "padding_waste": round(plan.padding_waste(), 4),
-    }
-
-
-def plan_sentences(data: TokenisedData, plan: DataPlan, training: dict[str, Any], total: int) -> list[str]:
-    """What people should know about the plan before the first step."""
-    train, held = data.counts["train"], data.counts["held_out"]
-    epochs = total / plan.steps_per_epoch
-    sentences = [
-        f"{train['examples']:,} examples to learn from ({train['tokens']:,} tokens, {train['answer_tokens']:,} of answers), "
-        f"{held['examples']:,} held out.",
-        f"{total:,} steps: {epochs:.4g} epochs of {plan.steps_per_epoch:,}, {plan.micro_batches * plan.rows_per_batch} rows a step "
-        f"of {' or '.join(map(str, plan.row_lengths))} tokens, {plan.padding_waste():.1%} padding.",
-    ]
-    for name, words in (
-        ("dropped", "longer than max_seq_length and left out (too_long: drop)"),
-        ("truncated", "longer than max_seq_length and cut at their end (too_long: truncate)"),
-        ("split", "longer than max_seq_length and split into several rows (too_long: split)"),
-        ("no_answer", "left out: no token of their answer fits into max_seq_length"),
-    ):
-        if number := train[name] + held[name]:
-            sentences.append(f"{number:,} examples are {words}.")
-    if plan.smaller_than_batch:
-        sentences.append(
-            f"The batch ({training['batch_size'] * training['gradient_accumulation_steps']} rows) is larger than the training part "
-            f"({plan.row_count} rows): every step sees all of it."
-        )
-    return sentences

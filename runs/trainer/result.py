@@ -32,7 +32,8 @@ def make_result(
     if problems is not None:
         before = tally.outputs_before or [""] * len(outputs)
         samples = [
-            {**sample, "before": first, "after": last} for sample, first, last in zip(problems.samples(), before, outputs, strict=True)
+            {**sample, "before": first, "after": last}
+            for sample, first, last in zip(problems.samples(), before, outputs, strict=True)
         ]
     return {
         "loss_first": tally.loss_first,

@@ -53,7 +53,7 @@ class ByteTokenizer:
         encoded = []
         for messages in conversations:
             prompt = self.encode_prompt(messages[:-1])
-            encoded.append((prompt + [*messages[-1]["content"].encode(), self.END], len(prompt)))
+            encoded.append(([*prompt, *messages[-1]["content"].encode(), self.END], len(prompt)))
         return encoded
 
     def encode_prompt(self, messages: Messages) -> list[int]:
@@ -145,7 +145,9 @@ class ChatTokenizer:
             answer = messages[-1]["content"].strip()
             found = whole.rfind(answer)
             if found < 0:
-                raise DataError("the chat template does not show the assistant's answer as it is; give the tokenizer another template")
+                raise DataError(
+                    "the chat template does not show the assistant's answer as it is; give the tokenizer another template"
+                )
             prompt = whole[:found]
         return prompt, whole + self._end
 
@@ -180,8 +182,7 @@ class ChatTokenizer:
 
 
 def _load(folder: Path) -> Any:
-    # Imported here: two seconds that the built-in presets need not spend.
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # noqa: PLC0415 - two seconds that the built-in presets need not spend
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -195,7 +196,13 @@ def _load(folder: Path) -> Any:
 
 def _fingerprint(folder: Path, template: str) -> str:
     digest = hashlib.sha256(template.encode())
-    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+    ):
         path = folder / name
         if path.is_file():
             digest.update(name.encode() + b"\0" + path.read_bytes())

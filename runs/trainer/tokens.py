@@ -132,7 +132,16 @@ class _Counts:
 
     def __init__(self) -> None:
         self.splits = {
-            name: {"examples": 0, "pieces": 0, "tokens": 0, "answer_tokens": 0, "dropped": 0, "truncated": 0, "split": 0, "no_answer": 0}
+            name: {
+                "examples": 0,
+                "pieces": 0,
+                "tokens": 0,
+                "answer_tokens": 0,
+                "dropped": 0,
+                "truncated": 0,
+                "split": 0,
+                "no_answer": 0,
+            }
             for name in ("train", "held_out")
         }
         self.position = 0
@@ -160,7 +169,7 @@ def _write_chunk(
         count["examples"] += 1
         bucket = len(ids) // 16 * 16
         counts.lengths[bucket] = counts.lengths.get(bucket, 0) + 1
-        counts.largest_id = max(counts.largest_id, max(ids))
+        counts.largest_id = max(counts.largest_id, *ids)
         if example.held_out and example.final_answer is not None:
             answers.write(np.int64(example.offset).tobytes())
         cut = list(_cut(ids, answer, max_length, too_long))
@@ -221,7 +230,9 @@ def _open(folder: Path) -> TokenisedData:
         path = folder / name
         return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
-    return TokenisedData(mapped("pieces.bin", PIECE), mapped("tokens.bin", "<i4"), mapped("answers.bin", "<i8"), counts, folder.name)
+    return TokenisedData(
+        mapped("pieces.bin", PIECE), mapped("tokens.bin", "<i4"), mapped("answers.bin", "<i8"), counts, folder.name
+    )
 
 
 def _check_not_empty(counts: dict[str, Any], max_length: int, too_long: str) -> None:

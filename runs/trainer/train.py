@@ -14,10 +14,11 @@ from runs.trainer.checkpoints import Checkpoints
 from runs.trainer.devices import make_mesh, start_devices
 from runs.trainer.errors import Interrupted, StorageError
 from runs.trainer.exact_match import ExactMatch
+from runs.trainer.inputs import open_manifest, plan_facts, plan_sentences
 from runs.trainer.loop import Loop, Tally
 from runs.trainer.metrics import MetricsFile, say, write_json
 from runs.trainer.optimizer import make_optimizer
-from runs.trainer.prepare import Prepared, open_manifest, plan_facts, plan_sentences, prepare
+from runs.trainer.prepare import Prepared, prepare
 from runs.trainer.result import export, make_result, result_sentences
 from runs.trainer.sft import SftTrainer
 from runs.trainer.stop import StopWatch

@@ -1,0 +1,41 @@
+"""One real step of a training, of which nothing is kept but the tokenised data."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from tunix.sft import sharding_utils
+
+from runs.trainer.devices import make_mesh, memory_in_use
+from runs.trainer.errors import NotANumber
+from runs.trainer.optimizer import make_optimizer
+from runs.trainer.prepare import prepare
+from runs.trainer.sft import SftTrainer
+
+
+def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Load the model and run the first step: its loss, gradient norm, seconds with loading, and bytes in use afterwards."""
+    training = manifest["training"]
+    started = time.monotonic()
+    mesh = make_mesh(data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"])
+    with mesh:
+        prepared = prepare(manifest, folder, mesh, lambda: None)
+        trainer = SftTrainer(
+            prepared.model.module,
+            make_optimizer(training, total=prepared.total),
+            restart_positions=prepared.model.packed_positions_restart,
+            on_step=lambda outcome: None,
+        )
+        plan = prepared.plan
+        step, rows = next(plan.steps())
+        host = prepared.builder.build(step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch)
+        run, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
+        _, outcome, _ = run(sharding_utils.shard_input(host.batch, trainer.config.data_sharding_axis))
+        values = {name: float(value) for name, value in jax.device_get(outcome).items()}
+    if not all(math.isfinite(value) for value in values.values()):
+        raise NotANumber(f"the first step gives loss {values['loss']} and gradient norm {values['grad_norm']}; use dtype float32")
+    return {**values, "seconds": round(time.monotonic() - started, 2), "memory_bytes": memory_in_use()}

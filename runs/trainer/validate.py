@@ -1,0 +1,154 @@
+"""``tunix validate``: what a training would do, without doing it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from runs.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture
+from runs.families import PRESETS, preset_names
+from runs.model_folder import FolderProblem, check_model_folder, read_config
+from runs.trainer.errors import ModelError
+from runs.trainer.inputs import open_manifest, plan_data, plan_facts, plan_sentences, tokenise
+from runs.trainer.memory import memory_estimate
+from runs.trainer.plan import DataPlan
+from runs.trainer.tokens import TokenisedData
+
+GIB = 2**30
+
+
+def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
+    """Check manifest, data and model; with ``smoke`` load the model and run one real step, of which nothing is kept.
+
+    Raises:
+        TrainerError: why this training could not run.
+    """
+    manifest, folder = open_manifest(config)
+    training = manifest["training"]
+    settings, model_folder, warnings = _find_model(manifest["model"], folder)
+    try:
+        architecture = read_architecture(settings)
+    except UnsupportedModel as error:
+        raise ModelError(f"the model {manifest['model']['id']} cannot be trained: {error}") from error
+    total, trainable = count_parameters(settings, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
+    _, data = tokenise(manifest, folder, model_folder, lambda: None)
+    data.check_vocabulary(architecture.vocab)
+    plan, _, steps = plan_data(data, training)
+    report: dict[str, Any] = {
+        **plan_facts(data, plan, steps),
+        "num_epochs": round(steps / plan.steps_per_epoch, 4),
+        "length_histogram": _histogram(data),
+        "padding_waste_packed": _waste(data, training, packing=True),
+        "padding_waste_unpacked": _waste(data, training, packing=False),
+        "parameters": total,
+        "trainable_parameters": trainable,
+        **_memory(architecture, training, plan, total=total, trainable=trainable),
+        "warnings": warnings,
+        "smoke": None,
+    }
+    report["sentences"] = plan_sentences(data, plan, training, steps)
+    if report["memory"]["total"] > report["memory_there"]:
+        warnings.append(
+            f"The training needs about {report['memory']['total'] / GIB:.1f} GiB of memory on each device, and there are "
+            f"{report['memory_there'] / GIB:.1f} GiB: lower batch_size or max_seq_length, use LoRA or gradient_checkpointing."
+        )
+    if smoke:
+        from runs.trainer.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
+
+        report["smoke"] = run_one_step(manifest, folder)
+    return report
+
+
+def _find_model(section: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Path | None, list[str]]:
+    """Content of config.json, the folder with the tokenizer (None: bytes), and warnings. Never fetches weights."""
+    name: str = section["id"]
+    if section["path"] is None and name.startswith("preset:"):
+        if name.removeprefix("preset:") not in PRESETS:
+            raise ModelError(f"there is no preset {name.removeprefix('preset:')!r}; presets: {', '.join(preset_names())}")
+        return dict(PRESETS[name.removeprefix("preset:")]), None, []
+    if section["path"] is not None:
+        path = folder / section["path"]
+        problems, warnings = check_model_folder(path)
+        if problems:
+            raise ModelError(f"the model {name} cannot be loaded: {'; '.join(problems)}")
+        return read_config(path), path, warnings
+    from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - loads google-tunix, which only hub ids need
+
+    path, commit = fetch(name, section["revision"], weights=False)
+    try:
+        return read_config(path), path, [f"Of {name} only configuration and tokenizer were looked at (revision {commit})."]
+    except FolderProblem as error:
+        raise ModelError(f"the model {name} cannot be loaded: {error}") from error
+
+
+def _histogram(data: TokenisedData) -> list[list[int]]:
+    """``[from, up to, examples]`` in at most a dozen classes of equal width over all examples of the dataset."""
+    fine = data.counts["length_histogram"]
+    longest = fine[-1][0] + 16
+    width = 16 * max(1, math.ceil(longest / 16 / 12))
+    classes: dict[int, int] = {}
+    for start, count in fine:
+        classes[start // width * width] = classes.get(start // width * width, 0) + count
+    return [[start, start + width - 1, classes.get(start, 0)] for start in range(0, longest, width)]
+
+
+def _waste(data: TokenisedData, training: dict[str, Any], *, packing: bool) -> float:
+    return round(plan_data(data, {**training, "packing": packing})[0].padding_waste(), 4)
+
+
+def _memory(
+    architecture: Architecture, training: dict[str, Any], plan: DataPlan, *, total: int, trainable: int
+) -> dict[str, Any]:
+    # Everything before needs no JAX, so that a bad manifest or dataset is told at once.
+    import jax  # noqa: PLC0415
+
+    from runs.trainer.devices import choose_dtype, make_mesh, memory_there, start_devices  # noqa: PLC0415
+
+    start_devices()
+    mesh = make_mesh(data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"])
+    dtype = choose_dtype(training["dtype"])
+    estimate = memory_estimate(
+        architecture,
+        training,
+        total=total,
+        trainable=trainable,
+        rows=plan.rows_per_batch,
+        length=plan.row_lengths[-1],
+        itemsize=dtype.itemsize,
+        shards=mesh.shape["fsdp"],
+        replicas=mesh.shape["data"],
+    )
+    return {
+        "dtype": str(dtype),
+        "backend": jax.default_backend(),
+        "devices": jax.device_count(),
+        "memory": estimate,
+        "memory_there": memory_there(),
+    }
+
+
+def print_report(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report))
+        return
+    for sentence in report["sentences"]:
+        print(sentence)
+    print("Lengths in tokens:")
+    for start, end, count in report["length_histogram"]:
+        print(f"  {start:>6}–{end:<6} {count:>9,}")
+    print(f"Padding: {report['padding_waste_packed']:.1%} with packing, {report['padding_waste_unpacked']:.1%} without.")
+    share = report["trainable_parameters"] / report["parameters"]
+    print(f"Parameters: {report['parameters']:,}, of which {report['trainable_parameters']:,} are trained ({share:.1%}).")
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in report["memory"].items() if name != "total")
+    print(
+        f"Memory: about {report['memory']['total'] / GIB:.1f} GiB on each of {report['devices']} {report['backend']} device(s) "
+        f"({parts}); there are {report['memory_there'] / GIB:.1f} GiB."
+    )
+    for warning in report["warnings"]:
+        print(f"Warning: {warning}")
+    if smoke := report["smoke"]:
+        print(
+            f"One step: loss {smoke['loss']:.4g}, gradient norm {smoke['grad_norm']:.4g}, {smoke['seconds']:.1f} s with loading."
+        )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
 from knox.models import get_token_model
@@ -11,6 +12,12 @@ from rest_framework.test import APIClient
 from tunixrt.local_mode import _remembered_local_user
 
 FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_on_demand() -> None:
+    """Every test client loads the middleware, and WhiteNoise would look at each static file again, for a tenth of a second."""
+    settings.WHITENOISE_AUTOREFRESH = True
 
 
 @pytest.fixture(autouse=True)

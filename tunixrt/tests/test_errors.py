@@ -1,0 +1,120 @@
+"""Errors: JSON with `detail` below /api/, a page elsewhere, and never a stack trace."""
+
+import pytest
+from django.test import Client
+from rest_framework.test import APIClient
+
+from tunixrt.api.errors import DATABASE_AWAY
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("tunixrt.tests.urls")]
+
+
+@pytest.fixture
+def browser() -> Client:
+    """A browser on this machine whose server errors become answers, as on a real server."""
+    return Client(REMOTE_ADDR="127.0.0.1", raise_request_exception=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("403", 403, {"detail": "Not yours."}),
+        ("404", 404, {"detail": "No such thing."}),
+        ("conflict", 409, {"detail": "Somebody was first."}),
+        ("501", 501, {"detail": "No runtime."}),
+        ("list", 400, {"detail": "Send one or the other.", "non_field_errors": ["Send one or the other."]}),
+        (
+            "query",
+            422,
+            {
+                "detail": "limit: Too large. Too many.; offset: Negative.",
+                "limit": ["Too large.", "Too many."],
+                "offset": ["Negative."],
+            },
+        ),
+        (
+            "fields",
+            400,
+            {
+                "detail": "name: Too short. Too plain.; items[1].text: Missing.",
+                "name": ["Too short.", "Too plain."],
+                "items": [{}, {"text": ["Missing."]}],
+            },
+        ),
+        ("detail", 400, {"detail": "detail: A field of that name."}),
+        ("operational", 503, {"detail": DATABASE_AWAY}),
+        ("interface", 503, {"detail": DATABASE_AWAY}),
+    ],
+)
+def test_an_error_of_the_api_is_json_with_detail(api: APIClient, name: str, status: int, body: dict):
+    response = api.get(f"/api/raise/{name}")
+
+    assert response.status_code == status
+    assert response["Content-Type"] == "application/json"
+    assert response.json() == body
+
+
+@pytest.mark.parametrize("method", ["put", "delete", "patch"])
+def test_a_wrong_method_is_405(api: APIClient, method: str):
+    response = getattr(api, method)("/api/echo")
+
+    assert response.status_code == 405
+    assert response.json() == {"detail": f'Method "{method.upper()}" not allowed.'}
+
+
+def test_no_route_below_the_api_is_json_too(api: APIClient):
+    response = api.get("/api/no-such-route")
+
+    assert response.status_code == 404
+    assert response["Content-Type"] == "application/json"
+    assert "detail" in response.json()
+
+
+def test_an_unexpected_error_of_the_api_is_500_without_its_inside():
+    response = APIClient(REMOTE_ADDR="127.0.0.1", raise_request_exception=False).get("/api/raise/500")
+
+    assert response.status_code == 500
+    assert response.json() == {"detail": "The server met an unexpected error; its log says which."}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "title"),
+    [
+        ("400", 400, "Bad request"),
+        ("403", 403, "Not allowed"),
+        ("404", 404, "Not found"),
+        ("500", 500, "Something went wrong"),
+        ("operational", 503, "The database is away"),
+        ("interface", 503, "The database is away"),
+    ],
+)
+def test_an_error_of_a_page_is_a_page(browser: Client, name: str, status: int, title: str):
+    response = browser.get(f"/page/{name}")
+
+    assert response.status_code == status
+    assert response["Content-Type"].startswith("text/html")
+    text = response.content.decode()
+    assert title in text
+    assert "secret" not in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize(("name", "status"), [("400", 400), ("403", 403), ("404", 404), ("500", 500), ("operational", 503)])
+def test_below_the_api_every_error_is_json_whoever_raises_it(browser: Client, name: str, status: int):
+    response = browser.get(f"/api/page/{name}")
+
+    assert response.status_code == status
+    assert response["Content-Type"] == "application/json"
+    assert response.json().keys() == {"detail"}
+    assert "secret" not in response.json()["detail"]
+
+
+def test_an_away_database_asks_to_come_back(browser: Client, api: APIClient):
+    assert browser.get("/page/operational")["Retry-After"] == "5"
+    assert api.get("/api/raise/operational")["Retry-After"] == "5"
+
+
+def test_a_form_without_its_token_is_explained():
+    response = Client(enforce_csrf_checks=True).post("/login", {"username": "a", "password": "b"})
+
+    assert response.status_code == 403
+    assert "Please send the form again" in response.content.decode()

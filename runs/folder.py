@@ -75,7 +75,8 @@ def timestamp(seconds: float | None = None) -> str:
 
 def clean_text(text: str) -> str:
     """``text`` as every database stores it: NUL and lone surrogates become U+FFFD."""
-    return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    # by hand: a codec for it would be imported at the end of a run, when the Python that started it may be gone
+    return "".join("\ufffd" if character == "\0" or "\ud800" <= character <= "\udfff" else character for character in text)
 
 
 def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
@@ -179,23 +180,23 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def create_json_once(path: Path, value: dict[str, Any]) -> bool:
     """As ``write_json``, but only if nothing has that name yet: True for the one caller who made the file. Raises OSError."""
     path = os.fspath(path)
-    for attempt in range(5):
-        if os.path.lexists(path):
-            return False
+    attempts_left = 5
+    while not os.path.lexists(path):
+        attempts_left -= 1
         staged = _stage(path, value)
         try:
             os.link(staged, path, follow_symlinks=False)
         except FileExistsError:
             return False
         except FileNotFoundError:  # remove_temporary_files() of the run's end came between
-            if attempt == 4:
+            if not attempts_left:
                 raise
-            continue
+        else:
+            _sync_folder(path)
+            return True
         finally:
             _unlink(staged)
-        _sync_folder(path)
-        return True
-    raise AssertionError("unreachable")
+    return False
 
 
 def reserve(path: Path) -> None:
@@ -230,7 +231,7 @@ def _stage(path: str, value: dict[str, Any]) -> str:
     data = json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"
     folder, name = os.path.split(path)
     # as long as the reserved name: renaming one to the other needs no room in a full folder
-    staged = os.path.join(folder, f".{name}.{os.urandom(4).hex()}")
+    staged, fresh = (os.path.join(folder, f".{name}.{os.urandom(4).hex()}") for _ in range(2))
     try:
         os.rename(_reserved(path), staged)
         _fill(staged, 0, data)
@@ -238,11 +239,11 @@ def _stage(path: str, value: dict[str, Any]) -> str:
     except OSError:
         _unlink(staged)
     try:
-        _fill(staged, os.O_CREAT | os.O_EXCL, data)
+        _fill(fresh, os.O_CREAT | os.O_EXCL, data)
     except OSError:
-        _unlink(staged)
+        _unlink(fresh)
         raise
-    return staged
+    return fresh
 
 
 def _fill(path: str, flags: int, data: bytes) -> None:
@@ -279,17 +280,16 @@ def try_lock(path: Path) -> int | None:
     The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in whatever process.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+    ours = False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-            return descriptor
+        ours = os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except (BlockingIOError, FileNotFoundError):
         pass  # held, or the folder is being removed: not ours either way
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+    finally:
+        if not ours:
+            os.close(descriptor)
+    return descriptor if ours else None
 
 
 # --- what is written

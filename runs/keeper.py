@@ -118,6 +118,7 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
         raise Refused(USAGE, "usage: keeper.py <run folder> <descriptor of the locked lock file>")
     # the launcher may be anybody: a Ctrl-C in its terminal must not break the start in two
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a launcher that ignores it would keep the exit codes from us
     folder = os.path.abspath(arguments[0])
     try:
         while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:

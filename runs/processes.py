@@ -47,8 +47,8 @@ def same_process(pid: int, start_time: int) -> bool:
 
 def boot_id() -> str:
     """The kernel's name for this boot of the host."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode("ascii").strip()
 
 
 def live_processes() -> list[Process]:

@@ -106,7 +106,6 @@ class Supervisor:
         """Become the run's owner: write keeper.json, or return False if it is there. Raises OSError."""
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would keep the exit codes from us
         self._set_process_control(PR_SET_CHILD_SUBREAPER, 1)
         reserved = [self.path(name) for name in (files.EXIT, files.STOP)]
         taken = False
@@ -143,8 +142,10 @@ class Supervisor:
         try:
             record = self._train()
         except Exception as error:  # noqa: BLE001 - whatever fails in the keeper must not cost the run its end
-            self._clear_away()
-            record = self._record("lost", f"The keeper failed: {type(error).__name__}: {error}")
+            with contextlib.suppress(Exception):
+                self._clear_away()
+            words = f"The keeper failed: {type(error).__name__}: {error}"
+            record = self._record("lost", words) if self.status is None else self._decide()
         for descriptor in self.outputs:
             with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
                 os.fsync(descriptor)

@@ -1,0 +1,140 @@
+"""What the tests of the keeper share: a run folder with a scripted trainer, a launcher, and waiting for facts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runs import folder, keeper
+from runs.processes import processes_of_run, same_process
+
+Value = TypeVar("Value")
+TRAINER = Path(__file__).with_name("scripted_trainer.py")
+# coverage measures a subprocess through site-packages, which -S would leave out
+COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+FLAGS = tuple(flag for flag in keeper.FLAGS if flag != "-S") if COVERAGE else keeper.FLAGS
+ENVIRONMENT = {"PATH": os.environ["PATH"], **COVERAGE}
+PATIENCE = 30.0  # seconds; a busy machine is slow, a hang is a failure
+
+
+def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
+    """Poll until ``fact()`` is true, and return it."""
+    until = time.monotonic() + PATIENCE
+    while (value := fact()) is None or value is False:
+        assert time.monotonic() < until, f"waited {PATIENCE:g} seconds for {what}"
+        time.sleep(0.005)
+    return value
+
+
+def launched_runs(path: Path) -> Iterator[Callable[..., LaunchedRun]]:
+    """The body of a fixture: makes runs in fresh folders below ``path``; whatever they started is gone afterwards."""
+    runs: list[LaunchedRun] = []
+
+    def make(*script: list[Any], **options: Any) -> LaunchedRun:
+        runs.append(LaunchedRun(path / f"run {len(runs)}", *script, **options))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.clean_up()
+
+
+class LaunchedRun:
+    """A run folder, and the real keeper on it."""
+
+    def __init__(
+        self,
+        path: Path,
+        *script: list[Any],
+        argv: list[str] | None = None,
+        cwd: Path | None = None,
+        deadline: float | None = None,
+        stop_wait: float = 20.0,
+        term_grace: float = 20.0,
+    ):
+        path.mkdir(exist_ok=True)
+        self.path = path
+        self.run_id = str(uuid.uuid4())
+        self.command = {
+            "version": 1,
+            "run_id": self.run_id,
+            "argv": argv or self.trainer(*script),
+            "cwd": str(cwd or path),
+            "deadline_seconds": deadline,
+            "stop_wait_seconds": stop_wait,
+            "term_grace_seconds": term_grace,
+        }
+        folder.write_json(path / folder.COMMAND, self.command)
+
+    @staticmethod
+    def trainer(*script: list[Any]) -> list[str]:
+        return [sys.executable, "-I", "-S", str(TRAINER), json.dumps(script)]
+
+    def lock(self) -> int:
+        return wait_for(lambda: folder.try_lock(self.path / folder.LOCK), "the lock")
+
+    def start(self, *, flags: tuple[str, ...] = FLAGS, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Launch as the server does: take the lock, start the keeper, wait for its first process, let the lock go."""
+        lock = self.lock()
+        try:
+            return self.start_with(lock, flags=flags, **options)
+        finally:
+            os.close(lock)
+
+    def start_with(
+        self, lock: int, *, also: list[int] | None = None, flags: tuple[str, ...] = FLAGS, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """``also``: descriptors that a careless launcher passes on besides the lock."""
+        options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, **options}
+        argv = keeper.command(self.path, lock, flags=flags)
+        return subprocess.run(argv, pass_fds=[lock, *(also or [])], text=True, timeout=PATIENCE, check=False, **options)
+
+    def launch(self, **options: Any) -> LaunchedRun:
+        result = self.start(**options)
+        assert result.returncode == keeper.STARTED, result.stderr
+        return self
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        return folder.read_json(self.path / name)
+
+    def wait_for_file(self, name: str) -> Path:
+        wait_for((self.path / name).exists, name)
+        return self.path / name
+
+    def wait_for_trainer(self) -> dict[str, int]:
+        return wait_for(lambda: (self.read(folder.KEEPER) or {}).get("trainer"), "the trainer's identity")
+
+    def is_locked(self) -> bool:
+        lock = folder.try_lock(self.path / folder.LOCK)
+        if lock is not None:
+            os.close(lock)
+        return lock is None
+
+    def end(self) -> dict[str, Any]:
+        """Wait until the keeper is gone; what exit.json says. Nothing of the run may be left then."""
+        self.wait_for_file(folder.EXIT)
+        wait_for(lambda: not self.is_locked(), "the keeper's end")
+        assert [process.pid for process in processes_of_run(self.run_id)] == []
+        assert [name for name in os.listdir(self.path) if name.startswith(".")] == []
+        record = self.read(folder.EXIT)
+        assert record is not None
+        return record
+
+    def keeper_pid(self) -> int:
+        pid: int = (self.read(folder.KEEPER) or {})["keeper"]["pid"]
+        return pid
+
+    def clean_up(self) -> None:
+        """Whatever the test did: nothing of it may stay on the machine."""
+        recorded = (self.read(folder.KEEPER) or {}).get("keeper")
+        if recorded and same_process(recorded["pid"], recorded["start_time"]):
+            os.kill(recorded["pid"], 9)
+            wait_for(lambda: not same_process(recorded["pid"], recorded["start_time"]), "the keeper's death")
+        folder.kill_leftovers(self.path, self.run_id)

@@ -1,0 +1,193 @@
+"""A training program that does what its script says and speaks the real file protocol (docs/run-folder.md).
+
+    python scripted_trainer.py '[["say", "hello"], ["steps", 3, 0.01], ["exit", 0]]'
+
+Each item names a function below and its arguments. Standard library only, so that a test costs milliseconds and not a model.
+Its working folder is the run folder. Without an ``exit`` it ends with code 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+
+received: list[int] = []
+
+
+def say(text: str) -> None:
+    os.write(1, text.encode() + b"\n")
+
+
+def complain(text: str) -> None:
+    os.write(2, text.encode() + b"\n")
+
+
+def write(stream: int, data: str) -> None:
+    """Raw bytes, given in hex."""
+    os.write(stream, bytes.fromhex(data))
+
+
+def flood(megabytes: int) -> None:
+    """Lines of 64 bytes, as fast as the disk takes them; a full disk ends the program with code 15."""
+    block = b"".join(b"%062d\n\n" % number for number in range(16384))
+    try:
+        for _ in range(megabytes):
+            left = block
+            while left:
+                left = left[os.write(1, left) :]
+    except OSError as error:
+        leave(15, f"tunix: storage: {error.strerror}")
+
+
+def touch(name: str) -> None:
+    """A file that holds this process's pid, there at once and whole."""
+    with open(f"{name}.{os.getpid()}", "w", encoding="utf-8") as file:
+        file.write(str(os.getpid()))
+    os.rename(file.name, name)
+
+
+def report(name: str) -> None:
+    """What this process was given: session, group, parent, environment, open files, signals, and what keeper.json said then."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        signals = dict(line.split() for line in file if line.startswith(("SigBlk", "SigIgn")))
+    with open("keeper.json", encoding="utf-8") as file:
+        keeper = json.load(file)
+    links = {int(entry): link(f"/proc/self/fd/{entry}") for entry in os.listdir("/proc/self/fd")}
+    facts = {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "group": os.getpgid(0),
+        "session": os.getsid(0),
+        "cwd": os.getcwd(),
+        "run_id": os.environ.get("TUNIXRT_RUN_ID"),
+        "environment": dict(os.environ),
+        "files": {number: target for number, target in links.items() if target is not None},
+        "signals": signals,
+        "keeper": keeper,
+    }
+    with open(name + ".new", "w", encoding="utf-8") as file:
+        json.dump(facts, file)
+    os.rename(name + ".new", name)
+
+
+def link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None  # the one that listed them
+
+
+def steps(count: int, seconds: float) -> None:
+    """Train: a metrics line a step; stop.json and SIGTERM are obeyed between steps, with code 17, as the real trainer does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    for step in range(1, count + 1):
+        if os.path.exists("stop.json") or received:
+            touch("saved")
+            leave(17, "tunix: interrupted: stopped by request after saving a checkpoint.")
+        line = {"time": time.time(), "step": step, "epoch": step / count, "values": {"loss": 1.0 / step}}
+        # on a full disk this trainer goes on, to be stopped
+        with contextlib.suppress(OSError), open("metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        time.sleep(seconds)
+
+
+def save_on_term(seconds: float) -> None:
+    """Ignore stop.json; on the first SIGTERM save for so long; a second SIGTERM meanwhile spoils it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    touch("ready")
+    while not received:
+        time.sleep(0.01)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.01)
+    touch("saved" if len(received) == 1 else "spoiled")
+    leave(17, "tunix: interrupted: SIGTERM; checkpoint saved.")
+
+
+def ignore(name: str) -> None:
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def child(name: str, seconds: float, *options: str) -> None:
+    """Leave a child that sleeps; it is ready once the file ``name`` holds its pid. Options: ``session`` (its own), ``stubborn``
+    (ignores SIGTERM), ``nameless`` (no environment), ``talks`` (when SIGTERM ends it)."""
+    if os.fork():
+        while not os.path.exists(name):
+            time.sleep(0.005)
+        return
+    if "session" in options:
+        os.setsid()
+    if "stubborn" in options:
+        ignore("SIGTERM")
+    if "talks" in options:
+        signal.signal(signal.SIGTERM, lambda number, frame: leave(0, "the child got SIGTERM"))
+    if "nameless" in options:
+        os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, json.dumps([["touch", name], ["sleep", seconds]])], {})
+    touch(name)
+    time.sleep(seconds)
+    os._exit(0)
+
+
+def fork_away(seconds: float) -> None:
+    """The program itself ends with code 0, its work goes on in a child with a session of its own."""
+    if os.fork():
+        while not os.path.exists("forked"):
+            time.sleep(0.005)
+        os._exit(0)
+    os.setsid()
+    touch("forked")
+    time.sleep(seconds)
+
+
+def stop_self() -> None:
+    touch("stopping")
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def close_output() -> None:
+    os.close(1)
+    os.close(2)
+
+
+def spoil(name: str) -> None:
+    """Put a folder where a file was."""
+    os.unlink(name)
+    os.mkdir(name)
+
+
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def kill_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def leave(code: int, last_word: str = "") -> None:
+    if last_word:
+        with contextlib.suppress(OSError):  # the disk is full; the exit code is left
+            complain(last_word)
+    os._exit(code)
+
+
+def main(script: list[list]) -> None:
+    actions = {function.__name__: function for function in ACTIONS}
+    for name, *arguments in script:
+        actions[name](*arguments)
+
+
+ACTIONS = (
+    say, complain, write, flood, touch, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output, sleep,
+    kill_self, leave, spoil,
+)  # fmt: skip
+
+if __name__ == "__main__":
+    if sys.argv[-1] == "--version":
+        print("scripted 1.0")
+        sys.exit()
+    main(json.loads(sys.argv[1]))

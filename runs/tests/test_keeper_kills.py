@@ -1,0 +1,233 @@
+"""Real kills: of the launcher, the first process and the keeper, at every moment; and what the lock then says."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs import folder, keeper
+from runs.processes import live_processes, process_start_time, processes_of_run, read_process, same_process
+from runs.tests.launching import ENVIRONMENT, FLAGS, launched_runs, wait_for
+
+# Takes the lock and, at a word, starts the keeper as the server does; then it lives until it is killed.
+LAUNCHER = """
+import subprocess, sys, time
+sys.path.append(sys.argv[1])
+from runs import folder, keeper
+lock = folder.try_lock(sys.argv[2] + "/lock")
+print("locked", flush=True)
+sys.stdin.readline()
+process = subprocess.Popen(keeper.command(sys.argv[2], lock, flags=sys.argv[3:]), pass_fds=[lock])
+print("started", flush=True)
+process.wait()
+print("returned", process.returncode, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    yield from launched_runs(tmp_path)
+
+
+@pytest.fixture
+def launch():
+    """Starts a launcher for a run, in a process of its own, and ends it with the test."""
+    launchers: list[subprocess.Popen[str]] = []
+
+    def start(training):
+        root = str(Path(keeper.__file__).parents[1])
+        argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *FLAGS]
+        pipe = subprocess.PIPE
+        launcher = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+        launchers.append(launcher)
+        assert launcher.stdout is not None
+        assert launcher.stdout.readline() == "locked\n"
+        return launcher
+
+    yield start
+    for launcher in launchers:
+        launcher.kill()
+        launcher.communicate()
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+
+
+def say_go(launcher):
+    launcher.stdin.write("go\n")
+    launcher.stdin.flush()
+
+
+# --- the launcher
+
+
+def test_a_launcher_killed_before_it_starts_the_keeper_leaves_the_run_to_the_next(run, launch):
+    training = run(["leave", 0])
+    launcher = launch(training)
+    assert training.is_locked()
+    kill(launcher)
+    assert not training.is_locked()
+    assert training.read(folder.KEEPER) is None
+    assert training.launch().end()["exit_code"] == 0
+
+
+def test_a_launcher_killed_after_the_start_leaves_lock_and_training_to_the_keeper(run, launch):
+    training = run(["touch", "ready"], ["steps", 100_000, 0.01])
+    launcher = launch(training)
+    say_go(launcher)
+    assert launcher.stdout.readline() == "started\n"
+    assert launcher.stdout.readline() == f"returned {keeper.STARTED}\n"
+    training.wait_for_file("ready")
+    kill(launcher)
+    assert training.is_locked()
+    folder.request_stop(training.path, "cancel", "ada")
+    assert training.end()["reason"] == "cancel"
+
+
+@pytest.mark.parametrize("victim", ["launcher", "first process"])
+@pytest.mark.parametrize("milliseconds", [0, 10, 30, 50, 80])
+def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch, victim, milliseconds):
+    """Whatever the moment: once the lock is free, the run has ended with its whole output, or can be started."""
+    training = run(["say", "once"])
+    launcher = launch(training)
+    say_go(launcher)
+    assert launcher.stdout.readline() == "started\n"
+    time.sleep(milliseconds / 1000)  # the moment of the kill is what varies
+    if victim == "launcher":
+        kill(launcher)
+    else:
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+        launcher.stdout.readline()
+        kill(launcher)
+    wait_for(lambda: not training.is_locked(), "the lock")
+    if training.read(folder.KEEPER) is None:
+        training.launch()
+    assert training.end()["exit_code"] == 0
+    assert (training.path / "stdout.log").read_text() == "once\n"
+
+
+# --- the keeper
+
+
+def test_a_killed_keeper_takes_the_trainer_with_it_and_frees_the_lock(run):
+    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training.wait_for_file("ready")
+    keeper_pid, trainer = training.keeper_pid(), training.wait_for_trainer()
+    os.kill(keeper_pid, signal.SIGKILL)
+    wait_for(lambda: not same_process(trainer["pid"], trainer["start_time"]), "the trainer's death")
+    wait_for(lambda: not training.is_locked(), "the lock")
+    assert training.read(folder.EXIT) is None
+
+    assert folder.kill_leftovers(training.path, training.run_id) == []
+    record = folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
+    assert training.read(folder.EXIT) == record
+    assert (record["reason"], record["message"]) == ("lost", "The keeper was killed.")
+    assert record["started_at"] == training.read(folder.KEEPER)["started_at"]
+    training.end()
+
+
+def test_a_keeper_killed_while_stopped_frees_the_lock_as_well(run):
+    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training.wait_for_file("ready")
+    os.kill(training.keeper_pid(), signal.SIGSTOP)
+    assert training.is_locked()
+    os.kill(training.keeper_pid(), signal.SIGKILL)
+    wait_for(lambda: not training.is_locked(), "the lock")
+    wait_for(lambda: processes_of_run(training.run_id) == [], "the trainer's death")
+
+
+def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
+    """They outlive the trainer; a session of their own does not hide them, nor do they hold the lock."""
+    training = run(
+        ["child", "first", 60, "session", "stubborn"], ["child", "second", 60], ["touch", "ready"], ["sleep", 60]
+    ).launch()
+    training.wait_for_file("ready")
+    grandchildren = {int((training.path / name).read_text()) for name in ("first", "second")}
+    os.kill(training.keeper_pid(), signal.SIGKILL)
+    wait_for(lambda: not training.is_locked(), "the lock")
+    trainer = training.wait_for_trainer()
+    wait_for(lambda: not same_process(trainer["pid"], trainer["start_time"]), "the trainer's death")
+    assert {process.pid for process in processes_of_run(training.run_id)} == grandchildren
+    assert set(folder.kill_leftovers(training.path, training.run_id)) == grandchildren
+    assert [pid for pid in grandchildren if process_start_time(pid)] == []
+    assert folder.kill_leftovers(training.path, training.run_id) == []
+    folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
+    assert training.end()["reason"] == "lost"
+
+
+def test_an_owner_killed_before_it_took_the_run_is_told_to_the_launcher(run):
+    """Either it had written keeper.json, and the run is the reconciler's, or the run can be launched again."""
+    training = run(["say", "once"])
+    lock = training.lock()
+    process = subprocess.Popen(
+        keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    os.close(lock)
+
+    def owner():
+        return next((each for each in live_processes() if each.pid != process.pid and is_keeper(each.pid, training.path)), None)
+
+    os.kill(wait_for(owner, "the owner").pid, signal.SIGKILL)
+    _, sentence = process.communicate()
+    if process.returncode == keeper.UNUSABLE:
+        assert "killed before it had taken the run" in sentence
+    wait_for(lambda: not training.is_locked(), "the lock")
+    if training.read(folder.KEEPER) is None:
+        assert process.returncode == keeper.UNUSABLE
+        assert training.launch().end()["exit_code"] == 0
+    elif training.read(folder.EXIT) is None:
+        folder.kill_leftovers(training.path, training.run_id)
+        assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+
+
+def is_keeper(pid, path):
+    try:
+        return os.fsencode(path) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def test_a_keeper_that_runs_out_of_descriptors_still_tells_the_end(run):
+    """A fault of the keeper: the trainer's end is known, and written as soon as that is possible. Nothing is imported late:
+    the Python that started a long training may have been replaced by then."""
+    training = run(["touch", "ready"], ["sleep", 0.3], ["leave", 3]).launch()
+    training.wait_for_file("ready")
+    pid, trainer = training.keeper_pid(), training.wait_for_trainer()
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 4096))
+    wait_for(lambda: not os.path.exists(f"/proc/{trainer['pid']}"), "the trainer's end")
+    assert training.read(folder.EXIT) is None
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 4096))
+    assert limits[0] > 3
+    assert training.end()["exit_code"] == 3
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 60, 12))
+def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, milliseconds):
+    """From keeper.json on, at every moment: either no trainer ran, or it was recorded; and none is left running."""
+    training = run(["report", "facts.json"], ["sleep", 60])
+    lock = training.lock()
+    process = subprocess.Popen(keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT)
+    os.close(lock)
+    training.wait_for_file(folder.KEEPER)
+    time.sleep(milliseconds / 1000)  # the moment of the kill is what varies
+    pid = training.keeper_pid()
+    os.kill(pid, signal.SIGKILL)
+    process.wait()
+    wait_for(lambda: read_process(pid) is None, "the keeper's death")
+    wait_for(lambda: processes_of_run(training.run_id) == [], "the trainer's death")
+    assert not training.is_locked()
+    facts, recorded = training.read("facts.json"), training.read(folder.KEEPER)["trainer"]
+    if facts:
+        assert recorded["pid"] == facts["pid"]
+    folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
+    training.end()

@@ -90,7 +90,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_entries(folder: Path) -> dict[str, Entry]:
     """Every tensor of the folder's safetensors files by its name there.
 
-    Raises FolderProblem: no weights, a shard of the index missing, a damaged header, a file shorter or longer than its header says.
+    Raises FolderProblem: no weights, a shard of the index missing, a damaged header, a file whose length is not what its
+    header says.
     """
     entries: dict[str, Entry] = {}
     for file in _shards(folder):

@@ -11,10 +11,11 @@ import jax
 from flax import nnx
 
 from runs.architectures import count_parameters
+from runs.trainer.modeling.export import export_model
 from runs.trainer.modeling.loading import LoadedModel, load_model
 from runs.trainer.modeling.lora import apply_lora
 
-__all__ = ["LoadedModel", "apply_lora", "count_parameters", "forward_hidden", "load_model", "project"]
+__all__ = ["LoadedModel", "apply_lora", "count_parameters", "export_model", "forward_hidden", "load_model", "project"]
 
 
 def forward_hidden(module: nnx.Module, tokens: jax.Array, positions: jax.Array, attention_mask: jax.Array) -> jax.Array:

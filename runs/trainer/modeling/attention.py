@@ -66,7 +66,8 @@ class Attention(nnx.Module):
     """Takes over the projections of one of google-tunix's attention modules and computes as config.json says.
 
     Calls: ``(x, tables, cache, mask)`` with x ``[B, T, D]``, tables from ``rotary_tables``, mask ``[B, T, S]`` (true: may be seen;
-    S = T without a cache, else the cache's length) → ``(new cache or None, output [B, T, D])``. Without a cache the mask must be causal.
+    S = T without a cache, else the cache's length) → ``(new cache or None, output [B, T, D])``.
+    Without a cache the mask must be causal.
     """
 
     def __init__(self, upstream: nnx.Module, architecture: Architecture, layer: int):
@@ -122,7 +123,10 @@ class Attention(nnx.Module):
 
 
 def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, softcap: float | None) -> jax.Array:
-    """Softmax attention with any mask ``[B, T, S]``: scaled queries ``[B, T, N, H]``, keys and values ``[B, S, K, H]`` → ``[B, T, N, H]``."""
+    """Softmax attention with any mask ``[B, T, S]``.
+
+    Scaled queries ``[B, T, N, H]``, keys and values ``[B, S, K, H]`` → ``[B, T, N, H]``.
+    """
     grouped, keys, values = _by_group(queries, keys.shape[2]), keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)
     return _by_position(_forward_block(grouped, keys, values, mask, softcap)[0])
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
+from huggingface_hub import constants, errors
+
 from runs.trainer.errors import ModelError
 
 # Everything a text model needs, and no other format of the same weights.
@@ -18,9 +21,6 @@ def fetch(model_id: str, revision: str | None) -> tuple[Path, str]:
     Raises:
         ModelError: names the model; never shows a token.
     """
-    import huggingface_hub  # imported late: only runs that name a hub id need it
-    from huggingface_hub import constants, errors
-
     try:
         folder = huggingface_hub.snapshot_download(
             model_id, revision=revision, allow_patterns=_FILES, etag_timeout=10, local_files_only=constants.HF_HUB_OFFLINE

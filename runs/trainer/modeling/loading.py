@@ -90,7 +90,8 @@ def load_model(
     head = entries.pop("lm_head.weight", None) if architecture.tied else None
     if head is not None and not _same(weights.read_array(head), weights.read_array(entries["model.embed_tokens.weight"])):
         raise ModelError(
-            f"the model {model_id} cannot be loaded: config.json ties the output head to the embeddings, but lm_head.weight differs"
+            f"the model {model_id} cannot be loaded: config.json ties the output head to the embeddings, "
+            "but lm_head.weight differs from them"
         )
     try:
         module = _materialize(
@@ -163,7 +164,7 @@ def _sharding(variable: Any, mesh: Any) -> jax.sharding.Sharding | None:
         return None
     names = variable.get_metadata().get("out_sharding") or ()
     spec = []
-    for size, name in zip(variable.shape, (*names, *[None] * len(variable.shape))):
+    for size, name in zip(variable.shape, (*names, *[None] * len(variable.shape)), strict=False):
         divides = name in mesh.shape and size % mesh.shape[name] == 0
         spec.append(name if divides else None)
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))

@@ -72,8 +72,8 @@ class LoraSettings:
 class LoraProjection(nnx.Module):
     """A frozen projection of google-tunix with LoRA matrices beside it.
 
-    For each checkpoint matrix ``[out, in]`` that is adapted there are ``<name>_lora_a [in, rank]`` and ``<name>_lora_b [rank, out]``,
-    ``nnx.LoRAParam`` in float32, which is what google-tunix's trainer, sampler and checkpoints look for.
+    For each checkpoint matrix ``[out, in]`` that is adapted there are ``<name>_lora_a [in, rank]`` and
+    ``<name>_lora_b [rank, out]``, ``nnx.LoRAParam`` in float32, which is what google-tunix's trainer, sampler and checkpoints look for.
     """
 
     def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int):

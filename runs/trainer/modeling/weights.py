@@ -22,7 +22,8 @@ _NAMES = {np.dtype(kind): name for name, kind in _NUMPY.items()}
 # Files above this size are split, as transformers does.
 SHARD_BYTES = 5_000_000_000
 
-Path_ = tuple[str | int, ...]
+ParameterPath = tuple[str | int, ...]
+Names = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of each tensor
 
 
 def to_parameter(tensor: Tensor, array: np.ndarray) -> np.ndarray:
@@ -36,9 +37,9 @@ def to_checkpoint(tensor: Tensor, parameter: np.ndarray) -> np.ndarray:
     return part.transpose(np.argsort(tensor.axes)).reshape(tensor.shape)
 
 
-def by_parameter(table: Iterable[Tensor]) -> dict[Path_, list[Tensor]]:
+def by_parameter(table: Iterable[Tensor]) -> dict[ParameterPath, list[Tensor]]:
     """The tensors that make up each parameter, slices in order."""
-    parameters: dict[Path_, list[Tensor]] = {}
+    parameters: dict[ParameterPath, list[Tensor]] = {}
     for tensor in table:
         parameters.setdefault(tensor.path, []).append(tensor)
     return parameters
@@ -73,7 +74,7 @@ def place(array: np.ndarray, dtype: Any, sharding: jax.sharding.Sharding | None)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: np.ascontiguousarray(array[index], dtype=dtype))
 
 
-def write_safetensors(folder: Path, names: Mapping[str, tuple[np.dtype, tuple[int, ...]]], arrays: Iterator[np.ndarray]) -> None:
+def write_safetensors(folder: Path, names: Names, arrays: Iterator[np.ndarray]) -> None:
     """Write ``model.safetensors``, or shards with an index beyond SHARD_BYTES, one tensor in memory at a time.
 
     ``names`` gives dtype and shape of each tensor, ``arrays`` their contents in the same order.
@@ -98,8 +99,8 @@ def write_safetensors(folder: Path, names: Mapping[str, tuple[np.dtype, tuple[in
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_one(stream: BinaryIO, names: Mapping[str, tuple[np.dtype, tuple[int, ...]]], arrays: Iterator[np.ndarray]) -> None:
-    """One safetensors file, https://huggingface.co/docs/safetensors: header length, JSON header, the data; flushed to the disk."""
+def write_one(stream: BinaryIO, names: Names, arrays: Iterator[np.ndarray]) -> None:
+    """One safetensors file (https://huggingface.co/docs/safetensors), flushed to the disk: header length, header, data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, (dtype, shape) in names.items():

@@ -124,7 +124,8 @@ class _Staging:
         """
         number = max(1, round(held_out * self.size)) if isinstance(held_out, float) else held_out
         if number >= self.size:
-            raise ImportRefused(f"held_out: {number} of {self.size} examples held out leave none to train on.")
+            reason = f"{number} of {self.size} examples held out leave none to train on."
+            raise services.InvalidDataset({"held_out": [reason]})
         self.threshold = heapq.nsmallest(number, self.draws)[-1]
 
     def parts(self) -> Iterator[tuple[str, str, bytes]]:
@@ -139,7 +140,8 @@ class _Staging:
 
     def examples(self) -> Iterator[tuple[TraceData, str]]:
         for content_hash, part, content in self.parts():
-            yield TraceData(*orjson.loads(content), content_hash), part
+            prompt, steps, final_answer, meta, version = orjson.loads(content)
+            yield TraceData(prompt, steps, final_answer, meta, version, content_hash), part
 
     def summary(self) -> services.Summary:
         fingerprint = Fingerprint()
@@ -188,7 +190,8 @@ def import_file(
         found = _read(source, staging, format, draw=held_out is not None, limit=limit, named_lines=named_lines)
         if held_out is not None:
             if staging.named_parts:
-                raise ImportRefused("held_out: the lines name their part themselves (field split); give one or the other.")
+                reason = "The lines name their part themselves (field split); give one or the other."
+                raise services.InvalidDataset({"held_out": [reason]})
             staging.hold_out(held_out)
         provenance: dict[str, Any] = {"source": "import", "file": file_name[:255], "format": found}
         if source.whole:

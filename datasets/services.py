@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from django.contrib.auth.models import User
-from django.db import IntegrityError, transaction
-from django.db.models import F, Max, Min
+from django.db import IntegrityError, connections, router, transaction
+from django.db.models import F, Field, Max, Min, Model
+from django.utils import timezone
 
 from datasets.models import Dataset, DatasetItem, Split, Trace
 from datasets.schema import Errors, InvalidTrace, TraceData, parse_trace, training_line
@@ -97,18 +98,36 @@ def _insert(batch: Sequence[TraceData], by: User | None) -> None:
     instead of blocking each other.
     """
     rows = {
-        data.content_hash: Trace(
-            prompt=data.prompt,
-            steps=data.steps,
-            final_answer=data.final_answer,
-            meta=data.meta,
-            trace_version=data.trace_version,
-            content_hash=data.content_hash,
-            created_by=by,
+        data.content_hash: (
+            uuid.uuid4(),
+            data.prompt,
+            data.steps,
+            data.final_answer,
+            data.meta,
+            data.trace_version,
+            data.content_hash,
+            timezone.now(),
+            by and by.pk,
         )
         for data in batch
     }
-    Trace.objects.bulk_create([rows[content_hash] for content_hash in sorted(rows)], ignore_conflicts=True)
+    columns = ["id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash", "created_at", "created_by"]
+    _insert_rows(Trace, columns, [rows[content_hash] for content_hash in sorted(rows)], "ON CONFLICT DO NOTHING")
+
+
+def _insert_rows(model: type[Model], names: Sequence[str], rows: Iterable[Sequence[Any]], ending: str = "") -> None:
+    """What bulk_create does, in half the time: on SQLite an import holds the only write lock, so every microsecond a row
+    counts (docs/datasets.md has the figures).
+    """
+    database = connections[router.db_for_write(model)]  # itself, not the proxy: it is asked for every value
+    fields = [cast("Field[Any, Any]", model._meta.get_field(name)) for name in names]
+    quote = database.ops.quote_name
+    columns = ", ".join(quote(str(field.column)) for field in fields)
+    places = ", ".join(["%s"] * len(fields))
+    sql = f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places}) {ending}"  # noqa: S608 - our own names
+    prepared = [[field.get_db_prep_save(value, database) for field, value in zip(fields, row, strict=True)] for row in rows]
+    with database.cursor() as cursor:
+        cursor.executemany(sql, prepared)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -277,10 +296,8 @@ def _insert_dataset(
 
 
 def _insert_items(dataset: Dataset, start: int, batch: Sequence[tuple[uuid.UUID, str]]) -> None:
-    DatasetItem.objects.bulk_create(
-        DatasetItem(dataset=dataset, trace_id=trace_id, position=position, split=split)
-        for position, (trace_id, split) in enumerate(batch, start=start)
-    )
+    rows = [(dataset.pk, trace_id, position, split) for position, (trace_id, split) in enumerate(batch, start=start)]
+    _insert_rows(DatasetItem, ["dataset", "trace", "position", "split"], rows)
 
 
 def _refuse_overlap(dataset: Dataset) -> None:

@@ -1,4 +1,12 @@
-from django.urls import URLPattern
+from django.urls import path
+
+from datasets import views
 
 app_name = "datasets"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("datasets", views.dataset_list, name="list"),
+    path("datasets/new", views.upload, name="upload"),
+    path("datasets/<str:key>", views.detail, name="detail"),
+    path("traces", views.traces, name="traces"),
+    path("traces/<uuid:trace_id>", views.trace, name="trace"),
+]

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from datasets import importers, services
+from datasets.formats import FORMATS
 from datasets.management.acting_user import acting_user, add_user_argument
 
 
@@ -18,7 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("--name", required=True)
         parser.add_argument("--version", required=True, dest="dataset_version")
         parser.add_argument("--description", default="")
-        parser.add_argument("--format", choices=list(importers.FORMATS), help="default: recognised by the first line")
+        parser.add_argument("--format", choices=list(FORMATS), help="default: recognised by the first line")
         parser.add_argument("--held-out", type=_held_out, help="examples to hold out from training (200), or their share (0.1)")
         parser.add_argument("--limit", type=int, help="read no more examples than this")
         add_user_argument(parser)

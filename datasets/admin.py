@@ -1,0 +1,108 @@
+"""Looking at traces and datasets. Nothing is changed here: both are immutable."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from datasets.models import Dataset, Trace
+
+FIRST_ITEMS = 20
+
+
+class BoundedPaginator(Paginator):
+    """Counts no further than ``LIMIT`` rows: what lies deeper is found by search and filters, and a million rows cost what
+    ten thousand cost.
+    """
+
+    LIMIT = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        rows = self.object_list
+        assert isinstance(rows, QuerySet)
+        return rows.order_by()[: self.LIMIT].count()
+
+
+class ImmutableAdmin(admin.ModelAdmin):
+    paginator = BoundedPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 50
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    # Whoever may view or change may look.
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return super().has_view_permission(request, obj) or bool(super().has_change_permission(request, obj))
+
+
+@admin.register(Trace)
+class TraceAdmin(ImmutableAdmin):
+    list_display = ("short_prompt", "short_answer", "trace_version", "created_at")
+    list_filter = ("created_at",)
+    search_fields = ("prompt", "final_answer")
+    search_help_text = "Prompt or final answer"
+    fields = (
+        "id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash", "created_at", "created_by", "datasets",
+    )  # fmt: skip
+    readonly_fields = ("datasets",)
+
+    @admin.display(description="prompt")
+    def short_prompt(self, trace: Trace) -> str:
+        return trace.prompt[:100]
+
+    @admin.display(description="final answer")
+    def short_answer(self, trace: Trace) -> str:
+        return trace.final_answer[:60]
+
+    @admin.display(description="datasets")
+    def datasets(self, trace: Trace) -> SafeString | str:
+        found = Dataset.objects.filter(pk__in=trace.items.order_by().values("dataset"))[:FIRST_ITEMS]
+        links = ((reverse("admin:datasets_dataset_change", args=[dataset.pk]), dataset.dataset_key) for dataset in found)
+        return format_html_join(", ", '<a href="{}">{}</a>', links) or "none"
+
+
+@admin.register(Dataset)
+class DatasetAdmin(ImmutableAdmin):
+    list_display = ("dataset_key", "size", "held_out_size", "format", "created_at", "created_by")
+    list_filter = ("created_at", "format")
+    list_select_related = ("created_by",)
+    search_fields = ("dataset_key", "description", "fingerprint")
+    fields = (
+        "dataset_key", "name", "version", "description", "format", "size", "held_out_size", "fingerprint", "stats", "provenance",
+        "created_at", "created_by", "first_items",
+    )  # fmt: skip
+    readonly_fields = ("first_items",)
+
+    @admin.display(description=f"first {FIRST_ITEMS} examples")
+    def first_items(self, dataset: Dataset) -> SafeString | str:
+        rows: list[tuple[Any, ...]] = [
+            (
+                item.position + 1,
+                item.split,
+                reverse("admin:datasets_trace_change", args=[item.trace_id]),
+                item.trace.prompt[:80],
+                item.trace.final_answer[:40],
+            )
+            for item in dataset.items.select_related("trace").order_by("position")[:FIRST_ITEMS]
+        ]
+        if not rows:
+            return "none"
+        body = format_html_join("", '<tr><td>{}</td><td>{}</td><td><a href="{}">{}</a></td><td>{}</td></tr>', rows)
+        head = "<tr><th>No.</th><th>Part</th><th>Prompt</th><th>Final answer</th></tr>"
+        return format_html("<table><thead>{}</thead><tbody>{}</tbody></table>", SafeString(head), body)

@@ -1,0 +1,30 @@
+"""Traces and datasets as the API shows them."""
+
+from typing import Any
+
+from datasets.models import Dataset, Trace
+
+MANIFEST_FIELDS = (
+    "dataset_key", "name", "version", "description", "size", "held_out_size", "format", "created_at", "stats", "fingerprint",
+    "provenance",
+)  # fmt: skip
+ROW_FIELDS = ("dataset_key", "name", "version", "description", "size", "held_out_size", "format", "created_at", "fingerprint")
+TRACE_FIELDS = ("id", "prompt", "steps", "final_answer", "meta", "trace_version", "created_at")
+RECEIPT_FIELDS = ("id", "created_at", "trace_version")
+
+
+def manifest(dataset: Dataset) -> dict[str, Any]:
+    return {name: getattr(dataset, name) for name in MANIFEST_FIELDS}
+
+
+def dataset_row(dataset: Dataset) -> dict[str, Any]:
+    return {name: getattr(dataset, name) for name in ROW_FIELDS}
+
+
+def full_trace(trace: Trace) -> dict[str, Any]:
+    return {name: getattr(trace, name) for name in TRACE_FIELDS}
+
+
+def receipt(trace: Trace) -> dict[str, Any]:
+    """What the sender of a trace needs to keep."""
+    return {name: getattr(trace, name) for name in RECEIPT_FIELDS}

@@ -1,0 +1,291 @@
+"""The API of traces and datasets. Paths and codes are fixed by docs/datasets.md."""
+
+import errno
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import IO, Any, NoReturn, cast
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest, QueryDict, StreamingHttpResponse
+from django.http.request import UnreadablePostError
+from rest_framework.exceptions import APIException, NotFound, ParseError, ValidationError
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from datasets import services
+from datasets.api.presentation import dataset_row, full_trace, manifest, receipt
+from datasets.importers import BadLines, ImportRefused, import_file, parse_held_out
+from datasets.listing import (
+    OFFSET_MAX,
+    Page,
+    decode_dataset_cursor,
+    decode_trace_cursor,
+    search_datasets,
+    search_traces,
+    take_page,
+)
+from datasets.models import Dataset, Trace
+from datasets.schema import Errors, kind_of
+from datasets.uploads import guard_body, names_no_length
+from tunixrt.api.errors import Conflict
+from tunixrt.api.query import QueryReader, parse_text, parse_uuid
+
+PAGE_DEFAULT, PAGE_MAX = 20, 100
+TRACES_MAX = 10_000  # traces in one request; more come as a file
+
+
+def raise_as_answer(error: Exception) -> NoReturn:
+    """What services refuse, in the codes of the contract."""
+    match error:
+        case services.InvalidDataset():
+            raise ValidationError(error.errors) from error
+        case services.DatasetExists():
+            raise Conflict(str(error)) from error
+        case services.DatasetNotFound():
+            raise NotFound(str(error)) from error
+        case ImportRefused():
+            raise ValidationError({"file": [str(error)]}) from error
+    raise error
+
+
+def caller(request: Request) -> User:
+    return cast(User, request.user)  # every view asks for a login (DEFAULT_PERMISSION_CLASSES)
+
+
+def find_dataset(key: str) -> Dataset:
+    try:
+        return services.get_dataset(key)
+    except services.DatasetNotFound as error:
+        raise_as_answer(error)
+
+
+def paged(data: list[Any], limit: int, offset: int, page: Page) -> Response:
+    more = page.next_cursor is not None
+    pagination = {
+        "limit": limit,
+        "offset": offset,
+        "next_offset": offset + limit if more else None,
+        "next_cursor": page.next_cursor,
+    }
+    return Response({"data": data, "pagination": pagination})
+
+
+class TraceList(APIView):
+    """GET: a page of traces, newest first. POST: store one trace, or a list of them, all or none."""
+
+    def get(self, request: Request) -> Response:
+        reader = QueryReader(request.query_params)
+        limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
+        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
+        cursor = reader.take("cursor", decode_trace_cursor)
+        text = reader.take("q", parse_text)
+        reader.finish()
+        page = take_page(search_traces(text), limit=limit, offset=offset, cursor=cursor)
+        return paged([full_trace(trace) for trace in page.rows], limit, offset, page)
+
+    def post(self, request: Request) -> Response:
+        data = request.data
+        items = data if isinstance(data, list) else [data]
+        if len(items) > TRACES_MAX:
+            reason = f"{len(items):,} traces are more than the limit of {TRACES_MAX:,} in one request; upload them as a file."
+            raise ValidationError({"non_field_errors": [reason]})
+        try:
+            traces = services.create_traces(items=items, by=caller(request))
+        except services.InvalidTraces as error:
+            raise ValidationError(_trace_errors(error, many=isinstance(data, list))) from error
+        receipts = [receipt(trace) for trace in traces]
+        return Response(receipts if isinstance(data, list) else receipts[0], status=201)
+
+
+def _trace_errors(error: services.InvalidTraces, *, many: bool) -> Errors:
+    if not many:
+        return error.errors[0]
+    return {f"[{place}].{name}": reasons for place, errors in error.errors.items() for name, reasons in errors.items()}
+
+
+class TraceDetail(APIView):
+    def get(self, request: Request, trace_id: str) -> Response:
+        parsed = parse_uuid(trace_id, "trace_id")
+        trace = Trace.objects.filter(pk=parsed).first()
+        if trace is None:
+            raise NotFound(f"Trace not found: {parsed}")
+        return Response(full_trace(trace))
+
+
+class DatasetList(APIView):
+    """GET: a page of datasets, newest first. POST: make a dataset of stored traces."""
+
+    def get(self, request: Request) -> Response:
+        reader = QueryReader(request.query_params)
+        limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
+        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
+        cursor = reader.take("cursor", decode_dataset_cursor)
+        text = reader.take("q", parse_text)
+        reader.finish()
+        page = take_page(search_datasets(text), limit=limit, offset=offset, cursor=cursor)
+        return paged([dataset_row(dataset) for dataset in page.rows], limit, offset, page)
+
+    def post(self, request: Request) -> Response:
+        fields = clean_dataset(request.data)
+        try:
+            dataset = services.create_dataset(**fields, provenance={"source": "api"}, by=caller(request))
+        except services.UnknownTraces as error:
+            body = {"detail": str(error), "trace_ids": [str(error)], "unknown_trace_ids": error.ids}
+            return Response(body, status=400)
+        except (services.InvalidDataset, services.DatasetExists) as error:
+            raise_as_answer(error)
+        return Response(manifest(dataset), status=201)
+
+
+def clean_dataset(data: Any) -> dict[str, Any]:
+    """The body of ``POST /api/datasets``, its shape checked; the service checks the values."""
+    if not isinstance(data, dict):
+        raise ValidationError({"non_field_errors": [f"The body must be an object, not {kind_of(data)}."]})
+    known = ("name", "version", "trace_ids", "held_out_ids", "description")
+    errors: Errors = {name: ["Unknown field."] for name in data if name not in known}
+    for name in ("name", "version", "trace_ids"):
+        if name not in data:
+            errors[name] = ["This field is required."]
+    for name in ("name", "version", "description"):
+        if name in data and not isinstance(data[name], str):
+            errors[name] = [f"Must be text, not {kind_of(data[name])}."]
+    for name in ("trace_ids", "held_out_ids"):
+        value = data.get(name, [])
+        if not isinstance(value, list):
+            errors[name] = [f"Must be a list of trace ids, not {kind_of(value)}."]
+    if errors:
+        raise ValidationError(errors)
+    return data
+
+
+class RawParser(BaseParser):
+    """Hands the body on as it is: lines are read one by one."""
+
+    media_type = "application/x-ndjson"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        return stream
+
+
+class JSONLParser(RawParser):
+    media_type = "application/jsonl"
+
+
+class LengthRequired(APIException):
+    status_code = 411
+    default_detail = "The request does not say how long its body is (Content-Length)."
+
+
+class OutOfSpace(APIException):
+    status_code = 507
+    default_detail = "The server has no room for the upload. Nothing was stored."
+
+
+class DatasetIngest(APIView):
+    """POST: a JSONL file becomes traces and a dataset, all or nothing.
+
+    Either a form (multipart) with ``file``, ``name``, ``version`` and, if wanted, ``description``, ``format``, ``held_out``;
+    or the lines as the body (application/x-ndjson) and the fields as query parameters.
+    """
+
+    parser_classes = [MultiPartParser, RawParser, JSONLParser]
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        # Before authentication: looking for a CSRF token reads the form.
+        guard_body(request, settings.UPLOAD_MAX_BYTES)
+        return super().initialize_request(request, *args, **kwargs)
+
+    def post(self, request: Request) -> Response:
+        if names_no_length(request._request):
+            raise LengthRequired
+        try:
+            file, file_name, fields = read_upload(request)
+            dataset = import_file(file=file, file_name=file_name, **fields, by=caller(request))
+        except UnreadablePostError as error:
+            raise ParseError(f"{error} Nothing was stored.") from error
+        except BadLines as error:
+            errors = [{"line": problem.line, "reason": problem.reason} for problem in error.problems]
+            return Response({"detail": str(error), "error_count": error.count, "errors": errors}, status=400)
+        except (ImportRefused, services.InvalidDataset, services.DatasetExists) as error:
+            raise_as_answer(error)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise OutOfSpace from error
+            raise
+        return Response(manifest(dataset), status=201)
+
+
+def read_upload(request: Request) -> tuple[IO[bytes], str, dict[str, Any]]:
+    """File, its name, and the arguments of import_file. Raises InvalidDataset, ValidationError."""
+    data = request.data
+    if isinstance(data, QueryDict):
+        files = data.getlist("file")
+        given = {name: data.getlist(name) for name in data if name not in ("file", "csrfmiddlewaretoken")}
+        if request.query_params:
+            reason = "Give it as a field of the form, not in the address."
+            raise ValidationError({name: [reason] for name in request.query_params})
+        if len(files) != 1 or not isinstance(files[0], UploadedFile):
+            raise ValidationError({"file": ["Give one file."]})
+        return cast(IO[bytes], files[0]), files[0].name or "", upload_fields(given)
+    given = {name: request.query_params.getlist(name) for name in request.query_params}
+    fields = upload_fields(given)
+    if not hasattr(data, "readline"):
+        raise ValidationError({"file": ["The body is empty."]})
+    return cast(IO[bytes], data), "", fields
+
+
+def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
+    known = ("name", "version", "description", "format", "held_out")
+    errors: Errors = {name: ["Unknown field."] for name in given if name not in known}
+    errors |= {name: ["Is given more than once."] for name in known if len(given.get(name, [])) > 1}
+    errors |= {name: ["This field is required."] for name in ("name", "version") if name not in given}
+    errors |= {name: ["Must be text, not a file."] for name, values in given.items() if not isinstance(values[0], str)}
+    if errors:
+        raise ValidationError(errors)
+    fields: dict[str, Any] = {name: values[0] for name, values in given.items()}
+    fields["held_out"] = parse_held_out(fields.get("held_out", ""))
+    fields["format"] = fields.get("format") or None
+    return fields
+
+
+class DatasetDetail(APIView):
+    """GET: the manifest."""
+
+    def get(self, request: Request, key: str) -> Response:
+        return Response(manifest(find_dataset(key)))
+
+
+class AnyType(BaseContentNegotiation):
+    """A stream of lines is what it is, whatever the client says it accepts."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return None
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+class DatasetExport(APIView):
+    """GET: the dataset as JSONL in format tunix_sft, streamed."""
+
+    content_negotiation_class = AnyType
+
+    def get(self, request: Request, key: str) -> StreamingHttpResponse:
+        dataset = find_dataset(key)
+        response = StreamingHttpResponse(
+            in_pieces(services.export_lines(dataset)), content_type="application/x-ndjson; charset=utf-8"
+        )
+        response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.jsonl"'
+        return response
+
+
+def in_pieces(lines: Iterable[bytes], count: int = 100) -> Iterator[bytes]:
+    """Every piece costs the server a round of its own, so lines go out a hundred at a time."""
+    iterator = iter(lines)
+    while piece := b"".join(islice(iterator, count)):
+        yield piece

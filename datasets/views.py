@@ -1,0 +1,166 @@
+"""Pages of datasets and traces. They need no JavaScript."""
+
+import errno
+import json
+import uuid
+from collections.abc import Callable
+from typing import cast
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import UnreadablePostError
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.http import require_http_methods, require_safe
+
+from datasets import services
+from datasets.forms import UploadForm
+from datasets.importers import BadLines, ImportRefused, import_file
+from datasets.listing import (
+    Cursor,
+    decode_dataset_cursor,
+    decode_trace_cursor,
+    search_datasets,
+    search_traces,
+    take_page,
+)
+from datasets.models import Dataset, Trace
+from datasets.schema import answer_text, conversation
+from datasets.uploads import guard_body
+from tunixrt.api.parsers import BodyTooLarge
+
+PAGE = 25
+EXAMPLES = 10
+USES = 20
+SEARCH_MAX_LENGTH = 256
+
+
+def _search_text(request: HttpRequest) -> str:
+    return request.GET.get("q", "").replace("\x00", "").strip()[:SEARCH_MAX_LENGTH]
+
+
+@login_required
+@require_safe
+def dataset_list(request: HttpRequest) -> HttpResponse:
+    text = _search_text(request)
+    cursor = _cursor(request, decode_dataset_cursor)
+    page = take_page(search_datasets(text), limit=PAGE, cursor=cursor)
+    return render(request, "datasets/list.html", {"page": page, "text": text, "first": cursor is None})
+
+
+def _cursor(request: HttpRequest, decode: Callable[[str], Cursor]) -> Cursor | None:
+    """Where the page starts; a cursor that cannot be read starts at the top."""
+    try:
+        return decode(request.GET["cursor"]) if "cursor" in request.GET else None
+    except ValueError:
+        return None
+
+
+@login_required
+@require_safe
+def detail(request: HttpRequest, key: str) -> HttpResponse:
+    try:
+        dataset = services.get_dataset(key)
+    except services.DatasetNotFound as error:
+        raise Http404(str(error)) from error
+    start = _position(request.GET.get("from", ""))
+    items = list(dataset.items.filter(position__gte=start).select_related("trace").order_by("position")[: EXAMPLES + 1])
+    examples = [
+        {
+            "item": item,
+            "messages": conversation(item.trace),
+            "answer": answer_text(item.trace),
+        }
+        for item in items[:EXAMPLES]
+    ]
+    context = {
+        "dataset": dataset,
+        "examples": examples,
+        "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
+        "start": start,
+        "ranges": [
+            (label, dataset.stats.get(name, {}))
+            for label, name in (
+                ("Prompt", "prompt_characters"),
+                ("Answer", "answer_characters"),
+                ("Whole example", "example_characters"),
+            )
+        ],
+    }
+    return render(request, "datasets/detail.html", context)
+
+
+def _position(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
+
+@login_required
+@require_safe
+def traces(request: HttpRequest) -> HttpResponse:
+    text = _search_text(request)
+    cursor = _cursor(request, decode_trace_cursor)
+    page = take_page(search_traces(text), limit=PAGE, cursor=cursor)
+    return render(request, "datasets/traces.html", {"page": page, "text": text, "first": cursor is None})
+
+
+@login_required
+@require_safe
+def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
+    found = get_object_or_404(Trace, pk=trace_id)
+    uses = Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1]
+    context = {
+        "trace": found,
+        "meta": json.dumps(found.meta, indent=2, ensure_ascii=False, sort_keys=True) if found.meta else "",
+        "uses": uses[:USES],
+        "more_uses": len(uses) > USES,
+    }
+    return render(request, "datasets/trace.html", context)
+
+
+@csrf_exempt  # only this outer half: the token is in the form, and its size must be known before the form is read
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def upload(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        guard_body(request, settings.UPLOAD_MAX_BYTES)
+    try:
+        return _upload(request)
+    except BodyTooLarge as error:
+        return _refused(request, "The file is too large", str(error.detail), 413)
+    except UnreadablePostError as error:
+        return _refused(request, "The upload was cut off", f"{error} Nothing was stored.", 400)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _refused(request, "No room", "The server has no room for the upload. Nothing was stored.", 507)
+
+
+def _refused(request: HttpRequest, title: str, detail: str, status: int) -> HttpResponse:
+    return render(request, "error.html", {"title": title, "detail": detail, "status": status}, status=status)
+
+
+@csrf_protect
+def _upload(request: HttpRequest) -> HttpResponse:
+    if request.method != "POST":
+        return render(request, "datasets/upload.html", {"form": UploadForm()})
+    form = UploadForm(request.POST, request.FILES)
+    bad_lines = None
+    if form.is_valid():
+        try:
+            dataset = import_file(**form.arguments(), by=cast(User, request.user))
+        except BadLines as error:
+            form.add_errors({"file": [str(error)]})
+            bad_lines = error
+        except ImportRefused as error:
+            form.add_errors({"file": [str(error)]})
+        except services.InvalidDataset as error:
+            form.add_errors(error.errors)
+        except services.DatasetExists as error:
+            form.add_errors({"version": [str(error)]})
+        else:
+            messages.success(request, f"Stored {dataset.dataset_key}: {dataset.size:,} examples.")
+            return redirect("datasets:detail", key=dataset.dataset_key)
+    return render(request, "datasets/upload.html", {"form": form, "bad_lines": bad_lines}, status=400)

@@ -65,8 +65,8 @@ def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
 class Attention(nnx.Module):
     """Takes over the projections of one of google-tunix's attention modules and computes as config.json says.
 
-    Calls: ``(x, tables, cache, mask)`` with x ``[B, T, D]``, tables from ``rotary_tables``, mask ``[B, T, S]`` (true: may be seen;
-    S = T without a cache, else the cache's length) → ``(new cache or None, output [B, T, D])``.
+    Calls: ``(x, tables, cache, mask)`` with x ``[B, T, D]``, tables from ``rotary_tables``, mask ``[B, T, S]`` (true: may be
+    seen; S = T without a cache, else the cache's length) → ``(new cache or None, output [B, T, D])``.
     Without a cache the mask must be causal.
     """
 

@@ -10,11 +10,12 @@ from huggingface_hub import constants, errors
 from runs.trainer.errors import ModelError
 
 # Everything a text model needs, and no other format of the same weights.
-_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md"]
+_FILES = ["*.json", "*.model", "*.jinja", "*.txt", "LICENSE*", "README.md"]
+_WEIGHTS = ["*.safetensors"]
 
 
-def fetch(model_id: str, revision: str | None) -> tuple[Path, str]:
-    """The local folder of a hub model and its resolved commit.
+def fetch(model_id: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
+    """The local folder of a hub model and its resolved commit; without ``weights`` only what describes the model.
 
     With ``HF_HUB_OFFLINE=1`` only the cache is looked at, and nothing waits for a network.
 
@@ -23,7 +24,11 @@ def fetch(model_id: str, revision: str | None) -> tuple[Path, str]:
     """
     try:
         folder = huggingface_hub.snapshot_download(
-            model_id, revision=revision, allow_patterns=_FILES, etag_timeout=10, local_files_only=constants.HF_HUB_OFFLINE
+            model_id,
+            revision=revision,
+            allow_patterns=_FILES + (_WEIGHTS if weights else []),
+            etag_timeout=10,
+            local_files_only=constants.HF_HUB_OFFLINE,
         )
     except errors.GatedRepoError as error:
         raise ModelError(f"the model {model_id} is gated: accept its terms on the hub and set HF_TOKEN") from error

@@ -73,12 +73,12 @@ class LoraProjection(nnx.Module):
     """A frozen projection of google-tunix with LoRA matrices beside it.
 
     For each checkpoint matrix ``[out, in]`` that is adapted there are ``<name>_lora_a [in, rank]`` and
-    ``<name>_lora_b [rank, out]``, ``nnx.LoRAParam`` in float32, which is what google-tunix's trainer, sampler and checkpoints look for.
+    ``<name>_lora_b [rank, out]``, ``nnx.LoRAParam`` in float32: what google-tunix's trainer, sampler and checkpoints look for.
     """
 
     def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int):
         self.parts = parts
-        self.weight_name = parts[0].path[-1]
+        self.weight_name = str(parts[0].path[-1])
         self.scale = settings.scale
         setattr(self, self.weight_name, getattr(base, self.weight_name))
         for part in parts:

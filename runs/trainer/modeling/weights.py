@@ -22,7 +22,6 @@ _NAMES = {np.dtype(kind): name for name, kind in _NUMPY.items()}
 # Files above this size are split, as transformers does.
 SHARD_BYTES = 5_000_000_000
 
-ParameterPath = tuple[str | int, ...]
 Names = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of each tensor
 
 
@@ -37,9 +36,9 @@ def to_checkpoint(tensor: Tensor, parameter: np.ndarray) -> np.ndarray:
     return part.transpose(np.argsort(tensor.axes)).reshape(tensor.shape)
 
 
-def by_parameter(table: Iterable[Tensor]) -> dict[ParameterPath, list[Tensor]]:
+def by_parameter(table: Iterable[Tensor]) -> dict[Any, list[Tensor]]:
     """The tensors that make up each parameter, slices in order."""
-    parameters: dict[ParameterPath, list[Tensor]] = {}
+    parameters: dict[Any, list[Tensor]] = {}
     for tensor in table:
         parameters.setdefault(tensor.path, []).append(tensor)
     return parameters
@@ -88,7 +87,7 @@ def write_safetensors(folder: Path, names: Names, arrays: Iterator[np.ndarray]) 
             filled = 0
         shards[-1].append(name)
         filled += size
-    files = {}
+    files: dict[str, str] = {}
     for number, members in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         with (folder / file).open("wb") as stream:

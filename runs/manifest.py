@@ -31,6 +31,14 @@ DATASET_FORMAT = "tunix_sft"
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+SHOWN_CHARACTERS = 80
+
+
+def shortened(text: str) -> str:
+    """``text`` as a message shows it: of what is long, the beginning."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+
+
 class ManifestError(ValueError):
     """A manifest that cannot be used. ``problems`` maps ``section.key`` to one sentence each."""
 
@@ -66,11 +74,11 @@ class Parameter:
             return None if isinstance(value, bool) else "must be true or false"
         if self.type is int:
             if isinstance(value, bool) or not isinstance(value, int):
-                return f"must be a whole number, not {value!r}"
+                return f"must be a whole number, not {shortened(repr(value))}"
             return self._range_problem(value)
         if self.type is float:
             if isinstance(value, bool) or not isinstance(value, int | float):
-                return f"must be a number, not {value!r}"
+                return f"must be a number, not {shortened(repr(value))}"
             if isinstance(value, float) and not math.isfinite(value):
                 return "must be a finite number"
             return self._range_problem(value)
@@ -78,11 +86,13 @@ class Parameter:
             if not isinstance(value, list | tuple) or not value:
                 return "must be a list with at least one name"
             unknown = [item for item in value if item not in self.choices]
-            return f"{unknown[0]!r} is not one of {', '.join(self.choices)}" if unknown else None
+            if unknown:
+                return f"{shortened(repr(unknown[0]))} is not one of {', '.join(self.choices)}"
+            return "must not name anything twice" if len(set(value)) < len(value) else None
         if not isinstance(value, str):
-            return f"must be text, not {value!r}"
+            return f"must be text, not {shortened(repr(value))}"
         if self.choices and value not in self.choices:
-            return f"{value!r} is not one of {', '.join(self.choices)}"
+            return f"{shortened(repr(value))} is not one of {', '.join(self.choices)}"
         return None
 
     def _range_problem(self, value: float) -> str | None:

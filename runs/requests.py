@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
 from runs.families import PRESETS, family_of_hub_id, preset_names
-from runs.manifest import PARAMETERS, parameter_defaults
+from runs.manifest import PARAMETERS, parameter_defaults, shortened
 
 KEY_MAX_LENGTH = 256
 TAG_MAX_LENGTH = 64
@@ -22,6 +22,8 @@ PRIORITY_RANGE = (-100, 100)
 TIMEOUT_RANGE = (1, 31_536_000)  # seconds: up to a year
 AUTO_RETRY_MAX = 10
 HIDDEN_PREFIX = "."
+OUTPUT_DIR_MAX_BYTES = 1000  # its unique index takes some 2,700 bytes on PostgreSQL
+NAMED_FIELDS = 50  # unknown fields named in an answer
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -118,8 +120,11 @@ def clean_request(data: Any) -> RunRequest:
     for name in ("lora_alpha", "lora_targets"):
         if values["training"][name] is not None and values["training"]["lora_rank"] is None:
             reader.errors.setdefault(name, ["This field needs lora_rank."])
-    for name in sorted(set(data) - reader.seen, key=str):
-        reader.errors[str(name)] = ["Unknown field."]
+    unknown = sorted(set(data) - reader.seen, key=str)
+    for name in unknown[:NAMED_FIELDS]:
+        reader.errors[shortened(str(name))] = ["Unknown field."]
+    if len(unknown) > NAMED_FIELDS:
+        reader.fail("non_field_errors", f"{len(unknown) - NAMED_FIELDS:,} more unknown fields.")
     if reader.errors:
         raise InvalidRequest(reader.errors)
     return RunRequest(**values)
@@ -210,8 +215,8 @@ def resolve_model(model_id: Any) -> ModelReference:
             raise ValueError(f"There is no preset {name!r}; presets: {', '.join(preset_names())}.")
         return ModelReference(model_id, "preset", family=PRESETS[name]["model_type"])
     if model_id.startswith(("/", "./")):
-        path = (settings.BASE_DIR / model_id).resolve()
-        if not any(path.is_relative_to(root) and path != root for root in settings.TUNIX_MODEL_ROOTS):
+        path = _resolved(settings.BASE_DIR / model_id)
+        if path is None or not any(path.is_relative_to(root) and path != root for root in settings.TUNIX_MODEL_ROOTS):
             raise ValueError("A model folder must lie inside one of the folders that TUNIX_MODEL_ROOTS names.")
         return ModelReference(model_id, "folder", path=path)
     if ".." in model_id or not _HUB_ID.fullmatch(model_id):
@@ -238,16 +243,24 @@ def clean_output_dir(value: Any) -> str | None:
         raise ValueError("The folder must lie inside the output root: a relative path without '..'.")
     if any(part.startswith(HIDDEN_PREFIX) for part in path.parts):
         raise ValueError("Folder names must not start with a dot.")
-    if any(len(part.encode()) > 255 for part in path.parts) or len(str(path)) > 1000:
-        raise ValueError("The path is too long: at most 255 bytes a name and 1000 characters in all.")
+    if any(len(part.encode()) > 255 for part in path.parts) or len(str(path).encode()) > OUTPUT_DIR_MAX_BYTES:
+        raise ValueError(f"The path is too long: at most 255 bytes a name and {OUTPUT_DIR_MAX_BYTES} bytes in all.")
     if not path.parts:
         return None
-    root = settings.TUNIX_OUTPUT_ROOT
-    if not (root / path).resolve().is_relative_to(root):  # through a symbolic link
-        raise ValueError("The folder must lie inside the output root.")
+    folder = settings.TUNIX_OUTPUT_ROOT / path
+    if _resolved(folder) != folder:  # outside the root, or into the folder of another run under a second name
+        raise ValueError("The folder must lie inside the output root, and no part of it may be a symbolic link.")
     if _is_uuid(path.parts[0]):
         raise ValueError("A run id cannot be used as a folder name: those folders belong to their runs.")
     return str(path)
+
+
+def _resolved(path: Path) -> Path | None:
+    """``path`` without symbolic links; None if they lead in a circle."""
+    try:
+        return path.resolve()
+    except (RuntimeError, OSError):  # before Python 3.13 a circle is a RuntimeError
+        return None
 
 
 def _is_uuid(text: str) -> bool:

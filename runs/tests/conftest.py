@@ -1,0 +1,216 @@
+"""Fixtures for the tests of runs: a small dataset, an output root per test, a training command that follows a script, and
+real servers and commands as processes of their own."""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.contrib.auth.models import User
+from rest_framework.test import APIClient
+
+from datasets.models import Dataset
+from datasets.services import create_dataset, create_traces
+from runs import folder
+from runs.execution import launching
+from runs.models import Run
+from runs.processes import live_processes, processes_of_run, same_process
+from runs.requests import clean_request
+from runs.services import submit_run
+from runs.tests.launching import PATIENCE, TRAINER, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = "TUNIXRT_TEST_MARK"
+
+Script = Callable[..., None]
+Submit = Callable[..., Run]
+Start = Callable[..., "Program"]
+
+
+@pytest.fixture(autouse=True)
+def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The output root of this test and of the programs it starts; not made yet. No keeper outlives the test."""
+    root = (tmp_path / "output").resolve()
+    settings.TUNIX_OUTPUT_ROOT = root
+    monkeypatch.setenv("TUNIX_OUTPUT_ROOT", str(root))
+    launching._host_pk.cache_clear()  # the row belongs to one test's database
+    yield root
+    launching._host_pk.cache_clear()
+    for record in root.rglob(folder.KEEPER):
+        _end_keeper(record.parent)
+
+
+def _end_keeper(path: Path) -> None:
+    record = folder.read_keeper(path) or {}
+    keeper = record.get("keeper") or {}
+    if keeper and same_process(keeper["pid"], keeper["start_time"]):
+        os.kill(keeper["pid"], 9)
+        wait_for(lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death")
+    if isinstance(record.get("run_id"), str):
+        folder.kill_leftovers(path, record["run_id"])
+        wait_for(lambda: not processes_of_run(record["run_id"]), "the end of a training's processes")
+
+
+@pytest.fixture
+def make_dataset(db: None) -> Callable[..., Dataset]:
+    """Stores a dataset of made-up additions; the last ``held_out`` of its ``size`` examples are held out."""
+
+    def make(name: str = "sums", version: str = "v1", *, size: int = 3, held_out: int = 0, prompt: str = "{}+1=?") -> Dataset:
+        items = [
+            {
+                "prompt": prompt.format(number),
+                "steps": [{"i": 0, "type": "reasoning", "content": f"{number}+1"}],
+                "final_answer": str(number + 1),
+            }
+            for number in range(size)
+        ]
+        ids = [trace.pk for trace in create_traces(items=items, by=None)]
+        return create_dataset(name=name, version=version, trace_ids=ids, held_out_ids=ids[size - held_out :], by=None)
+
+    return make
+
+
+@pytest.fixture
+def dataset(make_dataset: Callable[..., Dataset]) -> Dataset:
+    """``sums-v1``: three examples to train on."""
+    return make_dataset()
+
+
+@pytest.fixture
+def body(dataset: Dataset) -> dict[str, Any]:
+    """The smallest request: a dry run."""
+    return {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama"}
+
+
+@pytest.fixture
+def scripted(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Makes the training command a program that does what its script says (scripted_trainer.py), here and in started programs."""
+
+    def use(*script: list[Any]) -> None:
+        command = [sys.executable, "-I", "-S", str(TRAINER), json.dumps(script)]
+        settings.TUNIX_COMMAND = command
+        monkeypatch.setenv("TUNIX_COMMAND", shlex.join(command))
+
+    return use
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The interpreter of a fresh virtual environment: nothing is installed in it."""
+    path = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(path)], check=True)
+    return str(path / "bin" / "python")
+
+
+@pytest.fixture
+def without_runtime(settings: LazySettings, monkeypatch: pytest.MonkeyPatch, bare_python: str) -> None:
+    """The training interpreter is one that has no google-tunix."""
+    settings.TUNIX_COMMAND = []
+    settings.TUNIX_PYTHON = bare_python
+    monkeypatch.setenv("TUNIX_PYTHON", bare_python)
+    monkeypatch.delenv("TUNIX_COMMAND", raising=False)
+
+
+@pytest.fixture
+def submit(user: User, dataset: Dataset) -> Submit:
+    """Stores a pending run, local unless said otherwise, and starts nothing."""
+
+    def make(*, queued: bool = True, by: User | None = None, **fields: Any) -> Run:
+        asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False} | fields
+        run, _ = submit_run(request=clean_request(asked), by=by or user, queued=queued)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """Does a dry run through the API; the answer's body."""
+
+    def run(**fields: Any) -> dict[str, Any]:
+        response = api.post("/api/tunix/run", body | fields, format="json")
+        assert response.status_code == 202, response.content
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return run
+
+
+class Program:
+    """A command of this project as a process in a session of its own. Its environment is marked, so all it starts is found."""
+
+    def __init__(self, arguments: list[str], log: Path, **environment: str):
+        self.mark = str(uuid.uuid4())
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env={**os.environ, **environment, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end: {self.said()}") from None
+
+    def family(self) -> list[int]:
+        """Pids of the live processes that carry its mark."""
+        wanted = f"{MARK}={self.mark}".encode()
+        return [process.pid for process in live_processes() if wanted in _environment(process.pid)]
+
+    def kill(self) -> None:
+        """SIGKILL for it and all that it has started, keepers and trainings excepted: those have an environment of their own."""
+        while pids := self.family():
+            for pid in pids:
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    pass
+        self.process.wait(PATIENCE)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Start]:
+    """Starts a Python program of this project: ``program("manage.py", "attend")``; keywords are environment variables."""
+    started: list[Program] = []
+
+    def start(*arguments: str, **environment: str) -> Program:
+        started.append(Program(list(arguments), tmp_path / f"program-{len(started)}.log", **environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

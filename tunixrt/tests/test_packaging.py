@@ -1,0 +1,138 @@
+"""Files that other programs read (compose, Docker, workflows, pre-commit, Procfile): valid, and what they name exists."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.core.management import get_commands
+
+from tunixrt.tests.plugin import ROOT
+
+TEXT = (ROOT / "docker-compose.yml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_composition_is_web_worker_and_postgresql():
+    assert {"web", "worker", "database", "migrate"} == SERVICES.keys()
+    assert all("image" in service for service in SERVICES.values())
+    assert SERVICES["database"]["image"].startswith("postgres:")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_exists_and_can_be_waited_for(name: str):
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        if how["condition"] == "service_healthy":
+            assert "test" in SERVICES[other]["healthcheck"]
+        else:
+            assert how["condition"] == "service_completed_successfully"
+            assert SERVICES[other]["restart"] == "no"
+
+
+def test_every_volume_is_declared_and_the_output_is_shared():
+    used = {name: {volume.split(":")[0] for volume in service["volumes"]} for name, service in SERVICES.items()}
+
+    assert set().union(*used.values()) == COMPOSE["volumes"].keys()
+    assert "output" in used["web"] & used["worker"]
+    for name in ("web", "worker"):
+        mounted = {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
+        assert SERVICES[name]["environment"]["TUNIX_OUTPUT_ROOT"] in mounted
+
+
+def test_secrets_have_no_default_and_everything_else_has_one():
+    for variable, operator in re.findall(r"\$\{(\w+)([^}]*)\}", TEXT):
+        assert operator.startswith(":?" if variable in {"SECRET_KEY", "POSTGRES_PASSWORD"} else ":-"), variable
+    assert not re.search(r"(PASSWORD|SECRET_KEY): (?!\$\{)", TEXT)
+
+
+def test_web_and_worker_use_the_database_of_the_composition():
+    for name in ("migrate", "web", "worker"):
+        assert "@database:5432/tunixrt" in SERVICES[name]["environment"]["DATABASE_URL"]
+
+
+def test_processes_that_keepers_leave_behind_are_collected():
+    assert SERVICES["web"]["init"] is True
+    assert SERVICES["worker"]["init"] is True
+
+
+def test_web_is_published_on_loopback_only():
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["web"]["ports"])
+    assert "ports" not in SERVICES["database"]
+
+
+def commands() -> list[list[str]]:
+    procfile = [line.split(": ", 1)[1].split() for line in (ROOT / "Procfile").read_text().splitlines()]
+    composed = [service["command"] for service in SERVICES.values() if "command" in service]
+    image = [re.findall(r'"([^"]+)"', line) for line in DOCKERFILE.splitlines() if line.startswith("CMD [")]
+    makefile = [shlex.split(line) for line in re.findall(r"manage\.py [a-z]+", (ROOT / "Makefile").read_text())]
+    return [command[command.index("manage.py") :] for command in [*procfile, *composed, *image, *makefile]]
+
+
+def test_every_command_exists():
+    assert len(commands()) >= 7
+    assert {command[1] for command in commands()} <= get_commands().keys()
+
+
+def test_what_the_image_copies_exists_and_is_sent_to_docker():
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if re.match(r"COPY (?!--)", line)]
+
+    assert copied == [["pyproject.toml", ".ci/environment", ".ci/install.py"]]
+    for path in [*copied[0], *sent]:
+        assert (ROOT / path).exists(), path
+        assert path in sent
+    assert {"tunixrt", "datasets", "runs", "templates", "manage.py"} <= sent
+
+
+def test_the_image_runs_as_nobody_special_and_without_local_mode():
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+
+    assert re.search(r"^USER tunixrt$", final, re.MULTILINE)
+    assert "TUNIXRT_LOCAL_MODE=false" in final
+    assert 'CMD ["python", "manage.py", "web"]' in final.splitlines()[-1]
+
+
+def test_the_image_takes_the_extras_the_composition_gives():
+    assert SERVICES["web"]["build"]["args"].keys() == set(re.findall(r"^ARG (\w+)=", DOCKERFILE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_pins_its_actions_and_calls_what_exists(path: Path):
+    workflow = yaml.safe_load(path.read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+    for step in steps:
+        assert ("uses" in step) != ("run" in step)
+        if "uses" in step:
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+@v\d+\.\d+\.\d+", step["uses"])
+        for target in re.findall(r"^make ([a-z -]+)$", step.get("run", ""), re.MULTILINE):
+            assert set(target.split()) <= make_targets()
+    assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_there_is_a_workflow_for_the_core_one_for_the_runtime_and_one_for_audits():
+    assert [path.name for path in WORKFLOWS] == ["audit.yml", "ci.yml", "runtime.yml"]
+    versions = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["core"]["strategy"]["matrix"]["python"]
+    assert versions == ["3.11", "3.13"]
+
+
+def test_pre_commit_has_local_hooks_only():
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+
+    assert repository["repo"] == "local"
+    assert {"format", "lint", "layers", "migrations"} <= {hook["id"] for hook in repository["hooks"]}
+
+
+def test_programs_are_executable():
+    for name in (".ci/run", ".ci/environment", "manage.py"):
+        assert (ROOT / name).stat().st_mode & 0o111, name

@@ -46,10 +46,6 @@ class ImmutableAdmin(admin.ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
-    # Whoever may view or change may look.
-    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return super().has_view_permission(request, obj) or bool(super().has_change_permission(request, obj))
-
 
 @admin.register(Trace)
 class TraceAdmin(ImmutableAdmin):

@@ -141,7 +141,7 @@ class _Staging:
     def examples(self) -> Iterator[tuple[TraceData, str]]:
         for content_hash, part, content in self.parts():
             prompt, steps, final_answer, meta, version = orjson.loads(content)
-            yield TraceData(prompt, steps, final_answer, meta, version, content_hash), part
+            yield TraceData(prompt, steps, final_answer, meta, version, content_hash, len(content)), part
 
     def summary(self) -> services.Summary:
         fingerprint = Fingerprint()

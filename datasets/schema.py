@@ -43,7 +43,9 @@ class HasContent(Protocol):
 
 @dataclass(slots=True)
 class TraceData:
-    """A valid trace that may not be stored yet. ``content_hash``: SHA-256 of the canonical JSON, hexadecimal."""
+    """A valid trace that may not be stored yet. ``content_hash``: SHA-256 of the canonical JSON, hexadecimal; ``size``: about
+    its length in bytes.
+    """
 
     prompt: str
     steps: list[dict[str, Any]]
@@ -51,6 +53,7 @@ class TraceData:
     meta: dict[str, Any]
     trace_version: str
     content_hash: str
+    size: int
 
 
 def parse_trace(value: Any) -> TraceData:
@@ -85,7 +88,7 @@ def _hashed(prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: d
     if len(canonical) > MAX_TRACE_BYTES:
         reason = f"Has {len(canonical):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
         raise InvalidTrace({"trace": [reason]})
-    return TraceData(prompt, steps, final_answer, meta, version, hashlib.sha256(canonical).hexdigest())
+    return TraceData(prompt, steps, final_answer, meta, version, hashlib.sha256(canonical).hexdigest(), len(canonical))
 
 
 def kind_of(value: Any) -> str:

@@ -19,7 +19,10 @@ from datasets.models import Dataset, DatasetItem, Split, Trace
 from datasets.schema import Errors, InvalidTrace, TraceData, parse_trace, training_line
 from datasets.tally import Fingerprint, Lengths
 
-BATCH = 500
+# A batch of traces is held in memory, and one trace may have MAX_TRACE_BYTES.
+READ_BATCH = 100
+WRITE_BATCH = 500
+WRITE_BATCH_BYTES = 8 * 1024 * 1024
 MAX_NAME = 200
 MAX_VERSION = 55
 MAX_DESCRIPTION = 10_000
@@ -86,7 +89,7 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
         raise InvalidTraces(errors, count)
     stored: dict[str, Trace] = {}
     with transaction.atomic():
-        for batch in _batches(parsed, BATCH):
+        for batch in _batches(parsed, WRITE_BATCH):
             _insert(batch, by)
             hashes = {trace.content_hash for trace in batch}
             stored |= {trace.content_hash: trace for trace in Trace.objects.filter(content_hash__in=hashes).order_by()}
@@ -195,7 +198,7 @@ def create_dataset(
         raise InvalidDataset({"held_out_ids": [f"Not among trace_ids: {named}."]})
 
     lengths, fingerprint, unknown = Lengths(), Fingerprint(), []
-    for batch in _batches(ids, BATCH):
+    for batch in _batches(ids, READ_BATCH):
         traces = Trace.objects.in_bulk(batch)
         for trace_id in batch:
             trace = traces.get(trace_id)
@@ -212,8 +215,7 @@ def create_dataset(
     places = ((trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids)
     with transaction.atomic():
         dataset = _insert_dataset(name, version, description, summary, provenance or {"source": "traces"}, by)
-        for start, batch in _numbered_batches(places):
-            _insert_items(dataset, start, batch)
+        _insert_items(dataset, 0, places)
     return dataset
 
 
@@ -257,20 +259,28 @@ def store_dataset(
     with transaction.atomic():
         # First of all, so that of two makers of the same dataset the second one stops before the work.
         dataset = _insert_dataset(name, version, description, summary, provenance, by)
-        for start, batch in _numbered_batches(examples):
+        start = 0
+        for batch in _light_batches(examples):
             _insert([data for data, split in batch], by)
             hashes = {data.content_hash for data, split in batch}
             ids = dict(Trace.objects.filter(content_hash__in=hashes).order_by().values_list("content_hash", "id"))
             _insert_items(dataset, start, [(ids[data.content_hash], split) for data, split in batch])
+            start += len(batch)
         _refuse_overlap(dataset)
     return dataset
 
 
-def _numbered_batches(items: Iterable[Any]) -> Iterator[tuple[int, list[Any]]]:
-    start = 0
-    for batch in _batches(items, BATCH):
-        yield start, batch
-        start += len(batch)
+def _light_batches(examples: Iterable[tuple[TraceData, str]]) -> Iterator[list[tuple[TraceData, str]]]:
+    batch: list[tuple[TraceData, str]] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += example[0].size
+        if len(batch) == WRITE_BATCH or size >= WRITE_BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _insert_dataset(
@@ -295,8 +305,8 @@ def _insert_dataset(
     return dataset
 
 
-def _insert_items(dataset: Dataset, start: int, batch: Sequence[tuple[uuid.UUID, str]]) -> None:
-    rows = [(dataset.pk, trace_id, position, split) for position, (trace_id, split) in enumerate(batch, start=start)]
+def _insert_items(dataset: Dataset, start: int, places: Iterable[tuple[uuid.UUID, str]]) -> None:
+    rows = ((dataset.pk, trace_id, position, split) for position, (trace_id, split) in enumerate(places, start=start))
     _insert_rows(DatasetItem, ["dataset", "trace", "position", "split"], rows)
 
 
@@ -328,11 +338,11 @@ def export_lines(dataset: Dataset) -> Iterator[bytes]:
         chunk = list(
             DatasetItem.objects.filter(dataset_id=dataset.pk, position__gte=start)
             .select_related("trace")
-            .order_by("position")[:BATCH]
+            .order_by("position")[:READ_BATCH]
         )
         for item in chunk:
             yield training_line(item.trace_id, item.trace, item.split)
-        if len(chunk) < BATCH:
+        if len(chunk) < READ_BATCH:
             return
         start = chunk[-1].position + 1
 

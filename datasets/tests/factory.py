@@ -1,0 +1,41 @@
+"""Traces, files and datasets that the tests of this app share."""
+
+import io
+import json
+from typing import Any
+
+from datasets.models import Dataset, Trace
+from datasets.services import create_dataset, create_traces
+
+
+def trace_body(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """The body of one valid trace; another number is another trace."""
+    body = {
+        "prompt": f"{number}+1=?",
+        "steps": [{"i": 0, "type": "reasoning", "content": f"{number} and one"}],
+        "final_answer": str(number + 1),
+        "meta": {"number": number},
+    }
+    return body | changes
+
+
+def make_traces(count: int, *, first: int = 0) -> list[Trace]:
+    return create_traces(items=[trace_body(number) for number in range(first, first + count)], by=None)
+
+
+def make_dataset(count: int = 3, *, name: str = "sums", version: str = "v1", held_out: int = 0, first: int = 0) -> Dataset:
+    """A dataset of ``count`` traces, the last ``held_out`` of them held out."""
+    ids = [trace.id for trace in make_traces(count, first=first)]
+    return create_dataset(name=name, version=version, trace_ids=ids, held_out_ids=ids[count - held_out :], by=None)
+
+
+def jsonl(*lines: Any) -> bytes:
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def jsonl_file(*lines: Any) -> io.BytesIO:
+    return io.BytesIO(jsonl(*lines))
+
+
+def nothing_is_stored() -> bool:
+    return not Trace.objects.exists() and not Dataset.objects.exists()

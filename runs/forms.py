@@ -5,7 +5,9 @@ from typing import Any
 
 from django import forms
 
+from runs.manifest import PARAMETERS, Parameter
 from runs.models import RunMode, RunStatus
+from runs.requests import KEY_MAX_LENGTH, PRIORITY_RANGE, TIMEOUT_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
 
 TEXT_MAX_LENGTH = 256
@@ -65,14 +67,171 @@ class HistoryFilter(forms.Form):
 
     def selection(self) -> Selection:
         """The selection of a valid form."""
-        given = {name: self.cleaned_data[name] or None for name in self.FILTERS}
-        given["text"] = given.pop("q")
-        return Selection(**given)
+        given = self.cleaned_data
+        return Selection(
+            status=given["status"] or None,
+            mode=given["mode"] or None,
+            dataset_key=given["dataset_key"] or None,
+            model_id=given["model_id"] or None,
+            owner=given["owner"] or None,
+            tag=given["tag"] or None,
+            text=given["q"] or None,
+            after=given["after"],
+            before=given["before"],
+        )
 
     @property
     def is_filtered(self) -> bool:
         return any(self.data.get(name) for name in self.FILTERS)
 
     @property
+    def rare_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.RARE]
+
+    @property
     def rare_filters_used(self) -> bool:
         return any(self.data.get(name) for name in self.RARE)
+
+
+def split_tags(text: str) -> list[str]:
+    """The tags of a text field, separated by commas."""
+    return [tag.strip() for tag in text.split(",") if tag.strip()]
+
+
+# --- the request for a run --------------------------------------------------------------------------------------------
+
+
+_WORDS = {"lora": "LoRA", "lr": "learning rate", "fsdp": "FSDP", "seq": "sequence", "dtype": "number type", "num": ""}
+
+
+def label_of(parameter: Parameter) -> str:
+    """``lora_rank`` as people write it: LoRA rank."""
+    label = " ".join(_WORDS.get(word, word) for word in parameter.name.split("_")).strip()
+    return label[:1].upper() + label[1:]
+
+
+def help_of(parameter: Parameter) -> str:
+    """The parameter's help and range; what is null in a request is an empty field in a form."""
+    text = parameter.help.replace("null:", "empty:").replace("null ", "empty ")
+    if parameter.minimum is None or parameter.maximum is None:
+        return text
+    low, high = f"{parameter.minimum:,.15g}", f"{parameter.maximum:,.15g}"
+    return f"{text} {f'{low} < x ≤ {high}' if parameter.exclusive_minimum else f'{low} to {high}'}."
+
+
+def parameter_field(parameter: Parameter) -> forms.Field:
+    """The form field of a training parameter: its text becomes the type that ``clean_request`` asks for."""
+    label, help_text = label_of(parameter), help_of(parameter)
+    common: dict[str, Any] = {"label": label, "help_text": help_text, "initial": parameter.default}
+    if parameter.type is bool:
+        return forms.BooleanField(required=False, **common)
+    if parameter.type is list:
+        choices = [(name, name) for name in parameter.choices]
+        return forms.MultipleChoiceField(
+            required=not parameter.nullable, choices=choices, widget=forms.CheckboxSelectMultiple, **common
+        )
+    if parameter.choices:
+        return forms.ChoiceField(choices=[(name, name) for name in parameter.choices], **common)
+    limits = {"min": parameter.minimum, "max": parameter.maximum}
+    attrs = {name: f"{limit:.15g}" for name, limit in limits.items() if limit is not None and not parameter.exclusive_minimum}
+    if parameter.type is int:
+        return forms.IntegerField(required=not parameter.nullable, widget=forms.NumberInput(attrs=attrs), **common)
+    if parameter.type is float:
+        attrs["step"] = "any"
+        return forms.FloatField(required=not parameter.nullable, widget=forms.NumberInput(attrs=attrs), **common)
+    return forms.CharField(required=not parameter.nullable, **common)
+
+
+class StartForm(forms.Form):
+    """A request for a run. ``request`` is what ``clean_request``, the one validation, made of it."""
+
+    BASIC = tuple(name for name, parameter in PARAMETERS.items() if parameter.basic)
+    ADVANCED = tuple(name for name, parameter in PARAMETERS.items() if not parameter.basic)
+
+    dataset_key = forms.CharField(label="Dataset", max_length=KEY_MAX_LENGTH, widget=forms.Select)
+    model_id = forms.CharField(
+        label="Model",
+        max_length=KEY_MAX_LENGTH,
+        help_text="preset:<name>, a folder inside TUNIX_MODEL_ROOTS, or a hub id such as google/gemma-2b-it.",
+        widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off", "spellcheck": "false"}),
+    )
+    output_dir = forms.CharField(
+        label="Output folder", required=False, help_text="Below the output root; empty: named by the run id.", max_length=1000
+    )
+    tags = forms.CharField(required=False, help_text="Separated by commas.", max_length=2000)
+    notes = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3}), help_text="Markdown.")
+    priority = forms.IntegerField(
+        initial=0,
+        help_text=f"Higher starts earlier. {PRIORITY_RANGE[0]} to {PRIORITY_RANGE[1]}.",
+        widget=forms.NumberInput(attrs={"min": PRIORITY_RANGE[0], "max": PRIORITY_RANGE[1]}),
+    )
+    timeout_seconds = forms.FloatField(
+        label="Time limit",
+        required=False,
+        help_text="Seconds of training; empty: only the system's limit.",
+        widget=forms.NumberInput(attrs={"min": TIMEOUT_RANGE[0], "max": TIMEOUT_RANGE[1], "step": "any"}),
+    )
+    webhook_url = forms.CharField(label="Webhook", required=False, help_text="Is told when the run ends.", max_length=2000)
+    run_async = forms.BooleanField(
+        label="Run Async", required=False, help_text="Put the run into the queue and come back at once."
+    )
+    client_request_id = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, datasets: list[tuple[str, str]], **kwargs: Any):
+        """``datasets``: ``(key, label)`` of those to choose from."""
+        super().__init__(*args, **kwargs)
+        for name, parameter in PARAMETERS.items():
+            self.fields[name] = parameter_field(parameter)
+        widget = self.fields["dataset_key"].widget
+        assert isinstance(widget, forms.Select)
+        widget.choices = [("", "Choose a dataset …"), *datasets]
+        self.request: RunRequest | None = None
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if self.errors:
+            return cleaned
+        training = {name: cleaned[name] for name in PARAMETERS}
+        training["lora_targets"] = training["lora_targets"] or None
+        try:
+            self.request = clean_request(
+                {
+                    "dataset_key": cleaned["dataset_key"],
+                    "model_id": cleaned["model_id"],
+                    "output_dir": cleaned["output_dir"] or None,
+                    "dry_run": self.data.get("action") != RunMode.LOCAL,
+                    "tags": split_tags(cleaned["tags"]),
+                    "notes": cleaned["notes"].replace("\r\n", "\n"),
+                    "priority": cleaned["priority"],
+                    "timeout_seconds": cleaned["timeout_seconds"],
+                    "webhook_url": cleaned["webhook_url"],
+                    "client_request_id": cleaned["client_request_id"] or None,
+                    **training,
+                }
+            )
+        except InvalidRequest as error:
+            self.take_errors(error)
+        return cleaned
+
+    def take_errors(self, error: InvalidRequest) -> None:
+        for name, problems in error.errors.items():
+            self.add_error(name if name in self.fields else None, problems)
+
+    @property
+    def basic_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.BASIC]
+
+    @property
+    def advanced_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in (*self.ADVANCED, "output_dir", "priority", "timeout_seconds", "webhook_url")]
+
+    @property
+    def advanced_used(self) -> bool:
+        """Is anything in the folded part wrong or not at its default? Then it is shown unfolded."""
+        return any(field.errors or field.value() not in (field.initial, None, "") for field in self.advanced_fields)
+
+
+def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What the form of a clone shows: the request of the run, in a folder of its own."""
+    initial = {name: value for name, value in config.items() if name in StartForm.base_fields or name in PARAMETERS}
+    return initial | {"output_dir": "", "tags": ", ".join(config.get("tags", []))}

@@ -2,9 +2,19 @@
 
 from django.urls import path
 
+from runs.views.actions import annotate, cancel, pin, retry, trash
+from runs.views.detail import detail
 from runs.views.history import history
+from runs.views.start import start
 
 app_name = "runs"
 urlpatterns = [
     path("", history, name="history"),
+    path("runs/new", start, name="start"),
+    path("runs/<uuid:run_id>", detail, name="detail"),
+    path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
+    path("runs/<uuid:run_id>/retry", retry, name="retry"),
+    path("runs/<uuid:run_id>/trash", trash, name="trash"),
+    path("runs/<uuid:run_id>/pin", pin, name="pin"),
+    path("runs/<uuid:run_id>/annotate", annotate, name="annotate"),
 ]

@@ -5,6 +5,7 @@ from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
+from django.views.decorators.vary import vary_on_headers
 
 from runs.forms import HistoryFilter
 from runs.models import Run, RunTag
@@ -21,6 +22,7 @@ ROW_FIELDS = (
 
 @require_GET
 @login_required
+@vary_on_headers("HX-Request")
 def history(request: HttpRequest) -> HttpResponse:
     """The page, or for htmx only the part that changes."""
     form = HistoryFilter(request.GET)

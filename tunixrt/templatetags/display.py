@@ -43,12 +43,12 @@ def relative(moment: datetime) -> str:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """Seconds as people read them: ``0.42 s``, ``8.1 s``, ``41 s``, ``3 min 05 s``, ``2 h 14 min``, ``3 d 04 h``."""
+    """Seconds as people read them: ``0 s``, ``420 ms``, ``8.1 s``, ``41 s``, ``3 min 05 s``, ``2 h 14 min``, ``3 d 04 h``."""
     if seconds is None:
         return NOTHING
-    if seconds < 1:
-        return f"{seconds:.2f} s"
-    if seconds < 9.95:
+    if 0 < seconds < 0.9995:
+        return f"{max(1, round(seconds * 1000))} ms"
+    if seconds < 9.95 and seconds != int(seconds):
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -67,7 +67,7 @@ def number(value: Any) -> str:
         return NOTHING if value is None else str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    text = f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:.5g}"
+    text = f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:,.5g}"
     mantissa, exponent, power = text.partition("e")
     return f"{mantissa}e{int(power)}" if exponent else text
 
@@ -76,3 +76,12 @@ def number(value: Any) -> str:
 def percent(value: float | None) -> str:
     """A share of 0 to 1 as ``87.5 %``."""
     return NOTHING if value is None else f"{value * 100:.3g} %"
+
+
+@register.simple_tag
+def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> str | SafeString:
+    """How long something took, or, while it goes on, how long it has taken; the browser lets that count on."""
+    if seconds is None and going_on and since is not None:
+        so_far = max(0.0, (timezone.now() - since).total_seconds())
+        return format_html('<span data-since="{}">{}</span>', since.astimezone(UTC).isoformat(), duration(float(int(so_far))))
+    return duration(seconds)

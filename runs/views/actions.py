@@ -1,0 +1,109 @@
+"""What a button on a page does to a run. Each calls the service that the API calls, and goes back with a message."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_POST
+
+from runs import services
+from runs.execution import attending
+from runs.forms import split_tags
+from runs.models import Run
+from runs.requests import InvalidRequest, clean_notes, clean_tags
+from runs.services import DatasetNotFound, RuntimeUnavailable, StateConflict
+from runs.views.detail import get_run
+
+REFUSALS = (StateConflict, DatasetNotFound, RuntimeUnavailable, InvalidRequest)
+Action = Callable[[HttpRequest, Run], HttpResponse]
+
+
+def run_action(action: Action) -> Callable[[HttpRequest, UUID], HttpResponse]:
+    """POST by somebody logged in, on a run that is there; what a service refuses becomes a message."""
+
+    @require_POST
+    @login_required
+    @wraps(action)
+    def view(request: HttpRequest, run_id: UUID) -> HttpResponse:
+        run = get_run(run_id)
+        try:
+            return action(request, run)
+        except REFUSALS as refusal:
+            messages.error(request, str(refusal))
+            return go_back(request, run)
+
+    return view
+
+
+def go_back(request: HttpRequest, run: Run) -> HttpResponseRedirect:
+    """To the page of ours that the form named, else to the run."""
+    target = request.POST.get("next", "")
+    if not target.startswith("/") or not url_has_allowed_host_and_scheme(target, allowed_hosts=None):
+        target = reverse("runs:detail", args=[run.pk])
+    return HttpResponseRedirect(target)
+
+
+def short(run: Run) -> str:
+    return str(run.pk)[:8]
+
+
+@run_action
+def cancel(request: HttpRequest, run: Run) -> HttpResponse:
+    run = attending.cancel_run(run=run, by=person(request))
+    done = run.is_terminal
+    messages.success(request, f"Run {short(run)} is cancelled." if done else f"Run {short(run)} is asked to stop.")
+    return go_back(request, run)
+
+
+@run_action
+def retry(request: HttpRequest, run: Run) -> HttpResponse:
+    new = services.retry_run(run=run, by=person(request))
+    begins = "from the last checkpoint" if new.resume else "from the start"
+    messages.success(request, f"This run tries {short(run)} again, {begins}.")
+    return redirect("runs:detail", new.pk)
+
+
+@run_action
+def trash(request: HttpRequest, run: Run) -> HttpResponse:
+    services.trash_run(run=run, by=person(request))
+    messages.success(request, f"Run {short(run)} is in the trash.")
+    target = request.POST.get("next", "")
+    return go_back(request, run) if target and str(run.pk) not in target else redirect("runs:history")
+
+
+@run_action
+def pin(request: HttpRequest, run: Run) -> HttpResponse:
+    pinned = request.POST.get("pinned") == "true"
+    services.annotate_run(run=run, by=person(request), pinned=pinned)
+    messages.success(request, f"Run {short(run)} is {'pinned: it is never tidied away' if pinned else 'no longer pinned'}.")
+    return go_back(request, run)
+
+
+@run_action
+def annotate(request: HttpRequest, run: Run) -> HttpResponse:
+    changes: dict[str, Any] = {}
+    try:
+        if "tags" in request.POST:
+            changes["tags"] = clean_tags(split_tags(request.POST["tags"]))
+        if "notes" in request.POST:
+            changes["notes"] = clean_notes(request.POST["notes"].replace("\r\n", "\n"))
+    except ValueError as error:
+        messages.error(request, f"Nothing was changed. {error}")
+        return go_back(request, run)
+    services.annotate_run(run=run, by=person(request), **changes)
+    messages.success(request, f"{' and '.join(changes).capitalize()} saved.")
+    return go_back(request, run)
+
+
+def person(request: HttpRequest) -> User:
+    """Who acts: somebody, since the view asked for a login."""
+    assert request.user.is_authenticated
+    return request.user

@@ -1,0 +1,111 @@
+"""One run: what was asked, what happens, what came of it."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+from django.views.decorators.vary import vary_on_headers
+
+from datasets.models import Dataset
+from runs import folder as run_folders
+from runs import services
+from runs.manifest import PARAMETERS
+from runs.models import Run, RunMode, RunQuerySet
+from runs.runtime import tunix_command
+
+EVENTS_MAX = 200
+
+
+def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
+    """404 for one that is not there or in the trash."""
+    run = (Run.objects.visible() if runs is None else runs).filter(pk=run_id).first()
+    if run is None:
+        raise Http404(f"There is no run {run_id}. It may have been deleted.")
+    return run
+
+
+@require_GET
+@login_required
+@vary_on_headers("HX-Request")
+def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
+    """The page, or for htmx only the part that changes while the run is active."""
+    run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of"))
+    events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
+    context = {
+        "run": run,
+        "tags": [tag.name for tag in run.tags.all()],
+        "events": events,
+        "retries": list(run.retries.visible().newest_first().only("run_id", "status", "created_at")[:20]),
+        "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
+        "outputs": read_outputs(run),
+        "parameters": parameters_of(run),
+        "command": command_of(run),
+        "has_manifest": (services.run_folder(run) / run_folders.MANIFEST).is_file(),
+    }
+    template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The end of what a run wrote to one stream."""
+
+    name: str
+    text: str
+
+    @property
+    def lines(self) -> int:
+        return len(self.text.splitlines())
+
+
+def read_outputs(run: Run) -> list[Output]:
+    """The row's output once the run has ended; until then what is in its folder so far."""
+    if run.is_terminal or run.mode != RunMode.LOCAL:
+        return [Output("stdout", run.stdout), Output("stderr", run.stderr)]
+    folder = services.run_folder(run)
+    limit = settings.TUNIX_OUTPUT_MAX_BYTES
+    return [
+        Output("stdout", run_folders.read_tail(folder / run_folders.STDOUT, limit)),
+        Output("stderr", run_folders.read_tail(folder / run_folders.STDERR, limit)),
+    ]
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    name: str
+    value: Any
+    default: Any
+    help: str
+    basic: bool
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.value != self.default)
+
+
+def parameters_of(run: Run) -> list[ParameterRow]:
+    """Every training parameter with the run's value; those that people set first."""
+    rows = [
+        ParameterRow(name, run.config.get(name, parameter.default), parameter.default, parameter.help, parameter.basic)
+        for name, parameter in PARAMETERS.items()
+    ]
+    return sorted(rows, key=lambda row: not (row.basic or row.changed))
+
+
+def command_of(run: Run) -> str:
+    """The command that repeats the run by hand, as a shell takes it."""
+    folder = services.run_folder(run)
+    argv = [*tunix_command(), "train", "--config", run_folders.MANIFEST]
+    try:
+        recorded = run_folders.read_json(folder / run_folders.COMMAND)
+    except run_folders.BrokenFile:
+        recorded = None
+    if recorded and isinstance(recorded.get("argv"), list):
+        argv = [str(part) for part in recorded["argv"]]
+    return f"cd {shlex.quote(str(folder))}\n{shlex.join(argv)}"

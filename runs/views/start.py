@@ -1,0 +1,148 @@
+"""Start a run: a dry run, or a training now or by the queue."""
+
+import uuid
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from datasets.models import Dataset
+from runs import services
+from runs.execution import launching
+from runs.families import preset_names
+from runs.forms import StartForm, initial_from_config
+from runs.models import Host, Run
+from runs.requests import InvalidRequest, RunRequest, clean_request
+from runs.runtime import local_runtime
+from runs.views.actions import person
+
+DATASETS_MAX = 500
+MODELS_MAX = 200
+DEFAULT_MODEL = "preset:tiny-llama"
+
+
+@require_http_methods(["GET", "POST"])
+@login_required
+def start(request: HttpRequest) -> HttpResponse:
+    if request.method == "POST":
+        form = StartForm(request.POST, datasets=dataset_choices(request.POST.get("dataset_key", "")))
+        status, run = 400, None
+        if form.is_valid():
+            status, run = submit(request, form)
+        if run is not None:
+            return redirect("runs:detail", run.pk)
+        return render(request, "runs/start.html", page_context(form), status=status)
+    initial = {
+        "model_id": DEFAULT_MODEL,
+        "client_request_id": uuid.uuid4(),
+        "dataset_key": request.GET.get("dataset", ""),
+    }
+    if "model" in request.GET:
+        initial["model_id"] = request.GET["model"]
+    source = None
+    if "clone" in request.GET:
+        source = source_of(request.GET["clone"])
+        if source is None:
+            messages.error(request, "The run to clone is not there; the form shows the defaults.")
+        else:
+            initial |= initial_from_config(source.config)
+    form = StartForm(initial=initial, datasets=dataset_choices(str(initial["dataset_key"])))
+    return render(request, "runs/start.html", page_context(form) | {"source": source})
+
+
+def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
+    """Hand the form's request to the services: ``(status of the page, run)``; without a run the form says why."""
+    assert form.request is not None
+    asked = form.request
+    try:
+        return 202, start_run(request, asked, queued=form.cleaned_data["run_async"])
+    except services.IdempotencyConflict:
+        # The page was changed and sent again, after going back in the browser, say: that is another run.
+        changed = clean_request(asked.as_config() | {"client_request_id": str(uuid.uuid4())})
+        try:
+            return 202, start_run(request, changed, queued=form.cleaned_data["run_async"])
+        except REFUSALS as refusal:
+            return refused(form, refusal)
+    except REFUSALS as refusal:
+        return refused(form, refusal)
+
+
+def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
+    if queued:
+        run, created = services.submit_run(request=asked, by=person(request), queued=True)
+    else:
+        run, created = launching.run_in_request(request=asked, by=person(request))
+    if not created:
+        messages.info(request, "This form was sent before: here is the run that it started.")
+    return run
+
+
+REFUSALS = (InvalidRequest, services.DatasetNotFound, services.RuntimeUnavailable, launching.NoFreeSlot)
+
+
+def refused(form: StartForm, refusal: Exception) -> tuple[int, None]:
+    match refusal:
+        case InvalidRequest():
+            form.take_errors(refusal)
+            return 400, None
+        case services.DatasetNotFound():
+            form.add_error("dataset_key", str(refusal))
+            return 404, None
+        case launching.NoFreeSlot():
+            form.add_error(None, "Every slot of this host is training. Tick Run Async to queue the run.")
+            return 409, None
+        case _:
+            form.add_error(None, str(refusal))
+            return 501, None
+
+
+def page_context(form: StartForm) -> dict[str, object]:
+    runtime = local_runtime()
+    return {
+        "form": form,
+        "runtime": runtime,
+        # Without a runtime here, another host may still take the run out of the queue.
+        "runtime_elsewhere": not runtime.available and Host.objects.alive().exclude(runtime_version="").exists(),
+        "has_datasets": len(form.fields["dataset_key"].widget.choices) > 1,
+        "models": model_choices(),
+        "sync_limit": settings.TUNIX_SYNC_TIMEOUT_SECONDS,
+    }
+
+
+def dataset_choices(wanted: str) -> list[tuple[str, str]]:
+    """``(key, label)`` of the newest datasets, and of the wanted one wherever it stands."""
+    fields = ("dataset_key", "size", "held_out_size")
+    found = list(Dataset.objects.order_by("-created_at", "-id").values_list(*fields)[:DATASETS_MAX])
+    if wanted and all(key != wanted for key, _, _ in found):
+        found += Dataset.objects.filter(dataset_key=wanted.replace("\x00", "")).values_list(*fields)
+    return [
+        (key, f"{key} ({size - held_out:,} to train on{f', {held_out:,} held out' if held_out else ''})")
+        for key, size, held_out in found
+    ]
+
+
+def model_choices() -> list[str]:
+    """Models to suggest: presets, folders below the model roots, and what runs used of late."""
+    presets = [f"preset:{name}" for name in preset_names()]
+    folders = [str(path.parent) for root in settings.TUNIX_MODEL_ROOTS for path in _model_configs(root)]
+    recent = Run.objects.visible().newest_first().values_list("model_id", flat=True)[:MODELS_MAX]
+    return list(dict.fromkeys([*presets, *folders, *recent]))[:MODELS_MAX]
+
+
+def _model_configs(root: Path) -> list[Path]:
+    try:
+        return sorted([*root.glob("*/config.json"), *root.glob("*/*/config.json")])[:MODELS_MAX]
+    except OSError:
+        return []
+
+
+def source_of(text: str) -> Run | None:
+    """The run to clone, if ``text`` names one."""
+    try:
+        return Run.objects.visible().filter(pk=uuid.UUID(text)).first()
+    except ValueError:
+        return None

@@ -1,0 +1,101 @@
+"""The documents: links lead somewhere, and what they name exists."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands
+from django.urls import URLPattern, URLResolver, get_resolver, resolve
+
+from tunixrt.tests.plugin import ROOT
+from tunixrt.tests.test_packaging import make_targets
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+API_DOCUMENTS = [ROOT / "docs" / "api.md"]
+
+
+def headings(path: Path) -> set[str]:
+    """Anchors as GitHub makes them of a document's headings."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def api_routes(patterns: list[URLPattern | URLResolver], prefix: str = "") -> Iterator[str]:
+    for pattern in patterns:
+        route = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from api_routes(pattern.url_patterns, route)
+        elif route.startswith("api/"):
+            yield "/" + route
+
+
+def test_the_documents_are_found():
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= {path.name for path in DOCUMENTS}
+    assert len(DOCUMENTS) >= 12
+
+
+@each_document
+def test_links_lead_somewhere(path: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if target.startswith(("https://", "http://")):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        assert linked.is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in headings(linked), target
+
+
+@each_document
+def test_make_targets_exist(path: Path):
+    code = re.findall(r"`make ([^`]+)`|^make (.+)$", path.read_text(), re.MULTILINE)
+    named = {word for spans in code for span in spans for word in span.partition("#")[0].split() if "=" not in word}
+
+    assert named <= make_targets()
+
+
+@each_document
+def test_commands_exist(path: Path):
+    assert set(re.findall(r"manage\.py ([a-z_]+)", path.read_text())) <= get_commands().keys()
+
+
+@each_document
+def test_no_machine_of_ours_is_named(path: Path):
+    assert not re.search(r"/(root|home|Users|work|tmp)/", path.read_text())
+
+
+def test_every_route_of_the_api_has_an_example_and_every_example_a_route():
+    text = "\n".join(path.read_text() for path in API_DOCUMENTS)
+    written = {
+        re.sub(r"\$\w+|\{\w+\}|(?<=/datasets/)[a-z]+-v\d+", "<>", path) for path in re.findall(r"/api/[\w/$.{}-]*[\w}]", text)
+    }
+
+    assert written == {re.sub(r"<[^>]*>", "<>", route) for route in api_routes(get_resolver().url_patterns)}
+
+
+def test_routes_in_the_readme_exist():
+    for path in re.findall(r"127\.0\.0\.1:8000(/[\w/.-]*)", (ROOT / "README.md").read_text()):
+        resolve(path)
+
+
+def test_the_help_lists_every_target_with_a_sentence():
+    help_text = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    listed = set(re.findall(r"^  make ([a-z-]+) +\S", help_text, re.MULTILINE))
+    assert {"demo", "test", "test-core", "test-parity", "serve", "lint", "format", "clean"} <= listed
+    assert listed <= make_targets()
+
+
+def test_decisions_are_numbered_dated_by_status_and_linked():
+    records = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+
+    assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    for path in records:
+        assert re.search(r"^Status: (accepted|superseded by \d+)$", path.read_text(), re.MULTILINE)
+        assert {"## Context", "## Decision", "## Consequences"} <= set(path.read_text().splitlines())
+        assert f"(adr/{path.name})" in architecture

@@ -47,11 +47,16 @@ def root_problem() -> str | None:
     key = str(settings.TUNIX_OUTPUT_ROOT)
     if time.monotonic() - _root_checked.get(key, -_ROOT_SECONDS) < _ROOT_SECONDS:
         return None
-    marker = hosts_folder() / ROOT_ID
     known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
-    if not marker.exists() and not Run.objects.filter(mode=RunMode.LOCAL).exists():
-        run_folders.create_json_once(marker, {"id": str(known.id)})
-    found = (run_folders.read_json(marker) or {}).get("id")
+    try:
+        marker = hosts_folder() / ROOT_ID
+        if not marker.exists() and not Run.objects.filter(mode=RunMode.LOCAL, host__isnull=False).exists():
+            run_folders.create_json_once(marker, {"id": str(known.id)})
+        found = (run_folders.read_json(marker) or {}).get("id")
+    except OSError as error:
+        return f"The output root {key} cannot be used: {error.strerror or error}. Check TUNIX_OUTPUT_ROOT, its disk and permissions."
+    except run_folders.BrokenFile:
+        found = "nothing that can be read"
     if found != str(known.id):
         return (
             f"The output root {key} is not this database's: its marker {marker.name} says {found}, the database {known.id}."

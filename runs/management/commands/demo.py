@@ -5,11 +5,12 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from datasets.arithmetic import DATASET_KEY
+from datasets.arithmetic import NAME, VERSION
 from datasets.models import Dataset
 from runs import folder as run_folders
 from runs import services
 from runs.execution import attending, launching
+from runs.execution.hosts import root_problem
 from runs.models import Run, RunStatus
 from runs.requests import clean_request
 from runs.runtime import local_runtime
@@ -39,9 +40,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not local_runtime().available:
             raise CommandError(local_runtime().message)
+        if problem := root_problem():
+            raise CommandError(problem)
         self.stdout.write("1/3  Dataset: worked two-digit additions, made here")
         call_command("make_demo_dataset", stdout=self.stdout)
-        dataset = Dataset.objects.get(dataset_key=DATASET_KEY)
+        dataset = Dataset.objects.get(name=NAME, version=VERSION)
         self.stdout.write(f"     {dataset.dataset_key}: {dataset.size} examples, {dataset.held_out_size} of them held out")
 
         self.stdout.write("2/3  Dry run: check everything, start nothing")
@@ -60,15 +63,18 @@ class Command(BaseCommand):
         """Be this host's attendant for one run; beside a real one, just watch."""
         began = time.monotonic()
         said_at = 0.0
+        first: tuple[int, float] | None = None  # the first step we saw, and when
         while not run.is_terminal:
             launching.launch_pending()
             attending.attend()
             run.refresh_from_db()
+            if first is None and run.step:
+                first = (run.step, time.monotonic())
             if self.stdout.isatty() or time.monotonic() - said_at >= REPORT_SECONDS:
-                self._say(self._progress(run, time.monotonic() - began))
+                self._say(self._progress(run, time.monotonic() - began, first))
                 said_at = time.monotonic()
             time.sleep(0.2)
-        self._say(self._progress(run, time.monotonic() - began))
+        self._say(self._progress(run, time.monotonic() - began, first))
         if self.stdout.isatty():
             self.stdout.write("")
 
@@ -81,12 +87,12 @@ class Command(BaseCommand):
             self.stdout.write(line)
 
     @staticmethod
-    def _progress(run: Run, seconds: float) -> str:
-        if not run.step or not run.total_steps:
+    def _progress(run: Run, seconds: float, first: tuple[int, float] | None) -> str:
+        if first is None or not run.step or not run.total_steps:
             return f"     {run.status}, {seconds:3.0f} s: loading and compiling, then the untrained model's held-out answers"
         rate = run.metric_series.filter(name="tokens_per_second").values_list("last", flat=True).first() or 0
-        tokens = run.metric_series.filter(name="tokens").values_list("last", flat=True).first() or 0
-        left = (run.total_steps - run.step) * tokens / rate if rate else 0
+        pace = (time.monotonic() - first[1]) / max(1, run.step - first[0])
+        left = (run.total_steps - run.step) * pace
         loss = "" if run.last_loss is None else f", loss {run.last_loss:.4f}"
         return f"     step {run.step}/{run.total_steps}{loss}, {rate:,.0f} tokens/s, about {left:.0f} s of training left"
 

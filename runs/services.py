@@ -172,11 +172,14 @@ def _require_free_folder(run: Run) -> None:
     if user is not None:
         taken.errors["output_dir"] = [f"The folder {user.output_dir} belongs to run {user.run_id}."]
         raise taken
+    if run.output_dir != str(run.run_id):  # in a folder that is named by its run's id nobody can ask for one
+        below = f"{run.output_dir}/"
+        for inside in Run.objects.filter(mode=RunMode.LOCAL, output_dir__startswith=below).only("output_dir"):
+            if inside.output_dir.startswith(below):  # SQLite's LIKE knows no case
+                taken.errors["output_dir"] = [f"The folder {run.output_dir} holds the folder of run {inside.run_id}."]
+                raise taken
     folder = run_folder(run)
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        inside = Run.objects.filter(mode=RunMode.LOCAL, output_dir__startswith=f"{run.output_dir}/").first()
-        if inside is not None:
-            taken.errors["output_dir"] = [f"The folder {run.output_dir} holds the folder of run {inside.run_id}."]
         raise taken
 
 
@@ -307,7 +310,10 @@ def _retry_lost(run: Run) -> Run | None:
     """The automatic retry of a run that its host lost; bounded by the request's ``auto_retry``."""
     if run.attempt > run.config.get("auto_retry", 0) or run.mode != RunMode.LOCAL:
         return None
-    return _submit_retry(run, by=run.owner, resume=True)
+    try:
+        return _submit_retry(run, by=run.owner, resume=True)
+    except (InvalidRequest, DatasetNotFound, RuntimeUnavailable):
+        return None  # it cannot be retried as things are now; that must not keep the lost one from its end
 
 
 def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Iterable[str] = ()) -> Run:

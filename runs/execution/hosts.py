@@ -54,7 +54,7 @@ def root_problem() -> str | None:
             run_folders.create_json_once(marker, {"id": str(known.id)})
         found = (run_folders.read_json(marker) or {}).get("id")
     except OSError as error:
-        return f"The output root {key} cannot be used: {error.strerror or error}. Check TUNIX_OUTPUT_ROOT, its disk and permissions."
+        return f"The output root {key} cannot be used: {error.strerror or error}. Check its disk and permissions."
     except run_folders.BrokenFile:
         found = "nothing that can be read"
     if found != str(known.id):

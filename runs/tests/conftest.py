@@ -20,7 +20,7 @@ from rest_framework.test import APIClient
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
 from runs import folder
-from runs.execution import launching
+from runs.execution import hosts
 from runs.models import Run
 from runs.processes import live_processes, processes_of_run, same_process
 from runs.requests import clean_request
@@ -41,9 +41,9 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
     root = (tmp_path / "output").resolve()
     settings.TUNIX_OUTPUT_ROOT = root
     monkeypatch.setenv("TUNIX_OUTPUT_ROOT", str(root))
-    launching._host_pk.cache_clear()  # the row belongs to one test's database
+    hosts._host_pk.cache_clear()  # the row belongs to one test's database
     yield root
-    launching._host_pk.cache_clear()
+    hosts._host_pk.cache_clear()
     for record in root.rglob(folder.KEEPER):
         _end_keeper(record.parent)
 

@@ -89,7 +89,7 @@ test-core: environment-core ## the core alone, no runtime installed: tests on SQ
 	@COVERAGE_FILE="$$PWD/build/coverage/postgresql" $(CORE) -m pytest -q -n $(JOBS) -m "not tunix$(WITHOUT_BROWSER)" --cov --cov-report= \
 		--database=postgresql
 	$(SAY) "coverage: lines at least 95 %, branches at least 90 %"
-	@$(CORE) -m coverage combine -q --keep --data-file=build/coverage/all build/coverage
+	@$(CORE) -m coverage combine -q --keep --data-file=build/coverage/all build/coverage/sqlite build/coverage/postgresql
 	@$(CORE) -m coverage json -q --data-file=build/coverage/all -o build/coverage/all.json
 	@$(CORE) .ci/coverage_floor.py build/coverage/all.json
 

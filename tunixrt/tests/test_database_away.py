@@ -59,15 +59,19 @@ def site(tmp_path: Path) -> Iterator[Site]:
         web = subprocess.Popen([sys.executable, "manage.py", "web"], cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
             with httpx.Client(base_url=f"http://{address}", timeout=20) as client:
-                wait_for(client, 200)
+                wait_for(client, 200, log)
                 yield Site(database, client, session, log)
         finally:
             web.terminate()
-            web.wait(timeout=20)
+            try:
+                web.wait(timeout=20)
+            except subprocess.TimeoutExpired:  # a server whose application cannot be loaded
+                web.kill()
+                web.wait()
 
 
-def wait_for(client: httpx.Client, status: int) -> None:
-    deadline = time.monotonic() + 30
+def wait_for(client: httpx.Client, status: int, log: Path) -> None:
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             if client.get("/healthz").status_code == status:
@@ -75,7 +79,7 @@ def wait_for(client: httpx.Client, status: int) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise AssertionError(f"/healthz did not become {status}")
+    raise AssertionError(f"/healthz did not become {status}:\n{log.read_text()}")
 
 
 def test_answers_are_503_while_the_database_is_away(site: Site):
@@ -98,7 +102,7 @@ def test_answers_are_503_while_the_database_is_away(site: Site):
 
     site.database.start()
 
-    wait_for(site.web, 200)
+    wait_for(site.web, 200, site.log)
     for _ in range(12):  # whichever thread answers, its connection is a new one
         assert site.web.get("/api/tunix/runs").status_code == 200
     assert site.web.get("/api/tunix/runs", headers={"Cookie": f"sessionid={site.session}"}).status_code == 200

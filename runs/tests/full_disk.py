@@ -9,12 +9,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.append(sys.argv[1])
 
 from runs import folder
-from runs.tests.launching import LaunchedRun, wait_for
+from runs.tests.launching import LaunchedRun, launched_runs, wait_for
+
+Make = Callable[..., LaunchedRun]
 
 
 def fill(disk: Path) -> Path:
@@ -30,37 +34,37 @@ def fill(disk: Path) -> Path:
         os.close(descriptor)
 
 
-def output_fills_the_disk(disk: Path) -> dict:
-    run = LaunchedRun(disk / "output", ["flood", 50]).launch()
+def output_fills_the_disk(disk: Path, make: Make) -> dict:
+    run = make(["flood", 50]).launch()
     return {**run.end(), "output": (run.path / folder.STDOUT).stat().st_size}
 
 
-def cancel(disk: Path) -> dict:
-    run = LaunchedRun(disk / "cancel", ["touch", "ready"], ["steps", 100_000, 0.01]).launch()
+def cancel(disk: Path, make: Make) -> dict:
+    run = make(["touch", "ready"], ["steps", 100_000, 0.01]).launch()
     run.wait_for_file("ready")
     fill(disk)
     first, second = (folder.request_stop(run.path, "cancel", "ada") for _ in range(2))
     return {**run.end(), "requested": [first, second], "stop": run.read(folder.STOP)}
 
 
-def deadline(disk: Path) -> dict:
-    run = LaunchedRun(disk / "deadline", ["touch", "ready"], ["steps", 100_000, 0.01], deadline=0.5).launch()
+def deadline(disk: Path, make: Make) -> dict:
+    run = make(["touch", "ready"], ["steps", 100_000, 0.01], deadline=0.5).launch()
     run.wait_for_file("ready")
     fill(disk)
     return {**run.end(), "stop": run.read(folder.STOP)}
 
 
-def deadline_without_reservation(disk: Path) -> dict:
+def deadline_without_reservation(disk: Path, make: Make) -> dict:
     """Somebody removed what was put aside for stop.json: no file can tell the trainer, SIGTERM does."""
-    run = LaunchedRun(disk / "untold", ["touch", "ready"], ["sleep", 60], deadline=0.5, stop_wait=600).launch()
+    run = make(["touch", "ready"], ["sleep", 60], deadline=0.5, stop_wait=25).launch()
     run.wait_for_file("ready")
     (run.path / ".stop.json.reserved").unlink()
     fill(disk)
     return {**run.end(), "stop": run.read(folder.STOP)}
 
 
-def full_before_the_start(disk: Path) -> dict:
-    run = LaunchedRun(disk / "start", ["touch", "started"])
+def full_before_the_start(disk: Path, make: Make) -> dict:
+    run = make(["touch", "started"])
     os.close(run.lock())
     full = fill(disk)
     refused = run.start()
@@ -69,9 +73,9 @@ def full_before_the_start(disk: Path) -> dict:
     return {"code": refused.returncode, "stderr": refused.stderr, "left": left, "after": run.launch().end()}
 
 
-def room_for_keeper_json_once(disk: Path) -> dict:
+def room_for_keeper_json_once(disk: Path, make: Make) -> dict:
     """The keeper can take the run, but not record the trainer: then none may run."""
-    run = LaunchedRun(disk / "once", ["touch", "started"])
+    run = make(["touch", "started"])
     os.close(run.lock())
     full = fill(disk)
     pages_for_reservations_and_keeper_json = 5
@@ -79,9 +83,9 @@ def room_for_keeper_json_once(disk: Path) -> dict:
     return {**run.launch().end(), "started": (run.path / "started").exists()}
 
 
-def shutdown_while_patient(disk: Path) -> dict:
+def shutdown_while_patient(disk: Path, make: Make) -> dict:
     """The host wants to go down while an end cannot be written: the keeper goes too, the run is the reconciler's."""
-    run = LaunchedRun(disk / "shutdown", ["touch", "ready"], ["sleep", 60]).launch()
+    run = make(["touch", "ready"], ["sleep", 60]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):
         (run.path / name).unlink()
@@ -96,9 +100,9 @@ def shutdown_while_patient(disk: Path) -> dict:
     return {**run.end(), "early": early}
 
 
-def patience(disk: Path) -> dict:
+def patience(disk: Path, make: Make) -> dict:
     """Nothing put aside and no room: the end is kept until there is."""
-    run = LaunchedRun(disk / "patience", ["touch", "ready"], ["sleep", 60]).launch()
+    run = make(["touch", "ready"], ["sleep", 60]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):
         (run.path / name).unlink()
@@ -121,7 +125,8 @@ if __name__ == "__main__":
     facts = {}
     for case in CASES:
         disk = Path(sys.argv[2])
-        facts[case.__name__] = case(disk)
+        with contextmanager(launched_runs)(disk) as make:
+            facts[case.__name__] = case(disk, make)
         for path in sorted(disk.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
     print(json.dumps(facts))

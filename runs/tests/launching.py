@@ -33,17 +33,19 @@ def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
     return value
 
 
-def launched_runs(path: Path) -> Iterator[Callable[..., LaunchedRun]]:
+def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., LaunchedRun]]:
     """The body of a fixture: makes runs in fresh folders below ``path``; whatever they started is gone afterwards."""
     runs: list[LaunchedRun] = []
 
     def make(*script: list[Any], **options: Any) -> LaunchedRun:
-        runs.append(LaunchedRun(path / f"run {len(runs)}", *script, **options))
+        runs.append(LaunchedRun(path / f"run {len(runs)}", *script, **{**defaults, **options}))
         return runs[-1]
 
-    yield make
-    for run in runs:
-        run.clean_up()
+    try:
+        yield make
+    finally:
+        for run in runs:
+            run.clean_up()
 
 
 class LaunchedRun:
@@ -58,9 +60,11 @@ class LaunchedRun:
         deadline: float | None = None,
         stop_wait: float = 20.0,
         term_grace: float = 20.0,
+        flags: tuple[str, ...] = FLAGS,
     ):
         path.mkdir(exist_ok=True)
         self.path = path
+        self.flags = flags
         self.run_id = str(uuid.uuid4())
         self.command = {
             "version": 1,
@@ -80,20 +84,18 @@ class LaunchedRun:
     def lock(self) -> int:
         return wait_for(lambda: folder.try_lock(self.path / folder.LOCK), "the lock")
 
-    def start(self, *, flags: tuple[str, ...] = FLAGS, **options: Any) -> subprocess.CompletedProcess[str]:
+    def start(self, **options: Any) -> subprocess.CompletedProcess[str]:
         """Launch as the server does: take the lock, start the keeper, wait for its first process, let the lock go."""
         lock = self.lock()
         try:
-            return self.start_with(lock, flags=flags, **options)
+            return self.start_with(lock, **options)
         finally:
             os.close(lock)
 
-    def start_with(
-        self, lock: int, *, also: list[int] | None = None, flags: tuple[str, ...] = FLAGS, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
+    def start_with(self, lock: int, *, also: list[int] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
         """``also``: descriptors that a careless launcher passes on besides the lock."""
         options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, **options}
-        argv = keeper.command(self.path, lock, flags=flags)
+        argv = keeper.command(self.path, lock, flags=self.flags)
         return subprocess.run(argv, pass_fds=[lock, *(also or [])], text=True, timeout=PATIENCE, check=False, **options)
 
     def launch(self, **options: Any) -> LaunchedRun:

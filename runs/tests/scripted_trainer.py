@@ -148,6 +148,10 @@ def stop_self() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def stop_keeper() -> None:
+    os.kill(os.getppid(), signal.SIGSTOP)
+
+
 def close_output() -> None:
     os.close(1)
     os.close(2)
@@ -183,7 +187,7 @@ def main(script: list[list]) -> None:
 
 ACTIONS = (
     say, complain, write, flood, touch, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output, sleep,
-    kill_self, leave, spoil,
+    kill_self, leave, spoil, stop_keeper,
 )  # fmt: skip
 
 if __name__ == "__main__":

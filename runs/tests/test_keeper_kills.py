@@ -1,7 +1,6 @@
 """Real kills: of the launcher, the first process and the keeper, at every moment; and what the lock then says."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from runs import folder, keeper
 from runs.processes import live_processes, process_start_time, processes_of_run, read_process, same_process
-from runs.tests.launching import ENVIRONMENT, FLAGS, launched_runs, wait_for
+from runs.tests.launching import ENVIRONMENT, launched_runs, wait_for
 
 # Takes the lock and, at a word, starts the keeper as the server does; then it lives until it is killed.
 LAUNCHER = """
@@ -32,7 +31,8 @@ time.sleep(60)
 
 @pytest.fixture
 def run(tmp_path):
-    yield from launched_runs(tmp_path)
+    # as in production: a kill would only cut off what coverage is writing
+    yield from launched_runs(tmp_path, flags=keeper.FLAGS)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def launch():
 
     def start(training):
         root = str(Path(keeper.__file__).parents[1])
-        argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *FLAGS]
+        argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *keeper.FLAGS]
         pipe = subprocess.PIPE
         launcher = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
         launchers.append(launcher)
@@ -170,7 +170,7 @@ def test_an_owner_killed_before_it_took_the_run_is_told_to_the_launcher(run):
     training = run(["say", "once"])
     lock = training.lock()
     process = subprocess.Popen(
-        keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
     os.close(lock)
 
@@ -197,26 +197,12 @@ def is_keeper(pid, path):
         return False
 
 
-def test_a_keeper_that_runs_out_of_descriptors_still_tells_the_end(run):
-    """A fault of the keeper: the trainer's end is known, and written as soon as that is possible. Nothing is imported late:
-    the Python that started a long training may have been replaced by then."""
-    training = run(["touch", "ready"], ["sleep", 0.3], ["leave", 3]).launch()
-    training.wait_for_file("ready")
-    pid, trainer = training.keeper_pid(), training.wait_for_trainer()
-    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 4096))
-    wait_for(lambda: not os.path.exists(f"/proc/{trainer['pid']}"), "the trainer's end")
-    assert training.read(folder.EXIT) is None
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 4096))
-    assert limits[0] > 3
-    assert training.end()["exit_code"] == 3
-
-
 @pytest.mark.parametrize("milliseconds", range(0, 60, 12))
 def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, milliseconds):
     """From keeper.json on, at every moment: either no trainer ran, or it was recorded; and none is left running."""
     training = run(["report", "facts.json"], ["sleep", 60])
     lock = training.lock()
-    process = subprocess.Popen(keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT)
+    process = subprocess.Popen(keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT)
     os.close(lock)
     training.wait_for_file(folder.KEEPER)
     time.sleep(milliseconds / 1000)  # the moment of the kill is what varies

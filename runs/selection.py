@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from django.db.models import Q, QuerySet
 from django.utils.dateparse import parse_date, parse_datetime
 
 from runs.models import Run, RunQuerySet
+
+_RUN_ID_BEGINNING = re.compile(r"[0-9A-Fa-f]{4}[0-9A-Fa-f-]{0,32}")
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,7 @@ class Selection:
 def text_filter(text: str) -> Q:
     """Free text: in the dataset key, the model, the notes or the message; or the beginning of a run id."""
     found = Q(dataset_key__icontains=text) | Q(model_id__icontains=text) | Q(notes__icontains=text) | Q(message__icontains=text)
-    try:
-        return found | Q(run_id=uuid.UUID(text))
-    except ValueError:
-        return found
+    return found | Q(run_id__startswith=text.lower()) if _RUN_ID_BEGINNING.fullmatch(text) else found
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Cursor:
             moment = datetime.fromisoformat(created_at)
             if moment.tzinfo is None:
                 raise ValueError
-            return cls(moment, uuid.UUID(run_id))
-        except (ValueError, binascii.Error) as error:
+            return cls(moment.astimezone(UTC), uuid.UUID(run_id))
+        except (ValueError, OverflowError, binascii.Error) as error:  # overflow: before the year 1 or after 9999 in UTC
             raise ValueError("is not a cursor of this list.") from error
 
     @classmethod
@@ -96,8 +96,8 @@ def parse_moment(text: str) -> datetime:
         moment = parse_datetime(text.replace(" ", "+")) or parse_datetime(text)
         if moment is None and (day := parse_date(text)) is not None:
             moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    except ValueError as error:
+        if moment is None:
+            raise ValueError
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:  # overflow: before the year 1 or after 9999 in UTC
         raise ValueError(message) from error
-    if moment is None:
-        raise ValueError(message)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

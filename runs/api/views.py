@@ -10,9 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from runs import folder as run_folders
 from runs import services
 from runs.api.presentation import ROW_FIELDS, full_answer, short_answer
-from runs.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_run_id
 from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
 from runs.requests import InvalidRequest, RunRequest, clean_notes, clean_request, clean_tags
@@ -20,15 +20,16 @@ from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from runs.services import DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, StateConflict
 from tunixrt.api.errors import Conflict, NotImplementedHere
+from tunixrt.api.query import QueryReader, parse_choice, parse_text, parse_uuid
 
 REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100
-TEXT_MAX_LENGTH = 256
+OFFSET_MAX = 2**63 - 1
 
 
 def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:
     """422 for what is not a UUID, 404 for what is not there."""
-    parsed = parse_run_id(run_id)
+    parsed = parse_uuid(run_id, "run_id")
     run = (Run.objects.visible() if runs is None else runs).filter(pk=parsed).first()
     if run is None:
         raise NotFound(f"Run not found: {parsed}")
@@ -64,7 +65,7 @@ class RunSubmit(APIView):
     @staticmethod
     def _read(request: Request) -> RunRequest:
         data = request.data
-        if isinstance(data, dict) and "client_request_id" not in data:
+        if isinstance(data, dict) and data.get("client_request_id") is None:
             header = request.headers.get("X-Client-Request-Id") or request.headers.get("Idempotency-Key")
             if header:
                 data = data | {"client_request_id": header}
@@ -119,19 +120,14 @@ class RunList(APIView):
 
 
 def read_selection(reader: QueryReader) -> Selection:
-    def bounded(text: str) -> str:
-        if len(text) > TEXT_MAX_LENGTH:
-            raise ValueError(f"must have at most {TEXT_MAX_LENGTH} characters.")
-        return text
-
     return Selection(
         status=reader.take("status", parse_choice(list(RunStatus.values))),
         mode=reader.take("mode", parse_choice(list(RunMode.values))),
-        dataset_key=reader.take("dataset_key", bounded),
-        model_id=reader.take("model_id", bounded),
-        owner=reader.take("owner", bounded),
-        tag=reader.take("tag", bounded),
-        text=reader.take("q", bounded),
+        dataset_key=reader.take("dataset_key", parse_text),
+        model_id=reader.take("model_id", parse_text),
+        owner=reader.take("owner", parse_text),
+        tag=reader.take("tag", parse_text),
+        text=reader.take("q", parse_text),
         after=reader.take("after", parse_moment),
         before=reader.take("before", parse_moment),
     )
@@ -220,10 +216,11 @@ class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
     def get(self, request: Request, run_id: str) -> HttpResponse:
-        path = services.run_folder(get_run(run_id)) / "manifest.yaml"
+        path = services.run_folder(get_run(run_id)) / run_folders.MANIFEST
         try:
-            return HttpResponse(path.read_text(encoding="utf-8"), content_type="application/yaml; charset=utf-8")
-        except OSError as error:
+            with open(run_folders.open_regular(path), "rb") as file:
+                return HttpResponse(file.read(), content_type="application/yaml; charset=utf-8")
+        except (OSError, run_folders.BrokenFile) as error:
             raise NotFound("This run has no manifest: it has not been started.") from error
 
 

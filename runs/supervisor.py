@@ -159,7 +159,7 @@ class Supervisor:
             self._start()
         except StartFailed as error:
             self._clear_away()
-            self.started_at, self.status = None, None
+            self.started_at, self.status, self.leftovers = None, None, 0  # nothing of the command has run
             return self._record("start_failed", str(error))
         self._wait()
         # what counts is what was asked while the trainer lived, so look before the time that clearing away takes

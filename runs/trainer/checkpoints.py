@@ -135,11 +135,16 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             f"no checkpoint in {self.folder} can be read ({_short(failure)}); move the folder away to start anew"
         ) from failure
 
-    def close(self) -> None:
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close, and wait for what is still being written. An error that is on its way already goes first."""
         try:
-            super().close()
+            self.close()
         except Exception as error:
-            raise self._cannot_write(None, error) from error
+            if kind is None:
+                raise self._cannot_write(None, error) from error
 
     def _read_eval_losses(self) -> None:
         for step in self.steps():

@@ -1,7 +1,7 @@
 """Reading ``dataset.jsonl`` (format tunix_sft): one example a line, streamed, bad lines named.
 
-A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split": "train"|"held_out"}``; the last message
-is the assistant's.
+A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split": "train"|"held_out"}``; the last
+message is the assistant's.
 """
 
 from __future__ import annotations

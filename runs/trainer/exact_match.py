@@ -6,7 +6,7 @@ Solved: the last non-empty line of the output equals the last non-empty line of 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class _Sampler(Sampler):
         )
 
     def release(self) -> None:
-        self._transformer_state = self._flattened_transformer_state = []
+        self._transformer_state = self._flattened_transformer_state = []  # type: ignore[assignment]
 
 
 class ExactMatch:
@@ -68,7 +68,7 @@ class ExactMatch:
     def __init__(
         self,
         dataset: Path,
-        offsets: Sequence[int],
+        offsets: np.ndarray,
         *,
         count: int,
         tokenizer: Tokenizer,

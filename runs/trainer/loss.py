@@ -63,7 +63,8 @@ def answer_loss(
     # Learnt positions first, in their order: the chunks behind them are empty and are skipped.
     order = jnp.argsort(flat_weights == 0, stable=True)
     flat = hidden.reshape(-1, hidden.shape[-1])[order]
-    graph, head, rest = nnx.split(module, _is_head, ...)
+    graph, *states = nnx.split(module, _is_head, ...)
+    head, rest = states
     if not train_head:
         head = jax.lax.stop_gradient(head)
     total = _chunked_loss(

@@ -64,7 +64,10 @@ class MetricsFile:
         text = json.dumps({"time": time.time(), **strict(line)}, allow_nan=False)
         self._file.write(text.encode() + b"\n")
 
-    def close(self) -> None:
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 

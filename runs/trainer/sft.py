@@ -67,7 +67,8 @@ class SftTrainer(peft_trainer.PeftTrainer):
         self._train_steps = self._iter_steps = step
 
     def _train_step(self, model: nnx.Module, optimizer: nnx.Optimizer, inputs: Batch) -> tuple[jax.Array, Any, jax.Array]:
-        graph, trained, rest = nnx.split(model, self.trained, ...)
+        graph, *states = nnx.split(model, self.trained, ...)
+        trained, rest = states
 
         def sums(trained: Any, micro: Batch) -> tuple[jax.Array, jax.Array]:
             return self.loss_fn(nnx.merge(graph, trained, rest), **self.gen_model_input_fn(micro))
@@ -85,7 +86,7 @@ class SftTrainer(peft_trainer.PeftTrainer):
             (total, count, gradients), _ = jax.lax.scan(add, (jnp.float32(0), jnp.float32(0), zero), inputs)
         count = jnp.maximum(count, 1.0)
         gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         optimizer.update(model, gradients)
         loss = total / count
         return loss, {"loss": loss, "answer_tokens": count, "grad_norm": norm}, norm

@@ -46,8 +46,8 @@ class ByteTokenizer:
 
     BEGIN, END = 257, 258
 
-    fingerprint = "bytes-1"
-    stop_ids = (END,)
+    fingerprint: str = "bytes-1"
+    stop_ids: tuple[int, ...] = (END,)
 
     def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
         encoded = []
@@ -100,6 +100,7 @@ class ChatTokenizer:
             bos = self._tokenizer.bos_token
             if bos and self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]:
                 self._begin = bos
+        self.stop_ids: tuple[int, ...]
         self._specials = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
         self._end = self._missing_end()
         self.fingerprint = _fingerprint(folder, str(self._tokenizer.chat_template))

@@ -56,14 +56,22 @@ def train_from_manifest(config: Path) -> None:
 def train(prepared: Prepared, stop: StopWatch) -> None:
     """Restore or begin, evaluate, train, evaluate, write the model and ``result.json``."""
     output, folder = prepared.manifest["output"], prepared.folder
-    metrics = MetricsFile(folder / output["metrics"], write=jax.process_index() == 0)
-    checkpoints = Checkpoints(
-        folder / output["checkpoints"],
-        identity=_identity(prepared),
-        keep_last=prepared.training["keep_last_checkpoints"],
-        keep_best=prepared.training["keep_best_checkpoints"],
-    )
-    loop = _make_loop(prepared, checkpoints, metrics, stop)
+    with (
+        MetricsFile(folder / output["metrics"], write=jax.process_index() == 0) as metrics,
+        Checkpoints(
+            folder / output["checkpoints"],
+            identity=_identity(prepared),
+            keep_last=prepared.training["keep_last_checkpoints"],
+            keep_best=prepared.training["keep_best_checkpoints"],
+        ) as checkpoints,
+    ):
+        loop = _make_loop(prepared, checkpoints, metrics, stop)
+        result = _train(prepared, loop, checkpoints, metrics, stop)
+    for sentence in result_sentences(result):
+        say(sentence)
+
+
+def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch) -> dict[str, Any]:
     resumed = _restore(prepared, loop, checkpoints)
     metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), "resumed_from_step": resumed})
     for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
@@ -82,11 +90,8 @@ def train(prepared: Prepared, stop: StopWatch) -> None:
     result = make_result(prepared, loop, resumed=resumed, exact_match=exact, problems=problems, outputs=outputs)
     if jax.process_index() == 0:
         result["model"] = export(prepared, result)
-        write_json(folder / output["result"], result)
-    checkpoints.close()
-    metrics.close()
-    for sentence in result_sentences(result):
-        say(sentence)
+        write_json(prepared.folder / prepared.manifest["output"]["result"], result)
+    return result
 
 
 def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch) -> Loop:
@@ -117,9 +122,8 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
         folder = prepared.folder / source
         if not folder.is_dir():
             raise StorageError(f"resume_from: there is no folder {folder}; name the checkpoints folder of the run to go on from")
-        other = Checkpoints(folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True)
-        found = other.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
-        other.close()
+        with Checkpoints(folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True) as other:
+            found = other.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
         if found is None:
             raise StorageError(f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to begin anew")
     if found is None:

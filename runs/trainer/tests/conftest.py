@@ -1,0 +1,65 @@
+"""The training program's own tests: a second pytest, isolated from Django and from the project's ``datasets``.
+
+A compilation cache is shared by all tests and by the processes that they start.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+_CACHE = tempfile.TemporaryDirectory(prefix="trainer-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("TUNIXRT_CACHE_DIR", None)
+os.environ.pop("XLA_FLAGS", None)
+
+from runs.trainer.devices import start_devices  # noqa: E402 - the path and the environment are set above
+from runs.trainer.tests.helpers import Run, arithmetic, write_llama  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _devices():
+    start_devices()
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """A training in this process catches signals; afterwards they are pytest's again."""
+    saved = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in saved.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A Hugging Face folder of a Llama with random weights, small enough to compile in a second."""
+    folder = tmp_path_factory.mktemp("llama")
+    write_llama(folder)
+    return folder
+
+
+@pytest.fixture
+def make_run(tmp_path, llama):
+    """``make_run(name, examples=…, model=…, **training)`` writes a run folder and returns a ``Run``."""
+
+    def make(name="run", *, examples=None, model=None, dataset=None, resume_from=None, **training):
+        folder = tmp_path / name
+        return Run.write(
+            folder,
+            examples=examples or arithmetic(48, held_out=8),
+            model=model or llama,
+            resume_from=resume_from,
+            training=training,
+        )
+
+    return make

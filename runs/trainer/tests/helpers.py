@@ -1,0 +1,165 @@
+"""Run folders, tiny models and subprocesses for the tests."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from runs.architectures import read_architecture, tensors
+from runs.manifest import build_manifest, dump_manifest
+from runs.trainer import launch
+
+LAUNCH = Path(launch.__file__)
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": 264,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10_000.0,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 2048,
+}
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+# Training settings of the tests, unless they say otherwise: short, and nothing by the clock.
+TRAINING = {
+    "learning_rate": 3e-3,
+    "num_epochs": 2,
+    "batch_size": 8,
+    "max_seq_length": 128,
+    "exact_match_examples": 0,
+    "checkpoint_every_minutes": None,
+}
+
+
+def arithmetic(count: int, *, held_out: int = 0, seed: int = 0) -> list[dict[str, Any]]:
+    """Lines of two-digit sums, the last ``held_out`` of them held out."""
+    generator = random.Random(seed)
+    lines = []
+    for index in range(count):
+        a, b = generator.randint(10, 99), generator.randint(10, 99)
+        lines.append(line(f"sum-{index}", f"{a}+{b}=?", str(a + b), final_answer=str(a + b), held_out=index >= count - held_out))
+    return lines
+
+
+def line(name: str, question: str, answer: str, *, final_answer: str | None = None, held_out: bool = False) -> dict[str, Any]:
+    return {
+        "id": name,
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+        "final_answer": final_answer,
+        "split": "held_out" if held_out else "train",
+    }
+
+
+def byte_tokenizer(template: str | None = CHAT_TEMPLATE, **tokens: str) -> PreTrainedTokenizerFast:
+    """A Hugging Face tokenizer of the 256 bytes and a few special tokens: ids 256 and up."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **{"eos_token": "<|end|>", "pad_token": "<|end|>", **tokens})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def write_llama(folder: Path, *, seed: int = 0, poison: bool = False, **config: Any) -> None:
+    """A Hugging Face folder: random weights (one NaN if ``poison``) and the byte tokenizer."""
+    settings = {**CONFIG, **config}
+    generator = np.random.default_rng(seed)
+    weights = {}
+    for tensor in tensors(read_architecture(settings)):
+        is_norm = len(tensor.shape) == 1
+        weights[tensor.name] = (
+            np.ones(tensor.shape, np.float32) if is_norm else generator.normal(0, 0.05, tensor.shape).astype(np.float32)
+        )
+    if poison:
+        weights["model.norm.weight"][0] = np.nan
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(settings))
+    byte_tokenizer().save_pretrained(folder)
+
+
+@dataclass
+class Run:
+    """A run folder."""
+
+    folder: Path
+
+    @classmethod
+    def write(
+        cls, folder: Path, *, examples: list[dict[str, Any]], model: Path | str, resume_from: str | None, training: dict[str, Any]
+    ) -> "Run":
+        folder.mkdir(parents=True)
+        (folder / "dataset.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8")
+        section = {"id": model, "path": None} if isinstance(model, str) else {"id": "./tiny", "path": str(model)}
+        manifest = build_manifest(
+            run_id="test",
+            dataset={"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft"},
+            model={**section, "revision": None},
+            training={**TRAINING, **training},
+            resume_from=resume_from,
+        )
+        (folder / "manifest.yaml").write_text(dump_manifest(manifest), encoding="utf-8")
+        return cls(folder)
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "manifest.yaml"
+
+    def train(self) -> int:
+        """Train in this process; the exit code."""
+        return launch.main(["train", "--config", str(self.config)])
+
+    def start(self, command: str = "train", *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start the real command in a process of its own, as the keeper does."""
+        return subprocess.Popen(
+            [sys.executable, "-I", "-u", str(LAUNCH), command, "--config", "manifest.yaml", *arguments],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, command: str = "train", *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """Run the real command to its end: exit code, stdout, stderr."""
+        process = self.start(command, *arguments, **environment)
+        out, err = process.communicate(timeout=150)
+        return process.returncode, out, err
+
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+
+    def losses(self) -> dict[int, float]:
+        """Loss by step; of a step that occurs twice, the later one."""
+        return {m["step"]: m["values"]["loss"] for m in self.metrics() if "loss" in m.get("values", {})}
+
+    def result(self) -> dict[str, Any]:
+        return json.loads((self.folder / "result.json").read_text())
+
+    def checkpoints(self) -> list[int]:
+        folder = self.folder / "checkpoints"
+        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.exists() else []

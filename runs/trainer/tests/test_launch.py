@@ -1,0 +1,187 @@
+"""The ``tunix`` command as a process: start, arguments, exit codes, which ``datasets`` it sees."""
+
+import importlib.metadata
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from runs.trainer import errors
+from runs.trainer.launch import main
+from runs.trainer.tests.helpers import LAUNCH, arithmetic
+
+ROOT = LAUNCH.parents[2]
+
+
+def tunix(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-I", "-u", str(LAUNCH), *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_version_is_that_of_google_tunix_and_needs_no_jax(tmp_path):
+    process = tunix("--version")
+    assert process.stdout == f"tunix {importlib.metadata.version('google-tunix')}\n"
+    assert process.returncode == 0
+    code = f"import runpy, sys; sys.argv = ['tunix', '--version']; import os; os._exit = lambda code: (print('jax' in sys.modules), sys.exit(code)); runpy.run_path({str(LAUNCH)!r}, run_name='__main__')"
+    assert subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout.splitlines()[-1] == "False"
+
+
+def test_datasets_is_hugging_faces_also_with_pythonpath_set(tmp_path):
+    """The project's own application of that name is on the path, but behind site-packages."""
+    probe = tmp_path / "probe.py"
+    probe.write_text(
+        textwrap.dedent(
+            f"""
+            import runpy, sys
+            sys.argv = ["tunix", "--version"]
+            try:
+                import os
+                os._exit = sys.exit
+                runpy.run_path({str(LAUNCH)!r}, run_name="__main__")
+            except SystemExit:
+                pass
+            import datasets, runs.manifest
+            print(datasets.load_dataset.__module__, datasets.__file__)
+            """
+        )
+    )
+    for environment in ({}, {"PYTHONPATH": str(ROOT)}):
+        process = subprocess.run(
+            [sys.executable, "-I", str(probe)], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+        )
+        module, file = process.stdout.splitlines()[-1].split(" ", 1)
+        assert module == "datasets.load"
+        assert "site-packages" in file
+        assert not file.startswith(str(ROOT / "datasets"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["dance"], ["train", "--config", "x", "--fast"]])
+def test_wrong_usage_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: tunix" in capsys.readouterr().err
+
+
+def last_line_of_errors(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_manifest_that_is_missing_or_wrong_ends_with_10(make_run, tmp_path, capsys):
+    assert main(["train", "--config", str(tmp_path / "none.yaml")]) == 10
+    assert last_line_of_errors(capsys).startswith("tunix: manifest: none.yaml: manifest: cannot read")
+
+    run = make_run(batch_size=8)
+    run.config.write_text(run.config.read_text().replace("batch_size: 8", "batch_size: 0\n  speed: 3"))
+    assert run.train() == 10
+    last = last_line_of_errors(capsys)
+    assert "training.batch_size: must be at least 1" in last
+    assert "training.speed: unknown parameter" in last
+
+
+def test_a_mesh_that_does_not_fit_the_devices_ends_with_10(make_run, capsys):
+    run = make_run(data_parallel=2, fsdp_parallel=3)
+    assert run.train() == 10
+    assert "data_parallel 2 × fsdp_parallel 3 is not the number of devices, 1" in last_line_of_errors(capsys)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("preset:huge", "there is no preset 'huge'"), ("someone/some-llama", "HF_HUB_OFFLINE=1")],
+)
+def test_a_model_that_is_not_there_ends_with_12(make_run, capsys, model, words):
+    run = make_run(model=model)
+    started = time.monotonic()
+    assert run.train() == 12
+    assert time.monotonic() - started < 20
+    last = last_line_of_errors(capsys)
+    assert last.startswith("tunix: model: ")
+    assert words in last
+
+
+def test_a_model_whose_tokenizer_is_missing_ends_with_12(make_run, llama, tmp_path, capsys):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "bare").mkdir(exist_ok=True)
+        (tmp_path / "bare" / name).write_bytes((llama / name).read_bytes())
+    run = make_run(model=tmp_path / "bare")
+    assert run.train() == 12
+    assert "no usable tokenizer" in last_line_of_errors(capsys)
+
+
+def test_too_little_memory_ends_with_13(make_run, capsys):
+    """A step that would need terabytes: the allocation itself fails, at once and cleanly."""
+    run = make_run(examples=arithmetic(512), batch_size=512, max_seq_length=32768, packing=False, too_long="drop")
+    text = run.config.read_text()
+    run.config.write_text(text.replace("packing: false", "packing: true").replace("batch_size: 512", "batch_size: 1"))
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    process = subprocess.run(
+        [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"],
+        cwd=run.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, limit[1])),
+    )
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 13, last
+    assert last.startswith("tunix: memory: ")
+    assert "batch_size" in last
+
+
+def test_a_disk_that_takes_no_more_ends_with_15(make_run):
+    """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole is left."""
+    run = make_run(num_epochs=1)
+    assert run.finish("validate")[0] == 0  # the tokenised data is there
+    process = subprocess.run(
+        [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"],
+        cwd=run.folder,
+        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 15, process.stderr
+    assert last.startswith("tunix: storage: ")
+    assert run.checkpoints() == []
+    assert not (run.folder / "model").exists()
+    assert not (run.folder / "result.json").exists()
+
+
+def test_every_failure_has_a_code_of_its_own():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TrainerError)]
+    assert len({kind.exit_code for kind in kinds}) == len({kind.kind for kind in kinds}) == len(kinds) == 9
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 13),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."), 13),
+        (ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [OS error 28: ENOSPC]"), 15),
+        (OSError(28, "No space left on device"), 15),
+        (PermissionError(13, "Permission denied"), 15),
+        (ModuleNotFoundError("No module named 'jax'", name="jax"), 16),
+        (KeyboardInterrupt(), 17),
+    ],
+)
+def test_known_causes_behind_foreign_exceptions(error, code):
+    assert errors.explain(error).exit_code == code
+    wrapped = RuntimeError("something failed")
+    wrapped.__cause__ = error
+    assert errors.explain(wrapped).exit_code == code
+
+
+def test_an_unknown_cause_stays_unknown():
+    assert errors.explain(ValueError("shape mismatch")) is None

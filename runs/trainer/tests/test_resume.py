@@ -1,0 +1,159 @@
+"""Going on after an end that was not planned."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from runs.trainer.tests.helpers import write_llama
+
+
+def wait_for(condition, *, seconds=90):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def test_kill_and_resume_gives_the_uninterrupted_training(make_run):
+    """kill -9 in the middle: at most one interval is lost, and the numbers afterwards are those of a run without the kill."""
+    whole = make_run("whole", num_epochs=8, checkpoint_every_steps=5)
+    assert whole.train() == 0
+
+    killed = make_run("killed", num_epochs=8, checkpoint_every_steps=5)
+    process = killed.start()
+    wait_for(lambda: len(killed.losses()) >= 17)
+    process.kill()
+    process.communicate()
+    before = max(killed.losses())
+    saved = killed.checkpoints()
+    assert saved, "no checkpoint survived"
+    assert before - max(saved) <= 5 + 2  # one interval, and the steps in flight while the checkpoint was written
+
+    assert killed.train() == 0
+
+    assert killed.result()["resumed_from_step"] == max(saved)
+    assert killed.losses() == pytest.approx(whole.losses(), rel=1e-5)
+    assert killed.result()["tokens"] == whole.result()["tokens"]
+    assert killed.result()["loss_first"] == whole.result()["loss_first"]
+    assert killed.result()["eval_loss_before"] == whole.result()["eval_loss_before"]
+    assert killed.result()["eval_loss_after"] == pytest.approx(whole.result()["eval_loss_after"], rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["stop.json", "SIGTERM", "SIGINT"])
+def test_a_stop_request_saves_at_the_step_boundary(make_run, way):
+    run = make_run(num_epochs=100, checkpoint_every_steps=None)
+    process = run.start()
+    wait_for(lambda: len(run.losses()) >= 3)
+    if way == "stop.json":
+        (run.folder / "stop.json").write_text('{"reason": "cancel", "by": "test", "at": "2024-01-01T00:00:00.000000Z"}')
+    else:
+        process.send_signal(getattr(signal, way))
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 17
+    [step] = run.checkpoints()
+    assert step == max(run.losses())
+    assert err.strip().splitlines()[-1].startswith(f"tunix: interrupted: stopped by {way} after step {step} of 500; a checkpoint")
+    assert not (run.folder / "result.json").exists()
+    assert not (run.folder / "model").exists()
+
+
+def test_resume_from_another_runs_checkpoints(make_run):
+    first = make_run("first", num_epochs=2)
+    assert first.train() == 0
+    longer = make_run("longer", num_epochs=4, lr_schedule="constant", resume_from="../first/checkpoints")
+
+    assert longer.train() == 0
+
+    assert longer.result()["resumed_from_step"] == 10
+    assert longer.result()["steps"] == 20
+    assert min(longer.losses()) == 11
+    assert first.checkpoints() == [5, 10]  # left as they were
+
+
+def test_a_torn_line_of_metrics_is_dropped(make_run):
+    run = make_run(num_epochs=1)
+    assert run.train() == 0
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"time": 12.5, "step": 6, "val')
+
+    assert run.train() == 0
+
+    assert [entry for entry in run.metrics() if "plan" in entry][-1]["plan"]["resumed_from_step"] == 5
+
+
+def test_an_unfinished_checkpoint_is_passed_over(make_run):
+    """What a kill in the middle of a save leaves: a folder under orbax's temporary name."""
+    run = make_run(num_epochs=2, checkpoint_every_steps=5)
+    assert run.train() == 0
+    newest = run.folder / "checkpoints" / "10"
+    os.rename(newest, newest.with_name("10.orbax-checkpoint-tmp-1"))
+
+    assert run.train() == 0
+
+    assert run.result()["resumed_from_step"] == 5
+    assert run.checkpoints() == [5, 10]
+    assert not list((run.folder / "checkpoints").glob("*tmp*"))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_run, capsys):
+    run = make_run(num_epochs=2, checkpoint_every_steps=5)
+    assert run.train() == 0
+    for path in (run.folder / "checkpoints" / "10").rglob("*"):
+        if path.is_file() and "METADATA" not in path.name.upper():
+            path.write_bytes(b"")
+
+    assert run.train() == 0
+
+    assert "The checkpoint of step 10 cannot be read and is passed over" in capsys.readouterr().out
+    assert run.result()["resumed_from_step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"), [({"lora_rank": 4}, "lora_rank is None there and 4 here"), ({"seed": 1}, "seed is 0")]
+)
+def test_checkpoints_of_other_settings_are_refused(make_run, capsys, setting, words):
+    first = make_run("first", num_epochs=1)
+    assert first.train() == 0
+    other = make_run("other", num_epochs=1, **setting)
+    shutil.copytree(first.folder / "checkpoints", other.folder / "checkpoints")
+
+    assert other.train() == 15
+
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("tunix: storage: the checkpoints in ")
+    assert words in last
+
+
+def test_checkpoints_of_another_model_are_refused(make_run, tmp_path, capsys):
+    first = make_run("first", num_epochs=1)
+    assert first.train() == 0
+    write_llama(tmp_path / "wide", intermediate_size=80)
+    other = make_run("other", num_epochs=1, model=tmp_path / "wide", resume_from="../first/checkpoints")
+
+    assert other.train() == 15
+
+    assert "are of another training: model_config is" in capsys.readouterr().err
+
+
+def test_resume_from_nothing_is_said(make_run, capsys):
+    run = make_run(num_epochs=1, resume_from="../nowhere")
+    assert run.train() == 15
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_best_checkpoints_are_kept_besides_the_last(make_run):
+    """A learning rate that ruins the model late: the best held-out loss is an early one."""
+    run = make_run(num_epochs=6, learning_rate=0.3, lr_schedule="constant", warmup_ratio=1.0, keep_last_checkpoints=1)
+    assert run.train() == 0
+
+    measured = {entry["step"]: entry["values"]["eval_loss"] for entry in run.metrics() if "eval_loss" in entry.get("values", {})}
+    del measured[0]
+    best = min(measured, key=measured.get)
+    assert best < 30
+    assert run.checkpoints() == [best, 30]

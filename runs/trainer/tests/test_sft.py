@@ -1,0 +1,89 @@
+"""The step: accumulation, what is trained, several devices."""
+
+
+import pytest
+
+from runs.trainer.tests.helpers import arithmetic, line
+
+
+def uneven(count):
+    """Answers of very different length, so that micro-batches have very different numbers of learnt tokens."""
+    return [line(f"x{i}", f"q{i}", "ab" * (1 + (i * i) % 29)) for i in range(count)]
+
+
+def test_accumulated_steps_equal_big_batches(make_run):
+    settings = {"examples": uneven(48), "num_epochs": 2, "weight_decay": 0.1}
+    big = make_run("big", batch_size=12, **settings)
+    small = make_run("small", batch_size=4, gradient_accumulation_steps=3, **settings)
+    assert big.train() == small.train() == 0
+
+    assert len(big.losses()) == 8
+    assert small.losses() == pytest.approx(big.losses(), rel=1e-4)
+    norms = [[m["values"]["grad_norm"] for m in run.metrics() if "grad_norm" in m.get("values", {})] for run in (big, small)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+
+
+def test_packed_training_starts_from_the_loss_of_unpacked_training(make_run):
+    """One step over the whole training part: the same tokens, the same loss, the same gradient."""
+    packed = make_run("packed", batch_size=512, num_epochs=1, packing=True)
+    unpacked = make_run("unpacked", batch_size=512, num_epochs=1, packing=False)
+    assert packed.train() == unpacked.train() == 0
+
+    one, two = ([m["values"] for m in run.metrics() if "loss" in m.get("values", {})] for run in (packed, unpacked))
+    assert len(one) == len(two) == 1
+    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=1e-5)
+    assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], rel=1e-4)
+    assert one[0]["tokens"] == two[0]["tokens"]
+    assert packed.result()["eval_loss_after"] == pytest.approx(unpacked.result()["eval_loss_after"], rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_no_number(make_run):
+    plain = make_run("plain", num_epochs=1)
+    recomputed = make_run("recomputed", num_epochs=1, gradient_checkpointing=True)
+    assert plain.train() == recomputed.train() == 0
+    assert recomputed.losses() == pytest.approx(plain.losses(), rel=1e-5)
+
+
+def test_bfloat16_trains(make_run):
+    run = make_run(num_epochs=4, dtype="bfloat16", learning_rate=1e-2)
+    assert run.train() == 0
+    assert run.result()["dtype"] == "bfloat16"
+    assert run.result()["loss_last"] < 0.8 * run.result()["loss_first"]
+
+
+@pytest.mark.parametrize("mesh", [{"data_parallel": 2, "fsdp_parallel": 2}, {"fsdp_parallel": None}])
+def test_four_devices_give_the_numbers_of_one(make_run, mesh):
+    """On simulated devices; the batch of 6 rows is not a multiple of 4."""
+    examples = arithmetic(30, held_out=5)
+    one = make_run("one", examples=examples, batch_size=6, num_epochs=2)
+    assert one.train() == 0
+    four = make_run(
+        "four", examples=examples, batch_size=6, num_epochs=2, exact_match_examples=2, exact_match_max_tokens=4, **mesh
+    )
+
+    code, out, err = four.finish(XLA_FLAGS="--xla_force_host_platform_device_count=4")
+
+    assert code == 0, err
+    assert four.result()["devices"] == 4
+    assert four.losses() == pytest.approx(one.losses(), rel=1e-4)
+    assert four.result()["eval_loss_after"] == pytest.approx(one.result()["eval_loss_after"], rel=1e-4)
+    # And a checkpoint of four devices is one that a single device can go on from.
+    longer = make_run("longer", examples=examples, batch_size=6, num_epochs=3, resume_from="../four/checkpoints")
+    assert longer.train() == 0
+    assert longer.result()["resumed_from_step"] == one.result()["steps"]
+
+
+def test_two_processes_give_the_numbers_of_one(make_run):
+    """``jax.distributed`` on one machine: each process builds its own rows, the first one writes."""
+    examples = arithmetic(30, held_out=5)
+    one = make_run("one", examples=examples, batch_size=6, num_epochs=1)
+    assert one.train() == 0
+    two = make_run("two", examples=examples, batch_size=6, num_epochs=1)
+    port = 20_000 + hash(str(two.folder)) % 20_000
+    environment = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    processes = [two.start(**environment, JAX_PROCESS_ID=str(index)) for index in range(2)]
+    outcomes = [process.communicate(timeout=150) for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], [err for _, err in outcomes]
+    assert two.result()["devices"] == 2
+    assert two.losses() == pytest.approx(one.losses(), rel=1e-4)

@@ -1,0 +1,87 @@
+"""What ``tunix validate`` says, against what the training then does."""
+
+import json
+
+import pytest
+
+from runs.trainer.launch import main
+from runs.trainer.tests.helpers import arithmetic, line
+
+
+def report(run, capsys, *arguments):
+    assert main(["validate", "--config", str(run.config), "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_report_holds_what_the_training_does(make_run, capsys):
+    long = [line(f"long-{i}", "q" * 200, "a") for i in range(3)]
+    run = make_run(examples=[*arithmetic(40), *long, *arithmetic(8, held_out=8)], num_epochs=2, lora_rank=4)
+
+    found = report(run, capsys)
+    assert run.train() == 0
+
+    plan = run.metrics()[0]["plan"]
+    assert {name: found[name] for name in plan if name != "resumed_from_step"} == {
+        name: value for name, value in plan.items() if name != "resumed_from_step"
+    }
+    assert (found["examples"], found["held_out"], found["dropped"], found["total_steps"]) == (43, 8, 3, 10)
+    assert sum(count for _, _, count in found["length_histogram"]) == 51
+    assert found["padding_waste"] == found["padding_waste_unpacked"]
+    assert 0 <= found["padding_waste_packed"] < 1
+    assert found["smoke"] is None
+    # 1 layer: q 32→32, k and v 32→16, o 32→32, gate and up 32→64, down 64→32; rank 4
+    assert found["trainable_parameters"] == 4 * (64 + 48 + 48 + 64 + 96 + 96 + 96)
+    assert found["memory"]["total"] == sum(size for name, size in found["memory"].items() if name != "total")
+    assert found["memory_there"] > 2**28
+
+
+def test_nothing_is_written_but_the_tokenised_data(make_run, capsys):
+    run = make_run()
+    report(run, capsys, "--smoke")
+    assert sorted(path.name for path in run.folder.iterdir()) == ["cache", "dataset.jsonl", "manifest.yaml"]
+
+
+def test_smoke_runs_the_first_step(make_run, capsys):
+    run = make_run(num_epochs=1)
+    smoke = report(run, capsys, "--smoke")["smoke"]
+    assert run.train() == 0
+    assert smoke["loss"] == pytest.approx(run.losses()[1], rel=1e-6)
+    assert smoke["grad_norm"] > 0
+    assert smoke["memory_bytes"] > 0
+
+
+def test_text_for_people(make_run, capsys):
+    run = make_run()
+    assert main(["validate", "--config", str(run.config)]) == 0
+    out = capsys.readouterr().out
+    assert "40 examples to learn from" in out
+    assert "Lengths in tokens:" in out
+    assert "% with packing" in out
+    assert "Memory: about" in out
+
+
+def test_too_little_memory_is_a_warning(make_run, capsys):
+    run = make_run(batch_size=512, max_seq_length=32768, packing=True, examples=[line("a", "q", "a" * 30_000)] * 600)
+    found = report(run, capsys)
+    assert any("lower batch_size" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("change", "code"), [(("batch_size: 8", "batch_size: none"), 10), (("dataset.jsonl", "missing.jsonl"), 11)]
+)
+def test_what_cannot_work_is_said_with_its_code(make_run, capsys, change, code):
+    run = make_run()
+    run.config.write_text(run.config.read_text().replace(*change))
+    assert main(["validate", "--config", str(run.config)]) == code
+
+
+def test_the_folder_of_a_model_is_checked_without_loading_it(make_run, llama, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in llama.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    run = make_run(model=broken)
+    assert main(["validate", "--config", str(run.config)]) == 12
+    assert "model.safetensors" in capsys.readouterr().err

@@ -49,8 +49,8 @@ def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes],
     """Whole lines from ``offset`` on and the offset behind them, or None when there is nothing new."""
     try:
         descriptor = run_folders.open_regular(path)
-    except (FileNotFoundError, run_folders.BrokenFile):
-        return None
+    except (OSError, run_folders.BrokenFile):
+        return None  # not there, or nothing that a trainer's metrics could be: no reason to keep the run from its end
     with open(descriptor, "rb") as file:
         file.seek(offset)
         data = file.read(BATCH_BYTES)

@@ -6,6 +6,7 @@ Every function may be called by anybody at any time and again: attendant, reques
 import logging
 import os
 from datetime import timedelta
+from pathlib import Path
 
 from django.contrib.auth.models import User
 from django.db import Error as DatabaseError
@@ -20,7 +21,7 @@ from runs.execution.launching import start
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
-from runs.models import Host, Run, RunMode, RunStatus
+from runs.models import Host, Run, RunStatus
 from runs.processes import boot_id
 
 logger = logging.getLogger("tunixrt.runs")
@@ -47,7 +48,7 @@ def attend(host: Host | None = None) -> int:
 
 def attend_run(run: Run, *, by: str = "attendant") -> Run:
     """See how an executing run of this host is doing, in the order that docs/run-folder.md explains."""
-    if run.mode == RunMode.DRY_RUN:
+    if not run.supervised:
         return _attend_dry_run(run, by=by)
     folder = services.run_folder(run)
     if run.process is not None and not folder.is_dir():
@@ -62,6 +63,7 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
     try:
         if read_end(folder) is not None:
             return bring_home(run, by=by)
+        _set_broken_end_aside(folder)
         if not os.path.lexists(folder / run_folders.KEEPER):
             return _start_or_cancel(run, lock, by=by)
         killed = run_folders.kill_leftovers(folder, str(run.run_id))
@@ -69,6 +71,13 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
         return bring_home(run, by=by)
     finally:
         os.close(lock)
+
+
+def _set_broken_end_aside(folder: Path) -> None:
+    """Something stands in the place of exit.json that is no end: no keeper wrote it, and it must not keep the real one out."""
+    path = folder / run_folders.EXIT
+    if os.path.lexists(path):
+        os.rename(path, folder / f"{run_folders.EXIT}.broken-{os.urandom(4).hex()}")
 
 
 def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
@@ -94,7 +103,7 @@ def _lost_message(run: Run, killed: list[int]) -> str:
 def cancel_run(*, run: Run, by: User) -> Run:
     """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys. Raises StateConflict."""
     run = services.request_cancel(run=run, by=by)
-    if run.status == RunStatus.CANCELLING and run.mode == RunMode.LOCAL:
+    if run.status == RunStatus.CANCELLING and run.supervised:
         folder = services.run_folder(run)
         if folder.is_dir():
             run_folders.request_stop(folder, "cancel", by.get_username())

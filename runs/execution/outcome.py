@@ -1,26 +1,36 @@
 """The end of a run, read from its folder. Everything here works without the database."""
 
-from datetime import datetime
+import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils import timezone
 
 from runs import folder as run_folders
-from runs.models import RunStatus
+from runs.models import Run, RunMode, RunStatus
+from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
 
 COMPLETED_MESSAGE = "Training completed."
+RESULT_DEPTH = 16  # of result.json; what lies deeper is left out
+SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
 
 def read_end(folder: Path) -> dict[str, Any] | None:
-    """exit.json, or None while the run has not ended."""
-    return run_folders.read_json(folder / run_folders.EXIT)
+    """exit.json, or None while the run has not ended. The trainer can write in the folder too: what is no end counts as none."""
+    try:
+        return run_folders.read_json(folder / run_folders.EXIT)
+    except run_folders.BrokenFile:
+        return None
 
 
-def outcome(folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` whatever else was asked of it."""
     status, exit_code = _status(end)
-    reason = COMPLETED_MESSAGE if status == RunStatus.COMPLETED else end.get("message") or "The training failed."
+    if run.mode == RunMode.DRY_RUN:
+        return _dry_run_outcome(status, folder, end)
+    reason = COMPLETED_MESSAGE if status == RunStatus.COMPLETED else _text(end.get("message")) or "The training failed."
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
     return (
         status,
@@ -28,17 +38,37 @@ def outcome(folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]
         {
             "exit_code": exit_code,
             "message": reason,
-            "stdout": run_folders.read_tail(folder / run_folders.STDOUT, limit),
-            "stderr": run_folders.read_tail(folder / run_folders.STDERR, limit),
-            "completed_at": datetime.fromisoformat(end["ended_at"]),
-            "duration_seconds": end.get("duration_seconds"),
+            "stdout": _read_output(folder / run_folders.STDOUT, limit),
+            "stderr": _read_output(folder / run_folders.STDERR, limit),
+            "completed_at": _moment(end.get("ended_at")),
+            "duration_seconds": _seconds(end.get("duration_seconds")),
             "summary": read_result(folder),
         },
     )
 
 
+def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """A dry run with depth: what the training program printed is the report; a failed one has no exit code."""
+    passed = status == RunStatus.COMPLETED
+    reason = DRY_RUN_MESSAGE if passed else end.get("message") or "The check failed."
+    try:
+        report = run_folders.read_json(folder / run_folders.STDOUT) or {}
+    except run_folders.BrokenFile:
+        report = {}
+    columns = {
+        "exit_code": 0 if passed else None,
+        "message": reason,
+        "stdout": DRY_RUN_STDOUT if passed else "",
+        "stderr": run_folders.read_tail(folder / run_folders.STDERR, settings.TUNIX_OUTPUT_MAX_BYTES),
+        "completed_at": datetime.fromisoformat(end["ended_at"]),
+        "duration_seconds": end.get("duration_seconds"),
+        "summary": {"preflight": report} if passed else {},
+    }
+    return status, reason, columns
+
+
 def _status(end: dict[str, Any]) -> tuple[str, int | None]:
-    exit_code, signal = end.get("exit_code"), end.get("signal")
+    exit_code, signal = _whole(end.get("exit_code")), _whole(end.get("signal"))
     if exit_code == 0:
         return RunStatus.COMPLETED, 0
     if exit_code is None and signal is not None:
@@ -55,6 +85,49 @@ def _status(end: dict[str, Any]) -> tuple[str, int | None]:
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of the training program; empty when there is none that can be read."""
     try:
-        return run_folders.read_json(folder / run_folders.RESULT) or {}
-    except run_folders.BrokenFile:
+        return _storable(run_folders.read_json(folder / run_folders.RESULT) or {})
+    except (OSError, run_folders.BrokenFile):
         return {}
+
+
+def _read_output(path: Path, limit: int) -> str:
+    try:
+        return run_folders.read_tail(path, limit)
+    except (OSError, run_folders.BrokenFile):
+        return f"[{path.name} cannot be read]"[:limit]
+
+
+def _text(value: Any) -> str:
+    return run_folders.clean_text(value) if isinstance(value, str) else ""
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else None
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        return timezone.now()
+
+
+def _storable(value: Any, depth: int = 0) -> Any:
+    """JSON as every database and client takes it: no NUL, no half characters, whole numbers of 64 bits, no great depth. An
+    untrained byte model does write NUL into its samples."""
+    if isinstance(value, str):
+        return run_folders.clean_text(value)
+    if isinstance(value, int) and not SMALLEST <= value <= LARGEST:
+        return None
+    if isinstance(value, dict | list) and depth == RESULT_DEPTH:
+        return None
+    if isinstance(value, dict):
+        return {run_folders.clean_text(name): _storable(item, depth + 1) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_storable(item, depth + 1) for item in value]
+    return value

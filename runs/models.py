@@ -102,6 +102,9 @@ class Run(models.Model):
     trashed_at = models.DateTimeField(null=True)
 
     # Queue and supervision
+    supervised = models.BooleanField(
+        default=True, help_text="Runs as a process with a keeper: a training, or a dry run with depth."
+    )
     priority = models.SmallIntegerField(default=0, help_text="Higher starts earlier.")
     host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="runs")
     process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
@@ -135,7 +138,14 @@ class Run(models.Model):
             models.Index("model_id", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_model_newest"),
             models.Index("owner", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_owner_newest"),
             # the claim of the queue
-            models.Index(F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim", condition=Q(status="pending")),
+            models.Index(
+                "supervised",
+                F("priority").desc(),
+                "created_at",
+                "run_id",
+                name="ix_tunix_runs_claim",
+                condition=Q(status="pending"),
+            ),
             # the attendant's look at what its host executes
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
         ]

@@ -94,6 +94,7 @@ def submit_run(
         status=RunStatus.PENDING,
         created_at=now,
         queued_at=now if queued else None,
+        supervised=needs_process(request),
         config=request.as_config(),
         output_dir=request.output_dir or str(run_id),
         owner=by,
@@ -124,6 +125,12 @@ def submit_run(
         _require_free_folder(run)
         raise
     return run, True
+
+
+def needs_process(request: RunRequest) -> bool:
+    """A training does, and a dry run with depth where the runtime is: it tokenises the data, with ``smoke`` it runs one step."""
+    with_depth = request.preflight == "full" or request.smoke
+    return not request.dry_run or (with_depth and local_runtime().available)
 
 
 def find_submitted(*, request: RunRequest, by: User) -> Run | None:
@@ -191,21 +198,21 @@ def claim_run(*, run: Run, host: Host, by: str) -> Run:
     return transition(run, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now())
 
 
-def next_pending(*, mode: str, limit: int) -> list[Run]:
-    """The pending runs of one mode in their order; on PostgreSQL those that no other worker has its hands on. In a transaction:
+def next_pending(*, supervised: bool, limit: int) -> list[Run]:
+    """The pending runs of one kind in their order; on PostgreSQL those that no other worker has its hands on. In a transaction:
     the caller claims them in it (SQLite: it holds the one write lock meanwhile)."""
-    pending = Run.objects.pending_in_order().filter(mode=mode)
+    pending = Run.objects.pending_in_order().filter(supervised=supervised)
     if connection.features.has_select_for_update_skip_locked:
         pending = pending.select_for_update(skip_locked=True, of=("self",))
     return list(pending[:limit])
 
 
 def claim_dry_runs(*, host: Host, limit: int, by: str) -> list[Run]:
-    """Claim up to ``limit`` pending dry runs at once."""
-    if not Run.objects.filter(status=RunStatus.PENDING, mode=RunMode.DRY_RUN).exists():
+    """Claim up to ``limit`` pending dry runs that need no process, at once."""
+    if not Run.objects.filter(status=RunStatus.PENDING, supervised=False).exists():
         return []  # before the transaction: on SQLite that would lock every writer out
     with transaction.atomic():
-        runs = next_pending(mode=RunMode.DRY_RUN, limit=limit)
+        runs = next_pending(supervised=False, limit=limit)
         if runs:
             transition_together(
                 runs, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now()

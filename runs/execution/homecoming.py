@@ -15,7 +15,7 @@ def bring_home(run: Run, *, by: str) -> Run:
     if end is None or run.status in TERMINAL:
         return run
     take_in_metrics(run, folder, to_the_end=True)
-    status, reason, columns = outcome(folder, end)
+    status, reason, columns = outcome(run, folder, end)
     columns["lost"] = end.get("reason") == "lost"
     try:
         return services.finish_run(run=run, status=status, reason=reason, by=by, **columns)

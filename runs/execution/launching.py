@@ -52,7 +52,7 @@ def launch_lock() -> Iterator[None]:
 
 
 def free_slots(host: Host) -> int:
-    return settings.TUNIX_SLOTS - Run.objects.executing_on(host).filter(mode=RunMode.LOCAL).count()
+    return settings.TUNIX_SLOTS - Run.objects.executing_on(host).filter(supervised=True).count()
 
 
 # --- in the request ---------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     Raises:
         NoFreeSlot: nothing was stored. And what submit_run raises.
     """
-    if request.dry_run:
+    if not services.needs_process(request):
         run, created = services.submit_run(request=request, by=by, queued=False, claim_for=this_host())
         return (answer_dry_run(run, by="web") if created else run), created
     if problem := root_problem():
@@ -104,12 +104,12 @@ def wait_for(run: Run) -> Run:
     if run.status in TERMINAL:
         return run
     try:
-        run.refresh_from_db(fields=["status"])
+        run.refresh_from_db()
         return bring_home(run, by="web")
     except OperationalError as error:
         logger.warning("run %s: its end is on disk, the database is away: %s", run.run_id, error)
         if end is not None:
-            run.status, _, columns = outcome(folder, end)
+            run.status, _, columns = outcome(run, folder, end)
             for name, value in columns.items():
                 setattr(run, name, value)
         return run
@@ -143,13 +143,13 @@ def _answer(runs: Sequence[Run]) -> None:
 
 def _launch_one(host: Host) -> bool:
     """Start the next local run if one waits and a slot is free; False when there is nothing to do."""
-    if not Run.objects.filter(status=RunStatus.PENDING, mode=RunMode.LOCAL).exists() or not local_runtime().available:
+    if not Run.objects.filter(status=RunStatus.PENDING, supervised=True).exists() or not local_runtime().available:
         return False
     with launch_lock():
         if free_slots(host) < 1:
             return False
         with transaction.atomic():
-            waiting = services.next_pending(mode=RunMode.LOCAL, limit=1)
+            waiting = services.next_pending(supervised=True, limit=1)
             if not waiting:
                 return False
             run = waiting[0]
@@ -230,11 +230,18 @@ def _start(run: Run, lock: int) -> None:
     Run.objects.filter(pk=run.pk).update(process=run.process)
 
 
+def _arguments(run: Run) -> list[str]:
+    if run.mode == RunMode.LOCAL:
+        return ["train", "--config", run_folders.MANIFEST]
+    smoke = ["--smoke"] if run.config.get("smoke") else []
+    return ["validate", "--config", run_folders.MANIFEST, "--json", *smoke]
+
+
 def _command(run: Run, folder: Path) -> dict[str, Any]:
     return {
         "version": run_folders.VERSION,
         "run_id": str(run.run_id),
-        "argv": [*tunix_command(), "train", "--config", run_folders.MANIFEST],
+        "argv": [*tunix_command(), *_arguments(run)],
         "cwd": str(folder),
         "deadline_seconds": run.timeout_seconds,
         "stop_wait_seconds": settings.TUNIX_STOP_WAIT_SECONDS,

@@ -50,19 +50,15 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
 def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """A dry run with depth: what the training program printed is the report; a failed one has no exit code."""
     passed = status == RunStatus.COMPLETED
-    reason = DRY_RUN_MESSAGE if passed else end.get("message") or "The check failed."
-    try:
-        report = run_folders.read_json(folder / run_folders.STDOUT) or {}
-    except run_folders.BrokenFile:
-        report = {}
+    reason = DRY_RUN_MESSAGE if passed else _text(end.get("message")) or "The check failed."
     columns = {
         "exit_code": 0 if passed else None,
         "message": reason,
         "stdout": DRY_RUN_STDOUT if passed else "",
-        "stderr": run_folders.read_tail(folder / run_folders.STDERR, settings.TUNIX_OUTPUT_MAX_BYTES),
-        "completed_at": datetime.fromisoformat(end["ended_at"]),
-        "duration_seconds": end.get("duration_seconds"),
-        "summary": {"preflight": report} if passed else {},
+        "stderr": _read_output(folder / run_folders.STDERR, settings.TUNIX_OUTPUT_MAX_BYTES),
+        "completed_at": _moment(end.get("ended_at")),
+        "duration_seconds": _seconds(end.get("duration_seconds")),
+        "summary": {"preflight": _read_object(folder / run_folders.STDOUT)} if passed else {},
     }
     return status, reason, columns
 
@@ -84,8 +80,13 @@ def _status(end: dict[str, Any]) -> tuple[str, int | None]:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json of the training program; empty when there is none that can be read."""
+    return _read_object(folder / run_folders.RESULT)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        return _storable(run_folders.read_json(folder / run_folders.RESULT) or {})
+        value: dict[str, Any] = _storable(run_folders.read_json(path) or {})
+        return value
     except (OSError, run_folders.BrokenFile):
         return {}
 

@@ -202,7 +202,7 @@ class RunRetry(APIView):
 
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run(run_id)
-        data = request.data or {}
+        data = request.data
         if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
             raise ValidationError({"resume": ["The only field is resume: true or false."]})
         try:

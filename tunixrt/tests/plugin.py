@@ -35,6 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, None, None]:
     """Around pytest-django's own hook, which loads the settings."""
+    try:
+        _prepare(early_config.known_args_namespace.database)
+        return (yield)
+    except BaseException:  # pytest ends without calling pytest_unconfigure
+        _stack.close()
+        raise
+
+
+def _prepare(database: str) -> None:
     server_url = os.environ.get(SERVER_URL)
     for name in [name for name in os.environ if _OURS.fullmatch(name)]:
         del os.environ[name]
@@ -44,16 +53,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     os.environ["TUNIXRT_VAR_DIR"] = str(var)
     os.environ["TUNIX_OUTPUT_ROOT"] = str(var / "output")
     os.environ["TUNIXRT_ENV_FILE"] = str(var / "no.env")
-    if early_config.known_args_namespace.database == "postgresql":
+    if database == "postgresql":
         if server_url is None:
             server_url = os.environ.get("TEST_DATABASE_URL") or _stack.enter_context(postgres_server()).url()
         os.environ[SERVER_URL] = server_url
         os.environ["DATABASE_URL"] = _with_database(server_url, f"tunixrt_test_{process or os.getpid()}")
-    try:
-        return (yield)
-    except BaseException:  # pytest ends without calling pytest_unconfigure
-        _stack.close()
-        raise
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,0 +1,154 @@
+"""GET /api/tunix/status: is the training runtime here? True to the environment that it is asked in."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from django.conf import LazySettings
+from rest_framework.test import APIClient
+
+from runs import runtime
+from runs.runtime import local_runtime, tunix_command
+from runs.tests.conftest import ROOT, Script
+
+pytestmark = pytest.mark.django_db
+URL = "/api/tunix/status"
+MISSING = {
+    "available": False,
+    "version": None,
+    "runtime_required": False,
+    "message": "Tunix runtime not available. Install with `pip install -e '.[tunix]'` to enable local execution.",
+}
+ASK = "import importlib.metadata as m; print(m.version('google-tunix'))"
+
+
+def test_tells_what_is_installed_beside_the_server(api: APIClient):
+    asked = subprocess.run([sys.executable, "-I", "-c", ASK], capture_output=True, text=True, check=False)
+
+    answer = api.get(URL).json()
+
+    if asked.returncode == 0:
+        assert answer == {
+            "available": True,
+            "version": asked.stdout.strip(),
+            "runtime_required": True,
+            "message": "Tunix runtime is available for execution.",
+        }
+    else:
+        assert answer == MISSING
+
+
+@pytest.mark.tunix
+def test_with_the_runtime_it_is_available(api: APIClient):
+    answer = api.get(URL).json()
+
+    assert (answer["available"], answer["runtime_required"]) == (True, True)
+    assert answer["version"].startswith("0.1.")
+
+
+def test_another_interpreter_without_the_runtime_has_none(api: APIClient, without_runtime: None):
+    assert api.get(URL).json() == MISSING
+
+
+@pytest.mark.tunix
+def test_another_interpreter_with_the_runtime_is_asked(api: APIClient, settings: LazySettings, tmp_path: Path):
+    """A GPU box may keep its JAX environment apart."""
+    link = tmp_path / "python"
+    link.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    link.chmod(0o755)
+    settings.TUNIX_PYTHON = str(link)
+
+    assert api.get(URL).json()["available"] is True
+
+
+def test_another_training_command_tells_its_own_version(api: APIClient, scripted: Script):
+    scripted()
+
+    answer = api.get(URL).json()
+
+    assert (answer["available"], answer["version"]) == (True, "1.0")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["/no/such/program"],
+        ["no-such-program"],
+        ["/etc/passwd"],
+        ["/"],
+        ["false"],
+        ["sh", "-c", "true"],
+        ["sh", "-c", "exit 3"],
+        ["sh", "-c", "echo"],
+    ],
+)
+def test_a_command_that_cannot_tell_its_version_is_no_runtime(api: APIClient, settings: LazySettings, command: list[str]):
+    settings.TUNIX_COMMAND = command
+
+    assert api.get(URL).json() == MISSING
+
+
+def test_a_command_that_says_nonsense_does_not_break_the_answer(api: APIClient, settings: LazySettings):
+    settings.TUNIX_COMMAND = ["sh", "-c", "printf '\\377\\0 %0200d' 7"]
+
+    version = api.get(URL).json()["version"]
+
+    assert len(version) <= 64
+
+
+def test_a_process_is_asked_once_in_half_a_minute(settings: LazySettings, tmp_path: Path):
+    log = tmp_path / "asked"
+    command = tmp_path / "trainer"
+    command.write_text(f"#!/bin/sh\necho x >> {log}\necho 2.0\n")
+    command.chmod(0o755)
+    settings.TUNIX_COMMAND = [str(command)]
+
+    began = time.monotonic()
+    assert {local_runtime().version for _ in range(100)} == {"2.0"}
+    assert log.read_text() == "x\n"
+    assert time.monotonic() - began < runtime._REMEMBER_SECONDS
+
+
+def test_answers_in_milliseconds_without_importing_jax(tmp_path: Path):
+    """In a process of its own, so that nothing another test imported counts."""
+    script = """
+import sys, time
+import django
+django.setup()
+from runs.runtime import local_runtime
+local_runtime()
+began = time.perf_counter()
+for _ in range(20):
+    local_runtime()
+seconds = (time.perf_counter() - began) / 20
+import tunixrt.urls
+heavy = {"jax", "jaxlib", "flax", "tunix", "transformers", "numpy", "torch"} & set(sys.modules)
+assert not heavy, heavy
+assert seconds < 0.02, seconds
+import datasets
+print(datasets.__file__)
+"""
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
+        "TUNIXRT_VAR_DIR": str(tmp_path),
+        "TUNIXRT_ENV_FILE": "/dev/null",
+    }
+    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+    assert ended.returncode == 0, ended.stderr
+    assert Path(ended.stdout.strip()) == ROOT / "datasets" / "__init__.py"
+
+
+def test_the_projects_own_trainer_is_started_in_isolation(settings: LazySettings):
+    settings.TUNIX_COMMAND = []
+    settings.TUNIX_PYTHON = "/opt/gpu/bin/python"
+
+    assert tunix_command() == ["/opt/gpu/bin/python", "-I", "-u", str(ROOT / "runs" / "trainer" / "launch.py")]
+
+
+@pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+def test_is_for_reading_only(api: APIClient, method: str):
+    assert getattr(api, method)(URL).status_code == 405

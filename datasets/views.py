@@ -110,7 +110,7 @@ def traces(request: HttpRequest) -> HttpResponse:
 @require_safe
 def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     found = get_object_or_404(Trace, pk=trace_id)
-    uses = Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1]
+    uses = list(Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1])
     context = {
         "trace": found,
         "meta": json.dumps(found.meta, indent=2, ensure_ascii=False, sort_keys=True) if found.meta else "",

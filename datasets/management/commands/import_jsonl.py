@@ -29,6 +29,7 @@ class Command(BaseCommand):
         return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
 
     def handle(self, *args: Any, file: str, **options: Any) -> None:
+        by = acting_user(options["user"])
         try:
             with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
                 dataset = importers.import_file(
@@ -41,7 +42,7 @@ class Command(BaseCommand):
                     limit=options["limit"],
                     file_name="" if file == "-" else Path(file).name,
                     named_lines=None,
-                    by=acting_user(options["user"]),
+                    by=by,
                 )
         except importers.BadLines as error:
             for problem in error.problems:

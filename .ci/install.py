@@ -52,13 +52,14 @@ def write_stamp(folder: Path, held: set[str]) -> None:
 def pip_settings(python: Path) -> dict[str, list[str]]:
     """What pip is set up with here, by files and by variables: option → values."""
     listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
-    settings: dict[str, list[str]] = {}
+    sections: dict[str, dict[str, list[str]]] = {"global": {}, "install": {}, ":env:": {}}
     for line in listed.stdout.splitlines():
         name, _, value = line.partition("=")
         section, _, option = name.rpartition(".")
-        if section in ("global", "install", ":env:"):  # pip's own order: the later one wins
-            settings[option] = str(ast.literal_eval(value)).split()
-    return settings
+        if section in sections:
+            sections[section][option] = str(ast.literal_eval(value)).split()
+    # As in pip: what is set for `install` goes before what is set for all commands, variables go before files.
+    return sections["global"] | sections["install"] | sections[":env:"]
 
 
 def uv_options(settings: dict[str, list[str]], environment: dict[str, str]) -> list[str]:

@@ -1,6 +1,7 @@
 """A real server whose real database goes away and comes back: 503 meanwhile, no stack trace, no restart needed."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,7 +57,14 @@ def site(tmp_path: Path) -> Iterator[Site]:
             capture_output=True,
             text=True,
         ).stdout.strip()
-        web = subprocess.Popen([sys.executable, "manage.py", "web"], cwd=ROOT, env=environment, stdout=output, stderr=output)
+        web = subprocess.Popen(
+            [sys.executable, "manage.py", "web"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
         try:
             with httpx.Client(base_url=f"http://{address}", timeout=20) as client:
                 wait_for(client, 200, log)
@@ -66,7 +74,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             try:
                 web.wait(timeout=20)
             except subprocess.TimeoutExpired:  # a server whose application cannot be loaded
-                web.kill()
+                os.killpg(web.pid, signal.SIGKILL)
                 web.wait()
 
 

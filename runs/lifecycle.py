@@ -70,12 +70,15 @@ def transition_together(runs: Sequence[Run], new: str, *, reason: str, by: str, 
         fields.setdefault("completed_at", now)
     with transaction.atomic():
         keys = [run.pk for run in runs]
-        if Run.objects.filter(pk__in=keys, status=old).update(status=new, **fields) != len(runs):
+        taken = Run.objects.filter(pk__in=keys, status=old).update(status=new, **fields) == len(runs)
+        if taken:
+            RunEvent.objects.bulk_create(RunEvent(run=run, old=old, new=new, reason=reason, by=by, at=now) for run in runs)
+            if new in TERMINAL:
+                count_end([(run.mode, fields.get("duration_seconds")) for run in runs], status=new)
+        else:
             transaction.set_rollback(True)
-            raise _refusal(runs, old, new)
-        RunEvent.objects.bulk_create(RunEvent(run=run, old=old, new=new, reason=reason, by=by, at=now) for run in runs)
-        if new in TERMINAL:
-            count_end([(run.mode, fields.get("duration_seconds")) for run in runs], status=new)
+    if not taken:
+        raise _refusal(runs, old, new)  # after the rollback: no query is allowed before it
     for run in runs:
         run.status = new
         for name, value in fields.items():

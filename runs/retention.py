@@ -25,11 +25,19 @@ class Pruned:
     bytes_freed: int = 0
 
 
-def prune_runs(*, by: User, max_age: timedelta | None = None, keep_newest: int | None = None, dry_run: bool = False) -> Pruned:
-    """Put what is too old or too many into the trash, and empty what has been there for TUNIX_TRASH_HOURS. Pinned and active
-    runs stay. ``max_age`` and ``keep_newest`` of None keep everything."""
+def prune_runs(
+    *,
+    by: User,
+    max_age: timedelta | None = None,
+    keep_newest: int | None = None,
+    trash_age: timedelta | None = None,
+    dry_run: bool = False,
+) -> Pruned:
+    """Put what is too old or too many into the trash, and empty what has been there for ``trash_age`` (TUNIX_TRASH_HOURS).
+    Pinned and active runs stay. ``max_age`` and ``keep_newest`` of None keep everything.
+    """
     pruned = Pruned()
-    trash_before = timezone.now() - timedelta(hours=settings.TUNIX_TRASH_HOURS)
+    trash_before = timezone.now() - (timedelta(hours=settings.TUNIX_TRASH_HOURS) if trash_age is None else trash_age)
     for run in Run.objects.filter(trashed_at__lte=trash_before).iterator():
         try:
             pruned.bytes_freed += services.folder_bytes(run) if dry_run else services.purge_run(run=run)

@@ -14,6 +14,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--days", type=float, default=settings.TUNIX_RETENTION_DAYS, help="trash runs that ended before")
         parser.add_argument("--keep", type=int, default=settings.TUNIX_RETENTION_RUNS, help="trash all but the newest N")
+        parser.add_argument("--empty-trash", action="store_true", help="empty the trash now, however fresh it is")
         parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -24,6 +25,7 @@ class Command(BaseCommand):
             by=system_user(),
             max_age=None if days is None else timedelta(days=days),
             keep_newest=keep,
+            trash_age=timedelta(0) if options["empty_trash"] else None,
             dry_run=options["dry_run"],
         )
         would = "would be " if options["dry_run"] else ""

@@ -109,15 +109,15 @@ test-parity: environment-full ## our models against transformers on PyTorch (an 
 # --- Measure it -------------------------------------------------------------------------------------------------------
 
 .PHONY: bench-web
-bench-web: environment-full benchmarks/web.py ## what the web server answers
+bench-web: environment-full ## what the web server answers
 	@$(FULL) -m benchmarks.web
 
 .PHONY: bench-train
-bench-train: environment-full benchmarks/train.py ## what the training program trains
+bench-train: environment-full ## what the training program trains
 	@$(FULL) -m benchmarks.train
 
 .PHONY: chaos
-chaos: environment-full benchmarks/chaos.py ## kill everything there is while runs are under way; nothing may be lost
+chaos: environment-full ## kill everything there is while runs are under way; nothing may be lost
 	@$(FULL) -m benchmarks.chaos
 
 # --- Tidy up ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,17 @@ from tunixrt.local_mode import _remembered_local_user
 FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """The test database is the very one the settings name, so that programs started by a test find it. In place of
+    pytest-django's, which a plugin's fixture could not replace.
+
+    On SQLite that makes it a file: a database in memory cannot be shared by processes, and its threads get "table is locked".
+    """
+    database = settings.DATABASES["default"]
+    database.setdefault("TEST", {})["NAME"] = database["NAME"]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _static_files_on_demand() -> None:
     """Every test client loads the middleware, and WhiteNoise would look at each static file again, for a tenth of a second."""

@@ -69,17 +69,5 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"database: {config.getoption('database')}"
 
 
-@pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
-    """The test database is the very one the settings name, so that programs started by a test find it.
-
-    On SQLite that makes it a file: a database in memory cannot be shared by processes. Both are this session's own.
-    """
-    from django.conf import settings  # noqa: PLC0415 - Django is not set up yet when pytest imports its plugins
-
-    database = settings.DATABASES["default"]
-    database.setdefault("TEST", {})["NAME"] = database["NAME"]
-
-
 def _with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

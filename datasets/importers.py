@@ -11,7 +11,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import orjson
 from django.contrib.auth.models import User
@@ -52,10 +52,14 @@ class BadLines(ImportRefused):
         super().__init__(f"{lines} not valid, so nothing was stored.")
 
 
+class LineReader(Protocol):
+    def readline(self, size: int, /) -> bytes: ...
+
+
 class _Source:
     """Lines of a file with their numbers, never more than one of them in memory; counts and hashes what it reads."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: LineReader):
         self._file = file
         self._hash = hashlib.sha256()
         self.bytes = 0
@@ -154,7 +158,7 @@ class _Staging:
 
 def import_file(
     *,
-    file: IO[bytes],
+    file: LineReader,
     name: str,
     version: str,
     description: str = "",

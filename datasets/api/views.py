@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import IO, Any, NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 
 from datasets import services
 from datasets.api.presentation import dataset_row, full_trace, manifest, receipt
-from datasets.importers import BadLines, ImportRefused, import_file, parse_held_out
+from datasets.importers import BadLines, ImportRefused, LineReader, import_file, parse_held_out
 from datasets.listing import (
     OFFSET_MAX,
     Page,
@@ -220,7 +220,7 @@ class DatasetIngest(APIView):
         return Response(manifest(dataset), status=201)
 
 
-def read_upload(request: Request) -> tuple[IO[bytes], str, dict[str, Any]]:
+def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
     """File, its name, and the arguments of import_file. Raises InvalidDataset, ValidationError."""
     data = request.data
     if isinstance(data, QueryDict):
@@ -231,12 +231,12 @@ def read_upload(request: Request) -> tuple[IO[bytes], str, dict[str, Any]]:
             raise ValidationError({name: [reason] for name in request.query_params})
         if len(files) != 1 or not isinstance(files[0], UploadedFile):
             raise ValidationError({"file": ["Give one file."]})
-        return cast(IO[bytes], files[0]), files[0].name or "", upload_fields(given)
+        return cast(LineReader, files[0]), files[0].name or "", upload_fields(given)
     given = {name: request.query_params.getlist(name) for name in request.query_params}
     fields = upload_fields(given)
     if not hasattr(data, "readline"):
         raise ValidationError({"file": ["The body is empty."]})
-    return cast(IO[bytes], data), "", fields
+    return cast(LineReader, data), "", fields
 
 
 def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:

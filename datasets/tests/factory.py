@@ -37,5 +37,10 @@ def jsonl_file(*lines: Any) -> io.BytesIO:
     return io.BytesIO(jsonl(*lines))
 
 
+def cut_off_body(received: bytes, *, announced: int, content_type: str) -> dict[str, Any]:
+    """What the server sees when the connection ends early: less than Content-Length promised. For ``generic(**…)``."""
+    return {"CONTENT_TYPE": content_type, "CONTENT_LENGTH": str(announced), "wsgi.input": io.BytesIO(received)}
+
+
 def nothing_is_stored() -> bool:
     return not Trace.objects.exists() and not Dataset.objects.exists()

@@ -8,7 +8,7 @@ from rest_framework.test import APIClient, APIRequestFactory, force_authenticate
 
 from datasets.api.views import DatasetIngest
 from datasets.models import Dataset
-from datasets.tests.factory import jsonl, make_dataset, nothing_is_stored, trace_body
+from datasets.tests.factory import cut_off_body, jsonl, make_dataset, nothing_is_stored, trace_body
 
 pytestmark = pytest.mark.django_db
 INGEST = "/api/datasets/ingest"
@@ -136,10 +136,10 @@ def test_a_form_has_one_file_and_its_fields_inside(api):
     for file in (None, "text", [SimpleUploadedFile("a", b"{}"), SimpleUploadedFile("b", b"{}")]):
         response = api.post(INGEST, fields | ({"file": file} if file else {}), format="multipart")
         assert (response.status_code, response.json()["file"]) == (400, ["Give one file."])
-    file = SimpleUploadedFile("a", jsonl(trace_body()))
-    response = api.post(f"{INGEST}?name=x", fields | {"file": file}, format="multipart")
+    good = SimpleUploadedFile("a", jsonl(trace_body()))
+    response = api.post(f"{INGEST}?name=x", fields | {"file": good}, format="multipart")
     assert (response.status_code, "name" in response.json()) == (400, True)
-    response = api.post(INGEST, {"name": SimpleUploadedFile("a", b"x"), "version": "v1", "file": file}, format="multipart")
+    response = api.post(INGEST, {"name": SimpleUploadedFile("a", b"x"), "version": "v1", "file": good}, format="multipart")
     assert response.status_code == 400
     assert "Must be text, not a file." in response.json()["detail"]
     assert nothing_is_stored()
@@ -176,20 +176,14 @@ def ingest_directly(request, user):
     return response.status_code, json.loads(response.content)
 
 
-def cut_off_request(path, received, content_type, announced):
-    """What the server sees when the connection ends early: less than Content-Length promised."""
-    return RequestFactory().generic(
-        "POST", path, CONTENT_TYPE=content_type, CONTENT_LENGTH=str(announced), **{"wsgi.input": io.BytesIO(received)}
-    )
-
-
 @pytest.mark.parametrize("missing", [1, 150])
 def test_an_upload_that_was_cut_off_stores_nothing(user, missing):
     lines = jsonl(trace_body(0), trace_body(1))
     whole = APIRequestFactory().post(INGEST, {"name": "a", "version": "1", "file": io.BytesIO(lines)}, format="multipart")
     body = whole.body
     # The end of the form is missing; all lines, or the first one, came in whole.
-    request = cut_off_request(INGEST, body[:-missing], whole.META["CONTENT_TYPE"], len(body))
+    received = cut_off_body(body[:-missing], announced=len(body), content_type=whole.META["CONTENT_TYPE"])
+    request = RequestFactory().generic("POST", INGEST, **received)
     status, answer = ingest_directly(request, user)
     assert status == 400
     assert "The upload ended after" in answer["detail"]
@@ -198,7 +192,8 @@ def test_an_upload_that_was_cut_off_stores_nothing(user, missing):
 
 def test_lines_that_were_cut_off_between_two_of_them_store_nothing(user):
     first, both = jsonl(trace_body(0)), jsonl(trace_body(0), trace_body(1))
-    request = cut_off_request(f"{INGEST}?name=a&version=1", first, "application/x-ndjson", len(both))
+    received = cut_off_body(first, announced=len(both), content_type="application/x-ndjson")
+    request = RequestFactory().generic("POST", f"{INGEST}?name=a&version=1", **received)
     status, answer = ingest_directly(request, user)
     assert (status, answer["detail"]) == (
         400,

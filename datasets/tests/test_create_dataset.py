@@ -1,6 +1,7 @@
 import hashlib
 import threading
 import uuid
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -21,14 +22,14 @@ from datasets.services import (
 from datasets.tests.factory import make_dataset, make_traces, trace_body
 
 
-def create(name="sums", version="v1", trace_ids=(), **more):
-    return create_dataset(name=name, version=version, trace_ids=list(trace_ids), by=None, **more)
+def create(name: Any = "sums", version: Any = "v1", trace_ids: Any = (), **more: Any) -> Dataset:
+    return create_dataset(name=name, version=version, trace_ids=[*trace_ids], by=None, **more)
 
 
 @pytest.mark.django_db
 def test_a_dataset_keeps_the_order_of_its_traces(user):
     traces = make_traces(3)
-    ids = [traces[2].id, str(traces[0].id), traces[1].id]
+    ids: list[uuid.UUID | str] = [traces[2].id, str(traces[0].id), traces[1].id]
     dataset = create_dataset(
         name="test_tunix", version="v1", trace_ids=ids, held_out_ids=[str(traces[1].id)], description="Sums", by=user
     )
@@ -159,13 +160,14 @@ def test_words_that_are_refused(field, word):
 def test_lengths_at_both_sides_of_the_limits():
     longest = create("n" * MAX_NAME, "v" * MAX_VERSION, description="d" * MAX_DESCRIPTION)
     assert len(longest.dataset_key) == 256
-    for arguments, field in [
+    too_long: list[tuple[dict[str, Any], str]] = [
         ({"name": "n" * (MAX_NAME + 1)}, "name"),
         ({"version": "v" * (MAX_VERSION + 1)}, "version"),
         ({"description": "d" * (MAX_DESCRIPTION + 1)}, "description"),
         ({"description": "\x00"}, "description"),
         ({"description": 5}, "description"),
-    ]:
+    ]
+    for arguments, field in too_long:
         with pytest.raises(InvalidDataset) as caught:
             create(**arguments)
         assert list(caught.value.errors) == [field]
@@ -191,7 +193,7 @@ def test_a_key_that_is_there():
 def test_of_makers_at_the_same_moment_one_wins():
     ids = [trace.id for trace in make_traces(3)]
     start = threading.Barrier(4)
-    results = []
+    results: list[Dataset | DatasetExists] = []
 
     def make(name, version):
         try:

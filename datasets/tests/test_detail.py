@@ -125,8 +125,9 @@ def test_a_trace_and_the_datasets_that_use_it(browser, django_assert_num_queries
 
 def test_a_trace_used_by_many_datasets(browser, monkeypatch):
     monkeypatch.setattr("datasets.views.USES", 2)
-    for number in range(3):
-        dataset = make_dataset(1, version=str(number))
+    dataset = make_dataset(1)
+    for number in range(2):
+        make_dataset(1, version=str(number))
     text = browser.get(f"/traces/{dataset.items.get().trace_id}").content.decode()
     assert "and more" in text
 

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -164,14 +165,15 @@ def test_the_limit_at_both_ends():
 def test_arguments_are_checked_before_the_file_is_read():
     make_dataset()
     file = jsonl_file(trace_body())
-    for arguments, error in [
+    refused: list[tuple[dict[str, Any], type[Exception]]] = [
         ({"version": "v1"}, DatasetExists),
         ({"name": "../x"}, InvalidDataset),
         ({"format": "parquet"}, InvalidDataset),
         ({"held_out": 0}, InvalidDataset),
         ({"held_out": 1.0}, InvalidDataset),
         ({"held_out": True}, InvalidDataset),
-    ]:
+    ]
+    for arguments, error in refused:
         with pytest.raises(error):
             import_file(file=file, **({"name": "sums", "version": "v2", "by": None} | arguments))
     assert file.tell() == 0
@@ -309,7 +311,7 @@ def test_any_bytes_are_stored_whole_or_not_at_all(parts):
         assert len(list(export_lines(dataset))) == dataset.size == dataset.items.count() > 0
 
 
-class Endless(io.RawIOBase):
+class Endless:
     """A file of ``count`` lines that is made while it is read."""
 
     def __init__(self, count):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +31,7 @@ def step(i=0, kind="reasoning", content="x"):
 
 
 def nested(levels):
-    value = "end"
+    value: Any = "end"
     for _ in range(levels):
         value = [value]
     return value
@@ -170,7 +171,7 @@ def test_meta_at_its_limits():
 
 @pytest.mark.parametrize("place", ["prompt", "final_answer"])
 def test_a_lone_surrogate_is_refused(place):
-    assert errors_of(trace_body(**{place: "\ud800"})) == {"trace": ["Holds half a character (a lone surrogate)."]}
+    assert errors_of(trace_body() | {place: "\ud800"}) == {"trace": ["Holds half a character (a lone surrogate)."]}
 
 
 def test_size_at_both_sides_of_the_limit():
@@ -258,8 +259,8 @@ def test_anything_is_a_trace_or_refused_with_reasons(value):
     try:
         trace = parse_trace(value)
     except InvalidTrace as caught:
-        errors = caught.errors
+        refused = caught.errors
+        assert refused
+        assert all(refused.values())
     else:
-        errors = None
         assert training_line("x", trace, "train").endswith(b"\n")
-    assert errors is None or (errors and all(reasons for reasons in errors.values()))

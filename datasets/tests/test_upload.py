@@ -1,11 +1,9 @@
-import io
-
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from datasets.models import Dataset
-from datasets.tests.factory import jsonl, make_dataset, nothing_is_stored, trace_body
+from datasets.tests.factory import cut_off_body, jsonl, make_dataset, nothing_is_stored, trace_body
 
 pytestmark = pytest.mark.django_db
 
@@ -119,13 +117,8 @@ def test_an_upload_that_was_cut_off_stores_nothing(user):
     )
     file = '--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     received = head.encode() + file.encode() + jsonl(trace_body())
-    response = browser.generic(
-        "POST",
-        "/datasets/new",
-        CONTENT_TYPE="multipart/form-data; boundary=x",
-        CONTENT_LENGTH=str(len(received) + 500),
-        **{"wsgi.input": io.BytesIO(received)},
-    )
+    body = cut_off_body(received, announced=len(received) + 500, content_type="multipart/form-data; boundary=x")
+    response = browser.generic("POST", "/datasets/new", **body)
     assert response.status_code in (400, 403)
     assert nothing_is_stored()
 

@@ -157,7 +157,9 @@ class Run(models.Model):
                 name="ck_run_completed_at",
             ),
             models.CheckConstraint(condition=~Q(status__in=EXECUTING) | Q(started_at__isnull=False), name="ck_run_started_at"),
-            models.CheckConstraint(condition=~Q(status="completed") | Q(exit_code=0), name="ck_run_completed_exit_code"),
+            models.CheckConstraint(  # a null alone would leave the condition open, and pass
+                condition=~Q(status="completed") | Q(exit_code__isnull=False, exit_code=0), name="ck_run_completed_exit_code"
+            ),
             models.CheckConstraint(
                 condition=Q(status="completed") | Q(exit_code__isnull=True) | ~Q(exit_code=0), name="ck_run_exit_code_zero"
             ),

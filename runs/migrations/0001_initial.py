@@ -254,7 +254,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='run',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'completed'), _negated=True), ('exit_code', 0), _connector='OR'), name='ck_run_completed_exit_code'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'completed'), _negated=True), models.Q(('exit_code', 0), ('exit_code__isnull', False)), _connector='OR'), name='ck_run_completed_exit_code'),
         ),
         migrations.AddConstraint(
             model_name='run',

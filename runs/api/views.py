@@ -20,11 +20,10 @@ from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from runs.services import DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, StateConflict
 from tunixrt.api.errors import Conflict, NotImplementedHere
-from tunixrt.api.query import QueryReader, parse_choice, parse_text, parse_uuid
+from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text, parse_uuid
 
 REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100
-OFFSET_MAX = 2**63 - 1
 
 
 def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:

@@ -8,6 +8,7 @@ from django.http import QueryDict
 
 from tunixrt.api.errors import InvalidQuery
 
+OFFSET_MAX = 2**63 - 1
 TEXT_MAX_LENGTH = 256
 
 

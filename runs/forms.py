@@ -228,7 +228,12 @@ class StartForm(forms.Form):
     @property
     def advanced_used(self) -> bool:
         """Is anything in the folded part wrong or not at its default? Then it is shown unfolded."""
-        return any(field.errors or field.value() not in (field.initial, None, "") for field in self.advanced_fields)
+        return any(field.errors or _shown(field.value()) != _shown(field.field.initial) for field in self.advanced_fields)
+
+
+def _shown(value: Any) -> str:
+    """A field's value as the page shows it: nothing, no tick and an empty list look alike."""
+    return "" if value in (None, False, []) else str(value)
 
 
 def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def duration(seconds: float | None) -> str:
 def number(value: Any) -> str:
     """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``. Anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return NOTHING if value is None else str(value)
+        return NOTHING if value in (None, "") else str(value)
     if isinstance(value, int):
         return f"{value:,}"
     text = f"{value:,.0f}" if 1e5 <= abs(value) < 1e15 else f"{value:,.5g}"
@@ -73,9 +73,9 @@ def number(value: Any) -> str:
 
 
 @register.filter
-def percent(value: float | None) -> str:
-    """A share of 0 to 1 as ``87.5 %``."""
-    return NOTHING if value is None else f"{value * 100:.3g} %"
+def percent(value: Any) -> str:
+    """A share of 0 to 1 as ``87.5 %``. Anything else as it is."""
+    return f"{value * 100:.3g} %" if isinstance(value, int | float) else number(value)
 
 
 @register.simple_tag

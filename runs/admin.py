@@ -1,0 +1,363 @@
+"""The operators' cockpit. Nothing is edited here; actions call the services that pages and API call."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import get_content_type_for_model
+from django.contrib.auth.models import User
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from runs import services
+from runs.execution import attending
+from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
+from runs.requests import PRIORITY_RANGE, InvalidRequest
+from runs.services import DatasetNotFound, RuntimeUnavailable, StateConflict
+from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
+from tunixrt.templatetags.display import duration, when
+
+ACTION_MAX = 500  # runs one action takes at once
+REFUSALS = (StateConflict, InvalidRequest, DatasetNotFound, RuntimeUnavailable, OSError)
+HEAVY = ("stdout", "stderr", "config", "summary", "process", "notes", "message")
+UUID_DIGITS = 32
+
+
+def status_badge(status: str) -> SafeString:
+    return format_html('<span class="status is-{}">{}</span>', status, status)
+
+
+def run_link(run_id: uuid.UUID) -> SafeString:
+    return format_html('<a href="{}">{}</a>', reverse("admin:runs_run_change", args=[run_id]), run_id)
+
+
+def runs_whose_id_begins(text: str) -> Q | None:
+    """Runs by the first digits of their id, as pages show it; None where ``text`` is no such beginning."""
+    digits = text.replace("-", "").lower()
+    if not 4 <= len(digits) <= UUID_DIGITS or set(digits) - set("0123456789abcdef"):
+        return None
+    return Q(run_id__range=(uuid.UUID(digits.ljust(UUID_DIGITS, "0")), uuid.UUID(digits.ljust(UUID_DIGITS, "f"))))
+
+
+class TrashFilter(admin.SimpleListFilter):
+    title = "trash"
+    parameter_name = "trash"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("in", "In the trash"), ("any", "Both")]
+
+    def choices(self, changelist: Any) -> Any:
+        first, *others = super().choices(changelist)
+        return [first | {"display": "Not in the trash"}, *others]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Run]) -> QuerySet[Run]:
+        match self.value():
+            case "in":
+                return queryset.filter(trashed_at__isnull=False)
+            case "any":
+                return queryset
+            case _:
+                return queryset.filter(trashed_at__isnull=True)
+
+
+class EventInline(ReadOnlyInline):
+    model = RunEvent
+    fields = readonly_fields = ("at", "old", "new", "reason", "by")
+    verbose_name_plural = "What happened"
+
+
+class DeliveryInline(ReadOnlyInline):
+    model = WebhookDelivery
+    fields = readonly_fields = ("created_at", "url", "state", "attempts", "next_attempt_at")
+    show_change_link = True
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnlyAdmin):
+    change_list_template = "admin/runs/run/change_list.html"
+    list_display = (
+        "short_id", "status_badge", "mode", "dataset_key", "model_id",
+        "owner", "host", "created", "duration", "priority", "pinned",
+    )  # fmt: skip
+    list_filter = ("status", "mode", TrashFilter, "created_at", "owner", "host")
+    list_select_related = ("owner", "host")
+    date_hierarchy = "created_at"
+    ordering = ("-created_at", "-run_id")
+    search_fields = ("dataset_key", "model_id")
+    search_help_text = "The beginning of a run id; a dataset, a model, a tag or an owner exactly"
+    inlines = (EventInline, DeliveryInline)
+    actions = ("cancel", "retry", "pin", "unpin", "prioritise", "trash", "purge")
+    readonly_fields = ("status_badge", "tags", "folder", "retries", "series")
+    fieldsets = (
+        (None, {"fields": (
+            "run_id", "status_badge", "message", "mode", "dataset_key", "model_id", "owner", "tags", "notes", "pinned",
+        )}),
+        ("Course", {"fields": (
+            "created_at", "queued_at", "started_at", "completed_at", "duration_seconds", "exit_code", "trashed_at",
+        )}),
+        ("Queue and supervision", {"fields": (
+            "priority", "host", "process", "attempt", "retry_of", "retries", "resume", "timeout_seconds",
+            "cancel_requested_at", "client_request_id",
+        )}),
+        ("Training", {"fields": ("step", "total_steps", "last_loss", "summary", "series")}),
+        ("Request and files", {"fields": ("config", "folder"), "classes": ("collapse",)}),
+        ("Output", {"fields": ("stdout", "stderr"), "classes": ("collapse",)}),
+    )  # fmt: skip
+
+    class Media:
+        css = {"all": ("css/status.css", "css/admin.css")}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        rows = super().get_queryset(request)
+        match = request.resolver_match
+        return rows.defer(*HEAVY) if match and match.url_name == "runs_run_changelist" else rows
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Run], search_term: str) -> tuple[QuerySet[Run], bool]:
+        """By what an index finds at once; Django's own search would read every row."""
+        text = search_term.strip().replace("\x00", "")
+        if not text:
+            return queryset, False
+        found = Q(dataset_key=text) | Q(model_id=text) | Q(owner__username=text)
+        found |= Q(pk__in=RunTag.objects.filter(name=text).order_by().values("run"))
+        if (by_id := runs_whose_id_begins(text)) is not None:
+            found |= by_id
+        return queryset.filter(found), False
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """May act on runs, here as on the pages."""
+        return request.user.has_perm("runs.change_run")
+
+    # --- columns and fields
+
+    @admin.display(description="run")
+    def short_id(self, run: Run) -> SafeString:
+        return format_html('<code title="{}">{}</code>', run.pk, str(run.pk)[:8])
+
+    @admin.display(description="status")
+    def status_badge(self, run: Run) -> SafeString:
+        return status_badge(run.status)
+
+    @admin.display(description="created")
+    def created(self, run: Run) -> Any:
+        return when(run.created_at)
+
+    @admin.display(description="duration")
+    def duration(self, run: Run) -> str:
+        return duration(run.duration_seconds)
+
+    @admin.display(description="tags")
+    def tags(self, run: Run) -> str:
+        return ", ".join(tag.name for tag in run.tags.all()) or "–"
+
+    @admin.display(description="folder")
+    def folder(self, run: Run) -> str:
+        return str(services.run_folder(run))
+
+    @admin.display(description="retries")
+    def retries(self, run: Run) -> SafeString | str:
+        links = ((run_link(pk),) for pk in run.retries.newest_first().values_list("pk", flat=True)[:20])
+        return format_html_join(", ", "{}", links) or "–"
+
+    @admin.display(description="metrics")
+    def series(self, run: Run) -> SafeString | str:
+        rows = [(series.name, series.count, series.first, series.last) for series in run.metric_series.all()]
+        return format_html_join("", "<div>{}: {} points, {} → {}</div>", rows) or "–"
+
+    # --- actions
+
+    def _each(self, request: HttpRequest, runs: QuerySet[Run], act: Callable[[Run, User], object], done: str) -> None:
+        """Do something to each run; say how many it was done to, and for the others why not."""
+        assert request.user.is_authenticated
+        chosen = list(runs.select_related("owner", "host")[: ACTION_MAX + 1])
+        if len(chosen) > ACTION_MAX:
+            self.message_user(request, f"At most {ACTION_MAX} runs at once; nothing was done.", messages.ERROR)
+            return
+        count, refusals = 0, []
+        for run in chosen:
+            entry = self._log_entry(request, run, done)  # before the act: a deleted run has lost its id
+            try:
+                act(run, request.user)
+            except REFUSALS as refusal:
+                refusals.append(f"{entry.object_id[:8]}: {refusal}")
+                continue
+            count += 1
+            entry.save()
+        if count:
+            self.message_user(request, f"{count} run{'' if count == 1 else 's'} {done}.", messages.SUCCESS)
+        for refusal in refusals[:10]:
+            self.message_user(request, refusal, messages.WARNING)
+        if len(refusals) > 10:
+            self.message_user(request, f"… and {len(refusals) - 10} more.", messages.WARNING)
+
+    @staticmethod
+    def _log_entry(request: HttpRequest, run: Run, what: str) -> LogEntry:
+        return LogEntry(
+            user_id=request.user.pk,
+            content_type_id=get_content_type_for_model(run).pk,
+            object_id=str(run.pk),
+            object_repr=str(run)[:200],
+            action_flag=CHANGE,
+            change_message=what,
+            action_time=timezone.now(),
+        )
+
+    @admin.action(description="Cancel", permissions=["operate"])
+    def cancel(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        self._each(request, runs, lambda run, by: attending.cancel_run(run=run, by=by), "asked to stop")
+
+    @admin.action(description="Retry", permissions=["operate"])
+    def retry(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        self._each(request, runs, lambda run, by: services.retry_run(run=run, by=by), "tried again")
+
+    @admin.action(description="Pin", permissions=["operate"])
+    def pin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        self._each(request, runs, lambda run, by: services.annotate_run(run=run, by=by, pinned=True), "pinned")
+
+    @admin.action(description="Unpin", permissions=["operate"])
+    def unpin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        self._each(request, runs, lambda run, by: services.annotate_run(run=run, by=by, pinned=False), "unpinned")
+
+    @admin.action(description="Move to the front of the queue", permissions=["operate"])
+    def prioritise(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        front = Run.objects.pending_in_order().exclude(pk__in=runs.values("pk")).values_list("priority", flat=True).first()
+        priority = min((front or 0) + 1, PRIORITY_RANGE[1])
+        self._each(
+            request,
+            runs,
+            lambda run, by: services.set_priority(run=run, by=by, priority=priority),
+            f"moved to the front of the queue (priority {priority})",
+        )
+
+    @admin.action(description="Move to the trash", permissions=["operate"])
+    def trash(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        self._each(request, runs, lambda run, by: services.trash_run(run=run, by=by), "moved to the trash")
+
+    @admin.action(description="Delete from the trash, with files", permissions=["operate"])
+    def purge(self, request: HttpRequest, runs: QuerySet[Run]) -> HttpResponse | None:
+        """Asks first: this cannot be undone."""
+        if request.POST.get("confirmed"):
+            self._each(request, runs, lambda run, by: services.purge_run(run=run), "deleted with files")
+            return None
+        chosen = [(run, filesizeformat(services.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
+        context = self.admin_site.each_context(request) | {
+            "title": "Delete runs and their files?",
+            "opts": self.opts,
+            "chosen": chosen,
+            "total": filesizeformat(sum(services.folder_bytes(run) for run, _ in chosen)),
+            "media": self.media,
+        }
+        return TemplateResponse(request, "admin/runs/run/purge.html", context)
+
+
+@admin.register(RunEvent)
+class RunEventAdmin(ReadOnlyAdmin):
+    """Who did what to which run, newest first."""
+
+    list_display = ("at", "run_ref", "old", "new", "reason", "by")
+    list_display_links = None
+    ordering = ("-id",)
+    search_fields = ("run",)
+    search_help_text = "The beginning of a run id"
+
+    class Media:
+        css = {"all": ("css/status.css", "css/admin.css")}
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[RunEvent], search_term: str
+    ) -> tuple[QuerySet[RunEvent], bool]:
+        return by_run(queryset, search_term), False
+
+    @admin.display(description="run")
+    def run_ref(self, event: RunEvent) -> SafeString:
+        return run_link(event.run_id)
+
+
+def by_run(rows: QuerySet[Any], search_term: str) -> QuerySet[Any]:
+    """Rows of the runs whose id begins so."""
+    if not search_term.strip():
+        return rows
+    by_id = runs_whose_id_begins(search_term.strip())
+    return rows.none() if by_id is None else rows.filter(run__in=Run.objects.filter(by_id))
+
+
+@admin.register(RunTag)
+class RunTagAdmin(ReadOnlyAdmin):
+    list_display = ("name", "run_ref")
+    list_display_links = None
+    ordering = ("-id",)
+    search_fields = ("name__exact",)
+    search_help_text = "A tag exactly"
+
+    @admin.display(description="run")
+    def run_ref(self, tag: RunTag) -> SafeString:
+        return run_link(tag.run_id)
+
+
+@admin.register(MetricSeries)
+class MetricSeriesAdmin(ReadOnlyAdmin):
+    list_display = ("run_ref", "name", "count", "first", "last", "minimum", "maximum", "last_step")
+    list_display_links = None
+    ordering = ("-id",)
+    search_fields = ("run",)
+    search_help_text = "The beginning of a run id"
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[MetricSeries], search_term: str
+    ) -> tuple[QuerySet[MetricSeries], bool]:
+        return by_run(queryset, search_term), False
+
+    @admin.display(description="run")
+    def run_ref(self, series: MetricSeries) -> SafeString:
+        return run_link(series.run_id)
+
+
+@admin.register(Host)
+class HostAdmin(ReadOnlyAdmin):
+    list_display = ("name", "heard", "slots", "executing", "runtime_version", "started_at", "canary_at")
+    readonly_fields = ("heard", "executing")
+
+    class Media:
+        css = {"all": ("css/status.css", "css/admin.css")}
+
+    @admin.display(description="heard of")
+    def heard(self, host: Host) -> Any:
+        return when(host.heartbeat_at, "never")
+
+    @admin.display(description="executing")
+    def executing(self, host: Host) -> SafeString | str:
+        links = ((run_link(pk),) for pk in Run.objects.executing_on(host).values_list("pk", flat=True)[:50])
+        return format_html_join(" ", "{}", links) or "–"
+
+
+class AttemptInline(ReadOnlyInline):
+    model = WebhookAttempt
+    fields = readonly_fields = ("at", "status_code", "error", "seconds")
+    verbose_name_plural = "Attempts"
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "run_ref", "url", "state", "attempts", "next_attempt_at")
+    list_filter = ("state",)
+    ordering = ("-id",)
+    search_fields = ("run",)
+    search_help_text = "The beginning of a run id"
+    fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
+    inlines = (AttemptInline,)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[WebhookDelivery], search_term: str
+    ) -> tuple[QuerySet[WebhookDelivery], bool]:
+        return by_run(queryset, search_term), False
+
+    @admin.display(description="run")
+    def run_ref(self, delivery: WebhookDelivery) -> SafeString:
+        return run_link(delivery.run_id)

@@ -1,0 +1,281 @@
+"""The start page: what the form says, what it takes, and what becomes of it."""
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import LazySettings
+from django.test import Client
+from django.utils import timezone
+
+from datasets.models import Dataset
+from runs.forms import StartForm
+from runs.manifest import PARAMETERS, parameter_defaults
+from runs.models import Host, Run
+from runs.services import claim_run
+from runs.tests.conftest import Script, Submit
+
+DRY, LOCAL = ">Run (Dry-run)</button>", ">Run with Tunix (Local)</button>"
+
+
+def page_of(client: Client, query: str = "") -> str:
+    response = client.get(f"/runs/new{query}")
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def filled(client: Client, query: str = "") -> dict[str, Any]:
+    """What a browser sends when the form is sent as it came."""
+    form: StartForm = client.get(f"/runs/new{query}").context["form"]
+    data: dict[str, Any] = {}
+    for field in form:
+        value = field.value()
+        if value is None or value is False:
+            continue
+        data[field.html_name] = "on" if value is True else value
+    return data
+
+
+def button(page: str, end: str) -> str:
+    """The tag of the button whose text is ``end``."""
+    before = page[: page.index(end)]
+    return before[before.rindex("<button") :]
+
+
+def test_nobody_is_shown_anything_without_a_login(remote_client: Client) -> None:
+    assert remote_client.get("/runs/new")["Location"] == "/login?next=/runs/new"
+    assert remote_client.post("/runs/new", {"action": "dry-run"}).status_code == 302
+    assert Run.objects.count() == 0
+
+
+def test_shows_every_parameter_with_its_default_and_range(local_client: Client, dataset: Dataset) -> None:
+    page = page_of(local_client)
+    for name in PARAMETERS:
+        assert f'name="{name}"' in page
+    basic, advanced = page.split('id="advanced"')
+    for name, value in (("learning_rate", "2e-05"), ("num_epochs", "3"), ("batch_size", "8"), ("max_seq_length", "2048")):
+        assert f'name="{name}" value="{value}"' in basic
+    assert 'min="128" max="32768"' in basic
+    assert "0 &lt; x ≤ 1." in basic
+    assert 'name="warmup_ratio"' in advanced
+    assert '<details class="output fold" id="advanced">' in page
+
+
+def test_the_form_as_it_comes_asks_for_the_defaults(local_client: Client, dataset: Dataset) -> None:
+    data = filled(local_client, "?dataset=sums-v1")
+    local_client.post("/runs/new", data | {"action": "dry-run", "run_async": "on"})
+    config = Run.objects.get().config
+    assert {name: config[name] for name in PARAMETERS} == parameter_defaults()
+    assert config["dry_run"] is True
+
+
+def test_buttons_are_disabled_with_the_reason_when_there_is_no_dataset(local_client: Client, scripted: Script) -> None:
+    scripted()
+    page = page_of(local_client)
+    assert "disabled" in button(page, DRY)
+    assert "disabled" in button(page, LOCAL)
+    assert "There is no dataset to run on yet." in page
+
+
+def test_local_is_disabled_with_the_reason_when_the_runtime_is_missing(
+    local_client: Client, dataset: Dataset, without_runtime: None
+) -> None:
+    page = page_of(local_client)
+    assert "disabled" not in button(page, DRY)
+    assert "disabled" in button(page, LOCAL)
+    assert "Tunix runtime not available. Install with `pip install -e &#x27;.[tunix]&#x27;`" in page
+
+
+def test_local_is_offered_when_another_host_has_the_runtime(
+    local_client: Client, dataset: Dataset, without_runtime: None
+) -> None:
+    Host.objects.create(name="elsewhere", runtime_version="0.1.7", heartbeat_at=timezone.now())
+    page = page_of(local_client)
+    assert "disabled" not in button(page, LOCAL)
+    assert "Another host has it" in page
+    Host.objects.update(heartbeat_at=timezone.now() - timedelta(hours=1))
+    assert "disabled" in button(page_of(local_client), LOCAL)
+
+
+def test_both_buttons_work_when_all_is_there(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+    scripted()
+    page = page_of(local_client)
+    assert "disabled" not in button(page, DRY)
+    assert "disabled" not in button(page, LOCAL)
+    assert "Executing Tunix run…" in page
+
+
+def test_a_dry_run_shows_its_result(local_client: Client, dataset: Dataset) -> None:
+    data = filled(local_client, "?dataset=sums-v1")
+    response = local_client.post("/runs/new", data | {"action": "dry-run", "num_epochs": "5"}, follow=True)
+    run = Run.objects.get()
+    assert response.redirect_chain == [(f"/runs/{run.pk}", 302)]
+    assert (run.mode, run.status, run.config["num_epochs"], run.owner.username) == ("dry-run", "completed", 5, "local")
+    assert "Dry-run completed successfully. Configuration is valid." in response.content.decode()
+
+
+def test_a_dry_run_that_fails_says_why(local_client: Client, make_dataset: Callable[..., Dataset]) -> None:
+    make_dataset("nothing", size=0)
+    data = filled(local_client, "?dataset=nothing-v1")
+    page = local_client.post("/runs/new", data | {"action": "dry-run"}, follow=True).content.decode()
+    assert Run.objects.get().status == "failed"
+    assert "Dataset nothing-v1 is empty" in page
+
+
+def test_a_local_run_waits_and_shows_its_output(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+    scripted(["say", "trained a little"])
+    data = filled(local_client, "?dataset=sums-v1")
+    page = local_client.post("/runs/new", data | {"action": "local"}, follow=True).content.decode()
+    run = Run.objects.get()
+    assert (run.mode, run.status, run.exit_code) == ("local", "completed", 0), run.stderr
+    assert "trained a little" in page
+
+
+def test_an_asynchronous_run_is_queued(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+    scripted()
+    data = filled(local_client, "?dataset=sums-v1")
+    page = local_client.post("/runs/new", data | {"action": "local", "run_async": "on"}, follow=True).content.decode()
+    run = Run.objects.get()
+    assert (run.mode, run.status) == ("local", "pending")
+    assert run.queued_at is not None
+    assert "Waiting in the queue" in page
+
+
+def test_every_field_reaches_the_run(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+    scripted()
+    given = {
+        "dataset_key": "sums-v1", "model_id": "google/gemma-2b-it", "learning_rate": "3e-4", "lora_rank": "16",
+        "lora_alpha": "8.5", "lora_targets": ["q_proj", "v_proj"], "packing": "on", "too_long": "split", "tags": "one, two",
+        "notes": "a\r\nb",
+        "priority": "-5", "timeout_seconds": "90.5", "output_dir": "chosen/folder", "webhook_url": "https://example.org/hook",
+        "max_grad_norm": "",
+    }  # fmt: skip
+    data = filled(local_client) | given | {"action": "local", "run_async": "on"}
+    response = local_client.post("/runs/new", data)
+    assert response.status_code == 302, response.context["form"].errors
+    run = Run.objects.get()
+    wanted = {
+        "model_id": "google/gemma-2b-it", "learning_rate": 3e-4, "lora_rank": 16, "lora_alpha": 8.5,
+        "lora_targets": ["q_proj", "v_proj"], "packing": True, "too_long": "split", "max_grad_norm": None,
+        "tags": ["one", "two"], "notes": "a\nb", "priority": -5, "timeout_seconds": 90.5, "output_dir": "chosen/folder",
+        "webhook_url": "https://example.org/hook", "dry_run": False,
+    }  # fmt: skip
+    assert {name: run.config[name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("dataset_key", "", "This field is required."),
+        ("model_id", "", "This field is required."),
+        ("model_id", "preset:nothing", "There is no preset"),
+        ("model_id", "../../etc", "This field must be preset:"),
+        ("learning_rate", "0", "must be greater than 0"),
+        ("learning_rate", "1.1", "must be at most 1"),
+        ("learning_rate", "nan", "Enter a number."),
+        ("learning_rate", "", "This field is required."),
+        ("num_epochs", "0", "must be at least 1"),
+        ("num_epochs", "101", "must be at most 100"),
+        ("num_epochs", "3.5", "Enter a whole number."),
+        ("batch_size", "513", "must be at most 512"),
+        ("max_seq_length", "127", "must be at least 128"),
+        ("too_long", "explode", "Select a valid choice."),
+        ("lora_alpha", "8", "This field needs lora_rank."),
+        ("output_dir", "../outside", "inside the output root"),
+        ("priority", "101", "between -100 and 100"),
+        ("webhook_url", "ftp://example.org", "http or https"),
+        ("tags", "x" * 65, "A tag has 1 to 64 characters"),
+        ("client_request_id", "x" * 256, "1 to 255 characters"),
+    ],
+)
+def test_a_wrong_field_is_marked_and_what_was_typed_stays(
+    local_client: Client, dataset: Dataset, field: str, value: str, said: str
+) -> None:
+    data = filled(local_client, "?dataset=sums-v1") | {"notes": "typed before", "action": "dry-run", field: value}
+    response = local_client.post("/runs/new", data)
+    assert response.status_code == 400
+    page = response.content.decode()
+    assert said in " ".join(response.context["form"].errors[field])
+    assert 'aria-invalid="true"' in page or field == "client_request_id"
+    assert "typed before" in page
+    assert Run.objects.count() == 0
+
+
+def test_an_unknown_dataset_is_404_and_said_at_its_field(local_client: Client, dataset: Dataset) -> None:
+    data = filled(local_client) | {"dataset_key": "gone-v1", "action": "dry-run"}
+    response = local_client.post("/runs/new", data)
+    assert response.status_code == 404
+    assert "Dataset not found: gone-v1" in response.content.decode()
+
+
+def test_without_the_runtime_a_local_run_is_501(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
+    data = filled(local_client, "?dataset=sums-v1") | {"action": "local"}
+    response = local_client.post("/runs/new", data)
+    assert response.status_code == 501
+    assert "Tunix runtime not available" in response.content.decode()
+    assert Run.objects.count() == 0
+
+
+def test_without_a_free_slot_the_way_out_is_named(
+    local_client: Client, dataset: Dataset, scripted: Script, submit: Submit, settings: LazySettings
+) -> None:
+    scripted()
+    host = Host.objects.create(name=settings.TUNIX_HOST_NAME)
+    claim_run(run=submit(), host=host, by="test")
+    data = filled(local_client, "?dataset=sums-v1") | {"action": "local"}
+    response = local_client.post("/runs/new", data)
+    assert response.status_code == 409
+    assert "Tick Run Async to queue the run." in response.content.decode()
+
+
+def test_the_same_form_sent_twice_starts_one_run(local_client: Client, dataset: Dataset) -> None:
+    data = filled(local_client, "?dataset=sums-v1") | {"action": "dry-run"}
+    first = local_client.post("/runs/new", data)
+    second = local_client.post("/runs/new", data, follow=True)
+    assert second.redirect_chain == [(first["Location"], 302)]
+    assert "This form was sent before" in second.content.decode()
+    assert Run.objects.count() == 1
+
+
+def test_going_back_and_changing_the_form_starts_another_run(local_client: Client, dataset: Dataset) -> None:
+    data = filled(local_client, "?dataset=sums-v1") | {"action": "dry-run"}
+    local_client.post("/runs/new", data)
+    local_client.post("/runs/new", data | {"num_epochs": "7"})
+    assert sorted(run.config["num_epochs"] for run in Run.objects.all()) == [3, 7]
+
+
+def test_a_clone_fills_the_form_but_for_the_folder(local_client: Client, submit: Submit, scripted: Script) -> None:
+    scripted()
+    source = submit(
+        model_id="google/gemma-2b-it", learning_rate=3e-4, lora_rank=16, tags=["one", "two"], output_dir="mine", notes="n"
+    )
+    data = filled(local_client, f"?clone={source.pk}")
+    local_client.post("/runs/new", data | {"action": "local", "run_async": "on"})
+    clone = Run.objects.exclude(pk=source.pk).get()
+    assert clone.config == source.config | {"output_dir": None}
+    assert clone.output_dir == str(clone.pk)
+    assert 'id="advanced" open' in page_of(local_client, f"?clone={source.pk}")
+
+
+@pytest.mark.parametrize("wanted", [str(uuid.uuid4()), "nonsense"])
+def test_a_clone_of_nothing_shows_the_defaults_and_says_so(local_client: Client, dataset: Dataset, wanted: str) -> None:
+    assert "The run to clone is not there" in page_of(local_client, f"?clone={wanted}")
+
+
+def test_dataset_and_model_of_a_link_are_chosen(local_client: Client, make_dataset: Callable[..., Dataset]) -> None:
+    make_dataset("one")
+    make_dataset("two", held_out=1)
+    page = page_of(local_client, "?dataset=one-v1&model=google/gemma-2b-it")
+    assert '<option value="one-v1" selected>one-v1 (3 to train on)</option>' in page
+    assert "two-v1 (2 to train on, 1 held out)" in page
+    assert 'name="model_id" value="google/gemma-2b-it"' in page
+
+
+def test_hostile_values_are_shown_as_text(local_client: Client, dataset: Dataset) -> None:
+    hostile = "<script>alert(1)</script>\"'"
+    data = filled(local_client) | {"action": "dry-run", "dataset_key": hostile, "model_id": hostile, "notes": hostile}
+    page = local_client.post("/runs/new", data).content.decode()
+    assert "<script>alert" not in page
+    assert "<script>alert" not in page_of(local_client, f"?dataset={hostile}&model={hostile}&clone={hostile}")

@@ -1,0 +1,56 @@
+"""What every page has around it: navigation, login and logout, errors, and nothing inline."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.conf import LazySettings
+from django.contrib.auth.models import User
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+
+
+def test_navigation_leads_everywhere(local_client: Client) -> None:
+    page = local_client.get("/").content.decode()
+    for href in ("/", "/datasets", "/traces", "/admin/", "/runs/new"):
+        assert f'href="{href}"' in page
+    assert '<a href="/" aria-current="true">Runs</a>' in page
+    assert 'class="skip" href="#main"' in page
+
+
+def test_login_and_logout(remote_client: Client, user: User, settings: LazySettings) -> None:
+    user.set_password("a long enough one")
+    user.save(update_fields=["password"])
+    assert remote_client.get("/")["Location"] == "/login?next=/"
+    wrong = remote_client.post("/login", {"username": "somebody", "password": "wrong", "next": "/runs/new"})
+    assert "Please enter a correct username and password" in wrong.content.decode()
+    right = remote_client.post("/login", {"username": "somebody", "password": "a long enough one", "next": "/runs/new"})
+    assert right["Location"] == "/runs/new"
+    page = remote_client.get("/").content.decode()
+    assert "somebody" in page
+    assert 'href="/admin/"' not in page
+    assert 'action="/logout"' in page
+    assert remote_client.post("/logout")["Location"] == "/login"
+    assert remote_client.get("/").status_code == 302
+
+
+def test_nobody_logs_out_in_local_mode(local_client: Client) -> None:
+    assert 'action="/logout"' not in local_client.get("/").content.decode()
+
+
+def test_an_error_page_asks_no_database(remote_client: Client, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    remote_client.cookies["sessionid"] = "of-somebody"
+    with django_assert_num_queries(0):
+        response = remote_client.get("/nothing-here")
+    assert response.status_code == 404
+    assert "Not found" in response.content.decode()
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.rglob("*.html")), ids=lambda path: str(path.relative_to(TEMPLATES)))
+def test_templates_have_nothing_inline(path: Path) -> None:
+    """The Content-Security-Policy allows our own files only."""
+    text = path.read_text()
+    assert not re.findall(r"<script(?![^>]*\bsrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:|hx-on", text)
+    assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)

@@ -1,0 +1,37 @@
+"""The table of docs/manifest.md as runs/manifest.py has it. ``python -m runs.trainer.tests.doc_table`` prints it."""
+
+from typing import Any
+
+from runs.manifest import PARAMETERS, Parameter
+
+TYPES = {bool: "true / false", int: "whole number", float: "number", str: "text", list: "list of text"}
+
+
+def parameter_rows() -> list[str]:
+    """One row a parameter: name, type, default, range, help."""
+    rows = []
+    for parameter in PARAMETERS.values():
+        kind = TYPES[parameter.type] + (" or null" if parameter.nullable else "")
+        cells = (f"`{parameter.name}`", kind, shown(parameter.default), range_of(parameter), parameter.help)
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def range_of(parameter: Parameter) -> str:
+    if parameter.choices:
+        return ", ".join(parameter.choices)
+    if parameter.minimum is None or parameter.maximum is None:
+        return "–"
+    low, high = f"{parameter.minimum:,}", f"{parameter.maximum:,}"
+    return f"{low} < x ≤ {high}" if parameter.exclusive_minimum else f"{low} to {high}"
+
+
+def shown(value: Any) -> str:
+    """A default as YAML writes it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    print("\n".join(parameter_rows()))

@@ -1,6 +1,5 @@
 """The end of a run, read from its folder. Everything here works without the database."""
 
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST else None
 
 
 def _moment(value: Any) -> datetime:

@@ -103,7 +103,7 @@ test-runtime: environment-full ## the tests that train, on both databases, and t
 	@$(FULL) -I -m pytest -c runs/trainer/tests/pytest.ini runs/trainer/tests
 
 .PHONY: test-parity
-test-parity: environment-full ## our models against transformers on PyTorch (an environment of its own, a large download)
+test-parity: ## our models against transformers on PyTorch (an environment of its own, a large download)
 	@.ci/parity
 
 # --- Measure it -------------------------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ install = load("install")
 def test_the_requirements_are_those_of_the_project():
     declared = install.read_requirements()
 
-    assert declared.keys() == {"core", "tunix", "dev"}
+    assert declared.keys() == {"core", "tunix", "dev", "parity"}
     assert any(line.startswith("Django>=") for line in declared["core"])
-    assert not any("tunix" in line or "jax" in line for line in [*declared["core"], *declared["dev"]])
+    assert not any(line.startswith(("google-tunix", "jax", "torch")) for line in [*declared["core"], *declared["dev"]])
 
 
 def test_pip_settings_are_passed_on_in_the_words_of_uv(tmp_path: Path):

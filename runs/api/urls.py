@@ -1,6 +1,6 @@
 from django.urls import path
 
-from runs.api import views
+from runs.api import live, views
 
 app_name = "runs_api"
 urlpatterns = [
@@ -9,6 +9,11 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>", views.RunDetail.as_view(), name="detail"),
     path("tunix/runs/<str:run_id>/status", views.RunStatusView.as_view(), name="status"),
     path("tunix/runs/<str:run_id>/manifest", views.RunManifest.as_view(), name="manifest"),
+    path("tunix/runs/<str:run_id>/logs", live.RunLogs.as_view(), name="logs"),
+    path("tunix/runs/<str:run_id>/logs/<str:stream>", live.RunLogFile.as_view(), name="log_file"),
+    path("tunix/runs/<str:run_id>/metrics", live.RunMetrics.as_view(), name="metrics"),
+    path("tunix/runs/<str:run_id>/artifacts", live.RunArtifacts.as_view(), name="artifacts"),
+    path("tunix/runs/<str:run_id>/artifacts/<path:path>", live.RunArtifact.as_view(), name="artifact"),
     path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
     path("tunix/status", views.RuntimeStatus.as_view(), name="runtime"),

@@ -1,0 +1,246 @@
+"""The API of what a run leaves behind: logs, metrics, files, and the live stream of them all (docs/live.md)."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.http.response import HttpResponseBase
+from rest_framework.exceptions import NotFound
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from runs.api.downloads import send_file
+from runs.api.views import actor, get_run, raise_as_answer
+from runs.folder import BrokenFile, open_regular
+from runs.metrics import NAME_MAX_LENGTH
+from runs.models import MetricSeries, Run, RunQuerySet
+from runs.reading import artifacts, curves, logs
+from runs.services import StateConflict, run_folder
+from tunixrt.api.errors import InvalidQuery
+from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
+
+LOG_LIMIT_DEFAULT = 1 << 18
+TAIL_LINES_MAX = 10_000
+POINTS_DEFAULT, POINTS_MIN, POINTS_MAX = 500, 10, 5000
+NAMES_MAX = 50
+ARTIFACTS_DEFAULT = 1000
+STEP_MAX = 2**31 - 1
+OFFSET_TRIES = 3
+SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
+
+
+class AsAsked(BaseContentNegotiation):
+    """Whatever Accept says: the answer has the one form there is, and an error is JSON."""
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        return parsers[0]
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+def where_it_is() -> RunQuerySet:
+    """Visible runs with what it takes to find their folders."""
+    return Run.objects.visible().only("status", "mode", "output_dir")
+
+
+class RunLogs(APIView):
+    """GET: part of a log as text, from a byte offset on, or its last lines."""
+
+    def get(self, request: Request, run_id: str) -> Response:
+        reader = QueryReader(request.query_params)
+        stream = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
+        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
+        limit = reader.whole_number("limit", LOG_LIMIT_DEFAULT, 1, logs.CHUNK_MAX_BYTES)
+        tail_lines = reader.whole_number("tail_lines", 0, 1, TAIL_LINES_MAX)
+        before = reader.take("before", lambda text: parse_whole_number(text, 0, OFFSET_MAX))
+        numbered = reader.take("line_numbers", parse_choice(["0", "1"]), "0") == "1"
+        if request.query_params.get("tail_lines") and request.query_params.get("offset"):
+            reader.errors["offset"] = ["does not go with tail_lines."]
+        if before is not None and not tail_lines:
+            reader.errors.setdefault("before", ["needs tail_lines."])
+        reader.finish()
+        run = get_run(run_id, where_it_is())
+        path = run_folder(run) / logs.LOGS[stream]
+        complete = run.is_terminal
+        try:
+            if tail_lines:
+                part = logs.read_lines_before(path, end=before, lines=tail_lines, limit=limit, complete=complete)
+            else:
+                part = logs.read_part(path, offset=offset, limit=limit, complete=complete)
+        except logs.OffsetPastEnd as error:
+            raise InvalidQuery({"before" if tail_lines else "offset": [str(error)]}) from error
+        except BrokenFile as error:
+            raise _no_such_log(stream) from error
+        answer: dict[str, Any] = {
+            "stream": stream,
+            "offset": part.offset,
+            "next_offset": part.next_offset,
+            "size": part.size,
+            "complete": complete,
+            "text": part.text,
+        }
+        if numbered:
+            lines = logs.count_lines(path, part.offset) if part.offset else 0
+            answer["first_line"] = None if lines is None else lines + 1
+        return Response(answer)
+
+
+def _no_such_log(stream: str) -> NotFound:
+    return NotFound(f"{stream[:64]!r} is no log of this run: there are stdout and stderr, and they are regular files.")
+
+
+class RunLogFile(APIView):
+    """GET: a whole log, byte for byte, or ranges of it."""
+
+    content_negotiation_class = AsAsked
+
+    def get(self, request: Request, run_id: str, stream: str) -> HttpResponseBase:
+        QueryReader(request.query_params).finish()
+        run = get_run(run_id, where_it_is())
+        if stream not in logs.LOGS:
+            raise _no_such_log(stream)
+        descriptor = None
+        try:
+            descriptor = open_regular(run_folder(run) / logs.LOGS[stream])
+        except FileNotFoundError:
+            pass  # nothing has been written yet
+        except BrokenFile as error:
+            raise _no_such_log(stream) from error
+        name = f"{run.run_id}-{stream}.log"
+        return send_file(request._request, descriptor, filename=name, content_type="text/plain; charset=utf-8")
+
+
+class RunMetrics(APIView):
+    """GET: the series of a run, or the curves of those named."""
+
+    def get(self, request: Request, run_id: str) -> Response:
+        reader = QueryReader(request.query_params)
+        points = reader.whole_number("points", POINTS_DEFAULT, POINTS_MIN, POINTS_MAX)
+        from_step = reader.take("from_step", parse_step)
+        to_step = reader.take("to_step", parse_step)
+        chained = reader.take("chain", parse_choice(["0", "1"]), "0") == "1"
+        names = _names(reader)
+        if from_step is not None and to_step is not None and from_step > to_step:
+            reader.errors["from_step"] = ["must not be greater than to_step."]
+        reader.finish()
+        run = get_run(run_id)
+        attempts = curves.read_chain(run) if chained else [curves.Attempt(run, None, None)]
+        answer: dict[str, Any] = {"run_id": run.run_id}
+        for _ in range(OFFSET_TRIES):
+            # The stream goes on at this offset, so what was read must end there.
+            offset = run.metrics_offset
+            if names:
+                answer["data"] = [_curve(attempts, name, points, from_step, to_step) for name in names]
+            else:
+                answer["data"] = _series(attempts)
+            run.refresh_from_db(fields=["metrics_offset"])
+            if run.metrics_offset == offset:
+                break
+        answer["metrics_offset"] = offset
+        if chained:
+            answer["attempts"] = [
+                {
+                    "run_id": attempt.run.run_id,
+                    "attempt": attempt.run.attempt,
+                    "status": attempt.run.status,
+                    "first_step": attempt.first_step,
+                    "to_step": attempt.to_step,
+                }
+                for attempt in attempts
+            ]
+        return Response(answer)
+
+
+def parse_step(text: str) -> int:
+    return parse_whole_number(text, 0, STEP_MAX)
+
+
+def _names(reader: QueryReader) -> list[str]:
+    """Every ``name=`` of the query, each once."""
+    reader.seen.add("name")
+    names = list(dict.fromkeys(name for name in reader.query.getlist("name") if name))
+    if len(names) > NAMES_MAX:
+        reader.errors["name"] = [f"may be given {NAMES_MAX} times at most."]
+    elif any(len(name) > NAME_MAX_LENGTH or "\x00" in name for name in names):
+        reader.errors["name"] = [f"must have at most {NAME_MAX_LENGTH} characters, none of them NUL."]
+    return names
+
+
+def _series(attempts: Sequence[curves.Attempt]) -> list[dict[str, Any]]:
+    """What was measured, by name; of a series of several attempts the latest one."""
+    found: dict[str, dict[str, Any]] = {}
+    for attempt in attempts:
+        for series in MetricSeries.objects.filter(run=attempt.run).values(*SERIES_FIELDS):
+            found[series["name"]] = series
+    return [found[name] for name in sorted(found)]
+
+
+def _curve(
+    attempts: Sequence[curves.Attempt], name: str, points: int, from_step: int | None, to_step: int | None
+) -> dict[str, Any]:
+    segments = curves.segments_of(attempts, name, from_step=from_step, to_step=to_step)
+    if not segments:
+        raise NotFound(f"This run has no metric {name!r}.")
+    curve = curves.read_curve(segments, points)
+    return {
+        "name": name,
+        "count": curve.count,
+        "bucket": curve.bucket,
+        "steps": curve.steps,
+        "times": curve.times,
+        "values": [curves.as_json(value) for value in curve.values],
+    }
+
+
+class RunArtifacts(APIView):
+    """GET: the files of a run."""
+
+    def get(self, request: Request, run_id: str) -> Response:
+        reader = QueryReader(request.query_params)
+        limit = reader.whole_number("limit", ARTIFACTS_DEFAULT, 1, artifacts.LISTED_MAX)
+        reader.finish()
+        run = get_run(run_id, where_it_is())
+        listing = artifacts.list_artifacts(run_folder(run), limit=limit)
+        data = [
+            {
+                "path": artifact.path,
+                "size": artifact.size,
+                "modified": datetime.fromtimestamp(artifact.modified, UTC),
+                "kind": artifact.kind,
+                "removable": run.is_terminal and artifact.path.split("/", 1)[0] in artifacts.REMOVABLE,
+            }
+            for artifact in listing.artifacts
+        ]
+        return Response({"data": data, "truncated": listing.truncated})
+
+
+class RunArtifact(APIView):
+    """GET: one file, or ranges of it. DELETE: a file or folder of the checkpoints or the model of an ended run."""
+
+    content_negotiation_class = AsAsked
+
+    def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
+        QueryReader(request.query_params).finish()
+        run = get_run(run_id, where_it_is())
+        try:
+            descriptor = artifacts.open_artifact(run_folder(run), path)
+        except artifacts.NoSuchArtifact as error:
+            raise _no_such_artifact(path) from error
+        return send_file(request._request, descriptor, filename=path.rsplit("/", 1)[-1], content_type="application/octet-stream")
+
+    def delete(self, request: Request, run_id: str, path: str) -> Response:
+        run = get_run(run_id)
+        try:
+            freed = artifacts.remove_artifact(run=run, path=path, by=actor(request).get_username())
+        except artifacts.NoSuchArtifact as error:
+            raise _no_such_artifact(path) from error
+        except StateConflict as error:
+            raise_as_answer(error)
+        return Response({"removed": path, "bytes_freed": freed})
+
+
+def _no_such_artifact(path: str) -> NotFound:
+    return NotFound(f"This run has no file {path[:256]!r} that could be read or removed here.")

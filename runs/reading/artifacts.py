@@ -1,0 +1,191 @@
+"""The files of a run folder. Whatever names and links a training left there, nothing outside the folder is listed, read, removed.
+
+Folders are opened one inside the other without following links (``openat``): no link can come between a check and its use.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.db import transaction
+from django.utils import timezone
+
+from runs import folder as run_folders
+from runs.models import ACTIVE, TERMINAL, Run, RunEvent
+from runs.services import StateConflict, run_folder
+
+LISTED_MAX = 5000
+DEPTH_MAX = 16
+REMOVABLE = (run_folders.CHECKPOINTS, run_folders.MODEL)
+_KINDS = {
+    run_folders.CHECKPOINTS: "checkpoint",
+    run_folders.MODEL: "model",
+    run_folders.STDOUT: "log",
+    run_folders.STDERR: "log",
+    run_folders.MANIFEST: "manifest",
+    run_folders.DATASET: "dataset",
+    f"{run_folders.DATASET}.idx": "dataset",
+}
+
+
+class NoSuchArtifact(LookupError):
+    """There is no such file (or, to remove, folder) inside the run folder."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """``path`` is relative, with slashes; ``size`` in bytes; ``modified`` in seconds since the epoch."""
+
+    path: str
+    size: int
+    modified: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    artifacts: list[Artifact]
+    truncated: bool
+
+
+def kind_of(path: str) -> str:
+    """checkpoint, model, log, manifest, dataset or other, by the first part of the path."""
+    return _KINDS.get(path.split("/", 1)[0], "other")
+
+
+def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
+    """The regular files below ``folder``, by path, ``limit`` of them at most; the lock and hidden files are left out, links too.
+    A missing folder is empty."""
+    found: list[Artifact] = []
+    truncated = False
+    try:
+        top = os.open(folder, _FOLDER)
+    except OSError:
+        return Listing([], False)
+    try:
+        # fwalk goes by descriptors: a folder that is replaced by a link on the way is not entered
+        for path, folders, files, descriptor in os.fwalk(".", dir_fd=top):
+            inside = path[2:] + "/" if path != "." else ""
+            folders[:] = sorted(name for name in folders if _is_shown(name))
+            if folders and inside.count("/") >= DEPTH_MAX:
+                folders.clear()
+                truncated = True
+            for name in sorted(filter(_is_shown, files)):
+                if inside + name == run_folders.LOCK:
+                    continue
+                with suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    if not stat.S_ISREG(status.st_mode):
+                        continue
+                    if len(found) == limit:
+                        return Listing(sorted(found, key=_path), True)
+                    found.append(Artifact(inside + name, status.st_size, status.st_mtime, kind_of(inside + name)))
+    finally:
+        os.close(top)
+    return Listing(sorted(found, key=_path), truncated)
+
+
+def _is_shown(name: str) -> bool:
+    try:
+        name.encode()  # a name that is not UTF-8 has no address
+    except UnicodeEncodeError:
+        return False
+    return not name.startswith(".")
+
+
+def _path(artifact: Artifact) -> str:
+    return artifact.path
+
+
+def open_artifact(folder: Path, path: str) -> int:
+    """A descriptor for reading the regular file ``path`` inside ``folder``. Raises NoSuchArtifact."""
+    *parents, name = _parts(path)
+    with _opened(folder, parents) as parent:
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        except OSError as error:
+            raise NoSuchArtifact(path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NoSuchArtifact(path)
+    return descriptor
+
+
+def remove_artifact(*, run: Run, path: str, by: str) -> int:
+    """Remove a file or folder of an ended run's checkpoints or model; returns the bytes freed.
+
+    Raises:
+        NoSuchArtifact: it is not there, or nothing that may be removed.
+        StateConflict: the run has not ended, or a retry is still to go on from its checkpoints.
+    """
+    *parents, name = parts = _parts(path)
+    if parts[0] not in REMOVABLE:
+        raise NoSuchArtifact(path)
+    if run.status not in TERMINAL:
+        raise StateConflict(f"Files can be removed when the run has ended; it is {run.status}.")
+    heir = Run.objects.filter(retry_of=run, resume=True, status__in=ACTIVE).first()
+    if heir is not None and parts[0] == run_folders.CHECKPOINTS:
+        raise StateConflict(f"Run {heir.run_id} goes on from these checkpoints and has not ended yet.")
+    with _opened(run_folder(run), parents) as parent:
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            raise NoSuchArtifact(path) from error
+        if stat.S_ISDIR(status.st_mode):
+            freed = _bytes_below(name, parent)
+            shutil.rmtree(name, dir_fd=parent)
+        elif stat.S_ISREG(status.st_mode):
+            freed = status.st_size
+            os.unlink(name, dir_fd=parent)
+        else:
+            raise NoSuchArtifact(path)
+    with transaction.atomic():
+        RunEvent.objects.create(run=run, reason=f"{path} removed ({freed:,} bytes)", by=by, at=timezone.now())
+    return freed
+
+
+def _bytes_below(name: str, parent: int) -> int:
+    total = 0
+    for _, _, files, descriptor in os.fwalk(name, dir_fd=parent):
+        for file in files:
+            with suppress(FileNotFoundError):
+                status = os.stat(file, dir_fd=descriptor, follow_symlinks=False)
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def _opened(folder: Path, parents: Sequence[str]) -> Iterator[int]:
+    """A descriptor of the folder that ``parents`` lead to. Raises NoSuchArtifact."""
+    descriptor = None
+    try:
+        descriptor = os.open(folder, _FOLDER)
+        for name in parents:
+            inner = os.open(name, _FOLDER, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        raise NoSuchArtifact("/".join(parents)) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _parts(path: str) -> list[str]:
+    """The names on the way. Raises NoSuchArtifact for what is not a plain relative path of shown files."""
+    parts = path.split("/")
+    if any(not part or part in (".", "..") or "\x00" in part or not _is_shown(part) for part in parts):
+        raise NoSuchArtifact(path)
+    if parts == [run_folders.LOCK]:
+        raise NoSuchArtifact(path)
+    return parts

@@ -113,6 +113,8 @@ else:
     VAR_DIR.mkdir(parents=True, exist_ok=True)
     DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "tunixrt.sqlite3")}}
 _database = DATABASES["default"]
+# Opening a connection costs more than most queries: each thread keeps its own.
+_database["CONN_MAX_AGE"] = 600
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {
         "timeout": 20,  # seconds a writer waits for the other one
@@ -122,8 +124,7 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         ),
     }
 else:
-    # Without reuse every poll of the queue opens a session; a pool cannot be used, since django-q2 forks.
-    _database |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+    _database["CONN_HEALTH_CHECKS"] = True  # a pool cannot be used: django-q2 forks
     _database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

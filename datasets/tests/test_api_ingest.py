@@ -202,6 +202,23 @@ def test_lines_that_were_cut_off_between_two_of_them_store_nothing(user):
     assert nothing_is_stored()
 
 
+def test_lines_are_cut_without_the_help_of_the_server(user):
+    class OnlyRead:
+        """A server's input whose ``readline`` is of no use, like granian's."""
+
+        def __init__(self, content):
+            self.read = io.BytesIO(content).read
+
+        def readline(self, size=-1):
+            return b""
+
+    lines = jsonl(*(trace_body(number) for number in range(300)))
+    received = cut_off_body(b"", announced=len(lines), content_type="application/x-ndjson")
+    received["wsgi.input"] = OnlyRead(lines)
+    status, answer = ingest_directly(RequestFactory().generic("POST", f"{INGEST}?name=a&version=1", **received), user)
+    assert (status, answer["size"]) == (201, 300)
+
+
 def test_a_body_in_chunks_is_411(user):
     request = RequestFactory().generic("POST", f"{INGEST}?name=a&version=1", b"", content_type="application/x-ndjson")
     assert "CONTENT_LENGTH" not in request.META

@@ -118,11 +118,11 @@ def _moment(value: Any) -> datetime:
 
 
 def _storable(value: Any, depth: int = 0) -> Any:
-    """JSON as every database and client takes it: no NUL, no half characters, whole numbers of 64 bits, no great depth. An
+    """JSON as every database and client takes it: no NUL, no half characters, numbers within 64 bits, no great depth. An
     untrained byte model does write NUL into its samples."""
     if isinstance(value, str):
         return run_folders.clean_text(value)
-    if isinstance(value, int) and not SMALLEST <= value <= LARGEST:
+    if isinstance(value, int | float) and not SMALLEST <= value <= LARGEST:  # PostgreSQL makes large floats whole
         return None
     if isinstance(value, dict | list) and depth == RESULT_DEPTH:
         return None

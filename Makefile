@@ -6,6 +6,9 @@
 MAKEFLAGS += --no-print-directory
 
 JOBS ?= 2
+# make chaos: how long, on which database; SEED repeats a session, CHAOS holds further options (python -m benchmarks.chaos --help)
+MINUTES ?= 2
+DATABASE ?= sqlite
 CORE = .venv-core/bin/python
 FULL = .venv/bin/python
 # Settings for checks: a folder of their own, never the developer's var/ or .env.

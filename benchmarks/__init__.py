@@ -1,0 +1,1 @@
+"""Programs that measure and torment the system. Never imported by it."""

@@ -1,0 +1,129 @@
+"""python -m benchmarks.chaos [--database sqlite|postgresql] [--minutes 2] [--seed 1] …
+
+Ends with code 0 only if everything is proved; 1 if something is wrong, 2 if the harness could not do its work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from benchmarks.chaos.figures import chaos_figures
+from benchmarks.chaos.house import House, Trouble, ask, house
+from benchmarks.chaos.load import Load, make_datasets
+from benchmarks.chaos.monkey import Monkey
+from benchmarks.chaos.proof import Proof, unsettled
+
+SETTLE_SECONDS = 120.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    try:
+        with house(arguments.database, arguments.slots, arguments.disk) as built:
+            return _torment(built, arguments)
+    except Trouble as trouble:
+        print(trouble, file=sys.stderr)
+        return 2
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chaos", description="Kill everything there is; prove that nothing is lost."
+    )
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of chaos; coming up, settling and proof come on top")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
+    parser.add_argument("--runs", type=int, default=None, help="submissions at most (default: 100 a minute)")
+    parser.add_argument("--slots", type=int, default=3, help="trainings at once on a host")
+    parser.add_argument("--pace", type=float, default=1.5, help="deeds a second, on average")
+    parser.add_argument("--real", type=int, default=0, help="so many of the runs are true trainings")
+    parser.add_argument(
+        "--disk", type=int, default=None, metavar="MB", help="an output root on a disk this small, to be filled (needs root)"
+    )
+    parser.add_argument("--log", metavar="FOLDER", help="keep the logs of the programs here")
+    return parser.parse_args()
+
+
+def _torment(built: House, arguments: argparse.Namespace) -> int:
+    said = f"seed {arguments.seed}, {arguments.database}, {arguments.minutes:g} minutes"
+    print(f"chaos: {said}; {len(built.hosts)} host(s) with {built.slots} slots each; {built.folder}", flush=True)
+    if arguments.disk and not built.small_disk:
+        print("chaos: no disk can be mounted here, so none is filled")
+    built.open()
+    make_datasets(built)
+    load = Load(built, arguments.seed, arguments.runs or int(arguments.minutes * 100) or 1, real=arguments.real)
+    monkey = Monkey(built, arguments.seed, arguments.pace)
+    began = time.monotonic()
+    load.start()
+    monkey.run(arguments.minutes * 60, over=lambda: False)
+    print(f"chaos: over after {time.monotonic() - began:.0f} s, settling", flush=True)
+    built.restore()
+    load.stop()
+    built.wait_until_up()
+    load.finish(60)
+    settled = _settle(built)
+    proof = ask(lambda: Proof(built, load, monkey))
+    violations = proof.check()
+    stories = [proof.story(violation) for violation in violations]
+    if open_ones := unsettled(load):
+        stories.append(f"[answers] {len(open_ones)} clients never got an answer")
+    stories += [f"[stop] {problem}" for problem in built.close()]
+    figures: dict[str, Any] = {
+        "seed": arguments.seed,
+        "database": arguments.database,
+        "seconds": round(time.monotonic() - began),
+        "load average": round(os.getloadavg()[0], 1),
+        "runs": len(proof.runs),
+        "by status": _count(run.status for run in proof.runs.values()),
+        "by kind": _count(submission.kind for submission in load.submissions if submission.answers),
+        "answers": load.codes,
+        "deeds": monkey.by_kind(),
+        "kills": sum(deed.kills for deed in monkey.deeds),
+        "settled after, s": round(settled, 1),
+        **chaos_figures(proof),
+        "violations": len(stories),
+    }
+    if arguments.log:
+        _keep_logs(built, arguments.log)
+    print(json.dumps(figures, indent=1, ensure_ascii=False))
+    for story in stories:
+        print(story)
+    print(f"chaos: {'PROVED' if not stories else f'{len(stories)} VIOLATIONS'}; {said}", flush=True)
+    return 1 if stories else 0
+
+
+def _settle(built: House) -> float:
+    """Wait until nothing is active; returns how long that took. What is still active then, the proof will name."""
+    from runs.models import ACTIVE, Run  # noqa: PLC0415 - after django.setup()
+
+    began = time.monotonic()
+    while time.monotonic() < began + SETTLE_SECONDS:
+        if ask(Run.objects.filter(status__in=ACTIVE).count) == 0:
+            break
+        time.sleep(0.2)
+    took = time.monotonic() - began
+    time.sleep(1.0)  # keepers whose end is home let their locks go
+    return took
+
+
+def _count(words: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for word in words:
+        found[str(word)] = found.get(str(word), 0) + 1
+    return dict(sorted(found.items()))
+
+
+def _keep_logs(built: House, folder: str) -> None:
+    os.makedirs(folder, exist_ok=True)
+    for service in built.services.values():
+        with open(os.path.join(folder, service.log.name), "wb") as file:
+            file.write(service.log.read_bytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,407 @@
+"""The system under test: real programs in a temporary folder, on a database of their own. Nothing of the developer's is used."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runs import folder as run_folders
+from runs.processes import Process, live_processes, read_process, send_signal
+from tunixrt.tests.postgres import PostgresServer
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINER = Path(__file__).with_name("trainer.py")
+MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
+FAKETIME_LIBRARIES = (
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+)
+OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+Value = TypeVar("Value")
+
+
+class Trouble(Exception):
+    """The harness itself cannot go on."""
+
+
+@dataclass
+class Limits:
+    """Seconds, short enough that a test of minutes reaches all of them."""
+
+    sync: float = 15.0
+    stop_wait: float = 1.0
+    term_grace: float = 0.5
+    host_silent: float = 5.0
+    host_lost: float = 20.0
+
+
+@dataclass
+class Service:
+    """One program that a service manager would keep alive."""
+
+    name: str
+    arguments: list[str]
+    environment: dict[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    down_until: float | None = None  # monotonic: when the caretaker may start it again
+    starts: int = 0
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.down_until = None
+        self.starts += 1
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self, *, stays_down: float = 0.0) -> None:
+        """kill -9 for the program alone; what it has started goes on, as it would in the field."""
+        self.down_until = time.monotonic() + stays_down
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class House:
+    database: str
+    slots: int
+    folder: Path
+    disk_megabytes: int | None = None  # a small disk of its own for the output root, where one can be mounted
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        self.workshop = self.folder / "workshop"
+        self.output_root = self.folder / "output"
+        for path in (
+            self.workshop / "plans",
+            self.workshop / "journal",
+            self.output_root,
+            self.folder / "var",
+            self.folder / "log",
+        ):
+            path.mkdir(parents=True)
+        self.small_disk = self.disk_megabytes is not None and self._mount()
+        self.postgres: PostgresServer | None = None
+        self.postgres_down_until: float | None = None
+        self.postgres_lock = threading.Lock()
+        self.services: dict[str, Service] = {}
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._caring = threading.Event()
+        self._caretaker = threading.Thread(target=self._care, name="caretaker", daemon=True)
+        self.hosts = ["alpha", "beta"] if self.database == "postgresql" else ["alpha"]
+
+    # --- coming up
+
+    def open(self) -> None:
+        """Everything up and answering."""
+        if self.database == "postgresql":
+            data = Path(tempfile.mkdtemp(prefix="postgres-", dir=self.folder))
+            self.folder.chmod(0o755)
+            data.chmod(0o755)
+            # durable: an immediate stop would lose the last commits without it, which no real installation does
+            self.postgres = PostgresServer(data, durable=True)
+            self.postgres.create()
+            self.postgres.start()
+        os.environ.update(self._environment("alpha"))
+        import django  # noqa: PLC0415 - the settings are read now, from this environment
+
+        django.setup()
+        self._manage("migrate", "--verbosity", "0")
+        for host in self.hosts:
+            self._add(f"attend-{host}", ["manage.py", "attend"], host)
+        self._add("web", ["manage.py", "web"], "alpha")
+        for service in self.services.values():
+            service.start()
+        self.wait_until_up()
+        self._caring.set()
+        self._caretaker.start()
+
+    def _add(self, name: str, arguments: list[str], host: str) -> None:
+        self.services[name] = Service(name, arguments, self._environment(host, name), self.folder / "log" / f"{name}.log")
+
+    def _environment(self, host: str, role: str = "harness") -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        environment |= {
+            "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
+            "PYTHONUNBUFFERED": "1",
+            "TUNIXRT_ENV_FILE": "/dev/null",
+            "TUNIXRT_VAR_DIR": str(self.folder / "var"),
+            "TUNIX_OUTPUT_ROOT": str(self.output_root),
+            "SECRET_KEY": "chaos-" + "k" * 50,
+            "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.workshop)]),
+            "TUNIX_SLOTS": str(self.slots),
+            "TUNIX_HOST_NAME": host,
+            "TUNIXRT_BIND": f"127.0.0.1:{self.port}",
+            "TUNIXRT_WEB_THREADS": str(self.slots + 4),
+            "TUNIXRT_LOG_LEVEL": "INFO",
+            "TUNIX_SYNC_TIMEOUT_SECONDS": str(self.limits.sync),
+            "TUNIX_STOP_WAIT_SECONDS": str(self.limits.stop_wait),
+            "TUNIX_TERM_GRACE_SECONDS": str(self.limits.term_grace),
+            "TUNIX_HOST_SILENT_SECONDS": str(self.limits.host_silent),
+            "TUNIX_HOST_LOST_SECONDS": str(self.limits.host_lost),
+        }
+        if self.postgres is not None:
+            environment["DATABASE_URL"] = self.postgres.url()
+        if role != "harness":
+            environment[MARK] = f"{self.folder}:{role}"
+        return environment
+
+    def _manage(self, *arguments: str) -> None:
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self._environment("alpha"), check=True)
+
+    def wait_until_up(self, seconds: float = START_SECONDS) -> None:
+        give_up = time.monotonic() + seconds
+        while not self.answers():
+            if time.monotonic() > give_up:
+                raise Trouble(f"The web server does not answer.\n{self.said('web')[-3000:]}")
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.settimeout(5)
+            connection.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+            return b" 200 " in connection.recv(64)
+        return False
+
+    def said(self, service: str) -> str:
+        return self.services[service].log.read_text(errors="replace")
+
+    # --- staying up: what a service manager does
+
+    def _care(self) -> None:
+        while self._caring.is_set():
+            self.restart_what_is_due()
+            time.sleep(0.1)
+
+    def restart_what_is_due(self) -> None:
+        now = time.monotonic()
+        for service in self.services.values():
+            if not service.running and (service.down_until is None or now >= service.down_until):
+                if service.name == "web":  # the service manager's control group: nothing of the old one keeps the port
+                    self.kill_family("web")
+                service.start()
+        if self.postgres is not None and self.postgres_down_until is not None and now >= self.postgres_down_until:
+            with self.postgres_lock:
+                self.postgres.start()
+                self.postgres_down_until = None
+
+    def stop_postgres(self, mode: str, seconds: float) -> None:
+        assert self.postgres is not None
+        with self.postgres_lock:
+            if self.postgres_down_until is None:
+                self.postgres.stop(mode)
+                self.postgres_down_until = time.monotonic() + seconds
+
+    def restore(self) -> None:
+        """End every outage now."""
+        for service in self.services.values():
+            service.down_until = None
+        if self.postgres_down_until is not None:
+            self.postgres_down_until = time.monotonic()
+        self.free_disk()
+        for process in self.processes():
+            send_signal(process, signal.SIGCONT)
+        for path in self.run_folders():
+            for process in keeper_and_trainer(path).values():
+                send_signal(process, signal.SIGCONT)
+
+    # --- what is there
+
+    def family(self, role: str) -> list[Process]:
+        """The live processes that were started as ``role`` or by one of them, by age; keepers and trainers are not among them."""
+        wanted = f"{MARK}={self.folder}:{role}".encode()
+        return sorted((p for p in live_processes() if wanted in environment_of(p.pid)), key=lambda p: (p.start_time, p.pid))
+
+    def processes(self) -> list[Process]:
+        wanted = f"{MARK}={self.folder}:".encode()
+        return [p for p in live_processes() if any(line.startswith(wanted) for line in environment_of(p.pid))]
+
+    def kill_family(self, role: str) -> None:
+        for process in self.family(role):
+            send_signal(process, signal.SIGKILL)
+
+    def cluster(self, host: str) -> list[Process]:
+        """The task workers of a host: main, sentinel, then their children by age."""
+        return [p for p in self.family(f"attend-{host}") if b"qcluster" in command_of(p.pid)]
+
+    def run_folders(self) -> list[Path]:
+        return [path.parent for path in self.output_root.glob(f"*/{run_folders.LOCK}")]
+
+    def live_runs(self) -> list[tuple[str, dict[str, Process]]]:
+        """Runs with a living keeper: ``(run id, {"keeper": …, "trainer": …})``."""
+        found = []
+        for path in self.output_root.glob(f"*/{run_folders.KEEPER}"):
+            if not (path.parent / run_folders.EXIT).exists() and "keeper" in (pair := keeper_and_trainer(path.parent)):
+                found.append((path.parent.name, pair))
+        return sorted(found, key=lambda item: item[0])
+
+    # --- the disk
+
+    def _mount(self) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self.disk_megabytes}M", "tunixrt-chaos", str(self.output_root)]
+        try:
+            return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
+        except OSError:
+            return False
+
+    def fill_disk(self) -> None:
+        path = self.output_root / ".balloon"
+        with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 16))
+        with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 64)
+
+    def free_disk(self) -> None:
+        (self.output_root / ".balloon").unlink(missing_ok=True)
+
+    # --- going down
+
+    def close(self) -> list[str]:
+        """Stop everything in order; returns what did not end as it should."""
+        self._caring.clear()
+        if self._caretaker.is_alive():
+            self._caretaker.join()
+        problems = []
+        for service in self.services.values():
+            if service.running:
+                assert service.process is not None
+                service.process.terminate()
+        for service in self.services.values():
+            if service.process is None:
+                continue
+            try:
+                service.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                problems.append(f"{service.name} did not end within {STOP_SECONDS:g} s after SIGTERM")
+        time.sleep(0.3)
+        for process in self.processes():
+            problems.append(f"process {process.pid} is left: {command_of(process.pid).replace(bytes(1), b' ').decode()}")
+        return problems
+
+    def remove(self) -> None:
+        for process in self.processes():
+            send_signal(process, signal.SIGKILL)
+        for path in self.run_folders():
+            for process in keeper_and_trainer(path).values():
+                send_signal(process, signal.SIGKILL)
+        if self.postgres is not None:
+            self.postgres.remove()
+        if self.small_disk:
+            subprocess.run(["umount", "-l", str(self.output_root)], check=False)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def keeper_and_trainer(path: Path) -> dict[str, Process]:
+    """What keeper.json names and still lives."""
+    record = run_folders.read_keeper(path) or {}
+    found = {}
+    for role in ("keeper", "trainer"):
+        named = record.get(role)
+        process = read_process(named["pid"]) if isinstance(named, dict) else None
+        if process is not None and process.start_time == named["start_time"]:
+            found[role] = process
+    return found
+
+
+def environment_of(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def ask(question: Callable[[], Value], patience: float = 30.0) -> Value:
+    """What the database says, however often it is restarted meanwhile."""
+    from django.db import InterfaceError, OperationalError, connection  # noqa: PLC0415 - after django.setup()
+
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            return question()
+        except (OperationalError, InterfaceError):
+            connection.close()
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
+
+
+def read_journal(workshop: Path, run_id: str) -> dict[str, Any]:
+    """``starts``: times; ``wrote``: bytes of stdout; ``code`` and ``ended`` if the trainer came to its end."""
+    found: dict[str, Any] = {"starts": [], "wrote": 0, "code": None, "ended": None}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (workshop / "journal" / run_id).read_text().splitlines():
+            word, *values = line.split()
+            if word == "start":
+                found["starts"].append(float(values[1]))
+            elif word == "wrote":
+                found["wrote"] = int(values[0])
+            elif word == "end":
+                found["code"], found["ended"] = int(values[0]), float(values[1])
+    return found
+
+
+def write_plan(workshop: Path, plan: dict[str, Any]) -> None:
+    (workshop / "plans" / f"{plan['seed']}.json").write_text(json.dumps(plan))
+
+
+def faketime_library() -> str | None:
+    return next((path for path in FAKETIME_LIBRARIES if os.path.exists(path)), None)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def house(database: str, slots: int, disk_megabytes: int | None) -> Iterator[House]:
+    """A house, gone with all its processes and files afterwards."""
+    built = House(database, slots, Path(tempfile.mkdtemp(prefix="tunixrt-chaos-")), disk_megabytes)
+    try:
+        yield built
+    finally:
+        built._caring.clear()
+        if built._caretaker.is_alive():
+            built._caretaker.join()
+        built.remove()

@@ -1,0 +1,309 @@
+"""What is killed, stopped, lost and filled. The seed decides which and in which order; the machine decides what can be hit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks.chaos.house import House, ask
+from runs.processes import Process, same_process
+
+
+@dataclass
+class Deed:
+    """Something that was done. ``kills``: how many processes got SIGKILL."""
+
+    at: float
+    kind: str
+    what: str
+    run_id: str | None = None
+    kills: int = 0
+    until: float | None = None
+
+    def __str__(self) -> str:
+        until = f" until {self.until:.2f}" if self.until else ""
+        return f"{self.at:.2f}{until} {self.kind}: {self.what}"
+
+
+@dataclass
+class Monkey:
+    house: House
+    seed: int
+    pace: float  # deeds a second, on average
+    deeds: list[Deed] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed * 7919 + 3)
+        self.stopped: list[tuple[float, Process, Deed]] = []  # SIGSTOPped keepers and when they go on
+        self.disk_free_at: float | None = None
+        weights: dict[Callable[[], Deed | None], float] = {
+            self.trainer: 20,
+            self.keeper: 16,
+            self.stop_keeper: 6,
+            self.term_keeper: 2,
+            self.task_child: 13,
+            self.task_main: 4,
+            self.task_sentinel: 3,
+            self.task_cluster: 5,
+            self.term_task_group: 3,
+            self.attendant: 8,
+            self.attendant_and_cluster: 3,
+            self.term_attendant: 2,
+            self.second_attendant: 1,
+            self.web: 6,
+            self.term_web: 1,
+            self.lose_messages: 6,
+            self.double_messages: 6,
+        }
+        if self.house.postgres is not None:
+            weights |= {self.postgres_fast: 2.0, self.postgres_immediate: 2.0, self.postgres_long: 0.5}
+        if self.house.small_disk:
+            weights[self.full_disk] = 2
+        self.weights = weights
+
+    def run(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Torment for so long, or until ``over()``."""
+        give_up = time.monotonic() + seconds
+        while time.monotonic() < give_up and not over():
+            time.sleep(self.random.expovariate(self.pace))
+            self.relent()
+            self.strike()
+        self.relent(everything=True)
+
+    def strike(self) -> None:
+        deed = self.random.choices(list(self.weights), list(self.weights.values()))[0]()
+        if deed is not None:
+            self.deeds.append(deed)
+
+    def relent(self, *, everything: bool = False) -> None:
+        """Let stopped keepers go on and free the disk when their time has come."""
+        now = time.time()
+        for item in list(self.stopped):
+            if everything or now >= item[0]:
+                if same_process(item[1].pid, item[1].start_time):
+                    os.kill(item[1].pid, signal.SIGCONT)
+                item[2].until = now
+                self.stopped.remove(item)
+        if self.disk_free_at is not None and (everything or now >= self.disk_free_at):
+            self.house.free_disk()
+            self.disk_free_at = None
+
+    # --- helpers
+
+    def _signal(self, process: Process, number: int) -> int:
+        """1 if it was there to be hit."""
+        if not same_process(process.pid, process.start_time):
+            return 0
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            return 0
+        return 1
+
+    def _kill_one(self, kind: str, process: Process, what: str, run_id: str | None = None) -> Deed | None:
+        at = time.time()
+        return Deed(at, kind, what, run_id, kills=1) if self._signal(process, signal.SIGKILL) else None
+
+    def _kill_all(self, kind: str, processes: list[Process], what: str) -> Deed | None:
+        at = time.time()
+        kills = sum(self._signal(process, signal.SIGKILL) for process in processes)
+        return Deed(at, kind, what, kills=kills) if kills else None
+
+    def _pick_run(self, role: str) -> tuple[str, Process] | None:
+        runs = [(run_id, pair[role]) for run_id, pair in self.house.live_runs() if role in pair]
+        return self.random.choice(runs) if runs else None
+
+    def _host(self) -> str:
+        return self.random.choice(self.house.hosts)
+
+    def _outage(self) -> float:
+        """Seconds until the service manager starts it again: mostly at once."""
+        return self.random.choice((0.0, 0.0, 0.0, 0.5, 2.0, 6.0))
+
+    # --- runs
+
+    def trainer(self) -> Deed | None:
+        if (found := self._pick_run("trainer")) is None:
+            return None
+        return self._kill_one("trainer", found[1], f"pid {found[1].pid}", found[0])
+
+    def keeper(self) -> Deed | None:
+        if (found := self._pick_run("keeper")) is None:
+            return None
+        return self._kill_one("keeper", found[1], f"pid {found[1].pid}", found[0])
+
+    def stop_keeper(self) -> Deed | None:
+        if (found := self._pick_run("keeper")) is None:
+            return None
+        run_id, keeper = found
+        seconds = self.random.choice((0.3, 1.0, 3.0, 6.0))
+        deed = Deed(time.time(), "keeper SIGSTOP", f"pid {keeper.pid} for {seconds:g} s", run_id, until=time.time() + seconds)
+        if not self._signal(keeper, signal.SIGSTOP):
+            return None
+        self.stopped.append((time.time() + seconds, keeper, deed))
+        return deed
+
+    def term_keeper(self) -> Deed | None:
+        if (found := self._pick_run("keeper")) is None:
+            return None
+        at = time.time()
+        return Deed(at, "keeper SIGTERM", f"pid {found[1].pid}", found[0]) if self._signal(found[1], signal.SIGTERM) else None
+
+    # --- task workers
+
+    def task_child(self) -> Deed | None:
+        host = self._host()
+        children = self.house.cluster(host)[2:]
+        if not children:
+            return None
+        number = self.random.randrange(len(children))
+        # django-q2 starts its workers, then the monitor, then the pusher; later ones replace earlier ones
+        role = ("worker", "worker", "monitor", "pusher")[number] if len(children) == 4 else "child"
+        return self._kill_one(f"task {role}", children[number], f"{host}, pid {children[number].pid}")
+
+    def task_main(self) -> Deed | None:
+        host = self._host()
+        cluster = self.house.cluster(host)
+        return self._kill_one("task main", cluster[0], f"{host}, pid {cluster[0].pid}") if cluster else None
+
+    def task_sentinel(self) -> Deed | None:
+        host = self._host()
+        cluster = self.house.cluster(host)
+        return self._kill_one("task sentinel", cluster[1], f"{host}, pid {cluster[1].pid}") if len(cluster) > 1 else None
+
+    def task_cluster(self) -> Deed | None:
+        host = self._host()
+        return self._kill_all("whole cluster", self.house.cluster(host), host)
+
+    def term_task_group(self) -> Deed | None:
+        host = self._host()
+        cluster = self.house.cluster(host)
+        if not cluster:
+            return None
+        try:
+            os.killpg(cluster[0].group, signal.SIGTERM)
+        except ProcessLookupError:
+            return None
+        return Deed(time.time(), "cluster group SIGTERM", host)
+
+    def attendant(self) -> Deed | None:
+        return self._kill_service(f"attend-{self._host()}", "attendant")
+
+    def attendant_and_cluster(self) -> Deed | None:
+        """As a container or a whole machine's service would go; keepers are in sessions of their own."""
+        host = self._host()
+        self.house.services[f"attend-{host}"].down_until = time.monotonic() + (seconds := self._outage())
+        return self._kill_all("attendant and cluster", self.house.family(f"attend-{host}"), f"{host}, back after {seconds:g} s")
+
+    def term_attendant(self) -> Deed | None:
+        name = f"attend-{self._host()}"
+        service = self.house.services[name]
+        if not service.running or service.process is None:
+            return None
+        service.process.terminate()
+        return Deed(time.time(), "attendant SIGTERM", name)
+
+    def second_attendant(self) -> Deed | None:
+        """One too many: it has to wait for its turn, and takes over when the first is killed."""
+        host = self._host()
+        service = self.house.services[f"attend-{host}"]
+        if service.process is None:
+            return None
+        first = service.process
+        service.start()
+        first.kill()
+        first.wait()
+        return Deed(time.time(), "attendant, second one there", host, kills=1)
+
+    # --- web and database
+
+    def _kill_service(self, name: str, kind: str) -> Deed | None:
+        service = self.house.services[name]
+        if not service.running:
+            return None
+        seconds = self._outage()
+        at = time.time()
+        service.kill(stays_down=seconds)
+        return Deed(at, kind, f"{name}, back after {seconds:g} s", kills=1)
+
+    def web(self) -> Deed | None:
+        """The whole server, as a service manager's control group would end it."""
+        self.house.services["web"].down_until = time.monotonic() + (seconds := self._outage())
+        return self._kill_all("web server", self.house.family("web"), f"back after {seconds:g} s")
+
+    def term_web(self) -> Deed | None:
+        service = self.house.services["web"]
+        if not service.running or service.process is None:
+            return None
+        service.process.terminate()
+        return Deed(time.time(), "web server SIGTERM", "web")
+
+    def _stop_postgres(self, mode: str, seconds: float) -> Deed | None:
+        if self.house.postgres_down_until is not None:
+            return None
+        at = time.time()
+        self.house.stop_postgres(mode, seconds)
+        return Deed(at, f"PostgreSQL {mode}", f"away for {seconds:g} s", kills=int(mode == "immediate"), until=at + seconds)
+
+    def postgres_fast(self) -> Deed | None:
+        return self._stop_postgres("fast", self.random.choice((0.0, 0.5, 2.0)))
+
+    def postgres_immediate(self) -> Deed | None:
+        return self._stop_postgres("immediate", self.random.choice((0.0, 0.5, 2.0)))
+
+    def postgres_long(self) -> Deed | None:
+        """Longer than every time limit of a run."""
+        return self._stop_postgres("fast", 8.0)
+
+    # --- messages and disk
+
+    def lose_messages(self) -> Deed | None:
+        from django_q.models import OrmQ  # noqa: PLC0415 - after django.setup()
+
+        count = ask(lambda: OrmQ.objects.all().delete()[0], patience=60)
+        return Deed(time.time(), "messages lost", f"{count}") if count else None
+
+    def double_messages(self) -> Deed | None:
+        from django_q.models import OrmQ  # noqa: PLC0415
+
+        def double() -> int:
+            rows = list(OrmQ.objects.all()[:20])
+            OrmQ.objects.bulk_create(OrmQ(key=row.key, payload=row.payload, lock=row.lock) for row in rows for _ in range(2))
+            return len(rows)
+
+        count = ask(double, patience=60)
+        return Deed(time.time(), "messages tripled", f"{count}") if count else None
+
+    def full_disk(self) -> Deed | None:
+        if self.disk_free_at is not None:
+            return None
+        seconds = self.random.choice((0.5, 1.5, 3.0))
+        at = time.time()
+        self.house.fill_disk()
+        self.disk_free_at = at + seconds
+        return Deed(at, "disk full", f"for {seconds:g} s", until=at + seconds + 1.0)
+
+    # --- what was done
+
+    def by_kind(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for deed in self.deeds:
+            entry = found.setdefault(deed.kind, {"times": 0, "kills": 0})
+            entry["times"] += 1
+            entry["kills"] += deed.kills
+        return found
+
+    def to_run(self, run_id: str, *kinds: str) -> list[Deed]:
+        return [deed for deed in self.deeds if deed.run_id == run_id and (not kinds or deed.kind in kinds)]
+
+    def around(self, start: float, end: float, *kinds: str) -> list[Deed]:
+        """Deeds whose time touches ``start`` to ``end``."""
+        return [
+            deed
+            for deed in self.deeds
+            if (not kinds or deed.kind in kinds) and deed.at <= end and (deed.until or deed.at) >= start
+        ]

@@ -126,7 +126,10 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
-    """Read config.json. Raises UnsupportedModel for anything that is missing, nonsense, or would be computed differently."""
+    """Read config.json.
+
+    Raises UnsupportedModel for anything that is missing, nonsense, or would be computed differently.
+    """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedModel(f"model_type {_shown(model_type)} cannot be trained here; families: {families_text()}")
@@ -221,6 +224,16 @@ def _number(values: Mapping[str, Any], key: str, *, default: float | None = None
     return float(value)
 
 
+def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A nested object without its nulls; empty when there is none."""
+    value = values.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; it must be an object")
+    return {name: item for name, item in value.items() if item is not None}
+
+
 def _softcap(values: Mapping[str, Any], key: str) -> float | None:
     return None if values.get(key) is None else _number(values, key)
 
@@ -254,11 +267,11 @@ def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[st
     """Full or sliding attention for each layer, as transformers derives it."""
     if family in ("llama", "gemma"):
         return [FULL] * layers
+    kinds = values.get("layer_types")
     if family in ("qwen2", "qwen3") and not values.get("use_sliding_window"):
-        if SLIDING in (values.get("layer_types") or ()):
+        if isinstance(kinds, list) and SLIDING in kinds:
             raise UnsupportedModel("config.json: layer_types has sliding attention, but use_sliding_window is false")
         return [FULL] * layers
-    kinds = values.get("layer_types")
     if kinds is None:
         if family == "gemma2":
             return [SLIDING if (i + 1) % 2 else FULL for i in range(layers)]
@@ -279,23 +292,17 @@ def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[st
 
 def _ropes(family: str, values: Mapping[str, Any]) -> dict[str, Rope]:
     """Rotary embedding of full and of sliding layers, from ``rope_parameters`` or the older ``rope_theta``/``rope_scaling``."""
-    parameters = values.get("rope_parameters")
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise UnsupportedModel(f"config.json: rope_parameters is {_shown(parameters)}; it must be an object")
-    scaling = values.get("rope_scaling")
-    if scaling is not None and not isinstance(scaling, Mapping):
-        raise UnsupportedModel(f"config.json: rope_scaling is {_shown(scaling)}; it must be an object")
+    parameters, scaling = _object(values, "rope_parameters"), _object(values, "rope_scaling")
     longest = values.get("max_position_embeddings", 2048)
     partial = values.get("partial_rotary_factor")
     if family == "gemma3":
-        nested = parameters if parameters and set(parameters) <= {FULL, SLIDING} else {}
-        full = dict(nested.get(FULL) or {}) or (dict(parameters) if parameters and not nested else {})
-        sliding = dict(nested.get(SLIDING) or {})
-        full |= dict(scaling or {})
+        by_kind = FULL in parameters or SLIDING in parameters
+        full = (_object(parameters, FULL) if by_kind else parameters) | scaling
+        sliding = _object(parameters, SLIDING)
         full.setdefault("rope_theta", values.get("rope_theta", 1_000_000.0))
         sliding.setdefault("rope_theta", values.get("rope_local_base_freq", 10_000.0))
         return {FULL: _rope(full, partial, longest), SLIDING: _rope(sliding, partial, longest)}
-    merged = dict(scaling or parameters or {})
+    merged = scaling or parameters
     merged.setdefault("rope_theta", values.get("rope_theta", 10_000.0))
     one = _rope(merged, partial, longest)
     return {FULL: one, SLIDING: one}

@@ -105,9 +105,9 @@ class Qwen2(_Decoder, qwen2.Qwen2):
 
 class Qwen2Attention(Attention):
     def __call__(  # type: ignore[override]  # upstream's layer calls it so
-        self, x: jax.Array, cache: Any, mask: jax.Array, sin: Any, cos: None, segment_ids: None = None
+        self, x: jax.Array, cache: Any, attn_mask: jax.Array, sin: Any, cos: None, segment_ids: None = None
     ) -> Any:
-        return super().__call__(x, sin, cache, mask)
+        return super().__call__(x, sin, cache, attn_mask)
 
 
 class Qwen3(_Decoder, qwen3.Qwen3):

@@ -43,7 +43,7 @@ def make_folder(folder: Path, family: str, **changes: Any) -> Path:
     def arrays() -> Any:
         for tensor in table:
             # Quiet embeddings: tied and loud, they would only repeat the last token.
-            scale = 0.4 if len(tensor.shape) == 1 else (1.5 if tensor.projection else 0.5) * tensor.shape[-1] ** -0.5
+            scale = 0.4 if len(tensor.shape) == 1 else (1.5 if tensor.projection else 0.3) * tensor.shape[-1] ** -0.5
             yield generator.standard_normal(tensor.shape, dtype=np.float32) * np.float32(scale) + (len(tensor.shape) == 1)
 
     write_safetensors(folder, names, arrays())

@@ -42,7 +42,7 @@ def greedy(logits_of: Any, prompt: list[int]) -> list[int]:
     ids = list(prompt)
     for _ in range(STEPS):
         logits = logits_of(jnp.asarray([ids + [0] * (LENGTH - len(ids))]))
-        ids.append(int(logits[0, len(ids) - 1].argmax()))
+        ids.append(int(logits[0, len(ids) - 1].at[0].set(-jnp.inf).argmax()))
         if ids[-1] == 63:
             break
     return ids[len(prompt) :]
@@ -63,11 +63,20 @@ def test_greedy_decoding_equals_the_forward_pass(family: str, tmp_path: Path) ->
         cache_size=LENGTH + 10, num_layers=config.num_layers, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim
     )
     sampler = Sampler(loaded.module, Numbers(), cache)
-    output = sampler(list(PROMPTS), max_generation_steps=STEPS, max_prompt_length=LENGTH - STEPS, echo=False, eos_tokens=[63])
+    # The sampler takes every 0 for padding, also one that the model has made.
+    output = sampler(
+        list(PROMPTS),
+        max_generation_steps=STEPS,
+        max_prompt_length=LENGTH - STEPS,
+        eos_tokens=[63],
+        forbidden_tokens=[0],
+    )
     mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
     logits_of = jax.jit(lambda tokens: loaded.module(tokens, jnp.arange(LENGTH)[None], None, mask)[0])
+    decoded: set[int] = set()
     for prompt, tokens in zip(PROMPTS, output.tokens, strict=True):
         expected = greedy(logits_of, [1, *map(int, prompt.split())])
         got = [int(token) for token in np.asarray(tokens)][: len(expected)]
         assert got == [token for token in expected if token != 63] + [63] * (63 in got)
-        assert len(set(got)) > 2, "a constant answer shows nothing"
+        decoded |= set(got)
+    assert len(decoded) >= 6, "the same few tokens again and again show nothing"

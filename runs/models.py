@@ -146,6 +146,8 @@ class Run(models.Model):
                 name="ix_tunix_runs_claim",
                 condition=Q(status="pending"),
             ),
+            # the purge of the trash, and the admin's look into it
+            models.Index(fields=["trashed_at"], name="ix_tunix_runs_trash", condition=Q(trashed_at__isnull=False)),
             # the attendant's look at what its host executes
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
         ]

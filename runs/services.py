@@ -108,7 +108,12 @@ def submit_run(
         resume=resume,
     )
     if not request.dry_run:
-        _require_free_folder(run)
+        try:
+            _require_free_folder(run)
+        except InvalidRequest:
+            if found := find_submitted(request=request, by=by):  # the same request came a moment earlier and has the folder
+                return found, False
+            raise
     try:
         with measured_write("a new run"), transaction.atomic():
             run.save(force_insert=True)
@@ -150,12 +155,13 @@ def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
     dataset = find_dataset(request.dataset_key)
     if dataset is None:
         raise DatasetNotFound(request.dataset_key)
-    if not request.dry_run and not local_runtime().available and not (queued and _runtime_elsewhere()):
+    if not request.dry_run and not local_runtime().available and not (queued and runtime_elsewhere()):
         raise RuntimeUnavailable(local_runtime().message)
     return dataset
 
 
-def _runtime_elsewhere() -> bool:
+def runtime_elsewhere() -> bool:
+    """Has any live host the training runtime?"""
     return Host.objects.alive().exclude(runtime_version="").exists()
 
 

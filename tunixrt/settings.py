@@ -40,6 +40,8 @@ DEBUG = env.bool("DEBUG", False)
 LOCAL_MODE = env.bool("TUNIXRT_LOCAL_MODE", True)
 BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
 WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
+# Live streams at once; each costs a sleeping thread. Beyond that pages read piece by piece.
+MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
 
 SECRET_KEY = env.str("SECRET_KEY", "")
 if not SECRET_KEY:
@@ -194,7 +196,6 @@ USE_I18N = False
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATICFILES_DIRS = [BASE_DIR / "tunixrt" / "static"]
 STATIC_ROOT = VAR_DIR / "static"
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns at every start about one that is missing
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and the first page

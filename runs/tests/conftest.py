@@ -50,13 +50,14 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
 
 def _end_keeper(path: Path) -> None:
     record = folder.read_keeper(path) or {}
-    keeper = record.get("keeper") or {}
-    if keeper and same_process(keeper["pid"], keeper["start_time"]):
+    keeper, run_id = record.get("keeper"), record.get("run_id")
+    if not isinstance(keeper, dict) or not isinstance(run_id, str):
+        return  # a test's own invention
+    if isinstance(keeper.get("start_time"), int) and same_process(keeper["pid"], keeper["start_time"]):
         os.kill(keeper["pid"], 9)
         wait_for(lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death")
-    if isinstance(record.get("run_id"), str):
-        folder.kill_leftovers(path, record["run_id"])
-        wait_for(lambda: not processes_of_run(record["run_id"]), "the end of a training's processes")
+    folder.kill_leftovers(path, run_id)
+    wait_for(lambda: not processes_of_run(run_id), "the end of a training's processes")
 
 
 @pytest.fixture

@@ -120,8 +120,8 @@ bench-train: environment-full ## what the training program trains
 	@$(FULL) -m benchmarks.train
 
 .PHONY: chaos
-chaos: environment-full ## kill everything there is while runs are under way; nothing may be lost
-	@$(FULL) -m benchmarks.chaos
+chaos: environment-full ## kill everything there is while runs are under way (MINUTES=2 DATABASE=sqlite SEED=…)
+	@$(FULL) -m benchmarks.chaos --minutes $(MINUTES) --database $(DATABASE) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 # --- Tidy up ----------------------------------------------------------------------------------------------------------
 

@@ -5,15 +5,15 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import Error as DatabaseError
-from django.db import OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from datasets.services import write_jsonl
 from runs import folder as run_folders
@@ -22,7 +22,7 @@ from runs.execution.dry_run import answer_dry_run, answer_dry_runs
 from runs.execution.environment import trainer_environment
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import note_keeper, root_problem, this_host
-from runs.execution.outcome import outcome, read_end
+from runs.execution.outcome import outcome, read_end, storable
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
 from runs.requests import RunRequest
@@ -33,6 +33,8 @@ logger = logging.getLogger("tunixrt.runs")
 
 DRY_RUN_BATCH = 50
 LAUNCH_SECONDS = 40.0  # one task launches for at most this long; its time limit is 60 s
+KEEPER_START_SECONDS = 15.0  # it takes 40 ms
+LOOK_SECONDS = 1.0  # how often a waiting request asks the database
 
 
 class NoFreeSlot(Exception):
@@ -87,7 +89,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
         except TransitionRefused:  # another host took it out of the queue first: wait for that one
             lock = None
     if lock is not None:
-        with _closing(lock):
+        with _closing(lock), suppress(TransitionRefused):  # cancelled meanwhile: the attendant ends it
             start(run, lock)
     return wait_for(run), True
 
@@ -97,16 +99,23 @@ def wait_for(run: Run) -> Run:
     folder = services.run_folder(run)
     patience = (run.timeout_seconds or 0) + settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + 10
     give_up = time.monotonic() + patience
+    look = time.monotonic() + LOOK_SECONDS
     pause = 0.01
     while run.status not in TERMINAL and (end := read_end(folder)) is None and time.monotonic() < give_up:
         time.sleep(pause)
         pause = min(pause * 1.3, 0.25)
+        if time.monotonic() >= look:  # not every end leaves an exit.json: another host may have found the dataset gone
+            look = time.monotonic() + LOOK_SECONDS
+            try:
+                run.refresh_from_db()
+            except (OperationalError, InterfaceError):
+                connection.close()  # the next look finds a new one
     if run.status in TERMINAL:
         return run
     try:
         run.refresh_from_db()
         return bring_home(run, by="web")
-    except OperationalError as error:
+    except (OperationalError, InterfaceError) as error:
         logger.warning("run %s: its end is on disk, the database is away: %s", run.run_id, error)
         if end is not None:
             run.status, _, columns = outcome(run, folder, end)
@@ -129,16 +138,9 @@ def launch_pending(seconds: float = LAUNCH_SECONDS) -> int:
     while _launch_one(host):
         launched += 1
     while time.monotonic() < give_up and (runs := services.claim_dry_runs(host=host, limit=DRY_RUN_BATCH, by="queue")):
-        _answer(runs)
+        answer_dry_runs(runs, by="queue")
         launched += len(runs)
     return launched
-
-
-def _answer(runs: Sequence[Run]) -> None:
-    try:
-        answer_dry_runs(runs, by="queue")
-    except TransitionRefused as refused:  # the attendant thought we were gone and answered some: the rest is its
-        logger.info("dry runs were answered by somebody else: %s", refused)
 
 
 def _launch_one(host: Host) -> bool:
@@ -148,17 +150,22 @@ def _launch_one(host: Host) -> bool:
     with launch_lock():
         if free_slots(host) < 1:
             return False
-        with transaction.atomic():
-            waiting = services.next_pending(supervised=True, limit=1)
-            if not waiting:
-                return False
-            run = waiting[0]
-            try:
+        lock = None
+        try:
+            with transaction.atomic():
+                waiting = services.next_pending(supervised=True, limit=1)
+                if not waiting:
+                    return False
+                run = waiting[0]
                 lock = _claim_locked(run, host, by="queue")
-            except TransitionRefused:
-                return False  # cancelled or taken this moment: the next round looks again
+        except TransitionRefused:
+            return False  # cancelled or taken this moment: the next round looks again
+        except BaseException:
+            if lock is not None:
+                os.close(lock)  # the commit failed, or nobody knows; a lock that we kept would pass for a keeper for ever
+            raise
     if lock is not None:
-        with _closing(lock):
+        with _closing(lock), suppress(TransitionRefused):  # cancelled meanwhile: the attendant ends it
             start(run, lock)
     return True
 
@@ -188,10 +195,11 @@ def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
 
 def start(run: Run, lock: int) -> None:
     """Write what the training needs and start its keeper, which inherits ``lock``. A run that cannot be started ends
-    ``failed`` with the reason; only an absent database is left for the attendant to try again."""
+    ``failed`` with the reason; what is left for the attendant to try again is an absent database (DatabaseError) and a run
+    that was cancelled meanwhile (TransitionRefused)."""
     try:
         _start(run, lock)
-    except DatabaseError:
+    except (DatabaseError, TransitionRefused):
         raise
     except OSError as error:
         services.finish_failed(run=run, problems=[_unwritable(services.run_folder(run), error)], by="launcher")
@@ -211,23 +219,39 @@ def _start(run: Run, lock: int) -> None:
     (folder / run_folders.MANIFEST).write_text(manifest, encoding="utf-8")
     run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder))
     note_keeper(run)
-    starter = subprocess.run(
-        keeper.command(folder, lock),
-        pass_fds=[lock],
-        env=trainer_environment(run),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-        timeout=60,
-    )
+    try:
+        starter = subprocess.run(
+            keeper.command(folder, lock),
+            pass_fds=[lock],
+            env=trainer_environment(run),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=KEEPER_START_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        logger.warning("run %s: its keeper said nothing for %g s", run.run_id, KEEPER_START_SECONDS)
+        return
+    if starter.returncode < 0:  # killed on the way: lock and files tell the attendant whether the run has its keeper
+        logger.warning("run %s: the start of its keeper was killed by signal %s", run.run_id, -starter.returncode)
+        return
     if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
         said = starter.stderr.decode("utf-8", "replace").strip().splitlines()
         raise RuntimeError(
             f"its keeper did not start (exit code {starter.returncode}): {said[-1] if said else 'no reason given'}"
         )
-    run.process = run_folders.read_keeper(folder)
-    Run.objects.filter(pk=run.pk).update(process=run.process)
+    note_process(run, folder)
+
+
+def note_process(run: Run, folder: Path) -> None:
+    """Store who the keeper and the trainer are, as keeper.json tells."""
+    try:
+        run.process = storable(run_folders.read_keeper(folder))
+    except OSError as error:
+        logger.warning("run %s: keeper.json cannot be read: %s", run.run_id, error)
+    else:
+        Run.objects.filter(pk=run.pk).update(process=run.process)
 
 
 def _arguments(run: Run) -> list[str]:

@@ -84,7 +84,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = _storable(run_folders.read_json(path) or {})
+        value: dict[str, Any] = storable(run_folders.read_json(path) or {})
         return value
     except (OSError, run_folders.BrokenFile):
         return {}
@@ -117,7 +117,7 @@ def _moment(value: Any) -> datetime:
         return timezone.now()
 
 
-def _storable(value: Any, depth: int = 0) -> Any:
+def storable(value: Any, depth: int = 0) -> Any:
     """JSON as every database and client takes it: no NUL, no half characters, numbers within 64 bits, no great depth. An
     untrained byte model does write NUL into its samples."""
     if isinstance(value, str):
@@ -127,7 +127,7 @@ def _storable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict | list) and depth == RESULT_DEPTH:
         return None
     if isinstance(value, dict):
-        return {run_folders.clean_text(name): _storable(item, depth + 1) for name, item in value.items()}
+        return {run_folders.clean_text(name): storable(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list):
-        return [_storable(item, depth + 1) for item in value]
+        return [storable(item, depth + 1) for item in value]
     return value

@@ -1,13 +1,17 @@
 """Dry runs: check everything that can be checked at once, write the manifest, start nothing."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from django.db import Error as DatabaseError
+
 from datasets.models import Dataset
 from runs import folder as run_folders
-from runs.models import Run, RunStatus
+from runs.lifecycle import TransitionRefused
+from runs.models import TERMINAL, Run, RunStatus
 from runs.runtime import INSTALL_HINT
 from runs.services import (
     DRY_RUN_MESSAGE,
@@ -21,6 +25,8 @@ from runs.services import (
     run_folder,
 )
 
+logger = logging.getLogger("tunixrt.runs")
+
 NOT_CHECKED = (
     "Not checked, since the training runtime is not here: lengths in tokens, steps, memory, and that one step runs."
     f" {INSTALL_HINT}"
@@ -31,9 +37,17 @@ PASSED: dict[str, Any] = {"status": RunStatus.COMPLETED, "reason": DRY_RUN_MESSA
 def answer_dry_run(run: Run, *, by: str) -> Run:
     """Answer a claimed dry run. Doing it twice does no harm: the second end is refused by the life cycle."""
     passed, problems, warnings = _check(run, find=find_dataset)
-    if passed:
-        return finish_run(run=run, by=by, stderr=_as_stderr(warnings), **PASSED)
-    return finish_failed(run=run, problems=problems, warnings=warnings, by=by)
+
+    def answer() -> Run:
+        if passed:
+            return finish_run(run=run, by=by, stderr=_as_stderr(warnings), **PASSED)
+        return finish_failed(run=run, problems=problems, warnings=warnings, by=by)
+
+    try:
+        return answer()
+    except TransitionRefused:
+        run.refresh_from_db()
+        return run if run.status in TERMINAL else answer()  # it was being cancelled
 
 
 def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
@@ -41,18 +55,28 @@ def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
     find = cache(find_dataset)
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        passed, problems, warnings = _check(run, find=find)
+        passed, _, warnings = _check(run, find=find)
         if passed:
             alike[_as_stderr(warnings)].append(run)
         else:
-            finish_failed(run=run, problems=problems, warnings=warnings, by=by)
+            answer_dry_run(run, by=by)
     for stderr, group in alike.items():
-        finish_together(runs=group, by=by, stderr=stderr, **PASSED)
+        try:
+            finish_together(runs=group, by=by, stderr=stderr, **PASSED)
+        except TransitionRefused:  # one was cancelled, or answered by an attendant that thought us gone: each for itself
+            for run in group:
+                answer_dry_run(run, by=by)
 
 
 def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, list[str], list[str]]:
     """``(passed, problems, warnings)``; the manifest of one that passed is on disk."""
-    request, dataset, preflight = preflight_of(run, find=find)
+    try:
+        request, dataset, preflight = preflight_of(run, find=find)
+    except DatabaseError:
+        raise
+    except Exception as error:  # one that cannot be checked must not keep the others of its batch from their answers
+        logger.exception("dry run %s could not be checked", run.run_id)
+        return False, [f"The check failed: {type(error).__name__}: {error}"], []
     if not preflight.passed or request is None or dataset is None:
         return False, preflight.problems, preflight.warnings
     try:

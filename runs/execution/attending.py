@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from django.contrib.auth.models import User
-from django.db import Error as DatabaseError
+from django.db import InterfaceError, OperationalError
+from django.db.models import Q
 from django.utils import timezone
 
 from runs import folder as run_folders
@@ -17,27 +18,31 @@ from runs import services
 from runs.execution.dry_run import answer_dry_run
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
-from runs.execution.launching import start
+from runs.execution.launching import note_process, start
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
-from runs.models import Host, Run, RunStatus
+from runs.models import EXECUTING, Host, Run, RunStatus
 from runs.processes import boot_id
 
 logger = logging.getLogger("tunixrt.runs")
 
 DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
+KILL_SECONDS = 2.0  # a process that the kernel holds back is tried again in the next round; other runs wait meanwhile
 LOST_MESSAGE = "The training was lost: its keeper was killed."
 FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
 
 
 def attend(host: Host | None = None) -> int:
-    """Attend every run that this host executes; returns how many. One run's trouble does not keep the others waiting."""
-    runs = list(Run.objects.executing_on(host or this_host()).select_related("retry_of"))
+    """Attend every run that this host executes, and dry runs that lost their process on any host; returns how many. One run's
+    trouble does not keep the others waiting."""
+    ours = Q(host=host or this_host())
+    forsaken = Q(supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE)  # whoever took it: any host can answer it
+    runs = list(Run.objects.filter(status__in=EXECUTING).filter(ours | forsaken).select_related("retry_of"))
     for run in runs:
         try:
             attend_run(run)
-        except DatabaseError:
+        except (OperationalError, InterfaceError):
             raise
         except TransitionRefused as refused:
             logger.info("run %s: %s", run.run_id, refused)
@@ -58,15 +63,20 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
     if lock is None:  # alive: its keeper holds the lock
         if run.status == RunStatus.CANCELLING:
             run_folders.request_stop(folder, "cancel", by)
+        if run.process is None:  # its launcher was killed before it could tell
+            note_process(run, folder)
         take_in_metrics(run, folder)
         return run
     try:
+        run.refresh_from_db(fields=["status"])
+        if run.status not in EXECUTING:  # it ended while we were on our way here; nothing of it may start again
+            return run
         if read_end(folder) is not None:
             return bring_home(run, by=by)
         _set_broken_end_aside(folder)
         if not os.path.lexists(folder / run_folders.KEEPER):
             return _start_or_cancel(run, lock, by=by)
-        killed = run_folders.kill_leftovers(folder, str(run.run_id))
+        killed = run_folders.kill_leftovers(folder, str(run.run_id), timeout=KILL_SECONDS)
         run_folders.write_lost_exit(folder, str(run.run_id), _lost_message(run, killed))
         return bring_home(run, by=by)
     finally:
@@ -105,6 +115,9 @@ def cancel_run(*, run: Run, by: User) -> Run:
     run = services.request_cancel(run=run, by=by)
     if run.status == RunStatus.CANCELLING and run.supervised:
         folder = services.run_folder(run)
-        if folder.is_dir():
-            run_folders.request_stop(folder, "cancel", by.get_username())
+        try:
+            if folder.is_dir():
+                run_folders.request_stop(folder, "cancel", by.get_username())
+        except OSError as error:  # the row says it, so the attendant of its host asks again
+            logger.warning("run %s: the stop request cannot be written yet: %s", run.run_id, error)
     return run

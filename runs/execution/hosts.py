@@ -25,6 +25,7 @@ from runs.wakeup import hosts_folder
 logger = logging.getLogger("tunixrt.hosts")
 
 ROOT_ID = "root_id"
+KILL_SECONDS = 2.0
 
 
 @cache
@@ -87,13 +88,21 @@ def stop_taken_away() -> None:
     ours = Run.objects.executing_on(this_host()).filter(pk__in=list(noted)).values_list("pk", flat=True)
     for run_id in noted.keys() - {str(pk) for pk in ours}:
         note = noted[run_id]
-        path = note.read_text()
-        lock = run_folders.try_lock(os.path.join(path, run_folders.LOCK)) if os.path.isdir(path) else None
-        if lock is None and os.path.isdir(path):
-            run_folders.request_stop(path, "cancel", "attendant: the run was taken away from this host")
-            continue
+        path = Path(note.read_text())
+        lock = run_folders.try_lock(path / run_folders.LOCK) if path.is_dir() else None
         if lock is not None:
-            os.close(lock)
+            try:
+                if (read_end(path) or {}).get("reason", "lost") == "lost":  # no keeper saw to it that nothing is left
+                    run_folders.kill_leftovers(path, run_id, timeout=KILL_SECONDS)
+            except run_folders.StillAlive as error:
+                logger.warning("run %s was taken away: %s", run_id, error)
+                continue
+            finally:
+                os.close(lock)
+        elif path.is_dir():
+            if read_end(path) is None:
+                run_folders.request_stop(path, "cancel", "attendant: the run was taken away from this host")
+            continue
         note.unlink(missing_ok=True)
 
 
@@ -137,17 +146,19 @@ class Observer:
 
     @staticmethod
     def _judge_lost(host: Host, silence: float) -> None:
-        for run in Run.objects.executing_on(host):
+        for run in Run.objects.executing_on(host).filter(supervised=True):  # any host answers the others
             folder = services.run_folder(run)
             lock = run_folders.try_lock(folder / run_folders.LOCK) if folder.is_dir() else None
             if lock is None and folder.is_dir():
                 continue  # its keeper holds the lock on the shared root: alive, whatever its attendant does
+            reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
             try:
-                if lock is not None and read_end(folder) is not None:
-                    bring_home(run, by=settings.TUNIX_HOST_NAME)
+                if lock is None:
+                    services.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
                     continue
-                reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
-                services.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
+                if read_end(folder) is None:
+                    run_folders.write_lost_exit(folder, str(run.run_id), reason)
+                bring_home(run, by=settings.TUNIX_HOST_NAME)  # with the output and the measurements that it left
             except TransitionRefused as refused:
                 logger.info("run %s: %s", run.run_id, refused)
             finally:

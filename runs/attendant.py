@@ -19,10 +19,9 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from runs import folder as run_folders
 from runs.execution import attending, hosts, launching
 from runs.models import Host
-from runs.processes import boot_id, read_process
+from runs.processes import boot_id, processes_with, send_signal
 from runs.runtime import local_runtime
 from runs.telemetry import flush_measured
 from runs.wakeup import WakeUp, hosts_folder
@@ -37,6 +36,7 @@ PRUNE_SECONDS = 3600.0
 CANARY_SECONDS = 10.0
 CANARY_OVERDUE = timedelta(seconds=30)
 WORKERS_GRACE_SECONDS = 5.0
+WORKERS_VARIABLE = "TUNIXRT_WORKERS_OF"
 
 Stop = Callable[[], bool]
 
@@ -94,25 +94,31 @@ class Attendant:
 
     def tick(self) -> None:
         """One round. A database that is away delays the news and nothing else."""
-        try:
-            close_old_connections()
-            launching.launch_pending(LAUNCH_SECONDS)
-            attending.attend()
-            if time.monotonic() >= self._beat_due:
-                self._beat_due = time.monotonic() + BEAT_SECONDS
-                self._beat()
-        except (OperationalError, InterfaceError) as error:
-            connection.close()
-            self.observer.broken()
-            if self.database_away_since is None:
-                self.database_away_since = time.monotonic()
-                logger.warning("the database is away, trainings go on: %s", error)
-        except Exception:
-            logger.exception("a round failed; the next one tries again")
-        else:
-            if self.database_away_since is not None:
-                logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
-                self.database_away_since = None
+        for part in (self._launch, attending.attend, self._beat_if_due):
+            try:
+                close_old_connections()
+                part()
+            except (OperationalError, InterfaceError) as error:
+                connection.close()
+                self.observer.broken()
+                if self.database_away_since is None:
+                    self.database_away_since = time.monotonic()
+                    logger.warning("the database is away, trainings go on: %s", error)
+                return
+            except Exception:  # what is wrong with one part must not keep the others from their work
+                logger.exception("a round failed; the next one tries again")
+        if self.database_away_since is not None:
+            logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
+            self.database_away_since = None
+
+    @staticmethod
+    def _launch() -> None:
+        launching.launch_pending(LAUNCH_SECONDS)
+
+    def _beat_if_due(self) -> None:
+        if time.monotonic() >= self._beat_due:
+            self._beat_due = time.monotonic() + BEAT_SECONDS
+            self._beat()
 
     def _beat(self) -> None:
         """What need not happen in every round."""
@@ -146,11 +152,13 @@ def beat() -> None:
 
 class Workers:
     """This host's qcluster, in a process group of its own. It can fall silent without dying (a worker killed while it reads the
-    queue keeps the lock for ever), so a canary task must come back; if it does not, the group is replaced."""
+    queue keeps the lock for ever), so a canary task must come back; if it does not, the group is replaced.
+
+    Its processes outlive their main process and even the attendant; a mark in their environment finds them all."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.record = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.workers.json"
+        self.mark = str(hosts_folder() / settings.TUNIX_HOST_NAME)
         self.canary_sent: datetime | None = None
 
     def keep(self) -> None:
@@ -158,8 +166,7 @@ class Workers:
             return
         if self.process is not None:
             logger.warning("the task workers are %s; replacing them", "silent" if self.process.poll() is None else "gone")
-            self._kill(self.process.pid)
-        self._kill_those_of_a_predecessor()
+        self._kill()
         self._start()
 
     def stop(self) -> None:
@@ -171,8 +178,7 @@ class Workers:
             self.process.wait(WORKERS_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             logger.info("the task workers did not stop in time; ending them")
-        self._kill(self.process.pid)
-        self.record.unlink(missing_ok=True)
+        self._kill()
 
     def _start(self) -> None:
         self.process = subprocess.Popen(
@@ -180,33 +186,30 @@ class Workers:
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             cwd=settings.BASE_DIR,
+            env={**os.environ, WORKERS_VARIABLE: self.mark},
         )
-        found = read_process(self.process.pid)
-        run_folders.write_json(self.record, {"pid": self.process.pid, "start_time": found.start_time if found else 0})
         self.canary_sent = None
 
     def _silent(self) -> bool:
-        host = Host.objects.get(pk=hosts.this_host().pk)
+        """Whether the workers have done no task for too long, though one was there; asks for one when it is time."""
         now = timezone.now()
-        if self.canary_sent is not None and (host.canary_at is None or host.canary_at < self.canary_sent):
-            return now - self.canary_sent > CANARY_OVERDUE
-        if self.canary_sent is None or (now - self.canary_sent).total_seconds() >= CANARY_SECONDS:
+        done = Host.objects.values_list("canary_at", flat=True).get(pk=hosts.this_host().pk)
+        waiting = self.canary_sent is not None and (done is None or done < self.canary_sent)
+        if waiting and self.canary_sent is not None and now - self.canary_sent > CANARY_OVERDUE:
+            return True
+        if not waiting and self.canary_sent is not None and (now - self.canary_sent).total_seconds() < CANARY_SECONDS:
+            return False
+        if not waiting:
             self.canary_sent = now
-            async_task("runs.tasks.canary", host.name)
+        async_task("runs.tasks.canary")  # again while none came back: the workers of another host may have taken it
         return False
 
-    def _kill_those_of_a_predecessor(self) -> None:
-        try:
-            record = run_folders.read_json(self.record) or {}
-        except run_folders.BrokenFile:
-            return
-        found = read_process(record["pid"]) if isinstance(record.get("pid"), int) else None
-        if found and found.start_time == record.get("start_time"):
-            self._kill(found.pid)
-
-    @staticmethod
-    def _kill(group: int) -> None:
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    def _kill(self) -> None:
+        """SIGKILL for every process of the cluster, one of a predecessor's too, until none is left or the kernel holds one."""
+        give_up = time.monotonic() + WORKERS_GRACE_SECONDS
+        while (found := processes_with(WORKERS_VARIABLE, self.mark)) and time.monotonic() < give_up:
+            for process in found:
+                send_signal(process, signal.SIGKILL)
+            time.sleep(0.01)
+        if self.process is not None:
+            self.process.poll()

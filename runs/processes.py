@@ -72,7 +72,12 @@ def descendants(pid: int) -> list[Process]:
 
 def processes_of_run(run_id: str) -> list[Process]:
     """The live processes, other than this one, that were started with TUNIXRT_RUN_ID=``run_id`` in their environment."""
-    wanted = f"{RUN_ID_VARIABLE}={run_id}".encode()
+    return processes_with(RUN_ID_VARIABLE, run_id)
+
+
+def processes_with(variable: str, value: str) -> list[Process]:
+    """The live processes, other than this one, that were started with ``variable``=``value`` in their environment."""
+    wanted = f"{variable}={value}".encode()
     found = []
     for process in live_processes():
         try:

@@ -36,6 +36,6 @@ def prune() -> str:
     return f"{pruned.trashed} trashed, {pruned.purged} purged, {pruned.bytes_freed} bytes freed"
 
 
-def canary(host_name: str) -> None:
-    """Shows the attendant of a host that the task queue is alive."""
-    Host.objects.filter(name=host_name).update(canary_at=timezone.now())
+def canary() -> None:
+    """Shows the attendant of the host that does it that its task workers are alive."""
+    Host.objects.filter(name=settings.TUNIX_HOST_NAME).update(canary_at=timezone.now())

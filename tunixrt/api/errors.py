@@ -10,7 +10,9 @@ from rest_framework.response import Response
 
 logger = logging.getLogger("tunixrt.api")
 
-DATABASE_AWAY = "The database cannot be reached right now. Nothing was changed; try again in a moment."
+DATABASE_AWAY = (
+    "The database cannot be reached right now. Try again in a moment; with the same client_request_id nothing is made twice."
+)
 
 
 class Conflict(APIException):

@@ -17,11 +17,12 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from datasets.services import DatasetNotFound
 from runs import services
 from runs.execution import attending
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
 from runs.requests import PRIORITY_RANGE, InvalidRequest
-from runs.services import DatasetNotFound, RuntimeUnavailable, StateConflict
+from runs.services import RuntimeUnavailable, StateConflict
 from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
 from tunixrt.templatetags.display import duration, when
 

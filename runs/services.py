@@ -18,6 +18,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from datasets.models import Dataset
+from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs.lifecycle import TransitionRefused, transition, transition_together
 from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest
@@ -32,12 +33,6 @@ from runs.webhooks import announce_end
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
 SYSTEM_USERNAME = "system"
-
-
-class DatasetNotFound(Exception):
-    def __init__(self, dataset_key: str):
-        self.dataset_key = dataset_key
-        super().__init__(f"Dataset not found: {dataset_key}")
 
 
 class RuntimeUnavailable(Exception):

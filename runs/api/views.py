@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs import services
 from runs.api.presentation import ROW_FIELDS, full_answer, short_answer
@@ -18,7 +19,7 @@ from runs.models import Run, RunMode, RunStatus
 from runs.requests import InvalidRequest, RunRequest, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
-from runs.services import DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, StateConflict
+from runs.services import IdempotencyConflict, RuntimeUnavailable, StateConflict
 from tunixrt.api.errors import Conflict, NotImplementedHere
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text, parse_uuid
 

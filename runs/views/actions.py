@@ -14,12 +14,13 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
+from datasets.services import DatasetNotFound
 from runs import services
 from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
 from runs.requests import InvalidRequest, clean_notes, clean_tags
-from runs.services import DatasetNotFound, RuntimeUnavailable, StateConflict
+from runs.services import RuntimeUnavailable, StateConflict
 from runs.views.detail import get_run
 
 REFUSALS = (StateConflict, DatasetNotFound, RuntimeUnavailable, InvalidRequest)

@@ -11,6 +11,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from datasets.models import Dataset
+from datasets.services import DatasetNotFound
 from runs import services
 from runs.execution import launching
 from runs.families import preset_names
@@ -81,7 +82,7 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
     return run
 
 
-REFUSALS = (InvalidRequest, services.DatasetNotFound, services.RuntimeUnavailable, launching.NoFreeSlot)
+REFUSALS = (InvalidRequest, DatasetNotFound, services.RuntimeUnavailable, launching.NoFreeSlot)
 
 
 def refused(form: StartForm, refusal: Exception) -> tuple[int, None]:
@@ -89,7 +90,7 @@ def refused(form: StartForm, refusal: Exception) -> tuple[int, None]:
         case InvalidRequest():
             form.take_errors(refusal)
             return 400, None
-        case services.DatasetNotFound():
+        case DatasetNotFound():
             form.add_error("dataset_key", str(refusal))
             return 404, None
         case launching.NoFreeSlot():

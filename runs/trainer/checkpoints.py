@@ -148,7 +148,10 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
 
     def _read_eval_losses(self) -> None:
         for step in self.steps():
-            loss = (self.manager.metadata(step).custom_metadata or {}).get("eval_loss")
+            try:
+                loss = (self.manager.metadata(step).custom_metadata or {}).get("eval_loss")
+            except Exception:  # noqa: BLE001 - a damaged checkpoint, which `restore` will name
+                continue
             if loss is not None:
                 self.retention.eval_losses[step] = loss
 

@@ -28,19 +28,20 @@ def learning_rate(step: Any, *, peak: float, total: int, warmup_ratio: float, sh
     return peak * xp.where(step < warmup, rising, falling)
 
 
-def make_optimizer(training: dict[str, Any], *, total: int) -> optax.GradientTransformation:
-    """The optimizer that the manifest's ``training`` section describes, for ``total`` steps."""
+def make_optimizer(training: dict[str, Any], *, total: int, dtype: Any = jnp.float32) -> optax.GradientTransformation:
+    """The optimizer that the manifest's ``training`` section describes, for ``total`` steps and weights of ``dtype``."""
 
     clip, decay = training["max_grad_norm"], training["weight_decay"]
-    return float32_master(
-        optax.chain(
-            # Links that are switched off stay in the chain: the state keeps its form, so a resumed run may change them.
-            optax.identity() if clip is None else optax.clip_by_global_norm(clip),
-            optax.scale_by_adam(*BETAS, eps=EPSILON),
-            optax.identity() if decay == 0 else optax.add_decayed_weights(decay, mask=decayed),
-            optax.scale_by_learning_rate(partial(learning_rate, total=total, **schedule_settings(training))),
-        )
+    optimizer = optax.chain(
+        # Links that are switched off stay in the chain: the state keeps its form, so a resumed run may change them.
+        optax.identity() if clip is None else optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(*BETAS, eps=EPSILON),
+        optax.identity() if decay == 0 else optax.add_decayed_weights(decay, mask=decayed),
+        optax.scale_by_learning_rate(partial(learning_rate, total=total, **schedule_settings(training))),
     )
+    # LoRA matrices are float32 whatever the model is.
+    narrow = training["lora_rank"] is None and jnp.dtype(dtype) != jnp.float32
+    return float32_master(optimizer) if narrow else optimizer
 
 
 def schedule_settings(training: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def decayed(params: Any) -> Any:
 
 
 class MasterState(NamedTuple):
-    """``master``: the weights in float32, None where they are float32 anyway."""
+    """``master``: the weights in float32; ``inner``: the state of the optimizer that works on them."""
 
     master: Any
     inner: Any
@@ -69,28 +70,18 @@ def float32_master(inner: optax.GradientTransformation) -> optax.GradientTransfo
     """Keep a float32 copy of weights of lower precision and let the optimizer work on it.
 
     A bfloat16 weight has 8 bits of mantissa: an update below 1/256 of it would be rounded away, and at a learning rate of
-    2e-5 nearly all are. Float32 weights pass through untouched and cost nothing.
+    2e-5 nearly all are.
     """
 
-    def wide(x: jax.Array) -> bool:
-        return x.dtype == jnp.float32
-
     def init(params: Any) -> MasterState:
-        master = jax.tree.map(lambda p: None if wide(p) else p.astype(jnp.float32), params)
-        full = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-        return MasterState(master, inner.init(full))
+        master = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+        return MasterState(master, inner.init(master))
 
     def update(gradients: Any, state: MasterState, params: Any = None) -> tuple[Any, MasterState]:
-        full = jax.tree.map(lambda p, m: p if m is None else m, params, state.master)
-        updates, inner_state = inner.update(jax.tree.map(lambda g: g.astype(jnp.float32), gradients), state.inner, full)
-        master = jax.tree.map(lambda u, m: None if m is None else m + u, updates, state.master)
-        # What is added to a low-precision weight is the exact difference to its new, rounded value.
-        steps = jax.tree.map(
-            lambda u, p, m: u if m is None else m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32),
-            updates,
-            params,
-            master,
-        )
+        updates, inner_state = inner.update(jax.tree.map(lambda g: g.astype(jnp.float32), gradients), state.inner, state.master)
+        master = optax.apply_updates(state.master, updates)
+        # What is added to a weight is the exact difference to its new, rounded value.
+        steps = jax.tree.map(lambda m, p: m.astype(p.dtype).astype(jnp.float32) - p.astype(jnp.float32), master, params)
         return steps, MasterState(master, inner_state)
 
     return optax.GradientTransformation(init, update)

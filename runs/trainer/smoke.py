@@ -26,7 +26,7 @@ def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
         prepared = prepare(manifest, folder, mesh, lambda: None)
         trainer = SftTrainer(
             prepared.model.module,
-            make_optimizer(training, total=prepared.total),
+            make_optimizer(training, total=prepared.total, dtype=prepared.dtype),
             restart_positions=prepared.model.packed_positions_restart,
             on_step=lambda outcome: None,
         )

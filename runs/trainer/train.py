@@ -98,7 +98,7 @@ def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFil
     return Loop(
         trainer_of=lambda on_step: SftTrainer(
             prepared.model.module,
-            make_optimizer(prepared.training, total=prepared.total),
+            make_optimizer(prepared.training, total=prepared.total, dtype=prepared.dtype),
             restart_positions=prepared.model.packed_positions_restart,
             on_step=on_step,
         ),

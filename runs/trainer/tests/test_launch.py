@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import resource
 import subprocess
 import sys
 import textwrap
@@ -32,8 +31,10 @@ def test_version_is_that_of_google_tunix_and_needs_no_jax(tmp_path):
     process = tunix("--version")
     assert process.stdout == f"tunix {importlib.metadata.version('google-tunix')}\n"
     assert process.returncode == 0
-    code = f"import runpy, sys; sys.argv = ['tunix', '--version']; import os; os._exit = lambda code: (print('jax' in sys.modules), sys.exit(code)); runpy.run_path({str(LAUNCH)!r}, run_name='__main__')"
-    assert subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout.splitlines()[-1] == "False"
+    assert process.stderr == ""
+    probe = "import sys; from runs.trainer import launch; launch.main(['--version']); print('jax' in sys.modules)"
+    command = [sys.executable, "-I", "-c", f"import sys; sys.path.append({str(ROOT)!r}); {probe}"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "False"
 
 
 def test_datasets_is_hugging_faces_also_with_pythonpath_set(tmp_path):
@@ -118,20 +119,25 @@ def test_a_model_whose_tokenizer_is_missing_ends_with_12(make_run, llama, tmp_pa
     assert "no usable tokenizer" in last_line_of_errors(capsys)
 
 
+def limited(run, resource, amount):
+    """Train in a process that may use only so much: ``-v`` address space in kB, ``-f`` size of a file in blocks of 512 bytes."""
+    command = [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"]
+    return subprocess.run(
+        ["sh", "-c", f'ulimit {resource} {amount}; exec "$@"', "sh", *command],
+        cwd=run.folder,
+        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def test_too_little_memory_ends_with_13(make_run, capsys):
     """A step that would need terabytes: the allocation itself fails, at once and cleanly."""
     run = make_run(examples=arithmetic(512), batch_size=512, max_seq_length=32768, packing=False, too_long="drop")
     text = run.config.read_text()
     run.config.write_text(text.replace("packing: false", "packing: true").replace("batch_size: 512", "batch_size: 1"))
-    limit = resource.getrlimit(resource.RLIMIT_AS)
-    process = subprocess.run(
-        [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"],
-        cwd=run.folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, limit[1])),
-    )
+    process = limited(run, "-v", 6 * 2**20)
     last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 13, last
     assert last.startswith("tunix: memory: ")
@@ -142,15 +148,7 @@ def test_a_disk_that_takes_no_more_ends_with_15(make_run):
     """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole is left."""
     run = make_run(num_epochs=1)
     assert run.finish("validate")[0] == 0  # the tokenised data is there
-    process = subprocess.run(
-        [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"],
-        cwd=run.folder,
-        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-    )
+    process = limited(run, "-f", 40)
     last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 15, process.stderr
     assert last.startswith("tunix: storage: ")

@@ -103,6 +103,11 @@ def test_small_updates_of_bfloat16_weights_are_not_lost():
     assert float(run(ours)[0, 0]) == float(jnp.bfloat16(0.99))
 
 
-def test_float32_weights_have_no_second_copy():
-    state = float32_master(optax.sgd(0.1)).init({"w": jnp.ones(3)})
-    assert jax.tree.leaves(state.master) == []
+def test_only_narrow_weights_have_a_second_copy():
+    def numbers(dtype, **training):
+        params = {"w": jnp.ones(30, dtype)}
+        state = make_optimizer({**parameter_defaults(), **training}, total=10, dtype=dtype).init(params)
+        return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+
+    assert numbers(jnp.float32) == numbers(jnp.bfloat16, lora_rank=4) == 60
+    assert numbers(jnp.bfloat16) == 90

@@ -1,6 +1,5 @@
 """The step: accumulation, what is trained, several devices."""
 
-
 import pytest
 
 from runs.trainer.tests.helpers import arithmetic, line
@@ -61,7 +60,7 @@ def test_four_devices_give_the_numbers_of_one(make_run, mesh):
         "four", examples=examples, batch_size=6, num_epochs=2, exact_match_examples=2, exact_match_max_tokens=4, **mesh
     )
 
-    code, out, err = four.finish(XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    code, _, err = four.finish(XLA_FLAGS="--xla_force_host_platform_device_count=4")
 
     assert code == 0, err
     assert four.result()["devices"] == 4

@@ -51,7 +51,7 @@ class ManifestError(ValueError):
 class Parameter:
     """One training parameter.
 
-    ``type`` is bool, int, float, str or list (of strings). ``minimum`` and ``maximum`` are inclusive unless ``exclusive_minimum``.
+    ``type`` is bool, int, float, str or list (of strings). The bounds are inclusive, ``minimum`` unless ``exclusive_minimum``.
     ``None`` is accepted where ``nullable`` and means what ``help`` says.
     """
 

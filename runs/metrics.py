@@ -5,6 +5,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -64,30 +65,51 @@ def _parse(lines: Iterable[bytes]) -> tuple[dict[str, list[Point]], dict[str, An
     """``(points by name, columns of the run)``. A line that cannot be read is passed over: the log has it still."""
     points: dict[str, list[Point]] = defaultdict(list)
     news: dict[str, Any] = {}
-    for line in lines:
-        if not line or len(line) > LINE_MAX_BYTES:
-            continue
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if not isinstance(record, dict):
-            continue
-        plan = record.get("plan")
-        if isinstance(plan, dict) and _is_count(plan.get("total_steps")):
-            news["total_steps"] = plan["total_steps"]
-        step, time, values = record.get("step"), record.get("time"), record.get("values")
-        if not _is_count(step) or not isinstance(values, dict):
-            continue
-        for name, raw in values.items():
-            value = _as_float(raw)
-            if value is None or not 1 <= len(name) <= NAME_MAX_LENGTH or "\x00" in name:
-                continue
-            points[name].append((step, _as_float(time) or 0.0, value))
-            if name == "loss":
-                news["last_loss"] = value if math.isfinite(value) else None
-                news["step"] = step
+    for record in filter(None, map(read_line, lines)):
+        if "total_steps" in record.plan:
+            news["total_steps"] = record.plan["total_steps"]
+        for name, value in record.values.items():
+            points[name].append((record.step, record.time, value))
+        if "loss" in record.values:
+            news["last_loss"] = _finite(record.values["loss"])
+            news["step"] = record.step
     return points, news
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of metrics.jsonl: what the training is going to do (``plan``: counts by name), or values of a step."""
+
+    time: float
+    step: int
+    epoch: float | None
+    values: dict[str, float]
+    plan: dict[str, int]
+
+
+def read_line(line: bytes) -> Record | None:
+    """The record of one line, without what is wrong in it; None if nothing is left."""
+    if not line or len(line) > LINE_MAX_BYTES:
+        return None
+    try:
+        raw = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(raw, dict):
+        return None
+    plan, values, step = raw.get("plan"), raw.get("values"), raw.get("step")
+    counts = {name: count for name, count in plan.items() if _is_count(count)} if isinstance(plan, dict) else {}
+    numbers: dict[str, float] = {}
+    at = 0
+    if _is_count(step) and isinstance(values, dict):
+        at = step
+        for name, value in values.items():
+            number = _as_float(value)
+            if number is not None and 1 <= len(name) <= NAME_MAX_LENGTH and "\x00" not in name:
+                numbers[name] = number
+    if not counts and not numbers:
+        return None
+    return Record(_as_float(raw.get("time")) or 0.0, at, _as_float(raw.get("epoch")), numbers, counts)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:

@@ -27,7 +27,7 @@ class LookAheadPaginator(Paginator):
         start = max(page - 1, 0) * per_page
         limit = per_page * self.PAGES_AHEAD
         ahead = len(rows.values_list("pk")[start : start + limit + 1])
-        self.count = start + min(ahead, limit)  # type: ignore[misc]
+        self.count = start + min(ahead, limit)
         self.has_more = ahead > limit
 
 
@@ -38,7 +38,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     list_max_show_all = 0
-    sortable_by: tuple[str, ...] = ()
+    sortable_by = ()
 
     def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], per_page: int, *args: Any, **kwargs: Any) -> Paginator:
         try:

@@ -49,6 +49,7 @@ def root_problem() -> str | None:
     if time.monotonic() - _root_checked.get(key, -_ROOT_SECONDS) < _ROOT_SECONDS:
         return None
     known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
+    found: str | None
     try:
         marker = hosts_folder() / ROOT_ID
         if not marker.exists() and not Run.objects.filter(mode=RunMode.LOCAL, host__isnull=False).exists():
@@ -60,7 +61,7 @@ def root_problem() -> str | None:
         found = "nothing that can be read"
     if found != str(known.id):
         return (
-            f"The output root {key} is not this database's: its marker {marker.name} says {found}, the database {known.id}."
+            f"The output root {key} is not this database's: its marker {ROOT_ID} says {found}, the database {known.id}."
             " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. (A root moved on purpose takes the marker along.)"
         )
     _root_checked[key] = time.monotonic()

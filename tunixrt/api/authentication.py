@@ -1,5 +1,6 @@
 """Who may call the API: a token (knox), a login session, or, in local mode, anybody on this machine."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from rest_framework import authentication, exceptions
@@ -11,7 +12,7 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 class LocalAuthentication(authentication.BaseAuthentication):
     """Local mode. A page of another site in the same browser is kept from writing: its requests name their origin."""
 
-    def authenticate(self, request: Request):
+    def authenticate(self, request: Request) -> tuple[Any, None] | None:
         if not getattr(request._request, "local_access", False):
             return None
         if request.method not in _SAFE_METHODS and _from_another_site(request):
@@ -25,7 +26,7 @@ class LocalAuthentication(authentication.BaseAuthentication):
 class SessionAuthentication(authentication.SessionAuthentication):
     """Django's login session, with the CSRF token on unsafe methods; never the stand-in user of local mode."""
 
-    def authenticate(self, request: Request):
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         if getattr(request._request, "local_access", False):
             return None
         return super().authenticate(request)
@@ -35,4 +36,4 @@ def _from_another_site(request: Request) -> bool:
     if request.META.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site"):
         return True
     origin = request.META.get("HTTP_ORIGIN")
-    return bool(origin) and urlsplit(origin).netloc != request.get_host()
+    return bool(origin) and str(urlsplit(origin).netloc) != request.get_host()

@@ -1,0 +1,302 @@
+"""What the chaos harness (benchmarks/chaos) and the thinking about it have found: one test each, so that it stays mended."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.conf import LazySettings
+from django.contrib.auth.models import User
+from django.db import OperationalError, connection
+from django.utils import timezone
+from django_q.models import OrmQ
+
+from runs import folder as files
+from runs.attendant import Attendant, Workers
+from runs.execution import launching
+from runs.execution.attending import attend, attend_run
+from runs.execution.dry_run import answer_dry_runs
+from runs.execution.hosts import Observer, stop_taken_away, this_host
+from runs.models import TERMINAL, Host, Run
+from runs.processes import live_processes, processes_of_run, processes_with
+from runs.services import claim_dry_runs, claim_run, finish_failed, request_cancel, run_folder
+from runs.tasks import canary
+from runs.tests.conftest import Script, Submit
+from runs.tests.launching import wait_for
+from runs.wakeup import hosts_folder
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def elsewhere(db: None) -> Host:
+    return Host.objects.create(name="elsewhere", heartbeat_at=timezone.now() - timedelta(hours=1))
+
+
+def ended(run: Run) -> bool:
+    attend()
+    run.refresh_from_db()
+    return run.status in TERMINAL
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_claim_that_cannot_be_committed_leaves_no_lock(
+    submit: Submit, scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher kept the lock, which passed for a living keeper: the run waited for ever."""
+    scripted(["say", "hello"])
+    run = submit()
+
+    def away() -> None:
+        raise OperationalError("the database went away at the commit")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(connection, "_commit", away)
+        with pytest.raises(OperationalError):
+            launching.launch_pending()
+    connection.close()
+
+    assert launching.launch_pending() == 1
+    wait_for(lambda: ended(run), "the end")
+    assert run.status == "completed"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_whose_keeper_was_killed_at_its_start_goes_by_lock_and_files(submit: Submit, scripted: Script) -> None:
+    """The first process of the keeper is killed; it may have handed the run over by then. The row said failed either way."""
+    scripted(["say", "hello"], ["sleep", 0.3])
+    over = threading.Event()
+    hit: list[int] = []
+
+    def killer() -> None:
+        while not over.is_set() and not hit:
+            for process in live_processes():
+                if process.parent == os.getpid() and b"keeper.py" in _command(process.pid):
+                    os.kill(process.pid, signal.SIGKILL)
+                    hit.append(process.pid)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    run = submit()
+    try:
+        assert launching.launch_pending() == 1
+    finally:
+        over.set()
+        thread.join()
+    assert hit
+
+    wait_for(lambda: ended(run), "the end")
+
+    assert run.status == "completed"
+    assert (run_folder(run) / files.STDOUT).read_text() == "hello\n"
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_run_that_failed_meanwhile_is_not_started(submit: Submit, scripted: Script) -> None:
+    """The attendant had read the row before the launcher ended it, and found no keeper.json."""
+    scripted(["say", "hello"])
+    run = claim_run(run=submit(), host=this_host(), by="test")
+    stale = Run.objects.get(pk=run.pk)
+    finish_failed(run=run, problems=["It could not be started."], by="test")
+
+    attend_run(stale)
+
+    assert not (run_folder(run) / files.KEEPER).exists()
+
+
+@pytest.fixture
+def refusing(db: None) -> Iterator[str]:
+    """A message that the database refuses to store: any trouble of one row will do."""
+    word = "unspeakable"
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON tunix_runs WHEN NEW.stdout LIKE '%unspeakable%'"
+                " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        else:
+            cursor.execute(
+                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$ LANGUAGE plpgsql;"
+                "CREATE TRIGGER refuse BEFORE UPDATE ON tunix_runs FOR EACH ROW"
+                " WHEN (NEW.stdout LIKE '%unspeakable%') EXECUTE FUNCTION refuse()"
+            )
+    return word
+
+
+def test_an_end_that_the_database_refuses_does_not_keep_the_others_waiting(
+    refusing: str, submit: Submit, scripted: Script, settings: LazySettings
+) -> None:
+    """Any database error of one run ended the round, so nothing of this host came home any more."""
+    settings.TUNIX_SLOTS = 2
+    scripted(["say", refusing])
+    first = submit()
+    assert launching.launch_pending() == 1
+    wait_for((run_folder(first) / files.EXIT).exists, "the end of the one that is refused")
+    scripted(["say", "hello"])
+    second = submit()
+    assert launching.launch_pending() == 1
+
+    wait_for(lambda: ended(second), "the end of the other one")
+
+    assert second.status == "completed"
+    first.refresh_from_db()
+    assert first.status == "running"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_trouble_with_launching_does_not_keep_news_and_heartbeat_back(
+    submit: Submit, scripted: Script, settings: LazySettings
+) -> None:
+    """Launching, attending and beating were one block: what broke the first was the end of the other two."""
+    settings.TUNIX_SLOTS = 2
+    scripted(["say", "hello"])
+    first = submit()
+    assert launching.launch_pending() == 1
+    submit()
+    place = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.launch"
+    place.unlink()
+    place.mkdir()
+    attendant = Attendant(stop=lambda: True, with_workers=False)
+
+    def home() -> bool:
+        attendant.tick()
+        first.refresh_from_db()
+        return first.status in TERMINAL
+
+    wait_for(home, "the end")
+
+    assert first.status == "completed"
+    assert Host.objects.get(pk=this_host().pk).heartbeat_at is not None
+
+
+def test_one_cancelled_dry_run_does_not_keep_its_batch_waiting(submit: Submit, user: User) -> None:
+    """The whole batch was refused and waited 10 s for the attendant."""
+    runs = [submit(dry_run=True) for _ in range(3)]
+    batch = claim_dry_runs(host=this_host(), limit=3, by="queue")
+    request_cancel(run=Run.objects.get(pk=runs[1].pk), by=user)
+
+    answer_dry_runs(batch, by="queue")
+
+    assert set(Run.objects.values_list("status", flat=True)) == {"completed"}
+
+
+def test_a_dry_run_of_a_host_that_went_away_is_answered_by_another(submit: Submit, elsewhere: Host) -> None:
+    """It waited until its own host came back, or was failed as lost though nothing had to run."""
+    run = claim_run(run=submit(dry_run=True), host=elsewhere, by="queue")
+    Run.objects.update(started_at=timezone.now() - timedelta(seconds=11))
+
+    attend()
+
+    run.refresh_from_db()
+    assert (run.status, run.exit_code) == ("completed", 0)
+
+
+def test_a_run_of_a_lost_host_keeps_its_output(submit: Submit, elsewhere: Host, settings: LazySettings) -> None:
+    """The shared root has the log; the row stayed empty."""
+    run = claim_run(run=submit(), host=elsewhere, by="queue")
+    folder = run_folder(run)
+    folder.mkdir(parents=True)
+    (folder / files.STDOUT).write_text("step 1\n")
+    settings.TUNIX_HOST_SILENT_SECONDS, settings.TUNIX_HOST_LOST_SECONDS = 0.0, 0.0
+    observer = Observer()
+    observer.observe()
+    observer.observe()
+
+    run.refresh_from_db()
+    assert (run.status, run.stdout) == ("failed", "step 1\n")
+    end = files.read_json(folder / files.EXIT)
+    assert end is not None
+    assert end["reason"] == "lost"
+    assert run.message == end["message"]
+
+
+def test_what_a_killed_keeper_left_of_a_run_that_was_taken_away_is_ended(
+    submit: Submit, scripted: Script, elsewhere: Host
+) -> None:
+    """Only living keepers were stopped; a grandchild with a session of its own stayed for ever."""
+    scripted(["child", "ready", 600, "session", "stubborn"], ["sleep", 600])
+    run = submit()
+    assert launching.launch_pending() == 1
+    folder = run_folder(run)
+    wait_for((folder / "ready").exists, "the grandchild")
+    keeper = (files.read_keeper(folder) or {})["keeper"]["pid"]
+    Run.objects.filter(pk=run.pk).update(host=elsewhere)
+    os.kill(keeper, signal.SIGKILL)
+    lock = wait_for(lambda: files.try_lock(folder / files.LOCK), "the lock")
+    os.close(lock)
+
+    stop_taken_away()
+
+    assert processes_of_run(str(run.pk)) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_request_sees_an_end_that_left_no_exit_json(submit: Submit, elsewhere: Host) -> None:
+    """It waited for a file that never came until its whole patience was over."""
+    run = claim_run(run=submit(timeout_seconds=100), host=elsewhere, by="queue")
+    finish_failed(run=Run.objects.get(pk=run.pk), problems=["The dataset is gone."], by="elsewhere")
+    began = time.monotonic()
+
+    answer = launching.wait_for(run)
+
+    assert (answer.status, answer.message) == ("failed", "The dataset is gone.")
+    assert time.monotonic() - began < 10
+
+
+class TestTaskWorkers:
+    @pytest.mark.django_db(transaction=True)
+    def test_those_of_a_predecessor_are_found_when_their_main_process_is_gone(self) -> None:
+        """Main process and attendant were killed together; the rest of the cluster went on for ever beside the new one."""
+        workers = Workers()
+        variable = "TUNIXRT_WORKERS_OF"
+        try:
+            workers.keep()
+            wait_for(lambda: len(processes_with(variable, workers.mark)) >= 4, "the cluster")
+            assert workers.process is not None
+            workers.process.kill()
+            workers.process.wait()
+            orphans = {process.pid for process in processes_with(variable, workers.mark)}
+            assert orphans
+            workers = Workers()
+            workers.keep()
+            left = {process.pid for process in processes_with(variable, workers.mark)}
+            assert not left & orphans
+        finally:
+            workers.stop()
+        assert processes_with(variable, workers.mark) == []
+
+    def test_the_canary_is_sent_again_while_none_came_back(self) -> None:
+        """The workers of another host take it too, so one that is away proves nothing yet."""
+        workers = Workers()
+
+        assert [workers._silent() for _ in range(3)] == [False] * 3
+
+        assert OrmQ.objects.count() == 3
+
+    def test_a_canary_that_never_comes_back_is_silence(self) -> None:
+        workers = Workers()
+        workers._silent()
+        workers.canary_sent = timezone.now() - timedelta(seconds=31)
+
+        assert workers._silent()
+
+    def test_a_canary_proves_the_host_that_does_it(self, elsewhere: Host) -> None:
+        workers = Workers()
+        workers._silent()
+        this_host()
+        canary()
+        workers._silent()
+
+        elsewhere.refresh_from_db()
+        assert elsewhere.canary_at is None
+        assert OrmQ.objects.count() == 1

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
+from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import APIException, NotFound
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -16,7 +18,7 @@ from runs.api.views import actor, get_run, raise_as_answer
 from runs.folder import BrokenFile, open_regular
 from runs.metrics import NAME_MAX_LENGTH
 from runs.models import MetricSeries, Run, RunQuerySet
-from runs.reading import artifacts, curves, logs
+from runs.reading import artifacts, curves, logs, stream
 from runs.services import StateConflict, run_folder
 from tunixrt.api.errors import InvalidQuery
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
@@ -28,6 +30,7 @@ NAMES_MAX = 50
 ARTIFACTS_DEFAULT = 1000
 STEP_MAX = 2**31 - 1
 OFFSET_TRIES = 3
+STREAM_RETRY_SECONDS = 5
 SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
 
 
@@ -51,7 +54,7 @@ class RunLogs(APIView):
 
     def get(self, request: Request, run_id: str) -> Response:
         reader = QueryReader(request.query_params)
-        stream = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
+        log = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
         offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
         limit = reader.whole_number("limit", LOG_LIMIT_DEFAULT, 1, logs.CHUNK_MAX_BYTES)
         tail_lines = reader.whole_number("tail_lines", 0, 1, TAIL_LINES_MAX)
@@ -63,7 +66,7 @@ class RunLogs(APIView):
             reader.errors.setdefault("before", ["needs tail_lines."])
         reader.finish()
         run = get_run(run_id, where_it_is())
-        path = run_folder(run) / logs.LOGS[stream]
+        path = run_folder(run) / logs.LOGS[log]
         complete = run.is_terminal
         try:
             if tail_lines:
@@ -73,9 +76,9 @@ class RunLogs(APIView):
         except logs.OffsetPastEnd as error:
             raise InvalidQuery({"before" if tail_lines else "offset": [str(error)]}) from error
         except BrokenFile as error:
-            raise _no_such_log(stream) from error
+            raise _no_such_log(log) from error
         answer: dict[str, Any] = {
-            "stream": stream,
+            "stream": log,
             "offset": part.offset,
             "next_offset": part.next_offset,
             "size": part.size,
@@ -193,6 +196,40 @@ def _curve(
         "times": curve.times,
         "values": [curves.as_json(value) for value in curve.values],
     }
+
+
+class RunEvents(APIView):
+    """GET: what happens to a run, as server-sent events, from a position on (docs/live.md)."""
+
+    content_negotiation_class = AsAsked
+
+    def get(self, request: Request, run_id: str) -> HttpResponseBase:
+        reader = QueryReader(request.query_params)
+        position = reader.take("from", stream.Position.decode, stream.Position())
+        # A browser that comes back repeats its first address and says here where it was.
+        if last := request.headers.get("Last-Event-ID"):
+            try:
+                position = stream.Position.decode(last)
+            except ValueError as error:
+                reader.errors["Last-Event-ID"] = [str(error)]
+        reader.finish()
+        run = get_run(run_id)
+        folder = run_folder(run)
+        if not position.lies_inside(folder):
+            raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
+        try:
+            viewer = stream.Viewer(run, folder, position, limit=settings.MAX_STREAMS)
+        except stream.TooManyStreams as error:
+            raise TooManyViewers from error
+        headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # the second is for nginx
+        return StreamingHttpResponse(viewer, content_type="text/event-stream; charset=utf-8", headers=headers)
+
+
+class TooManyViewers(APIException):
+    status_code = 503
+    default_code = "too_many_viewers"
+    default_detail = "As many live streams are open as this server allows; read logs and metrics piece by piece meanwhile."
+    wait = STREAM_RETRY_SECONDS  # DRF makes Retry-After of it
 
 
 class RunArtifacts(APIView):

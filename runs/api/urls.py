@@ -11,6 +11,7 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/manifest", views.RunManifest.as_view(), name="manifest"),
     path("tunix/runs/<str:run_id>/logs", live.RunLogs.as_view(), name="logs"),
     path("tunix/runs/<str:run_id>/logs/<str:stream>", live.RunLogFile.as_view(), name="log_file"),
+    path("tunix/runs/<str:run_id>/events", live.RunEvents.as_view(), name="events"),
     path("tunix/runs/<str:run_id>/metrics", live.RunMetrics.as_view(), name="metrics"),
     path("tunix/runs/<str:run_id>/artifacts", live.RunArtifacts.as_view(), name="artifacts"),
     path("tunix/runs/<str:run_id>/artifacts/<path:path>", live.RunArtifact.as_view(), name="artifact"),

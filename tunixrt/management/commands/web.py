@@ -1,3 +1,4 @@
+import math
 import os
 import sys
 from typing import Any
@@ -6,6 +7,9 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from tunixrt.checks import bind_host
+
+DOWNLOADS = 16
+IDLE_CONNECTIONS = 1024
 
 
 class Command(BaseCommand):
@@ -22,10 +26,14 @@ class Command(BaseCommand):
             *(sys.executable, "-m", "granian"),
             *("--interface", "wsgi"),
             *("--host", bind_host(), "--port", port),
-            *("--workers", "1", "--blocking-threads", str(settings.WEB_THREADS)),
-            *("--backpressure", str(max(64, settings.WEB_THREADS * 16))),
+            # A live stream holds a thread; how many threads compute at once is decided in tunixrt/wsgi.py.
+            *("--workers", "1", "--blocking-threads", str(settings.WEB_THREADS + settings.MAX_STREAMS + DOWNLOADS)),
+            # Connections, idle ones of browsers included.
+            *("--backpressure", str(IDLE_CONNECTIONS + settings.MAX_STREAMS)),
             "--no-ws",
-            *("--log-level", "warning"),
+            # A reader who takes nothing must not hold a shutdown up; a run in the request may finish.
+            *("--workers-kill-timeout", str(math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5)),
+            *("--log-level", "error"),  # a warning says that so many threads are unusual
             "tunixrt.wsgi:application",
         ]
         os.chdir(settings.BASE_DIR)

@@ -1,0 +1,66 @@
+"""The gate between the web server's threads and Django: many threads may send, few compute.
+
+The server has a thread for every live stream (docs/adr/0006-live-streams.md). Python runs one thread at a time, so many that
+compute at once only get in each other's way, and each would keep a database connection of its own. So an answer is made in one of
+a few places, and the database connections belong to the places, not to the threads. What is sent piece by piece (live streams,
+downloads, exports) leaves its place, and the connection, before the first piece.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.http.response import HttpResponseBase
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+
+class Gate:
+    """A WSGI application: ``django``, Django's own, for ``places`` requests at once; the others wait."""
+
+    def __init__(self, django: Callable[[Environ, StartResponse], HttpResponseBase], places: int):
+        self._django = django
+        self._places = threading.BoundedSemaphore(places)
+        self._connections: list[BaseDatabaseWrapper] = []
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        with self._places:
+            if self._connections:
+                connections[DEFAULT_DB_ALIAS] = self._connections.pop()
+            try:
+                response = self._django(environ, start_response)
+                if not response.streaming:
+                    body = [response.content]  # type: ignore[attr-defined] - the server sends a list at once
+                    response.close()
+                    return body
+            finally:
+                self._keep_connection()
+        return Sending(response)
+
+    def _keep_connection(self) -> None:
+        for connection in connections.all(initialized_only=True):
+            if not connection.allow_thread_sharing:
+                connection.inc_thread_sharing()  # one thread at a time has it: the one in the place
+            self._connections.append(connection)
+            del connections[DEFAULT_DB_ALIAS]
+
+
+class Sending:
+    """An answer that is sent piece by piece. A database connection that its pieces needed ends with it."""
+
+    def __init__(self, response: HttpResponseBase):
+        self._response = response
+        self._pieces: Iterator[bytes] = iter(response)  # type: ignore[call-overload]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._response.close()
+        connections.close_all()

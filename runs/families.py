@@ -43,6 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 _HUB_NAMES: tuple[tuple[str, str | None], ...] = (
     (r"pali-?gemma|code-?gemma|recurrent-?gemma|shield-?gemma|t5gemma|gemma-?3n|embedding-?gemma", None),
     (r"qwen-?[\d.]*-?(vl|audio|omni)|qwen[\d.]*-?(vl|audio|omni)", None),
+    (r"llama-?4|llama-?3\.2-(11|90)b|vision|moe|qwen-?[\d.]+.*-a\d+(\.\d+)?b", None),  # other architectures under the same name
+    (r"distill-qwen", "qwen2"),
     (r"gemma-?3", "gemma3"),
     (r"gemma-?2-", "gemma2"),
     (r"gemma-?(1\.1-)?\d*b", "gemma"),
@@ -53,7 +55,8 @@ _HUB_NAMES: tuple[tuple[str, str | None], ...] = (
 
 # Families people ask for that google-tunix has no trainable model of.
 _UNTRAINABLE = re.compile(
-    r"\b(gpt-?2|gpt-?j|gpt-?neo|gpt-?oss|bert|roberta|t5|bart|opt|bloom|falcon|mpt|mamba|rwkv|whisper|phi|mistral|mixtral|deepseek|olmo|granite|glm|pythia|stablelm|smollm-?3)",
+    r"\b(gpt-?2|gpt-?j|gpt-?neox?|gpt-?oss|bert|roberta|t5|bart|opt|bloomz?|falcon|mpt|mamba|rwkv|whisper|phi|mistral|mixtral|deepseek"
+    r"|olmoe?|granite|glm|pythia|stablelm|smollm-?3)(?![a-z])",
     re.IGNORECASE,
 )
 

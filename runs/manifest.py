@@ -260,7 +260,11 @@ def parse_manifest(text: str) -> dict[str, Any]:
     """
     try:
         raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a date that there is not; recursion: endless depth
         raise ManifestError({"manifest": f"is not YAML: {' '.join(str(error).split())}"}) from error
     if not isinstance(raw, dict):
         raise ManifestError({"manifest": "must be a mapping of sections"})

@@ -156,7 +156,7 @@ Q_CLUSTER = {
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
-        "knox.auth.TokenAuthentication",
+        "tunixrt.api.authentication.TokenAuthentication",
         "tunixrt.api.authentication.LocalAuthentication",
         "tunixrt.api.authentication.SessionAuthentication",
     ],

@@ -3,10 +3,21 @@
 from typing import Any
 from urllib.parse import urlsplit
 
+from knox.auth import TokenAuthentication as KnoxAuthentication
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+class TokenAuthentication(KnoxAuthentication):
+    """``Authorization: Token <key>``. Knox takes the key for UTF-8; bytes that are none are a wrong key, not an error of ours."""
+
+    def authenticate(self, request: Request):
+        try:
+            return super().authenticate(request)
+        except UnicodeError as error:
+            raise exceptions.AuthenticationFailed("Invalid token.") from error
 
 
 class LocalAuthentication(authentication.BaseAuthentication):

@@ -264,7 +264,7 @@ def parse_manifest(text: str) -> dict[str, Any]:
         yaml.YAMLError,
         ValueError,
         RecursionError,
-    ) as error:  # ValueError: a date that there is not; recursion: endless depth
+    ) as error:  # 2026-02-30; endless depth
         raise ManifestError({"manifest": f"is not YAML: {' '.join(str(error).split())}"}) from error
     if not isinstance(raw, dict):
         raise ManifestError({"manifest": "must be a mapping of sections"})

@@ -1,0 +1,241 @@
+"""runs.manifest: every parameter at both ends of its range, unknown keys named, whatever YAML is thrown at it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from runs.manifest import (
+    LORA_TARGETS,
+    OUTPUT_DEFAULTS,
+    PARAMETERS,
+    ManifestError,
+    Parameter,
+    build_manifest,
+    dump_manifest,
+    parameter_defaults,
+    parse_manifest,
+    read_manifest,
+    shortened,
+)
+
+DATASET = {"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft", "fingerprint": "f", "examples": 3, "held_out": 0}
+MODEL = {"id": "preset:tiny-llama", "path": None, "revision": None}
+# The contract's table and the documented rest, written down again: (type, default, least, greatest).
+CONTRACT = {
+    "learning_rate": (float, 2e-5, 0, 1.0),
+    "num_epochs": (int, 3, 1, 100),
+    "batch_size": (int, 8, 1, 512),
+    "max_seq_length": (int, 2048, 128, 32768),
+}
+NUMBERS = [parameter for parameter in PARAMETERS.values() if parameter.type in (int, float)]
+CHOICES = [parameter for parameter in PARAMETERS.values() if parameter.type is str]
+NOT_NUMBERS: list[Any] = ["3", True, False, [], {}, [3], "", b"3"]
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    return build_manifest(run_id="r", dataset=DATASET, model=MODEL, training={}) | changes
+
+
+def problems_of(value: Any) -> dict[str, str]:
+    with pytest.raises(ManifestError) as error:
+        parse_manifest(value if isinstance(value, str) else yaml.safe_dump(value))
+    return error.value.problems
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_parameters_of_the_contract(name: str):
+    parameter = PARAMETERS[name]
+
+    assert (parameter.type, parameter.default, parameter.minimum, parameter.maximum) == CONTRACT[name]
+    assert parameter.basic
+    assert not parameter.nullable
+
+
+@pytest.mark.parametrize("parameter", NUMBERS, ids=lambda parameter: parameter.name)
+class TestNumbers:
+    def test_both_ends_are_in(self, parameter: Parameter):
+        assert parameter.minimum is not None
+        assert parameter.maximum is not None
+        least = parameter.minimum
+        if parameter.exclusive_minimum:
+            least = math.nextafter(least, math.inf) if parameter.type is float else least + 1
+        for value in (least, parameter.maximum):
+            assert parameter.problem(parameter.type(value)) is None
+            assert parse_manifest(yaml.safe_dump(manifest(training={parameter.name: parameter.type(value)})))
+
+    def test_the_next_ones_are_out(self, parameter: Parameter):
+        assert parameter.minimum is not None
+        assert parameter.maximum is not None
+        step = 1 if parameter.type is int else 1e-9
+        below = parameter.minimum if parameter.exclusive_minimum else parameter.minimum - step
+        above = math.nextafter(parameter.maximum, math.inf) if parameter.type is float else parameter.maximum + 1
+        assert parameter.problem(parameter.type(below)) == (
+            f"must be greater than {parameter.minimum:g}"
+            if parameter.exclusive_minimum
+            else f"must be at least {parameter.minimum:g}"
+        )
+        assert parameter.problem(above) == f"must be at most {parameter.maximum:g}"
+
+    def test_only_a_number_is_a_number(self, parameter: Parameter):
+        for value in NOT_NUMBERS:
+            assert parameter.problem(value) is not None, value
+        for value in (math.nan, math.inf, -math.inf):
+            assert parameter.problem(value) is not None, value
+        if parameter.type is int:
+            assert parameter.problem(float(parameter.maximum or 0)) is not None
+
+    def test_null_where_it_has_a_meaning(self, parameter: Parameter):
+        assert (parameter.problem(None) is None) is parameter.nullable
+        assert not parameter.nullable or "null" in parameter.help
+
+    def test_its_default_and_its_range_are_said(self, parameter: Parameter):
+        assert parameter.problem(parameter.default) is None
+        assert f"{parameter.maximum:g}" in parameter.range_text
+
+
+@pytest.mark.parametrize("parameter", CHOICES, ids=lambda parameter: parameter.name)
+def test_a_choice_is_one_of_its_names(parameter: Parameter):
+    for choice in parameter.choices:
+        assert parameter.problem(choice) is None
+    for value in ("", parameter.choices[0].upper(), parameter.choices[0] + " ", 1, True, [], None):
+        assert parameter.problem(value) is not None, value
+    assert parameter.range_text == ", ".join(parameter.choices)
+
+
+def test_booleans_are_true_or_false():
+    for parameter in PARAMETERS.values():
+        if parameter.type is bool:
+            assert parameter.problem(True) is parameter.problem(False) is None
+            for value in (0, 1, "true", "yes", None, []):
+                assert parameter.problem(value) is not None, (parameter.name, value)
+            assert parameter.range_text == ""
+
+
+def test_lora_targets_are_some_of_the_projections():
+    targets = PARAMETERS["lora_targets"]
+
+    for value in (None, ["q_proj"], list(LORA_TARGETS), ("q_proj", "v_proj")):
+        assert targets.problem(value) is None
+    for value in ([], ["q"], ["q_proj", 7], "q_proj", {"q_proj": 1}, 7, [["q_proj"]], [None], ["q_proj", "q_proj"]):
+        assert targets.problem(value) is not None, value
+
+
+def test_every_default_is_in_its_range_and_every_parameter_explains_itself():
+    assert parameter_defaults() == {name: parameter.default for name, parameter in PARAMETERS.items()}
+    for parameter in PARAMETERS.values():
+        assert parameter.problem(parameter.default) is None
+        assert parameter.help.endswith(".")
+
+
+class TestReading:
+    def test_what_was_built_comes_back_as_it_was(self):
+        built = manifest(resume_from="/x/checkpoints")
+
+        assert parse_manifest(dump_manifest(built)) == built
+        assert list(yaml.safe_load(dump_manifest(built))) == list(built)
+
+    def test_text_of_all_kinds_comes_back(self):
+        built = manifest(dataset=DATASET | {"key": "größe-✓: #1 'x' \"y\" {z}"}, run_id="no")
+
+        assert parse_manifest(dump_manifest(built)) == built
+
+    def test_what_is_left_out_gets_its_default(self):
+        read = parse_manifest(yaml.safe_dump({"manifest_version": "1.0", "dataset": DATASET, "model": {"id": "x"}}))
+
+        assert read["training"] == parameter_defaults()
+        assert read["output"] == OUTPUT_DEFAULTS
+        assert (read["run_id"], read["resume_from"], read["model"]["path"]) == (None, None, None)
+
+    def test_another_place_for_an_output_is_kept(self):
+        assert parse_manifest(yaml.safe_dump(manifest(output={"model": "m"})))["output"] == OUTPUT_DEFAULTS | {"model": "m"}
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"manifest_version": "2.0"}, "manifest_version"),
+            ({"manifest_version": 1.0}, "manifest_version"),
+            ({"manifest_version": None}, "manifest_version"),
+            ({"run_id": 7}, "run_id"),
+            ({"resume_from": ["x"]}, "resume_from"),
+            ({"surplus": 1}, "surplus"),
+            ({7: 1}, "7"),
+            ({"dataset": None}, "dataset.key"),
+            ({"dataset": []}, "dataset"),
+            ({"dataset": DATASET | {"colour": "red"}}, "dataset.colour"),
+            ({"dataset": DATASET | {"format": "csv"}}, "dataset.format"),
+            ({"dataset": DATASET | {"path": 7}}, "dataset.path"),
+            ({"dataset": DATASET | {"path": None}}, "dataset.path"),
+            ({"dataset": DATASET | {"examples": "3"}}, "dataset.examples"),
+            ({"dataset": DATASET | {"examples": True}}, "dataset.examples"),
+            ({"model": {}}, "model.id"),
+            ({"model": {"id": "x", "weights": "y"}}, "model.weights"),
+            ({"model": "x"}, "model"),
+            ({"training": []}, "training"),
+            ({"training": {"learnin_rate": 1}}, "training.learnin_rate"),
+            ({"training": {"num_epochs": 0}}, "training.num_epochs"),
+            ({"training": {"num_epochs": None}}, "training.num_epochs"),
+            ({"output": {"logs": "x"}}, "output.logs"),
+            ({"output": {"model": 7}}, "output.model"),
+        ],
+    )
+    def test_every_key_that_is_wrong_is_named(self, changes: dict[Any, Any], problem: str):
+        problems = problems_of(manifest() | changes)
+
+        assert problem in problems
+        assert problem in str(ManifestError(problems))
+
+    def test_all_that_is_wrong_is_said_at_once(self):
+        wrong = manifest(manifest_version="9", dataset={"key": 1}, training={"seed": -1, "x": 1}, extra=1)
+
+        assert {"manifest_version", "dataset.key", "dataset.path", "training.seed", "training.x", "extra"} <= set(
+            problems_of(wrong)
+        )
+
+    @pytest.mark.parametrize(
+        "text", ["", "[]", "7", "text", "null", "- a", "{", "a: b: c", "\t", "!!python/object:os.system x", "a: *b"]
+    )
+    def test_what_is_no_mapping_is_no_manifest(self, text: str):
+        assert list(problems_of(text)) == ["manifest"]
+
+    def test_nesting_without_end_is_no_manifest(self):
+        assert list(problems_of("[" * 20_000)) == ["manifest"]
+
+    def test_a_file_that_cannot_be_read_is_said(self, tmp_path: Path):
+        for content in (None, b"\xff\xfe\x00"):
+            if content:
+                (tmp_path / "m.yaml").write_bytes(content)
+            with pytest.raises(ManifestError, match="cannot read"):
+                read_manifest(tmp_path / "m.yaml")
+        (tmp_path / "m.yaml").write_text(dump_manifest(manifest()))
+        assert read_manifest(tmp_path / "m.yaml") == manifest()
+
+
+def test_long_text_is_shown_in_part():
+    assert shortened("x" * 80) == "x" * 80
+    assert shortened("x" * 81) == "x" * 79 + "…"
+
+
+@effort(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["dataset", "model", "training", "output", "key", "seed"]) | st.integers(), inner, max_size=4
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_yaml_is_a_manifest_or_named_problems(value: Any):
+    problems = problems_of(value)  # never whole: it has no manifest_version
+
+    assert problems
+    assert all(isinstance(sentence, str) and sentence for sentence in problems.values())

@@ -4,7 +4,9 @@ from datetime import datetime
 from typing import Any
 
 from django import forms
+from django.contrib.auth.models import AbstractBaseUser
 
+from runs import filters
 from runs.manifest import PARAMETERS, Parameter
 from runs.models import RunMode, RunStatus
 from runs.requests import KEY_MAX_LENGTH, PRIORITY_RANGE, TIMEOUT_RANGE, InvalidRequest, RunRequest, clean_request
@@ -28,6 +30,18 @@ class MomentField(forms.CharField):
             raise forms.ValidationError(f"The date {error}") from error
 
 
+class FilterField(forms.CharField):
+    """Text in the filter language; its terms. A refusal knows the text and the place: ``params`` of the error."""
+
+    def clean(self, value: Any) -> list[filters.Term]:
+        text = super().clean(value)
+        try:
+            return filters.parse(text)
+        except filters.FilterError as error:
+            place = {"text": text, "position": error.position}
+            raise forms.ValidationError(error.problem, code="filter", params=place) from error
+
+
 class CursorField(forms.CharField):
     def to_python(self, value: Any) -> Cursor | None:  # type: ignore[override]
         text = super().to_python(value)
@@ -46,11 +60,13 @@ def _any(choices: list[tuple[str, str]], label: str) -> list[tuple[str, str]]:
 class HistoryFilter(forms.Form):
     """What a history page shows. Its query string is the saved view; names are those of the API."""
 
-    q = forms.CharField(
+    q = FilterField(
         label="Search",
         required=False,
         max_length=TEXT_MAX_LENGTH,
-        widget=forms.TextInput(attrs={"type": "search", "placeholder": "Dataset, model, note or run id"}),
+        widget=forms.TextInput(
+            attrs={"type": "search", "placeholder": "gemma status:failed loss<1.5 after:7d", "autocomplete": "off"}
+        ),
     )
     status = forms.ChoiceField(choices=_any([(value, value) for value in RunStatus.values], "any status"), required=False)
     mode = forms.ChoiceField(choices=_any([(value, value) for value in RunMode.values], "any mode"), required=False)
@@ -65,8 +81,8 @@ class HistoryFilter(forms.Form):
     FILTERS = ("q", "status", "mode", "dataset_key", "model_id", "tag", "owner", "after", "before")
     RARE = ("dataset_key", "model_id", "tag", "owner", "after", "before")
 
-    def selection(self) -> Selection:
-        """The selection of a valid form."""
+    def selection(self, *, by: AbstractBaseUser) -> Selection:
+        """The selection of a valid form; ``by`` is who looks."""
         given = self.cleaned_data
         return Selection(
             status=given["status"] or None,
@@ -75,10 +91,19 @@ class HistoryFilter(forms.Form):
             model_id=given["model_id"] or None,
             owner=given["owner"] or None,
             tag=given["tag"] or None,
-            text=given["q"] or None,
             after=given["after"],
             before=given["before"],
+            extra=filters.condition(given["q"], by=by),
         )
+
+    @property
+    def filter_error(self) -> dict[str, str] | None:
+        """Where the typed filter is wrong: the text up to there, the character there, and the rest."""
+        for error in self.errors.as_data().get("q", []):
+            if error.code == "filter" and error.params:
+                text, position = error.params["text"], error.params["position"]
+                return {"before": text[:position], "at": text[position : position + 1], "after": text[position + 1 :]}
+        return None
 
     @property
     def is_filtered(self) -> bool:

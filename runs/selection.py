@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,12 +12,12 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from runs.models import Run, RunQuerySet
 
-_RUN_ID_BEGINNING = re.compile(r"[0-9A-Fa-f]{4}[0-9A-Fa-f-]{0,32}")
+UUID_DIGITS = 32
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Filters; None means any. ``after`` ≤ created < ``before``."""
+    """Filters; None means any. ``after`` ≤ created < ``before``. ``extra``: what was typed (runs/filters.py)."""
 
     status: str | None = None
     dataset_key: str | None = None
@@ -26,7 +25,6 @@ class Selection:
     model_id: str | None = None
     owner: str | None = None
     tag: str | None = None
-    text: str | None = None
     after: datetime | None = None
     before: datetime | None = None
     extra: Q = field(default_factory=Q)
@@ -42,15 +40,15 @@ class Selection:
             runs = runs.filter(created_at__gte=self.after)
         if self.before is not None:
             runs = runs.filter(created_at__lt=self.before)
-        if self.text is not None:
-            runs = runs.filter(text_filter(self.text))
         return runs.filter(self.extra)
 
 
-def text_filter(text: str) -> Q:
-    """Free text: in the dataset key, the model, the notes or the message; or the beginning of a run id."""
-    found = Q(dataset_key__icontains=text) | Q(model_id__icontains=text) | Q(notes__icontains=text) | Q(message__icontains=text)
-    return found | Q(run_id__startswith=text.lower()) if _RUN_ID_BEGINNING.fullmatch(text) else found
+def runs_whose_id_begins(text: str) -> Q | None:
+    """Runs by the first digits of their id, as pages show it, by its index; None where ``text`` is no such beginning."""
+    digits = text.replace("-", "").lower()
+    if not 4 <= len(digits) <= UUID_DIGITS or set(digits) - set("0123456789abcdef"):
+        return None
+    return Q(run_id__range=(uuid.UUID(digits.ljust(UUID_DIGITS, "0")), uuid.UUID(digits.ljust(UUID_DIGITS, "f"))))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets.services import DatasetNotFound
+from runs import filters, services
 from runs import folder as run_folders
-from runs import services
 from runs.api.presentation import ROW_FIELDS, full_answer, short_answer
 from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
@@ -98,7 +98,7 @@ class RunList(APIView):
         offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
         cursor = reader.take("cursor", Cursor.decode)
         oldest_first = reader.take("order", parse_choice(["newest", "oldest"]), "newest") == "oldest"
-        selection = read_selection(reader)
+        selection = read_selection(reader, by=actor(request))
         reader.finish()
         runs = selection.apply(Run.objects.visible())
         runs = runs.order_by("created_at", "run_id") if oldest_first else runs.newest_first()
@@ -119,7 +119,8 @@ class RunList(APIView):
         return Response({"data": rows, "pagination": pagination})
 
 
-def read_selection(reader: QueryReader) -> Selection:
+def read_selection(reader: QueryReader, *, by: User) -> Selection:
+    terms = reader.take("q", lambda text: filters.parse(parse_text(text)), [])
     return Selection(
         status=reader.take("status", parse_choice(list(RunStatus.values))),
         mode=reader.take("mode", parse_choice(list(RunMode.values))),
@@ -127,9 +128,9 @@ def read_selection(reader: QueryReader) -> Selection:
         model_id=reader.take("model_id", parse_text),
         owner=reader.take("owner", parse_text),
         tag=reader.take("tag", parse_text),
-        text=reader.take("q", parse_text),
         after=reader.take("after", parse_moment),
         before=reader.take("before", parse_moment),
+        extra=filters.condition(terms, by=by),
     )
 
 

@@ -1,7 +1,9 @@
 """The history page: rows, filters, pages by cursor, refreshing, and what it costs."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -9,8 +11,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
+from runs.metrics import take_in_metrics
 from runs.models import Host, Run
-from runs.services import annotate_run, claim_run, finish_run, request_cancel, trash_run
+from runs.services import annotate_run, claim_run, finish_run, request_cancel, run_folder, trash_run
 from runs.tests.conftest import Script, Submit
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -109,7 +112,8 @@ def test_newest_first_and_older_pages_by_cursor_while_new_runs_arrive(local_clie
     "query",
     [
         "status=pending", "mode=local", "dataset_key=sums-v1", "model_id=google/gemma-2b-it", "tag=chosen", "owner=somebody",
-        "after=2026-03-01&before=2026-03-03", "q=GEMMA", "q=a+note+about+it", "q={id}", "q={short}",
+        "after=2026-03-01&before=2026-03-03", "q=GEMMA", "q=note:%22a+note+about+it%22", "q={id}", "q={short}", "q=chosen",
+        "q=model:gemma+dataset:SUMS+status:pending",
     ],
 )  # fmt: skip
 def test_each_filter_finds_its_run(local_client: Client, submit: Submit, staff: User, query: str) -> None:
@@ -187,7 +191,7 @@ def test_a_row_expands_to_its_essentials(local_client: Client, submit: Submit) -
 def test_hostile_text_is_shown_as_text(local_client: Client, submit: Submit) -> None:
     run = submit(notes=HOSTILE, tags=[HOSTILE[:60]])
     Run.objects.filter(pk=run.pk).update(dataset_key=HOSTILE, model_id=HOSTILE, message=HOSTILE)
-    page = local_client.get("/", {"q": HOSTILE}).content.decode()
+    page = local_client.get("/", {"q": '"' + HOSTILE.replace('"', r"\"") + '"'}).content.decode()
     assert Rows(page).ids == [str(run.pk)]
     assert "<script>alert" not in page
     assert "<img" not in page
@@ -201,7 +205,7 @@ def test_costs_the_same_queries_for_any_number_of_rows(
     for number in range(count):
         annotate_run(run=(run := submit()), by=run.owner, tags=(f"tag-{number}",))
     local_client.get("/")  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(2):  # the runs, their tags
+    with django_assert_num_queries(3):  # the runs, their tags, their losses
         assert len(ids(local_client)) == count
 
 
@@ -215,3 +219,42 @@ def test_times_are_absolute_in_the_title(local_client: Client, submit: Submit) -
     assert 'datetime="2026-03-04T05:06:07.000Z" title="2026-03-04 05:06:07 UTC"' in page
     assert "3 min 05 s" in page
     UUID(Rows(page).ids[0])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_words_cost_two_queries_more(
+    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+) -> None:
+    for _ in range(count):
+        submit()
+    local_client.get("/")
+    with django_assert_num_queries(5):  # the names of datasets and of models, then as without
+        assert len(ids(local_client, "?q=llama+sums")) == count
+
+
+def test_a_filter_with_a_mistake_points_at_it(local_client: Client) -> None:
+    response = local_client.get("/", {"q": "llama statsu:failed"})
+    page = response.content.decode()
+    assert response.status_code == 422
+    assert 'data-testid="caret">llama <mark>s</mark>tatsu:failed</pre>' in page
+    assert "&#x27;statsu&#x27; is no filter" in page
+    assert 'value="llama statsu:failed"' in page
+
+
+def test_date_ranges_replace_each_other_and_can_be_left(local_client: Client) -> None:
+    page = local_client.get("/", {"q": "gemma after:7d", "status": "failed"}).content.decode()
+    assert 'href="?q=gemma+after%3A24h&amp;status=failed"' in page
+    assert 'href="?q=gemma&amp;status=failed" aria-current="true"' in page
+
+
+def test_the_loss_is_drawn_in_the_row(local_client: Client, submit: Submit, output_root: Path) -> None:
+    run, other = submit(), submit()
+    folder = run_folder(run)
+    folder.mkdir(parents=True)
+    points = [{"time": 1.0, "step": step, "values": {"loss": value}} for step, value in ((0, 4.0), (1, 2.0), (2, 3.0))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    take_in_metrics(run, folder)
+    response = local_client.get("/")
+    assert response.context["sparklines"] == {run.pk: "1.0,1.0 40.0,19.0 79.0,10.0"}
+    assert '<polyline points="1.0,1.0 40.0,19.0 79.0,10.0"/>' in response.content.decode()
+    assert str(other.pk) in response.content.decode()

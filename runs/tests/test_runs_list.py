@@ -235,9 +235,18 @@ class TestFilters:
         run = make(dataset_key="gsm8k-v1", model_id="HuggingFaceTB/SmolLM2", notes="for the 100% case", message="loss_is_fine")
         make()
 
-        for text in ("GSM8K", "smollm", "100%", "loss_is", str(run.run_id), str(run.run_id)[:8], str(run.run_id)[:13].upper()):
+        for text in (
+            "GSM8K",
+            "smollm",
+            "note:100%",
+            "note:loss_is",
+            "gsm note:fine",
+            str(run.run_id),
+            str(run.run_id)[:8],
+            str(run.run_id)[:13].upper(),
+        ):
             assert ids(api.get(URL, {"q": text}).json()) == [str(run.run_id)], text
-        for text in ("100_", "loss%fine", "nothing", "'", "\\"):
+        for text in ("note:100_", "note:loss%fine", "nothing", "100%", "gsm nothing", "'", "\\"):
             assert ids(api.get(URL, {"q": text}).json()) == [], text
 
     def test_by_date_range(self, api: APIClient, make: MakeRun):

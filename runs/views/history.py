@@ -1,5 +1,8 @@
 """The history: every run, newest first, in pages that cost the same at any depth."""
 
+import re
+from dataclasses import dataclass
+
 from django.contrib.auth.decorators import login_required
 from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse
@@ -10,6 +13,8 @@ from django.views.decorators.vary import vary_on_headers
 from runs.forms import HistoryFilter
 from runs.models import Run, RunTag
 from runs.selection import Cursor
+from runs.sparklines import read_sparklines
+from runs.views.actions import person
 
 PAGE_SIZE = 20
 # What a row and its essentials show; logs and results stay where they are.
@@ -18,6 +23,25 @@ ROW_FIELDS = (
     "duration_seconds", "message", "config", "notes", "pinned", "attempt", "retry_of", "step", "total_steps", "last_loss",
     "owner__username", "trashed_at",
 )  # fmt: skip
+RANGES = (("Last 24 h", "after:24h"), ("Last 7 days", "after:7d"), ("This week", "after:week"), ("This month", "after:month"))
+_AFTER = re.compile(r"(?:^|\s)after:\S+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DateRange:
+    """A link: ``query`` is the search text with this range instead of another, or without it where it is chosen."""
+
+    label: str
+    query: str
+    chosen: bool
+
+
+def date_ranges(query: str) -> list[DateRange]:
+    rest = " ".join(_AFTER.sub(" ", query).split())
+    chosen = {word.lower() for word in query.split()}
+    return [
+        DateRange(label, rest if term in chosen else f"{rest} {term}".strip(), chosen=term in chosen) for label, term in RANGES
+    ]
 
 
 @require_GET
@@ -26,9 +50,9 @@ ROW_FIELDS = (
 def history(request: HttpRequest) -> HttpResponse:
     """The page, or for htmx only the part that changes."""
     form = HistoryFilter(request.GET)
-    context = {"form": form, "runs": [], "next_cursor": None}
+    context = {"form": form, "runs": [], "next_cursor": None, "ranges": date_ranges(request.GET.get("q", ""))}
     if valid := form.is_valid():
-        selected = form.selection().apply(Run.objects.visible()).newest_first()
+        selected = form.selection(by=person(request)).apply(Run.objects.visible()).newest_first()
         if cursor := form.cleaned_data["cursor"]:
             selected = cursor.apply(selected)
         tags = Prefetch("tags", RunTag.objects.all())
@@ -37,6 +61,7 @@ def history(request: HttpRequest) -> HttpResponse:
         more = len(rows) > PAGE_SIZE
         context |= {
             "runs": runs,
+            "sparklines": read_sparklines(run.run_id for run in runs),
             "active": any(run.is_active for run in runs),
             "next_cursor": Cursor(runs[-1].created_at, runs[-1].run_id).encode() if more else None,
         }

@@ -85,3 +85,9 @@ def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> st
         so_far = max(0.0, (timezone.now() - since).total_seconds())
         return format_html('<span data-since="{}">{}</span>', since.astimezone(UTC).isoformat(), duration(float(int(so_far))))
     return duration(seconds)
+
+
+@register.filter
+def of(table: dict[Any, Any], key: Any) -> Any:
+    """``table[key]``, or nothing."""
+    return table.get(key, "")

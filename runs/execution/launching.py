@@ -219,29 +219,39 @@ def _start(run: Run, lock: int) -> None:
     (folder / run_folders.MANIFEST).write_text(manifest, encoding="utf-8")
     run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder))
     note_keeper(run)
-    try:
-        starter = subprocess.run(
-            keeper.command(folder, lock),
-            pass_fds=[lock],
-            env=trainer_environment(run),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            check=False,
-            timeout=KEEPER_START_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        logger.warning("run %s: its keeper said nothing for %g s", run.run_id, KEEPER_START_SECONDS)
-        return
-    if starter.returncode < 0:  # killed on the way: lock and files tell the attendant whether the run has its keeper
+    # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not what we believe.
+    starter = subprocess.Popen(
+        keeper.command(folder, lock),
+        pass_fds=[lock],
+        env=trainer_environment(run),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    said = _wait_for_start(run, starter)
+    if starter.returncode < 0:  # killed on the way: perhaps the run has its keeper, perhaps not; the attendant finds out
         logger.warning("run %s: the start of its keeper was killed by signal %s", run.run_id, -starter.returncode)
         return
     if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
-        said = starter.stderr.decode("utf-8", "replace").strip().splitlines()
+        lines = said.decode("utf-8", "replace").strip().splitlines()
         raise RuntimeError(
-            f"its keeper did not start (exit code {starter.returncode}): {said[-1] if said else 'no reason given'}"
+            f"its keeper did not start (exit code {starter.returncode}): {lines[-1] if lines else 'no reason given'}"
         )
     note_process(run, folder)
+
+
+def _wait_for_start(run: Run, starter: "subprocess.Popen[bytes]") -> bytes:
+    """Wait for the first process of a keeper; what it said. One that takes too long is killed."""
+    with starter:
+        try:
+            return starter.communicate(timeout=KEEPER_START_SECONDS)[1]
+        except (OSError, subprocess.SubprocessError) as error:  # the keeper may have taken the run all the same
+            logger.warning("run %s: no word of its keeper: %s", run.run_id, error)
+            starter.kill()
+        except BaseException:
+            starter.kill()
+            raise
+    return b""
 
 
 def note_process(run: Run, folder: Path) -> None:

@@ -55,6 +55,7 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
     if arguments.disk and not built.small_disk:
         print("chaos: no disk can be mounted here, so none is filled")
     built.open()
+    print(f"chaos: clock of {built.hosts[-1]} is off by {built.skew} s" if built.skew else "chaos: no clock is off", flush=True)
     make_datasets(built)
     load = Load(built, arguments.seed, arguments.runs or int(arguments.minutes * 100) or 1, real=arguments.real)
     monkey = Monkey(built, arguments.seed, arguments.pace)

@@ -26,13 +26,12 @@ from tunixrt.tests.postgres import PostgresServer
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
 MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
-FAKETIME_LIBRARIES = (
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-)
+SKEW_SOURCE = Path(__file__).with_name("skew.c")
 OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+YOUNG_SECONDS = 6.0
+SKEW_SECONDS = 90
 
 Value = TypeVar("Value")
 
@@ -62,7 +61,7 @@ class Service:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     down_until: float | None = None  # monotonic: when the caretaker may start it again
-    starts: int = 0
+    started_at: float = 0.0  # monotonic
 
     def start(self) -> None:
         with self.log.open("ab") as output:
@@ -76,7 +75,12 @@ class Service:
                 start_new_session=True,
             )
         self.down_until = None
-        self.starts += 1
+        self.started_at = time.monotonic()
+
+    @property
+    def young(self) -> bool:
+        """Just started: hit it only now and then, or nothing but starts happens on a slow machine."""
+        return time.monotonic() - self.started_at < YOUNG_SECONDS
 
     @property
     def running(self) -> bool:
@@ -114,6 +118,7 @@ class House:
         self.postgres_down_until: float | None = None
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
+        self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._caring = threading.Event()
@@ -139,6 +144,11 @@ class House:
         self._manage("migrate", "--verbosity", "0")
         for host in self.hosts:
             self._add(f"attend-{host}", ["manage.py", "attend"], host)
+        if len(self.hosts) > 1 and (library := self._skew_library()):
+            self.skew = SKEW_SECONDS
+            # keepers and trainers have an environment of their own and the right time
+            skewed = {"LD_PRELOAD": library, "TUNIXRT_CHAOS_SKEW": str(self.skew)}
+            self.services[f"attend-{self.hosts[-1]}"].environment |= skewed
         self._add("web", ["manage.py", "web"], "alpha")
         for service in self.services.values():
             service.start()
@@ -175,6 +185,15 @@ class House:
         if role != "harness":
             environment[MARK] = f"{self.folder}:{role}"
         return environment
+
+    def _skew_library(self) -> str | None:
+        """The shim that shifts the wall clock; None where no C compiler is."""
+        library = self.folder / "skew.so"
+        try:
+            made = subprocess.run(["cc", "-shared", "-fPIC", "-o", library, SKEW_SOURCE, "-ldl"], check=False)
+        except OSError:
+            return None
+        return str(library) if made.returncode == 0 else None
 
     def _manage(self, *arguments: str) -> None:
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self._environment("alpha"), check=True)
@@ -262,7 +281,7 @@ class House:
         found = []
         for path in self.output_root.glob(f"*/{run_folders.KEEPER}"):
             if not (path.parent / run_folders.EXIT).exists() and "keeper" in (pair := keeper_and_trainer(path.parent)):
-                found.append((path.parent.name, pair))
+                found.append((str((run_folders.read_keeper(path.parent) or {}).get("run_id")), pair))
         return sorted(found, key=lambda item: item[0])
 
     # --- the disk
@@ -381,10 +400,6 @@ def read_journal(workshop: Path, run_id: str) -> dict[str, Any]:
 
 def write_plan(workshop: Path, plan: dict[str, Any]) -> None:
     (workshop / "plans" / f"{plan['seed']}.json").write_text(json.dumps(plan))
-
-
-def faketime_library() -> str | None:
-    return next((path for path in FAKETIME_LIBRARIES if os.path.exists(path)), None)
 
 
 def _free_port() -> int:

@@ -156,6 +156,8 @@ class Load:
         if draw.random() < NAMED_SHARE:
             body["client_request_id"] = f"chaos-{seed}"
             submission.at_once = 3 if draw.random() < TWICE_SHARE else 1
+            if not body["dry_run"] and draw.random() < 0.3:
+                body["output_dir"] = f"named-{seed}"
         return submission
 
     def _make_real(self, submission: Submission) -> None:

@@ -120,6 +120,9 @@ class Monkey:
     def _host(self) -> str:
         return self.random.choice(self.house.hosts)
 
+    def _spared(self, name: str) -> bool:
+        return self.house.services[name].young and self.random.random() < 0.8
+
     def _outage(self) -> float:
         """Seconds until the service manager starts it again: mostly at once."""
         return self.random.choice((0.0, 0.0, 0.0, 0.5, 2.0, 6.0))
@@ -177,7 +180,7 @@ class Monkey:
 
     def task_cluster(self) -> Deed | None:
         host = self._host()
-        return self._kill_all("whole cluster", self.house.cluster(host), host)
+        return None if self._spared(f"attend-{host}") else self._kill_all("whole cluster", self.house.cluster(host), host)
 
     def term_task_group(self) -> Deed | None:
         host = self._host()
@@ -196,13 +199,15 @@ class Monkey:
     def attendant_and_cluster(self) -> Deed | None:
         """As a container or a whole machine's service would go; keepers are in sessions of their own."""
         host = self._host()
+        if self._spared(f"attend-{host}"):
+            return None
         self.house.services[f"attend-{host}"].down_until = time.monotonic() + (seconds := self._outage())
         return self._kill_all("attendant and cluster", self.house.family(f"attend-{host}"), f"{host}, back after {seconds:g} s")
 
     def term_attendant(self) -> Deed | None:
         name = f"attend-{self._host()}"
         service = self.house.services[name]
-        if not service.running or service.process is None:
+        if not service.running or service.process is None or self._spared(service.name):
             return None
         service.process.terminate()
         return Deed(time.time(), "attendant SIGTERM", name)
@@ -211,7 +216,7 @@ class Monkey:
         """One too many: it has to wait for its turn, and takes over when the first is killed."""
         host = self._host()
         service = self.house.services[f"attend-{host}"]
-        if service.process is None:
+        if service.process is None or self._spared(service.name):
             return None
         first = service.process
         service.start()
@@ -223,7 +228,7 @@ class Monkey:
 
     def _kill_service(self, name: str, kind: str) -> Deed | None:
         service = self.house.services[name]
-        if not service.running:
+        if not service.running or self._spared(name):
             return None
         seconds = self._outage()
         at = time.time()
@@ -232,12 +237,14 @@ class Monkey:
 
     def web(self) -> Deed | None:
         """The whole server, as a service manager's control group would end it."""
+        if self._spared("web"):
+            return None
         self.house.services["web"].down_until = time.monotonic() + (seconds := self._outage())
         return self._kill_all("web server", self.house.family("web"), f"back after {seconds:g} s")
 
     def term_web(self) -> Deed | None:
         service = self.house.services["web"]
-        if not service.running or service.process is None:
+        if not service.running or service.process is None or self._spared(service.name):
             return None
         service.process.terminate()
         return Deed(time.time(), "web server SIGTERM", "web")

@@ -106,7 +106,7 @@ class Proof:
         asked: Counter[str] = Counter()
         for run_id, acts in self.acts.items():
             run = self.runs[run_id]
-            ended = self._ended_at(run)
+            ended = self.ended_at(run)
             for act in acts:
                 kind = "delete" if act.what.startswith("DELETE") else act.what.rsplit("/", 1)[1]
                 if act.code not in (200, 202, 404, 409, 503, None):
@@ -125,9 +125,16 @@ class Proof:
 
     # --- one run
 
-    def _ended_at(self, run: Any) -> float | None:
-        moments = [event.at.timestamp() for event in run.events.all() if event.new in ENDED]
+    def ended_at(self, run: Any) -> float | None:
+        """When the table said so, by the right clock."""
+        moments = [event.at.timestamp() - self._skew(run, event) for event in run.events.all() if event.new in ENDED]
         return moments[-1] if moments else None
+
+    def _skew(self, run: Any, event: Any) -> float:
+        """Seconds that the clock was off of whoever wrote this event."""
+        wrong = self.house.hosts[-1]
+        its_own = run.host is not None and run.host.name == wrong and event.by in ("attendant", "queue", "launcher")
+        return float(self.house.skew) if its_own or event.by == wrong else 0.0
 
     def _check_life(self, run: Any) -> None:
         from runs.lifecycle import TRANSITIONS  # noqa: PLC0415
@@ -166,13 +173,13 @@ class Proof:
         return self.monkey.to_run(str(run.pk), *kinds)
 
     def _disk_was_full(self, run: Any) -> bool:
-        end = self._ended_at(run) or float("inf")
+        end = self.ended_at(run) or float("inf")
         return bool(self.monkey.around(run.created_at.timestamp(), end, "disk full"))
 
     def _host_was_away(self, run: Any) -> bool:
         """Its attendant was down; only then may another host have judged it lost."""
         host = run.host.name if run.host else ""
-        start, end = run.created_at.timestamp() - 60, self._ended_at(run) or float("inf")
+        start, end = run.created_at.timestamp() - 60, self.ended_at(run) or float("inf")
         return any(host in deed.what for deed in self.monkey.around(start, end) if deed.kind.startswith("attendant"))
 
     def _check_end(self, run: Any) -> None:
@@ -358,7 +365,7 @@ class Proof:
                 f"    {event.at.timestamp():.2f} {event.old or '-'} → {event.new or '-'} {event.reason} ({event.by})"
                 for event in run.events.all()
             ]
-            start, end = run.created_at.timestamp() - 1, (self._ended_at(run) or run.created_at.timestamp()) + 2
+            start, end = run.created_at.timestamp() - 1, (self.ended_at(run) or run.created_at.timestamp()) + 2
             lines += [f"    {deed}" for deed in self.monkey.around(start, end)]
             lines += [
                 f"    {act.sent:.2f}–{act.answered:.2f} {act.what} → {act.code} {act.status or ''}"

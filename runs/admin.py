@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
@@ -22,6 +22,7 @@ from runs import services
 from runs.execution import attending
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
 from runs.requests import PRIORITY_RANGE, InvalidRequest
+from runs.selection import runs_whose_id_begins
 from runs.services import RuntimeUnavailable, StateConflict
 from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
 from tunixrt.templatetags.display import duration, when
@@ -29,7 +30,6 @@ from tunixrt.templatetags.display import duration, when
 ACTION_MAX = 500  # runs one action takes at once
 REFUSALS = (StateConflict, InvalidRequest, DatasetNotFound, RuntimeUnavailable, OSError)
 HEAVY = ("stdout", "stderr", "config", "summary", "process", "notes", "message")
-UUID_DIGITS = 32
 
 
 def status_badge(status: str) -> SafeString:
@@ -38,14 +38,6 @@ def status_badge(status: str) -> SafeString:
 
 def run_link(run_id: uuid.UUID) -> SafeString:
     return format_html('<a href="{}">{}</a>', reverse("admin:runs_run_change", args=[run_id]), run_id)
-
-
-def runs_whose_id_begins(text: str) -> Q | None:
-    """Runs by the first digits of their id, as pages show it; None where ``text`` is no such beginning."""
-    digits = text.replace("-", "").lower()
-    if not 4 <= len(digits) <= UUID_DIGITS or set(digits) - set("0123456789abcdef"):
-        return None
-    return Q(run_id__range=(uuid.UUID(digits.ljust(UUID_DIGITS, "0")), uuid.UUID(digits.ljust(UUID_DIGITS, "f"))))
 
 
 class TrashFilter(admin.SimpleListFilter):
@@ -187,21 +179,21 @@ class RunAdmin(ReadOnlyAdmin):
             try:
                 act(run, request.user)
             except REFUSALS as refusal:
-                refusals.append(f"{entry.object_id[:8]}: {refusal}")
+                refusals.append(f"{str(run.pk)[:8]}: {refusal}")
                 continue
             count += 1
             entry.save()
         if count:
             self.message_user(request, f"{count} run{'' if count == 1 else 's'} {done}.", messages.SUCCESS)
-        for refusal in refusals[:10]:
-            self.message_user(request, refusal, messages.WARNING)
+        for sentence in refusals[:10]:
+            self.message_user(request, sentence, messages.WARNING)
         if len(refusals) > 10:
             self.message_user(request, f"… and {len(refusals) - 10} more.", messages.WARNING)
 
     @staticmethod
     def _log_entry(request: HttpRequest, run: Run, what: str) -> LogEntry:
         return LogEntry(
-            user_id=request.user.pk,
+            user_id=cast(User, request.user).pk,
             content_type_id=get_content_type_for_model(run).pk,
             object_id=str(run.pk),
             object_repr=str(run)[:200],

@@ -3,6 +3,8 @@
 from django.urls import path
 
 from runs.views.actions import annotate, cancel, pin, retry, trash
+from runs.views.chosen import chosen
+from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.history import history
 from runs.views.start import start
@@ -11,6 +13,9 @@ app_name = "runs"
 urlpatterns = [
     path("", history, name="history"),
     path("runs/new", start, name="start"),
+    path("runs/chosen", chosen, name="chosen"),
+    path("runs/compare", compare, name="compare"),
+    path("runs/compare.csv", compare_csv, name="compare_csv"),
     path("runs/<uuid:run_id>", detail, name="detail"),
     path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
     path("runs/<uuid:run_id>/retry", retry, name="retry"),

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -46,10 +46,14 @@ def run_action(action: Action) -> Callable[[HttpRequest, UUID], HttpResponse]:
 
 def go_back(request: HttpRequest, run: Run) -> HttpResponseRedirect:
     """To the page of ours that the form named, else to the run."""
-    target = request.POST.get("next", "")
-    if not target.startswith("/") or not url_has_allowed_host_and_scheme(target, allowed_hosts=None):
-        target = reverse("runs:detail", args=[run.pk])
-    return HttpResponseRedirect(target)
+    return HttpResponseRedirect(target_of(request.POST, reverse("runs:detail", args=[run.pk])))
+
+
+def target_of(given: QueryDict, otherwise: str) -> str:
+    """The address of ours that ``next`` names."""
+    target = given.get("next", "")
+    ours = target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None)
+    return target if ours else otherwise
 
 
 def short(run: Run) -> str:

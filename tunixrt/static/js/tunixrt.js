@@ -57,8 +57,9 @@ document.addEventListener("visibilitychange", () => {
 let kept = null;
 document.addEventListener("htmx:beforeSwap", (event) => {
   const part = event.detail.target;
-  kept = { open: new Map(), scroll: new Map() };
+  kept = { open: new Map(), scroll: new Map(), ticked: [], focus: part.contains(document.activeElement) ? document.activeElement.id : "" };
   for (const details of part.querySelectorAll("details[id]")) kept.open.set(details.id, details.open);
+  for (const box of part.querySelectorAll("input[type=checkbox][id]:checked")) kept.ticked.push(box.id);
   for (const box of part.querySelectorAll("[data-follow][id]")) {
     const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 8;
     kept.scroll.set(box.id, atEnd ? Infinity : box.scrollTop);
@@ -70,11 +71,17 @@ document.addEventListener("htmx:afterSwap", () => {
     const details = document.getElementById(id);
     if (details) details.open = open;
   }
+  for (const id of kept.ticked) {
+    const box = document.getElementById(id);
+    if (box) box.checked = true;
+  }
+  if (kept.focus) document.getElementById(kept.focus)?.focus({ preventScroll: true });
   for (const [id, top] of kept.scroll) {
     const box = document.getElementById(id);
     if (box) box.scrollTop = top === Infinity ? box.scrollHeight : top;
   }
   kept = null;
+  document.dispatchEvent(new Event("tunixrt:refreshed"));
 });
 document.addEventListener("htmx:load", (event) => {
   enhance(event.detail.elt);

@@ -1,0 +1,92 @@
+"""What two to twenty runs have in common and what not: requests, results, datasets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets.models import Dataset
+from runs.models import MetricSeries, Run
+
+RUNS_MIN, RUNS_MAX = 2, 20
+# Of the request, what says how a run is handled and nothing about what comes out.
+_HANDLING = ("client_request_id", "dry_run", "notes", "output_dir", "priority", "tags", "timeout_seconds", "webhook_url")
+# label, key of the run's summary, whether less is better (None: neither)
+_RESULTS = (
+    ("Exact match before", "exact_match_before", None),
+    ("Exact match after", "exact_match_after", False),
+    ("Held-out loss before", "eval_loss_before", None),
+    ("Held-out loss after", "eval_loss_after", True),
+    ("Steps", "steps", None),
+    ("Tokens", "tokens", None),
+    ("Tokens/s", "tokens_per_second", False),
+)
+_SERIES = (("Loss first", "loss", "first", None), ("Loss last", "loss", "last", True), ("Loss lowest", "loss", "minimum", True))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing of every run, in the order of the runs. ``best``: the places of the best ones."""
+
+    label: str
+    values: list[Any]
+    best: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    runs: list[Run]
+    configuration: list[Line]
+    results: list[Line]
+    fingerprints: list[str]
+    same_data: bool
+
+
+def compare_runs(runs: Sequence[Run]) -> Comparison:
+    """Two queries, however many runs."""
+    runs = list(runs)
+    series = {
+        (row["run"], row["name"]): row
+        for row in MetricSeries.objects.filter(run__in=runs, name="loss").values("run", "name", "first", "last", "minimum")
+    }
+    known = dict(
+        Dataset.objects.filter(dataset_key__in={run.dataset_key for run in runs}).values_list("dataset_key", "fingerprint")
+    )
+    fingerprints = [known.get(run.dataset_key, "") for run in runs]
+    results = [
+        _line(label, [(series.get((run.pk, name)) or {}).get(key) for run in runs], less) for label, name, key, less in _SERIES
+    ]
+    results += [_line(label, [_number(run.summary.get(key)) for run in runs], less) for label, key, less in _RESULTS]
+    results.append(_line("Duration (s)", [run.duration_seconds for run in runs], None))
+    return Comparison(
+        runs=runs,
+        configuration=differences(runs),
+        results=[line for line in results if any(value is not None for value in line.values)],
+        fingerprints=fingerprints,
+        same_data=len(set(fingerprints)) == 1 and "" not in fingerprints,
+    )
+
+
+def differences(runs: Sequence[Run]) -> list[Line]:
+    """The fields of the requests in which the runs are not all the same."""
+    names = dict.fromkeys(name for run in runs for name in ("mode", "dataset_key", "model_id", *run.config))
+    lines = []
+    for name in names:
+        if name in _HANDLING:
+            continue
+        values = [getattr(run, name) if name in ("mode", "dataset_key", "model_id") else run.config.get(name) for run in runs]
+        if any(value != values[0] for value in values):
+            lines.append(Line(name, [", ".join(map(str, value)) if isinstance(value, list) else value for value in values]))
+    return lines
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _line(label: str, values: list[float | None], less_is_better: bool | None) -> Line:
+    """The best are marked where there is something to choose between."""
+    numbers = [value for value in values if value is not None]
+    if less_is_better is None or len(set(numbers)) < 2:
+        return Line(label, values)
+    best = min(numbers) if less_is_better else max(numbers)
+    return Line(label, values, frozenset(place for place, value in enumerate(values) if value == best))

@@ -14,6 +14,8 @@ from tunixrt.tests.plugin import ROOT
 
 DOCUMENT = (ROOT / "docs" / "settings.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
+# An environment with nothing set but what Python, and its coverage, need.
+BARE = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
 
@@ -88,7 +90,7 @@ def load(variables: dict[str, str], tmp_path: Path, show: str = "'loaded'") -> s
     return subprocess.run(
         [sys.executable, "-c", f"from tunixrt import settings; print({show})"],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "TUNIXRT_ENV_FILE": "/dev/null", "TUNIXRT_VAR_DIR": str(tmp_path / "var"), **variables},
+        env=BARE | {"TUNIXRT_ENV_FILE": "/dev/null", "TUNIXRT_VAR_DIR": str(tmp_path / "var")} | variables,
         capture_output=True,
         text=True,
         check=False,

@@ -244,6 +244,7 @@ def _refuse_unknown_computation(family: str, values: Mapping[str, Any]) -> None:
             raise UnsupportedModel(f"config.json: {key} {_shown(values[key])} is not supported for {family} models")
     if "quantization_config" in values:
         raise UnsupportedModel("the weights are quantized (quantization_config in config.json); use the unquantized checkpoint")
+    expected: tuple[str, ...]
     if family == "gemma":
         # transformers ignored hidden_act for Gemma 1 for years; the models were made with the tanh form, whatever it says.
         activation = values.get("hidden_activation") or values.get("hidden_act", "gelu")
@@ -374,10 +375,10 @@ def _layer_tensors(a: Architecture, layer: int) -> list[Tensor]:
             table.append(_plain(f"{prefix}self_attn.{letter}_norm.weight", (*at, "attn", word, "scale"), (a.head_dim,)))
     for projection in ("gate_proj", "up_proj", "down_proj"):
         shape = (a.hidden, a.intermediate) if projection == "down_proj" else (a.intermediate, a.hidden)
-        name, path = f"{prefix}mlp.{projection}.weight", (*at, "mlp", projection, "kernel")
-        table.append(_plain(name, path, shape, axes=(1, 0), projection=projection))
-    for name, path in _norm_names(a):
-        table.append(_plain(f"{prefix}{name}.weight", (*at, *path), (a.hidden,)))
+        kernel = (*at, "mlp", projection, "kernel")
+        table.append(_plain(f"{prefix}mlp.{projection}.weight", kernel, shape, axes=(1, 0), projection=projection))
+    for norm, place in _norm_names(a):
+        table.append(_plain(f"{prefix}{norm}.weight", (*at, *place), (a.hidden,)))
     return table
 
 

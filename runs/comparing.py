@@ -44,7 +44,7 @@ class Comparison:
 def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Two queries, however many runs."""
     runs = list(runs)
-    series = {
+    series: dict[tuple[Any, str], dict[str, Any]] = {
         (row["run"], row["name"]): row
         for row in MetricSeries.objects.filter(run__in=runs, name="loss").values("run", "name", "first", "last", "minimum")
     }

@@ -13,7 +13,7 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from runs.architectures import Architecture, Tensor, UnsupportedModel, read_architecture, tensors
 
@@ -246,7 +246,7 @@ def _entry(file: Path, name: str, value: Any, offset: int) -> Entry:
     return Entry(file, dtype, tuple(shape), offset + span[0], offset + span[1])
 
 
-def _are_sizes(value: Any) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return (
         isinstance(value, list)
         and len(value) <= 16

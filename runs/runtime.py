@@ -42,7 +42,7 @@ def tunix_command() -> list[str]:
 
 def local_runtime() -> Runtime:
     """The runtime of this host; remembered for half a minute where a process has to be asked."""
-    if not settings.TUNIX_COMMAND and settings.TUNIX_PYTHON == sys.executable:
+    if not settings.TUNIX_COMMAND and sys.executable == settings.TUNIX_PYTHON:
         version = _installed_version()
     else:
         version = _asked_version()

@@ -38,7 +38,13 @@ LOG_BYTES = 1 << 16
 OPENING = b"retry: 2000\n\n"
 HEARTBEAT = b":\n\n"
 DELETED = "deleted"
-_RANKS = {RunStatus.PENDING: 0, RunStatus.RUNNING: 1, RunStatus.CANCELLING: 2, **dict.fromkeys(TERMINAL, 3), DELETED: 4}
+_RANKS: dict[str, int] = {
+    RunStatus.PENDING: 0,
+    RunStatus.RUNNING: 1,
+    RunStatus.CANCELLING: 2,
+    **dict.fromkeys(TERMINAL, 3),
+    DELETED: 4,
+}
 _ENDED = 3
 _STATE_FIELDS = (
     "run_id", "status", "message", "exit_code", "queued_at", "started_at", "completed_at", "duration_seconds",

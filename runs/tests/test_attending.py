@@ -16,7 +16,7 @@ from runs.execution.attending import attend, attend_run, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
-from runs.processes import processes_of_run, read_process
+from runs.processes import boot_id, processes_of_run, read_process
 from runs.services import claim_run, run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
@@ -122,9 +122,8 @@ class TestKilled:
     def test_the_training(self, submit: Submit, scripted: Script):
         scripted(["touch", "begun"], ["sleep", 60])
         run = started(submit)
-        pid = int(
-            wait_for(lambda: (run_folder(run) / "begun").exists() and (run_folder(run) / "begun").read_text(), "the training")
-        )
+        begun = run_folder(run) / "begun"
+        pid = int(wait_for(lambda: begun.read_text() if begun.exists() else None, "the training"))
 
         os.kill(pid, 9)
         wait_for(lambda: attend() == 0, "the end")
@@ -167,7 +166,7 @@ class TestKilled:
             recorded = {"pid": stranger.pid, "start_time": 1}
             files.write_json(
                 folder / files.KEEPER,
-                {"version": 1, "run_id": str(run.run_id), "boot_id": files.boot_id(), "keeper": recorded, "trainer": recorded},
+                {"version": 1, "run_id": str(run.run_id), "boot_id": boot_id(), "keeper": recorded, "trainer": recorded},
             )
 
             attend()

@@ -60,7 +60,7 @@ class Reading:
         return "".join(event.data["text"] for event in list(self.events) if event.name == name)
 
     def wait_for(self, name: str, count: int = 1) -> Event:
-        return wait_for(lambda: (self.named(name)[count - 1 :] or [None])[0], f"event {name} no. {count}")
+        return wait_for(lambda: next(iter(self.named(name)[count - 1 :]), None), f"event {name} no. {count}")
 
     def named(self, name: str) -> list[Event]:
         return [event for event in list(self.events) if event.name == name]

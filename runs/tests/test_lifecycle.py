@@ -21,7 +21,7 @@ ARROWS = {
     ("cancelling", "cancelled"), ("cancelling", "completed"), ("cancelling", "failed"), ("cancelling", "timeout"),
 }  # fmt: skip
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-MakeRun = Callable[[str], Run]
+MakeRun = Callable[..., Run]
 
 
 @pytest.fixture

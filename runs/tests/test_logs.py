@@ -30,7 +30,7 @@ def read(api: APIClient, run: Run, **query: object) -> dict:
 
 def download(api: APIClient, run: Run, stream: str = "stdout", **headers: str):
     answer = api.get(url(run, f"/{stream}"), headers={key.replace("_", "-"): value for key, value in headers.items()})
-    return answer, b"".join(answer.streaming_content) if answer.streaming else answer.content
+    return answer, answer.getvalue()
 
 
 def test_a_part_says_where_the_next_one_begins(api: APIClient, user: User):
@@ -264,7 +264,7 @@ def test_a_log_that_grows_while_it_is_sent_has_the_promised_length(api: APIClien
     with (run_folder(run) / "stdout.log").open("ab") as file:
         file.write(b"y" * 1000)
 
-    assert b"".join(answer.streaming_content) == b"x" * 1000
+    assert answer.getvalue() == b"x" * 1000
 
 
 def test_decode_agrees_with_the_codec():

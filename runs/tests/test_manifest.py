@@ -103,7 +103,8 @@ class TestNumbers:
 def test_a_choice_is_one_of_its_names(parameter: Parameter):
     for choice in parameter.choices:
         assert parameter.problem(choice) is None
-    for value in ("", parameter.choices[0].upper(), parameter.choices[0] + " ", 1, True, [], None):
+    wrong: tuple[Any, ...] = ("", parameter.choices[0].upper(), parameter.choices[0] + " ", 1, True, [], None)
+    for value in wrong:
         assert parameter.problem(value) is not None, value
     assert parameter.range_text == ", ".join(parameter.choices)
 
@@ -112,7 +113,8 @@ def test_booleans_are_true_or_false():
     for parameter in PARAMETERS.values():
         if parameter.type is bool:
             assert parameter.problem(True) is parameter.problem(False) is None
-            for value in (0, 1, "true", "yes", None, []):
+            wrong: tuple[Any, ...] = (0, 1, "true", "yes", None, [])
+            for value in wrong:
                 assert parameter.problem(value) is not None, (parameter.name, value)
             assert parameter.range_text == ""
 
@@ -120,9 +122,11 @@ def test_booleans_are_true_or_false():
 def test_lora_targets_are_some_of_the_projections():
     targets = PARAMETERS["lora_targets"]
 
-    for value in (None, ["q_proj"], list(LORA_TARGETS), ("q_proj", "v_proj")):
+    right: tuple[Any, ...] = (None, ["q_proj"], list(LORA_TARGETS), ("q_proj", "v_proj"))
+    wrong: tuple[Any, ...] = ([], ["q"], ["q_proj", 7], "q_proj", {"q_proj": 1}, 7, [["q_proj"]], [None], ["q_proj", "q_proj"])
+    for value in right:
         assert targets.problem(value) is None
-    for value in ([], ["q"], ["q_proj", 7], "q_proj", {"q_proj": 1}, 7, [["q_proj"]], [None], ["q_proj", "q_proj"]):
+    for value in wrong:
         assert targets.problem(value) is not None, value
 
 
@@ -238,4 +242,4 @@ def test_any_yaml_is_a_manifest_or_named_problems(value: Any):
     problems = problems_of(value)  # never whole: it has no manifest_version
 
     assert problems
-    assert all(isinstance(sentence, str) and sentence for sentence in problems.values())
+    assert all(sentence.strip() for sentence in problems.values())

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -115,7 +114,7 @@ def test_a_run_that_failed_meanwhile_is_not_started(submit: Submit, scripted: Sc
 
 
 @pytest.fixture
-def refusing(db: None) -> Iterator[str]:
+def refusing(db: None) -> str:
     """A message that the database refuses to store: any trouble of one row will do."""
     word = "unspeakable"
     with connection.cursor() as cursor:

@@ -1,0 +1,249 @@
+// A run's page, live: logs, charts, progress and status from the server's event stream, or piece by piece where there is none.
+//
+// To use it, a page includes
+//
+//     <link rel="stylesheet" href="{% static 'vendor/uplot/uPlot.min.css' %}">
+//     <link rel="stylesheet" href="{% static 'tunixrt/live.css' %}">
+//     <script src="{% static 'vendor/uplot/uPlot.iife.min.js' %}" defer></script>
+//     <script src="{% static 'tunixrt/live.js' %}" type="module"></script>
+//
+// and has one element with these hooks inside, each of which may be left out:
+//
+//     data-live-run="<run id>"         the element itself; data-live-api="/api/tunix/runs/<run id>" where that is another address,
+//                                      data-live-chain where the run has earlier attempts
+//     data-live-log="stdout|stderr"    becomes the log's viewer; what is in it is for readers without JavaScript
+//     data-live-charts                 becomes the charts; so does its content
+//     data-live-progress               step of steps, epoch and remaining time while the run is active
+//     data-live-status                 status badges: text and the class is-<status>
+//     data-live-state                  says how the page is kept up to date: live, by asking, waiting for the server, ended
+//
+// Elements that htmx replaces need hx-preserve and an id, or must stand outside the replaced part. When the status changes, the
+// element gets the event `run:status` (it bubbles; `event.detail` is the status as in GET …/status, with `message`):
+//
+//     <div hx-get="…" hx-trigger="run:status from:body">
+
+import { Charts } from "./charts.js";
+import { LogView } from "./log.js";
+
+const STREAMS = ["stdout", "stderr"];
+const RANKS = { pending: 0, running: 1, cancelling: 2 };
+const POLL_MS = 2000;
+const AGAIN_MS = 30000; // after which a page that asks tries the stream again
+const HIDDEN_MS = 20000; // a page that nobody looks at for so long gives its stream back
+const LOG_PART = 1 << 18;
+
+class LiveRun {
+  constructor(root) {
+    this.root = root;
+    this.api = root.dataset.liveApi || `/api/tunix/runs/${root.dataset.liveRun}`;
+    this.position = { stdout: 0, stderr: 0, metrics: 0, status: -1 };
+    this.ended = false;
+    this.logs = new Map();
+    this.run = {};
+  }
+
+  find(name) {
+    return this.root.querySelectorAll(`[data-live-${name}]`);
+  }
+
+  async start() {
+    const fetchJson = (address) => this.fetchJson(address);
+    for (const box of this.find("log")) this.logs.set(box.dataset.liveLog, new LogView(box, this.api, box.dataset.liveLog, fetchJson));
+    for (const box of this.find("charts")) {
+      this.charts = new Charts(box, this.api, fetchJson, { chain: "liveChain" in this.root.dataset });
+    }
+    this.say("loading");
+    await this.persist(async () => {
+      this.run = await this.fetchJson(this.api);
+      await Promise.all([
+        ...[...this.logs].map(async ([name, view]) => (this.position[name] = await view.start())),
+        this.charts?.load().then((offset) => (this.position.metrics = offset)),
+      ]);
+      // Logs that this page does not show are not sent.
+      for (const name of STREAMS) {
+        if (this.logs.has(name)) continue;
+        this.position[name] = (await this.fetchJson(`${this.api}/logs?stream=${name}&tail_lines=1&limit=1`)).size;
+      }
+    });
+    this.position.status = RANKS[this.run.status] ?? 3;
+    this.showProgress();
+    if (this.position.status === 3) this.end();
+    else this.listen();
+    document.addEventListener("visibilitychange", () => this.looked());
+  }
+
+  /** Try until it works: a server that is just being restarted is no reason to leave a page dead. */
+  async persist(work) {
+    for (let wait = 500; ; wait = Math.min(wait * 2, 15000)) {
+      try {
+        return await work();
+      } catch (error) {
+        if (error.status && error.status < 500 && error.status !== 429) throw error;
+        this.say("waiting for the server");
+        await new Promise((done) => setTimeout(done, wait));
+      }
+    }
+  }
+
+  async fetchJson(address) {
+    const answer = await fetch(address, { headers: { Accept: "application/json" } });
+    if (!answer.ok) throw Object.assign(new Error(`${address}: ${answer.status}`), { status: answer.status });
+    return answer.json();
+  }
+
+  // --- the stream
+
+  address() {
+    const { stdout, stderr, metrics, status } = this.position;
+    return `${this.api}/events?from=o${stdout}.e${stderr}.m${metrics}${status < 0 ? "" : `.s${status}`}`;
+  }
+
+  listen() {
+    clearTimeout(this.timer);
+    const source = (this.source = new EventSource(this.address()));
+    const on = (name, work) =>
+      source.addEventListener(name, (event) => {
+        const [stdout, stderr, metrics, status] = event.lastEventId.match(/\d+/g).map(Number);
+        this.position = { stdout, stderr, metrics, status: status ?? -1 };
+        work(JSON.parse(event.data));
+      });
+    source.addEventListener("open", () => this.say("live"));
+    for (const name of STREAMS) on(name, (part) => this.logs.get(name)?.append(part));
+    on("metrics", ({ records }) => this.measured(records));
+    on("status", (status) => this.changed(status));
+    on("end", () => this.end());
+    source.addEventListener("error", () => {
+      // While the browser itself tries again, from where it was, there is nothing to do.
+      if (source.readyState !== EventSource.CLOSED) this.say("waiting for the server");
+      else if (!this.ended) this.ask(Date.now() + AGAIN_MS);
+    });
+  }
+
+  hush() {
+    this.source?.close();
+    this.source = null;
+    clearTimeout(this.timer);
+  }
+
+  looked() {
+    clearTimeout(this.away);
+    if (this.ended) return;
+    if (document.hidden) {
+      this.away = setTimeout(() => this.hush(), HIDDEN_MS);
+    } else if (!this.source || this.source.readyState === EventSource.CLOSED) {
+      this.hush();
+      this.listen();
+    }
+  }
+
+  // --- asking, where no stream is to be had
+
+  async ask(until) {
+    this.hush();
+    this.say("by asking");
+    let soon = false;
+    try {
+      for (const [name, view] of this.logs) {
+        const part = await this.fetchJson(`${this.api}/logs?stream=${name}&offset=${this.position[name]}&limit=${LOG_PART}`);
+        view.append(part);
+        this.position[name] = part.next_offset;
+        soon ||= part.next_offset < part.size && part.text !== "";
+      }
+      if (this.charts) this.position.metrics = await this.charts.load();
+      const status = await this.fetchJson(`${this.api}/status`);
+      if (status.status !== this.run.status) {
+        this.changed(RANKS[status.status] === undefined ? { ...status, message: (await this.fetchJson(this.api)).message } : status);
+      }
+      this.showProgress();
+      if (RANKS[status.status] === undefined && !soon) {
+        // One more look: what was written between the look at the log and the look at the status.
+        if (this.last) return this.end();
+        this.last = soon = true;
+      }
+    } catch (error) {
+      if (error.status === 404) return this.end();
+      this.say("waiting for the server");
+    }
+    this.timer = setTimeout(() => (Date.now() > until && !this.last ? this.listen() : this.ask(until)), soon ? 50 : POLL_MS);
+  }
+
+  // --- what is shown
+
+  measured(records) {
+    this.charts?.add(records, this.position.metrics);
+    for (const record of records) {
+      if (record.plan?.total_steps !== undefined) this.run.total_steps = record.plan.total_steps;
+      if (record.values?.loss === undefined) continue;
+      this.run.step = record.step;
+      this.run.epoch = record.epoch;
+    }
+    this.showProgress();
+  }
+
+  changed(status) {
+    Object.assign(this.run, status);
+    for (const badge of this.find("status")) {
+      badge.textContent = status.status;
+      badge.className = badge.className.replace(/\bis-\S+/g, "").trim() + ` is-${status.status}`;
+    }
+    this.showProgress();
+    this.root.dispatchEvent(new CustomEvent("run:status", { bubbles: true, detail: status }));
+  }
+
+  showProgress() {
+    const { step, total_steps: total, epoch, config } = this.run;
+    const active = RANKS[this.run.status] !== undefined;
+    for (const box of this.find("progress")) {
+      box.hidden = !active || !total;
+      if (box.hidden) continue;
+      if (!box.querySelector("progress")) {
+        const bar = document.createElement("progress");
+        bar.setAttribute("aria-label", "Steps");
+        box.replaceChildren(document.createElement("span"), bar);
+      }
+      const perStep = this.charts?.secondsPerStep();
+      const parts = [`Step ${(step || 0).toLocaleString("en")} of ${total.toLocaleString("en")}`];
+      if (epoch !== undefined && epoch !== null) parts.push(`epoch ${epoch.toFixed(1)}${config?.num_epochs ? ` of ${config.num_epochs}` : ""}`);
+      if (perStep && step < total) parts.push(`${duration((total - step) * perStep)} to go`);
+      box.firstChild.textContent = parts.join(" · ");
+      box.lastChild.max = total;
+      box.lastChild.value = step || 0;
+    }
+  }
+
+  say(state) {
+    this.root.dataset.liveNow = state;
+    for (const box of this.find("state")) if (box.textContent !== state) box.textContent = state;
+  }
+
+  end() {
+    this.ended = true;
+    this.hush();
+    this.say("ended");
+  }
+
+  close() {
+    this.ended = true;
+    clearTimeout(this.away);
+    this.hush();
+    this.charts?.close();
+  }
+}
+
+function duration(seconds) {
+  if (seconds < 60) return `${Math.ceil(seconds)} s`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86400)} d ${Math.round((seconds % 86400) / 3600)} h`;
+}
+
+const root = document.querySelector("[data-live-run]");
+if (root) {
+  const live = new LiveRun(root);
+  live.start().catch((error) => {
+    live.say("not available");
+    console.error(error);
+  });
+  addEventListener("pagehide", () => live.hush());
+  addEventListener("pageshow", (event) => event.persisted && live.looked());
+}

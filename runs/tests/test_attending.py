@@ -37,7 +37,7 @@ def keeper_pid(run: Run) -> int:
 
 
 def claimed(submit: Submit) -> Run:
-    """As a launcher leaves it that dies between claim and start."""
+    """As a launcher leaves it that dies between claim and start. Needs ``scripted``, or the runtime."""
     return claim_run(run=submit(), host=this_host(), by="test")
 
 
@@ -145,6 +145,7 @@ class TestKilled:
         assert run.status == "failed"
 
     def test_a_run_of_another_boot_was_lost_with_its_machine(self, submit: Submit, scripted: Script):
+        scripted()
         run = claimed(submit)
         folder = run_folder(run)
         folder.mkdir(parents=True)
@@ -159,6 +160,7 @@ class TestKilled:
         assert read_process(1) is not None  # a number of another boot is nobody's
 
     def test_a_stranger_with_the_recorded_number_is_left_alone(self, submit: Submit, scripted: Script):
+        scripted()
         run = claimed(submit)
         folder = run_folder(run)
         folder.mkdir(parents=True)
@@ -178,6 +180,7 @@ class TestKilled:
 
     @pytest.mark.parametrize("content", ["", "[]", '{"keeper": 7}', '{"keeper": {"pid": "x"}}', '{"trainer": {"pid": -1}}'])
     def test_a_broken_record_names_nobody(self, submit: Submit, scripted: Script, content: str):
+        scripted()
         run = claimed(submit)
         run_folder(run).mkdir(parents=True)
         (run_folder(run) / files.KEEPER).write_text(content)

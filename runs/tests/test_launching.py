@@ -60,10 +60,10 @@ class TestSlots:
 
     def test_dry_runs_and_the_runs_of_other_hosts_take_none(self, submit: Submit, scripted: Script, settings: LazySettings):
         settings.TUNIX_SLOTS = 1
+        scripted()
         other = Host.objects.create(name="other")
         run = submit()
         Run.objects.filter(pk=run.pk).update(status="running", host=other, started_at="2026-01-01T00:00:00Z")
-        scripted(["sleep", 60])
 
         assert free_slots(hosts.this_host()) == 1
 

@@ -110,7 +110,7 @@ class PostgresServer:
                 cwd="/",
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 check=False,
-                **identity,  # type: ignore[call-overload]
+                **identity,
             )
             if ended.returncode != 0:
                 output.seek(0)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from runs.views.actions import annotate, cancel, pin, retry, trash
+from runs.views.actions import annotate, cancel, pin, remove_file, retry, trash
 from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
@@ -21,5 +21,6 @@ urlpatterns = [
     path("runs/<uuid:run_id>/retry", retry, name="retry"),
     path("runs/<uuid:run_id>/trash", trash, name="trash"),
     path("runs/<uuid:run_id>/pin", pin, name="pin"),
+    path("runs/<uuid:run_id>/remove-file", remove_file, name="remove_file"),
     path("runs/<uuid:run_id>/annotate", annotate, name="annotate"),
 ]

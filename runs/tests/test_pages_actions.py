@@ -10,7 +10,7 @@ from runs.models import Host, Run
 from runs.services import claim_run, request_cancel
 from runs.tests.conftest import Script, Submit
 
-ACTIONS = ("cancel", "retry", "trash", "pin", "annotate")
+ACTIONS = ("cancel", "retry", "trash", "pin", "annotate", "remove-file")
 
 
 @pytest.fixture(autouse=True)

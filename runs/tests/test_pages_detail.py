@@ -76,7 +76,7 @@ def test_shows_all_fields(local_client: Client, submit: Submit) -> None:
         "chosen", "2 h 00 min", "my-request", "2026-03-04 05:06:07 UTC", run.output_dir,
     ):  # fmt: skip
         assert shown in page
-    assert '<span class="status large is-failed" data-testid="run-status">failed</span>' in page
+    assert '<span class="status large is-failed" data-testid="run-status" data-live-status>failed</span>' in page
 
 
 def test_says_why_and_who_and_when(local_client: Client, submit: Submit) -> None:
@@ -143,7 +143,7 @@ def test_shows_what_an_executing_run_has_written_so_far(local_client: Client, su
 
 def test_refreshes_itself_only_while_it_is_active(local_client: Client, submit: Submit) -> None:
     run = submit()
-    assert f'hx-get="/runs/{run.pk}" hx-trigger="every 2s' in page_of(local_client, run)
+    assert f'hx-get="/runs/{run.pk}" hx-trigger="run:status from:body, every 10s' in page_of(local_client, run)
     part = page_of(local_client, run, **{"HX-Request": "true"})
     assert part.startswith('<div id="live"')
     request_cancel(run=run, by=run.owner)
@@ -241,3 +241,80 @@ def test_a_broken_command_file_does_no_harm(local_client: Client, submit: Submit
     assert "train --config manifest.yaml" in page_of(local_client, run)
     (path / folder.COMMAND).write_text(json.dumps({"argv": "text"}))
     assert "train --config manifest.yaml" in page_of(local_client, run)
+
+
+def test_hooks_for_the_live_log_and_the_charts(local_client: Client, submit: Submit) -> None:
+    run = submit()
+    page = page_of(local_client, run)
+    for hook in (
+        f'data-live-run="{run.pk}"',
+        'data-live-log="stdout"',
+        'data-live-log="stderr"',
+        "data-live-charts",
+        "data-live-progress",
+    ):
+        assert hook in page
+    assert 'src="/static/tunixrt/live.js" type="module"' in page
+    assert "data-live-chain" not in page
+    request_cancel(run=run, by=run.owner)
+    assert "data-live-chain" in page_of(local_client, retry_run(run=run, by=run.owner))
+
+
+def test_a_dry_run_has_no_files_to_follow(local_client: Client, submit: Submit) -> None:
+    page = page_of(local_client, submit(dry_run=True))
+    assert "data-live-log" not in page
+    assert "data-live-charts" not in page
+    assert 'data-testid="files"' not in page
+
+
+@pytest.fixture
+def with_files(submit: Submit) -> Run:
+    """An ended run with a checkpoint of two files, a model and a log."""
+    run = submit()
+    request_cancel(run=run, by=run.owner)
+    folder = run_folder(run)
+    for path, size in (
+        ("checkpoints/10/a", 1000),
+        ("checkpoints/10/b/c", 24),
+        ("model/model.safetensors", 2048),
+        ("stdout.log", 5),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x" * size)
+    return run
+
+
+def test_files_are_listed_with_size_and_download(local_client: Client, with_files: Run) -> None:
+    response = local_client.get(f"/runs/{with_files.pk}")
+    assert [(group.path, group.size, group.removable) for group in response.context["files"]] == [
+        ("checkpoints/10", 1024, True), ("model", 2048, True), ("stdout.log", 5, False),
+    ]  # fmt: skip
+    page = response.content.decode()
+    assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/checkpoints/10/b/c" download' in page
+    assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/stdout.log" download' in page
+
+
+def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
+    page = local_client.post(f"/runs/{with_files.pk}/remove-file", {"path": "checkpoints/10"}, follow=True).content.decode()
+    assert "checkpoints/10 is deleted: 1.0\xa0KB are free again." in page
+    assert not (run_folder(with_files) / "checkpoints/10").exists()
+    assert (run_folder(with_files) / "model/model.safetensors").exists()
+    assert with_files.events.latest("id").by == "local"
+
+
+@pytest.mark.parametrize("path", ["", "stdout.log", "../x", "checkpoints/11", "model/../stdout.log", "/etc/passwd"])
+def test_nothing_else_is_deleted(local_client: Client, with_files: Run, path: str) -> None:
+    page = local_client.post(f"/runs/{with_files.pk}/remove-file", {"path": path}, follow=True).content.decode()
+    assert "that could be removed" in page
+    assert (run_folder(with_files) / "stdout.log").exists()
+
+
+def test_files_of_an_active_run_stay(local_client: Client, submit: Submit) -> None:
+    run = submit()
+    path = run_folder(run) / "model" / "x"
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    assert 'aria-label="Delete model"' not in page_of(local_client, run)
+    page = local_client.post(f"/runs/{run.pk}/remove-file", {"path": "model"}, follow=True).content.decode()
+    assert "Files can be removed when the run has ended" in page
+    assert path.exists()

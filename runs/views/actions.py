@@ -10,6 +10,7 @@ from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import redirect
+from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
@@ -19,6 +20,7 @@ from runs import services
 from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
+from runs.reading import artifacts
 from runs.requests import InvalidRequest, clean_notes, clean_tags
 from runs.services import RuntimeUnavailable, StateConflict
 from runs.views.detail import get_run
@@ -89,6 +91,18 @@ def pin(request: HttpRequest, run: Run) -> HttpResponse:
     pinned = request.POST.get("pinned") == "true"
     services.annotate_run(run=run, by=person(request), pinned=pinned)
     messages.success(request, f"Run {short(run)} is {'pinned: it is never tidied away' if pinned else 'no longer pinned'}.")
+    return go_back(request, run)
+
+
+@run_action
+def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
+    path = request.POST.get("path", "")
+    try:
+        freed = artifacts.remove_artifact(run=run, path=path, by=person(request).get_username())
+    except artifacts.NoSuchArtifact:
+        messages.error(request, f"This run has no file {path[:256]!r} that could be removed.")
+    else:
+        messages.success(request, f"{path} is deleted: {filesizeformat(freed)} are free again.")
     return go_back(request, run)
 
 

@@ -16,10 +16,12 @@ from datasets.models import Dataset
 from runs import folder as run_folders
 from runs import services
 from runs.manifest import PARAMETERS
-from runs.models import Run, RunMode, RunQuerySet
+from runs.models import Run, RunMode, RunQuerySet, RunStatus
+from runs.reading import artifacts, logs
 from runs.runtime import tunix_command
 
 EVENTS_MAX = 200
+FILES_MAX = 500
 
 
 def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
@@ -37,6 +39,8 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     """The page, or for htmx only the part that changes while the run is active."""
     run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of"))
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
+    folder = services.run_folder(run)
+    listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
     context = {
         "run": run,
         "tags": [tag.name for tag in run.tags.all()],
@@ -46,7 +50,11 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "outputs": read_outputs(run),
         "parameters": parameters_of(run),
         "command": command_of(run),
-        "has_manifest": (services.run_folder(run) / run_folders.MANIFEST).is_file(),
+        "has_manifest": (folder / run_folders.MANIFEST).is_file(),
+        "has_charts": run.mode == RunMode.LOCAL,
+        "files": grouped(listing.artifacts, removable=run.is_terminal),
+        "files_bytes": sum(artifact.size for artifact in listing.artifacts),
+        "files_truncated": listing.truncated,
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)
@@ -58,6 +66,8 @@ class Output:
 
     name: str
     text: str
+    opened: bool
+    live: bool  # there is a file to follow or to scroll through
 
     @property
     def lines(self) -> int:
@@ -66,13 +76,47 @@ class Output:
 
 def read_outputs(run: Run) -> list[Output]:
     """The row's output once the run has ended; until then what is in its folder so far."""
-    if run.is_terminal or run.mode != RunMode.LOCAL:
-        return [Output("stdout", run.stdout), Output("stderr", run.stderr)]
-    folder = services.run_folder(run)
-    limit = settings.TUNIX_OUTPUT_MAX_BYTES
+    folder, limit = services.run_folder(run), settings.TUNIX_OUTPUT_MAX_BYTES
+    outputs = []
+    for name, kept in (("stdout", run.stdout), ("stderr", run.stderr)):
+        path = folder / logs.LOGS[name]
+        active = run.supervised and run.is_active
+        text = run_folders.read_tail(path, limit) if active else kept
+        wanted = name == "stdout" or run.status in (RunStatus.FAILED, RunStatus.TIMEOUT)
+        opened = wanted and (bool(text) or active)
+        outputs.append(Output(name, text, opened, live=active or (run.supervised and path.is_file())))
+    return outputs
+
+
+@dataclass(frozen=True)
+class FileGroup:
+    """A file, or a checkpoint or model with all its files. ``size`` in bytes."""
+
+    path: str
+    files: list[artifacts.Artifact]
+    is_folder: bool
+    removable: bool
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def grouped(found: list[artifacts.Artifact], *, removable: bool) -> list[FileGroup]:
+    """``checkpoints/<step>`` and ``model`` as one each, other files by themselves."""
+    groups: dict[str, list[artifacts.Artifact]] = {}
+    for artifact in found:
+        parts = artifact.path.split("/")
+        depth = 2 if artifact.kind == "checkpoint" else 1
+        groups.setdefault("/".join(parts[:depth]), []).append(artifact)
     return [
-        Output("stdout", run_folders.read_tail(folder / run_folders.STDOUT, limit)),
-        Output("stderr", run_folders.read_tail(folder / run_folders.STDERR, limit)),
+        FileGroup(
+            path,
+            files,
+            is_folder=files[0].path != path,
+            removable=removable and path.split("/")[0] in artifacts.REMOVABLE,
+        )
+        for path, files in groups.items()
     ]
 
 

@@ -46,7 +46,7 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   const part = event.target;
   if (!part.matches("[data-poll]")) return;
   const selection = document.getSelection();
-  const selecting = !selection.isCollapsed && part.contains(selection.anchorNode);
+  const selecting = !selection.isCollapsed && selection.anchorNode.parentElement?.closest("[data-part]");
   if (document.hidden || selecting) event.preventDefault();
 });
 document.addEventListener("visibilitychange", () => {
@@ -65,7 +65,9 @@ document.addEventListener("htmx:beforeSwap", (event) => {
     kept.scroll.set(box.id, atEnd ? Infinity : box.scrollTop);
   }
 });
-document.addEventListener("htmx:afterSwap", () => {
+// afterSettle comes too where a page's parts are swapped apart.
+for (const name of ["htmx:afterSwap", "htmx:afterSettle"]) document.addEventListener(name, restore);
+function restore() {
   if (!kept) return;
   for (const [id, open] of kept.open) {
     const details = document.getElementById(id);
@@ -82,7 +84,7 @@ document.addEventListener("htmx:afterSwap", () => {
   }
   kept = null;
   document.dispatchEvent(new Event("tunixrt:refreshed"));
-});
+}
 document.addEventListener("htmx:load", (event) => {
   enhance(event.detail.elt);
 });

@@ -7,6 +7,7 @@ from typing import Self
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -58,6 +59,11 @@ class Host(models.Model):
         return self.name
 
 
+# In the very words of the partial index below: with parameters in their place SQLite leaves the index aside and reads the whole
+# table for what a host executes. Not for subqueries, where the table has another name.
+_IS_EXECUTING = RawSQL("\"tunix_runs\".\"status\" IN ('running', 'cancelling')", (), output_field=models.BooleanField())
+
+
 class RunQuerySet(models.QuerySet["Run"]):
     """Every read that more than one caller needs."""
 
@@ -68,12 +74,17 @@ class RunQuerySet(models.QuerySet["Run"]):
     def newest_first(self) -> Self:
         return self.order_by("-created_at", "-run_id")
 
-    def pending_in_order(self) -> Self:
-        """As they are to be claimed: priority first, then age."""
-        return self.filter(status=RunStatus.PENDING).order_by("-priority", "created_at", "run_id")
+    def pending_in_order(self, *, supervised: bool | None = None) -> Self:
+        """As they are to be claimed: priority first, then age; all, or those that need a process, or those that need none."""
+        pending = self.filter(status=RunStatus.PENDING).order_by("-priority", "created_at", "run_id")
+        # IN, because SQLite takes a bare boolean for no equality and would sort
+        return pending if supervised is None else pending.filter(supervised__in=[supervised])
 
     def executing_on(self, host: Host) -> Self:
-        return self.filter(status__in=EXECUTING, host=host)
+        return self.executing().filter(host=host)
+
+    def executing(self) -> Self:
+        return self.filter(_IS_EXECUTING)
 
 
 class Run(models.Model):
@@ -137,15 +148,8 @@ class Run(models.Model):
             models.Index("dataset_key", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_dataset_newest"),
             models.Index("model_id", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_model_newest"),
             models.Index("owner", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_owner_newest"),
-            # the claim of the queue
-            models.Index(
-                "supervised",
-                F("priority").desc(),
-                "created_at",
-                "run_id",
-                name="ix_tunix_runs_claim",
-                condition=Q(status="pending"),
-            ),
+            # the claim of the queue; not partial, since SQLite would rather sort all that waits than walk a partial index
+            models.Index("status", "supervised", F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim"),
             # the purge of the trash, and the admin's look into it
             models.Index(fields=["trashed_at"], name="ix_tunix_runs_trash", condition=Q(trashed_at__isnull=False)),
             # the attendant's look at what its host executes

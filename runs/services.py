@@ -202,7 +202,7 @@ def claim_run(*, run: Run, host: Host, by: str) -> Run:
 def next_pending(*, supervised: bool, limit: int) -> list[Run]:
     """The pending runs of one kind in their order; on PostgreSQL those that no other worker has its hands on. In a transaction:
     the caller claims them in it (SQLite: it holds the one write lock meanwhile)."""
-    pending = Run.objects.pending_in_order().filter(supervised=supervised)
+    pending = Run.objects.pending_in_order(supervised=supervised)
     if connection.features.has_select_for_update_skip_locked:
         pending = pending.select_for_update(skip_locked=True, of=("self",))
     return list(pending[:limit])

@@ -16,7 +16,7 @@ from django.db.models import F, Sum
 from django.utils import timezone
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from runs.models import EXECUTING, Host, Run, RunMode, RunStatus, Tally
+from runs.models import Host, Run, RunMode, RunStatus, Tally
 
 logger = logging.getLogger("tunixrt.database")
 
@@ -151,7 +151,7 @@ def _host_gauges() -> Iterable[Metric]:
     )
     now = timezone.now()
     for host in Host.objects.all():
-        running.add_metric([host.name], Run.objects.filter(host=host, status__in=EXECUTING).count())
+        running.add_metric([host.name], Run.objects.executing_on(host).count())
         slots.add_metric([host.name], host.slots)
         for gauge, moment in ((heartbeat, host.heartbeat_at), (canary, host.canary_at)):
             if moment is not None:

@@ -38,7 +38,7 @@ def attend(host: Host | None = None) -> int:
     trouble does not keep the others waiting."""
     ours = Q(host=host or this_host())
     forsaken = Q(supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE)  # whoever took it: any host can answer it
-    runs = list(Run.objects.filter(status__in=EXECUTING).filter(ours | forsaken).select_related("retry_of"))
+    runs = list(Run.objects.executing().filter(ours | forsaken).select_related("retry_of"))
     for run in runs:
         try:
             attend_run(run)

@@ -230,7 +230,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
-            index=models.Index(models.F('supervised'), models.OrderBy(models.F('priority'), descending=True), models.F('created_at'), models.F('run_id'), condition=models.Q(('status', 'pending')), name='ix_tunix_runs_claim'),
+            index=models.Index(models.F('status'), models.F('supervised'), models.OrderBy(models.F('priority'), descending=True), models.F('created_at'), models.F('run_id'), name='ix_tunix_runs_claim'),
         ),
         migrations.AddIndex(
             model_name='run',

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from runs.execution import launching
 from runs.execution.attending import attend, attend_run
 from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
-from runs.models import TERMINAL, Host, Run
+from runs.models import TERMINAL, Host, Run, RunQuerySet
 from runs.processes import live_processes, processes_of_run, processes_with
 from runs.services import claim_dry_runs, claim_run, finish_failed, request_cancel, run_folder
 from runs.tasks import canary
@@ -299,3 +300,25 @@ class TestTaskWorkers:
         elsewhere.refresh_from_db()
         assert elsewhere.canary_at is None
         assert OrmQ.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("runs", "index"),
+    [
+        (lambda: Run.objects.pending_in_order(supervised=True)[:1], "ix_tunix_runs_claim"),
+        (lambda: Run.objects.executing_on(this_host()), "ix_tunix_runs_executing"),
+    ],
+)
+def test_claim_and_attendance_cost_the_same_whatever_the_size(runs: Callable[[], RunQuerySet], index: str) -> None:
+    """SQLite left the partial indexes unused: it sorted all that waits for every claim, and read all that a host has ever executed
+    in every round of the attendant."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":  # a table without rows is read as a whole otherwise
+            cursor.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")
+        plan = runs().explain()
+        if connection.vendor == "postgresql":
+            cursor.execute("RESET ALL")
+
+    assert index in plan
+    assert "SORT" not in plan.upper()
+    assert "TEMP B-TREE" not in plan

@@ -45,7 +45,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Two queries, however many runs."""
     runs = list(runs)
     series: dict[tuple[Any, str], dict[str, Any]] = {
-        (row["run"], row["name"]): row
+        (row["run"], row["name"]): dict(row)
         for row in MetricSeries.objects.filter(run__in=runs, name="loss").values("run", "name", "first", "last", "minimum")
     }
     known = dict(

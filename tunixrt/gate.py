@@ -33,7 +33,7 @@ class Gate:
             try:
                 response = self._django(environ, start_response)
                 if not response.streaming:
-                    body = [response.content]  # type: ignore[attr-defined] - the server sends a list at once
+                    body = [b"".join(response)]  # the server sends a list at once
                     response.close()
                     return body
             finally:
@@ -53,7 +53,7 @@ class Sending:
 
     def __init__(self, response: HttpResponseBase):
         self._response = response
-        self._pieces: Iterator[bytes] = iter(response)  # type: ignore[call-overload]
+        self._pieces: Iterator[bytes] = iter(response)
 
     def __iter__(self) -> Iterator[bytes]:
         return self

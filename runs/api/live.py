@@ -132,6 +132,7 @@ class RunMetrics(APIView):
         run = get_run(run_id)
         attempts = curves.read_chain(run) if chained else [curves.Attempt(run, None, None)]
         answer: dict[str, Any] = {"run_id": run.run_id}
+        offset = run.metrics_offset
         for _ in range(OFFSET_TRIES):
             # The stream goes on at this offset, so what was read must end there.
             offset = run.metrics_offset

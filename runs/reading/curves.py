@@ -172,7 +172,7 @@ def _decode(chunks: Sequence[_Chunk]) -> None:
         found = {number: columns for number, *columns in rows.values_list("number", "steps", "times", "values")}
         for chunk in wanted:
             if chunk.columns is None:
-                chunk.decode(*(column[: chunk.count * 8] for column in found[chunk.number]))
+                chunk.decode(*(bytes(column[: chunk.count * 8]) for column in found[chunk.number]))
 
 
 def _count_buckets(chunks: Sequence[_Chunk], bucket: int) -> int:

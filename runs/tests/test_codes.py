@@ -22,8 +22,8 @@ FAR_AWAY = "192.0.2.1"
 def is_an_error(response: HttpResponse, status: int) -> bool:
     assert response.status_code == status, response.content
     assert response["Content-Type"] == "application/json"
-    assert isinstance(response.json()["detail"], str)  # type: ignore[attr-defined]
-    assert response.json()["detail"]  # type: ignore[attr-defined]
+    assert isinstance(response.json()["detail"], str)
+    assert response.json()["detail"]
     assert b"Traceback" not in response.content
     return True
 

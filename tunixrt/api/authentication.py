@@ -13,7 +13,7 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 class TokenAuthentication(KnoxAuthentication):
     """``Authorization: Token <key>``. Knox takes the key for UTF-8; bytes that are none are a wrong key, not an error of ours."""
 
-    def authenticate(self, request: Request):
+    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         try:
             return super().authenticate(request)
         except UnicodeError as error:

@@ -309,9 +309,9 @@ class TestTaskWorkers:
         (lambda: Run.objects.executing_on(this_host()), "ix_tunix_runs_executing"),
     ],
 )
-def test_claim_and_attendance_cost_the_same_whatever_the_size(runs: Callable[[], RunQuerySet], index: str) -> None:
-    """SQLite left the partial indexes unused: it sorted all that waits for every claim, and read all that a host has ever executed
-    in every round of the attendant."""
+def test_claiming_and_attending_walk_an_index(runs: Callable[[], RunQuerySet], index: str) -> None:
+    """SQLite left the partial indexes unused: it sorted all that waits for every claim, and read all that a host has ever
+    executed in every round of the attendant."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":  # a table without rows is read as a whole otherwise
             cursor.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")

@@ -9,7 +9,7 @@ from django.contrib.auth.models import AbstractBaseUser
 from runs import filters
 from runs.manifest import PARAMETERS, Parameter
 from runs.models import RunMode, RunStatus
-from runs.requests import KEY_MAX_LENGTH, PRIORITY_RANGE, TIMEOUT_RANGE, InvalidRequest, RunRequest, clean_request
+from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, TIMEOUT_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
 
 TEXT_MAX_LENGTH = 256
@@ -172,6 +172,7 @@ class StartForm(forms.Form):
 
     BASIC = tuple(name for name, parameter in PARAMETERS.items() if parameter.basic)
     ADVANCED = tuple(name for name, parameter in PARAMETERS.items() if not parameter.basic)
+    HANDLING = ("output_dir", "priority", "timeout_seconds", "auto_retry", "webhook_url", "preflight", "smoke")
 
     dataset_key = forms.CharField(label="Dataset", max_length=KEY_MAX_LENGTH, widget=forms.Select)
     model_id = forms.CharField(
@@ -197,6 +198,20 @@ class StartForm(forms.Form):
         widget=forms.NumberInput(attrs={"min": TIMEOUT_RANGE[0], "max": TIMEOUT_RANGE[1], "step": "any"}),
     )
     webhook_url = forms.CharField(label="Webhook", required=False, help_text="Is told when the run ends.", max_length=2000)
+    preflight = forms.ChoiceField(
+        label="Depth of dry runs",
+        choices=[("quick", "quick: without the runtime"), ("full", "full: tokens, steps and memory")],
+        initial="quick",
+        required=False,
+    )
+    smoke = forms.BooleanField(label="Smoke step", required=False, help_text="A dry run also trains one step, and keeps nothing.")
+    auto_retry = forms.IntegerField(
+        label="Automatic retries",
+        initial=0,
+        required=False,
+        help_text=f"After a lost worker or a full memory. 0 to {AUTO_RETRY_MAX}.",
+        widget=forms.NumberInput(attrs={"min": 0, "max": AUTO_RETRY_MAX}),
+    )
     run_async = forms.BooleanField(
         label="Run Async", required=False, help_text="Put the run into the queue and come back at once."
     )
@@ -230,6 +245,9 @@ class StartForm(forms.Form):
                     "priority": cleaned["priority"],
                     "timeout_seconds": cleaned["timeout_seconds"],
                     "webhook_url": cleaned["webhook_url"],
+                    "preflight": cleaned["preflight"] or "quick",
+                    "smoke": cleaned["smoke"],
+                    "auto_retry": cleaned["auto_retry"] or 0,
                     "client_request_id": cleaned["client_request_id"] or None,
                     **training,
                 }
@@ -248,7 +266,7 @@ class StartForm(forms.Form):
 
     @property
     def advanced_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in (*self.ADVANCED, "output_dir", "priority", "timeout_seconds", "webhook_url")]
+        return [self[name] for name in (*self.ADVANCED, *self.HANDLING)]
 
     @property
     def advanced_used(self) -> bool:

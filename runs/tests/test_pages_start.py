@@ -1,5 +1,6 @@
 """The start page: what the form says, what it takes, and what becomes of it."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -278,3 +279,60 @@ def test_hostile_values_are_shown_as_text(local_client: Client, dataset: Dataset
     page = local_client.post("/runs/new", data).content.decode()
     assert "<script>alert" not in page
     assert "<script>alert" not in page_of(local_client, f"?dataset={hostile}&model={hostile}&clone={hostile}")
+
+
+def test_a_check_answers_beside_the_form_and_leaves_it(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
+    data = filled(local_client, f"?dataset={dataset.dataset_key}") | {
+        "action": "check",
+        "learning_rate": "0.001",
+        "notes": "kept",
+    }
+    response = local_client.post("/runs/new", data)
+    page = response.content.decode()
+    assert response.status_code == 200
+    run = Run.objects.get()
+    assert (run.mode, run.status, run.config["preflight"]) == ("dry-run", "completed", "quick")
+    assert "Dry-run completed successfully" in page
+    assert f'href="/runs/{run.pk}"' in page
+    assert 'value="0.001"' in page
+    assert f'value="{data["client_request_id"]}"' in page
+    local_client.post("/runs/new", data)
+    assert Run.objects.count() == 2
+
+
+def test_a_check_by_htmx_is_the_answer_alone(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
+    data = filled(local_client, f"?dataset={dataset.dataset_key}") | {"action": "check"}
+    text = local_client.post("/runs/new", data, headers={"HX-Request": "true"}).content.decode()
+    assert text.startswith('<section id="preflight"')
+    assert "hidden" not in text.split(">")[0]
+    wrong = local_client.post("/runs/new", data | {"num_epochs": "0"}, headers={"HX-Request": "true"})
+    assert "<strong>Epochs:</strong> This field must be at least 1." in wrong.content.decode()
+    assert Run.objects.count() == 1
+
+
+def test_a_full_check_shows_the_report(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+    report = {
+        "total_steps": 12, "tokens": 3456, "dropped": 1, "truncated": 2, "sentences": ["12 steps in 3 epochs."],
+        "memory": {"total": 2**30}, "memory_there": 2**33, "warnings": ["One example is <long>."],
+    }  # fmt: skip
+    scripted(["say", json.dumps(report)])
+    data = filled(local_client, f"?dataset={dataset.dataset_key}") | {"action": "check"}
+    page = local_client.post("/runs/new", data, headers={"HX-Request": "true"}).content.decode()
+    assert Run.objects.get().config["preflight"] == "full"
+    for shown in (
+        "12 steps in 3 epochs.",
+        "3,456",
+        "1 examples too long",
+        "1.0\xa0GB of 8.0\xa0GB",
+        "One example is &lt;long&gt;.",
+    ):
+        assert shown in page
+
+
+def test_depth_smoke_and_retries_reach_the_run(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+    scripted()
+    data = filled(local_client, f"?dataset={dataset.dataset_key}")
+    data |= {"action": "local", "run_async": "on", "auto_retry": "2", "preflight": "full", "smoke": "on"}
+    assert local_client.post("/runs/new", data).status_code == 302
+    config = Run.objects.get().config
+    assert (config["auto_retry"], config["preflight"], config["smoke"]) == (2, "full", True)

@@ -1,6 +1,7 @@
 """Start a run: a dry run, or a training now or by the queue."""
 
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from django.conf import settings
@@ -33,10 +34,13 @@ def start(request: HttpRequest) -> HttpResponse:
         form = StartForm(request.POST, datasets=dataset_choices(request.POST.get("dataset_key", "")))
         status, run = 400, None
         if form.is_valid():
-            status, run = submit(request, form)
-        if run is not None:
+            status, run = check(request, form) if request.POST.get("action") == "check" else submit(request, form)
+        if run is not None and request.POST.get("action") != "check":
             return redirect("runs:detail", run.pk)
-        return render(request, "runs/start.html", page_context(form), status=status)
+        context = page_context(form) | {"checked": run}
+        if request.htmx:  # type: ignore[attr-defined]
+            return render(request, "runs/_preflight.html", context)
+        return render(request, "runs/start.html", context, status=200 if run is not None else status)
     initial = {
         "model_id": DEFAULT_MODEL,
         "client_request_id": uuid.uuid4(),
@@ -70,6 +74,22 @@ def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
             return refused(form, refusal)
     except REFUSALS as refusal:
         return refused(form, refusal)
+
+
+def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
+    """A dry run of the form as it stands, as deep as this host can look, beside the form. The form itself stays to be sent."""
+    assert form.request is not None
+    depth = "full" if local_runtime().available else "quick"
+    asked = replace(
+        form.request, dry_run=True, preflight=depth, auto_retry=0, webhook_url="", output_dir=None, client_request_id=None
+    )
+    try:
+        run, _ = launching.run_in_request(request=asked, by=person(request))
+    except launching.NoFreeSlot:
+        run, _ = launching.run_in_request(request=replace(asked, preflight="quick", smoke=False), by=person(request))
+    except REFUSALS as refusal:
+        return refused(form, refusal)
+    return 200, run
 
 
 def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:

@@ -18,7 +18,8 @@ function update() {
   }
 }
 
-form.addEventListener("submit", () => {
+form.addEventListener("submit", (event) => {
+  if (event.submitter?.value === "check") return; // htmx asks, and the form stays
   executing.hidden = false;
   // After the browser has taken the form's values, the pressed button's among them.
   setTimeout(() => buttons.forEach((button) => (button.disabled = true)));

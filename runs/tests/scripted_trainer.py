@@ -50,6 +50,13 @@ def touch(name: str) -> None:
     os.rename(file.name, name)
 
 
+def put(name: str, text: str) -> None:
+    """A file with this content, its folder made."""
+    os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+    with open(name, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def report(name: str) -> None:
     """What this process was given: session, group, parent, environment, open files, signals, and what keeper.json said then."""
     with open("/proc/self/status", encoding="ascii") as file:
@@ -157,6 +164,13 @@ def close_output() -> None:
     os.close(2)
 
 
+def spoil_metrics() -> None:
+    """Everything that is no measurement: half a line of JSON, other types, other shapes, NUL, a line that never ends."""
+    with open("metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 1, "values": {"lo\n[1, 2]\nnull\n{"step": "one"}\n{"step": -1, "values": {"loss": 1}}\n')
+        file.write(b'{"step": 1, "values": {"a\\u0000": 1, "loss": "much"}}\n\xff\xfe\x00\n' + b"9" * 200_000 + b"\n")
+
+
 def spoil(name: str) -> None:
     """Put a folder where a file was."""
     os.unlink(name)
@@ -186,8 +200,8 @@ def main(script: list[list]) -> None:
 
 
 ACTIONS = (
-    say, complain, write, flood, touch, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output, sleep,
-    kill_self, leave, spoil, stop_keeper,
+    say, complain, write, flood, touch, put, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output, sleep,
+    kill_self, leave, spoil, spoil_metrics, stop_keeper,
 )  # fmt: skip
 
 if __name__ == "__main__":

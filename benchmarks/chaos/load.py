@@ -105,7 +105,7 @@ def make_datasets(house: House) -> None:
 
 
 class Load:
-    def __init__(self, house: House, seed: int, count: int, *, real: int = 0, clients: int = 4):
+    def __init__(self, house: House, seed: int, count: int, *, real: int = 0, clients: int = 8):
         self.house = house
         self.random = random.Random(seed)
         self.submissions = [self._draw(number + 1) for number in range(count)]

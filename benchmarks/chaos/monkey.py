@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from benchmarks.chaos.house import House, ask
 from runs.processes import Process, same_process
 
+TRIES = 5
+SPARED_SHARE = 0.85  # of the strikes at a program that has just come up
+
 
 @dataclass
 class Deed:
@@ -41,8 +44,8 @@ class Monkey:
         self.stopped: list[tuple[float, Process, Deed]] = []  # SIGSTOPped keepers and when they go on
         self.disk_free_at: float | None = None
         weights: dict[Callable[[], Deed | None], float] = {
-            self.trainer: 20,
-            self.keeper: 16,
+            self.trainer: 24,
+            self.keeper: 20,
             self.stop_keeper: 6,
             self.term_keeper: 2,
             self.task_child: 13,
@@ -62,7 +65,7 @@ class Monkey:
         if self.house.postgres is not None:
             weights |= {self.postgres_fast: 2.0, self.postgres_immediate: 2.0, self.postgres_long: 0.5}
         if self.house.small_disk:
-            weights[self.full_disk] = 2
+            weights[self.full_disk] = 1
         self.weights = weights
 
     def run(self, seconds: float, over: Callable[[], bool]) -> None:
@@ -75,9 +78,11 @@ class Monkey:
         self.relent(everything=True)
 
     def strike(self) -> None:
-        deed = self.random.choices(list(self.weights), list(self.weights.values()))[0]()
-        if deed is not None:
-            self.deeds.append(deed)
+        for _ in range(TRIES):  # what was drawn may not be there, or may have been hit a moment ago
+            deed = self.random.choices(list(self.weights), list(self.weights.values()))[0]()
+            if deed is not None:
+                self.deeds.append(deed)
+                return
 
     def relent(self, *, everything: bool = False) -> None:
         """Let stopped keepers go on and free the disk when their time has come."""
@@ -121,7 +126,7 @@ class Monkey:
         return self.random.choice(self.house.hosts)
 
     def _spared(self, name: str) -> bool:
-        return self.house.services[name].young and self.random.random() < 0.8
+        return self.house.services[name].young and self.random.random() < SPARED_SHARE
 
     def _outage(self) -> float:
         """Seconds until the service manager starts it again: mostly at once."""

@@ -19,6 +19,7 @@ from runs import folder as run_folders
 from runs.processes import live_processes
 
 SLACK_SECONDS = 1.0  # a race between two things that happen in the same second has two right answers
+STORAGE = ("cannot be written", "did not start", "No space left")  # how a full disk may end a run before its first step
 KILLED = ("keeper", "keeper SIGTERM")
 ENDED = ("completed", "failed", "timeout", "cancelled")
 
@@ -218,7 +219,8 @@ class Proof:
             return {"cancelled"}
         if lost or trainer_hit:
             allowed.add("failed")
-        if self._disk_was_full(run) and (code == 15 or "cannot be written" in run.message or "did not start" in run.message):
+        full = self._disk_was_full(run) and (code == 15 or any(words in run.message for words in STORAGE))
+        if full:
             allowed.add("failed")
         limit = run.timeout_seconds
         if limit is not None and (plan["kind"] in ("timeout", "stubborn") or self._lasted(run, journal) >= limit - 0.05):
@@ -226,13 +228,8 @@ class Proof:
         if cancels and not self._too_late(cancels, ended):
             allowed.add("cancelled")
             certain = [act for act in cancels if act.code == 202]
-            if (
-                certain
-                and not lost
-                and code != 0
-                and not self._hit_before(trainer_hit, certain)
-                and not self._over_before(certain, run)
-            ):
+            in_time = certain and not self._hit_before(trainer_hit, certain) and not self._over_before(certain, run)
+            if in_time and not lost and not full and code != 0:
                 return (allowed & {"timeout", "cancelled"}) | {"cancelled"}
         if code == 0 or (plan["kind"] == "real" and not lost and not trainer_hit):
             allowed.add("completed")

@@ -200,8 +200,8 @@ def main(script: list[list]) -> None:
 
 
 ACTIONS = (
-    say, complain, write, flood, touch, put, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output, sleep,
-    kill_self, leave, spoil, spoil_metrics, stop_keeper,
+    say, complain, write, flood, touch, put, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output,
+    sleep, kill_self, leave, spoil, spoil_metrics, stop_keeper,
 )  # fmt: skip
 
 if __name__ == "__main__":

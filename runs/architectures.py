@@ -90,6 +90,11 @@ class Architecture:
     final_softcap: float | None = None
 
     @property
+    def distinct_ropes(self) -> tuple[Rope, ...]:
+        """One or two: Gemma 3 rotates differently in sliding layers."""
+        return tuple(dict.fromkeys(self.ropes))
+
+    @property
     def is_gemma(self) -> bool:
         return self.family.startswith("gemma")
 

@@ -43,19 +43,22 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     return frequencies
 
 
-def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array) -> dict[Rope, tuple[jax.Array, jax.Array]]:
-    """Sines and cosines ``[B, L, 1, head_dim / 2]`` of ``positions [B, L]`` for each kind of layer; float32 whatever the dtype.
+Table = tuple[jax.Array, jax.Array]  # sines and cosines [B, L, 1, head_dim / 2]
+
+
+def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array) -> tuple[Table, ...]:
+    """Sines and cosines of ``positions [B, L]``, a table for each of ``ropes``; float32 whatever the dtype.
 
     The barrier makes XLA compute them once: fused into their consumers they were computed again for every head and layer.
     """
-    tables = {}
-    for rope in dict.fromkeys(ropes):
+    tables = []
+    for rope in ropes:
         angles = positions.astype(jnp.float32)[:, :, None, None] * inverse_frequencies(rope, head_dim)
-        tables[rope] = jax.lax.optimization_barrier((jnp.sin(angles), jnp.cos(angles)))
-    return tables
+        tables.append(jax.lax.optimization_barrier((jnp.sin(angles), jnp.cos(angles))))
+    return tuple(tables)
 
 
-def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x: jax.Array, table: Table) -> jax.Array:
     """Rotary embedding of ``x [B, L, heads, head_dim]``."""
     sin, cos = table
     first, second = jnp.split(x, 2, axis=-1)
@@ -75,16 +78,16 @@ class Attention(nnx.Module):
             if isinstance(child, nnx.Module | nnx.Param):
                 setattr(self, name, child)
         self.scale = architecture.query_scale
-        self.rope = architecture.ropes[layer]
+        self.table = architecture.distinct_ropes.index(architecture.ropes[layer])
         self.window = architecture.windows[layer]
         self.softcap = architecture.attention_softcap
 
     def __call__(
-        self, x: jax.Array, tables: dict[Rope, Any], cache: dict[str, jax.Array] | None, mask: jax.Array
+        self, x: jax.Array, tables: tuple[Table, ...], cache: dict[str, jax.Array] | None, mask: jax.Array
     ) -> tuple[dict[str, jax.Array] | None, jax.Array]:
         queries, keys, values = self._project(x)
-        queries = rotate(queries, tables[self.rope]) * jnp.asarray(self.scale, queries.dtype)
-        keys = rotate(keys, tables[self.rope])
+        queries = rotate(queries, tables[self.table]) * jnp.asarray(self.scale, queries.dtype)
+        keys = rotate(keys, tables[self.table])
         if cache is None:
             return None, self._output(causal_attention(queries, keys, values, mask, self.window, self.softcap))
         start = cache["end_index"][0]

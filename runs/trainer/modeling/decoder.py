@@ -5,6 +5,7 @@ One class per family, derived from google-tunix's own, so that its trainer and i
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -140,9 +141,12 @@ class GemmaNorm(nnx.Module):
         return (normed * (1.0 + self.scale.value.astype(jnp.float32))).astype(x.dtype)
 
 
-def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: bool) -> nnx.Module:
-    """The module of an architecture, with google-tunix's own random weights. Meant for ``nnx.eval_shape``."""
-    model_config = make_model_config(architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing)
+def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: bool, axes: tuple[str, ...] = ()) -> nnx.Module:
+    """The module of an architecture, with google-tunix's own random weights. Meant for ``nnx.eval_shape``.
+
+    ``axes``: those of the mesh.
+    """
+    model_config = make_model_config(architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing, axes=axes)
     family = architecture.family
     classes: dict[str, type] = {
         "llama": Llama,
@@ -164,14 +168,14 @@ def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: boo
     if architecture.is_gemma:
         module.final_norm = GemmaNorm(module.final_norm, architecture.norm_eps)
     module.final_softcap = architecture.final_softcap
-    module.ropes = architecture.ropes
+    module.ropes = architecture.distinct_ropes
     return module
 
 
-def make_model_config(architecture: Architecture, *, dtype: Any, gradient_checkpointing: bool = False) -> Any:
+def make_model_config(architecture: Architecture, *, dtype: Any, gradient_checkpointing: bool, axes: tuple[str, ...]) -> Any:
     """google-tunix's ``ModelConfig`` of the family."""
     a = architecture
-    shape = {
+    shape: dict[str, Any] = {
         "num_layers": a.layers,
         "embed_dim": a.hidden,
         "hidden_dim": a.intermediate,
@@ -180,6 +184,11 @@ def make_model_config(architecture: Architecture, *, dtype: Any, gradient_checkp
         "head_dim": a.head_dim,
     }
     library: Any = {"llama": llama3, "qwen2": qwen2, "qwen3": qwen3, "gemma3": gemma3}.get(a.family, gemma)
+    if "data" in axes:
+        # Upstream spreads rows over the fsdp axis only and would gather what lies on different data-parallel devices.
+        default = library.ShardingConfig.get_default_sharding()
+        rows = {name: (("data", "fsdp"), *getattr(default, name)[1:]) for name in ("act_btd", "act_btf", "act_btnh")}
+        shape["shd_config"] = dataclasses.replace(default, **rows)
     shape["remat_config"] = library.RematConfig.DECODER if gradient_checkpointing else library.RematConfig.NONE
     if a.family == "llama":
         return llama3.ModelConfig(

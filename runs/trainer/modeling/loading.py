@@ -39,6 +39,7 @@ class LoadedModel:
     architecture: Architecture
     model_config: Any
     model_id: str
+    mesh: jax.sharding.Mesh | None = None
     folder: Path | None = None
     revision: str | None = None
     lora: Any = None
@@ -110,6 +111,7 @@ def load_model(
         architecture=architecture,
         model_config=module.config,
         model_id=model_id,
+        mesh=mesh,
         folder=path,
         revision=commit,
     )
@@ -135,6 +137,7 @@ def _load_preset(model_id: str, *, dtype: Any, mesh: Any, seed: int, gradient_ch
         architecture=architecture,
         model_config=module.config,
         model_id=model_id,
+        mesh=mesh,
     )
 
 
@@ -142,8 +145,11 @@ def _materialize(
     architecture: Architecture, read: Callable[[Tensor], np.ndarray], *, dtype: Any, mesh: Any, gradient_checkpointing: bool
 ) -> Any:
     """Build the module without weights, then fill every parameter, one at a time, straight to its devices."""
+    axes = () if mesh is None else mesh.axis_names
     with mesh if mesh is not None else contextlib.nullcontext():
-        abstract = nnx.eval_shape(lambda: decoder.build(architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing))
+        abstract = nnx.eval_shape(
+            lambda: decoder.build(architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing, axes=axes)
+        )
     graph, state = nnx.split(abstract)
     parts = weights.by_parameter(tensors(architecture))
     filled = []

@@ -16,7 +16,7 @@ from runs.architectures import Tensor, tensors
 from runs.manifest import LORA_TARGETS
 from runs.trainer.errors import ModelError
 from runs.trainer.modeling.loading import LoadedModel
-from runs.trainer.modeling.weights import by_parameter
+from runs.trainer.modeling.weights import by_parameter, place
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -76,7 +76,9 @@ class LoraProjection(nnx.Module):
     ``<name>_lora_b [rank, out]``, ``nnx.LoRAParam`` in float32: what google-tunix's trainer, sampler and checkpoints look for.
     """
 
-    def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int):
+    def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int, mesh: jax.sharding.Mesh | None):
+        # Small, and whole on every device.
+        everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         self.parts = parts
         self.weight_name = str(parts[0].path[-1])
         self.scale = settings.scale
@@ -87,8 +89,9 @@ class LoraProjection(nnx.Module):
                 generator = np.random.default_rng([seed, zlib.crc32(part.name.encode())])
                 # As PEFT starts: A uniform in ±1/sqrt(in), B zero, so that the first step starts from the base model.
                 a = generator.uniform(-1.0, 1.0, (width, settings.rank)).astype(np.float32) * np.float32(width**-0.5)
-                setattr(self, f"{part.projection}_lora_a", nnx.LoRAParam(jnp.asarray(a)))
-                setattr(self, f"{part.projection}_lora_b", nnx.LoRAParam(jnp.zeros((settings.rank, out), jnp.float32)))
+                b = np.zeros((settings.rank, out), np.float32)
+                setattr(self, f"{part.projection}_lora_a", nnx.LoRAParam(place(a, np.float32, everywhere)))
+                setattr(self, f"{part.projection}_lora_b", nnx.LoRAParam(place(b, np.float32, everywhere)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = jax.lax.stop_gradient(getattr(self, self.weight_name).value)
@@ -124,5 +127,6 @@ def apply_lora(
             owner: Any = loaded.module
             for step in path[:-2]:
                 owner = owner[step] if isinstance(step, int) else getattr(owner, step)
-            setattr(owner, str(path[-2]), LoraProjection(getattr(owner, str(path[-2])), tuple(parts), settings, seed))
+            name = str(path[-2])
+            setattr(owner, name, LoraProjection(getattr(owner, name), tuple(parts), settings, seed, loaded.mesh))
     loaded.lora = settings

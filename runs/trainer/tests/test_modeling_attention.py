@@ -77,7 +77,7 @@ def test_rotation_depends_on_distance_only() -> None:
     rope = Rope(10_000.0)
     products = []
     for first in (0, 7000):
-        table = rotary_tables((rope,), HEAD_DIM, jnp.asarray([[first, first + 3]] * BATCH))[rope]
+        table = rotary_tables((rope,), HEAD_DIM, jnp.asarray([[first, first + 3]] * BATCH))[0]
         turned, others = rotate(queries, table), rotate(jnp.repeat(keys, 2, axis=2), table)
         products.append(jnp.einsum("bnh,bnh->bn", turned[:, 0], others[:, 1]))
     np.testing.assert_allclose(products[0], products[1], atol=2e-3)

@@ -35,6 +35,10 @@ def equal(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
+def hidden(module: nnx.Module, length: int = 12) -> jax.Array:
+    return jax.jit(lambda: forward_hidden(module, *row(length)))()
+
+
 def row(length: int = 12) -> tuple[jax.Array, ...]:
     return jnp.arange(length)[None] + 3, jnp.arange(length)[None], jnp.tril(jnp.ones((1, length, length), bool))
 
@@ -51,9 +55,8 @@ def test_presets_depend_on_the_seed_only() -> None:
 def test_a_fresh_preset_guesses() -> None:
     """Before training every byte is about as likely as any other: the loss starts at the logarithm of the vocabulary."""
     loaded = load()
-    tokens, positions, mask = row(64)
-    logits = project(loaded.module, forward_hidden(loaded.module, tokens, positions, mask))
-    loss = -jax.nn.log_softmax(logits[0, :-1])[jnp.arange(63), tokens[0, 1:]].mean()
+    logits = project(loaded.module, hidden(loaded.module, 64))
+    loss = -jax.nn.log_softmax(logits[0, :-1])[jnp.arange(63), row(64)[0][0, 1:]].mean()
     assert float(loss) == pytest.approx(np.log(loaded.vocab_size), abs=0.3)
 
 
@@ -69,15 +72,13 @@ def test_every_family_is_loaded_and_exported_unchanged(family: str, tmp_path: Pa
     assert sum(leaf.size for leaf in leaves(loaded.module)) == total
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_lora_starts_from_the_base_and_trains_nothing_else(family: str, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "base", family)
     plain, adapted = load(family, folder), load(family, folder)
     apply_lora(adapted, rank=2, alpha=None, targets=["q_proj", "v_proj", "down_proj"], seed=9)
     assert adapted.lora.alpha == 4.0
-    tokens, positions, mask = row()
-    before = forward_hidden(plain.module, tokens, positions, mask)
-    np.testing.assert_allclose(before, forward_hidden(adapted.module, tokens, positions, mask), atol=1e-4)
+    np.testing.assert_allclose(hidden(plain.module), hidden(adapted.module), atol=1e-4)
     trained = sum(leaf.size for leaf in leaves(adapted.module, nnx.LoRAParam))
     assert trained == count_parameters(plain.config, lora_rank=2, lora_targets=["q_proj", "v_proj", "down_proj"])[1]
     assert equal(leaves(plain.module), leaves(adapted.module, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam))))
@@ -85,9 +86,9 @@ def test_lora_starts_from_the_base_and_trains_nothing_else(family: str, tmp_path
     graph, lora, rest = nnx.split(adapted.module, nnx.LoRAParam, ...)
 
     def loss(lora: Any, rest: Any) -> jax.Array:
-        return jnp.square(forward_hidden(nnx.merge(graph, lora, rest), tokens, positions, mask)).sum()
+        return jnp.square(forward_hidden(nnx.merge(graph, lora, rest), *row())).sum()
 
-    by_lora, by_rest = jax.grad(loss, argnums=(0, 1))(lora, rest)
+    by_lora, by_rest = jax.jit(jax.grad(loss, argnums=(0, 1)))(lora, rest)
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(by_lora))
     frozen: Any = by_rest["layers"][0]["mlp"]["down_proj"]
     assert not np.asarray(jax.tree.leaves(frozen)[0]).any()
@@ -103,18 +104,18 @@ def test_lora_depends_on_its_seed_only(tmp_path: Path) -> None:
     assert not equal(matrices(1), matrices(2))
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory() -> None:
-    tokens, positions, mask = row(40)
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_gradient_checkpointing_changes_nothing_but_memory(family: str, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "base", family)
 
-    def gradient(**changes: Any) -> list[np.ndarray]:
-        module = load(**changes).module
-        return leaves_of(nnx.grad(lambda m: jnp.sin(forward_hidden(m, tokens, positions, mask)).sum())(module))
-
-    def leaves_of(tree: Any) -> list[np.ndarray]:
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    def gradient(**changes: Any) -> list[Any]:
+        graph, state = nnx.split(load("x", folder, **changes).module)
+        loss = jax.grad(lambda state: jnp.sin(forward_hidden(nnx.merge(graph, state), *row(40))).sum())
+        assert ("remat" in str(jax.make_jaxpr(loss)(state))) == bool(changes)
+        return jax.tree.leaves(jax.jit(loss)(state))
 
     for one, other in zip(gradient(), gradient(gradient_checkpointing=True), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +167,7 @@ def test_bfloat16_keeps_adapters_in_float32() -> None:
     loaded = load(dtype=jnp.bfloat16)
     apply_lora(loaded, rank=2, alpha=None, targets=None, seed=0)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(loaded.module, nnx.LoRAParam))} == {jnp.dtype(jnp.float32)}
-    tokens, positions, mask = row()
-    assert forward_hidden(loaded.module, tokens, positions, mask).dtype == jnp.bfloat16
+    assert hidden(loaded.module).dtype == jnp.bfloat16
 
 
 def test_export_replaces_a_whole_folder_or_nothing(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ try:
 except StorageError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True, check=True)
     assert "cannot be written" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert "second" not in (tmp_path / "model" / "README.md").read_text()
@@ -245,19 +245,23 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from runs.trainer.modeling import apply_lora, export_model, forward_hidden, load_model
-mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(-1, 1), ("fsdp", "tp"))
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2, 1), ("data", "fsdp", "tp"))
 def load(mesh):
     return load_model(model_id="x", path=Path({str(folder)!r}), revision=None, dtype=jnp.float32, mesh=mesh, seed=0)
 loaded, single = load(mesh), load(None)
 kernel = loaded.module.layers[0].mlp.gate_proj.kernel.value
 assert len({{shard.device for shard in kernel.addressable_shards}}) == 4
-assert kernel.addressable_shards[0].data.size * 4 == kernel.size
-tokens = jnp.arange(12)[None] + 3
-arguments = (tokens, jnp.arange(12)[None], jnp.tril(jnp.ones((1, 12, 12), bool)))
+assert kernel.addressable_shards[0].data.size * 2 == kernel.size
+assert loaded.module.config.shd_config.act_btd[0] == ("data", "fsdp")
+arguments = (jnp.arange(12)[None] + 3, jnp.arange(12)[None], jnp.tril(jnp.ones((1, 12, 12), bool)))
+def hidden(loaded):
+    return np.asarray(jax.jit(lambda: forward_hidden(loaded.module, *arguments))())
 with mesh:
-    spread = forward_hidden(loaded.module, *arguments)
-np.testing.assert_allclose(np.asarray(spread), forward_hidden(single.module, *arguments), atol=1e-4)
+    spread = hidden(loaded)
+np.testing.assert_allclose(spread, hidden(single), atol=1e-4)
 apply_lora(loaded, rank=2, alpha=None, targets=None, seed=0)
+lora = jax.tree.leaves(nnx.state(loaded.module, nnx.LoRAParam))
+assert all(len(array.sharding.device_set) == 4 and array.is_fully_replicated for array in lora)
 export_model(loaded, Path({str(tmp_path / "out")!r}), lora=True, merged=True, card={{}})
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

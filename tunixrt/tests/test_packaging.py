@@ -22,8 +22,9 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^\.PHONY: (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_the_composition_is_web_worker_and_postgresql():
-    assert {"web", "worker", "database", "migrate"} == SERVICES.keys()
+def test_the_composition_is_web_worker_and_postgresql_and_on_demand_monitoring():
+    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"web", "worker", "database", "migrate"}
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]} == {"prometheus", "grafana"}
     assert all("image" in service for service in SERVICES.values())
     assert SERVICES["database"]["image"].startswith("postgres:")
 
@@ -41,7 +42,9 @@ def test_what_a_service_waits_for_exists_and_can_be_waited_for(name: str):
 def test_every_volume_is_declared_and_the_output_is_shared():
     used = {name: {volume.split(":")[0] for volume in service["volumes"]} for name, service in SERVICES.items()}
 
-    assert set().union(*used.values()) == COMPOSE["volumes"].keys()
+    named = {volume for volume in set().union(*used.values()) if not volume.startswith("./")}
+    assert named == COMPOSE["volumes"].keys()
+    assert all((ROOT / volume).is_dir() for volume in set().union(*used.values()) - named)
     assert "output" in used["web"] & used["worker"]
     for name in ("web", "worker"):
         mounted = {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
@@ -64,8 +67,9 @@ def test_processes_that_keepers_leave_behind_are_collected():
     assert SERVICES["worker"]["init"] is True
 
 
-def test_web_is_published_on_loopback_only():
-    assert all(port.startswith("127.0.0.1:") for port in SERVICES["web"]["ports"])
+def test_everything_is_published_on_loopback_only():
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert "ports" not in SERVICES["database"]
 
 

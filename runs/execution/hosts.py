@@ -25,6 +25,7 @@ from runs.wakeup import hosts_folder
 logger = logging.getLogger("tunixrt.hosts")
 
 ROOT_ID = "root_id"
+ROOT_FREE_BYTES = 16 * 2**20
 KILL_SECONDS = 2.0
 
 
@@ -44,8 +45,10 @@ _ROOT_SECONDS = 10.0
 
 
 def root_problem() -> str | None:
-    """Why this host must not claim runs: its output root is not the one that the database knows. None: all is well."""
+    """Why this host must not claim runs: its output root is full, or not the one that the database knows. None: all is well."""
     key = str(settings.TUNIX_OUTPUT_ROOT)
+    if problem := _space_problem():
+        return problem
     if time.monotonic() - _root_checked.get(key, -_ROOT_SECONDS) < _ROOT_SECONDS:
         return None
     known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
@@ -66,6 +69,22 @@ def root_problem() -> str | None:
         )
     _root_checked[key] = time.monotonic()
     return None
+
+
+def _space_problem() -> str | None:
+    """A full disk would fail every run that waits, one after the other, within seconds; so they go on waiting."""
+    try:
+        found = os.statvfs(hosts_folder())
+    except OSError as error:
+        root = settings.TUNIX_OUTPUT_ROOT
+        return f"The output root {root} cannot be used: {error.strerror or error}. Check its disk and permissions."
+    free = found.f_bavail * found.f_frsize
+    if free >= ROOT_FREE_BYTES:
+        return None
+    return (
+        f"The output root {settings.TUNIX_OUTPUT_ROOT} is full: {free // 2**20} MB are free, {ROOT_FREE_BYTES // 2**20} MB are"
+        " needed to start a run. Make room; what waits starts by itself then."
+    )
 
 
 # --- keepers of this host ---------------------------------------------------------------------------------------------

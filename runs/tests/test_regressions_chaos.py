@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
@@ -14,10 +15,11 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, connection
 from django.utils import timezone
 from django_q.models import OrmQ
+from rest_framework.test import APIClient
 
 from runs import folder as files
 from runs.attendant import Attendant, Workers
-from runs.execution import launching
+from runs.execution import hosts, launching
 from runs.execution.attending import attend, attend_run
 from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
@@ -322,3 +324,24 @@ def test_claiming_and_attending_walk_an_index(runs: Callable[[], RunQuerySet], i
     assert index in plan
     assert "SORT" not in plan.upper()
     assert "TEMP B-TREE" not in plan
+
+
+def test_a_full_disk_keeps_the_queue_waiting(
+    submit: Submit, scripted: Script, api: APIClient, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that waited was claimed and failed within seconds, a night's work for the sake of some megabytes."""
+    scripted(["say", "hello"])
+    run = submit()
+    with monkeypatch.context() as full:
+        full.setattr(hosts, "ROOT_FREE_BYTES", 2**62)  # more than any disk has
+        assert launching.launch_pending() == 0
+        refused = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")
+        assert refused.status_code == 409
+        assert "is full" in refused.json()["detail"]
+    run.refresh_from_db()
+    assert run.status == "pending"
+    assert Run.objects.count() == 1
+
+    assert launching.launch_pending() == 1
+    wait_for(lambda: ended(run), "the end")
+    assert run.status == "completed"

@@ -179,6 +179,14 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     )
 
 
+def remarks(config: Mapping[str, Any]) -> list[str]:
+    """What a training does not take from config.json though it could matter: a sentence each."""
+    dropout = text_config(config).get("attention_dropout")
+    return (
+        [f"attention_dropout {_shown(dropout)} of config.json is not applied: training runs without dropout"] if dropout else []
+    )
+
+
 def tensors(architecture: Architecture) -> list[Tensor]:
     """Every tensor of a checkpoint of this architecture, under the names that ``transformers`` gives them."""
     a = architecture

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runs.architectures import Architecture, Tensor, UnsupportedModel, read_architecture, tensors
+from runs.architectures import Architecture, Tensor, UnsupportedModel, read_architecture, remarks, tensors
 
 INDEX = "model.safetensors.index.json"
 
@@ -64,6 +64,7 @@ def check_model_folder(folder: Path) -> tuple[list[str], list[str]]:
         architecture = read_architecture(config)
     except UnsupportedModel as error:
         problems.append(str(error))
+    warnings += remarks(config)
     try:
         entries = read_entries(folder)
         if architecture is not None:

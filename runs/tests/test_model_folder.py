@@ -272,6 +272,13 @@ def test_no_chat_template_is_a_warning(folder: Path) -> None:
     assert check_model_folder(folder) == ([], [])
 
 
+def test_dropout_that_is_not_applied_is_a_warning(folder: Path) -> None:
+    change_config(folder, attention_dropout=0.1)
+    problems, warnings = check_model_folder(folder)
+    assert problems == []
+    assert warnings == ["attention_dropout 0.1 of config.json is not applied: training runs without dropout"]
+
+
 def test_a_damaged_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
     assert only_problem(folder).startswith("tokenizer.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runs.architectures import Architecture, Tensor, UnsupportedModel, read_architecture, tensors
+from runs.architectures import Architecture, Tensor, UnsupportedModel, read_architecture, remarks, tensors
 from runs.families import PRESETS, preset_names
 from runs.model_folder import FolderProblem, match_tensors, read_config, read_entries
 from runs.trainer.errors import ModelError
 from runs.trainer.modeling import decoder, hub, weights
-
-log = logging.getLogger(__name__)
 
 PRESET_PREFIX = "preset:"
 
@@ -114,6 +111,7 @@ def load_model(
         mesh=mesh,
         folder=path,
         revision=commit,
+        warnings=remarks(config),
     )
 
 

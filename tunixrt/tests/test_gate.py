@@ -1,0 +1,109 @@
+"""Who computes, who waits, who sends, and whose the database connections are."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+
+from tunixrt.gate import Gate, Places
+
+
+def start_response(*args: Any) -> None:
+    return None
+
+
+def test_no_more_than_the_places_and_first_come_first_served():
+    places = Places(2)
+    inside: list[int] = []
+    most: list[int] = []
+    order: list[int] = []
+
+    def visit(number: int) -> None:
+        with places:
+            inside.append(number)
+            order.append(number)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.002)  # so that they come in this order
+    for thread in threads:
+        thread.join()
+
+    assert max(most) == 2
+    assert order == sorted(order)
+
+
+def test_an_error_gives_the_place_back():
+    def broken(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
+        raise RuntimeError("broken")
+
+    gate = Gate(broken, 1)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            gate({}, start_response)
+
+
+def test_an_answer_is_one_list_and_closed():
+    closed = []
+
+    def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
+        response = HttpResponse(b"hello")
+        response._resource_closers.append(lambda: closed.append(True))  # type: ignore[attr-defined]
+        return response
+
+    assert Gate(django, 1)({}, start_response) == [b"hello"]
+    assert closed == [True]
+
+
+def test_what_is_sent_piece_by_piece_leaves_its_place():
+    let_go = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"first"
+        assert let_go.wait(10)
+        yield b"second"
+
+    def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
+        return StreamingHttpResponse(pieces()) if environ["stream"] else HttpResponse(b"quick")
+
+    gate = Gate(django, 1)
+    slow = iter(gate({"stream": True}, start_response))
+    assert next(slow) == b"first"
+    assert gate({"stream": False}, start_response) == [b"quick"]
+    let_go.set()
+    assert list(slow) == [b"second"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_database_connections_belong_to_the_places():
+    used = set()
+
+    def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        used.add(id(connections["default"]))
+        return HttpResponse(b"")
+
+    gate = Gate(django, 2)
+
+    def visit(_: int) -> bool:
+        gate({}, start_response)
+        return any(connections.all(initialized_only=True))
+
+    with ThreadPoolExecutor(12) as crowd:
+        left_behind = list(crowd.map(visit, range(60)))
+
+    assert not any(left_behind), "no thread keeps one"
+    assert len(used) <= 2
+    for each in gate._connections:
+        each.close()

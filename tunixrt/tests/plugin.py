@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER_URL = "TUNIXRT_TEST_SERVER_URL"  # from the first process to xdist's others
 _OURS = re.compile(r"(TUNIX|TUNIXRT)_\w+|SECRET_KEY|DEBUG|ALLOWED_HOSTS|CSRF_TRUSTED_ORIGINS|DATABASE_URL")
 _stack = contextlib.ExitStack()
+_DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "django_db_serialized_rollback", "live_server"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,6 +64,23 @@ def _prepare(database: str) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
     _stack.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL only what asks a database: the rest has passed on SQLite, and would prove the same once more."""
+    if config.getoption("database") != "postgresql":
+        return
+    asking, others = [], []
+    for item in items:
+        (asking if _asks_a_database(item) else others).append(item)
+    if asking and others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = asking
+
+
+def _asks_a_database(item: pytest.Item) -> bool:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return bool(fixtures & _DATABASE_FIXTURES) or item.get_closest_marker("django_db") is not None
 
 
 def pytest_report_header(config: pytest.Config) -> str:

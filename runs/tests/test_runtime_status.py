@@ -1,5 +1,6 @@
 """GET /api/tunix/status: is the training runtime here? True to the environment that it is asked in."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -56,7 +57,7 @@ def test_another_interpreter_without_the_runtime_has_none(api: APIClient, withou
 def test_another_interpreter_with_the_runtime_is_asked(api: APIClient, settings: LazySettings, tmp_path: Path):
     """A GPU box may keep its JAX environment apart."""
     link = tmp_path / "python"
-    link.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    link.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     link.chmod(0o755)
     settings.TUNIX_PYTHON = str(link)
 

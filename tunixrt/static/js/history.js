@@ -48,7 +48,11 @@ function move(by) {
 }
 
 const KEYS = {
-  "/": () => document.getElementById("id_q").select(),
+  "/": () => {
+    const search = document.getElementById("id_q");
+    search.focus();
+    search.select();
+  },
   "?": () => keysDialog.showModal(),
   j: () => move(1),
   k: () => move(-1),

@@ -119,6 +119,10 @@ bench-web: environment-full ## what the web server answers
 bench-train: environment-full ## what the training program trains
 	@$(FULL) -m benchmarks.train
 
+.PHONY: bench-queue
+bench-queue: environment-full ## how fast runs are claimed, drained and started
+	@$(FULL) -m benchmarks.queue_speed
+
 .PHONY: chaos
 chaos: environment-full ## kill everything there is while runs are under way (MINUTES=2 DATABASE=sqlite SEED=…)
 	@$(FULL) -m benchmarks.chaos --minutes $(MINUTES) --database $(DATABASE) $(if $(SEED),--seed $(SEED)) $(CHAOS)

@@ -116,6 +116,7 @@ class House:
         self.small_disk = self.disk_megabytes is not None and self._mount()
         self.postgres: PostgresServer | None = None
         self.postgres_down_until: float | None = None
+        self.postgres_up_since = 0.0
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
         self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
@@ -232,7 +233,7 @@ class House:
         if self.postgres is not None and self.postgres_down_until is not None and now >= self.postgres_down_until:
             with self.postgres_lock:
                 self.postgres.start()
-                self.postgres_down_until = None
+                self.postgres_down_until, self.postgres_up_since = None, time.monotonic()
 
     def stop_postgres(self, mode: str, seconds: float) -> None:
         assert self.postgres is not None

@@ -13,6 +13,7 @@ from benchmarks.chaos.house import House, ask
 from runs.processes import Process, same_process
 
 TRIES = 5
+POSTGRES_SECONDS = 8.0  # it is left alone for so long after a start, or nothing else would happen
 SPARED_SHARE = 0.85  # of the strikes at a program that has just come up
 
 
@@ -43,9 +44,11 @@ class Monkey:
         self.random = random.Random(self.seed * 7919 + 3)
         self.stopped: list[tuple[float, Process, Deed]] = []  # SIGSTOPped keepers and when they go on
         self.disk_free_at: float | None = None
-        weights: dict[Callable[[], Deed | None], float] = {
+        weights: dict[Callable[[], Deed | list[Deed] | None], float] = {
             self.trainer: 24,
             self.keeper: 20,
+            self.all_trainers: 3,
+            self.all_keepers: 3,
             self.stop_keeper: 6,
             self.term_keeper: 2,
             self.task_child: 13,
@@ -79,9 +82,9 @@ class Monkey:
 
     def strike(self) -> None:
         for _ in range(TRIES):  # what was drawn may not be there, or may have been hit a moment ago
-            deed = self.random.choices(list(self.weights), list(self.weights.values()))[0]()
-            if deed is not None:
-                self.deeds.append(deed)
+            done = self.random.choices(list(self.weights), list(self.weights.values()))[0]()
+            if done:
+                self.deeds += done if isinstance(done, list) else [done]
                 return
 
     def relent(self, *, everything: bool = False) -> None:
@@ -143,6 +146,21 @@ class Monkey:
         if (found := self._pick_run("keeper")) is None:
             return None
         return self._kill_one("keeper", found[1], f"pid {found[1].pid}", found[0])
+
+    def all_trainers(self) -> list[Deed]:
+        """At once, as the kernel does for lack of memory."""
+        return self._all("trainer")
+
+    def all_keepers(self) -> list[Deed]:
+        """At once, as somebody with a broad ``pkill`` does."""
+        return self._all("keeper")
+
+    def _all(self, role: str) -> list[Deed]:
+        runs = [(run_id, pair[role]) for run_id, pair in self.house.live_runs() if role in pair]
+        done = [
+            self._kill_one(role, process, f"pid {process.pid}, one of {len(runs)} at once", run_id) for run_id, process in runs
+        ]
+        return [deed for deed in done if deed is not None]
 
     def stop_keeper(self) -> Deed | None:
         if (found := self._pick_run("keeper")) is None:
@@ -255,7 +273,7 @@ class Monkey:
         return Deed(time.time(), "web server SIGTERM", "web")
 
     def _stop_postgres(self, mode: str, seconds: float) -> Deed | None:
-        if self.house.postgres_down_until is not None:
+        if self.house.postgres_down_until is not None or time.monotonic() - self.house.postgres_up_since < POSTGRES_SECONDS:
             return None
         at = time.time()
         self.house.stop_postgres(mode, seconds)

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db import InterfaceError, OperationalError, connection
+
 from runs.models import Run
 
 ROW_FIELDS = ("run_id", "dataset_key", "model_id", "mode", "status", "started_at", "duration_seconds")
@@ -19,10 +21,20 @@ def full_answer(run: Run) -> dict[str, Any]:
     """Everything about a run; ``POST`` and ``GET`` answer the same."""
     answer = {name: _plain(getattr(run, name)) for name in FULL_FIELDS}
     answer["retry_of"] = str(run.retry_of_id) if run.retry_of_id else None
-    answer["owner"] = run.owner.get_username()
-    answer["tags"] = [tag.name for tag in run.tags.all()]
-    answer["host"] = run.host.name if run.host else None
-    return answer
+    return answer | _related(run)
+
+
+def _related(run: Run) -> dict[str, Any]:
+    """What stands in other tables. If the database went away while a run was executed in the request, its end goes first."""
+    try:
+        return {
+            "owner": run.owner.get_username(),
+            "tags": [tag.name for tag in run.tags.all()],
+            "host": run.host.name if run.host else None,
+        }
+    except (OperationalError, InterfaceError):
+        connection.close()
+        return {"owner": None, "tags": sorted(run.config.get("tags", [])), "host": None}
 
 
 def short_answer(run: Run) -> dict[str, Any]:

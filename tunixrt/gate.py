@@ -15,6 +15,10 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http.response import HttpResponseBase
 
+# Answers that are sent piece by piece at once, beside the live streams: downloads, exports, static files.
+DOWNLOADS = 32
+TOO_MANY = b'{"detail": "The server is sending as much as it can; try again in a moment."}'
+
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
@@ -47,11 +51,13 @@ class Places:
 
 
 class Gate:
-    """A WSGI application: ``django``, Django's own, for ``places`` requests at once; the others wait."""
+    """A WSGI application: ``django``, Django's own, for ``places`` requests at once; the others wait. ``sending`` answers may be
+    under way piece by piece; the next one is 503, so that slow readers never take the last thread."""
 
-    def __init__(self, django: Callable[[Environ, StartResponse], HttpResponseBase], places: int):
+    def __init__(self, django: Callable[[Environ, StartResponse], HttpResponseBase], places: int, sending: int):
         self._django = django
         self._places = Places(places)
+        self._sending = threading.BoundedSemaphore(sending)
         self._connections: list[BaseDatabaseWrapper] = []
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -60,13 +66,18 @@ class Gate:
                 connections[DEFAULT_DB_ALIAS] = self._connections.pop()
             try:
                 response = self._django(environ, start_response)
-                if not response.streaming:
+                if not getattr(response, "streaming", True):  # a development server wraps files
                     body = [b"".join(response)]  # the server sends a list at once
                     response.close()
                     return body
             finally:
                 self._keep_connection()
-        return Sending(response)
+        if self._sending.acquire(blocking=False):
+            return Sending(response, self._sending.release)
+        response.close()
+        headers = [("Content-Type", "application/json"), ("Retry-After", "5"), ("Content-Length", str(len(TOO_MANY)))]
+        start_response("503 Service Unavailable", headers)
+        return [TOO_MANY]
 
     def _keep_connection(self) -> None:
         for connection in connections.all(initialized_only=True):
@@ -79,9 +90,10 @@ class Gate:
 class Sending:
     """An answer that is sent piece by piece. A database connection that its pieces needed ends with it."""
 
-    def __init__(self, response: HttpResponseBase):
+    def __init__(self, response: HttpResponseBase, done: Callable[[], None]):
         self._response = response
-        self._pieces: Iterator[bytes] = iter(response)
+        self._pieces: Iterator[bytes] = iter(response)  # type: ignore[call-overload]
+        self._done: Callable[[], None] | None = done
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -90,5 +102,8 @@ class Sending:
         return next(self._pieces)
 
     def close(self) -> None:
-        self._response.close()
-        connections.close_all()
+        done, self._done = self._done, None
+        if done is not None:
+            done()
+            self._response.close()
+            connections.close_all()

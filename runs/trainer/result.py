@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import shutil
 from typing import Any
 
 import jax
@@ -67,28 +65,16 @@ def _versions() -> dict[str, str]:
 
 
 def export(prepared: Prepared, result: dict[str, Any]) -> str:
-    """Write the model folder whole or not at all; its path relative to the run folder."""
-    name = prepared.manifest["output"]["model"]
-    target = prepared.folder / name
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    old = target.with_name(f".{target.name}.old.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        export_model(
-            prepared.model,
-            temporary,
-            lora=prepared.training["lora_rank"] is not None,
-            merged=prepared.training["export_merged"],
-            card={**{key: prepared.manifest[key] for key in ("run_id", "dataset", "model", "training")}, "result": result},
-        )
-        if target.exists():  # of an earlier end of the same run
-            os.rename(target, old)
-        os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return str(name)
+    """Write the model folder; its path relative to the run folder. With several processes every one must call this."""
+    name = str(prepared.manifest["output"]["model"])
+    export_model(
+        prepared.model,
+        prepared.folder / name,
+        lora=prepared.training["lora_rank"] is not None,
+        merged=prepared.training["export_merged"],
+        card={**{key: prepared.manifest[key] for key in ("run_id", "dataset", "model", "training")}, "result": result},
+    )
+    return name
 
 
 def result_sentences(result: dict[str, Any]) -> list[str]:

@@ -24,11 +24,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from tunix.sft import hooks, peft_trainer, sharding_utils
+from jax.interpreters import pxla
+from jax.sharding import NamedSharding, PartitionSpec
+from tunix.sft import hooks, peft_trainer
 
 from runs.trainer.batches import Batch, HostBatch
 from runs.trainer.devices import BATCH_AXES
 from runs.trainer.loss import answer_loss, model_inputs
+
+_BATCH_SPEC = (None, BATCH_AXES)  # of arrays [A, B, L]
 
 
 class SftTrainer(peft_trainer.PeftTrainer):
@@ -48,7 +52,7 @@ class SftTrainer(peft_trainer.PeftTrainer):
     ):
         config = peft_trainer.TrainingConfig(
             eval_every_n_steps=1,  # never looked at: train() gets no eval_ds
-            data_sharding_axis=(None, BATCH_AXES),  # type: ignore[arg-type]
+            data_sharding_axis=_BATCH_SPEC,  # type: ignore[arg-type]
         )
         super().__init__(model, optimizer, config)
         # Our checkpoints and our end: nothing is skipped, saved or closed behind our back.
@@ -65,6 +69,15 @@ class SftTrainer(peft_trainer.PeftTrainer):
     def start_at(self, step: int) -> None:
         """Continue counting after a restored checkpoint."""
         self._train_steps = self._iter_steps = step
+
+    def _prepare_inputs(self, input_data: Batch) -> Batch:
+        """Place a batch on the mesh, rows over its batch axes. Each process brings its own rows.
+
+        Upstream's placement looks whether the rows *of one process* divide evenly over *all* devices, and takes the rows of
+        different processes for copies of each other when they do not. It leaves alone what is placed already.
+        """
+        sharding = NamedSharding(pxla.thread_resources.env.physical_mesh, PartitionSpec(*_BATCH_SPEC))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), input_data)
 
     def _train_step(self, model: nnx.Module, optimizer: nnx.Optimizer, inputs: Batch) -> tuple[jax.Array, Any, jax.Array]:
         graph, *states = nnx.split(model, self.trained, ...)
@@ -100,14 +113,18 @@ class SftTrainer(peft_trainer.PeftTrainer):
     def _write_train_metrics(self) -> None:
         self._buffered_train_metrics = None
 
+    def first_step(self, batch: Batch) -> dict[str, jax.Array]:
+        """One step on its own: its outcome."""
+        step, _ = self.jit_train_and_eval_step(cache_nnx_graph=True)
+        return step(self._prepare_inputs(batch))[1]
+
     def held_out_loss(self, batches: Iterable[HostBatch], check_stop: Callable[[], None]) -> float:
         """Mean negative log likelihood of the learnt tokens of all batches."""
         _, step = self.jit_train_and_eval_step(cache_nnx_graph=True)
         total = count = 0.0
         for host in batches:
             check_stop()
-            placed = sharding_utils.shard_input(host.batch, self.config.data_sharding_axis)
-            part, number = step(placed)
+            part, number = step(self._prepare_inputs(host.batch))
             total += float(part)
             count += float(number)
         return total / max(count, 1.0)

@@ -7,9 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
-from tunix.sft import sharding_utils
-
 from runs.trainer.devices import make_mesh, memory_in_use
 from runs.trainer.errors import NotANumber
 from runs.trainer.optimizer import make_optimizer
@@ -33,9 +30,7 @@ def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
         plan = prepared.plan
         step, rows = next(plan.steps())
         host = prepared.builder.build(step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch)
-        run, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
-        _, outcome, _ = run(sharding_utils.shard_input(host.batch, trainer.config.data_sharding_axis))
-        values = {name: float(value) for name, value in jax.device_get(outcome).items()}
+        values = {name: float(value) for name, value in trainer.first_step(host.batch).items()}
     if not all(math.isfinite(value) for value in values.values()):
         raise NotANumber(f"the first step gives loss {values['loss']} and gradient norm {values['grad_norm']}; use dtype float32")
     return {**values, "seconds": round(time.monotonic() - started, 2), "memory_bytes": memory_in_use()}

@@ -8,7 +8,6 @@ twenty megabytes of records, mapped, not read.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -24,7 +23,8 @@ from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tokenizer import Encoded, Tokenizer
 
 LAYOUT = "2"  # part of the key: another layout is another cache
-CHUNK = 1024  # examples tokenised at once; the Hugging Face tokenizer spreads them over the cores
+# Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or so many characters.
+CHUNK_EXAMPLES, CHUNK_CHARACTERS = 1024, 2**21
 
 # start: index into tokens.bin; length: tokens; answer: index within the piece of the first token that is learnt;
 # offset: byte offset of the example's line in dataset.jsonl.
@@ -101,7 +101,7 @@ def _build(
             open(temporary / "answers.bin", "wb") as answers,
         ):
             counts = _Counts()
-            for chunk in _chunks(read_examples(dataset), CHUNK):
+            for chunk in _chunks(read_examples(dataset)):
                 check_stop()
                 encoded = _encode(tokenizer, chunk)
                 _write_chunk(chunk, encoded, counts, max_length, too_long, (tokens, pieces, answers))
@@ -217,9 +217,16 @@ def _cut(ids: list[int], answer: int, max_length: int, too_long: str) -> Iterato
             start = start + len(window) - context
 
 
-def _chunks(items: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, size)):
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    chunk: list[Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += sum(len(message["content"]) for message in example.messages)
+        if len(chunk) >= CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
         yield chunk
 
 

@@ -88,8 +88,8 @@ def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: Me
         raise Interrupted(f"stopped by {loop.stopped_by} after step {step} of {prepared.total}; {saved}")
     exact, outputs = _solve(problems, loop, prepared.total, metrics, stop)
     result = make_result(prepared, loop, resumed=resumed, exact_match=exact, problems=problems, outputs=outputs)
+    result["model"] = export(prepared, result)
     if jax.process_index() == 0:
-        result["model"] = export(prepared, result)
         write_json(prepared.folder / prepared.manifest["output"]["result"], result)
     return result
 

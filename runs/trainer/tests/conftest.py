@@ -20,7 +20,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TUNIXRT_CACHE_DIR", None)
-os.environ.pop("XLA_FLAGS", None)
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of what these tests do
+
+import jax  # noqa: E402 - the path and the environment are set above
 
 from runs.trainer.devices import start_devices  # noqa: E402 - the path and the environment are set above
 from runs.trainer.tests.helpers import Run, arithmetic, write_llama  # noqa: E402
@@ -29,6 +31,13 @@ from runs.trainer.tests.helpers import Run, arithmetic, write_llama  # noqa: E40
 @pytest.fixture(scope="session", autouse=True)
 def _devices():
     start_devices()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs are kept for as long as a process lives; some hundred of them take gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,7 @@ class Run:
     def finish(self, command: str = "train", *arguments: str, **environment: str) -> tuple[int, str, str]:
         """Run the real command to its end: exit code, stdout, stderr."""
         process = self.start(command, *arguments, **environment)
-        out, err = process.communicate(timeout=150)
+        out, err = process.communicate(timeout=300)
         return process.returncode, out, err
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -125,10 +125,11 @@ def limited(run, resource, amount):
     return subprocess.run(
         ["sh", "-c", f'ulimit {resource} {amount}; exec "$@"', "sh", *command],
         cwd=run.folder,
+        # Not the shared cache of compiled programs: a cut entry would be there for ever.
         env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -61,7 +61,8 @@ def test_text_for_people(make_run, capsys):
 
 
 def test_too_little_memory_is_a_warning(make_run, capsys):
-    run = make_run(batch_size=512, max_seq_length=32768, packing=True, examples=[line("a", "q", "a" * 30_000)] * 600)
+    examples = [line("a", "q", "a" * 2_000)] * 600
+    run = make_run(model="preset:tiny-llama", batch_size=512, max_seq_length=2048, packing=True, examples=examples)
     found = report(run, capsys)
     assert any("lower batch_size" in warning for warning in found["warnings"])
 

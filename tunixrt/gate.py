@@ -92,7 +92,7 @@ class Sending:
 
     def __init__(self, response: HttpResponseBase, done: Callable[[], None]):
         self._response = response
-        self._pieces: Iterator[bytes] = iter(response)  # type: ignore[call-overload]
+        self._pieces: Iterator[bytes] = iter(response)
         self._done: Callable[[], None] | None = done
 
     def __iter__(self) -> Iterator[bytes]:

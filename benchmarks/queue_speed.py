@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.chaos.figures import spread
@@ -76,11 +77,11 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
         write_plan(built.workshop, {"seed": seed, "kind": "silent", "steps": 1, "pause": 0.05, "code": 0, "output": "text"})
         answer = call(built, "POST", "/api/tunix/run?mode=async", body | {"dry_run": False, "seed": seed})
         run_id = str(answer.run_id)
-        _wait(lambda run_id=run_id: read_journal(built.workshop, run_id)["starts"])
+        _wait(partial(_has_started, built, run_id))
         started.append(read_journal(built.workshop, run_id)["starts"][0] - answer.sent)
         if keeper := keeper_and_trainer(built.output_root / run_id).get("keeper"):
             memory = max(memory, _proportional_bytes(keeper.pid))
-        _wait(lambda run_id=run_id: call(built, "GET", f"/api/tunix/runs/{run_id}/status").status == "completed")
+        _wait(partial(_is_completed, built, run_id))
     return {
         "async dry run, POST → completed as a poller sees it, s": spread(completed),
         "async POST → training process started, s": spread(started),
@@ -88,9 +89,17 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
     }
 
 
+def _has_started(built: House, run_id: str) -> bool:
+    return bool(read_journal(built.workshop, run_id)["starts"])
+
+
+def _is_completed(built: House, run_id: str) -> bool:
+    return call(built, "GET", f"/api/tunix/runs/{run_id}/status").status == "completed"
+
+
 def _until_completed(built: House, body: dict[str, Any]) -> float:
     answer = call(built, "POST", "/api/tunix/run?mode=async", body)
-    while call(built, "GET", f"/api/tunix/runs/{answer.run_id}/status").status != "completed":
+    while not _is_completed(built, str(answer.run_id)):
         time.sleep(0.002)
     return time.time() - answer.sent
 

@@ -30,7 +30,6 @@ SKEW_SOURCE = Path(__file__).with_name("skew.c")
 OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-YOUNG_SECONDS = 12.0
 SKEW_SECONDS = 90
 
 Value = TypeVar("Value")
@@ -78,11 +77,6 @@ class Service:
         self.started_at = time.monotonic()
 
     @property
-    def young(self) -> bool:
-        """Just started: hit it only now and then, or nothing but starts happens on a slow machine."""
-        return time.monotonic() - self.started_at < YOUNG_SECONDS
-
-    @property
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -117,6 +111,7 @@ class House:
         self.postgres: PostgresServer | None = None
         self.postgres_down_until: float | None = None
         self.postgres_up_since = 0.0
+        self.boot_seconds = 0.0  # how long the programs take to come up on this machine, as busy as it is
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
         self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
@@ -151,9 +146,11 @@ class House:
             skewed = {"LD_PRELOAD": library, "TUNIXRT_CHAOS_SKEW": str(self.skew)}
             self.services[f"attend-{self.hosts[-1]}"].environment |= skewed
         self._add("web", ["manage.py", "web"], "alpha")
+        began = time.monotonic()
         for service in self.services.values():
             service.start()
         self.wait_until_up()
+        self.boot_seconds = time.monotonic() - began
         self._caring.set()
         self._caretaker.start()
 
@@ -198,6 +195,10 @@ class House:
 
     def _manage(self, *arguments: str) -> None:
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self._environment("alpha"), check=True)
+
+    def is_young(self, service: Service) -> bool:
+        """Has hardly come up: to be hit only now and then, or nothing but starts would happen on a slow machine."""
+        return time.monotonic() - service.started_at < 3 * self.boot_seconds
 
     def wait_until_up(self, seconds: float = START_SECONDS) -> None:
         give_up = time.monotonic() + seconds
@@ -349,8 +350,7 @@ def keeper_and_trainer(path: Path) -> dict[str, Process]:
     found = {}
     for role in ("keeper", "trainer"):
         named = record.get(role)
-        process = read_process(named["pid"]) if isinstance(named, dict) else None
-        if process is not None and process.start_time == named["start_time"]:
+        if isinstance(named, dict) and (process := read_process(named["pid"])) and process.start_time == named["start_time"]:
             found[role] = process
     return found
 

@@ -13,6 +13,7 @@ from benchmarks.chaos.house import House, ask
 from runs.processes import Process, same_process
 
 TRIES = 5
+DISK_SECONDS = 20.0  # between two full disks
 POSTGRES_SECONDS = 8.0  # it is left alone for so long after a start, or nothing else would happen
 SPARED_SHARE = 0.85  # of the strikes at a program that has just come up
 
@@ -44,6 +45,7 @@ class Monkey:
         self.random = random.Random(self.seed * 7919 + 3)
         self.stopped: list[tuple[float, Process, Deed]] = []  # SIGSTOPped keepers and when they go on
         self.disk_free_at: float | None = None
+        self.disk_spared_until = 0.0
         weights: dict[Callable[[], Deed | list[Deed] | None], float] = {
             self.trainer: 24,
             self.keeper: 20,
@@ -129,7 +131,7 @@ class Monkey:
         return self.random.choice(self.house.hosts)
 
     def _spared(self, name: str) -> bool:
-        return self.house.services[name].young and self.random.random() < SPARED_SHARE
+        return self.house.is_young(self.house.services[name]) and self.random.random() < SPARED_SHARE
 
     def _outage(self) -> float:
         """Seconds until the service manager starts it again: mostly at once."""
@@ -309,12 +311,13 @@ class Monkey:
         return Deed(time.time(), "messages tripled", f"{count}") if count else None
 
     def full_disk(self) -> Deed | None:
-        if self.disk_free_at is not None:
+        if self.disk_free_at is not None or time.time() < self.disk_spared_until:
             return None
         seconds = self.random.choice((0.5, 1.5, 3.0))
         at = time.time()
         self.house.fill_disk()
         self.disk_free_at = at + seconds
+        self.disk_spared_until = at + DISK_SECONDS
         return Deed(at, "disk full", f"for {seconds:g} s", until=at + seconds + 1.0)
 
     # --- what was done

@@ -14,9 +14,9 @@ django = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 
 from runs.reading.stream import hub  # noqa: E402
-from tunixrt.gate import Gate  # noqa: E402
+from tunixrt.gate import DOWNLOADS, Gate  # noqa: E402
 
-application = Gate(django, settings.WEB_THREADS)
+application = Gate(django, settings.WEB_THREADS, sending=settings.MAX_STREAMS + DOWNLOADS)
 
 
 def end_streams_on_shutdown() -> None:

@@ -11,7 +11,7 @@ from django.db import connection, connections
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from tunixrt.gate import Gate, Places
+from tunixrt.gate import TOO_MANY, Gate, Places
 
 
 def start_response(*args: Any) -> None:
@@ -47,7 +47,7 @@ def test_an_error_gives_the_place_back():
     def broken(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
         raise RuntimeError("broken")
 
-    gate = Gate(broken, 1)
+    gate = Gate(broken, 1, sending=1)
     for _ in range(3):
         with pytest.raises(RuntimeError):
             gate({}, start_response)
@@ -58,10 +58,10 @@ def test_an_answer_is_one_list_and_closed():
 
     def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
         response = HttpResponse(b"hello")
-        response._resource_closers.append(lambda: closed.append(True))  # type: ignore[attr-defined]
+        response._resource_closers.append(lambda: closed.append(True))
         return response
 
-    assert Gate(django, 1)({}, start_response) == [b"hello"]
+    assert Gate(django, 1, sending=1)({}, start_response) == [b"hello"]
     assert closed == [True]
 
 
@@ -76,12 +76,28 @@ def test_what_is_sent_piece_by_piece_leaves_its_place():
     def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
         return StreamingHttpResponse(pieces()) if environ["stream"] else HttpResponse(b"quick")
 
-    gate = Gate(django, 1)
+    gate = Gate(django, 1, sending=1)
     slow = iter(gate({"stream": True}, start_response))
     assert next(slow) == b"first"
     assert gate({"stream": False}, start_response) == [b"quick"]
     let_go.set()
     assert list(slow) == [b"second"]
+
+
+def test_slow_readers_do_not_take_every_thread():
+    def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
+        return StreamingHttpResponse(iter([b"piece"])) if environ["stream"] else HttpResponse(b"quick")
+
+    said: list[Any] = []
+    gate = Gate(django, 1, sending=1)
+    slow = gate({"stream": True}, start_response)
+
+    assert gate({"stream": True}, lambda *line: said.append(line)) == [TOO_MANY]
+    assert said[0][0] == "503 Service Unavailable"
+    assert gate({"stream": False}, start_response) == [b"quick"]
+    slow.close()
+    slow.close()
+    assert list(gate({"stream": True}, start_response)) == [b"piece"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -94,7 +110,7 @@ def test_database_connections_belong_to_the_places():
         used.add(id(connections["default"]))
         return HttpResponse(b"")
 
-    gate = Gate(django, 2)
+    gate = Gate(django, 2, sending=1)
 
     def visit(_: int) -> bool:
         gate({}, start_response)

@@ -7,8 +7,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from tunixrt.checks import bind_host
+from tunixrt.gate import DOWNLOADS
 
-DOWNLOADS = 16
 IDLE_CONNECTIONS = 1024
 
 

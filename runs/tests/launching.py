@@ -21,7 +21,7 @@ TRAINER = Path(__file__).with_name("scripted_trainer.py")
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 FLAGS = tuple(flag for flag in keeper.FLAGS if flag != "-S") if COVERAGE else keeper.FLAGS
 ENVIRONMENT = {"PATH": os.environ["PATH"], **COVERAGE}
-PATIENCE = 30.0  # seconds; a busy machine is slow, a hang is a failure
+PATIENCE = 90.0  # seconds; a busy machine is slow, a hang is a failure
 
 
 def wait_for(fact: Callable[[], Value | None], what: str) -> Value:

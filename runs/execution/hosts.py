@@ -108,7 +108,7 @@ def stop_taken_away() -> None:
     ours = Run.objects.executing_on(this_host()).filter(pk__in=list(noted)).values_list("pk", flat=True)
     for run_id in noted.keys() - {str(pk) for pk in ours}:
         note = noted[run_id]
-        path = Path(note.read_text())
+        path = Path(note.read_text() or note)  # empty: the disk was full, and nothing has been started
         lock = run_folders.try_lock(path / run_folders.LOCK) if path.is_dir() else None
         if lock is not None:
             try:

@@ -345,3 +345,16 @@ def test_a_full_disk_keeps_the_queue_waiting(
     assert launching.launch_pending() == 1
     wait_for(lambda: ended(run), "the end")
     assert run.status == "completed"
+
+
+def test_a_note_that_a_full_disk_left_empty_names_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It named the working folder of the attendant, which got a lock file."""
+    monkeypatch.chdir(tmp_path)
+    notes = hosts_folder() / f"{this_host().name}.keepers"
+    notes.mkdir()
+    (notes / "00000000-0000-4000-8000-000000000000").touch()
+
+    stop_taken_away()
+
+    assert list(notes.iterdir()) == []
+    assert not (tmp_path / "lock").exists()

@@ -5,5 +5,5 @@
 ``load``     clients that submit, cancel, retry and delete through the HTTP API
 ``monkey``   what is killed, stopped, lost and filled, by a seed
 ``proof``    what must hold at the end
-``figures``  how fast it was
+``figures``  how fast it was; ``record`` makes a table of several sessions
 """

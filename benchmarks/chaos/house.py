@@ -29,7 +29,7 @@ MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
 SKEW_SOURCE = Path(__file__).with_name("skew.c")
 OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
 START_SECONDS = 120.0
-STOP_SECONDS = 20.0
+STOP_SECONDS = 60.0
 SKEW_SECONDS = 90
 
 Value = TypeVar("Value")
@@ -326,7 +326,9 @@ class House:
                 service.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 problems.append(f"{service.name} did not end within {STOP_SECONDS:g} s after SIGTERM")
-        time.sleep(0.3)
+        give_up = time.monotonic() + STOP_SECONDS / 10
+        while self.processes() and time.monotonic() < give_up:  # on their way out
+            time.sleep(0.1)
         for process in self.processes():
             problems.append(f"process {process.pid} is left: {command_of(process.pid).replace(bytes(1), b' ').decode()}")
         return problems

@@ -1,0 +1,73 @@
+"""Several sessions in a row, as rows of the table in docs/reliability.md: ``python -m benchmarks.chaos.record``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+COLUMNS = (
+    "seed", "database", "minutes", "load", "runs", "deeds", "kills", "violations",
+    "killed → failed, all", "killed → failed, attendant and database up", "cancel → cancelled, all", "settled after",
+)  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos.record", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=4.0, help="of each session")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104], help="SQLite and PostgreSQL by turns")
+    arguments, options = parser.parse_known_args()
+    rows, kinds, failed = [], {}, 0
+    for number, seed in enumerate(arguments.seeds):
+        database = ("postgresql", "sqlite")[number % 2]
+        command = [sys.executable, "-m", "benchmarks.chaos", "--database", database, "--seed", str(seed)]
+        command += ["--minutes", str(arguments.minutes), *options]
+        print("$ " + " ".join(["python", *command[1:]]), file=sys.stderr, flush=True)
+        session = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        failed += session.returncode != 0
+        start, end = session.stdout.find("{\n"), session.stdout.rfind("\n}")
+        if start < 0 or session.returncode:
+            print(session.stdout, file=sys.stderr)
+        if start < 0:
+            continue
+        figures = json.loads(session.stdout[start : end + 2])
+        rows.append(_row(figures, arguments.minutes))
+        for kind, done in figures["deeds"].items():
+            entry = kinds.setdefault(kind, [0, 0])
+            entry[0] += done["times"]
+            entry[1] += done["kills"]
+        print(rows[-1], file=sys.stderr, flush=True)
+    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
+    print("\n".join(rows))
+    print(f"\n{sum(kills for _, kills in kinds.values()):,} processes killed with SIGKILL. Deeds (and kills) by kind: ", end="")
+    print(", ".join(f"{kind} {times} ({kills})" for kind, (times, kills) in sorted(kinds.items(), key=lambda item: -item[1][1])))
+    return 1 if failed else 0
+
+
+def _row(figures: dict[str, Any], minutes: float) -> str:
+    killed, cancelled = figures["keeper or trainer killed → failed in the table, s"], figures["cancel → cancelled, s"]
+    cells = [
+        figures["seed"],
+        figures["database"],
+        f"{minutes:g}",
+        figures["load average"],
+        figures["runs"],
+        sum(done["times"] for done in figures["deeds"].values()),
+        figures["kills"],
+        figures["violations"],
+        _spread(killed["all"]),
+        _spread(killed["attendant and database up"]),
+        _spread(cancelled["all"]),
+        f"{figures['settled after, s']} s",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _spread(value: dict[str, Any] | None) -> str:
+    return "–" if value is None else f"{value['p50']:.2f} / {value['p95']:.2f} s ({value['count']})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -111,14 +111,6 @@ test-parity: ## our models against transformers on PyTorch (an environment of it
 
 # --- Measure it -------------------------------------------------------------------------------------------------------
 
-.PHONY: bench-web
-bench-web: environment-full ## what the web server answers
-	@$(FULL) -m benchmarks.web
-
-.PHONY: bench-train
-bench-train: environment-full ## what the training program trains
-	@$(FULL) -m benchmarks.train
-
 .PHONY: bench-queue
 bench-queue: environment-full ## how fast runs are claimed, drained and started
 	@$(FULL) -m benchmarks.queue_speed

@@ -34,6 +34,7 @@ from runs.tests.leftovers import make_run, measured
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 data: x\r\rid: 7\n\n\0\u2028 🙂".encode() + b"\xff\xfe\n"
 LIMIT = 4
+START_PATIENCE = 4 * PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -77,7 +78,13 @@ class Site:
             self.process = subprocess.Popen(
                 [sys.executable, "manage.py", "web"], cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output
             )
-        wait_for(self._answers, "the web server")
+        until = time.monotonic() + START_PATIENCE
+        while not self._answers():
+            if time.monotonic() > until or self.process.poll() is not None:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the web server did not start: {log.read_text()}")
+            time.sleep(0.1)
 
     def _answers(self) -> bool:
         try:

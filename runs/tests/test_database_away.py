@@ -22,7 +22,7 @@ def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
     scripted(["touch", "begun"], ["steps", 30, 0.1], ["say", "trained"])
     address = f"127.0.0.1:{free_port()}"
     with (
-        postgres_server() as database,
+        postgres_server(durable=True) as database,  # what was committed must be there after the crash
         httpx.Client(base_url=f"http://{address}", timeout=2 * PATIENCE, trust_env=False) as client,
     ):
         monkeypatch.setenv("DATABASE_URL", database.url())

@@ -11,11 +11,18 @@ from django.db import connection, connections
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from runs import telemetry
 from tunixrt.gate import TOO_MANY, Gate, Places
 
 
 def start_response(*args: Any) -> None:
     return None
+
+
+@pytest.fixture
+def nothing_measured() -> None:
+    """The end of an answer brings what earlier tests of this process measured into the database, which these tests have not."""
+    telemetry._measured.clear()
 
 
 def test_no_more_than_the_places_and_first_come_first_served():
@@ -53,6 +60,7 @@ def test_an_error_gives_the_place_back():
             gate({}, start_response)
 
 
+@pytest.mark.usefixtures("nothing_measured")
 def test_an_answer_is_one_list_and_closed():
     closed = []
 
@@ -65,6 +73,7 @@ def test_an_answer_is_one_list_and_closed():
     assert closed == [True]
 
 
+@pytest.mark.usefixtures("nothing_measured")
 def test_what_is_sent_piece_by_piece_leaves_its_place():
     let_go = threading.Event()
 
@@ -84,6 +93,7 @@ def test_what_is_sent_piece_by_piece_leaves_its_place():
     assert list(slow) == [b"second"]
 
 
+@pytest.mark.usefixtures("nothing_measured")
 def test_slow_readers_do_not_take_every_thread():
     def django(environ: dict[str, Any], start: Callable[..., Any]) -> HttpResponseBase:
         return StreamingHttpResponse(iter([b"piece"])) if environ["stream"] else HttpResponse(b"quick")

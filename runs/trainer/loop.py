@@ -120,7 +120,8 @@ class Loop:
         self._metrics.values(step, self.epoch(step), {"eval_loss": loss, "eval_perplexity": perplexity(loss)})
         say(f"step {step}/{self.total} held-out loss {loss:.4f} perplexity {perplexity(loss):.4g}")
         if not math.isfinite(loss):
-            raise NotANumber(f"the held-out loss after step {step} is {loss}; use a lower learning_rate or float32")
+            advice = "use a lower learning_rate or dtype float32" if step else "look at the model's weights, or use dtype float32"
+            raise NotANumber(f"the held-out loss is {loss} at step {step}; {advice}")
         self.tally.eval_loss_last = loss
         self._eval_loss = (step, loss)
         self._read_at = time.monotonic()

@@ -123,8 +123,8 @@ _counts_lock = threading.Lock()
 def count_lines(path: Path, offset: int) -> int | None:
     """How many lines end before byte ``offset``; None behind the first 16 GiB or where there is no such file.
 
-    Counts on from where it got to in the same file before, so the pages of a reader cost what they add. 1 GB takes about half a
-    second once.
+    Counts on from where it got to in the same file before, so the pages of a reader cost what they add. 1 GB takes about a
+    second of one core, once.
     """
     if offset > COUNTED_MAX_BYTES:
         return None

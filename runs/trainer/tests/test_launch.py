@@ -121,7 +121,8 @@ def test_a_model_whose_tokenizer_is_missing_ends_with_12(make_run, llama, tmp_pa
 
 def limited(run, resource, amount):
     """Train in a process that may use only so much: ``-v`` address space in kB, ``-f`` size of a file in blocks of 512 bytes."""
-    command = [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"]
+    # -B: under a limit on files Python leaves cut .pyc files behind, and whoever imports them next fails.
+    command = [sys.executable, "-I", "-B", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"]
     return subprocess.run(
         ["sh", "-c", f'ulimit {resource} {amount}; exec "$@"', "sh", *command],
         cwd=run.folder,

@@ -5,7 +5,6 @@ import binascii
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from django.db.models import Q, QuerySet
 from django.utils.dateparse import parse_date, parse_datetime
@@ -73,10 +72,6 @@ class Cursor:
             return cls(moment.astimezone(UTC), uuid.UUID(run_id))
         except (ValueError, OverflowError, binascii.Error) as error:  # overflow: before the year 1 or after 9999 in UTC
             raise ValueError("is not a cursor of this list.") from error
-
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> "Cursor":
-        return cls(row["created_at"], row["run_id"])
 
     def apply(self, runs: QuerySet[Run], *, oldest_first: bool = False) -> QuerySet[Run]:
         # The first condition alone bounds the index scan; the rest only decides among rows of the same moment.

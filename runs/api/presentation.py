@@ -7,7 +7,6 @@ from django.db import InterfaceError, OperationalError, connection
 
 from runs.models import Run
 
-ROW_FIELDS = ("run_id", "dataset_key", "model_id", "mode", "status", "started_at", "duration_seconds")
 STATUS_FIELDS = ("run_id", "status", "queued_at", "started_at", "completed_at", "exit_code")
 FULL_FIELDS = (
     "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",

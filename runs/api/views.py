@@ -13,9 +13,10 @@ from rest_framework.views import APIView
 from datasets.services import DatasetNotFound
 from runs import filters, services
 from runs import folder as run_folders
-from runs.api.presentation import ROW_FIELDS, full_answer, short_answer
+from runs.api.presentation import full_answer, short_answer
 from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
+from runs.reading import pages
 from runs.requests import InvalidRequest, RunRequest, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
@@ -100,21 +101,12 @@ class RunList(APIView):
         oldest_first = reader.take("order", parse_choice(["newest", "oldest"]), "newest") == "oldest"
         selection = read_selection(reader, by=actor(request))
         reader.finish()
-        runs = selection.apply(Run.objects.visible())
-        runs = runs.order_by("created_at", "run_id") if oldest_first else runs.newest_first()
-        if cursor is not None:
-            runs = cursor.apply(runs, oldest_first=oldest_first)
-        rows = list(runs.values(*ROW_FIELDS, "created_at")[offset : offset + limit + 1]) if offset < 2**62 else []
-        more = len(rows) > limit
-        rows = rows[:limit]
-        next_cursor = Cursor.of(rows[-1]).encode() if more else None
-        for row in rows:
-            del row["created_at"]
+        rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
         pagination = {
             "limit": limit,
             "offset": offset,
-            "next_offset": offset + limit if more else None,
-            "next_cursor": next_cursor,
+            "next_offset": offset + limit if behind else None,
+            "next_cursor": behind.encode() if behind else None,
         }
         return Response({"data": rows, "pagination": pagination})
 

@@ -47,8 +47,3 @@ def guard_body(request: HttpRequest, limit: int) -> None:
     announced = int(length) if length.isascii() and length.isdigit() else 0
     body = WholeBody(request._stream, announced, limit)
     request._stream = io.BufferedReader(body, 64 * 1024)
-
-
-def names_no_length(request: HttpRequest) -> bool:
-    """A body sent in chunks: WSGI cannot read it, so it would look empty."""
-    return not request.META.get("CONTENT_LENGTH") and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower()

@@ -21,6 +21,14 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _answer(request, 400, "Bad request", "The request could not be understood.")
 
 
+def length_required(request: HttpRequest) -> HttpResponse:
+    detail = (
+        "A body sent in chunks (Transfer-Encoding: chunked) cannot be read. Send it with a Content-Length:"
+        " a client does that by itself when it is given the whole body or a file, not a stream of unknown length."
+    )
+    return _answer(request, 411, "Length required", detail)
+
+
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     return _answer(request, 403, "Not allowed", str(exception) or "You may not do this.")
 

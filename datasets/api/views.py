@@ -31,7 +31,7 @@ from datasets.listing import (
 )
 from datasets.models import Dataset, Trace
 from datasets.schema import Errors, kind_of
-from datasets.uploads import guard_body, names_no_length
+from datasets.uploads import guard_body
 from tunixrt.api.errors import Conflict
 from tunixrt.api.query import QueryReader, parse_text, parse_uuid
 
@@ -176,11 +176,6 @@ class JSONLParser(RawParser):
     media_type = "application/jsonl"
 
 
-class LengthRequired(APIException):
-    status_code = 411
-    default_detail = "The request does not say how long its body is (Content-Length)."
-
-
 class OutOfSpace(APIException):
     status_code = 507
     default_detail = "The server has no room for the upload. Nothing was stored."
@@ -201,8 +196,6 @@ class DatasetIngest(APIView):
         return super().initialize_request(request, *args, **kwargs)
 
     def post(self, request: Request) -> Response:
-        if names_no_length(request._request):
-            raise LengthRequired
         try:
             file, file_name, fields = read_upload(request)
             dataset = import_file(file=file, file_name=file_name, **fields, by=caller(request))

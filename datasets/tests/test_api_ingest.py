@@ -219,12 +219,9 @@ def test_lines_are_cut_without_the_help_of_the_server(user):
     assert (status, answer["size"]) == (201, 300)
 
 
-def test_a_body_in_chunks_is_411(user):
-    request = RequestFactory().generic("POST", f"{INGEST}?name=a&version=1", b"", content_type="application/x-ndjson")
-    assert "CONTENT_LENGTH" not in request.META
-    request.META["HTTP_TRANSFER_ENCODING"] = "chunked"
-    status, answer = ingest_directly(request, user)
-    assert (status, "Content-Length" in answer["detail"]) == (411, True)
+def test_a_body_in_chunks_is_411(api):
+    response = api.post(f"{INGEST}?name=a&version=1", content_type="application/x-ndjson", HTTP_TRANSFER_ENCODING="chunked")
+    assert (response.status_code, "Content-Length" in response.json()["detail"]) == (411, True)
 
 
 def test_a_disk_without_room_is_507(api, monkeypatch):

@@ -130,8 +130,8 @@ def fill(count: int) -> None:
     if count <= 0:
         return
     columns = """run_id, dataset_key, model_id, mode, status, exit_code, created_at, started_at, completed_at, duration_seconds,
-        stdout, stderr, message, config, output_dir, owner_id, notes, pinned, priority, attempt, resume, request_hash,
-        metrics_offset, summary, supervised"""
+        stdout, stderr, message, config, output_dir, owner_id, notes, pinned, priority, attempt, automatic_retries, resume,
+        request_hash, metrics_offset, summary, supervised"""
     with connection.cursor() as cursor:
         cursor.execute("SELECT id FROM auth_user ORDER BY id LIMIT 1")
         owner = cursor.fetchone()[0]
@@ -147,7 +147,7 @@ def fill(count: int) -> None:
             SELECT {unique}, 'set-' || n %% 50, 'preset:tiny-llama', CASE WHEN n %% 3 = 0 THEN 'local' ELSE 'dry-run' END,
             CASE WHEN n %% 7 = 0 THEN 'failed' ELSE 'completed' END, CASE WHEN n %% 7 = 0 THEN 1 ELSE 0 END,
             {moment}, {moment}, {moment}, 1.0, 'Dry-run validation passed', '', '', '{{}}', 'old-' || n || '-' || {unique},
-            {owner}, '', {no}, 0, 1, {no}, '', 0, '{{}}', CASE WHEN n %% 3 = 0 THEN {yes} ELSE {no} END
+            {owner}, '', {no}, 0, 1, 0, {no}, '', 0, '{{}}', CASE WHEN n %% 3 = 0 THEN {yes} ELSE {no} END
             FROM numbers""",  # noqa: S608 - our own words
             [count],
         )

@@ -302,6 +302,18 @@ def request_stop(folder: Path, reason: str, by: str) -> bool:
     return create_json_once(os.path.join(folder, STOP), {"reason": reason, "by": clean_text(by), "at": timestamp()})
 
 
+def withdraw_late_stop(folder: Path) -> None:
+    """Remove a stop request that came after the run's end: nobody obeyed it, and it would tell of a stop that never was. For the
+    holder of the lock."""
+    paths = [os.path.join(folder, name) for name in (EXIT, STOP)]
+    try:
+        end, stop = (os.lstat(path).st_ctime_ns for path in paths)
+    except FileNotFoundError:
+        return
+    if stop > end:
+        _unlink(paths[1])
+
+
 def exit_record(
     *,
     run_id: str,

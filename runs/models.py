@@ -59,9 +59,10 @@ class Host(models.Model):
         return self.name
 
 
-# In the very words of the partial index below: with parameters in their place SQLite leaves the index aside and reads the whole
+# In the very words of the partial indexes below: with parameters in their place SQLite leaves the index aside and reads the whole
 # table for what a host executes. Not for subqueries, where the table has another name.
 _IS_EXECUTING = RawSQL("\"tunix_runs\".\"status\" IN ('running', 'cancelling')", (), output_field=models.BooleanField())
+_HAS_FAILED = RawSQL("\"tunix_runs\".\"status\" IN ('failed', 'timeout')", (), output_field=models.BooleanField())
 
 
 class RunQuerySet(models.QuerySet["Run"]):
@@ -85,6 +86,10 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def executing(self) -> Self:
         return self.filter(_IS_EXECUTING)
+
+    def failed(self) -> Self:
+        """Failed or out of time."""
+        return self.filter(_HAS_FAILED)
 
 
 class Run(models.Model):
@@ -120,6 +125,7 @@ class Run(models.Model):
     host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="runs")
     process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
+    automatic_retries = models.PositiveIntegerField(default=0, help_text="How many in its chain so far nobody asked for.")
     retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries")
     resume = models.BooleanField(default=False, help_text="Go on from the last checkpoint of retry_of.")
     timeout_seconds = models.FloatField(null=True, help_text="Limit from the start of the training; null: none.")
@@ -154,6 +160,8 @@ class Run(models.Model):
             models.Index(fields=["trashed_at"], name="ix_tunix_runs_trash", condition=Q(trashed_at__isnull=False)),
             # the attendant's look at what its host executes
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
+            # what failed lately, on the queue page
+            models.Index(F("completed_at").desc(), name="ix_tunix_runs_failed", condition=Q(status__in=["failed", "timeout"])),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="ck_run_status"),
@@ -198,6 +206,22 @@ class OutputRoot(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class SavedView(models.Model):
+    """A history somebody wants back: a name for its query string. In local mode everybody is the user ``local``."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views")
+    name = models.CharField(max_length=64)
+    query = models.TextField(help_text="Query string of the history, without the question mark.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="uq_saved_view")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class RunTag(models.Model):

@@ -41,11 +41,13 @@ def tunix_command() -> list[str]:
 
 
 def local_runtime() -> Runtime:
-    """The runtime of this host; remembered for half a minute where a process has to be asked."""
-    if not settings.TUNIX_COMMAND and sys.executable == settings.TUNIX_PYTHON:
-        version = _installed_version()
-    else:
-        version = _asked_version()
+    """The runtime of this host; remembered for half a minute, since looking it up reads files or asks a process."""
+    ours = not settings.TUNIX_COMMAND and sys.executable == settings.TUNIX_PYTHON
+    key = () if ours else tuple(tunix_command())
+    now = time.monotonic()
+    if key not in _remembered or now - _remembered[key][0] > _REMEMBER_SECONDS:
+        _remembered[key] = (now, _ask(list(key)) if key else _installed_version())
+    version = _remembered[key][1]
     return Runtime(available=version is not None, version=version)
 
 
@@ -54,15 +56,6 @@ def _installed_version() -> str | None:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _asked_version() -> str | None:
-    command = tunix_command()
-    key = tuple(command)
-    now = time.monotonic()
-    if key not in _remembered or now - _remembered[key][0] > _REMEMBER_SECONDS:
-        _remembered[key] = (now, _ask(command))
-    return _remembered[key][1]
 
 
 def _ask(command: list[str]) -> str | None:

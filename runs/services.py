@@ -67,6 +67,7 @@ def submit_run(
     claim_for: Host | None = None,
     retry_of: Run | None = None,
     resume: bool = False,
+    automatic: bool = False,
 ) -> tuple[Run, bool]:
     """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the same transaction; with
     ``claim_for`` it is claimed in the same transaction, so that no worker can come between.
@@ -100,6 +101,7 @@ def submit_run(
         request_hash=_request_hash(request),
         retry_of=retry_of,
         attempt=retry_of.attempt + 1 if retry_of else 1,
+        automatic_retries=retry_of.automatic_retries + automatic if retry_of else 0,
         resume=resume,
     )
     if not request.dry_run:
@@ -315,11 +317,12 @@ def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, *
 
 
 def _retry_lost(run: Run) -> Run | None:
-    """The automatic retry of a run that its host lost; bounded by the request's ``auto_retry``."""
-    if run.attempt > run.config.get("auto_retry", 0) or run.mode != RunMode.LOCAL:
+    """The automatic retry of a run that its host lost. The request's ``auto_retry`` bounds how many its chain may have; those
+    that people asked for do not count."""
+    if run.automatic_retries >= run.config.get("auto_retry", 0) or run.mode != RunMode.LOCAL:
         return None
     try:
-        return _submit_retry(run, by=run.owner, resume=True)
+        return _submit_retry(run, by=run.owner, resume=True, automatic=True)
     except (InvalidRequest, DatasetNotFound, RuntimeUnavailable):
         return None  # it cannot be retried as things are now; that must not keep the lost one from its end
 
@@ -380,11 +383,12 @@ def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
     return _submit_retry(run, by=by, resume=resume)
 
 
-def _submit_retry(run: Run, *, by: User, resume: bool) -> Run:
+def _submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -> Run:
     request = clean_request(run.config | {"output_dir": None})
     checkpoints = run_folder(run) / run_folders.CHECKPOINTS
     has_checkpoint = not request.dry_run and checkpoints.is_dir() and any(checkpoints.iterdir())
-    retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, resume=resume and has_checkpoint)
+    resume = resume and has_checkpoint
+    retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, resume=resume, automatic=automatic)
     return retry
 
 

@@ -110,14 +110,22 @@ def _lost_message(run: Run, killed: list[int]) -> str:
     return LOST_MESSAGE + (f" {len(killed)} processes that it left were ended." if killed else "")
 
 
+def _withdraw_if_over(folder: Path) -> None:
+    """The keeper may have written the end a moment ago; where it still holds the lock, the attendant looks again."""
+    lock = run_folders.try_lock(folder / run_folders.LOCK)
+    if lock is not None:
+        run_folders.withdraw_late_stop(folder)
+        os.close(lock)
+
+
 def cancel_run(*, run: Run, by: User) -> Run:
     """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys. Raises StateConflict."""
     run = services.request_cancel(run=run, by=by)
     if run.status == RunStatus.CANCELLING and run.supervised:
         folder = services.run_folder(run)
         try:
-            if folder.is_dir():
-                run_folders.request_stop(folder, "cancel", by.get_username())
+            if folder.is_dir() and run_folders.request_stop(folder, "cancel", by.get_username()):
+                _withdraw_if_over(folder)
         except OSError as error:  # the row says it, so the attendant of its host asks again
             logger.warning("run %s: the stop request cannot be written yet: %s", run.run_id, error)
     return run

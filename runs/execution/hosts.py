@@ -7,11 +7,12 @@ TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database 
 import logging
 import os
 import time
+from collections.abc import Collection
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 
 from django.conf import settings
+from django.db.models import Q
 from django.utils import timezone
 
 from runs import folder as run_folders
@@ -29,13 +30,10 @@ ROOT_FREE_BYTES = 16 * 2**20
 KILL_SECONDS = 2.0
 
 
-@cache
-def _host_pk(name: str) -> int:
-    return Host.objects.get_or_create(name=name, defaults={"slots": settings.TUNIX_SLOTS})[0].pk
-
-
 def this_host() -> Host:
-    return Host(pk=_host_pk(settings.TUNIX_HOST_NAME), name=settings.TUNIX_HOST_NAME)
+    """The row of this host, made if it is not there. Read each time: remembered, it would outlive a deletion, and nothing could
+    be claimed for it any more."""
+    return Host.objects.get_or_create(name=settings.TUNIX_HOST_NAME, defaults={"slots": settings.TUNIX_SLOTS})[0]
 
 
 # --- the output root --------------------------------------------------------------------------------------------------
@@ -105,7 +103,8 @@ def _keepers_folder() -> Path:
 def stop_taken_away() -> None:
     """Stop the keepers of runs that are ours no longer: judged lost while we were away, and perhaps retried elsewhere."""
     noted = {entry.name: entry for entry in _keepers_folder().iterdir()}
-    ours = Run.objects.executing_on(this_host()).filter(pk__in=list(noted)).values_list("pk", flat=True)
+    _adopt(noted)
+    ours = Run.objects.executing().filter(Q(host=this_host()) | Q(host=None), pk__in=list(noted)).values_list("pk", flat=True)
     for run_id in noted.keys() - {str(pk) for pk in ours}:
         note = noted[run_id]
         path = Path(note.read_text() or note)  # empty: the disk was full, and nothing has been started
@@ -114,16 +113,30 @@ def stop_taken_away() -> None:
             try:
                 if (read_end(path) or {}).get("reason", "lost") == "lost":  # no keeper saw to it that nothing is left
                     run_folders.kill_leftovers(path, run_id, timeout=KILL_SECONDS)
+                run_folders.withdraw_late_stop(path)
             except run_folders.StillAlive as error:
                 logger.warning("run %s was taken away: %s", run_id, error)
                 continue
             finally:
                 os.close(lock)
         elif path.is_dir():
-            if read_end(path) is None:
+            # another run may have the folder by now: this one was deleted, and the folder is free for the next who asks for it
+            its_own = (run_folders.read_keeper(path) or {}).get("run_id") == run_id
+            if its_own and read_end(path) is None:
                 run_folders.request_stop(path, "cancel", "attendant: the run was taken away from this host")
             continue
         note.unlink(missing_ok=True)
+
+
+def _adopt(noted: Collection[str]) -> None:
+    """Executing runs whose host was deleted from the table: ours if we started them; else, if they have no keeper, anybody's."""
+    for run in Run.objects.executing().filter(host=None, supervised=True):
+        folder = services.run_folder(run)
+        lock = None if str(run.pk) in noted or not folder.is_dir() else run_folders.try_lock(folder / run_folders.LOCK)
+        if str(run.pk) in noted or lock is not None or not folder.is_dir():
+            Run.objects.filter(pk=run.pk, host=None).update(host=this_host())
+        if lock is not None:
+            os.close(lock)
 
 
 # --- the others -------------------------------------------------------------------------------------------------------

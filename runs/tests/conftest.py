@@ -20,7 +20,6 @@ from rest_framework.test import APIClient
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
 from runs import folder
-from runs.execution import hosts
 from runs.models import Run
 from runs.processes import live_processes, processes_of_run, same_process
 from runs.requests import clean_request
@@ -42,14 +41,13 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
     root = (tmp_path / "output").resolve()
     settings.TUNIX_OUTPUT_ROOT = root
     monkeypatch.setenv("TUNIX_OUTPUT_ROOT", str(root))
-    hosts._host_pk.cache_clear()  # the row belongs to one test's database
     yield root
-    hosts._host_pk.cache_clear()
     for record in root.rglob(folder.KEEPER):
-        _end_keeper(record.parent)
+        end_keeper(record.parent)
 
 
-def _end_keeper(path: Path) -> None:
+def end_keeper(path: Path) -> None:
+    """Kill the keeper of this run folder and all that it started."""
     record = folder.read_keeper(path) or {}
     keeper, run_id = record.get("keeper"), record.get("run_id")
     if not isinstance(keeper, dict) or not isinstance(run_id, str):

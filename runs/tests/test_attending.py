@@ -17,7 +17,7 @@ from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
 from runs.processes import boot_id, processes_of_run, read_process
-from runs.services import claim_run, run_folder
+from runs.services import claim_run, retry_run, run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 
@@ -281,6 +281,29 @@ def test_one_that_somebody_else_has_finished_is_left_as_it_is(submit: Submit, sc
     assert RunEvent.objects.filter(run=run, new="completed").count() == 1
 
 
+def cancelled(run: Run, user: User) -> Run:
+    cancel_run(run=run, by=user)
+    wait_for(lambda: attend() == 0, "the end")
+    run.refresh_from_db()
+    assert run.status == "cancelled"
+    return run
+
+
+class TestLateStops:
+    def test_a_cancel_after_the_end_leaves_no_stop(self, submit: Submit, scripted: Script, user: User):
+        scripted(["say", "hello"])
+        run = started(submit)
+        wait_for((run_folder(run) / files.EXIT).exists, "the end")
+        os.close(wait_for(lambda: files.try_lock(run_folder(run) / files.LOCK), "the lock"))
+
+        cancel_run(run=run, by=user)  # nobody has brought the end home yet
+
+        assert not (run_folder(run) / files.STOP).exists()
+        attend()
+        run.refresh_from_db()
+        assert run.status == "completed"
+
+
 class TestRetriesOfTheLost:
     def lose(self, run: Run) -> Run:
         os.kill(keeper_pid(run), 9)
@@ -300,6 +323,27 @@ class TestRetriesOfTheLost:
         self.lose(retry)
 
         assert Run.objects.count() == 2
+
+    def test_those_that_people_asked_for_do_not_count(self, submit: Submit, scripted: Script, user: User):
+        scripted(["sleep", 60])
+        first = cancelled(started(submit, auto_retry=1), user)
+        by_hand = retry_run(run=first, by=user)
+        assert by_hand.attempt == 2
+        launch_pending()
+        by_hand.refresh_from_db()
+
+        self.lose(by_hand)
+        automatic = by_hand.retries.get()
+        launch_pending()
+        automatic.refresh_from_db()
+        self.lose(automatic)
+
+        assert not automatic.retries.exists()
+        again = retry_run(run=automatic, by=user)  # the chain has had its automatic retry
+        launch_pending()
+        again.refresh_from_db()
+        self.lose(again)
+        assert not again.retries.exists()
 
     def test_never_unasked(self, submit: Submit, scripted: Script):
         scripted(["sleep", 60])

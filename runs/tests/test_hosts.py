@@ -145,6 +145,82 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, script
     assert not list((path.parent / ".hosts").glob("*.keepers/*"))
 
 
+def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
+    """A run that is taken away may end while it is told to stop; its folder would tell of a stop that nobody obeyed."""
+    path = services.run_folder(theirs)
+    hosts.note_keeper(theirs)
+    folder.write_json(path / folder.EXIT, folder.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0))
+    folder.request_stop(path, "cancel", "attendant: the run was taken away from this host")
+
+    stop_taken_away()
+
+    assert not (path / folder.STOP).exists()
+    assert not list((path.parent / ".hosts").glob("*.keepers/*"))
+
+
+def test_a_stop_that_came_before_the_end_stays(theirs: Run) -> None:
+    path = services.run_folder(theirs)
+    hosts.note_keeper(theirs)
+    folder.request_stop(path, "cancel", "somebody")
+    folder.write_json(
+        path / folder.EXIT, folder.exit_record(run_id=str(theirs.run_id), reason="cancel", message="", exit_code=17)
+    )
+
+    stop_taken_away()
+
+    assert (path / folder.STOP).exists()
+
+
+def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Script) -> None:
+    """The note of a run that was deleted meanwhile still names the folder."""
+    scripted(["steps", 10_000, 0.01])
+    run = submit(output_dir="shared")
+    assert launching.launch_pending() == 1
+    notes = hosts._keepers_folder()
+    (notes / "00000000-0000-4000-8000-000000000000").write_text(str(services.run_folder(run)))
+
+    stop_taken_away()
+
+    assert not (services.run_folder(run) / folder.STOP).exists()
+
+
+def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit, scripted: Script) -> None:
+    scripted(["steps", 10_000, 0.01])
+    run = submit()
+    assert launching.launch_pending() == 1
+    Host.objects.all().delete()
+
+    stop_taken_away()
+
+    run.refresh_from_db()
+    assert not (services.run_folder(run) / folder.STOP).exists()
+    assert (run.status, run.host) == (RunStatus.RUNNING, this_host())
+
+
+def test_a_run_without_host_and_keeper_finds_a_host(theirs: Run, elsewhere: Host) -> None:
+    elsewhere.delete()
+    held = folder.try_lock(services.run_folder(theirs) / folder.LOCK)
+    assert held is not None
+
+    stop_taken_away()
+    theirs.refresh_from_db()
+    assert theirs.host is None  # somebody's keeper holds the lock: its host takes it
+
+    os.close(held)
+    stop_taken_away()
+    theirs.refresh_from_db()
+    assert theirs.host == this_host()
+
+
+def test_a_deleted_host_goes_on_claiming(submit: Submit, scripted: Script) -> None:
+    scripted(["say", "hello"])
+    this_host()
+    Host.objects.all().delete()
+    submit()
+
+    assert launching.launch_pending() == 1
+
+
 # --- the output root --------------------------------------------------------------------------------------------------
 
 

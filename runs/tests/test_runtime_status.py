@@ -1,5 +1,6 @@
 """GET /api/tunix/status: is the training runtime here? True to the environment that it is asked in."""
 
+import importlib.metadata
 import shlex
 import subprocess
 import sys
@@ -110,6 +111,22 @@ def test_a_process_is_asked_once_in_half_a_minute(settings: LazySettings, tmp_pa
     assert {local_runtime().version for _ in range(100)} == {"2.0"}
     assert log.read_text() == "x\n"
     assert time.monotonic() - began < runtime._REMEMBER_SECONDS
+
+
+def test_what_is_installed_here_is_looked_up_once_in_half_a_minute(settings: LazySettings, monkeypatch: pytest.MonkeyPatch):
+    settings.TUNIX_COMMAND, settings.TUNIX_PYTHON = [], sys.executable
+    looked_up: list[str] = []
+    look_up = importlib.metadata.version
+
+    def noted(name: str) -> str:
+        looked_up.append(name)
+        return look_up(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", noted)
+    monkeypatch.setattr(runtime, "_remembered", {})
+
+    assert len({local_runtime() for _ in range(100)}) == 1
+    assert looked_up == ["google-tunix"]
 
 
 def test_answers_in_milliseconds_without_importing_jax(tmp_path: Path):

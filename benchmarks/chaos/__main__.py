@@ -25,7 +25,11 @@ def main() -> int:
     arguments = _arguments()
     try:
         with house(arguments.database, arguments.slots, arguments.disk) as built:
-            return _torment(built, arguments)
+            try:
+                return _torment(built, arguments)
+            finally:
+                if arguments.log:
+                    _keep_logs(built, arguments.log)
     except Trouble as trouble:
         print(trouble, file=sys.stderr)
         return 2
@@ -38,9 +42,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--minutes", type=float, default=2.0, help="of chaos; coming up, settling and proof come on top")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
-    parser.add_argument("--runs", type=int, default=None, help="submissions at most (default: 100 a minute)")
-    parser.add_argument("--slots", type=int, default=3, help="trainings at once on a host")
-    parser.add_argument("--pace", type=float, default=1.5, help="deeds a second, on average")
+    parser.add_argument("--runs", type=int, default=None, help="submissions at most (default: 225 a minute)")
+    parser.add_argument("--slots", type=int, default=5, help="trainings at once on a host")
+    parser.add_argument("--pace", type=float, default=4.0, help="deeds a second, on average")
     parser.add_argument("--real", type=int, default=0, help="so many of the runs are true trainings")
     parser.add_argument(
         "--disk", type=int, default=None, metavar="MB", help="an output root on a disk this small, to be filled (needs root)"
@@ -57,7 +61,7 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
     built.open()
     print(f"chaos: clock of {built.hosts[-1]} is off by {built.skew} s" if built.skew else "chaos: no clock is off", flush=True)
     make_datasets(built)
-    load = Load(built, arguments.seed, arguments.runs or int(arguments.minutes * 100) or 1, real=arguments.real)
+    load = Load(built, arguments.seed, arguments.runs or int(arguments.minutes * 225) or 1, real=arguments.real)
     monkey = Monkey(built, arguments.seed, arguments.pace)
     began = time.monotonic()
     load.start()
@@ -86,11 +90,10 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
         "deeds": monkey.by_kind(),
         "kills": sum(deed.kills for deed in monkey.deeds),
         "settled after, s": round(settled, 1),
+        "not started at the first try": built.care_trouble,
         **chaos_figures(proof),
         "violations": len(stories),
     }
-    if arguments.log:
-        _keep_logs(built, arguments.log)
     print(json.dumps(figures, indent=1, ensure_ascii=False))
     for story in stories:
         print(story)
@@ -122,6 +125,8 @@ def _count(words: Any) -> dict[str, int]:
 def _keep_logs(built: House, folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
     for service in built.services.values():
+        if not service.log.exists():
+            continue
         with open(os.path.join(folder, service.log.name), "wb") as file:
             file.write(service.log.read_bytes())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -21,14 +22,14 @@ from typing import Any, TypeVar
 
 from runs import folder as run_folders
 from runs.processes import Process, live_processes, read_process, send_signal
-from tunixrt.tests.postgres import PostgresServer
+from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
 MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
 SKEW_SOURCE = Path(__file__).with_name("skew.c")
 OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
-START_SECONDS = 120.0
+START_SECONDS = 300.0  # two seconds on a quiet machine; one that is busy with other things may take a hundred times as long
 STOP_SECONDS = 60.0
 SKEW_SECONDS = 90
 
@@ -117,6 +118,7 @@ class House:
         self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.care_trouble: list[str] = []  # what could not be started at the first try
         self._caring = threading.Event()
         self._caretaker = threading.Thread(target=self._care, name="caretaker", daemon=True)
         self.hosts = ["alpha", "beta"] if self.database == "postgresql" else ["alpha"]
@@ -149,10 +151,10 @@ class House:
         began = time.monotonic()
         for service in self.services.values():
             service.start()
+        self._caring.set()
+        self._caretaker.start()  # a program may fail to come up, too
         self.wait_until_up()
         self.boot_seconds = time.monotonic() - began
-        self._caring.set()
-        self._caretaker.start()
 
     def _add(self, name: str, arguments: list[str], host: str) -> None:
         self.services[name] = Service(name, arguments, self._environment(host, name), self.folder / "log" / f"{name}.log")
@@ -204,7 +206,12 @@ class House:
         give_up = time.monotonic() + seconds
         while not self.answers():
             if time.monotonic() > give_up:
-                raise Trouble(f"The web server does not answer.\n{self.said('web')[-3000:]}")
+                web = self.services["web"]
+                state = "runs" if web.running else f"ended with {web.process and web.process.returncode}"
+                raise Trouble(
+                    f"The web server {state} and has not answered for {seconds:g} s (load average {os.getloadavg()[0]:.1f})."
+                    f" {'; '.join(self.care_trouble[-3:])}\n{self.said('web')[-3000:]}"
+                )
             time.sleep(0.05)
 
     def answers(self) -> bool:
@@ -221,7 +228,10 @@ class House:
 
     def _care(self) -> None:
         while self._caring.is_set():
-            self.restart_what_is_due()
+            try:
+                self.restart_what_is_due()
+            except (OSError, PostgresError) as error:  # it tries again; PostgreSQL may need more than a minute to recover
+                self.care_trouble.append(f"{type(error).__name__}: {error}")
             time.sleep(0.1)
 
     def restart_what_is_due(self) -> None:
@@ -406,10 +416,12 @@ def write_plan(workshop: Path, plan: dict[str, Any]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody is given by chance while the web server is down: outgoing connections get theirs from 32768 on."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -10,17 +11,24 @@ from typing import Any
 
 COLUMNS = (
     "seed", "database", "minutes", "load", "runs", "deeds", "kills", "violations",
-    "killed → failed, all", "killed → failed, attendant and database up", "cancel → cancelled, all", "settled after",
+    "killed → failed, all", "killed → failed, attendant and database up", "cancel → cancelled, all",
+    "stored → training started", "stdout kept", "settled after",
 )  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos.record", description=__doc__)
     parser.add_argument("--minutes", type=float, default=4.0, help="of each session")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104], help="SQLite and PostgreSQL by turns")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104], help="PostgreSQL and SQLite by turns")
+    parser.add_argument("--kills", type=int, default=None, help="go on with the next seeds until so many are killed")
     arguments, options = parser.parse_known_args()
-    rows, kinds, failed = [], {}, 0
-    for number, seed in enumerate(arguments.seeds):
+    rows: list[str] = []
+    kinds: dict[str, list[int]] = {}
+    failed = 0
+    more = itertools.count(max(arguments.seeds) + 1) if arguments.kills else iter(())
+    for number, seed in enumerate(itertools.chain(arguments.seeds, more)):
+        if arguments.kills and sum(kills for _, kills in kinds.values()) >= arguments.kills:
+            break
         database = ("postgresql", "sqlite")[number % 2]
         command = [sys.executable, "-m", "benchmarks.chaos", "--database", database, "--seed", str(seed)]
         command += ["--minutes", str(arguments.minutes), *options]
@@ -60,6 +68,8 @@ def _row(figures: dict[str, Any], minutes: float) -> str:
         _spread(killed["all"]),
         _spread(killed["attendant and database up"]),
         _spread(cancelled["all"]),
+        _spread(figures["stored → training process started, waiting for a slot included, s"]),
+        figures["stdout kept"],
         f"{figures['settled after, s']} s",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"

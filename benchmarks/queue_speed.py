@@ -7,21 +7,26 @@ has the figures on record.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.chaos.figures import spread
 from benchmarks.chaos.house import MARK, ROOT, House, ask, house, keeper_and_trainer, read_journal, write_plan
-from benchmarks.chaos.load import DATASET, call, make_datasets
+from benchmarks.chaos.load import DATASET, make_datasets
+from benchmarks.history import fill
 
-CLAIM_SECONDS = 4.0
+CLAIM_SECONDS = 3.0
+LINE = 8_000  # waiting trainings, more than are claimed meanwhile
 WORKER_COUNTS = (1, 2, 4)
 
 
@@ -43,8 +48,9 @@ def main() -> int:
 
 
 def _measure(database: str, arguments: argparse.Namespace) -> None:
-    began = os.getloadavg()[0]
+    began, started = os.getloadavg()[0], time.monotonic()
     with house(database, 2, None) as built:
+        built.hosts = ["alpha"]
         built.open()
         make_datasets(built)
         figures: dict[str, Any] = {"database": database, "load average before": round(began, 1)}
@@ -59,49 +65,84 @@ def _measure(database: str, arguments: argparse.Namespace) -> None:
                     figures[f"claims/s, {workers} workers, {wanted:,} rows"] = round(claims_a_second(workers))
             if wanted == arguments.drain_rows:
                 figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(drained_a_second(built))
+        figures["seconds"] = round(time.monotonic() - started)
         figures["load average after"] = round(os.getloadavg()[0], 1)
         print(json.dumps(figures, indent=1, ensure_ascii=False), flush=True)
 
 
 # --- latencies --------------------------------------------------------------------------------------------------------
 
+WARM_UP = 5
+POLL_SECONDS = 0.005
+PAUSE_SECONDS = 0.1  # between two requests, so that each finds the queue idle
+
 
 def latencies(built: House, repeats: int) -> dict[str, Any]:
-    """Seconds, as a client sees them on an idle queue: one request after the other."""
+    """Seconds, as a client of the HTTP API sees them on an idle queue: one request after the other, over one connection."""
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "num_epochs": 1}
-    completed, started, memory = [], [], 0
-    for _ in range(repeats):
-        completed.append(_until_completed(built, body))
-        time.sleep(0.05)
-    for seed in range(1, repeats + 1):
-        write_plan(built.workshop, {"seed": seed, "kind": "silent", "steps": 1, "pause": 0.05, "code": 0, "output": "text"})
-        answer = call(built, "POST", "/api/tunix/run?mode=async", body | {"dry_run": False, "seed": seed})
-        run_id = str(answer.run_id)
-        _wait(partial(_has_started, built, run_id))
-        started.append(read_journal(built.workshop, run_id)["starts"][0] - answer.sent)
-        if keeper := keeper_and_trainer(built.output_root / run_id).get("keeper"):
-            memory = max(memory, _proportional_bytes(keeper.pid))
-        _wait(partial(_is_completed, built, run_id))
+    completed, started = [], []
+    memory: dict[str, int] = {}
+    with Client(built) as client:
+        for _ in range(WARM_UP):
+            client.complete(body)
+        for _ in range(repeats):
+            time.sleep(PAUSE_SECONDS)
+            completed.append(client.complete(body))
+        for seed in range(1, repeats + 1):
+            plan = {"seed": seed, "kind": "silent", "steps": 1, "pause": 0.05, "code": 0, "output": "text"}
+            write_plan(built.workshop, plan)
+            time.sleep(PAUSE_SECONDS)
+            sent = time.time()
+            run_id = client.submit(body | {"dry_run": False, "seed": seed})
+            _wait(partial(_has_started, built, run_id))
+            started.append(read_journal(built.workshop, run_id)["starts"][0] - sent)
+            if keeper := keeper_and_trainer(built.output_root / run_id).get("keeper"):
+                for name, size in _memory(keeper.pid).items():
+                    memory[name] = max(memory.get(name, 0), size)
+            client.wait_until_completed(run_id)
     return {
         "async dry run, POST → completed as a poller sees it, s": spread(completed),
         "async POST → training process started, s": spread(started),
-        "a keeper, bytes (shared pages in proportion)": memory,
+        "a keeper, MB at most (Pss: shared pages in proportion)": {name: round(size / 1e6, 1) for name, size in memory.items()},
     }
+
+
+class Client:
+    """Somebody who submits and polls."""
+
+    def __init__(self, built: House):
+        self.connection = http.client.HTTPConnection("127.0.0.1", built.port, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.connection.close()
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body)
+        self.connection.request(method, path, data, {"Content-Type": "application/json"})
+        response = self.connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+        if response.status not in (200, 202):
+            raise RuntimeError(f"{method} {path} was answered {response.status}: {answer}")
+        return answer
+
+    def submit(self, body: dict[str, Any]) -> str:
+        return str(self.ask("POST", "/api/tunix/run?mode=async", body)["run_id"])
+
+    def complete(self, body: dict[str, Any]) -> float:
+        sent = time.monotonic()
+        self.wait_until_completed(self.submit(body))
+        return time.monotonic() - sent
+
+    def wait_until_completed(self, run_id: str) -> None:
+        while self.ask("GET", f"/api/tunix/runs/{run_id}/status")["status"] != "completed":
+            time.sleep(POLL_SECONDS)
 
 
 def _has_started(built: House, run_id: str) -> bool:
     return bool(read_journal(built.workshop, run_id)["starts"])
-
-
-def _is_completed(built: House, run_id: str) -> bool:
-    return call(built, "GET", f"/api/tunix/runs/{run_id}/status").status == "completed"
-
-
-def _until_completed(built: House, body: dict[str, Any]) -> float:
-    answer = call(built, "POST", "/api/tunix/run?mode=async", body)
-    while not _is_completed(built, str(answer.run_id)):
-        time.sleep(0.002)
-    return time.time() - answer.sent
 
 
 def _wait(fact: Callable[[], Any], seconds: float = 60.0) -> None:
@@ -112,59 +153,48 @@ def _wait(fact: Callable[[], Any], seconds: float = 60.0) -> None:
         time.sleep(0.005)
 
 
-def _proportional_bytes(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    except OSError:
-        return 0
+def _memory(pid: int) -> dict[str, int]:
+    """Bytes of a process: all that it has mapped and in memory, that with shared pages in proportion, and its own alone."""
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name in ("Rss", "Pss"):
+                found[name] = int(value.split()[0]) * 1024
+            elif name in ("Private_Clean", "Private_Dirty"):
+                found["private"] = found.get("private", 0) + int(value.split()[0]) * 1024
+    return found
 
 
 # --- claims and drain -------------------------------------------------------------------------------------------------
 
 
-def fill(count: int) -> None:
-    """So many ended runs, spread over statuses, datasets and days, by the database itself."""
-    from django.db import connection  # noqa: PLC0415 - after django.setup()
-
-    if count <= 0:
-        return
-    columns = """run_id, dataset_key, model_id, mode, status, exit_code, created_at, started_at, completed_at, duration_seconds,
-        stdout, stderr, message, config, output_dir, owner_id, notes, pinned, priority, attempt, automatic_retries, resume,
-        request_hash, metrics_offset, summary, supervised"""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM auth_user ORDER BY id LIMIT 1")
-        owner = cursor.fetchone()[0]
-        if connection.vendor == "sqlite":
-            source = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < %s)"
-            unique, moment = "lower(hex(randomblob(16)))", "datetime('now', '-' || n || ' seconds')"
-            yes, no = "1", "0"
-        else:
-            source = "WITH numbers AS (SELECT generate_series(1, %s) AS n)"
-            unique, moment, yes, no = "gen_random_uuid()", "now() - n * interval '1 second'", "true", "false"
-        cursor.execute(
-            f"""INSERT INTO tunix_runs ({columns}) {source}
-            SELECT {unique}, 'set-' || n %% 50, 'preset:tiny-llama', CASE WHEN n %% 3 = 0 THEN 'local' ELSE 'dry-run' END,
-            CASE WHEN n %% 7 = 0 THEN 'failed' ELSE 'completed' END, CASE WHEN n %% 7 = 0 THEN 1 ELSE 0 END,
-            {moment}, {moment}, {moment}, 1.0, 'Dry-run validation passed', '', '', '{{}}', 'old-' || n || '-' || {unique},
-            {owner}, '', {no}, 0, 1, 0, {no}, '', 0, '{{}}', CASE WHEN n %% 3 = 0 THEN {yes} ELSE {no} END
-            FROM numbers""",  # noqa: S608 - our own words
-            [count],
-        )
-        cursor.execute("ANALYZE")
-
-
-def submit(count: int, *, dry_run: bool, queued: bool) -> None:
-    from django.contrib.auth.models import User  # noqa: PLC0415
+def submit(count: int) -> None:
+    """Dry runs for the queue, each with its message."""
+    from django.contrib.auth.models import User  # noqa: PLC0415 - after django.setup()
 
     from runs.requests import clean_request  # noqa: PLC0415
     from runs.services import submit_run  # noqa: PLC0415
 
     owner = User.objects.order_by("pk").first()
     assert owner is not None
-    request = clean_request({"dataset_key": DATASET, "model_id": "preset:tiny-llama", "dry_run": dry_run})
+    request = clean_request({"dataset_key": DATASET, "model_id": "preset:tiny-llama"})
     for _ in range(count):
-        submit_run(request=request, by=owner, queued=queued)
+        submit_run(request=request, by=owner, queued=True)
+
+
+def line_up(count: int) -> None:
+    """So many trainings that wait; what else belongs to a run is not needed to claim it."""
+    from django.contrib.auth.models import User  # noqa: PLC0415
+
+    from runs.models import Run, RunMode  # noqa: PLC0415
+
+    owner = User.objects.order_by("pk").first()
+    ids = [uuid.uuid4() for _ in range(count)]
+    Run.objects.bulk_create(
+        (Run(run_id=i, dataset_key=DATASET, model_id="m", mode=RunMode.LOCAL, output_dir=str(i), owner=owner) for i in ids),
+        batch_size=500,
+    )
 
 
 def claims_a_second(workers: int) -> float:
@@ -173,7 +203,7 @@ def claims_a_second(workers: int) -> float:
 
     from runs.models import Run  # noqa: PLC0415
 
-    submit(max(0, 2500 - Run.objects.filter(status="pending", supervised=True).count()), dry_run=False, queued=False)
+    line_up(LINE - Run.objects.filter(status="pending", supervised=True).count())
     connection.close()
     context = multiprocessing.get_context("fork")
     results = context.Queue()
@@ -219,7 +249,7 @@ def drained_a_second(built: House, count: int = 3000) -> float:
 
     OrmQ.objects.all().delete()
     before = RunEvent.objects.aggregate(last=Max("pk"))["last"] or 0
-    submit(count, dry_run=True, queued=True)
+    submit(count)
     environment = built.services["attend-alpha"].environment | {MARK: f"{built.folder}:drain"}
     cluster = subprocess.Popen([sys.executable, "manage.py", "qcluster"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
     try:

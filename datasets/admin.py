@@ -1,62 +1,48 @@
 """Looking at traces and datasets. Nothing is changed here: both are immutable."""
 
+import re
+import uuid
 from typing import Any
 
 from django.contrib import admin
-from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.functional import cached_property
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from datasets.models import Dataset, Trace
+from tunixrt.admin import ReadOnlyAdmin
 
 FIRST_ITEMS = 20
-
-
-class BoundedPaginator(Paginator):
-    """Counts no further than ``LIMIT`` rows: what lies deeper is found by search and filters, and a million rows cost what
-    ten thousand cost.
-    """
-
-    LIMIT = 10_000
-
-    @cached_property
-    def count(self) -> int:
-        rows = self.object_list
-        assert isinstance(rows, QuerySet)
-        return rows.order_by()[: self.LIMIT].count()
-
-
-class ImmutableAdmin(admin.ModelAdmin):
-    paginator = BoundedPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
-    actions = None
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
+SEARCHED_MAX = 100_000  # traces whose text is read; all of them are found by id or content hash
 
 
 @admin.register(Trace)
-class TraceAdmin(ImmutableAdmin):
+class TraceAdmin(ReadOnlyAdmin):
     list_display = ("short_prompt", "short_answer", "trace_version", "created_at")
     list_filter = ("created_at",)
     search_fields = ("prompt", "final_answer")
-    search_help_text = "Prompt or final answer"
+    search_help_text = f"An id or content hash; or text in prompt or final answer of the newest {SEARCHED_MAX:,}"
     fields = (
         "id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash", "created_at", "created_by", "datasets",
     )  # fmt: skip
     readonly_fields = ("datasets",)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Trace], search_term: str
+    ) -> tuple[QuerySet[Trace], bool]:
+        text = search_term.strip().replace("\x00", "")
+        if not text:
+            return queryset, False
+        try:
+            return queryset.filter(pk=uuid.UUID(text)), False
+        except ValueError:
+            pass
+        if re.fullmatch(r"[0-9a-f]{64}", text):
+            return queryset.filter(content_hash=text), False
+        newest = Trace.objects.order_by("-created_at", "-id").values("pk")[:SEARCHED_MAX]
+        return queryset.filter(Q(prompt__icontains=text) | Q(final_answer__icontains=text), pk__in=newest), False
 
     @admin.display(description="prompt")
     def short_prompt(self, trace: Trace) -> str:
@@ -74,9 +60,9 @@ class TraceAdmin(ImmutableAdmin):
 
 
 @admin.register(Dataset)
-class DatasetAdmin(ImmutableAdmin):
+class DatasetAdmin(ReadOnlyAdmin):
     list_display = ("dataset_key", "size", "held_out_size", "format", "created_at", "created_by")
-    list_filter = ("created_at", "format")
+    list_filter = ("created_at",)
     list_select_related = ("created_by",)
     search_fields = ("dataset_key", "description", "fingerprint")
     fields = (

@@ -87,9 +87,9 @@ class RunQuerySet(models.QuerySet["Run"]):
     def executing(self) -> Self:
         return self.filter(_IS_EXECUTING)
 
-    def failed(self) -> Self:
-        """Failed or out of time."""
-        return self.filter(_HAS_FAILED)
+    def failed(self, status: str) -> Self:
+        """Failed, or out of time, as ``status`` says; what ended last first."""
+        return self.filter(_HAS_FAILED, status=status).order_by("-completed_at")
 
 
 class Run(models.Model):
@@ -161,7 +161,12 @@ class Run(models.Model):
             # the attendant's look at what its host executes
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
             # what failed lately, on the queue page
-            models.Index(F("completed_at").desc(), name="ix_tunix_runs_failed", condition=Q(status__in=["failed", "timeout"])),
+            models.Index(
+                "status",
+                F("completed_at").desc(),
+                name="ix_tunix_runs_failed",
+                condition=Q(status__in=["failed", "timeout"]),
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="ck_run_status"),

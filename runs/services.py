@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from django.conf import settings
+from django.contrib.admin.models import DELETION
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
@@ -29,6 +30,7 @@ from runs.runtime import local_runtime
 from runs.telemetry import measured_write
 from runs.wakeup import wake_attendant
 from runs.webhooks import announce_end
+from tunixrt.audit import write_log_entry
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
@@ -408,10 +410,14 @@ def set_priority(*, run: Run, by: User, priority: int) -> Run:
 
 def trash_run(*, run: Run, by: User) -> None:
     """Put an ended run into the trash: gone for readers, its files until the purge. Raises StateConflict."""
-    if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
-        run.refresh_from_db(fields=["status"])
-        raise StateConflict(f"Only an ended run can be deleted; this one is {run.status}. Cancel it first.")
-    RunEvent.objects.create(run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now())
+    with transaction.atomic():
+        if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
+            run.refresh_from_db(fields=["status", "trashed_at"])
+            why = "it is in the trash already." if run.trashed_at else f"this one is {run.status}. Cancel it first."
+            raise StateConflict(f"Only an ended run can be deleted; {why}")
+        RunEvent.objects.create(run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now())
+        # The events go with the run; who deleted it is still to be known then.
+        write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message="moved to the trash")
 
 
 def purge_run(*, run: Run) -> int:

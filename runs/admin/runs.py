@@ -1,43 +1,33 @@
 """The operators' cockpit. Nothing is edited here; actions call the services that pages and API call."""
 
-import uuid
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.options import get_content_type_for_model
+from django.contrib.admin.models import CHANGE
 from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
-from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from datasets.services import DatasetNotFound
 from runs import services
+from runs.admin.links import run_link, status_badge
 from runs.execution import attending
-from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
+from runs.models import Run, RunEvent, RunTag, WebhookDelivery
 from runs.requests import PRIORITY_RANGE, InvalidRequest
 from runs.selection import runs_whose_id_begins
 from runs.services import RuntimeUnavailable, StateConflict
 from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
+from tunixrt.audit import write_log_entry
 from tunixrt.templatetags.display import duration, when
 
 ACTION_MAX = 500  # runs one action takes at once
 REFUSALS = (StateConflict, InvalidRequest, DatasetNotFound, RuntimeUnavailable, OSError)
 HEAVY = ("stdout", "stderr", "config", "summary", "process", "notes", "message")
-
-
-def status_badge(status: str) -> SafeString:
-    return format_html('<span class="status is-{}">{}</span>', status, status)
-
-
-def run_link(run_id: uuid.UUID) -> SafeString:
-    return format_html('<a href="{}">{}</a>', reverse("admin:runs_run_change", args=[run_id]), run_id)
 
 
 class TrashFilter(admin.SimpleListFilter):
@@ -166,8 +156,11 @@ class RunAdmin(ReadOnlyAdmin):
 
     # --- actions
 
-    def _each(self, request: HttpRequest, runs: QuerySet[Run], act: Callable[[Run, User], object], done: str) -> None:
-        """Do something to each run; say how many it was done to, and for the others why not."""
+    def _each(
+        self, request: HttpRequest, runs: QuerySet[Run], act: Callable[[Run, User], object], done: str, *, log: bool = True
+    ) -> None:
+        """Do something to each run; say how many it was done to, and for the others why not. ``log``: the service writes no
+        line of the audit log itself."""
         assert request.user.is_authenticated
         chosen = list(runs.select_related("owner", "host")[: ACTION_MAX + 1])
         if len(chosen) > ACTION_MAX:
@@ -175,32 +168,21 @@ class RunAdmin(ReadOnlyAdmin):
             return
         count, refusals = 0, []
         for run in chosen:
-            entry = self._log_entry(request, run, done)  # before the act: a deleted run has lost its id
+            name, target = str(run), Run(pk=run.pk)  # before the act: a deleted run has lost its id
             try:
                 act(run, request.user)
             except REFUSALS as refusal:
                 refusals.append(f"{str(run.pk)[:8]}: {refusal}")
                 continue
             count += 1
-            entry.save()
+            if log:
+                write_log_entry(by=request.user, target=target, name=name, flag=CHANGE, message=done)
         if count:
             self.message_user(request, f"{count} run{'' if count == 1 else 's'} {done}.", messages.SUCCESS)
         for sentence in refusals[:10]:
             self.message_user(request, sentence, messages.WARNING)
         if len(refusals) > 10:
             self.message_user(request, f"… and {len(refusals) - 10} more.", messages.WARNING)
-
-    @staticmethod
-    def _log_entry(request: HttpRequest, run: Run, what: str) -> LogEntry:
-        return LogEntry(
-            user_id=cast(User, request.user).pk,
-            content_type_id=get_content_type_for_model(run).pk,
-            object_id=str(run.pk),
-            object_repr=str(run)[:200],
-            action_flag=CHANGE,
-            change_message=what,
-            action_time=timezone.now(),
-        )
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
@@ -231,7 +213,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Move to the trash", permissions=["operate"])
     def trash(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: services.trash_run(run=run, by=by), "moved to the trash")
+        self._each(request, runs, lambda run, by: services.trash_run(run=run, by=by), "moved to the trash", log=False)
 
     @admin.action(description="Delete from the trash, with files", permissions=["operate"])
     def purge(self, request: HttpRequest, runs: QuerySet[Run]) -> HttpResponse | None:
@@ -248,109 +230,3 @@ class RunAdmin(ReadOnlyAdmin):
             "media": self.media,
         }
         return TemplateResponse(request, "admin/runs/run/purge.html", context)
-
-
-@admin.register(RunEvent)
-class RunEventAdmin(ReadOnlyAdmin):
-    """Who did what to which run, newest first."""
-
-    list_display = ("at", "run_ref", "old", "new", "reason", "by")
-    list_display_links = None
-    ordering = ("-id",)
-    search_fields = ("run",)
-    search_help_text = "The beginning of a run id"
-
-    class Media:
-        css = {"all": ("css/status.css", "css/admin.css")}
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[RunEvent], search_term: str
-    ) -> tuple[QuerySet[RunEvent], bool]:
-        return by_run(queryset, search_term), False
-
-    @admin.display(description="run")
-    def run_ref(self, event: RunEvent) -> SafeString:
-        return run_link(event.run_id)
-
-
-def by_run(rows: QuerySet[Any], search_term: str) -> QuerySet[Any]:
-    """Rows of the runs whose id begins so."""
-    if not search_term.strip():
-        return rows
-    by_id = runs_whose_id_begins(search_term.strip())
-    return rows.none() if by_id is None else rows.filter(run__in=Run.objects.filter(by_id))
-
-
-@admin.register(RunTag)
-class RunTagAdmin(ReadOnlyAdmin):
-    list_display = ("name", "run_ref")
-    list_display_links = None
-    ordering = ("-id",)
-    search_fields = ("name__exact",)
-    search_help_text = "A tag exactly"
-
-    @admin.display(description="run")
-    def run_ref(self, tag: RunTag) -> SafeString:
-        return run_link(tag.run_id)
-
-
-@admin.register(MetricSeries)
-class MetricSeriesAdmin(ReadOnlyAdmin):
-    list_display = ("run_ref", "name", "count", "first", "last", "minimum", "maximum", "last_step")
-    list_display_links = None
-    ordering = ("-id",)
-    search_fields = ("run",)
-    search_help_text = "The beginning of a run id"
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[MetricSeries], search_term: str
-    ) -> tuple[QuerySet[MetricSeries], bool]:
-        return by_run(queryset, search_term), False
-
-    @admin.display(description="run")
-    def run_ref(self, series: MetricSeries) -> SafeString:
-        return run_link(series.run_id)
-
-
-@admin.register(Host)
-class HostAdmin(ReadOnlyAdmin):
-    list_display = ("name", "heard", "slots", "executing", "runtime_version", "started_at", "canary_at")
-    readonly_fields = ("heard", "executing")
-
-    class Media:
-        css = {"all": ("css/status.css", "css/admin.css")}
-
-    @admin.display(description="heard of")
-    def heard(self, host: Host) -> Any:
-        return when(host.heartbeat_at, "never")
-
-    @admin.display(description="executing")
-    def executing(self, host: Host) -> SafeString | str:
-        links = ((run_link(pk),) for pk in Run.objects.executing_on(host).values_list("pk", flat=True)[:50])
-        return format_html_join(" ", "{}", links) or "–"
-
-
-class AttemptInline(ReadOnlyInline):
-    model = WebhookAttempt
-    fields = readonly_fields = ("at", "status_code", "error", "seconds")
-    verbose_name_plural = "Attempts"
-
-
-@admin.register(WebhookDelivery)
-class WebhookDeliveryAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "run_ref", "url", "state", "attempts", "next_attempt_at")
-    list_filter = ("state",)
-    ordering = ("-id",)
-    search_fields = ("run",)
-    search_help_text = "The beginning of a run id"
-    fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
-    inlines = (AttemptInline,)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[WebhookDelivery], search_term: str
-    ) -> tuple[QuerySet[WebhookDelivery], bool]:
-        return by_run(queryset, search_term), False
-
-    @admin.display(description="run")
-    def run_ref(self, delivery: WebhookDelivery) -> SafeString:
-        return run_link(delivery.run_id)

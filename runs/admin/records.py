@@ -1,0 +1,90 @@
+"""What is kept about runs: events, tags, series, webhooks with their attempts."""
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+
+from runs.admin.links import by_run, run_link
+from runs.models import MetricSeries, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
+from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
+
+
+@admin.register(RunEvent)
+class RunEventAdmin(ReadOnlyAdmin):
+    """Who did what to which run, newest first."""
+
+    list_display = ("at", "run_ref", "old", "new", "reason", "by")
+    list_display_links = None
+    ordering = ("-id",)
+    search_fields = ("run",)
+    search_help_text = "The beginning of a run id"
+
+    class Media:
+        css = {"all": ("css/status.css", "css/admin.css")}
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[RunEvent], search_term: str
+    ) -> tuple[QuerySet[RunEvent], bool]:
+        return by_run(queryset, search_term), False
+
+    @admin.display(description="run")
+    def run_ref(self, event: RunEvent) -> SafeString:
+        return run_link(event.run_id)
+
+
+@admin.register(RunTag)
+class RunTagAdmin(ReadOnlyAdmin):
+    list_display = ("name", "run_ref")
+    list_display_links = None
+    ordering = ("-id",)
+    search_fields = ("name__exact",)
+    search_help_text = "A tag exactly"
+
+    @admin.display(description="run")
+    def run_ref(self, tag: RunTag) -> SafeString:
+        return run_link(tag.run_id)
+
+
+@admin.register(MetricSeries)
+class MetricSeriesAdmin(ReadOnlyAdmin):
+    list_display = ("run_ref", "name", "count", "first", "last", "minimum", "maximum", "last_step")
+    list_display_links = None
+    ordering = ("-id",)
+    search_fields = ("run",)
+    search_help_text = "The beginning of a run id"
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[MetricSeries], search_term: str
+    ) -> tuple[QuerySet[MetricSeries], bool]:
+        return by_run(queryset, search_term), False
+
+    @admin.display(description="run")
+    def run_ref(self, series: MetricSeries) -> SafeString:
+        return run_link(series.run_id)
+
+
+class AttemptInline(ReadOnlyInline):
+    model = WebhookAttempt
+    fields = readonly_fields = ("at", "status_code", "error", "seconds")
+    verbose_name_plural = "Attempts"
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveryAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "run_ref", "url", "state", "attempts", "next_attempt_at")
+    list_filter = ("state",)
+    ordering = ("-id",)
+    search_fields = ("run",)
+    search_help_text = "The beginning of a run id"
+    fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
+    inlines = (AttemptInline,)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[WebhookDelivery], search_term: str
+    ) -> tuple[QuerySet[WebhookDelivery], bool]:
+        return by_run(queryset, search_term), False
+
+    @admin.display(description="run")
+    def run_ref(self, delivery: WebhookDelivery) -> SafeString:
+        return run_link(delivery.run_id)

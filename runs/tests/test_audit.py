@@ -1,0 +1,131 @@
+"""Every action of a person leaves who did it: among the run's events, or in the audit log where the run goes away."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.admin.models import DELETION, LogEntry
+from django.contrib.auth.models import User
+from django.test import Client
+from rest_framework.test import APIClient
+
+from runs.models import Host, Run
+from runs.services import claim_run, finish_run, purge_run, run_folder
+from runs.tests.conftest import Script, Submit
+
+Act = Callable[[Run], None]
+
+
+@pytest.fixture(autouse=True)
+def _command(scripted: Script) -> None:
+    scripted()
+
+
+@pytest.fixture
+def other() -> User:
+    """Somebody else than the owner of the runs."""
+    return User.objects.create_superuser("other")
+
+
+@pytest.fixture
+def page(remote_client: Client, other: User) -> Client:
+    remote_client.force_login(other)
+    return remote_client
+
+
+@pytest.fixture
+def by_api(other: User) -> APIClient:
+    client = APIClient()
+    client.force_authenticate(other)
+    return client
+
+
+def ended(run: Run) -> Run:
+    claim_run(run=run, host=Host.objects.get_or_create(name="a-host")[0], by="test")
+    return finish_run(run=run, status="failed", reason="it broke", by="test")
+
+
+def said_by(run: Run, name: str = "other") -> list[str]:
+    return [event.reason for event in run.events.filter(by=name)]
+
+
+def test_acts_on_a_waiting_run(submit: Submit, page: Client, by_api: APIClient) -> None:
+    def admin(action: str) -> Act:
+        return lambda run: page.post("/admin/runs/run/", {"action": action, "_selected_action": [str(run.pk)]})
+
+    acts: dict[str, tuple[Act, str]] = {
+        "cancelled in the API": (lambda run: by_api.post(f"/api/tunix/runs/{run.pk}/cancel"), "cancelled by other"),
+        "cancelled on the page": (lambda run: page.post(f"/runs/{run.pk}/cancel"), "cancelled by other"),
+        "cancelled with others": (
+            lambda run: page.post("/runs/chosen", {"do": "cancel", "ids": str(run.pk)}),
+            "cancelled by other",
+        ),
+        "cancelled in the admin": (admin("cancel"), "cancelled by other"),
+        "moved in the admin": (admin("prioritise"), "priority 0 → 1"),
+        "pinned in the admin": (admin("pin"), "pinned changed"),
+        "pinned on the page": (lambda run: page.post(f"/runs/{run.pk}/pin", {"pinned": "true"}), "pinned changed"),
+        "tagged on the page": (lambda run: page.post(f"/runs/{run.pk}/annotate", {"tags": "a"}), "tags changed"),
+        "tagged with others": (
+            lambda run: page.post("/runs/chosen", {"do": "tag", "ids": str(run.pk), "add": "a"}),
+            "tags changed",
+        ),
+        "noted in the API": (
+            lambda run: by_api.patch(f"/api/tunix/runs/{run.pk}", {"notes": "x"}, format="json"),
+            "notes changed",
+        ),
+    }
+    for name, (act, reason) in acts.items():
+        run = submit()
+        act(run)
+        assert said_by(run) == [reason], name
+        run.refresh_from_db()
+        if run.is_active:  # the next one is alone in the queue
+            by_api.post(f"/api/tunix/runs/{run.pk}/cancel")
+
+
+def test_acts_on_an_ended_run(submit: Submit, page: Client, by_api: APIClient) -> None:
+    acts: dict[str, Act] = {
+        "API": lambda run: by_api.post(f"/api/tunix/runs/{run.pk}/retry"),
+        "page": lambda run: page.post(f"/runs/{run.pk}/retry"),
+        "admin": lambda run: page.post("/admin/runs/run/", {"action": "retry", "_selected_action": [str(run.pk)]}),
+    }
+    for name, act in acts.items():
+        run = ended(submit())
+        act(run)
+        assert said_by(run.retries.get()) == ["submitted"], name
+
+    run = ended(submit())
+    (run_folder(run) / "checkpoints" / "1").mkdir(parents=True)
+    page.post(f"/runs/{run.pk}/remove-file", {"path": "checkpoints/1"})
+    assert said_by(run) == ["checkpoints/1 removed (0 bytes)"]
+
+
+@pytest.mark.parametrize("where", ["API", "page", "chosen", "admin"])
+def test_who_deleted_a_run_is_known_when_it_is_gone(
+    submit: Submit, page: Client, by_api: APIClient, other: User, where: str
+) -> None:
+    run = ended(submit())
+    match where:
+        case "API":
+            by_api.delete(f"/api/tunix/runs/{run.pk}")
+        case "page":
+            page.post(f"/runs/{run.pk}/trash")
+        case "chosen":
+            page.post("/runs/chosen", {"do": "delete", "ids": str(run.pk)})
+        case "admin":
+            page.post("/admin/runs/run/", {"action": "trash", "_selected_action": [str(run.pk)]})
+    run.refresh_from_db()
+    assert said_by(run) == ["moved to the trash"]
+    pk = str(run.pk)
+    purge_run(run=run)
+
+    entry = LogEntry.objects.get()
+    assert (entry.user, entry.object_id, entry.action_flag) == (other, pk, DELETION)
+    assert pk in page.get("/admin/admin/logentry/").content.decode()
+
+
+def test_a_run_that_is_deleted_twice_says_so(submit: Submit, by_api: APIClient, page: Client) -> None:
+    run = ended(submit())
+    assert by_api.delete(f"/api/tunix/runs/{run.pk}").status_code == 200
+    answer = page.post("/admin/runs/run/?trash=in", {"action": "trash", "_selected_action": [str(run.pk)]}, follow=True)
+    assert "it is in the trash already" in answer.content.decode()
+    assert LogEntry.objects.count() == 1

@@ -7,6 +7,7 @@ downloads, exports) leaves its place, and the connection, before the first piece
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -24,30 +25,47 @@ StartResponse = Callable[..., Any]
 
 
 class Places:
-    """A semaphore that lets in first who came first. Python's own lets a thread that is awake pass those that it has just woken,
-    and with every request some wait several times as long as the others."""
+    """Lets in first who came first, and one at a time as long as that goes quickly: Python runs one thread at a time, and two
+    that both could run hand the interpreter to and fro and lose a third of their time. Whoever is inside for longer than
+    ``patience`` seconds waits for something (the database, a training in the request) and no longer counts; ``count`` may be
+    inside at once."""
 
-    def __init__(self, count: int):
-        self._free = count
+    def __init__(self, count: int, patience: float = 0.02):
+        self._count = count
+        self._patience = patience
+        self._inside: dict[object, float] = {}  # thread, or turn of one that is waking up: when it was let in
         self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if not self._waiting and self._is_room():
+                self._inside[threading.get_ident()] = time.monotonic()
                 return
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        turn.acquire()
+        while not turn.acquire(timeout=self._patience):
+            with self._lock:  # nobody has left meanwhile: those inside may be the slow ones
+                self._let_in()
+        with self._lock:
+            self._inside[threading.get_ident()] = self._inside.pop(turn)
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._free += 1
+            del self._inside[threading.get_ident()]
+            self._let_in()
+
+    def _is_room(self) -> bool:
+        quick_since = time.monotonic() - self._patience
+        return len(self._inside) < self._count and all(came < quick_since for came in self._inside.values())
+
+    def _let_in(self) -> None:
+        """The first who waits, if there is room."""
+        if self._waiting and self._is_room():
+            turn = self._waiting.popleft()
+            self._inside[turn] = time.monotonic()
+            turn.release()
 
 
 class Gate:

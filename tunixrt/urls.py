@@ -7,10 +7,10 @@ from django.urls import include, path
 from tunixrt import views
 
 urlpatterns = [
+    path("api/", include("runs.api.urls")),  # first: asked most
+    path("api/", include("datasets.api.urls")),
     path("", include("runs.urls")),
     path("", include("datasets.urls")),
-    path("api/", include("runs.api.urls")),
-    path("api/", include("datasets.api.urls")),
     path("login", auth_views.LoginView.as_view(), name="login"),
     path("logout", auth_views.LogoutView.as_view(), name="logout"),
     path("healthz", views.healthz, name="healthz"),

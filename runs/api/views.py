@@ -26,6 +26,8 @@ from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text,
 
 REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
+read_order = parse_choice(["newest", "oldest"])
 
 
 def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:
@@ -98,7 +100,7 @@ class RunList(APIView):
         limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
         offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
         cursor = reader.take("cursor", Cursor.decode)
-        oldest_first = reader.take("order", parse_choice(["newest", "oldest"]), "newest") == "oldest"
+        oldest_first = reader.take("order", read_order, "newest") == "oldest"
         selection = read_selection(reader, by=actor(request))
         reader.finish()
         rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
@@ -114,8 +116,8 @@ class RunList(APIView):
 def read_selection(reader: QueryReader, *, by: User) -> Selection:
     terms = reader.take("q", lambda text: filters.parse(parse_text(text)), [])
     return Selection(
-        status=reader.take("status", parse_choice(list(RunStatus.values))),
-        mode=reader.take("mode", parse_choice(list(RunMode.values))),
+        status=reader.take("status", read_status),
+        mode=reader.take("mode", read_mode),
         dataset_key=reader.take("dataset_key", parse_text),
         model_id=reader.take("model_id", parse_text),
         owner=reader.take("owner", parse_text),

@@ -25,29 +25,62 @@ def nothing_measured() -> None:
     telemetry._measured.clear()
 
 
-def test_no_more_than_the_places_and_first_come_first_served():
-    places = Places(2)
-    inside: list[int] = []
-    most: list[int] = []
-    order: list[int] = []
+class Visits:
+    """Threads that come one after the other, two milliseconds apart, and stay for as long as they are told."""
 
-    def visit(number: int) -> None:
+    def __init__(self, places: Places, stays: list[float]):
+        self.most = 0
+        self.order: list[int] = []
+        self._inside = 0
+        self._lock = threading.Lock()
+        threads = [threading.Thread(target=self._visit, args=(places, *visit)) for visit in enumerate(stays)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.002)
+        for thread in threads:
+            thread.join()
+
+    def _visit(self, places: Places, number: int, stay: float) -> None:
         with places:
-            inside.append(number)
-            order.append(number)
-            most.append(len(inside))
-            time.sleep(0.01)
-            inside.remove(number)
+            with self._lock:
+                self._inside += 1
+                self.most = max(self.most, self._inside)
+                self.order.append(number)
+            time.sleep(stay)
+            with self._lock:
+                self._inside -= 1
 
-    threads = [threading.Thread(target=visit, args=(number,)) for number in range(10)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.002)  # so that they come in this order
-    for thread in threads:
-        thread.join()
 
-    assert max(most) == 2
-    assert order == sorted(order)
+def test_the_quick_ones_go_one_at_a_time_first_come_first_served():
+    visits = Visits(Places(2, patience=30), [0.01] * 10)
+
+    assert visits.most == 1
+    assert visits.order == sorted(visits.order)
+
+
+def test_slow_ones_let_others_in_up_to_the_places():
+    visits = Visits(Places(3, patience=0.01), [0.2] * 9)
+
+    assert visits.most == 3
+    assert visits.order == sorted(visits.order)
+
+
+def test_a_slow_one_holds_nobody_up():
+    let_go = threading.Event()
+    places = Places(2, patience=0.01)
+
+    def slow() -> None:
+        with places:
+            let_go.wait(30)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    quick = Visits(places, [0.001] * 20)
+    let_go.set()
+    thread.join()
+
+    assert quick.order == list(range(20))
+    assert quick.most == 1
 
 
 def test_an_error_gives_the_place_back():

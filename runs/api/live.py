@@ -18,13 +18,14 @@ from runs.api.views import actor, get_run, raise_as_answer
 from runs.folder import BrokenFile, open_regular
 from runs.metrics import NAME_MAX_LENGTH
 from runs.models import MetricSeries, Run, RunQuerySet
-from runs.reading import artifacts, curves, logs, stream
+from runs.reading import artifacts, curves, logs, search, stream
 from runs.services import StateConflict, run_folder
 from tunixrt.api.errors import InvalidQuery
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
 
 LOG_LIMIT_DEFAULT = 1 << 18
 TAIL_LINES_MAX = 10_000
+MATCHES_DEFAULT = 100
 POINTS_DEFAULT, POINTS_MIN, POINTS_MAX = 500, 10, 5000
 NAMES_MAX = 50
 ARTIFACTS_DEFAULT = 1000
@@ -50,9 +51,11 @@ def where_it_is() -> RunQuerySet:
 
 
 class RunLogs(APIView):
-    """GET: part of a log as text, from a byte offset on, or its last lines."""
+    """GET: part of a log as text, from a byte offset on, or its last lines; or the lines of it that hold a text."""
 
     def get(self, request: Request, run_id: str) -> Response:
+        if "search" in request.query_params:
+            return self._search(request, run_id)
         reader = QueryReader(request.query_params)
         log = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
         offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
@@ -89,6 +92,49 @@ class RunLogs(APIView):
             lines = logs.count_lines(path, part.offset) if part.offset else 0
             answer["first_line"] = None if lines is None else lines + 1
         return Response(answer)
+
+    @staticmethod
+    def _search(request: Request, run_id: str) -> Response:
+        reader = QueryReader(request.query_params)
+        log = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
+        needle = reader.take("search", _parse_needle)
+        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
+        limit = reader.whole_number("matches", MATCHES_DEFAULT, 1, search.MATCHES_MAX)
+        numbered = reader.take("line_numbers", parse_choice(["0", "1"]), "0") == "1"
+        if not needle:
+            reader.errors.setdefault("search", ["must not be empty."])
+        reader.finish()
+        run = get_run(run_id, where_it_is())
+        path = run_folder(run) / logs.LOGS[log]
+        try:
+            found = search.search_log(path, needle, offset=offset, limit=limit)
+        except logs.OffsetPastEnd as error:
+            raise InvalidQuery({"offset": [str(error)]}) from error
+        except BrokenFile as error:
+            raise _no_such_log(log) from error
+        before = (logs.count_lines(path, offset) if offset else 0) if numbered else None
+        answer = {
+            "stream": log,
+            "search": needle,
+            "offset": found.offset,
+            "next_offset": found.next_offset,
+            "size": found.size,
+            "complete": run.is_terminal,
+            "matches": [
+                {"offset": match.offset, "line": None if before is None else before + match.line + 1, "text": match.text}
+                for match in found.matches
+            ],
+        }
+        return Response(answer)
+
+
+def _parse_needle(text: str) -> str:
+    """Raises ValueError."""
+    if len(text) > search.NEEDLE_MAX_CHARACTERS:
+        raise ValueError(f"must have at most {search.NEEDLE_MAX_CHARACTERS} characters.")
+    if "\n" in text:
+        raise ValueError("must not hold a line break: lines are searched one by one.")
+    return text
 
 
 def _no_such_log(stream: str) -> NotFound:

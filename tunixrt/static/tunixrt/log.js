@@ -8,6 +8,9 @@ const KEPT_LINES = 5000; // while following
 const BLOCK_LINES = 100; // at least, in a part that is dropped at once
 const LINES_MAX = 20000; // while reading back
 const LINE_MAX = 10000; // characters of a line that are shown
+const RESULTS_PART = 200; // lines found in one request
+const RESULTS_MAX = 1000;
+const LINES_AROUND = 200; // before a line that was found
 const NEAR = 24; // pixels from the end that count as the end
 
 export class LogView {
@@ -36,17 +39,23 @@ export class LogView {
     this.toEnd = make("button", "quiet", { type: "button", textContent: "Follow" });
     this.toEnd.setAttribute("aria-pressed", "true");
     this.toEnd.dataset.testid = `follow-${this.stream}`;
+    this.whole = make("button", "quiet", { type: "button", textContent: "Search the whole log", hidden: true });
+    this.whole.dataset.testid = `search-${this.stream}`;
+    this.results = make("ol", "log-results", { hidden: true });
+    this.results.setAttribute("aria-label", `Lines of ${this.stream} that were found`);
+    this.results.dataset.testid = `results-${this.stream}`;
     this.download = make("a", "button quiet", { href: `${this.api}/logs/${this.stream}`, textContent: "Download" });
     this.size = make("span", "log-size");
     const bar = make("div", "log-bar");
-    bar.append(this.search, this.previous, this.next, this.found, this.size, this.wrap, this.toEnd, this.download);
+    bar.append(this.search, this.previous, this.next, this.whole, this.found, this.size, this.wrap, this.toEnd, this.download);
     this.view = make("div", "log-view is-wrapped", { tabIndex: 0 });
     this.view.setAttribute("role", "log");
     this.view.setAttribute("aria-live", "off");
     this.view.setAttribute("aria-label", this.stream);
     this.view.dataset.testid = `log-${this.stream}`;
     this.view.id = `log-${this.stream}`;
-    box.replaceChildren(bar, this.view);
+    this.found.setAttribute("role", "status");
+    box.replaceChildren(bar, this.results, this.view);
 
     this.view.addEventListener("scroll", () => this.scrolled(), { passive: true });
     this.toEnd.addEventListener("click", () => (this.following ? this.follow(false) : this.jump()));
@@ -64,6 +73,7 @@ export class LogView {
     });
     this.previous.addEventListener("click", () => this.show(-1));
     this.next.addEventListener("click", () => this.show(1));
+    this.whole.addEventListener("click", () => (this.searching ? this.searching.abort() : this.searchAll()));
   }
 
   clear(offset) {
@@ -184,6 +194,7 @@ export class LogView {
     const atEnd = scrollHeight - scrollTop - clientHeight < NEAR;
     if (atEnd !== this.following && !(atEnd && this.detached)) this.follow(atEnd);
     if (scrollTop < 200 && this.first > 0) this.loadOlder();
+    if (atEnd && this.detached) this.loadNewer();
   }
 
   follow(on) {
@@ -210,6 +221,23 @@ export class LogView {
       const address = `${this.api}/logs?stream=${this.stream}&before=${this.first}&tail_lines=${TAIL_LINES}&limit=${TAIL_BYTES}&line_numbers=1`;
       const part = await this.fetchJson(address);
       if (part.next_offset === this.first) this.prepend(part);
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  /** Go on below the lines that are shown, until the log's end is reached and what comes live goes on from there. */
+  async loadNewer() {
+    if (this.loading) return;
+    this.loading = true;
+    try {
+      const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&offset=${this.end}&limit=${TAIL_BYTES}`);
+      this.detached = false;
+      const top = this.view.scrollTop;
+      this.append(part);
+      if (part.next_offset < part.size && part.text) this.detached = true;
+      this.follow(this.following && !this.detached);
+      this.view.scrollTop = top;
     } finally {
       this.loading = false;
     }
@@ -251,6 +279,82 @@ export class LogView {
     const count = this.matches.length;
     this.found.textContent = wanted ? `${count} of ${this.lines.length} lines` : "";
     this.previous.hidden = this.next.hidden = !count;
+    this.whole.hidden = !wanted;
+    if (!wanted) {
+      this.searching?.abort();
+      this.results.hidden = true;
+      this.results.replaceChildren();
+    }
+  }
+
+  /** Every line of the file with the text, found by the server part by part; a line that is pressed is shown in its place. */
+  async searchAll() {
+    const wanted = this.search.value;
+    if (!wanted) return;
+    const search = (this.searching = new AbortController());
+    this.whole.textContent = "Stop";
+    this.results.replaceChildren();
+    this.results.hidden = false;
+    let count = 0;
+    let offset = 0;
+    let size = 0;
+    try {
+      do {
+        const query = new URLSearchParams({ stream: this.stream, search: wanted, offset, line_numbers: 1, matches: RESULTS_PART });
+        const part = await this.fetchJson(`${this.api}/logs?${query}`);
+        if (search.signal.aborted) break;
+        this.results.append(...part.matches.map((match) => this.result(match)));
+        count += part.matches.length;
+        ({ next_offset: offset, size } = part);
+        this.found.textContent = offset < size ? `${count} found in ${bytes(offset)} of ${bytes(size)} …` : `${count} found in the whole log`;
+      } while (offset < size && count < RESULTS_MAX);
+      if (offset < size && !search.signal.aborted) this.found.textContent = `The first ${count}, in ${bytes(offset)} of ${bytes(size)}`;
+      if (search.signal.aborted) this.found.textContent = `Stopped: ${count} found in ${bytes(offset)}`;
+    } catch (error) {
+      this.found.textContent = "The search broke off: the server does not answer.";
+      console.warn(error);
+    } finally {
+      if (this.searching === search) {
+        this.searching = null;
+        this.whole.textContent = "Search the whole log";
+      }
+      if (!count) this.results.hidden = true;
+    }
+  }
+
+  result(match) {
+    const item = document.createElement("li");
+    const button = Object.assign(document.createElement("button"), { type: "button", className: "log-result" });
+    const number = Object.assign(document.createElement("span"), { className: "log-result-line", textContent: match.line ?? "" });
+    const text = document.createElement("span");
+    paint(text, fold(match.text));
+    button.append(number, text);
+    button.addEventListener("click", () => this.openAt(match));
+    item.append(button);
+    return item;
+  }
+
+  /** Show the log around a line that was found. */
+  async openAt(match) {
+    const before = await this.fetchJson(
+      `${this.api}/logs?stream=${this.stream}&before=${match.offset}&tail_lines=${LINES_AROUND}&limit=${TAIL_BYTES}&line_numbers=1`,
+    );
+    const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&offset=${before.offset}&limit=${TAIL_BYTES}`);
+    this.follow(false);
+    this.clear(before.offset);
+    this.number = before.first_line;
+    this.detached = false;
+    this.append(part);
+    this.detached = part.next_offset < part.size;
+    this.follow(false);
+    this.find();
+    const index = match.line === null || this.number === null ? -1 : match.line - this.number;
+    const line = this.lines[index];
+    if (!line) return;
+    this.current = this.matches.indexOf(line);
+    line.element.classList.add("is-current");
+    line.element.scrollIntoView({ block: "center" });
+    this.view.focus({ preventScroll: true });
   }
 
   show(direction) {

@@ -144,6 +144,11 @@ class TestReading:
         assert parse_manifest(dump_manifest(built)) == built
         assert list(yaml.safe_load(dump_manifest(built))) == list(built)
 
+    def test_it_is_written_as_one_document(self):
+        built = manifest(dataset=DATASET | {"key": "größe-✓: #1 'x' \"y\" {z}"}, run_id="no", resume_from="/x/\u2028y")
+
+        assert dump_manifest(built) == yaml.safe_dump(built, sort_keys=False, allow_unicode=True)
+
     def test_text_of_all_kinds_comes_back(self):
         built = manifest(dataset=DATASET | {"key": "größe-✓: #1 'x' \"y\" {z}"}, run_id="no")
 

@@ -74,11 +74,11 @@ class Monkey:
             weights[self.full_disk] = 1
         self.weights = weights
 
-    def run(self, seconds: float, over: Callable[[], bool]) -> None:
-        """Torment for so long, or until ``over()``."""
+    def run(self, seconds: float) -> None:
+        """Torment for so long."""
         due = time.monotonic()
         give_up = due + seconds
-        while time.monotonic() < give_up and not over():
+        while time.monotonic() < give_up:
             # what took long is made up for: waiting for a database or a process to end must not slow the torment down
             due = max(due + self.random.expovariate(self.pace), time.monotonic() - CATCH_UP_SECONDS)
             time.sleep(max(0.0, due - time.monotonic()))

@@ -178,6 +178,9 @@ export class Charts {
     const box = document.createElement("figure");
     const title = document.createElement("figcaption");
     title.textContent = group.title;
+    const latest = Object.assign(document.createElement("span"), { className: "latest" });
+    latest.dataset.testid = "latest";
+    title.append(" ", latest);
     box.append(title);
     box.dataset.testid = `chart-${names[0]}`;
     const place = GROUPS.findIndex((other) => other.title === group.title);
@@ -220,7 +223,7 @@ export class Charts {
       [[], ...series.slice(1).map(() => [])],
       box,
     );
-    return { plot, names, box, group };
+    return { plot, names, box, group, latest, format };
   }
 
   fill(chart) {
@@ -230,6 +233,8 @@ export class Charts {
       const shown = values.map((value) => (Number.isFinite(value) && !(this.log && value <= 0) ? value : null));
       return ascending(xs, this.smoothing && shown.length >= SMOOTHED_MIN ? smoothed(shown, this.smoothing) : shown, shown);
     });
+    const last = chart.names.map((name) => this.series.get(name).values.at(-1)).map((value) => (Number.isFinite(value) ? chart.format(value) : String(value)));
+    if (chart.latest.textContent !== last.join(" · ")) chart.latest.textContent = last.join(" · ");
     // null is a gap in the line, undefined only a place where the other curve has a point
     const data = tables.length > 1 ? uPlot.join(tables, tables.map(() => [2, 2, 2])) : tables[0];
     chart.names.forEach((_, index) => {

@@ -2,12 +2,9 @@
 real servers and commands as processes of their own."""
 
 import json
-import os
 import shlex
-import socket
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,13 @@ from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
 from runs import folder
 from runs.models import Run
-from runs.processes import live_processes, processes_of_run, same_process
 from runs.requests import clean_request
 from runs.runtime import local_runtime
 from runs.services import submit_run
-from runs.tests.launching import PATIENCE, TRAINER, wait_for
-
-ROOT = Path(__file__).resolve().parents[2]
-MARK = "TUNIXRT_TEST_MARK"
+from runs.tests.launching import TRAINER
+from runs.tests.programs import ROOT as ROOT
+from runs.tests.programs import Program, end_keeper
+from runs.tests.programs import free_port as free_port
 
 Script = Callable[..., None]
 Submit = Callable[..., Run]
@@ -44,19 +40,6 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
     yield root
     for record in root.rglob(folder.KEEPER):
         end_keeper(record.parent)
-
-
-def end_keeper(path: Path) -> None:
-    """Kill the keeper of this run folder and all that it started."""
-    record = folder.read_keeper(path) or {}
-    keeper, run_id = record.get("keeper"), record.get("run_id")
-    if not isinstance(keeper, dict) or not isinstance(run_id, str):
-        return  # a test's own invention
-    if isinstance(keeper.get("start_time"), int) and same_process(keeper["pid"], keeper["start_time"]):
-        os.kill(keeper["pid"], 9)
-        wait_for(lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death")
-    folder.kill_leftovers(path, run_id)
-    wait_for(lambda: not processes_of_run(run_id), "the end of a training's processes")
 
 
 @pytest.fixture
@@ -147,56 +130,6 @@ def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any
     return run
 
 
-class Program:
-    """A command of this project as a process in a session of its own. Its environment is marked, so all it starts is found."""
-
-    def __init__(self, arguments: list[str], log: Path, **environment: str):
-        self.mark = str(uuid.uuid4())
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=ROOT,
-                env={**os.environ, **environment, MARK: self.mark},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def wait(self) -> int:
-        """Its exit code, once it has ended."""
-        try:
-            return self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"did not end: {self.said()}") from None
-
-    def family(self) -> list[int]:
-        """Pids of the live processes that carry its mark."""
-        wanted = f"{MARK}={self.mark}".encode()
-        return [process.pid for process in live_processes() if wanted in _environment(process.pid)]
-
-    def kill(self) -> None:
-        """SIGKILL for it and all that it has started, keepers and trainings excepted: those have an environment of their own."""
-        while pids := self.family():
-            for pid in pids:
-                try:
-                    os.kill(pid, 9)
-                except ProcessLookupError:
-                    pass
-        self.process.wait(PATIENCE)
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Start]:
     """Starts a Python program of this project: ``program("manage.py", "attend")``; keywords are environment variables."""
@@ -209,11 +142,3 @@ def program(tmp_path: Path) -> Iterator[Start]:
     yield start
     for each in started:
         each.kill()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,8 @@
     python scripted_trainer.py '[["say", "hello"], ["steps", 3, 0.01], ["exit", 0]]'
 
 Each item names a function below and its arguments. Standard library only, so that a test costs milliseconds and not a model.
-Its working folder is the run folder. Without an ``exit`` it ends with code 0.
+Its working folder is the run folder. Without a ``leave`` it ends with code 0. A folder in place of the script holds one script
+for each seed, ``<seed>.json``: so runs of one server differ.
 """
 
 from __future__ import annotations
@@ -102,6 +103,27 @@ def steps(count: int, seconds: float) -> None:
         time.sleep(seconds)
 
 
+def plan(total_steps: int) -> None:
+    """The first line of the metrics: what the training will be."""
+    with open("metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), "plan": {"total_steps": total_steps}}) + "\n")
+
+
+def measure(step: int, values: dict[str, float]) -> None:
+    """One line of the metrics."""
+    with open("metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), "step": step, "epoch": step / 10, "values": values}) + "\n")
+
+
+def wait(name: str) -> None:
+    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as the real trainer does."""
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    while not os.path.exists(name):
+        if os.path.exists("stop.json") or received:
+            leave(17, "tunix: interrupted: stopped by request after saving a checkpoint.")
+        time.sleep(0.01)
+
+
 def save_on_term(seconds: float) -> None:
     """Ignore stop.json; on the first SIGTERM save for so long; a second SIGTERM meanwhile spoils it."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -193,6 +215,19 @@ def leave(code: int, last_word: str = "") -> None:
     os._exit(code)
 
 
+def read_script(given: str) -> list[list]:
+    """The script itself, or the one that its folder holds for the seed of the manifest; without one nothing is to be done."""
+    if given.startswith("["):
+        return json.loads(given)
+    with open("manifest.yaml", encoding="utf-8") as file:
+        seed = next(line.split(":")[1].strip() for line in file if line.startswith("  seed:"))
+    try:
+        with open(os.path.join(given, f"{seed}.json"), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return []
+
+
 def main(script: list[list]) -> None:
     actions = {function.__name__: function for function in ACTIONS}
     for name, *arguments in script:
@@ -200,12 +235,12 @@ def main(script: list[list]) -> None:
 
 
 ACTIONS = (
-    say, complain, write, flood, touch, put, report, steps, save_on_term, ignore, child, fork_away, stop_self, close_output,
-    sleep, kill_self, leave, spoil, spoil_metrics, stop_keeper,
+    say, complain, write, flood, touch, put, report, steps, plan, measure, wait, save_on_term, ignore, child, fork_away,
+    stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics, stop_keeper,
 )  # fmt: skip
 
 if __name__ == "__main__":
     if sys.argv[-1] == "--version":
         print("scripted 1.0")
         sys.exit()
-    main(json.loads(sys.argv[1]))
+    main(read_script(sys.argv[1]))

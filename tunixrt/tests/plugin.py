@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVER_URL = "TUNIXRT_TEST_SERVER_URL"  # from the first process to xdist's others
 _OURS = re.compile(r"(TUNIX|TUNIXRT)_\w+|SECRET_KEY|DEBUG|ALLOWED_HOSTS|CSRF_TRUSTED_ORIGINS|DATABASE_URL")
 _stack = contextlib.ExitStack()
-_DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "django_db_serialized_rollback", "live_server"}
+_DATABASE_FIXTURES = {"db", "transactional_db", "django_db_setup", "django_db_serialized_rollback", "live_server", "house"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +58,7 @@ def _prepare(database: str) -> None:
         if server_url is None:
             server_url = os.environ.get("TEST_DATABASE_URL") or _stack.enter_context(postgres_server()).url()
         os.environ[SERVER_URL] = server_url
-        os.environ["DATABASE_URL"] = _with_database(server_url, f"tunixrt_test_{process or os.getpid()}")
+        os.environ["DATABASE_URL"] = with_database(server_url, f"tunixrt_test_{process or os.getpid()}")
 
 
 @pytest.hookimpl(trylast=True)
@@ -87,5 +87,5 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"database: {config.getoption('database')}"
 
 
-def _with_database(url: str, name: str) -> str:
+def with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

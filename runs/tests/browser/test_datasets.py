@@ -1,0 +1,58 @@
+"""Datasets in the browser: uploaded with what is wrong by line, looked at, searched."""
+
+import json
+import re
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from runs.tests.browser.conftest import Visit
+from runs.tests.browser.house import House
+
+
+def upload(page: Page, file: Path, name: str) -> None:
+    page.goto("/datasets/new")
+    form = page.get_by_test_id("upload-form")
+    form.locator("input[type=file]").set_input_files(file)
+    form.get_by_role("textbox", name="Name").fill(name)
+    form.get_by_role("textbox", name="Held out").fill("1")
+    form.get_by_test_id("upload").click()
+
+
+def test_a_file_becomes_a_dataset_that_can_be_trained_on(visit: Visit, tmp_path: Path):
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{n} + 1 = ?", "completion": str(n + 1)}) + "\n" for n in range(12)))
+    page = visit("/")
+
+    upload(page, file, "uploaded")
+
+    page.wait_for_url(re.compile("/datasets/uploaded-v1$"))
+    expect(page.get_by_test_id("example-row")).to_have_count(10)
+    page.goto("/datasets?q=uploaded-v1")
+    expect(page.get_by_test_id("dataset-row")).to_have_count(1)
+    page.goto("/runs/new?dataset=uploaded-v1")
+    expect(page.get_by_role("combobox", name="Dataset")).to_have_value("uploaded-v1")
+
+
+def test_bad_lines_are_named_and_nothing_is_stored(visit: Visit, house: House, tmp_path: Path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"prompt": "1 + 1 = ?", "completion": "2"}\nnot json\n{"prompt": 3, "completion": "4"}\n')
+    page = visit("/")
+
+    upload(page, file, "bad")
+
+    lines = page.get_by_test_id("bad-line")
+    expect(lines).to_have_count(2)
+    assert [line.get_by_role("cell").first.inner_text() for line in lines.all()] == ["2", "3"]
+    assert house.client.get("/api/datasets/bad-v1").status_code == 404
+
+
+def test_a_dataset_leads_to_its_runs_and_its_traces(visit: Visit, house: House, dataset: str):
+    run = house.run_dry(dataset)
+    page = visit(f"/datasets/{dataset}")
+    page.get_by_test_id("dataset-runs").click()
+    expect(page.get_by_test_id("run-row")).to_have_attribute("data-run-id", run)
+
+    page.goto(f"/datasets/{dataset}")
+    page.get_by_test_id("example-row").first.get_by_role("link").click()
+    expect(page.get_by_test_id("final-answer")).to_be_visible()

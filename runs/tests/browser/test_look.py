@@ -1,0 +1,151 @@
+"""What every page looks like to everybody: light and dark, from a phone to a wide screen, without a serious violation of
+WCAG 2.2 AA (axe-core), and with nothing wider than the window."""
+
+import re
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from runs.tests.browser.conftest import Visit
+from runs.tests.browser.house import House
+
+AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+SIZES = {"phone": {"width": 390, "height": 844}, "wide": {"width": 1440, "height": 900}}
+STILL = {"reduced_motion": "reduce"}  # a colour on its way to another is neither
+AXE_RUN = """async (rules) => {
+  document.querySelectorAll("details").forEach((one) => (one.open = true));
+  const { violations } = await axe.run(document, { runOnly: rules, resultTypes: ["violations"], preload: false });
+  return violations
+    .filter(({ impact }) => impact === "serious" || impact === "critical")
+    .flatMap(({ id, nodes }) => nodes.map(({ html, any }) => `${id}: ${html} ${any.map(({ message }) => message).join("; ")}`));
+}"""
+
+
+def violations(page: Page, path: str) -> list[str]:
+    """What axe finds on a page in light and dark, on a phone and on a wide screen, with everything unfolded."""
+    page.goto(path)
+    page.evaluate(AXE)
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for name, size in SIZES.items():
+            page.set_viewport_size(size)
+            found += [f"{path} ({scheme}, {name}): {violation}" for violation in page.evaluate(AXE_RUN, RULES)]
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if wide > 0:
+                found.append(f"{path} ({scheme}, {name}) is {wide} pixels wider than the window")
+    return found
+
+
+@pytest.fixture(scope="package")
+def furnished(house: House) -> dict[str, str]:
+    """Runs of every kind and what else there is to see: a name for each, and its id or key."""
+    dataset = house.add_dataset("look", size=12)
+    measured = [["measure", step, {"loss": 1 / step, "learning_rate": 1e-4, "eval_loss": 2 / step}] for step in range(1, 5)]
+    coloured = ["say", "\x1b[31mred\x1b[0m \x1b[33;1myellow\x1b[0m \x1b[44mon blue\x1b[0m \x1b[2mdim\x1b[0m"]
+    failed = house.submit(dataset, ["leave", 13, "tunix: memory: too large"], tags=["look"])
+    completed = house.submit(
+        dataset,
+        *measured,
+        coloured,
+        ["put", "checkpoints/4/weights", "w"],
+        tags=["look", "second"],
+        notes="# Notes\n\nwith [a link](https://example.org), `code`, > a quotation\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+    )
+    for run in (failed, completed):
+        house.wait(run)
+    retried = str(house.ask("POST", f"/api/tunix/runs/{completed}/retry")["run_id"])
+    house.wait(retried)
+    running = house.submit(dataset, ["plan", 9], *measured, coloured, ["wait", "go"])
+    pending = house.submit(dataset, tags=["look"])
+    cancelled = house.submit(dataset)
+    house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
+    house.wait(running, "running")
+    trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
+    return {
+        "dataset": dataset,
+        "dry": house.run_dry(dataset),
+        "impossible": house.run_dry(dataset, model_id="openai-community/gpt2"),
+        "failed": failed,
+        "completed": completed,
+        "retried": retried,
+        "running": running,
+        "pending": pending,
+        "cancelled": cancelled,
+        "trace": trace,
+    }
+
+
+PAGES = {
+    "history": "/?q=tag:look",
+    "history-empty": "/?q=nothing-has-this-name",
+    "history-error": "/?q=statsu:failed",
+    "detail-dry": "/runs/{dry}",
+    "detail-impossible": "/runs/{impossible}",
+    "detail-failed": "/runs/{failed}",
+    "detail-completed": "/runs/{completed}",
+    "detail-retried": "/runs/{retried}",
+    "detail-running": "/runs/{running}",
+    "detail-pending": "/runs/{pending}",
+    "start": "/runs/new",
+    "start-clone": "/runs/new?clone={completed}",
+    "compare": "/runs/compare?ids={completed},{failed}",
+    "compare-none": "/runs/compare?ids=",
+    "chosen-delete": "/runs/chosen?do=delete&ids={completed},{running}",
+    "chosen-tag": "/runs/chosen?do=tag&ids={completed}",
+    "datasets": "/datasets",
+    "datasets-empty": "/datasets?q=nothing-has-this-name",
+    "dataset": "/datasets/{dataset}",
+    "upload": "/datasets/new",
+    "traces": "/traces",
+    "traces-empty": "/traces?q=nothing-has-this-name",
+    "trace": "/traces/{trace}",
+    "not-found": f"/runs/{uuid4()}",
+    "no-page": "/nothing-here",
+    "admin": "/admin/",
+    "admin-queue": "/admin/runs/host/queue/",
+    "admin-runs": "/admin/runs/run/",
+    "admin-run": "/admin/runs/run/{completed}/change/",
+    "admin-events": "/admin/runs/runevent/",
+    "admin-datasets": "/admin/datasets/dataset/",
+    "admin-empty": "/admin/runs/webhookdelivery/",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_has_a_serious_violation(visit: Visit, furnished: dict[str, str], name: str):
+    found = violations(visit("about:blank", **STILL), PAGES[name].format(**furnished))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", ["/login", "/admin/login/"])
+def test_nor_has_a_login(visit: Visit, path: str):
+    """Who comes through a proxy is not on this machine, and is asked who it is."""
+    page = visit("about:blank", extra_http_headers={"X-Forwarded-For": "192.0.2.1"}, **STILL)
+    found = violations(page, path)
+    assert not found, "\n".join(found)
+    expect(page.get_by_role("textbox").first).to_be_visible()
+
+
+def test_dark_mode_follows_the_system(visit: Visit):
+    page = visit("/")
+    grounds = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        grounds.append(sum(map(int, re.findall(r"\d+", ground)[:3])))
+    assert grounds[0] > 600
+    assert grounds[1] < 150
+
+
+def test_the_keyboard_reaches_the_content_first(visit: Visit):
+    page = visit("/")
+    page.keyboard.press("Tab")
+    focused = page.locator(":focus")
+    expect(focused).to_have_attribute("href", "#main")
+    expect(focused).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator(":focus")).to_have_attribute("id", "main")

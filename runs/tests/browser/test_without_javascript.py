@@ -1,0 +1,82 @@
+"""Everything that reads or acts works without JavaScript."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from runs.tests.browser.conftest import Visit
+from runs.tests.browser.house import House
+from runs.tests.browser.test_runs import DETAIL, start_async, status_of
+
+
+@pytest.fixture
+def page(visit: Visit) -> Page:
+    return visit("/", java_script_enabled=False)
+
+
+def test_a_run_is_started_read_and_cancelled(page: Page, house: House, dataset: str):
+    seed = house.script(*(["say", f"line {number}"] for number in range(2000)), ["wait", "never"])
+    run = start_async(page, dataset, seed)
+    house.wait(run, "running")
+    while "line 1999" not in house.ask("GET", f"/api/tunix/runs/{run}/logs?stream=stdout&tail_lines=1")["text"]:
+        pass
+    page.get_by_test_id("refresh").click()
+
+    expect(status_of(page)).to_have_text("running")
+    log = page.get_by_test_id("stdout")
+    expect(log).to_contain_text("line 1999")  # the end of it
+    assert "line 0\n" not in log.inner_text()
+    page.get_by_test_id("cancel").click()
+    expect(page.get_by_test_id("messages").locator(".success")).to_be_visible()
+    house.wait(run)
+    page.reload()
+    expect(status_of(page)).to_have_text("cancelled")
+    page.get_by_test_id("retry").click()
+    page.wait_for_url(DETAIL)
+    page.get_by_test_id("cancel").click()
+    assert house.wait(page.url.rpartition("/")[2]) == "cancelled"
+
+
+def test_runs_are_found_compared_and_deleted(page: Page, house: House, dataset: str):
+    for rate in (1e-4, 2e-4, 3e-4):
+        house.run_dry(dataset, learning_rate=rate, tags=[dataset])
+    page.get_by_role("searchbox").fill(f"tag:{dataset}")
+    page.get_by_test_id("filter").click()
+    expect(page.get_by_test_id("run-row")).to_have_count(3)
+    page.get_by_test_id("expand").first.click()
+    expect(page.get_by_test_id("essentials").first).to_be_visible()
+    for box in page.get_by_test_id("choose").all()[:2]:
+        box.check()
+    page.get_by_test_id("compare").click()
+    expect(page.get_by_test_id("differs-learning_rate")).to_be_visible()
+
+    page.go_back()
+    page.get_by_test_id("bulk-delete").click()
+    expect(page.get_by_test_id("chosen-run")).to_have_count(2)
+    page.get_by_test_id("do").click()
+    expect(page.get_by_test_id("run-row")).to_have_count(1)
+
+
+def test_a_dry_run_is_started(page: Page, dataset: str):
+    page.goto("/runs/new")
+    page.get_by_role("combobox", name="Dataset").select_option(dataset)
+    page.get_by_test_id("check").click()
+    expect(page.get_by_test_id("preflight").get_by_test_id("run-status")).to_have_text("completed")
+    page.get_by_test_id("run-dry").click()
+    page.wait_for_url(DETAIL)
+    expect(status_of(page)).to_have_text("completed")
+
+
+def test_a_dataset_is_uploaded(page: Page, tmp_path: Path):
+    file = tmp_path / "sums.jsonl"
+    file.write_text(json.dumps({"prompt": "1 + 1 = ?", "completion": "2"}) + "\n")
+    page.goto("/datasets/new")
+    form = page.get_by_test_id("upload-form")
+    form.locator("input[type=file]").set_input_files(file)
+    form.get_by_role("textbox", name="Name").fill("uploaded-plainly")
+    form.get_by_test_id("upload").click()
+    page.wait_for_url(re.compile("/datasets/uploaded-plainly-v1$"))
+    expect(page.get_by_test_id("example-row")).to_have_count(1)

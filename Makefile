@@ -107,6 +107,10 @@ test-runtime: environment-full ## the tests that train, on both databases, and t
 test-parity: ## our models against transformers on PyTorch (an environment of its own, a large download)
 	@.ci/parity
 
+.PHONY: screenshots
+screenshots: environment-full ## pictures of every page, light, dark and on a phone, in docs/screenshots (needs a Chromium; 10 minutes)
+	@$(FULL) -m docs.screenshots
+
 # --- Measure it -------------------------------------------------------------------------------------------------------
 
 .PHONY: bench-web

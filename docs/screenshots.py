@@ -1,0 +1,238 @@
+"""Screenshots of every page: light, dark and on a phone, in docs/screenshots/ (`make screenshots`).
+
+    python -m docs.screenshots [--house FOLDER] [--only NAME ...]
+
+The house is one of its own, and everything in it is real: dry runs, and trainings of a tiny model on additions, some of which
+fail, run out of time or are stopped. ``--house`` keeps it in a folder, and finds what an earlier call has put there.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from datasets.arithmetic import generate
+from runs.tests.browser.conftest import ARGUMENTS, EXECUTABLES
+from runs.tests.browser.house import ROOT, House
+
+PICTURES = ROOT / "docs" / "screenshots"
+LOOKS: dict[str, dict[str, Any]] = {
+    "": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
+    "-dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
+    "-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True},
+}
+COLOURS = 128  # of a picture's palette: pages have few, and the file is a third
+LIVE_STEPS = 35  # of the training that is under way while its page is looked at
+TRAINING: dict[str, Any] = {
+    "dataset_key": "arithmetic-v1",
+    "model_id": "preset:tiny-llama",
+    "dry_run": False,
+    "num_epochs": 1,
+    "batch_size": 32,
+    "max_seq_length": 128,
+    "learning_rate": 3e-3,
+    "warmup_ratio": 0.1,
+    "eval_every_steps": 20,
+    "exact_match_examples": 40,
+    "exact_match_max_tokens": 32,
+}
+NOTES = """## Does a higher rate pay?
+
+Same data, same steps; only the **learning rate** differs.
+
+- `1e-3` learns evenly
+- `3e-3` is there earlier
+"""
+
+
+# --- what is in the house ---------------------------------------------------------------------------------------------
+
+
+def furnish(house: House) -> dict[str, str]:
+    """Fill the house; the ids of what the pictures show, by name."""
+    subprocess.run([sys.executable, "manage.py", "make_demo_dataset"], cwd=ROOT, env=house.whole_environment(), check=True)
+    shown, held_out = generate(training=400, held_out=40, seed=1)
+    lines = "".join(json.dumps({"prompt": one["prompt"], "completion": one["final_answer"]}) + "\n" for one in shown + held_out)
+    about = {"name": "sums-only", "version": "v1", "held_out": "40", "description": "The same additions, without their steps."}
+    house.ask("POST", "/api/datasets/ingest", files={"file": ("sums-only.jsonl", lines)}, data=about)
+    ids = {}
+    for name, fields in (
+        ("dry", {"max_seq_length": 128}),
+        ("hub", {"model_id": "google/gemma-2b-it"}),
+        ("impossible", {"model_id": "openai-community/gpt2"}),
+    ):
+        ids[name] = house.run_dry("arithmetic-v1", **fields)
+    for name, fields in (
+        ("slow", {"learning_rate": 1e-3, "max_steps": 80, "tags": ["rates"]}),
+        ("fast", {"max_steps": 80, "tags": ["rates", "baseline"], "notes": NOTES}),
+        ("plain", {"dataset_key": "sums-only-v1", "max_steps": 60, "tags": ["no-steps"]}),
+        ("failed", {"learning_rate": 1.0, "max_grad_norm": None, "weight_decay": 1.0, "max_steps": 60, "warmup_ratio": 0.0}),
+        ("timeout", {"timeout_seconds": 25.0, "num_epochs": 4}),
+    ):
+        ids[name] = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)["run_id"])
+    ids["cancelled"] = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING)["run_id"])
+    house.ask("POST", f"/api/tunix/runs/{ids['cancelled']}/cancel")
+    for name in ("slow", "fast", "plain", "failed", "timeout"):
+        print(f"{name}: {house.wait(ids[name], patience=900)}")
+    ids["retried"] = str(house.ask("POST", f"/api/tunix/runs/{ids['timeout']}/retry")["run_id"])
+    time.sleep(15)
+    house.ask("POST", f"/api/tunix/runs/{ids['retried']}/cancel")
+    print(f"retried: {house.wait(ids['retried'], patience=900)}")
+    ids["trace"] = house.ask("GET", "/api/traces", params={"q": "35+82=?", "limit": 1})["data"][0]["id"]
+    return ids
+
+
+def start_live(house: House) -> tuple[str, str]:
+    """A training well under way, and one that waits for its slot."""
+    live, pending = (
+        str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)["run_id"])
+        for fields in ({"num_epochs": 20, "tags": ["long"], "notes": "The long one."}, {"tags": ["rates"]})
+    )
+    house.wait(live, "running")
+    while (house.ask("GET", f"/api/tunix/runs/{live}").get("step") or 0) < LIVE_STEPS:
+        time.sleep(1)
+    return live, pending
+
+
+# --- the pictures -----------------------------------------------------------------------------------------------------
+
+
+def nothing(page: Page) -> None:
+    """The page as it opens."""
+
+
+def with_curves(page: Page) -> None:
+    page.locator("canvas").first.wait_for()
+
+
+def at_the_log(page: Page) -> None:
+    with_curves(page)
+    page.get_by_test_id("log-stdout").scroll_into_view_if_needed()
+
+
+def chosen(page: Page) -> None:
+    for box in page.get_by_test_id("choose").all()[3:5]:
+        box.check()
+    page.get_by_test_id("expand").nth(4).click()
+
+
+def keys(page: Page) -> None:
+    page.keyboard.press("?")
+
+
+def check_first(page: Page) -> None:
+    page.get_by_test_id("check").click()
+    page.get_by_test_id("preflight").get_by_test_id("run-status").wait_for(timeout=180_000)
+
+
+def bad_upload(page: Page) -> None:
+    lines = b'{"prompt": "1+1=?", "completion": "2"}\nnot JSON\n{"prompt": 3, "completion": "4"}\n'
+    form = page.get_by_test_id("upload-form")
+    form.locator("input[type=file]").set_input_files({"name": "sums.jsonl", "mimeType": "application/jsonl", "buffer": lines})
+    form.get_by_role("textbox", name="Name").fill("sums")
+    form.get_by_test_id("upload").click()
+    page.get_by_test_id("bad-lines").wait_for()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """``path`` may name what is in the house: ``/runs/{fast}``."""
+
+    path: str
+    prepare: Callable[[Page], None] = nothing
+    from_afar: bool = False  # as somebody who is not at this machine
+
+
+PAGES = {
+    "history": Picture("/"),
+    "history-chosen": Picture("/", chosen),
+    "history-keys": Picture("/", keys),
+    "history-filter-error": Picture("/?q=llama+statsu:failed"),
+    "history-empty": Picture("/?q=tag:nobody-has-this"),
+    "live": Picture("/runs/{live}", with_curves),
+    "live-log": Picture("/runs/{live}", at_the_log),
+    "detail": Picture("/runs/{fast}", with_curves),
+    "detail-failed": Picture("/runs/{failed}"),
+    "detail-dry-run": Picture("/runs/{impossible}"),
+    "compare": Picture("/runs/compare?ids={slow},{fast},{plain}", with_curves),
+    "start": Picture("/runs/new?clone={fast}", check_first),
+    "delete": Picture("/runs/chosen?do=delete&ids={slow},{plain},{live}"),
+    "datasets": Picture("/datasets"),
+    "dataset": Picture("/datasets/arithmetic-v1"),
+    "upload": Picture("/datasets/new", bad_upload),
+    "traces": Picture("/traces"),
+    "trace": Picture("/traces/{trace}"),
+    "not-found": Picture("/runs/00000000-0000-4000-8000-000000000000"),
+    "login": Picture("/login", from_afar=True),
+    "admin": Picture("/admin/"),
+    "admin-queue": Picture("/admin/runs/host/queue/"),
+    "admin-runs": Picture("/admin/runs/run/"),
+    "admin-run": Picture("/admin/runs/run/{timeout}/change/"),
+}
+
+
+def take(browser: Browser, house: House, name: str, picture: Picture, ids: dict[str, str]) -> None:
+    """One page in every look."""
+    for look, options in LOOKS.items():
+        if picture.from_afar:
+            options = options | {"extra_http_headers": {"X-Forwarded-For": "192.0.2.1"}}
+        context = browser.new_context(base_url=house.url, reduced_motion="reduce", **options)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(picture.path.format(**ids))
+        picture.prepare(page)
+        page.wait_for_timeout(700)  # curves are drawn, fonts are there
+        taken = Image.open(BytesIO(page.screenshot()))
+        taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURES / f"{name}{look}.png", optimize=True)
+        context.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--house", type=Path, help="a folder in which the house is kept")
+    parser.add_argument("--only", nargs="+", choices=PAGES, default=list(PAGES), metavar="NAME", help="only these pages")
+    options = parser.parse_args()
+    folder = options.house or Path(tempfile.mkdtemp(prefix="tunixrt-screenshots-"))
+    folder.mkdir(exist_ok=True)
+    PICTURES.mkdir(exist_ok=True)
+    house = House(folder.resolve(), TUNIX_COMMAND="", TUNIX_SLOTS="1")
+    try:
+        known = folder / "ids.json"
+        if not known.exists():
+            known.write_text(json.dumps(furnish(house)))
+        ids = json.loads(known.read_text())
+        if any("{live}" in PAGES[name].path or name.startswith("history") for name in options.only):
+            ids["live"], pending = start_live(house)
+        else:
+            ids["live"], pending = ids["fast"], ""
+        with sync_playwright() as playwright:
+            executable = next(filter(None, map(shutil.which, EXECUTABLES)), None)
+            browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+            for name in options.only:
+                take(browser, house, name, PAGES[name], ids)
+                print(name)
+            browser.close()
+        for run in filter(None, (pending, ids["live"] if pending else "")):
+            house.ask("POST", f"/api/tunix/runs/{run}/cancel")
+            house.wait(run, patience=300)
+    finally:
+        house.close()
+        if options.house is None:
+            shutil.rmtree(folder)
+    size = sum(path.stat().st_size for path in PICTURES.glob("*.png"))
+    print(f"{len(list(PICTURES.glob('*.png')))} pictures, {size / 1e6:.1f} MB, in {PICTURES.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

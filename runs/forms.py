@@ -7,6 +7,7 @@ from django import forms
 from django.contrib.auth.models import AbstractBaseUser
 
 from runs import filters
+from runs.columns import parse_columns
 from runs.manifest import PARAMETERS, Parameter
 from runs.models import RunMode, RunStatus
 from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, TIMEOUT_RANGE, InvalidRequest, RunRequest, clean_request
@@ -53,6 +54,17 @@ class CursorField(forms.CharField):
             raise forms.ValidationError("This link does not lead to a page of this list.") from error
 
 
+class ColumnsField(forms.CharField):
+    def to_python(self, value: Any) -> tuple[str, ...] | None:  # type: ignore[override]
+        text = super().to_python(value)
+        if not text:
+            return None
+        try:
+            return parse_columns(text)
+        except ValueError as error:
+            raise forms.ValidationError(str(error)) from error
+
+
 def _any(choices: list[tuple[str, str]], label: str) -> list[tuple[str, str]]:
     return [("", label), *choices]
 
@@ -76,6 +88,7 @@ class HistoryFilter(forms.Form):
     owner = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
     after = MomentField(label="From", required=False)
     before = MomentField(label="Until before", required=False)
+    columns = ColumnsField(required=False, widget=forms.HiddenInput)
     cursor = CursorField(required=False, widget=forms.HiddenInput)
 
     FILTERS = ("q", "status", "mode", "dataset_key", "model_id", "tag", "owner", "after", "before")

@@ -3,6 +3,7 @@
 import uuid
 from datetime import timedelta
 from typing import Self
+from urllib.parse import parse_qsl
 
 from django.conf import settings
 from django.db import models
@@ -227,6 +228,11 @@ class SavedView(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def filters(self) -> list[tuple[str, str]]:
+        """What the query asks for, by name."""
+        return parse_qsl(self.query)
 
 
 class RunTag(models.Model):

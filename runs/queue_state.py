@@ -94,7 +94,7 @@ class QueueState:
         found = []
         alive = [state for state in self.hosts if state.heard]
         if self.waiting and not alive:
-            found.append("Runs wait and no host is alive: start `manage.py attend` on one.")
+            found.append("Runs wait and no host is alive: start “manage.py attend” on one.")
         elif self.waiting_trainings and not self.slots:
             found.append("Trainings wait and no live host has a slot: TUNIX_SLOTS is 0 everywhere.")
         elif self.waiting_trainings and self.free and self.oldest and self.now - self.oldest.created_at > timedelta(minutes=5):

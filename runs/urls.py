@@ -7,6 +7,7 @@ from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.history import history
+from runs.views.saved_views import delete, rename, saved_views
 from runs.views.start import start
 
 app_name = "runs"
@@ -16,6 +17,9 @@ urlpatterns = [
     path("runs/chosen", chosen, name="chosen"),
     path("runs/compare", compare, name="compare"),
     path("runs/compare.csv", compare_csv, name="compare_csv"),
+    path("runs/views", saved_views, name="saved_views"),
+    path("runs/views/<int:pk>/rename", rename, name="rename_view"),
+    path("runs/views/<int:pk>/delete", delete, name="delete_view"),
     path("runs/<uuid:run_id>", detail, name="detail"),
     path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
     path("runs/<uuid:run_id>/retry", retry, name="retry"),

@@ -117,7 +117,7 @@ def test_says_what_is_wrong(operator: Client, submit: Submit, host: Host) -> Non
         "The task workers of a-host have done nothing for a minute; its attendant replaces them.",
     ]
     Host.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=10))
-    assert look(operator)["queue-problem"] == ["Runs wait and no host is alive: start `manage.py attend` on one."]
+    assert look(operator)["queue-problem"] == ["Runs wait and no host is alive: start “manage.py attend” on one."]
     claim_run(run=Run.objects.get(), host=host, by="test")
     assert look(operator)["queue-problem"] == ["a-host has not been heard of for longer than 60 s while it executes 1 run."]
 

@@ -12,7 +12,7 @@ from runs.models import Host, Run
 from runs.services import claim_run, finish_run, purge_run, run_folder
 from runs.tests.conftest import Script, Submit
 
-Act = Callable[[Run], None]
+Act = Callable[[Run], object]
 
 
 @pytest.fixture(autouse=True)

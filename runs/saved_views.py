@@ -1,0 +1,60 @@
+"""Histories that somebody wants back, by name. The address is the view; only a name for it is kept."""
+
+import re
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.http import QueryDict
+
+from runs.forms import HistoryFilter
+from runs.models import SavedView
+
+VIEWS_MAX = 100
+NAME_MAX_LENGTH = 64
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+
+class ViewRefused(ValueError):
+    """Why a view cannot be kept or renamed."""
+
+
+def query_of(given: QueryDict) -> str:
+    """The query string of a history, in one order, without the page that is looked at and what is empty."""
+    return urlencode([(name, given[name]) for name in (*HistoryFilter.FILTERS, "columns") if given.get(name)])
+
+
+def save_view(*, by: User, name: Any, query: str) -> tuple[SavedView, bool]:
+    """Keep a history under a name: ``(view, created)``. A name of theirs that is there already now means this history.
+
+    Raises:
+        ViewRefused: a bad name, filters that cannot be used, or too many views.
+    """
+    name = _clean_name(name)
+    query = query_of(QueryDict(query))
+    if not HistoryFilter(QueryDict(query)).is_valid():
+        raise ViewRefused("The filters of this view cannot be used.")
+    with transaction.atomic():
+        view, created = SavedView.objects.update_or_create(owner=by, name=name, defaults={"query": query})
+        if created and SavedView.objects.filter(owner=by).count() > VIEWS_MAX:
+            raise ViewRefused(f"At most {VIEWS_MAX} views are kept: delete one first.")
+    return view, created
+
+
+def rename_view(*, view: SavedView, name: Any) -> SavedView:
+    """Raises ViewRefused."""
+    view.name = _clean_name(name)
+    try:
+        with transaction.atomic():
+            view.save(update_fields=["name"])
+    except IntegrityError as error:
+        raise ViewRefused(f"There is a view {view.name!r} already.") from error
+    return view
+
+
+def _clean_name(name: Any) -> str:
+    name = " ".join(name.split()) if isinstance(name, str) else ""
+    if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
+        raise ViewRefused(f"A name has 1 to {NAME_MAX_LENGTH} characters and no control characters.")
+    return name

@@ -1,0 +1,51 @@
+"""Named histories: kept, opened, renamed, deleted. Each person has their own; in local mode the house has."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST
+
+from runs.models import SavedView
+from runs.saved_views import VIEWS_MAX, ViewRefused, rename_view, save_view
+from runs.views.actions import person
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+def saved_views(request: HttpRequest) -> HttpResponse:
+    """GET: all of them. POST: keep one, and go to it."""
+    if request.method != "POST":
+        views = SavedView.objects.filter(owner=person(request))[:VIEWS_MAX]
+        return render(request, "runs/saved_views.html", {"views": views})
+    query = request.POST.get("query", "")
+    try:
+        view, created = save_view(by=person(request), name=request.POST.get("name"), query=query)
+    except ViewRefused as refusal:
+        messages.error(request, f"The view was not kept. {refusal}")
+        return redirect("runs:saved_views")
+    messages.success(request, f"The view {view.name} {'is kept' if created else 'now shows this'}.")
+    return redirect(f"{reverse('runs:history')}?{view.query}")
+
+
+@require_POST
+@login_required
+def rename(request: HttpRequest, pk: int) -> HttpResponse:
+    view = get_object_or_404(SavedView, pk=pk, owner=person(request))
+    try:
+        rename_view(view=view, name=request.POST.get("name"))
+    except ViewRefused as refusal:
+        messages.error(request, f"The view keeps its name. {refusal}")
+    else:
+        messages.success(request, f"The view is called {view.name} now.")
+    return redirect("runs:saved_views")
+
+
+@require_POST
+@login_required
+def delete(request: HttpRequest, pk: int) -> HttpResponse:
+    view = get_object_or_404(SavedView, pk=pk, owner=person(request))
+    view.delete()
+    messages.success(request, f"The view {view.name} is deleted. Its runs are where they were.")
+    return redirect("runs:saved_views")

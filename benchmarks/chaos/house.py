@@ -198,9 +198,13 @@ class House:
     def _manage(self, *arguments: str) -> None:
         subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self._environment("alpha"), check=True)
 
-    def is_young(self, service: Service) -> bool:
+    def is_young(self, program: Service | Process) -> bool:
         """Has hardly come up: to be hit only now and then, or nothing but starts would happen on a slow machine."""
-        return time.monotonic() - service.started_at < 3 * self.boot_seconds
+        if isinstance(program, Process):
+            age = time.clock_gettime(time.CLOCK_BOOTTIME) - program.start_time / os.sysconf("SC_CLK_TCK")
+        else:
+            age = time.monotonic() - program.started_at
+        return age < 3 * self.boot_seconds
 
     def wait_until_up(self, seconds: float = START_SECONDS) -> None:
         give_up = time.monotonic() + seconds

@@ -16,7 +16,7 @@ TRIES = 5
 DISK_SECONDS = 20.0  # between two full disks
 POSTGRES_SECONDS = 8.0  # it is left alone for so long after a start, or nothing else would happen
 CATCH_UP_SECONDS = 2.0
-SPARED_SHARE = 0.85  # of the strikes at a program that has just come up
+SPARED_SHARE = 0.95  # of the strikes at a program that has just come up
 
 
 @dataclass
@@ -134,8 +134,15 @@ class Monkey:
     def _host(self) -> str:
         return self.random.choice(self.house.hosts)
 
-    def _spared(self, name: str) -> bool:
-        return self.house.is_young(self.house.services[name]) and self.random.random() < SPARED_SHARE
+    def _spared(self, program: str | Process) -> bool:
+        program = self.house.services[program] if isinstance(program, str) else program
+        return self.house.is_young(program) and self.random.random() < SPARED_SHARE
+
+    def _cluster(self) -> tuple[str, list[Process]]:
+        """A host and its task workers; none if they have just come up and are spared."""
+        host = self._host()
+        cluster = self.house.cluster(host)
+        return host, [] if cluster and self._spared(cluster[0]) else cluster
 
     def _outage(self) -> float:
         """Seconds until the service manager starts it again: mostly at once."""
@@ -198,22 +205,19 @@ class Monkey:
         return self._kill_one(f"task {role}", children[number], f"{host}, pid {children[number].pid}")
 
     def task_main(self) -> Deed | None:
-        host = self._host()
-        cluster = self.house.cluster(host)
+        host, cluster = self._cluster()
         return self._kill_one("task main", cluster[0], f"{host}, pid {cluster[0].pid}") if cluster else None
 
     def task_sentinel(self) -> Deed | None:
-        host = self._host()
-        cluster = self.house.cluster(host)
+        host, cluster = self._cluster()
         return self._kill_one("task sentinel", cluster[1], f"{host}, pid {cluster[1].pid}") if len(cluster) > 1 else None
 
     def task_cluster(self) -> Deed | None:
-        host = self._host()
-        return None if self._spared(f"attend-{host}") else self._kill_all("whole cluster", self.house.cluster(host), host)
+        host, cluster = self._cluster()
+        return self._kill_all("whole cluster", cluster, host)
 
     def term_task_group(self) -> Deed | None:
-        host = self._host()
-        cluster = self.house.cluster(host)
+        host, cluster = self._cluster()
         if not cluster:
             return None
         try:

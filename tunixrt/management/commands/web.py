@@ -1,10 +1,11 @@
 import math
 import os
+import socket
 import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from tunixrt.checks import bind_host
 from tunixrt.gate import DOWNLOADS
@@ -17,6 +18,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         port = settings.BIND.rpartition(":")[2]
+        if problem := listening_problem(bind_host(), port):
+            raise CommandError(problem)
         if settings.LOCAL_MODE:
             self.stderr.write(
                 f"Local mode: listening on {settings.BIND} only; nobody needs a login, all act as the user `local`."
@@ -38,3 +41,18 @@ class Command(BaseCommand):
         ]
         os.chdir(settings.BASE_DIR)
         os.execv(sys.executable, arguments)
+
+
+def listening_problem(host: str, port: str) -> str | None:
+    """Why nobody can listen there. The server itself would end with a page of its inner workings, or, where another server of
+    its kind listens, share the port with it in silence."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server before us has left behind is no obstacle
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        way_out = "Stop what listens there, or set TUNIXRT_BIND to another address."
+        return f"Cannot listen on {settings.BIND}: {error.strerror}. {way_out}"
+    return None

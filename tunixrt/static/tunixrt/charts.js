@@ -192,7 +192,7 @@ export class Charts {
     names.forEach((name, index) => {
       const label = group.labels ? group.labels[group.names.indexOf(name)] : name;
       const pen = () => colour(`--series-${(group.labels ? group.names.indexOf(name) : index) + 1}`);
-      series.push({ label, stroke: pen, width: 1.5, spanGaps: false, points: { show: name === "eval_loss" }, value: (_, value) => format(value) });
+      series.push({ label, stroke: pen, width: 1.5, spanGaps: false, points: { show: (self, place) => name === "eval_loss" || self.data[place].length < 3 }, value: (_, value) => format(value) });
       series.push({ label: `${label}, as measured`, class: "as-measured", stroke: pen, width: 1, alpha: 0.3, points: { show: false }, value: (_, value) => format(value) });
     });
     const line = () => colour("--ink-2");

@@ -239,6 +239,7 @@ class StartForm(forms.Form):
         assert isinstance(widget, forms.Select)
         widget.choices = [("", "Choose a dataset …"), *datasets]
         self.request: RunRequest | None = None
+        self.checked_without_runtime = False  # no slot was free for a deeper look
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data

@@ -230,6 +230,16 @@ def test_without_a_free_slot_the_way_out_is_named(
     assert "Tick Run Async to queue the run." in response.content.decode()
 
 
+def test_a_check_without_a_free_slot_says_what_it_left_out(
+    local_client: Client, dataset: Dataset, scripted: Script, submit: Submit, settings: LazySettings
+) -> None:
+    scripted()
+    data = filled(local_client, "?dataset=sums-v1") | {"action": "check"}
+    assert "checked-without-runtime" not in local_client.post("/runs/new", data).content.decode()
+    claim_run(run=submit(), host=Host.objects.get(name=settings.TUNIX_HOST_NAME), by="test")
+    assert "checked-without-runtime" in local_client.post("/runs/new", data).content.decode()
+
+
 def test_the_same_form_sent_twice_starts_one_run(local_client: Client, dataset: Dataset) -> None:
     data = filled(local_client, "?dataset=sums-v1") | {"action": "dry-run"}
     first = local_client.post("/runs/new", data)

@@ -86,6 +86,7 @@ def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
     try:
         run, _ = launching.run_in_request(request=asked, by=person(request))
     except launching.NoFreeSlot:
+        form.checked_without_runtime = True
         run, _ = launching.run_in_request(request=replace(asked, preflight="quick", smoke=False), by=person(request))
     except REFUSALS as refusal:
         return refused(form, refusal)

@@ -2,8 +2,8 @@
 
     python -m docs.screenshots [--house FOLDER] [--only NAME ...]
 
-The house is one of its own, and everything in it is real: dry runs, and trainings of a tiny model on additions, some of which
-fail, run out of time or are stopped. ``--house`` keeps it in a folder, and finds what an earlier call has put there.
+The house is one of its own, and everything in it is real: dry runs, and trainings of a tiny model on additions, one of which
+runs out of time. ``--house`` keeps it in a folder, and finds what an earlier call has put there.
 """
 
 import argparse
@@ -77,19 +77,20 @@ def furnish(house: House) -> dict[str, str]:
         ("slow", {"learning_rate": 1e-3, "max_steps": 80, "tags": ["rates"]}),
         ("fast", {"max_steps": 80, "tags": ["rates", "baseline"], "notes": NOTES}),
         ("plain", {"dataset_key": "sums-only-v1", "max_steps": 60, "tags": ["no-steps"]}),
-        ("failed", {"learning_rate": 1.0, "max_grad_norm": None, "weight_decay": 1.0, "max_steps": 60, "warmup_ratio": 0.0}),
+        ("wild", {"learning_rate": 1.0, "max_grad_norm": None, "max_steps": 60, "warmup_ratio": 0.0, "tags": ["rates"]}),
         ("timeout", {"timeout_seconds": 25.0, "num_epochs": 4}),
     ):
         ids[name] = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)["run_id"])
     ids["cancelled"] = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING)["run_id"])
     house.ask("POST", f"/api/tunix/runs/{ids['cancelled']}/cancel")
-    for name in ("slow", "fast", "plain", "failed", "timeout"):
+    for name in ("slow", "fast", "plain", "wild", "timeout"):
         print(f"{name}: {house.wait(ids[name], patience=900)}")
     ids["retried"] = str(house.ask("POST", f"/api/tunix/runs/{ids['timeout']}/retry")["run_id"])
     time.sleep(15)
     house.ask("POST", f"/api/tunix/runs/{ids['retried']}/cancel")
     print(f"retried: {house.wait(ids['retried'], patience=900)}")
-    ids["trace"] = house.ask("GET", "/api/traces", params={"q": "35+82=?", "limit": 1})["data"][0]["id"]
+    traces = house.ask("GET", "/api/traces", params={"q": generate()[0][0]["prompt"]})["data"]
+    ids["trace"] = next(trace["id"] for trace in traces if trace["steps"])
     return ids
 
 
@@ -97,7 +98,7 @@ def start_live(house: House) -> tuple[str, str]:
     """A training well under way, and one that waits for its slot."""
     live, pending = (
         str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)["run_id"])
-        for fields in ({"num_epochs": 20, "tags": ["long"], "notes": "The long one."}, {"tags": ["rates"]})
+        for fields in ({"num_epochs": 3, "tags": ["long"], "notes": "The long one."}, {"tags": ["rates"]})
     )
     house.wait(live, "running")
     while (house.ask("GET", f"/api/tunix/runs/{live}").get("step") or 0) < LIVE_STEPS:
@@ -114,6 +115,11 @@ def nothing(page: Page) -> None:
 
 def with_curves(page: Page) -> None:
     page.locator("canvas").first.wait_for()
+
+
+def logarithmic(page: Page) -> None:
+    page.get_by_role("checkbox", name="Logarithmic").check()
+    with_curves(page)
 
 
 def at_the_log(page: Page) -> None:
@@ -134,6 +140,7 @@ def keys(page: Page) -> None:
 def check_first(page: Page) -> None:
     page.get_by_test_id("check").click()
     page.get_by_test_id("preflight").get_by_test_id("run-status").wait_for(timeout=180_000)
+    page.evaluate("scrollTo(0, 0)")
 
 
 def bad_upload(page: Page) -> None:
@@ -153,6 +160,11 @@ class Picture:
     prepare: Callable[[Page], None] = nothing
     from_afar: bool = False  # as somebody who is not at this machine
 
+    @property
+    def beside_a_training(self) -> bool:
+        """Is it to show a training under way?"""
+        return "{live}" in self.path or self.path in ("/", "/admin/runs/host/queue/", "/admin/runs/run/")
+
 
 PAGES = {
     "history": Picture("/"),
@@ -163,9 +175,9 @@ PAGES = {
     "live": Picture("/runs/{live}", with_curves),
     "live-log": Picture("/runs/{live}", at_the_log),
     "detail": Picture("/runs/{fast}", with_curves),
-    "detail-failed": Picture("/runs/{failed}"),
+    "detail-timeout": Picture("/runs/{timeout}", with_curves),
     "detail-dry-run": Picture("/runs/{impossible}"),
-    "compare": Picture("/runs/compare?ids={slow},{fast},{plain}", with_curves),
+    "compare": Picture("/runs/compare?ids={slow},{fast},{wild}", logarithmic),
     "start": Picture("/runs/new?clone={fast}", check_first),
     "delete": Picture("/runs/chosen?do=delete&ids={slow},{plain},{live}"),
     "datasets": Picture("/datasets"),
@@ -196,6 +208,7 @@ def take(browser: Browser, house: House, name: str, picture: Picture, ids: dict[
         taken = Image.open(BytesIO(page.screenshot()))
         taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURES / f"{name}{look}.png", optimize=True)
         context.close()
+    print(name, flush=True)
 
 
 def main() -> None:
@@ -212,20 +225,22 @@ def main() -> None:
         if not known.exists():
             known.write_text(json.dumps(furnish(house)))
         ids = json.loads(known.read_text())
-        if any("{live}" in PAGES[name].path or name.startswith("history") for name in options.only):
-            ids["live"], pending = start_live(house)
-        else:
-            ids["live"], pending = ids["fast"], ""
+        # What needs the only slot comes first.
+        later = [name for name in options.only if PAGES[name].beside_a_training]
         with sync_playwright() as playwright:
             executable = next(filter(None, map(shutil.which, EXECUTABLES)), None)
             browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
             for name in options.only:
-                take(browser, house, name, PAGES[name], ids)
-                print(name)
+                if name not in later:
+                    take(browser, house, name, PAGES[name], ids)
+            if later:
+                live, pending = start_live(house)
+                for name in later:
+                    take(browser, house, name, PAGES[name], ids | {"live": live})
+                for run in (pending, live):
+                    house.ask("POST", f"/api/tunix/runs/{run}/cancel")
+                    house.wait(run, patience=300)
             browser.close()
-        for run in filter(None, (pending, ids["live"] if pending else "")):
-            house.ask("POST", f"/api/tunix/runs/{run}/cancel")
-            house.wait(run, patience=300)
     finally:
         house.close()
         if options.house is None:

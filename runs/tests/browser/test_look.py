@@ -2,6 +2,7 @@
 WCAG 2.2 AA (axe-core), and with nothing wider than the window."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,8 +41,8 @@ def violations(page: Page, path: str) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="package")
-def furnished(house: House) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def furnished(house: House) -> Iterator[dict[str, str]]:
     """Runs of every kind and what else there is to see: a name for each, and its id or key."""
     dataset = house.add_dataset("look", size=12)
     measured = [["measure", step, {"loss": 1 / step, "learning_rate": 1e-4, "eval_loss": 2 / step}] for step in range(1, 5)]
@@ -65,7 +66,7 @@ def furnished(house: House) -> dict[str, str]:
     house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
     house.wait(running, "running")
     trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
-    return {
+    yield {
         "dataset": dataset,
         "dry": house.run_dry(dataset),
         "impossible": house.run_dry(dataset, model_id="openai-community/gpt2"),
@@ -77,6 +78,9 @@ def furnished(house: House) -> dict[str, str]:
         "cancelled": cancelled,
         "trace": trace,
     }
+    for run in (pending, running):  # the slot is free again
+        house.ask("POST", f"/api/tunix/runs/{run}/cancel")
+        house.wait(run)
 
 
 PAGES = {

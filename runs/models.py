@@ -278,6 +278,7 @@ class MetricSeries(models.Model):
     last_step = models.BigIntegerField(default=0)
 
     class Meta:
+        verbose_name_plural = "metric series"
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["run", "name"], name="uq_metric_series")]
 

@@ -32,7 +32,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "-dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
     "-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True},
 }
-COLOURS = 128  # of a picture's palette: pages have few, and the file is a third
+COLOURS = 256  # of a picture's palette: pages have few, and the file is a third
 LIVE_STEPS = 35  # of the training that is under way while its page is looked at
 TRAINING: dict[str, Any] = {
     "dataset_key": "arithmetic-v1",
@@ -206,7 +206,9 @@ def take(browser: Browser, house: House, name: str, picture: Picture, ids: dict[
         picture.prepare(page)
         page.wait_for_timeout(700)  # curves are drawn, fonts are there
         taken = Image.open(BytesIO(page.screenshot()))
-        taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURES / f"{name}{look}.png", optimize=True)
+        taken.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            PICTURES / f"{name}{look}.png", optimize=True
+        )
         context.close()
     print(name, flush=True)
 

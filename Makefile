@@ -121,6 +121,10 @@ bench-web: environment-core ## how fast lists, curves, logs and live streams are
 bench-queue: environment-full ## how fast runs are claimed, drained and started
 	@$(FULL) -m benchmarks.queue_speed
 
+.PHONY: bench-train
+bench-train: environment-full ## training speed and memory against trl and google-tunix as it comes (MODEL=folder DATA=folder)
+	@MODEL="$(MODEL)" DATA="$(DATA)" .ci/bench-train $(BENCH)
+
 .PHONY: chaos
 chaos: environment-full ## kill everything there is while runs are under way (MINUTES=2 DATABASE=sqlite SEED=…)
 	@$(FULL) -m benchmarks.chaos --minutes $(MINUTES) --database $(DATABASE) $(if $(SEED),--seed $(SEED)) $(CHAOS)

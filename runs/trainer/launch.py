@@ -16,6 +16,8 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+TUNABLES = "GLIBC_TUNABLES"
+HUGE_PAGES = "glibc.malloc.hugetlb"
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
@@ -93,7 +95,24 @@ def main(argv: list[str] | None = None) -> int:
         return known.exit_code
 
 
+def use_huge_pages() -> None:
+    """Start this program anew, as the same process, with memory in pages of 2 MB where the system offers them on request.
+
+    A step takes and gives back hundreds of megabytes; in pages of 4 kB the kernel spends a tenth of the processor's time on it,
+    and address translation as much again. The C library reads its settings only when a program starts.
+    A setting of the user's own is left alone.
+    """
+    found = os.environ.get(TUNABLES, "")
+    if not sys.platform.startswith("linux") or HUGE_PAGES in found:
+        return
+    os.environ[TUNABLES] = ":".join(filter(None, [found, f"{HUGE_PAGES}=1"]))
+    with contextlib.suppress(OSError):  # slower, but as well
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 if __name__ == "__main__":
+    if "train" in sys.argv[1:2]:
+        use_huge_pages()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -152,6 +152,15 @@ def bad_upload(page: Page) -> None:
     page.get_by_test_id("bad-lines").wait_for()
 
 
+def keep_views(page: Page) -> None:
+    for name, address in (("Learning rates", "/?tag=rates"), ("Failed this week", "/?q=status%3Afailed%2Ctimeout+after%3Aweek")):
+        page.goto(address)
+        page.get_by_test_id("keep-view").click()
+        page.get_by_role("textbox", name="Name").fill(name)
+        page.get_by_test_id("save-view").click()
+    page.goto("/runs/views")
+
+
 @dataclass(frozen=True)
 class Picture:
     """``path`` may name what is in the house: ``/runs/{fast}``."""
@@ -163,7 +172,8 @@ class Picture:
     @property
     def beside_a_training(self) -> bool:
         """Is it to show a training under way?"""
-        return "{live}" in self.path or self.path in ("/", "/admin/runs/host/queue/", "/admin/runs/run/")
+        admin = self.path in ("/admin/runs/host/queue/", "/admin/runs/run/")
+        return "{live}" in self.path or admin or (self.path == "/" and self.prepare is not keep_views)
 
 
 PAGES = {
@@ -179,6 +189,8 @@ PAGES = {
     "detail-dry-run": Picture("/runs/{impossible}"),
     "compare": Picture("/runs/compare?ids={slow},{fast},{wild}", logarithmic),
     "start": Picture("/runs/new?clone={fast}", check_first),
+    "samples": Picture("/runs/{fast}/data"),
+    "views": Picture("/", keep_views),
     "delete": Picture("/runs/chosen?do=delete&ids={slow},{plain},{live}"),
     "datasets": Picture("/datasets"),
     "dataset": Picture("/datasets/arithmetic-v1"),

@@ -285,6 +285,27 @@ def test_chosen_runs_are_tagged_and_deleted(visit: Visit, dataset: str, sweep: l
     expect(page.get_by_test_id("run-row")).to_have_count(1)
 
 
+def test_columns_are_chosen_and_a_view_is_kept(visit: Visit, house: House, dataset: str):
+    house.run_dry(dataset, tags=[dataset])
+    page = visit(f"/?tag={dataset}")
+    page.get_by_test_id("choose-columns").click()
+    page.get_by_test_id("column-batch_size").check()
+    page.get_by_test_id("column-model").uncheck()
+    page.get_by_test_id("show-columns").click()
+    page.wait_for_url(re.compile("columns="))
+    expect(page.get_by_role("columnheader", name="Batch size")).to_have_count(1)
+    expect(page.get_by_role("columnheader", name="Model")).to_have_count(0)
+
+    page.get_by_test_id("keep-view").click()
+    page.get_by_test_id("views").get_by_role("textbox", name="Name").fill("small batches")
+    page.get_by_test_id("save-view").click()
+    page.goto("/")
+    page.get_by_test_id("view").click()
+
+    expect(page.get_by_test_id("run-row")).to_have_count(1)
+    expect(page.get_by_role("columnheader", name="Batch size")).to_have_count(1)
+
+
 def test_two_people_act_on_one_run(visit: Visit, house: House, dataset: str):
     run = house.submit(dataset, ["say", "hi"])
     house.wait(run)

@@ -29,6 +29,27 @@ class Range:
 
 
 @dataclass
+class Histogram:
+    """How many numbers fall into each of at most ``CLASSES`` classes of equal width, which doubles when a number does not fit."""
+
+    CLASSES = 24
+    width: int = 16
+    counts: list[int] = field(default_factory=list)
+
+    def add(self, value: int) -> None:
+        while value // self.width >= self.CLASSES:
+            self.width *= 2
+            self.counts = [sum(self.counts[place : place + 2]) for place in range(0, len(self.counts), 2)]
+        place = value // self.width
+        self.counts += [0] * (place + 1 - len(self.counts))
+        self.counts[place] += 1
+
+    def as_list(self) -> list[list[int]]:
+        """``[from, up to, count]`` of every class up to the greatest number; both ends included."""
+        return [[place * self.width, (place + 1) * self.width - 1, count] for place, count in enumerate(self.counts)]
+
+
+@dataclass
 class Lengths:
     """Lengths of prompts, answers and whole examples; a training line's template is not counted."""
 
@@ -38,6 +59,7 @@ class Lengths:
     answer: Range = field(default_factory=Range)
     characters: Range = field(default_factory=Range)
     bytes: Range = field(default_factory=Range)
+    histogram: Histogram = field(default_factory=Histogram)
 
     def add(self, trace: HasContent) -> None:
         messages = [message["content"] for message in conversation(trace)]
@@ -48,6 +70,7 @@ class Lengths:
         self.prompt.add(prompt_characters)
         self.answer.add(len(answer))
         self.characters.add(prompt_characters + len(answer))
+        self.histogram.add(prompt_characters + len(answer))
         self.bytes.add(sum(len(text.encode()) for text in messages) + len(answer.encode()))
 
     def as_stats(self, held_out_size: int) -> dict[str, Any]:
@@ -60,6 +83,7 @@ class Lengths:
             "prompt_characters": self.prompt.as_dict(),
             "answer_characters": self.answer.as_dict(),
             "example_characters": self.characters.as_dict(),
+            "example_characters_histogram": self.histogram.as_list(),
             "longest_example_characters": self.characters.greatest,
             "shortest_example_bytes": self.bytes.least,
             "longest_example_bytes": self.bytes.greatest,

@@ -1,4 +1,4 @@
-"""Pages of datasets and traces. They need no JavaScript."""
+"""Pages of datasets and traces. They need no JavaScript; with it an upload shows how far it is."""
 
 import errno
 import json
@@ -10,9 +10,10 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -76,8 +77,13 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         }
         for item in items[:EXAMPLES]
     ]
+    histogram = dataset.stats.get("example_characters_histogram") or []
+    most = max((count for _, _, count in histogram), default=0)
     context = {
         "dataset": dataset,
+        "histogram": [
+            {"start": first, "end": last, "count": count, "width": 100 * count / most} for first, last, count in histogram if most
+        ],
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
         "start": start,
@@ -147,6 +153,7 @@ def _upload(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return render(request, "datasets/upload.html", {"form": UploadForm()})
     form = UploadForm(request.POST, request.FILES)
+    scripted = request.headers.get("X-Requested-With") == "XMLHttpRequest"
     bad_lines = None
     if form.is_valid():
         try:
@@ -162,5 +169,8 @@ def _upload(request: HttpRequest) -> HttpResponse:
             form.add_errors({"version": [str(error)]})
         else:
             messages.success(request, f"Stored {dataset.dataset_key}: {dataset.size:,} examples.")
+            if scripted:  # upload.js goes there itself
+                return JsonResponse({"location": reverse("datasets:detail", args=[dataset.dataset_key])}, status=201)
             return redirect("datasets:detail", key=dataset.dataset_key)
-    return render(request, "datasets/upload.html", {"form": form, "bad_lines": bad_lines}, status=400)
+    # A script gets its answer whatever it says; a browser would complain of another code in its console.
+    return render(request, "datasets/upload.html", {"form": form, "bad_lines": bad_lines}, status=200 if scripted else 400)

@@ -7,6 +7,7 @@ from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.history import history
+from runs.views.samples import samples, token_lengths
 from runs.views.saved_views import delete, rename, saved_views
 from runs.views.start import start
 
@@ -17,10 +18,12 @@ urlpatterns = [
     path("runs/chosen", chosen, name="chosen"),
     path("runs/compare", compare, name="compare"),
     path("runs/compare.csv", compare_csv, name="compare_csv"),
+    path("datasets/<str:key>/tokens", token_lengths, name="token_lengths"),
     path("runs/views", saved_views, name="saved_views"),
     path("runs/views/<int:pk>/rename", rename, name="rename_view"),
     path("runs/views/<int:pk>/delete", delete, name="delete_view"),
     path("runs/<uuid:run_id>", detail, name="detail"),
+    path("runs/<uuid:run_id>/data", samples, name="samples"),
     path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
     path("runs/<uuid:run_id>/retry", retry, name="retry"),
     path("runs/<uuid:run_id>/trash", trash, name="trash"),

@@ -53,6 +53,7 @@ def test_statistics_and_fingerprint():
         "prompt_characters": {"min": 5, "mean": 5.0, "max": 5},
         "answer_characters": {"min": 2, "mean": 6.5, "max": 11},
         "example_characters": {"min": 7, "mean": 11.5, "max": 16},
+        "example_characters_histogram": [[0, 15, 1], [16, 31, 1]],
         "longest_example_characters": 16,
         "shortest_example_bytes": 9,
         "longest_example_bytes": 16,

@@ -18,10 +18,12 @@ from runs import services
 from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunQuerySet, RunStatus
 from runs.reading import artifacts, logs
+from runs.reading.samples import SamplePage, read_samples
 from runs.runtime import tunix_command
 
 EVENTS_MAX = 200
 FILES_MAX = 500
+SAMPLES = 2
 
 
 def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
@@ -55,9 +57,18 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "files": grouped(listing.artifacts, removable=run.is_terminal),
         "files_bytes": sum(artifact.size for artifact in listing.artifacts),
         "files_truncated": listing.truncated,
+        "samples": first_samples(run),
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def first_samples(run: Run) -> SamplePage | None:
+    """The first examples of the run's own data, if it has any."""
+    try:
+        return read_samples(services.run_folder(run), offset=0, limit=SAMPLES)
+    except (OSError, run_folders.BrokenFile):
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""The examples of a run as it was given them, from ``dataset.jsonl`` in its folder: which parts are learnt, which only given.
+
+Of a conversation the last message, the assistant's, is learnt; all before it is given (docs/training.md). Where within the text
+tokens begin and end, and what the model's chat template puts around the messages, only its tokenizer knows.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from runs import folder as run_folders
+from runs.reading.logs import OffsetPastEnd
+
+LINE_MAX_BYTES = 4 << 20
+TEXT_MAX_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A message. ``learnt``: its tokens count in the loss."""
+
+    role: str
+    text: str
+    learnt: bool
+    cut: int = 0  # characters that are not shown
+
+
+@dataclass(frozen=True)
+class Sample:
+    id: str
+    held_out: bool
+    segments: list[Segment]
+    final_answer: str | None
+
+
+@dataclass(frozen=True)
+class SamplePage:
+    """``next_offset``: the byte the next page begins at; None on the last one. ``unreadable``: lines that are no example."""
+
+    samples: list[Sample]
+    next_offset: int | None
+    unreadable: int = 0
+
+
+def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
+    """Up to ``limit`` examples from byte ``offset`` on, which begins a line.
+
+    Raises FileNotFoundError where the run has no data of its own, OffsetPastEnd, and BrokenFile for what is not a regular file.
+    """
+    descriptor = run_folders.open_regular(folder / run_folders.DATASET)
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if offset > size:
+            raise OffsetPastEnd(size)
+        file.seek(offset)
+        samples: list[Sample] = []
+        unreadable = 0
+        while len(samples) + unreadable < limit and (raw := file.readline(LINE_MAX_BYTES)):
+            if not raw.strip():
+                continue
+            sample = _parse(raw)
+            if sample is None:
+                unreadable += 1
+            else:
+                samples.append(sample)
+        position = file.tell()
+    return SamplePage(samples, position if position < size else None, unreadable)
+
+
+def _parse(raw: bytes) -> Sample | None:
+    try:
+        line: dict[str, Any] = orjson.loads(raw)
+        messages = line["messages"]
+        segments = [
+            _segment(str(message["role"]), str(message["content"]), learnt=place == len(messages) - 1)
+            for place, message in enumerate(messages)
+        ]
+        final = line.get("final_answer")
+        held_out = line.get("split") == "held_out"
+        return Sample(str(line.get("id", "")), held_out, segments, None if final is None else str(final))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _segment(role: str, text: str, *, learnt: bool) -> Segment:
+    shown = text[:TEXT_MAX_CHARACTERS]
+    return Segment(role, shown, learnt, cut=len(text) - len(shown))

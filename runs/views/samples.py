@@ -1,0 +1,89 @@
+"""What a run learns from: its examples with the parts that count in the loss marked; and how long a dataset's examples are in
+the tokens of models that dry runs measured."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+from django.views.decorators.vary import vary_on_headers
+
+from datasets.services import DatasetNotFound, get_dataset
+from runs import services
+from runs.folder import BrokenFile
+from runs.models import Run
+from runs.reading.logs import OffsetPastEnd
+from runs.reading.samples import read_samples
+from runs.views.detail import get_run
+
+SAMPLES = 10
+RUNS_LOOKED_AT = 200  # the newest runs of a dataset among which measured lengths are looked for
+MODELS_SHOWN = 3
+
+
+@require_GET
+@login_required
+def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
+    run = get_run(run_id)
+    text = request.GET.get("from", "0")
+    offset = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+    try:
+        page = read_samples(services.run_folder(run), offset=offset, limit=SAMPLES)
+    except OffsetPastEnd as error:
+        raise Http404("This run's data ends before this place.") from error
+    except (OSError, BrokenFile):
+        page = None  # a dry run that writes none, or a folder that is gone
+    return render(request, "runs/samples.html", {"run": run, "page": page, "first": offset == 0})
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Examples of ``start`` to ``end`` units; ``width``: percent of the longest bar."""
+
+    start: int
+    end: int
+    count: int
+    width: float
+
+
+@dataclass(frozen=True)
+class MeasuredLengths:
+    """What a full dry run counted. ``max_seq_length``: of that run; longer examples are cut or left out."""
+
+    run: Run
+    bars: list[Bar]
+    max_seq_length: Any
+
+
+@require_GET
+@login_required
+@vary_on_headers("HX-Request")
+def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
+    """The page, or for htmx the part of a dataset's page."""
+    try:
+        dataset = get_dataset(key)
+    except DatasetNotFound as error:
+        raise Http404(str(error)) from error
+    measured: dict[str, MeasuredLengths] = {}
+    recent = Run.objects.visible().filter(dataset_key=key).newest_first().only("model_id", "config", "summary", "completed_at")
+    for run in recent[:RUNS_LOOKED_AT]:
+        if run.model_id in measured or not (bars := bars_of(run.summary)):
+            continue
+        measured[run.model_id] = MeasuredLengths(run, bars, run.config.get("max_seq_length"))
+        if len(measured) == MODELS_SHOWN:
+            break
+    template = "runs/_token_lengths.html" if request.htmx else "runs/token_lengths.html"  # type: ignore[attr-defined]
+    return render(request, template, {"dataset": dataset, "measured": list(measured.values())})
+
+
+def bars_of(summary: Any) -> list[Bar]:
+    """The histogram of a full dry run's report; nothing where there is none."""
+    report = summary.get("preflight") if isinstance(summary, dict) else None
+    rows = report.get("length_histogram") if isinstance(report, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 3 for row in rows):
+        return []
+    most = max((count for _, _, count in rows), default=0)
+    return [Bar(start, end, count, round(100 * count / most, 2)) for start, end, count in rows] if most else []

@@ -39,15 +39,16 @@ def test_an_upload_leads_to_the_dataset(browser, user):
 
 
 def test_a_script_is_told_where_the_dataset_is(browser):
-    data = {"name": "sums", "version": "v1", "description": "", "format": "", "held_out": ""}
-    file = SimpleUploadedFile("sums.jsonl", jsonl(trace_body()))
-    response = browser.post("/datasets/new", data | {"file": file}, headers={"X-Requested-With": "XMLHttpRequest"})
+    def send(content, version):
+        file = SimpleUploadedFile("sums.jsonl", content)
+        data = {"name": "sums", "version": version, "file": file}
+        return browser.post("/datasets/new", data, headers={"X-Requested-With": "XMLHttpRequest"})
+
+    response = send(jsonl(trace_body()), "v1")
     assert (response.status_code, response.json()) == (201, {"location": "/datasets/sums-v1"})
     assert "Stored sums-v1: 1 examples." in browser.get("/datasets/sums-v1").content.decode()
 
-    file = SimpleUploadedFile("sums.jsonl", b"{\n")
-    data |= {"version": "v2", "file": file}
-    response = browser.post("/datasets/new", data, headers={"X-Requested-With": "XMLHttpRequest"})
+    response = send(b"{\n", "v2")
     assert response.status_code == 200  # an error code would be one on the browser's console
     assert 'data-testid="bad-line"' in response.content.decode()
     assert 'id="main"' in response.content.decode()  # the page, as without a script

@@ -94,6 +94,17 @@ def furnish(house: House) -> dict[str, str]:
     return ids
 
 
+def tidy(house: House) -> None:
+    """Delete the runs that taking pictures has left behind."""
+    for left in (
+        {"mode": "dry-run", "tag": "rates"},
+        {"status": "cancelled", "tag": "long"},
+        {"status": "cancelled", "tag": "rates"},
+    ):
+        for run in house.ask("GET", "/api/tunix/runs", params=left)["data"]:
+            house.ask("DELETE", f"/api/tunix/runs/{run['run_id']}")
+
+
 def start_live(house: House) -> tuple[str, str]:
     """A training well under way, and one that waits for its slot."""
     live, pending = (
@@ -247,6 +258,7 @@ def main() -> None:
             for name in options.only:
                 if name not in later:
                     take(browser, house, name, PAGES[name], ids)
+            tidy(house)
             if later:
                 live, pending = start_live(house)
                 for name in later:

@@ -61,10 +61,9 @@ def read_page(
 @lru_cache(maxsize=512)
 def _compiled(selection: Selection, behind: bool, oldest_first: bool, limit: int, offset: int) -> tuple[str, tuple[Any, ...]]:
     """SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the last three."""
-    runs = selection.apply(Run.objects.visible())
-    runs = runs.order_by("created_at", "run_id") if oldest_first else runs.newest_first()
-    if behind:
-        runs = _ANY_ROW.apply(runs, oldest_first=oldest_first)
+    selected = selection.apply(Run.objects.visible())
+    ordered = selected.order_by("created_at", "run_id") if oldest_first else selected.newest_first()
+    runs = _ANY_ROW.apply(ordered, oldest_first=oldest_first) if behind else ordered
     return runs.values_list(*ROW_FIELDS, "created_at")[offset : offset + limit].query.sql_with_params()
 
 

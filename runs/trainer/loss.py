@@ -20,24 +20,23 @@ from runs.trainer.modeling import forward_hidden, project
 CHUNK_LOGITS = 2**24  # numbers in one chunk of logits: 64 MB in float32
 
 
-def model_inputs(tokens: jax.Array, segments: jax.Array, answer: jax.Array, *, restart: bool) -> dict[str, jax.Array]:
+def model_inputs(tokens: jax.Array, segments: jax.Array, answer: jax.Array) -> dict[str, jax.Array]:
     """What the model and the loss take, from the arrays of a batch (all ``[B, L]``).
 
-    ``positions``: within the sequence if ``restart``, else along the row. ``attention_mask [B, L, L]``: causal, and each
-    sequence sees only itself. ``labels``: the next token. ``weights``: 1.0 where the next token is learnt.
+    ``positions``: within the sequence. ``attention_mask [B, L, L]``: causal, and each sequence sees only itself. ``labels``: the
+    next token. ``weights``: 1.0 where the next token is learnt.
     """
     length = tokens.shape[-1]
     index = jnp.arange(length)
     starts = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
     first = jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
-    positions = index - first if restart else jnp.broadcast_to(index, tokens.shape)
     same = segments[:, :, None] == segments[:, None, :]
     mask = same & (index[:, None] >= index[None, :])
     # The last position's neighbour after the roll is the row's first token, which is never learnt.
     learnt = jnp.roll(answer, -1, axis=1) & (jnp.roll(segments, -1, axis=1) == segments)
     return {
         "tokens": tokens,
-        "positions": positions,
+        "positions": index - first,
         "attention_mask": mask,
         "labels": jnp.roll(tokens, -1, axis=1),
         "weights": learnt.astype(jnp.float32),

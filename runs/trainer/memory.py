@@ -31,11 +31,8 @@ def memory_estimate(
     width = 4 if lora else itemsize  # LoRA matrices are float32
     tokens = -(-rows // (shards * replicas)) * length
     a = architecture
-    layer = _layer_activations(a) * itemsize
-    if training["gradient_checkpointing"]:
-        activations = tokens * (a.layers * a.hidden * itemsize + layer)
-    else:
-        activations = tokens * a.layers * layer
+    kept = a.hidden if training["gradient_checkpointing"] else _kept(a)
+    activations = tokens * itemsize * (a.layers * kept + _of_a_layer(a))
     # Scores of one block of queries (modeling/attention.py), forward and backward, in float32.
     block = max(128, -(-length // 1024) * 128)
     scores = 3 * 4 * -(-rows // (shards * replicas)) * a.heads * min(block, length) * length
@@ -52,8 +49,15 @@ def memory_estimate(
     return {**parts, "total": sum(parts.values())}
 
 
-def _layer_activations(a: Architecture) -> int:
-    """Numbers a layer keeps for the backward pass, a token: inputs of its norms, projections, attention and activation."""
+def _kept(a: Architecture) -> int:
+    """Numbers that each layer keeps for the backward pass, a token (modeling/decoder.py): its input and the outputs of its
+    projections and its attention.
+    """
+    return 2 * a.hidden + 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim + 2 * a.intermediate
+
+
+def _of_a_layer(a: Architecture) -> int:
+    """Numbers that the layer at work has, a token: inputs of its norms, projections, attention and activation."""
     attention = 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim
     norms = 4 if a.is_gemma else 2
     return (norms + 4) * a.hidden + 2 * attention + 4 * a.intermediate

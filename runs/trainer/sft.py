@@ -47,7 +47,6 @@ class SftTrainer(peft_trainer.PeftTrainer):
         model: nnx.Module,
         optimizer: optax.GradientTransformation,
         *,
-        restart_positions: bool,
         on_step: Callable[[dict[str, jax.Array]], None],
     ):
         config = peft_trainer.TrainingConfig(
@@ -58,7 +57,7 @@ class SftTrainer(peft_trainer.PeftTrainer):
         # Our checkpoints and our end: nothing is skipped, saved or closed behind our back.
         self.is_managed_externally = True
         self._on_step = on_step
-        self.with_gen_model_input_fn(partial(_unpack, restart=restart_positions))
+        self.with_gen_model_input_fn(_unpack)
         self.with_loss_fn(partial(answer_loss, train_head=not self._lora_enabled), has_aux=True)
 
     @property
@@ -130,8 +129,8 @@ class SftTrainer(peft_trainer.PeftTrainer):
         return total / max(count, 1.0)
 
 
-def _unpack(batch: Batch, *, restart: bool) -> dict[str, jax.Array]:
-    return model_inputs(batch.tokens, batch.segments, batch.answer, restart=restart)
+def _unpack(batch: Batch) -> dict[str, jax.Array]:
+    return model_inputs(batch.tokens, batch.segments, batch.answer)
 
 
 class StepBoundary(hooks.DataHooks):

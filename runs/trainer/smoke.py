@@ -24,7 +24,6 @@ def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
         trainer = SftTrainer(
             prepared.model.module,
             make_optimizer(training, total=prepared.total, dtype=prepared.dtype),
-            restart_positions=prepared.model.packed_positions_restart,
             on_step=lambda outcome: None,
         )
         plan = prepared.plan

@@ -99,7 +99,6 @@ def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFil
         trainer_of=lambda on_step: SftTrainer(
             prepared.model.module,
             make_optimizer(prepared.training, total=prepared.total, dtype=prepared.dtype),
-            restart_positions=prepared.model.packed_positions_restart,
             on_step=on_step,
         ),
         training=prepared.training,

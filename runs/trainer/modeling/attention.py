@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from runs.architectures import Architecture, Rope
 
 # Large negative rather than -inf: a row that may see nothing (padding) gives finite garbage instead of NaN.
 MASKED = -2.3819763e38
+ATTENTION = "attention"  # names what the backward pass must not compute again (decoder.py)
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
@@ -233,7 +235,8 @@ def _causal_forward(
         block = _forward_block(queries[:, :, :, rows], keys[:, :, columns], values[:, :, columns], seen, softcap)
         mixed.append(block[0])
         normalisers.append(block[1])
-    output, normaliser = jnp.concatenate(mixed, axis=3), jnp.concatenate(normalisers, axis=3)
+    output = checkpoint_name(jnp.concatenate(mixed, axis=3), ATTENTION)
+    normaliser = checkpoint_name(jnp.concatenate(normalisers, axis=3), ATTENTION)
     return output, (queries, keys, values, mask, output, normaliser)
 
 

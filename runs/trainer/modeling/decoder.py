@@ -18,7 +18,7 @@ from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen3 import model as qwen3
 
 from runs.architectures import Architecture, Rope
-from runs.trainer.modeling.attention import Attention, rotary_tables
+from runs.trainer.modeling.attention import ATTENTION, Attention, rotary_tables
 
 Cache = dict[str, dict[str, jax.Array]]
 
@@ -36,6 +36,7 @@ class _Decoder:
     final_norm: Any
     config: Any
     ropes: tuple[Rope, ...]
+    gradient_checkpointing: bool
 
     def __call__(
         self,
@@ -52,10 +53,11 @@ class _Decoder:
         mask = attention_mask.astype(bool)
         new_cache: Cache | None = None if cache is None else {}
         for index, layer in enumerate(self.layers):
-            name = f"layer_{index}"
-            layer_cache, x = self._layer(layer, x, tables, None if cache is None else cache[name], mask)
-            if new_cache is not None:
-                new_cache[name] = layer_cache
+            if cache is None or new_cache is None:
+                x = self._without_cache(layer, x, tables, mask)
+            else:
+                name = f"layer_{index}"
+                new_cache[name], x = self._layer(layer, x, tables, cache[name], mask)
         x = self.final_norm(x)
         if hidden_only:
             return x, new_cache
@@ -87,9 +89,30 @@ class _Decoder:
     def num_embed(self) -> int:
         return self.embedder.input_embedding.value.shape[0]
 
+    def _without_cache(self, layer: Any, x: jax.Array, tables: Any, mask: jax.Array) -> jax.Array:
+        """A layer of a training. Until the backward pass its input is kept, and what ``_is_kept`` says."""
+
+        def run(x: jax.Array) -> jax.Array:
+            return self._layer(layer, x, tables, None, mask)[1]
+
+        return jax.checkpoint(run, policy=None if self.gradient_checkpointing else _is_kept)(x)
+
     def _layer(self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
         # What upstream passes on as positions are our tables.
         return layer(x, tables, cache, mask)
+
+
+def _is_kept(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+    """What is expensive: projections of rows of tokens, and what attention names. Norms, rotations, activations and the sums of
+    weights and LoRA matrices are computed again: they cost little time and would be two thirds of the memory.
+    """
+    if primitive is jax.lax.dot_general_p:
+        _, (left_batch, _) = parameters["dimension_numbers"]
+        return not left_batch and max(len(argument.shape) for argument in arguments) > 2
+    return _keep_attention(primitive, *arguments, **parameters)
+
+
+_keep_attention = jax.checkpoint_policies.save_only_these_names(ATTENTION)
 
 
 class Llama(_Decoder, llama3.Llama3):
@@ -146,7 +169,7 @@ def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: boo
 
     ``axes``: those of the mesh.
     """
-    model_config = make_model_config(architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing, axes=axes)
+    model_config = make_model_config(architecture, dtype=dtype, axes=axes)
     family = architecture.family
     classes: dict[str, type] = {
         "llama": Llama,
@@ -169,10 +192,11 @@ def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: boo
         module.final_norm = GemmaNorm(module.final_norm, architecture.norm_eps)
     module.final_softcap = architecture.final_softcap
     module.ropes = architecture.distinct_ropes
+    module.gradient_checkpointing = gradient_checkpointing
     return module
 
 
-def make_model_config(architecture: Architecture, *, dtype: Any, gradient_checkpointing: bool, axes: tuple[str, ...]) -> Any:
+def make_model_config(architecture: Architecture, *, dtype: Any, axes: tuple[str, ...]) -> Any:
     """google-tunix's ``ModelConfig`` of the family."""
     a = architecture
     shape: dict[str, Any] = {
@@ -189,7 +213,7 @@ def make_model_config(architecture: Architecture, *, dtype: Any, gradient_checkp
         default = library.ShardingConfig.get_default_sharding()
         rows = {name: (("data", "fsdp"), *getattr(default, name)[1:]) for name in ("act_btd", "act_btf", "act_btnh")}
         shape["shd_config"] = dataclasses.replace(default, **rows)
-    shape["remat_config"] = library.RematConfig.DECODER if gradient_checkpointing else library.RematConfig.NONE
+    shape["remat_config"] = library.RematConfig.NONE  # ours is in _Decoder
     if a.family == "llama":
         return llama3.ModelConfig(
             **shape, vocab_size=a.vocab, rope_theta=int(a.ropes[0].theta), norm_eps=a.norm_eps, weight_tying=a.tied

@@ -41,8 +41,6 @@ class LoadedModel:
     revision: str | None = None
     lora: Any = None
     warnings: list[str] = field(default_factory=list)
-    # Positions may restart with each example of a packed row in every family: attention counts windows in row indices.
-    packed_positions_restart: bool = True
 
     @property
     def vocab_size(self) -> int:

@@ -44,10 +44,8 @@ def _adapted_backward(scale: float, saved: Any, gradient: jax.Array) -> tuple[ja
     x, matrix, a, b = saved
     rows, back = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     low = scale * (back @ b.T.astype(back.dtype))  # [tokens, rank]
-    if x.dtype == jnp.float32:
-        by_x = gradient @ (matrix + scale * (a @ b)).T
-    else:
-        by_x = gradient @ matrix.T + (low @ a.T.astype(low.dtype)).reshape(x.shape)
+    # Not through the sum again: it would have to be kept until here, a copy of all weights.
+    by_x = gradient @ matrix.T + (low @ a.T.astype(low.dtype)).reshape(x.shape)
     by_a = (rows.T @ low).astype(a.dtype)
     by_b = (scale * (rows @ a.astype(rows.dtype)).T @ back).astype(b.dtype)
     return by_x, None, by_a, by_b

@@ -56,7 +56,7 @@ def gradients(module, function, inputs, kind=nnx.Param):
 def test_value_and_gradients_equal_the_plain_loss(module, data, monkeypatch, chunk_logits):
     """With one chunk, and with several of which some are empty and the last is filled up."""
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk_logits)
-    inputs = model_inputs(**batch(data, [[i] for i in range(6)], 50), restart=True)
+    inputs = model_inputs(**batch(data, [[i] for i in range(6)], 50))
 
     total, count, found = gradients(module, lambda m, **i: answer_loss(m, train_head=True, **i), inputs)
     plain_total, plain_count, expected = gradients(module, plain_loss, inputs)
@@ -72,7 +72,7 @@ def test_lora_gradients_equal_the_plain_loss(tmp_path, data):
     write_llama(tmp_path / "m")
     loaded = load_model(model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0)
     apply_lora(loaded, rank=4, alpha=8.0, targets=None, seed=0)
-    inputs = model_inputs(**batch(data, [[0], [1], [2]], 48), restart=True)
+    inputs = model_inputs(**batch(data, [[0], [1], [2]], 48))
 
     total, _, found = gradients(loaded.module, lambda m, **i: answer_loss(m, train_head=False, **i), inputs, nnx.LoRAParam)
     plain_total, _, expected = gradients(loaded.module, plain_loss, inputs, nnx.LoRAParam)
@@ -84,8 +84,8 @@ def test_lora_gradients_equal_the_plain_loss(tmp_path, data):
 
 
 def test_packed_and_unpacked_give_the_same_loss_and_gradients(module, data):
-    alone = model_inputs(**batch(data, [[i] for i in range(12)], 40), restart=True)
-    packed = model_inputs(**batch(data, [[0, 5, 7, 2], [1, 3, 4], [6, 8, 9], [10, 11]], 150), restart=True)
+    alone = model_inputs(**batch(data, [[i] for i in range(12)], 40))
+    packed = model_inputs(**batch(data, [[0, 5, 7, 2], [1, 3, 4], [6, 8, 9], [10, 11]], 150))
 
     one = gradients(module, lambda m, **i: answer_loss(m, train_head=True, **i), alone)
     two = gradients(module, lambda m, **i: answer_loss(m, train_head=True, **i), packed)
@@ -102,12 +102,11 @@ def test_inputs_of_a_packed_row():
         "segments": jnp.array([[1, 1, 1, 2, 2, 0]]),
         "answer": jnp.array([[False, True, True, False, True, False]]),
     }
-    inputs = model_inputs(**row, restart=True)
+    inputs = model_inputs(**row)
     assert inputs["positions"][0, :5].tolist() == [0, 1, 2, 0, 1]
     assert inputs["weights"].tolist() == [[1, 1, 0, 1, 0, 0]]
     assert inputs["labels"][0, :2].tolist() == [6, 7]
     assert inputs["attention_mask"][0, 4].tolist() == [False, False, False, True, True, False]
-    assert model_inputs(**row, restart=False)["positions"][0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_no_array_of_all_logits_is_made(data, tmp_path):
@@ -118,7 +117,7 @@ def test_no_array_of_all_logits_is_made(data, tmp_path):
     rows = batch(data, [[i % 12] for i in range(16)], 128)
 
     def run(state):
-        return answer_loss(nnx.merge(graph, state), train_head=True, **model_inputs(**rows, restart=True))[0]
+        return answer_loss(nnx.merge(graph, state), train_head=True, **model_inputs(**rows))[0]
 
     sizes = {
         int(np.prod(variable.aval.shape))

@@ -1,6 +1,6 @@
 """The training program's own tests: a second pytest, isolated from Django and from the project's ``datasets``.
 
-A compilation cache is shared by all tests and by the processes that they start.
+A compilation cache is shared by all tests, by the processes that run them (pytest-xdist) and by the processes that they start.
 """
 
 import os
@@ -15,8 +15,11 @@ ROOT = Path(__file__).resolve().parents[3]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-_CACHE = tempfile.TemporaryDirectory(prefix="trainer-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the first process makes the cache, and removes it at its end
+    _CACHE = tempfile.TemporaryDirectory(prefix="trainer-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+# Isolated mode does not reach the processes that run the tests: without this the working folder would be on their path.
+os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TUNIXRT_CACHE_DIR", None)
@@ -55,6 +58,20 @@ def llama(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
     write_llama(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, llama):
+    """A finished training of one epoch with the settings of all tests, to be looked at and compared with, not to be changed."""
+    run = Run.write(
+        tmp_path_factory.mktemp("trained") / "run",
+        examples=arithmetic(48, held_out=8),
+        model=llama,
+        resume_from=None,
+        training={"num_epochs": 1},
+    )
+    assert run.train() == 0
+    return run
 
 
 @pytest.fixture

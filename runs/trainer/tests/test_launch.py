@@ -149,7 +149,7 @@ def test_too_little_memory_ends_with_13(make_run, capsys):
 def test_a_disk_that_takes_no_more_ends_with_15(make_run):
     """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole is left."""
     run = make_run(num_epochs=1)
-    assert run.finish("validate")[0] == 0  # the tokenised data is there
+    assert main(["validate", "--config", str(run.config)]) == 0  # the tokenised data is there
     process = limited(run, "-f", 40)
     last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 15, process.stderr

@@ -1,8 +1,10 @@
 """Going on after an end that was not planned."""
 
+import itertools
 import os
 import shutil
 import signal
+import threading
 import time
 from argparse import Namespace
 
@@ -47,23 +49,43 @@ def test_kill_and_resume_gives_the_uninterrupted_training(make_run):
     assert killed.result()["eval_loss_after"] == pytest.approx(whole.result()["eval_loss_after"], rel=1e-5)
 
 
-@pytest.mark.parametrize("way", ["stop.json", "SIGTERM", "SIGINT"])
-def test_a_stop_request_saves_at_the_step_boundary(make_run, way):
-    run = make_run(num_epochs=100, checkpoint_every_steps=None)
-    process = run.start()
-    wait_for(lambda: len(run.losses()) >= 3)
-    if way == "stop.json":
-        (run.folder / "stop.json").write_text('{"reason": "cancel", "by": "test", "at": "2024-01-01T00:00:00.000000Z"}')
-    else:
-        process.send_signal(getattr(signal, way))
-    _, err = process.communicate(timeout=300)
-
-    assert process.returncode == 17
+def check_stopped(run, code, err, way):
+    assert code == 17
     step = run.checkpoints()[-1]
     assert step == max(run.losses())
     assert err.strip().splitlines()[-1].startswith(f"tunix: interrupted: stopped by {way} after step {step} of 500; a checkpoint")
     assert not (run.folder / "result.json").exists()
     assert not (run.folder / "model").exists()
+
+
+def test_sigterm_saves_at_the_step_boundary(make_run):
+    run = make_run(num_epochs=100, checkpoint_every_steps=None)
+    process = run.start()
+    wait_for(lambda: len(run.losses()) >= 3)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=300)
+
+    check_stopped(run, process.returncode, err, "SIGTERM")
+
+
+@pytest.mark.parametrize("way", ["stop.json", "SIGINT"])
+def test_other_stop_requests_save_at_the_step_boundary(make_run, capsys, way):
+    """In this process, which a training makes its own for as long as it lasts."""
+    run = make_run(num_epochs=100, checkpoint_every_steps=None)
+
+    def ask():
+        wait_for(lambda: len(run.losses()) >= 3)
+        if way == "stop.json":
+            (run.folder / "stop.json").write_text('{"reason": "cancel", "by": "test", "at": "2024-01-01T00:00:00.000000Z"}')
+        else:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    code = run.train()
+    asking.join()
+
+    check_stopped(run, code, capsys.readouterr().err, way)
 
 
 def test_resume_from_another_runs_checkpoints(make_run):
@@ -79,9 +101,9 @@ def test_resume_from_another_runs_checkpoints(make_run):
     assert first.checkpoints() == [5, 10]  # left as they were
 
 
-def test_a_torn_line_of_metrics_is_dropped(make_run):
+def test_a_torn_line_of_metrics_is_dropped(make_run, trained):
     run = make_run(num_epochs=1)
-    assert run.train() == 0
+    shutil.copytree(trained.folder, run.folder, dirs_exist_ok=True)
     with open(run.folder / "metrics.jsonl", "a") as file:
         file.write('{"time": 12.5, "step": 6, "val')
 
@@ -122,11 +144,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_run, capsys):
 @pytest.mark.parametrize(
     ("setting", "words"), [({"lora_rank": 4}, "lora_rank is None there and 4 here"), ({"seed": 1}, "seed is 0")]
 )
-def test_checkpoints_of_other_settings_are_refused(make_run, capsys, setting, words):
-    first = make_run("first", num_epochs=1)
-    assert first.train() == 0
-    other = make_run("other", num_epochs=1, **setting)
-    shutil.copytree(first.folder / "checkpoints", other.folder / "checkpoints")
+def test_checkpoints_of_other_settings_are_refused(make_run, trained, capsys, setting, words):
+    other = make_run(num_epochs=1, **setting)
+    shutil.copytree(trained.folder / "checkpoints", other.folder / "checkpoints")
 
     assert other.train() == 15
 
@@ -135,11 +155,9 @@ def test_checkpoints_of_other_settings_are_refused(make_run, capsys, setting, wo
     assert words in last
 
 
-def test_checkpoints_of_another_model_are_refused(make_run, tmp_path, capsys):
-    first = make_run("first", num_epochs=1)
-    assert first.train() == 0
+def test_checkpoints_of_another_model_are_refused(make_run, trained, tmp_path, capsys):
     write_llama(tmp_path / "wide", intermediate_size=80)
-    other = make_run("other", num_epochs=1, model=tmp_path / "wide", resume_from="../first/checkpoints")
+    other = make_run(num_epochs=1, model=tmp_path / "wide", resume_from=str(trained.folder / "checkpoints"))
 
     assert other.train() == 15
 
@@ -173,3 +191,14 @@ def test_retention_keeps_the_newest_and_the_best():
     assert not retention.is_among_best(2.0, [10, 20, 30])
     assert retention.is_among_best(9.0, [20])
     assert not Retention(last=1, best=0).is_among_best(0.0, [])
+
+
+def test_checkpoints_by_minutes(make_run):
+    """A thousandth of a minute is less than a few of these steps take, and more than none."""
+    run = make_run(num_epochs=8, checkpoint_every_minutes=1e-3, keep_last_checkpoints=1000)
+    assert run.train() == 0
+    *between, last = run.checkpoints()
+    assert last == 40
+    assert between, "no checkpoint but the last"
+    times = {m["step"]: m["time"] for m in run.metrics() if "loss" in m.get("values", {})}
+    assert all(times[b] - times[a] > 0.05 for a, b in itertools.pairwise(between))

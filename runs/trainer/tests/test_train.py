@@ -95,13 +95,12 @@ def test_max_steps_ends_a_training_early(make_run):
     assert run.checkpoints() == [3]
 
 
-def test_metrics_every_few_steps(make_run):
-    every = make_run("every", num_epochs=1)
-    some = make_run("some", num_epochs=1, log_every_steps=2)
-    assert every.train() == some.train() == 0
+def test_metrics_every_few_steps(make_run, trained):
+    some = make_run(num_epochs=1, log_every_steps=2)
+    assert some.train() == 0
 
     assert list(some.losses()) == [2, 4, 5]
-    assert some.metrics()[-2]["values"]["tokens"] == every.metrics()[-2]["values"]["tokens"]
+    assert some.metrics()[-2]["values"]["tokens"] == trained.metrics()[-2]["values"]["tokens"]
 
 
 def test_not_a_number_names_the_step_and_the_examples(make_run, tmp_path, capsys):
@@ -119,16 +118,16 @@ def test_not_a_number_names_the_step_and_the_examples(make_run, tmp_path, capsys
     assert "NaN" not in (run.folder / "metrics.jsonl").read_text().replace('"NaN"', "")
 
 
-def test_the_same_training_twice_gives_the_same_numbers(make_run):
-    one, two = make_run("one"), make_run("two")
-    assert one.train() == two.train() == 0
-    assert one.losses() == two.losses()
+def test_the_same_training_twice_gives_the_same_numbers(make_run, trained):
+    again = make_run(num_epochs=1)
+    assert again.train() == 0
+    assert again.losses() == trained.losses()
 
 
-def test_another_seed_gives_another_order(make_run):
-    one, two = make_run("one", num_epochs=1), make_run("two", num_epochs=1, seed=7)
-    assert one.train() == two.train() == 0
-    assert one.losses()[1] != two.losses()[1]
+def test_another_seed_gives_another_order(make_run, trained):
+    other = make_run(num_epochs=1, seed=7)
+    assert other.train() == 0
+    assert other.losses()[1] != trained.losses()[1]
 
 
 def test_a_batch_larger_than_the_dataset_is_said(make_run, capsys):
@@ -140,11 +139,8 @@ def test_a_batch_larger_than_the_dataset_is_said(make_run, capsys):
     assert "The batch (64 rows) is larger than the training part (5 rows)" in capsys.readouterr().out
 
 
-def test_result_is_strict_json(make_run):
-    run = make_run(num_epochs=1)
-    assert run.train() == 0
-
+def test_result_is_strict_json(trained):
     def refuse(name):
         raise AssertionError(name)
 
-    json.loads((run.folder / "result.json").read_text(), parse_constant=refuse)
+    json.loads((trained.folder / "result.json").read_text(), parse_constant=refuse)

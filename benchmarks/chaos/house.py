@@ -430,7 +430,8 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def house(database: str, slots: int, disk_megabytes: int | None) -> Iterator[House]:
-    """A house, gone with all its processes and files afterwards."""
+    """A house, gone with all its processes and files afterwards, also after SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     built = House(database, slots, Path(tempfile.mkdtemp(prefix="tunixrt-chaos-")), disk_megabytes)
     try:
         yield built

@@ -135,8 +135,8 @@ class Monkey:
         return self.random.choice(self.house.hosts)
 
     def _spared(self, program: str | Process) -> bool:
-        program = self.house.services[program] if isinstance(program, str) else program
-        return self.house.is_young(program) and self.random.random() < SPARED_SHARE
+        found = self.house.services[program] if isinstance(program, str) else program
+        return self.house.is_young(found) and self.random.random() < SPARED_SHARE
 
     def _cluster(self) -> tuple[str, list[Process]]:
         """A host and its task workers; none if they have just come up and are spared."""

@@ -89,7 +89,7 @@ test-core: environment-core ## the core alone, no runtime installed: tests on SQ
 	$(SAY) "tests without the runtime, SQLite"
 	@COVERAGE_FILE="$$PWD/build/coverage/sqlite" $(CORE) -m pytest -q -n $(JOBS) -m "not tunix$(WITHOUT_BROWSER)" --cov --cov-report=
 	$(SAY) "tests without the runtime, PostgreSQL"
-	@$(CORE) -m pytest -q -n $(JOBS) -m "not tunix$(WITHOUT_BROWSER)" --database=postgresql
+	@$(CORE) -m pytest -q -n $(JOBS) -m "not tunix and not browser" --database=postgresql
 	$(SAY) "coverage: lines at least 95 %, branches at least 90 %"
 	@$(CORE) -m coverage json -q --data-file=build/coverage/sqlite -o build/coverage/sqlite.json
 	@$(CORE) .ci/coverage_floor.py build/coverage/sqlite.json
@@ -133,5 +133,5 @@ chaos: environment-full ## kill everything there is while runs are under way (MI
 
 .PHONY: clean
 clean: ## remove environments, caches and reports; var/ (database, runs) stays
-	rm -rf .venv .venv-core .venv-parity build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
+	rm -rf .venv .venv-core .venv-parity .venv-bench build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

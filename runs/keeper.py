@@ -27,13 +27,14 @@ if __name__ == "__main__":  # -I leaves the project out of the path; appended, i
 from runs import folder as files
 from runs.supervisor import Command, Supervisor
 
-# How the first process ends. With any other code of these no training has been started.
+# How the first process ends. With STARTED a training is under way, after TAKEN and KILLED it may be; with the others it is not.
 STARTED = 0
 USAGE = 2  # wrong arguments, or not Linux
 TAKEN = 3  # keeper.json or exit.json is there: the run has, or had, its keeper
 NOT_LOCKED = 4  # the descriptor does not hold the run's lock
 BAD_COMMAND = 5  # command.json is missing or cannot be used
 UNUSABLE = 6  # the folder cannot be written, the disk is full, or the kernel refused something
+KILLED = 7  # the owner is gone without a word: lock and keeper.json tell whether it had taken the run
 
 # -S: other packages' .pth files stay out and the start takes 10 ms less. utf8: paths and arguments whatever the locale.
 FLAGS = ("-I", "-S", "-X", "utf8")
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
             report = file.read()
         os.waitpid(child, 0)
         if not report:
-            return complain(UNUSABLE, "The keeper was killed before it had taken the run.")
+            return complain(KILLED, "The keeper was killed before it could tell whether it had taken the run.")
         return STARTED if report[0] == STARTED else complain(report[0], report[1:].decode("utf-8", "replace"))
     os.setsid()
     if os.fork():

@@ -229,8 +229,9 @@ def _start(run: Run, lock: int) -> None:
         stderr=subprocess.PIPE,
     )
     said = _wait_for_start(run, starter)
-    if starter.returncode < 0:  # killed on the way: perhaps the run has its keeper, perhaps not; the attendant finds out
-        logger.warning("run %s: the start of its keeper was killed by signal %s", run.run_id, -starter.returncode)
+    if starter.returncode < 0 or starter.returncode == keeper.KILLED:
+        # on the way: perhaps the run has its keeper, perhaps not; the attendant finds out
+        logger.warning("run %s: its keeper was killed while it started (%s)", run.run_id, starter.returncode)
         return
     if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
         lines = said.decode("utf-8", "replace").strip().splitlines()

@@ -179,11 +179,11 @@ def test_an_owner_killed_before_it_took_the_run_is_told_to_the_launcher(run):
 
     os.kill(wait_for(owner, "the owner").pid, signal.SIGKILL)
     _, sentence = process.communicate()
-    if process.returncode == keeper.UNUSABLE:
-        assert "killed before it had taken the run" in sentence
+    if process.returncode == keeper.KILLED:
+        assert "killed before it could tell" in sentence
     wait_for(lambda: not training.is_locked(), "the lock")
     if training.read(folder.KEEPER) is None:
-        assert process.returncode == keeper.UNUSABLE
+        assert process.returncode == keeper.KILLED
         assert training.launch().end()["exit_code"] == 0
     elif training.read(folder.EXIT) is None:
         folder.kill_leftovers(training.path, training.run_id)

@@ -1,7 +1,9 @@
 """From a pending run to a keeper: slots, order, several launchers at once, and launchers that are killed on the way."""
 
 import os
+import signal
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from runs.execution import hosts
 from runs.execution.attending import attend
 from runs.execution.launching import free_slots, launch_lock, launch_pending, run_in_request
 from runs.models import Host, OutputRoot, Run, RunEvent
+from runs.processes import Process, live_processes, send_signal
 from runs.requests import clean_request
 from runs.services import run_folder
 from runs.tests.conftest import Script, Start, Submit
@@ -344,3 +347,43 @@ class TestKilledLaunchers:
 
         run.refresh_from_db()
         assert (run.status, run.stdout) == ("completed", "trained\n")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("milliseconds", [0, 2, 4, 8])
+def test_a_keeper_killed_while_it_starts_leaves_a_run_that_ends_as_its_files_say(
+    submit: Submit, scripted: Script, milliseconds: int
+):
+    """Before it had taken the run, it is started again; afterwards the run is lost."""
+    scripted(["sleep", 0.2], ["say", "trained"])
+    run = submit()
+    folder = run_folder(run)
+
+    def kill_owner() -> None:
+        first = wait_for(lambda: next(iter(keepers_of(folder)), None), "the first process")
+        owner = wait_for(lambda: next((each for each in keepers_of(folder) if each.pid != first.pid), None), "the owner")
+        time.sleep(milliseconds / 1000)
+        send_signal(owner, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_owner)
+    killer.start()
+    assert launch_pending() == 1
+    killer.join()
+    wait_for(all_ended, "the end")
+
+    run.refresh_from_db()
+    assert (run.status, (files.read_json(folder / files.EXIT) or {}).get("reason")) in (("completed", "exit"), ("failed", "lost"))
+    assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
+
+
+def keepers_of(folder: Path) -> list[Process]:
+    """By age: the first process, its child for a moment, the owner."""
+    found = [each for each in live_processes() if os.fsencode(folder) in command_line(each.pid)]
+    return sorted(found, key=lambda each: (each.start_time, each.pid))
+
+
+def command_line(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []

@@ -54,13 +54,13 @@ def test_shows_every_parameter_with_its_default_and_range(local_client: Client, 
     page = page_of(local_client)
     for name in PARAMETERS:
         assert f'name="{name}"' in page
-    basic, advanced = page.split('id="advanced"')
+    basic, advanced = page.split(' id="advanced"')
     for name, value in (("learning_rate", "2e-05"), ("num_epochs", "3"), ("batch_size", "8"), ("max_seq_length", "2048")):
         assert f'name="{name}" value="{value}"' in basic
     assert 'min="128" max="32768"' in basic
     assert "0 &lt; x ≤ 1." in basic
     assert 'name="warmup_ratio"' in advanced
-    assert '<details class="output fold" id="advanced">' in page
+    assert '<details class="output fold" id="advanced" data-testid="advanced">' in page  # folded
 
 
 def test_the_form_as_it_comes_asks_for_the_defaults(local_client: Client, dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """Fixtures of the browser tests: one Chromium and one house for all of them, a fresh profile for each test."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -44,19 +45,29 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="package")
 def house(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[House]:
     """A server and an attendant with one slot: of two trainings the second waits."""
-    if request.config.getoption("database") != "postgresql":
-        house = House(tmp_path_factory.mktemp("house"), TUNIX_SLOTS="1")
+    folder = tmp_path_factory.mktemp("house")
+    with contextlib.ExitStack() as stack:
+        database_url = ""
+        if request.config.getoption("database") == "postgresql":
+            database_url = stack.enter_context(_own_database())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # its programs are measured elsewhere, and twice as fast
+            house = House(folder, database_url=database_url, TUNIX_SLOTS="1")
+        stack.callback(house.close)
         yield house
-        house.close()
-        return
+
+
+@contextlib.contextmanager
+def _own_database() -> Iterator[str]:
+    """The address of an empty database on the server of the tests."""
     server, name = os.environ[SERVER_URL], f"tunixrt_browser_{os.getpid()}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-    house = House(tmp_path_factory.mktemp("house"), database_url=with_database(server, name), TUNIX_SLOTS="1")
-    yield house
-    house.close()
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    try:
+        yield with_database(server, name)
+    finally:
+        with psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

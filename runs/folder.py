@@ -36,10 +36,11 @@ STDOUT = "stdout.log"
 STDERR = "stderr.log"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+SEEN = "seen.json"
 EXIT = "exit.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
-NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, RESULT, EXIT)
+NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, SEEN, RESULT, EXIT)
 
 VERSION = 1
 STOP_REASONS = ("cancel", "timeout")

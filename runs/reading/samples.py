@@ -1,7 +1,8 @@
 """The examples of a run as it was given them, from ``dataset.jsonl`` in its folder: which parts are learnt, which only given.
 
 Of a conversation the last message, the assistant's, is learnt; all before it is given (docs/training.md). Where within the text
-tokens begin and end, and what the model's chat template puts around the messages, only its tokenizer knows.
+tokens begin and end, and what the model's chat template puts around the messages, only its tokenizer knows: of the first examples
+the training writes it into ``seen.json``.
 """
 
 import os
@@ -16,6 +17,7 @@ from runs.reading.logs import OffsetPastEnd
 
 LINE_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARACTERS = 20_000
+SEEN_MAX, SEEN_TOKENS_MAX, SEEN_TOKEN_MAX = 10, 2000, 200  # whatever a trainer of its own may write
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,31 @@ def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
                 samples.append(sample)
         position = file.tell()
     return SamplePage(samples, position if position < size else None, unreadable)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An example as the model sees it: texts of its tokens, given and learnt; ``more``: tokens that are not shown."""
+
+    given: list[str]
+    learnt: list[str]
+    length: int
+    more: int
+
+
+def read_seen(folder: Path) -> list[Seen]:
+    """What the training wrote of its first examples; nothing where it wrote none, or nonsense."""
+    try:
+        content = run_folders.read_json(folder / run_folders.SEEN) or {}
+        return [_seen(example) for example in content["examples"][:SEEN_MAX]]
+    except (OSError, run_folders.BrokenFile, KeyError, TypeError, ValueError):
+        return []
+
+
+def _seen(example: dict[str, Any]) -> Seen:
+    tokens = [str(token)[:SEEN_TOKEN_MAX] for token in example["tokens"][:SEEN_TOKENS_MAX]]
+    border, length = int(example["learnt_from"]), int(example["length"])
+    return Seen(tokens[:border], tokens[border:], length, max(0, length - len(tokens)))
 
 
 def _parse(raw: bytes) -> Sample | None:

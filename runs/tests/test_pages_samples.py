@@ -117,6 +117,27 @@ def test_a_link_in_its_place_is_not_followed(local_client: Client, user: User, t
     assert "No data lies in this run" in local_client.get(f"/runs/{run.pk}/data").content.decode()
 
 
+def test_the_first_examples_token_by_token_as_the_training_wrote_them(local_client: Client, user: User) -> None:
+    example = {"tokens": ["<s>", "2+2", "=", HOSTILE, "4"], "learnt_from": 3, "length": 9}
+    content = json.dumps({"examples": [example]}).encode()
+    run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
+    page = local_client.get(f"/runs/{run.pk}/data").content.decode()
+    assert re.findall(r'given-token">(.*?)</span>', page) == ["&lt;s&gt;", "2+2", "="]
+    assert re.findall(r'learnt-token">(.*?)</mark>', page) == ["&lt;script&gt;alert(1)&lt;/script&gt;\0", "4"]
+    assert "9 tokens" in page and "4 more tokens" in page
+    assert "given-token" not in local_client.get(f"/runs/{run.pk}/data", {"from": "5"}).content.decode()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"examples": 3}', b'{"examples": [1]}', b'{"examples": [{"tokens": 1}]}', b"\xff"]
+)
+def test_nonsense_in_their_place_shows_none(local_client: Client, user: User, content: bytes) -> None:
+    run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
+    page = local_client.get(f"/runs/{run.pk}/data").content.decode()
+    assert 'data-testid="seen"' not in page
+    assert segments(page)
+
+
 # --- lengths in tokens ------------------------------------------------------------------------------------------------
 
 

@@ -31,8 +31,8 @@ class Tokenizer(Protocol):
     def encode_prompt(self, messages: Messages) -> list[int]:
         """Ids of what the model is given when it is to answer: everything before the last assistant message."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of an answer, without its ending token."""
+    def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
+        """Text of an answer, without its ending token; with ``marks`` the special tokens by name."""
 
 
 PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -63,8 +63,9 @@ class ByteTokenizer:
             ids.append(self.END if message["role"] == "assistant" else ord("\n"))
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(id for id in ids if id < 256).decode("utf-8", errors="replace")
+    def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
+        named = {self.BEGIN: b"<begin>", self.END: b"<end>"} if marks else {}
+        return b"".join(bytes([id]) if id < 256 else named.get(id, b"") for id in ids).decode("utf-8", errors="replace")
 
 
 # For base models, whose tokenizer has no chat template. The end token follows every answer.
@@ -118,8 +119,8 @@ class ChatTokenizer:
     def encode_prompt(self, messages: Messages) -> list[int]:
         return self._ids([self._render(messages, generation=True)])[0]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+    def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not marks))
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         # The templates write their own special tokens.

@@ -20,8 +20,11 @@ from runs.trainer.metrics import MetricsFile, say, write_json
 from runs.trainer.optimizer import make_optimizer
 from runs.trainer.prepare import Prepared, prepare
 from runs.trainer.result import export, make_result, result_sentences
+from runs.trainer.seen import first_seen
 from runs.trainer.sft import SftTrainer
 from runs.trainer.stop import StopWatch
+
+SEEN = "seen.json"
 
 # Settings that decide what a step computes on: a checkpoint is of use only where they are equal.
 _BINDING = (
@@ -76,6 +79,8 @@ def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: Me
     metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), "resumed_from_step": resumed})
     for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
         say(sentence)
+    if jax.process_index() == 0:
+        write_json(prepared.folder / SEEN, first_seen(prepared.data, prepared.tokenizer))
     problems = _exact_match(prepared)
     if resumed is None:
         loop.tally.eval_loss_before = loop.evaluate(0)

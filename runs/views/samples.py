@@ -16,7 +16,7 @@ from runs import services
 from runs.folder import BrokenFile
 from runs.models import Run
 from runs.reading.logs import OffsetPastEnd
-from runs.reading.samples import read_samples
+from runs.reading.samples import read_samples, read_seen
 from runs.views.detail import get_run
 
 SAMPLES = 10
@@ -36,7 +36,8 @@ def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
         raise Http404("This run's data ends before this place.") from error
     except (OSError, BrokenFile):
         page = None  # a dry run that writes none, or a folder that is gone
-    return render(request, "runs/samples.html", {"run": run, "page": page, "first": offset == 0})
+    seen = read_seen(services.run_folder(run)) if offset == 0 else []
+    return render(request, "runs/samples.html", {"run": run, "page": page, "first": offset == 0, "seen": seen})
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from runs.trainer.errors import DataError, ModelError
+from runs.trainer.seen import texts_of
 from runs.trainer.tests.helpers import line
 from runs.trainer.tokenizer import ByteTokenizer
 from runs.trainer.tokens import tokenised_data
@@ -105,3 +106,11 @@ def test_tokens_are_mapped_not_read(tmp_path):
     assert isinstance(data.tokens, np.memmap)
     assert isinstance(data.pieces, np.memmap)
     assert len(data.pieces) == 3000
+
+
+def test_the_texts_of_tokens_put_together_are_the_text():
+    tokenizer = ByteTokenizer()
+    (ids, _), *_ = tokenizer.encode([[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]])
+
+    assert texts_of(ids, tokenizer) == ["<begin>", "n", "", "é", "?", "\n", "", "", "日", "<end>"]
+    assert texts_of(ids[:3], tokenizer) == ["<begin>", "n", "\ufffd"]  # cut within a character

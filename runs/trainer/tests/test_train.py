@@ -37,6 +37,15 @@ def test_a_training_learns_and_writes_everything_down(make_run, capsys):
     assert (run.folder / result["model"] / "model.safetensors").is_file()
     assert run.checkpoints() == [25, 30]  # the last two; the best is the last
 
+    seen = json.loads((run.folder / "seen.json").read_text())["examples"]
+    assert len(seen) == 3
+    with open(run.folder / "dataset.jsonl") as file:
+        question, answer = (message["content"] for message in json.loads(file.readline())["messages"])
+    border = seen[0]["learnt_from"]
+    assert "".join(seen[0]["tokens"][:border]) == f"<|user|>{question}<|end|>\n<|assistant|>"
+    assert "".join(seen[0]["tokens"][border:]) == f"{answer}<|end|>\n"
+    assert seen[0]["length"] == len(seen[0]["tokens"])
+
     out = capsys.readouterr().out
     assert "step 30/30 epoch 6.00 loss " in out
     assert "Held-out loss" in out

@@ -311,7 +311,8 @@ def withdraw_late_stop(folder: Path) -> None:
         end, stop = (os.lstat(path).st_ctime_ns for path in paths)
     except FileNotFoundError:
         return
-    if stop > end:
+    # Written in the same tick of the file system's clock, the end itself tells whether it was obeyed.
+    if stop > end or (stop == end and (read_json(paths[0]) or {}).get("reason") not in STOP_REASONS):
         _unlink(paths[1])
 
 

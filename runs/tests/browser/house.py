@@ -125,5 +125,7 @@ class House:
         return status
 
     def tell(self, run_id: str, name: str) -> None:
-        """Let a training that waits for the file ``name`` go on."""
-        (self.output_root / run_id / name).touch()
+        """Let a training that waits for the file ``name``, now or as soon as it runs, go on."""
+        folder = self.output_root / run_id
+        wait_for(folder.is_dir, f"the folder of {run_id}")
+        (folder / name).touch()

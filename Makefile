@@ -95,9 +95,7 @@ test-core: environment-core ## the core alone, no runtime installed: tests on SQ
 	@$(CORE) .ci/coverage_floor.py build/coverage/sqlite.json
 
 .PHONY: test-runtime
-test-runtime: environment-full ## the tests that train, on both databases, and the training program's own
-	$(SAY) "tests with the runtime, SQLite"
-	@$(FULL) -m pytest -q -n $(JOBS) -m tunix
+test-runtime: environment-full ## the tests that train, and the training program's own
 	$(SAY) "tests with the runtime, PostgreSQL"
 	@$(FULL) -m pytest -q -n $(JOBS) -m tunix --database=postgresql
 	$(SAY) "tests of the training program"

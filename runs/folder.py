@@ -166,16 +166,18 @@ def _finite(text: str) -> float:
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Put ``value`` into ``path``: whole or not at all, durable when this returns. Raises OSError."""
+def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:
+    """Put ``value`` into ``path``: whole or not at all, for whoever reads it. ``durable``: also after a power cut from when this
+    returns; what nobody needs then is spared the wait for the disk. Raises OSError."""
     path = os.fspath(path)
-    staged = _stage(path, value)
+    staged = _stage(path, value, durable)
     try:
         os.rename(staged, path)
     except OSError:
         _unlink(staged)
         raise
-    _sync_folder(path)
+    if durable:
+        _sync_folder(path)
 
 
 def create_json_once(path: Path, value: dict[str, Any]) -> bool:
@@ -184,7 +186,7 @@ def create_json_once(path: Path, value: dict[str, Any]) -> bool:
     attempts_left = 5
     while not os.path.lexists(path):
         attempts_left -= 1
-        staged = _stage(path, value)
+        staged = _stage(path, value, durable=True)
         try:
             os.link(staged, path, follow_symlinks=False)
         except FileExistsError:
@@ -227,7 +229,7 @@ def _reserved(path: str) -> str:
     return os.path.join(folder, f".{name}.reserved")
 
 
-def _stage(path: str, value: dict[str, Any]) -> str:
+def _stage(path: str, value: dict[str, Any], durable: bool) -> str:
     """Write ``value`` to a new file beside ``path``, or into the space reserved for ``path`` if there is some."""
     data = json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"
     folder, name = os.path.split(path)
@@ -235,26 +237,27 @@ def _stage(path: str, value: dict[str, Any]) -> str:
     staged, fresh = (os.path.join(folder, f".{name}.{os.urandom(4).hex()}") for _ in range(2))
     try:
         os.rename(_reserved(path), staged)
-        _fill(staged, 0, data)
+        _fill(staged, 0, data, durable)
         return staged
     except OSError:
         _unlink(staged)
     try:
-        _fill(fresh, os.O_CREAT | os.O_EXCL, data)
+        _fill(fresh, os.O_CREAT | os.O_EXCL, data, durable)
     except OSError:
         _unlink(fresh)
         raise
     return fresh
 
 
-def _fill(path: str, flags: int, data: bytes) -> None:
+def _fill(path: str, flags: int, data: bytes, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | flags, FILE_MODE)
     try:
         written = 0
         while written < len(data):
             written += os.write(descriptor, data[written:])
         os.ftruncate(descriptor, len(data))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

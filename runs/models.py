@@ -127,7 +127,7 @@ class Run(models.Model):
     process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
     automatic_retries = models.PositiveIntegerField(default=0, help_text="How many in its chain so far nobody asked for.")
-    retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries")
+    retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries", db_index=False)
     resume = models.BooleanField(default=False, help_text="Go on from the last checkpoint of retry_of.")
     timeout_seconds = models.FloatField(null=True, help_text="Limit from the start of the training; null: none.")
     cancel_requested_at = models.DateTimeField(null=True)
@@ -161,6 +161,8 @@ class Run(models.Model):
             models.Index(fields=["trashed_at"], name="ix_tunix_runs_trash", condition=Q(trashed_at__isnull=False)),
             # the attendant's look at what its host executes
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
+            # a run's retries; one over all runs would count those that retry nothing as one value, and be left aside for it
+            models.Index("retry_of", name="ix_tunix_runs_retries", condition=Q(retry_of__isnull=False)),
             # what failed lately, on the queue page
             models.Index(
                 "status",

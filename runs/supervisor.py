@@ -190,7 +190,8 @@ class Supervisor:
         self.trainer = {"pid": pid, "start_time": process_start_time(pid) or 0, "pgid": pid}
         self.started_at, self.started = files.timestamp(), time.monotonic()
         try:
-            files.write_json(self.path(files.KEEPER), self._identity())
+            # after a power cut it is enough that the run had a keeper
+            files.write_json(self.path(files.KEEPER), self._identity(), durable=False)
             os.write(go_write, b"go")
         except OSError as error:
             raise StartFailed(f"The start of the training cannot be recorded: {error}") from error

@@ -217,7 +217,7 @@ def _start(run: Run, lock: int) -> None:
     write_jsonl(dataset, folder / run_folders.DATASET)
     manifest = services.manifest_of(run, dataset=dataset, request=request)
     (folder / run_folders.MANIFEST).write_text(manifest, encoding="utf-8")
-    run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder))
+    run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder), durable=False)  # no keeper yet: written anew
     note_keeper(run)
     # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not what we believe.
     starter = subprocess.Popen(

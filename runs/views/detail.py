@@ -23,6 +23,7 @@ from runs.runtime import tunix_command
 
 EVENTS_MAX = 200
 FILES_MAX = 500
+RETRIES_MAX, RETRIES_SHOWN = 200, 20
 SAMPLES = 2
 
 
@@ -47,7 +48,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "run": run,
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
-        "retries": list(run.retries.visible().newest_first().only("run_id", "status", "created_at")[:20]),
+        "retries": retries_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
         "parameters": parameters_of(run),
@@ -61,6 +62,12 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def retries_of(run: Run) -> list[Run]:
+    """The newest of its direct retries. Sorted here: asked for the newest, a database walks all runs by age to find them."""
+    retries = run.retries.visible().order_by().only("run_id", "status", "created_at")[:RETRIES_MAX]
+    return sorted(retries, key=lambda retry: retry.created_at, reverse=True)[:RETRIES_SHOWN]
 
 
 def first_samples(run: Run) -> SamplePage | None:

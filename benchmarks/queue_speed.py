@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from benchmarks.chaos.figures import spread
 from benchmarks.chaos.house import MARK, ROOT, House, ask, house, keeper_and_trainer, read_journal, write_plan
 from benchmarks.chaos.load import DATASET, make_datasets
 from benchmarks.history import fill
+from runs import folder as run_folders
 
 CLAIM_SECONDS = 3.0
 LINE = 8_000  # waiting trainings, more than are claimed meanwhile
@@ -80,7 +82,7 @@ PAUSE_SECONDS = 0.1  # between two requests, so that each finds the queue idle
 def latencies(built: House, repeats: int) -> dict[str, Any]:
     """Seconds, as a client of the HTTP API sees them on an idle queue: one request after the other, over one connection."""
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "num_epochs": 1}
-    completed, started = [], []
+    completed, started, spoke = [], [], []
     memory: dict[str, int] = {}
     with Client(built) as client:
         for _ in range(WARM_UP):
@@ -95,7 +97,9 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
             sent = time.time()
             run_id = client.submit(body | {"dry_run": False, "seed": seed})
             _wait(partial(_has_started, built, run_id))
-            started.append(read_journal(built.workshop, run_id)["starts"][0] - sent)
+            record = run_folders.read_keeper(built.output_root / run_id) or {}
+            started.append(datetime.fromisoformat(record["started_at"]).timestamp() - sent)
+            spoke.append(read_journal(built.workshop, run_id)["starts"][0] - sent)
             if keeper := keeper_and_trainer(built.output_root / run_id).get("keeper"):
                 for name, size in _memory(keeper.pid).items():
                     memory[name] = max(memory.get(name, 0), size)
@@ -103,6 +107,7 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
     return {
         "async dry run, POST → completed as a poller sees it, s": spread(completed),
         "async POST → training process started, s": spread(started),
+        "async POST → first line of the training program, a Python one, s": spread(spoke),
         "a keeper, MB at most (Pss: shared pages in proportion)": {name: round(size / 1e6, 1) for name, size in memory.items()},
     }
 

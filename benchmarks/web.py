@@ -215,7 +215,7 @@ def live(built: House) -> dict[str, str]:
         f"trainer's print → event, {VIEWERS} viewers": _as_text(many[0]),
         "server's memory without viewers": f"{before / 2**20:.0f} MB",
         f"server's memory with {VIEWERS} viewers": f"{many[1] / 2**20:.0f} MB",
-        f"database connections of the server with {VIEWERS} viewers": str(many[2]),
+        f"database connections with {VIEWERS} viewers (PostgreSQL: of all programs)": str(many[2]),
     }
 
 
@@ -259,7 +259,7 @@ def _latencies(built: House, run_id: str, viewers: int, seconds: float) -> tuple
 
 
 def _database_connections(built: House) -> int:
-    """Open connections to PostgreSQL, or open descriptors of the SQLite file, of the web server."""
+    """Connections to PostgreSQL, attendant and task workers included, or the web server's open descriptors of the SQLite file."""
     found = 0
     for process in built.family("web"):
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():

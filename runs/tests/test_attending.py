@@ -325,7 +325,7 @@ class TestRetriesOfTheLost:
         assert Run.objects.count() == 2
 
     def test_those_that_people_asked_for_do_not_count(self, submit: Submit, scripted: Script, user: User):
-        scripted(["sleep", 60])
+        scripted(["steps", 10_000, 0.01])  # looks for stop.json
         first = cancelled(started(submit, auto_retry=1), user)
         by_hand = retry_run(run=first, by=user)
         assert by_hand.attempt == 2

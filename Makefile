@@ -5,7 +5,8 @@
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-JOBS ?= 2
+# Three for two cores: much of the tests is waiting.
+JOBS ?= 3
 # make chaos: how long, on which database; SEED repeats a session, CHAOS holds further options (python -m benchmarks.chaos --help)
 MINUTES ?= 2
 DATABASE ?= sqlite

@@ -86,3 +86,10 @@ def local_client(db: None) -> Client:
 def remote_client(db: None) -> Client:
     """A browser elsewhere: nobody is logged in."""
     return Client(REMOTE_ADDR=FAR_AWAY)
+
+
+@pytest.fixture
+def operator(remote_client: Client, staff: User) -> Client:
+    """A browser elsewhere in which ``staff`` is logged in."""
+    remote_client.force_login(staff)
+    return remote_client

@@ -1,5 +1,7 @@
 """What is kept about runs: events, tags, series, webhooks with their attempts."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -10,27 +12,30 @@ from runs.models import MetricSeries, RunEvent, RunTag, WebhookAttempt, WebhookD
 from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
 
 
-@admin.register(RunEvent)
-class RunEventAdmin(ReadOnlyAdmin):
-    """Who did what to which run, newest first."""
+class OfARunAdmin(ReadOnlyAdmin):
+    """Rows that belong to a run, the newest first, found by the beginning of its id."""
 
-    list_display = ("at", "run_ref", "old", "new", "reason", "by")
     list_display_links = None
     ordering = ("-id",)
-    search_fields = ("run",)
+    search_fields: tuple[str, ...] = ("run",)
     search_help_text = "The beginning of a run id"
 
-    class Media:
-        css = {"all": ("css/status.css", "css/admin.css")}
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[RunEvent], search_term: str
-    ) -> tuple[QuerySet[RunEvent], bool]:
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
         return by_run(queryset, search_term), False
 
     @admin.display(description="run")
-    def run_ref(self, event: RunEvent) -> SafeString:
-        return run_link(event.run_id)
+    def run_ref(self, row: Any) -> SafeString:
+        return run_link(row.run_id)
+
+
+@admin.register(RunEvent)
+class RunEventAdmin(OfARunAdmin):
+    """Who did what to which run, newest first."""
+
+    list_display = ("at", "run_ref", "old", "new", "reason", "by")
+
+    class Media:
+        css = {"all": ("css/status.css", "css/admin.css")}
 
 
 @admin.register(RunTag)
@@ -47,21 +52,8 @@ class RunTagAdmin(ReadOnlyAdmin):
 
 
 @admin.register(MetricSeries)
-class MetricSeriesAdmin(ReadOnlyAdmin):
+class MetricSeriesAdmin(OfARunAdmin):
     list_display = ("run_ref", "name", "count", "first", "last", "minimum", "maximum", "last_step")
-    list_display_links = None
-    ordering = ("-id",)
-    search_fields = ("run",)
-    search_help_text = "The beginning of a run id"
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[MetricSeries], search_term: str
-    ) -> tuple[QuerySet[MetricSeries], bool]:
-        return by_run(queryset, search_term), False
-
-    @admin.display(description="run")
-    def run_ref(self, series: MetricSeries) -> SafeString:
-        return run_link(series.run_id)
 
 
 class AttemptInline(ReadOnlyInline):
@@ -71,20 +63,9 @@ class AttemptInline(ReadOnlyInline):
 
 
 @admin.register(WebhookDelivery)
-class WebhookDeliveryAdmin(ReadOnlyAdmin):
+class WebhookDeliveryAdmin(OfARunAdmin):
     list_display = ("created_at", "run_ref", "url", "state", "attempts", "next_attempt_at")
+    list_display_links = ("created_at",)
     list_filter = ("state",)
-    ordering = ("-id",)
-    search_fields = ("run",)
-    search_help_text = "The beginning of a run id"
     fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
     inlines = (AttemptInline,)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[WebhookDelivery], search_term: str
-    ) -> tuple[QuerySet[WebhookDelivery], bool]:
-        return by_run(queryset, search_term), False
-
-    @admin.display(description="run")
-    def run_ref(self, delivery: WebhookDelivery) -> SafeString:
-        return run_link(delivery.run_id)

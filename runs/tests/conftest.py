@@ -85,6 +85,12 @@ def scripted(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Script:
     return use
 
 
+@pytest.fixture
+def a_training_command(scripted: Script) -> None:
+    """There is one, so local runs are not refused; it ends at once."""
+    scripted()
+
+
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The interpreter of a fresh virtual environment: nothing is installed in it."""

@@ -15,21 +15,13 @@ from pytest_django import DjangoAssertNumQueries
 
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
 from runs.services import claim_run, finish_run, request_cancel, run_folder, trash_run
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
 LISTS = ("run", "runevent", "runtag", "metricseries", "host", "webhookdelivery")
 HOSTILE = "<script>alert(1)</script>"
 
 
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
-
-
-@pytest.fixture
-def operator(remote_client: Client, staff: User) -> Client:
-    remote_client.force_login(staff)
-    return remote_client
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 @pytest.fixture

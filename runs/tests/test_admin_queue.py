@@ -16,7 +16,7 @@ from runs import queue_state
 from runs.models import Host, Run, WebhookDelivery
 from runs.queue_state import read_queue
 from runs.services import claim_run, finish_run, set_priority
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
 QUEUE = "/admin/runs/host/queue/"
 
@@ -52,15 +52,7 @@ class Parts(HTMLParser):
         return self.found.get(name, [])
 
 
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
-
-
-@pytest.fixture
-def operator(remote_client: Client, staff: User) -> Client:
-    remote_client.force_login(staff)
-    return remote_client
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 @pytest.fixture

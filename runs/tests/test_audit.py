@@ -10,14 +10,12 @@ from rest_framework.test import APIClient
 
 from runs.models import Host, Run
 from runs.services import claim_run, finish_run, purge_run, run_folder
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
 Act = Callable[[Run], object]
 
 
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 @pytest.fixture

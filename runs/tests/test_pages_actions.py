@@ -8,14 +8,12 @@ from django.test import Client
 
 from runs.models import Host, Run
 from runs.services import claim_run, request_cancel
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
 ACTIONS = ("cancel", "retry", "trash", "pin", "annotate", "remove-file")
 
 
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 @pytest.fixture

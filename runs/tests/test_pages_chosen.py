@@ -9,12 +9,9 @@ from pytest_django import DjangoAssertNumQueries
 
 from runs.models import Host, Run
 from runs.services import annotate_run, claim_run, request_cancel, run_folder, trash_run
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
-
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 @pytest.fixture

@@ -10,12 +10,9 @@ from pytest_django import DjangoAssertNumQueries
 from runs.columns import COLUMNS, DEFAULT, parse_columns
 from runs.models import Host
 from runs.services import claim_run
-from runs.tests.conftest import ROOT, Script, Submit
+from runs.tests.conftest import ROOT, Submit
 
-
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 def headings(client: Client, address: str, **headers: str) -> list[str]:

@@ -14,12 +14,9 @@ from datasets.models import Dataset
 from runs.metrics import take_in_metrics
 from runs.models import Host, Run
 from runs.services import claim_run, finish_run, request_cancel, run_folder, trash_run
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
-
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 @pytest.fixture

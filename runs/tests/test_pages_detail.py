@@ -11,14 +11,12 @@ from pytest_django import DjangoAssertNumQueries
 from runs import folder
 from runs.models import Host, Run, RunEvent
 from runs.services import annotate_run, claim_run, finish_run, request_cancel, retry_run, run_folder, trash_run
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(1)>\x1b[31m\"'&"
 
 
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 def page_of(client: Client, run: Run, **headers: str) -> str:

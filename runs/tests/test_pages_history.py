@@ -14,7 +14,7 @@ from pytest_django import DjangoAssertNumQueries
 from runs.metrics import take_in_metrics
 from runs.models import Host, Run
 from runs.services import annotate_run, claim_run, finish_run, request_cancel, run_folder, trash_run
-from runs.tests.conftest import Script, Submit
+from runs.tests.conftest import Submit
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
@@ -41,9 +41,7 @@ class Rows(HTMLParser):
             self._badge = False
 
 
-@pytest.fixture(autouse=True)
-def _command(scripted: Script) -> None:
-    scripted()
+pytestmark = pytest.mark.usefixtures("a_training_command")
 
 
 def ids(client: Client, query: str = "") -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from django.db import connection
+
 
 def fill(count: int) -> None:
     """So many ended runs, one a second into the past, spread over statuses, datasets and models; one in a thousand has a tag."""
-    from django.db import connection  # noqa: PLC0415 - after django.setup()
-
     if count <= 0:
         return
     columns = """run_id, dataset_key, model_id, mode, status, exit_code, created_at, started_at, completed_at, duration_seconds,

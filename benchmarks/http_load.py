@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
 
 from benchmarks.chaos.figures import quantile
 
@@ -96,7 +97,7 @@ def put_load(port: int, request: bytes, *, seconds: float, connections: int = 8,
     return Load(*found)
 
 
-def _run(pipe, port: int, request: bytes, seconds: float, count: int, rate: float | None) -> None:  # type: ignore[no-untyped-def]
+def _run(pipe: Pipe, port: int, request: bytes, seconds: float, count: int, rate: float | None) -> None:
     try:
         pipe.send(_clients(port, request, seconds, count, rate))
     except (NotAsExpected, OSError) as error:

@@ -10,50 +10,39 @@ import argparse
 import contextlib
 import http.client
 import json
-import multiprocessing
 import os
-import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
 from benchmarks.chaos.figures import spread
-from benchmarks.chaos.house import MARK, ROOT, House, ask, house, keeper_and_trainer, read_journal, write_plan
+from benchmarks.chaos.house import House, house, keeper_and_trainer, read_journal, write_plan
 from benchmarks.chaos.load import DATASET, make_datasets
+from benchmarks.databases import on_each_database, parser_for
 from benchmarks.history import fill
 from runs import folder as run_folders
 
-CLAIM_SECONDS = 3.0
-LINE = 8_000  # waiting trainings, more than are claimed meanwhile
 WORKER_COUNTS = (1, 2, 4)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.queue_speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append", help="default: both")
+    parser = parser_for("benchmarks.queue_speed", __doc__ or "")
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 1_000_000], help="table sizes for the claims")
     parser.add_argument("--drain-rows", type=int, default=200_000, help="table size for the drain")
     parser.add_argument("--repeats", type=int, default=100, help="requests of each latency")
-    arguments = parser.parse_args()
-    for database in arguments.database or ["sqlite", "postgresql"]:
-        # Django reads its settings once, so each database has a process of its own.
-        process = multiprocessing.get_context("fork").Process(target=_measure, args=(database, arguments))
-        process.start()
-        process.join()
-        if process.exitcode:
-            return 1
-    return 0
+    return on_each_database(measure, parser.parse_args())
 
 
-def _measure(database: str, arguments: argparse.Namespace) -> None:
+def measure(database: str, arguments: argparse.Namespace) -> None:
     began, started = os.getloadavg()[0], time.monotonic()
     with house(database, 2, None) as built:
         built.hosts = ["alpha"]
         built.open()
+        from benchmarks import queue_rates  # noqa: PLC0415 - its models need the settings that open() has made
+
         make_datasets(built)
         figures: dict[str, Any] = {"database": database, "load average before": round(began, 1)}
         figures |= latencies(built, arguments.repeats)
@@ -64,9 +53,9 @@ def _measure(database: str, arguments: argparse.Namespace) -> None:
             rows = max(rows, wanted)
             if wanted in arguments.rows:
                 for workers in WORKER_COUNTS:
-                    figures[f"claims/s, {workers} workers, {wanted:,} rows"] = round(claims_a_second(workers))
+                    figures[f"claims/s, {workers} workers, {wanted:,} rows"] = round(queue_rates.claims_a_second(workers))
             if wanted == arguments.drain_rows:
-                figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(drained_a_second(built))
+                figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(queue_rates.drained_a_second(built))
         figures["seconds"] = round(time.monotonic() - started)
         figures["load average after"] = round(os.getloadavg()[0], 1)
         print(json.dumps(figures, indent=1, ensure_ascii=False), flush=True)
@@ -169,103 +158,6 @@ def _memory(pid: int) -> dict[str, int]:
             elif name in ("Private_Clean", "Private_Dirty"):
                 found["private"] = found.get("private", 0) + int(value.split()[0]) * 1024
     return found
-
-
-# --- claims and drain -------------------------------------------------------------------------------------------------
-
-
-def submit(count: int) -> None:
-    """Dry runs for the queue, each with its message."""
-    from django.contrib.auth.models import User  # noqa: PLC0415 - after django.setup()
-
-    from runs.requests import clean_request  # noqa: PLC0415
-    from runs.services import submit_run  # noqa: PLC0415
-
-    owner = User.objects.order_by("pk").first()
-    assert owner is not None
-    request = clean_request({"dataset_key": DATASET, "model_id": "preset:tiny-llama"})
-    for _ in range(count):
-        submit_run(request=request, by=owner, queued=True)
-
-
-def line_up(count: int) -> None:
-    """So many trainings that wait; what else belongs to a run is not needed to claim it."""
-    from django.contrib.auth.models import User  # noqa: PLC0415
-
-    from runs.models import Run, RunMode  # noqa: PLC0415
-
-    owner = User.objects.order_by("pk").first()
-    ids = [uuid.uuid4() for _ in range(count)]
-    Run.objects.bulk_create(
-        (Run(run_id=i, dataset_key=DATASET, model_id="m", mode=RunMode.LOCAL, output_dir=str(i), owner=owner) for i in ids),
-        batch_size=500,
-    )
-
-
-def claims_a_second(workers: int) -> float:
-    """Single claims, each in its own transaction, by processes that do nothing else."""
-    from django.db import connection  # noqa: PLC0415
-
-    from runs.models import Run  # noqa: PLC0415
-
-    line_up(LINE - Run.objects.filter(status="pending", supervised=True).count())
-    connection.close()
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    go = context.Event()
-    processes = [context.Process(target=_claimer, args=(go, results)) for _ in range(workers)]
-    for process in processes:
-        process.start()
-    time.sleep(0.5)
-    go.set()
-    found = [results.get() for _ in processes]
-    for process in processes:
-        process.join()
-    seconds = max(end for _, _, end in found) - min(start for _, start, _ in found)
-    return float(sum(count for count, _, _ in found) / seconds)
-
-
-def _claimer(go: Any, results: Any) -> None:
-    from django.db import transaction  # noqa: PLC0415
-
-    from runs.execution.hosts import this_host  # noqa: PLC0415
-    from runs.services import claim_run, next_pending  # noqa: PLC0415
-
-    host = this_host()
-    count = 0
-    go.wait()
-    start = time.monotonic()
-    while time.monotonic() < start + CLAIM_SECONDS:
-        with transaction.atomic():
-            waiting = next_pending(supervised=True, limit=1)
-            if not waiting:
-                break
-            claim_run(run=waiting[0], host=host, by="benchmark")
-        count += 1
-    results.put((count, start, time.monotonic()))
-
-
-def drained_a_second(built: House, count: int = 3000) -> float:
-    """From the first claim to the last end, by one qcluster with two workers and no attendant."""
-    from django.db.models import Max, Min  # noqa: PLC0415
-    from django_q.models import OrmQ  # noqa: PLC0415
-
-    from runs.models import RunEvent, RunStatus  # noqa: PLC0415
-
-    OrmQ.objects.all().delete()
-    before = RunEvent.objects.aggregate(last=Max("pk"))["last"] or 0
-    submit(count)
-    environment = built.services["attend-alpha"].environment | {MARK: f"{built.folder}:drain"}
-    cluster = subprocess.Popen([sys.executable, "manage.py", "qcluster"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
-    try:
-        ended = RunEvent.objects.filter(pk__gt=before, new=RunStatus.COMPLETED)
-        _wait(lambda: ask(ended.count) >= count, 300)
-        first = RunEvent.objects.filter(pk__gt=before, new=RunStatus.RUNNING).aggregate(at=Min("at"))["at"]
-        last = ended.aggregate(at=Max("at"))["at"]
-        return count / float((last - first).total_seconds())
-    finally:
-        cluster.terminate()
-        cluster.wait()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""The list in all ways that matter, beside single runs and the pages that show them."""
+
+from __future__ import annotations
+
+from knox.models import AuthToken
+
+from benchmarks.chaos.house import House
+from benchmarks.http_load import get, put_load
+from runs.models import Run
+from runs.selection import Cursor
+from tunixrt.local_mode import local_user
+
+LIST = "/api/tunix/runs?limit=20"
+RATE, PAGE_RATE = 100, 25  # requests a second of the steady load: API, pages
+DEPTH = 0.9  # how far down the deep page lies
+FILTERS = {
+    "status": "&status=failed",
+    "mode": "&mode=local",
+    "dataset": "&dataset_key=set-7",
+    "model": "&model_id=family/model-3",
+    "tag": "&tag=sweep",
+    "owner": "&owner=local",
+    "date range": "&after=2020-01-01&before=2035-01-01",
+    "words": "&q=status:failed+model:model-3",
+    "loss": "&q=loss%3C1.5",
+}
+
+
+def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
+    """p50 / p95 / p99 in milliseconds, by name: at a steady rate, and as fast as it goes over eight connections."""
+    deep = Run.objects.visible().newest_first().values_list("created_at", "run_id")[int(rows * DEPTH)]
+    some = Run.objects.filter(dataset_key="set-7").first()
+    assert some is not None
+    _, token = AuthToken.objects.create(local_user())
+    by_token = {"Authorization": f"Token {token}"}
+    deep_page = f"{LIST}&cursor={Cursor(*deep).encode()}"
+    steady = {"list, first page": get(LIST), f"list, {DEPTH:.0%} down": get(deep_page)}
+    steady |= {f"list by {name}": get(LIST + query) for name, query in FILTERS.items()}
+    steady |= {"list, first page, token": get(LIST, by_token)}
+    steady |= {"run": get(f"/api/tunix/runs/{some.pk}"), "status of a run": get(f"/api/tunix/runs/{some.pk}/status")}
+    pages = {"history page": get("/"), "page of a run": get(f"/runs/{some.pk}")}
+    fastest = ("list, first page", f"list, {DEPTH:.0%} down", "list, first page, token", "run", "status of a run")
+    found = {}
+    for requests, rate in ((steady, RATE), (pages, PAGE_RATE)):
+        for name, request in requests.items():
+            put_load(built.port, request, seconds=0.3)  # warm
+            found[f"{name}, {rate}/s"] = put_load(built.port, request, seconds=seconds, rate=rate).spread()
+    for name in fastest:
+        load = put_load(built.port, steady[name], seconds=seconds)
+        found[f"{name}, as fast as it goes"] = f"**{load.a_second:,.0f}/s**, {load.spread()}"
+    return found

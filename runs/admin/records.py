@@ -15,9 +15,8 @@ from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
 class OfARunAdmin(ReadOnlyAdmin):
     """Rows that belong to a run, the newest first, found by the beginning of its id."""
 
-    list_display_links = None
     ordering = ("-id",)
-    search_fields: tuple[str, ...] = ("run",)
+    search_fields = ("run",)
     search_help_text = "The beginning of a run id"
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
@@ -33,6 +32,7 @@ class RunEventAdmin(OfARunAdmin):
     """Who did what to which run, newest first."""
 
     list_display = ("at", "run_ref", "old", "new", "reason", "by")
+    list_display_links = None
 
     class Media:
         css = {"all": ("css/status.css", "css/admin.css")}
@@ -54,6 +54,7 @@ class RunTagAdmin(ReadOnlyAdmin):
 @admin.register(MetricSeries)
 class MetricSeriesAdmin(OfARunAdmin):
     list_display = ("run_ref", "name", "count", "first", "last", "minimum", "maximum", "last_step")
+    list_display_links = None
 
 
 class AttemptInline(ReadOnlyInline):
@@ -65,7 +66,6 @@ class AttemptInline(ReadOnlyInline):
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(OfARunAdmin):
     list_display = ("created_at", "run_ref", "url", "state", "attempts", "next_attempt_at")
-    list_display_links = ("created_at",)
     list_filter = ("state",)
     fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
     inlines = (AttemptInline,)

@@ -44,7 +44,7 @@ environment: ## make .venv: the core and the training runtime
 # --- Check it ---------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: lint test-core test-runtime ## everything: formatting, lint, types, layers, migrations, all tests on both databases
+test: lint test-core test-runtime ## everything: formatting, lint, types, layers, migrations, all tests
 
 .PHONY: environment-core
 environment-core: ## make .venv-core: the core and the developer's tools, without the runtime

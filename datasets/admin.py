@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from datasets.models import Dataset, Trace
-from tunixrt.admin import ReadOnlyAdmin
+from tunixrt.admin.lists import ReadOnlyAdmin
 
 FIRST_ITEMS = 20
 SEARCHED_MAX = 100_000  # traces whose text is read; all of them are found by id or content hash

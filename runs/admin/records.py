@@ -9,7 +9,7 @@ from django.utils.safestring import SafeString
 
 from runs.admin.links import by_run, run_link
 from runs.models import MetricSeries, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
-from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
+from tunixrt.admin.lists import ReadOnlyAdmin, ReadOnlyInline
 
 
 class OfARunAdmin(ReadOnlyAdmin):

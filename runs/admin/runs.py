@@ -21,7 +21,7 @@ from runs.models import Run, RunEvent, RunTag, WebhookDelivery
 from runs.requests import PRIORITY_RANGE, InvalidRequest
 from runs.selection import runs_whose_id_begins
 from runs.services import RuntimeUnavailable, StateConflict
-from tunixrt.admin import ReadOnlyAdmin, ReadOnlyInline
+from tunixrt.admin.lists import ReadOnlyAdmin, ReadOnlyInline
 from tunixrt.audit import write_log_entry
 from tunixrt.templatetags.display import duration, when
 

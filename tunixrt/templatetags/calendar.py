@@ -5,7 +5,7 @@ from typing import Any
 from django import template
 from django.contrib.admin.views.main import ChangeList
 
-from tunixrt.admin import calendar as choices
+from tunixrt.admin.lists import calendar as choices
 
 register = template.Library()
 

@@ -1,18 +1,14 @@
-"""What the admin pages of every application share: lists that cost the same with a million rows, and rows nobody edits.
-And the pages of accounts, tokens and the audit log.
-"""
+"""The admin's pages of accounts, API tokens and the audit log."""
 
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.contrib.admin import actions
 from django.contrib.admin.models import ADDITION, DELETION, LogEntry
-from django.contrib.admin.views.main import PAGE_VAR, ChangeList
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
-from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -21,119 +17,9 @@ from knox import admin as knox_admin  # registers what is registered anew below
 from knox.models import AuthToken, get_digest_token
 from knox.settings import CONSTANTS
 
+from tunixrt.admin.lists import FastListAdmin, ReadOnlyAdmin
 from tunixrt.audit import write_log_entry
 from tunixrt.templatetags.display import when
-
-admin.site.site_header = "tunixrt"
-admin.site.site_title = "tunixrt"
-admin.site.index_title = "Operations"
-admin.site.enable_nav_sidebar = False
-
-
-class LookAheadPaginator(Paginator):
-    """Never counts the rows: looks a few pages ahead of the page that is shown. ``count`` is true up to there; a page behind
-    the end is none of its pages.
-    """
-
-    PAGES_AHEAD = 5
-
-    def __init__(self, rows: QuerySet[Any], per_page: int, page: int):
-        super().__init__(rows, per_page, allow_empty_first_page=True)
-        start = max(page - 1, 0) * per_page
-        limit = per_page * self.PAGES_AHEAD
-        ahead = len(rows.values_list("pk")[start : start + limit + 1])
-        self.count = start + min(ahead, limit)
-        self.has_more = ahead > limit
-
-
-class FastListAdmin(admin.ModelAdmin):
-    """A list that is fast at any size."""
-
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
-    list_max_show_all = 0
-    sortable_by = ()
-
-    def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], per_page: int, *args: Any, **kwargs: Any) -> Paginator:
-        try:
-            page = min(max(int(request.GET.get(PAGE_VAR, 1)), 1), 1_000_000)
-        except ValueError:
-            page = 1
-        return LookAheadPaginator(queryset, per_page, page)
-
-
-class ReadOnlyAdmin(FastListAdmin):
-    """Rows that are looked at and acted upon, never edited."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-class ReadOnlyInline(admin.TabularInline):
-    extra = 0
-    max_num = 0
-    can_delete = False
-    show_change_link = False
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-def calendar(changelist: ChangeList) -> dict[str, Any]:
-    """The choices of a date hierarchy, computed from the first and the last row: Django's own would read every row.
-
-    The same query parameters and template (admin/date_hierarchy.html) as Django's.
-    """
-    field = changelist.date_hierarchy
-    rows = changelist.root_queryset.filter(**{f"{field}__isnull": False})
-    first = rows.order_by(field).values_list(field, flat=True).first()
-    last = rows.order_by(f"-{field}").values_list(field, flat=True).first()
-    if not first or not last:
-        return {"show": False}
-    year, month, day = (_given(changelist, f"{field}__{part}") for part in ("year", "month", "day"))
-
-    def link(**parts: int) -> str:
-        return changelist.get_query_string({f"{field}__{part}": value for part, value in parts.items()}, [f"{field}__"])
-
-    if year is None:
-        years = range(first.year, last.year + 1)
-        return {"show": True, "back": None, "choices": [{"link": link(year=number), "title": str(number)} for number in years]}
-    if month is None:
-        months = [date(year, number, 1) for number in range(1, 13)]
-        months = [start for start in months if start <= last.date() and _next_month(start) > first.date()]
-        choices = [{"link": link(year=year, month=start.month), "title": f"{start:%B}"} for start in months]
-        return {"show": True, "back": {"link": link(), "title": "All dates"}, "choices": choices}
-    start = date(year, month, 1)
-    if day is None:
-        days = [start + timedelta(days=number) for number in range((_next_month(start) - start).days)]
-        days = [one for one in days if first.date() <= one <= last.date()]
-        choices = [{"link": link(year=year, month=month, day=one.day), "title": f"{one:%b} {one.day}"} for one in days]
-        return {"show": True, "back": {"link": link(year=year), "title": str(year)}, "choices": choices}
-    one = datetime(year, month, day)  # noqa: DTZ001 - a name on a page, not a moment
-    back = {"link": link(year=year, month=month), "title": f"{one:%B %Y}"}
-    return {"show": True, "back": back, "choices": [{"title": f"{one:%B} {one.day}"}]}
-
-
-def _given(changelist: ChangeList, name: str) -> int | None:
-    value = changelist.params.get(name)
-    return int(value) if value else None
-
-
-def _next_month(start: date) -> date:
-    return date(start.year + start.month // 12, start.month % 12 + 1, 1)
-
-
-# --- accounts, tokens, the audit log ----------------------------------------------------------------------------------
 
 admin.site.unregister(User)
 knox_admin.admin.site.unregister(AuthToken)

@@ -164,7 +164,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": ["tunixrt.api.parsers.JSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["tunixrt.api.renderers.JSONRenderer", "tunixrt.api.renderers.BrowsableAPIRenderer"],
-    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "tunixrt.api.renderers.ContentNegotiation",
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "tunixrt.api.negotiation.ShortNegotiation",
     "EXCEPTION_HANDLER": "tunixrt.api.errors.exception_handler",
     "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"] if env.str("TUNIXRT_API_RATE", "") else [],
     "DEFAULT_THROTTLE_RATES": {"user": env.str("TUNIXRT_API_RATE", "") or None},

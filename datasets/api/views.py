@@ -11,7 +11,6 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, QueryDict, StreamingHttpResponse
 from django.http.request import UnreadablePostError
 from rest_framework.exceptions import APIException, NotFound, ParseError, ValidationError
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -33,6 +32,7 @@ from datasets.models import Dataset, Trace
 from datasets.schema import Errors, kind_of
 from datasets.uploads import guard_body
 from tunixrt.api.errors import Conflict
+from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import QueryReader, parse_text, parse_uuid
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
@@ -253,20 +253,10 @@ class DatasetDetail(APIView):
         return Response(manifest(find_dataset(key)))
 
 
-class AnyType(BaseContentNegotiation):
-    """A stream of lines is what it is, whatever the client says it accepts."""
-
-    def select_parser(self, request: Request, parsers: Any) -> Any:
-        return None
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        return renderers[0], renderers[0].media_type
-
-
 class DatasetExport(APIView):
     """GET: the dataset as JSONL in format tunix_sft, streamed."""
 
-    content_negotiation_class = AnyType
+    content_negotiation_class = OneForm
 
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         dataset = find_dataset(key)

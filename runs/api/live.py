@@ -8,7 +8,6 @@ from django.conf import settings
 from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework.exceptions import APIException, NotFound
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -21,6 +20,7 @@ from runs.models import MetricSeries, Run, RunQuerySet
 from runs.reading import artifacts, curves, logs, search, stream
 from runs.services import StateConflict, run_folder
 from tunixrt.api.errors import InvalidQuery
+from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
 
 LOG_LIMIT_DEFAULT = 1 << 18
@@ -33,16 +33,6 @@ STEP_MAX = 2**31 - 1
 OFFSET_TRIES = 3
 STREAM_RETRY_SECONDS = 5
 SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
-
-
-class AsAsked(BaseContentNegotiation):
-    """Whatever Accept says: the answer has the one form there is, and an error is JSON."""
-
-    def select_parser(self, request: Request, parsers: Any) -> Any:
-        return parsers[0]
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        return renderers[0], renderers[0].media_type
 
 
 def where_it_is() -> RunQuerySet:
@@ -144,7 +134,7 @@ def _no_such_log(stream: str) -> NotFound:
 class RunLogFile(APIView):
     """GET: a whole log, byte for byte, or ranges of it."""
 
-    content_negotiation_class = AsAsked
+    content_negotiation_class = OneForm
 
     def get(self, request: Request, run_id: str, stream: str) -> HttpResponseBase:
         QueryReader(request.query_params).finish()
@@ -248,7 +238,7 @@ def _curve(
 class RunEvents(APIView):
     """GET: what happens to a run, as server-sent events, from a position on (docs/live.md)."""
 
-    content_negotiation_class = AsAsked
+    content_negotiation_class = OneForm
 
     def get(self, request: Request, run_id: str) -> HttpResponseBase:
         reader = QueryReader(request.query_params)
@@ -304,7 +294,7 @@ class RunArtifacts(APIView):
 class RunArtifact(APIView):
     """GET: one file, or ranges of it. DELETE: a file or folder of the checkpoints or the model of an ended run."""
 
-    content_negotiation_class = AsAsked
+    content_negotiation_class = OneForm
 
     def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
         QueryReader(request.query_params).finish()

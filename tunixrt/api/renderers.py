@@ -3,10 +3,8 @@
 from typing import Any
 
 import orjson
-from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
 from rest_framework.renderers import BrowsableAPIRenderer as BrowsableAPIRenderer
-from rest_framework.request import Request
 
 _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
@@ -24,17 +22,3 @@ class JSONRenderer(BaseRenderer):
 
     def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
         return b"" if data is None else to_json(data)
-
-
-class ContentNegotiation(DefaultContentNegotiation):
-    """DRF's, with a short way for what programs ask: JSON, or anything."""
-
-    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
-        asked = request.META.get("HTTP_ACCEPT", "*/*")
-        if (
-            asked in ("application/json", "*/*")
-            and "format" not in request.query_params
-            and isinstance(renderers[0], JSONRenderer)
-        ):
-            return renderers[0], renderers[0].media_type
-        return super().select_renderer(request, renderers, format_suffix)

@@ -28,6 +28,15 @@ print("returned", process.returncode, flush=True)
 time.sleep(60)
 """
 
+# The first process of a container: starts the keeper, lets the lock go, lives on.
+FIRST_OF_CONTAINER = """
+import os, subprocess, sys, time
+lock = int(sys.argv[1])
+print(subprocess.run(sys.argv[2:], pass_fds=[lock]).returncode, flush=True)
+os.close(lock)
+time.sleep(600)
+"""
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -188,6 +197,44 @@ def test_an_owner_killed_before_it_took_the_run_is_told_to_the_launcher(run):
     elif training.read(folder.EXIT) is None:
         folder.kill_leftovers(training.path, training.run_id)
         assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+
+
+def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
+    """A namespace of processes of its own: keeper.json has numbers of the inside, which are nobody's or a stranger's outside."""
+    training = run(["touch", "ready"], ["sleep", 600])
+    lock = training.lock()
+    keep = keeper.command(training.path, lock, flags=training.flags)
+    apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    apart += [] if os.geteuid() == 0 else ["--map-root-user"]
+    first = [sys.executable, "-I", "-S", "-c", FIRST_OF_CONTAINER, str(lock)]
+    pipe = subprocess.PIPE
+    try:
+        container = subprocess.Popen(
+            [*apart, *first, *keep], pass_fds=[lock], env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("no `unshare` (util-linux) here")
+    finally:
+        os.close(lock)
+    try:
+        assert container.stdout is not None and container.stderr is not None
+        code = container.stdout.readline().strip()
+        if not code:
+            pytest.skip(f"this machine does not let us make a namespace: {container.stderr.read().strip()}")
+        assert int(code) == keeper.STARTED
+        training.wait_for_file("ready")
+        record = training.read(folder.KEEPER)
+        assert not same_process(record["keeper"]["pid"], record["keeper"]["start_time"])
+        assert not same_process(record["trainer"]["pid"], record["trainer"]["start_time"])
+        assert len(processes_of_run(training.run_id)) >= 1
+        assert training.is_locked()
+    finally:
+        container.kill()
+        container.communicate()
+    wait_for(lambda: not training.is_locked(), "the lock")
+    folder.kill_leftovers(training.path, training.run_id)
+    assert processes_of_run(training.run_id) == []
+    assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
 
 
 def is_keeper(pid, path):

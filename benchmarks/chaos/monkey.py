@@ -13,6 +13,7 @@ from benchmarks.chaos.house import House, ask
 from runs.processes import Process, same_process
 
 TRIES = 5
+QUEUE_FILL = 2_000  # messages
 DISK_SECONDS = 20.0  # between two full disks
 POSTGRES_SECONDS = 8.0  # it is left alone for so long after a start, or nothing else would happen
 CATCH_UP_SECONDS = 2.0
@@ -67,6 +68,7 @@ class Monkey:
             self.term_web: 1,
             self.lose_messages: 6,
             self.double_messages: 6,
+            self.fill_queue: 1,
         }
         if self.house.postgres is not None:
             weights |= {self.postgres_fast: 2.0, self.postgres_immediate: 2.0, self.postgres_long: 0.5}
@@ -310,18 +312,26 @@ class Monkey:
         return Deed(time.time(), "messages lost", f"{count}") if count else None
 
     def double_messages(self) -> Deed | None:
-        from django_q.models import OrmQ  # noqa: PLC0415
+        return self._multiply_messages("messages tripled", most=20, copies=2)
+
+    def fill_queue(self) -> Deed | None:
+        return self._multiply_messages("queue filled", most=1, copies=QUEUE_FILL)
+
+    def _multiply_messages(self, kind: str, *, most: int, copies: int) -> Deed | None:
+        """Put ``copies`` of the first ``most`` messages behind all the others."""
+        from django_q.models import OrmQ  # noqa: PLC0415 - after django.setup()
 
         if self.house.postgres_down_until is not None:
             return None
 
-        def double() -> int:
-            rows = list(OrmQ.objects.all()[:20])
-            OrmQ.objects.bulk_create(OrmQ(key=row.key, payload=row.payload, lock=row.lock) for row in rows for _ in range(2))
-            return len(rows)
+        def multiply() -> int:
+            rows = list(OrmQ.objects.order_by("pk")[:most])
+            again = (OrmQ(key=row.key, payload=row.payload, lock=row.lock) for row in rows for _ in range(copies))
+            OrmQ.objects.bulk_create(again, batch_size=500)
+            return len(rows) * copies
 
-        count = ask(double, patience=60)
-        return Deed(time.time(), "messages tripled", f"{count}") if count else None
+        count = ask(multiply, patience=60)
+        return Deed(time.time(), kind, f"{count} more") if count else None
 
     def full_disk(self) -> Deed | None:
         if self.disk_free_at is not None or time.time() < self.disk_spared_until:

@@ -293,10 +293,11 @@ def test_output_is_never_written_through_a_link(run, tmp_path):
 def test_a_keeper_that_runs_out_of_descriptors_still_tells_the_end(run):
     """A fault of the keeper: the trainer's end is known, and written as soon as that is possible. Nothing is imported late:
     the Python that started a long training may have been replaced by then."""
-    training = run(["touch", "ready"], ["sleep", 0.3], ["leave", 3]).launch()
+    training = run(["touch", "ready"], ["wait", "go"], ["leave", 3]).launch()
     training.wait_for_file("ready")
     pid, trainer = training.keeper_pid(), training.wait_for_trainer()
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 4096))
+    (training.path / "go").touch()
     wait_for(lambda: not os.path.exists(f"/proc/{trainer['pid']}"), "the trainer's end")
     assert training.read(folder.EXIT) is None
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 4096))

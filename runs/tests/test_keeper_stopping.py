@@ -85,7 +85,7 @@ def test_a_trainer_that_stopped_itself_can_still_be_cancelled(run):
 
 
 def test_exit_0_is_completed_even_if_a_stop_was_asked_for(run):
-    training = run(["touch", "ready"], ["sleep", 0.5], ["leave", 0]).launch()
+    training = run(["touch", "ready"], ["sleep", 1.5], ["leave", 0]).launch()
     training.wait_for_file("ready")
     folder.request_stop(training.path, "cancel", "ada")
     record = training.end()
@@ -198,9 +198,10 @@ def test_a_shutdown_that_reaches_trainer_and_keeper_alike_is_the_hosts(run):
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE"])
 def test_other_signals_do_not_touch_the_keeper(run, name):
-    training = run(["touch", "ready"], ["sleep", 0.2], ["leave", 5]).launch()
+    training = run(["touch", "ready"], ["wait", "go"], ["leave", 5]).launch()
     training.wait_for_file("ready")
     os.kill(training.keeper_pid(), getattr(signal, name))
+    (training.path / "go").touch()
     assert training.end()["exit_code"] == 5
 
 

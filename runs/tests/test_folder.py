@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
 def test_of_many_who_create_a_file_one_does(tmp_path):
     for round_ in range(5):
         path = tmp_path / f"stop{round_}.json"
-        barrier = threading.Barrier(16)
+        barrier = threading.Barrier(16, timeout=60)
         made: list[int] = []
 
         def create(number, path=path, barrier=barrier, made=made):

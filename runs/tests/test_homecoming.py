@@ -249,7 +249,7 @@ def test_two_who_bring_it_home_at_the_same_moment_bring_one_end(running: Run):
     (folder / files.METRICS).write_text("\n".join(lines) + "\n")
     leave_end(running, exit_code=0)
     copies = [Run.objects.get(pk=running.pk) for _ in range(6)]
-    barrier = threading.Barrier(len(copies))
+    barrier = threading.Barrier(len(copies), timeout=60)
 
     def bring(run: Run) -> str:
         try:

@@ -128,7 +128,7 @@ class TestOneAfterTheOther:
 @pytest.mark.django_db(transaction=True)
 class TestAtTheSameMoment:
     def rush(self, user: User, url: str, data: bytes) -> list[tuple[int, Answer]]:
-        barrier = threading.Barrier(AT_ONCE)
+        barrier = threading.Barrier(AT_ONCE, timeout=60)
 
         def one(_: int) -> tuple[int, Answer]:
             client = APIClient(REMOTE_ADDR="192.0.2.1")

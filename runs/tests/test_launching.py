@@ -272,7 +272,7 @@ class TestSeveralLaunchers:
         settings.TUNIX_SLOTS = 1
         scripted(["sleep", 1])
         asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}
-        barrier = threading.Barrier(6)
+        barrier = threading.Barrier(6, timeout=60)
 
         def post(_: int) -> str:
             try:

@@ -164,7 +164,7 @@ class TestAtTheSameMoment:
 
     def rush(self, work: Callable[[int], Any]) -> list[Any]:
         """Each call in a thread with a connection of its own, all let go at once; results, refusals as None."""
-        barrier = threading.Barrier(self.THREADS)
+        barrier = threading.Barrier(self.THREADS, timeout=60)
 
         def one(number: int) -> Any:
             try:

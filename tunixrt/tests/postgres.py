@@ -24,7 +24,7 @@ SUPERUSER = "postgres"
 _SETTINGS = """
 listen_addresses = ''
 unix_socket_directories = '"{socket}"'
-max_connections = 100
+max_connections = 400
 logging_collector = off
 timezone = 'UTC'
 """

@@ -5,8 +5,8 @@
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Three for two cores: much of the tests is waiting.
-JOBS ?= 3
+# Four for two cores: much of the tests is waiting.
+JOBS ?= 4
 # make chaos: how long, on which database; SEED repeats a session, CHAOS holds further options (python -m benchmarks.chaos --help)
 MINUTES ?= 2
 DATABASE ?= sqlite
@@ -53,6 +53,10 @@ environment-core: ## make .venv-core: the core and the developer's tools, withou
 .PHONY: environment-full
 environment-full:
 	@.ci/environment .venv tunix dev
+
+.PHONY: environment-parity
+environment-parity: environment-full
+	@.ci/parity environment
 
 .PHONY: lint
 lint: lint-core lint-trainer ## formatting, lint, types, layers, migrations, deploy check
@@ -103,7 +107,7 @@ test-runtime: environment-full ## the tests that train, and the training program
 	@$(FULL) -I -m pytest -c runs/trainer/tests/pytest.ini runs/trainer/tests
 
 .PHONY: test-parity
-test-parity: ## our models against transformers on PyTorch (an environment of its own, a large download)
+test-parity: environment-full ## our models against transformers on PyTorch (an environment of its own, a large download)
 	@.ci/parity
 
 .PHONY: screenshots

@@ -36,9 +36,11 @@ def memory_estimate(
     # Scores of one block of queries (modeling/attention.py), forward and backward, in float32.
     block = max(128, -(-length // 1024) * 128)
     scores = 3 * 4 * -(-rows // (shards * replicas)) * a.heads * min(block, length) * length
+    # A loop over the layers has their weights side by side, beside the layers' own (modeling/decoder.py).
+    looped = (total - trainable * lora - a.vocab * a.hidden * (1 if a.tied else 2)) * itemsize // shards
     copies = 2 if training["gradient_accumulation_steps"] > 1 else 1
     parts = {
-        "weights": (total - trainable * lora) * itemsize // shards + trainable * 4 * lora // shards,
+        "weights": (total - trainable * lora) * itemsize // shards + trainable * 4 * lora // shards + looped,
         "gradients": copies * trainable * width // shards,
         # Two moments in float32, a float32 copy of narrower weights, and the weights being updated beside the old ones.
         "optimizer": trainable * (8 + (4 if width < 4 else 0) + width) // shards,

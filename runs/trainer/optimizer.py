@@ -39,9 +39,9 @@ def make_optimizer(training: dict[str, Any], *, total: int, dtype: Any = jnp.flo
         optax.identity() if decay == 0 else optax.add_decayed_weights(decay, mask=decayed),
         optax.scale_by_learning_rate(partial(learning_rate, total=total, **schedule_settings(training))),
     )
-    # LoRA matrices are float32 whatever the model is.
-    narrow = training["lora_rank"] is None and jnp.dtype(dtype) != jnp.float32
-    return float32_master(optimizer) if narrow else optimizer
+    if training["lora_rank"] is not None:
+        return across_layers(optimizer)  # LoRA matrices are float32 whatever the model is
+    return optimizer if jnp.dtype(dtype) == jnp.float32 else float32_master(optimizer)
 
 
 def schedule_settings(training: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +53,46 @@ def decayed(params: Any) -> Any:
     """True for matrices, false for norms and biases: pulling a norm's weight towards zero would switch its layer off."""
 
     def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
-        names = "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path).lower()
+        names = "/".join(_names(path)).lower()
         return leaf.ndim >= 2 and "norm" not in names and "bias" not in names
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def stack_layers(tree: Any) -> dict[str, jax.Array]:
+    """Leaves by their name without the layer, ``[layers, …]``."""
+    alike: dict[str, list[jax.Array]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        alike.setdefault(_without_layer(path, leaf), []).append(leaf)
+    return {name: jnp.stack(leaves) for name, leaves in alike.items()}
+
+
+def across_layers(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let the optimizer work on the same matrix of all layers at once (``stack_layers``).
+
+    LoRA has many small ones, and XLA compiles each operation on each of them apart: for the 420 of SmolLM2-135M that was 24 of
+    the 36 seconds that the step took to compile.
+    """
+
+    def init(params: Any) -> Any:
+        return inner.init(stack_layers(params))
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = inner.update(stack_layers(gradients), state, None if params is None else stack_layers(params))
+        layers = {name: iter(jnp.unstack(stack)) for name, stack in updates.items()}
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: next(layers[_without_layer(path, leaf)]), gradients), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _without_layer(path: tuple[Any, ...], leaf: jax.Array) -> str:
+    """The name of what is alike in all layers, with its shape. A path may end with an nnx variable's attribute ``value``."""
+    names = [name for name in _names(path) if not name.isdigit() and name != "value"]
+    return "/".join([*names, "x".join(map(str, leaf.shape))])
+
+
+def _names(path: tuple[Any, ...]) -> list[str]:
+    return [str(getattr(key, "key", getattr(key, "name", key))) for key in path]
 
 
 class MasterState(NamedTuple):

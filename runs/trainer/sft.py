@@ -31,6 +31,7 @@ from tunix.sft import hooks, peft_trainer
 from runs.trainer.batches import Batch, HostBatch
 from runs.trainer.devices import BATCH_AXES
 from runs.trainer.loss import answer_loss, model_inputs
+from runs.trainer.optimizer import stack_layers
 
 _BATCH_SPEC = (None, BATCH_AXES)  # of arrays [A, B, L]
 
@@ -85,10 +86,14 @@ class SftTrainer(peft_trainer.PeftTrainer):
         def sums(trained: Any, micro: Batch) -> tuple[jax.Array, jax.Array]:
             return self.loss_fn(nnx.merge(graph, trained, rest), **self.gen_model_input_fn(micro))
 
-        gradient = jax.value_and_grad(sums, has_aux=True)
+        def mean(trained: Any, micro: Batch) -> tuple[jax.Array, jax.Array]:
+            total, count = sums(trained, micro)
+            return total / jnp.maximum(count, 1.0), count
+
         if inputs.tokens.shape[0] == 1:
-            (total, count), gradients = gradient(trained, jax.tree.map(lambda x: x[0], inputs))
+            (loss, count), gradients = jax.value_and_grad(mean, has_aux=True)(trained, jax.tree.map(lambda x: x[0], inputs))
         else:
+            gradient = jax.value_and_grad(sums, has_aux=True)
 
             def add(carry: Any, micro: Batch) -> tuple[Any, None]:
                 (total, count), gradients = gradient(trained, micro)
@@ -96,12 +101,11 @@ class SftTrainer(peft_trainer.PeftTrainer):
 
             zero = jax.tree.map(jnp.zeros_like, trained)
             (total, count, gradients), _ = jax.lax.scan(add, (jnp.float32(0), jnp.float32(0), zero), inputs)
-        count = jnp.maximum(count, 1.0)
-        gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
-        norm = optax.tree.norm(gradients)
+            loss = total / jnp.maximum(count, 1.0)
+            gradients = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0).astype(g.dtype), gradients)
+        norm = optax.tree.norm(stack_layers(gradients) if self._lora_enabled else gradients)
         optimizer.update(model, gradients)
-        loss = total / count
-        return loss, {"loss": loss, "answer_tokens": count, "grad_norm": norm}, norm
+        return loss, {"loss": loss, "answer_tokens": jnp.maximum(count, 1.0), "grad_norm": norm}, norm
 
     def _eval_step(self, model: nnx.Module, inputs: Batch) -> Any:
         return self.eval_loss_fn(model, **self.gen_model_input_fn(jax.tree.map(lambda x: x[0], inputs)))

@@ -51,11 +51,12 @@ class _Decoder:
         x = self.embedder.encode(input_tokens)
         tables = rotary_tables(self.ropes, self.config.head_dim, positions)
         mask = attention_mask.astype(bool)
-        new_cache: Cache | None = None if cache is None else {}
-        for index, layer in enumerate(self.layers):
-            if cache is None or new_cache is None:
-                x = self._without_cache(layer, x, tables, mask)
-            else:
+        new_cache: Cache | None = None
+        if cache is None:
+            x = self._without_cache(x, tables, mask)
+        else:
+            new_cache = {}
+            for index, layer in enumerate(self.layers):
                 name = f"layer_{index}"
                 new_cache[name], x = self._layer(layer, x, tables, cache[name], mask)
         x = self.final_norm(x)
@@ -89,17 +90,48 @@ class _Decoder:
     def num_embed(self) -> int:
         return self.embedder.input_embedding.value.shape[0]
 
-    def _without_cache(self, layer: Any, x: jax.Array, tables: Any, mask: jax.Array) -> jax.Array:
-        """A layer of a training. Until the backward pass its input is kept, and what ``_is_kept`` says."""
+    def _without_cache(self, x: jax.Array, tables: Any, mask: jax.Array) -> jax.Array:
+        """The layers of a training. Until the backward pass the input of each is kept, and what ``_is_kept`` says.
 
-        def run(x: jax.Array) -> jax.Array:
-            return self._layer(layer, x, tables, None, mask)[1]
+        Layers that compute alike are one loop of the compiled program: to compile it takes as long as to compile one of them.
+        """
+        graphs, states = zip(*(nnx.split(layer) for layer in self.layers), strict=True)
+        period = _period(graphs)
 
-        return jax.checkpoint(run, policy=None if self.gradient_checkpointing else _is_kept)(x)
+        def several(x: jax.Array, states: tuple[nnx.State, ...]) -> tuple[jax.Array, None]:
+            for graph, state in zip(graphs, states, strict=False):
+                x = one(x, graph, state, prevent_cse=False)  # a loop keeps passes apart by itself
+            return x, None
+
+        def one(x: jax.Array, graph: Any, state: nnx.State, *, prevent_cse: bool = True) -> jax.Array:
+            def run(x: jax.Array, state: nnx.State) -> jax.Array:
+                return self._layer(nnx.merge(graph, state), x, tables, None, mask)[1]
+
+            policy = None if self.gradient_checkpointing else _is_kept
+            return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse)(x, state)
+
+        repeats = len(graphs) // period
+        if repeats > 1:
+            looped = tuple(
+                jax.tree.map(lambda *parts: jnp.stack(parts), *states[k : repeats * period : period]) for k in range(period)
+            )
+            x, _ = jax.lax.scan(several, x, looped)
+        else:
+            repeats = 0
+        for graph, state in zip(graphs[repeats * period :], states[repeats * period :], strict=True):
+            x = one(x, graph, state)
+        return x
 
     def _layer(self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
         # What upstream passes on as positions are our tables.
         return layer(x, tables, cache, mask)
+
+
+def _period(graphs: tuple[Any, ...]) -> int:
+    """After how many layers their structure comes again: 1 where all are alike, 6 in Gemma 3."""
+    return next(
+        period for period in range(1, len(graphs) + 1) if all(a == b for a, b in zip(graphs, graphs[period:], strict=False))
+    )
 
 
 def _is_kept(primitive: Any, *arguments: Any, **parameters: Any) -> bool:

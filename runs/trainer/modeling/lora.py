@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,8 @@ class LoraProjection(nnx.Module):
     def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int, mesh: jax.sharding.Mesh | None):
         # Small, and whole on every device.
         everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        self.parts = parts
+        # Without what tells one layer from another: layers that compute alike are found by their structure (decoder.py).
+        self.parts = tuple(replace(part, name="", path=()) for part in parts)
         self.weight_name = str(parts[0].path[-1])
         self.scale = settings.scale
         setattr(self, self.weight_name, getattr(base, self.weight_name))

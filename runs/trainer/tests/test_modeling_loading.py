@@ -104,6 +104,27 @@ def test_lora_depends_on_its_seed_only(tmp_path: Path) -> None:
     assert not equal(matrices(1), matrices(2))
 
 
+@pytest.mark.parametrize(
+    ("family", "layers", "loops"),
+    [("llama", 2, 1), ("llama", 9, 1), ("qwen3", 9, 1), ("gemma2", 9, 2), ("gemma3", 3, 0), ("gemma3", 6, 3), ("gemma3", 11, 3)],
+)
+def test_layers_that_compute_alike_are_a_loop(family: str, layers: int, loops: int, tmp_path: Path) -> None:
+    """``loops``: how many different layers one pass of it has; what is left over follows, and with a cache there is none."""
+    loaded = load("x", make_folder(tmp_path / "base", family, num_hidden_layers=layers))
+    apply_lora(loaded, rank=3, alpha=6.0, targets=None, seed=1)
+    positions, module = jnp.arange(24)[None], loaded.module
+    tokens, mask = positions % 60, jnp.tril(jnp.ones((1, 24, 24), bool))
+    program = jax.make_jaxpr(lambda: module(tokens, positions, None, mask)[0])()
+
+    scans = [equation for equation in program.eqns if equation.primitive is jax.lax.scan_p]
+    assert [equation.params["length"] for equation in scans] == ([layers // loops] if loops else [])
+    remats = str(program).count("checkpoint[") + str(program).count("remat2[")
+    assert remats == (loops + layers % loops if loops else layers)
+
+    cached, _ = module(tokens, positions, module.init_cache(1, 24, jnp.float32), mask)
+    np.testing.assert_allclose(module(tokens, positions, None, mask)[0], cached, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gemma3"])
 def test_gradient_checkpointing_changes_nothing_but_memory(family: str, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "base", family)

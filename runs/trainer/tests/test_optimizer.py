@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from runs.manifest import parameter_defaults
-from runs.trainer.optimizer import decayed, float32_master, learning_rate, make_optimizer
+from runs.trainer.optimizer import across_layers, decayed, float32_master, learning_rate, make_optimizer
 
 SETTINGS = {"peak": 1.0, "total": 100, "warmup_ratio": 0.1}
 
@@ -49,6 +49,38 @@ def test_norms_and_biases_do_not_decay():
     np.testing.assert_allclose(layer["q_proj"]["w"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(layer["q_proj"]["bias"], 0)
     np.testing.assert_array_equal(layer["input_layernorm"]["w"], 0)
+
+
+def test_layers_are_updated_together_as_they_would_be_apart():
+    def of(seed):
+        keys = iter(jax.random.split(jax.random.key(seed), 99))
+        # Layers of different shapes are not alike.
+        return {
+            "layers": {
+                layer: {
+                    "q_proj": {
+                        "q_lora_a": jax.random.normal(next(keys), (width, 2)),
+                        "q_lora_b": jax.random.normal(next(keys), (2, 3)),
+                    }
+                }
+                for layer, width in ((0, 4), (1, 4), (2, 5), (10, 4))
+            }
+        }
+
+    settings = {**parameter_defaults(), "weight_decay": 0.1, "learning_rate": 0.1, "lora_rank": None}
+    apart, params = make_optimizer(settings, total=10), of(0)
+    together = across_layers(apart)
+    assert {leaf.shape for leaf in jax.tree.leaves(together.init(params))} == {(), (3, 4, 2), (1, 5, 2), (4, 2, 3)}
+    results = []
+    for optimizer in (apart, together):
+        weights, state = params, optimizer.init(params)
+        for seed in (1, 2, 3):
+            updates, state = optimizer.update(of(seed), state, weights)
+            weights = optax.apply_updates(weights, updates)
+        results.append(weights)
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_the_state_keeps_its_form_when_settings_change():

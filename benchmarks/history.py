@@ -34,7 +34,7 @@ def fill(count: int) -> None:
             [count],
         )
         cursor.execute(
-            """INSERT INTO runs_runtag (run_id, name) SELECT run_id, 'sweep' FROM tunix_runs
+            """INSERT INTO runs_runtag (run_id, name, run_created_at) SELECT run_id, 'sweep', created_at FROM tunix_runs
             WHERE duration_seconds = 1.0 AND last_loss IN (0.4, 0.8, 1.2) ON CONFLICT DO NOTHING"""
         )
         cursor.execute("ANALYZE")

@@ -1,6 +1,7 @@
 """The run registry: what was asked, what happened, who did it, what was measured."""
 
 import uuid
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Self
 from urllib.parse import parse_qsl
@@ -240,14 +241,20 @@ class SavedView(models.Model):
 class RunTag(models.Model):
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="tags")
     name = models.CharField(max_length=64)
+    run_created_at = models.DateTimeField(help_text="The run's, which never changes: the history by tag is an index here.")
 
     class Meta:
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["run", "name"], name="uq_run_tag")]
-        indexes = [models.Index(fields=["name", "run"], name="ix_run_tag_name")]  # the history by tag
+        indexes = [models.Index("name", F("run_created_at").desc(), F("run").desc(), name="ix_run_tag_newest")]
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def of(cls, run: Run, names: Iterable[str]) -> list[Self]:
+        """Tags of a run, not yet stored."""
+        return [cls(run=run, name=name, run_created_at=run.created_at) for name in names]
 
 
 class RunEvent(models.Model):

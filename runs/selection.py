@@ -6,10 +6,10 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from django.db.models import Q, QuerySet
+from django.db.models import FilteredRelation, Q
 from django.utils.dateparse import parse_date, parse_datetime
 
-from runs.models import Run, RunQuerySet
+from runs.models import RunQuerySet
 
 UUID_DIGITS = 32
 
@@ -34,12 +34,25 @@ class Selection:
         if self.owner is not None:
             runs = runs.filter(owner__username=self.owner)
         if self.tag is not None:
-            runs = runs.filter(tags__name=self.tag)
+            runs = runs.annotate(tagged=FilteredRelation("tags", condition=Q(tags__name=self.tag))).filter(tagged__isnull=False)
         if self.after is not None:
             runs = runs.filter(created_at__gte=self.after)
         if self.before is not None:
             runs = runs.filter(created_at__lt=self.before)
         return runs.filter(self.extra)
+
+    def in_order(self, runs: RunQuerySet, *, behind: "Cursor | None" = None, oldest_first: bool = False) -> RunQuerySet:
+        """Those selected by age, the newest first; ``behind`` a row."""
+        # With a tag by the tag's own index, lest the database look for tagged runs among all of them.
+        moment, key = ("created_at", "run_id") if self.tag is None else ("tagged__run_created_at", "tagged__run_id")
+        selected = self.apply(runs)
+        if behind is not None:
+            further = "gt" if oldest_first else "lt"
+            # The first condition alone bounds the index scan; the rest only decides among rows of the same moment.
+            selected = selected.filter((f"{moment}__{further}e", behind.created_at)).filter(
+                Q((f"{moment}__{further}", behind.created_at)) | Q((f"{key}__{further}", behind.run_id))
+            )
+        return selected.order_by(moment, key) if oldest_first else selected.order_by(f"-{moment}", f"-{key}")
 
 
 def runs_whose_id_begins(text: str) -> Q | None:
@@ -72,14 +85,6 @@ class Cursor:
             return cls(moment.astimezone(UTC), uuid.UUID(run_id))
         except (ValueError, OverflowError, binascii.Error) as error:  # overflow: before the year 1 or after 9999 in UTC
             raise ValueError("is not a cursor of this list.") from error
-
-    def apply(self, runs: QuerySet[Run], *, oldest_first: bool = False) -> QuerySet[Run]:
-        # The first condition alone bounds the index scan; the rest only decides among rows of the same moment.
-        if oldest_first:
-            return runs.filter(created_at__gte=self.created_at).filter(
-                Q(created_at__gt=self.created_at) | Q(run_id__gt=self.run_id)
-            )
-        return runs.filter(created_at__lte=self.created_at).filter(Q(created_at__lt=self.created_at) | Q(run_id__lt=self.run_id))
 
 
 def parse_moment(text: str) -> datetime:

@@ -116,7 +116,7 @@ def submit_run(
     try:
         with measured_write("a new run"), transaction.atomic():
             run.save(force_insert=True)
-            RunTag.objects.bulk_create(RunTag(run=run, name=tag) for tag in request.tags)
+            RunTag.objects.bulk_create(RunTag.of(run, request.tags))
             RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason="submitted", by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
@@ -447,7 +447,7 @@ def annotate_run(
     with transaction.atomic():
         if tags is not None:
             run.tags.exclude(name__in=tags).delete()
-            RunTag.objects.bulk_create([RunTag(run=run, name=tag) for tag in tags], ignore_conflicts=True)
+            RunTag.objects.bulk_create(RunTag.of(run, tags), ignore_conflicts=True)
         fields = [name for name, value in (("notes", notes), ("pinned", pinned)) if value is not None]
         if notes is not None:
             run.notes = notes

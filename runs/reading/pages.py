@@ -61,9 +61,7 @@ def read_page(
 @lru_cache(maxsize=512)
 def _compiled(selection: Selection, behind: bool, oldest_first: bool, limit: int, offset: int) -> tuple[str, tuple[Any, ...]]:
     """SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the last three."""
-    selected = selection.apply(Run.objects.visible())
-    ordered = selected.order_by("created_at", "run_id") if oldest_first else selected.newest_first()
-    runs = _ANY_ROW.apply(ordered, oldest_first=oldest_first) if behind else ordered
+    runs = selection.in_order(Run.objects.visible(), behind=_ANY_ROW if behind else None, oldest_first=oldest_first)
     return runs.values_list(*ROW_FIELDS, "created_at")[offset : offset + limit].query.sql_with_params()
 
 

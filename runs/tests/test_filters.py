@@ -30,7 +30,7 @@ def make(user: User) -> MakeRun:
             "completed_at": NOON, "started_at": NOON, "created_at": NOON,
         }  # fmt: skip
         run = Run.objects.create(**values | fields)
-        RunTag.objects.bulk_create(RunTag(run=run, name=tag) for tag in tags)
+        RunTag.objects.bulk_create(RunTag.of(run, tags))
         return run
 
     return create

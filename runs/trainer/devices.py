@@ -15,9 +15,6 @@ from runs.trainer.errors import ManifestProblem, RuntimeMissing
 AXES = ("data", "fsdp", "tp")  # whole weights · weights spread · tensor parallel, which google-tunix's models name, always 1
 BATCH_AXES = ("data", "fsdp")  # rows are spread over both
 
-# On a CPU XLA orders a program so that much can be done at once; a step then holds twice the memory.
-_SCHEDULER = "xla_cpu_enable_concurrency_optimized_scheduler"
-
 
 def start_devices() -> None:
     """Join the other processes, if the environment names a coordinator, and set the compilation cache.
@@ -26,9 +23,6 @@ def start_devices() -> None:
     JAX knows (Slurm, MPI, Cloud TPU) the first suffices. ``JAX_COMPILATION_CACHE_DIR`` is read by JAX itself; small
     programs are cached too, since a training has many.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _SCHEDULER not in flags:  # read when the first device is asked for
-        os.environ["XLA_FLAGS"] = f"{flags} --{_SCHEDULER}=false".strip()
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

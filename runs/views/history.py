@@ -90,9 +90,8 @@ def history(request: HttpRequest) -> HttpResponse:
         "shown": frozenset(shown),
     }
     if valid:
-        selected = form.selection(by=person(request)).apply(Run.objects.visible()).newest_first()
-        if cursor := form.cleaned_data["cursor"]:
-            selected = cursor.apply(selected)
+        selection = form.selection(by=person(request))
+        selected = selection.in_order(Run.objects.visible(), behind=form.cleaned_data["cursor"])
         tags = Prefetch("tags", RunTag.objects.all())
         rows = list(selected.select_related("owner", "host").only(*ROW_FIELDS).prefetch_related(tags)[: PAGE_SIZE + 1])
         runs = rows[:PAGE_SIZE]

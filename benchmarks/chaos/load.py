@@ -251,7 +251,7 @@ class Load:
         """Submit no faster than the slots take: what waits at the end has to be trained as well."""
         from django.db import connection  # noqa: PLC0415 - after django.setup()
 
-        from runs.models import ACTIVE, Run  # noqa: PLC0415
+        from runs.models import ACTIVE, Run  # noqa: PLC0415 - after django.setup()
 
         limit = self.house.slots * len(self.house.hosts) * 4
         while not self.stopping.wait(0.25):

@@ -146,8 +146,8 @@ class Proof:
         return float(self.house.skew) if run.host is not None and run.host.name == wrong else 0.0
 
     def _check_life(self, run: Any) -> None:
-        from runs.lifecycle import TRANSITIONS  # noqa: PLC0415
-        from runs.models import TERMINAL  # noqa: PLC0415
+        from runs.lifecycle import TRANSITIONS  # noqa: PLC0415 - after django.setup()
+        from runs.models import TERMINAL  # noqa: PLC0415 - after django.setup()
 
         run_id = str(run.pk)
         if run.status not in TERMINAL:

@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 from runs import folder as files
 from runs.execution import hosts
 from runs.execution.attending import attend
-from runs.execution.launching import free_slots, launch_lock, launch_pending, run_in_request
+from runs.execution.launching import NoFreeSlot, free_slots, launch_lock, launch_pending, run_in_request
 from runs.models import Host, OutputRoot, Run, RunEvent
 from runs.processes import Process, live_processes, send_signal
 from runs.requests import clean_request
@@ -267,8 +267,6 @@ class TestSeveralLaunchers:
             assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
     def test_one_slot_and_many_requests_at_once(self, user: User, dataset, scripted: Script, settings: LazySettings):
-        from runs.execution.launching import NoFreeSlot  # noqa: PLC0415
-
         settings.TUNIX_SLOTS = 1
         scripted(["sleep", 1])
         asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}

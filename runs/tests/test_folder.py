@@ -451,7 +451,7 @@ def test_a_recorded_process_that_still_lives_is_killed_with_its_children(process
     recorded(tmp_path, shell)
     assert folder.kill_leftovers(tmp_path, "run-1") == sorted([shell.pid, child])
     assert shell.wait() == -signal.SIGKILL
-    assert process_start_time(child) is None
+    wait_for(lambda: process_start_time(child) is None, "the end of the child, which nobody waits for")
 
 
 @pytest.mark.parametrize("change", ["start", "boot", "number", "nothing", "broken"])

@@ -1,5 +1,6 @@
 """Fixtures for the tests of every application. Database and folders: tunixrt/tests/plugin.py."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from rest_framework.test import APIClient
 
 from tunixrt.local_mode import _remembered_local_user
 
+MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
 FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
 
 
@@ -29,6 +31,24 @@ def django_db_modify_db_settings() -> None:
 def _static_files_on_demand() -> None:
     """Every test client loads the middleware, and WhiteNoise would look at each static file again, for a tenth of a second."""
     settings.WHITENOISE_AUTOREFRESH = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coverage_of_programs() -> Iterator[str | None]:
+    """What makes coverage measure the programs that tests start, taken away: mostly they run what other tests cover, and take
+    much longer for it. Given back by ``measured_programs``, and by tests that make an environment themselves (keeper, settings).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        measuring = os.environ.get(MEASURING)
+        patch.delenv(MEASURING, raising=False)
+        yield measuring
+
+
+@pytest.fixture
+def measured_programs(coverage_of_programs: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that the test starts are measured, where coverage is."""
+    if coverage_of_programs is not None:
+        monkeypatch.setenv(MEASURING, coverage_of_programs)
 
 
 @pytest.fixture(autouse=True)

@@ -107,11 +107,9 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
 
 def _settle(built: House) -> float:
     """Wait until nothing is active; returns how long that took. What is still active then, the proof will name."""
-    from runs.models import ACTIVE, Run  # noqa: PLC0415 - after django.setup()
-
     began = time.monotonic()
     while time.monotonic() < began + SETTLE_SECONDS:
-        if ask(Run.objects.filter(status__in=ACTIVE).count) == 0:
+        if ask(built.tables.count_active) == 0:
             break
         time.sleep(0.2)
     took = time.monotonic() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -19,6 +20,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import django
+from django.db import InterfaceError, OperationalError, connection
 
 from runs import folder as run_folders
 from runs.processes import Process, live_processes, read_process, send_signal
@@ -136,9 +140,8 @@ class House:
             self.postgres.create()
             self.postgres.start()
         os.environ.update(self._environment("alpha"))
-        import django  # noqa: PLC0415 - the settings are read now, from this environment
-
         django.setup()
+        self.tables = importlib.import_module("benchmarks.chaos.tables")  # now: models need the settings
         self._manage("migrate", "--verbosity", "0")
         for host in self.hosts:
             self._add(f"attend-{host}", ["manage.py", "attend"], host)
@@ -387,8 +390,6 @@ def command_of(pid: int) -> bytes:
 
 def ask(question: Callable[[], Value], patience: float = 30.0) -> Value:
     """What the database says, however often it is restarted meanwhile."""
-    from django.db import InterfaceError, OperationalError, connection  # noqa: PLC0415 - after django.setup()
-
     give_up = time.monotonic() + patience
     while True:
         try:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import connection
+
 from benchmarks.chaos.house import ROOT, House, ask, write_plan
 
 KINDS = {"complete": 40, "fail": 12, "signal": 6, "timeout": 9, "stubborn": 6, "family": 10, "broken": 8, "silent": 4}
@@ -249,13 +251,9 @@ class Load:
 
     def _watch_backlog(self) -> None:
         """Submit no faster than the slots take: what waits at the end has to be trained as well."""
-        from django.db import connection  # noqa: PLC0415 - after django.setup()
-
-        from runs.models import ACTIVE, Run  # noqa: PLC0415 - after django.setup()
-
         limit = self.house.slots * len(self.house.hosts) * 4
         while not self.stopping.wait(0.25):
-            active = ask(Run.objects.filter(status__in=ACTIVE, mode="local").count, patience=600)
+            active = ask(lambda: self.house.tables.count_active(mode="local"), patience=600)
             if active < limit:
                 self.room.set()
             else:

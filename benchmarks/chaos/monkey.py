@@ -304,11 +304,9 @@ class Monkey:
     # --- messages and disk
 
     def lose_messages(self) -> Deed | None:
-        from django_q.models import OrmQ  # noqa: PLC0415 - after django.setup()
-
         if self.house.postgres_down_until is not None:
             return None
-        count = ask(lambda: OrmQ.objects.all().delete()[0], patience=60)
+        count = ask(self.house.tables.delete_messages, patience=60)
         return Deed(time.time(), "messages lost", f"{count}") if count else None
 
     def double_messages(self) -> Deed | None:
@@ -318,19 +316,9 @@ class Monkey:
         return self._multiply_messages("queue filled", most=1, copies=QUEUE_FILL)
 
     def _multiply_messages(self, kind: str, *, most: int, copies: int) -> Deed | None:
-        """Put ``copies`` of the first ``most`` messages behind all the others."""
-        from django_q.models import OrmQ  # noqa: PLC0415 - after django.setup()
-
         if self.house.postgres_down_until is not None:
             return None
-
-        def multiply() -> int:
-            rows = list(OrmQ.objects.order_by("pk")[:most])
-            again = (OrmQ(key=row.key, payload=row.payload, lock=row.lock) for row in rows for _ in range(copies))
-            OrmQ.objects.bulk_create(again, batch_size=500)
-            return len(rows) * copies
-
-        count = ask(multiply, patience=60)
+        count = ask(lambda: self.house.tables.multiply_messages(most=most, copies=copies), patience=60)
         return Deed(time.time(), kind, f"{count} more") if count else None
 
     def full_disk(self) -> Deed | None:

@@ -38,11 +38,9 @@ class Proof:
     """``violations`` is empty if everything holds."""
 
     def __init__(self, house: House, load: Load, monkey: Monkey):
-        from runs.models import Run  # noqa: PLC0415 - after django.setup()
-
         self.house, self.load, self.monkey = house, load, monkey
         self.violations: list[Violation] = []
-        self.runs = {str(run.pk): run for run in Run.objects.select_related("host").prefetch_related("events", "metric_series")}
+        self.runs = house.tables.all_runs()
         self.submissions = {submission.seed: submission for submission in load.submissions}
         self.acts: dict[str, list[Answer]] = defaultdict(list)
         for run_id, answer in load.acts:
@@ -146,16 +144,12 @@ class Proof:
         return float(self.house.skew) if run.host is not None and run.host.name == wrong else 0.0
 
     def _check_life(self, run: Any) -> None:
-        from runs.lifecycle import TRANSITIONS  # noqa: PLC0415 - after django.setup()
-        from runs.models import TERMINAL  # noqa: PLC0415 - after django.setup()
-
         run_id = str(run.pk)
-        if run.status not in TERMINAL:
+        if not self.house.tables.has_ended(run):
             self.blame("stuck", run_id, f"is still {run.status}")
         status = ""
         for event in sorted((event for event in run.events.all() if event.new), key=lambda event: event.pk):
-            legal = event.new == "pending" if not status else event.new in TRANSITIONS[status]
-            if event.old != status or not legal:
+            if event.old != status or not self.house.tables.is_legal(status, event.new):
                 self.blame("path", run_id, f"illegal step {event.old or '-'} → {event.new} from {status or '-'}")
             status = event.new
         if status != run.status:

@@ -18,7 +18,7 @@ from runs.services import run_folder
 from runs.tests.conftest import Program, Script, Start
 from runs.tests.launching import wait_for
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("measured_programs")]
 URL = "/api/tunix/run?mode=async"
 
 

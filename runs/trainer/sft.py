@@ -86,9 +86,11 @@ class SftTrainer(peft_trainer.PeftTrainer):
         def sums(trained: Any, micro: Batch) -> tuple[jax.Array, jax.Array]:
             return self.loss_fn(nnx.merge(graph, trained, rest), **self.gen_model_input_fn(micro))
 
+        # Divided before it is taken apart by layers: XLA would compile a division for each of them.
         def mean(trained: Any, micro: Batch) -> tuple[jax.Array, jax.Array]:
             total, count = sums(trained, micro)
-            return total / jnp.maximum(count, 1.0), count
+            count = jnp.maximum(count, 1.0)
+            return total / count, count
 
         if inputs.tokens.shape[0] == 1:
             (loss, count), gradients = jax.value_and_grad(mean, has_aux=True)(trained, jax.tree.map(lambda x: x[0], inputs))
@@ -101,11 +103,12 @@ class SftTrainer(peft_trainer.PeftTrainer):
 
             zero = jax.tree.map(jnp.zeros_like, trained)
             (total, count, gradients), _ = jax.lax.scan(add, (jnp.float32(0), jnp.float32(0), zero), inputs)
-            loss = total / jnp.maximum(count, 1.0)
-            gradients = jax.tree.map(lambda g: g / jnp.maximum(count, 1.0).astype(g.dtype), gradients)
+            count = jnp.maximum(count, 1.0)
+            loss = total / count
+            gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
         norm = optax.tree.norm(stack_layers(gradients) if self._lora_enabled else gradients)
         optimizer.update(model, gradients)
-        return loss, {"loss": loss, "answer_tokens": jnp.maximum(count, 1.0), "grad_norm": norm}, norm
+        return loss, {"loss": loss, "answer_tokens": count, "grad_norm": norm}, norm
 
     def _eval_step(self, model: nnx.Module, inputs: Batch) -> Any:
         return self.eval_loss_fn(model, **self.gen_model_input_fn(jax.tree.map(lambda x: x[0], inputs)))

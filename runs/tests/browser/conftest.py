@@ -50,9 +50,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
         database_url = ""
         if request.config.getoption("database") == "postgresql":
             database_url = stack.enter_context(_own_database())
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # its programs are measured elsewhere, and twice as fast
-            house = House(folder, database_url=database_url, TUNIX_SLOTS="1")
+        house = House(folder, database_url=database_url, TUNIX_SLOTS="1")
         stack.callback(house.close)
         yield house
 

@@ -110,15 +110,11 @@ class _Decoder:
             policy = None if self.gradient_checkpointing else _is_kept
             return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse)(x, state)
 
-        repeats = len(graphs) // period
-        if repeats > 1:
-            looped = tuple(
-                jax.tree.map(lambda *parts: jnp.stack(parts), *states[k : repeats * period : period]) for k in range(period)
-            )
-            x, _ = jax.lax.scan(several, x, looped)
-        else:
-            repeats = 0
-        for graph, state in zip(graphs[repeats * period :], states[repeats * period :], strict=True):
+        looped = len(graphs) // period * period if len(graphs) >= 2 * period else 0
+        if looped:
+            stacks = (jax.tree.map(lambda *parts: jnp.stack(parts), *states[k:looped:period]) for k in range(period))
+            x, _ = jax.lax.scan(several, x, tuple(stacks))
+        for graph, state in zip(graphs[looped:], states[looped:], strict=True):
             x = one(x, graph, state)
         return x
 

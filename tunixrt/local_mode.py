@@ -5,7 +5,7 @@ no proxy stands in between. ALLOWED_HOSTS holds loopback names only in local mod
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import ip_address
 
 from django.conf import settings
@@ -17,6 +17,7 @@ LOCAL_USERNAME = "local"
 _PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
 
+@lru_cache(maxsize=1024)  # asked at every request
 def is_loopback(address: str) -> bool:
     try:
         return ip_address(address).is_loopback

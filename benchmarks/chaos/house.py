@@ -120,7 +120,7 @@ class House:
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
         self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.care_trouble: list[str] = []  # what could not be started at the first try
         self._caring = threading.Event()
@@ -420,7 +420,7 @@ def write_plan(workshop: Path, plan: dict[str, Any]) -> None:
     (workshop / "plans" / f"{plan['seed']}.json").write_text(json.dumps(plan))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that nobody is given by chance while the web server is down: outgoing connections get theirs from 32768 on."""
     while True:
         port = random.randrange(20_000, 32_000)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from knox.models import AuthToken
 
-from benchmarks.chaos.house import House
+from benchmarks.chaos.house import House, free_port
 from benchmarks.http_load import get, put_load
 from runs.models import Run
 from runs.selection import Cursor
@@ -12,6 +20,8 @@ from tunixrt.local_mode import local_user
 
 LIST = "/api/tunix/runs?limit=20"
 RATE, PAGE_RATE = 100, 25  # requests a second of the steady load: API, pages
+ROUNDS = 3  # in which the list and its yardstick take turns
+START_SECONDS = 30.0
 DEPTH = 0.9  # how far down the deep page lies
 FILTERS = {
     "status": "&status=failed",
@@ -48,4 +58,48 @@ def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
     for name in fastest:
         load = put_load(built.port, steady[name], seconds=seconds)
         found[f"{name}, as fast as it goes"] = f"**{load.a_second:,.0f}/s**, {load.spread()}"
-    return found
+    return found | _against_yardstick(built, get(LIST), seconds)
+
+
+def _against_yardstick(built: House, request: bytes, seconds: float) -> dict[str, str]:
+    """The list, the yardstick, the list again …: machines change their speed, the ratio does not."""
+    rates: dict[str, list[float]] = {"list": [], "yardstick": []}
+    with _yardstick() as port:
+        put_load(port, get("/"), seconds=0.3)  # warm
+        for _ in range(ROUNDS):
+            rates["list"].append(put_load(built.port, request, seconds=seconds).a_second)
+            rates["yardstick"].append(put_load(port, get("/"), seconds=seconds).a_second)
+    share = statistics.median(ours / least for ours, least in zip(rates["list"], rates["yardstick"], strict=True))
+    return {
+        "the same in turns with the yardstick": f"**{statistics.median(rates['list']):,.0f}/s**",
+        "yardstick": f"{statistics.median(rates['yardstick']):,.0f}/s",
+        "list : yardstick": f"**{share:.2f}**",
+    }
+
+
+@contextmanager
+def _yardstick() -> Iterator[int]:
+    """Serve benchmarks/web/yardstick.py with granian and two threads; its port."""
+    port = free_port()
+    arguments = ["--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--blocking-threads", "2"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "granian", *arguments, "--no-ws", "--log-level", "error", "benchmarks.web.yardstick:application"]
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _listens(port):
+            if time.monotonic() > deadline:
+                raise TimeoutError("The yardstick's server does not come up.")
+            time.sleep(0.1)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

@@ -39,16 +39,15 @@ class RunEventAdmin(OfARunAdmin):
 
 
 @admin.register(RunTag)
-class RunTagAdmin(ReadOnlyAdmin):
+class RunTagAdmin(OfARunAdmin):
     list_display = ("name", "run_ref")
     list_display_links = None
-    ordering = ("-id",)
-    search_fields = ("name__exact",)
+    search_fields = ("name",)
     search_help_text = "A tag exactly"
 
-    @admin.display(description="run")
-    def run_ref(self, tag: RunTag) -> SafeString:
-        return run_link(tag.run_id)
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
+        name = search_term.strip()
+        return queryset.filter(name=name) if name else queryset, False
 
 
 @admin.register(MetricSeries)

@@ -1,11 +1,15 @@
 """Runs as the API shows them."""
 
+import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from django.db import InterfaceError, OperationalError, connection
 
-from runs.models import Run
+from runs.models import Run, RunTag
+from runs.reading.compiled import Compiled, as_key
 
 STATUS_FIELDS = ("run_id", "status", "queued_at", "started_at", "completed_at", "exit_code")
 FULL_FIELDS = (
@@ -14,13 +18,24 @@ FULL_FIELDS = (
     "created_at", "queued_at", "config", "priority", "attempt", "notes", "pinned", "timeout_seconds", "resume",
     "step", "total_steps", "last_loss", "summary", "client_request_id",
 )  # fmt: skip
+_NOBODY = uuid.UUID(int=0)
 
 
 def full_answer(run: Run) -> dict[str, Any]:
     """Everything about a run; ``POST`` and ``GET`` answer the same."""
-    answer = {name: _plain(getattr(run, name)) for name in FULL_FIELDS}
-    answer["retry_of"] = str(run.retry_of_id) if run.retry_of_id else None
-    return answer | _related(run)
+    values = [getattr(run, name) for name in FULL_FIELDS]
+    return _named(FULL_FIELDS, values) | {"retry_of": run.retry_of_id} | _related(run)
+
+
+def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
+    """The same of a run that has not been read; None where there is none, or in the trash."""
+    key = as_key(Run, run_id)
+    found = _full_rows().read(key)
+    if not found:
+        return None
+    *values, retry_of, owner, host = found[0]
+    tags = [name for (name,) in _tag_rows().read(key)]
+    return _named(FULL_FIELDS, values) | {"retry_of": retry_of, "owner": owner, "tags": tags, "host": host}
 
 
 def _related(run: Run) -> dict[str, Any]:
@@ -36,9 +51,30 @@ def _related(run: Run) -> dict[str, Any]:
         return {"owner": None, "tags": sorted(run.config.get("tags", [])), "host": None}
 
 
-def short_answer(run: Run) -> dict[str, Any]:
-    """What a poller needs and nothing heavy."""
-    return {name: _plain(getattr(run, name)) for name in STATUS_FIELDS}
+def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
+    """What a poller needs and nothing heavy; None where there is no such run, or in the trash."""
+    found = _short_rows().read(as_key(Run, run_id))
+    return _named(STATUS_FIELDS, found[0]) if found else None
+
+
+@cache
+def _full_rows() -> Compiled:
+    runs = Run.objects.visible().filter(pk=_NOBODY)
+    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "owner__username", "host__name"))
+
+
+@cache
+def _short_rows() -> Compiled:
+    return Compiled(Run.objects.visible().filter(pk=_NOBODY).values_list(*STATUS_FIELDS))
+
+
+@cache
+def _tag_rows() -> Compiled:
+    return Compiled(RunTag.objects.filter(run=_NOBODY).order_by("name").values_list("name"))
+
+
+def _named(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in zip(names, values, strict=True)}
 
 
 def _plain(value: Any) -> Any:

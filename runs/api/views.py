@@ -1,6 +1,8 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
 
-from typing import Any, NoReturn, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, cast
+from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.db.models import QuerySet
@@ -13,7 +15,7 @@ from rest_framework.views import APIView
 from datasets.services import DatasetNotFound
 from runs import filters, services
 from runs import folder as run_folders
-from runs.api.presentation import full_answer, short_answer
+from runs.api.presentation import full_answer, read_full, read_short
 from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
 from runs.reading import pages
@@ -26,17 +28,24 @@ from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text,
 
 REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+Answer = TypeVar("Answer")
 read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
 read_order = parse_choice(["newest", "oldest"])
 
 
 def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:
     """422 for what is not a UUID, 404 for what is not there."""
+    chosen = Run.objects.visible() if runs is None else runs
+    return read_run(run_id, lambda parsed: chosen.filter(pk=parsed).first())
+
+
+def read_run(run_id: str, read: Callable[[UUID], Answer | None]) -> Answer:
+    """The same for what is read without the model."""
     parsed = parse_uuid(run_id, "run_id")
-    run = (Run.objects.visible() if runs is None else runs).filter(pk=parsed).first()
-    if run is None:
+    found = read(parsed)
+    if found is None:
         raise NotFound(f"Run not found: {parsed}")
-    return run
+    return found
 
 
 def actor(request: Request) -> User:
@@ -132,7 +141,7 @@ class RunDetail(APIView):
     """GET: everything about a run. PATCH: tags, notes, pin. DELETE: an ended run goes to the trash."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        return full_run(get_run(run_id, Run.objects.visible().select_related("owner", "host").prefetch_related("tags")))
+        return Response(read_run(run_id, read_full))
 
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run(run_id)
@@ -176,8 +185,7 @@ class RunStatusView(APIView):
     """GET: what a poller needs."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        run = get_run(run_id, Run.objects.visible().only("status", "queued_at", "started_at", "completed_at", "exit_code"))
-        return Response(short_answer(run))
+        return Response(read_run(run_id, read_short))
 
 
 class RunCancel(APIView):

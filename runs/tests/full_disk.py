@@ -56,7 +56,7 @@ def deadline(disk: Path, make: Make) -> dict:
 
 def deadline_without_reservation(disk: Path, make: Make) -> dict:
     """Somebody removed what was put aside for stop.json: no file can tell the trainer, SIGTERM does."""
-    run = make(["touch", "ready"], ["sleep", 60], deadline=3.0, stop_wait=25).launch()
+    run = make(["touch", "ready"], ["sleep", 60], deadline=6.0, stop_wait=25).launch()
     run.wait_for_file("ready")
     (run.path / ".stop.json.reserved").unlink()
     fill(disk)

@@ -115,6 +115,13 @@ def test_pages_go_on_where_more_rows_are(operator: Client, submit: Submit) -> No
     assert page.count('class="field-reason"') == 11
 
 
+def test_a_tag_is_found_by_its_name(operator: Client, submit: Submit) -> None:
+    tagged, other = submit(tags=["night"]), submit(tags=["nightly"])
+    page = operator.get("/admin/runs/runtag/", {"q": "night"}).content.decode()
+    assert str(tagged.pk) in page
+    assert str(other.pk) not in page
+
+
 @pytest.mark.parametrize("page", ["0", "-1", "x", "99999999999999999999", "7"])
 def test_pages_that_are_not_there_do_no_harm(operator: Client, submit: Submit, page: str) -> None:
     submit()
@@ -147,7 +154,8 @@ def test_search_for_nonsense_finds_nothing(operator: Client, submit: Submit, ter
     submit()
     response = operator.get("/admin/runs/runevent/", {"q": term})
     assert response.status_code == 200
-    assert operator.get("/admin/runs/run/", {"q": term}).status_code == 200
+    for name in ("run", "runtag"):
+        assert operator.get(f"/admin/runs/{name}/", {"q": term}).status_code == 200
 
 
 def test_filters_and_the_calendar(operator: Client, submit: Submit) -> None:

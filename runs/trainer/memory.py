@@ -22,7 +22,7 @@ def memory_estimate(
     shards: int = 1,
     replicas: int = 1,
 ) -> dict[str, int]:
-    """Bytes on each device, by what they are for. An estimate: within about a third where it was measured (docs/training.md).
+    """Bytes on each device, by what they are for. An estimate: within a quarter where it was measured (docs/training.md).
 
     ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices; ``rows`` of ``length`` tokens
     in a micro-batch, spread over ``shards × replicas`` devices.

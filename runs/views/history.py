@@ -88,6 +88,7 @@ def history(request: HttpRequest) -> HttpResponse:
         "ranges": date_ranges(request.GET.get("q", "")),
         "columns": [columns.COLUMNS[name] for name in shown],
         "shown": frozenset(shown),
+        "rare_shown": not set(shown) <= set(columns.DEFAULT),  # then each row asks for one after the other
     }
     if valid:
         selection = form.selection(by=person(request))

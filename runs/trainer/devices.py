@@ -74,8 +74,8 @@ def memory_in_use() -> int:
 
 
 def give_memory_back() -> None:
-    """Return to the system what steps have freed. The C library (glibc; others have no such call) keeps it in pieces too small for
-    the next step's arrays, and a process on CPUs grows by a third within its first fifty steps."""
+    """Return to the system what steps have freed. The C library (glibc; others have no such call) keeps it, in pieces too small
+    for the next step's arrays: on CPUs the process grew by a third within its first fifty steps."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None and jax.default_backend() == "cpu":
         trim(0)

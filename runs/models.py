@@ -114,7 +114,7 @@ class Run(models.Model):
     config = models.JSONField(default=dict, help_text="The whole request.")
     output_dir = models.TextField(blank=True, help_text="Relative to the output root.")
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="runs")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="runs", db_index=False)
     notes = models.TextField(blank=True)
     pinned = models.BooleanField(default=False, help_text="Never removed by retention.")
     trashed_at = models.DateTimeField(null=True)
@@ -124,7 +124,7 @@ class Run(models.Model):
         default=True, help_text="Runs as a process with a keeper: a training, or a dry run with depth."
     )
     priority = models.SmallIntegerField(default=0, help_text="Higher starts earlier.")
-    host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="runs")
+    host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="runs", db_index=False)
     process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
     automatic_retries = models.PositiveIntegerField(default=0, help_text="How many in its chain so far nobody asked for.")
@@ -156,6 +156,7 @@ class Run(models.Model):
             models.Index("dataset_key", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_dataset_newest"),
             models.Index("model_id", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_model_newest"),
             models.Index("owner", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_owner_newest"),
+            models.Index("host", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_host_newest"),  # in the admin
             # the claim of the queue; not partial, since SQLite would rather sort all that waits than walk a partial index
             models.Index("status", "supervised", F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim"),
             # the purge of the trash, and the admin's look into it

@@ -24,7 +24,7 @@ from runs.trainer.sft import SftTrainer, StepBoundary
 from runs.trainer.stop import StopWatch
 
 NAMED_EXAMPLES = 8  # examples named when a step fails
-TRIM_SECONDS = 5.0  # between two times that freed memory is given back, which takes some 0.05 s
+TRIM_SECONDS = 20.0  # between two times that freed memory is given back, which costs the step under way some 0.2 s
 
 
 @dataclass

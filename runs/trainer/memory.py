@@ -7,7 +7,7 @@ from typing import Any
 from runs.architectures import Architecture
 
 _LOSS_CHUNK = 3 * 4 * 2**24  # logits of one chunk of the loss, their softmax and their gradient (loss.CHUNK_LOGITS)
-_PROGRAM = 700 * 2**20  # interpreter, JAX, compiled programs
+_PROGRAM = 1000 * 2**20  # interpreter, JAX, compiled programs, and what compiling them takes
 
 
 def memory_estimate(
@@ -22,7 +22,7 @@ def memory_estimate(
     shards: int = 1,
     replicas: int = 1,
 ) -> dict[str, int]:
-    """Bytes on each device, by what they are for. An estimate: within a quarter where it was measured (docs/training.md).
+    """Bytes on each device, by what they are for. An estimate: within a fifth where it was measured (docs/training.md).
 
     ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices; ``rows`` of ``length`` tokens
     in a micro-batch, spread over ``shards × replicas`` devices.

@@ -146,6 +146,21 @@ def test_too_little_memory_ends_with_13(make_run, capsys):
     assert "batch_size" in last
 
 
+def test_nothing_comes_behind_the_last_line():
+    program = f"""
+import os, sys
+sys.path.append({str(ROOT)!r})
+from runs.trainer.launch import say_and_silence_others
+print("a traceback", file=sys.stderr)
+say_and_silence_others("tunix: storage: full \\udc80")
+print("its end", file=sys.stderr)
+os.write(2, b"and more")
+"""
+    process = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
+    assert process.stderr.splitlines() == ["a traceback", "tunix: storage: full \\udc80"]
+    assert process.returncode == 0
+
+
 def test_a_disk_that_takes_no_more_ends_with_15(make_run):
     """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole is left."""
     run = make_run(num_epochs=1)

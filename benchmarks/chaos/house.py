@@ -222,11 +222,7 @@ class House:
             time.sleep(0.05)
 
     def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-            connection.settimeout(5)
-            connection.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-            return b" 200 " in connection.recv(64)
-        return False
+        return is_up(self.port, "/healthz")
 
     def said(self, service: str) -> str:
         return self.services[service].log.read_text(errors="replace")
@@ -418,6 +414,14 @@ def read_journal(workshop: Path, run_id: str) -> dict[str, Any]:
 
 def write_plan(workshop: Path, plan: dict[str, Any]) -> None:
     (workshop / "plans" / f"{plan['seed']}.json").write_text(json.dumps(plan))
+
+
+def is_up(port: int, path: str) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as server:
+        server.settimeout(5)
+        server.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        return b" 200 " in server.recv(64)
+    return False
 
 
 def free_port() -> int:

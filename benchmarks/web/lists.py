@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import statistics
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 
 from knox.models import AuthToken
 
-from benchmarks.chaos.house import House, free_port
+from benchmarks.chaos.house import House, free_port, is_up
 from benchmarks.http_load import get, put_load
 from runs.models import Run
 from runs.selection import Cursor
@@ -83,11 +82,20 @@ def _yardstick() -> Iterator[int]:
     port = free_port()
     arguments = ["--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--blocking-threads", "2"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "granian", *arguments, "--no-ws", "--log-level", "error", "benchmarks.web.yardstick:application"]
+        [
+            sys.executable,
+            "-m",
+            "granian",
+            *arguments,
+            "--no-ws",
+            "--log-level",
+            "error",
+            "benchmarks.web.yardstick_wsgi:application",
+        ]
     )
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not _listens(port):
+        while not is_up(port, "/"):
             if time.monotonic() > deadline:
                 raise TimeoutError("The yardstick's server does not come up.")
             time.sleep(0.1)
@@ -95,11 +103,3 @@ def _yardstick() -> Iterator[int]:
     finally:
         server.terminate()
         server.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True

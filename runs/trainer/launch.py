@@ -72,11 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def say(sentence: str) -> None:
+def print_error(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def say_and_silence_others(sentence: str) -> None:
+def print_error_and_silence_others(sentence: str) -> None:
     """Write the very last line of stderr: a thread of a library (some write checkpoints) may be in the middle of a traceback, and
     what it still has to say would come behind."""
     sys.stderr.flush()
@@ -86,8 +86,8 @@ def say_and_silence_others(sentence: str) -> None:
     os.write(errors, f"{sentence}\n".encode(errors="backslashreplace"))
 
 
-def main(argv: list[str] | None = None, say_last: Callable[[str], None] = say) -> int:
-    """Run the command; return the exit code (docs/manifest.md lists them). ``say_last`` writes the line that names an error."""
+def main(argv: list[str] | None = None, print_last: Callable[[str], None] = print_error) -> int:
+    """Run the command; return the exit code (docs/manifest.md lists them). ``print_last`` writes the line that names an error."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if not arguments.version and arguments.command is None:
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None, say_last: Callable[[str], None] = say) -
             traceback.print_exc()
             known = TrainerError(f"unexpected {type(error).__name__}: {error}; the lines above say where")
         sys.stdout.flush()
-        say_last(f"tunix: {known.kind}: {' '.join(str(known).split())}")
+        print_last(f"tunix: {known.kind}: {' '.join(str(known).split())}")
         return known.exit_code
 
 
@@ -129,7 +129,7 @@ def tune_memory() -> None:
 if __name__ == "__main__":
     if "train" in sys.argv[1:2]:
         tune_memory()
-    code = main(say_last=say_and_silence_others)
+    code = main(print_last=print_error_and_silence_others)
     sys.stdout.flush()
     sys.stderr.flush()
     # Libraries leave threads behind (tensorstore, tokenizers) that can hang or abort at interpreter shutdown.

@@ -1,15 +1,10 @@
 from __future__ import annotations
 
-import ctypes
-
-import pytest
-
 from runs.trainer.devices import give_memory_back, memory_in_use
 
 MEGABYTE = 2**20
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="a C library without malloc_trim")
 def test_what_was_freed_goes_back_to_the_system():
     pieces = [b"x" * 100_000 for _ in range(3000)]  # below the size that the C library gives back by itself
     kept = pieces[::100]  # in between, so that nothing is free at the heap's end

@@ -150,9 +150,9 @@ def test_nothing_comes_behind_the_last_line():
     program = f"""
 import os, sys
 sys.path.append({str(ROOT)!r})
-from runs.trainer.launch import say_and_silence_others
+from runs.trainer.launch import print_error_and_silence_others
 print("a traceback", file=sys.stderr)
-say_and_silence_others("tunix: storage: full \\udc80")
+print_error_and_silence_others("tunix: storage: full \\udc80")
 print("its end", file=sys.stderr)
 os.write(2, b"and more")
 """

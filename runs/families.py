@@ -81,5 +81,18 @@ def family_of_hub_id(hub_id: str) -> tuple[str | None, str | None]:
     return None, None
 
 
+def bare_name_problem(model_id: str) -> str | None:
+    """Why ``model_id`` cannot be a hub id: it has no owner. None: it has one.
+
+    The hub's few names without an owner (gpt2, bert-base-uncased …) are of families that cannot be trained.
+    """
+    if "/" in model_id:
+        return None
+    return (
+        f"{model_id} names no model: a hub id is owner/name, such as google/gemma-2b-it; a folder is given by its path,"
+        " absolute or starting with ./"
+    )
+
+
 def families_text() -> str:
     return ", ".join(sorted(set(MODEL_TYPES.values())))

@@ -55,14 +55,19 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
     if model.kind == "preset":
         family = PRESETS[model.model_id.removeprefix("preset:")]["model_type"]
         preflight.warnings.append(f"{model.model_id} starts from random weights ({family}).")
-    elif model.kind == "folder":
+        return
+    if model.kind == "folder":
         assert model.path is not None
         problems, warnings = check_model_folder(model.path)
         preflight.problems.extend(problems)
         preflight.warnings.extend(warnings)
-    elif model.problem:
+        return
+    if model.problem:
         preflight.problems.append(model.problem)
-    elif model.family is None:
+        return
+    if model.warning:
+        preflight.warnings.append(model.warning)
+    if model.family is None:
         preflight.warnings.append(
             f"The name {model.model_id} does not tell the model's family; whether it can be trained shows when it is loaded."
         )

@@ -1,5 +1,6 @@
 """What one may ask of a run: the fields of a request, checked strictly. API, form, command line, retry and clone use it."""
 
+import os
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
-from runs.families import PRESETS, family_of_hub_id, preset_names
+from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
 from runs.manifest import PARAMETERS, parameter_defaults, shortened
 
 KEY_MAX_LENGTH = 256
@@ -47,6 +48,7 @@ class ModelReference:
     path: Path | None = None
     family: str | None = None
     problem: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,22 @@ def resolve_model(model_id: Any) -> ModelReference:
             " or a hub id such as google/gemma-2b-it."
         )
     family, problem = family_of_hub_id(model_id)
-    return ModelReference(model_id, "hub", family=family, problem=problem)
+    problem = problem or bare_name_problem(model_id)
+    warning = None
+    if folder := _folder_of_that_name(model_id):
+        if problem or folder == f"./{model_id}":
+            problem = f"{problem or f'{model_id} is read as a hub id'}. Did you mean the folder {folder}?"
+        else:
+            warning = f"{model_id} is read as a hub id; the folder of that name is {folder}."
+    return ModelReference(model_id, "hub", family=family, problem=problem, warning=warning)
+
+
+def _folder_of_that_name(name: str) -> str | None:
+    """The ``model_id`` of the folder that somebody may have meant who left the path out."""
+    for folder in (settings.BASE_DIR / name, *(root / name for root in settings.TUNIX_MODEL_ROOTS)):
+        if os.path.isdir(folder) and any(folder.is_relative_to(root) and folder != root for root in settings.TUNIX_MODEL_ROOTS):
+            return f"./{folder.relative_to(settings.BASE_DIR)}" if folder.is_relative_to(settings.BASE_DIR) else str(folder)
+    return None
 
 
 def clean_output_dir(value: Any) -> str | None:

@@ -1,5 +1,6 @@
 """runs.manifest: every parameter at both ends of its range, unknown keys named, whatever YAML is thrown at it."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -207,8 +208,12 @@ class TestReading:
         )
 
     @pytest.mark.parametrize(
-        "text", ["", "[]", "7", "text", "null", "- a", "{", "a: b: c", "\t", "!!python/object:os.system x", "a: *b"]
-    )
+        "text",
+        [
+            "", "[]", "7", "text", "null", "- a", "{", "a: b: c", "\t", "!!python/object:os.system x", "a: *b",
+            "a: !!timestamp x", "a: !!bool x", "a: !!int x", "a: !!float x", "a: !!binary x", "a: !!set {x}", "? [a]\n: b",
+        ],
+    )  # fmt: skip
     def test_what_is_no_mapping_is_no_manifest(self, text: str):
         assert list(problems_of(text)) == ["manifest"]
 
@@ -248,3 +253,120 @@ def test_any_yaml_is_a_manifest_or_named_problems(value: Any):
 
     assert problems
     assert all(sentence.strip() for sentence in problems.values())
+
+
+# --- The scalars of a hand-written manifest -------------------------------------------------------------------------------
+
+
+def written_by_hand(name: str, text: str) -> Any:
+    """The value of a training parameter that stands in a manifest as ``text``."""
+    whole = dump_manifest(manifest(training={}))
+    return parse_manifest(f"{whole.replace('training: {}', 'training:')}".replace("training:", f"training:\n  {name}: {text}"))[
+        "training"
+    ][name]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2e-4", 2e-4),
+        ("2e-05", 2e-5),
+        ("1E-3", 1e-3),
+        ("1e0", 1.0),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("+1e-1", 0.1),
+        ("1", 1),
+        ("2.0e-05", 2e-5),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, value: float):
+    assert written_by_hand("learning_rate", text) == value
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS.values(), ids=lambda parameter: parameter.name)
+def test_a_default_written_as_documented_is_the_default(parameter: Parameter):
+    default = parameter.default
+    shown = json.dumps(default) if default is None or isinstance(default, bool) else str(default)
+
+    assert written_by_hand(parameter.name, shown) == default
+
+
+@pytest.mark.parametrize("text", ["010", "0x10", "0o20", "+16", "16"])
+def test_whole_numbers_are_those_of_yaml_1_2(text: str):
+    assert written_by_hand("batch_size", text) == (10 if text == "010" else 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("batch_size", "1_000"), ("batch_size", "1:30"), ("batch_size", "0b11"), ("batch_size", "2026-01-01"),
+        ("batch_size", "1e1"), ("batch_size", "'8'"), ("learning_rate", "0,0001"), ("learning_rate", "1_0e-5"),
+        ("learning_rate", "'2e-5'"),
+        ("learning_rate", "2e"), ("learning_rate", ".inf"), ("learning_rate", ".nan"), ("learning_rate", "0x"),
+        ("packing", "yes"), ("packing", "on"), ("packing", "n"), ("packing", "1"), ("packing", "'true'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_and_no_boolean_of_yaml_1_2_is_refused_by_name(name: str, text: str):
+    with pytest.raises(ManifestError) as error:
+        written_by_hand(name, text)
+    assert list(error.value.problems) == [f"training.{name}"]
+
+
+@pytest.mark.parametrize("text", ["no", "yes", "on", "off", "y", "1_000", "1:30", "2026-01-01", "=", "<<", "0b1", "nan", "inf"])
+def test_text_that_only_yaml_1_1_takes_for_something_else_stays_text(text: str):
+    read = parse_manifest(
+        f'manifest_version: "1.0"\nrun_id: {text}\ndataset: {{key: d, path: p, format: tunix_sft}}\nmodel: {{id: m}}\n'
+    )
+
+    assert read["run_id"] == text
+
+
+def test_a_key_that_is_given_twice_is_refused():
+    text = dump_manifest(manifest(training={"seed": 1})).replace("  seed: 1\n", "  seed: 1\n  seed: 2\n")
+
+    assert "'seed' is given twice" in problems_of(text)["manifest"]
+
+
+# Everything that a reader of YAML 1.1 or 1.2 may take for a number, a boolean, null or a time, and plain text.
+_texts = (
+    st.from_regex(r"[-+]?[0-9]{0,3}[._:eE]{0,2}[-+]?[0-9]{0,3}|0[xob][0-9a-f]{0,3}|[0-9]{4}-[0-9]{2}-[0-9]{2}", fullmatch=True)
+    | st.sampled_from(
+        ["no", "Yes", "ON", "off", "~", "null", "NULL", "true", "FALSE", ".inf", "-.INF", ".nan", "<<", "=", "y", ""]
+    )
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+)
+
+
+@st.composite
+def _trainings(draw: st.DrawFn) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in draw(st.lists(st.sampled_from(list(PARAMETERS)), max_size=6, unique=True)):
+        parameter = PARAMETERS[name]
+        if parameter.type is int:
+            kind: st.SearchStrategy[Any] = st.integers(int(parameter.minimum or 0) + 1, int(parameter.maximum or 0))
+        elif parameter.type is float:
+            kind = st.floats(parameter.minimum, parameter.maximum, exclude_min=True)
+        elif parameter.type is bool:
+            kind = st.booleans()
+        elif parameter.type is list:
+            kind = st.lists(st.sampled_from(parameter.choices), min_size=1, unique=True)
+        else:
+            kind = st.sampled_from(parameter.choices)
+        values[name] = draw(st.none() | kind if parameter.nullable else kind)
+    return values
+
+
+@effort(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(run_id=_texts, key=_texts, model=_texts, resume_from=st.none() | _texts, training=_trainings())
+def test_any_manifest_that_was_written_is_read_as_it_was(
+    run_id: str, key: str, model: str, resume_from: str | None, training: dict[str, Any]
+):
+    built = build_manifest(
+        run_id=run_id, dataset=DATASET | {"key": key}, model=MODEL | {"id": model}, training=training, resume_from=resume_from
+    )
+
+    text = dump_manifest(built)
+
+    assert parse_manifest(text) == built
+    assert yaml.safe_load(text) == built  # and by a reader of YAML 1.1

@@ -168,6 +168,33 @@ class TestModelId:
         assert response.status_code == 202
         assert response.json()["model_id"] == model_id
 
+    @pytest.mark.parametrize("model_id", ["my-model", "gemma-2b-it", "m" * 256])
+    def test_a_name_without_an_owner_is_no_hub_id(self, post, model_id: str):
+        answer = post(model_id=model_id).json()
+
+        assert (answer["status"], answer["exit_code"]) == ("failed", None)
+        assert answer["message"].startswith(f"{model_id} names no model: a hub id is owner/name")
+        assert "absolute or starting with ./" in answer["stderr"]
+
+    def test_a_folder_without_its_path_is_named_with_it(self, post, settings: LazySettings, tmp_path):
+        project, far = tmp_path.resolve() / "project", tmp_path.resolve() / "far"
+        settings.BASE_DIR, settings.TUNIX_MODEL_ROOTS = project, [project / "models", far]
+        for folder in (project / "models/near-model", project / "models/gpt2", far / "far-model", far / "Qwen/Qwen3-0.6B"):
+            folder.mkdir(parents=True)
+
+        for model_id, meant in (
+            ("near-model", "./models/near-model"),
+            ("models/near-model", "./models/near-model"),
+            ("gpt2", "./models/gpt2"),
+            ("far-model", f"{far}/far-model"),
+        ):
+            answer = post(model_id=model_id).json()
+            assert answer["status"] == "failed"
+            assert f"Did you mean the folder {meant}?" in answer["stderr"]
+        answer = post(model_id="Qwen/Qwen3-0.6B").json()  # may be either: the hub's, and that is said
+        assert answer["status"] == "completed"
+        assert f"the folder of that name is {far}/Qwen/Qwen3-0.6B." in str(answer)
+
     @pytest.mark.parametrize("model_id", ["", "m" * 257, 7, None, True, [], {}])
     def test_refuses_what_is_no_text_of_that_length(self, post, model_id: Any):
         response = post(model_id=model_id)

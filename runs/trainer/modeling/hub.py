@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from runs.families import bare_name_problem
 from runs.trainer.errors import ModelError
 
 # Everything a text model needs, and no other format of the same weights.
@@ -22,6 +23,8 @@ def fetch(model_id: str, revision: str | None, *, weights: bool = True) -> tuple
     Raises:
         ModelError: names the model; never shows a token.
     """
+    if problem := bare_name_problem(model_id):
+        raise ModelError(f"{problem}, under model.path in the manifest")
     try:
         folder = huggingface_hub.snapshot_download(
             model_id,

@@ -146,6 +146,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(family: str, tmp_path
         ("x", {"path": Path("/no/such/folder")}, "there is no model folder"),
         ("owner/name", {}, "not in the local cache"),
         ("no/such/thing", {}, "not a hub id"),
+        ("my-model", {}, "names no model: a hub id is owner/name"),
     ],
 )
 def test_models_that_are_not_there(model_id: str, changes: dict[str, Any], words: str) -> None:

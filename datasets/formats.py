@@ -1,4 +1,8 @@
-"""Formats of JSONL lines: how a line is read, recognised and turned into a trace."""
+"""Formats of JSONL lines: how a line is read, recognised and turned into a trace.
+
+``TABLE`` is the one place where formats are told apart. Whatever a line could also pass for, the most specific format counts:
+KTO data has a prompt and a completion, and half of its completions are bad answers.
+"""
 
 import json
 import re
@@ -61,7 +65,10 @@ def _json_reason(error: orjson.JSONDecodeError, text: str) -> str:
     return f"is not JSON: {error.msg} (character {error.pos + 1})"
 
 
-# --- Formats -------------------------------------------------------------------------------------------------------------
+# --- From a line to a trace ----------------------------------------------------------------------------------------------
+
+
+_EXPORTED = frozenset({"id", "messages", "final_answer", "split"})
 
 
 def _from_trace(line: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +82,8 @@ def _from_messages(line: dict[str, Any]) -> dict[str, Any]:
 
 def _from_tunix_sft(line: dict[str, Any]) -> dict[str, Any]:
     """Our own export. The final answer is the end of the assistant's message, what stands before it are the steps."""
+    if unknown := sorted(line.keys() - _EXPORTED):
+        raise LineError(f"{', '.join(unknown)[:100]}: an export of this system has no such field")
     *earlier, last = _messages(line["messages"])
     final_answer = line["final_answer"]
     if final_answer is None:
@@ -115,7 +124,8 @@ def _from_gsm8k(line: dict[str, Any]) -> dict[str, Any]:
     question, answer = _texts(line, "question", "answer")
     steps, marker, final = answer.partition(_MARKER)
     if not marker:
-        raise LineError(f"answer: has no line `{_MARKER} <final answer>`")
+        way_out = "to learn all of it, name the fields prompt and completion"
+        raise LineError(f"answer: has no line `{_MARKER} <final answer>` as GSM8K has; {way_out}")
     if steps and not steps.endswith("\n"):
         raise LineError(f"answer: `{_MARKER}` must stand at the start of a line")
     final = _THOUSANDS.sub("", final.strip())
@@ -155,36 +165,253 @@ def _example(earlier: list[dict[str, str]], steps: list[str], final_answer: str,
     }
 
 
+# --- Telling formats apart -----------------------------------------------------------------------------------------------
+
+Line = dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
-    keys: frozenset[str]
-    convert: Callable[[dict[str, Any]], dict[str, Any]]
+    """One row of the table.
+
+    Attributes:
+        name: what it is called: by a request (``format``) or, where it cannot be imported, in the refusal.
+        keys: what every line of it has.
+        any_of: of these it has at least one.
+        matches: what else tells it from others, in words where it can say so; None: the keys are enough.
+        convert: how a line becomes a trace; None: it cannot be imported yet.
+        advice: what to do about one that cannot be imported.
+    """
+
+    name: str
+    keys: frozenset[str] = frozenset()
+    any_of: frozenset[str] = frozenset()
+    matches: Callable[[Line], str | bool] | None = None
+    convert: Callable[[Line], dict[str, Any]] | None = None
+    advice: str = ""
+
+    def fits(self, line: Line) -> bool:
+        if not self.keys <= line.keys() or (self.any_of and self.any_of.isdisjoint(line)):
+            return False
+        return self.matches is None or bool(self.matches(line))
+
+    def refusal(self, line: Line) -> str:
+        found = self.matches(line) if self.matches is not None else None
+        detail = found if isinstance(found, str) else ", ".join(sorted(self.keys | (self.any_of & line.keys())))
+        return f"is {self.name} ({detail}), which cannot be imported yet: {self.advice}"
 
 
-# Name → the keys by which a line is recognised, and how it becomes a trace. The first that fits counts.
-FORMATS = {
-    "tunix_sft": Format(frozenset({"id", "messages", "final_answer", "split"}), _from_tunix_sft),
-    "messages": Format(frozenset({"messages"}), _from_messages),
-    "gsm8k": Format(frozenset({"question", "answer"}), _from_gsm8k),
-    "prompt_completion": Format(frozenset({"prompt", "completion"}), _from_prompt_completion),
-    "trace": Format(frozenset({"prompt", "final_answer"}), _from_trace),
+def _keys(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def _beside(name: str, fields: frozenset[str], advice: str) -> Format:
+    """An example that could be imported if it had not one of these fields, which would then be left out in silence. Empty fields
+    do not count: tables fill up rows with nulls.
+    """
+
+    def filled(line: Line) -> str:
+        if not _holds_example(line):
+            return ""
+        return ", ".join(field for field in sorted(fields) if line.get(field) not in (None, "", [], {}, "[]", "{}"))
+
+    return Format(name, any_of=fields, matches=filled, advice=advice)
+
+
+def _holds_example(line: Line) -> bool:
+    return "messages" in line or "prompt" in line or "question" in line
+
+
+def _label(line: Line) -> str:
+    """The field that says how good the answer is: any label beside prompt and completion, elsewhere true or false."""
+    if "kto_tag" in line:
+        return "kto_tag"
+    if {"prompt", "completion", "label"} <= line.keys():
+        return "prompt, completion, label"
+    return "label" if isinstance(line.get("label"), bool) and _holds_example(line) else ""
+
+
+def _is_hh(line: Line) -> bool:
+    return isinstance(line["chosen"], str) and line["chosen"].lstrip().startswith("Human:")
+
+
+def _has_no_answer(line: Line) -> bool:
+    answers = {"completion", "completions", "final_answer", "response", "responses", "output", "outputs"}
+    return not answers & line.keys()
+
+
+# Fields of a message beside role and content, and what they are called.
+_MESSAGE_FIELDS = {
+    "tool_calls": "tool calls",
+    "function_call": "tool calls",
+    "tool_call_id": "tool results",
+    "weight": "weights",
+    "reasoning_content": "reasoning apart from the answer",
+    "reasoning": "reasoning apart from the answer",
+    "thinking": "reasoning apart from the answer",
+    "images": "images",
+    "audio": "audio",
+    "name": "names of speakers",
 }
 
 
-def recognise(line: dict[str, Any]) -> str:
-    """The name of a line's format. Raises LineError."""
-    for name, known in FORMATS.items():
-        if known.keys <= line.keys():
-            return name
-    found = ", ".join(sorted(line)[:10]) or "none"
-    raise LineError(f"is of no known format: its keys are {found}"[:300])
+def _feature_of_messages(line: Line) -> str:
+    """What the messages have that plain ones have not, and where; empty: nothing."""
+    messages = line["messages"]
+    if not isinstance(messages, list):
+        return ""
+    for number, message in enumerate(messages, start=1):
+        if isinstance(message, dict) and (feature := _feature_of_message(message)):
+            return f"{feature} in message {number}"
+    return ""
 
 
-def to_trace(line: dict[str, Any], format_name: str) -> tuple[TraceData, str | None]:
-    """The trace of a line, and the part that the line names itself. Raises LineError."""
+def _feature_of_message(message: Line) -> str:
+    for field, feature in _MESSAGE_FIELDS.items():
+        if message.get(field) not in (None, "", [], {}):
+            return feature
+    if message.get("role") in ("developer", "tool", "function", "observation"):
+        return f"the role {message['role']}"
+    content = message.get("content")
+    if not isinstance(content, list):
+        return ""
+    kinds = [str(part.get("type")) for part in content if isinstance(part, dict)]
+    return next((f"a part of type {kind[:40]}" for kind in kinds if kind != "text"), "content in parts")
+
+
+def _is_conversational(line: Line) -> bool:
+    return isinstance(line["prompt"], list) or isinstance(line["completion"], list)
+
+
+_ANSWERED = "prompt and completion, or as messages"
+_PAIRS = f"to learn the chosen answers alone, write them as {_ANSWERED}"
+_WORKED = "write them as question and answer of GSM8K, whose last line is `#### <final answer>`, or as prompt and completion"
+_PLAIN = f"write it as {_ANSWERED}"
+
+
+# The most specific first: the first that fits counts.
+TABLE: tuple[Format, ...] = (
+    # Pairs and labels: some of these answers are bad ones.
+    Format("preference data of OpenAI", any_of=_keys("preferred_output", "non_preferred_output"), advice=_PAIRS),
+    Format("preference data of UltraFeedback", _keys("prompt", "chosen", "rejected", "messages"), advice=_PAIRS),
+    Format("preference data of LLaMA-Factory", _keys("conversations", "chosen", "rejected"), advice=_PAIRS),
+    Format("preference data of LLaMA-Factory", _keys("instruction", "chosen", "rejected"), advice=_PAIRS),
+    Format("preference data of Anthropic HH", _keys("chosen", "rejected"), matches=_is_hh, advice=_PAIRS),
+    Format("preference data", any_of=_keys("chosen", "rejected"), advice=_PAIRS),
+    Format(
+        "KTO data",
+        any_of=_keys("label", "kto_tag"),
+        matches=_label,
+        advice="to learn the good answers alone, keep the lines whose label is true and leave the label out",
+    ),
+    # Our own export.
+    Format("tunix_sft", _EXPORTED, convert=_from_tunix_sft),
+    Format(
+        "both a trace and a chat",
+        _keys("messages", "final_answer"),
+        advice="leave one of them out; the conversation before a trace's prompt goes into meta.messages",
+    ),
+    # Formats of other tools and datasets.
+    Format("function calls of xLAM", _keys("query", "answers", "tools"), advice=_PLAIN),
+    Format("a chat of Vertex", _keys("contents"), advice=_PLAIN),
+    Format("a message of OASST", _keys("message_id", "parent_id", "text"), advice=f"write each conversation as {_ANSWERED}"),
+    Format("OpenMathReasoning", _keys("problem", "generated_solution"), advice=_WORKED),
+    Format("OpenR1-Math", _keys("problem", "solution", "generations"), advice=_WORKED),
+    Format("worked mathematics", _keys("problem", "solution"), advice=_WORKED),
+    Format("Dolly", _keys("instruction", "response"), advice=_PLAIN),
+    Format("Alpaca", _keys("instruction", "output"), advice=_PLAIN),
+    Format("ShareGPT", _keys("conversations"), advice="write it as messages of role and content"),
+    # What would be left out of the training in silence.
+    _beside(
+        "an example with tools",
+        _keys("tools", "functions", "function_call", "tool_calls", "tool_choice", "parallel_tool_calls"),
+        "leave the field out to train without them",
+    ),
+    _beside(
+        "an example with images, audio or video",
+        _keys("image", "images", "audio", "audios", "video", "videos"),
+        "only text can be learnt",
+    ),
+    _beside(
+        "an example with a system prompt of its own",
+        _keys("system", "system_prompt", "systemInstruction"),
+        "make it the first of the messages, with the role system",
+    ),
+    _beside("an example with further input", _keys("input", "context", "documents", "history"), "make it part of the prompt"),
+    _beside(
+        "an example with reasoning apart from the answer",
+        _keys("reasoning", "reasoning_content", "thinking", "chain_of_thought", "cot", "rationale"),
+        "make it part of the answer, or leave the field out",
+    ),
+    _beside("an example with a weight", _keys("weight", "sample_weight"), "leave the field out"),
+    Format(
+        "a chat with more than text",
+        _keys("messages"),
+        matches=_feature_of_messages,
+        advice="only plain text of system, user and assistant is read",
+    ),
+    Format(
+        "a prompt and completion made of messages",
+        _keys("prompt", "completion"),
+        matches=_is_conversational,
+        advice="write both as one list, messages",
+    ),
+    # What can be imported.
+    Format("messages", _keys("messages"), convert=_from_messages),
+    Format("gsm8k", _keys("question", "answer"), convert=_from_gsm8k),
+    Format("prompt_completion", _keys("prompt", "completion"), convert=_from_prompt_completion),
+    Format("trace", _keys("prompt", "final_answer"), convert=_from_trace),
+    # What has no answer to learn.
+    Format(
+        "a prompt without an answer to learn",
+        _keys("prompt"),
+        matches=_has_no_answer,
+        advice="to learn an answer, name it completion",
+    ),
+    Format("plain text", _keys("text"), matches=lambda line: isinstance(line["text"], str), advice=_PLAIN),
+)
+
+# What can be imported, by name.
+FORMATS = {known.name: known for known in TABLE if known.convert is not None}
+
+
+def recognise(line: Line) -> str:
+    """The name of a line's format. Raises LineError, also for a format that cannot be imported."""
+    found = _find(line)
+    if found is None:
+        keys = ", ".join(sorted(line)[:10]) or "none"
+        raise LineError(f"is of no known format: its keys are {keys}"[:200] + _way_out(line))
+    if found.convert is None:
+        raise LineError(found.refusal(line))
+    return found.name
+
+
+def _find(line: Line) -> Format | None:
+    return next((known for known in TABLE if known.fits(line)), None)
+
+
+def _way_out(line: Line) -> str:
+    """What may be meant by a line of no known format."""
+    lists = [name for name, value in line.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if len(lists) == 1:
+        return f"; if the examples stand in {lists[0][:40]!r}, write them one a line"
+    return ""
+
+
+def to_trace(line: Line, format_name: str) -> tuple[TraceData, str | None]:
+    """The trace of a line, and the part that the line names itself.
+
+    Raises LineError, also where the line is of a more specific format than the one it is taken for.
+    """
     known = FORMATS[format_name]
+    found = _find(line)
+    if found is not None and found.convert is None:
+        raise LineError(found.refusal(line))
     if missing := sorted(known.keys - line.keys()):
         raise LineError(f"is no {format_name} line: {', '.join(missing)} is missing")
+    if found is not None and found.keys > known.keys:
+        raise LineError(f"is a {found.name} line, not a {format_name} line")
+    assert known.convert is not None
     split = line.get("split")
     if "split" in line and split not in Split.values:
         raise LineError(f'split: must be "train" or "held_out", not {split!r}'[:200])

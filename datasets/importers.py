@@ -11,12 +11,14 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import IO, Any, Protocol
 
 import orjson
 from django.contrib.auth.models import User
 
 from datasets import services
+from datasets.containers import HEAD_BYTES, foreign_kind
 from datasets.formats import FORMATS, LineError, parse_line, recognise, to_trace
 from datasets.models import Dataset, Split
 from datasets.schema import TraceData
@@ -26,8 +28,9 @@ from datasets.tally import Fingerprint, Lengths
 MAX_LINE_BYTES = 4 * 1024 * 1024
 NAMED_LINES = 100
 
-_FOREIGN_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip"}
 _BOM = b"\xef\xbb\xbf"
+# One bad line's reason, which may quote the line.
+MAX_REASON_CHARACTERS = 300
 
 
 class ImportRefused(ValueError):
@@ -57,11 +60,13 @@ class LineReader(Protocol):
 
 
 class _Source:
-    """Lines of a file with their numbers, never more than one of them in memory; counts and hashes what it reads."""
+    """Lines of a file with their numbers, never more than two of them in memory; counts and hashes what it reads."""
 
-    def __init__(self, file: LineReader):
+    def __init__(self, file: LineReader, file_name: str):
         self._file = file
+        self._file_name = file_name
         self._hash = hashlib.sha256()
+        self._beginning = b""  # of the file, as it is
         self.bytes = 0
         self.whole = False
 
@@ -72,22 +77,42 @@ class _Source:
         return part
 
     def lines(self) -> Iterator[tuple[int, bytes | None]]:
-        """Line number and bytes without the line's end; None for a line that is too long."""
+        """Line number and bytes without the line's end, blank lines left out; None for a line that is too long.
+
+        Raises ImportRefused for a file of another kind, before the first line.
+        """
+        lines = self._lines()
+        first, second = next(lines, None), next(lines, None)
+        if first is None:
+            return
+        number, content, beginning = first
+        if reason := foreign_kind(
+            self._beginning,
+            beginning if content is None else content,
+            complete=content is not None,
+            second=second and second[1],
+            file_name=self._file_name,
+        ):
+            raise ImportRefused(reason)
+        yield number, content
+        for number, content, _ in chain([second] if second else [], lines):
+            yield number, content
+
+    def _lines(self) -> Iterator[tuple[int, bytes | None, bytes]]:
+        """The same; of a line that is too long the third is its beginning."""
         number = 0
         while raw := self._readline(MAX_LINE_BYTES + 2):
             number += 1
             if number == 1:
-                for start, name in _FOREIGN_ENCODINGS.items():
-                    if raw.startswith(start):
-                        raise ImportRefused(f"The file is {name}. Give it as plain UTF-8 text, one JSON object a line.")
+                self._beginning = raw[:HEAD_BYTES]
                 raw = raw.removeprefix(_BOM)
             content = raw.removesuffix(b"\n").removesuffix(b"\r")
             if len(content) > MAX_LINE_BYTES:
                 while not raw.endswith(b"\n") and (raw := self._readline(1 << 20)):
                     pass
-                yield number, None
-            else:
-                yield number, content
+                yield number, None, content[:HEAD_BYTES]
+            elif content.strip():
+                yield number, content, b""
         self.whole = True
 
     @property
@@ -188,7 +213,7 @@ def import_file(
     check_held_out(held_out)
     if limit is not None and limit < 1:
         raise services.InvalidDataset({"limit": ["Must be at least 1."]})
-    source = _Source(file)
+    source = _Source(file, file_name)
     with tempfile.TemporaryFile(prefix="tunixrt-import-") as staged:
         staging = _Staging(staged)
         found = _read(source, staging, format, draw=held_out is not None, limit=limit, named_lines=named_lines)
@@ -222,15 +247,13 @@ def _read(
         try:
             if raw is None:
                 raise LineError(f"is longer than {MAX_LINE_BYTES:,} bytes")
-            if not raw.strip():
-                continue
             line = parse_line(raw)
             format = format or recognise(line)
             trace, split = to_trace(line, format)
         except LineError as error:
             count += 1
             if named_lines is None or len(problems) < named_lines:
-                problems.append(LineProblem(number, str(error)))
+                problems.append(LineProblem(number, _shortened(str(error))))
             continue
         staging.add(trace, split, draw=draw)
         if staging.size == limit:
@@ -240,6 +263,10 @@ def _read(
     if format is None or not staging.size:
         raise ImportRefused("The file holds no example.")
     return format
+
+
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= MAX_REASON_CHARACTERS else f"{reason[: MAX_REASON_CHARACTERS - 1]}…"
 
 
 def check_held_out(held_out: int | float | None) -> None:

@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -45,8 +45,8 @@ _CORE_SCHEMA: tuple[tuple[str, str, list[str]], ...] = (
 class _Loader(yaml.SafeLoader):
     """Reads YAML with the scalars and tags of the 1.2 core schema. Refuses a key that is given twice."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
-    yaml_constructors: dict[str | None, Any] = {
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
         f"tag:yaml.org,2002:{name}": constructor
         for name, constructor in (
             ("null", yaml.SafeLoader.construct_yaml_null),

@@ -36,7 +36,7 @@ def test_formats_are_recognised_by_their_keys(line, name):
     assert recognise(line) == name
 
 
-@pytest.mark.parametrize("line", [{}, {"text": "x"}, {"prompt": "p"}, {"question": "q"}, {"Messages": []}])
+@pytest.mark.parametrize("line", [{}, {"answer": "x"}, {"Prompt": "p"}, {"question": "q"}, {"text": None}, {"Messages": []}])
 def test_unknown_formats_are_refused_with_the_keys_found(line):
     with pytest.raises(LineError, match="is of no known format: its keys are " + (", ".join(line) or "none")):
         recognise(line)
@@ -45,6 +45,139 @@ def test_unknown_formats_are_refused_with_the_keys_found(line):
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_a_line_of_another_format_says_what_is_missing(name):
     assert reason_of({"other": 1}, name) == f"is no {name} line: {', '.join(sorted(FORMATS[name].keys))} is missing"
+
+
+# --- What cannot be imported yet is refused by its name -------------------------------------------------------------------
+
+PARTS = [{"type": "text", "text": "What is this?"}]
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+TURNS = [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]
+KTO = {"prompt": "1+1?", "completion": "3", "label": False}
+PAIR = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
+
+# Every format that people have and that has no room yet, with its exact keys.
+WITHOUT_ROOM = [
+    ({"instruction": "Add.", "input": "1 and 1", "output": "2"}, "Alpaca"),
+    ({"instruction": "Add.", "output": "2", "system": "s", "history": [["a", "b"]]}, "Alpaca"),
+    ({"instruction": "Add.", "context": "", "response": "2", "category": "closed_qa"}, "Dolly"),
+    ({"conversations": TURNS, "system": "s", "tools": "[]"}, "ShareGPT"),
+    ({"conversations": TURNS, "difficulty": 3, "source": "math", "domain": "math"}, "ShareGPT"),
+    ({"messages": [USER, ASSISTANT], "tools": TOOLS}, "an example with tools (tools)"),
+    (
+        {"messages": [USER, ASSISTANT], "functions": [{"name": "f"}], "parallel_tool_calls": False},
+        "tools (functions, parallel_tool",
+    ),
+    ({"messages": [{"role": "developer", "content": "s"}, USER, ASSISTANT]}, "(the role developer in message 1)"),
+    ({"messages": [USER, {"role": "tool", "content": "x"}, ASSISTANT]}, "(the role tool in message 2)"),
+    ({"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]}, "(tool calls in message 2)"),
+    ({"messages": [USER, {"role": "assistant", "content": None, "function_call": {"name": "f"}}]}, "(tool calls in message 2)"),
+    ({"messages": [USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"weight": 1}]}, "(weights in message 2)"),
+    ({"messages": [USER, ASSISTANT | {"reasoning_content": "1+1=2"}]}, "(reasoning apart from the answer in message 2)"),
+    ({"messages": [USER | {"name": "Ada"}, ASSISTANT]}, "(names of speakers in message 1)"),
+    ({"messages": [USER | {"content": PARTS}, ASSISTANT]}, "(content in parts in message 1)"),
+    ({"messages": [USER | {"content": [*PARTS, {"type": "image_url"}]}, ASSISTANT]}, "(a part of type image_url in message 1)"),
+    ({"messages": [USER | {"content": [{"type": "input_audio"}]}, ASSISTANT]}, "(a part of type input_audio in message 1)"),
+    ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "images, audio or video (images)"),
+    ({"messages": [USER, ASSISTANT], "system": "Be brief."}, "a system prompt of its own (system)"),
+    ({"messages": [USER, ASSISTANT], "final_answer": "2"}, "both a trace and a chat"),
+    (trace_body(messages=[USER, ASSISTANT]), "both a trace and a chat"),
+    (
+        {"input": {"messages": [USER]}, "preferred_output": [ASSISTANT], "non_preferred_output": [ASSISTANT]},
+        "preference data of OpenAI",
+    ),
+    (PAIR, "preference data (chosen, rejected)"),
+    ({"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]}, "preference data (chosen, rejected)"),
+    ({"instruction": "Add.", "input": "", "chosen": "2", "rejected": "3"}, "preference data of LLaMA-Factory"),
+    ({"conversations": TURNS[:1], "chosen": TURNS[1], "rejected": TURNS[1]}, "preference data of LLaMA-Factory"),
+    (
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+        "preference data of Anthropic HH",
+    ),
+    (
+        PAIR | {"prompt_id": "x", "messages": [USER, ASSISTANT], "score_chosen": 8.0, "score_rejected": 2.0},
+        "preference data of UltraFeedback",
+    ),
+    ({"messages": [USER, ASSISTANT], "rejected": "3"}, "preference data (rejected)"),
+    ({"prompt": "p", "completion": "c", "rejected": "r"}, "preference data (rejected)"),
+    (KTO, "KTO data (prompt, completion, label)"),
+    (KTO | {"label": True}, "KTO data"),
+    (KTO | {"label": 0}, "KTO data"),
+    (KTO | {"label": None}, "KTO data"),
+    ({"messages": [USER, ASSISTANT], "label": False}, "KTO data (label)"),
+    ({"question": "q", "answer": "#### 1", "label": False}, "KTO data (label)"),
+    ({"messages": [USER, ASSISTANT], "kto_tag": False}, "KTO data (kto_tag)"),
+    ({"prompt": "p"}, "a prompt without an answer to learn"),
+    ({"prompt": [USER], "answer": "2"}, "a prompt without an answer to learn"),
+    ({"prompt": "p", "ground_truth": "2", "data_source": "gsm8k"}, "a prompt without an answer to learn"),
+    ({"problem": "p", "generated_solution": "s", "expected_answer": "2", "pass_rate_72b_tir": "n/a"}, "OpenMathReasoning"),
+    (
+        {
+            "problem": "p",
+            "solution": "s",
+            "answer": "2",
+            "generations": ["g"],
+            "correctness_math_verify": [True],
+            "messages": [USER],
+        },
+        "OpenR1-Math",
+    ),
+    ({"problem": "p", "solution": "<think>x</think>\n2", "answer": "2"}, "worked mathematics"),
+    ({"problem": "p", "solution": "s", "level": "Level 1", "type": "Algebra"}, "worked mathematics"),
+    ({"source": "x", "problem": "p", "solution": "s", "messages": [USER, ASSISTANT]}, "worked mathematics"),
+    ({"query": "q", "answers": "[]", "tools": "[]"}, "function calls of xLAM"),
+    ({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}], "systemInstruction": {}}, "a chat of Vertex"),
+    ({"message_id": "1", "parent_id": None, "role": "prompter", "text": "Hi", "rank": 0}, "a message of OASST"),
+    ({"text": "The quick brown fox."}, "plain text"),
+    ({"prompt": [USER], "completion": [ASSISTANT]}, "a prompt and completion made of messages"),
+    ({"prompt": "p", "completion": "c", "system": "s"}, "a system prompt of its own (system)"),
+    ({"prompt": "p", "completion": "c", "input": "more"}, "further input (input)"),
+    ({"question": "q", "answer": "#### 1", "context": "c"}, "further input (context)"),
+    ({"prompt": "p", "completion": "c", "tools": "[{}]"}, "an example with tools (tools)"),
+    ({"prompt": "p", "completion": "c", "reasoning": "r"}, "reasoning apart from the answer (reasoning)"),
+    ({"prompt": "p", "completion": "c", "image": "a.png"}, "images, audio or video (image)"),
+    ({"prompt": "p", "completion": "c", "weight": 0.5}, "an example with a weight"),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), WITHOUT_ROOM)
+def test_what_has_no_room_yet_is_refused_by_name(line, name):
+    with pytest.raises(LineError) as caught:
+        recognise(line)
+    reason = str(caught.value)
+    assert name in reason
+    assert "which cannot be imported yet: " in reason
+    assert len(reason) <= 300
+
+
+@pytest.mark.parametrize(("line", "name"), WITHOUT_ROOM)
+@pytest.mark.parametrize("format_name", list(FORMATS))
+def test_nor_is_it_imported_as_another_format_that_is_named(line, name, format_name):
+    assert name in reason_of(line, format_name)
+
+
+def test_a_line_of_the_more_specific_of_our_formats_is_not_taken_for_the_other():
+    line = {"id": "x", "messages": [USER, ASSISTANT], "final_answer": None, "split": "train"}
+    assert reason_of(line, "messages") == "is a tunix_sft line, not a messages line"
+    assert reason_of(line | {"tools": TOOLS}, "tunix_sft") == "tools: an export of this system has no such field"
+
+
+@pytest.mark.parametrize("empty", [None, [], "", {}, "[]"])
+def test_empty_fields_of_a_table_change_nothing(empty):
+    line = {"messages": [USER, ASSISTANT], "tools": empty, "system": empty, "images": empty}
+    assert recognise(line) == "messages"
+    assert converted(line).final_answer == "2"
+
+
+def test_a_document_around_the_examples_is_named():
+    with pytest.raises(LineError, match="its keys are data, version; if the examples stand in 'data', write them one a line"):
+        recognise({"data": [{"prompt": "p", "completion": "c"}], "version": 1})
+
+
+def test_reasons_do_not_grow_with_the_line():
+    with pytest.raises(LineError) as caught:
+        recognise({f"{number} {'x' * 1_000}": [{}] for number in range(100)})
+    assert len(str(caught.value)) <= 300
 
 
 def test_our_traces():
@@ -75,8 +208,9 @@ def test_longer_chats_are_kept_whole():
         ([USER, ASSISTANT, USER], "messages: the last message must be the assistant's"),
         ([ASSISTANT], "messages: there is no message of the user"),
         ([USER, {"role": "assistant", "content": " "}], "messages: the assistant's answer is blank"),
-        ([USER, {"role": "tool", "content": "x"}, ASSISTANT], "messages: message 2 has the role 'tool'"),
-        ([{"role": "user", "content": [{"type": "text"}]}, ASSISTANT], "messages: the content of message 1: Must be text"),
+        ([USER, {"role": "critic", "content": "x"}, ASSISTANT], "messages: message 2 has the role 'critic'"),
+        ([USER | {"colour": "red"}, ASSISTANT], "messages: message 1 must be an object with role and content, and nothing else"),
+        ([{"role": "user", "content": {"type": "text"}}, ASSISTANT], "messages: the content of message 1: Must be text"),
         ([{"role": "user", "content": ""}, ASSISTANT], "prompt: Must not be blank"),
     ],
 )

@@ -99,11 +99,37 @@ def test_a_format_that_was_named_is_not_guessed():
 
 @pytest.mark.django_db
 def test_the_first_readable_line_decides_the_format():
-    lines = [{"text": "x"}, {"question": "q", "answer": "#### 1"}, {"prompt": "p", "completion": "c"}]
+    lines = [{"body": "x"}, {"question": "q", "answer": "#### 1"}, {"prompt": "p", "completion": "c"}]
     assert problems_of(lines) == [
-        (1, "is of no known format: its keys are text"),
+        (1, "is of no known format: its keys are body"),
         (3, "is no gsm8k line: answer, question is missing"),
     ]
+
+
+@pytest.mark.django_db
+def test_a_bad_answer_of_a_later_line_is_never_learnt():
+    good = {"prompt": "1+1?", "completion": "2"}
+    pair = {
+        "prompt": "1+1?",
+        "chosen": "2",
+        "rejected": "3",
+        "messages": [{"role": "user", "content": "1+1?"}],
+        "score_chosen": 8,
+    }
+    (kto, reason), (preference, other) = problems_of([good, good | {"label": False}, pair])
+    assert (kto, preference) == (2, 3)
+    assert reason.startswith("is KTO data (prompt, completion, label)")
+    assert other.startswith("is preference data of UltraFeedback")
+
+
+@pytest.mark.django_db
+def test_a_reason_that_quotes_the_line_stays_short():
+    long = "x" * 1_000_000
+    bad = [{"messages": [{"role": long, "content": "c"}]}, {long: 1}, trace_body(**{long: 1})]
+    content = jsonl(*bad) + f'{{"{long}": 1, "{long}": 2}}'.encode()
+    reasons = [reason for _, reason in problems_of(content)]
+    assert len(reasons) == 4
+    assert max(map(len, reasons)) <= 300
 
 
 @pytest.mark.django_db
@@ -138,7 +164,7 @@ def test_long_lines_at_both_sides_of_the_limit():
         (b"\n \r\n\n", "The file holds no example."),
         (b"\xef\xbb\xbf", "The file holds no example."),
         ("{}".encode("utf-16"), "The file is UTF-16."),
-        ("{}".encode("utf-16-be"), "is not"),
+        ("{}".encode("utf-16-be"), "The file is UTF-16."),
         (b"\x1f\x8b\x08", "The file is gzip."),
         (b"PK\x03\x04", "The file is zip."),
     ],

@@ -45,7 +45,7 @@ _CORE_SCHEMA: tuple[tuple[str, str, list[str]], ...] = (
 class _Loader(yaml.SafeLoader):
     """Reads YAML with the scalars and tags of the 1.2 core schema. Refuses a key that is given twice."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
         f"tag:yaml.org,2002:{name}": constructor
         for name, constructor in (

@@ -53,6 +53,7 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 
 INSTALLED_APPS = [
+    "tunixrt",  # first: its createsuperuser takes the place of Django's
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -66,7 +67,6 @@ INSTALLED_APPS = [
     "django_q",
     "rest_framework",
     "knox",
-    "tunixrt",
     "datasets",
     "runs",
 ]
@@ -186,7 +186,9 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+    {"NAME": "tunixrt.passwords.DifferentCharactersValidator"},
 ]
+SESSION_ENGINE = "tunixrt.sessions"
 CSRF_FAILURE_VIEW = "tunixrt.errors.csrf_failure"
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "runs:history"

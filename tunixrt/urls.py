@@ -13,6 +13,7 @@ urlpatterns = [
     path("", include("datasets.urls")),
     path("login", auth_views.LoginView.as_view(), name="login"),
     path("logout", auth_views.LogoutView.as_view(), name="logout"),
+    path("password", views.ChangePassword.as_view(), name="password"),
     path("healthz", views.healthz, name="healthz"),
     path("metrics", views.metrics, name="metrics"),
     path("admin/", admin.site.urls),

@@ -14,7 +14,7 @@ from django.db import connection
 
 from tunixrt.tests.plugin import ROOT, SERVER_URL
 
-APPS = ["runs", "datasets"]
+APPS = ["runs", "datasets", "tunixrt"]
 
 # One program for all the steps: each `manage.py` takes a second to start. Prints what every step left in the database.
 _PROGRAM = """
@@ -73,5 +73,5 @@ def test_every_migration_goes_back_and_forth(environment: dict[str, str]):
     schema = json.loads(ended.stdout)
 
     assert {"tunix_runs", "datasets_dataset"} <= schema["made"].keys()
-    assert not [table for table in schema["emptied"] if table.startswith(("tunix_", "runs_", "datasets_"))]
+    assert not [table for table in schema["emptied"] if table.startswith(("tunix", "runs_", "datasets_"))]
     assert schema["made again"] == schema["made"]

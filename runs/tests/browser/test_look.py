@@ -118,6 +118,7 @@ PAGES = {
     "trace": "/traces/{trace}",
     "not-found": f"/runs/{uuid4()}",
     "no-page": "/nothing-here",
+    "password": "/password",
     "admin": "/admin/",
     "admin-queue": "/admin/runs/host/queue/",
     "admin-runs": "/admin/runs/run/",
@@ -141,6 +142,29 @@ def test_nor_has_a_login(visit: Visit, path: str):
     found = violations(page, path)
     assert not found, "\n".join(found)
     expect(page.get_by_role("textbox").first).to_be_visible()
+
+
+def test_people_without_staff_status_change_their_password(visit: Visit):
+    admin = visit("/admin/auth/user/add/")
+    name, old, new = f"person-{uuid4().hex[:8]}", "an old pass phrase", "a new pass phrase"
+    admin.locator("#id_username").fill(name)
+    for field in ("#id_password1", "#id_password2"):
+        admin.locator(field).fill(old)
+    admin.locator("input[name=_save]").click()
+    page = visit("/login", extra_http_headers={"X-Forwarded-For": "192.0.2.1"}, **STILL)
+    page.locator("#id_username").fill(name)
+    page.locator("#id_password").fill(old)
+    page.get_by_role("button", name="Log in").click()
+
+    assert not violations(page, "/password")
+    page.goto("/")  # as wide as a phone
+    page.locator(".who").click()
+    page.locator("#id_old_password").fill(old)
+    for field in ("#id_new_password1", "#id_new_password2"):
+        page.locator(field).fill(new)
+    page.locator("main form button").click()
+
+    expect(page.get_by_test_id("messages")).to_contain_text("Your password is changed")
 
 
 def test_dark_mode_follows_the_system(visit: Visit):

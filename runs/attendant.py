@@ -4,7 +4,6 @@ It beats the host's heartbeat, brings news and ends home, launches what waits, a
 (django-q2's qcluster) alive. It can be killed and started again at any moment: while it is away only the news is late.
 """
 
-import fcntl
 import logging
 import os
 import signal
@@ -19,8 +18,10 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from runs.execution import attending, hosts, launching
+from runs import folder as run_folders
+from runs.execution import attending, hosts, launching, stopping
 from runs.models import Host
+from runs.output_root import root_problem
 from runs.processes import boot_id, processes_with, send_signal
 from runs.runtime import local_runtime
 from runs.telemetry import flush_measured
@@ -70,27 +71,52 @@ class Attendant:
                 wake_up.wait(TICK_SECONDS)
             wake_up.close()
         finally:
-            if self.workers:
-                self.workers.stop()
+            self._stop()
             os.close(lock)
+
+    def _stop(self) -> None:
+        """Stop the task workers and, where they would be killed with this process, the trainings."""
+        last = stopping.ends_with_attendant()
+        asked = stopping.ask_keepers_to_end() if last else []
+        if asked:
+            logger.info("this container ends: %s trainings save and stop", len(asked))
+        if self.workers:
+            self.workers.stop()  # before the keepers are waited for: they start trainings
+        if last:
+            stopping.wait_for_keepers(asked)
+            try:
+                attending.attend()  # their ends, so that nobody has to wait for the next attendant to read them
+            except (OperationalError, InterfaceError) as error:
+                logger.warning("the database is away; the ends of the trainings are on disk: %s", error)
 
     def _wait_for_turn(self) -> int | None:
         """One attendant a host: a second one waits. None: told to stop while waiting."""
         path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        told = False
+        said = ""
         while not self.stop():
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not told:
-                    logger.info("another attendant looks after %s; waiting", settings.TUNIX_HOST_NAME)
-                    told = True
-                time.sleep(TICK_SECONDS)
-            else:
-                return descriptor
-        os.close(descriptor)
+                lock = run_folders.try_lock(path)
+                waits_for = f"another attendant looks after {settings.TUNIX_HOST_NAME}; waiting"
+            except OSError as error:
+                lock = None
+                waits_for = self._look_at_root() or f"{path} cannot be opened: {error}"
+            if lock is not None:
+                return lock
+            if waits_for != said:
+                logger.info(waits_for)
+                said = waits_for
+            time.sleep(TICK_SECONDS)
         return None
+
+    @staticmethod
+    def _look_at_root() -> str | None:
+        """Make the output root of a new database; else say why it cannot be used."""
+        try:
+            close_old_connections()
+            return root_problem()
+        except (OperationalError, InterfaceError) as error:
+            connection.close()
+            return f"waiting for the database: {error}"
 
     def tick(self) -> None:
         """One round. A database that is away delays the news and nothing else."""
@@ -125,9 +151,9 @@ class Attendant:
         beat()
         if self.workers:
             self.workers.keep()
-        problem = hosts.root_problem()
+        problem = root_problem()
         if problem and not self._root_said:
-            logger.error("claiming nothing: %s", problem)
+            logger.error("starting nothing: %s", problem)
         self._root_said = bool(problem)
         hosts.stop_taken_away()
         self.observer.observe()

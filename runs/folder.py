@@ -42,6 +42,10 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, SEEN, RESULT, EXIT)
 
+# Beside the runs, in the output root: what hosts keep there, and the id by which the database knows the root.
+HOSTS = ".hosts"
+ROOT_ID = "root_id"
+
 VERSION = 1
 STOP_REASONS = ("cancel", "timeout")
 OUTPUT_MAX_BYTES = 10_240
@@ -278,6 +282,16 @@ def _sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
+def find_marker(folder: Path) -> str | None:
+    """The marker of the output root that ``folder`` is in, or None if no folder above it has one."""
+    above = os.path.dirname(os.path.abspath(folder))
+    while not os.path.exists(marker := os.path.join(above, HOSTS, ROOT_ID)):
+        if above == os.path.dirname(above):
+            return None
+        above = os.path.dirname(above)
+    return marker
+
+
 def try_lock(path: Path) -> int | None:
     """Take the exclusive lock: its descriptor (closed on exec), or None while somebody holds it. Makes the file. Raises OSError.
 
@@ -331,7 +345,7 @@ def exit_record(
     signal_number: int | None = None,
     host: str | None = None,
 ) -> dict[str, Any]:
-    """The content of exit.json. ``reason``: exit, cancel, timeout, lost or start_failed."""
+    """The content of exit.json. ``reason``: exit, cancel, timeout, lost, host stopped or start_failed."""
     return {
         "version": VERSION,
         "run_id": run_id,

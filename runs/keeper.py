@@ -9,8 +9,8 @@ end, starts the trainer, enforces the deadline, obeys stop.json, leaves no desce
 (runs/supervisor.py). It needs no database and no network. docs/run-folder.md tells the whole protocol.
 
 Signals. The keeper ignores SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2. SIGTERM means that the host wants it to end (a shutdown,
-``docker stop``), which is nobody's cancel: it passes SIGTERM on so that the trainer saves, and the end has the reason ``lost``
-with that said in words. If the keeper is killed, the kernel kills the trainer with it (PR_SET_PDEATHSIG).
+``docker stop``), which is nobody's cancel: it passes SIGTERM on so that the trainer saves, and the end has the reason
+``host stopped``. If the keeper is killed, the kernel kills the trainer with it (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations

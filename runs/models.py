@@ -218,6 +218,20 @@ class OutputRoot(models.Model):
         return str(self.id)
 
 
+class FolderReservation(models.Model):
+    """A folder that a run has asked for (``own``), or one above it. Only ``runs.reservations`` reads and writes these."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="reservations")
+    key = models.CharField(max_length=64, help_text="Hash of the path; the same for names that a file system may confuse.")
+    own = models.BooleanField()
+
+    class Meta:
+        indexes = [models.Index(fields=["key"], name="ix_folder_reservation_key")]  # whether a folder is free
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class SavedView(models.Model):
     """A history somebody wants back: a name for its query string. In local mode everybody is the user ``local``."""
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -258,7 +259,7 @@ def clean_output_dir(value: Any) -> str | None:
     path = PurePosixPath(value.strip().removeprefix("./output/"))
     if path.is_absolute() or ".." in path.parts or path.parts[:1] == ("~",):
         raise ValueError("The folder must lie inside the output root: a relative path without '..'.")
-    if any(part.startswith(HIDDEN_PREFIX) for part in path.parts):
+    if any(name.startswith(HIDDEN_PREFIX) for part in path.parts for name in (part, comparable_name(part))):
         raise ValueError("Folder names must not start with a dot.")
     if any(len(part.encode()) > 255 for part in path.parts) or len(str(path).encode()) > OUTPUT_DIR_MAX_BYTES:
         raise ValueError(f"The path is too long: at most 255 bytes a name and {OUTPUT_DIR_MAX_BYTES} bytes in all.")
@@ -267,9 +268,19 @@ def clean_output_dir(value: Any) -> str | None:
     folder = settings.TUNIX_OUTPUT_ROOT / path
     if _resolved(folder) != folder:  # outside the root, or into the folder of another run under a second name
         raise ValueError("The folder must lie inside the output root, and no part of it may be a symbolic link.")
-    if _is_uuid(path.parts[0]):
+    if _is_uuid(comparable_name(path.parts[0])):
         raise ValueError("A run id cannot be used as a folder name: those folders belong to their runs.")
     return str(path)
+
+
+def comparable_name(name: str) -> str:
+    """Return ``name`` in a form that is equal for names that some file system takes for the same.
+
+    That is Unicode's canonical caseless matching (The Unicode Standard, D145), without characters that are not shown, which a
+    case-insensitive ext4 ignores, and without trailing dots and blanks, which SMB ignores.
+    """
+    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+    return "".join(character for character in folded if unicodedata.category(character) != "Cf").rstrip(". ")
 
 
 def _resolved(path: Path) -> Path | None:

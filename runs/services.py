@@ -3,11 +3,9 @@ commands call the same ones. Processes and files are the business of ``runs.exec
 """
 
 import hashlib
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,9 +21,12 @@ from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs.lifecycle import TransitionRefused, transition, transition_together
 from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest
-from runs.models import ACTIVE, TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
+from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
+from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
+from runs.reservations import bytes_below, remove_set_aside, require_free_folder, reserve_folder, set_aside
+from runs.reservations import run_folder as run_folder
 from runs.runtime import local_runtime
 from runs.telemetry import measured_write
 from runs.wakeup import wake_attendant
@@ -47,15 +48,6 @@ class IdempotencyConflict(Exception):
 
 class StateConflict(Exception):
     """What was asked cannot be done to a run in its status."""
-
-
-# --- where a run's files are ------------------------------------------------------------------------------------------
-
-
-def run_folder(run: Run) -> Path:
-    """The folder of a run: what it reserved, or, for a dry run, which reserves nothing, one named by its id."""
-    name = run.output_dir if run.mode == RunMode.LOCAL and run.output_dir else str(run.run_id)
-    return settings.TUNIX_OUTPUT_ROOT / name
 
 
 # --- submitting -------------------------------------------------------------------------------------------------------
@@ -106,15 +98,11 @@ def submit_run(
         automatic_retries=retry_of.automatic_retries + automatic if retry_of else 0,
         resume=resume,
     )
-    if not request.dry_run:
-        try:
-            _require_free_folder(run)
-        except InvalidRequest:
-            if found := find_submitted(request=request, by=by):  # the same request came a moment earlier and has the folder
-                return found, False
-            raise
     try:
+        if not request.dry_run:
+            require_free_folder(run)
         with measured_write("a new run"), transaction.atomic():
+            reserve_folder(run)
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag.of(run, request.tags))
             RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason="submitted", by=by.get_username(), at=now)
@@ -123,10 +111,9 @@ def submit_run(
                 transaction.on_commit(wake_attendant)
             if claim_for is not None:
                 claim_run(run=run, host=claim_for, by=by.get_username())
-    except IntegrityError:
-        if found := find_submitted(request=request, by=by):  # the same request came twice at the same moment
+    except (IntegrityError, InvalidRequest):
+        if found := find_submitted(request=request, by=by):  # the same request came a moment earlier, and has the folder
             return found, False
-        _require_free_folder(run)
         raise
     return run, True
 
@@ -173,26 +160,6 @@ def _time_limit(request: RunRequest, *, queued: bool) -> float | None:
 
 def _request_hash(request: RunRequest) -> str:
     return hashlib.sha256(orjson.dumps(request.as_config(), option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _require_free_folder(run: Run) -> None:
-    """Two runs in one folder would resume each other, and so would one inside another's."""
-    taken = InvalidRequest({"output_dir": [f"The folder {run.output_dir} is used or not empty."]})
-    parts = Path(run.output_dir).parts
-    names = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
-    user = Run.objects.filter(mode=RunMode.LOCAL, output_dir__in=names).exclude(pk=run.pk).first()
-    if user is not None:
-        taken.errors["output_dir"] = [f"The folder {user.output_dir} belongs to run {user.run_id}."]
-        raise taken
-    if run.output_dir != str(run.run_id):  # in a folder that is named by its run's id nobody can ask for one
-        below = f"{run.output_dir}/"
-        for inside in Run.objects.filter(mode=RunMode.LOCAL, output_dir__startswith=below).only("output_dir"):
-            if inside.output_dir.startswith(below):  # SQLite's LIKE knows no case
-                taken.errors["output_dir"] = [f"The folder {run.output_dir} holds the folder of run {inside.run_id}."]
-                raise taken
-    folder = run_folder(run)
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise taken
 
 
 # --- the start of a run -----------------------------------------------------------------------------------------------
@@ -421,23 +388,27 @@ def trash_run(*, run: Run, by: User) -> None:
 
 
 def purge_run(*, run: Run) -> int:
-    """Remove a trashed run's folder, then its row; returns the bytes freed. Raises StateConflict."""
-    if run.trashed_at is None or run.status in ACTIVE:
-        raise StateConflict("Only a run in the trash can be purged.")
-    folder = run_folder(run)
-    freed = folder_bytes(run)
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
+    """Remove a trashed run's files, then its row; return the bytes freed.
+
+    Raises:
+        StateConflict: it is not in the trash, or the output root is away.
+        OSError: files are left; the run stays in the trash.
+    """
+    if problem := root_away():
+        raise StateConflict(problem)
+    with transaction.atomic():
+        trashed = Run.objects.select_for_update().filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL).first()
+        if trashed is None:  # or somebody else has purged it, and its folder may be another run's by now
+            raise StateConflict("Only a run in the trash can be purged.")
+        set_aside(trashed)
+    freed = remove_set_aside(run)
     run.delete()
     return freed
 
 
 def folder_bytes(run: Run) -> int:
     """Bytes that the files of a run take, links not followed."""
-    folder = run_folder(run)
-    if folder.is_symlink() or not folder.is_dir():
-        return 0
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return bytes_below(run_folder(run))
 
 
 def annotate_run(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1  # how late stop.json and the deadline are noticed at most; the trainer's end is noticed at once
 FOLDER_POLL_SECONDS = 1.0
 FOLDER_GONE_SECONDS = 2.0  # a folder that stays away this long has been removed; a network file system may blink
+WRITE_AGAIN_SECONDS = 1.0  # between attempts to write exit.json
 SETTLE_SECONDS = 0.2  # what a finished trainer left behind may end by itself: helpers of libraries do
 LEFTOVER_SECONDS = 2.0  # and what it then gets between SIGTERM and SIGKILL, at most
 MESSAGE_CHARACTERS = 1000
@@ -76,6 +77,7 @@ class Supervisor:
     def __init__(self, folder: str, lock: int, command: Command, first_pid: int):
         self.folder = folder
         self.folder_stat = os.stat(folder)
+        self.marker = files.find_marker(folder)
         self.folder_seen = time.monotonic()
         self.lock = lock
         self.command = command
@@ -94,6 +96,7 @@ class Supervisor:
         self.host_stops = False
         self.folder_gone = False
         self.term_at = self.kill_at = math.inf
+        self.grace = command.term_grace
         self.term_sent = self.kill_sent = False
         self.leftovers = 0
 
@@ -249,7 +252,9 @@ class Supervisor:
         """The ladder's rungs after the trainer's own stop: SIGTERM to the group, SIGKILL to whatever is there."""
         if now >= self.term_at and not self.term_sent:
             self.term_sent = True
-            self.kill_at = min(self.kill_at, now + self.command.term_grace)
+            if self.stop is None:  # SIGTERM is the first that it hears, so it has the time for its next step as well
+                self.grace += self.command.stop_wait
+            self.kill_at = min(self.kill_at, now + self.grace)
             for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process cannot act on SIGTERM
                 self._signal_group(number)
         if now >= self.kill_at:
@@ -288,13 +293,19 @@ class Supervisor:
             return True  # a file system in trouble is not a removed folder
 
     def _folder_is_gone(self, now: float) -> bool:
-        """Whether the folder has been away for a while; looks about once a second."""
+        """Whether the folder has been removed or moved away; looks about once a second, and waits in case it comes back."""
         if now >= self.folder_seen + FOLDER_POLL_SECONDS:
-            if self._folder_is_there():
+            if self._folder_is_there() or self._root_is_away():
                 self.folder_seen = now
             elif now >= self.folder_seen + FOLDER_GONE_SECONDS:
                 self.folder_gone = True
         return self.folder_gone
+
+    def _root_is_away(self) -> bool:
+        """Whether the whole output root was unmounted or moved, which removes nothing and may be undone."""
+        if self.marker is None or os.path.exists(self.marker):
+            return False
+        return os.fstat(self.lock).st_nlink > 0  # else all was removed
 
     def _trainer_has_ended(self) -> bool:
         self._reap()
@@ -376,8 +387,8 @@ class Supervisor:
         if self.stop:
             return self._record(self.stop["reason"], f"{self._stop_words()}; {self._how_it_ended(code)}.")
         if self.host_stops:
-            words = "The host asked the keeper to end (SIGTERM: a shutdown, or the container was stopped)"
-            return self._record("lost", f"{words}; {self._how_it_ended(code)}.")
+            words = "Host stopped: its keeper got SIGTERM (a shutdown, or the container was stopped)"
+            return self._record("host stopped", f"{words}; {self._how_it_ended(code)}.")
         if self.folder_gone:
             return self._record("lost", "The run's folder was removed while it was running.")
         return self._record("exit", failure_words(code, self.folder, self.oom_kills))
@@ -393,7 +404,7 @@ class Supervisor:
     def _how_it_ended(self, code: int) -> str:
         end = f"exit code {code}" if code > 0 else signal_name(-code)
         if self.kill_sent:
-            return f"the training ignored SIGTERM for {self.command.term_grace:g} seconds and was killed ({end})"
+            return f"the training ignored SIGTERM for {self.grace:g} seconds and was killed ({end})"
         if self.term_sent:
             return f"the training stopped on SIGTERM ({end})"
         return f"the training stopped by itself ({end})"
@@ -415,11 +426,14 @@ class Supervisor:
 
     def _write_exit(self, record: dict[str, Any]) -> None:
         """Write exit.json, however long the disk refuses; only a removed folder or the host's SIGTERM ends the patience."""
-        while self._folder_is_there():
+        self.folder_seen = time.monotonic()
+        while not self._folder_is_gone(time.monotonic()):
             try:
-                files.remove_temporary_files(self.folder)
-                files.write_json(self.path(files.EXIT), record)
-                return
-            except OSError:
-                if signal.sigtimedwait((signal.SIGTERM,), 1.0):
+                if self._folder_is_there():
+                    files.remove_temporary_files(self.folder)
+                    files.write_json(self.path(files.EXIT), record)
                     return
+            except OSError:
+                pass
+            if signal.sigtimedwait((signal.SIGTERM,), WRITE_AGAIN_SECONDS):
+                return

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from django.conf import settings
 
+from runs import folder as run_folders
+
 
 def hosts_folder() -> Path:
-    """Where hosts keep what is theirs beside the runs: locks, pipes, the identity of their workers."""
-    path: Path = settings.TUNIX_OUTPUT_ROOT / ".hosts"
-    path.mkdir(parents=True, exist_ok=True)
+    """Where hosts keep what is theirs beside the runs: locks, pipes, notes of their keepers. ``runs.output_root`` makes it."""
+    path: Path = settings.TUNIX_OUTPUT_ROOT / run_folders.HOSTS
     return path
 
 

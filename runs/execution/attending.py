@@ -5,6 +5,8 @@ Every function may be called by anybody at any time and again: attendant, reques
 
 import logging
 import os
+import time
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,29 +25,39 @@ from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
 from runs.models import EXECUTING, Host, Run, RunStatus
+from runs.output_root import is_missing, root_away
 from runs.processes import boot_id
 
 logger = logging.getLogger("tunixrt.runs")
 
+_missing_since: dict[uuid.UUID, float] = {}  # runs whose folder could not be found, by this process's monotonic clock
+
 DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
 KILL_SECONDS = 2.0  # a process that the kernel holds back is tried again in the next round; other runs wait meanwhile
+FOLDER_PATIENCE_SECONDS = 5.0  # longer than a keeper's, which ends the training when its folder stays away
 LOST_MESSAGE = "The training was lost: its keeper was killed."
 FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
 
 
 def attend(host: Host | None = None) -> int:
-    """Attend every run that this host executes, and dry runs that lost their process on any host; returns how many. One run's
-    trouble does not keep the others waiting."""
+    """Attend every run that this host executes, and dry runs that lost their process on any host; return how many there are. One
+    run's trouble does not keep the others waiting. While the output root is away, nothing is concluded about trainings."""
     ours = Q(host=host or this_host())
     forsaken = Q(supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE)  # whoever took it: any host can answer it
     runs = list(Run.objects.executing().filter(ours | forsaken).select_related("retry_of"))
-    for run in runs:
+    seen = runs
+    if any(run.supervised for run in runs) and root_away():
+        _missing_since.clear()
+        seen = [run for run in runs if not run.supervised]
+    for run in seen:
         try:
             attend_run(run)
         except (OperationalError, InterfaceError):
             raise
         except TransitionRefused as refused:
             logger.info("run %s: %s", run.run_id, refused)
+        except OSError as error:  # a file system in trouble
+            logger.warning("run %s could not be attended; trying again: %s", run.run_id, error)
         except Exception:
             logger.exception("run %s could not be attended; trying again", run.run_id)
     return len(runs)
@@ -56,9 +68,14 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
     if not run.supervised:
         return _attend_dry_run(run, by=by)
     folder = services.run_folder(run)
-    if run.process is not None and not folder.is_dir():
-        return services.finish_failed(run=run, problems=[FOLDER_GONE], by=by)
-    folder.mkdir(parents=True, exist_ok=True)
+    if is_missing(folder):  # its launcher made it before it claimed the run
+        since = _missing_since.setdefault(run.pk, time.monotonic())
+        if time.monotonic() - since < FOLDER_PATIENCE_SECONDS:
+            return run
+        run = services.finish_failed(run=run, problems=[FOLDER_GONE], by=by)
+    _missing_since.pop(run.pk, None)
+    if run.is_terminal:
+        return run
     lock = run_folders.try_lock(folder / run_folders.LOCK)
     if lock is None:  # alive: its keeper holds the lock
         if run.status == RunStatus.CANCELLING:
@@ -86,7 +103,9 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
 def _set_broken_end_aside(folder: Path) -> None:
     """Something stands in the place of exit.json that is no end: no keeper wrote it, and it must not keep the real one out."""
     path = folder / run_folders.EXIT
-    if os.path.lexists(path):
+    try:
+        run_folders.read_json(path)
+    except run_folders.BrokenFile:
         os.rename(path, folder / f"{run_folders.EXIT}.broken-{os.urandom(4).hex()}")
 
 

@@ -12,6 +12,7 @@ from datasets.models import Dataset
 from runs import folder as run_folders
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run, RunStatus
+from runs.output_root import make_folder
 from runs.runtime import INSTALL_HINT
 from runs.services import (
     DRY_RUN_MESSAGE,
@@ -81,7 +82,7 @@ def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, li
         return False, preflight.problems, preflight.warnings
     try:
         folder = run_folder(run)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / run_folders.MANIFEST).write_text(manifest_of(run, dataset=dataset, request=request), encoding="utf-8")
     except OSError as error:
         problem = f"The manifest cannot be written: {error.strerror or error}. Check the output root's disk and permissions."

@@ -1,7 +1,14 @@
 """Bringing the end of a run from its folder into the database. Idempotent: attendant, request and reconciler may all do it."""
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runs import folder as run_folders
 from runs import services
-from runs.execution.outcome import outcome, read_end
+from runs.execution.outcome import LOST_REASONS, outcome, read_end
 from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
 from runs.models import TERMINAL, Run
@@ -9,14 +16,27 @@ from runs.models import TERMINAL, Run
 
 def bring_home(run: Run, *, by: str) -> Run:
     """Take the end of a run from its folder into the database, metrics first. Does nothing while it has not ended, or when
-    somebody else brought it home."""
-    folder = services.run_folder(run)
+    somebody else brought it home.
+
+    Raises:
+        OSError: the folder cannot be read right now; nothing was written but metrics. To be tried again.
+    """
+    try:
+        with _held(services.run_folder(run)) as folder:
+            return _bring_home(run, folder, by=by)
+    except FileNotFoundError:
+        return run
+
+
+def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
     end = read_end(folder)
     if end is None or run.status in TERMINAL:
         return run
     take_in_metrics(run, folder, to_the_end=True)
     status, reason, columns = outcome(run, folder, end)
-    columns["lost"] = end.get("reason") == "lost"
+    columns["lost"] = end.get("reason") in LOST_REASONS
+    if read_end(folder) != end:  # a file system in trouble: what was read since may be incomplete, and an end is final
+        raise OSError(errno.ESTALE, f"{run_folders.EXIT} of run {run.run_id} went away while it was read")
     try:
         return services.finish_run(run=run, status=status, reason=reason, by=by, **columns)
     except TransitionRefused:
@@ -24,3 +44,13 @@ def bring_home(run: Run, *, by: str) -> Run:
         if run.status in TERMINAL:
             return run
         return services.finish_run(run=run, status=status, reason=reason, by=by, **columns)  # it was being cancelled
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Path]:
+    """A path that leads to ``folder`` as it is now, even if it is renamed or unmounted meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

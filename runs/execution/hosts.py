@@ -1,4 +1,4 @@
-"""This host and the others: whose output root it is, which keepers run here, and who has not been heard of.
+"""This host and the others: which keepers run here, and who has not been heard of.
 
 Several hosts share one database and one output root. A host is judged lost only after one observer saw no heartbeat for
 TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database there all the while.
@@ -20,13 +20,12 @@ from runs import services
 from runs.execution.homecoming import bring_home
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
-from runs.models import EXECUTING, Host, OutputRoot, Run, RunEvent, RunMode
+from runs.models import EXECUTING, Host, Run, RunEvent
+from runs.output_root import is_missing, root_away
 from runs.wakeup import hosts_folder
 
 logger = logging.getLogger("tunixrt.hosts")
 
-ROOT_ID = "root_id"
-ROOT_FREE_BYTES = 16 * 2**20
 KILL_SECONDS = 2.0
 
 
@@ -34,55 +33,6 @@ def this_host() -> Host:
     """The row of this host, made if it is not there. Read each time: remembered, it would outlive a deletion, and nothing could
     be claimed for it any more."""
     return Host.objects.get_or_create(name=settings.TUNIX_HOST_NAME, defaults={"slots": settings.TUNIX_SLOTS})[0]
-
-
-# --- the output root --------------------------------------------------------------------------------------------------
-
-_root_checked: dict[str, float] = {}
-_ROOT_SECONDS = 10.0
-
-
-def root_problem() -> str | None:
-    """Why this host must not claim runs: its output root is full, or not the one that the database knows. None: all is well."""
-    key = str(settings.TUNIX_OUTPUT_ROOT)
-    if problem := _space_problem():
-        return problem
-    if time.monotonic() - _root_checked.get(key, -_ROOT_SECONDS) < _ROOT_SECONDS:
-        return None
-    known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
-    found: str | None
-    try:
-        marker = hosts_folder() / ROOT_ID
-        if not marker.exists() and not Run.objects.filter(mode=RunMode.LOCAL, host__isnull=False).exists():
-            run_folders.create_json_once(marker, {"id": str(known.id)})
-        found = (run_folders.read_json(marker) or {}).get("id")
-    except OSError as error:
-        return f"The output root {key} cannot be used: {error.strerror or error}. Check its disk and permissions."
-    except run_folders.BrokenFile:
-        found = "nothing that can be read"
-    if found != str(known.id):
-        return (
-            f"The output root {key} is not this database's: its marker {ROOT_ID} says {found}, the database {known.id}."
-            " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. (A root moved on purpose takes the marker along.)"
-        )
-    _root_checked[key] = time.monotonic()
-    return None
-
-
-def _space_problem() -> str | None:
-    """A full disk would fail every run that waits, one after the other, within seconds; so they go on waiting."""
-    try:
-        found = os.statvfs(hosts_folder())
-    except OSError as error:
-        root = settings.TUNIX_OUTPUT_ROOT
-        return f"The output root {root} cannot be used: {error.strerror or error}. Check its disk and permissions."
-    free = found.f_bavail * found.f_frsize
-    if free >= ROOT_FREE_BYTES:
-        return None
-    return (
-        f"The output root {settings.TUNIX_OUTPUT_ROOT} is full: {free // 2**20} MB are free, {ROOT_FREE_BYTES // 2**20} MB are"
-        " needed to start a run. Make room; what waits starts by itself then."
-    )
 
 
 # --- keepers of this host ---------------------------------------------------------------------------------------------
@@ -102,30 +52,38 @@ def _keepers_folder() -> Path:
 
 def stop_taken_away() -> None:
     """Stop the keepers of runs that are ours no longer: judged lost while we were away, and perhaps retried elsewhere."""
+    if root_away():
+        return
     noted = {entry.name: entry for entry in _keepers_folder().iterdir()}
     _adopt(noted)
     ours = Run.objects.executing().filter(Q(host=this_host()) | Q(host=None), pk__in=list(noted)).values_list("pk", flat=True)
     for run_id in noted.keys() - {str(pk) for pk in ours}:
-        note = noted[run_id]
-        path = Path(note.read_text() or note)  # empty: the disk was full, and nothing has been started
-        lock = run_folders.try_lock(path / run_folders.LOCK) if path.is_dir() else None
-        if lock is not None:
-            try:
-                if (read_end(path) or {}).get("reason", "lost") == "lost":  # no keeper saw to it that nothing is left
-                    run_folders.kill_leftovers(path, run_id, timeout=KILL_SECONDS)
-                run_folders.withdraw_late_stop(path)
-            except run_folders.StillAlive as error:
-                logger.warning("run %s was taken away: %s", run_id, error)
-                continue
-            finally:
-                os.close(lock)
-        elif path.is_dir():
-            # another run may have the folder by now: this one was deleted, and the folder is free for the next who asks for it
-            its_own = (run_folders.read_keeper(path) or {}).get("run_id") == run_id
-            if its_own and read_end(path) is None:
-                run_folders.request_stop(path, "cancel", "attendant: the run was taken away from this host")
-            continue
-        note.unlink(missing_ok=True)
+        folder = noted[run_id].read_text()  # empty: the disk was full, and nothing has been started
+        if not folder or _is_stopped(Path(folder), run_id):
+            noted[run_id].unlink(missing_ok=True)
+
+
+def _is_stopped(folder: Path, run_id: str) -> bool:
+    """See to it that nothing of a run goes on; False if that has to be tried again."""
+    if not folder.is_dir():
+        return is_missing(folder)  # then its keeper has ended by itself
+    lock = run_folders.try_lock(folder / run_folders.LOCK)
+    if lock is None:
+        # another run may have the folder by now: this one was deleted, and the folder is free for the next who asks for it
+        its_own = (run_folders.read_keeper(folder) or {}).get("run_id") == run_id
+        if its_own and read_end(folder) is None:
+            run_folders.request_stop(folder, "cancel", "attendant: the run was taken away from this host")
+        return False
+    try:
+        if (read_end(folder) or {}).get("reason", "lost") == "lost":  # no keeper saw to it that nothing is left
+            run_folders.kill_leftovers(folder, run_id, timeout=KILL_SECONDS)
+        run_folders.withdraw_late_stop(folder)
+    except run_folders.StillAlive as error:
+        logger.warning("run %s was taken away: %s", run_id, error)
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _adopt(noted: Collection[str]) -> None:
@@ -133,7 +91,7 @@ def _adopt(noted: Collection[str]) -> None:
     for run in Run.objects.executing().filter(host=None, supervised=True):
         folder = services.run_folder(run)
         lock = None if str(run.pk) in noted or not folder.is_dir() else run_folders.try_lock(folder / run_folders.LOCK)
-        if str(run.pk) in noted or lock is not None or not folder.is_dir():
+        if str(run.pk) in noted or lock is not None or is_missing(folder):
             Run.objects.filter(pk=run.pk, host=None).update(host=this_host())
         if lock is not None:
             os.close(lock)
@@ -152,6 +110,9 @@ class Observer:
         self._seen.clear()
 
     def observe(self) -> None:
+        if root_away():  # the locks on it are what tells a dead host from one whose attendant is dead
+            self._seen.clear()
+            return
         now = time.monotonic()
         executing = Run.objects.filter(status__in=EXECUTING, host__isnull=False)
         for host in Host.objects.exclude(pk=this_host().pk).filter(pk__in=executing.values("host")):
@@ -181,8 +142,9 @@ class Observer:
     def _judge_lost(host: Host, silence: float) -> None:
         for run in Run.objects.executing_on(host).filter(supervised=True):  # any host answers the others
             folder = services.run_folder(run)
-            lock = run_folders.try_lock(folder / run_folders.LOCK) if folder.is_dir() else None
-            if lock is None and folder.is_dir():
+            missing = is_missing(folder)
+            lock = None if missing else run_folders.try_lock(folder / run_folders.LOCK)
+            if lock is None and not missing:
                 continue  # its keeper holds the lock on the shared root: alive, whatever its attendant does
             reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
             try:

@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from runs import keeper, services
 from runs.execution.dry_run import answer_dry_run, answer_dry_runs
 from runs.execution.environment import trainer_environment
 from runs.execution.homecoming import bring_home
-from runs.execution.hosts import note_keeper, root_problem, this_host
+from runs.execution.hosts import note_keeper, this_host
 from runs.execution.outcome import outcome, read_end, storable
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
+from runs.output_root import make_folder, root_away, root_problem
 from runs.requests import RunRequest
+from runs.reservations import has_been_run
 from runs.runtime import local_runtime, tunix_command
 from runs.wakeup import hosts_folder
 
@@ -34,6 +36,7 @@ logger = logging.getLogger("tunixrt.runs")
 DRY_RUN_BATCH = 50
 LAUNCH_SECONDS = 40.0  # one task launches for at most this long; its time limit is 60 s
 KEEPER_START_SECONDS = 15.0  # it takes 40 ms
+USED = "The run's folder holds files of another run, put there while this one was waiting. Submit it with another folder."
 LOOK_SECONDS = 1.0  # how often a waiting request asks the database
 
 
@@ -101,7 +104,7 @@ def wait_for(run: Run) -> Run:
     give_up = time.monotonic() + patience
     look = time.monotonic() + LOOK_SECONDS
     pause = 0.01
-    while run.status not in TERMINAL and (end := read_end(folder)) is None and time.monotonic() < give_up:
+    while run.status not in TERMINAL and (end := _end_if_readable(folder)) is None and time.monotonic() < give_up:
         time.sleep(pause)
         pause = min(pause * 1.3, 0.25)
         if time.monotonic() >= look:  # not every end leaves an exit.json: another host may have found the dataset gone
@@ -122,6 +125,16 @@ def wait_for(run: Run) -> Run:
             for name, value in columns.items():
                 setattr(run, name, value)
         return run
+    except OSError as error:
+        logger.warning("run %s: its end cannot be read yet: %s", run.run_id, error)
+        return run
+
+
+def _end_if_readable(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_end(folder)
+    except OSError:  # a file system in trouble: the training goes on
+        return None
 
 
 # --- from the queue ---------------------------------------------------------------------------------------------------
@@ -176,12 +189,20 @@ def _launch_one(host: Host) -> bool:
 def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
     """Take the run's lock, then the run: alive = lock held, from before the claim. None: the run has failed already."""
     folder = services.run_folder(run)
+    lock = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock = run_folders.try_lock(folder / run_folders.LOCK)
+        problem = USED if lock is not None and has_been_run(folder) else None
     except OSError as error:
+        if away := root_away():
+            raise TransitionRefused(run, "running", f"waiting: {away}") from error
+        problem = _unwritable(folder, error)
+    if problem:
+        if lock is not None:
+            os.close(lock)
         services.claim_run(run=run, host=host, by=by)
-        services.finish_failed(run=run, problems=[_unwritable(folder, error)], by=by)
+        services.finish_failed(run=run, problems=[problem], by=by)
         return None
     if lock is None:
         raise TransitionRefused(run, "running", "held by another launcher")
@@ -195,23 +216,30 @@ def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
 
 def start(run: Run, lock: int) -> None:
     """Write what the training needs and start its keeper, which inherits ``lock``. A run that cannot be started ends
-    ``failed`` with the reason; what is left for the attendant to try again is an absent database (DatabaseError) and a run
-    that was cancelled meanwhile (TransitionRefused)."""
+    ``failed`` with the reason; what is left for the attendant to try again is an absent database (DatabaseError), an absent
+    output root, and a run that was cancelled meanwhile (TransitionRefused)."""
     try:
         _start(run, lock)
     except (DatabaseError, TransitionRefused):
         raise
     except OSError as error:
-        services.finish_failed(run=run, problems=[_unwritable(services.run_folder(run), error)], by="launcher")
+        _fail_to_start(run, [_unwritable(services.run_folder(run), error)])
     except Exception as error:
         logger.exception("run %s could not be started", run.run_id)
-        services.finish_failed(run=run, problems=[f"The run could not be started: {error}"], by="launcher")
+        _fail_to_start(run, [f"The run could not be started: {error}"])
+
+
+def _fail_to_start(run: Run, problems: list[str], warnings: Sequence[str] = ()) -> None:
+    if away := root_away():
+        logger.warning("run %s is started later: %s", run.run_id, away)
+    else:
+        services.finish_failed(run=run, problems=problems, warnings=warnings, by="launcher")
 
 
 def _start(run: Run, lock: int) -> None:
     request, dataset, preflight = services.preflight_of(run)
     if not preflight.passed or request is None or dataset is None:
-        services.finish_failed(run=run, problems=preflight.problems, warnings=preflight.warnings, by="launcher")
+        _fail_to_start(run, preflight.problems, preflight.warnings)
         return
     folder = services.run_folder(run)
     write_jsonl(dataset, folder / run_folders.DATASET)

@@ -12,6 +12,7 @@ from runs.models import Run, RunMode, RunStatus
 from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
 
 COMPLETED_MESSAGE = "Training completed."
+LOST_REASONS = ("lost", "host stopped")  # of exit.json: not the training's own doing, so auto_retry applies
 RESULT_DEPTH = 16  # of result.json; what lies deeper is left out
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
 

@@ -5,7 +5,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +138,13 @@ def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Start]:
-    """Starts a Python program of this project: ``program("manage.py", "attend")``; keywords are environment variables."""
+    """Starts a Python program of this project: ``program("manage.py", "attend")``; keywords are environment variables, but for
+    ``within`` (see Program)."""
     started: list[Program] = []
 
-    def start(*arguments: str, **environment: str) -> Program:
-        started.append(Program(list(arguments), tmp_path / f"program-{len(started)}.log", **environment))
+    def start(*arguments: str, within: Sequence[str] = (), **environment: str) -> Program:
+        log = tmp_path / f"program-{len(started)}.log"
+        started.append(Program(list(arguments), log, within, **environment))
         return started[-1]
 
     yield start

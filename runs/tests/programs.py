@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from runs import folder
@@ -18,12 +19,13 @@ MARK = "TUNIXRT_TEST_MARK"
 class Program:
     """A command of this project as a process in a session of its own. Its environment is marked, so all it starts is found."""
 
-    def __init__(self, arguments: list[str], log: Path, **environment: str):
+    def __init__(self, arguments: list[str], log: Path, within: Sequence[str] = (), **environment: str):
+        """``within``: a command that runs it, such as ``unshare``."""
         self.mark = str(uuid.uuid4())
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*within, sys.executable, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environment, MARK: self.mark},
                 stdin=subprocess.DEVNULL,

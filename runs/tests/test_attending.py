@@ -16,6 +16,7 @@ from runs.execution.attending import attend, attend_run, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
+from runs.output_root import make_folder, root_problem
 from runs.processes import boot_id, processes_of_run, read_process
 from runs.services import claim_run, retry_run, run_folder
 from runs.tests.conftest import Script, Submit
@@ -38,7 +39,10 @@ def keeper_pid(run: Run) -> int:
 
 def claimed(submit: Submit) -> Run:
     """As a launcher leaves it that dies between claim and start. Needs ``scripted``, or the runtime."""
-    return claim_run(run=submit(), host=this_host(), by="test")
+    assert root_problem() is None
+    run = submit()
+    make_folder(run_folder(run))
+    return claim_run(run=run, host=this_host(), by="test")
 
 
 class TestAlive:
@@ -148,7 +152,6 @@ class TestKilled:
         scripted()
         run = claimed(submit)
         folder = run_folder(run)
-        folder.mkdir(parents=True)
         record = {"version": 1, "run_id": str(run.run_id), "boot_id": "another", "keeper": {"pid": 1, "start_time": 1}}
         files.write_json(folder / files.KEEPER, record)
         Run.objects.update(process=record)
@@ -163,7 +166,6 @@ class TestKilled:
         scripted()
         run = claimed(submit)
         folder = run_folder(run)
-        folder.mkdir(parents=True)
         with subprocess.Popen(["sleep", "60"]) as stranger:
             recorded = {"pid": stranger.pid, "start_time": 1}
             files.write_json(
@@ -182,7 +184,6 @@ class TestKilled:
     def test_a_broken_record_names_nobody(self, submit: Submit, scripted: Script, content: str):
         scripted()
         run = claimed(submit)
-        run_folder(run).mkdir(parents=True)
         (run_folder(run) / files.KEEPER).write_text(content)
 
         attend()
@@ -216,7 +217,6 @@ class TestNeverStarted:
     def test_a_cancel_found_in_the_folder_keeps_the_training_from_starting(self, submit: Submit, scripted: Script, user: User):
         scripted(["say", "hello"])
         run = claimed(submit)
-        run_folder(run).mkdir(parents=True)
         files.request_stop(run_folder(run), "cancel", "ada")
 
         wait_for(lambda: attend() == 0, "the end")
@@ -250,7 +250,7 @@ def test_the_trouble_of_one_run_does_not_keep_the_others_waiting(
     settings.TUNIX_SLOTS = 2
     scripted(["say", "hello"])
     first, second = claimed(submit), claimed(submit)
-    output_root.mkdir(exist_ok=True)
+    run_folder(first).rmdir()
     run_folder(first).write_text("a file in the place of the folder")
 
     wait_for(lambda: attend() == 1, "the end of the other one")
@@ -263,10 +263,13 @@ def test_the_trouble_of_one_run_does_not_keep_the_others_waiting(
 def test_the_runs_of_other_hosts_are_theirs(submit: Submit, scripted: Script):
     scripted(["say", "hello"])
     other = Host.objects.create(name="other")
-    run = claim_run(run=submit(), host=other, by="test")
+    assert root_problem() is None
+    run = submit()
+    make_folder(run_folder(run))
+    claim_run(run=run, host=other, by="test")
 
     assert attend() == 0
-    assert not run_folder(run).exists()
+    assert list(run_folder(run).iterdir()) == []
     assert attend(other) == 1
     wait_for(lambda: attend(other) == 0, "the end")
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from runs import folder as files
+from runs.execution import attending
 from runs.execution.attending import attend, attend_run
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
@@ -230,13 +231,17 @@ def test_an_end_without_any_field_is_an_end(running: Run):
     assert timezone.now() - running.completed_at < timedelta(minutes=1)
 
 
-def test_a_removed_folder_is_the_end(running: Run):
+def test_a_folder_that_stays_removed_is_the_end(running: Run, monkeypatch: pytest.MonkeyPatch):
     Run.objects.update(process={"keeper": {"pid": 1}})
     os.remove(run_folder(running) / files.KEEPER)
     run_folder(running).rmdir()
 
     assert attend() == 1
+    running.refresh_from_db()
+    assert running.status == "running"  # for a while it may come back
 
+    monkeypatch.setattr(attending, "FOLDER_PATIENCE_SECONDS", 0.0)
+    assert attend() == 1
     running.refresh_from_db()
     assert (running.status, running.exit_code) == ("failed", None)
     assert running.message == "The run's folder is gone: somebody removed it while the run was executing."

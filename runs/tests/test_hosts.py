@@ -13,8 +13,9 @@ from rest_framework.test import APIClient
 from runs import folder, services
 from runs.attendant import beat
 from runs.execution import hosts, launching
-from runs.execution.hosts import Observer, root_problem, stop_taken_away, this_host
+from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import Host, Run, RunStatus
+from runs.output_root import root_problem
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 
@@ -27,6 +28,7 @@ def elsewhere(db: None) -> Host:
 @pytest.fixture
 def theirs(submit: Submit, elsewhere: Host) -> Run:
     """A run that the other host says it executes; nothing of it is alive."""
+    assert root_problem() is None
     run = services.claim_run(run=submit(auto_retry=1), host=elsewhere, by="queue")
     services.run_folder(run).mkdir(parents=True)
     return run
@@ -224,15 +226,9 @@ def test_a_deleted_host_goes_on_claiming(submit: Submit, scripted: Script) -> No
 # --- the output root --------------------------------------------------------------------------------------------------
 
 
-def forget_checks() -> None:
-    hosts._root_checked.clear()
-
-
 def test_the_first_host_marks_the_root(db: None, output_root: Path) -> None:
-    forget_checks()
     assert root_problem() is None
     assert (output_root / ".hosts" / "root_id").is_file()
-    forget_checks()
     assert root_problem() is None
 
 
@@ -240,12 +236,10 @@ def test_another_root_claims_nothing(
     submit: Submit, scripted: Script, output_root: Path, tmp_path: Path, settings: LazySettings, api: APIClient
 ) -> None:
     scripted(["say", "hello"])
-    forget_checks()
     first = submit()
     assert launching.launch_pending() == 1
     waiting = submit()
     settings.TUNIX_OUTPUT_ROOT = tmp_path / "another"
-    forget_checks()
     assert "is not this database's" in (root_problem() or "")
     assert launching.launch_pending() == 0
     waiting.refresh_from_db()

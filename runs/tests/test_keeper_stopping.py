@@ -179,8 +179,8 @@ def test_sigterm_to_the_keeper_lets_the_trainer_save_and_is_nobodys_cancel(run):
     training.wait_for_file("ready")
     os.kill(training.keeper_pid(), signal.SIGTERM)
     record = training.end()
-    assert (record["reason"], record["exit_code"]) == ("lost", 17)
-    assert record["message"].startswith("The host asked the keeper to end (SIGTERM")
+    assert (record["reason"], record["exit_code"]) == ("host stopped", 17)
+    assert record["message"].startswith("Host stopped: its keeper got SIGTERM")
     assert (training.path / "saved").exists()
     assert training.read(folder.STOP) is None
 
@@ -193,7 +193,7 @@ def test_a_shutdown_that_reaches_trainer_and_keeper_alike_is_the_hosts(run):
     os.kill(trainer, signal.SIGTERM)
     os.kill(keeper, signal.SIGTERM)
     os.kill(keeper, signal.SIGCONT)
-    assert training.end()["reason"] == "lost"
+    assert training.end()["reason"] == "host stopped"
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGPIPE"])

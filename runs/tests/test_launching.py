@@ -19,6 +19,7 @@ from runs.execution import hosts
 from runs.execution.attending import attend
 from runs.execution.launching import NoFreeSlot, free_slots, launch_lock, launch_pending, run_in_request
 from runs.models import Host, OutputRoot, Run, RunEvent
+from runs.output_root import root_problem
 from runs.processes import Process, live_processes, send_signal
 from runs.requests import clean_request
 from runs.services import run_folder
@@ -196,14 +197,14 @@ class TestTheOutputRoot:
 
         assert launch_pending() == 1
 
-        marker = files.read_json(output_root / ".hosts" / hosts.ROOT_ID)
+        marker = files.read_json(output_root / ".hosts" / files.ROOT_ID)
         assert marker == {"id": str(OutputRoot.objects.get().pk)}
 
     def test_of_another_database_takes_no_runs(self, api: APIClient, body, submit: Submit, scripted: Script, output_root: Path):
         scripted()
         submit()
         (output_root / ".hosts").mkdir(parents=True)
-        files.write_json(output_root / ".hosts" / hosts.ROOT_ID, {"id": str(uuid.uuid4())})
+        files.write_json(output_root / ".hosts" / files.ROOT_ID, {"id": str(uuid.uuid4())})
 
         assert launch_pending() == 0
         response = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")
@@ -216,7 +217,7 @@ class TestTheOutputRoot:
         scripted()
         submit()
         (output_root / ".hosts").mkdir(parents=True)
-        (output_root / ".hosts" / hosts.ROOT_ID).write_text(content)
+        (output_root / ".hosts" / files.ROOT_ID).write_text(content)
 
         assert launch_pending() == 0
         assert statuses() == ["pending"]
@@ -230,7 +231,7 @@ class TestTheOutputRoot:
         settings.TUNIX_OUTPUT_ROOT = tmp_path.resolve() / "another"
 
         assert launch_pending() == 0
-        assert "says None" in str(hosts.root_problem())
+        assert "is missing" in str(root_problem())
 
 
 @pytest.mark.django_db(transaction=True)
@@ -244,6 +245,7 @@ class TestSeveralLaunchers:
         scripted(["say", "once"], ["sleep", 60])
         for _ in range(5):
             submit()
+        assert root_problem() is None  # it makes what the lock is in
         with launch_lock():  # the processes wait here for each other
             others = [program("manage.py", "shell", "--no-imports", "-c", LAUNCH) for _ in range(2)]
             wait_for(lambda: all(_waits_for_the_launch_lock(other.process.pid) for other in others), "the other launchers")
@@ -298,6 +300,7 @@ class TestKilledLaunchers:
     def test_before_the_claim_nothing_has_happened(self, submit: Submit, scripted: Script, program: Start):
         scripted(["say", "trained"])
         run = submit()
+        assert root_problem() is None  # it makes what the lock is in
         with launch_lock():
             launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH)
             wait_for(lambda: _waits_for_the_launch_lock(launcher.process.pid), "the launcher")

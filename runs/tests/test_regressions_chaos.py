@@ -18,8 +18,9 @@ from django_q.models import OrmQ
 from rest_framework.test import APIClient
 
 from runs import folder as files
+from runs import output_root
 from runs.attendant import Attendant, Workers
-from runs.execution import hosts, launching
+from runs.execution import launching
 from runs.execution.attending import attend, attend_run
 from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
@@ -333,7 +334,7 @@ def test_a_full_disk_keeps_the_queue_waiting(
     scripted(["say", "hello"])
     run = submit()
     with monkeypatch.context() as full:
-        full.setattr(hosts, "ROOT_FREE_BYTES", 2**62)  # more than any disk has
+        full.setattr(output_root, "ROOT_FREE_BYTES", 2**62)  # more than any disk has
         assert launching.launch_pending() == 0
         refused = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")
         assert refused.status_code == 409
@@ -351,7 +352,7 @@ def test_a_note_that_a_full_disk_left_empty_names_no_folder(tmp_path: Path, monk
     """It named the working folder of the attendant, which got a lock file."""
     monkeypatch.chdir(tmp_path)
     notes = hosts_folder() / f"{this_host().name}.keepers"
-    notes.mkdir()
+    notes.mkdir(parents=True)
     (notes / "00000000-0000-4000-8000-000000000000").touch()
 
     stop_taken_away()

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from django.conf import settings
 from django.core.management import get_commands
 
+from runs.execution.stopping import MARGIN_SECONDS
 from tunixrt.tests.plugin import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
@@ -65,6 +67,21 @@ def test_web_and_worker_use_the_database_of_the_composition():
 def test_processes_that_keepers_leave_behind_are_collected():
     assert SERVICES["web"]["init"] is True
     assert SERVICES["worker"]["init"] is True
+
+
+def test_containers_have_the_time_that_their_end_takes():
+    """Docker kills what has not ended by then, and a training would lose what it has learnt since its last checkpoint."""
+    grace = {name: int(SERVICES[name]["stop_grace_period"].removesuffix("s")) for name in ("web", "worker")}
+    saving = settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + MARGIN_SECONDS
+
+    assert grace["worker"] >= saving + 10  # the attendant's own end
+    assert grace["web"] >= settings.TUNIX_SYNC_TIMEOUT_SECONDS + 10
+
+
+def test_signals_reach_the_programs_themselves():
+    """A shell in between would keep them to itself."""
+    assert re.findall(r"^(?:CMD|ENTRYPOINT) (?!\[)", DOCKERFILE, re.MULTILINE) == []
+    assert all(isinstance(service.get("command", []), list) for service in SERVICES.values())
 
 
 def test_everything_is_published_on_loopback_only():

@@ -10,8 +10,8 @@ from datasets.models import Dataset
 from runs import folder as run_folders
 from runs import services
 from runs.execution import attending, launching
-from runs.execution.hosts import root_problem
 from runs.models import Run, RunStatus
+from runs.output_root import root_problem
 from runs.requests import clean_request
 from runs.runtime import local_runtime
 from tunixrt.local_mode import local_user

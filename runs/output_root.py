@@ -1,0 +1,103 @@
+"""The output root, where every run has its folder: whether the right one is there, and how it is marked for its database.
+
+The root may be on a network file system or a mount of its own, so it can be away for a moment, or an empty mount point can stand
+in its place. What is missing there says nothing about the runs. So nothing is concluded from a missing file unless the root's
+marker is readable, and the root is never created where a database has already used one.
+"""
+
+import os
+from pathlib import Path
+
+from django.conf import settings
+
+from runs import folder as run_folders
+from runs.models import OutputRoot, Run, RunMode
+from runs.wakeup import hosts_folder
+
+ROOT_FREE_BYTES = 16 * 2**20
+
+
+def root_problem() -> str | None:
+    """Return why no run must be started on the output root, or None. Marks the root of a new database."""
+    known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
+    try:
+        if not os.path.lexists(_marker()) and not _root_in_use():
+            hosts_folder().mkdir(parents=True, exist_ok=True)
+            run_folders.create_json_once(_marker(), {"id": str(known.id)})
+    except OSError as error:
+        return _unusable(error)
+    return root_away() or _space_problem()
+
+
+def root_away() -> str | None:
+    """Return why the output root of this database cannot be seen right now, or None. Changes nothing.
+
+    While it is away, missing files and folders mean nothing: no run is failed, started, retried or purged because of them.
+    """
+    known = OutputRoot.objects.first()
+    if known is None:
+        return None  # no host has used a root yet
+    try:
+        found = (run_folders.read_json(_marker()) or {}).get("id")
+    except OSError as error:
+        return _unusable(error)
+    except run_folders.BrokenFile:
+        found = "something that cannot be read"
+    if found == str(known.id):
+        return None
+    says = "is missing" if found is None else f"says {found}"
+    return (
+        f"The output root {settings.TUNIX_OUTPUT_ROOT} is not there, or is not this database's: its marker {_marker()} {says}."
+        " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. If it is the right one, restore the marker:"
+        f' {{"id": "{known.id}"}}'
+    )
+
+
+def is_missing(path: Path) -> bool:
+    """Whether ``path`` does not exist although the output root is there. Raises OSError if the file system cannot tell."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return root_away() is None  # asked afterwards: the root may have gone a moment ago
+    return False
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder below the output root and those above it. Raises OSError, also if one of them is a symbolic link."""
+    root: Path = settings.TUNIX_OUTPUT_ROOT
+    if not root.is_dir() and not _root_in_use():
+        root.mkdir(parents=True, exist_ok=True)
+    folder = root
+    for name in path.relative_to(root).parts:
+        folder /= name
+        folder.mkdir(exist_ok=True)
+        if folder.is_symlink():
+            raise OSError(f"{folder} has become a symbolic link")
+
+
+def _marker() -> Path:
+    return hosts_folder() / run_folders.ROOT_ID
+
+
+def _root_in_use() -> bool:
+    return Run.objects.filter(mode=RunMode.LOCAL, started_at__isnull=False).exists()
+
+
+def _unusable(error: OSError) -> str:
+    root = settings.TUNIX_OUTPUT_ROOT
+    return f"The output root {root} cannot be used: {error.strerror or error}. Check its disk and permissions."
+
+
+def _space_problem() -> str | None:
+    """A full disk would fail every pending run within seconds, so they wait."""
+    try:
+        found = os.statvfs(hosts_folder())
+    except OSError as error:
+        return _unusable(error)
+    free = found.f_bavail * found.f_frsize
+    if free >= ROOT_FREE_BYTES:
+        return None
+    return (
+        f"The output root {settings.TUNIX_OUTPUT_ROOT} is full: {free // 2**20} MB are free, {ROOT_FREE_BYTES // 2**20} MB are"
+        " needed to start a run. Make room; what waits starts by itself then."
+    )

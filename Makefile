@@ -33,9 +33,9 @@ demo: environment ## install everything, then train a tiny model until it can ad
 	@$(FULL) -u manage.py demo
 
 .PHONY: serve
-serve: environment ## web server and attendant together; Ctrl-C stops both
+serve: environment ## web server and attendant together; Ctrl-C, or the end of the terminal, stops both
 	@$(FULL) manage.py migrate --verbosity 0
-	@PYTHONUNBUFFERED=1 $(FULL) -m honcho start
+	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONUNBUFFERED=1 $(FULL) -m tunixrt.serve
 
 .PHONY: environment
 environment: ## make .venv: the core and the training runtime

@@ -1,9 +1,15 @@
 """``manage.py web``: says in a sentence why it cannot listen."""
 
+import os
+import pwd
 import socket
+import subprocess
+import sys
 
 import pytest
 from django.core.management import CommandError, call_command
+
+from tunixrt import listeners
 
 
 @pytest.mark.parametrize("reusing", [False, True])
@@ -18,6 +24,61 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(settings, reusing: bool):
 
         with pytest.raises(CommandError, match=r"^Cannot listen on 127\.0\.0\.1:\d+: Address already in use\. .*TUNIXRT_BIND"):
             call_command("web")
+
+
+LISTENER = """
+import os, socket, sys
+with socket.socket() as listening:
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    if os.fork() == 0:  # as servers do: it has the socket too
+        sys.stdin.read()
+        os._exit(0)
+    print(listening.getsockname()[1], flush=True)
+    sys.stdin.read()
+    os.wait()
+"""
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0"])
+def test_whose_process_has_the_port_is_said(settings, where: str):
+    settings.LOCAL_MODE = False
+    command = [sys.executable, "-c", LISTENER, "a\x1b[31mserver"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        settings.BIND = f"{where}:{port}"
+
+        with pytest.raises(CommandError) as refused:
+            call_command("web")
+
+        other.communicate()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert f"It is used by process {other.pid} of user {user}: {sys.executable} -c " in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_of_a_process_that_cannot_be_seen_the_user_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(listeners, "_has_open", lambda pid, target: False)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+
+        said = listeners.who_listens("127.0.0.1", other.getsockname()[1])
+
+    assert said == f"a process of user {pwd.getpwuid(os.getuid()).pw_name}"
+
+
+def test_addresses_of_the_kernels_table_can_be_read():
+    with socket.socket(socket.AF_INET6) as other:
+        try:
+            other.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        other.listen()
+
+        assert f"process {os.getpid()} of user" in str(listeners.who_listens("::1", other.getsockname()[1]))
+        assert listeners.who_listens("127.0.0.1", other.getsockname()[1]) is None
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:8000", "no-such-host.invalid:8000"])

@@ -49,7 +49,8 @@ class House:
         subprocess.run(migrate, cwd=ROOT, env=self.whole_environment(), check=True)
         for line in (ROOT / "Procfile").read_text().splitlines():
             name, _, command = line.partition(":")
-            arguments = shlex.split(command)[1:]  # after the interpreter, which is the one of the tests here
+            words = shlex.split(command)
+            arguments = words[words.index("manage.py") :][:2]  # without the interpreter, and the shell's part
             self._programs.append(Program(arguments, folder / f"{name}.log", **self.environment))
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
         try:

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import socket
@@ -5,10 +6,12 @@ import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from tunixrt import parent
 from tunixrt.checks import bind_host
 from tunixrt.gate import DOWNLOADS
+from tunixrt.listeners import who_listens
 
 IDLE_CONNECTIONS = 1024
 
@@ -16,7 +19,12 @@ IDLE_CONNECTIONS = 1024
 class Command(BaseCommand):
     help = "Serve pages and API on TUNIXRT_BIND."
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
+        parent.add_end_with(parser)
+
+    def handle(self, *args: Any, end_with: int | None = None, **options: Any) -> None:
+        if end_with is not None:
+            parent.end_with(end_with)
         port = settings.BIND.rpartition(":")[2]
         if problem := listening_problem(bind_host(), port):
             raise CommandError(problem)
@@ -46,13 +54,19 @@ class Command(BaseCommand):
 def listening_problem(host: str, port: str) -> str | None:
     """Why nobody can listen there. The server itself would end with a page of its inner workings, or, where another server of
     its kind listens, share the port with it in silence."""
+    used = ""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server before us has left behind is no obstacle
-            probe.bind(address)
-            probe.listen()
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server before us has left is no obstacle
+                probe.bind(address)
+                probe.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and (holder := who_listens(str(address[0]), int(address[1]))):
+                used = f" It is used by {holder}."
+            raise
     except OSError as error:
         way_out = "Stop what listens there, or set TUNIXRT_BIND to another address."
-        return f"Cannot listen on {settings.BIND}: {error.strerror}. {way_out}"
+        return f"Cannot listen on {settings.BIND}: {error.strerror}.{used} {way_out}"
     return None

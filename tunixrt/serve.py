@@ -1,0 +1,40 @@
+"""What ``make serve`` runs: honcho, which starts what the Procfile names, for as long as the terminal is there.
+
+When a terminal goes away, the kernel tells the first process of its session only: a shell, which tells its jobs, or ``make``
+itself (``ssh -t host make serve``), which tells nobody. And honcho gives its programs sessions of their own, so that nobody tells
+them at all: they end with their parent (``--end-with``).
+"""
+
+import os
+import select
+import signal
+import sys
+
+from honcho.command import main as honcho
+
+from tunixrt.parent import end_with
+
+
+def main() -> None:
+    if sys.stdin.isatty():
+        _watch(sys.stdin.fileno())
+    sys.argv = ["honcho", "start"]
+    honcho()
+
+
+def _watch(terminal: int) -> None:
+    """Start a process that sends SIGHUP to this process group when the terminal is gone."""
+    watched = os.getpid()
+    if os.fork():
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the others
+    end_with(watched)
+    poll = select.poll()
+    poll.register(terminal, 0)  # a hang-up is reported without being asked for
+    poll.poll()
+    os.killpg(0, signal.SIGHUP)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""`make serve` in a terminal of its own: Ctrl-C stops it, and so does the end of the terminal."""
+
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runs.processes import processes_with, send_signal
+from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.programs import MARK
+from tunixrt.tests.plugin import ROOT
+
+
+class Terminal:
+    """A terminal and the session in it, whose first program is a shell that runs `make serve`, or `make serve` itself."""
+
+    def __init__(self, folder: Path, *, in_shell: bool):
+        self.mark = str(uuid.uuid4())
+        self.screen, inside = pty.openpty()
+        self.said = ""
+        # the environment is there: the tests run in it
+        # an address of loopback for this test alone
+        self.address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}:8000"
+        make = ["make", "--old-file=environment", "serve", f"FULL={sys.executable}"]
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []), *make],
+            cwd=ROOT,
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            env={
+                **os.environ,
+                MARK: self.mark,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "DATABASE_URL": "",
+                "TUNIXRT_VAR_DIR": str(folder),
+                "TUNIX_OUTPUT_ROOT": str(folder / "output"),
+                "TUNIXRT_BIND": self.address,
+                "ALLOWED_HOSTS": self.address.split(":")[0],
+            },
+        )
+        os.close(inside)
+
+    def come_up(self) -> None:
+        """Until both programs are at work: a server that is told to stop while it starts takes longer for it."""
+        self.read_until("tunixrt is at http://127.", "attending ")
+        wait_for(self.answers, "the server")
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"http://{self.address}/healthz", trust_env=False, timeout=PATIENCE).is_success
+        except httpx.TransportError:
+            return False
+
+    def read_until(self, *words: str) -> None:
+        while not all(word in self.said for word in words):
+            try:
+                self.said += os.read(self.screen, 65536).decode(errors="replace")
+            except OSError:  # EIO: nothing has it open any more
+                raise AssertionError(f"it ended: {self.said}") from None
+
+    def press(self, key: str) -> None:
+        os.write(self.screen, key.encode())
+
+    def close(self) -> None:
+        os.close(self.screen)
+        self.screen = -1
+
+    def wait(self) -> None:
+        """Until nothing is left that was started in it."""
+        wait_for(lambda: not processes_with(MARK, self.mark), "the end of all that was started in the terminal")
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serve")
+
+
+@pytest.fixture
+def terminal(folder: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    opened = Terminal(folder, in_shell=request.param == "shell")
+    yield opened
+    while left := processes_with(MARK, opened.mark):
+        for process in left:
+            send_signal(process, signal.SIGKILL)
+    if opened.screen >= 0:
+        opened.close()
+    with suppress(ChildProcessError):
+        opened.process.wait()
+
+
+@pytest.mark.parametrize("terminal", ["shell", "command"], indirect=True)
+def test_it_stops_with_its_terminal(terminal: Terminal):
+    """Its programs lived on and held the port."""
+    terminal.come_up()
+
+    terminal.close()
+
+    terminal.wait()
+
+
+@pytest.mark.parametrize("terminal", ["command"], indirect=True)
+def test_it_stops_on_ctrl_c(terminal: Terminal):
+    terminal.come_up()
+
+    terminal.press("\x03")
+
+    with suppress(AssertionError):
+        terminal.read_until("nothing says this")  # to its end: a terminal holds only so much that nobody reads
+    terminal.wait()

@@ -233,6 +233,7 @@ def ended(submit: Submit, scripted: Script) -> Run:
     run = submit()
     assert launching.launch_pending() == 1
     wait_for((run_folder(run) / files.EXIT).exists, "the end")
+    os.close(wait_for(lambda: files.try_lock(run_folder(run) / files.LOCK), "the keeper's end"))
     return Run.objects.get(pk=run.pk)
 
 

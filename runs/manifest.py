@@ -212,6 +212,14 @@ _ALL = [
         "too_long", str, "drop", "What happens to an example longer than max_seq_length.", choices=("drop", "truncate", "split")
     ),
     Parameter(
+        "prompt_style",
+        str,
+        "conversation",
+        "Where a chat template writes something else before an answer when it asks for one than in a finished conversation: what "
+        "answers are learnt and measured after.",
+        choices=("conversation", "generation"),
+    ),
+    Parameter(
         "lr_schedule", str, "cosine", "Shape of the learning rate after the warm-up.", choices=("cosine", "linear", "constant")
     ),
     Parameter("warmup_ratio", float, 0.03, "Share of the steps in which the learning rate rises.", 0, 1.0),

@@ -74,10 +74,9 @@ def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
 
 @dataclass(frozen=True)
 class Seen:
-    """An example as the model sees it: texts of its tokens, given and learnt; ``more``: tokens that are not shown."""
+    """An example as the model sees it: texts of its tokens and whether each is learnt; ``more``: tokens that are not shown."""
 
-    given: list[str]
-    learnt: list[str]
+    tokens: list[tuple[str, bool]]
     length: int
     more: int
 
@@ -93,8 +92,12 @@ def read_seen(folder: Path) -> list[Seen]:
 
 def _seen(example: dict[str, Any]) -> Seen:
     tokens = [str(token)[:SEEN_TOKEN_MAX] for token in example["tokens"][:SEEN_TOKENS_MAX]]
-    border, length = int(example["learnt_from"]), int(example["length"])
-    return Seen(tokens[:border], tokens[border:], length, max(0, length - len(tokens)))
+    length = int(example["length"])
+    # Runs of an earlier version: everything from the first learnt token on.
+    spans = example.get("learnt") or [[example["learnt_from"], length]]
+    learnt = {index for start, end in spans[:SEEN_TOKENS_MAX] for index in range(max(0, int(start)), min(int(end), len(tokens)))}
+    shown = [(token, index in learnt) for index, token in enumerate(tokens)]
+    return Seen(shown, length, max(0, length - len(tokens)))
 
 
 def _parse(raw: bytes) -> Sample | None:

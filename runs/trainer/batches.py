@@ -57,7 +57,7 @@ class BatchBuilder:
         segments = np.zeros(shape, dtype=np.int32)
         answer = np.zeros(shape, dtype=bool)
         count = 0
-        pieces, all_tokens = self._data.pieces, self._data.tokens
+        pieces, all_tokens, learnt = self._data.pieces, self._data.tokens, self._data.learnt
         # Rows are dealt round the micro-batches, so that an unfinished step still spreads evenly.
         for index, members in enumerate(rows.rows):
             micro, row = index % micro_batches, index // micro_batches
@@ -68,7 +68,7 @@ class BatchBuilder:
                 start, end = int(record["start"]), position + length
                 tokens[micro, row, position:end] = all_tokens[start : start + length]
                 segments[micro, row, position:end] = segment
-                answer[micro, row, position + int(record["answer"]) : end] = True
+                answer[micro, row, position:end] = learnt[start : start + length]
                 position = end
             count += position
         local = slice(self._process * padded // self._processes, (self._process + 1) * padded // self._processes)

@@ -26,7 +26,7 @@ def tokenise(
     manifest: dict[str, Any], folder: Path, tokenizer_folder: Path | None, check_stop: Callable[[], None]
 ) -> tuple[Tokenizer, TokenisedData]:
     """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder."""
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(tokenizer_folder, prompt_style=manifest["training"]["prompt_style"])
     data = tokenised_data(
         folder / manifest["dataset"]["path"],
         tokenizer=tokenizer,
@@ -36,6 +36,21 @@ def tokenise(
         check_stop=check_stop,
     )
     return tokenizer, data
+
+
+def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
+    """What people should know about how their conversations become tokens."""
+    warnings = [*tokenizer.notes]
+    if count := data.counts["systems_moved"]:
+        warnings.append(
+            f"The chat template takes no system message: in {count:,} examples it is put before the first user message."
+        )
+    if count := data.counts["control_texts"]:
+        warnings.append(
+            f"{count:,} texts contain names of the tokenizer's control tokens, such as those that end a turn; "
+            "they are read as text, not as control tokens."
+        )
+    return warnings
 
 
 def plan_data(data: TokenisedData, training: dict[str, Any]) -> tuple[DataPlan, list[StepRows], int]:

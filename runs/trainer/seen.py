@@ -1,8 +1,10 @@
-"""``seen.json``: the first examples as the model sees them, token by token, and from which token on they count in the loss."""
+"""``seen.json``: the first examples as the model sees them, token by token, and which of them count in the loss."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from runs.trainer.tokenizer import Tokenizer
 from runs.trainer.tokens import TokenisedData
@@ -12,8 +14,8 @@ TOKENS_MAX = 400  # of each; a token's text costs decoding everything before it
 
 
 def first_seen(data: TokenisedData, tokenizer: Tokenizer) -> dict[str, Any]:
-    """``examples``: of each the texts of its first ``tokens``, the index of the first that counts in the loss (``learnt_from``),
-    and its ``length`` in tokens."""
+    """``examples``: of each the texts of its first ``tokens``, the spans of those that count in the loss (``learnt``), the index
+    of the first of them (``learnt_from``), and its ``length`` in tokens."""
     return {"examples": [_seen(data, tokenizer, int(index)) for index in data.select(held_out=False)[:EXAMPLES]]}
 
 
@@ -21,7 +23,14 @@ def _seen(data: TokenisedData, tokenizer: Tokenizer, index: int) -> dict[str, An
     piece = data.pieces[index]
     start, length = int(piece["start"]), int(piece["length"])
     ids = data.tokens[start : start + min(length, TOKENS_MAX)].tolist()
-    return {"tokens": texts_of(ids, tokenizer), "learnt_from": int(piece["answer"]), "length": length}
+    spans = _spans(data.learnt[start : start + length])
+    return {"tokens": texts_of(ids, tokenizer), "learnt": spans, "learnt_from": spans[0][0], "length": length}
+
+
+def _spans(mask: np.ndarray) -> list[list[int]]:
+    """``[start, end]`` of every run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return edges.reshape(-1, 2).tolist()
 
 
 def texts_of(ids: list[int], tokenizer: Tokenizer) -> list[str]:

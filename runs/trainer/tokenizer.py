@@ -1,4 +1,4 @@
-"""Tokenizers and chat templates: from messages to token ids, and where the answer begins.
+"""Tokenizers: from messages to token ids, and which of them are learnt.
 
 Two kinds: bytes (built-in presets) and any Hugging Face fast tokenizer from a folder. Both turn a conversation into one row
 of ids of which only the last assistant message, with the token that ends it, is learnt.
@@ -9,14 +9,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from runs.trainer.chat import CONVERSATION, GENERATION, ChatTemplate, LaidOut, Messages, Part, last_words, shown
+from runs.trainer.control_tokens import ControlTokens
 from runs.trainer.errors import DataError, ModelError
-from runs.trainer.metrics import say
 
-Messages = list[dict[str, str]]
-Encoded = tuple[list[int], int]  # token ids, index of the first token of the answer
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A conversation as token ids.
+
+    Attributes:
+        learnt: the spans of ids that are learnt, each ``(start, end)``, in order.
+        control_texts: texts that contain the name of a control token.
+        system_moved: whether the system message was put before the first question.
+    """
+
+    ids: list[int]
+    learnt: list[tuple[int, int]]
+    control_texts: int = 0
+    system_moved: bool = False
 
 
 class Tokenizer(Protocol):
@@ -24,18 +39,16 @@ class Tokenizer(Protocol):
 
     fingerprint: str  # changes whenever the same messages could become other ids
     stop_ids: tuple[int, ...]  # ids that end an answer
+    notes: list[str]  # what people should know of the tokenizer and its template
 
     def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
-        """Ids of whole conversations, each with the index of the answer's first token."""
+        """Whole conversations; the last message of each is learnt."""
 
     def encode_prompt(self, messages: Messages) -> list[int]:
-        """Ids of what the model is given when it is to answer: everything before the last assistant message."""
+        """Ids of what the model is given when it is to answer ``messages``."""
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         """Text of an answer, without its ending token; with ``marks`` the special tokens by name."""
-
-
-PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 class ByteTokenizer:
@@ -49,11 +62,15 @@ class ByteTokenizer:
     fingerprint: str = "bytes-1"
     stop_ids: tuple[int, ...] = (END,)
 
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
     def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
         encoded = []
         for messages in conversations:
             prompt = self.encode_prompt(messages[:-1])
-            encoded.append(([*prompt, *messages[-1]["content"].encode(), self.END], len(prompt)))
+            ids = [*prompt, *messages[-1]["content"].encode(), self.END]
+            encoded.append(Encoded(ids, [(len(prompt), len(ids))]))
         return encoded
 
     def encode_prompt(self, messages: Messages) -> list[int]:
@@ -78,109 +95,201 @@ PLAIN_TEMPLATE = (
 )
 
 
+# Answers that must be learnt exactly before a template is trusted: an unlikely one, and such as are parts of control tokens.
+PROBE_ROLES = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user", "assistant"))
+PROBE_ANSWERS = ("Qz7 wExk-93 vB?", "d", "m", "of", "end", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row about to be encoded: its parts, and where the answer and the token that ends it lie in the joined text."""
+
+    parts: list[Part]
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, found: LaidOut) -> _Row:
+        layout = found.layout
+        prompt, answer = found.parts(layout.prompt), found.parts(layout.answer)
+        start = _length(prompt)
+        return cls([*prompt, *answer, *found.parts(layout.end)], start, start + _length(answer) + layout.end_length)
+
+    @property
+    def text(self) -> str:
+        return _joined(self.parts)
+
+
 class ChatTokenizer:
     """A Hugging Face fast tokenizer with its chat template, or with ``PLAIN_TEMPLATE`` when it has none.
 
-    The prompt is the conversation rendered without the last assistant message but with the template's generation prompt; the
-    answer is whatever the full rendering adds to it. Where a template renders the beginning differently once the answer is
-    there, the answer is looked for in the text. When the ids of the prompt are not the first ids of the whole (a token
-    spans the border), the border is found by character offsets; a token that spans it belongs to the answer.
+    Learnt are the answer and the token that ends it (chat.py says where they lie); a token that spans the border to what stands
+    before belongs to the answer. What people wrote is text: control tokens come from the template alone (control_tokens.py).
     """
 
-    def __init__(self, folder: Path):
-        """Raises ModelError: no tokenizer in ``folder``, or one that cannot be read."""
+    def __init__(self, folder: Path, *, prompt_style: str = CONVERSATION):
+        """``prompt_style``: after what an answer stands, see runs/manifest.py.
+
+        Raises ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that cannot be trained with.
+        """
         self._tokenizer = _load(folder)
-        self._plain = not self._tokenizer.chat_template
-        self._system_refused = False
-        self._begin = self._end = ""
-        if self._plain:
-            if self._tokenizer.eos_token is None:
-                raise ModelError(f"the tokenizer in {folder} has neither a chat template nor an end token; give it one of them")
-            say("The tokenizer has no chat template: a plain one is used (Question: … / Answer: …).")
-            self._tokenizer.chat_template = PLAIN_TEMPLATE
-            bos = self._tokenizer.bos_token
-            if bos and self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]:
-                self._begin = bos
-        self.stop_ids: tuple[int, ...]
-        self._specials = set(self._tokenizer.all_special_ids) | set(self._tokenizer.added_tokens_decoder)
-        self._end = self._missing_end()
-        self.fingerprint = _fingerprint(folder, str(self._tokenizer.chat_template))
-        self.stop_ids = self._find_stop_ids(folder)
+        self.notes: list[str] = []
+        self._prompt_style = prompt_style
+        begin = "" if self._tokenizer.chat_template else self._use_plain_template(folder)
+        try:
+            self._template = ChatTemplate(self._tokenizer, prompt_style=prompt_style, begin=begin)
+            end = self._probe()
+        except DataError as error:
+            raise ModelError(f"the tokenizer in {folder} cannot be trained with: {error}") from error
+        self.fingerprint = _fingerprint(folder, f"{self._tokenizer.chat_template}\0{prompt_style}")
+        self.stop_ids: tuple[int, ...] = self._find_stop_ids(folder, end)
+
+    def _use_plain_template(self, folder: Path) -> str:
+        """Set the plain template; return what is put before everything."""
+        if self._tokenizer.eos_token is None:
+            raise ModelError(f"the tokenizer in {folder} has neither a chat template nor an end token; give it one of them")
+        self.notes.append("The tokenizer has no chat template: a plain one is used (Question: … / Answer: …).")
+        self._tokenizer.chat_template = PLAIN_TEMPLATE
+        bos = self._tokenizer.bos_token
+        return str(bos) if bos and self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id] else ""
 
     def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
-        texts = [self._render_pair(messages) for messages in conversations]
-        prompts = self._ids([prompt for prompt, _ in texts])
-        wholes = self._ids([whole for _, whole in texts])
+        found = [self._template.lay_out(messages) for messages in conversations]
+        rows = [_Row.of(each) for each in found]
         return [
-            (whole, len(prompt) if whole[: len(prompt)] == prompt else self._border(*text))
-            for text, prompt, whole in zip(texts, prompts, wholes, strict=True)
+            self._encoded(each, row, encoding, apart)
+            for each, row, (encoding, apart) in zip(found, rows, self._encode_rows(rows), strict=True)
         ]
 
     def encode_prompt(self, messages: Messages) -> list[int]:
-        return self._ids([self._render(messages, generation=True)])[0]
+        found = self._template.lay_out_prompt(messages)
+        if found.layout.prompt_is_asked:
+            prompt = found.parts(found.layout.prompt)
+            [(encoding, _)] = self._encode_rows([_Row(prompt, 0, 0)])
+            return list(encoding.ids)
+        # As in training: where the answer's first letter and what stands before it are one token, the model writes that token.
+        row = _Row.of(found)
+        [(encoding, _)] = self._encode_rows([row])
+        ids: list[int] = encoding.ids
+        return ids[: self._first_token(encoding, ids, row.start)]
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not marks))
+        # Cleaning up would change texts: "a ." to "a.".
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not marks, clean_up_tokenization_spaces=False))
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
+    def _encode_rows(self, rows: list[_Row]) -> list[tuple[Any, bool]]:
+        """The encoding of each row, and whether its texts had to be kept apart from control tokens."""
+        control = self._template.control
+        texts = [row.text for row in rows]
+        apart = [
+            control.everywhere or _control_starts(row.parts, control) != control.starts(text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        plain = [text for text, is_apart in zip(texts, apart, strict=True) if not is_apart]
         # The templates write their own special tokens.
-        return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        encodings = self._tokenizer(plain, add_special_tokens=False, return_attention_mask=False).encodings if plain else []
+        others = control.encode_apart([row.parts for row, is_apart in zip(rows, apart, strict=True) if is_apart])
+        of_kind = {False: iter(encodings), True: iter(others)}
+        return [(next(of_kind[is_apart]), is_apart) for is_apart in apart]
 
-    def _render(self, messages: Messages, *, generation: bool) -> str:
-        if self._system_refused:
-            messages = _system_into_user(messages)
-        try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
-        except Exception as error:  # templates raise what they like
-            if not self._system_refused and messages[0]["role"] == "system":
-                say("The chat template takes no system message: it is put before the first user message.")
-                self._system_refused = True
-                return self._render(messages, generation=generation)
-            raise DataError(f"the chat template refuses a conversation: {error}; correct the messages or the template") from error
-        return self._begin + str(text)
+    def _encoded(self, found: LaidOut, row: _Row, encoding: Any, apart: bool) -> Encoded:
+        ids: list[int] = encoding.ids
+        first = self._first_token(encoding, ids, row.start)
+        last = encoding.char_to_token(row.end - 1)
+        if last is None or ids[last] not in self._template.control.all_ids:
+            raise DataError(
+                "the tokenizer joins the token that ends the answer with other text; change the answer or the template"
+            )
+        if first >= last:
+            raise DataError("the tokenizer has no tokens for the answer; change the answer or the tokenizer")
+        control_texts = sum(self._template.control.found(text) is not None for text in found.texts) if apart else 0
+        return Encoded(ids, [(first, last + 1)], control_texts, found.system_moved)
 
-    def _render_pair(self, messages: Messages) -> tuple[str, str]:
-        """The prompt's text and the whole text, of which the prompt is the beginning."""
-        prompt = self._render(messages[:-1], generation=True)
-        whole = self._render(messages, generation=False)
-        if not whole.startswith(prompt):
-            answer = messages[-1]["content"].strip()
-            found = whole.rfind(answer)
-            if found < 0:
-                raise DataError(
-                    "the chat template does not show the assistant's answer as it is; give the tokenizer another template"
-                )
-            prompt = whole[:found]
-        return prompt, whole + self._end
+    def _first_token(self, encoding: Any, ids: list[int], start: int) -> int:
+        """The first token with a character from ``start`` on, unless it is a control token that swallows white space."""
+        index = encoding.char_to_token(start)
+        if index is None:  # a tokenizer may leave white space out of its offsets
+            index = next((i for i, (_, end) in enumerate(encoding.offsets) if end > start), len(ids))
+        if index < len(ids) and ids[index] in self._template.control.all_ids and encoding.token_to_chars(index)[0] < start:
+            index += 1
+        return int(index)
 
-    def _missing_end(self) -> str:
-        """What must follow an answer: nothing when the template ends it with a special token, else the end token."""
-        prompt, whole = self._render_pair(PROBE)
-        if any(id in self._specials for id in self._ids([whole[len(prompt) :]])[0]):
-            return ""
-        end = self._tokenizer.eos_token
-        if not end:
-            raise ModelError("the chat template ends an answer with no special token, and there is no end token; define one")
-        say(f"The chat template does not end an answer: {end} is added.")
-        return str(end)
+    def _probe(self) -> int:
+        """Encode made-up conversations and check what would be learnt; return the id that ends an answer.
 
-    def _border(self, prompt: str, whole: str) -> int:
-        offsets = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return next((index for index, (_, end) in enumerate(offsets) if end > len(prompt)), len(offsets))
+        Raises DataError: the template, or the tokenizer with it, cannot be trained with.
+        """
+        problem: DataError | None = None
+        end: int | None = None
+        for roles in PROBE_ROLES:
+            conversations = [
+                [{"role": role, "content": answer if role == "assistant" else f"Hm, {role}?"} for role in roles]
+                for answer in PROBE_ANSWERS
+            ]
+            try:
+                found = self._template.lay_out(conversations[0])
+            except DataError as error:  # a template need not take every kind; a conversation that it refuses is named
+                problem = problem or error
+                continue
+            encoded = self.encode(conversations)
+            for conversation, row in zip(conversations, encoded, strict=True):
+                self._check_learnt(self._template.lay_out(conversation), row)
+            if end is None:
+                self._note_layout(found)
+                end = encoded[0].ids[encoded[0].learnt[-1][1] - 1]
+        if end is None:
+            assert problem is not None
+            raise problem
+        return end
 
-    def _find_stop_ids(self, folder: Path) -> tuple[int, ...]:
-        """The end token, those of generation_config.json, and the special token with which the template ends an answer."""
-        found = {self._tokenizer.eos_token_id} if self._tokenizer.eos_token_id is not None else set()
+    def _check_learnt(self, found: LaidOut, encoded: Encoded) -> None:
+        """Raises DataError: by what the tokenizer decodes, something else than the answer and its end would be learnt."""
+        layout = found.layout
+        end = _joined(found.parts(layout.end))[: layout.end_length]
+        expected = _without_space(_joined(found.parts(layout.answer)) + end)
+        if expected not in _without_space(self.decode(encoded.ids, marks=True)):
+            return  # the tokenizer changes texts (to lower case, for one); their places are known from the layout
+        [(first, last)] = encoded.learnt
+        learnt = _without_space(self.decode(encoded.ids[first:last], marks=True))
+        before = learnt.removesuffix(expected)
+        spanning = _without_space(self.decode(encoded.ids[first : first + 1], marks=True))
+        if before == learnt or len(before) >= max(len(spanning), 1):
+            raise DataError(f"of {shown(expected)} only {shown(learnt)} would be learnt: the tokenizer's offsets are wrong")
+
+    def _note_layout(self, found: LaidOut) -> None:
+        layout = found.layout
+        if layout.end_added:
+            self.notes.append(f"The chat template does not end an answer: {self._tokenizer.eos_token} is added.")
+        before, asked = (_joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked))
+        if before.startswith(asked) and not before[len(asked) :].strip():
+            return
+        finished, asks = last_words(layout.before_answer), last_words(layout.asked)
+        if finished == asks:  # the template renders what stands before differently
+            finished, asks = before, asked
+        styles = [CONVERSATION, GENERATION]
+        if self._prompt_style == GENERATION:
+            styles.reverse()
+        self.notes.append(
+            f"The chat template writes {shown(finished)} before an answer in a conversation, but {shown(asks)} when it asks for "
+            f"one, as servers do. Here answers are learnt and measured after the {'second' if styles[0] == GENERATION else 'first'} "
+            f"(prompt_style: {styles[0]}; {styles[1]} is the other)."
+        )
+
+    def _find_stop_ids(self, folder: Path, end: int) -> tuple[int, ...]:
+        """The end token, those of generation_config.json, and the token with which the template ends an answer."""
+        found = {end}
+        if self._tokenizer.eos_token_id is not None:
+            found.add(self._tokenizer.eos_token_id)
         try:
             ends = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
         except (OSError, ValueError, AttributeError):
             ends = None
-        found.update(ends if isinstance(ends, list) else [] if ends is None else [ends])
-        ids, start = self.encode([PROBE])[0]
-        found.update(next(([id] for id in ids[start + 1 :] if id in self._specials), []))
-        if not found:
-            raise ModelError(f"the tokenizer in {folder} has no end token: an answer could never end")
-        return tuple(sorted(found))
+        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        if not all(isinstance(id, int) and not isinstance(id, bool) and id >= 0 for id in ends):
+            raise ModelError(
+                f"generation_config.json in {folder}: eos_token_id is {ends}, not an id or a list of ids; correct it"
+            )
+        return tuple(sorted(found.union(ends)))
 
 
 def _load(folder: Path) -> Any:
@@ -211,17 +320,29 @@ def _fingerprint(folder: Path, template: str) -> str:
     return digest.hexdigest()
 
 
-def _system_into_user(messages: Messages) -> Messages:
-    if messages[0]["role"] != "system":
-        return messages
-    first, *rest = messages
-    position = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
-    if position is None:
-        return [{"role": "user", "content": first["content"]}, *rest]
-    merged = {"role": "user", "content": f"{first['content']}\n\n{rest[position]['content']}"}
-    return [*rest[:position], merged, *rest[position + 1 :]]
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
-def load_tokenizer(folder: Path | None) -> Tokenizer:
-    """The tokenizer in ``folder``; None means bytes."""
-    return ByteTokenizer() if folder is None else ChatTokenizer(folder)
+def _joined(parts: list[Part]) -> str:
+    return "".join(text for text, _ in parts)
+
+
+def _length(parts: list[Part]) -> int:
+    return sum(len(text) for text, _ in parts)
+
+
+def _control_starts(parts: list[Part], control: ControlTokens) -> tuple[int, ...]:
+    """Where the template writes control tokens in the joined parts."""
+    starts: list[int] = []
+    position = 0
+    for text, from_template in parts:
+        if from_template:
+            starts += [position + start for start in control.starts_in_template(text)]
+        position += len(text)
+    return tuple(starts)
+
+
+def load_tokenizer(folder: Path | None, *, prompt_style: str = CONVERSATION) -> Tokenizer:
+    """The tokenizer in ``folder``; None means bytes, before whose answers the same stands always."""
+    return ByteTokenizer() if folder is None else ChatTokenizer(folder, prompt_style=prompt_style)

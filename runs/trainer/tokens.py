@@ -1,8 +1,8 @@
 """The tokenised dataset: memory-mapped files, made once and found again by what they depend on.
 
-``pieces.bin`` holds one record a trainable sequence (``PIECE``), ``tokens.bin`` all their ids one after another,
-``answers.bin`` the byte offsets of held-out lines with a final answer, ``meta.json`` the counts. A million examples cost some
-twenty megabytes of records, mapped, not read.
+``pieces.bin`` holds one record a trainable sequence (``PIECE``), ``tokens.bin`` all their ids one after another, ``learnt.bin``
+whether each of them is learnt, ``answers.bin`` the byte offsets of held-out lines with a final answer, ``meta.json`` the counts. A
+million examples cost some twenty megabytes of records, mapped, not read.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from runs.trainer.dataset import Example, read_examples
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tokenizer import Encoded, Tokenizer
 
-LAYOUT = "2"  # part of the key: another layout is another cache
+LAYOUT = "3"  # part of the key: another layout is another cache
 # Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or so many characters.
 CHUNK_EXAMPLES, CHUNK_CHARACTERS = 1024, 2**21
 
-# start: index into tokens.bin; length: tokens; answer: index within the piece of the first token that is learnt;
-# offset: byte offset of the example's line in dataset.jsonl.
-PIECE = np.dtype([("start", "<i8"), ("offset", "<i8"), ("length", "<i4"), ("answer", "<i4"), ("held_out", "?")])
+# start: index into tokens.bin and learnt.bin; length: tokens; offset: byte offset of the example's line in dataset.jsonl.
+PIECE = np.dtype([("start", "<i8"), ("offset", "<i8"), ("length", "<i4"), ("held_out", "?")])
 
 
 @dataclass(frozen=True)
 class TokenisedData:
-    """``pieces`` [n] of PIECE, ``tokens`` [sum of lengths] int32, ``answers`` [k] int64; ``counts`` for the reports."""
+    """``pieces`` [n] of PIECE, ``tokens`` [sum of lengths] int32 and ``learnt`` bool, ``answers`` [k] int64; ``counts`` for the
+    reports."""
 
     pieces: np.ndarray
     tokens: np.ndarray
+    learnt: np.ndarray
     answers: np.ndarray
     counts: dict[str, Any]
     key: str  # what the content depends on, hashed
@@ -97,6 +98,7 @@ def _build(
     try:
         with (
             open(temporary / "tokens.bin", "wb") as tokens,
+            open(temporary / "learnt.bin", "wb") as learnt,
             open(temporary / "pieces.bin", "wb") as pieces,
             open(temporary / "answers.bin", "wb") as answers,
         ):
@@ -104,7 +106,7 @@ def _build(
             for chunk in _chunks(read_examples(dataset)):
                 check_stop()
                 encoded = _encode(tokenizer, chunk)
-                _write_chunk(chunk, encoded, counts, max_length, too_long, (tokens, pieces, answers))
+                _write_chunk(chunk, encoded, counts, max_length, too_long, (tokens, learnt, pieces, answers))
         (temporary / "meta.json").write_text(json.dumps(counts.as_dict()))
         try:
             os.rename(temporary, folder)
@@ -144,13 +146,21 @@ class _Counts:
             }
             for name in ("train", "held_out")
         }
+        self.control_texts = 0
+        self.systems_moved = 0
         self.position = 0
         self.largest_id = 0
         self.lengths: dict[int, int] = {}  # histogram of whole examples, in steps of 16 tokens
 
     def as_dict(self) -> dict[str, Any]:
         histogram = [[length, count] for length, count in sorted(self.lengths.items())]
-        return {**self.splits, "largest_id": self.largest_id, "length_histogram": histogram}
+        return {
+            **self.splits,
+            "control_texts": self.control_texts,
+            "systems_moved": self.systems_moved,
+            "largest_id": self.largest_id,
+            "length_histogram": histogram,
+        }
 
 
 def _write_chunk(
@@ -159,62 +169,68 @@ def _write_chunk(
     counts: _Counts,
     max_length: int,
     too_long: str,
-    files: tuple[BinaryIO, BinaryIO, BinaryIO],
+    files: tuple[BinaryIO, BinaryIO, BinaryIO, BinaryIO],
 ) -> None:
-    tokens, pieces, answers = files
+    tokens, learnt, pieces, answers = files
     ids_out: list[np.ndarray] = []
-    records: list[tuple[int, int, int, int, bool]] = []
-    for example, (ids, answer) in zip(chunk, encoded, strict=True):
+    learnt_out: list[np.ndarray] = []
+    records: list[tuple[int, int, int, bool]] = []
+    for example, row in zip(chunk, encoded, strict=True):
+        ids, mask = _arrays(row)
+        counts.control_texts += row.control_texts
+        counts.systems_moved += row.system_moved
         count = counts.splits["held_out" if example.held_out else "train"]
         count["examples"] += 1
         bucket = len(ids) // 16 * 16
         counts.lengths[bucket] = counts.lengths.get(bucket, 0) + 1
-        counts.largest_id = max(counts.largest_id, *ids)
+        counts.largest_id = max(counts.largest_id, int(ids.max()))
         if example.held_out and example.final_answer is not None:
             answers.write(np.int64(example.offset).tobytes())
-        cut = list(_cut(ids, answer, max_length, too_long))
+        cut = list(_cut(ids, mask, max_length, too_long))
         if len(ids) > max_length:
             count["dropped" if not cut and too_long == "drop" else "split" if too_long == "split" else "truncated"] += 1
         if not cut and not (len(ids) > max_length and too_long == "drop"):
             count["no_answer"] += 1
-        for piece, first in cut:
-            array = np.asarray(piece, dtype="<i4")
-            records.append((counts.position, example.offset, len(array), first, example.held_out))
-            ids_out.append(array)
-            counts.position += len(array)
+        for piece, piece_mask in cut:
+            records.append((counts.position, example.offset, len(piece), example.held_out))
+            ids_out.append(piece)
+            learnt_out.append(piece_mask)
+            counts.position += len(piece)
             count["pieces"] += 1
-            count["tokens"] += len(array)
-            count["answer_tokens"] += len(array) - max(first, 1)
+            count["tokens"] += len(piece)
+            count["answer_tokens"] += int(np.count_nonzero(piece_mask))
     if records:
         tokens.write(np.concatenate(ids_out).tobytes())
+        learnt.write(np.concatenate(learnt_out).tobytes())
         pieces.write(np.array(records, dtype=PIECE).tobytes())
 
 
-def _cut(ids: list[int], answer: int, max_length: int, too_long: str) -> Iterator[Encoded]:
-    """The sequences that an example becomes, each with the index of its first learnt token.
+def _arrays(row: Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, and whether each is learnt."""
+    mask = np.zeros(len(row.ids), dtype=bool)
+    for start, end in row.learnt:
+        mask[start:end] = True
+    mask[:1] = False  # the first token of a row has nothing before it from which it could be foretold
+    return np.asarray(row.ids, dtype="<i4"), mask
+
+
+def _cut(ids: np.ndarray, mask: np.ndarray, max_length: int, too_long: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The sequences that an example becomes, each with which of its tokens are learnt.
 
     A sequence without a learnt token is left out. ``split`` makes windows of ``max_length``; each but the first begins with a
     quarter of a window that the one before has learnt already, as context, so that every answer token is learnt exactly once.
     """
-    answer = max(answer, 1)  # the first token of a row has nothing before it from which it could be foretold
-    if len(ids) <= max_length:
-        if answer < len(ids):
-            yield ids, answer
-    elif too_long == "truncate":
-        if answer < max_length:
-            yield ids[:max_length], answer
+    if len(ids) <= max_length or too_long == "truncate":
+        if mask[:max_length].any():
+            yield ids[:max_length], mask[:max_length]
     elif too_long == "split":
-        learnt, context = answer, max_length // 4
-        start = 0
-        while start < len(ids):
-            window = ids[start : start + max_length]
-            first = max(learnt - start, 1)
-            if first < len(window):
-                yield window, first
-            if start + len(window) >= len(ids):
-                return
-            learnt = max(learnt, start + len(window))
-            start = start + len(window) - context
+        context = max_length // 4
+        for start in range(0, len(ids) - context, max_length - context):
+            learnt = mask[start : start + max_length].copy()
+            if start:
+                learnt[:context] = False
+            if learnt.any():
+                yield ids[start : start + max_length], learnt
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -238,7 +254,12 @@ def _open(folder: Path) -> TokenisedData:
         return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
     return TokenisedData(
-        mapped("pieces.bin", PIECE), mapped("tokens.bin", "<i4"), mapped("answers.bin", "<i8"), counts, folder.name
+        pieces=mapped("pieces.bin", PIECE),
+        tokens=mapped("tokens.bin", "<i4"),
+        learnt=mapped("learnt.bin", "?"),
+        answers=mapped("answers.bin", "<i8"),
+        counts=counts,
+        key=folder.name,
     )
 
 

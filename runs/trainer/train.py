@@ -14,7 +14,7 @@ from runs.trainer.checkpoints import Checkpoints
 from runs.trainer.devices import make_mesh, start_devices
 from runs.trainer.errors import Interrupted, StorageError
 from runs.trainer.exact_match import ExactMatch
-from runs.trainer.inputs import open_manifest, plan_facts, plan_sentences
+from runs.trainer.inputs import input_warnings, open_manifest, plan_facts, plan_sentences
 from runs.trainer.loop import Loop, Tally
 from runs.trainer.metrics import MetricsFile, say, write_json
 from runs.trainer.optimizer import make_optimizer
@@ -37,6 +37,7 @@ _BINDING = (
     "max_seq_length",
     "packing",
     "too_long",
+    "prompt_style",
 )
 
 
@@ -78,6 +79,8 @@ def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: Me
     resumed = _restore(prepared, loop, checkpoints)
     metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), "resumed_from_step": resumed})
     for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
+        say(sentence)
+    for sentence in input_warnings(prepared.tokenizer, prepared.data):
         say(sentence)
     if jax.process_index() == 0:
         write_json(prepared.folder / SEEN, first_seen(prepared.data, prepared.tokenizer))

@@ -11,7 +11,7 @@ from runs.architectures import Architecture, UnsupportedModel, count_parameters,
 from runs.families import PRESETS, preset_names
 from runs.model_folder import FolderProblem, check_model_folder, read_config
 from runs.trainer.errors import ModelError
-from runs.trainer.inputs import open_manifest, plan_data, plan_facts, plan_sentences, tokenise
+from runs.trainer.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
 from runs.trainer.memory import memory_estimate
 from runs.trainer.plan import DataPlan
 from runs.trainer.tokens import TokenisedData
@@ -33,7 +33,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     except UnsupportedModel as error:
         raise ModelError(f"the model {manifest['model']['id']} cannot be trained: {error}") from error
     total, trainable = count_parameters(settings, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
-    _, data = tokenise(manifest, folder, model_folder, lambda: None)
+    tokenizer, data = tokenise(manifest, folder, model_folder, lambda: None)
     data.check_vocabulary(architecture.vocab)
     plan, _, steps = plan_data(data, training)
     report: dict[str, Any] = {
@@ -45,12 +45,12 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         "parameters": total,
         "trainable_parameters": trainable,
         **_memory(architecture, training, plan, total=total, trainable=trainable),
-        "warnings": warnings,
+        "warnings": [*warnings, *input_warnings(tokenizer, data)],
         "smoke": None,
     }
     report["sentences"] = plan_sentences(data, plan, training, steps)
     if report["memory"]["total"] > report["memory_there"]:
-        warnings.append(
+        report["warnings"].append(
             f"The training needs about {report['memory']['total'] / GIB:.1f} GiB of memory on each device, and there are "
             f"{report['memory_there'] / GIB:.1f} GiB: lower batch_size or max_seq_length, use LoRA or gradient_checkpointing."
         )

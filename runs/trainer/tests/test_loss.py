@@ -28,9 +28,10 @@ def data():
     generator = np.random.default_rng(1)
     lengths = generator.integers(5, 40, size=12)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    pieces = np.array([(s, 0, n, 3, False) for s, n in zip(starts, lengths, strict=True)], dtype=PIECE)
+    pieces = np.array([(s, 0, n, False) for s, n in zip(starts, lengths, strict=True)], dtype=PIECE)
     tokens = generator.integers(0, 256, size=lengths.sum()).astype(np.int32)
-    return TokenisedData(pieces, tokens, np.empty(0, np.int64), {}, "key")
+    learnt = np.concatenate([np.arange(length) >= 3 for length in lengths])
+    return TokenisedData(pieces, tokens, learnt, np.empty(0, np.int64), {}, "key")
 
 
 def batch(data, rows, length):

@@ -21,19 +21,22 @@ def load(tmp_path, template, **tokens):
 
 
 def learnt(tokenizer, messages):
-    """The text of the learnt tokens, special ones as they are."""
-    [(ids, answer)] = tokenizer.encode([messages])
-    return tokenizer._tokenizer.decode(ids[answer:]), tokenizer._tokenizer.decode(ids[:answer])
+    """The text of the learnt tokens, special ones as they are, and what stands before."""
+    [encoded] = tokenizer.encode([messages])
+    [(start, end)] = encoded.learnt
+    return tokenizer.decode(encoded.ids[start:end], marks=True), tokenizer.decode(encoded.ids[:start], marks=True)
 
 
 def test_bytes_round_trip_and_mask():
     tokenizer = ByteTokenizer()
-    [(ids, answer)] = tokenizer.encode([CONVERSATION])
+    [encoded] = tokenizer.encode([CONVERSATION])
+    ids, [(start, end)] = encoded.ids, encoded.learnt
     assert ids[0] == 257
     assert ids[-1] == 258
-    assert tokenizer.decode(ids[answer:]) == "so gut wie fünf"
-    assert ids[:answer] == tokenizer.encode_prompt(CONVERSATION[:-1])
-    assert tokenizer.decode(ids[:answer]) == "2+2?\n4más?\n"
+    assert end == len(ids)
+    assert tokenizer.decode(ids[start:]) == "so gut wie fünf"
+    assert ids[:start] == tokenizer.encode_prompt(CONVERSATION[:-1])
+    assert tokenizer.decode(ids[:start]) == "2+2?\n4más?\n"
     assert tokenizer.stop_ids == (258,)
 
 
@@ -43,9 +46,10 @@ def test_only_the_last_answer_with_its_end_is_learnt(tmp_path):
         "so gut wie fünf<|end|>",
         "<|user|>2+2?<|end|><|assistant|>4<|end|><|user|>más?<|end|><|assistant|>",
     )
-    [(ids, answer)] = tokenizer.encode([CONVERSATION])
-    assert ids[:answer] == tokenizer.encode_prompt(CONVERSATION[:-1])
-    assert tokenizer.decode(ids[answer:]) == "so gut wie fünf"
+    [encoded] = tokenizer.encode([CONVERSATION])
+    [(start, end)] = encoded.learnt
+    assert encoded.ids[:start] == tokenizer.encode_prompt(CONVERSATION[:-1])
+    assert tokenizer.decode(encoded.ids[start:end]) == "so gut wie fünf"
 
 
 def test_a_template_that_strips_answers(tmp_path):
@@ -76,23 +80,23 @@ def test_a_token_across_the_border_belongs_to_the_answer(tmp_path):
     assert learnt(loaded, messages) == (":ab<|end|>", "q")
 
 
-def test_a_template_without_an_end_gets_one(tmp_path, capsys):
+def test_a_template_without_an_end_gets_one(tmp_path):
     generation = "{% if add_generation_prompt %}assistant: {% endif %}"
     tokenizer = load(tmp_path, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + generation)
     assert learnt(tokenizer, CONVERSATION[:2]) == ("4\n<|end|>", "user: 2+2?\nassistant: ")
-    assert "does not end an answer: <|end|> is added" in capsys.readouterr().out
+    assert tokenizer.notes == ["The chat template does not end an answer: <|end|> is added."]
 
 
-def test_no_template_uses_a_plain_one_and_says_so(tmp_path, capsys):
+def test_no_template_uses_a_plain_one_and_says_so(tmp_path):
     tokenizer = load(tmp_path, None)
     assert learnt(tokenizer, [{"role": "system", "content": "Be brief."}, *CONVERSATION[:2]]) == (
         " 4<|end|>",
         "Be brief.\n\nQuestion: 2+2?\nAnswer:",
     )
-    assert "no chat template" in capsys.readouterr().out
+    assert tokenizer.notes == ["The tokenizer has no chat template: a plain one is used (Question: … / Answer: …)."]
 
 
-def test_a_template_without_system_messages_gets_them_in_the_first_question(tmp_path, capsys):
+def test_a_template_without_system_messages_gets_them_in_the_first_question(tmp_path):
     template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}" + GENERATION
@@ -100,7 +104,8 @@ def test_a_template_without_system_messages_gets_them_in_the_first_question(tmp_
     tokenizer = load(tmp_path, template)
     messages = [{"role": "system", "content": "Be brief."}, *CONVERSATION[:2]]
     assert learnt(tokenizer, messages) == ("4<|end|>", "<|user|>Be brief.\n\n2+2?<|end|><|assistant|>")
-    assert "takes no system message" in capsys.readouterr().out
+    assert tokenizer.encode([messages])[0].system_moved
+    assert not tokenizer.encode([CONVERSATION])[0].system_moved
 
 
 def test_a_conversation_that_the_template_refuses(tmp_path):

@@ -22,8 +22,15 @@ def build(tmp_path, examples, *, max_length=128, too_long="drop"):
 
 
 def pieces(data):
-    """``(ids, index of the first learnt token)`` of every piece."""
-    return [(data.tokens[p["start"] : p["start"] + p["length"]].tolist(), int(p["answer"])) for p in data.pieces]
+    """``(ids, index of the first learnt token)`` of every piece; here all after it are learnt."""
+    found = []
+    for piece in data.pieces:
+        span = slice(piece["start"], piece["start"] + piece["length"])
+        mask = data.learnt[span]
+        first = int(mask.argmax())
+        assert mask[first:].all()
+        found.append((data.tokens[span].tolist(), first))
+    return found
 
 
 # begin + 9 letters + newline, then 300 letters and the end: 312 tokens, 301 of them learnt
@@ -47,7 +54,7 @@ def test_truncate(tmp_path):
 
 
 def test_split_learns_every_answer_token_once(tmp_path):
-    whole = ByteTokenizer().encode([LONG["messages"]])[0][0]
+    whole = ByteTokenizer().encode([LONG["messages"]])[0].ids
     data = build(tmp_path, [LONG], too_long="split")
     assert data.counts["train"]["split"] == 1
     assert len(data.pieces) == 3
@@ -110,7 +117,7 @@ def test_tokens_are_mapped_not_read(tmp_path):
 
 def test_the_texts_of_tokens_put_together_are_the_text():
     tokenizer = ByteTokenizer()
-    (ids, _), *_ = tokenizer.encode([[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]])
+    ids = tokenizer.encode([[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]])[0].ids
 
     assert texts_of(ids, tokenizer) == ["<begin>", "n", "", "é", "?", "\n", "", "", "日", "<end>"]
     assert texts_of(ids[:3], tokenizer) == ["<begin>", "n", "\ufffd"]  # cut within a character

@@ -13,7 +13,7 @@ from datasets.models import Dataset
 from datasets.services import write_jsonl
 from runs.models import Run
 from runs.reading import samples as reading
-from runs.reading.samples import read_samples
+from runs.reading.samples import read_samples, read_seen
 from runs.services import run_folder
 from runs.tests.conftest import Submit
 from runs.tests.leftovers import make_run
@@ -126,6 +126,14 @@ def test_the_first_examples_token_by_token_as_the_training_wrote_them(local_clie
     assert re.findall(r'learnt-token">(.*?)</mark>', page) == ["&lt;script&gt;alert(1)&lt;/script&gt;\0", "4"]
     assert "9 tokens" in page and "4 more tokens" in page
     assert "given-token" not in local_client.get(f"/runs/{run.pk}/data", {"from": "5"}).content.decode()
+
+
+def test_spans_of_learnt_tokens_are_marked(user: User) -> None:
+    example = {"tokens": ["q", "a", "<end>", "\n", "q", "b"], "learnt": [[1, 3], [5, 90]], "learnt_from": 1, "length": 9}
+    run = make_run(user, files={"seen.json": json.dumps({"examples": [example]}).encode()})
+    (seen,) = read_seen(run_folder(run))
+    assert seen.tokens == [("q", False), ("a", True), ("<end>", True), ("\n", False), ("q", False), ("b", True)]
+    assert (seen.length, seen.more) == (9, 3)
 
 
 @pytest.mark.parametrize(

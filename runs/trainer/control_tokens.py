@@ -16,8 +16,8 @@ from typing import Any
 from runs.trainer.errors import DataError, ModelError
 
 REASONING_TAGS = ("<think>", "</think>")
-# Added tokens that are not marked as special are control tokens if they look like one: <|user|>, [INST]. Those that look like tags can
-# be mere vocabulary (<table> is, of Gemma): they are control tokens if the template writes them.
+# Added tokens that are not marked as special are control tokens if they look like one: <|user|>, [INST]. Those that look like
+# tags can be mere vocabulary (<table> is, of Gemma): they are control tokens if the template writes them.
 _BRACKETED = re.compile(r"[<\[{].*\w.*[>\]}]", re.DOTALL)
 _TAG = re.compile(r"</?\w[\w-]*>")
 # Aliases come from the end of the last private use area, where no font has signs.

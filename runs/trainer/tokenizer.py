@@ -157,8 +157,8 @@ class ChatTokenizer:
         found = [self._template.lay_out(messages) for messages in conversations]
         rows = [_Row.of(each) for each in found]
         return [
-            self._encoded(each, row, encoding, apart)
-            for each, row, (encoding, apart) in zip(found, rows, self._encode_rows(rows), strict=True)
+            self._encoded(each, row, encoding, forges)
+            for each, row, (encoding, forges) in zip(found, rows, self._encode_rows(rows), strict=True)
         ]
 
     def encode_prompt(self, messages: Messages) -> list[int]:
@@ -178,21 +178,19 @@ class ChatTokenizer:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not marks, clean_up_tokenization_spaces=False))
 
     def _encode_rows(self, rows: list[_Row]) -> list[tuple[Any, bool]]:
-        """The encoding of each row, and whether its texts had to be kept apart from control tokens."""
+        """The encoding of each row, and whether its texts would make control tokens."""
         control = self._template.control
         texts = [row.text for row in rows]
-        apart = [
-            control.everywhere or _control_starts(row.parts, control) != control.starts(text)
-            for row, text in zip(rows, texts, strict=True)
-        ]
+        forging = [_control_starts(row.parts, control) != control.starts(text) for row, text in zip(rows, texts, strict=True)]
+        apart = [control.everywhere or forges for forges in forging]
         plain = [text for text, is_apart in zip(texts, apart, strict=True) if not is_apart]
         # The templates write their own special tokens.
         encodings = self._tokenizer(plain, add_special_tokens=False, return_attention_mask=False).encodings if plain else []
         others = control.encode_apart([row.parts for row, is_apart in zip(rows, apart, strict=True) if is_apart])
         of_kind = {False: iter(encodings), True: iter(others)}
-        return [(next(of_kind[is_apart]), is_apart) for is_apart in apart]
+        return [(next(of_kind[is_apart]), forges) for is_apart, forges in zip(apart, forging, strict=True)]
 
-    def _encoded(self, found: LaidOut, row: _Row, encoding: Any, apart: bool) -> Encoded:
+    def _encoded(self, found: LaidOut, row: _Row, encoding: Any, forges: bool) -> Encoded:
         ids: list[int] = encoding.ids
         first = self._first_token(encoding, ids, row.start)
         last = encoding.char_to_token(row.end - 1)
@@ -202,7 +200,8 @@ class ChatTokenizer:
             )
         if first >= last:
             raise DataError("the tokenizer has no tokens for the answer; change the answer or the tokenizer")
-        control_texts = sum(self._template.control.found(text) is not None for text in found.texts) if apart else 0
+        # A name may also come about where a text and the template meet: then no text contains it.
+        control_texts = max(1, sum(self._template.control.found(text) is not None for text in found.texts)) if forges else 0
         return Encoded(ids, [(first, last + 1)], control_texts, found.system_moved)
 
     def _first_token(self, encoding: Any, ids: list[int], start: int) -> int:
@@ -266,13 +265,13 @@ class ChatTokenizer:
         finished, asks = last_words(layout.before_answer), last_words(layout.asked)
         if finished == asks:  # the template renders what stands before differently
             finished, asks = before, asked
-        styles = [CONVERSATION, GENERATION]
+        style, other, used = CONVERSATION, GENERATION, finished
         if self._prompt_style == GENERATION:
-            styles.reverse()
+            style, other, used = GENERATION, CONVERSATION, asks
         self.notes.append(
             f"The chat template writes {shown(finished)} before an answer in a conversation, but {shown(asks)} when it asks for "
-            f"one, as servers do. Here answers are learnt and measured after the {'second' if styles[0] == GENERATION else 'first'} "
-            f"(prompt_style: {styles[0]}; {styles[1]} is the other)."
+            f"one, as servers do. Here answers are learnt and measured after {shown(used)} (prompt_style: {style}); "
+            f"prompt_style: {other} chooses the other."
         )
 
     def _find_stop_ids(self, folder: Path, end: int) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
 """The tokenised dataset: memory-mapped files, made once and found again by what they depend on.
 
 ``pieces.bin`` holds one record a trainable sequence (``PIECE``), ``tokens.bin`` all their ids one after another, ``learnt.bin``
-whether each of them is learnt, ``answers.bin`` the byte offsets of held-out lines with a final answer, ``meta.json`` the counts. A
-million examples cost some twenty megabytes of records, mapped, not read.
+whether each of them is learnt, ``answers.bin`` the byte offsets of held-out lines with a final answer, ``meta.json`` the counts.
+A million examples cost some twenty megabytes of records, mapped, not read.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ from runs.trainer.tests.tokenizer_families import LOSSLESS, NAMES, make_tokenize
 from runs.trainer.tokenizer import ChatTokenizer
 
 GENERATION = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CASES: dict[str, str] = json.loads(Path(__file__).with_name("cases").joinpath("chat_templates.json").read_text())
 # Those of the reports, and the ways of well-known models. <think> and the like are tokens of all families.
 TEMPLATES: dict[str, str] = {
-    **json.loads(Path(__file__).with_name("cases").joinpath("chat_templates.json").read_text()),
+    **CASES,
     "plain turns": "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}" + GENERATION,
     "turns that are not marked as special": (
         "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}"
@@ -43,7 +44,8 @@ TEMPLATES: dict[str, str] = {
         "{% if loop.last %}{{ '<think>\n' + r + '\n</think>\n\n' }}{% endif %}{% endif %}{{ c }}<|end|>{% endfor %}" + GENERATION
     ),
     "leaves the answer out": (
-        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}{{ eos_token }}"
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
+        "{{ eos_token }}"
     ),
     "cuts long answers": (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content[:20] }}<|end|>{% endfor %}" + GENERATION
@@ -60,8 +62,8 @@ REFUSED = {"changes the text", "leaves the answer out", "says the answer twice"}
 REFUSED_STYLES = {("no generation prompt", "generation")}
 
 WORDS = [*NAMES, "d", "m", "of", "end", "user", "assistant", "<|", "|>", "<", ">", "</think", "think>", "s>", "🙂", "👩\u200d🚀",
-         "é", "日本", " ", "  ", "\n", "\t", "\u00a0", "\u2003", "Answer:", "[INST]", "### Human: ", "17+4", "\U000f0000", "\ufdd0",
-         "Ġ", "{{ eos_token }}"]  # fmt: skip
+         "é", "日本", " ", "  ", "\n", "\t", "\u00a0", "\u2003", "Answer:", "[INST]", "### Human: ", "17+4", "\U000f0000",
+         "\ufdd0", "Ġ", "{{ eos_token }}"]  # fmt: skip
 # No lone surrogates, which a dataset cannot hold, and no lower block, which SentencePiece reads as a blank.
 letters = st.characters(codec="utf-8", exclude_characters="▁")
 texts = st.lists(st.one_of(st.sampled_from(WORDS), st.text(letters, max_size=4)), max_size=6).map("".join)
@@ -97,7 +99,8 @@ class Exactness:
         try:
             [encoded] = self.tokenizer.encode([messages])
         except DataError as error:
-            assert self._may_be_refused(messages), f"refused without need: {error}"
+            if not self._may_be_refused(messages):
+                raise AssertionError(f"refused without need: {error}") from error
             return str(error)
         ids, [(start, end)] = encoded.ids, encoded.learnt
         answer = messages[-1]["content"]
@@ -142,8 +145,8 @@ class Exactness:
                 learnt, rest = _without_space(learnt), _without_space(rest)
                 end_mark = _without_space(end_mark)
                 if self.prompt_style == "generation":  # the template's own tags are learnt, or asked after
-                    learnt, rest = learnt.removeprefix("<think></think>"), rest.removeprefix("</think>")
-                    shown |= {text.removeprefix("<think>") for text in shown} | {f"<think>{text}" for text in shown}
+                    shown |= {text.removeprefix("<think>") for text in shown}
+                    shown |= {before + text for text in shown for before in ("<think>", "<think></think>")}
             # White space that the template writes before an answer is learnt, and a token across the border.
             fitting = [text for text in shown if learnt.endswith(text)]
             assert fitting, f"learnt {learnt!r}, not {answer!r}"
@@ -164,7 +167,7 @@ class Exactness:
         if "think>" in "".join(contents) and "think>" in TEMPLATES[self.template]:
             return True
         nothing_to_read = not _without_space(self._read(self._ids_of(contents[-1])))
-        return nothing_to_read or any("\U0010ff00" <= letter for letter in "".join(contents))
+        return nothing_to_read or any(ord(letter) >= 0x10FF00 for letter in "".join(contents))
 
     def _ids_of(self, text: str) -> list[int]:
         ids: list[int] = self.reference(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

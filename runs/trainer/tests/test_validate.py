@@ -1,11 +1,13 @@
 """What ``tunix validate`` says, against what the training then does."""
 
 import json
+import shutil
 
 import pytest
 
 from runs.trainer.launch import main
 from runs.trainer.tests.helpers import arithmetic, line
+from runs.trainer.tests.learnt_exactly import CASES, TEMPLATES
 
 
 def report(run, capsys, *arguments):
@@ -59,6 +61,42 @@ def test_too_little_memory_is_a_warning(make_run, capsys):
     run = make_run(model="preset:tiny-llama", batch_size=512, max_seq_length=2048, packing=True, examples=examples)
     found = report(run, capsys)
     assert any("lower batch_size" in warning for warning in found["warnings"])
+
+
+def with_template(llama, folder, template):
+    """The model with another chat template."""
+    shutil.copytree(llama, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_the_number_of_texts_with_control_tokens_is_said(make_run, capsys):
+    examples = [*arithmetic(20), line("a", "say <|end|>", "<|end|> ends it"), line("b", "<|user|>", "c"), line("c", "<|x|>", "d")]
+    found = report(make_run(examples=examples), capsys)
+    assert [warning for warning in found["warnings"] if "control tokens" in warning] == [
+        "3 texts contain names of the tokenizer's control tokens, such as those that end a turn; "
+        "they are read as text, not as control tokens."
+    ]
+
+
+def test_it_is_said_where_training_and_prompting_render_differently(make_run, llama, tmp_path, capsys):
+    template = CASES["generation prompt is no prefix of the whole (reasoning models)"]
+    model = with_template(llama, tmp_path / "model", template)
+    assert any("prompt_style: conversation" in warning for warning in report(make_run(model=model), capsys)["warnings"])
+    generation = make_run("generation", model=model, prompt_style="generation")
+    assert any("prompt_style: generation" in warning for warning in report(generation, capsys)["warnings"])
+    assert not report(make_run("plain"), capsys)["warnings"]
+
+
+@pytest.mark.parametrize("template", ["leaves the answer out", "changes the text", "says the answer twice", "damaged"])
+def test_templates_that_cannot_be_trained_with_end_a_run_with_the_models_code(make_run, llama, tmp_path, capsys, template):
+    source = TEMPLATES.get(template, "{% for m in messages %}{{ m.content }")
+    run = make_run(model=with_template(llama, tmp_path / "model", source))
+    assert main(["validate", "--config", str(run.config)]) == 12
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("tunix: model: the tokenizer in ")
+    assert run.train() == 12
+    assert capsys.readouterr().err.strip().splitlines()[-1] == said
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,14 @@ import orjson
 from datasets.models import Split
 from datasets.schema import MAX_STEPS, InvalidTrace, TraceData, kind_of, messages_problem, parse_trace
 
+REASON_MAX_CHARACTERS = 500
+
 
 class LineError(ValueError):
-    """Why one line cannot be read."""
+    """Why one line cannot be read; at most ``REASON_MAX_CHARACTERS``, whatever the line contains."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason if len(reason) <= REASON_MAX_CHARACTERS else f"{reason[: REASON_MAX_CHARACTERS - 2]} …")
 
 
 # --- One line ------------------------------------------------------------------------------------------------------------
@@ -46,8 +51,8 @@ def parse_line(raw: bytes) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [key for key, _ in pairs]
-        repeated = next(key for key in names if names.count(key) > 1)
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise LineError(f"has the key {repeated!r} twice")
     return result
 

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from datasets.formats import FORMATS, LineError, parse_line, recognise, to_trace
+from datasets.formats import FORMATS, REASON_MAX_CHARACTERS, LineError, parse_line, recognise, to_trace
 from datasets.schema import training_line
 from datasets.tests.factory import trace_body
+from tunixrt.tests.cpu import run_within_cpu_seconds
 
 USER = {"role": "user", "content": "1+1?"}
 ASSISTANT = {"role": "assistant", "content": "2"}
@@ -365,3 +366,25 @@ def test_a_line_nested_as_deep_as_parsers_go_is_refused_all_the_same():
     raw = b'{"prompt": "p", "completion": "c", "a": ' + b"[" * 1_000 + b"]" * 1_000 + b"}"
     with pytest.raises(LineError, match="nested"):
         to_trace(parse_line(raw), "prompt_completion")
+
+
+def test_a_line_of_many_keys_takes_linear_time_and_a_long_key_is_not_repeated_whole():
+    reasons = run_within_cpu_seconds(
+        30,
+        """
+import json, os, django
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
+django.setup()
+from datasets.formats import LineError, parse_line
+many = ",".join(f'"{number}": 1' for number in range(300_000))
+for line in ('{%s, "299999": 2}' % many, '{"%s": 1, "%s": 2}' % ("k" * 900_000, "k" * 900_000)):
+    try:
+        parse_line(line.encode())
+    except LineError as error:
+        print(error)
+""",
+    )
+
+    first, second = reasons.splitlines()
+    assert first == "has the key '299999' twice"
+    assert len(second) == REASON_MAX_CHARACTERS and second.endswith(" …")

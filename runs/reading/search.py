@@ -1,12 +1,13 @@
-"""Looking for text in a log of any size, a bounded part at a time.
+"""Search a log of any size, a bounded part per request.
 
-Lines are found by bytes, so that every answer says where to go on. ASCII letters are the same in both cases; colours that a
-terminal would show stand between characters without hiding what they colour.
+Lines are found by bytes, so every answer says where to continue. The search ignores terminal colours and the case of ASCII
+letters. It takes time linear in the bytes scanned, whatever log and needle contain: no pattern is built from the needle.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MATCHES_MAX = 500
 SHOWN_BEFORE, SHOWN_BYTES = 200, 1000  # of a line, around the match
 _BLOCK = 1 << 20
 _OVERLAP = 1 << 16  # longer than a match, with a colour between any two of its characters
-_COLOUR = rb"(?:\x1b\[[0-9;:]*m)*"
+_COLOUR = re.compile(rb"\x1b\[[0-9;:]*m")
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,6 @@ def _places(descriptor: int, needle: bytes, offset: int, end: int) -> Iterator[t
 
     Read in blocks that begin with a line; a line longer than a block goes on with an overlap, in which no match is lost.
     """
-    plain = needle.lower()
-    coloured = re.compile(_COLOUR.join(re.escape(needle[i : i + 1]) for i in range(len(needle))), re.IGNORECASE)
     position, line_start, lines = offset, offset, 0
     done_with_line = False  # the long line that goes on has matched already
     while position < end:
@@ -96,11 +95,11 @@ def _places(descriptor: int, needle: bytes, offset: int, end: int) -> Iterator[t
         cut = data.rfind(b"\n") + 1
         whole = cut > 0 or position + len(data) == end
         text = data if position + len(data) == end else data[:cut] if cut else data
-        find = _finder(text, plain, coloured)
+        searched = _Searched(text, needle)
         at = 0
         if done_with_line:
             at = text.find(b"\n") + 1 or len(text)
-        while (at := find(at)) >= 0:
+        while (at := searched.find(at)) >= 0:
             before = text.rfind(b"\n", 0, at)
             start = position + before + 1 if before >= 0 else line_start
             yield position + at, start, lines + text.count(b"\n", 0, at)
@@ -120,17 +119,38 @@ def _places(descriptor: int, needle: bytes, offset: int, end: int) -> Iterator[t
         position += step
 
 
-def _finder(text: bytes, plain: bytes, coloured: re.Pattern[bytes]) -> Callable[[int], int]:
-    """Where from a position on the next match begins; -1: nowhere."""
-    if b"\x1b" in text:
+class _Searched:
+    """A block of a log, searched for a needle without regard to case and colours. Positions are those of the block as it is.
 
-        def find_coloured(start: int) -> int:
-            found = coloured.search(text, start)
-            return found.start() if found else -1
+    A needle that consists of colours only is searched as it is.
+    """
 
-        return find_coloured
-    lower = text.lower()
-    return lambda start: lower.find(plain, start)
+    def __init__(self, block: bytes, needle: bytes):
+        plain_needle = _COLOUR.sub(b"", needle)
+        self._needle = (plain_needle or needle).lower()
+        # Where the text continues after each colour, in the plain text and in the block.
+        self._plain_starts, self._block_starts = [0], [0]
+        if not plain_needle or b"\x1b" not in block:
+            self._plain = block.lower()
+            return
+        pieces = []
+        length = 0
+        for colour in _COLOUR.finditer(block):
+            pieces.append(block[self._block_starts[-1] : colour.start()])
+            length += len(pieces[-1])
+            self._plain_starts.append(length)
+            self._block_starts.append(colour.end())
+        pieces.append(block[self._block_starts[-1] :])
+        self._plain = b"".join(pieces).lower()
+
+    def find(self, start: int) -> int:
+        """Return where the first match at or after ``start``, which is no position within a colour, begins, or -1."""
+        piece = bisect_right(self._block_starts, start) - 1
+        found = self._plain.find(self._needle, self._plain_starts[piece] + start - self._block_starts[piece])
+        if found < 0:
+            return -1
+        piece = bisect_right(self._plain_starts, found) - 1
+        return self._block_starts[piece] + found - self._plain_starts[piece]
 
 
 def _match(descriptor: int, place: int, line_start: int, lines: int) -> Match:

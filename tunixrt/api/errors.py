@@ -1,6 +1,7 @@
 """Every error of the API is JSON with ``detail``; nothing ends in a stack trace."""
 
 import logging
+from itertools import islice
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
@@ -37,6 +38,10 @@ class NotImplementedHere(APIException):
     default_code = "not_implemented"
 
 
+# What an error answer repeats of a request, however large that was.
+_TEXT_MAX, _ENTRIES_MAX, _DETAIL_MAX = 1_000, 100, 10_000
+
+
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     if isinstance(error, OperationalError | InterfaceError):
         logger.warning("database away during %s: %s", context["request"].path, error)
@@ -48,7 +53,25 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         response.data = _validation_body(response.data)
     elif isinstance(error, InvalidQuery):
         response.data = {"detail": response.data["detail"], **error.errors}
+    response.data = {**_bounded(response.data), "detail": shorten(str(response.data["detail"]), _DETAIL_MAX)}
     return response
+
+
+def shorten(text: str, limit: int = _TEXT_MAX) -> str:
+    """Return ``text``, cut to ``limit`` characters with a mark where it was longer."""
+    return text if len(text) <= limit else text[: limit - 2] + " …"
+
+
+def _bounded(value: Any) -> Any:
+    """Return a copy of an error body whose texts and number of entries are bounded."""
+    if isinstance(value, dict):
+        bounded = {shorten(str(key)): _bounded(item) for key, item in islice(value.items(), _ENTRIES_MAX)}
+        if len(value) > _ENTRIES_MAX:
+            bounded["non_field_errors"] = [f"{len(value) - _ENTRIES_MAX:,} more errors are not shown."]
+        return bounded
+    if isinstance(value, list):
+        return [_bounded(item) for item in islice(value, _ENTRIES_MAX)]
+    return shorten(value) if isinstance(value, str) else value
 
 
 def _validation_body(data: Any) -> dict[str, Any]:

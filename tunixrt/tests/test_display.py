@@ -7,6 +7,7 @@ from django.utils import timezone as django_timezone
 
 from tunixrt.templatetags.display import duration, elapsed, number, percent, relative, when
 from tunixrt.templatetags.markdown import markdown
+from tunixrt.tests.cpu import run_within_cpu_seconds
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,25 @@ def test_what_goes_on_counts_on() -> None:
 )
 def test_markdown_is_harmless(text: str, html: str) -> None:
     assert markdown(text) == html
+
+
+def test_hostile_markdown_takes_bounded_time() -> None:
+    run_within_cpu_seconds(
+        30,
+        """
+import os, django
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
+django.setup()
+from tunixrt.templatetags.markdown import markdown
+from tunixrt.tests.cpu import run_within_cpu_seconds
+table = "a|" * 100 + "\\n" + "-|" * 100 + "\\n" + "a|b\\n" * 4_900
+for text in ("[" * 20_000, "![" * 10_000, "[a](" * 5_000, "*_" * 10_000, ">" * 20_000, "- " * 10_000, table):
+    for _ in range(20):
+        markdown(text[:20_000])
+""",
+    )
+
+
+def test_a_table_is_a_table_unless_it_could_be_huge() -> None:
+    assert "<table>" in markdown("a|b\n-|-\n1|2\n")
+    assert "<table>" not in markdown("a|" * 100 + "\n" + "-|" * 100 + "\n" + "1|2\n" * 100)

@@ -130,3 +130,15 @@ def test_a_form_without_its_token_is_explained():
 
     assert response.status_code == 403
     assert "Please send the form again" in response.content.decode()
+
+
+def test_an_error_repeats_a_bounded_part_of_a_request(api: APIClient):
+    many = {f"{number}-{'k' * 2_000}": 1 for number in range(500)}
+
+    response = api.post("/api/datasets", many | {"name": "n" * 200_000, "version": "v1", "trace_ids": []}, format="json")
+
+    assert response.status_code == 400
+    assert len(response.content) < 300_000
+    body = response.json()
+    assert "more errors are not shown" in body["non_field_errors"][0]
+    assert len(body["detail"]) <= 10_000

@@ -26,7 +26,7 @@ from runs.processes import boot_id, processes_with, send_signal
 from runs.runtime import local_runtime
 from runs.telemetry import flush_measured
 from runs.wakeup import WakeUp, hosts_folder
-from runs.webhooks import is_due
+from runs.webhooks import due_deliveries
 
 logger = logging.getLogger("tunixrt.attendant")
 
@@ -157,7 +157,7 @@ class Attendant:
         self._root_said = bool(problem)
         hosts.stop_taken_away()
         self.observer.observe()
-        if is_due():
+        if due_deliveries().exists():
             async_task("runs.tasks.deliver_webhooks")
         if time.monotonic() >= self._prune_due:
             self._prune_due = time.monotonic() + PRUNE_SECONDS

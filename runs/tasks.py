@@ -10,7 +10,6 @@ from runs.models import Host
 from runs.retention import prune_runs
 from runs.services import system_user
 from runs.telemetry import flush_measured
-from runs.webhooks import deliver_due
 
 
 def launch_pending() -> str:
@@ -22,6 +21,8 @@ def launch_pending() -> str:
 
 def deliver_webhooks() -> str:
     """Send the messages about ended runs that are due."""
+    from runs.webhook_delivery import deliver_due  # noqa: PLC0415 - 10 MB of libcurl that a worker without webhooks need not hold
+
     return f"{deliver_due()} attempts"
 
 

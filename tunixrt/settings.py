@@ -239,7 +239,7 @@ TUNIX_STOP_WITH_ATTENDANT = env.bool("TUNIX_STOP_WITH_ATTENDANT", None)
 TUNIX_HOST_NAME = env.str("TUNIX_HOST_NAME", socket.gethostname())
 TUNIX_HOST_SILENT_SECONDS = env.float("TUNIX_HOST_SILENT_SECONDS", 60.0)
 TUNIX_HOST_LOST_SECONDS = env.float("TUNIX_HOST_LOST_SECONDS", 900.0)
-# Where the end of every run is told, unless its request names another place; and what the messages are signed with.
+# Where the end of every run is told, beside the place its request names; and what the messages are signed with.
 TUNIX_WEBHOOK_URL = env.str("TUNIX_WEBHOOK_URL", "")
 TUNIX_WEBHOOK_SECRET = env.str("TUNIX_WEBHOOK_SECRET", "")
 TUNIX_WEBHOOK_ALLOW_PRIVATE = env.bool("TUNIX_WEBHOOK_ALLOW_PRIVATE", False)

@@ -1,12 +1,14 @@
 """Webhooks: a real receiver on loopback, real signatures, real failures."""
 
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
 from collections.abc import Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -15,17 +17,25 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import services, webhooks
+from runs import services, webhook_delivery
 from runs.models import DeliveryState, Run, RunStatus, WebhookDelivery
 from runs.tests.conftest import Submit, free_port
+from tunixrt.outbound import is_public
 
 
-class Receiver(HTTPServer):
-    """Answers each POST with the next of ``answers`` (then 200) and keeps what came."""
+class Receiver(ThreadingHTTPServer):
+    """Answers each POST with the next of ``answers`` (then 200) and keeps what came. ``endless`` names the part of an answer that
+    goes on, a little every tenth of a second, until ``released``."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    daemon_threads = True
+
+    def __init__(self, host: str = "127.0.0.1", endless: str = "") -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, 0), _Handler)
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.answer_body = b""
+        self.endless = endless
+        self.released = Event()
         self.got: list[tuple[str, dict[str, str], bytes]] = []
 
     @property
@@ -40,25 +50,43 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.got.append((self.path, dict(self.headers), body))
         status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+        with contextlib.suppress(OSError):  # the client has given up
+            self._wait("status", b"")
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.flush_headers()
+            self._wait("headers", b"X-More: 1\r\n")
+            self.end_headers()
+            self._wait("body", b".")
+            self.wfile.write(self.server.answer_body)
+
+    def _wait(self, part: str, drip: bytes) -> None:
+        while self.server.endless == part and not self.server.released.wait(0.1):
+            self.wfile.write(drip)
 
     def log_message(self, *args: Any) -> None:
         pass
 
 
+@contextlib.contextmanager
+def serving(server: Receiver) -> Iterator[Receiver]:
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture
 def receiver(settings: LazySettings) -> Iterator[Receiver]:
     settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = True
-    server = Receiver()
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Receiver()) as server:
+        yield server
 
 
 def end(run: Run, user: User) -> Run:
@@ -78,8 +106,8 @@ def make_due(delivery: WebhookDelivery) -> None:
 def test_the_end_of_a_run_is_told_signed_and_once(submit: Submit, user: User, receiver: Receiver) -> None:
     run = end(submit(webhook_url=receiver.url), user)
 
-    assert webhooks.deliver_due() == 1
-    assert webhooks.deliver_due() == 0
+    assert webhook_delivery.deliver_due() == 1
+    assert webhook_delivery.deliver_due() == 0
 
     [(path, headers, body)] = receiver.got
     assert path == "/hook?x=1"
@@ -90,17 +118,18 @@ def test_the_end_of_a_run_is_told_signed_and_once(submit: Submit, user: User, re
     assert message["exit_code"] is None
     assert message["message"] == "cancelled by somebody"
     assert message["completed_at"].endswith("Z")
-    secret = webhooks.webhook_secret()
-    signed = hmac.new(secret, f"{headers['X-Tunix-Timestamp']}.".encode() + body, hashlib.sha256).hexdigest()
-    assert headers["X-Tunix-Signature"] == f"sha256={signed}"
+    secret = webhook_delivery.webhook_secret()
     delivery = only_delivery(run)
+    signed = f"{headers['X-Tunix-Timestamp']}\n{delivery.pk}\n{receiver.url}\n".encode() + body
+    assert headers["X-Tunix-Delivery"] == str(delivery.pk)
+    assert headers["X-Tunix-Signature"] == f"sha256={hmac.new(secret, signed, hashlib.sha256).hexdigest()}"
     assert delivery.state == DeliveryState.DELIVERED
     assert [attempt.status_code for attempt in delivery.log.all()] == [200]
 
 
 def test_a_dry_run_answered_in_the_request_is_told(api: APIClient, body: dict[str, Any], receiver: Receiver) -> None:
     answer = api.post("/api/tunix/run", body | {"webhook_url": receiver.url}, format="json").json()
-    webhooks.deliver_due()
+    webhook_delivery.deliver_due()
     assert json.loads(receiver.got[0][2])["status"] == "completed"
     assert json.loads(receiver.got[0][2])["run_id"] == answer["run_id"]
 
@@ -110,19 +139,37 @@ def test_without_an_address_nothing_is_sent(submit: Submit, user: User) -> None:
     assert not WebhookDelivery.objects.exists()
 
 
-def test_the_setting_is_the_default_and_the_run_has_the_last_word(
+def test_the_operators_address_is_told_of_every_run_and_a_runs_own_as_well(
     submit: Submit, user: User, receiver: Receiver, settings: LazySettings
 ) -> None:
     settings.TUNIX_WEBHOOK_URL = "https://everyone.example/hook"
     first, second = end(submit(), user), end(submit(webhook_url=receiver.url), user)
+    same = end(submit(webhook_url=settings.TUNIX_WEBHOOK_URL), user)
+
     assert only_delivery(first).url == "https://everyone.example/hook"
-    assert only_delivery(second).url == receiver.url
+    assert {delivery.url for delivery in second.webhook_deliveries.all()} == {"https://everyone.example/hook", receiver.url}
+    assert only_delivery(same).url == "https://everyone.example/hook"
+
+
+def test_the_operators_address_may_be_private_without_allowing_it_for_runs(
+    submit: Submit, user: User, receiver: Receiver, settings: LazySettings
+) -> None:
+    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False
+    settings.TUNIX_WEBHOOK_URL = receiver.url
+    run = end(submit(webhook_url=f"{receiver.url}&own=1"), user)
+
+    webhook_delivery.deliver_due()
+
+    [(path, _, _)] = receiver.got
+    assert path == "/hook?x=1"
+    states = {delivery.url: delivery.state for delivery in run.webhook_deliveries.all()}
+    assert states == {receiver.url: DeliveryState.DELIVERED, f"{receiver.url}&own=1": DeliveryState.WAITING}
 
 
 def test_a_secret_of_ones_own(settings: LazySettings) -> None:
-    derived = webhooks.webhook_secret()
+    derived = webhook_delivery.webhook_secret()
     settings.TUNIX_WEBHOOK_SECRET = "told to the receiver"
-    assert webhooks.webhook_secret() == b"told to the receiver" != derived
+    assert webhook_delivery.webhook_secret() == b"told to the receiver" != derived
 
 
 def test_a_failing_receiver_is_tried_again_later(submit: Submit, user: User, receiver: Receiver) -> None:
@@ -130,7 +177,7 @@ def test_a_failing_receiver_is_tried_again_later(submit: Submit, user: User, rec
     run = end(submit(webhook_url=receiver.url), user)
     for _ in range(3):
         make_due(only_delivery(run))
-        webhooks.deliver_due()
+        webhook_delivery.deliver_due()
     delivery = only_delivery(run)
     assert delivery.state == DeliveryState.DELIVERED
     assert [attempt.status_code for attempt in delivery.log.all()] == [500, 503, 200]
@@ -138,7 +185,7 @@ def test_a_failing_receiver_is_tried_again_later(submit: Submit, user: User, rec
 
 
 def test_pauses_double_up_to_an_hour() -> None:
-    pauses = [webhooks.pause_after(attempts).total_seconds() for attempts in range(1, 12)]
+    pauses = [webhook_delivery.pause_after(attempts).total_seconds() for attempts in range(1, 12)]
     assert pauses == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
 
 
@@ -146,13 +193,13 @@ def test_a_dead_receiver_is_given_up_and_the_run_is_untouched(
     submit: Submit, user: User, settings: LazySettings, receiver: Receiver
 ) -> None:
     run = end(submit(webhook_url=f"http://127.0.0.1:{free_port()}/"), user)
-    for _ in range(webhooks.MAX_ATTEMPTS):
+    for _ in range(webhook_delivery.MAX_ATTEMPTS):
         make_due(only_delivery(run))
-        webhooks.deliver_due()
+        webhook_delivery.deliver_due()
     delivery = only_delivery(run)
     assert delivery.state == DeliveryState.GIVEN_UP
-    assert delivery.log.count() == webhooks.MAX_ATTEMPTS
-    assert "refused" in delivery.log.all()[0].error
+    assert delivery.log.count() == webhook_delivery.MAX_ATTEMPTS
+    assert "connect" in delivery.log.all()[0].error
     run.refresh_from_db()
     assert run.status == RunStatus.CANCELLED
 
@@ -160,41 +207,149 @@ def test_a_dead_receiver_is_given_up_and_the_run_is_untouched(
 def test_redirects_are_not_followed(submit: Submit, user: User, receiver: Receiver) -> None:
     receiver.answers = [(302, {"Location": receiver.url})]
     run = end(submit(webhook_url=receiver.url), user)
-    webhooks.deliver_due()
+    webhook_delivery.deliver_due()
     assert len(receiver.got) == 1
     assert only_delivery(run).log.get().error == "The receiver answered with a redirect, which is not followed."
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "[::1]", "[fe80::1]", "[::ffff:10.0.0.1]"]
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "localhost",
+        "10.0.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "[::1]",
+        "[fe80::1]",
+        "[::ffff:10.0.0.1]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:7f00:1::]",
+        "[::127.0.0.1]",
+    ],
 )
 def test_private_addresses_are_refused(host: str, submit: Submit, user: User, settings: LazySettings) -> None:
     settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False
     run = end(submit(), user)
-    delivery = WebhookDelivery.objects.create(
-        run=run, url=f"http://{host}:{free_port()}/", payload={}, next_attempt_at=timezone.now()
-    )
-    webhooks.deliver_due()
+    delivery = WebhookDelivery.objects.create(run=run, url=f"http://{host}:9/", payload={}, next_attempt_at=timezone.now())
+
+    webhook_delivery.deliver_due()
+
     assert "not a public address" in delivery.log.get().error
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:2800:21f:cb07:6820:80da:af6b:8b2c", True),
+        ("64:ff9b::5db8:d70e", True),
+        ("::ffff:93.184.215.14", True),
+        ("2002:5db8:d70e::1", True),
+        ("224.0.0.1", False),
+        ("0.0.0.0", False),
+        ("100.64.0.1", False),
+        ("::", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b::127.0.0.1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("2002:0a00:0001::", False),
+        ("2001:0:4136:e378:8000:63bf:80ff:fffe", False),
+        ("2001:db8::1", False),
+        ("2606:2800::5efe:7f00:1", False),
+        ("3fff::1", False),
+        ("5f00::1", False),
+        ("fd00::1", False),
+        ("fec0::1", False),
+        ("fe80::1%eth0", False),
+        ("ff02::1", False),
+    ],
+)
+def test_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_name_with_two_addresses_is_reached_at_the_one_that_listens(
+    family: socket.AddressFamily, submit: Submit, user: User, settings: LazySettings
+) -> None:
+    """curl resolves ``localhost`` to 127.0.0.1 and ::1."""
+    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = True
+    with serving(Receiver("::1" if family == socket.AF_INET6 else "127.0.0.1")) as receiver:
+        run = end(submit(webhook_url=f"http://localhost:{receiver.server_port}/"), user)
+        webhook_delivery.deliver_due()
+    assert only_delivery(run).state == DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize("part", ["status", "headers", "body"])
+def test_a_receiver_that_never_ends_its_answer_is_given_up_in_time(
+    part: str, submit: Submit, user: User, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = True
+    monkeypatch.setattr(webhook_delivery, "TIMEOUT_SECONDS", 1.0)
+    with serving(Receiver(endless=part)) as receiver:
+        run = end(submit(webhook_url=receiver.url), user)
+        webhook_delivery.deliver_due()
+        receiver.released.set()
+    assert "timed out" in only_delivery(run).log.get().error.lower()
+
+
+def test_an_answer_of_any_size_is_cut_and_its_status_counts(submit: Submit, user: User, receiver: Receiver) -> None:
+    receiver.answer_body = b"x" * 10_000_000
+    run = end(submit(webhook_url=receiver.url), user)
+    webhook_delivery.deliver_due()
+    assert only_delivery(run).state == DeliveryState.DELIVERED
+
+
+def test_a_result_is_recorded_while_a_slow_receiver_is_waited_for(
+    submit: Submit, user: User, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Receiver(endless="status")) as slow:
+        end(submit(webhook_url=slow.url), user)
+        quick = end(submit(webhook_url=receiver.url), user)
+        record = webhook_delivery._record
+
+        def record_and_release(delivery: WebhookDelivery, outcome: webhook_delivery.Outcome) -> None:
+            record(delivery, outcome)
+            if delivery.run_id == quick.pk:
+                slow.released.set()  # only now the slow receiver answers
+
+        monkeypatch.setattr(webhook_delivery, "_record", record_and_release)
+        webhook_delivery.deliver_due()
+    assert set(WebhookDelivery.objects.values_list("state", flat=True)) == {DeliveryState.DELIVERED}
+
+
+def test_proxies_of_the_environment_are_not_used(
+    submit: Submit, user: User, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://192.0.2.1:9")
+    end(submit(webhook_url=receiver.url), user)
+    webhook_delivery.deliver_due()
+    assert len(receiver.got) == 1
 
 
 def test_one_worker_sends_while_the_others_wait(submit: Submit, user: User, receiver: Receiver) -> None:
     run = end(submit(webhook_url=receiver.url), user)
     delivery = only_delivery(run)
     stale = WebhookDelivery.objects.get(pk=delivery.pk)
-    assert webhooks._take_due() == [delivery]
-    assert webhooks._take_due() == []
+    assert webhook_delivery._take_due() == [delivery]
+    assert webhook_delivery._take_due() == []
     assert WebhookDelivery.objects.get(pk=delivery.pk).next_attempt_at - stale.next_attempt_at > timedelta(seconds=60)
 
 
 def test_a_run_purged_while_its_message_is_sent_does_no_harm(submit: Submit, user: User, receiver: Receiver) -> None:
     run = end(submit(webhook_url=receiver.url), user)
-    [delivery] = webhooks._take_due()
-    outcome = webhooks.send(delivery.url, delivery.payload, delivery.pk)
+    [delivery] = webhook_delivery._take_due()
+    outcome = webhook_delivery.send(delivery)
     services.trash_run(run=run, by=user)
     run.refresh_from_db()
     services.purge_run(run=run)
-    webhooks._record(delivery, outcome)
+    webhook_delivery._record(delivery, outcome)
     assert not WebhookDelivery.objects.exists()
 
 

@@ -41,7 +41,7 @@ class WholeBody(io.RawIOBase):
 def guard_body(request: HttpRequest, limit: int) -> None:
     """Watch over the body of a request that nobody has read yet. WSGI gives no more than CONTENT_LENGTH bytes.
 
-    Lines are cut here, out of a buffer: granian's own ``readline`` drops the line's end and finds no second line (2.8).
+    Behind the front (tunixrt/front.py) a body is complete and bounded already; other WSGI servers promise neither.
     """
     length = request.META.get("CONTENT_LENGTH") or "0"
     announced = int(length) if length.isascii() and length.isdigit() else 0

@@ -75,7 +75,7 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "tunixrt.bodies.WholeBodyMiddleware",
+    "tunixrt.refusals.RefusalMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -90,7 +90,6 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "tunixrt.urls"
 WSGI_APPLICATION = "tunixrt.wsgi.application"
-ASGI_APPLICATION = "tunixrt.asgi.application"
 APPEND_SLASH = False
 
 TEMPLATES = [

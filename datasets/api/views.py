@@ -213,6 +213,13 @@ class DatasetIngest(APIView):
         return Response(manifest(dataset), status=201)
 
 
+class UploadPermission(APIView):
+    """GET: 204 for whoever may upload a dataset. The front asks before it receives the body."""
+
+    def get(self, request: Request) -> Response:
+        return Response(status=204)
+
+
 def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
     """File, its name, and the arguments of import_file. Raises InvalidDataset, ValidationError."""
     data = request.data

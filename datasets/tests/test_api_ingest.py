@@ -219,9 +219,9 @@ def test_lines_are_cut_without_the_help_of_the_server(user):
     assert (status, answer["size"]) == (201, 300)
 
 
-def test_a_body_in_chunks_is_411(api):
-    response = api.post(f"{INGEST}?name=a&version=1", content_type="application/x-ndjson", HTTP_TRANSFER_ENCODING="chunked")
-    assert (response.status_code, "Content-Length" in response.json()["detail"]) == (411, True)
+def test_who_may_upload_is_told_before_the_upload(api, remote_client):
+    assert api.get("/api/uploads/permission").status_code == 204
+    assert remote_client.get("/api/uploads/permission").status_code == 401
 
 
 def test_a_disk_without_room_is_507(api, monkeypatch):

@@ -61,9 +61,7 @@ def send_file(request: HttpRequest, descriptor: int | None, *, filename: str, co
     if wanted:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
-    response = StreamingHttpResponse(Pieces(descriptor, start, end), status=206 if wanted else 200, headers=headers)
-    response.leaves_gate = True  # type: ignore[attr-defined]
-    return response
+    return StreamingHttpResponse(Pieces(descriptor, start, end), status=206 if wanted else 200, headers=headers)
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:

@@ -94,6 +94,10 @@ def test_decisions_are_numbered_dated_by_status_and_linked():
 
     assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
     for path in records:
-        assert re.search(r"^Status: (accepted|superseded by \d+)$", path.read_text(), re.MULTILINE)
+        assert re.search(
+            r"^Status: (accepted|accepted; amended by \[\d+\]\(\d{4}-[\w-]+\.md\)|superseded by \d+)$",
+            path.read_text(),
+            re.MULTILINE,
+        )
         assert {"## Context", "## Decision", "## Consequences"} <= set(path.read_text().splitlines())
         assert f"(adr/{path.name})" in architecture

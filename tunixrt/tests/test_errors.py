@@ -54,18 +54,6 @@ def test_an_error_of_the_api_is_json_with_detail(api: APIClient, name: str, stat
     assert response.json() == body
 
 
-@pytest.mark.parametrize("method", ["post", "put", "patch"])
-def test_a_body_in_chunks_is_411(api: APIClient, method: str):
-    response = getattr(api, method)("/api/echo", HTTP_TRANSFER_ENCODING="chunked", CONTENT_LENGTH="")
-
-    assert response.status_code == 411
-    assert "Content-Length" in response.json()["detail"]
-
-
-def test_without_a_body_no_length_is_needed(api: APIClient):
-    assert api.get("/api/echo", HTTP_TRANSFER_ENCODING="chunked").status_code == 200
-
-
 @pytest.mark.parametrize("method", ["put", "delete", "patch"])
 def test_a_wrong_method_is_405(api: APIClient, method: str):
     response = getattr(api, method)("/api/echo")

@@ -1,6 +1,7 @@
 import errno
 import math
 import os
+import resource
 import socket
 import sys
 from typing import Any
@@ -10,10 +11,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tunixrt import parent
 from tunixrt.checks import bind_host
-from tunixrt.gate import DOWNLOADS
 from tunixrt.listeners import who_listens
 
-IDLE_CONNECTIONS = 1024
+CONNECTIONS = 4096  # at once, idle ones of browsers and slow ones included; a few kilobytes each
 
 
 class Command(BaseCommand):
@@ -30,23 +30,22 @@ class Command(BaseCommand):
             raise CommandError(problem)
         if settings.LOCAL_MODE:
             self.stderr.write(
-                f"Local mode: listening on {settings.BIND} only; nobody needs a login, all act as the user `local`."
+                f"Local mode: listening on {settings.BIND} only; the account that started it needs no login and acts as the user `local`."
             )
         self.stderr.write(f"tunixrt is at http://{settings.BIND}/")
         arguments = [
             *(sys.executable, "-m", "granian"),
-            *("--interface", "wsgi"),
+            *("--interface", "rsgi", "--http", "1"),
             *("--host", bind_host(), "--port", port),
-            # A live stream holds a thread; how many threads compute at once is decided in tunixrt/wsgi.py.
-            *("--workers", "1", "--blocking-threads", str(settings.WEB_THREADS + settings.MAX_STREAMS + DOWNLOADS)),
-            # Connections, idle ones of browsers included.
-            *("--backpressure", str(IDLE_CONNECTIONS + settings.MAX_STREAMS)),
+            *("--workers", "1"),
+            *("--backpressure", str(CONNECTIONS)),
             "--no-ws",
             # A reader who takes nothing must not hold a shutdown up; a run in the request may finish.
             *("--workers-kill-timeout", str(math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5)),
-            *("--log-level", "error"),  # a warning says that so many threads are unusual
-            "tunixrt.wsgi:application",
+            *("--log-level", "error"),
+            "tunixrt.rsgi:application",
         ]
+        allow_open_files(2 * CONNECTIONS)
         os.chdir(settings.BASE_DIR)
         os.execv(sys.executable, arguments)
 
@@ -70,3 +69,12 @@ def listening_problem(host: str, port: str) -> str | None:
         way_out = "Stop what listens there, or set TUNIXRT_BIND to another address."
         return f"Cannot listen on {settings.BIND}: {error.strerror}.{used} {way_out}"
     return None
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files to ``count``, as far as the system allows: the usual 1,024 are fewer than
+    ``CONNECTIONS``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

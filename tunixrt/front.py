@@ -1,0 +1,390 @@
+"""The front: what receives requests and sends answers, so that Django's threads never wait for a client.
+
+An RSGI application (granian) around Django's WSGI handler. It runs on one event loop and has three duties:
+
+* **Bodies** are received before Django sees the request: bounded by route before anything is read, with a minimum rate and a
+  total time, and spooled to disk beyond a few kilobytes. The large limit of uploads holds only after Django has let the uploader
+  in.
+* **Places**: an answer is made in one of a few threads, each with its own database connection. Admission is FIFO. Python runs one
+  thread at a time, so quick requests are admitted one at a time; a request that has been running for ``PATIENCE`` is assumed to
+  be blocked on I/O, and the next one is admitted beside it. One place is kept from requests that may take long, and from a
+  client that has all the others.
+* **Streams**: an answer sent piece by piece (live streams, downloads, exports) leaves its place before the first piece. A client
+  that takes nothing for ``SEND_SECONDS`` is given up.
+
+docs/adr/0007-front.md has the reasons and the figures.
+"""
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import sys
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from django.db import connections
+from django.http.response import HttpResponseBase
+
+from tunixrt.refusals import REFUSED, BadRequest, Busy, NoRoom, Refusal, TooLarge, TooSlow
+
+logger = logging.getLogger("tunixrt.front")
+
+Environ = dict[str, Any]
+Headers = list[tuple[str, str]]
+
+PATIENCE = 0.02  # seconds after which a running request no longer keeps the next one waiting
+# Files sent piece by piece up to this size are sent at once: static files, mostly.
+WHOLE_MAX_BYTES = 1 << 18
+# Answers that are sent piece by piece at once, beside the live streams: downloads and exports.
+DOWNLOADS = 32
+SEND_SECONDS = 60.0
+
+
+class Scope(Protocol):
+    """What RSGI tells about a request. ``client`` and ``server`` are ``host:port``; ``path`` is decoded."""
+
+    proto: str
+    http_version: str
+    client: str
+    server: str
+    scheme: str
+    method: str
+    path: str
+    query_string: str
+    headers: Any
+
+
+class Transport(Protocol):
+    def send_bytes(self, data: bytes) -> Awaitable[None]: ...
+
+
+class Exchange(Protocol):
+    """One request as RSGI hands it over; iterating it receives the body."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def response_bytes(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def response_stream(self, status: int, headers: Headers) -> Transport: ...
+
+
+@dataclass(frozen=True)
+class BodyRule:
+    """How a body may come. ``max_bytes`` in all, within ``max_seconds``, and after ``grace_seconds`` at no less than
+    ``min_rate`` bytes a second on average."""
+
+    max_bytes: int
+    max_seconds: float = 60.0
+    grace_seconds: float = 10.0
+    min_rate: float = 1024.0
+
+    def seconds_allowed(self, received: int) -> float:
+        """Seconds from the start within which the next bytes must come."""
+        return min(self.max_seconds, self.grace_seconds + received / self.min_rate)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of all requests together."""
+
+    body: BodyRule
+    upload: BodyRule
+    upload_paths: frozenset[str]
+    slow_paths: frozenset[str]  # a POST to one of these may take long
+    bodies: int = 2_000  # being received at once
+    uploads: int = 8
+    in_memory: int = 16 << 10  # bytes of one body; the rest is on disk
+    spare_disk: int = 256 << 20  # bytes that uploads leave free
+
+
+class Front:
+    """The RSGI application. ``places`` answers are made at once; ``sending`` are sent piece by piece at once, the next one is
+    503."""
+
+    def __init__(self, django: Callable[..., HttpResponseBase], *, places: int, sending: int, limits: Limits):
+        self._django = django
+        self._limits = limits
+        self._places = Places(places)
+        self._sending = threading.BoundedSemaphore(sending)
+        self._bodies = 0
+        self._uploads = 0
+
+    async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
+        environ = make_environ(scope)
+        slow = scope.method == "POST" and scope.path in self._limits.slow_paths
+        with contextlib.ExitStack() as body:
+            if scope.method in ("GET", "HEAD", "OPTIONS") and not _announces_body(environ):
+                environ["wsgi.input"] = _EMPTY
+            else:
+                await self._receive(scope, exchange, environ, body)
+            answer = await self._places.run(lambda: self._answer(environ), who=_credential(environ), slow=slow)
+        if answer.pieces is None:
+            exchange.response_bytes(answer.status, answer.headers, answer.body)
+            return
+        loop = asyncio.get_running_loop()
+        transport = exchange.response_stream(answer.status, answer.headers)
+        ended = loop.create_future()
+        threading.Thread(target=self._send, args=(answer, transport, loop, ended), name="sending", daemon=True).start()
+        await ended
+
+    # --- bodies
+
+    async def _receive(self, scope: Scope, exchange: Exchange, environ: Environ, resources: contextlib.ExitStack) -> None:
+        """Receive the body into ``wsgi.input``, or refuse it: then Django answers with the refusal and reads nothing."""
+        upload = scope.method == "POST" and scope.path in self._limits.upload_paths
+        rule = self._limits.upload if upload else self._limits.body
+        try:
+            self._check_length(environ, rule)
+            if upload and not await self._may_upload(environ):
+                environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY})  # the view says why
+                return
+            resources.enter_context(self._count_body(upload))
+            spool = tempfile.SpooledTemporaryFile(self._limits.in_memory, prefix="tunixrt-body-")  # noqa: SIM115 - entered below
+            file = resources.enter_context(spool)
+            received = await self._spool(exchange, file, rule, environ.get("CONTENT_LENGTH"))
+        except Refusal as refused:
+            environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, REFUSED: refused})
+            return
+        file.seek(0)
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ.update({"CONTENT_LENGTH": str(received), "wsgi.input": file})
+
+    def _check_length(self, environ: Environ, rule: BodyRule) -> None:
+        announced = environ.get("CONTENT_LENGTH") or "0"
+        if not (announced.isascii() and announced.isdigit()):
+            raise BadRequest("The Content-Length is not a number.")
+        if int(announced) > rule.max_bytes:
+            raise TooLarge(rule.max_bytes)
+
+    async def _may_upload(self, environ: Environ) -> bool:
+        """Ask Django, before the body is received, whether this client may upload anything at all."""
+        asked = environ | {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/uploads/permission", "QUERY_STRING": ""}
+        asked |= {"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, "HTTP_ACCEPT": "application/json"}
+        answer = await self._places.run(lambda: self._answer(asked), who=_credential(environ), slow=False)
+        return answer.status == 204
+
+    @contextlib.contextmanager
+    def _count_body(self, upload: bool) -> Any:
+        if self._bodies >= self._limits.bodies or (upload and self._uploads >= self._limits.uploads):
+            raise Busy("As many uploads as the server can take are under way; try again in a moment.", retry_after=5)
+        self._bodies += 1
+        self._uploads += upload
+        try:
+            yield
+        finally:
+            self._bodies -= 1
+            self._uploads -= upload
+
+    async def _spool(self, exchange: Exchange, file: IO[bytes], rule: BodyRule, announced: str | None) -> int:
+        """Write the body to ``file`` and return its length. Raises Refusal."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        received = looked_at = 0
+        pieces = exchange.__aiter__()
+        while True:
+            try:
+                async with asyncio.timeout_at(start + rule.seconds_allowed(received)):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                break
+            except TimeoutError:
+                raise TooSlow from None
+            received += len(piece)
+            if received > rule.max_bytes:
+                raise TooLarge(rule.max_bytes)
+            if received - looked_at > self._limits.in_memory:
+                looked_at = received
+                if shutil.disk_usage(tempfile.gettempdir()).free < self._limits.spare_disk:
+                    raise NoRoom("The server has no room for the upload. Nothing was stored.")
+            file.write(piece)
+        if announced and received < int(announced):
+            raise BadRequest(f"The upload ended after {received:,} of {int(announced):,} bytes. Nothing was stored.")
+        return received
+
+    # --- answers
+
+    def _answer(self, environ: Environ) -> "Answer":
+        """Have Django answer, in a place's thread."""
+        told: list[Any] = []
+        response = self._django(environ, lambda status, headers, exc_info=None: told.extend((status, headers)))
+        status, headers = int(told[0][:3]), told[1]
+        if not getattr(response, "streaming", False):
+            body = b"".join(response)
+            response.close()
+            return Answer(status, headers, body)
+        if 0 <= _length_of(headers) <= WHOLE_MAX_BYTES:
+            body = b"".join(response)
+            response.close()
+            return Answer(status, headers, body)
+        if not self._sending.acquire(blocking=False):
+            response.close()
+            return Answer(503, [("Content-Type", "application/json"), ("Retry-After", "5")], TOO_MANY)
+        return Answer(status, headers, b"", response)
+
+    def _send(self, answer: "Answer", transport: Transport, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+        """Send an answer piece by piece, in a thread of its own. A database connection that its pieces needed ends with it."""
+        assert answer.pieces is not None
+        try:
+            for piece in answer.pieces:
+                asyncio.run_coroutine_threadsafe(_sent(transport, piece), loop).result(SEND_SECONDS)
+        except TimeoutError:
+            logger.info("gave up a client that took nothing for %.0f s", SEND_SECONDS)
+        except Exception as error:  # noqa: BLE001 - the client has gone, or a piece failed: the headers are out, so it ends here
+            logger.debug("an answer ended early: %s", error)
+        finally:
+            with contextlib.suppress(Exception):
+                answer.pieces.close()
+            connections.close_all()
+            self._sending.release()
+            loop.call_soon_threadsafe(ended.set_result, None)
+
+
+async def _sent(transport: Transport, piece: bytes) -> None:
+    await transport.send_bytes(piece)  # what it returns is awaitable, but no coroutine
+
+
+TOO_MANY = b'{"detail": "The server is sending as much as it can; try again in a moment."}'
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Django answered; ``pieces`` where it is to be sent piece by piece."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    pieces: HttpResponseBase | None = None
+
+
+class Places:
+    """Threads that compute, and who is admitted to them next. Used on one event loop."""
+
+    def __init__(self, count: int, patience: float = PATIENCE):
+        self._count = count
+        self._patience = patience
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="place")
+        self._waiting: deque[_Visit] = deque()
+        self._inside: dict[_Visit, float] = {}
+        self._slow = 0
+        self._of: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, work: Callable[[], Any], *, who: str, slow: bool) -> Any:
+        """Run ``work`` in a place when its turn comes, and return its result. ``who`` asks; with ``slow`` it may take long."""
+        visit = _Visit(work, who, slow, asyncio.get_running_loop().create_future())
+        self._waiting.append(visit)
+        self._admit()
+        return await visit.result
+
+    def _admit(self) -> None:
+        """Admit those whose turn it is. Looks past requests that only wait for others of their kind or client."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting and len(self._inside) < self._count:
+            newest = max(self._inside.values(), default=0.0)
+            if newest + self._patience > now:  # one that may be computing
+                self._timer = loop.call_at(newest + self._patience, self._admit)
+                return
+            visit = next((visit for visit in self._waiting if self._may_enter(visit)), None)
+            if visit is None:
+                return
+            self._waiting.remove(visit)
+            self._inside[visit] = now
+            self._slow += visit.slow
+            self._of[visit.who] += 1
+            inside = loop.run_in_executor(self._threads, visit.work)
+            inside.add_done_callback(lambda done, visit=visit: self._leave(visit, done))  # type: ignore[misc]
+
+    def _may_enter(self, visit: "_Visit") -> bool:
+        most = max(1, self._count - 1)
+        return self._of[visit.who] < most and not (visit.slow and self._slow >= most)
+
+    def _leave(self, visit: "_Visit", done: asyncio.Future[Any]) -> None:
+        del self._inside[visit]
+        self._slow -= visit.slow
+        self._of[visit.who] -= 1
+        if not self._of[visit.who]:
+            del self._of[visit.who]
+        if not visit.result.done():  # else the client has gone
+            if error := done.exception():
+                visit.result.set_exception(error)
+            else:
+                visit.result.set_result(done.result())
+        self._admit()
+
+
+@dataclass(eq=False)
+class _Visit:
+    work: Callable[[], Any]
+    who: str
+    slow: bool
+    result: asyncio.Future[Any]
+
+
+# --- requests as WSGI knows them --------------------------------------------------------------------------------------
+
+
+class _Empty:
+    def read(self, size: int = -1) -> bytes:
+        return b""
+
+    def readline(self, size: int = -1) -> bytes:
+        return b""
+
+
+_EMPTY = _Empty()
+
+
+def make_environ(scope: Scope) -> Environ:
+    """Return the WSGI environment (PEP 3333) of a request, without its input. Header names with an underscore are dropped: they
+    could pass for those with a hyphen."""
+    server, _, port = scope.server.rpartition(":")
+    client, _, client_port = scope.client.rpartition(":")
+    environ: Environ = {
+        "REQUEST_METHOD": scope.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": scope.path.encode().decode("latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "SERVER_NAME": server,
+        "SERVER_PORT": port,
+        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
+        "REMOTE_ADDR": client.strip("[]"),
+        "REMOTE_PORT": client_port,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    headers = scope.headers.items()
+    readable = {name for name, _ in headers}
+    if unreadable := [name for name in scope.headers.keys() if name not in readable]:  # noqa: SIM118 - no dict
+        environ[REFUSED] = BadRequest(f"The header {unreadable[0]} holds characters that are not ASCII.")
+    for name, value in headers:
+        if "_" in name:
+            continue
+        key = name.upper().replace("-", "_")
+        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        environ[key] = f"{environ[key]}{';' if key == 'HTTP_COOKIE' else ','}{value}" if key in environ else value
+    return environ
+
+
+def _announces_body(environ: Environ) -> bool:
+    return environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ
+
+
+def _credential(environ: Environ) -> str:
+    """What tells one client from another before anybody has looked it up."""
+    return str(environ.get("HTTP_AUTHORIZATION") or environ.get("HTTP_COOKIE") or environ["REMOTE_ADDR"])
+
+
+def _length_of(headers: Iterable[tuple[str, str]]) -> int:
+    return next((int(value) for name, value in headers if name.lower() == "content-length"), -1)

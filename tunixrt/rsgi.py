@@ -1,0 +1,65 @@
+"""The web server's entry point: pages and API, behind the front."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
+django = get_wsgi_application()
+
+# After get_wsgi_application(), which sets Django up.
+from django.conf import settings  # noqa: E402
+
+from runs.reading.stream import hub  # noqa: E402
+from tunixrt.front import DOWNLOADS, BodyRule, Front, Limits  # noqa: E402
+
+UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
+TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
+
+
+class Application(Front):
+    """The front of this process. granian calls ``__rsgi_init__`` in the main thread before it serves."""
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        end_streams_on_shutdown()
+
+
+application = Application(
+    django,
+    places=settings.WEB_THREADS,
+    sending=settings.MAX_STREAMS + DOWNLOADS,
+    limits=Limits(
+        body=BodyRule(settings.API_MAX_BODY_BYTES),
+        upload=BodyRule(settings.UPLOAD_MAX_BYTES, max_seconds=3600.0),
+        upload_paths=UPLOADS,
+        slow_paths=UPLOADS | TRAININGS,
+    ),
+)
+
+
+def end_streams_on_shutdown() -> None:
+    """End the live streams when the server is told to stop: it waits for every answer, and they would never end.
+
+    The event loop has the handlers of the signals and the wake-up descriptor that tells it of them. Ours is put in its place, and
+    hands on what it reads.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    loops = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while number := receiver.recv(1):
+            if number[0] in (signal.SIGTERM, signal.SIGINT):
+                hub.stop()
+            if loops >= 0:
+                os.write(loops, number)
+
+    threading.Thread(target=wait, name="shutdown", daemon=True).start()
+    _open.extend((receiver, sender))
+
+
+_open: list[socket.socket] = []

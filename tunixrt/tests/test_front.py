@@ -1,0 +1,236 @@
+"""The front, served by granian: what it receives, whom it admits, what it sends. The application is front_application.py."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tunixrt.tests.plugin import ROOT
+
+HEAD = b"Host: here\r\nConnection: close\r\n"
+
+
+@dataclass
+class Server:
+    port: int
+    folder: Path
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.settimeout(60)
+        return connection
+
+    def send(self, request: bytes) -> socket.socket:
+        connection = self.connect()
+        connection.sendall(request)
+        return connection
+
+    def ask(self, request: bytes) -> tuple[int, bytes]:
+        return read_answer(self.send(request))
+
+    def get(self, path: str, *headers: str) -> tuple[int, bytes]:
+        return self.ask(get(path, *headers))
+
+    def wait_for(self, name: str) -> None:
+        """Until the application is in ``/hold/NAME`` or ``/stream/NAME``."""
+        while not (self.folder / f"{name}.entered").exists():
+            time.sleep(0.01)
+
+    def release(self, name: str) -> None:
+        (self.folder / name).touch()
+
+
+def get(path: str, *headers: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\n".encode() + HEAD + "".join(f"{line}\r\n" for line in headers).encode() + b"\r\n"
+
+
+def post(path: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n" + HEAD + b"\r\n" + body
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and body, to the end of the connection."""
+    data = b""
+    with connection, contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]), body
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("front")
+    listening = socket.socket()
+    with listening, open(folder / "log", "wb") as log:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        listening.close()
+        arguments = ["--interface", "rsgi", "--http", "1", "--no-ws", "--port", str(port), "--workers-kill-timeout", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "granian", *arguments, "tunixrt.tests.front_application:application"],
+            env=os.environ | {"FRONT_TEST_FOLDER": str(folder)},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+    found = Server(port, folder)
+    try:
+        while True:
+            assert process.poll() is None, (folder / "log").read_text()
+            with contextlib.suppress(OSError):
+                found.get("/")
+                break
+            time.sleep(0.05)
+        yield found
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_request_arrives_as_wsgi_describes_it(server: Server) -> None:
+    status, body = server.ask(
+        post("/a%20b/%C3%A9?x=%20&y", b"hello", "X-A: 1", "X-A: 2", "Cookie: a=1", "Cookie: b=2", "X_Sneaky: 1")
+    )
+
+    assert status == 200
+    told = json.loads(body)
+    expected = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/a b/é".encode().decode("latin-1"),
+        "QUERY_STRING": "x=%20&y",
+        "CONTENT_LENGTH": "5",
+        "HTTP_X_A": "1,2",
+        "HTTP_COOKIE": "a=1;b=2",
+        "REMOTE_ADDR": "127.0.0.1",
+        "SERVER_PORT": str(server.port),
+        "body": "hello",
+    }
+    assert {name: told[name] for name in expected} == expected
+    assert told["REMOTE_PORT"].isdigit()
+    assert not any("SNEAKY" in name for name in told)
+
+
+def test_a_body_in_chunks_is_received(server: Server) -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD + b"\r\n"
+    status, body = server.ask(head + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+
+    told = json.loads(body)
+    assert (status, told["body"], told["CONTENT_LENGTH"]) == (200, "abcde", "5")
+    assert "HTTP_TRANSFER_ENCODING" not in told
+
+
+@pytest.mark.parametrize("path", ["/", "/login", "/api/anything"])
+def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server, path: str) -> None:
+    assert server.ask(post(path, b"x", length=1001))[0] == 413
+
+
+def test_a_body_in_chunks_is_refused_when_it_passes_the_limit(server: Server) -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + HEAD + b"\r\n"
+    assert server.ask(head + b"800\r\n" + b"x" * 0x800 + b"\r\n")[0] == 413
+
+
+def test_a_body_that_comes_too_slowly_is_refused(server: Server) -> None:
+    status, body = server.ask(post("/", b"x", length=900))
+
+    assert status == 408
+    assert b"too slowly" in body
+
+
+def test_a_header_that_is_not_ascii_is_named(server: Server) -> None:
+    status, body = server.ask(b"GET / HTTP/1.1\r\nX-Client-Request-Id: \xc3\xa9\r\n" + HEAD + b"\r\n")
+
+    assert status == 400
+    assert b"x-client-request-id" in body
+
+
+def test_slow_bodies_hold_no_place(server: Server) -> None:
+    """Ten bodies that never come, and an answer at once: places are taken after the body."""
+    waiting = [server.send(post("/", b"x", length=900)) for _ in range(10)]
+
+    assert server.get("/")[0] == 200
+
+    assert [read_answer(connection)[0] for connection in waiting] == [408] * 10
+
+
+def test_the_large_limit_is_for_who_may_upload(server: Server) -> None:
+    large = b"x" * 100_000
+
+    assert server.ask(post("/upload", b"x", length=len(large)))[0] == 200  # the view answers, with an empty body
+    status, body = server.ask(post("/upload", large, "Authorization: may"))
+    assert (status, len(json.loads(body)["body"])) == (200, len(large))
+    assert server.ask(post("/upload", b"x", "Authorization: may", length=1_000_001))[0] == 413
+
+
+def test_uploads_at_once_are_bounded(server: Server) -> None:
+    first = server.send(post("/upload", b"x", "Authorization: may", "Expect: 100-continue", length=100))
+    assert first.recv(100).startswith(b"HTTP/1.1 100")  # it is being received
+
+    assert server.ask(post("/upload", b"y", "Authorization: may"))[0] == 503
+
+    first.sendall(b"x" * 99)
+    assert read_answer(first)[0] == 200
+    assert server.ask(post("/upload", b"y", "Authorization: may"))[0] == 200
+
+
+def test_requests_that_take_long_let_others_in_and_never_take_the_last_place(server: Server) -> None:
+    held = [server.send(post(f"/hold/slow-{number}", b"", f"Authorization: {number}")) for number in (1, 2, 3)]
+    server.wait_for("slow-1")
+    server.wait_for("slow-2")
+
+    assert server.get("/", "Authorization: another")[0] == 200
+    assert not (server.folder / "slow-3.entered").exists()
+
+    server.release("slow-1")
+    server.wait_for("slow-3")
+    server.release("slow-2")
+    server.release("slow-3")
+    assert [read_answer(connection)[0] for connection in held] == [200] * 3
+
+
+def test_one_client_never_takes_the_last_place(server: Server) -> None:
+    held = [server.send(get(f"/hold/mine-{number}", "Authorization: me")) for number in (1, 2)]
+    server.wait_for("mine-1")
+    server.wait_for("mine-2")
+    third = server.send(get("/", "Authorization: me"))
+
+    assert server.get("/", "Authorization: another")[0] == 200
+
+    server.release("mine-1")
+    assert read_answer(third)[0] == 200
+    server.release("mine-2")
+    assert [read_answer(connection)[0] for connection in held] == [200] * 2
+
+
+def test_what_is_sent_piece_by_piece_holds_no_place_and_is_bounded(server: Server) -> None:
+    streams = [server.send(get(f"/stream/piece-{number}", f"Authorization: {number}")) for number in (1, 2)]
+    server.wait_for("piece-1")
+    server.wait_for("piece-2")
+
+    assert server.get("/stream/piece-3")[0] == 503
+    assert [server.get("/")[0] for _ in range(3)] == [200] * 3
+
+    server.release("piece-1")
+    server.release("piece-2")
+    assert [read_answer(stream)[1].count(b"first") for stream in streams] == [1, 1]
+
+
+def test_a_client_that_goes_away_gives_its_stream_back(server: Server) -> None:
+    server.release("gone")
+    for _ in range(6):  # three times as many as may be under way at once
+        stream = server.send(get("/endless"))
+        received = 0
+        while received < 1_000_000:
+            received += len(stream.recv(65536))
+        stream.close()
+        while server.get("/stream/gone")[0] == 503:
+            time.sleep(0.01)

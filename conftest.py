@@ -10,10 +10,9 @@ from django.test import Client
 from knox.models import get_token_model
 from rest_framework.test import APIClient
 
-from tunixrt.local_mode import _remembered_local_user
+from tunixrt.tests.clients import FAR_AWAY, NEARBY
 
 MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
-FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
 
 
 @pytest.fixture(scope="session")
@@ -49,14 +48,6 @@ def measured_programs(coverage_of_programs: str | None, monkeypatch: pytest.Monk
     """Programs that the test starts are measured, where coverage is."""
     if coverage_of_programs is not None:
         monkeypatch.setenv(MEASURING, coverage_of_programs)
-
-
-@pytest.fixture(autouse=True)
-def _forget_local_user() -> Iterator[None]:
-    """The server remembers its user `local`; a test's database forgets it."""
-    _remembered_local_user.cache_clear()
-    yield
-    _remembered_local_user.cache_clear()
 
 
 @pytest.fixture
@@ -99,7 +90,7 @@ def api_token(user: User, make_token: Callable[[User], str]) -> str:
 @pytest.fixture
 def local_client(db: None) -> Client:
     """A browser on this machine in local mode: nobody logs in."""
-    return Client(REMOTE_ADDR="127.0.0.1")
+    return Client(**NEARBY)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Combinations of settings that cannot work, said at start (docs/settings.md lists the ids)."""
 
 import importlib.util
+import shlex
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,36 @@ def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register(Tags.security)
+def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    foreign = [host for host in settings.ALLOWED_HOSTS if not _is_loopback_name(host.strip("[]"))]
+    if settings.LOCAL_MODE and foreign:
+        return [
+            Error(
+                f"ALLOWED_HOSTS names {', '.join(foreign)} in local mode: a page of another site could act as the user `local` by"
+                " giving its own name the address of this machine (DNS rebinding).",
+                hint="Leave ALLOWED_HOSTS out, or set TUNIXRT_LOCAL_MODE=false.",
+                id="tunixrt.E009",
+            )
+        ]
+    return []
+
+
+@register(Tags.security)
+def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """The database, the secret key and the runs' data are the business of the account that runs the server."""
+    folders = {settings.VAR_DIR, settings.TUNIX_OUTPUT_ROOT}
+    return [
+        Warning(
+            f"Other accounts of this machine can read {folder}.",
+            hint=f"chmod go-rwx {shlex.quote(str(folder))}",
+            id="tunixrt.W010",
+        )
+        for folder in sorted(folders)
+        if folder.is_dir() and folder.stat().st_mode & 0o077
+    ]
 
 
 @register(Tags.security, deploy=True)

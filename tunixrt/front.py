@@ -31,6 +31,7 @@ from typing import IO, Any, Protocol
 from django.db import connections
 from django.http.response import HttpResponseBase
 
+from tunixrt.peers import PEER_UID, is_loopback
 from tunixrt.refusals import REFUSED, BadRequest, Busy, NoRoom, Refusal, TooLarge, TooSlow
 
 logger = logging.getLogger("tunixrt.front")
@@ -103,10 +104,19 @@ class Limits:
 
 class Front:
     """The RSGI application. ``places`` answers are made at once; ``sending`` are sent piece by piece at once, the next one is
-    503."""
+    503. ``uid_of_peer`` is asked for connections from loopback."""
 
-    def __init__(self, django: Callable[..., HttpResponseBase], *, places: int, sending: int, limits: Limits):
+    def __init__(
+        self,
+        django: Callable[..., HttpResponseBase],
+        *,
+        places: int,
+        sending: int,
+        limits: Limits,
+        uid_of_peer: Callable[[str, str], int | None] | None = None,
+    ):
         self._django = django
+        self._uid_of_peer = uid_of_peer
         self._limits = limits
         self._places = Places(places)
         self._sending = threading.BoundedSemaphore(sending)
@@ -115,6 +125,8 @@ class Front:
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         environ = make_environ(scope)
+        if self._uid_of_peer is not None and is_loopback(environ["REMOTE_ADDR"]):
+            environ[PEER_UID] = self._uid_of_peer(scope.client, scope.server)  # at each request: ports are used again
         slow = scope.method == "POST" and scope.path in self._limits.slow_paths
         with contextlib.ExitStack() as body:
             if scope.method in ("GET", "HEAD", "OPTIONS") and not _announces_body(environ):

@@ -1,31 +1,33 @@
-"""Local mode: requests from this machine act as the user `local` without a login.
+"""Local mode: requests of the account that started the server act as the user `local` without a login.
 
-Three things must hold, else nothing is assumed about who asks: the setting is on, the connection comes from loopback, and
-no proxy stands in between. ALLOWED_HOSTS holds loopback names only in local mode, which keeps DNS rebinding out.
+Four things must hold, else nothing is assumed about who asks: the setting is on, the connection comes from loopback, its other
+end belongs to the account that this server runs as, and no proxy says that it stands in between. In local mode ALLOWED_HOSTS
+holds loopback names only (tunixrt.E009), which keeps DNS rebinding out.
+
+A program of the same account that forwards connections (``ssh -R``, socat) forwards this right too.
 """
 
+import os
 from collections.abc import Callable
-from functools import cache, lru_cache
-from ipaddress import ip_address
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
-from django.utils.functional import SimpleLazyObject
+
+from tunixrt.peers import PEER_UID, is_loopback
+from tunixrt.refusals import NotAllowed, answer_refusal
 
 LOCAL_USERNAME = "local"
 _PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
+_OPEN_TO_ALL = ("/healthz", "/login", "/logout")
+ANOTHER_ACCOUNT = (
+    "This server is in local mode: it serves only the account of this machine that started it, without a login. To serve others,"
+    " start it with TUNIXRT_LOCAL_MODE=false, SECRET_KEY and ALLOWED_HOSTS (docs/operations.md)."
+)
 
 
-@lru_cache(maxsize=1024)  # asked at every request
-def is_loopback(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-def is_local_request(request: HttpRequest) -> bool:
+def comes_through_loopback(request: HttpRequest) -> bool:
+    """Return whether a request in local mode comes from this machine and no proxy has named itself."""
     return (
         settings.LOCAL_MODE
         and is_loopback(request.META.get("REMOTE_ADDR", ""))
@@ -33,34 +35,35 @@ def is_local_request(request: HttpRequest) -> bool:
     )
 
 
+def is_local_request(request: HttpRequest) -> bool:
+    return comes_through_loopback(request) and request.META.get(PEER_UID) == os.getuid()
+
+
 def local_user() -> User:
-    """The person at this machine, made on first use; may do everything, can never log in with a password."""
+    """Return the person at this machine, made on first use. May do everything; can never log in with a password."""
     user, _ = User.objects.get_or_create(
         username=LOCAL_USERNAME, defaults={"is_staff": True, "is_superuser": True, "password": "!"}
     )
     return user
 
 
-@cache
-def _remembered_local_user() -> User:
-    return local_user()
-
-
 class LocalModeMiddleware:
-    """Sets ``request.local_access`` and, when nobody is logged in, ``request.user``."""
+    """Set ``request.local_access`` and, when nobody is logged in, ``request.user``. Refuse other accounts of this machine that
+    have neither a login nor a token."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.local_access = False  # type: ignore[attr-defined]
-        if (is_local_request(request) and settings.SESSION_COOKIE_NAME not in request.COOKIES) or (
-            is_local_request(request) and not request.user.is_authenticated
+        if comes_through_loopback(request) and (
+            settings.SESSION_COOKIE_NAME not in request.COOKIES or not request.user.is_authenticated
         ):
-            self._assume_local(request)
+            if is_local_request(request):
+                user = local_user()
+                if user.is_active:
+                    request.local_access = True  # type: ignore[attr-defined]
+                    request.user = user
+            elif "HTTP_AUTHORIZATION" not in request.META and request.path not in _OPEN_TO_ALL:
+                return answer_refusal(request, NotAllowed(ANOTHER_ACCOUNT))
         return self.get_response(request)
-
-    @staticmethod
-    def _assume_local(request: HttpRequest) -> None:
-        request.local_access = True  # type: ignore[attr-defined]
-        request.user = SimpleLazyObject(_remembered_local_user)  # type: ignore[assignment]

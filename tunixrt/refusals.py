@@ -37,6 +37,10 @@ class BadRequest(Refusal):
     status, code, title = 400, "bad_request", "Bad request"
 
 
+class NotAllowed(Refusal):
+    status, code, title = 403, "not_allowed", "Not allowed"
+
+
 class TooLarge(Refusal):
     status, code, title = 413, "too_large", "Too large"
 

@@ -16,6 +16,7 @@ from django.conf import settings  # noqa: E402
 
 from runs.reading.stream import hub  # noqa: E402
 from tunixrt.front import DOWNLOADS, BodyRule, Front, Limits  # noqa: E402
+from tunixrt.peers import uid_of_peer  # noqa: E402
 
 UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
 TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
@@ -38,6 +39,7 @@ application = Application(
         upload_paths=UPLOADS,
         slow_paths=UPLOADS | TRAININGS,
     ),
+    uid_of_peer=uid_of_peer if settings.LOCAL_MODE else None,
 )
 
 

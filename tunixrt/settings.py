@@ -22,7 +22,7 @@ env.read_env(env.str("TUNIXRT_ENV_FILE", str(BASE_DIR / ".env")), recurse=False)
 
 def _kept_secret_key(path: Path) -> str:
     """Local mode without SECRET_KEY: make one, keep it for the next start, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # made with mode 0600
             file.write(get_random_secret_key())
@@ -112,7 +112,7 @@ TEMPLATES = [
 if env.str("DATABASE_URL", ""):
     DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
 else:
-    VAR_DIR.mkdir(parents=True, exist_ok=True)
+    VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "tunixrt.sqlite3")}}
 _database = DATABASES["default"]
 # Opening a connection costs more than most queries: each thread keeps its own.

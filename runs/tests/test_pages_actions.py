@@ -9,6 +9,7 @@ from django.test import Client
 from runs.models import Host, Run
 from runs.services import claim_run, request_cancel
 from runs.tests.conftest import Submit
+from tunixrt.tests.clients import NEARBY
 
 ACTIONS = ("cancel", "retry", "trash", "pin", "annotate", "remove-file")
 
@@ -46,7 +47,7 @@ def test_they_post(local_client: Client, ended: Run, action: str) -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_they_ask_for_the_security_token(ended: Run, action: str) -> None:
-    response = Client(REMOTE_ADDR="127.0.0.1", enforce_csrf_checks=True).post(f"/runs/{ended.pk}/{action}")
+    response = Client(**NEARBY, enforce_csrf_checks=True).post(f"/runs/{ended.pk}/{action}")
     assert response.status_code == 403
     assert "Please send the form again" in response.content.decode()
 

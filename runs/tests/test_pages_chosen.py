@@ -10,6 +10,7 @@ from pytest_django import DjangoAssertNumQueries
 from runs.models import Host, Run
 from runs.services import annotate_run, claim_run, request_cancel, run_folder, trash_run
 from runs.tests.conftest import Submit
+from tunixrt.tests.clients import NEARBY
 
 pytestmark = pytest.mark.usefixtures("a_training_command")
 
@@ -43,7 +44,7 @@ def test_only_for_somebody_logged_in(remote_client: Client, ended: Run) -> None:
 
 
 def test_asks_for_the_security_token(ended: Run) -> None:
-    client = Client(REMOTE_ADDR="127.0.0.1", enforce_csrf_checks=True)
+    client = Client(**NEARBY, enforce_csrf_checks=True)
     assert client.post("/runs/chosen", {"do": "delete", "ids": ended.pk}).status_code == 403
 
 

@@ -10,6 +10,7 @@ from django.test import Client
 from runs import saved_views
 from runs.models import SavedView
 from runs.saved_views import ViewRefused, save_view
+from tunixrt.tests.clients import NEARBY
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_everybody_has_their_own(page: Client, local_client: Client) -> None:
 
 def test_in_local_mode_the_house_has_one_set(local_client: Client) -> None:
     keep(local_client, "ours")
-    assert [name for _, name in links(Client(REMOTE_ADDR="127.0.0.1"))] == ["ours"]
+    assert [name for _, name in links(Client(**NEARBY))] == ["ours"]
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 65, "a\x00b"])

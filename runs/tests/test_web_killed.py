@@ -1,5 +1,7 @@
 """A real server (`manage.py web`) is killed during a run in the request: the training goes on, and its end comes home."""
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from runs.tests.conftest import Script, Start, free_port
 from runs.tests.launching import PATIENCE, wait_for
 from tunixrt.local_mode import local_user
 
+NOBODY = 65534  # a user id that is not ours
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -132,3 +135,22 @@ def test_too_many_requests_are_429_with_the_time_to_wait(server: Callable[..., S
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].json()["detail"].startswith("Request was throttled. Expected available in ")
     assert 0 < int(answers[2].headers["Retry-After"]) <= 60
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another account")
+def test_another_account_of_this_machine_is_refused_by_a_real_server(server: Callable[..., Server]):
+    site = server()
+    assert site.client.get("/api/tunix/runs").status_code == 200
+    address = (site.client.base_url.host, site.client.base_url.port)
+
+    os.seteuid(NOBODY)
+    try:
+        connection = socket.create_connection(address)
+    finally:
+        os.seteuid(0)
+    with connection:
+        connection.sendall(b"GET /api/tunix/runs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = connection.makefile("rb").read()
+
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"TUNIXRT_LOCAL_MODE=false" in answer

@@ -1,5 +1,8 @@
 """Settings that cannot work together are said by `manage.py check`, each with an id of its own (docs/settings.md)."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,15 @@ import pytest
 from django.core import checks
 from django.core.checks import CheckMessage
 
-GOOD: dict[str, Any] = {"LOCAL_MODE": True, "BIND": "127.0.0.1:8000", "TUNIX_SLOTS": 1, "WEB_THREADS": 4}
+from tunixrt.tests.plugin import ROOT
+
+GOOD: dict[str, Any] = {
+    "LOCAL_MODE": True,
+    "BIND": "127.0.0.1:8000",
+    "TUNIX_SLOTS": 1,
+    "WEB_THREADS": 4,
+    "ALLOWED_HOSTS": ["localhost"],
+}
 
 
 def ids(*, deploy: bool = False) -> list[str]:
@@ -24,7 +35,8 @@ def configure(settings):
     return apply
 
 
-def test_with_nothing_set_there_is_nothing_to_say():
+def test_with_nothing_set_there_is_nothing_to_say(settings):
+    settings.ALLOWED_HOSTS.remove("testserver")  # Django's test runner adds it
     assert ids() == []
 
 
@@ -110,3 +122,45 @@ def test_a_host_is_silent_before_it_is_lost(configure, silent: float, lost: floa
     configure(TUNIX_HOST_SILENT_SECONDS=silent, TUNIX_HOST_LOST_SECONDS=lost)
 
     assert ids() == expected
+
+
+@pytest.mark.parametrize(
+    ("hosts", "local_mode", "expected"),
+    [
+        (["localhost", "127.0.0.1", "[::1]"], True, []),
+        (["localhost", "tunixrt.example"], True, ["tunixrt.E009"]),
+        (["*"], True, ["tunixrt.E009"]),
+        ([".localhost.example"], True, ["tunixrt.E009"]),
+        (["tunixrt.example"], False, []),
+    ],
+)
+def test_local_mode_is_reached_by_loopback_names_only(
+    configure, settings, hosts: list[str], local_mode: bool, expected: list[str]
+):
+    configure(LOCAL_MODE=local_mode)
+    settings.ALLOWED_HOSTS = hosts
+    assert ids() == expected
+
+
+def test_a_folder_that_others_can_read_is_named(configure, settings, tmp_path: Path):
+    configure()
+    settings.TUNIX_OUTPUT_ROOT = tmp_path / "output"
+    settings.TUNIX_OUTPUT_ROOT.mkdir(mode=0o700)
+    assert ids() == []
+    settings.TUNIX_OUTPUT_ROOT.chmod(0o750)
+    assert ids() == ["tunixrt.W010"]
+
+
+def test_what_a_command_writes_is_for_its_account_only(tmp_path: Path):
+    """Also under the usual umask, which lets everybody read."""
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "TUNIXRT_ENV_FILE": "/dev/null", "TUNIXRT_VAR_DIR": str(tmp_path / "var")},
+        umask=0o022,
+        check=True,
+    )
+
+    made = [tmp_path / "var", *(tmp_path / "var").rglob("*")]
+    assert tmp_path / "var" / "tunixrt.sqlite3" in made
+    assert [path for path in made if path.stat().st_mode & 0o077] == []

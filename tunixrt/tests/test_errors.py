@@ -5,6 +5,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from tunixrt.api.errors import DATABASE_AWAY
+from tunixrt.tests.clients import NEARBY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tunixrt.tests.urls")]
 
@@ -12,7 +13,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.urls("tunixrt.tests.urls")]
 @pytest.fixture
 def browser() -> Client:
     """A browser on this machine whose server errors become answers, as on a real server."""
-    return Client(REMOTE_ADDR="127.0.0.1", raise_request_exception=False)
+    return Client(**NEARBY, raise_request_exception=False)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_no_route_below_the_api_is_json_too(api: APIClient):
 
 
 def test_an_unexpected_error_of_the_api_is_500_without_its_inside():
-    response = APIClient(REMOTE_ADDR="127.0.0.1", raise_request_exception=False).get("/api/raise/500")
+    response = APIClient(**NEARBY, raise_request_exception=False).get("/api/raise/500")
 
     assert response.status_code == 500
     assert response.json() == {"detail": "The server met an unexpected error; its log says which."}

@@ -15,7 +15,7 @@ import orjson
 from datasets.models import Split
 from datasets.schema import MAX_STEPS, InvalidTrace, TraceData, kind_of, messages_problem, parse_trace
 
-REASON_MAX_CHARACTERS = 500
+REASON_MAX_CHARACTERS = 300
 
 
 class LineError(ValueError):

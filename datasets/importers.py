@@ -29,8 +29,6 @@ MAX_LINE_BYTES = 4 * 1024 * 1024
 NAMED_LINES = 100
 
 _BOM = b"\xef\xbb\xbf"
-# One bad line's reason, which may quote the line.
-MAX_REASON_CHARACTERS = 300
 
 
 class ImportRefused(ValueError):
@@ -253,7 +251,7 @@ def _read(
         except LineError as error:
             count += 1
             if named_lines is None or len(problems) < named_lines:
-                problems.append(LineProblem(number, _shortened(str(error))))
+                problems.append(LineProblem(number, str(error)))
             continue
         staging.add(trace, split, draw=draw)
         if staging.size == limit:
@@ -263,10 +261,6 @@ def _read(
     if format is None or not staging.size:
         raise ImportRefused("The file holds no example.")
     return format
-
-
-def _shortened(reason: str) -> str:
-    return reason if len(reason) <= MAX_REASON_CHARACTERS else f"{reason[: MAX_REASON_CHARACTERS - 1]}…"
 
 
 def check_held_out(held_out: int | float | None) -> None:

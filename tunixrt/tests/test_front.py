@@ -23,14 +23,14 @@ class Server:
     port: int
     folder: Path
 
-    def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port))
-        connection.settimeout(60)
-        return connection
-
     def send(self, request: bytes) -> socket.socket:
-        connection = self.connect()
-        connection.sendall(request)
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        try:
+            connection.settimeout(60)
+            connection.sendall(request)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def ask(self, request: bytes) -> tuple[int, bytes]:
@@ -63,6 +63,8 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes]:
     with connection, contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(65536):
             data += piece
+    if not data:
+        raise ConnectionError("no answer")
     head, _, body = data.partition(b"\r\n\r\n")
     return int(head.split(b" ", 2)[1]), body
 

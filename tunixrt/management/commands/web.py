@@ -30,7 +30,8 @@ class Command(BaseCommand):
             raise CommandError(problem)
         if settings.LOCAL_MODE:
             self.stderr.write(
-                f"Local mode: listening on {settings.BIND} only; the account that started it needs no login and acts as the user `local`."
+                f"Local mode: listening on {settings.BIND} only; the account that started this server needs no login"
+                " and acts as the user `local`."
             )
         self.stderr.write(f"tunixrt is at http://{settings.BIND}/")
         arguments = [

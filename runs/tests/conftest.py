@@ -16,12 +16,12 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
-from runs import folder
+from runs import folder, keeper
 from runs.models import Run
 from runs.requests import clean_request
 from runs.runtime import local_runtime
 from runs.services import submit_run
-from runs.tests.launching import TRAINER
+from runs.tests.launching import TRAINER, Hold
 from runs.tests.programs import ROOT as ROOT
 from runs.tests.programs import Program, end_keeper
 from runs.tests.programs import free_port as free_port
@@ -134,6 +134,21 @@ def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any
         return answer
 
     return run
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Hold]]:
+    """``hold(moment)`` makes the next keeper that this process starts wait there for the test."""
+    holds: list[Hold] = []
+
+    def make(moment: str) -> Hold:
+        holds.append(Hold(tmp_path / f"hold-{len(holds)}", moment))
+        monkeypatch.setattr(keeper, "command", holds[-1].command)
+        return holds[-1]
+
+    yield make
+    for each in holds:
+        each.release()
 
 
 @pytest.fixture

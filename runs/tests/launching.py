@@ -17,6 +17,7 @@ from runs.processes import processes_of_run, same_process
 
 Value = TypeVar("Value")
 TRAINER = Path(__file__).with_name("scripted_trainer.py")
+HELD_KEEPER = Path(__file__).with_name("held_keeper.py")
 # coverage measures a subprocess through site-packages, which -S would leave out
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 FLAGS = tuple(flag for flag in keeper.FLAGS if flag != "-S") if COVERAGE else keeper.FLAGS
@@ -46,6 +47,29 @@ def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., Launche
     finally:
         for run in runs:
             run.clean_up()
+
+
+class Hold:
+    """A moment in the start of a keeper at which it waits for the test: ``held_keeper.py`` tells what a moment is.
+
+    ``command`` takes the place of ``keeper.command``. Only the first keeper to get there is held, until ``release``.
+    """
+
+    def __init__(self, folder: Path, moment: str):
+        folder.mkdir()
+        self.folder = folder
+        self.moment = moment
+
+    def command(self, path: Path, lock: int, python: str = sys.executable, flags: tuple[str, ...] = keeper.FLAGS) -> list[str]:
+        return [python, *flags, str(HELD_KEEPER), str(self.folder), self.moment, os.fspath(path), str(lock)]
+
+    def wait(self) -> int:
+        """The pid of the process that has got there; it stays there."""
+        wait_for((self.folder / "held").exists, f"the moment {self.moment}")
+        return int((self.folder / "held").read_text())
+
+    def release(self) -> None:
+        (self.folder / "go").touch()
 
 
 class LaunchedRun:

@@ -235,7 +235,7 @@ def test_long_text_is_shown_in_part():
     assert shortened("x" * 81) == "x" * 79 + "…"
 
 
-@effort(max_examples=60, deadline=None, database=None, derandomize=True)
+@effort(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
@@ -257,9 +257,7 @@ records = st.fixed_dictionaries(
 )
 
 
-@effort(
-    max_examples=40, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@effort(max_examples=40)
 @given(lines=st.lists(records.map(lambda record: json.dumps(record).encode()) | st.binary(max_size=40), max_size=6))
 def test_any_lines_are_taken_without_an_error(run: Run, tmp_path: Path, lines: list[bytes], make_empty: Callable[[], None]):
     make_empty()

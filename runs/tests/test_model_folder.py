@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runs.architectures import Tensor, UnsupportedModel, count_parameters, read_architecture, tensors
@@ -307,7 +307,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(FAMILIES)), st.dictionaries(keys, json_values, max_size=4))
 def test_any_config_is_read_or_refused(family: str, changes: dict[str, Any]) -> None:
     try:
@@ -320,7 +320,7 @@ def test_any_config_is_read_or_refused(family: str, changes: dict[str, Any]) -> 
     assert sentence.isprintable()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_as_weights_are_refused(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)

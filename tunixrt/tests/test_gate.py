@@ -1,7 +1,6 @@
 """Who computes, who waits, who sends, and whose the database connections are."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from runs import telemetry
+from runs.tests.launching import PATIENCE, wait_for
 from tunixrt.gate import TOO_MANY, Gate, Places
 
 
@@ -26,61 +26,81 @@ def nothing_measured() -> None:
 
 
 class Visits:
-    """Threads that come one after the other, two milliseconds apart, and stay for as long as they are told."""
+    """Visitors of ``places``, each a thread. The next one comes when the one before it is inside or queues, and stays until it is
+    told to leave: nothing depends on how fast a thread is."""
 
-    def __init__(self, places: Places, stays: list[float]):
-        self.most = 0
+    def __init__(self, places: Places):
+        self.places = places
+        self.inside: list[int] = []
         self.order: list[int] = []
-        self._inside = 0
-        self._lock = threading.Lock()
-        threads = [threading.Thread(target=self._visit, args=(places, *visit)) for visit in enumerate(stays)]
-        for thread in threads:
-            thread.start()
-            time.sleep(0.002)
-        for thread in threads:
-            thread.join()
+        self._leave: list[threading.Event] = []
+        self._threads: list[threading.Thread] = []
 
-    def _visit(self, places: Places, number: int, stay: float) -> None:
-        with places:
-            with self._lock:
-                self._inside += 1
-                self.most = max(self.most, self._inside)
-                self.order.append(number)
-            time.sleep(stay)
-            with self._lock:
-                self._inside -= 1
+    def come(self, *, queues: bool) -> None:
+        """One more visitor, whose number is how many came before."""
+        queued = len(self.places._waiting)
+        number = len(self._threads)
+        self._leave.append(threading.Event())
+        self._threads.append(threading.Thread(target=self._visit, args=(number,), daemon=True))
+        self._threads[number].start()
+        if queues:
+            wait_for(lambda: len(self.places._waiting) == queued + 1, f"visitor {number} in the queue")
+        else:
+            wait_for(lambda: number in self.order, f"visitor {number} inside")
+
+    def _visit(self, number: int) -> None:
+        with self.places:
+            self.inside.append(number)
+            self.order.append(number)
+            assert self._leave[number].wait(PATIENCE)
+            self.inside.remove(number)
+
+    def leave(self, number: int) -> None:
+        self._leave[number].set()
+        self._threads[number].join()
+
+    def are_inside(self, *numbers: int) -> bool:
+        return sorted(self.inside) == sorted(numbers)
 
 
 def test_the_quick_ones_go_one_at_a_time_first_come_first_served():
-    visits = Visits(Places(2, patience=30), [0.01] * 10)
+    visits = Visits(Places(2, patience=PATIENCE))
+    visits.come(queues=False)
+    for _ in range(9):
+        visits.come(queues=True)
 
-    assert visits.most == 1
-    assert visits.order == sorted(visits.order)
+    for number in range(10):
+        wait_for(lambda: visits.are_inside(number), f"visitor {number}, alone")  # noqa: B023
+        visits.leave(number)
+
+    assert visits.order == list(range(10))
 
 
 def test_slow_ones_let_others_in_up_to_the_places():
-    visits = Visits(Places(3, patience=0.01), [0.2] * 9)
+    visits = Visits(Places(3, patience=0.001))
+    for _ in range(3):
+        visits.come(queues=False)  # the one before it has been inside for longer than the patience
+    for _ in range(6):
+        visits.come(queues=True)
 
-    assert visits.most == 3
-    assert visits.order == sorted(visits.order)
+    for number in range(9):
+        inside = range(number, min(number + 3, 9))
+        wait_for(lambda: visits.are_inside(*inside), f"visitors {list(inside)}")  # noqa: B023
+        visits.leave(number)
+
+    assert visits.order == list(range(9))
 
 
 def test_a_slow_one_holds_nobody_up():
-    let_go = threading.Event()
-    places = Places(2, patience=0.01)
+    visits = Visits(Places(2, patience=0.001))
+    visits.come(queues=False)
 
-    def slow() -> None:
-        with places:
-            let_go.wait(30)
+    for number in range(1, 20):
+        visits.come(queues=False)
+        assert visits.are_inside(0, number)
+        visits.leave(number)
 
-    thread = threading.Thread(target=slow)
-    thread.start()
-    quick = Visits(places, [0.001] * 20)
-    let_go.set()
-    thread.join()
-
-    assert quick.order == list(range(20))
-    assert quick.most == 1
+    visits.leave(0)
 
 
 def test_an_error_gives_the_place_back():

@@ -22,9 +22,14 @@ Visit = Callable[..., Page]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
+    """Mark the browser tests, and keep them together where the random order has put the first: they share a house."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.browser)
+    if ours:
+        place = items.index(ours[0])
+        others = [item for item in items if item not in ours]
+        items[:] = [*others[:place], *ours, *others[place:]]
 
 
 # One for the package, not for the session: Playwright keeps an event loop in this thread, and where one is, Django keeps its

@@ -115,11 +115,12 @@ def measure(step: int, values: dict[str, float]) -> None:
         file.write(json.dumps({"time": time.time(), "step": step, "epoch": step / 10, "values": values}) + "\n")
 
 
-def wait(name: str) -> None:
-    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as the real trainer does."""
+def wait(name: str, obeys: bool = True) -> None:
+    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as the real trainer does, or
+    not seen at all."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     while not os.path.exists(name):
-        if os.path.exists("stop.json") or received:
+        if obeys and (os.path.exists("stop.json") or received):
             leave(17, "tunix: interrupted: stopped by request after saving a checkpoint.")
         time.sleep(0.01)
 
@@ -143,7 +144,7 @@ def ignore(name: str) -> None:
 
 def child(name: str, seconds: float, *options: str) -> None:
     """Leave a child that sleeps; it is ready once the file ``name`` holds its pid. Options: ``session`` (its own), ``stubborn``
-    (ignores SIGTERM), ``nameless`` (no environment), ``talks`` (when SIGTERM ends it)."""
+    (ignores SIGTERM), ``nameless`` (no environment), ``talks`` (when SIGTERM ends it), ``brief`` (ends with its parent)."""
     if os.fork():
         while not os.path.exists(name):
             time.sleep(0.005)
@@ -156,8 +157,11 @@ def child(name: str, seconds: float, *options: str) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: leave(0, "the child got SIGTERM"))
     if "nameless" in options:
         os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, json.dumps([["touch", name], ["sleep", seconds]])], {})
+    parent = os.getppid()
     touch(name)
-    time.sleep(seconds)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not ("brief" in options and os.getppid() != parent):
+        time.sleep(0.01)
     os._exit(0)
 
 

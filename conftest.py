@@ -11,6 +11,7 @@ from knox.models import get_token_model
 from rest_framework.test import APIClient
 
 from tunixrt.local_mode import _remembered_local_user
+from tunixrt.tests.ports import HeldPort
 
 MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
 FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
@@ -57,6 +58,14 @@ def _forget_local_user() -> Iterator[None]:
     _remembered_local_user.cache_clear()
     yield
     _remembered_local_user.cache_clear()
+
+
+@pytest.fixture
+def port() -> Iterator[HeldPort]:
+    """A port of loopback that belongs to this test."""
+    held = HeldPort()
+    yield held
+    held.close()
 
 
 @pytest.fixture

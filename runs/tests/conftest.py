@@ -24,7 +24,6 @@ from runs.services import submit_run
 from runs.tests.launching import TRAINER, Hold
 from runs.tests.programs import ROOT as ROOT
 from runs.tests.programs import Program, end_keeper
-from runs.tests.programs import free_port as free_port
 
 Script = Callable[..., None]
 Submit = Callable[..., Run]

@@ -73,6 +73,10 @@ class Hold:
         wait_for((self.folder / "held").exists, f"the moment {self.moment}")
         return int((self.folder / "held").read_text())
 
+    def started(self, pid: int) -> bool:
+        """Whether ``pid`` is a process of the keeper that is held."""
+        return os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
     def release(self) -> None:
         (self.folder / "go").touch()
 

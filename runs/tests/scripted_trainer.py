@@ -181,10 +181,6 @@ def stop_self() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def stop_keeper() -> None:
-    os.kill(os.getppid(), signal.SIGSTOP)
-
-
 def close_output() -> None:
     os.close(1)
     os.close(2)
@@ -240,7 +236,7 @@ def main(script: list[list]) -> None:
 
 ACTIONS = (
     say, complain, write, flood, touch, put, report, steps, plan, measure, wait, save_on_term, ignore, child, fork_away,
-    stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics, stop_keeper,
+    stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -224,13 +224,14 @@ def test_closed_standard_streams_do_no_harm(run):
     ],
 )
 def test_the_end_is_told(run, script, code, number, message):
+    began = time.monotonic()
     training = run(["say", "to stdout"], *script).launch()
     record = training.end()
     assert record["run_id"] == training.run_id
     assert (record["exit_code"], record["signal"], record["reason"], record["message"]) == (code, number, "exit", message)
     assert record["host"] == os.uname().nodename
     assert record["started_at"] < record["ended_at"]
-    assert 0 < record["duration_seconds"] < 30
+    assert 0 < record["duration_seconds"] <= time.monotonic() - began
     assert (training.path / "stdout.log").read_bytes() == b"to stdout\n"
 
 
@@ -347,10 +348,9 @@ def test_a_waiting_keeper_uses_next_to_no_processor(run):
         fields = Path(f"/proc/{training.keeper_pid()}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
-    before, until = ticks(), time.monotonic() + 1
-    while time.monotonic() < until:  # what is measured is time itself
-        time.sleep(0.1)
-    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") <= 0.1
+    before, began = ticks(), time.monotonic()
+    time.sleep(1)
+    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") <= 0.1 * (time.monotonic() - began)
 
 
 def test_the_command_names_this_interpreter_and_file(tmp_path):

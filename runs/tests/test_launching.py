@@ -269,7 +269,7 @@ class TestSeveralLaunchers:
 
     def test_one_slot_and_many_requests_at_once(self, user: User, dataset, scripted: Script, settings: LazySettings):
         settings.TUNIX_SLOTS = 1
-        scripted(["sleep", 1])
+        scripted(["wait", "go"])
         asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}
         barrier = threading.Barrier(6, timeout=60)
 
@@ -283,9 +283,10 @@ class TestSeveralLaunchers:
                 connection.close()
 
         with ThreadPoolExecutor(6) as pool:
-            results = sorted(pool.map(post, range(6)))
-        assert results.count("refused") == 5
-        assert results[0] == "completed"
+            posts = [pool.submit(post, number) for number in range(6)]
+            wait_for(lambda: sum(each.done() for each in posts) == 5, "five refusals")
+            (run_folder(Run.objects.get()) / "go").touch()
+        assert sorted(each.result() for each in posts) == ["completed", *["refused"] * 5]
         assert Run.objects.count() == 1
 
 
@@ -337,12 +338,13 @@ class TestKilledLaunchers:
         assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
     def test_after_the_start_the_training_goes_on(self, submit: Submit, scripted: Script, program: Start, tmp_path: Path):
-        scripted(["touch", "begun"], ["sleep", 0.5], ["say", "trained"])
+        scripted(["touch", "begun"], ["wait", "go"], ["say", "trained"])
         run = submit()
         launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH + "; import time; time.sleep(60)")
         wait_for((run_folder(run) / "begun").exists, "the training")
 
         launcher.kill()
+        (run_folder(run) / "go").touch()
         wait_for(all_ended, "the end")
 
         run.refresh_from_db()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,14 @@ def local(api: APIClient, body: Answer) -> Callable[..., Any]:
 class TestTheEnd:
     def test_exit_0_is_completed(self, scripted: Script, train: Callable[..., Answer]):
         scripted(["say", "learning"], ["complain", "a hint"])
+        began = time.monotonic()
 
         answer = train()
 
         assert (answer["status"], answer["mode"], answer["exit_code"]) == ("completed", "local", 0)
         assert (answer["stdout"], answer["stderr"]) == ("learning\n", "a hint\n")
         assert answer["message"] == "Training completed."
-        assert 0 <= answer["duration_seconds"] < 30
+        assert 0 <= answer["duration_seconds"] <= time.monotonic() - began
         assert answer["created_at"] <= answer["started_at"] <= answer["completed_at"]
 
     def test_get_answers_the_same_as_post(self, scripted: Script, train: Callable[..., Answer], api: APIClient):
@@ -132,16 +134,6 @@ class TestTheTimeLimit:
 
         assert answer["status"] == "timeout"
         assert answer["timeout_seconds"] == 0.3
-
-    def test_a_stubborn_one_is_killed(self, scripted: Script, train: Callable[..., Answer], settings: LazySettings):
-        settings.TUNIX_STOP_WAIT_SECONDS = settings.TUNIX_TERM_GRACE_SECONDS = 0.1
-        settings.TUNIX_SYNC_TIMEOUT_SECONDS = 0.2
-        scripted(["ignore", "SIGTERM"], ["sleep", 60])
-
-        answer = train()
-
-        assert (answer["status"], answer["exit_code"]) == ("timeout", None)
-        assert "was killed (signal 9 (SIGKILL))" in answer["message"]
 
     def test_of_a_queued_run_is_another(self, submit: Submit, settings: LazySettings, scripted: Script):
         scripted()

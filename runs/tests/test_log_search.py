@@ -1,7 +1,6 @@
 """GET …/logs?search=: the lines of a log that hold a text, a bounded part of it at a time."""
 
 import re
-import time
 import uuid
 
 import pytest
@@ -174,9 +173,7 @@ def test_one_request_reads_a_bounded_part_of_a_large_log(api: APIClient, user: U
             file.write(line * 15_000)  # 100 MB
         file.write(b"the needle\n")
 
-    began = time.perf_counter()
     first = ask(api, run, search="needle")
-    assert time.perf_counter() - began < 2
     assert first["matches"] == []
     assert search.SCANNED_MAX_BYTES - len(line) <= first["next_offset"] <= search.SCANNED_MAX_BYTES
     (match,) = everything(api, run, search="needle")

@@ -254,12 +254,13 @@ class TestCancel:
         assert changes == ["pending", "running", "cancelling", "cancelled"]
 
     def test_a_training_that_completes_first_is_completed(self, api: APIClient, submit: Submit, scripted: Script):
-        scripted(["touch", "begun"], ["sleep", 0.3])
+        scripted(["touch", "begun"], ["wait", "go", False])
         run = submit()
         launching.launch_pending()
         wait_for((run_folder(run) / "begun").exists, "the training")
 
         api.post(url(run, "/cancel"))
+        (run_folder(run) / "go").touch()
 
         wait_for(lambda: attend() == 0, "the end")
         answer = api.get(url(run)).json()

@@ -18,7 +18,8 @@ import httpx
 
 from runs import folder as run_folders
 from runs.tests.launching import PATIENCE, TRAINER, wait_for
-from runs.tests.programs import ROOT, Program, end_keeper, free_port
+from runs.tests.programs import ROOT, Program, end_keeper
+from tunixrt.tests.ports import HeldPort
 
 STOP_SECONDS = 20.0
 ENDED = ("completed", "failed", "timeout", "cancelled")
@@ -33,12 +34,12 @@ class House:
         self.scripts = folder / "scripts"
         for path in (self.output_root, self.scripts):
             path.mkdir(exist_ok=True)
-        self.address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{self.address}"
+        self.port = HeldPort()
+        self.url = self.port.url
         self.environment = {
             "TUNIXRT_VAR_DIR": str(folder / "var"),
             "TUNIX_OUTPUT_ROOT": str(self.output_root),
-            "TUNIXRT_BIND": self.address,
+            "TUNIXRT_BIND": self.port.address,
             "DATABASE_URL": database_url,
             "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.scripts)]),
             **environment,
@@ -79,6 +80,7 @@ class House:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 program.process.wait(STOP_SECONDS)
             program.kill()
+        self.port.close()
         for record in self.output_root.rglob(run_folders.KEEPER):
             end_keeper(record.parent)
 

@@ -10,8 +10,8 @@ from django.test import Client
 from knox.models import get_token_model
 from rest_framework.test import APIClient
 
+from runs.tests.ports import HeldPort
 from tunixrt.local_mode import _remembered_local_user
-from tunixrt.tests.ports import HeldPort
 
 MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
 FAR_AWAY = "192.0.2.1"  # an address that is nobody's (RFC 5737)
@@ -26,6 +26,8 @@ def django_db_modify_db_settings() -> None:
     """
     database = settings.DATABASES["default"]
     database.setdefault("TEST", {})["NAME"] = database["NAME"]
+    if database["ENGINE"].endswith("sqlite3"):
+        database["OPTIONS"]["timeout"] = 180  # fifty writers at once on a busy machine are slow, not locked out
 
 
 @pytest.fixture(scope="session", autouse=True)

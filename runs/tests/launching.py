@@ -23,7 +23,7 @@ HELD_KEEPER = Path(__file__).with_name("held_keeper.py")
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 FLAGS = tuple(flag for flag in keeper.FLAGS if flag != "-S") if COVERAGE else keeper.FLAGS
 ENVIRONMENT = {"PATH": os.environ["PATH"], **COVERAGE}
-PATIENCE = 300.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
+PATIENCE = 180.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
 
 
 def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
@@ -33,6 +33,12 @@ def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
         assert time.monotonic() < until, f"waited {PATIENCE:g} seconds for {what}"
         time.sleep(0.005)
     return value
+
+
+def bytes_read() -> int:
+    """What this thread has read from files so far: a measure of work that no busy machine changes."""
+    io = dict(line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
+    return int(io["rchar"])
 
 
 def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., LaunchedRun]]:

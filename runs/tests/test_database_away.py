@@ -11,7 +11,7 @@ import pytest
 
 from runs.tests.conftest import ROOT, Program, Script, Start
 from runs.tests.launching import PATIENCE, wait_for
-from tunixrt.tests.ports import HeldPort
+from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import postgres_server
 
 TRACE = {"prompt": "1+1=?", "steps": [], "final_answer": "2"}

@@ -23,7 +23,7 @@ from runs.output_root import root_problem
 from runs.requests import clean_request
 from runs.services import run_folder
 from runs.tests.conftest import Script, Start, Submit
-from runs.tests.launching import Hold, wait_for
+from runs.tests.launching import PATIENCE, Hold, wait_for
 
 LAUNCH = "from runs.execution.launching import launch_pending; print('launched', launch_pending())"
 
@@ -271,7 +271,7 @@ class TestSeveralLaunchers:
         settings.TUNIX_SLOTS = 1
         scripted(["wait", "go"])
         asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}
-        barrier = threading.Barrier(6, timeout=60)
+        barrier = threading.Barrier(6, timeout=PATIENCE)
 
         def post(_: int) -> str:
             try:

@@ -13,8 +13,8 @@ from runs.execution.attending import attend
 from runs.models import Run, RunEvent
 from runs.tests.conftest import Script, Start
 from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
 from tunixrt.local_mode import local_user
-from tunixrt.tests.ports import HeldPort
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

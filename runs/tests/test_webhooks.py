@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 from runs import services, webhooks
 from runs.models import DeliveryState, Run, RunStatus, WebhookDelivery
 from runs.tests.conftest import Submit
-from tunixrt.tests.ports import HeldPort
+from runs.tests.ports import HeldPort
 
 
 class Receiver(HTTPServer):

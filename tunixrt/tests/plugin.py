@@ -61,17 +61,19 @@ def _prepare(database: str) -> None:
     server_url = os.environ.get(SERVER_URL)
     for name in [name for name in os.environ if _OURS.fullmatch(name)]:
         del os.environ[name]
-    process = os.environ.get("PYTEST_XDIST_WORKER", "")
+    session = f"{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"[:12] + os.environ.get("PYTEST_XDIST_WORKER", "")
     var = Path(tempfile.mkdtemp(prefix="tunixrt-tests-"))
     _stack.callback(shutil.rmtree, var, ignore_errors=True)
     os.environ["TUNIXRT_VAR_DIR"] = str(var)
     os.environ["TUNIX_OUTPUT_ROOT"] = str(var / "output")
     os.environ["TUNIXRT_ENV_FILE"] = str(var / "no.env")
+    # Limits that protect people from waiting, not tests on a busy machine from being slow.
+    os.environ["TUNIX_SYNC_TIMEOUT_SECONDS"] = "3600"
     if database == "postgresql":
         if server_url is None:
             server_url = os.environ.get("TEST_DATABASE_URL") or _stack.enter_context(postgres_server()).url()
         os.environ[SERVER_URL] = server_url
-        os.environ["DATABASE_URL"] = with_database(server_url, f"tunixrt_test_{process or os.getpid()}")
+        os.environ["DATABASE_URL"] = with_database(server_url, f"tunixrt_test_{session}")
 
 
 @pytest.hookimpl(trylast=True)
@@ -108,4 +110,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def with_database(url: str, name: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+    """The address of another database of the same server; who connects has patience."""
+    parts = urlsplit(url)
+    query = "&".join(filter(None, (parts.query, "connect_timeout=180")))
+    return urlunsplit(parts._replace(path=f"/{name}", query=query))

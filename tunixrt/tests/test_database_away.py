@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
 from tunixrt.api.errors import DATABASE_AWAY
 from tunixrt.tests.plugin import ROOT
-from tunixrt.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresServer, postgres_server
 
 LOG_IN_SOMEBODY = """

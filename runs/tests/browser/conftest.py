@@ -12,11 +12,12 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from runs.tests.browser.house import House
+from runs.tests.launching import PATIENCE
 from tunixrt.tests.plugin import SERVER_URL, with_database
 
 EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-SLOW = 30_000  # milliseconds: for what a queue, a keeper and a training do on a busy machine
+SLOW = PATIENCE * 1000  # milliseconds
 
 Visit = Callable[..., Page]
 

@@ -18,8 +18,8 @@ import httpx
 
 from runs import folder as run_folders
 from runs.tests.launching import PATIENCE, TRAINER, wait_for
+from runs.tests.ports import HeldPort
 from runs.tests.programs import ROOT, Program, end_keeper
-from tunixrt.tests.ports import HeldPort
 
 STOP_SECONDS = 20.0
 ENDED = ("completed", "failed", "timeout", "cancelled")

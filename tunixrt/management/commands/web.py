@@ -14,6 +14,7 @@ from tunixrt.gate import DOWNLOADS
 from tunixrt.listeners import who_listens
 
 IDLE_CONNECTIONS = 1024
+MAX_KILL_TIMEOUT = 1800  # seconds; granian refuses more
 
 
 class Command(BaseCommand):
@@ -43,7 +44,7 @@ class Command(BaseCommand):
             *("--backpressure", str(IDLE_CONNECTIONS + settings.MAX_STREAMS)),
             "--no-ws",
             # A reader who takes nothing must not hold a shutdown up; a run in the request may finish.
-            *("--workers-kill-timeout", str(math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5)),
+            *("--workers-kill-timeout", str(min(MAX_KILL_TIMEOUT, math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5))),
             *("--log-level", "error"),  # a warning says that so many threads are unusual
             "tunixrt.wsgi:application",
         ]

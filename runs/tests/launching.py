@@ -115,10 +115,12 @@ class LaunchedRun:
         stop_wait: float = 20.0,
         term_grace: float = 20.0,
         flags: tuple[str, ...] = FLAGS,
+        command: Callable[..., list[str]] | None = None,
     ):
         path.mkdir(exist_ok=True)
         self.path = path
         self.flags = flags
+        self.start_command = command
         self.run_id = str(uuid.uuid4())
         self.command = {
             "version": 1,
@@ -149,7 +151,7 @@ class LaunchedRun:
     def start_with(self, lock: int, *, also: list[int] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
         """``also``: descriptors that a careless launcher passes on besides the lock."""
         options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, **options}
-        argv = keeper.command(self.path, lock, flags=self.flags)
+        argv = (self.start_command or keeper.command)(self.path, lock, flags=self.flags)
         return subprocess.run(argv, pass_fds=[lock, *(also or [])], text=True, timeout=PATIENCE, check=False, **options)
 
     def launch(self, **options: Any) -> LaunchedRun:

@@ -69,7 +69,7 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     expect(log).to_contain_text("<b>more</b> words")
     expect(chart.get_by_test_id("latest")).to_contain_text("1.125")
     expect(page.get_by_test_id("progress").get_by_role("progressbar")).to_have_attribute("value", "3")
-    assert chart.locator("canvas").screenshot() != drawn
+    wait_for(lambda: chart.locator("canvas").screenshot() != drawn, "the new point")
     expect(status_of(page)).to_have_text("running")
 
     house.tell(run, "end")
@@ -121,7 +121,7 @@ def test_the_log_follows_until_one_scrolls_up(visit: Visit, house: House, datase
     log, follow = page.get_by_test_id("log-stdout"), page.get_by_test_id("follow-stdout")
     expect(log).to_contain_text("line 299")
     at_end = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight < 24"
-    assert log.evaluate(at_end)
+    wait_for(lambda: log.evaluate(at_end), "the end of the log")
     expect(follow).to_have_attribute("aria-pressed", "true")
 
     log.evaluate("(box) => (box.scrollTop = 0)")
@@ -131,7 +131,7 @@ def test_the_log_follows_until_one_scrolls_up(visit: Visit, house: House, datase
     assert not log.evaluate(at_end)
 
     follow.click()
-    assert log.evaluate(at_end)
+    wait_for(lambda: log.evaluate(at_end), "the end of the log")
     page.get_by_role("searchbox", name="Search stdout").fill("line 29")
     expect(log.locator(".is-match")).to_have_count(11)
     house.wait(run)

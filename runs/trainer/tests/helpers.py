@@ -19,6 +19,7 @@ from runs.manifest import build_manifest, dump_manifest
 from runs.trainer import launch
 
 LAUNCH = Path(launch.__file__)
+PATIENCE = 600.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
 
 CONFIG = {
     "model_type": "llama",
@@ -146,7 +147,7 @@ class Run:
     def finish(self, command: str = "train", *arguments: str, **environment: str) -> tuple[int, str, str]:
         """Run the real command to its end: exit code, stdout, stderr."""
         process = self.start(command, *arguments, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -26,6 +25,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from runs import folder as run_folders
 from runs.processes import Process, live_processes, read_process, send_signal
+from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,8 @@ class House:
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
         self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
-        self.port = free_port()
+        self._held_port = HeldPort()
+        self.port = self._held_port.number
         self.url = f"http://127.0.0.1:{self.port}"
         self.care_trouble: list[str] = []  # what could not be started at the first try
         self._caring = threading.Event()
@@ -356,6 +357,7 @@ class House:
             self.postgres.remove()
         if self.small_disk:
             subprocess.run(["umount", "-l", str(self.output_root)], check=False)
+        self._held_port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -422,15 +424,6 @@ def is_up(port: int, path: str) -> bool:
         server.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
         return b" 200 " in server.recv(64)
     return False
-
-
-def free_port() -> int:
-    """A port that nobody is given by chance while the web server is down: outgoing connections get theirs from 32768 on."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @contextlib.contextmanager

@@ -253,7 +253,7 @@ def test_cleaning_up_at_the_same_moment_does_not_lose_a_stop_request(tmp_path, m
     monkeypatch.setattr(os, "link", link_behind_the_cleaner)
     if times < 5:
         assert folder.request_stop(tmp_path, "cancel", "ada") is True
-        assert folder.read_json(tmp_path / "stop.json")["by"] == "ada"
+        assert (folder.read_json(tmp_path / "stop.json") or {})["by"] == "ada"
     else:
         with pytest.raises(FileNotFoundError):
             folder.request_stop(tmp_path, "cancel", "ada")

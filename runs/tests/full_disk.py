@@ -59,7 +59,7 @@ def deadline_without_reservation(disk: Path, make: Make) -> dict:
     """Somebody removed what was put aside for stop.json: no file can tell the trainer, SIGTERM does."""
     with tempfile.TemporaryDirectory() as aside:
         held = Hold(Path(aside) / "hold", BEFORE_THE_COMMAND)
-        run = make(["touch", "ready"], ["sleep", 60], deadline=0.5, stop_wait=25, command=held.command).launch()
+        run = make(["touch", "ready"], ["sleep", 600], deadline=0.5, stop_wait=25, command=held.command).launch()
         keeper = held.stop_keeper(run.path)
         run.wait_for_file("ready")
         (run.path / ".stop.json.reserved").unlink()
@@ -90,7 +90,7 @@ def room_for_keeper_json_once(disk: Path, make: Make) -> dict:
 
 def shutdown_while_patient(disk: Path, make: Make) -> dict:
     """The host wants to go down while an end cannot be written: the keeper goes too, the run is the reconciler's."""
-    run = make(["touch", "ready"], ["sleep", 60]).launch()
+    run = make(["touch", "ready"], ["sleep", 600]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):
         (run.path / name).unlink()
@@ -107,7 +107,7 @@ def shutdown_while_patient(disk: Path, make: Make) -> dict:
 
 def patience(disk: Path, make: Make) -> dict:
     """Nothing put aside and no room: the end is kept until there is."""
-    run = make(["touch", "ready"], ["sleep", 60]).launch()
+    run = make(["touch", "ready"], ["sleep", 600]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):
         (run.path / name).unlink()

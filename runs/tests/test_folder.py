@@ -375,7 +375,7 @@ def process():
 
 
 def test_a_process_is_known_by_pid_and_start(process):
-    sleeper = process(["sleep", "60"])
+    sleeper = process(["sleep", "600"])
     start = process_start_time(sleeper.pid)
     assert start is not None
     assert same_process(sleeper.pid, start)
@@ -384,7 +384,7 @@ def test_a_process_is_known_by_pid_and_start(process):
 
 
 def test_an_unreaped_zombie_is_not_alive(process):
-    sleeper = process(["sleep", "60"])
+    sleeper = process(["sleep", "600"])
     start = process_start_time(sleeper.pid)
     assert start is not None
     os.kill(sleeper.pid, signal.SIGKILL)
@@ -428,9 +428,9 @@ def test_descendants_are_found_through_sessions(process):
 
 def test_processes_of_a_run_are_known_by_their_environment(process):
     environment = {"PATH": os.environ["PATH"], "TUNIXRT_RUN_ID": "run-1"}
-    ours = process(["sleep", "60"], env=environment, start_new_session=True)
-    process(["sleep", "60"], env={**environment, "TUNIXRT_RUN_ID": "run-10"})
-    process(["sleep", "60"], env={"PATH": os.environ["PATH"], "OTHER": "TUNIXRT_RUN_ID=run-1"})
+    ours = process(["sleep", "600"], env=environment, start_new_session=True)
+    process(["sleep", "600"], env={**environment, "TUNIXRT_RUN_ID": "run-10"})
+    process(["sleep", "600"], env={"PATH": os.environ["PATH"], "OTHER": "TUNIXRT_RUN_ID=run-1"})
     assert [found.pid for found in processes_of_run("run-1")] == [ours.pid]
 
 
@@ -450,7 +450,7 @@ def test_a_recorded_process_that_still_lives_is_killed_with_its_children(process
 
 @pytest.mark.parametrize("change", ["start", "boot", "number", "nothing", "broken"])
 def test_a_process_that_only_has_the_same_number_is_left_alone(process, tmp_path, change):
-    innocent = process(["sleep", "60"])
+    innocent = process(["sleep", "600"])
     start = process_start_time(innocent.pid)
     assert start is not None
     recorded(tmp_path, innocent, **({"start_time": start - 1} if change == "start" else {}))
@@ -473,7 +473,7 @@ def test_killing_leftovers_never_means_oneself(tmp_path):
 
 
 def test_what_cannot_be_killed_in_time_is_named(process, tmp_path):
-    sleeper = process(["sleep", "60"], env={"TUNIXRT_RUN_ID": "run-2", "PATH": os.environ["PATH"]})
+    sleeper = process(["sleep", "600"], env={"TUNIXRT_RUN_ID": "run-2", "PATH": os.environ["PATH"]})
     wait_for(lambda: processes_of_run("run-2"), "exec")
     with pytest.raises(folder.StillAlive, match=str(sleeper.pid)) as caught:
         folder.kill_leftovers(tmp_path, "run-2", timeout=-1)

@@ -236,7 +236,7 @@ def test_the_end_is_told(run, script, code, number, message):
 
 
 def test_sigkill_from_outside_names_the_two_usual_causes(run):
-    training = run(["touch", "runs"], ["sleep", 60]).launch()
+    training = run(["touch", "runs"], ["sleep", 600]).launch()
     training.wait_for_file("runs")
     os.kill(training.wait_for_trainer()["pid"], signal.SIGKILL)
     record = training.end()
@@ -332,7 +332,7 @@ def test_a_trainer_that_closes_its_output_is_waited_for(run):
 
 def test_a_keeper_costs_at_most_12_megabytes(run):
     """Measured with the flags of production, while the trainer runs: resident memory, shared pages counted in full."""
-    training = run(["touch", "runs"], ["sleep", 60], flags=keeper.FLAGS).launch()
+    training = run(["touch", "runs"], ["sleep", 600], flags=keeper.FLAGS).launch()
     training.wait_for_file("runs")
     rollup = Path(f"/proc/{training.keeper_pid()}/smaps_rollup").read_text()
     size = {line.split()[0]: int(line.split()[1]) for line in rollup.splitlines()[1:]}
@@ -341,7 +341,7 @@ def test_a_keeper_costs_at_most_12_megabytes(run):
 
 
 def test_a_waiting_keeper_uses_next_to_no_processor(run):
-    training = run(["touch", "runs"], ["sleep", 60]).launch()
+    training = run(["touch", "runs"], ["sleep", 600]).launch()
     training.wait_for_file("runs")
 
     def ticks():
@@ -372,7 +372,7 @@ def test_the_keeper_imports_nothing_of_the_server(run):
 
 
 def test_the_first_process_leaves_no_zombie_and_reports_only_after_keeper_json(run):
-    training = run(["sleep", 60])
+    training = run(["sleep", 600])
     lock = training.lock()
     process = subprocess.Popen(
         keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.DEVNULL

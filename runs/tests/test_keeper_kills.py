@@ -137,7 +137,7 @@ def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch
 
 
 def test_a_killed_keeper_takes_the_trainer_with_it_and_frees_the_lock(run):
-    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     keeper_pid, trainer = training.keeper_pid(), training.wait_for_trainer()
     os.kill(keeper_pid, signal.SIGKILL)
@@ -154,7 +154,7 @@ def test_a_killed_keeper_takes_the_trainer_with_it_and_frees_the_lock(run):
 
 
 def test_a_keeper_killed_while_stopped_frees_the_lock_as_well(run):
-    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     os.kill(training.keeper_pid(), signal.SIGSTOP)
     assert training.is_locked()
@@ -166,7 +166,7 @@ def test_a_keeper_killed_while_stopped_frees_the_lock_as_well(run):
 def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
     """They outlive the trainer; a session of their own does not hide them, nor do they hold the lock."""
     training = run(
-        ["child", "first", 60, "session", "stubborn"], ["child", "second", 60], ["touch", "ready"], ["sleep", 60]
+        ["child", "first", 600, "session", "stubborn"], ["child", "second", 600], ["touch", "ready"], ["sleep", 600]
     ).launch()
     training.wait_for_file("ready")
     grandchildren = {int((training.path / name).read_text()) for name in ("first", "second")}
@@ -251,7 +251,7 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
 def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, hold, moment):
     """From keeper.json on, at every moment: no trainer has run, or it was recorded; and none is left running."""
     held = hold(moment)
-    training = run(["touch", "ran"], ["sleep", 60])
+    training = run(["touch", "ran"], ["sleep", 600])
     lock = training.lock()
     process = subprocess.Popen(keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT)
     os.close(lock)

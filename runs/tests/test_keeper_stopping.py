@@ -57,7 +57,7 @@ def test_one_that_does_not_look_gets_sigterm_and_time_to_save(run):
 
 
 def test_one_that_ignores_sigterm_is_killed(run):
-    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 60], stop_wait=0.05, term_grace=0.2).launch()
+    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600], stop_wait=0.05, term_grace=0.2).launch()
     training.wait_for_file("ready")
     folder.request_stop(training.path, "cancel", "ada")
     record = training.end()
@@ -67,7 +67,7 @@ def test_one_that_ignores_sigterm_is_killed(run):
 
 
 def test_a_stubborn_child_of_a_saving_trainer_is_killed_after_the_grace(run):
-    script = (["ignore", "SIGTERM"], ["child", "child", 60, "stubborn"], ["save_on_term", 0.0])
+    script = (["ignore", "SIGTERM"], ["child", "child", 600, "stubborn"], ["save_on_term", 0.0])
     training = run(*script, stop_wait=0.0, term_grace=3.0).launch()
     training.wait_for_file("ready")
     child = pid_in(training, "child")
@@ -78,7 +78,7 @@ def test_a_stubborn_child_of_a_saving_trainer_is_killed_after_the_grace(run):
 
 
 def test_a_trainer_that_stopped_itself_can_still_be_cancelled(run):
-    training = run(["stop_self"], ["sleep", 60], stop_wait=0.05).launch()
+    training = run(["stop_self"], ["sleep", 600], stop_wait=0.05).launch()
     pid = training.wait_for_trainer()["pid"]
     wait_for(lambda: state(pid) == "T", "the trainer's own SIGSTOP")
     folder.request_stop(training.path, "cancel", "ada")
@@ -107,7 +107,7 @@ def test_a_stop_that_was_asked_before_the_start_starts_nothing(run):
 
 @pytest.mark.parametrize("content", ["", "{half", '["cancel"]', '{"reason": "whim"}', "link"])
 def test_a_stop_file_made_by_hand_is_a_cancel(run, content):
-    training = run(["touch", "ready"], ["sleep", 60], stop_wait=0.0).launch()
+    training = run(["touch", "ready"], ["sleep", 600], stop_wait=0.0).launch()
     training.wait_for_file("ready")
     if content == "link":
         (training.path / "stop.json").symlink_to("/nowhere")
@@ -144,7 +144,7 @@ def test_a_limit_of_the_server_is_a_timeout_too(run):
 def test_a_cancel_that_came_before_the_deadline_counts(run, hold, late):
     """Whether the deadline passes on the way down the ladder, or has passed when the keeper first looks."""
     held = hold(BEFORE_THE_COMMAND)
-    script = (["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 60])
+    script = (["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600])
     training = run(*script, deadline=DEADLINE, stop_wait=0.5, term_grace=2 * DEADLINE).launch()
     held.wait()
     folder.request_stop(training.path, "cancel", "ada")
@@ -159,7 +159,7 @@ def test_a_cancel_that_came_before_the_deadline_counts(run, hold, late):
 
 def test_a_keeper_that_was_stopped_past_the_deadline_acts_when_it_goes_on(run, hold):
     held = hold(BEFORE_THE_COMMAND)
-    training = run(["touch", "ready"], ["sleep", 60], deadline=DEADLINE, stop_wait=0.0).launch()
+    training = run(["touch", "ready"], ["sleep", 600], deadline=DEADLINE, stop_wait=0.0).launch()
     keeper = held.stop_keeper(training.path)
     training.wait_for_file("ready")
     time.sleep(DEADLINE)
@@ -200,7 +200,7 @@ def test_sigterm_to_the_keeper_lets_the_trainer_save_and_is_nobodys_cancel(run):
 
 
 def test_a_shutdown_that_reaches_trainer_and_keeper_alike_is_the_hosts(run):
-    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     keeper, trainer = training.keeper_pid(), training.wait_for_trainer()["pid"]
     os.kill(keeper, signal.SIGSTOP)  # so that both are pending, in the worst order
@@ -226,7 +226,7 @@ def test_other_signals_do_not_touch_the_keeper(run, name):
     "options", [[], ["session"], ["stubborn"], ["session", "stubborn"], ["nameless", "session"]], ids="-".join
 )
 def test_no_child_stays_after_a_normal_end(run, options):
-    training = run(["child", "child", 60, *options], ["leave", 0], term_grace=0.3).launch()
+    training = run(["child", "child", 600, *options], ["leave", 0], term_grace=0.3).launch()
     child = pid_in(training, "child")
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
@@ -237,7 +237,7 @@ def test_no_child_stays_after_a_normal_end(run, options):
 def test_a_helper_that_ends_by_itself_is_left_to_it(run, hold):
     """The keeper sleeps until the helper has followed the trainer: a helper that is slow would get a SIGTERM, rightly."""
     held = hold(BEFORE_THE_COMMAND)
-    training = run(["child", "child", 60, "brief", "talks"], ["leave", 0]).launch()
+    training = run(["child", "child", 600, "brief", "talks"], ["leave", 0]).launch()
     keeper = held.stop_keeper(training.path)
     child = pid_in(training, "child")
     wait_for(lambda: state(child) == "Z", "the helper's end")
@@ -248,19 +248,19 @@ def test_a_helper_that_ends_by_itself_is_left_to_it(run, hold):
 
 
 def test_a_trainer_that_forks_away_has_ended_and_its_output_is_kept(run):
-    training = run(["fork_away", 60]).launch()
+    training = run(["fork_away", 600]).launch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert process_start_time(pid_in(training, "forked")) is None
 
-    training = run(["child", "child", 60, "session", "talks"], ["say", "from the trainer"], ["leave", 0]).launch()
+    training = run(["child", "child", 600, "session", "talks"], ["say", "from the trainer"], ["leave", 0]).launch()
     training.end()
     assert (training.path / "stdout.log").read_text() == "from the trainer\n"
     assert (training.path / "stderr.log").read_text() == "the child got SIGTERM\n"
 
 
 def test_a_grandchild_with_a_session_of_its_own_goes_with_a_cancelled_trainer(run):
-    training = run(["child", "child", 60, "session", "nameless"], ["touch", "ready"], ["sleep", 60], stop_wait=0.0).launch()
+    training = run(["child", "child", 600, "session", "nameless"], ["touch", "ready"], ["sleep", 600], stop_wait=0.0).launch()
     training.wait_for_file("ready")
     folder.request_stop(training.path, "cancel", "ada")
     assert training.end()["reason"] == "cancel"
@@ -268,7 +268,7 @@ def test_a_grandchild_with_a_session_of_its_own_goes_with_a_cancelled_trainer(ru
 
 
 def test_a_removed_folder_ends_the_training(run):
-    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     keeper, trainer = training.keeper_pid(), training.wait_for_trainer()["pid"]
     shutil.rmtree(training.path)

@@ -41,7 +41,7 @@ def all_ended() -> bool:
 class TestSlots:
     def test_as_many_are_started_as_slots_are_free(self, submit: Submit, scripted: Script, settings: LazySettings):
         settings.TUNIX_SLOTS = 2
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         for _ in range(3):
             submit()
 
@@ -71,7 +71,7 @@ class TestSlots:
         assert free_slots(hosts.this_host()) == 1
 
     def test_without_one_a_run_in_the_request_is_409_and_no_row(self, api: APIClient, body, submit: Submit, scripted: Script):
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         submit()
         launch_pending()
 
@@ -241,7 +241,7 @@ class TestSeveralLaunchers:
         settings.TUNIX_SLOTS = 3
         monkeypatch.setenv("TUNIX_SLOTS", "3")
         monkeypatch.setenv("TUNIXRT_WEB_THREADS", "5")
-        scripted(["say", "once"], ["sleep", 60])
+        scripted(["say", "once"], ["sleep", 600])
         for _ in range(5):
             submit()
         assert root_problem() is None  # it makes what the lock is in

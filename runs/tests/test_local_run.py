@@ -107,7 +107,7 @@ class TestTheEnd:
         assert (answer["step"], answer["last_loss"]) == (4, 0.25)
 
     def test_no_process_and_no_lock_is_left(self, scripted: Script, train: Callable[..., Answer]):
-        scripted(["child", "child", 60, "session"])
+        scripted(["child", "child", 600, "session"])
 
         answer = train()
 
@@ -117,7 +117,7 @@ class TestTheEnd:
 
 class TestTheTimeLimit:
     def test_of_the_request_ends_it(self, scripted: Script, train: Callable[..., Answer]):
-        scripted(["say", "begun"], ["steps", 1000, 0.05])
+        scripted(["say", "begun"], ["steps", 100_000, 0.01])
 
         answer = train(timeout_seconds=1)
 
@@ -128,7 +128,7 @@ class TestTheTimeLimit:
 
     def test_of_the_system_ends_it(self, scripted: Script, train: Callable[..., Answer], settings: LazySettings):
         settings.TUNIX_SYNC_TIMEOUT_SECONDS = 0.3
-        scripted(["steps", 1000, 0.05])
+        scripted(["steps", 100_000, 0.01])
 
         answer = train(timeout_seconds=1000)
 

@@ -235,7 +235,7 @@ class TestCancel:
         assert launching.launch_pending() == 0
 
     def test_a_training_stops_at_its_next_step(self, api: APIClient, submit: Submit, scripted: Script, user: User):
-        scripted(["touch", "begun"], ["steps", 10_000, 0.01])
+        scripted(["touch", "begun"], ["steps", 100_000, 0.01])
         run = submit()
         assert launching.launch_pending() == 1
         wait_for((run_folder(run) / "begun").exists, "the training")

@@ -43,7 +43,7 @@ def browser() -> Iterator[Browser]:
         executable = found or playwright.chromium.executable_path
         assert os.path.exists(executable), "These tests need Debian's chromium; pytest -m 'not browser' leaves them out."
         expect.set_options(timeout=SLOW)
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=SLOW)
         yield browser
         browser.close()
 

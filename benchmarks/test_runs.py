@@ -57,13 +57,13 @@ def run_once(part: str, *, seed: int, jobs: int, busy: int, more: list[str]) -> 
     """Run ``part`` once and print its row; whether it passed."""
     log = LOGS / f"{part}-{seed}.txt"
     options = ["-n", str(jobs), "-p", "no:cacheprovider", f"--randomly-seed={seed}", *more]
-    began = time.monotonic()
+    began, name = time.monotonic(), commit()
     with busy_loops(busy), log.open("wb") as output:
         code = subprocess.run([*PARTS[part], *options], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     seconds = time.monotonic() - began
     counts = re.findall(r"\b\d+ (?:passed|failed|errors?|skipped)\b", log.read_text(errors="replace")[-500:])
     result = ", ".join(counts) or f"exit code {code}"
-    print(f"| {part} | {seed} | {max(jobs, 1)} | {busy} | {result} | {seconds:.0f} | {commit()} |", flush=True)
+    print(f"| {part} | {seed} | {max(jobs, 1)} | {busy} | {result} | {seconds:.0f} | {name} |", flush=True)
     if code != 0:
         print(f"\nFailed with code {code}: {log.relative_to(ROOT)}\n", flush=True)
     return code == 0

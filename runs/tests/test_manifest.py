@@ -357,7 +357,7 @@ def _trainings(draw: st.DrawFn) -> dict[str, Any]:
     return values
 
 
-@effort(max_examples=60, deadline=None, database=None, derandomize=True)
+@effort(max_examples=60)
 @given(run_id=_texts, key=_texts, model=_texts, resume_from=st.none() | _texts, training=_trainings())
 def test_any_manifest_that_was_written_is_read_as_it_was(
     run_id: str, key: str, model: str, resume_from: str | None, training: dict[str, Any]

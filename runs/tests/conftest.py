@@ -21,7 +21,7 @@ from runs.models import Run
 from runs.requests import clean_request
 from runs.runtime import local_runtime
 from runs.services import submit_run
-from runs.tests.launching import TRAINER, Hold
+from runs.tests.launching import HOUR, TRAINER, Hold
 from runs.tests.programs import ROOT as ROOT
 from runs.tests.programs import Program, end_keeper
 
@@ -39,6 +39,13 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
     yield root
     for record in root.rglob(folder.KEEPER):
         end_keeper(record.parent)
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in the request may take an hour: its limit is for people who wait, and a busy machine is slow."""
+    settings.TUNIX_SYNC_TIMEOUT_SECONDS = HOUR
+    monkeypatch.setenv("TUNIX_SYNC_TIMEOUT_SECONDS", str(HOUR))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ COVERAGE = {name: value for name, value in os.environ.items() if name.startswith
 FLAGS = tuple(flag for flag in keeper.FLAGS if flag != "-S") if COVERAGE else keeper.FLAGS
 ENVIRONMENT = {"PATH": os.environ["PATH"], **COVERAGE}
 PATIENCE = 180.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
+HOUR = 3600.0  # the limit of a run in the request, where a test does not set one
 
 
 def wait_for(fact: Callable[[], Value | None], what: str) -> Value:

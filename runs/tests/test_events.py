@@ -24,7 +24,7 @@ from runs.models import Run, RunStatus
 from runs.processes import descendants
 from runs.reading import stream
 from runs.services import run_folder
-from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.launching import HOUR, PATIENCE, wait_for
 from runs.tests.leftovers import make_run, measured
 from runs.tests.ports import HeldPort
 from runs.tests.programs import Program
@@ -68,7 +68,12 @@ class Site:
     def __init__(self, root: Path, log: Path, **environment: str):
         self.port = HeldPort()
         self.url = self.port.url
-        settings = {"TUNIX_OUTPUT_ROOT": str(root), "TUNIXRT_BIND": self.port.address, **environment}
+        settings = {
+            "TUNIX_OUTPUT_ROOT": str(root),
+            "TUNIXRT_BIND": self.port.address,
+            "TUNIX_SYNC_TIMEOUT_SECONDS": str(HOUR),
+            **environment,
+        }
         self._program = Program(["manage.py", "web"], log, **settings)
         self.process = self._program.process
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE)

@@ -67,8 +67,6 @@ def _prepare(database: str) -> None:
     os.environ["TUNIXRT_VAR_DIR"] = str(var)
     os.environ["TUNIX_OUTPUT_ROOT"] = str(var / "output")
     os.environ["TUNIXRT_ENV_FILE"] = str(var / "no.env")
-    # Limits that protect people from waiting, not tests on a busy machine from being slow.
-    os.environ["TUNIX_SYNC_TIMEOUT_SECONDS"] = "3600"
     if database == "postgresql":
         if server_url is None:
             server_url = os.environ.get("TEST_DATABASE_URL") or _stack.enter_context(postgres_server()).url()

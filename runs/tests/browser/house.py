@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from runs import folder as run_folders
-from runs.tests.launching import PATIENCE, TRAINER, wait_for
+from runs.tests.launching import HOUR, PATIENCE, TRAINER, wait_for
 from runs.tests.ports import HeldPort
 from runs.tests.programs import ROOT, Program, end_keeper
 
@@ -41,6 +41,7 @@ class House:
             "TUNIX_OUTPUT_ROOT": str(self.output_root),
             "TUNIXRT_BIND": self.port.address,
             "DATABASE_URL": database_url,
+            "TUNIX_SYNC_TIMEOUT_SECONDS": str(HOUR),
             "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.scripts)]),
             **environment,
         }

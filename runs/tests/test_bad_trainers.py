@@ -13,7 +13,7 @@ from runs.models import Run
 from runs.processes import processes_of_run
 from runs.services import run_folder
 from runs.tests.conftest import Script
-from runs.tests.launching import BEFORE_THE_COMMAND, Hold
+from runs.tests.launching import BEFORE_THE_COMMAND, Hold, wait_for
 
 pytestmark = pytest.mark.django_db
 Answer = dict[str, Any]
@@ -28,7 +28,7 @@ def train(api: APIClient, body: Answer, scripted: Script) -> Callable[..., Answe
         response = api.post("/api/tunix/run", body | {"dry_run": False} | fields, format="json")
         assert response.status_code == 202, response.content
         answer: Answer = response.json()
-        assert processes_of_run(answer["run_id"]) == []
+        wait_for(lambda: not processes_of_run(answer["run_id"]), "the keeper's end, and that of whatever the training left")
         return answer
 
     return post

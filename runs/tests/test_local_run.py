@@ -112,7 +112,7 @@ class TestTheEnd:
         answer = train()
 
         assert answer["status"] == "completed"
-        assert processes_of_run(answer["run_id"]) == []
+        wait_for(lambda: not processes_of_run(answer["run_id"]), "the end of keeper and child")
 
 
 class TestTheTimeLimit:

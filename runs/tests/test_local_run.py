@@ -17,6 +17,7 @@ from runs.manifest import parse_manifest
 from runs.models import Host, Run, RunEvent
 from runs.processes import processes_of_run
 from runs.tests.conftest import Script, Submit
+from runs.tests.launching import wait_for
 
 pytestmark = pytest.mark.django_db
 URL = "/api/tunix/run"

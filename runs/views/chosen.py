@@ -52,7 +52,7 @@ def read_ids(query: QueryDict) -> list[UUID]:
     return list(dict.fromkeys(UUID(text) for text in texts))
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def chosen(request: HttpRequest) -> HttpResponse:
     """GET: what would happen. POST: do it."""

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
@@ -35,7 +35,7 @@ def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
     return run
 
 
-@require_GET
+@require_safe
 @login_required
 @vary_on_headers("HX-Request")
 def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:

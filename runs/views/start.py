@@ -27,7 +27,7 @@ MODELS_MAX = 200
 DEFAULT_MODEL = "preset:tiny-llama"
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def start(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":

@@ -93,7 +93,7 @@ def test_acts_on_an_ended_run(submit: Submit, page: Client, by_api: APIClient) -
 
     run = ended(submit())
     (run_folder(run) / "checkpoints" / "1").mkdir(parents=True)
-    page.post(f"/runs/{run.pk}/remove-file", {"path": "checkpoints/1"})
+    page.post(f"/runs/{run.pk}/remove-file?path=checkpoints/1")
     assert said_by(run) == ["checkpoints/1 removed (0 bytes)"]
 
 

@@ -293,7 +293,7 @@ def test_files_are_listed_with_size_and_download(local_client: Client, with_file
 
 
 def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
-    page = local_client.post(f"/runs/{with_files.pk}/remove-file", {"path": "checkpoints/10"}, follow=True).content.decode()
+    page = local_client.post(f"/runs/{with_files.pk}/remove-file?path=checkpoints/10", follow=True).content.decode()
     assert "checkpoints/10 is deleted: 1.0\xa0KB are free again." in page
     assert not (run_folder(with_files) / "checkpoints/10").exists()
     assert (run_folder(with_files) / "model/model.safetensors").exists()
@@ -302,7 +302,7 @@ def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
 
 @pytest.mark.parametrize("path", ["", "stdout.log", "../x", "checkpoints/11", "model/../stdout.log", "/etc/passwd"])
 def test_nothing_else_is_deleted(local_client: Client, with_files: Run, path: str) -> None:
-    page = local_client.post(f"/runs/{with_files.pk}/remove-file", {"path": path}, follow=True).content.decode()
+    page = local_client.post(f"/runs/{with_files.pk}/remove-file?path={path}", follow=True).content.decode()
     assert "that could be removed" in page
     assert (run_folder(with_files) / "stdout.log").exists()
 
@@ -313,6 +313,6 @@ def test_files_of_an_active_run_stay(local_client: Client, submit: Submit) -> No
     path.parent.mkdir(parents=True)
     path.write_text("x")
     assert 'aria-label="Delete model"' not in page_of(local_client, run)
-    page = local_client.post(f"/runs/{run.pk}/remove-file", {"path": "model"}, follow=True).content.decode()
+    page = local_client.post(f"/runs/{run.pk}/remove-file?path=model", follow=True).content.decode()
     assert "Files can be removed when the run has ended" in page
     assert path.exists()

@@ -96,7 +96,7 @@ def pin(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
-    path = request.POST.get("path", "")
+    path = request.GET.get("path", "")  # in the address: a form would send a line feed in a name as CR LF
     try:
         freed = artifacts.remove_artifact(run=run, path=path, by=person(request).get_username())
     except artifacts.NoSuchArtifact:

@@ -169,5 +169,5 @@ def command_of(run: Run) -> str:
     except run_folders.BrokenFile:
         recorded = None
     if recorded and isinstance(recorded.get("argv"), list):
-        argv = [str(part) for part in recorded["argv"]]
+        argv = [run_folders.clean_text(str(part)) for part in recorded["argv"]]
     return f"cd {shlex.quote(str(folder))}\n{shlex.join(argv)}"

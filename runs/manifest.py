@@ -100,6 +100,7 @@ DATASET_FORMAT = "tunix_sft"
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+LEARNING_RATE_USUAL_MAX = 0.1  # above it, a warning
 SHOWN_CHARACTERS = 80
 
 
@@ -302,6 +303,17 @@ OUTPUT_DEFAULTS = {"checkpoints": "checkpoints", "model": "model", "metrics": "m
 def parameter_defaults() -> dict[str, Any]:
     """Every training parameter with its default, in the documented order."""
     return {name: parameter.default for name, parameter in PARAMETERS.items()}
+
+
+def warnings_of(training: dict[str, Any]) -> list[str]:
+    """What is allowed in a training and seldom meant, one sentence each."""
+    rate = training.get("learning_rate", 0)
+    if rate > LEARNING_RATE_USUAL_MAX:
+        return [
+            f"learning_rate {rate:g} is far above what fine-tuning uses (1e-6 to 1e-3): training is likely to diverge."
+            " Check the place of its decimal point."
+        ]
+    return []
 
 
 def build_manifest(

@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets.models import Dataset
 from runs.families import PRESETS
+from runs.manifest import warnings_of
 from runs.model_folder import check_model_folder
 from runs.requests import ModelReference, RunRequest
 
@@ -25,6 +26,7 @@ def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
     preflight = Preflight()
     _check_dataset(request, dataset, preflight)
     _check_model(request.model, preflight)
+    preflight.warnings.extend(warnings_of(request.training))
     return preflight
 
 
@@ -73,3 +75,11 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
         )
     else:
         preflight.warnings.append(f"{model.model_id} was not fetched: its files are checked when the training starts.")
+
+
+def warnings_in(summary: Any) -> list[str]:
+    """The warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
+    summary = summary if isinstance(summary, dict) else {}
+    report = summary.get("preflight")
+    found = [summary.get("warnings"), report.get("warnings") if isinstance(report, dict) else None]
+    return [str(warning) for warnings in found if isinstance(warnings, list) for warning in warnings]

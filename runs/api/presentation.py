@@ -9,6 +9,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, connection
 
 from runs.models import Run, RunTag
+from runs.preflight import warnings_in
 from runs.reading.compiled import Compiled, as_key
 
 STATUS_FIELDS = ("run_id", "status", "queued_at", "started_at", "completed_at", "exit_code")
@@ -24,7 +25,7 @@ _NOBODY = uuid.UUID(int=0)
 def full_answer(run: Run) -> dict[str, Any]:
     """Everything about a run; ``POST`` and ``GET`` answer the same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
-    return _named(FULL_FIELDS, values) | {"retry_of": run.retry_of_id} | _related(run)
+    return _full(values) | {"retry_of": run.retry_of_id} | _related(run)
 
 
 def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
@@ -35,7 +36,7 @@ def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
         return None
     *values, retry_of, owner, host = found[0]
     tags = [name for (name,) in _tag_rows().read(key)]
-    return _named(FULL_FIELDS, values) | {"retry_of": retry_of, "owner": owner, "tags": tags, "host": host}
+    return _full(values) | {"retry_of": retry_of, "owner": owner, "tags": tags, "host": host}
 
 
 def _related(run: Run) -> dict[str, Any]:
@@ -71,6 +72,11 @@ def _short_rows() -> Compiled:
 @cache
 def _tag_rows() -> Compiled:
     return Compiled(RunTag.objects.filter(run=_NOBODY).order_by("name").values_list("name"))
+
+
+def _full(values: Iterable[Any]) -> dict[str, Any]:
+    answer = _named(FULL_FIELDS, values)
+    return answer | {"warnings": warnings_in(answer["summary"])}
 
 
 def _named(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:

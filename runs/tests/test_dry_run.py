@@ -286,3 +286,14 @@ def test_a_broken_model_folder_fails_with_the_file_named(
 
     assert answer["status"] == "failed"
     assert said in answer["message"]
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(0.5, True), (0.1, False)])
+def test_a_learning_rate_that_is_seldom_meant_is_a_warning(
+    api: APIClient, run_dry: Callable[..., dict[str, Any]], rate: float, warned: bool
+):
+    answer = run_dry(learning_rate=rate)
+
+    assert any("learning_rate 0.5 is far above" in warning for warning in answer["warnings"]) is warned
+    assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["warnings"] == answer["warnings"]
+    assert answer["status"] == "completed"

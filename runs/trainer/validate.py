@@ -9,6 +9,7 @@ from typing import Any
 
 from runs.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture
 from runs.families import PRESETS, preset_names
+from runs.manifest import warnings_of
 from runs.model_folder import FolderProblem, check_model_folder, read_config
 from runs.trainer.errors import ModelError
 from runs.trainer.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
@@ -28,6 +29,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     manifest, folder = open_manifest(config)
     training = manifest["training"]
     settings, model_folder, warnings = _find_model(manifest["model"], folder)
+    warnings += warnings_of(training)
     try:
         architecture = read_architecture(settings)
     except UnsupportedModel as error:

@@ -17,6 +17,7 @@ from runs import folder as run_folders
 from runs import services
 from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunQuerySet, RunStatus
+from runs.preflight import warnings_in
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
 from runs.runtime import tunix_command
@@ -51,6 +52,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "retries": retries_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
+        "warnings": warnings_in(run.summary),
         "parameters": parameters_of(run),
         "command": command_of(run),
         "has_manifest": (folder / run_folders.MANIFEST).is_file(),

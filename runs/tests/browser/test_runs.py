@@ -19,7 +19,7 @@ def status_of(page: Page) -> Locator:
 def fill_in(page: Page, dataset: str, seed: int) -> None:
     page.get_by_role("combobox", name="Dataset").select_option(dataset)
     page.get_by_test_id("advanced").locator("summary").click()
-    page.get_by_role("spinbutton", name="Seed").fill(str(seed))
+    page.get_by_role("textbox", name="Seed").fill(str(seed))
 
 
 def start_async(page: Page, dataset: str, seed: int) -> str:
@@ -167,11 +167,14 @@ def test_a_dry_run_and_the_check_before_it(visit: Visit, house: House, dataset: 
 def test_what_is_wrong_is_said_beside_the_field(visit: Visit, dataset: str):
     page = visit("/runs/new")
     page.get_by_role("combobox", name="Dataset").select_option(dataset)
-    rate = page.get_by_role("spinbutton", name="Learning rate")
-    rate.fill("2")
-    page.get_by_test_id("run-dry").click()
+    rate = page.get_by_role("textbox", name="Learning rate")
+    for typed in ("2", "0,0001"):  # a number field of the browser would send 1.0 for the second
+        rate.clear()
+        rate.press_sequentially(typed)
+        page.get_by_test_id("run-dry").click()
 
-    expect(rate).to_have_attribute("aria-invalid", "true")
+        expect(rate).to_have_attribute("aria-invalid", "true")
+        expect(rate).to_have_value(typed)
     expect(page.get_by_role("alert").first).to_be_visible()
 
 

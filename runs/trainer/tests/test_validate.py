@@ -99,6 +99,12 @@ def test_templates_that_cannot_be_trained_with_end_a_run_with_the_models_code(ma
     assert capsys.readouterr().err.strip().splitlines()[-1] == said
 
 
+@pytest.mark.parametrize(("rate", "warned"), [(0.5, True), (0.1, False)])
+def test_a_learning_rate_that_is_seldom_meant_is_a_warning(make_run, capsys, rate, warned):
+    found = report(make_run(learning_rate=rate), capsys)
+    assert any("learning_rate 0.5 is far above" in warning for warning in found["warnings"]) is warned
+
+
 @pytest.mark.parametrize(
     ("change", "code"), [(("batch_size: 8", "batch_size: none"), 10), (("dataset.jsonl", "missing.jsonl"), 11)]
 )

@@ -80,25 +80,36 @@ export class Charts {
     box.replaceChildren(bar, this.empty, this.grid);
   }
 
-  /** Fetch all curves; returns the byte of metrics.jsonl behind them, where the stream goes on. */
-  async load() {
+  /** Fetch all curves; returns the byte of metrics.jsonl behind them, where the stream goes on. Of several fetches under way the
+   *  latest counts: an earlier one draws nothing, and returns what the latest returns. */
+  load() {
+    const loading = this.fetchCurves().then((found) => (this.loading === loading ? this.show(found) : this.loading));
+    this.loading = loading;
+    return loading;
+  }
+
+  async fetchCurves() {
     const chain = this.chain ? "&chain=1" : "";
+    const zoom = this.range && this.axis === "step" ? `&from_step=${Math.max(0, Math.floor(this.range[0]))}&to_step=${Math.ceil(this.range[1])}` : "";
     const list = await this.fetchJson(`${this.api}/metrics?points=${POINTS}${chain}`);
     const names = list.data.map((series) => series.name);
-    const zoom = this.range && this.axis === "step" ? `&from_step=${Math.max(0, Math.floor(this.range[0]))}&to_step=${Math.ceil(this.range[1])}` : "";
     let offset = list.metrics_offset;
-    const loaded = new Map();
+    const series = new Map();
     for (let start = 0; start < names.length; start += NAMES_PER_REQUEST) {
       const query = names.slice(start, start + NAMES_PER_REQUEST).map((name) => `&name=${encodeURIComponent(name)}`).join("");
       const answer = await this.fetchJson(`${this.api}/metrics?points=${POINTS}${chain}${zoom}${query}`);
       if (start === 0) offset = answer.metrics_offset;
-      for (const { name, steps, times, values } of answer.data) loaded.set(name, { steps, times, values: values.map(number), fetched: steps.length });
+      for (const { name, steps, times, values } of answer.data) series.set(name, { steps, times, values: values.map(number), fetched: steps.length });
     }
-    this.series = loaded;
-    this.attempts = list.attempts || [];
+    return { series, attempts: list.attempts || [], offset, whole: !zoom };
+  }
+
+  show({ series, attempts, offset, whole }) {
+    this.series = series;
+    this.attempts = attempts;
     // What the stream told and the database did not have yet.
     this.recent = this.recent.filter((part) => part.offset > offset);
-    if (!zoom) for (const part of this.recent) this.take(part.records);
+    if (whole) for (const part of this.recent) this.take(part.records);
     this.draw();
     return offset;
   }
@@ -132,7 +143,7 @@ export class Charts {
   zoom(range) {
     this.range = range;
     this.back.hidden = !range;
-    if (this.axis === "step") this.reload();
+    if (this.axis === "step") this.load();
     else this.draw();
   }
 

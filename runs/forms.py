@@ -87,8 +87,8 @@ class HistoryFilter(forms.Form):
     model_id = forms.CharField(label="Model", required=False, max_length=TEXT_MAX_LENGTH)
     tag = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
     owner = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
-    after = MomentField(label="From", required=False)
-    before = MomentField(label="Until before", required=False)
+    after = MomentField(label="From (UTC)", required=False)
+    before = MomentField(label="Until before (UTC)", required=False)
     columns = ColumnsField(required=False, widget=forms.HiddenInput)
     cursor = CursorField(required=False, widget=forms.HiddenInput)
 

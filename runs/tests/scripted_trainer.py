@@ -109,10 +109,12 @@ def plan(total_steps: int) -> None:
         file.write(json.dumps({"time": time.time(), "plan": {"total_steps": total_steps}}) + "\n")
 
 
-def measure(step: int, values: dict[str, float]) -> None:
-    """One line of the metrics."""
+def measure(step: int, values: dict[str, float], at: float | None = None) -> None:
+    """One line of the metrics, measured now or ``at``."""
     with open("metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "step": step, "epoch": step / 10, "values": values}) + "\n")
+        file.write(
+            json.dumps({"time": time.time() if at is None else at, "step": step, "epoch": step / 10, "values": values}) + "\n"
+        )
 
 
 def wait(name: str, obeys: bool = True) -> None:

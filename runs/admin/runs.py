@@ -152,7 +152,7 @@ class RunAdmin(ReadOnlyAdmin):
     @admin.display(description="metrics")
     def series(self, run: Run) -> SafeString | str:
         rows = [(series.name, series.count, series.first, series.last) for series in run.metric_series.all()]
-        return format_html_join("", "<div>{}: {} points, {} → {}</div>", rows) or "–"
+        return format_html_join("", "<div><bdi>{}</bdi>: {} points, {} → {}</div>", rows) or "–"
 
     # --- actions
 

@@ -90,7 +90,7 @@ def test_says_why_and_who_and_when(local_client: Client, submit: Submit) -> None
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [("pending", "Waiting in the queue"), ("running", "Running on a-host"), ("cancelling", "Asked to stop")],
+    [("pending", "Waiting in the queue"), ("running", "Running on <bdi>a-host</bdi>"), ("cancelling", "Asked to stop")],
 )
 def test_says_in_words_what_an_active_run_does(local_client: Client, submit: Submit, status: str, words: str) -> None:
     run = submit()
@@ -294,7 +294,7 @@ def test_files_are_listed_with_size_and_download(local_client: Client, with_file
 
 def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
     page = local_client.post(f"/runs/{with_files.pk}/remove-file?path=checkpoints/10", follow=True).content.decode()
-    assert "checkpoints/10 is deleted: 1.0\xa0KB are free again." in page
+    assert "\u2068checkpoints/10\u2069 is deleted: 1.0\xa0KB are free again." in page
     assert not (run_folder(with_files) / "checkpoints/10").exists()
     assert (run_folder(with_files) / "model/model.safetensors").exists()
     assert with_files.events.latest("id").by == "local"

@@ -24,6 +24,7 @@ from runs.reading import artifacts
 from runs.requests import InvalidRequest, clean_notes, clean_tags
 from runs.services import RuntimeUnavailable, StateConflict
 from runs.views.detail import get_run
+from tunixrt.templatetags.display import isolate
 
 REFUSALS = (StateConflict, DatasetNotFound, RuntimeUnavailable, InvalidRequest)
 Action = Callable[[HttpRequest, Run], HttpResponse]
@@ -102,7 +103,7 @@ def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
     except artifacts.NoSuchArtifact:
         messages.error(request, f"This run has no file {path[:256]!r} that could be removed.")
     else:
-        messages.success(request, f"{path} is deleted: {filesizeformat(freed)} are free again.")
+        messages.success(request, f"{isolate(path)} is deleted: {filesizeformat(freed)} are free again.")
     return go_back(request, run)
 
 

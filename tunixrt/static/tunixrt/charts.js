@@ -186,7 +186,7 @@ export class Charts {
   create(group, names) {
     const box = document.createElement("figure");
     const title = document.createElement("figcaption");
-    title.textContent = group.title;
+    title.append(Object.assign(document.createElement("bdi"), { textContent: group.title }));
     const latest = Object.assign(document.createElement("span"), { className: "latest" });
     latest.dataset.testid = "latest";
     title.append(" ", latest);

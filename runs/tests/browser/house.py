@@ -47,8 +47,7 @@ class House:
         }
         self._seeds = count(1)
         self._programs: list[Program] = []
-        migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-        subprocess.run(migrate, cwd=ROOT, env=self.whole_environment(), check=True)
+        self.manage("migrate", "--verbosity", "0")
         for line in (ROOT / "Procfile").read_text().splitlines():
             name, _, command = line.partition(":")
             words = shlex.split(command)
@@ -64,6 +63,12 @@ class House:
     def whole_environment(self) -> dict[str, str]:
         """What a program of the house is started with."""
         return os.environ | self.environment
+
+    def manage(self, *arguments: str, **environment: str) -> str:
+        """Run a management command; what it printed."""
+        command = [sys.executable, "manage.py", *arguments]
+        environ = self.whole_environment() | environment
+        return subprocess.run(command, cwd=ROOT, env=environ, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     def answers(self) -> bool:
         for program in self._programs:

@@ -9,14 +9,15 @@ from playwright.sync_api import Locator, Page, expect
 from runs.tests.browser.conftest import Visit
 from runs.tests.browser.house import House
 
-# Every text that is written onto a canvas, and how much of it lies outside on the left.
+# Every text that is written onto a canvas, and how much of it lies outside on one side.
 RECORD = """
 window.written = [];
 const fillText = CanvasRenderingContext2D.prototype.fillText;
 CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
   const width = this.measureText(text).width;
   const before = { right: width, end: width, center: width / 2 }[this.textAlign] ?? 0;
-  window.written.push({ text, outside: Math.max(0, before - this.getTransform().transformPoint({ x, y }).x) });
+  const left = this.getTransform().transformPoint({ x, y }).x - before;
+  window.written.push({ text, outside: Math.max(0, -left, left + width - this.canvas.width) });
   return fillText.apply(this, arguments);
 };
 """
@@ -120,6 +121,7 @@ def test_moments_are_utc_wherever_one_is(visit: Visit, curves: str):
     charts.get_by_role("combobox").select_option("time")
     page.wait_for_function("written.length > 0")
     page.wait_for_function(FITS)
+    assert [one for one in page.evaluate("written") if one["outside"] > 0] == []
     texts = " ".join(one["text"] for one in page.evaluate("written"))
     assert "00:00:0" in texts
     assert "2026-01-01" in texts

@@ -2,6 +2,8 @@
 
 const NOT_FINITE = { NaN: NaN, Infinity: Infinity, "-Infinity": -Infinity };
 const EDGE = 10; // pixels between the labels of an axis and the edge of the canvas
+const NARROWEST = 50; // pixels of a vertical axis: half of the first label below it fits there
+const TIME_LABEL = 90; // pixels that a label of the time axis may take
 // uPlot's templates for the labels of a time axis: from so many seconds between two of them on, the label and what is added where
 // year, month or day changes. https://github.com/leeoniya/uPlot/tree/master/docs#axis--grid-opts
 const TIME_LABELS = [
@@ -46,18 +48,19 @@ function asWideAsLabels(plot, labels, axisIndex, cycle) {
   if (cycle > 1) return axis._size; // measured already
   plot.ctx.font = axis.font[0];
   const widths = (labels ?? []).map((label) => plot.ctx.measureText(label ?? "").width / devicePixelRatio);
-  return Math.ceil(Math.max(0, ...widths) + axis.ticks.size + axis.gap + EDGE);
+  return Math.max(NARROWEST, Math.ceil(Math.max(0, ...widths) + axis.ticks.size + axis.gap + EDGE));
 }
 
-/** Options of both axes. `format` makes labels of values; moments are UTC, as everywhere on the pages. */
+/** uPlot's options of both axes. `format` makes labels of values; moments are UTC, as everywhere on the pages. */
 export function axes(format, { time = false } = {}) {
   const line = () => colour("--ink-2");
   const grid = { stroke: () => colour("--rule"), width: 1 };
   const labels = (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick)));
   return {
     tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
+    padding: [null, time ? TIME_LABEL / 2 : null, null, null], // half of the last label
     axes: [
-      { stroke: line, grid, ticks: grid, ...(time && { values: TIME_LABELS }) },
+      { stroke: line, grid, ticks: grid, ...(time && { values: TIME_LABELS, space: TIME_LABEL }) },
       { stroke: line, grid, ticks: grid, size: asWideAsLabels, values: labels },
     ],
   };

@@ -5,6 +5,7 @@ commands call the same ones. Processes and files are the business of ``runs.exec
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,9 +20,10 @@ from django_q.tasks import async_task
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
 from runs import folder as run_folders
+from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.lifecycle import TransitionRefused, transition, transition_together
-from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest
-from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
+from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest, parameter_defaults
+from runs.models import ACTIVE, TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
 from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
@@ -50,6 +52,86 @@ class StateConflict(Exception):
     """What was asked cannot be done to a run in its status."""
 
 
+# --- going on from another run's checkpoint ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A complete checkpoint of an ended run, which another run can go on from."""
+
+    run: Run
+    step: int
+
+
+class SourceGone(Exception):
+    """A checkpoint was removed after it had been found."""
+
+
+def find_source(run: Run) -> Source | None:
+    """The newest checkpoint of ``run``, or else of the nearest run that it goes on from; None where there is none.
+
+    Only complete checkpoints of the same training count. A run in the trash is passed over, since its files may be purged at any
+    moment. A run that was started from scratch ends the search: what is older was left behind on purpose.
+    """
+    if run.mode != RunMode.LOCAL:
+        return None
+    wanted = _identity_of(run)
+    candidate: Run | None = run
+    while candidate is not None:
+        if candidate.trashed_at is None and (step := _newest_step(candidate, wanted=wanted)) is not None:
+            return Source(candidate, step)
+        candidate = candidate.resume_from if candidate.resume else None
+    return None
+
+
+def _identity_of(run: Run) -> dict[str, Any]:
+    """What checkpoints have to be equal in to be of use to ``run``."""
+    return make_identity(model_id=run.model_id, training=parameter_defaults() | run.config)
+
+
+def _newest_step(run: Run, *, wanted: dict[str, Any]) -> int | None:
+    """The step of the newest complete checkpoint of ``run`` if it is of a training like ``wanted``."""
+    folder = run_folder(run) / run_folders.CHECKPOINTS
+    steps = complete_steps(folder)
+    identity = read_identity(folder) if steps else None
+    return steps[-1] if identity is not None and first_difference(identity, wanted) is None else None
+
+
+def _hold(source: Source) -> None:
+    """Keep trash and removals away from ``source`` until the transaction ends: then the heir is there to be seen.
+
+    Raises:
+        SourceGone: one of them was faster.
+    """
+    there = Run.objects.select_for_update().filter(pk=source.run.pk, trashed_at=None).values_list("pk", flat=True)
+    if not list(there) or source.step not in complete_steps(run_folder(source.run) / run_folders.CHECKPOINTS):
+        raise SourceGone(f"The checkpoint of step {source.step} of run {source.run.run_id} has just been removed.")
+
+
+def require_no_heir(run: Run) -> None:
+    """Refuse to remove checkpoints that an active run goes on from. In the transaction that holds the row of ``run``.
+
+    Raises:
+        StateConflict: names the heir.
+    """
+    heir = run.heirs.filter(status__in=ACTIVE).order_by().first()
+    if heir is not None:
+        raise StateConflict(f"Run {heir.run_id} goes on from the checkpoints of this run and has not ended yet.")
+
+
+def problem_with_source(run: Run) -> str | None:
+    """Why ``run``, which is to resume, cannot: its source is gone. Starting from scratch instead would be another training."""
+    if not run.resume:
+        return None
+    if run.resume_from is None:
+        gone = "The run whose checkpoint this one was to go on from has been deleted."
+    elif _newest_step(run.resume_from, wanted=_identity_of(run)) is None:
+        gone = f"Run {run.resume_from.run_id} no longer has the checkpoint that this run was to go on from."
+    else:
+        return None
+    return f"{gone} Retry this run: it then starts from what is left, or from scratch."
+
+
 # --- submitting -------------------------------------------------------------------------------------------------------
 
 
@@ -60,16 +142,17 @@ def submit_run(
     queued: bool,
     claim_for: Host | None = None,
     retry_of: Run | None = None,
-    resume: bool = False,
+    source: "Source | None" = None,
     automatic: bool = False,
 ) -> tuple[Run, bool]:
     """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the same transaction; with
-    ``claim_for`` it is claimed in the same transaction, so that no worker can come between.
+    ``claim_for`` it is claimed in the same transaction, so that no worker can come between. With ``source`` it goes on from that
+    checkpoint, which is protected from the same transaction on.
 
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken).
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), SourceGone.
     """
     if found := find_submitted(request=request, by=by):
         return found, False
@@ -96,16 +179,20 @@ def submit_run(
         retry_of=retry_of,
         attempt=retry_of.attempt + 1 if retry_of else 1,
         automatic_retries=retry_of.automatic_retries + automatic if retry_of else 0,
-        resume=resume,
+        resume=source is not None,
+        resume_from=source.run if source else None,
     )
+    reason = f"submitted; goes on from step {source.step} of run {source.run.run_id}" if source else "submitted"
     try:
         if not request.dry_run:
             require_free_folder(run)
         with measured_write("a new run"), transaction.atomic():
+            if source is not None:
+                _hold(source)
             reserve_folder(run)
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag.of(run, request.tags))
-            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason="submitted", by=by.get_username(), at=now)
+            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
                 transaction.on_commit(wake_attendant)
@@ -199,9 +286,7 @@ def request_of(run: Run) -> RunRequest:
 
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a checkpoint to go on from."""
-    resume_from = None
-    if run.resume and run.retry_of is not None:
-        resume_from = str(run_folder(run.retry_of) / run_folders.CHECKPOINTS)
+    resume_from = str(run_folder(run.resume_from) / run_folders.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(
         build_manifest(
             run_id=str(run.run_id),
@@ -242,7 +327,10 @@ def preflight_of(
     if dataset is None:
         preflight.problems.append(f"Dataset not found: {run.dataset_key}")
         return request, None, preflight
-    return request, dataset, check_request(request, dataset)
+    preflight = check_request(request, dataset)
+    if problem := problem_with_source(run):
+        preflight.problems.append(problem)
+    return request, dataset, preflight
 
 
 # --- the end of a run -------------------------------------------------------------------------------------------------
@@ -263,7 +351,7 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
                 transition(run, RunStatus.CANCELLING, reason=reason, by=by)
             retry = _retry_lost(run) if lost and before != RunStatus.CANCELLING else None
             if retry is not None:
-                start = "its last checkpoint" if retry.resume else "scratch"
+                start = f"the last checkpoint of run {retry.resume_from_id}" if retry.resume else "scratch"
                 fields["message"] += f" Run {retry.run_id} tries again from {start}."
             transition(run, status, reason=reason, by=by, **fields)
             announce_end(run)
@@ -292,7 +380,7 @@ def _retry_lost(run: Run) -> Run | None:
         return None
     try:
         return _submit_retry(run, by=run.owner, resume=True, automatic=True)
-    except (InvalidRequest, DatasetNotFound, RuntimeUnavailable):
+    except (InvalidRequest, DatasetNotFound, RuntimeUnavailable, StateConflict):
         return None  # it cannot be retried as things are now; that must not keep the lost one from its end
 
 
@@ -342,7 +430,7 @@ def request_cancel(*, run: Run, by: User) -> Run:
 
 
 def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
-    """A new run from an ended one, in a folder of its own, from the last checkpoint if there is one and ``resume``.
+    """A new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint of ``find_source``, if any.
 
     Raises:
         StateConflict: the run has not ended. And what submit_run raises.
@@ -354,11 +442,15 @@ def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
 
 def _submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -> Run:
     request = clean_request(run.config | {"output_dir": None})
-    checkpoints = run_folder(run) / run_folders.CHECKPOINTS
-    has_checkpoint = not request.dry_run and checkpoints.is_dir() and any(checkpoints.iterdir())
-    resume = resume and has_checkpoint
-    retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, resume=resume, automatic=automatic)
-    return retry
+    for _ in range(3):
+        source = find_source(run) if resume else None
+        try:
+            retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, source=source, automatic=automatic)
+        except SourceGone:
+            run.refresh_from_db()  # look again for what is left
+            continue
+        return retry
+    raise StateConflict("The checkpoints of this run are being removed right now; try again.")
 
 
 def set_priority(*, run: Run, by: User, priority: int) -> Run:
@@ -376,12 +468,17 @@ def set_priority(*, run: Run, by: User, priority: int) -> Run:
 
 
 def trash_run(*, run: Run, by: User) -> None:
-    """Put an ended run into the trash: gone for readers, its files until the purge. Raises StateConflict."""
+    """Put an ended run into the trash: gone for readers, its files until the purge.
+
+    Raises:
+        StateConflict: it has not ended, or an active run goes on from its checkpoints.
+    """
     with transaction.atomic():
         if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
             run.refresh_from_db(fields=["status", "trashed_at"])
             why = "it is in the trash already." if run.trashed_at else f"this one is {run.status}. Cancel it first."
             raise StateConflict(f"Only an ended run can be deleted; {why}")
+        require_no_heir(run)
         RunEvent.objects.create(run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now())
         # The events go with the run; who deleted it is still to be known then.
         write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message="moved to the trash")
@@ -400,6 +497,7 @@ def purge_run(*, run: Run) -> int:
         trashed = Run.objects.select_for_update().filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL).first()
         if trashed is None:  # or somebody else has purged it, and its folder may be another run's by now
             raise StateConflict("Only a run in the trash can be purged.")
+        require_no_heir(trashed)  # of runs trashed before heirs protected them
         set_aside(trashed)
     freed = remove_set_aside(run)
     run.delete()

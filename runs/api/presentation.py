@@ -25,7 +25,7 @@ _NOBODY = uuid.UUID(int=0)
 def full_answer(run: Run) -> dict[str, Any]:
     """Everything about a run; ``POST`` and ``GET`` answer the same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
-    return _full(values) | {"retry_of": run.retry_of_id} | _related(run)
+    return _full(values) | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id} | _related(run)
 
 
 def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
@@ -34,9 +34,10 @@ def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
     found = _full_rows().read(key)
     if not found:
         return None
-    *values, retry_of, owner, host = found[0]
+    *values, retry_of, resume_from, owner, host = found[0]
     tags = [name for (name,) in _tag_rows().read(key)]
-    return _full(values) | {"retry_of": retry_of, "owner": owner, "tags": tags, "host": host}
+    links = {"retry_of": retry_of, "resume_from": resume_from}
+    return _full(values) | links | {"owner": owner, "tags": tags, "host": host}
 
 
 def _related(run: Run) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
 @cache
 def _full_rows() -> Compiled:
     runs = Run.objects.visible().filter(pk=_NOBODY)
-    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "owner__username", "host__name"))
+    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "resume_from_id", "owner__username", "host__name"))
 
 
 @cache

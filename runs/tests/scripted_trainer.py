@@ -89,6 +89,30 @@ def link(path: str) -> str | None:
         return None  # the one that listed them
 
 
+def checkpoint(*steps: int) -> None:
+    """Leave what the real training program has saved after these steps; without steps, what it leaves before it first saves."""
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from runs.tests.checkpoint_layout import leave_checkpoints  # noqa: PLC0415 - the path to it is not there before
+
+    sections: dict[str, dict] = {}
+    section: dict = {}
+    with open("manifest.yaml", encoding="utf-8") as file:  # of what PyYAML writes, the scalars of each section
+        for line in file:
+            name, _, value = line.strip().partition(": ")
+            if not line.startswith((" ", "-")):
+                section = sections.setdefault(line.strip(":\n"), {})
+            elif value:
+                section[name] = read_scalar(value)
+    leave_checkpoints(os.getcwd(), *steps, model_id=sections["model"]["id"], training=sections["training"])
+
+
+def read_scalar(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def steps(count: int, seconds: float) -> None:
     """Train: a metrics line a step; stop.json and SIGTERM are obeyed between steps, with code 17, as the real trainer does."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -237,8 +261,8 @@ def main(script: list[list]) -> None:
 
 
 ACTIONS = (
-    say, complain, write, flood, touch, put, report, steps, plan, measure, wait, save_on_term, ignore, child, fork_away,
-    stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics,
+    say, complain, write, flood, touch, put, checkpoint, report, steps, plan, measure, wait, save_on_term, ignore, child,
+    fork_away, stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics,
 )  # fmt: skip
 
 if __name__ == "__main__":

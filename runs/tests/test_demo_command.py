@@ -17,7 +17,7 @@ RESULT = {
     "exact_match_after": 0.98,
     "checkpoint": "checkpoints/500",
 }
-CHECKPOINT = ["put", "checkpoints/500/state", "learnt"]
+CHECKPOINT = ["checkpoint", 500]
 
 
 def demo() -> str:

@@ -20,6 +20,7 @@ from runs.models import Run, RunEvent
 from runs.services import purge_run, run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
+from runs.tests.leftovers import leave_checkpoints_of
 
 pytestmark = pytest.mark.django_db
 Answer = dict[str, Any]
@@ -299,12 +300,13 @@ class TestRetry:
         run = submit()
         launching.launch_pending()
         wait_for(lambda: attend() == 0, "the end")
+        leave_checkpoints_of(run, 5)
         checkpoints = run_folder(run) / "checkpoints"
-        (checkpoints / "step-5").mkdir(parents=True)
 
         answer = api.post(url(run, "/retry"), sent, format="json").json()
 
         assert answer["resume"] is resume
+        assert answer["resume_from"] == (str(run.run_id) if resume else None)
         launching.launch_pending()
         manifest = parse_manifest((run_folder(Run.objects.get(pk=answer["run_id"])) / "manifest.yaml").read_text())
         assert manifest["resume_from"] == (str(checkpoints) if resume else None)

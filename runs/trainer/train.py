@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from runs.checkpoint_folder import make_identity
 from runs.trainer.batches import Prefetcher
 from runs.trainer.checkpoints import Checkpoints
 from runs.trainer.devices import make_mesh, start_devices
@@ -25,20 +26,6 @@ from runs.trainer.sft import SftTrainer
 from runs.trainer.stop import StopWatch
 
 SEEN = "seen.json"
-
-# Settings that decide what a step computes on: a checkpoint is of use only where they are equal.
-_BINDING = (
-    "lora_rank",
-    "lora_alpha",
-    "lora_targets",
-    "seed",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "max_seq_length",
-    "packing",
-    "too_long",
-    "prompt_style",
-)
 
 
 def train_from_manifest(config: Path) -> None:
@@ -145,12 +132,11 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     config = json.dumps(prepared.model.config, sort_keys=True, default=str)
     return {
-        "model": prepared.manifest["model"]["id"],
+        **make_identity(model_id=prepared.manifest["model"]["id"], training=prepared.training),
         "revision": prepared.model.revision,
         "model_config": hashlib.sha256(config.encode()).hexdigest()[:16],
         "dtype": str(prepared.dtype),
         "data": prepared.data.key,
-        **{name: prepared.training[name] for name in _BINDING},
     }
 
 

@@ -73,8 +73,8 @@ def cancel(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def retry(request: HttpRequest, run: Run) -> HttpResponse:
-    new = services.retry_run(run=run, by=person(request))
-    begins = "from the last checkpoint" if new.resume else "from the start"
+    new = services.retry_run(run=run, by=person(request), resume=request.POST.get("resume") != "false")
+    begins = f"from the last checkpoint of run {short(new.resume_from)}" if new.resume_from else "from scratch"
     messages.success(request, f"This run tries {short(run)} again, {begins}.")
     return redirect("runs:detail", new.pk)
 

@@ -41,7 +41,7 @@ def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
 @vary_on_headers("HX-Request")
 def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     """The page, or for htmx only the part that changes while the run is active."""
-    run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of"))
+    run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of", "resume_from"))
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
     folder = services.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
@@ -50,6 +50,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
         "retries": retries_of(run),
+        "source": services.find_source(run) if run.is_terminal else None,
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
         "warnings": warnings_in(run.summary),
@@ -134,7 +135,7 @@ def grouped(found: list[artifacts.Artifact], *, removable: bool) -> list[FileGro
             path,
             files,
             is_folder=files[0].path != path,
-            removable=removable and path.split("/")[0] in artifacts.REMOVABLE,
+            removable=removable and artifacts.is_removable(path),
         )
         for path, files in groups.items()
     ]

@@ -58,7 +58,7 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
         dataset,
         *measured,
         coloured,
-        ["put", "checkpoints/4/weights", "w"],
+        ["checkpoint", 4],
         tags=["look", "second"],
         notes="# Notes\n\nwith [a link](https://example.org), `code`, > a quotation\n\n| a | b |\n|---|---|\n| 1 | 2 |",
     )

@@ -1,5 +1,7 @@
 """Going on after an end that was not planned."""
 
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -9,6 +11,7 @@ from argparse import Namespace
 
 import pytest
 
+from runs.checkpoint_folder import REQUIRED, complete_steps
 from runs.trainer.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
 
@@ -142,6 +145,32 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_run, capsys):
 
     assert "The checkpoint of step 10 cannot be read and is passed over" in capsys.readouterr().out
     assert run.result()["resumed_from_step"] == 5
+    assert run.train() == 0  # step 10 has been saved again
+    assert run.result()["resumed_from_step"] == 10
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_checkpoint_that_has_lost_a_file_is_passed_over_and_saved_again(make_run, name):
+    run = make_run(num_epochs=2, checkpoint_every_steps=5)
+    assert run.train() == 0
+    (run.folder / "checkpoints" / "10" / name).unlink()
+
+    assert run.train() == 0
+
+    assert run.result()["resumed_from_step"] == 5
+    assert complete_steps(run.folder / "checkpoints") == [5, 10]
+
+
+def test_the_identity_is_that_of_the_training_whose_checkpoints_are_complete(make_run, trained):
+    """What is left of another training's checkpoint, which nobody can restore, is in nobody's way."""
+    run = make_run(num_epochs=1, seed=1)
+    shutil.copytree(trained.folder / "checkpoints", run.folder / "checkpoints")
+    (run.folder / "checkpoints" / "5" / "_CHECKPOINT_METADATA").unlink()
+
+    assert run.train() == 0
+
+    assert json.loads((run.folder / "checkpoints" / "identity.json").read_text())["seed"] == 1
+    assert complete_steps(run.folder / "checkpoints") == [5]
 
 
 @pytest.mark.parametrize(

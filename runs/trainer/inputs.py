@@ -53,8 +53,10 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
     return warnings
 
 
-def plan_data(data: TokenisedData, training: dict[str, Any]) -> tuple[DataPlan, list[StepRows], int]:
-    """The plan of the training part, the batches of the held-out part, and the optimizer steps in all."""
+def plan_data(
+    data: TokenisedData, training: dict[str, Any], *, extend_from: int | None = None
+) -> tuple[DataPlan, list[StepRows], int]:
+    """The plan of the training part, the batches of the held-out part, and the last optimizer step."""
     train, held_out = data.select(held_out=False), data.select(held_out=True)
     length, packing = training["max_seq_length"], training["packing"]
     plan = DataPlan(
@@ -74,7 +76,10 @@ def plan_data(data: TokenisedData, training: dict[str, Any]) -> tuple[DataPlan, 
         packing=packing,
         row_lengths=plan.row_lengths,
     )
-    return plan, rows, total_steps(plan.steps_per_epoch, num_epochs=training["num_epochs"], max_steps=training["max_steps"])
+    total = total_steps(
+        plan.steps_per_epoch, num_epochs=training["num_epochs"], max_steps=training["max_steps"], extend_from=extend_from
+    )
+    return plan, rows, total
 
 
 def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     total, trainable = count_parameters(settings, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
     tokenizer, data = tokenise(manifest, folder, model_folder, lambda: None)
     data.check_vocabulary(architecture.vocab)
-    plan, _, steps = plan_data(data, training)
+    plan, _, steps = plan_data(data, training, extend_from=manifest["extend_from_step"])
     report: dict[str, Any] = {
         **plan_facts(data, plan, steps),
         "num_epochs": round(steps / plan.steps_per_epoch, 4),

@@ -84,7 +84,6 @@ def trained(tmp_path_factory, llama):
         tmp_path_factory.mktemp("trained") / "run",
         examples=arithmetic(48, held_out=8),
         model=llama,
-        resume_from=None,
         training={"num_epochs": 1},
     )
     assert run.train() == 0
@@ -95,13 +94,14 @@ def trained(tmp_path_factory, llama):
 def make_run(tmp_path, llama):
     """``make_run(name, examples=…, model=…, **training)`` writes a run folder and returns a ``Run``."""
 
-    def make(name="run", *, examples=None, model=None, dataset=None, resume_from=None, **training):
+    def make(name="run", *, examples=None, model=None, dataset=None, resume_from=None, extend_from_step=None, **training):
         folder = tmp_path / name
         return Run.write(
             folder,
             examples=examples or arithmetic(48, held_out=8),
             model=model or llama,
             resume_from=resume_from,
+            extend_from_step=extend_from_step,
             training=training,
         )
 

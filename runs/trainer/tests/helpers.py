@@ -110,7 +110,7 @@ class Run:
 
     @classmethod
     def write(
-        cls, folder: Path, *, examples: list[dict[str, Any]], model: Path | str, resume_from: str | None, training: dict[str, Any]
+        cls, folder: Path, *, examples: list[dict[str, Any]], model: Path | str, training: dict[str, Any], **manifest: Any
     ) -> "Run":
         folder.mkdir(parents=True)
         (folder / "dataset.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8")
@@ -120,7 +120,7 @@ class Run:
             dataset={"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft"},
             model={**section, "revision": None},
             training={**TRAINING, **training},
-            resume_from=resume_from,
+            **manifest,
         )
         (folder / "manifest.yaml").write_text(dump_manifest(manifest), encoding="utf-8")
         return cls(folder)

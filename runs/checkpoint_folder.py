@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runs import folder as run_folders
+from runs.manifest import PARAMETERS
 
 IDENTITY = "identity.json"
 # What orbax reads first of a checkpoint and of each of its two items: without one of them nothing can be restored.
@@ -42,11 +43,14 @@ def complete_steps(folder: Path) -> list[int]:
 
     A checkpoint is written under a temporary name and renamed when it is complete. One that has lost a file without which it
     cannot be restored is not complete, and a link in place of one does not count.
+
+    Raises:
+        OSError: the folder is there and cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
             return sorted(int(entry.name) for entry in entries if _is_complete(entry))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -69,5 +73,9 @@ def make_identity(*, model_id: str, training: dict[str, Any]) -> dict[str, Any]:
 
 
 def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of ``found`` are of use."""
-    return next((name for name, value in wanted.items() if found.get(name) != value), None)
+    """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of ``found`` are of use.
+
+    A parameter that is missing in ``found`` did not exist yet when the checkpoints were written: it counts as having its default.
+    """
+    known = {name: PARAMETERS[name].default for name in BINDING} | found
+    return next((name for name, value in wanted.items() if known.get(name) != value), None)

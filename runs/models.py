@@ -142,6 +142,9 @@ class Run(models.Model):
         db_index=False,
         help_text="Whose last checkpoint it goes on from: retry_of, or the nearest run before it that has one.",
     )
+    extend_from_step = models.PositiveIntegerField(
+        null=True, help_text="The step of the checkpoint that it extends; null: it is no extension."
+    )
     timeout_seconds = models.FloatField(null=True, help_text="Limit from the start of the training; null: none.")
     cancel_requested_at = models.DateTimeField(null=True)
     client_request_id = models.CharField(max_length=255, null=True)  # noqa: DJ001 - null: none, and nulls never collide
@@ -216,6 +219,19 @@ class Run(models.Model):
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def is_extensible(self) -> bool:
+        """A completed training has reached its last step: steps can be added to it, and a retry would train nothing."""
+        return self.mode == RunMode.LOCAL and self.status == RunStatus.COMPLETED
+
+    @property
+    def is_retriable(self) -> bool:
+        return self.is_terminal and not self.is_extensible
+
+    def active_heir(self) -> "Run | None":
+        """An active run that goes on from the checkpoints of this one, which it needs until it has ended."""
+        return self.heirs.filter(status__in=ACTIVE).order_by().first()
 
     @property
     def is_active(self) -> bool:

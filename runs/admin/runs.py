@@ -87,7 +87,8 @@ class RunAdmin(ReadOnlyAdmin):
             "created_at", "queued_at", "started_at", "completed_at", "duration_seconds", "exit_code", "trashed_at",
         )}),
         ("Queue and supervision", {"fields": (
-            "priority", "host", "process", "attempt", "retry_of", "retries", "resume_from", "timeout_seconds",
+            "priority", "host", "process", "attempt", "retry_of", "retries", "resume_from",
+            "extend_from_step", "timeout_seconds",
             "cancel_requested_at", "client_request_id",
         )}),
         ("Training", {"fields": ("step", "total_steps", "last_loss", "summary", "series")}),

@@ -27,5 +27,6 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/artifacts/<file:path>", live.RunArtifact.as_view(), name="artifact"),
     path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
+    path("tunix/runs/<str:run_id>/extend", views.RunExtend.as_view(), name="extend"),
     path("tunix/status", views.RuntimeStatus.as_view(), name="runtime"),
 ]

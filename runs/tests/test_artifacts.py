@@ -50,6 +50,21 @@ def test_the_files_of_a_run_by_kind(api: APIClient, user: User):
     assert answer["data"][0]["modified"].endswith("Z")
 
 
+def test_numbers_in_names_are_ordered_by_their_value(api: APIClient, user: User):
+    """Checkpoints in the order of their steps, also where the listing is cut; any name a file system takes can be compared."""
+    names = ["checkpoints/9/a", "checkpoints/10/a", "checkpoints/100/a", "a", "a1b2", "a1b10", "a٣", "²", "007", "7", "7x"]
+    run = make_run(user, files=dict.fromkeys(names, b""))
+
+    listed = [row["path"] for row in api.get(url(run)).json()["data"]]
+
+    assert sorted(listed) == sorted(names)
+    checkpoints = names[:3]
+    assert [path for path in listed if path in checkpoints] == checkpoints
+    assert listed.index("a1b2") < listed.index("a1b10")
+    part = artifacts.list_artifacts(run_folder(run) / "checkpoints", limit=2)
+    assert ([artifact.path for artifact in part.artifacts], part.truncated) == (["9/a", "10/a"], True)
+
+
 def test_a_listing_is_bounded(api: APIClient, user: User):
     run = make_run(user, files={f"file {number:02}": b"" for number in range(20)})
 

@@ -80,6 +80,15 @@ def test_what_is_left_before_the_first_checkpoint_is_none(tmp_path: Path) -> Non
     assert (read_identity(tmp_path / "checkpoints") or {})["model"] == "m"
 
 
+def test_a_parameter_that_is_newer_than_the_checkpoints_has_its_default(checkpoints: Path) -> None:
+    found = read_identity(checkpoints) or {}
+    del found["prompt_style"]
+    training = training_of(Run(config={}))
+    assert first_difference(found, make_identity(model_id="m", training=training)) is None
+    other = make_identity(model_id="m", training=training | {"prompt_style": "other"})
+    assert first_difference(found, other) == "prompt_style"
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"seed": NaN}', "\x00"])
 def test_a_spoilt_identity_is_none(checkpoints: Path, content: str) -> None:
     (checkpoints / "identity.json").write_text(content)

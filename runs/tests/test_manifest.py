@@ -140,7 +140,7 @@ def test_every_default_is_in_its_range_and_every_parameter_explains_itself():
 
 class TestReading:
     def test_what_was_built_comes_back_as_it_was(self):
-        built = manifest(resume_from="/x/checkpoints")
+        built = manifest(resume_from="/x/checkpoints", extend_from_step=500)
 
         assert parse_manifest(dump_manifest(built)) == built
         assert list(yaml.safe_load(dump_manifest(built))) == list(built)
@@ -173,6 +173,10 @@ class TestReading:
             ({"manifest_version": None}, "manifest_version"),
             ({"run_id": 7}, "run_id"),
             ({"resume_from": ["x"]}, "resume_from"),
+            ({"extend_from_step": 0}, "extend_from_step"),
+            ({"extend_from_step": 1.5}, "extend_from_step"),
+            ({"extend_from_step": True}, "extend_from_step"),
+            ({"extend_from_step": "5"}, "extend_from_step"),
             ({"surplus": 1}, "surplus"),
             ({7: 1}, "7"),
             ({"dataset": None}, "dataset.key"),

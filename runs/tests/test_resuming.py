@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,15 +23,26 @@ from datasets.models import Dataset
 from runs import folder as run_folders
 from runs import services
 from runs.execution.attending import attend, cancel_run
-from runs.execution.hosts import root_problem, this_host
+from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.lifecycle import transition
 from runs.manifest import parse_manifest
 from runs.models import Run, RunStatus
+from runs.output_root import root_problem
 from runs.reading import artifacts
 from runs.requests import clean_request
 from runs.retention import prune_runs
-from runs.services import Source, SourceGone, StateConflict, claim_run, finish_run, retry_run, run_folder, trash_run
+from runs.services import (
+    OutputRootAway,
+    Source,
+    SourceGone,
+    StateConflict,
+    claim_run,
+    finish_run,
+    retry_run,
+    run_folder,
+    trash_run,
+)
 from runs.tests.conftest import Submit
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of
@@ -187,6 +199,10 @@ class TestProtection:
         assert source.trashed_at is None
         assert services.find_source(source) == Source(source, 5)
 
+    def test_the_page_that_asks_before_deleting_says_so(self, source: Run, heir: Run, local_client: Client) -> None:
+        page = local_client.get("/runs/chosen", {"do": "delete", "ids": str(source.pk)}).content.decode()
+        assert "Nothing: it has checkpoints that an active run goes on from." in page
+
     def test_when_the_heir_has_ended_it_may_go(self, source: Run, heir: Run, user: User) -> None:
         end(heir, 7)
         trash_run(run=source, by=user)
@@ -273,6 +289,40 @@ class TestAtTheSameMoment:
 
         assert raised == [None]
         assert Run.objects.exclude(pk=source.pk).get().resume is False
+
+
+class TestWhileTheOutputRootIsAway:
+    """Then a checkpoint that is not found may well be there."""
+
+    @pytest.fixture
+    def away(self, source: Run, output_root: Path) -> Path:
+        return output_root.rename(output_root.with_name("away"))
+
+    def test_a_retry_is_refused_instead_of_starting_from_scratch(
+        self, source: Run, away: Path, output_root: Path, user: User, api: APIClient
+    ) -> None:
+        response = api.post(f"/api/tunix/runs/{source.pk}/retry")
+        assert response.status_code == 409
+        assert "is not there" in response.json()["detail"]
+        assert not source.retries.exists()
+
+        away.rename(output_root)
+        assert retry_run(run=source, by=user).resume_from == source
+
+    def test_a_lost_run_is_ended_and_retried_when_it_is_back(self, submit: Submit, output_root: Path) -> None:
+        run = submit(auto_retry=1)
+        assert root_problem() is None
+        claim_run(run=run, host=this_host(), by="test")
+        leave_checkpoints_of(run, 5)
+        away = output_root.rename(output_root.with_name("away"))
+        with pytest.raises(OutputRootAway):
+            finish_run(run=run, status="failed", reason="x", by="test", lost=True)
+        run.refresh_from_db()
+        assert run.status == "running"
+
+        away.rename(output_root)
+        finish_run(run=run, status="failed", reason="x", by="test", lost=True)
+        assert run.retries.get().resume_from == run
 
 
 class TestWhenItIsGone:

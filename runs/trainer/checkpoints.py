@@ -18,7 +18,7 @@ from flax import nnx
 from tunix.sft import checkpoint_manager
 
 from runs.checkpoint_folder import IDENTITY, complete_steps, first_difference, read_identity
-from runs.trainer.errors import StorageError, TrainerError, explain
+from runs.trainer.errors import StorageError, TrainerError, explain, shortened
 from runs.trainer.metrics import say, write_json
 
 
@@ -55,6 +55,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         self.folder = folder.absolute()
         self.retention = Retention(last=keep_last, best=keep_best)
         self._unreadable: set[int] = set()
+        self._writing: int | None = None  # the step whose checkpoint is being written
         check_identity(self.folder, identity)
         _quiet()
         options = ocp.CheckpointManagerOptions(
@@ -102,11 +103,13 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             self.manager.delete(step)
         if eval_loss is not None:
             self.retention.eval_losses[step] = eval_loss
+        self.finish()  # so that an error names the checkpoint that it is of
         metadata = {**state, "eval_loss": eval_loss, "saved_at": time.time()}
+        self._writing = step
         try:
             self.save(step, model, optimizer, save_only_lora_params=lora, force=True, custom_metadata=metadata)
         except Exception as error:
-            raise self._cannot_write(step, error) from error
+            raise self._cannot_write(error) from error
 
     def finish(self) -> None:
         """Wait until everything is on the disk. Raises StorageError."""
@@ -114,7 +117,8 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             self.manager.wait_until_finished()
             self.manager.check_for_errors()
         except Exception as error:
-            raise self._cannot_write(None, error) from error
+            raise self._cannot_write(error) from error
+        self._writing = None
 
     def restore(self, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool) -> tuple[int, dict[str, Any]] | None:
         """Restore the newest complete checkpoint into ``model`` and ``optimizer``: its step and ``state``; None: there is none.
@@ -150,7 +154,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             self.close()
         except Exception as error:
             if kind is None:
-                raise self._cannot_write(None, error) from error
+                raise self._cannot_write(error) from error
 
     def _remove_incomplete(self) -> None:
         """Make room for what a damaged disk or a person has left of a checkpoint: its step is to be saved again."""
@@ -166,9 +170,9 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             if loss is not None:
                 self.retention.eval_losses[step] = loss
 
-    def _cannot_write(self, step: int | None, error: Exception) -> TrainerError:
+    def _cannot_write(self, error: Exception) -> TrainerError:
         known = explain(error)
-        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        what = "a checkpoint" if self._writing is None else f"the checkpoint of step {self._writing}"
         reason = _short(error) if known is None else str(known)
         return StorageError(f"{what} could not be written to {self.folder}: {reason}")
 
@@ -190,10 +194,10 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return shortened(str(error)) or type(error).__name__
 
 
 def _quiet() -> None:
-    """orbax reports every file at INFO and retried ones at WARNING; failures reach us as exceptions."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """orbax reports every file at INFO, retried ones at WARNING and failures at ERROR, each several times with its traceback;
+    failures reach us as exceptions as well."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

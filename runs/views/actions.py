@@ -21,7 +21,7 @@ from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
 from runs.reading import artifacts
-from runs.requests import InvalidRequest, clean_notes, clean_tags
+from runs.requests import InvalidRequest, clean_extension, clean_notes, clean_tags
 from runs.services import RuntimeUnavailable, StateConflict
 from runs.views.detail import get_run
 from tunixrt.templatetags.display import isolate
@@ -76,6 +76,19 @@ def retry(request: HttpRequest, run: Run) -> HttpResponse:
     new = services.retry_run(run=run, by=person(request), resume=request.POST.get("resume") != "false")
     begins = f"from the last checkpoint of run {short(new.resume_from)}" if new.resume_from else "from scratch"
     messages.success(request, f"This run tries {short(run)} again, {begins}.")
+    return redirect("runs:detail", new.pk)
+
+
+@run_action
+def extend(request: HttpRequest, run: Run) -> HttpResponse:
+    """By epochs, or, where the form says so, by steps."""
+    text = request.POST.get("amount", "").strip()
+    if not (text.isascii() and text.isdecimal()):
+        messages.error(request, "Nothing was started. Say by how many epochs or steps to extend, as a whole number.")
+        return go_back(request, run)
+    added = clean_extension({request.POST.get("unit", "num_epochs"): int(text[:20])})
+    new = services.extend_run(run=run, by=person(request), **added)
+    messages.success(request, f"This run extends {short(run)} from step {new.extend_from_step}.")
     return redirect("runs:detail", new.pk)
 
 

@@ -50,7 +50,8 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
         "retries": retries_of(run),
-        "source": services.find_source(run) if run.is_terminal else None,
+        "source": source_of(run),
+        "extensions": extensions_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
         "warnings": warnings_in(run.summary),
@@ -65,6 +66,24 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def source_of(run: Run) -> services.Source | None:
+    """The checkpoint that a retry or an extension of an ended run goes on from."""
+    if not run.is_terminal:
+        return None
+    try:
+        return services.find_source(run)
+    except OSError:
+        return None  # asked for a retry, the service says why
+
+
+def extensions_of(run: Run) -> list[Run]:
+    """The oldest of the runs that extend it."""
+    if not run.is_extensible:
+        return []
+    extensions = run.heirs.visible().filter(retry_of=None, extend_from_step__isnull=False)
+    return list(extensions.order_by("created_at").only("run_id", "status")[:RETRIES_SHOWN])
 
 
 def retries_of(run: Run) -> list[Run]:

@@ -77,9 +77,25 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     expect(status_of(page)).to_have_text("completed")
     expect(log).to_contain_text("last words")
     expect(page.get_by_test_id("events").get_by_role("listitem")).to_have_count(3)
-    expect(page.get_by_test_id("retry")).to_be_visible()  # the buttons are those of an ended run
+    expect(page.get_by_test_id("extend")).to_be_visible()  # the buttons are those of a completed training
     expect(page.get_by_test_id("progress")).to_be_hidden()
     assert page.evaluate("window.stayed") is True
+
+
+def test_a_completed_training_is_extended(visit: Visit, house: House, dataset: str):
+    run = house.submit(dataset, ["checkpoint", 5], ["say", "done"])
+    house.wait(run)
+    page = visit(f"/runs/{run}")
+    expect(page.get_by_test_id("extend-start")).to_be_hidden()
+
+    page.get_by_test_id("extend").click()
+    page.get_by_test_id("extend-amount").fill("20")
+    page.get_by_test_id("extend-unit").select_option("max_steps")
+    page.get_by_test_id("extend-start").click()
+
+    page.wait_for_url(lambda url: not url.endswith(run))
+    expect(page.get_by_test_id("resume-from")).to_have_attribute("href", f"/runs/{run}")
+    expect(status_of(page)).to_have_text("completed")
 
 
 def test_a_running_training_is_cancelled_and_tried_again(visit: Visit, house: House, dataset: str):
@@ -317,7 +333,7 @@ def test_two_people_act_on_one_run(visit: Visit, house: House, dataset: str):
     first.get_by_test_id("trash").click()
     first.wait_for_url(f"{house.url}/")
 
-    second.get_by_test_id("retry").click()
+    second.get_by_test_id("pin").click()
 
     expect(second.get_by_role("heading", level=1)).to_be_visible()
     expect(second.get_by_test_id("error")).to_have_attribute("data-status", "404")

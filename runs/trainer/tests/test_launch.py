@@ -158,6 +158,20 @@ os.write(2, b"and more")
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("broken", ["stdout", "stderr", "both"])
+def test_the_exit_code_is_the_same_where_the_output_cannot_be_written(tmp_path, broken):
+    """Output and checkpoints often share the disk that is full; 1 in place of 15 would say that the program is at fault."""
+    command = [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", str(tmp_path / "missing.yaml")]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            command,
+            stdout=subprocess.PIPE if broken == "stderr" else full,
+            stderr=subprocess.PIPE if broken == "stdout" else full,
+            check=False,
+        )
+    assert process.returncode == 10
+
+
 def test_a_disk_that_takes_no_more_ends_with_15(make_run):
     """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole is left."""
     run = make_run(num_epochs=1)

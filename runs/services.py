@@ -587,7 +587,9 @@ def purge_run(*, run: Run) -> int:
         require_no_heir(trashed)  # of runs trashed before heirs protected them
         set_aside(trashed)
     freed = remove_set_aside(run)
-    run.delete()
+    with transaction.atomic():
+        run.heirs.update(resume_from=trashed.resume_from_id)  # a retry of theirs finds what is left of the chain
+        run.delete()
     return freed
 
 

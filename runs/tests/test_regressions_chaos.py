@@ -25,10 +25,21 @@ from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import TERMINAL, Host, Run, RunQuerySet
 from runs.processes import live_processes, processes_of_run, processes_with
-from runs.services import claim_dry_runs, claim_run, finish_failed, request_cancel, run_folder
+from runs.services import (
+    claim_dry_runs,
+    claim_run,
+    finish_failed,
+    finish_run,
+    purge_run,
+    request_cancel,
+    retry_run,
+    run_folder,
+    trash_run,
+)
 from runs.tasks import canary
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import Hold, wait_for
+from runs.tests.leftovers import leave_checkpoints_of
 from runs.wakeup import hosts_folder
 
 pytestmark = pytest.mark.django_db
@@ -346,3 +357,23 @@ def test_a_note_that_a_full_disk_left_empty_names_no_folder(tmp_path: Path, monk
 
     assert list(notes.iterdir()) == []
     assert not (tmp_path / "lock").exists()
+
+
+def test_what_a_purged_run_went_on_from_is_left_to_its_heirs(submit: Submit, user: User) -> None:
+    """With the row went its place in the chain: a retry of its heir began from scratch, though an older checkpoint was there."""
+
+    def end(run: Run, *steps: int) -> Run:
+        claim_run(run=run, host=this_host(), by="test")
+        leave_checkpoints_of(run, *steps)
+        return finish_run(run=run, status="failed", reason="x", by="test")
+
+    first = end(submit(), 5)
+    second = end(retry_run(run=first, by=user), 8)
+    third = end(retry_run(run=second, by=user))
+    assert third.resume_from == second
+    trash_run(run=second, by=user)
+    purge_run(run=Run.objects.get(pk=second.pk))
+
+    retry = retry_run(run=Run.objects.get(pk=third.pk), by=user)
+
+    assert (retry.resume, retry.resume_from) == (True, first)

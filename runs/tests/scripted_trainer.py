@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -92,25 +93,11 @@ def link(path: str) -> str | None:
 def checkpoint(*steps: int) -> None:
     """Leave what the real training program has saved after these steps; without steps, what it leaves before it first saves."""
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from runs.tests.checkpoint_layout import leave_checkpoints  # noqa: PLC0415 - the path to it is not there before
+    from runs.tests.checkpoint_layout import leave_checkpoints, read_sections  # noqa: PLC0415 - the path is not there before
 
-    sections: dict[str, dict] = {}
-    section: dict = {}
-    with open("manifest.yaml", encoding="utf-8") as file:  # of what PyYAML writes, the scalars of each section
-        for line in file:
-            name, _, value = line.strip().partition(": ")
-            if not line.startswith((" ", "-")):
-                section = sections.setdefault(line.strip(":\n"), {})
-            elif value:
-                section[name] = read_scalar(value)
-    leave_checkpoints(os.getcwd(), *steps, model_id=sections["model"]["id"], training=sections["training"])
-
-
-def read_scalar(text: str):
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    folder = pathlib.Path.cwd()
+    manifest = read_sections(folder / "manifest.yaml")
+    leave_checkpoints(folder, *steps, model_id=manifest["model"]["id"], training=manifest["training"])
 
 
 def steps(count: int, seconds: float) -> None:

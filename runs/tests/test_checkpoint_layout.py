@@ -1,8 +1,11 @@
 """The checkpoints that tests make are those that the training program writes, and both sides agree which are complete."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,13 @@ import pytest
 from django.conf import LazySettings
 from rest_framework.test import APIClient
 
+from benchmarks.chaos.house import TRAINER as CHAOS_TRAINER
+from benchmarks.chaos.house import Journal, read_journal
 from runs.checkpoint_folder import REQUIRED, complete_steps, first_difference, make_identity, read_identity
+from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest, parameter_defaults
 from runs.models import Run
 from runs.services import find_source, run_folder
-from runs.tests.checkpoint_layout import leave_checkpoints
+from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.tests.leftovers import training_of
 
 TINY = {"model_id": "preset:tiny-llama", "max_seq_length": 128, "batch_size": 3, "exact_match_examples": 0, "dry_run": False}
@@ -93,3 +99,41 @@ def test_a_parameter_that_is_newer_than_the_checkpoints_has_its_default(checkpoi
 def test_a_spoilt_identity_is_none(checkpoints: Path, content: str) -> None:
     (checkpoints / "identity.json").write_text(content)
     assert read_identity(checkpoints) is None
+
+
+def test_the_trainer_of_the_chaos_harness_goes_on_from_the_newest_complete_checkpoint(tmp_path: Path) -> None:
+    """It saves, keeps and finds checkpoints as the real one; its journal says so (benchmarks/chaos/trainer.py)."""
+    plan = {"seed": 7, "kind": "relay", "steps": 9, "pause": 0, "code": 13, "output": "text", "save_every": 2, "leg": 5}
+    for name in ("plans", "journal"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plans" / "7.json").write_text(json.dumps(plan))
+    training = parameter_defaults() | {"seed": 7}
+    first = _train(tmp_path, "0001", training, resume_from=None)
+    assert (first.code, first.begun, first.saved) == (13, 0, 4)
+    assert complete_steps(tmp_path / "0001" / "checkpoints") == [2, 4]
+    stage_checkpoint(tmp_path / "0001", 6)  # a kill came while it saved
+
+    second = _train(tmp_path, "0002", training, resume_from=tmp_path / "0001" / "checkpoints")
+
+    assert (second.code, second.begun, second.source, second.saved) == (13, 4, tmp_path / "0001", None)
+    third = _train(tmp_path, "0003", training, resume_from=tmp_path / "0002" / "checkpoints")
+    assert (third.code, third.begun) == (15, None)
+    last = _train(tmp_path, "0005", training, resume_from=tmp_path / "0001" / "checkpoints")
+    assert (last.code, last.begun, last.saved) == (0, 4, 9)
+    assert layout(tmp_path / "0005" / "checkpoints" / "9") == layout(tmp_path / "0001" / "checkpoints" / "4")
+
+
+def _train(workshop: Path, run_id: str, training: dict[str, Any], *, resume_from: Path | None) -> Journal:
+    folder = workshop / run_id
+    folder.mkdir()
+    manifest = build_manifest(
+        run_id=run_id,
+        dataset={"key": "d-v1", "path": "dataset.jsonl", "format": DATASET_FORMAT},
+        model={"id": "preset:tiny-llama", "path": None, "revision": None},
+        training=training,
+        resume_from=None if resume_from is None else str(resume_from),
+    )
+    (folder / "manifest.yaml").write_text(dump_manifest(manifest), encoding="utf-8")
+    command = [sys.executable, "-I", "-S", str(CHAOS_TRAINER), str(workshop), "train", "--config", "manifest.yaml"]
+    subprocess.run(command, cwd=folder, env={**os.environ, "TUNIXRT_RUN_ID": run_id}, capture_output=True, check=False)
+    return read_journal(workshop, run_id)

@@ -1,6 +1,5 @@
 """Going on after an end that was not planned."""
 
-import itertools
 import json
 import os
 import shutil
@@ -10,8 +9,11 @@ import time
 from argparse import Namespace
 
 import pytest
+from orbax.checkpoint.utils import is_tmp_checkpoint
 
 from runs.checkpoint_folder import REQUIRED, complete_steps
+from runs.manifest import parameter_defaults
+from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.trainer.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
 
@@ -231,3 +233,11 @@ def test_checkpoints_by_minutes(make_run, minutes, steps):
     run = make_run(num_epochs=1, checkpoint_every_steps=None, checkpoint_every_minutes=minutes, keep_last_checkpoints=1000)
     assert run.train() == 0
     assert run.checkpoints() == steps
+
+
+def test_what_scripted_programs_leave_unfinished_is_unfinished_for_orbax(tmp_path):
+    """The same temporary name: programs that stand in for a training that is killed while it saves leave what it leaves."""
+    leave_checkpoints(tmp_path, 5, model_id="m", training=parameter_defaults())
+    stage_checkpoint(tmp_path, 6)
+    staged = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir() and is_tmp_checkpoint(path)]
+    assert staged == ["6.orbax-checkpoint-tmp"]

@@ -185,6 +185,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     vocab = _size(values, "vocab_size")
     _check_token_ids(values, vocab)
     capped = family in ("gemma2", "gemma3")
+    attention_softcap = _softcap(values, "attn_logit_softcapping") if capped else None
     return Architecture(
         family=family,
         layers=layers,
@@ -201,7 +202,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         windows=tuple(window if kind == SLIDING else None for kind in kinds),
         positions=_size(values, "max_position_embeddings"),
         # transformers reads Gemma 3's attention cap and never applies it.
-        attention_softcap=_softcap(values, "attn_logit_softcapping") if family == "gemma2" else None,
+        attention_softcap=None if family == "gemma3" else attention_softcap,
         final_softcap=_softcap(values, "final_logit_softcapping") if capped else None,
     )
 
@@ -274,13 +275,13 @@ def _number(values: Mapping[str, Any], key: str) -> float:
 
 
 def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A nested object without its nulls; empty when there is none."""
+    """A nested object; empty when there is none."""
     value = values.get(key)
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; it must be an object")
-    return {name: item for name, item in value.items() if item is not None}
+    return dict(value)
 
 
 def _flag(values: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
@@ -344,8 +345,11 @@ def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[st
                 raise UnsupportedModel(f"config.json: layer_types has {_shown(kind)}; supported are {SLIDING} and {FULL}")
     if family in ("llama", "gemma"):
         return [FULL] * layers
+    window = values["sliding_window"]
+    if isinstance(window, bool) or not isinstance(window, int | None):
+        raise UnsupportedModel(f"config.json: sliding_window is {_shown(window)}; it must be a whole number, or null")
     windowed = family.startswith("gemma") or _flag(values, "use_sliding_window")
-    if kinds is not None and SLIDING in kinds and (not windowed or values["sliding_window"] is None):
+    if kinds is not None and SLIDING in kinds and (not windowed or window is None):
         reason = "sliding_window is null" if windowed else "use_sliding_window is false"
         raise UnsupportedModel(f"config.json: layer_types has sliding attention, but {reason}")
     if kinds is not None:
@@ -355,7 +359,7 @@ def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[st
     if family == "gemma3":
         pattern = _size(values, "sliding_window_pattern")
         return [SLIDING if (i + 1) % pattern else FULL for i in range(layers)]
-    if not windowed or values["sliding_window"] is None:
+    if not windowed or window is None:
         return [FULL] * layers
     first = values["max_window_layers"]
     if isinstance(first, bool) or not isinstance(first, int):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runs.manifest import ManifestError, read_manifest
-from runs.trainer.errors import ManifestProblem
+from runs.model_folder import FolderProblem, check_tokenizer
+from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
 from runs.trainer.plan import DataPlan, StepRows, held_out_batches, total_steps
 from runs.trainer.tokenizer import Tokenizer, load_tokenizer
 from runs.trainer.tokens import TokenisedData, tokenised_data
@@ -25,8 +26,11 @@ def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
 def tokenise(
     manifest: dict[str, Any], folder: Path, tokenizer_folder: Path | None, check_stop: Callable[[], None]
 ) -> tuple[Tokenizer, TokenisedData]:
-    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder."""
-    tokenizer = load_tokenizer(tokenizer_folder, prompt_style=manifest["training"]["prompt_style"])
+    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder.
+
+    Raises ModelError: the tokenizer cannot be used. DataError: see ``tokenised_data``.
+    """
+    tokenizer = open_tokenizer(tokenizer_folder, prompt_style=manifest["training"]["prompt_style"])
     data = tokenised_data(
         folder / manifest["dataset"]["path"],
         tokenizer=tokenizer,
@@ -51,6 +55,20 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
             "they are read as text, not as control tokens."
         )
     return warnings
+
+
+def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
+    """The tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with its files."""
+    try:
+        if folder is not None:
+            check_tokenizer(folder)
+        return load_tokenizer(folder, prompt_style=prompt_style)
+    except FolderProblem as error:
+        raise ModelError(str(error)) from error
+    except (TrainerError, KeyboardInterrupt, SystemExit, MemoryError, ImportError):
+        raise
+    except BaseException as error:  # the tokenizers library panics, which is no Exception, on files that it does not understand
+        raise ModelError(f"the tokenizer in {folder} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def plan_data(

@@ -241,9 +241,11 @@ class Loop:
         names = self._name_examples(host.pieces[:NAMED_EXAMPLES])
         more = f" and {len(host.pieces) - len(names)} more" if len(host.pieces) > len(names) else ""
         what = "the loss" if wrong[0] == "loss" else "the gradient"
+        # Nothing has been learnt before the first step, so no learning rate is to blame, and all weights are numbers.
+        advice = "use a lower learning_rate, a lower max_grad_norm or dtype float32" if step > 1 else "use dtype float32"
         raise NotANumber(
             f"{what} is {values[wrong[0]]} at step {step}, whose batch holds the examples {', '.join(names)}{more}; "
-            "use a lower learning_rate, a lower max_grad_norm or dtype float32, or look at these examples"
+            f"{advice}, or look at these examples" + ("" if step > 1 else " and at the model, which was not trained yet")
         )
 
     def epoch(self, step: int) -> float:

@@ -84,8 +84,8 @@ def byte_tokenizer(template: str | None = CHAT_TEMPLATE, **tokens: str) -> PreTr
     return tokenizer
 
 
-def write_llama(folder: Path, *, seed: int = 0, poison: bool = False, **config: Any) -> None:
-    """A Hugging Face folder: random weights (one NaN if ``poison``) and the byte tokenizer."""
+def write_llama(folder: Path, *, seed: int = 0, overflow: bool = False, **config: Any) -> None:
+    """A Hugging Face folder: random weights (so large that the loss is no number, if ``overflow``) and the byte tokenizer."""
     settings = {**CONFIG, **config}
     generator = np.random.default_rng(seed)
     weights = {}
@@ -94,8 +94,8 @@ def write_llama(folder: Path, *, seed: int = 0, poison: bool = False, **config: 
         weights[tensor.name] = (
             np.ones(tensor.shape, np.float32) if is_norm else generator.normal(0, 0.05, tensor.shape).astype(np.float32)
         )
-    if poison:
-        weights["model.norm.weight"][0] = np.nan
+    if overflow:
+        weights["model.norm.weight"][:] = 3e38
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(settings))

@@ -42,8 +42,8 @@ def tokenise(
     return tokenizer, data
 
 
-def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
-    """What people should know about how their conversations become tokens."""
+def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int) -> list[str]:
+    """What people should know about how their conversations become tokens, of which the model was made for ``positions``."""
     warnings = [*tokenizer.notes]
     if count := data.counts["systems_moved"]:
         warnings.append(
@@ -53,6 +53,11 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
         warnings.append(
             f"{count:,} texts contain names of the tokenizer's control tokens, such as those that end a turn; "
             "they are read as text, not as control tokens."
+        )
+    if beyond := int((data.pieces["length"] > positions).sum()):
+        warnings.append(
+            f"{beyond:,} of {len(data.pieces):,} examples have more tokens than the model has positions ({positions:,}, "
+            f"max_position_embeddings in config.json); lower max_seq_length to {positions}."
         )
     return warnings
 

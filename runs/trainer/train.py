@@ -69,7 +69,7 @@ def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: Me
     metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), **facts})
     for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
         say(sentence)
-    for sentence in input_warnings(prepared.tokenizer, prepared.data):
+    for sentence in input_warnings(prepared.tokenizer, prepared.data, positions=prepared.model.architecture.positions):
         say(sentence)
     if jax.process_index() == 0:
         write_json(prepared.folder / SEEN, first_seen(prepared.data, prepared.tokenizer))

@@ -46,7 +46,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         "parameters": total,
         "trainable_parameters": trainable,
         **_memory(architecture, training, plan, total=total, trainable=trainable),
-        "warnings": [*warnings, *input_warnings(tokenizer, data)],
+        "warnings": [*warnings, *input_warnings(tokenizer, data, positions=architecture.positions)],
         "smoke": None,
     }
     report["sentences"] = plan_sentences(data, plan, training, steps)

@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     validate = commands.add_parser(
         "validate",
         help="say what a training would do",
-        description="Read manifest and data and say what a training would do. Loads no weights unless --smoke is given.",
+        description="Read manifest, data and model and say what a training would do. Builds no model unless --smoke is given.",
     )
     validate.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
     validate.add_argument("--smoke", action="store_true", help="load the model and run one real step")

@@ -16,6 +16,7 @@ from runs.execution.attending import cancel_run
 from runs.models import MetricSeries, SavedView
 from runs.services import run_folder
 from runs.tests.conftest import Start, Submit
+from runs.tests.ports import HeldPort
 from runs.tests.test_web_killed import Server
 from tunixrt.head import HeadMiddleware
 
@@ -108,12 +109,12 @@ def test_no_stream_is_read_for_head(rf: RequestFactory):
     assert body.closed
 
 
-def test_a_real_server_ends_head_of_a_live_stream_at_once(program: Start, submit: Submit):
+def test_a_real_server_ends_head_of_a_live_stream_at_once(program: Start, port: HeldPort, submit: Submit):
     """GET of the events of a run that waits never ends by itself."""
     run = submit()
     run_folder(run).mkdir(parents=True)
     (run_folder(run) / "extra.bin").write_bytes(bytes(1000))
-    with contextlib.closing(Server(program).client) as client:
+    with contextlib.closing(Server(program, port).client) as client:
         events = client.head(f"/api/tunix/runs/{run.pk}/events")
         download = client.head(f"/api/tunix/runs/{run.pk}/artifacts/extra.bin")
         page = client.head(f"/runs/{run.pk}")

@@ -10,6 +10,12 @@ JOBS ?= 4
 # make chaos: how long, on which database; SEED repeats a session, CHAOS holds further options (python -m benchmarks.chaos --help)
 MINUTES ?= 2
 DATABASE ?= sqlite
+# make test-long: how often, beside how many busy loops per core, which parts (of core,postgresql,runtime,trainer);
+# PYTEST holds further options of pytest
+RUNS ?= 1
+BUSY ?= 2
+PART ?= core
+comma := ,
 CORE = .venv-core/bin/python
 FULL = .venv/bin/python
 # Settings for checks: a folder of their own, never the developer's var/ or .env.
@@ -105,6 +111,10 @@ test-runtime: environment-full ## the tests that train, and the training program
 	@$(FULL) -m pytest -q -n $(JOBS) -m tunix --database=postgresql
 	$(SAY) "tests of the training program"
 	@$(FULL) -I -m pytest -c runs/trainer/tests/pytest.ini runs/trainer/tests
+
+.PHONY: test-long
+test-long: environment-core $(if $(filter-out core postgresql,$(subst $(comma), ,$(PART))),environment-full) ## tests repeatedly in random order beside busy loops (RUNS=1 BUSY=2 PART=core SEED=…)
+	@$(CORE) -m benchmarks.test_runs --part $(PART) --runs $(RUNS) --busy $(BUSY) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) -- $(PYTEST)
 
 .PHONY: test-parity
 test-parity: environment-full ## our models against transformers on PyTorch (an environment of its own, a large download)

@@ -10,6 +10,7 @@ from django.test import Client
 from knox.models import get_token_model
 from rest_framework.test import APIClient
 
+from runs.tests.ports import HeldPort
 from tunixrt.tests.clients import FAR_AWAY, NEARBY
 
 MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
@@ -24,6 +25,8 @@ def django_db_modify_db_settings() -> None:
     """
     database = settings.DATABASES["default"]
     database.setdefault("TEST", {})["NAME"] = database["NAME"]
+    if database["ENGINE"].endswith("sqlite3"):
+        database["OPTIONS"]["timeout"] = 180  # fifty writers at once on a busy machine are slow, not locked out
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,6 +51,14 @@ def measured_programs(coverage_of_programs: str | None, monkeypatch: pytest.Monk
     """Programs that the test starts are measured, where coverage is."""
     if coverage_of_programs is not None:
         monkeypatch.setenv(MEASURING, coverage_of_programs)
+
+
+@pytest.fixture
+def port() -> Iterator[HeldPort]:
+    """A port of loopback that belongs to this test."""
+    held = HeldPort()
+    yield held
+    held.close()
 
 
 @pytest.fixture

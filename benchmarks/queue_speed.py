@@ -88,7 +88,7 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
             _wait(partial(_has_started, built, run_id))
             record = run_folders.read_keeper(built.output_root / run_id) or {}
             started.append(datetime.fromisoformat(record["started_at"]).timestamp() - sent)
-            spoke.append(read_journal(built.workshop, run_id)["starts"][0] - sent)
+            spoke.append(read_journal(built.workshop, run_id).starts[0] - sent)
             if keeper := keeper_and_trainer(built.output_root / run_id).get("keeper"):
                 for name, size in _memory(keeper.pid).items():
                     memory[name] = max(memory.get(name, 0), size)
@@ -136,7 +136,7 @@ class Client:
 
 
 def _has_started(built: House, run_id: str) -> bool:
-    return bool(read_journal(built.workshop, run_id)["starts"])
+    return bool(read_journal(built.workshop, run_id).starts)
 
 
 def _wait(fact: Callable[[], Any], seconds: float = 60.0) -> None:

@@ -25,7 +25,10 @@ class UploadForm(forms.Form):
         required=False, choices=[("", "recognised by the first line"), *((name, _FORMAT_LABELS[name]) for name in FORMATS)]
     )
     held_out = forms.CharField(
-        required=False, max_length=12, help_text="Examples to hold out from training: a number (200) or a share (0.1)."
+        required=False,
+        max_length=12,
+        help_text="Examples to hold out from training: a number (200) or a share (0.1).",
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
     )
 
     def clean_held_out(self) -> int | float | None:

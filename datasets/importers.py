@@ -23,10 +23,12 @@ from datasets.formats import FORMATS, LineError, parse_line, recognise, to_trace
 from datasets.models import Dataset, Split
 from datasets.schema import TraceData
 from datasets.tally import Fingerprint, Lengths
+from tunixrt.numbers import parse_number
 
 # A trace may have MAX_TRACE_BYTES; written with escapes the same text can be several times as long.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 NAMED_LINES = 100
+HELD_OUT = "Must be a number of examples (1 or more) or a share between 0 and 1."
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -269,7 +271,7 @@ def check_held_out(held_out: int | float | None) -> None:
         return
     if (isinstance(held_out, float) and 0 < held_out < 1) or (type(held_out) is int and held_out >= 1):
         return
-    raise services.InvalidDataset({"held_out": ["Must be a number of examples (1 or more) or a share between 0 and 1."]})
+    raise services.InvalidDataset({"held_out": [HELD_OUT]})
 
 
 def parse_held_out(text: str) -> int | float | None:
@@ -283,4 +285,9 @@ def parse_held_out(text: str) -> int | float | None:
         held_out = float(text)
         check_held_out(held_out)
         return held_out
-    raise services.InvalidDataset({"held_out": ["Must be a number of examples (1 or more) or a share between 0 and 1."]})
+    problems = [HELD_OUT]
+    try:
+        parse_number(text)
+    except ValueError as error:
+        problems.insert(0, str(error))
+    raise services.InvalidDataset({"held_out": problems})

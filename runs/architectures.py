@@ -20,36 +20,55 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 _MAX_LAYERS, _MAX_SIZE = 1024, 2**24
 
 # Values that transformers assumes when config.json leaves them out (text configurations of Gemma 3 rely on it).
+_EVERYWHERE: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_QWEN: dict[str, Any] = {
+    **_EVERYWHERE,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32_768,
+    "max_window_layers": 28,
+    "sliding_window": 4096,
+}
+_GEMMA: dict[str, Any] = {**_EVERYWHERE, "tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192}
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False},
-    "qwen2": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_window_layers": 28, "sliding_window": 4096},
-    "qwen3": {
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-        "head_dim": 128,
-        "max_window_layers": 28,
-        "sliding_window": 4096,
-    },
-    "gemma": {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "head_dim": 256},
+    "llama": {**_EVERYWHERE, "max_position_embeddings": 2048},
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, "head_dim": 128},
+    "gemma": {**_GEMMA, "num_key_value_heads": 16},
     "gemma2": {
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-        "head_dim": 256,
+        **_GEMMA,
+        "num_key_value_heads": 4,
         "query_pre_attn_scalar": 256,
         "sliding_window": 4096,
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     },
     "gemma3": {
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-        "head_dim": 256,
+        **_GEMMA,
+        "max_position_embeddings": 131_072,
         "query_pre_attn_scalar": 256,
         "sliding_window": 4096,
+        "sliding_window_pattern": 6,
         "vocab_size": 262_208,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
     },
+}
+
+# Keys that mean the same with null as left out. Any other null is a value: of the soft caps and of the window it means none, of
+# num_key_value_heads as many as there are heads; elsewhere transformers refuses it, and so do we.
+_UNSET_IF_NULL = (
+    *("rope_parameters", "rope_scaling", "partial_rotary_factor", "layer_types", "hidden_activation", "quantization_config"),
+    *("use_bidirectional_attention", "attention_dropout", "text_config"),
+)
+
+# Switches that change the computation where the family reads them; transformers ignores them in the others.
+_NOT_BUILT: dict[str, tuple[str, ...]] = {
+    "llama": ("attention_bias", "mlp_bias"),
+    "qwen2": (),
+    "qwen3": ("attention_bias",),
+    "gemma": ("attention_bias", "use_bidirectional_attention"),
+    "gemma2": ("attention_bias", "use_bidirectional_attention"),
+    "gemma3": ("attention_bias", "use_bidirectional_attention"),
 }
 
 
@@ -86,6 +105,7 @@ class Architecture:
     query_scale: float
     ropes: tuple[Rope, ...]
     windows: tuple[int | None, ...]
+    positions: int  # max_position_embeddings
     attention_softcap: float | None = None
     final_softcap: float | None = None
 
@@ -125,8 +145,8 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the language model: Gemma 3's multimodal checkpoints keep it in ``text_config``."""
     nested = config.get("text_config")
     if config.get("model_type") == "gemma3" and isinstance(nested, Mapping):
-        outer = {key: config[key] for key in ("tie_word_embeddings", "quantization_config") if key in config}
-        return outer | dict(nested) | {"model_type": "gemma3_text"}
+        outer = {key: config[key] for key in ("tie_word_embeddings", "quantization_config", "is_causal") if key in config}
+        return dict(nested) | outer | {"model_type": "gemma3_text"}
     return dict(config)
 
 
@@ -138,19 +158,22 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise UnsupportedModel(f"model_type {_shown(model_type)} cannot be trained here; families: {families_text()}")
+    if model_type == "gemma3" and not isinstance(config.get("text_config"), Mapping):
+        raise UnsupportedModel(
+            "config.json: text_config is missing; model_type gemma3 keeps the language model in it, gemma3_text does not"
+        )
     family = MODEL_TYPES[model_type]
     given = text_config(config)
-    # null means "not said", except for the soft caps, which it switches off.
-    switches = ("attn_logit_softcapping", "final_logit_softcapping")
-    values = _DEFAULTS[family] | {key: value for key, value in given.items() if value is not None or key in switches}
+    values = _DEFAULTS[family] | {k: value for k, value in given.items() if value is not None or k not in _UNSET_IF_NULL}
     _refuse_unknown_computation(family, values)
 
     heads = _size(values, "num_attention_heads")
-    kv_heads = _size(values, "num_key_value_heads", default=heads)
+    kv_heads = heads if values.get("num_key_value_heads") is None else _size(values, "num_key_value_heads")
     hidden = _size(values, "hidden_size")
-    if "head_dim" not in values and hidden % heads:
+    derived = "head_dim" not in values or (family == "llama" and values["head_dim"] is None)
+    if derived and hidden % heads:
         raise UnsupportedModel(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is missing")
-    head_dim = _size(values, "head_dim", default=hidden // heads)
+    head_dim = hidden // heads if derived else _size(values, "head_dim")
     if heads % kv_heads:
         raise UnsupportedModel(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     if head_dim % 2:
@@ -159,7 +182,10 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     kinds = _layer_kinds(family, values, layers)
     window = _size(values, "sliding_window") if SLIDING in kinds else None
     ropes = _ropes(family, values)
-    scalar = _number(values, "query_pre_attn_scalar") if "query_pre_attn_scalar" in values else float(head_dim)
+    vocab = _size(values, "vocab_size")
+    _check_token_ids(values, vocab)
+    capped = family in ("gemma2", "gemma3")
+    attention_softcap = _softcap(values, "attn_logit_softcapping") if capped else None
     return Architecture(
         family=family,
         layers=layers,
@@ -168,23 +194,33 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocab=_size(values, "vocab_size"),
+        vocab=vocab,
         norm_eps=_number(values, "rms_norm_eps"),
-        tied=bool(values["tie_word_embeddings"]),
-        query_scale=scalar**-0.5,
+        tied=values["tie_word_embeddings"],
+        query_scale=(_number(values, "query_pre_attn_scalar") if capped else float(head_dim)) ** -0.5,
         ropes=tuple(ropes[kind] for kind in kinds),
         windows=tuple(window if kind == SLIDING else None for kind in kinds),
-        attention_softcap=_softcap(values, "attn_logit_softcapping") if family in ("gemma2", "gemma3") else None,
-        final_softcap=_softcap(values, "final_logit_softcapping") if family in ("gemma2", "gemma3") else None,
+        positions=_size(values, "max_position_embeddings"),
+        # transformers reads Gemma 3's attention cap and never applies it.
+        attention_softcap=None if family == "gemma3" else attention_softcap,
+        final_softcap=_softcap(values, "final_logit_softcapping") if capped else None,
     )
 
 
 def remarks(config: Mapping[str, Any]) -> list[str]:
     """What a training does not take from config.json though it could matter: a sentence each."""
-    dropout = text_config(config).get("attention_dropout")
-    return (
-        [f"attention_dropout {_shown(dropout)} of config.json is not applied: training runs without dropout"] if dropout else []
-    )
+    values, family = text_config(config), MODEL_TYPES.get(str(config.get("model_type")))
+    notes = []
+    if dropout := values.get("attention_dropout"):
+        notes.append(f"attention_dropout {_shown(dropout)} of config.json is not applied: training runs without dropout")
+    if family == "gemma3" and (cap := values.get("attn_logit_softcapping")) is not None:
+        notes.append(f"attn_logit_softcapping {_shown(cap)} of config.json is not applied: transformers applies none to Gemma 3")
+    if family == "gemma" and values.get("hidden_act") == "gelu":
+        notes.append(
+            "hidden_act gelu of config.json is computed in its tanh form, with which Gemma 1 was made; the trained model's "
+            "config.json says gelu_pytorch_tanh"
+        )
+    return notes
 
 
 def tensors(architecture: Architecture) -> list[Tensor]:
@@ -222,109 +258,139 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _size(values: Mapping[str, Any], key: str, *, default: int | None = None, maximum: int = _MAX_SIZE) -> int:
-    value = values.get(key, default)
+def _size(values: Mapping[str, Any], key: str, *, maximum: int = _MAX_SIZE) -> int:
+    value = values.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
-        missing = "is missing" if value is None else f"is {_shown(value)}"
+        missing = "is missing" if key not in values else f"is {_shown(value)}"
         raise UnsupportedModel(f"config.json: {key} {missing}; it must be a whole number from 1 to {maximum}")
     return value
 
 
-def _number(values: Mapping[str, Any], key: str, *, default: float | None = None) -> float:
-    value = values.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+def _number(values: Mapping[str, Any], key: str) -> float:
+    value = values.get(key)
+    # The bound also keeps whole numbers out that no float can hold.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
         raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; it must be a number greater than 0")
     return float(value)
 
 
 def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A nested object without its nulls; empty when there is none."""
+    """A nested object; empty when there is none."""
     value = values.get(key)
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; it must be an object")
-    return {name: item for name, item in value.items() if item is not None}
+    return dict(value)
+
+
+def _flag(values: Mapping[str, Any], key: str, *, default: bool = False) -> bool:
+    value = values.get(key, default)
+    if not isinstance(value, bool):
+        raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; it must be true or false")
+    return value
 
 
 def _softcap(values: Mapping[str, Any], key: str) -> float | None:
     return None if values.get(key) is None else _number(values, key)
 
 
+def _check_token_ids(values: Mapping[str, Any], vocab: int) -> None:
+    """Ids that transformers would refuse to load the trained model with."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = values.get(key)
+        ids = value if isinstance(value, list) and key == "eos_token_id" else [] if value is None else [value]
+        if any(isinstance(id, bool) or not isinstance(id, int) for id in ids):
+            raise UnsupportedModel(f"config.json: {key} is {_shown(value)}; it must be the number of a token, or null")
+    padding = values.get("pad_token_id")
+    if padding is not None and not -vocab <= padding < vocab:
+        raise UnsupportedModel(f"config.json: pad_token_id {_shown(padding)} is not in the vocabulary, whose size is {vocab}")
+
+
 def _refuse_unknown_computation(family: str, values: Mapping[str, Any]) -> None:
-    for key in ("attention_bias", "mlp_bias", "use_bidirectional_attention"):
-        if values.get(key):
-            raise UnsupportedModel(f"config.json: {key} {_shown(values[key])} is not supported for {family} models")
+    for key in _NOT_BUILT[family]:
+        if _flag(values, key):
+            raise UnsupportedModel(f"config.json: {key} true is not supported for {family} models")
+    if not _flag(values, "is_causal", default=True):
+        raise UnsupportedModel("config.json: is_causal false is not supported: the model would see what it is to foretell")
     if "quantization_config" in values:
         raise UnsupportedModel("the weights are quantized (quantization_config in config.json); use the unquantized checkpoint")
     expected: tuple[str, ...]
     if family == "gemma":
-        # transformers ignored hidden_act for Gemma 1 for years; the models were made with the tanh form, whatever it says.
-        activation = values.get("hidden_activation") or values.get("hidden_act", "gelu")
+        # Readers differ on whether hidden_act "gelu" means the exact form; the models were made with the tanh form.
+        activations = [values.get("hidden_act", "gelu_pytorch_tanh"), values.get("hidden_activation", "gelu_pytorch_tanh")]
         expected = ("gelu", "gelu_pytorch_tanh")
     elif family.startswith("gemma"):
-        activation, expected = values.get("hidden_activation", "gelu_pytorch_tanh"), ("gelu_pytorch_tanh",)
+        activations, expected = [values.get("hidden_activation", "gelu_pytorch_tanh")], ("gelu_pytorch_tanh",)
     else:
-        activation, expected = values.get("hidden_act", "silu"), ("silu", "swish")
-    if activation not in expected:
-        raise UnsupportedModel(
-            f"config.json: the activation {_shown(activation)} is not supported for {family}, only {expected[-1]}"
-        )
-    tied = values["tie_word_embeddings"]
-    if not isinstance(tied, bool):
-        raise UnsupportedModel(f"config.json: tie_word_embeddings is {_shown(tied)}; it must be true or false")
-    if family.startswith("gemma") and not tied:
+        activations, expected = [values.get("hidden_act", "silu")], ("swish", "silu")
+    for activation in activations:
+        if activation not in expected:
+            raise UnsupportedModel(
+                f"config.json: the activation {_shown(activation)} is not supported for {family}, only {expected[-1]}"
+            )
+    if family.startswith("gemma") and not _flag(values, "tie_word_embeddings"):
         raise UnsupportedModel(f"config.json: tie_word_embeddings false is not supported for {family} models")
+    _flag(values, "tie_word_embeddings")
 
 
 def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[str]:
     """Full or sliding attention for each layer, as transformers derives it."""
+    kinds = values.get("layer_types")
+    if kinds is not None:
+        if not isinstance(kinds, list) or len(kinds) != layers:
+            raise UnsupportedModel(f"config.json: layer_types must be a list of {layers} names, one a layer")
+        for kind in kinds:
+            if kind not in (SLIDING, FULL):
+                raise UnsupportedModel(f"config.json: layer_types has {_shown(kind)}; supported are {SLIDING} and {FULL}")
     if family in ("llama", "gemma"):
         return [FULL] * layers
-    kinds = values.get("layer_types")
-    if family in ("qwen2", "qwen3") and not values.get("use_sliding_window"):
-        if isinstance(kinds, list) and SLIDING in kinds:
-            raise UnsupportedModel("config.json: layer_types has sliding attention, but use_sliding_window is false")
+    window = values["sliding_window"]
+    if isinstance(window, bool) or not isinstance(window, int | None):
+        raise UnsupportedModel(f"config.json: sliding_window is {_shown(window)}; it must be a whole number, or null")
+    windowed = family.startswith("gemma") or _flag(values, "use_sliding_window")
+    if kinds is not None and SLIDING in kinds and (not windowed or window is None):
+        reason = "sliding_window is null" if windowed else "use_sliding_window is false"
+        raise UnsupportedModel(f"config.json: layer_types has sliding attention, but {reason}")
+    if kinds is not None:
+        return kinds
+    if family == "gemma2":
+        return [SLIDING if (i + 1) % 2 else FULL for i in range(layers)]
+    if family == "gemma3":
+        pattern = _size(values, "sliding_window_pattern")
+        return [SLIDING if (i + 1) % pattern else FULL for i in range(layers)]
+    if not windowed or window is None:
         return [FULL] * layers
-    if kinds is None:
-        if family == "gemma2":
-            return [SLIDING if (i + 1) % 2 else FULL for i in range(layers)]
-        if family == "gemma3":
-            pattern = _size(values, "sliding_window_pattern", default=6)
-            return [SLIDING if (i + 1) % pattern else FULL for i in range(layers)]
-        first = values["max_window_layers"]
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise UnsupportedModel(f"config.json: max_window_layers is {_shown(first)}; it must be a whole number")
-        return [SLIDING if i >= first else FULL for i in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers:
-        raise UnsupportedModel(f"config.json: layer_types must be a list of {layers} names, one a layer")
-    for kind in kinds:
-        if kind not in (SLIDING, FULL):
-            raise UnsupportedModel(f"config.json: layer_types has {_shown(kind)}; supported are {SLIDING} and {FULL}")
-    return kinds
+    first = values["max_window_layers"]
+    if isinstance(first, bool) or not isinstance(first, int):
+        raise UnsupportedModel(f"config.json: max_window_layers is {_shown(first)}; it must be a whole number")
+    return [SLIDING if i >= first else FULL for i in range(layers)]
 
 
 def _ropes(family: str, values: Mapping[str, Any]) -> dict[str, Rope]:
     """Rotary embedding of full and of sliding layers, from ``rope_parameters`` or the older ``rope_theta``/``rope_scaling``."""
     parameters, scaling = _object(values, "rope_parameters"), _object(values, "rope_scaling")
-    longest = values.get("max_position_embeddings", 2048)
-    partial = values.get("partial_rotary_factor")
+    by_kind = FULL in parameters or SLIDING in parameters
     if family == "gemma3":
-        by_kind = FULL in parameters or SLIDING in parameters
-        full = (_object(parameters, FULL) if by_kind else parameters) | scaling
-        sliding = _object(parameters, SLIDING)
+        if parameters and not by_kind:  # transformers passes over them
+            raise UnsupportedModel(f"config.json: rope_parameters of a gemma3 model must be objects {FULL} and {SLIDING}")
+        full, sliding = _object(parameters, FULL) | scaling, _object(parameters, SLIDING)
         full.setdefault("rope_theta", values.get("rope_theta", 1_000_000.0))
         sliding.setdefault("rope_theta", values.get("rope_local_base_freq", 10_000.0))
-        return {FULL: _rope(full, partial, longest), SLIDING: _rope(sliding, partial, longest)}
+        return {FULL: _rope(full, values), SLIDING: _rope(sliding, values)}
+    if by_kind or FULL in scaling or SLIDING in scaling:
+        raise UnsupportedModel(f"config.json: rotary embeddings by kind of layer are not supported for {family} models")
     merged = scaling or parameters
     merged.setdefault("rope_theta", values.get("rope_theta", 10_000.0))
-    one = _rope(merged, partial, longest)
+    if "original_max_position_embeddings" in values:  # stands above the one inside, as in transformers
+        merged["original_max_position_embeddings"] = values["original_max_position_embeddings"]
+    one = _rope(merged, values)
     return {FULL: one, SLIDING: one}
 
 
-def _rope(parameters: dict[str, Any], partial: Any, longest: Any) -> Rope:
+def _rope(parameters: dict[str, Any], values: Mapping[str, Any]) -> Rope:
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if parameters.get("partial_rotary_factor", partial) not in (None, 1, 1.0):
+    if parameters.get("partial_rotary_factor", values.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise UnsupportedModel("config.json: partial_rotary_factor is not supported: rotary embeddings must cover whole heads")
     theta = _number(parameters, "rope_theta")
     if kind == "default":
@@ -335,7 +401,8 @@ def _rope(parameters: dict[str, Any], partial: Any, longest: Any) -> Rope:
         low, high = _number(parameters, "low_freq_factor"), _number(parameters, "high_freq_factor")
         if not high > low:
             raise UnsupportedModel(f"config.json: high_freq_factor {high:g} must be greater than low_freq_factor {low:g}")
-        original = _size(parameters, "original_max_position_embeddings", default=longest)
+        parameters.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
+        original = _size(parameters, "original_max_position_embeddings")
         return Rope(theta, "llama3", _number(parameters, "factor"), low, high, original)
     raise UnsupportedModel(f"config.json: rope_type {_shown(kind)} is not supported; supported are default, linear and llama3")
 

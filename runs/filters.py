@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from runs.models import ACTIVE, TERMINAL, RunMode, RunStatus, RunTag
 from runs.selection import parse_moment, runs_whose_id_begins
+from tunixrt.numbers import parse_number
 
 NAMES_MAX = 10_000  # different names that are looked through for a part of one
 MATCHES_MAX = 200  # of those, names that a query lists
@@ -120,10 +121,7 @@ def _mode(text: str) -> str:
 
 
 def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
+    number = parse_number(text)
     if not abs(number) < 1e300:
         raise ValueError(f"{text!r} is no number.")
     return number
@@ -137,7 +135,12 @@ def _whole_number(text: str) -> int:
 
 def _duration(text: str) -> float:
     span = _SPAN.fullmatch(text.lower())
-    return float(span[1]) * _SECONDS[span[2]] if span else _number(text)
+    if span:
+        return float(span[1]) * _SECONDS[span[2]]
+    try:
+        return _number(text)
+    except ValueError as error:
+        raise ValueError(f"{error} Units are {', '.join(_SECONDS)}: 90s, 1.5h.") from error
 
 
 def _moment(text: str) -> datetime:

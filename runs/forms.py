@@ -10,8 +10,9 @@ from runs import filters
 from runs.columns import parse_columns
 from runs.manifest import PARAMETERS, Parameter
 from runs.models import RunMode, RunStatus
-from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, TIMEOUT_RANGE, InvalidRequest, RunRequest, clean_request
+from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
+from tunixrt.numbers import NumberField, WholeNumberField
 
 TEXT_MAX_LENGTH = 256
 
@@ -86,8 +87,8 @@ class HistoryFilter(forms.Form):
     model_id = forms.CharField(label="Model", required=False, max_length=TEXT_MAX_LENGTH)
     tag = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
     owner = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
-    after = MomentField(label="From", required=False)
-    before = MomentField(label="Until before", required=False)
+    after = MomentField(label="From (UTC)", required=False)
+    before = MomentField(label="Until before (UTC)", required=False)
     columns = ColumnsField(required=False, widget=forms.HiddenInput)
     cursor = CursorField(required=False, widget=forms.HiddenInput)
 
@@ -170,13 +171,10 @@ def parameter_field(parameter: Parameter) -> forms.Field:
         )
     if parameter.choices:
         return forms.ChoiceField(choices=[(name, name) for name in parameter.choices], **common)
-    limits = {"min": parameter.minimum, "max": parameter.maximum}
-    attrs = {name: f"{limit:.15g}" for name, limit in limits.items() if limit is not None and not parameter.exclusive_minimum}
     if parameter.type is int:
-        return forms.IntegerField(required=not parameter.nullable, widget=forms.NumberInput(attrs=attrs), **common)
+        return WholeNumberField(required=not parameter.nullable, **common)
     if parameter.type is float:
-        attrs["step"] = "any"
-        return forms.FloatField(required=not parameter.nullable, widget=forms.NumberInput(attrs=attrs), **common)
+        return NumberField(required=not parameter.nullable, **common)
     return forms.CharField(required=not parameter.nullable, **common)
 
 
@@ -199,16 +197,13 @@ class StartForm(forms.Form):
     )
     tags = forms.CharField(required=False, help_text="Separated by commas.", max_length=2000)
     notes = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3}), help_text="Markdown.")
-    priority = forms.IntegerField(
+    priority = WholeNumberField(
         initial=0,
         help_text=f"Higher starts earlier. {PRIORITY_RANGE[0]} to {PRIORITY_RANGE[1]}.",
-        widget=forms.NumberInput(attrs={"min": PRIORITY_RANGE[0], "max": PRIORITY_RANGE[1]}),
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),  # the keys of inputmode=numeric have no minus on some phones
     )
-    timeout_seconds = forms.FloatField(
-        label="Time limit",
-        required=False,
-        help_text="Seconds of training; empty: only the system's limit.",
-        widget=forms.NumberInput(attrs={"min": TIMEOUT_RANGE[0], "max": TIMEOUT_RANGE[1], "step": "any"}),
+    timeout_seconds = NumberField(
+        label="Time limit", required=False, help_text="Seconds of training; empty: only the system's limit."
     )
     webhook_url = forms.CharField(label="Webhook", required=False, help_text="Is told when the run ends.", max_length=2000)
     preflight = forms.ChoiceField(
@@ -218,12 +213,11 @@ class StartForm(forms.Form):
         required=False,
     )
     smoke = forms.BooleanField(label="Smoke step", required=False, help_text="A dry run also trains one step, and keeps nothing.")
-    auto_retry = forms.IntegerField(
+    auto_retry = WholeNumberField(
         label="Automatic retries",
         initial=0,
         required=False,
         help_text=f"After a lost worker or a full memory. 0 to {AUTO_RETRY_MAX}.",
-        widget=forms.NumberInput(attrs={"min": 0, "max": AUTO_RETRY_MAX}),
     )
     run_async = forms.BooleanField(
         label="Run Async", required=False, help_text="Put the run into the queue and come back at once."

@@ -12,6 +12,7 @@ A manifest is a mapping of five sections, drawn in ``docs/manifest.md``::
     training: every name in PARAMETERS
     output:   {checkpoints, model, metrics, result}
     resume_from: null, or the folder of checkpoints to go on from
+    extend_from_step: null, or the step of the checkpoint that the training extends
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ DATASET_FORMAT = "tunix_sft"
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+LEARNING_RATE_USUAL_MAX = 0.1  # above it, a warning
 SHOWN_CHARACTERS = 80
 
 
@@ -304,6 +306,17 @@ def parameter_defaults() -> dict[str, Any]:
     return {name: parameter.default for name, parameter in PARAMETERS.items()}
 
 
+def warnings_of(training: dict[str, Any]) -> list[str]:
+    """What is allowed in a training and seldom meant, one sentence each."""
+    rate = training.get("learning_rate", 0)
+    if rate > LEARNING_RATE_USUAL_MAX:
+        return [
+            f"learning_rate {rate:g} is far above what fine-tuning uses (1e-6 to 1e-3): training is likely to diverge."
+            " Check the place of its decimal point."
+        ]
+    return []
+
+
 def build_manifest(
     *,
     run_id: str,
@@ -311,6 +324,7 @@ def build_manifest(
     model: dict[str, Any],
     training: dict[str, Any],
     resume_from: str | None = None,
+    extend_from_step: int | None = None,
 ) -> dict[str, Any]:
     """Make a complete manifest; parameters that ``training`` leaves out get their defaults."""
     return {
@@ -321,6 +335,7 @@ def build_manifest(
         "training": parameter_defaults() | {name: training[name] for name in PARAMETERS if name in training},
         "output": dict(OUTPUT_DEFAULTS),
         "resume_from": resume_from,
+        "extend_from_step": extend_from_step,
     }
 
 
@@ -350,7 +365,7 @@ def parse_manifest(text: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ManifestError({"manifest": "must be a mapping of sections"})
     problems: dict[str, str] = {}
-    known = {"manifest_version", "run_id", "dataset", "model", "training", "output", "resume_from"}
+    known = {"manifest_version", "run_id", "dataset", "model", "training", "output", "resume_from", "extend_from_step"}
     for key in raw:
         if key not in known:
             problems[str(key)] = f"unknown section; known are {', '.join(sorted(known))}"
@@ -359,10 +374,14 @@ def parse_manifest(text: str) -> dict[str, Any]:
     for key in ("run_id", "resume_from"):
         if raw.get(key) is not None and not isinstance(raw[key], str):
             problems[key] = "must be text"
+    extended = raw.get("extend_from_step")
+    if extended is not None and (not isinstance(extended, int) or isinstance(extended, bool) or extended < 1):
+        problems["extend_from_step"] = "must be a whole number of at least 1"
     manifest: dict[str, Any] = {
         "manifest_version": MANIFEST_VERSION,
         "run_id": raw.get("run_id"),
         "resume_from": raw.get("resume_from"),
+        "extend_from_step": extended,
     }
     for section, keys in _SECTIONS.items():
         manifest[section] = _parse_section(section, raw.get(section), keys, problems)

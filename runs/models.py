@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -89,6 +89,10 @@ class RunQuerySet(models.QuerySet["Run"]):
     def executing(self) -> Self:
         return self.filter(_IS_EXECUTING)
 
+    def needed(self) -> Self:
+        """Those whose checkpoints an active run goes on from: they and their files have to stay."""
+        return self.filter(Exists(Run.objects.filter(resume_from=OuterRef("pk"), status__in=ACTIVE)))
+
     def failed(self, status: str) -> Self:
         """Failed, or out of time, as ``status`` says; what ended last first."""
         return self.filter(_HAS_FAILED, status=status).order_by("-completed_at")
@@ -129,7 +133,18 @@ class Run(models.Model):
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
     automatic_retries = models.PositiveIntegerField(default=0, help_text="How many in its chain so far nobody asked for.")
     retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries", db_index=False)
-    resume = models.BooleanField(default=False, help_text="Go on from the last checkpoint of retry_of.")
+    resume = models.BooleanField(default=False, help_text="Go on from the last checkpoint of resume_from.")
+    resume_from = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="heirs",
+        db_index=False,
+        help_text="Whose last checkpoint it goes on from: retry_of, or the nearest run before it that has one.",
+    )
+    extend_from_step = models.PositiveIntegerField(
+        null=True, help_text="The step of the checkpoint that it extends; null: it is no extension."
+    )
     timeout_seconds = models.FloatField(null=True, help_text="Limit from the start of the training; null: none.")
     cancel_requested_at = models.DateTimeField(null=True)
     client_request_id = models.CharField(max_length=255, null=True)  # noqa: DJ001 - null: none, and nulls never collide
@@ -165,6 +180,8 @@ class Run(models.Model):
             models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
             # a run's retries; one over all runs would count those that retry nothing as one value, and be left aside for it
             models.Index("retry_of", name="ix_tunix_runs_retries", condition=Q(retry_of__isnull=False)),
+            # the runs that go on from a run's checkpoints; partial for the same reason
+            models.Index("resume_from", name="ix_tunix_runs_heirs", condition=Q(resume_from__isnull=False)),
             # what failed lately, on the queue page
             models.Index(
                 "status",
@@ -202,6 +219,19 @@ class Run(models.Model):
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    @property
+    def is_extensible(self) -> bool:
+        """A completed training has reached its last step: steps can be added to it, and a retry would train nothing."""
+        return self.mode == RunMode.LOCAL and self.status == RunStatus.COMPLETED
+
+    @property
+    def is_retriable(self) -> bool:
+        return self.is_terminal and not self.is_extensible
+
+    def active_heir(self) -> "Run | None":
+        """An active run that goes on from the checkpoints of this one, which it needs until it has ended."""
+        return self.heirs.filter(status__in=ACTIVE).order_by().first()
 
     @property
     def is_active(self) -> bool:

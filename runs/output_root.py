@@ -5,6 +5,8 @@ in its place. What is missing there says nothing about the runs. So nothing is c
 marker is readable, and the root is never created where a database has already used one.
 """
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -66,13 +68,18 @@ def make_folder(path: Path) -> None:
     """Make a folder below the output root and those above it. Raises OSError, also if one of them is a symbolic link."""
     root: Path = settings.TUNIX_OUTPUT_ROOT
     if not root.is_dir() and not _root_in_use():
-        root.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # something else of that name: said below
+            root.mkdir(parents=True)
     folder = root
     for name in path.relative_to(root).parts:
         folder /= name
-        folder.mkdir(exist_ok=True)
-        if folder.is_symlink():
-            raise OSError(f"{folder} has become a symbolic link")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if folder.is_symlink():
+                raise OSError(f"{folder} has become a symbolic link") from None
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
 
 
 def _marker() -> Path:

@@ -5,7 +5,8 @@ from typing import Any
 
 from datasets.models import Dataset
 from runs.families import PRESETS
-from runs.model_folder import check_model_folder
+from runs.manifest import warnings_of
+from runs.model_folder import FolderProblem, check_model_folder, open_model_folder
 from runs.requests import ModelReference, RunRequest
 
 
@@ -25,6 +26,8 @@ def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
     preflight = Preflight()
     _check_dataset(request, dataset, preflight)
     _check_model(request.model, preflight)
+    preflight.warnings.extend(warnings_of(request.training))
+    _check_positions(request, dataset, preflight)
     return preflight
 
 
@@ -73,3 +76,29 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
         )
     else:
         preflight.warnings.append(f"{model.model_id} was not fetched: its files are checked when the training starts.")
+
+
+def warnings_in(summary: Any) -> list[str]:
+    """The warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
+    summary = summary if isinstance(summary, dict) else {}
+    report = summary.get("preflight")
+    found = [summary.get("warnings"), report.get("warnings") if isinstance(report, dict) else None]
+    return [str(warning) for warnings in found if isinstance(warnings, list) for warning in warnings]
+
+
+def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
+    """Warn if examples may reach beyond the positions that a model in a folder was made for."""
+    limit, longest = request.training["max_seq_length"], dataset.stats.get("longest_example_bytes")
+    if request.model.kind != "folder" or preflight.problems or longest is None:
+        return
+    assert request.model.path is not None
+    try:
+        positions = open_model_folder(request.model.path).architecture.positions
+    except FolderProblem:  # changed since it was checked
+        return
+    # A tokenizer rarely makes more tokens of a text than it has bytes.
+    if positions < min(limit, longest):
+        preflight.warnings.append(
+            f"The model was made for {positions:,} positions (max_position_embeddings in config.json) and examples may be longer;"
+            f" max_seq_length {positions} keeps them within."
+        )

@@ -133,6 +133,34 @@ def clean_request(data: Any) -> RunRequest:
     return RunRequest(**values)
 
 
+EXTENSION_FIELDS = ("num_epochs", "max_steps")
+
+
+def clean_extension(data: Any) -> dict[str, int]:
+    """What an extension adds: ``num_epochs`` or ``max_steps``, as a mapping of one of the two.
+
+    Raises:
+        InvalidRequest: both, none, unknown fields, or a number out of its range.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest({"non_field_errors": ["The request must be a JSON object."]})
+    errors = {
+        shortened(str(name)): ["Unknown field; an extension takes num_epochs or max_steps, and keeps everything else."]
+        for name in sorted(set(data) - set(EXTENSION_FIELDS), key=str)[:NAMED_FIELDS]
+    }
+    given = [name for name in EXTENSION_FIELDS if name in data]
+    for name in given:
+        if data[name] is None:
+            errors[name] = ["This field may not be null."]
+        elif problem := PARAMETERS[name].problem(data[name]):
+            errors[name] = [f"This field {problem}."]
+    if len(given) != 1 and not errors:
+        errors["non_field_errors"] = ["Give either num_epochs or max_steps: how much to add."]
+    if errors:
+        raise InvalidRequest(errors)
+    return {name: data[name] for name in given}
+
+
 class _Reader:
     """Takes fields out of a request and collects what is wrong with them."""
 

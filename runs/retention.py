@@ -34,7 +34,7 @@ def prune_runs(
     dry_run: bool = False,
 ) -> Pruned:
     """Put what is too old or too many into the trash, and empty what has been there for ``trash_age`` (TUNIX_TRASH_HOURS).
-    Pinned and active runs stay. ``max_age`` and ``keep_newest`` of None keep everything.
+    Pinned and active runs stay, so do those an active run goes on from. ``max_age`` and ``keep_newest`` of None keep everything.
     """
     pruned = Pruned()
     trash_before = timezone.now() - (timedelta(hours=settings.TUNIX_TRASH_HOURS) if trash_age is None else trash_age)
@@ -56,7 +56,7 @@ def prune_runs(
 
 
 def _expired(max_age: timedelta | None, keep_newest: int | None) -> Iterator[Run]:
-    ended: RunQuerySet = Run.objects.visible().filter(status__in=TERMINAL, pinned=False)
+    ended: RunQuerySet = Run.objects.visible().filter(status__in=TERMINAL, pinned=False).exclude(pk__in=Run.objects.needed())
     seen = set()
     if max_age is not None:
         for run in ended.filter(completed_at__lt=timezone.now() - max_age).iterator():

@@ -5,6 +5,7 @@ commands call the same ones. Processes and files are the business of ``runs.exec
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,8 +20,9 @@ from django_q.tasks import async_task
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
 from runs import folder as run_folders
+from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.lifecycle import TransitionRefused, transition, transition_together
-from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest
+from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest, parameter_defaults
 from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
 from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
@@ -50,6 +52,96 @@ class StateConflict(Exception):
     """What was asked cannot be done to a run in its status."""
 
 
+# --- going on from another run's checkpoint ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A complete checkpoint of an ended run, which another run can go on from."""
+
+    run: Run
+    step: int
+
+
+class OutputRootAway(StateConflict):
+    """Whether there is a checkpoint cannot be told right now: the output root is away."""
+
+
+class SourceGone(Exception):
+    """A checkpoint was removed after it had been found."""
+
+
+def find_source(run: Run, *, anew: bool = False) -> Source | None:
+    """The newest checkpoint of ``run``, or else of the nearest run that it goes on from; None where there is none.
+
+    Only complete checkpoints of the same training count. A run in the trash is passed over, since its files may be purged at any
+    moment. A run that was started from scratch ends the search: what is older was left behind on purpose. An extension has no use
+    for checkpoints before the one that it extends; ``anew``, that one alone will do, and for any other run none.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    if run.mode != RunMode.LOCAL or (anew and run.extend_from_step is None):
+        return None
+    candidate: Run | None = run
+    while candidate is not None:
+        step = None if candidate.trashed_at else _usable_step(candidate, by=run)
+        if step is not None and (not anew or step == run.extend_from_step):
+            return Source(candidate, step)
+        candidate = candidate.resume_from if candidate.resume else None
+    return None
+
+
+def _usable_step(run: Run, *, by: Run) -> int | None:
+    """The step of the newest complete checkpoint of ``run`` if the run ``by`` can go on from it."""
+    folder = run_folder(run) / run_folders.CHECKPOINTS
+    steps = complete_steps(folder)
+    identity = read_identity(folder) if steps else None
+    wanted = make_identity(model_id=by.model_id, training=parameter_defaults() | by.config)
+    if identity is None or first_difference(identity, wanted) is not None or steps[-1] < (by.extend_from_step or 0):
+        return None
+    return steps[-1]
+
+
+def _hold(source: Source) -> None:
+    """Keep trash and removals away from ``source`` until the transaction ends: then the heir is there to be seen.
+
+    Raises:
+        SourceGone: one of them was faster.
+    """
+    there = Run.objects.select_for_update().filter(pk=source.run.pk, trashed_at=None).values_list("pk", flat=True)
+    if not list(there) or source.step not in complete_steps(run_folder(source.run) / run_folders.CHECKPOINTS):
+        raise SourceGone(f"The checkpoint of step {source.step} of run {source.run.run_id} has just been removed.")
+
+
+def require_no_heir(run: Run) -> None:
+    """Refuse to remove checkpoints that an active run goes on from. In the transaction that holds the row of ``run``.
+
+    Raises:
+        StateConflict: names the heir.
+    """
+    if (heir := run.active_heir()) is not None:
+        raise StateConflict(f"Run {heir.run_id} goes on from the checkpoints of this run and has not ended yet.")
+
+
+def problem_with_source(run: Run) -> str | None:
+    """Why ``run``, which is to resume, cannot: its source is gone. Starting from scratch instead would be another training."""
+    if not run.resume:
+        return None
+    if run.resume_from is None:
+        gone = "The run whose checkpoint this one was to go on from has been deleted."
+    else:
+        try:
+            if _usable_step(run.resume_from, by=run) is not None:
+                return None
+            gone = f"Run {run.resume_from.run_id} no longer has the checkpoint that this run was to go on from."
+        except OSError as error:
+            return f"The checkpoints of run {run.resume_from.run_id} cannot be read ({error.strerror or error}). Retry it later."
+    if run.extend_from_step is not None:
+        return gone
+    return f"{gone} Retry this run: it then starts from what is left, or from scratch."
+
+
 # --- submitting -------------------------------------------------------------------------------------------------------
 
 
@@ -60,16 +152,18 @@ def submit_run(
     queued: bool,
     claim_for: Host | None = None,
     retry_of: Run | None = None,
-    resume: bool = False,
+    source: "Source | None" = None,
+    extend_from_step: int | None = None,
     automatic: bool = False,
 ) -> tuple[Run, bool]:
     """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the same transaction; with
-    ``claim_for`` it is claimed in the same transaction, so that no worker can come between.
+    ``claim_for`` it is claimed in the same transaction, so that no worker can come between. With ``source`` it goes on from that
+    checkpoint, which is protected from the same transaction on; with ``extend_from_step`` as well it is an extension.
 
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken).
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), SourceGone.
     """
     if found := find_submitted(request=request, by=by):
         return found, False
@@ -96,16 +190,21 @@ def submit_run(
         retry_of=retry_of,
         attempt=retry_of.attempt + 1 if retry_of else 1,
         automatic_retries=retry_of.automatic_retries + automatic if retry_of else 0,
-        resume=resume,
+        resume=source is not None,
+        resume_from=source.run if source else None,
+        extend_from_step=extend_from_step,
     )
+    reason = f"submitted; goes on from step {source.step} of run {source.run.run_id}" if source else "submitted"
     try:
         if not request.dry_run:
             require_free_folder(run)
         with measured_write("a new run"), transaction.atomic():
+            if source is not None:
+                _hold(source)
             reserve_folder(run)
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag.of(run, request.tags))
-            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason="submitted", by=by.get_username(), at=now)
+            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
                 transaction.on_commit(wake_attendant)
@@ -199,9 +298,7 @@ def request_of(run: Run) -> RunRequest:
 
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a checkpoint to go on from."""
-    resume_from = None
-    if run.resume and run.retry_of is not None:
-        resume_from = str(run_folder(run.retry_of) / run_folders.CHECKPOINTS)
+    resume_from = str(run_folder(run.resume_from) / run_folders.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(
         build_manifest(
             run_id=str(run.run_id),
@@ -220,6 +317,7 @@ def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
             },
             training=request.training,
             resume_from=resume_from,
+            extend_from_step=run.extend_from_step,
         )
     )
 
@@ -242,7 +340,10 @@ def preflight_of(
     if dataset is None:
         preflight.problems.append(f"Dataset not found: {run.dataset_key}")
         return request, None, preflight
-    return request, dataset, check_request(request, dataset)
+    preflight = check_request(request, dataset)
+    if problem := problem_with_source(run):
+        preflight.problems.append(problem)
+    return request, dataset, preflight
 
 
 # --- the end of a run -------------------------------------------------------------------------------------------------
@@ -261,10 +362,8 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
         with measured_write("the end of a run"), transaction.atomic():
             if before == RunStatus.RUNNING and status == RunStatus.CANCELLED:
                 transition(run, RunStatus.CANCELLING, reason=reason, by=by)
-            retry = _retry_lost(run) if lost and before != RunStatus.CANCELLING else None
-            if retry is not None:
-                start = "its last checkpoint" if retry.resume else "scratch"
-                fields["message"] += f" Run {retry.run_id} tries again from {start}."
+            if lost and before != RunStatus.CANCELLING:
+                fields["message"] += _retry_lost(run)
             transition(run, status, reason=reason, by=by, **fields)
             announce_end(run)
     except BaseException:
@@ -285,15 +384,24 @@ def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, *
             announce_end(run)
 
 
-def _retry_lost(run: Run) -> Run | None:
-    """The automatic retry of a run that its host lost. The request's ``auto_retry`` bounds how many its chain may have; those
-    that people asked for do not count."""
+def _retry_lost(run: Run) -> str:
+    """Retry a run that its host lost, if its request asked for that; what the message of the run says about it.
+
+    The request's ``auto_retry`` bounds how many automatic retries a chain may have; those that people asked for do not count.
+
+    Raises:
+        OutputRootAway: try again to end the run when the root is back.
+    """
     if run.automatic_retries >= run.config.get("auto_retry", 0) or run.mode != RunMode.LOCAL:
-        return None
+        return ""
     try:
-        return _submit_retry(run, by=run.owner, resume=True, automatic=True)
-    except (InvalidRequest, DatasetNotFound, RuntimeUnavailable):
-        return None  # it cannot be retried as things are now; that must not keep the lost one from its end
+        retry = _submit_retry(run, by=run.owner, resume=True, automatic=True)
+    except OutputRootAway:
+        raise
+    except (InvalidRequest, DatasetNotFound, RuntimeUnavailable, StateConflict) as refusal:
+        return f" It is not tried again: {refusal}"  # that must not keep the lost one from its end
+    start = f"the last checkpoint of run {retry.resume_from_id}" if retry.resume else "scratch"
+    return f" Run {retry.run_id} tries again from {start}."
 
 
 def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Iterable[str] = ()) -> Run:
@@ -342,23 +450,94 @@ def request_cancel(*, run: Run, by: User) -> Run:
 
 
 def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
-    """A new run from an ended one, in a folder of its own, from the last checkpoint if there is one and ``resume``.
+    """A new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint of ``find_source``, if any.
+
+    A retry of an extension is one as well: without ``resume`` it begins again at the checkpoint that is extended.
 
     Raises:
-        StateConflict: the run has not ended. And what submit_run raises.
+        StateConflict: the run has not ended, or is a completed training; the checkpoint of an extension is gone; checkpoints
+            cannot be read. And what submit_run raises.
     """
     if run.status not in TERMINAL:
         raise StateConflict(f"Only an ended run can be retried; this one is {run.status}.")
+    if not run.is_retriable:
+        raise StateConflict("This training is completed: a retry would train nothing. Extend it, or clone it to train again.")
     return _submit_retry(run, by=by, resume=resume)
 
 
 def _submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -> Run:
     request = clean_request(run.config | {"output_dir": None})
-    checkpoints = run_folder(run) / run_folders.CHECKPOINTS
-    has_checkpoint = not request.dry_run and checkpoints.is_dir() and any(checkpoints.iterdir())
-    resume = resume and has_checkpoint
-    retry, _ = submit_run(request=request, by=by, queued=True, retry_of=run, resume=resume, automatic=automatic)
-    return retry
+
+    def submit() -> Run:
+        source = find_source(run, anew=not resume)
+        if source is None and resume:
+            _require_output_root()
+        if source is None and run.extend_from_step is not None:
+            raise StateConflict(
+                f"The checkpoint of step {run.extend_from_step} that this run extends is gone. Clone it to train from scratch."
+            )
+        retry, _ = submit_run(
+            request=request,
+            by=by,
+            queued=True,
+            retry_of=run,
+            source=source,
+            extend_from_step=run.extend_from_step,
+            automatic=automatic,
+        )
+        return retry
+
+    return _with_checkpoints_of(run, submit)
+
+
+def extend_run(*, run: Run, by: User, num_epochs: int | None = None, max_steps: int | None = None) -> Run:
+    """A new run that adds ``num_epochs`` or ``max_steps`` to a completed training, from its last checkpoint, in a folder of its
+    own. The learning rate schedule covers the added steps alone.
+
+    Raises:
+        InvalidRequest: not exactly one of the two, or out of its range.
+        StateConflict: the run is no completed training, or has no checkpoint left; checkpoints cannot be read. And what
+            submit_run raises.
+    """
+    if (num_epochs is None) == (max_steps is None):
+        raise InvalidRequest({"non_field_errors": ["Give either num_epochs or max_steps: how much to add."]})
+    added = {"max_steps": max_steps} if num_epochs is None else {"num_epochs": num_epochs, "max_steps": None}
+    request = clean_request(run.config | {"output_dir": None} | added)
+    if run.mode == RunMode.DRY_RUN:
+        raise StateConflict("A dry run trains nothing, so there is nothing to extend.")
+    if not run.is_extensible:
+        instead = "Retry it instead." if run.status in TERMINAL else "Wait for its end."
+        raise StateConflict(f"Only a completed training can be extended; this one is {run.status}. {instead}")
+
+    def submit() -> Run:
+        step = None if run.trashed_at else _usable_step(run, by=run)
+        if step is None:
+            _require_output_root()
+            raise StateConflict("This run has no checkpoint left to extend it from. Clone it to train from scratch.")
+        extension, _ = submit_run(request=request, by=by, queued=True, source=Source(run, step), extend_from_step=step)
+        return extension
+
+    return _with_checkpoints_of(run, submit)
+
+
+def _require_output_root() -> None:
+    """Asked after a checkpoint was not found: while the output root is away, that means nothing. Raises OutputRootAway."""
+    if problem := root_away():
+        raise OutputRootAway(problem)
+
+
+def _with_checkpoints_of(run: Run, submit: Callable[[], Run]) -> Run:
+    """Submit a run that goes on from a checkpoint, and look again if that has been removed meanwhile. Raises StateConflict."""
+    for _ in range(3):
+        try:
+            return submit()
+        except SourceGone:
+            run.refresh_from_db()
+        except OSError as error:
+            raise StateConflict(
+                f"The checkpoints of this run cannot be read right now ({error.strerror or error}). Try again in a moment."
+            ) from error
+    raise StateConflict("The checkpoints of this run are being removed right now; try again.")
 
 
 def set_priority(*, run: Run, by: User, priority: int) -> Run:
@@ -376,12 +555,17 @@ def set_priority(*, run: Run, by: User, priority: int) -> Run:
 
 
 def trash_run(*, run: Run, by: User) -> None:
-    """Put an ended run into the trash: gone for readers, its files until the purge. Raises StateConflict."""
+    """Put an ended run into the trash: gone for readers, its files until the purge.
+
+    Raises:
+        StateConflict: it has not ended, or an active run goes on from its checkpoints.
+    """
     with transaction.atomic():
         if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
             run.refresh_from_db(fields=["status", "trashed_at"])
             why = "it is in the trash already." if run.trashed_at else f"this one is {run.status}. Cancel it first."
             raise StateConflict(f"Only an ended run can be deleted; {why}")
+        require_no_heir(run)
         RunEvent.objects.create(run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now())
         # The events go with the run; who deleted it is still to be known then.
         write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message="moved to the trash")
@@ -400,9 +584,12 @@ def purge_run(*, run: Run) -> int:
         trashed = Run.objects.select_for_update().filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL).first()
         if trashed is None:  # or somebody else has purged it, and its folder may be another run's by now
             raise StateConflict("Only a run in the trash can be purged.")
+        require_no_heir(trashed)  # of runs trashed before heirs protected them
         set_aside(trashed)
     freed = remove_set_aside(run)
-    run.delete()
+    with transaction.atomic():
+        run.heirs.update(resume_from=trashed.resume_from_id)  # a retry of theirs finds what is left of the chain
+        run.delete()
     return freed
 
 

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from runs.views.actions import annotate, cancel, pin, remove_file, retry, trash
+from runs.views.actions import annotate, cancel, extend, pin, remove_file, retry, trash
 from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
@@ -26,6 +26,7 @@ urlpatterns = [
     path("runs/<uuid:run_id>/data", samples, name="samples"),
     path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
     path("runs/<uuid:run_id>/retry", retry, name="retry"),
+    path("runs/<uuid:run_id>/extend", extend, name="extend"),
     path("runs/<uuid:run_id>/trash", trash, name="trash"),
     path("runs/<uuid:run_id>/pin", pin, name="pin"),
     path("runs/<uuid:run_id>/remove-file", remove_file, name="remove_file"),

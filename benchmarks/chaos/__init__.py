@@ -4,6 +4,7 @@
 ``trainer``  the training command of the runs: does what a plan says and keeps a journal outside the run folder
 ``load``     clients that submit, cancel, retry and delete through the HTTP API
 ``monkey``   what is killed, stopped, lost and filled, by a seed
-``proof``    what must hold at the end
+``sweeper``  somebody who deletes runs and files
+``proof``    what must hold at the end; ``heirs``: what must hold of retries
 ``figures``  how fast it was; ``record`` makes a table of several sessions
 """

@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
+import traceback
 from typing import Any
 
 from benchmarks.chaos.figures import chaos_figures
@@ -17,6 +19,7 @@ from benchmarks.chaos.house import House, Trouble, ask, house
 from benchmarks.chaos.load import Load, make_datasets
 from benchmarks.chaos.monkey import Monkey
 from benchmarks.chaos.proof import Proof, unsettled
+from benchmarks.chaos.sweeper import Sweeper
 
 SETTLE_SECONDS = 120.0
 
@@ -64,18 +67,25 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
     make_datasets(built)
     load = Load(built, arguments.seed, arguments.runs or int(arguments.minutes * 225) or 1, real=arguments.real)
     monkey = Monkey(built, arguments.seed, arguments.pace)
+    sweeper = Sweeper(built, load, monkey, arguments.seed)
+    broken: list[threading.ExceptHookArgs] = []  # a client of ours that breaks proves nothing any more
+    threading.excepthook = broken.append
     began = time.monotonic()
     load.start()
+    sweeper.start()
     # so that a session takes as long as was said; but where the programs need most of it to come up, it is a session all the same
     monkey.run(max(arguments.minutes * 30, arguments.minutes * 60 - (began - called)))
     tormented = time.monotonic() - began
     print(f"chaos: over after {tormented:.0f} s, settling", flush=True)
     built.restore()
     load.stop()
+    sweeper.stop()
     built.wait_until_up()
+    if broken:
+        raise Trouble("".join("".join(traceback.format_exception(one.exc_value)) for one in broken if one.exc_value))
     load.finish(60)
     settled = _settle(built)
-    proof = ask(lambda: Proof(built, load, monkey))
+    proof = ask(lambda: Proof(built, load, monkey, sweeper))
     violations = proof.check()
     stories = [proof.story(violation) for violation in violations]
     if open_ones := unsettled(load):

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -26,6 +25,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from runs import folder as run_folders
 from runs.processes import Process, live_processes, read_process, send_signal
+from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +66,7 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     down_until: float | None = None  # monotonic: when the caretaker may start it again
     started_at: float = 0.0  # monotonic
+    starting: threading.Lock = field(default_factory=threading.Lock)  # two starts at once would lose sight of one process
 
     def start(self) -> None:
         with self.log.open("ab") as output:
@@ -120,7 +121,8 @@ class House:
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
         self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
-        self.port = free_port()
+        self._held_port = HeldPort()
+        self.port = self._held_port.number
         self.url = f"http://127.0.0.1:{self.port}"
         self.care_trouble: list[str] = []  # what could not be started at the first try
         self._caring = threading.Event()
@@ -139,7 +141,7 @@ class House:
             self.postgres = PostgresServer(data, durable=True)
             self.postgres.create()
             self.postgres.start()
-        os.environ.update(self._environment("alpha"))
+        os.environ.update(self.environment("alpha"))
         django.setup()
         self.tables = importlib.import_module("benchmarks.chaos.tables")  # now: models need the settings
         self._manage("migrate", "--verbosity", "0")
@@ -160,9 +162,9 @@ class House:
         self.boot_seconds = time.monotonic() - began
 
     def _add(self, name: str, arguments: list[str], host: str) -> None:
-        self.services[name] = Service(name, arguments, self._environment(host, name), self.folder / "log" / f"{name}.log")
+        self.services[name] = Service(name, arguments, self.environment(host, name), self.folder / "log" / f"{name}.log")
 
-    def _environment(self, host: str, role: str = "harness") -> dict[str, str]:
+    def environment(self, host: str, role: str = "harness") -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         environment |= {
             "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
@@ -199,7 +201,7 @@ class House:
         return str(library) if made.returncode == 0 else None
 
     def _manage(self, *arguments: str) -> None:
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self._environment("alpha"), check=True)
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environment("alpha"), check=True)
 
     def is_young(self, program: Service | Process) -> bool:
         """Has hardly come up: to be hit only now and then, or nothing but starts would happen on a slow machine."""
@@ -240,10 +242,11 @@ class House:
     def restart_what_is_due(self) -> None:
         now = time.monotonic()
         for service in self.services.values():
-            if not service.running and (service.down_until is None or now >= service.down_until):
-                if service.name == "web":  # the service manager's control group: nothing of the old one keeps the port
-                    self.kill_family("web")
-                service.start()
+            with service.starting:
+                if not service.running and (service.down_until is None or now >= service.down_until):
+                    if service.name == "web":  # the service manager's control group: nothing of the old one keeps the port
+                        self.kill_family("web")
+                    service.start()
         if self.postgres is not None and self.postgres_down_until is not None and now >= self.postgres_down_until:
             with self.postgres_lock:
                 self.postgres.start()
@@ -356,6 +359,7 @@ class House:
             self.postgres.remove()
         if self.small_disk:
             subprocess.run(["umount", "-l", str(self.output_root)], check=False)
+        self._held_port.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -397,18 +401,40 @@ def ask(question: Callable[[], Value], patience: float = 30.0) -> Value:
             time.sleep(0.1)
 
 
-def read_journal(workshop: Path, run_id: str) -> dict[str, Any]:
-    """``starts``: times; ``wrote``: bytes of stdout; ``code`` and ``ended`` if the trainer came to its end."""
-    found: dict[str, Any] = {"starts": [], "wrote": 0, "code": None, "ended": None}
+@dataclass
+class Journal:
+    """What a trainer has noted of itself; see trainer.py."""
+
+    starts: list[float] = field(default_factory=list)  # times
+    wrote: int = 0  # bytes of stdout
+    begun: int | None = None  # the step it went on from, 0 from scratch; None: it did not come so far
+    source: Path | None = None  # the folder of the run whose checkpoint that was
+    begun_at: float | None = None
+    saving: int | None = None  # the newest checkpoint that was about to get its name
+    saved: int | None = None  # the newest that has it
+    code: int | None = None  # if it came to its end
+    ended: float | None = None
+
+
+def read_journal(workshop: Path, run_id: str) -> Journal:
+    found = Journal()
     with contextlib.suppress(FileNotFoundError):
         for line in (workshop / "journal" / run_id).read_text().splitlines():
             word, *values = line.split()
-            if word == "start":
-                found["starts"].append(float(values[1]))
-            elif word == "wrote":
-                found["wrote"] = int(values[0])
-            elif word == "end":
-                found["code"], found["ended"] = int(values[0]), float(values[1])
+            match word:
+                case "start":
+                    found.starts.append(float(values[1]))
+                case "begin":
+                    found.begun, found.begun_at = int(values[0]), float(values[2])
+                    found.source = None if values[1] == "-" else Path(values[1])
+                case "wrote":
+                    found.wrote = int(values[0])
+                case "saving":
+                    found.saving = int(values[0])
+                case "saved":
+                    found.saved = int(values[0])
+                case "end":
+                    found.code, found.ended = int(values[0]), float(values[1])
     return found
 
 
@@ -422,15 +448,6 @@ def is_up(port: int, path: str) -> bool:
         server.sendall(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
         return b" 200 " in server.recv(64)
     return False
-
-
-def free_port() -> int:
-    """A port that nobody is given by chance while the web server is down: outgoing connections get theirs from 32768 on."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @contextlib.contextmanager

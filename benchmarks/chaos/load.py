@@ -1,4 +1,7 @@
-"""Clients of the HTTP API: they submit hundreds of runs, some twice at the same moment, and cancel, retry, delete at random."""
+"""Clients of the HTTP API: they submit hundreds of runs, some twice at the same moment, and cancel, retry, delete at random.
+
+One of them does nothing but retry, with and without checkpoints, so that chains of retries come about.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,12 @@ from django.db import connection
 
 from benchmarks.chaos.house import ROOT, House, ask, write_plan
 
-KINDS = {"complete": 40, "fail": 12, "signal": 6, "timeout": 9, "stubborn": 6, "family": 10, "broken": 8, "silent": 4}
-DRY_SHARE, SYNC_SHARE, TWICE_SHARE, NAMED_SHARE = 0.3, 0.15, 0.2, 0.6
+KINDS = {
+    "complete": 30, "relay": 24, "fail": 10, "signal": 6, "timeout": 9, "stubborn": 6, "family": 10, "broken": 8, "silent": 4,
+}  # fmt: skip
+DRY_SHARE, SYNC_SHARE, TWICE_SHARE, NAMED_SHARE, AUTO_SHARE = 0.3, 0.15, 0.2, 0.6, 0.4
+REAL_STEPS, REAL_AUTO_RETRY = 60, 3
+REAL_FIRST, REAL_EVERY = 10, 30  # their places among the submissions: early, for they take long
 REAL_COMMAND = [sys.executable, "-I", "-u", str(ROOT / "runs" / "trainer" / "launch.py")]
 DATASET, LONG_DATASET = "chaos-v1", "long-v1"
 TIMEOUT = 45.0  # seconds a client waits for an answer
@@ -33,6 +40,7 @@ class Answer:
     answered: float
     code: int | None
     body: Any
+    asked: Any = None  # the body of the request
 
     @property
     def status(self) -> str | None:
@@ -84,7 +92,7 @@ def call(house: House, method: str, path: str, body: Any = None, *, timeout: flo
         code = None
     finally:
         connection.close()
-    return Answer(f"{method} {path}", sent, time.time(), code, value)
+    return Answer(f"{method} {path}", sent, time.time(), code, value, body)
 
 
 def make_datasets(house: House) -> None:
@@ -112,18 +120,23 @@ class Load:
         self.random = random.Random(seed)
         self.submissions = [self._draw(number + 1) for number in range(count)]
         for number in range(real):
-            self._make_real(self.submissions[(number + 1) * count // (real + 1)])
+            self._make_real(self.submissions[min(REAL_FIRST + REAL_EVERY * number, count - 1)])
         self.waiting = deque(self.submissions)
         self.again: deque[Submission] = deque()  # no answer came: the client asks again
+        self.real_seeds = {submission.seed for submission in self.submissions if submission.kind == "real"}
+        self.real_runs: set[str] = set()
         self.acts: list[tuple[str, Answer]] = []  # (run id, answer) of cancels, retries and deletions
+        self.deleting = threading.Lock()  # held while runs go to the trash, and while it is emptied
         self.odd: list[Answer] = []  # answers that nobody should ever get
         self.known: list[str] = []  # run ids
         self.codes: dict[str, int] = {}
         self.lock = threading.Lock()
         self.stopping = threading.Event()
         self.room = threading.Event()
+        self.room_to_retry = threading.Event()
         self.threads = [threading.Thread(target=self._client, name=f"client-{number}") for number in range(clients)]
         self.threads += [threading.Thread(target=self._meddler, args=(seed * 31 + 1,), name="meddler")]
+        self.threads += [threading.Thread(target=self._retrier, args=(seed * 37 + 5,), name="retrier")]
         self.threads += [threading.Thread(target=self._watch_backlog, name="backlog")]
 
     # --- what is asked for
@@ -143,6 +156,8 @@ class Load:
             body["max_seq_length"] = 128
             if draw.random() < 0.2:
                 kind, body["dataset_key"] = "bad dry", LONG_DATASET
+        elif kind == "relay":
+            steps, code = draw.randint(8, 40), 13
         elif kind == "fail":
             code = draw.choice((1, 2, 10, 11, 13, 14, 16))
         elif kind == "signal":
@@ -153,7 +168,11 @@ class Load:
         elif kind == "silent":
             steps = 0
         plan = {"seed": seed, "kind": kind, "steps": steps, "pause": pause, "code": code, "output": output}
+        plan["save_every"] = draw.choice((2, 3, 5) if kind == "relay" else (0, 1, 2, 5))
+        plan["leg"] = plan["save_every"] + draw.randint(1, 5)
         write_plan(self.house.workshop, plan)
+        if not body["dry_run"] and draw.random() < AUTO_SHARE:
+            body["auto_retry"] = draw.choice((1, 1, 2, 3))
         submission = Submission(seed, kind, body, queued=draw.random() >= SYNC_SHARE)
         if draw.random() < NAMED_SHARE:
             body["client_request_id"] = f"chaos-{seed}"
@@ -165,9 +184,10 @@ class Load:
     def _make_real(self, submission: Submission) -> None:
         """A true training of the smallest preset, instead of a scripted one."""
         seed = submission.seed
-        body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "seed": seed, "num_epochs": 1, "max_seq_length": 128}
+        body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "seed": seed, "num_epochs": 100, "max_seq_length": 128}
+        body |= {"max_steps": REAL_STEPS, "checkpoint_every_steps": 5, "keep_last_checkpoints": 2, "auto_retry": REAL_AUTO_RETRY}
         submission.kind, submission.queued, submission.at_once = "real", True, 1
-        submission.body = body | {"dry_run": False, "max_steps": 2, "client_request_id": f"chaos-{seed}"}
+        submission.body = body | {"dry_run": False, "client_request_id": f"chaos-{seed}"}
         plan = {"seed": seed, "kind": "real", "steps": 0, "pause": 0, "code": 0, "output": "text", "command": REAL_COMMAND}
         write_plan(self.house.workshop, plan)
 
@@ -218,6 +238,8 @@ class Load:
             thread.join()
         with self.lock:
             self.known += [run_id for run_id in submission.accepted if run_id not in self.known[-500:]]
+            if submission.kind == "real":
+                self.real_runs |= submission.accepted
 
     def _call(self, method: str, path: str, body: Any = None) -> Answer:
         answer = call(self.house, method, path, body)
@@ -235,29 +257,71 @@ class Load:
                 continue
             recent = self.known[-12:] if draw.random() < 0.7 else self.known
             run_id = draw.choice(recent)
-            act = draw.choices(("cancel", "retry", "delete", "look"), (10, 2, 2, 5))[0]
+            act = draw.choices(("cancel", "retry", "extend", "delete", "look"), (10, 2, 1, 2, 5))[0]
             self.meddle(act, run_id, draw)
 
     def meddle(self, act: str, run_id: str, draw: random.Random) -> None:
         path = f"/api/tunix/runs/{run_id}"
-        if act == "look":
+        if act == "look" or (act == "cancel" and run_id in self.real_runs):  # it would never come to its first checkpoint
             self._call(
                 "GET", draw.choice((path, f"{path}/status", "/api/tunix/runs", "/metrics", "/healthz", "/", f"/runs/{run_id}"))
             )
         elif act == "delete":
-            self.acts.append((run_id, self._call("DELETE", path)))
+            self.delete(run_id)
+        elif act == "retry":
+            self.retry(run_id, draw)
+        elif act == "extend":
+            self.extend(run_id, draw)
         else:
-            self.acts.append((run_id, self._call("POST", f"{path}/{act}", {} if act == "retry" else None)))
+            self.acts.append((run_id, self._call("POST", f"{path}/{act}")))
+
+    def delete(self, run_id: str) -> None:
+        with self.deleting:
+            self.acts.append((run_id, self._call("DELETE", f"/api/tunix/runs/{run_id}")))
+
+    def retry(self, run_id: str, draw: random.Random) -> None:
+        self._ask_for_heir(run_id, "retry", draw.choices(({}, {"resume": True}, {"resume": False}), (4, 3, 3))[0])
+
+    def extend(self, run_id: str, draw: random.Random) -> None:
+        self._ask_for_heir(run_id, "extend", {"max_steps": draw.randint(3, 15)})
+
+    def _ask_for_heir(self, run_id: str, what: str, body: dict[str, Any]) -> None:
+        answer = self._call("POST", f"/api/tunix/runs/{run_id}/{what}", body)
+        self.acts.append((run_id, answer))
+        if answer.code == 202:
+            with self.lock:
+                self.known.append(str(answer.run_id))
+                if run_id in self.real_runs:
+                    self.real_runs.add(str(answer.run_id))
+
+    def _retrier(self, seed: int) -> None:
+        """Somebody who wants his trainings completed: what ended otherwise is tried again, retries as well."""
+        draw = random.Random(seed)
+        while not self.stopping.wait(draw.uniform(0.1, 0.7)):
+            if not self.room_to_retry.is_set():
+                continue
+            which = draw.choices(("ended", "retry", "completed", "dry", "extend"), (8, 6, 1, 1, 3))[0]
+            found = ask(lambda: self.house.tables.real_to_retry(self.real_seeds), patience=600)
+            if found:
+                self.retry(draw.choice(found), draw)
+            elif found := ask(lambda: self.house.tables.to_retry(which), patience=600):  # noqa: B023 - asked at once
+                run_id = draw.choice(found)
+                if which == "extend":
+                    self.extend(run_id, draw)
+                else:
+                    self.retry(run_id, draw)
+        connection.close()
 
     def _watch_backlog(self) -> None:
         """Submit no faster than the slots take: what waits at the end has to be trained as well."""
         limit = self.house.slots * len(self.house.hosts) * 4
         while not self.stopping.wait(0.25):
             active = ask(lambda: self.house.tables.count_active(mode="local"), patience=600)
-            if active < limit:
-                self.room.set()
-            else:
-                self.room.clear()
+            for room, most in ((self.room, limit), (self.room_to_retry, limit * 1.5)):
+                if active < most:
+                    room.set()
+                else:
+                    room.clear()
         connection.close()
 
     def finish(self, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -9,12 +10,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks.chaos.house import House, ask
+from benchmarks.chaos.house import House, ask, command_of
+from benchmarks.chaos.load import REAL_COMMAND
+from runs import folder as run_folders
+from runs.checkpoint_folder import complete_steps
 from runs.processes import Process, same_process
 
 TRIES = 5
 QUEUE_FILL = 2_000  # messages
 DISK_SECONDS = 20.0  # between two full disks
+DISK_AFTER_SECONDS = 1.0  # what has seen a full disk may say so a moment later
 POSTGRES_SECONDS = 8.0  # it is left alone for so long after a start, or nothing else would happen
 CATCH_UP_SECONDS = 2.0
 SPARED_SHARE = 0.95  # of the strikes at a program that has just come up
@@ -46,11 +51,12 @@ class Monkey:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed * 7919 + 3)
         self.stopped: list[tuple[float, Process, Deed]] = []  # SIGSTOPped keepers and when they go on
-        self.disk_free_at: float | None = None
+        self.disk_full: tuple[float, Deed] | None = None  # when it is to be free again
         self.disk_spared_until = 0.0
         weights: dict[Callable[[], Deed | list[Deed] | None], float] = {
             self.trainer: 24,
             self.keeper: 20,
+            self.real_training: 5,
             self.all_trainers: 3,
             self.all_keepers: 3,
             self.stop_keeper: 6,
@@ -104,9 +110,10 @@ class Monkey:
                     os.kill(item[1].pid, signal.SIGCONT)
                 item[2].until = now
                 self.stopped.remove(item)
-        if self.disk_free_at is not None and (everything or now >= self.disk_free_at):
+        if self.disk_full is not None and (everything or now >= self.disk_full[0]):
             self.house.free_disk()
-            self.disk_free_at = None
+            self.disk_full[1].until = time.time() + DISK_AFTER_SECONDS
+            self.disk_full = None
 
     # --- helpers
 
@@ -129,8 +136,23 @@ class Monkey:
         kills = sum(self._signal(process, signal.SIGKILL) for process in processes)
         return Deed(at, kind, what, kills=kills) if kills else None
 
+    def _runs(self, role: str) -> list[tuple[str, Process]]:
+        """What can be hit. A true training takes so long to begin that most are spared until they have a checkpoint."""
+        return [
+            (run_id, pair[role])
+            for run_id, pair in self.house.live_runs()
+            if role in pair and not (self._has_nothing_yet(run_id, pair) and int(run_id[:2], 16) % 4)
+        ]
+
+    @staticmethod
+    def _is_real(pair: dict[str, Process]) -> bool:
+        return "trainer" in pair and REAL_COMMAND[-1].encode() in command_of(pair["trainer"].pid)
+
+    def _has_nothing_yet(self, run_id: str, pair: dict[str, Process]) -> bool:
+        return self._is_real(pair) and not complete_steps(self.house.output_root / run_id / run_folders.CHECKPOINTS)
+
     def _pick_run(self, role: str) -> tuple[str, Process] | None:
-        runs = [(run_id, pair[role]) for run_id, pair in self.house.live_runs() if role in pair]
+        runs = self._runs(role)
         return self.random.choice(runs) if runs else None
 
     def _host(self) -> str:
@@ -162,6 +184,16 @@ class Monkey:
             return None
         return self._kill_one("keeper", found[1], f"pid {found[1].pid}", found[0])
 
+    def real_training(self) -> Deed | None:
+        """One that has a checkpoint to go on from."""
+        pairs = [(run_id, pair) for run_id, pair in self.house.live_runs() if self._is_real(pair)]
+        saved = [(run_id, pair) for run_id, pair in pairs if not self._has_nothing_yet(run_id, pair)]
+        if not saved:
+            return None
+        run_id, pair = self.random.choice(saved)
+        role = self.random.choice(("keeper", "trainer"))
+        return self._kill_one(role, pair[role], f"pid {pair[role].pid}, true training", run_id)
+
     def all_trainers(self) -> list[Deed]:
         """At once, as the kernel does for lack of memory."""
         return self._all("trainer")
@@ -171,7 +203,7 @@ class Monkey:
         return self._all("keeper")
 
     def _all(self, role: str) -> list[Deed]:
-        runs = [(run_id, pair[role]) for run_id, pair in self.house.live_runs() if role in pair]
+        runs = self._runs(role)
         done = [
             self._kill_one(role, process, f"pid {process.pid}, one of {len(runs)} at once", run_id) for run_id, process in runs
         ]
@@ -251,10 +283,11 @@ class Monkey:
         """One too many: it has to wait for its turn, and takes over when the first is killed."""
         host = self._host()
         service = self.house.services[f"attend-{host}"]
-        if service.process is None or self._spared(service.name):
-            return None
-        first = service.process
-        service.start()
+        with service.starting:
+            if not service.running or service.process is None or self._spared(service.name):
+                return None
+            first = service.process
+            service.start()
         first.kill()
         first.wait()
         return Deed(time.time(), "attendant, second one there", host, kills=1)
@@ -322,14 +355,15 @@ class Monkey:
         return Deed(time.time(), kind, f"{count} more") if count else None
 
     def full_disk(self) -> Deed | None:
-        if self.disk_free_at is not None or time.time() < self.disk_spared_until:
+        if self.disk_full is not None or time.time() < self.disk_spared_until:
             return None
         seconds = self.random.choice((0.5, 1.5, 3.0))
         at = time.time()
         self.house.fill_disk()
-        self.disk_free_at = at + seconds
+        deed = Deed(at, "disk full", f"for {seconds:g} s", until=math.inf)  # until it is free, whatever comes between
+        self.disk_full = at + seconds, deed
         self.disk_spared_until = at + DISK_SECONDS
-        return Deed(at, "disk full", f"for {seconds:g} s", until=at + seconds + 1.0)
+        return deed
 
     # --- what was done
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos.house import House, read_journal
+from benchmarks.chaos.heirs import Heirs
+from benchmarks.chaos.house import House, Journal, read_journal
 from benchmarks.chaos.load import Answer, Load, Submission
 from benchmarks.chaos.monkey import Deed, Monkey
-from benchmarks.chaos.trainer import output, whole_output
+from benchmarks.chaos.sweeper import Sweeper, is_extension
+from benchmarks.chaos.trainer import extended, last_step, output, whole_output
 from runs import folder as run_folders
 from runs.processes import live_processes
 
@@ -37,16 +39,20 @@ class Violation:
 class Proof:
     """``violations`` is empty if everything holds."""
 
-    def __init__(self, house: House, load: Load, monkey: Monkey):
-        self.house, self.load, self.monkey = house, load, monkey
+    def __init__(self, house: House, load: Load, monkey: Monkey, sweeper: Sweeper):
+        self.house, self.load, self.monkey, self.sweeper = house, load, monkey, sweeper
         self.violations: list[Violation] = []
-        self.runs = house.tables.all_runs()
+        table = house.tables.all_runs()
+        self.purged = sweeper.seen.keys() - table.keys()
+        self.swept = {removal.run_id for removal in sweeper.removals if removal.outcome in ("purged", "unknown")}
+        self.runs: dict[str, Any] = {run_id: sweeper.seen[run_id] for run_id in self.purged} | table
         self.submissions = {submission.seed: submission for submission in load.submissions}
         self.acts: dict[str, list[Answer]] = defaultdict(list)
         for run_id, answer in load.acts:
             self.acts[run_id].append(answer)
         self.journals = {run_id: read_journal(house.workshop, run_id) for run_id in self.runs}
         self.bytes_written = self.bytes_kept = 0
+        self.heirs = Heirs(self)
 
     def blame(self, rule: str, run_id: str | None, words: str) -> None:
         self.violations.append(Violation(rule, run_id, words))
@@ -55,15 +61,18 @@ class Proof:
         self._check_answers()
         self._check_none_lost_none_double()
         self._check_acts()
-        for run in self.runs.values():
+        self.heirs.check_descent()
+        for run_id, run in self.runs.items():
             self._check_life(run)
             if run.mode == "local":
                 self._check_end(run)
-                self._check_output(run)
-                self._check_measurements(run)
-                self._check_folder(run)
+                if run_id not in self.swept:
+                    self._check_output(run)
+                    self._check_measurements(run)
+                    self._check_folder(run)
             else:
                 self._check_dry_run(run)
+        self.heirs.check()
         self._check_journal_of_strangers()
         self._check_counters()
         self._check_processes()
@@ -83,26 +92,31 @@ class Proof:
                     self.blame("answers", str(run.pk), f"was answered as {answer.status} and is {run.status}")
 
     def _check_none_lost_none_double(self) -> None:
-        rows = Counter(run.config["seed"] for run in self.runs.values() if not self._is_retry(run))
+        rows = Counter(run.config["seed"] for run in self.runs.values() if run.attempt == 1 and not is_extension(run))
+        purged = Counter(self.runs[run_id].config["seed"] for run_id in self.purged if rows[self.runs[run_id].config["seed"]] > 1)
         for submission in self.load.submissions:
             count, accepted = rows[submission.seed], submission.accepted
             if len(accepted) > 1 and submission.named:
                 self.blame("once", None, f"seed {submission.seed}: one client_request_id, several runs {accepted}")
             for run_id in accepted - self.runs.keys():
                 self.blame("lost", run_id, f"seed {submission.seed} was answered 202 and is not in the table")
-            if count > (1 if submission.named else max(1, submission.at_once)):
+            # a client that got no answer may ask again when the run has been purged
+            if count - purged[submission.seed] > (1 if submission.named else max(1, submission.at_once)):
                 self.blame("once", None, f"seed {submission.seed}: {count} rows for one request")
             certain = [answer for answer in submission.answers if answer.code is not None]
             if count and len(certain) == len(submission.answers) and all(answer.code == 409 for answer in certain):
                 self.blame("answers", None, f"seed {submission.seed} was refused with 409 and has {count} rows")
 
-    def _is_retry(self, run: Any) -> bool:
-        return bool(run.attempt > 1)
-
     def _check_acts(self) -> None:
         """What was said about cancels, retries and deletions is what happened."""
-        retries = Counter(str(run.retry_of_id) for run in self.runs.values() if run.retry_of_id)
-        asked: Counter[str] = Counter()
+        made = Counter(
+            (parent, "extend" if is_extension(self.runs[run_id]) else "retry")
+            for run_id, parent in self.heirs.parents.items()
+            if parent in self.runs
+            and run_id in self.runs
+            and (is_extension(self.runs[run_id]) or self.runs[run_id].automatic_retries == self.runs[parent].automatic_retries)
+        )
+        asked: Counter[tuple[str, str]] = Counter()
         for run_id, acts in self.acts.items():
             run = self.runs[run_id]
             ended = self.ended_at(run)
@@ -110,19 +124,45 @@ class Proof:
                 kind = "delete" if act.what.startswith("DELETE") else act.what.rsplit("/", 1)[1]
                 if act.code not in (200, 202, 404, 409, 503, None):
                     self.blame("acts", run_id, f"{kind} was answered {act.code}: {str(act.body)[:200]}")
-                if kind == "retry":
-                    asked[run_id] += act.code in (202, 503, None)
+                if kind in ("retry", "extend"):
+                    asked[run_id, kind] += act.code in (202, 503, None)
                     if act.code == 202 and act.run_id not in self.runs:
-                        self.blame("lost", act.run_id, f"the retry of {run_id} is not in the table")
+                        self.blame("lost", act.run_id, f"the {kind} of {run_id} is not in the table")
+                    self._check_heir(run, act, ended)
                 if kind == "cancel" and act.code == 409 and ended and ended > act.answered + SLACK_SECONDS:
                     self.blame("acts", run_id, f"a cancel was too late at {act.answered:.2f}, the run ended at {ended:.2f}")
                 if kind == "delete" and act.code == 200 and run.trashed_at is None:
                     self.blame("acts", run_id, "was deleted and is not in the trash")
-        for run_id, count in retries.items():
-            if count > asked[run_id]:
-                self.blame("once", run_id, f"{asked[run_id]} retries were asked for, {count} were made")
+        for (run_id, kind), count in made.items():
+            if count > asked[run_id, kind]:
+                self.blame("once", run_id, f"{kind} was asked for {asked[run_id, kind]} times and done {count} times")
+
+    def _check_heir(self, run: Any, act: Answer, ended: float | None) -> None:
+        """Only completed trainings are extended, and all but these are retried."""
+        completed = run.mode == "local" and run.status == "completed"
+        extend = act.what.endswith("/extend")
+        if act.code == 202 and (completed != extend or ended is None or ended > act.answered + SLACK_SECONDS):
+            self.blame("acts", str(run.pk), f"{act.what} at {act.sent:.2f} was taken; it is {run.status} since {ended}")
+        if act.code != 409 or completed != extend or ended is None or ended >= act.sent - SLACK_SECONDS:
+            return
+        # an extension, or the retry of one, is nothing without the checkpoint that it extends
+        if self.heirs.is_there(run, act) if extend else not (run.extend_from_step and self.heirs.source_was_removed(run)):
+            self.blame("acts", str(run.pk), f"{act.what} at {act.sent:.2f} was refused, though it was {run.status}: {act.body}")
 
     # --- one run
+
+    def created_at(self, run: Any) -> float:
+        """When it was stored, by the right clock: an automatic retry, in the moment in which its parent ended."""
+        parent = self.runs.get(self.heirs.parents.get(str(run.pk), ""))
+        if parent is not None and run.automatic_retries > parent.automatic_retries and (ended := self.ended_at(parent)):
+            return ended
+        moment: float = run.created_at.timestamp()
+        return moment
+
+    def plan(self, run: Any) -> dict[str, Any]:
+        """What its trainer was told to do."""
+        plan: dict[str, Any] = json.loads((self.house.workshop / "plans" / f"{run.config['seed']}.json").read_text())
+        return extended(plan, run.extend_from_step, run.config["max_steps"])
 
     def ended_at(self, run: Any) -> float | None:
         """When the table said so, by the right clock."""
@@ -154,7 +194,7 @@ class Proof:
             status = event.new
         if status != run.status:
             self.blame("path", run_id, f"the events end in {status}, the row says {run.status}")
-        if len(self.journals[run_id]["starts"]) > 1:
+        if len(self.journals[run_id].starts) > 1:
             self.blame("twice", run_id, f"was started {len(self.journals[run_id]['starts'])} times")
 
     def _check_dry_run(self, run: Any) -> None:
@@ -177,18 +217,18 @@ class Proof:
 
     def _disk_was_full(self, run: Any) -> bool:
         end = self.ended_at(run) or float("inf")
-        return bool(self.monkey.around(run.created_at.timestamp(), end, "disk full"))
+        return bool(self.monkey.around(self.created_at(run), end, "disk full"))
 
     def _host_was_away(self, run: Any) -> bool:
         """Its attendant was down; only then may another host have judged it lost."""
         host = run.host.name if run.host else ""
-        start, end = run.created_at.timestamp() - 60, self.ended_at(run) or float("inf")
+        start, end = self.created_at(run) - 60, self.ended_at(run) or float("inf")
         return any(host in deed.what for deed in self.monkey.around(start, end) if deed.kind.startswith("attendant"))
 
     def _check_end(self, run: Any) -> None:
         """The status, against the scripted truth and what was done to the run."""
         run_id, journal = str(run.pk), self.journals[str(run.pk)]
-        plan = json.loads((self.house.workshop / "plans" / f"{run.config['seed']}.json").read_text())
+        plan = self.plan(run)
         allowed = self._allowed(run, plan, journal)
         if run.status in ENDED and run.status not in allowed:
             deeds = "; ".join(map(str, self._deeds(run))) or "nothing was done to it"
@@ -197,32 +237,35 @@ class Proof:
                 run_id,
                 f"{run.status} ({run.message}), allowed {sorted(allowed)}; plan {plan}; journal {journal}; {deeds}",
             )
-        end = run_folders.read_json(self._folder(run) / run_folders.EXIT) if self._folder(run).is_dir() else None
+        end = run_folders.read_json(self.folder(run) / run_folders.EXIT) if self.folder(run).is_dir() else None
         if end is not None and end["reason"] != "lost" and run.status == "completed" and end["exit_code"] != 0:
             self.blame("status", run_id, f"completed with {end}")
-        code = journal["code"]
+        code = journal.code
         natural = {plan["code"] if plan["kind"] != "signal" else -plan["code"], 17}
-        if code is not None and code not in natural and not (code == 15 and self._disk_was_full(run)):
+        if plan["kind"] == "relay" and journal.begun is not None and last_step(plan, run_id, journal.begun) == plan["steps"]:
+            natural = {0, 17}
+        gone = run.resume and self.heirs.source_was_removed(run)
+        if code is not None and code not in natural and not (code == 15 and (self._disk_was_full(run) or gone)):
             self.blame("status", run_id, f"the trainer ended with {code}, its plan says {plan['code']}")
         both = run.status == "failed" and run.exit_code is not None and code is not None
         if both and code != run.exit_code and not self._deeds(run, "trainer", *KILLED):
             self.blame("status", run_id, f"exit code {run.exit_code} in the row, {code} in the journal")
 
-    def _allowed(self, run: Any, plan: dict[str, Any], journal: dict[str, Any]) -> set[str]:
-        code, ended = journal["code"], journal["ended"]
+    def _allowed(self, run: Any, plan: dict[str, Any], journal: Journal) -> set[str]:
+        code, ended = journal.code, journal.ended
         cancels = self._cancels(run)
         keeper_hit = self._deeds(run, *KILLED)
         trainer_hit = self._deeds(run, "trainer")
         lost = bool(keeper_hit) or (self._host_was_away(run) and "was lost" in run.message)
         allowed: set[str] = set()
         if any(act.code == 202 and act.status == "cancelled" for act in cancels):
-            if journal["starts"]:
+            if journal.starts:
                 self.blame("status", str(run.pk), "was cancelled before its start and was started")
             return {"cancelled"}
         if lost or trainer_hit:
             allowed.add("failed")
-        full = self._disk_was_full(run) and (code == 15 or any(words in run.message for words in STORAGE))
-        if full:
+        full = self._disk_was_full(run) and (15 in (code, run.exit_code) or any(words in run.message for words in STORAGE))
+        if full or (run.resume and self.heirs.source_was_removed(run) and self.heirs.says_gone(run)):
             allowed.add("failed")
         limit = run.timeout_seconds
         if limit is not None and (plan["kind"] in ("timeout", "stubborn") or self._lasted(run, journal) >= limit - 0.05):
@@ -241,8 +284,8 @@ class Proof:
         return allowed
 
     @staticmethod
-    def _lasted(run: Any, journal: dict[str, Any]) -> float:
-        start = journal["starts"][0] if journal["starts"] else None
+    def _lasted(run: Any, journal: Journal) -> float:
+        start = journal.starts[0] if journal.starts else None
         return 0.0 if start is None or run.completed_at is None else run.completed_at.timestamp() - start
 
     @staticmethod
@@ -255,30 +298,30 @@ class Proof:
 
     def _over_before(self, cancels: list[Answer], run: Any) -> bool:
         """The trainer ended by itself, or the launch failed, in the moment of the cancel."""
-        ended = self.journals[str(run.pk)]["ended"]
-        code = self.journals[str(run.pk)]["code"]
-        return code not in (17, None) and any(ended < act.answered + SLACK_SECONDS for act in cancels)
+        ended, code = self.journals[str(run.pk)].ended, self.journals[str(run.pk)].code
+        return code not in (17, None) and ended is not None and any(ended < act.answered + SLACK_SECONDS for act in cancels)
 
     # --- its files
 
-    def _folder(self, run: Any) -> Path:
+    def folder(self, run: Any) -> Path:
         return self.house.output_root / (run.output_dir or str(run.pk))
 
     def _check_output(self, run: Any) -> None:
-        path = self._folder(run) / run_folders.STDOUT
+        path = self.folder(run) / run_folders.STDOUT
         data = path.read_bytes() if path.exists() else b""
         run_id, journal = str(run.pk), self.journals[str(run.pk)]
-        plan = json.loads((self.house.workshop / "plans" / f"{run.config['seed']}.json").read_text())
+        plan = self.plan(run)
         if plan["kind"] != "real":
-            whole = whole_output(plan)
-            self.bytes_written += journal["wrote"]
-            self.bytes_kept += min(len(data), journal["wrote"])
+            begun = journal.begun or 0
+            whole = whole_output(plan, begun, last_step(plan, run_id, begun))
+            self.bytes_written += journal.wrote
+            self.bytes_kept += min(len(data), journal.wrote)
             if data != whole[: len(data)]:
                 self.blame("output", run_id, f"stdout.log ({len(data)} bytes) is not what the trainer wrote")
-            most = journal["wrote"] + len(output(1, 1, "text")) * 8
-            if not journal["wrote"] <= len(data) <= most or (journal["ended"] and len(data) != journal["wrote"]):
-                self.blame("output", run_id, f"stdout.log has {len(data)} bytes, the trainer wrote {journal['wrote']}")
-            if journal["code"] == 0 and len(data) != len(whole):
+            most = journal.wrote + len(output(1, 1, "text")) * 8
+            if not journal.wrote <= len(data) <= most or (journal.ended and len(data) != journal.wrote):
+                self.blame("output", run_id, f"stdout.log has {len(data)} bytes, the trainer wrote {journal.wrote}")
+            if journal.code == 0 and len(data) != len(whole):
                 self.blame("output", run_id, f"completed with {len(data)} of {len(whole)} bytes")
         if path.exists() and run.stdout != (tail := run_folders.read_tail(path)):
             self.blame(
@@ -286,7 +329,7 @@ class Proof:
             )
 
     def _check_measurements(self, run: Any) -> None:
-        path = self._folder(run) / run_folders.METRICS
+        path = self.folder(run) / run_folders.METRICS
         if not path.exists():
             return
         lines = 0
@@ -302,7 +345,7 @@ class Proof:
             self.blame("metrics", str(run.pk), f"{lines} measurements in the folder, {taken} in the database ({run.message})")
 
     def _check_folder(self, run: Any) -> None:
-        folder = self._folder(run)
+        folder = self.folder(run)
         if not folder.is_dir():
             return
         left = [entry.name for entry in folder.iterdir() if entry.name.startswith(".")]
@@ -364,7 +407,8 @@ class Proof:
                 f"    {event.at.timestamp():.2f} {event.old or '-'} → {event.new or '-'} {event.reason} ({event.by})"
                 for event in run.events.all()
             ]
-            start, end = run.created_at.timestamp() - 1, (self.ended_at(run) or run.created_at.timestamp()) + 2
+            created = self.created_at(run)
+            start, end = created - 1, (self.ended_at(run) or created) + 2
             lines += [f"    {deed}" for deed in self.monkey.around(start, end)]
             lines += [
                 f"    {act.sent:.2f}–{act.answered:.2f} {act.what} → {act.code} {act.status or ''}"

@@ -11,6 +11,7 @@ from typing import Any
 
 COLUMNS = (
     "seed", "database", "minutes", "load", "runs", "deeds", "kills", "violations",
+    "retries: asked for + automatic, extensions", "from the run before + further back + scratch", "purged, refused",
     "killed → failed, all", "killed → failed, attendant and database up", "cancel → cancelled, all",
     "stored → training started", "stdout kept", "settled after",
 )  # fmt: skip
@@ -55,6 +56,7 @@ def main() -> int:
 
 
 def _row(figures: dict[str, Any], minutes: float) -> str:
+    retries: dict[str, int] = figures["retries"]
     killed, cancelled = figures["keeper or trainer killed → failed in the table, s"], figures["cancel → cancelled, s"]
     cells = [
         figures["seed"],
@@ -65,6 +67,9 @@ def _row(figures: dict[str, Any], minutes: float) -> str:
         sum(done["times"] for done in figures["deeds"].values()),
         figures["kills"],
         figures["violations"],
+        _counts(retries, " + ", "asked for", "automatic") + f", {retries.get('extensions', 0)}",
+        _counts(retries, " + ", "from the run before", "from a run further back", "from scratch"),
+        _counts(retries, ", ", "runs purged", "removals refused"),
         _spread(killed["all"]),
         _spread(killed["attendant and database up"]),
         _spread(cancelled["all"]),
@@ -73,6 +78,10 @@ def _row(figures: dict[str, Any], minutes: float) -> str:
         f"{figures['settled after, s']} s",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _counts(found: dict[str, int], between: str, *names: str) -> str:
+    return between.join(str(found.get(name, 0)) for name in names)
 
 
 def _spread(value: dict[str, Any] | None) -> str:

@@ -2,15 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from django.db import InterfaceError, OperationalError
+from django.db.models import QuerySet
 from django_q.models import OrmQ
 
+from runs import services
 from runs.lifecycle import TRANSITIONS
-from runs.models import ACTIVE, TERMINAL, Run
+from runs.models import ACTIVE, TERMINAL, Run, RunMode
+
+LONGEST_CHAIN = 15  # retries of retries
+LATEST = 20
+UNSUCCESSFUL = [status for status in TERMINAL if status != "completed"]
 
 
 def all_runs() -> dict[str, Run]:
     """By id, each with its host, events and series."""
-    return {str(run.pk): run for run in Run.objects.select_related("host").prefetch_related("events", "metric_series")}
+    return {str(run.pk): run for run in _with_everything(Run.objects.all())}
+
+
+def runs_in_trash() -> list[Run]:
+    """As ``all_runs`` has them; each with its retries and heirs, which a purge takes it from."""
+    return list(_with_everything(Run.objects.filter(trashed_at__isnull=False)).prefetch_related("retries", "heirs"))
+
+
+def _with_everything(runs: QuerySet[Run]) -> QuerySet[Run]:
+    return runs.select_related("host").prefetch_related("events", "metric_series")
+
+
+def to_retry(which: str) -> list[str]:
+    """The latest trainings that ended without success (``ended``; of these, ``retry``: retries) or with (``completed``; of these,
+    ``extend``: without heirs), or ``dry`` runs."""
+    runs = Run.objects.visible().filter(attempt__lt=LONGEST_CHAIN, retries=None)
+    match which:
+        case "dry":
+            runs = runs.filter(mode=RunMode.DRY_RUN, status__in=TERMINAL)
+        case "completed":
+            runs = runs.filter(mode=RunMode.LOCAL, status="completed")
+        case "extend":
+            runs = runs.filter(mode=RunMode.LOCAL, status="completed", heirs=None)
+        case _:
+            runs = runs.filter(mode=RunMode.LOCAL, status__in=UNSUCCESSFUL)
+    if which == "retry":
+        runs = runs.filter(attempt__gt=1)
+    return [str(pk) for pk in runs.newest_first().values_list("pk", flat=True)[:LATEST]]
+
+
+def real_to_retry(seeds: Collection[int]) -> list[str]:
+    """Of the trainings with these seeds, those that ended without success and have not been retried."""
+    runs = Run.objects.visible().filter(config__seed__in=seeds, attempt__lt=LONGEST_CHAIN, retries=None)
+    ended = runs.filter(mode=RunMode.LOCAL, status__in=UNSUCCESSFUL)
+    return [str(pk) for pk in ended.values_list("pk", flat=True)]
+
+
+def forebears_of_active() -> list[str]:
+    """Ended runs that an active run has been made from, over any number of retries."""
+    found: set[str] = set()
+    layer = set(Run.objects.filter(status__in=ACTIVE, retry_of__isnull=False).values_list("retry_of", flat=True))
+    while layer:
+        found |= {str(pk) for pk in layer}
+        layer = set(Run.objects.filter(pk__in=layer, retry_of__isnull=False).values_list("retry_of", flat=True))
+    return sorted(found)
+
+
+def sources_of_pending() -> list[tuple[str, str]]:
+    """Runs whose checkpoints a pending run is to go on from, with their folders."""
+    pending = Run.objects.filter(status="pending", resume_from__isnull=False).select_related("resume_from")
+    return sorted({(str(run.resume_from_id), str(services.run_folder(run.resume_from))) for run in pending})
+
+
+def purge(run_id: str) -> str:
+    """``purged``, ``refused`` for a run that goes on from it, or ``unknown``: the database or the disk went away on the way, or
+    somebody else was faster."""
+    try:
+        services.purge_run(run=Run.objects.get(pk=run_id))
+    except Run.DoesNotExist:
+        return "unknown"
+    except services.StateConflict as refusal:
+        return "refused" if "goes on from" in str(refusal) else "unknown"
+    except (OperationalError, InterfaceError, OSError):
+        return "unknown"
+    return "purged"
 
 
 def count_active(**which: str) -> int:

@@ -3,9 +3,16 @@
     python -I -S trainer.py <workshop> train --config manifest.yaml
 
 The plan is found by the seed in the manifest: ``<workshop>/plans/<seed>.json``. The journal, ``<workshop>/journal/<run id>``,
-lies outside the run folder, so nothing that happens to the folder can change it: ``start <pid> <time>`` at each real start,
-``wrote <bytes of stdout so far>`` after each write, ``end <code> <time>`` right before the end. What a run writes to stdout
-follows from its plan alone (``output``), so that the harness can compare it byte for byte. Standard library only.
+lies outside the run folder, so nothing that happens to the folder can change it:
+
+* ``start <pid> <time>`` at each real start;
+* ``begin <step> <folder or -> <time>`` once it knows from which step of whose checkpoints it goes on (0 and ``-``: from scratch);
+* ``wrote <bytes of stdout so far>`` after each write;
+* ``saving <step>`` before a checkpoint gets its name, ``saved <step>`` afterwards;
+* ``end <code> <time>`` right before the end.
+
+What a run writes to stdout follows from its plan and the step it begins at (``output``), so that the harness can compare it byte
+for byte. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +23,17 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
+STARTED = time.time()  # before what takes longer to import
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity  # noqa: E402
+from runs.tests import checkpoint_layout as layout  # noqa: E402
+
+FOLDER = Path()  # the run's: where this program is started
+CHECKPOINTS = FOLDER / "checkpoints"
+KEPT = 2  # checkpoints of a run
 CHUNK = 512  # bytes of stdout a step, about
 
 
@@ -30,23 +47,41 @@ def output(seed: int, step: int, kind: str) -> bytes:
     return f"step {step} {digest.hex()} grüße\n".encode() * (CHUNK // 80)
 
 
-def whole_output(plan: dict) -> bytes:
-    """All that a run of this plan writes if nothing ends it."""
-    return b"".join(output(plan["seed"], step, plan["output"]) for step in range(1, plan["steps"] + 1))
+def whole_output(plan: dict, begun: int = 0, last: int | None = None) -> bytes:
+    """All that a run of this plan writes after step ``begun`` if nothing ends it before step ``last``."""
+    end = plan["steps"] if last is None else last
+    return b"".join(output(plan["seed"], step, plan["output"]) for step in range(begun + 1, end + 1))
+
+
+def last_step(plan: dict, run_id: str, begun: int) -> int:
+    """The step at which a run ends by itself. One of a relay fails after its leg, before it saves again, and leaves the rest to
+    its retries; half of them fail at their first step, before they have saved anything."""
+    if plan["kind"] != "relay":
+        return max(begun, plan["steps"])
+    leg = 1 if int(run_id[:4], 16) % 2 == 0 else plan["leg"]
+    return min(plan["steps"], begun + leg)
+
+
+def extended(plan: dict, extend_from_step: int | None, max_steps: int | None) -> dict:
+    """The plan of a run, which for an extension adds ``max_steps`` to the step that it extends."""
+    return plan if extend_from_step is None else plan | {"steps": extend_from_step + (max_steps or 0)}
 
 
 class Trainer:
     def __init__(self, workshop: str):
-        with open("manifest.yaml", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-        seed = next(line.split(":")[1].strip() for line in lines if line.strip().startswith("seed:"))
+        manifest = layout.read_sections(FOLDER / "manifest.yaml")
+        self.training = {"model_id": manifest["model"]["id"], "training": manifest["training"]}
+        self.source = manifest[""]["resume_from"]
+        seed = manifest["training"]["seed"]
+        self.run_id = os.environ["TUNIXRT_RUN_ID"]
         with open(f"{workshop}/plans/{seed}.json", encoding="utf-8") as file:
-            self.plan = json.load(file)
-        path = f"{workshop}/journal/{os.environ['TUNIXRT_RUN_ID']}"
+            self.extend_from_step = manifest[""].get("extend_from_step")
+            self.plan = extended(json.load(file), self.extend_from_step, manifest["training"]["max_steps"])
+        path = f"{workshop}/journal/{self.run_id}"
         self.journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.written = 0
         self.told_to_stop = False
-        self.note(f"start {os.getpid()} {time.time()}")
+        self.note(f"start {os.getpid()} {STARTED}")
 
     def note(self, line: str) -> None:
         os.write(self.journal, f"{line}\n".encode())
@@ -72,13 +107,10 @@ class Trainer:
 
     def measure(self, step: int) -> None:
         line = {"time": time.time(), "step": step, "epoch": step / self.plan["steps"], "values": {"loss": 1.0 / step}}
-        try:
-            with open("metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-                if self.plan["kind"] == "broken":
-                    file.write('{"step": 1, "values": {"lo\n{"step": "x"}\n[1]\n{"step":2,"values":{"a\\u0000b":1}}\n')
-        except OSError as error:
-            self.end(15, f"tunix: storage: {error.strerror}")
+        text = json.dumps(line) + "\n"
+        if self.plan["kind"] == "broken":
+            text += '{"step": 1, "values": {"lo\n{"step": "x"}\n[1]\n{"step":2,"values":{"a\\u0000b":1}}\n'
+        self.add_line(text)
 
     def child(self) -> None:
         """A descendant that outlives us, in a session of its own for odd seeds."""
@@ -100,27 +132,75 @@ class Trainer:
             signal.signal(signal.SIGTERM, lambda number, frame: setattr(self, "told_to_stop", True))
         if kind == "family":
             self.child()
-        for step in range(1, plan["steps"] + 1):
+        begun = self.restore()
+        last = last_step(plan, self.run_id, begun)
+        self.plan_line(begun)
+        for step in range(begun + 1, last + 1):
             if kind != "stubborn" and (self.told_to_stop or os.path.exists("stop.json")):
-                self.save()
+                if step > 1:
+                    self.save(step - 1)
                 self.end(17, "tunix: interrupted: stopped by request after saving a checkpoint.")
             self.say(output(plan["seed"], step, plan["output"]))
             self.measure(step)
+            if step == last < plan["steps"]:
+                self.end(plan["code"], f"tunix: scripted: leaves the rest to its retry after step {step}.")
+            if plan.get("save_every") and step % plan["save_every"] == 0:
+                self.save(step)
             time.sleep(plan["pause"])
         if kind == "signal":
             self.note(f"end -{plan['code']} {time.time()}")
             os.kill(os.getpid(), plan["code"])
-        if plan["code"]:
+        if plan["code"] and kind != "relay":
             self.end(plan["code"], f"tunix: scripted: ends with {plan['code']}.")
-        self.save()
+        if last:
+            self.save(last)
         self.result()
         self.end(0)
 
-    def save(self) -> None:
+    def restore(self) -> int:
+        """The step to go on from: of this folder's own newest checkpoint, else of that of ``resume_from``, else 0."""
         try:
-            os.makedirs("checkpoints/1", exist_ok=True)
-            with open("checkpoints/1/weights", "w", encoding="utf-8") as file:
-                file.write("learnt")
+            layout.begin_checkpoints(FOLDER, **self.training)
+        except OSError as error:
+            self.end(15, f"tunix: storage: {error.strerror}")
+        folder, found = CHECKPOINTS, complete_steps(CHECKPOINTS)
+        if not found and self.source is not None:
+            folder = Path(self.source)
+            found = complete_steps(folder)
+            if not found:
+                self.end(15, f"tunix: storage: resume_from: there is no complete checkpoint in {folder}.")
+        if self.extend_from_step is not None and (not found or found[-1] < self.extend_from_step):
+            self.end(15, f"tunix: storage: extend_from_step: there is no checkpoint of step {self.extend_from_step} to extend.")
+        if not found:
+            self.note(f"begin 0 - {time.time()}")
+            return 0
+        if name := first_difference(read_identity(folder) or {}, make_identity(**self.training)):
+            self.end(15, f"tunix: storage: the checkpoints in {folder} are of another training: {name} is not the same.")
+        self.note(f"begin {found[-1]} {folder.absolute().parent} {time.time()}")
+        return found[-1]
+
+    def save(self, step: int) -> None:
+        """A checkpoint under its temporary name, then its own; the journal tells on which side of that a kill came."""
+        if step in complete_steps(CHECKPOINTS):
+            return
+        try:
+            layout.stage_checkpoint(FOLDER, step)
+            self.note(f"saving {step}")
+            layout.name_checkpoint(FOLDER, step)
+            self.note(f"saved {step}")
+            for old in complete_steps(CHECKPOINTS)[:-KEPT]:
+                layout.remove_checkpoint(FOLDER, old)
+        except OSError as error:
+            self.end(15, f"tunix: storage: {error.strerror}")
+
+    def plan_line(self, begun: int) -> None:
+        plan = {"total_steps": self.plan["steps"], "resumed_from_step": begun or None}
+        self.add_line(json.dumps({"time": time.time(), "plan": plan}) + "\n")
+
+    def add_line(self, text: str) -> None:
+        try:
+            with open("metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(text)
         except OSError as error:
             self.end(15, f"tunix: storage: {error.strerror}")
 

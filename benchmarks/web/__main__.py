@@ -36,8 +36,8 @@ def main() -> int:
 class WebHouse(House):
     """The house of the chaos harness with the limits of a real one, and a trainer that prints the time."""
 
-    def _environment(self, host: str, role: str = "harness") -> dict[str, str]:
-        environment = super()._environment(host, role)
+    def environment(self, host: str, role: str = "harness") -> dict[str, str]:
+        environment = super().environment(host, role)
         environment["TUNIX_COMMAND"] = shlex.join([sys.executable, "-I", "-S", str(TICKER)])
         for name in ("TUNIXRT_WEB_THREADS", "TUNIX_SYNC_TIMEOUT_SECONDS", "TUNIX_HOST_SILENT_SECONDS", "TUNIX_HOST_LOST_SECONDS"):
             del environment[name]

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 from knox.models import AuthToken
 
-from benchmarks.chaos.house import House, free_port, is_up
+from benchmarks.chaos.house import House, is_up
 from benchmarks.http_load import get, put_load
 from runs.models import Run
 from runs.selection import Cursor
+from runs.tests.ports import HeldPort
 from tunixrt.local_mode import local_user
 
 LIST = "/api/tunix/runs?limit=20"
@@ -79,7 +80,8 @@ def _against_yardstick(built: House, request: bytes, seconds: float) -> dict[str
 @contextmanager
 def _yardstick() -> Iterator[int]:
     """Serve benchmarks/web/yardstick.py with granian and two threads; its port."""
-    port = free_port()
+    held = HeldPort()
+    port = held.number
     arguments = ["--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--blocking-threads", "2"]
     server = subprocess.Popen(
         [
@@ -103,3 +105,4 @@ def _yardstick() -> Iterator[int]:
     finally:
         server.terminate()
         server.wait()
+        held.close()

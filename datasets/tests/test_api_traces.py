@@ -1,7 +1,7 @@
 import uuid
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.models import Trace
@@ -140,7 +140,7 @@ def test_other_methods_are_405(api):
         assert "detail" in response.json()
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50)
 @given(body=st.binary(max_size=200))
 def test_no_body_brings_the_server_down(api, body):
     assert post(api, body).status_code in (201, 400)

@@ -193,7 +193,7 @@ def test_a_key_that_is_there():
 @pytest.mark.django_db(transaction=True)
 def test_of_makers_at_the_same_moment_one_wins():
     ids = [trace.id for trace in make_traces(3)]
-    start = threading.Barrier(4, timeout=60)
+    start = threading.Barrier(4, timeout=180)
     results: list[Dataset | DatasetExists] = []
 
     def make(name, version):

@@ -76,7 +76,7 @@ def test_text_comes_back_as_it_was(text):
 
 @pytest.mark.django_db(transaction=True)
 def test_writers_of_the_same_traces_at_the_same_moment_get_the_same_ids():
-    start = threading.Barrier(4, timeout=60)
+    start = threading.Barrier(4, timeout=180)
     results = []
 
     def write(order):

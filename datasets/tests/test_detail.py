@@ -51,7 +51,7 @@ def test_whole_conversations_are_shown(browser):
     (trace,) = create_traces(items=[{"prompt": "Hi <b>", "final_answer": "Hello", "meta": {"messages": talk}}], by=None)
     create_dataset(name="talks", version="1", trace_ids=[trace.id], description="<i>two</i>\nlines", by=None)
     text = browser.get("/datasets/talks-1").content.decode()
-    assert "<strong>system:</strong> Be brief." in text
+    assert "<strong><bdi>system</bdi>:</strong> <bdi>Be brief.</bdi>" in text
     assert "Hi &lt;b&gt;" in text
     assert "&lt;i&gt;two&lt;/i&gt;<br>lines" in text
 

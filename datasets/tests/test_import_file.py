@@ -5,7 +5,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets import services
@@ -323,7 +323,7 @@ hostile = st.one_of(
 
 
 @pytest.mark.django_db
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60)
 @given(parts=st.lists(hostile, max_size=5))
 def test_any_bytes_are_stored_whole_or_not_at_all(parts):
     content = b"".join(parts)

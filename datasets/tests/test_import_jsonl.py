@@ -88,7 +88,7 @@ def test_arguments_that_are_refused(arguments):
 def test_as_a_program_reading_standard_input():
     def run(content, version):
         command = [sys.executable, "manage.py", "import_jsonl", "-", "--name", "piped", "--version", version]
-        return subprocess.run(command, cwd=ROOT, input=content, capture_output=True, timeout=120, env=os.environ)
+        return subprocess.run(command, cwd=ROOT, input=content, capture_output=True, timeout=180, env=os.environ)
 
     good = run(jsonl(trace_body(0)), "v1")
     assert (good.returncode, good.stderr) == (0, b"")

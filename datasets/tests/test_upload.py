@@ -166,3 +166,10 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_server(browser, monkeypat
 
 def test_other_methods(browser):
     assert browser.put("/datasets/new").status_code == 405
+
+
+def test_a_share_with_a_comma_is_named(local_client: Client) -> None:
+    file = SimpleUploadedFile("sums.jsonl", b'{"prompt": "1+1", "completion": "2"}\n')
+    response = local_client.post("/datasets/new", {"file": file, "name": "sums", "version": "v1", "held_out": "0,1"})
+    assert response.context["form"].errors["held_out"][0].startswith("'0,1' has a comma: write 0.1, ")
+    assert Dataset.objects.count() == 0

@@ -77,7 +77,7 @@ class RunAdmin(ReadOnlyAdmin):
     search_fields = ("dataset_key", "model_id")
     search_help_text = "The beginning of a run id; a dataset, a model, a tag or an owner exactly"
     inlines = (EventInline, DeliveryInline)
-    actions = ("cancel", "retry", "pin", "unpin", "prioritise", "trash", "purge")
+    actions = ("cancel", "retry", "retry_from_scratch", "pin", "unpin", "prioritise", "trash", "purge")
     readonly_fields = ("status_badge", "tags", "folder", "retries", "series")
     fieldsets = (
         (None, {"fields": (
@@ -87,7 +87,8 @@ class RunAdmin(ReadOnlyAdmin):
             "created_at", "queued_at", "started_at", "completed_at", "duration_seconds", "exit_code", "trashed_at",
         )}),
         ("Queue and supervision", {"fields": (
-            "priority", "host", "process", "attempt", "retry_of", "retries", "resume", "timeout_seconds",
+            "priority", "host", "process", "attempt", "retry_of", "retries", "resume_from",
+            "extend_from_step", "timeout_seconds",
             "cancel_requested_at", "client_request_id",
         )}),
         ("Training", {"fields": ("step", "total_steps", "last_loss", "summary", "series")}),
@@ -152,7 +153,7 @@ class RunAdmin(ReadOnlyAdmin):
     @admin.display(description="metrics")
     def series(self, run: Run) -> SafeString | str:
         rows = [(series.name, series.count, series.first, series.last) for series in run.metric_series.all()]
-        return format_html_join("", "<div>{}: {} points, {} → {}</div>", rows) or "–"
+        return format_html_join("", "<div><bdi>{}</bdi>: {} points, {} → {}</div>", rows) or "–"
 
     # --- actions
 
@@ -191,6 +192,10 @@ class RunAdmin(ReadOnlyAdmin):
     @admin.action(description="Retry", permissions=["operate"])
     def retry(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
         self._each(request, runs, lambda run, by: services.retry_run(run=run, by=by), "tried again")
+
+    @admin.action(description="Retry from scratch", permissions=["operate"])
+    def retry_from_scratch(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
+        self._each(request, runs, lambda run, by: services.retry_run(run=run, by=by, resume=False), "tried again from scratch")
 
     @admin.action(description="Pin", permissions=["operate"])
     def pin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:

@@ -284,7 +284,7 @@ class RunArtifacts(APIView):
                 "size": artifact.size,
                 "modified": datetime.fromtimestamp(artifact.modified, UTC),
                 "kind": artifact.kind,
-                "removable": run.is_terminal and artifact.path.split("/", 1)[0] in artifacts.REMOVABLE,
+                "removable": run.is_terminal and artifacts.is_removable(artifact.path),
             }
             for artifact in listing.artifacts
         ]

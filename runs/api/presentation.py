@@ -9,6 +9,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError, connection
 
 from runs.models import Run, RunTag
+from runs.preflight import warnings_in
 from runs.reading.compiled import Compiled, as_key
 
 STATUS_FIELDS = ("run_id", "status", "queued_at", "started_at", "completed_at", "exit_code")
@@ -16,6 +17,7 @@ FULL_FIELDS = (
     "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",
     "duration_seconds", "started_at", "completed_at", "message",
     "created_at", "queued_at", "config", "priority", "attempt", "notes", "pinned", "timeout_seconds", "resume",
+    "extend_from_step",
     "step", "total_steps", "last_loss", "summary", "client_request_id",
 )  # fmt: skip
 _NOBODY = uuid.UUID(int=0)
@@ -24,7 +26,7 @@ _NOBODY = uuid.UUID(int=0)
 def full_answer(run: Run) -> dict[str, Any]:
     """Everything about a run; ``POST`` and ``GET`` answer the same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
-    return _named(FULL_FIELDS, values) | {"retry_of": run.retry_of_id} | _related(run)
+    return _full(values) | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id} | _related(run)
 
 
 def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
@@ -33,9 +35,10 @@ def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
     found = _full_rows().read(key)
     if not found:
         return None
-    *values, retry_of, owner, host = found[0]
+    *values, retry_of, resume_from, owner, host = found[0]
     tags = [name for (name,) in _tag_rows().read(key)]
-    return _named(FULL_FIELDS, values) | {"retry_of": retry_of, "owner": owner, "tags": tags, "host": host}
+    links = {"retry_of": retry_of, "resume_from": resume_from}
+    return _full(values) | links | {"owner": owner, "tags": tags, "host": host}
 
 
 def _related(run: Run) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
 @cache
 def _full_rows() -> Compiled:
     runs = Run.objects.visible().filter(pk=_NOBODY)
-    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "owner__username", "host__name"))
+    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "resume_from_id", "owner__username", "host__name"))
 
 
 @cache
@@ -71,6 +74,11 @@ def _short_rows() -> Compiled:
 @cache
 def _tag_rows() -> Compiled:
     return Compiled(RunTag.objects.filter(run=_NOBODY).order_by("name").values_list("name"))
+
+
+def _full(values: Iterable[Any]) -> dict[str, Any]:
+    answer = _named(FULL_FIELDS, values)
+    return answer | {"warnings": warnings_in(answer["summary"])}
 
 
 def _named(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:

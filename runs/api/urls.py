@@ -1,6 +1,16 @@
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import PathConverter
 
 from runs.api import live, views
+
+
+class FilePathConverter(PathConverter):
+    """A path as the file system allows it. Django's own ``path`` takes no line feed, and reversing raises an error then."""
+
+    regex = r"[\s\S]+"
+
+
+register_converter(FilePathConverter, "file")
 
 app_name = "runs_api"
 urlpatterns = [
@@ -14,8 +24,9 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/events", live.RunEvents.as_view(), name="events"),
     path("tunix/runs/<str:run_id>/metrics", live.RunMetrics.as_view(), name="metrics"),
     path("tunix/runs/<str:run_id>/artifacts", live.RunArtifacts.as_view(), name="artifacts"),
-    path("tunix/runs/<str:run_id>/artifacts/<path:path>", live.RunArtifact.as_view(), name="artifact"),
+    path("tunix/runs/<str:run_id>/artifacts/<file:path>", live.RunArtifact.as_view(), name="artifact"),
     path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
+    path("tunix/runs/<str:run_id>/extend", views.RunExtend.as_view(), name="extend"),
     path("tunix/status", views.RuntimeStatus.as_view(), name="runtime"),
 ]

@@ -19,7 +19,7 @@ from runs.api.presentation import full_answer, read_full, read_short
 from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
 from runs.reading import pages
-from runs.requests import InvalidRequest, RunRequest, clean_notes, clean_request, clean_tags
+from runs.requests import InvalidRequest, RunRequest, clean_extension, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from runs.services import IdempotencyConflict, RuntimeUnavailable, StateConflict
@@ -213,6 +213,19 @@ class RunRetry(APIView):
         except REFUSALS as error:
             raise_as_answer(error)
         return Response(full_answer(retry), status=202)
+
+
+class RunExtend(APIView):
+    """POST: a new run that adds ``num_epochs`` or ``max_steps`` to a completed training."""
+
+    def post(self, request: Request, run_id: str) -> Response:
+        run = get_run(run_id)
+        try:
+            added = clean_extension(request.data)
+            extension = services.extend_run(run=run, by=actor(request), **added)
+        except REFUSALS as error:
+            raise_as_answer(error)
+        return Response(full_answer(extension), status=202)
 
 
 class RunManifest(APIView):

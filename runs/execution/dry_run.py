@@ -41,7 +41,7 @@ def answer_dry_run(run: Run, *, by: str) -> Run:
 
     def answer() -> Run:
         if passed:
-            return finish_run(run=run, by=by, stderr=_as_stderr(warnings), **PASSED)
+            return finish_run(run=run, by=by, stderr=_as_stderr(warnings), summary=_as_summary(warnings), **PASSED)
         return finish_failed(run=run, problems=problems, warnings=warnings, by=by)
 
     try:
@@ -54,16 +54,16 @@ def answer_dry_run(run: Run, *, by: str) -> Run:
 def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
     """Answer claimed dry runs, those that end alike in one transaction."""
     find = cache(find_dataset)
-    alike: dict[str, list[Run]] = defaultdict(list)
+    alike: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         passed, _, warnings = _check(run, find=find)
         if passed:
-            alike[_as_stderr(warnings)].append(run)
+            alike[tuple(warnings)].append(run)
         else:
             answer_dry_run(run, by=by)
-    for stderr, group in alike.items():
+    for same, group in alike.items():
         try:
-            finish_together(runs=group, by=by, stderr=stderr, **PASSED)
+            finish_together(runs=group, by=by, stderr=_as_stderr(same), summary=_as_summary(same), **PASSED)
         except TransitionRefused:  # one was cancelled, or answered by an attendant that thought us gone: each for itself
             for run in group:
                 answer_dry_run(run, by=by)
@@ -94,3 +94,7 @@ def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, li
 
 def _as_stderr(warnings: Sequence[str]) -> str:
     return "\n".join(f"warning: {warning}" for warning in warnings)
+
+
+def _as_summary(warnings: Sequence[str]) -> dict[str, Any]:
+    return {"warnings": list(warnings)} if warnings else {}

@@ -4,23 +4,28 @@ Folders are opened one inside the other without following links (``openat``): no
 """
 
 import os
+import re
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from runs import folder as run_folders
-from runs.models import ACTIVE, TERMINAL, Run, RunEvent
-from runs.services import StateConflict, run_folder
+from runs.checkpoint_folder import IDENTITY
+from runs.models import TERMINAL, Run, RunEvent
+from runs.services import StateConflict, require_no_heir, run_folder
 
 LISTED_MAX = 5000
 DEPTH_MAX = 16
 REMOVABLE = (run_folders.CHECKPOINTS, run_folders.MODEL)
+_NUMBERS = re.compile("([0-9]+)")
 _KINDS = {
     run_folders.CHECKPOINTS: "checkpoint",
     run_folders.MODEL: "model",
@@ -70,11 +75,11 @@ def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
         # fwalk goes by descriptors: a folder that is replaced by a link on the way is not entered
         for path, folders, files, descriptor in os.fwalk(".", dir_fd=top):
             inside = path[2:] + "/" if path != "." else ""
-            folders[:] = sorted(name for name in folders if _is_shown(name))
+            folders[:] = sorted((name for name in folders if _is_shown(name)), key=_natural)
             if folders and inside.count("/") >= DEPTH_MAX:
                 folders.clear()
                 truncated = True
-            for name in sorted(filter(_is_shown, files)):
+            for name in sorted(filter(_is_shown, files), key=_natural):
                 if inside + name == run_folders.LOCK:
                     continue
                 with suppress(FileNotFoundError):
@@ -97,8 +102,18 @@ def _is_shown(name: str) -> bool:
     return not name.startswith(".")
 
 
-def _path(artifact: Artifact) -> str:
-    return artifact.path
+def is_removable(path: str) -> bool:
+    """Checkpoints and the model are, but not the file that says to which training the checkpoints belong."""
+    return path.split("/", 1)[0] in REMOVABLE and path != f"{run_folders.CHECKPOINTS}/{IDENTITY}"
+
+
+def _natural(path: str) -> list[list[Any]]:
+    """A sort key for paths: numbers in names by their value, so that ``checkpoints/9`` comes before ``checkpoints/10``."""
+    return [[int(part) if index % 2 else part for index, part in enumerate(_NUMBERS.split(name))] for name in path.split("/")]
+
+
+def _path(artifact: Artifact) -> list[list[Any]]:
+    return _natural(artifact.path)
 
 
 def open_artifact(folder: Path, path: str) -> int:
@@ -123,28 +138,39 @@ def remove_artifact(*, run: Run, path: str, by: str) -> int:
         StateConflict: the run has not ended, or a retry is still to go on from its checkpoints.
     """
     *parents, name = parts = _parts(path)
-    if parts[0] not in REMOVABLE:
+    if not is_removable(path):
         raise NoSuchArtifact(path)
     if run.status not in TERMINAL:
         raise StateConflict(f"Files can be removed when the run has ended; it is {run.status}.")
-    heir = Run.objects.filter(retry_of=run, resume=True, status__in=ACTIVE).first()
-    if heir is not None and parts[0] == run_folders.CHECKPOINTS:
-        raise StateConflict(f"Run {heir.run_id} goes on from these checkpoints and has not ended yet.")
     with _opened(run_folder(run), parents) as parent:
         try:
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except OSError as error:
             raise NoSuchArtifact(path) from error
-        if stat.S_ISDIR(status.st_mode):
-            freed = _bytes_below(name, parent)
-            shutil.rmtree(name, dir_fd=parent)
-        elif stat.S_ISREG(status.st_mode):
-            freed = status.st_size
-            os.unlink(name, dir_fd=parent)
-        else:
+        is_folder = stat.S_ISDIR(status.st_mode)
+        if not is_folder and not stat.S_ISREG(status.st_mode):
             raise NoSuchArtifact(path)
-    with transaction.atomic():
-        RunEvent.objects.create(run=run, reason=f"{path} removed ({freed:,} bytes)", by=by, at=timezone.now())
+        freed = _bytes_below(name, parent) if is_folder else status.st_size
+        # Renamed in the transaction, since that is quick, and removed after it: a retry either finds the checkpoint and keeps it,
+        # or does not find it.
+        removed = f".removed.{uuid.uuid4()}"
+        try:
+            with transaction.atomic():
+                list(Run.objects.select_for_update().filter(pk=run.pk).values_list("pk"))
+                if parts[0] == run_folders.CHECKPOINTS:
+                    require_no_heir(run)
+                RunEvent.objects.create(run=run, reason=f"{path} removed ({freed:,} bytes)", by=by, at=timezone.now())
+                os.rename(name, removed, src_dir_fd=parent, dst_dir_fd=parent)
+        except FileNotFoundError as error:
+            raise NoSuchArtifact(path) from error  # somebody else was faster
+        except DatabaseError:
+            with suppress(FileNotFoundError):  # the commit failed after the renaming, or nothing was renamed yet
+                os.rename(removed, name, src_dir_fd=parent, dst_dir_fd=parent)
+            raise
+        if is_folder:
+            shutil.rmtree(removed, dir_fd=parent)
+        else:
+            os.unlink(removed, dir_fd=parent)
     return freed
 
 

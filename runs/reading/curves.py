@@ -264,10 +264,10 @@ class Attempt:
 
 
 def read_chain(run: Run) -> list[Attempt]:
-    """The runs that ``run`` retries, oldest first, and itself. What a later attempt did again counts from that attempt, so the
+    """The runs that ``run`` retries or extends, oldest first, and itself. What a later run did again counts from that run, so the
     whole is the one curve that led to the model."""
     runs = [run]
-    while (earlier := runs[-1].retry_of) is not None and len(runs) < CHAIN_MAX:
+    while (earlier := runs[-1].retry_of or runs[-1].resume_from) is not None and len(runs) < CHAIN_MAX:
         if earlier.trashed_at is not None:
             break
         runs.append(earlier)

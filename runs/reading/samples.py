@@ -91,7 +91,7 @@ def read_seen(folder: Path) -> list[Seen]:
 
 
 def _seen(example: dict[str, Any]) -> Seen:
-    tokens = [str(token)[:SEEN_TOKEN_MAX] for token in example["tokens"][:SEEN_TOKENS_MAX]]
+    tokens = [run_folders.clean_text(str(token)[:SEEN_TOKEN_MAX]) for token in example["tokens"][:SEEN_TOKENS_MAX]]
     length = int(example["length"])
     # Runs of an earlier version: everything from the first learnt token on.
     spans = example.get("learnt") or [[example["learnt_from"], length]]

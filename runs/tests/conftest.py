@@ -16,15 +16,14 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
-from runs import folder
+from runs import folder, keeper
 from runs.models import Run
 from runs.requests import clean_request
 from runs.runtime import local_runtime
 from runs.services import submit_run
-from runs.tests.launching import TRAINER
+from runs.tests.launching import HOUR, TRAINER, Hold
 from runs.tests.programs import ROOT as ROOT
 from runs.tests.programs import Program, end_keeper
-from runs.tests.programs import free_port as free_port
 
 Script = Callable[..., None]
 Submit = Callable[..., Run]
@@ -40,6 +39,13 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
     yield root
     for record in root.rglob(folder.KEEPER):
         end_keeper(record.parent)
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in the request may take an hour: its limit is for people who wait, and a busy machine is slow."""
+    settings.TUNIX_SYNC_TIMEOUT_SECONDS = HOUR
+    monkeypatch.setenv("TUNIX_SYNC_TIMEOUT_SECONDS", str(HOUR))
 
 
 @pytest.fixture
@@ -134,6 +140,21 @@ def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any
         return answer
 
     return run
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Hold]]:
+    """``hold(moment)`` makes the next keeper that this process starts wait there for the test."""
+    holds: list[Hold] = []
+
+    def make(moment: str) -> Hold:
+        holds.append(Hold(tmp_path / f"hold-{len(holds)}", moment))
+        monkeypatch.setattr(keeper, "command", holds[-1].command)
+        return holds[-1]
+
+    yield make
+    for each in holds:
+        each.release()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ test_keeper_full_disk.py starts it in a mount namespace with a small tmpfs on th
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 sys.path.append(sys.argv[1])
 
 from runs import folder
-from runs.tests.launching import LaunchedRun, launched_runs, wait_for
+from runs.tests.launching import BEFORE_THE_COMMAND, Hold, LaunchedRun, launched_runs, wait_for
 
 Make = Callable[..., LaunchedRun]
 
@@ -56,11 +57,15 @@ def deadline(disk: Path, make: Make) -> dict:
 
 def deadline_without_reservation(disk: Path, make: Make) -> dict:
     """Somebody removed what was put aside for stop.json: no file can tell the trainer, SIGTERM does."""
-    run = make(["touch", "ready"], ["sleep", 60], deadline=6.0, stop_wait=25).launch()
-    run.wait_for_file("ready")
-    (run.path / ".stop.json.reserved").unlink()
-    fill(disk)
-    return {**run.end(), "stop": run.read(folder.STOP)}
+    with tempfile.TemporaryDirectory() as aside:
+        held = Hold(Path(aside) / "hold", BEFORE_THE_COMMAND)
+        run = make(["touch", "ready"], ["sleep", 600], deadline=0.5, stop_wait=25, command=held.command).launch()
+        keeper = held.stop_keeper(run.path)
+        run.wait_for_file("ready")
+        (run.path / ".stop.json.reserved").unlink()
+        fill(disk)
+        os.kill(keeper, 18)  # SIGCONT
+        return {**run.end(), "stop": run.read(folder.STOP)}
 
 
 def full_before_the_start(disk: Path, make: Make) -> dict:
@@ -85,7 +90,7 @@ def room_for_keeper_json_once(disk: Path, make: Make) -> dict:
 
 def shutdown_while_patient(disk: Path, make: Make) -> dict:
     """The host wants to go down while an end cannot be written: the keeper goes too, the run is the reconciler's."""
-    run = make(["touch", "ready"], ["sleep", 60]).launch()
+    run = make(["touch", "ready"], ["sleep", 600]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):
         (run.path / name).unlink()
@@ -102,7 +107,7 @@ def shutdown_while_patient(disk: Path, make: Make) -> dict:
 
 def patience(disk: Path, make: Make) -> dict:
     """Nothing put aside and no room: the end is kept until there is."""
-    run = make(["touch", "ready"], ["sleep", 60]).launch()
+    run = make(["touch", "ready"], ["sleep", 600]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):
         (run.path / name).unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,11 +18,13 @@ from runs.processes import processes_of_run, same_process
 
 Value = TypeVar("Value")
 TRAINER = Path(__file__).with_name("scripted_trainer.py")
+HELD_KEEPER = Path(__file__).with_name("held_keeper.py")
 # coverage measures a subprocess through site-packages, which -S would leave out
 COVERAGE = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 FLAGS = tuple(flag for flag in keeper.FLAGS if flag != "-S") if COVERAGE else keeper.FLAGS
 ENVIRONMENT = {"PATH": os.environ["PATH"], **COVERAGE}
-PATIENCE = 90.0  # seconds; a busy machine is slow, a hang is a failure
+PATIENCE = 180.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
+HOUR = 3600.0  # the limit of a run in the request, where a test does not set one
 
 
 def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
@@ -31,6 +34,12 @@ def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
         assert time.monotonic() < until, f"waited {PATIENCE:g} seconds for {what}"
         time.sleep(0.005)
     return value
+
+
+def bytes_read() -> int:
+    """What this thread has read from files so far: a measure of work that no busy machine changes."""
+    io = dict(line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
+    return int(io["rchar"])
 
 
 def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., LaunchedRun]]:
@@ -48,6 +57,52 @@ def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., Launche
             run.clean_up()
 
 
+# The trainer's process is there and recorded, its keeper waits for the command to start, the deadline runs.
+BEFORE_THE_COMMAND = "os.exec 1"
+
+
+class Hold:
+    """A moment in the start of a keeper at which it waits for the test: ``held_keeper.py`` tells what a moment is.
+
+    ``command`` takes the place of ``keeper.command``. Only the first keeper to get there is held, until ``release``.
+    """
+
+    def __init__(self, folder: Path, moment: str):
+        folder.mkdir()
+        self.folder = folder
+        self.moment = moment
+
+    def command(self, path: Path, lock: int, python: str = sys.executable, flags: tuple[str, ...] = keeper.FLAGS) -> list[str]:
+        return [python, *flags, str(HELD_KEEPER), str(self.folder), self.moment, os.fspath(path), str(lock)]
+
+    def wait(self) -> int:
+        """The pid of the process that has got there; it stays there."""
+        wait_for((self.folder / "held").exists, f"the moment {self.moment}")
+        return int((self.folder / "held").read_text())
+
+    def started(self, pid: int) -> bool:
+        """Whether ``pid`` is a process of the keeper that is held."""
+        return os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+    def release(self) -> None:
+        (self.folder / "go").touch()
+
+    def stop_keeper(self, path: Path) -> int:
+        """Of a training held at ``BEFORE_THE_COMMAND``: SIGSTOP its keeper, let the command start, return the keeper's pid."""
+        self.wait()
+        pid: int = (folder.read_keeper(path) or {})["keeper"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        self.release()
+        return pid
+
+    def keep_waiting(self, path: Path, name: str) -> None:
+        """The same, and the keeper goes on once the command has made the file ``name``: so it meets a command that is ready,
+        whatever the clock says."""
+        pid = self.stop_keeper(path)
+        wait_for((path / name).exists, name)
+        os.kill(pid, signal.SIGCONT)
+
+
 class LaunchedRun:
     """A run folder, and the real keeper on it."""
 
@@ -61,10 +116,12 @@ class LaunchedRun:
         stop_wait: float = 20.0,
         term_grace: float = 20.0,
         flags: tuple[str, ...] = FLAGS,
+        command: Callable[..., list[str]] | None = None,
     ):
         path.mkdir(exist_ok=True)
         self.path = path
         self.flags = flags
+        self.start_command = command
         self.run_id = str(uuid.uuid4())
         self.command = {
             "version": 1,
@@ -95,7 +152,7 @@ class LaunchedRun:
     def start_with(self, lock: int, *, also: list[int] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
         """``also``: descriptors that a careless launcher passes on besides the lock."""
         options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, **options}
-        argv = keeper.command(self.path, lock, flags=self.flags)
+        argv = (self.start_command or keeper.command)(self.path, lock, flags=self.flags)
         return subprocess.run(argv, pass_fds=[lock, *(also or [])], text=True, timeout=PATIENCE, check=False, **options)
 
     def launch(self, **options: Any) -> LaunchedRun:

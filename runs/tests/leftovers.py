@@ -9,9 +9,11 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from runs.manifest import PARAMETERS
 from runs.metrics import take_in_metrics
 from runs.models import Run, RunMode, RunStatus
 from runs.services import run_folder
+from runs.tests.checkpoint_layout import leave_checkpoints
 
 
 def make_run(owner: User, *, status: str = RunStatus.RUNNING, files: dict[str, bytes] | None = None, **fields: Any) -> Run:
@@ -39,6 +41,16 @@ def make_run(owner: User, *, status: str = RunStatus.RUNNING, files: dict[str, b
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return run
+
+
+def training_of(run: Run) -> dict[str, Any]:
+    """The training parameters of a run."""
+    return {name: run.config.get(name, parameter.default) for name, parameter in PARAMETERS.items()}
+
+
+def leave_checkpoints_of(run: Run, *steps: int) -> None:
+    """In the folder of ``run``: what its training has left if it saved after each of ``steps``."""
+    leave_checkpoints(run_folder(run), *steps, model_id=run.model_id, training=training_of(run))
 
 
 def measured(step: int, *, time: float | None = None, **values: Any) -> bytes:

@@ -1,7 +1,6 @@
 """Commands of this project as processes that a test starts, and the end of all that they started. Needs no Django."""
 
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -78,11 +77,3 @@ def end_keeper(path: Path) -> None:
         wait_for(lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death")
     folder.kill_leftovers(path, run_id)
     wait_for(lambda: not processes_of_run(run_id), "the end of a training's processes")
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -89,6 +90,16 @@ def link(path: str) -> str | None:
         return None  # the one that listed them
 
 
+def checkpoint(*steps: int) -> None:
+    """Leave what the real training program has saved after these steps; without steps, what it leaves before it first saves."""
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from runs.tests.checkpoint_layout import leave_checkpoints, read_sections  # noqa: PLC0415 - the path is not there before
+
+    folder = pathlib.Path.cwd()
+    manifest = read_sections(folder / "manifest.yaml")
+    leave_checkpoints(folder, *steps, model_id=manifest["model"]["id"], training=manifest["training"])
+
+
 def steps(count: int, seconds: float) -> None:
     """Train: a metrics line a step; stop.json and SIGTERM are obeyed between steps, with code 17, as the real trainer does."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -109,17 +120,20 @@ def plan(total_steps: int) -> None:
         file.write(json.dumps({"time": time.time(), "plan": {"total_steps": total_steps}}) + "\n")
 
 
-def measure(step: int, values: dict[str, float]) -> None:
-    """One line of the metrics."""
+def measure(step: int, values: dict[str, float], at: float | None = None) -> None:
+    """One line of the metrics, measured now or ``at``."""
     with open("metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "step": step, "epoch": step / 10, "values": values}) + "\n")
+        file.write(
+            json.dumps({"time": time.time() if at is None else at, "step": step, "epoch": step / 10, "values": values}) + "\n"
+        )
 
 
-def wait(name: str) -> None:
-    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as the real trainer does."""
+def wait(name: str, obeys: bool = True) -> None:
+    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as the real trainer does, or
+    not seen at all."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     while not os.path.exists(name):
-        if os.path.exists("stop.json") or received:
+        if obeys and (os.path.exists("stop.json") or received):
             leave(17, "tunix: interrupted: stopped by request after saving a checkpoint.")
         time.sleep(0.01)
 
@@ -143,7 +157,7 @@ def ignore(name: str) -> None:
 
 def child(name: str, seconds: float, *options: str) -> None:
     """Leave a child that sleeps; it is ready once the file ``name`` holds its pid. Options: ``session`` (its own), ``stubborn``
-    (ignores SIGTERM), ``nameless`` (no environment), ``talks`` (when SIGTERM ends it)."""
+    (ignores SIGTERM), ``nameless`` (no environment), ``talks`` (when SIGTERM ends it), ``brief`` (ends with its parent)."""
     if os.fork():
         while not os.path.exists(name):
             time.sleep(0.005)
@@ -156,8 +170,11 @@ def child(name: str, seconds: float, *options: str) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: leave(0, "the child got SIGTERM"))
     if "nameless" in options:
         os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, json.dumps([["touch", name], ["sleep", seconds]])], {})
+    parent = os.getppid()
     touch(name)
-    time.sleep(seconds)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not ("brief" in options and os.getppid() != parent):
+        time.sleep(0.01)
     os._exit(0)
 
 
@@ -175,10 +192,6 @@ def fork_away(seconds: float) -> None:
 def stop_self() -> None:
     touch("stopping")
     os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def stop_keeper() -> None:
-    os.kill(os.getppid(), signal.SIGSTOP)
 
 
 def close_output() -> None:
@@ -235,8 +248,8 @@ def main(script: list[list]) -> None:
 
 
 ACTIONS = (
-    say, complain, write, flood, touch, put, report, steps, plan, measure, wait, save_on_term, ignore, child, fork_away,
-    stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics, stop_keeper,
+    say, complain, write, flood, touch, put, checkpoint, report, steps, plan, measure, wait, save_on_term, ignore, child,
+    fork_away, stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rest_framework.test import APIClient
 from runs.models import Run, RunStatus
 from runs.reading import artifacts
 from runs.services import run_folder
+from runs.tests.checkpoint_layout import checkpoint_files
 from runs.tests.leftovers import make_run
 
 FILES = {
@@ -20,9 +21,8 @@ FILES = {
     "metrics.jsonl": b"",
     "lock": b"",
     ".exit.json.reserved": b"",
-    "checkpoints/100/params/0": b"x" * 100,
-    "checkpoints/100/meta.json": b"{}",
-    "checkpoints/200/meta.json": b"{}",
+    **checkpoint_files(100),
+    **checkpoint_files(200),
     "model/model.safetensors": b"y" * 50,
 }
 
@@ -38,9 +38,8 @@ def test_the_files_of_a_run_by_kind(api: APIClient, user: User):
 
     assert answer["truncated"] is False
     assert [(row["path"], row["size"], row["kind"], row["removable"]) for row in answer["data"]] == [
-        ("checkpoints/100/meta.json", 2, "checkpoint", True),
-        ("checkpoints/100/params/0", 100, "checkpoint", True),
-        ("checkpoints/200/meta.json", 2, "checkpoint", True),
+        *((path, 2, "checkpoint", True) for path in sorted(checkpoint_files(100))),
+        *((path, 2, "checkpoint", True) for path in sorted(checkpoint_files(200))),
         ("dataset.jsonl", 3, "dataset", False),
         ("dataset.jsonl.idx", 0, "dataset", False),
         ("manifest.yaml", 12, "manifest", False),
@@ -49,6 +48,21 @@ def test_the_files_of_a_run_by_kind(api: APIClient, user: User):
         ("stdout.log", 6, "log", False),
     ]
     assert answer["data"][0]["modified"].endswith("Z")
+
+
+def test_numbers_in_names_are_ordered_by_their_value(api: APIClient, user: User):
+    """Checkpoints in the order of their steps, also where the listing is cut; any name a file system takes can be compared."""
+    names = ["checkpoints/9/a", "checkpoints/10/a", "checkpoints/100/a", "a", "a1b2", "a1b10", "a٣", "²", "007", "7", "7x"]
+    run = make_run(user, files=dict.fromkeys(names, b""))
+
+    listed = [row["path"] for row in api.get(url(run)).json()["data"]]
+
+    assert sorted(listed) == sorted(names)
+    checkpoints = names[:3]
+    assert [path for path in listed if path in checkpoints] == checkpoints
+    assert listed.index("a1b2") < listed.index("a1b10")
+    part = artifacts.list_artifacts(run_folder(run) / "checkpoints", limit=2)
+    assert ([artifact.path for artifact in part.artifacts], part.truncated) == (["9/a", "10/a"], True)
 
 
 def test_a_listing_is_bounded(api: APIClient, user: User):
@@ -137,7 +151,7 @@ def test_a_run_folder_that_became_a_link_is_empty(api: APIClient, user: User, se
         "/%2e%2e/secret/file",
         "/..%2fsecret%2ffile",
         "//etc/passwd",
-        "/checkpoints//100/meta.json",
+        "/checkpoints//100/_CHECKPOINT_METADATA",
         "/./stdout.log",
         "/lock",
         "/.exit.json.reserved",
@@ -162,11 +176,11 @@ def test_removing_frees_and_is_recorded(api: APIClient, user: User):
 
     answer = api.delete(url(run, "/checkpoints/100"))
 
-    assert (answer.status_code, answer.json()) == (200, {"removed": "checkpoints/100", "bytes_freed": 102})
+    assert (answer.status_code, answer.json()) == (200, {"removed": "checkpoints/100", "bytes_freed": 36})
     assert not (run_folder(run) / "checkpoints" / "100").exists()
     assert (run_folder(run) / "checkpoints" / "200").exists()
     event = run.events.get()
-    assert (event.reason, event.by) == ("checkpoints/100 removed (102 bytes)", user.get_username())
+    assert (event.reason, event.by) == ("checkpoints/100 removed (36 bytes)", user.get_username())
     assert api.delete(url(run, "/checkpoints/100")).status_code == 404
     assert api.delete(url(run, "/model/model.safetensors")).json()["bytes_freed"] == 50
 
@@ -174,7 +188,7 @@ def test_removing_frees_and_is_recorded(api: APIClient, user: User):
 def test_what_is_in_use_or_is_the_record_of_the_run_stays(api: APIClient, user: User):
     active = make_run(user, status=RunStatus.RUNNING, files=FILES)
     ended = make_run(user, status=RunStatus.FAILED, files=FILES)
-    heir = make_run(user, status=RunStatus.PENDING, retry_of=ended, resume=True)
+    heir = make_run(user, status=RunStatus.PENDING, retry_of=ended, resume=True, resume_from=ended)
 
     assert api.delete(url(active, "/checkpoints/100")).status_code == 409
     assert "running" in api.delete(url(active, "/checkpoints/100")).json()["detail"]

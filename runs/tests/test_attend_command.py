@@ -73,7 +73,7 @@ def test_what_is_queued_is_done_and_stopping_leaves_no_process(queue, scripted: 
 
 def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(queue, scripted: Script, program: Start):
     """And the training outlives its attendant."""
-    scripted(["touch", "begun"], ["steps", 20, 0.05], ["say", "trained"])
+    scripted(["touch", "begun"], ["wait", "go"], ["steps", 2, 0], ["say", "trained"])
     first = program("manage.py", "attend", "--no-workers")
     wait_for(lambda: attended(first), "the first one")
     second = program("manage.py", "attend", "--no-workers")
@@ -83,10 +83,11 @@ def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(queue, scrip
     wait_for((run_folder(run) / "begun").exists, "the training")
 
     first.kill()
+    (run_folder(run) / "go").touch()
 
     wait_for(lambda: ended(run), "the end")
     assert attended(second)
-    assert (run.status, run.stdout, run.step) == ("completed", "trained\n", 20)
+    assert (run.status, run.stdout, run.step) == ("completed", "trained\n", 2)
     assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
 

@@ -47,7 +47,7 @@ def claimed(submit: Submit) -> Run:
 
 class TestAlive:
     def test_news_come_while_it_runs(self, submit: Submit, scripted: Script):
-        scripted(["steps", 3, 0], ["touch", "measured"], ["sleep", 60])
+        scripted(["steps", 3, 0], ["touch", "measured"], ["sleep", 600])
         run = started(submit)
         wait_for((run_folder(run) / "measured").exists, "the measurements")
 
@@ -58,7 +58,7 @@ class TestAlive:
 
     def test_a_cancel_that_never_reached_the_folder_is_passed_on(self, submit: Submit, scripted: Script):
         """The web server died between the row and the file."""
-        scripted(["touch", "begun"], ["steps", 10_000, 0.01])
+        scripted(["touch", "begun"], ["steps", 100_000, 0.01])
         run = started(submit)
         wait_for((run_folder(run) / "begun").exists, "the training")
         Run.objects.update(status="cancelling")
@@ -73,7 +73,7 @@ class TestAlive:
 
     def test_a_keeper_that_nobody_has_collected_is_no_life(self, submit: Submit, scripted: Script):
         """What counts is the lock: a zombie answers to its number for ever."""
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         run = started(submit)
         zombie = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
         wait_for(lambda: read_process(zombie.pid) is None, "the zombie")
@@ -107,7 +107,7 @@ class TestEnded:
 
 class TestKilled:
     def test_the_keeper(self, submit: Submit, scripted: Script):
-        scripted(["touch", "begun"], ["child", "child", 60, "session"], ["sleep", 60])
+        scripted(["touch", "begun"], ["child", "child", 600, "session"], ["sleep", 600])
         run = started(submit)
         wait_for((run_folder(run) / "child").exists, "the training")
         assert processes_of_run(str(run.run_id))
@@ -124,7 +124,7 @@ class TestKilled:
         assert end["reason"] == "lost"
 
     def test_the_training(self, submit: Submit, scripted: Script):
-        scripted(["touch", "begun"], ["sleep", 60])
+        scripted(["touch", "begun"], ["sleep", 600])
         run = started(submit)
         begun = run_folder(run) / "begun"
         pid = int(wait_for(lambda: begun.read_text() if begun.exists() else None, "the training"))
@@ -137,7 +137,7 @@ class TestKilled:
         assert "killed by signal 9 (SIGKILL)" in run.message
 
     def test_while_it_was_being_cancelled_it_failed_all_the_same(self, submit: Submit, scripted: Script, user: User):
-        scripted(["touch", "begun"], ["ignore", "SIGTERM"], ["sleep", 60])
+        scripted(["touch", "begun"], ["ignore", "SIGTERM"], ["sleep", 600])
         run = started(submit)
         wait_for((run_folder(run) / "begun").exists, "the training")
         cancel_run(run=run, by=user)
@@ -166,7 +166,7 @@ class TestKilled:
         scripted()
         run = claimed(submit)
         folder = run_folder(run)
-        with subprocess.Popen(["sleep", "60"]) as stranger:
+        with subprocess.Popen(["sleep", "600"]) as stranger:
             recorded = {"pid": stranger.pid, "start_time": 1}
             files.write_json(
                 folder / files.KEEPER,
@@ -316,7 +316,7 @@ class TestRetriesOfTheLost:
         return run
 
     def test_as_often_as_asked_for(self, submit: Submit, scripted: Script):
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         run = self.lose(started(submit, auto_retry=1))
         retry = Run.objects.exclude(pk=run.pk).get()
         assert (retry.status, retry.attempt, retry.retry_of_id, retry.owner) == ("pending", 2, run.pk, run.owner)
@@ -328,7 +328,7 @@ class TestRetriesOfTheLost:
         assert Run.objects.count() == 2
 
     def test_those_that_people_asked_for_do_not_count(self, submit: Submit, scripted: Script, user: User):
-        scripted(["steps", 10_000, 0.01])  # looks for stop.json
+        scripted(["steps", 100_000, 0.01])  # looks for stop.json
         first = cancelled(started(submit, auto_retry=1), user)
         by_hand = retry_run(run=first, by=user)
         assert by_hand.attempt == 2
@@ -349,13 +349,13 @@ class TestRetriesOfTheLost:
         assert not again.retries.exists()
 
     def test_never_unasked(self, submit: Submit, scripted: Script):
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         self.lose(started(submit))
 
         assert Run.objects.count() == 1
 
     def test_one_that_cannot_be_retried_ends_all_the_same(self, submit: Submit, scripted: Script, dataset):
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         run = started(submit, auto_retry=1)
         dataset.delete()
 

@@ -9,8 +9,9 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from runs.models import Host, Run
-from runs.services import claim_run, finish_run, purge_run, run_folder
+from runs.services import claim_run, finish_run, purge_run
 from runs.tests.conftest import Submit
+from runs.tests.leftovers import leave_checkpoints_of
 
 Act = Callable[[Run], object]
 
@@ -92,9 +93,9 @@ def test_acts_on_an_ended_run(submit: Submit, page: Client, by_api: APIClient) -
         assert said_by(run.retries.get()) == ["submitted"], name
 
     run = ended(submit())
-    (run_folder(run) / "checkpoints" / "1").mkdir(parents=True)
-    page.post(f"/runs/{run.pk}/remove-file", {"path": "checkpoints/1"})
-    assert said_by(run) == ["checkpoints/1 removed (0 bytes)"]
+    leave_checkpoints_of(run, 1)
+    page.post(f"/runs/{run.pk}/remove-file?path=checkpoints/1")
+    assert said_by(run) == ["checkpoints/1 removed (36 bytes)"]
 
 
 @pytest.mark.parametrize("where", ["API", "page", "chosen", "admin"])

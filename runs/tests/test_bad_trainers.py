@@ -1,6 +1,7 @@
 """Trainers that misbehave: each has a stated outcome with the reason in words (docs/reliability.md), through the whole system."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runs.models import Run
 from runs.processes import processes_of_run
 from runs.services import run_folder
 from runs.tests.conftest import Script
+from runs.tests.launching import BEFORE_THE_COMMAND, Hold, wait_for
 
 pytestmark = pytest.mark.django_db
 Answer = dict[str, Any]
@@ -26,7 +28,7 @@ def train(api: APIClient, body: Answer, scripted: Script) -> Callable[..., Answe
         response = api.post("/api/tunix/run", body | {"dry_run": False} | fields, format="json")
         assert response.status_code == 202, response.content
         answer: Answer = response.json()
-        assert processes_of_run(answer["run_id"]) == []
+        wait_for(lambda: not processes_of_run(answer["run_id"]), "the keeper's end, and that of whatever the training left")
         return answer
 
     return post
@@ -38,10 +40,16 @@ def test_one_that_forks_away_has_ended_with_its_own_code(train: Callable[..., An
     assert (answer["status"], answer["exit_code"], answer["stdout"]) == ("completed", 0, "hello\n")
 
 
-def test_one_that_ignores_sigterm_is_killed(train: Callable[..., Answer], settings: LazySettings) -> None:
+def test_one_that_ignores_sigterm_is_killed(
+    train: Callable[..., Answer], settings: LazySettings, hold: Callable[[str], Hold], output_root: Path
+) -> None:
     settings.TUNIX_STOP_WAIT_SECONDS = settings.TUNIX_TERM_GRACE_SECONDS = 0.2
+    held = hold(BEFORE_THE_COMMAND)
 
-    answer = train(["ignore", "SIGTERM"], ["sleep", 600], timeout_seconds=1)
+    with ThreadPoolExecutor(1) as aside:
+        waiting = aside.submit(held.keep_waiting, output_root / "mine", "deaf")
+        answer = train(["ignore", "SIGTERM"], ["touch", "deaf"], ["sleep", 600], timeout_seconds=1, output_dir="mine")
+        waiting.result()
 
     assert (answer["status"], answer["exit_code"]) == ("timeout", None)
     assert "ignored SIGTERM for 0.2 seconds and was killed" in answer["message"]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 RUN_ID = "0b7e1c1e-0000-4000-8000-00000000000a"
 READ = ["/api/tunix/runs", f"/api/tunix/runs/{RUN_ID}", f"/api/tunix/runs/{RUN_ID}/status", f"/api/tunix/runs/{RUN_ID}/manifest",
         "/api/tunix/status"]  # fmt: skip
-WRITE = ["/api/tunix/run", f"/api/tunix/runs/{RUN_ID}/cancel", f"/api/tunix/runs/{RUN_ID}/retry"]
+WRITE = ["/api/tunix/run", *(f"/api/tunix/runs/{RUN_ID}/{action}" for action in ("cancel", "retry", "extend"))]
 FAR_AWAY = "192.0.2.1"
 
 
@@ -111,6 +111,7 @@ def test_paths_are_exactly_as_written(api: APIClient, path: str, tail: str):
         (f"/api/tunix/runs/{RUN_ID}/manifest", {"GET"}),
         (f"/api/tunix/runs/{RUN_ID}/cancel", {"POST"}),
         (f"/api/tunix/runs/{RUN_ID}/retry", {"POST"}),
+        (f"/api/tunix/runs/{RUN_ID}/extend", {"POST"}),
         ("/api/tunix/status", {"GET"}),
     ],
 )

@@ -9,27 +9,27 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runs.tests.conftest import ROOT, Program, Script, Start, free_port
+from runs.tests.conftest import ROOT, Program, Script, Start
 from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import postgres_server
 
 TRACE = {"prompt": "1+1=?", "steps": [], "final_answer": "2"}
 
 
 def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
-    program: Start, scripted: Script, output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Start, port: HeldPort, scripted: Script, output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    scripted(["touch", "begun"], ["steps", 30, 0.1], ["say", "trained"])
-    address = f"127.0.0.1:{free_port()}"
+    scripted(["touch", "begun"], ["wait", "go"], ["steps", 3, 0], ["say", "trained"])
     with (
         postgres_server(durable=True) as database,  # what was committed must be there after the crash
-        httpx.Client(base_url=f"http://{address}", timeout=2 * PATIENCE, trust_env=False) as client,
+        httpx.Client(base_url=port.url, timeout=PATIENCE, trust_env=False) as client,
     ):
         monkeypatch.setenv("DATABASE_URL", database.url())
         monkeypatch.setenv("TUNIXRT_VAR_DIR", str(tmp_path / "var"))
         migrate = [sys.executable, "manage.py", "migrate", "-v", "0"]
         subprocess.run(migrate, cwd=ROOT, env=os.environ, check=True, capture_output=True)
-        site = program("manage.py", "web", TUNIXRT_BIND=address)
+        site = program("manage.py", "web", TUNIXRT_BIND=port.address)
         wait_for(lambda: answers(client, site), "the server")
         trace = client.post("/api/traces", json=TRACE).json()
         made = client.post("/api/datasets", json={"name": "sums", "version": "v1", "trace_ids": [trace["id"]]})
@@ -41,8 +41,9 @@ def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
         wait_for((output_root / "mine" / "begun").exists, "the training")
 
         database.stop("immediate")
+        (output_root / "mine" / "go").touch()
 
-        thread.join(2 * PATIENCE)
+        thread.join(PATIENCE)
         assert heard[0].status_code == 202, heard[0].text
         answer = heard[0].json()
         assert (answer["status"], answer["exit_code"], answer["stdout"]) == ("completed", 0, "trained\n")
@@ -54,7 +55,7 @@ def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
 
         wait_for(lambda: stored(client, answer["run_id"]) == "completed", "the end in the row")
         row = client.get(f"/api/tunix/runs/{answer['run_id']}").json()
-        assert (row["stdout"], row["step"], row["last_loss"]) == ("trained\n", 30, 1 / 30)
+        assert (row["stdout"], row["step"], row["last_loss"]) == ("trained\n", 3, 1 / 3)
         assert (row["completed_at"], row["duration_seconds"]) == (answer["completed_at"], answer["duration_seconds"])
 
 

@@ -17,7 +17,7 @@ RESULT = {
     "exact_match_after": 0.98,
     "checkpoint": "checkpoints/500",
 }
-CHECKPOINT = ["put", "checkpoints/500/state", "learnt"]
+CHECKPOINT = ["checkpoint", 500]
 
 
 def demo() -> str:
@@ -32,7 +32,7 @@ def finishing_with(**changes: Any) -> list[Any]:
 
 def test_it_reports_what_happened(db: None, scripted: Script) -> None:
     plan = '{"time": 1, "plan": {"total_steps": 2}}\n'
-    scripted(["put", "metrics.jsonl", plan], ["steps", 2, 0.3], CHECKPOINT, finishing_with())
+    scripted(["put", "metrics.jsonl", plan], ["steps", 2, 0], CHECKPOINT, finishing_with())
     said = demo()
     run = Run.objects.get(mode="local")
     assert run.status == RunStatus.COMPLETED

@@ -262,6 +262,16 @@ def test_a_tokenizer_without_a_template_is_a_warning(run_dry: Callable[..., Answ
     assert "warning: the tokenizer has no chat template" in answer["stderr"]
 
 
+def test_examples_beyond_the_models_positions_are_a_warning(run_dry: Callable[..., Answer], model: ModelFolder):
+    assert "positions" not in run_dry(model_id=str(model.path))["stderr"]
+
+    model.write("config.json", PRESETS["tiny-llama"] | {"max_position_embeddings": 8})
+    answer = run_dry(model_id=str(model.path))
+
+    assert answer["status"] == "completed"
+    assert "warning: The model was made for 8 positions" in answer["stderr"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -273,12 +283,13 @@ def test_a_tokenizer_without_a_template_is_a_warning(run_dry: Callable[..., Answ
         ("model.safetensors", None, "there is no safetensors file"),
         ("tokenizer.json", None, "there is no tokenizer"),
         ("tokenizer.json", "\x00", "tokenizer.json is not valid JSON"),
+        ("generation_config.json", '{"eos_token_id": ["x", null]}', "generation_config.json: eos_token_id is ['x', None]"),
     ],
 )
 def test_a_broken_model_folder_fails_with_the_file_named(
     run_dry: Callable[..., Answer], model: ModelFolder, name: str, content: str | None, said: str
 ):
-    (model.path / name).unlink()
+    (model.path / name).unlink(missing_ok=True)
     if content is not None:
         (model.path / name).write_text(content)
 
@@ -286,3 +297,14 @@ def test_a_broken_model_folder_fails_with_the_file_named(
 
     assert answer["status"] == "failed"
     assert said in answer["message"]
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(0.5, True), (0.1, False)])
+def test_a_learning_rate_that_is_seldom_meant_is_a_warning(
+    api: APIClient, run_dry: Callable[..., dict[str, Any]], rate: float, warned: bool
+):
+    answer = run_dry(learning_rate=rate)
+
+    assert any("learning_rate 0.5 is far above" in warning for warning in answer["warnings"]) is warned
+    assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["warnings"] == answer["warnings"]
+    assert answer["status"] == "completed"

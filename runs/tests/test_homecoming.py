@@ -22,6 +22,7 @@ from runs.execution.hosts import this_host
 from runs.models import MetricSeries, Run, RunEvent
 from runs.services import claim_run, run_folder
 from runs.tests.conftest import Script, Submit
+from runs.tests.launching import PATIENCE
 
 pytestmark = pytest.mark.django_db
 ENDED = "2026-03-01T12:00:05.000000Z"
@@ -254,7 +255,7 @@ def test_two_who_bring_it_home_at_the_same_moment_bring_one_end(running: Run):
     (folder / files.METRICS).write_text("\n".join(lines) + "\n")
     leave_end(running, exit_code=0)
     copies = [Run.objects.get(pk=running.pk) for _ in range(6)]
-    barrier = threading.Barrier(len(copies), timeout=60)
+    barrier = threading.Barrier(len(copies), timeout=PATIENCE)
 
     def bring(run: Run) -> str:
         try:

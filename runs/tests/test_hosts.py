@@ -131,7 +131,7 @@ def test_an_end_on_the_shared_root_is_brought_home(theirs: Run, settings: LazySe
 
 
 def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, scripted: Script, user: User, elsewhere: Host) -> None:
-    scripted(["steps", 10_000, 0.01])
+    scripted(["steps", 100_000, 0.01])
     run = submit()
     assert launching.launch_pending() == 1
     run.refresh_from_db()
@@ -175,7 +175,7 @@ def test_a_stop_that_came_before_the_end_stays(theirs: Run) -> None:
 
 def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Script) -> None:
     """The note of a run that was deleted meanwhile still names the folder."""
-    scripted(["steps", 10_000, 0.01])
+    scripted(["steps", 100_000, 0.01])
     run = submit(output_dir="shared")
     assert launching.launch_pending() == 1
     notes = hosts._keepers_folder()
@@ -187,7 +187,7 @@ def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Scr
 
 
 def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit, scripted: Script) -> None:
-    scripted(["steps", 10_000, 0.01])
+    scripted(["steps", 100_000, 0.01])
     run = submit()
     assert launching.launch_pending() == 1
     Host.objects.all().delete()

@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 
 from runs.models import Run, RunEvent
 from runs.tests.conftest import Script
+from runs.tests.launching import PATIENCE
 
 URL = "/api/tunix/run"
 AT_ONCE = 50
@@ -128,7 +129,7 @@ class TestOneAfterTheOther:
 @pytest.mark.django_db(transaction=True)
 class TestAtTheSameMoment:
     def rush(self, user: User, url: str, data: bytes) -> list[tuple[int, Answer]]:
-        barrier = threading.Barrier(AT_ONCE, timeout=60)
+        barrier = threading.Barrier(AT_ONCE, timeout=PATIENCE)
 
         def one(_: int) -> tuple[int, Answer]:
             client = APIClient(REMOTE_ADDR="192.0.2.1")

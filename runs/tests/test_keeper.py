@@ -224,18 +224,19 @@ def test_closed_standard_streams_do_no_harm(run):
     ],
 )
 def test_the_end_is_told(run, script, code, number, message):
+    began = time.monotonic()
     training = run(["say", "to stdout"], *script).launch()
     record = training.end()
     assert record["run_id"] == training.run_id
     assert (record["exit_code"], record["signal"], record["reason"], record["message"]) == (code, number, "exit", message)
     assert record["host"] == os.uname().nodename
     assert record["started_at"] < record["ended_at"]
-    assert 0 < record["duration_seconds"] < 30
+    assert 0 < record["duration_seconds"] <= time.monotonic() - began
     assert (training.path / "stdout.log").read_bytes() == b"to stdout\n"
 
 
 def test_sigkill_from_outside_names_the_two_usual_causes(run):
-    training = run(["touch", "runs"], ["sleep", 60]).launch()
+    training = run(["touch", "runs"], ["sleep", 600]).launch()
     training.wait_for_file("runs")
     os.kill(training.wait_for_trainer()["pid"], signal.SIGKILL)
     record = training.end()
@@ -331,7 +332,7 @@ def test_a_trainer_that_closes_its_output_is_waited_for(run):
 
 def test_a_keeper_costs_at_most_12_megabytes(run):
     """Measured with the flags of production, while the trainer runs: resident memory, shared pages counted in full."""
-    training = run(["touch", "runs"], ["sleep", 60], flags=keeper.FLAGS).launch()
+    training = run(["touch", "runs"], ["sleep", 600], flags=keeper.FLAGS).launch()
     training.wait_for_file("runs")
     rollup = Path(f"/proc/{training.keeper_pid()}/smaps_rollup").read_text()
     size = {line.split()[0]: int(line.split()[1]) for line in rollup.splitlines()[1:]}
@@ -340,17 +341,16 @@ def test_a_keeper_costs_at_most_12_megabytes(run):
 
 
 def test_a_waiting_keeper_uses_next_to_no_processor(run):
-    training = run(["touch", "runs"], ["sleep", 60]).launch()
+    training = run(["touch", "runs"], ["sleep", 600]).launch()
     training.wait_for_file("runs")
 
     def ticks():
         fields = Path(f"/proc/{training.keeper_pid()}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
-    before, until = ticks(), time.monotonic() + 1
-    while time.monotonic() < until:  # what is measured is time itself
-        time.sleep(0.1)
-    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") <= 0.1
+    before, began = ticks(), time.monotonic()
+    time.sleep(1)
+    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") <= 0.1 * (time.monotonic() - began)
 
 
 def test_the_command_names_this_interpreter_and_file(tmp_path):
@@ -372,7 +372,7 @@ def test_the_keeper_imports_nothing_of_the_server(run):
 
 
 def test_the_first_process_leaves_no_zombie_and_reports_only_after_keeper_json(run):
-    training = run(["sleep", 60])
+    training = run(["sleep", 600])
     lock = training.lock()
     process = subprocess.Popen(
         keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.DEVNULL

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runs import keeper
+from runs.tests.launching import PATIENCE
 
 MOUNT = 'mount -t tmpfs -o size=256k tmpfs "$1" || exit 77; shift; exec "$@"'
 
@@ -21,7 +22,7 @@ def facts(tmp_path_factory):
     namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     argv = [*namespace, "sh", "-c", MOUNT, "sh", str(disk), sys.executable, str(program), str(program.parents[2]), str(disk)]
     try:
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
     except FileNotFoundError:
         pytest.skip("no `unshare` (util-linux) here: a full disk cannot be made")
     if result.returncode == 77 or "unshare" in result.stderr:

@@ -4,29 +4,33 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from runs import folder, keeper
-from runs.processes import live_processes, process_start_time, processes_of_run, read_process, same_process
+from runs.processes import process_start_time, processes_of_run, read_process, same_process
 from runs.tests.launching import ENVIRONMENT, launched_runs, wait_for
 
 # Takes the lock and, at a word, starts the keeper as the server does; then it lives until it is killed.
 LAUNCHER = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 sys.path.append(sys.argv[1])
-from runs import folder, keeper
-lock = folder.try_lock(sys.argv[2] + "/lock")
+from runs import folder
+lock = os.dup2(folder.try_lock(sys.argv[2] + "/lock"), 100)
 print("locked", flush=True)
 sys.stdin.readline()
-process = subprocess.Popen(keeper.command(sys.argv[2], lock, flags=sys.argv[3:]), pass_fds=[lock])
-print("started", flush=True)
+process = subprocess.Popen(sys.argv[3:], pass_fds=[lock])
+print("started", process.pid, flush=True)
 process.wait()
 print("returned", process.returncode, flush=True)
 time.sleep(60)
 """
+LOCK_OF_LAUNCHER = 100
+
+# What the outside sees of a start, in this order (held_keeper.py).
+NOT_TAKEN = ("os.fork 1", "os.fork 2", "os.link keeper.json")
+TAKEN = ("os.remove 2", "os.fork 3", "os.rename keeper.json", "os.exec 1")
 
 # The first process of a container: starts the keeper, lets the lock go, lives on.
 FIRST_OF_CONTAINER = """
@@ -51,7 +55,8 @@ def launch():
 
     def start(training):
         root = str(Path(keeper.__file__).parents[1])
-        argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *keeper.FLAGS]
+        command = keeper.command(training.path, LOCK_OF_LAUNCHER)
+        argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *command]
         pipe = subprocess.PIPE
         launcher = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
         launchers.append(launcher)
@@ -70,9 +75,13 @@ def kill(process):
     process.wait()
 
 
-def say_go(launcher):
+def start_keeper(launcher):
+    """Let the launcher start the keeper; the pid of its first process."""
     launcher.stdin.write("go\n")
     launcher.stdin.flush()
+    word, pid = launcher.stdout.readline().split()
+    assert word == "started"
+    return int(pid)
 
 
 # --- the launcher
@@ -91,8 +100,7 @@ def test_a_launcher_killed_before_it_starts_the_keeper_leaves_the_run_to_the_nex
 def test_a_launcher_killed_after_the_start_leaves_lock_and_training_to_the_keeper(run, launch):
     training = run(["touch", "ready"], ["steps", 100_000, 0.01])
     launcher = launch(training)
-    say_go(launcher)
-    assert launcher.stdout.readline() == "started\n"
+    start_keeper(launcher)
     assert launcher.stdout.readline() == f"returned {keeper.STARTED}\n"
     training.wait_for_file("ready")
     kill(launcher)
@@ -101,25 +109,25 @@ def test_a_launcher_killed_after_the_start_leaves_lock_and_training_to_the_keepe
     assert training.end()["reason"] == "cancel"
 
 
-@pytest.mark.parametrize("victim", ["launcher", "first process"])
-@pytest.mark.parametrize("milliseconds", [0, 10, 30, 50, 80])
-def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch, victim, milliseconds):
+@pytest.mark.parametrize(
+    ("victim", "moment"),
+    [*(("launcher", moment) for moment in NOT_TAKEN + TAKEN), *(("first process", moment) for moment in NOT_TAKEN)],
+)
+def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch, hold, victim, moment):
     """Whatever the moment: once the lock is free, the run has ended with its whole output, or can be started."""
+    held = hold(moment)
     training = run(["say", "once"])
     launcher = launch(training)
-    say_go(launcher)
-    assert launcher.stdout.readline() == "started\n"
-    time.sleep(milliseconds / 1000)  # the moment of the kill is what varies
-    if victim == "launcher":
-        kill(launcher)
-    else:
-        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
-        launcher.stdout.readline()
-        kill(launcher)
+    first_process = start_keeper(launcher)
+    held.wait()
+    if victim == "first process":
+        os.kill(first_process, signal.SIGKILL)
+        assert launcher.stdout.readline() == f"returned {-signal.SIGKILL}\n"
+    kill(launcher)
+    held.release()
     wait_for(lambda: not training.is_locked(), "the lock")
     if training.read(folder.KEEPER) is None:
+        assert (victim, moment) == ("first process", "os.fork 1")
         training.launch()
     assert training.end()["exit_code"] == 0
     assert (training.path / "stdout.log").read_text() == "once\n"
@@ -129,7 +137,7 @@ def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch
 
 
 def test_a_killed_keeper_takes_the_trainer_with_it_and_frees_the_lock(run):
-    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     keeper_pid, trainer = training.keeper_pid(), training.wait_for_trainer()
     os.kill(keeper_pid, signal.SIGKILL)
@@ -146,7 +154,7 @@ def test_a_killed_keeper_takes_the_trainer_with_it_and_frees_the_lock(run):
 
 
 def test_a_keeper_killed_while_stopped_frees_the_lock_as_well(run):
-    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     os.kill(training.keeper_pid(), signal.SIGSTOP)
     assert training.is_locked()
@@ -158,7 +166,7 @@ def test_a_keeper_killed_while_stopped_frees_the_lock_as_well(run):
 def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
     """They outlive the trainer; a session of their own does not hide them, nor do they hold the lock."""
     training = run(
-        ["child", "first", 60, "session", "stubborn"], ["child", "second", 60], ["touch", "ready"], ["sleep", 60]
+        ["child", "first", 600, "session", "stubborn"], ["child", "second", 600], ["touch", "ready"], ["sleep", 600]
     ).launch()
     training.wait_for_file("ready")
     grandchildren = {int((training.path / name).read_text()) for name in ("first", "second")}
@@ -174,8 +182,10 @@ def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
     assert training.end()["reason"] == "lost"
 
 
-def test_an_owner_killed_before_it_took_the_run_is_told_to_the_launcher(run):
+@pytest.mark.parametrize(("moment", "taken"), [("os.fork 2", False), ("os.link keeper.json", False), ("os.remove 2", True)])
+def test_a_keeper_killed_before_its_word_is_told_to_the_launcher(run, hold, moment, taken):
     """Either it had written keeper.json, and the run is the reconciler's, or the run can be launched again."""
+    held = hold(moment)
     training = run(["say", "once"])
     lock = training.lock()
     process = subprocess.Popen(
@@ -183,20 +193,20 @@ def test_an_owner_killed_before_it_took_the_run_is_told_to_the_launcher(run):
     )
     os.close(lock)
 
-    def owner():
-        return next((each for each in live_processes() if each.pid != process.pid and is_keeper(each.pid, training.path)), None)
-
-    os.kill(wait_for(owner, "the owner").pid, signal.SIGKILL)
+    os.kill(held.wait(), signal.SIGKILL)
     _, sentence = process.communicate()
-    if process.returncode == keeper.KILLED:
-        assert "killed before it could tell" in sentence
+    held.release()
+
+    assert process.returncode == keeper.KILLED
+    assert "killed before it could tell" in sentence
     wait_for(lambda: not training.is_locked(), "the lock")
-    if training.read(folder.KEEPER) is None:
-        assert process.returncode == keeper.KILLED
-        assert training.launch().end()["exit_code"] == 0
-    elif training.read(folder.EXIT) is None:
+    assert (training.read(folder.KEEPER) is not None) is taken
+    if taken:
+        assert training.read(folder.EXIT) is None
         folder.kill_leftovers(training.path, training.run_id)
         assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+    else:
+        assert training.launch().end()["exit_code"] == 0
 
 
 def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
@@ -237,30 +247,27 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
     assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
 
 
-def is_keeper(pid, path):
-    try:
-        return os.fsencode(path) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-
-
-@pytest.mark.parametrize("milliseconds", range(0, 60, 12))
-def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, milliseconds):
-    """From keeper.json on, at every moment: either no trainer ran, or it was recorded; and none is left running."""
-    training = run(["report", "facts.json"], ["sleep", 60])
+@pytest.mark.parametrize("moment", TAKEN)
+def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, hold, moment):
+    """From keeper.json on, at every moment: no trainer has run, or it was recorded; and none is left running."""
+    held = hold(moment)
+    training = run(["touch", "ran"], ["sleep", 600])
     lock = training.lock()
     process = subprocess.Popen(keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT)
     os.close(lock)
-    training.wait_for_file(folder.KEEPER)
-    time.sleep(milliseconds / 1000)  # the moment of the kill is what varies
+    waiting = held.wait()
     pid = training.keeper_pid()
+    assert (waiting == pid) is (moment != "os.exec 1")  # there the trainer waits, in front of its command
     os.kill(pid, signal.SIGKILL)
     process.wait()
+    held.release()
     wait_for(lambda: read_process(pid) is None, "the keeper's death")
     wait_for(lambda: processes_of_run(training.run_id) == [], "the trainer's death")
-    assert not training.is_locked()
-    facts, recorded = training.read("facts.json"), training.read(folder.KEEPER)["trainer"]
-    if facts:
-        assert recorded["pid"] == facts["pid"]
+    wait_for(lambda: not training.is_locked(), "the lock")
+    assert not (training.path / "ran").exists()
+    recorded = training.read(folder.KEEPER)["trainer"]
+    assert (recorded is not None) is (moment == "os.exec 1")
+    if recorded:
+        assert recorded["pid"] == waiting
     folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
     training.end()

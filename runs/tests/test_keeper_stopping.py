@@ -10,7 +10,9 @@ import pytest
 
 from runs import folder
 from runs.processes import process_start_time, read_process, same_process
-from runs.tests.launching import LaunchedRun, launched_runs, wait_for
+from runs.tests.launching import BEFORE_THE_COMMAND, LaunchedRun, launched_runs, wait_for
+
+DEADLINE = 0.5  # seconds of the training; a test sleeps so long where it has to have passed
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_one_that_does_not_look_gets_sigterm_and_time_to_save(run):
 
 
 def test_one_that_ignores_sigterm_is_killed(run):
-    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 60], stop_wait=0.05, term_grace=0.2).launch()
+    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600], stop_wait=0.05, term_grace=0.2).launch()
     training.wait_for_file("ready")
     folder.request_stop(training.path, "cancel", "ada")
     record = training.end()
@@ -65,8 +67,8 @@ def test_one_that_ignores_sigterm_is_killed(run):
 
 
 def test_a_stubborn_child_of_a_saving_trainer_is_killed_after_the_grace(run):
-    script = (["ignore", "SIGTERM"], ["child", "child", 60, "stubborn"], ["save_on_term", 0.0])
-    training = run(*script, stop_wait=0.0, term_grace=0.5).launch()
+    script = (["ignore", "SIGTERM"], ["child", "child", 600, "stubborn"], ["save_on_term", 0.0])
+    training = run(*script, stop_wait=0.0, term_grace=3.0).launch()
     training.wait_for_file("ready")
     child = pid_in(training, "child")
     folder.request_stop(training.path, "cancel", "ada")
@@ -76,7 +78,7 @@ def test_a_stubborn_child_of_a_saving_trainer_is_killed_after_the_grace(run):
 
 
 def test_a_trainer_that_stopped_itself_can_still_be_cancelled(run):
-    training = run(["stop_self"], ["sleep", 60], stop_wait=0.05).launch()
+    training = run(["stop_self"], ["sleep", 600], stop_wait=0.05).launch()
     pid = training.wait_for_trainer()["pid"]
     wait_for(lambda: state(pid) == "T", "the trainer's own SIGSTOP")
     folder.request_stop(training.path, "cancel", "ada")
@@ -85,9 +87,10 @@ def test_a_trainer_that_stopped_itself_can_still_be_cancelled(run):
 
 
 def test_exit_0_is_completed_even_if_a_stop_was_asked_for(run):
-    training = run(["touch", "ready"], ["sleep", 1.5], ["leave", 0]).launch()
+    training = run(["touch", "ready"], ["wait", "go", False], ["leave", 0]).launch()
     training.wait_for_file("ready")
     folder.request_stop(training.path, "cancel", "ada")
+    (training.path / "go").touch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert record["message"] == "The training command completed. The request to stop it came too late."
@@ -104,7 +107,7 @@ def test_a_stop_that_was_asked_before_the_start_starts_nothing(run):
 
 @pytest.mark.parametrize("content", ["", "{half", '["cancel"]', '{"reason": "whim"}', "link"])
 def test_a_stop_file_made_by_hand_is_a_cancel(run, content):
-    training = run(["touch", "ready"], ["sleep", 60], stop_wait=0.0).launch()
+    training = run(["touch", "ready"], ["sleep", 600], stop_wait=0.0).launch()
     training.wait_for_file("ready")
     if content == "link":
         (training.path / "stop.json").symlink_to("/nowhere")
@@ -119,11 +122,12 @@ def test_a_stop_file_made_by_hand_is_a_cancel(run, content):
 
 
 def test_the_deadline_is_a_stop_request_of_the_keeper(run):
+    began = time.monotonic()
     training = run(["steps", 100_000, 0.01], deadline=0.4).launch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("timeout", 17)
     assert record["message"] == "Stopped at its time limit of 0.4 seconds; the training stopped by itself (exit code 17)."
-    assert 0.4 <= record["duration_seconds"] < 20
+    assert 0.4 <= record["duration_seconds"] <= time.monotonic() - began
     assert training.read(folder.STOP)["by"] == "keeper"
 
 
@@ -136,37 +140,47 @@ def test_a_limit_of_the_server_is_a_timeout_too(run):
     assert record["message"] == "Stopped at its time limit; the training stopped by itself (exit code 17)."
 
 
-def test_a_cancel_that_came_before_the_deadline_counts(run):
-    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 60], deadline=5.0, stop_wait=0.3, term_grace=5.0).launch()
-    training.wait_for_file("ready")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_cancel_that_came_before_the_deadline_counts(run, hold, late):
+    """Whether the deadline passes on the way down the ladder, or has passed when the keeper first looks."""
+    held = hold(BEFORE_THE_COMMAND)
+    script = (["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600])
+    training = run(*script, deadline=DEADLINE, stop_wait=0.5, term_grace=2 * DEADLINE).launch()
+    held.wait()
     folder.request_stop(training.path, "cancel", "ada")
+    if late:
+        time.sleep(DEADLINE)
+    held.keep_waiting(training.path, "ready")
     record = training.end()
-    assert record["duration_seconds"] > 5.0  # the deadline passed on the way down the ladder
+    assert record["duration_seconds"] > DEADLINE
     assert record["reason"] == "cancel"
     assert training.read(folder.STOP)["by"] == "ada"
 
 
-def test_a_keeper_that_was_stopped_past_the_deadline_acts_when_it_goes_on(run):
-    training = run(["stop_keeper"], ["touch", "ready"], ["sleep", 60], deadline=4.0, stop_wait=0.0).launch()
+def test_a_keeper_that_was_stopped_past_the_deadline_acts_when_it_goes_on(run, hold):
+    held = hold(BEFORE_THE_COMMAND)
+    training = run(["touch", "ready"], ["sleep", 600], deadline=DEADLINE, stop_wait=0.0).launch()
+    keeper = held.stop_keeper(training.path)
     training.wait_for_file("ready")
-    time.sleep(4.2)  # the deadline is time itself
+    time.sleep(DEADLINE)
     trainer = training.wait_for_trainer()
     assert same_process(trainer["pid"], trainer["start_time"])
     assert training.is_locked()
-    os.kill(training.keeper_pid(), signal.SIGCONT)
+    os.kill(keeper, signal.SIGCONT)
     record = training.end()
     assert (record["reason"], record["signal"]) == ("timeout", signal.SIGTERM)
-    assert record["duration_seconds"] >= 4.0
+    assert record["duration_seconds"] >= DEADLINE
 
 
-def test_a_training_that_completed_while_its_keeper_was_stopped_is_completed(run):
-    training = run(["stop_keeper"], ["touch", "ready"], ["leave", 0], deadline=4.0, stop_wait=0.0).launch()
-    training.wait_for_file("ready")
+def test_a_training_that_completed_while_its_keeper_was_stopped_is_completed(run, hold):
+    held = hold(BEFORE_THE_COMMAND)
+    training = run(["leave", 0], deadline=DEADLINE, stop_wait=0.0).launch()
+    keeper = held.stop_keeper(training.path)
     pid = training.wait_for_trainer()["pid"]
     wait_for(lambda: state(pid) == "Z", "the trainer's end")
-    time.sleep(4.2)  # past the deadline
+    time.sleep(DEADLINE)
     assert training.read(folder.EXIT) is None
-    os.kill(training.keeper_pid(), signal.SIGCONT)
+    os.kill(keeper, signal.SIGCONT)
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
 
@@ -186,7 +200,7 @@ def test_sigterm_to_the_keeper_lets_the_trainer_save_and_is_nobodys_cancel(run):
 
 
 def test_a_shutdown_that_reaches_trainer_and_keeper_alike_is_the_hosts(run):
-    training = run(["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     keeper, trainer = training.keeper_pid(), training.wait_for_trainer()["pid"]
     os.kill(keeper, signal.SIGSTOP)  # so that both are pending, in the worst order
@@ -212,7 +226,7 @@ def test_other_signals_do_not_touch_the_keeper(run, name):
     "options", [[], ["session"], ["stubborn"], ["session", "stubborn"], ["nameless", "session"]], ids="-".join
 )
 def test_no_child_stays_after_a_normal_end(run, options):
-    training = run(["child", "child", 60, *options], ["leave", 0], term_grace=0.3).launch()
+    training = run(["child", "child", 600, *options], ["leave", 0], term_grace=0.3).launch()
     child = pid_in(training, "child")
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
@@ -220,26 +234,33 @@ def test_no_child_stays_after_a_normal_end(run, options):
     assert process_start_time(child) is None
 
 
-def test_a_helper_that_ends_by_itself_is_left_to_it(run):
-    training = run(["child", "child", 0.05, "talks"], ["leave", 0]).launch()
+def test_a_helper_that_ends_by_itself_is_left_to_it(run, hold):
+    """The keeper sleeps until the helper has followed the trainer: a helper that is slow would get a SIGTERM, rightly."""
+    held = hold(BEFORE_THE_COMMAND)
+    training = run(["child", "child", 600, "brief", "talks"], ["leave", 0]).launch()
+    keeper = held.stop_keeper(training.path)
+    child = pid_in(training, "child")
+    wait_for(lambda: state(child) == "Z", "the helper's end")
+    os.kill(keeper, signal.SIGCONT)
     record = training.end()
     assert record["message"] == "The training command completed."
+    assert (training.path / "stderr.log").read_text() == ""
 
 
 def test_a_trainer_that_forks_away_has_ended_and_its_output_is_kept(run):
-    training = run(["fork_away", 60]).launch()
+    training = run(["fork_away", 600]).launch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert process_start_time(pid_in(training, "forked")) is None
 
-    training = run(["child", "child", 60, "session", "talks"], ["say", "from the trainer"], ["leave", 0]).launch()
+    training = run(["child", "child", 600, "session", "talks"], ["say", "from the trainer"], ["leave", 0]).launch()
     training.end()
     assert (training.path / "stdout.log").read_text() == "from the trainer\n"
     assert (training.path / "stderr.log").read_text() == "the child got SIGTERM\n"
 
 
 def test_a_grandchild_with_a_session_of_its_own_goes_with_a_cancelled_trainer(run):
-    training = run(["child", "child", 60, "session", "nameless"], ["touch", "ready"], ["sleep", 60], stop_wait=0.0).launch()
+    training = run(["child", "child", 600, "session", "nameless"], ["touch", "ready"], ["sleep", 600], stop_wait=0.0).launch()
     training.wait_for_file("ready")
     folder.request_stop(training.path, "cancel", "ada")
     assert training.end()["reason"] == "cancel"
@@ -247,7 +268,7 @@ def test_a_grandchild_with_a_session_of_its_own_goes_with_a_cancelled_trainer(ru
 
 
 def test_a_removed_folder_ends_the_training(run):
-    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 60]).launch()
+    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600]).launch()
     training.wait_for_file("ready")
     keeper, trainer = training.keeper_pid(), training.wait_for_trainer()["pid"]
     shutil.rmtree(training.path)

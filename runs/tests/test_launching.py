@@ -3,8 +3,8 @@
 import os
 import signal
 import threading
-import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from runs.execution.attending import attend
 from runs.execution.launching import NoFreeSlot, free_slots, launch_lock, launch_pending, run_in_request
 from runs.models import Host, OutputRoot, Run, RunEvent
 from runs.output_root import root_problem
-from runs.processes import Process, live_processes, send_signal
 from runs.requests import clean_request
 from runs.services import run_folder
 from runs.tests.conftest import Script, Start, Submit
-from runs.tests.launching import wait_for
+from runs.tests.launching import PATIENCE, Hold, wait_for
 
 LAUNCH = "from runs.execution.launching import launch_pending; print('launched', launch_pending())"
 
@@ -42,7 +41,7 @@ def all_ended() -> bool:
 class TestSlots:
     def test_as_many_are_started_as_slots_are_free(self, submit: Submit, scripted: Script, settings: LazySettings):
         settings.TUNIX_SLOTS = 2
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         for _ in range(3):
             submit()
 
@@ -72,7 +71,7 @@ class TestSlots:
         assert free_slots(hosts.this_host()) == 1
 
     def test_without_one_a_run_in_the_request_is_409_and_no_row(self, api: APIClient, body, submit: Submit, scripted: Script):
-        scripted(["sleep", 60])
+        scripted(["sleep", 600])
         submit()
         launch_pending()
 
@@ -242,7 +241,7 @@ class TestSeveralLaunchers:
         settings.TUNIX_SLOTS = 3
         monkeypatch.setenv("TUNIX_SLOTS", "3")
         monkeypatch.setenv("TUNIXRT_WEB_THREADS", "5")
-        scripted(["say", "once"], ["sleep", 60])
+        scripted(["say", "once"], ["sleep", 600])
         for _ in range(5):
             submit()
         assert root_problem() is None  # it makes what the lock is in
@@ -270,9 +269,9 @@ class TestSeveralLaunchers:
 
     def test_one_slot_and_many_requests_at_once(self, user: User, dataset, scripted: Script, settings: LazySettings):
         settings.TUNIX_SLOTS = 1
-        scripted(["sleep", 1])
+        scripted(["wait", "go"])
         asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}
-        barrier = threading.Barrier(6, timeout=60)
+        barrier = threading.Barrier(6, timeout=PATIENCE)
 
         def post(_: int) -> str:
             try:
@@ -284,9 +283,10 @@ class TestSeveralLaunchers:
                 connection.close()
 
         with ThreadPoolExecutor(6) as pool:
-            results = sorted(pool.map(post, range(6)))
-        assert results.count("refused") == 5
-        assert results[0] == "completed"
+            posts = [pool.submit(post, number) for number in range(6)]
+            wait_for(lambda: sum(each.done() for each in posts) == 5, "five refusals")
+            (run_folder(Run.objects.get()) / "go").touch()
+        assert sorted(each.result() for each in posts) == ["completed", *["refused"] * 5]
         assert Run.objects.count() == 1
 
 
@@ -338,12 +338,13 @@ class TestKilledLaunchers:
         assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
     def test_after_the_start_the_training_goes_on(self, submit: Submit, scripted: Script, program: Start, tmp_path: Path):
-        scripted(["touch", "begun"], ["sleep", 0.5], ["say", "trained"])
+        scripted(["touch", "begun"], ["wait", "go"], ["say", "trained"])
         run = submit()
         launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH + "; import time; time.sleep(60)")
         wait_for((run_folder(run) / "begun").exists, "the training")
 
         launcher.kill()
+        (run_folder(run) / "go").touch()
         wait_for(all_ended, "the end")
 
         run.refresh_from_db()
@@ -351,40 +352,32 @@ class TestKilledLaunchers:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("milliseconds", [0, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("moment", "end"),
+    [
+        ("os.fork 1", ("completed", "exit")),  # the first process
+        ("os.fork 2", ("completed", "exit")),  # its child
+        ("os.link keeper.json", ("completed", "exit")),  # the owner, the moment before it takes the run
+        ("os.remove 2", ("failed", "lost")),  # it has taken the run, and nobody knows yet
+        ("os.fork 3", ("failed", "lost")),  # it has told the launcher, and no trainer is there yet
+    ],
+)
 def test_a_keeper_killed_while_it_starts_leaves_a_run_that_ends_as_its_files_say(
-    submit: Submit, scripted: Script, milliseconds: int
+    submit: Submit, scripted: Script, hold: Callable[[str], Hold], moment: str, end: tuple[str, str]
 ):
-    """Before it had taken the run, it is started again; afterwards the run is lost."""
-    scripted(["sleep", 0.2], ["say", "trained"])
+    """Before it has taken the run, the run is started again; afterwards it is lost."""
+    scripted(["say", "trained"])
     run = submit()
     folder = run_folder(run)
+    held = hold(moment)
 
-    def kill_owner() -> None:
-        first = wait_for(lambda: next(iter(keepers_of(folder)), None), "the first process")
-        owner = wait_for(lambda: next((each for each in keepers_of(folder) if each.pid != first.pid), None), "the owner")
-        time.sleep(milliseconds / 1000)
-        send_signal(owner, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_owner)
-    killer.start()
-    assert launch_pending() == 1
-    killer.join()
+    with ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(lambda: os.kill(held.wait(), signal.SIGKILL))
+        assert launch_pending() == 1
+        killed.result()
+    held.release()
     wait_for(all_ended, "the end")
 
     run.refresh_from_db()
-    assert (run.status, (files.read_json(folder / files.EXIT) or {}).get("reason")) in (("completed", "exit"), ("failed", "lost"))
+    assert (run.status, (files.read_json(folder / files.EXIT) or {}).get("reason")) == end
     assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
-
-
-def keepers_of(folder: Path) -> list[Process]:
-    """By age: the first process, its child for a moment, the owner."""
-    found = [each for each in live_processes() if os.fsencode(folder) in command_line(each.pid)]
-    return sorted(found, key=lambda each: (each.start_time, each.pid))
-
-
-def command_line(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []

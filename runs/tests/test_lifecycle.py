@@ -13,6 +13,7 @@ from django.db import IntegrityError, connection, transaction
 
 from runs.lifecycle import TRANSITIONS, TransitionRefused, transition, transition_together
 from runs.models import ACTIVE, EXECUTING, TERMINAL, Run, RunEvent, RunStatus
+from runs.tests.launching import PATIENCE
 
 # Written down here again, from the contract, so that an arrow added by mistake is noticed.
 ARROWS = {
@@ -164,7 +165,7 @@ class TestAtTheSameMoment:
 
     def rush(self, work: Callable[[int], Any]) -> list[Any]:
         """Each call in a thread with a connection of its own, all let go at once; results, refusals as None."""
-        barrier = threading.Barrier(self.THREADS, timeout=60)
+        barrier = threading.Barrier(self.THREADS, timeout=PATIENCE)
 
         def one(number: int) -> Any:
             try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from runs.manifest import parse_manifest
 from runs.models import Host, Run, RunEvent
 from runs.processes import processes_of_run
 from runs.tests.conftest import Script, Submit
+from runs.tests.launching import wait_for
 
 pytestmark = pytest.mark.django_db
 URL = "/api/tunix/run"
@@ -41,13 +43,14 @@ def local(api: APIClient, body: Answer) -> Callable[..., Any]:
 class TestTheEnd:
     def test_exit_0_is_completed(self, scripted: Script, train: Callable[..., Answer]):
         scripted(["say", "learning"], ["complain", "a hint"])
+        began = time.monotonic()
 
         answer = train()
 
         assert (answer["status"], answer["mode"], answer["exit_code"]) == ("completed", "local", 0)
         assert (answer["stdout"], answer["stderr"]) == ("learning\n", "a hint\n")
         assert answer["message"] == "Training completed."
-        assert 0 <= answer["duration_seconds"] < 30
+        assert 0 <= answer["duration_seconds"] <= time.monotonic() - began
         assert answer["created_at"] <= answer["started_at"] <= answer["completed_at"]
 
     def test_get_answers_the_same_as_post(self, scripted: Script, train: Callable[..., Answer], api: APIClient):
@@ -105,17 +108,17 @@ class TestTheEnd:
         assert (answer["step"], answer["last_loss"]) == (4, 0.25)
 
     def test_no_process_and_no_lock_is_left(self, scripted: Script, train: Callable[..., Answer]):
-        scripted(["child", "child", 60, "session"])
+        scripted(["child", "child", 600, "session"])
 
         answer = train()
 
         assert answer["status"] == "completed"
-        assert processes_of_run(answer["run_id"]) == []
+        wait_for(lambda: not processes_of_run(answer["run_id"]), "the end of keeper and child")
 
 
 class TestTheTimeLimit:
     def test_of_the_request_ends_it(self, scripted: Script, train: Callable[..., Answer]):
-        scripted(["say", "begun"], ["steps", 1000, 0.05])
+        scripted(["say", "begun"], ["steps", 100_000, 0.01])
 
         answer = train(timeout_seconds=1)
 
@@ -126,22 +129,12 @@ class TestTheTimeLimit:
 
     def test_of_the_system_ends_it(self, scripted: Script, train: Callable[..., Answer], settings: LazySettings):
         settings.TUNIX_SYNC_TIMEOUT_SECONDS = 0.3
-        scripted(["steps", 1000, 0.05])
+        scripted(["steps", 100_000, 0.01])
 
         answer = train(timeout_seconds=1000)
 
         assert answer["status"] == "timeout"
         assert answer["timeout_seconds"] == 0.3
-
-    def test_a_stubborn_one_is_killed(self, scripted: Script, train: Callable[..., Answer], settings: LazySettings):
-        settings.TUNIX_STOP_WAIT_SECONDS = settings.TUNIX_TERM_GRACE_SECONDS = 0.1
-        settings.TUNIX_SYNC_TIMEOUT_SECONDS = 0.2
-        scripted(["ignore", "SIGTERM"], ["sleep", 60])
-
-        answer = train()
-
-        assert (answer["status"], answer["exit_code"]) == ("timeout", None)
-        assert "was killed (signal 9 (SIGKILL))" in answer["message"]
 
     def test_of_a_queued_run_is_another(self, submit: Submit, settings: LazySettings, scripted: Script):
         scripted()

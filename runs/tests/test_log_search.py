@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
@@ -100,7 +100,7 @@ def test_text_across_the_blocks_that_are_read_is_found(api: APIClient, user: Use
         assert [match["line"] for match in everything(api, run, search="needle")] == [1], shift
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.lists(st.sampled_from([b"ab", b"a", b"b", b"\n", b"\x1b[31m", b"A", b"ccccccc", b"\r"]), max_size=60),
     limit=st.integers(1, 4),

@@ -2,7 +2,6 @@
 
 import codecs
 import os
-import time
 import uuid
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rest_framework.test import APIClient
 from runs.models import Run, RunStatus
 from runs.reading import logs
 from runs.services import run_folder
+from runs.tests.launching import bytes_read
 from runs.tests.leftovers import make_run
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\x1b]0;title\x07\0 héllo 🙂\r\n".encode() + b"\xff\xfe half \xf0\x9f"
@@ -182,13 +182,13 @@ def test_a_log_of_1_gb_opens_at_its_last_lines_at_once(api: APIClient, user: Use
         file.write(lines)
     read(api, run, tail_lines=500)
 
-    began = time.perf_counter()
+    before = bytes_read()
     part = read(api, run, tail_lines=500)
-    took = time.perf_counter() - began
+    taken = bytes_read() - before
 
     assert part["text"].splitlines()[0] == "9500 a line of the log"
     assert len(part["text"].splitlines()) == 500
-    assert took < 0.2
+    assert taken < 1 << 20
 
 
 def test_line_numbers_are_counted_on(tmp_path: Path):

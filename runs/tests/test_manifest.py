@@ -140,7 +140,7 @@ def test_every_default_is_in_its_range_and_every_parameter_explains_itself():
 
 class TestReading:
     def test_what_was_built_comes_back_as_it_was(self):
-        built = manifest(resume_from="/x/checkpoints")
+        built = manifest(resume_from="/x/checkpoints", extend_from_step=500)
 
         assert parse_manifest(dump_manifest(built)) == built
         assert list(yaml.safe_load(dump_manifest(built))) == list(built)
@@ -173,6 +173,10 @@ class TestReading:
             ({"manifest_version": None}, "manifest_version"),
             ({"run_id": 7}, "run_id"),
             ({"resume_from": ["x"]}, "resume_from"),
+            ({"extend_from_step": 0}, "extend_from_step"),
+            ({"extend_from_step": 1.5}, "extend_from_step"),
+            ({"extend_from_step": True}, "extend_from_step"),
+            ({"extend_from_step": "5"}, "extend_from_step"),
             ({"surplus": 1}, "surplus"),
             ({7: 1}, "7"),
             ({"dataset": None}, "dataset.key"),
@@ -235,7 +239,7 @@ def test_long_text_is_shown_in_part():
     assert shortened("x" * 81) == "x" * 79 + "…"
 
 
-@effort(max_examples=60, deadline=None, database=None, derandomize=True)
+@effort(max_examples=60)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
@@ -357,7 +361,7 @@ def _trainings(draw: st.DrawFn) -> dict[str, Any]:
     return values
 
 
-@effort(max_examples=60, deadline=None, database=None, derandomize=True)
+@effort(max_examples=60)
 @given(run_id=_texts, key=_texts, model=_texts, resume_from=st.none() | _texts, training=_trainings())
 def test_any_manifest_that_was_written_is_read_as_it_was(
     run_id: str, key: str, model: str, resume_from: str | None, training: dict[str, Any]

@@ -88,7 +88,7 @@ def test_the_second_of_two_people_sees_what_happened(local_client: Client, ended
 def test_retry_shows_the_new_run(local_client: Client, ended: Run) -> None:
     page = press(local_client, ended, "retry")
     retry = ended.retries.get()
-    assert f"This run tries {str(ended.pk)[:8]} again, from the start." in page
+    assert f"This run tries {str(ended.pk)[:8]} again, from scratch." in page
     assert str(retry.pk) in page
     assert retry.owner.username == "local"
 

@@ -12,6 +12,7 @@ from runs import folder
 from runs.models import Host, Run, RunEvent
 from runs.services import annotate_run, claim_run, finish_run, request_cancel, retry_run, run_folder, trash_run
 from runs.tests.conftest import Submit
+from runs.tests.leftovers import leave_checkpoints_of
 
 HOSTILE = "<script>alert(1)</script></pre><img src=x onerror=alert(1)>\x1b[31m\"'&"
 
@@ -90,7 +91,7 @@ def test_says_why_and_who_and_when(local_client: Client, submit: Submit) -> None
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [("pending", "Waiting in the queue"), ("running", "Running on a-host"), ("cancelling", "Asked to stop")],
+    [("pending", "Waiting in the queue"), ("running", "Running on <bdi>a-host</bdi>"), ("cancelling", "Asked to stop")],
 )
 def test_says_in_words_what_an_active_run_does(local_client: Client, submit: Submit, status: str, words: str) -> None:
     run = submit()
@@ -272,37 +273,40 @@ def with_files(submit: Submit) -> Run:
     request_cancel(run=run, by=run.owner)
     folder = run_folder(run)
     for path, size in (
-        ("checkpoints/10/a", 1000),
-        ("checkpoints/10/b/c", 24),
         ("model/model.safetensors", 2048),
         ("stdout.log", 5),
     ):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"x" * size)
+    leave_checkpoints_of(run, 10)
     return run
 
 
 def test_files_are_listed_with_size_and_download(local_client: Client, with_files: Run) -> None:
     response = local_client.get(f"/runs/{with_files.pk}")
+    identity = (run_folder(with_files) / "checkpoints/identity.json").stat().st_size
     assert [(group.path, group.size, group.removable) for group in response.context["files"]] == [
-        ("checkpoints/10", 1024, True), ("model", 2048, True), ("stdout.log", 5, False),
+        ("checkpoints/10", 36, True), ("checkpoints/identity.json", identity, False),
+        ("model", 2048, True), ("stdout.log", 5, False),
     ]  # fmt: skip
     page = response.content.decode()
-    assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/checkpoints/10/b/c" download' in page
+    assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/checkpoints/10/model_params/_METADATA" download' in page
     assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/stdout.log" download' in page
 
 
 def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
-    page = local_client.post(f"/runs/{with_files.pk}/remove-file", {"path": "checkpoints/10"}, follow=True).content.decode()
-    assert "checkpoints/10 is deleted: 1.0\xa0KB are free again." in page
+    page = local_client.post(f"/runs/{with_files.pk}/remove-file?path=checkpoints/10", follow=True).content.decode()
+    assert "\u2068checkpoints/10\u2069 is deleted: 36\xa0bytes are free again." in page
     assert not (run_folder(with_files) / "checkpoints/10").exists()
     assert (run_folder(with_files) / "model/model.safetensors").exists()
     assert with_files.events.latest("id").by == "local"
 
 
-@pytest.mark.parametrize("path", ["", "stdout.log", "../x", "checkpoints/11", "model/../stdout.log", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["", "stdout.log", "../x", "checkpoints/11", "checkpoints/identity.json", "model/../stdout.log", "/etc/passwd"]
+)
 def test_nothing_else_is_deleted(local_client: Client, with_files: Run, path: str) -> None:
-    page = local_client.post(f"/runs/{with_files.pk}/remove-file", {"path": path}, follow=True).content.decode()
+    page = local_client.post(f"/runs/{with_files.pk}/remove-file?path={path}", follow=True).content.decode()
     assert "that could be removed" in page
     assert (run_folder(with_files) / "stdout.log").exists()
 
@@ -313,6 +317,6 @@ def test_files_of_an_active_run_stay(local_client: Client, submit: Submit) -> No
     path.parent.mkdir(parents=True)
     path.write_text("x")
     assert 'aria-label="Delete model"' not in page_of(local_client, run)
-    page = local_client.post(f"/runs/{run.pk}/remove-file", {"path": "model"}, follow=True).content.decode()
+    page = local_client.post(f"/runs/{run.pk}/remove-file?path=model", follow=True).content.decode()
     assert "Files can be removed when the run has ended" in page
     assert path.exists()

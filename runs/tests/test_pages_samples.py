@@ -38,7 +38,8 @@ def lines(*rows: object) -> bytes:
 
 def segments(page: str) -> list[tuple[str, str, str]]:
     """(kind, role, text) of every message shown."""
-    pattern = r'data-testid="(learnt|given)"><p class="segment-head"><strong>(.*?)</strong>.*?segment-text">(.*?)</div>'
+    head = r'data-testid="(learnt|given)"><p class="segment-head"><strong><bdi>(.*?)</bdi></strong>'
+    pattern = head + r'.*?segment-text"><bdi>(.*?)</bdi></div>'
     return re.findall(pattern, page, re.DOTALL)
 
 
@@ -48,7 +49,7 @@ def test_only_the_answer_of_a_training_example_is_learnt(local_client: Client, u
     given = [("given", "system", "Be brief."), ("given", "user", "What is 2+2?")]
     assert segments(page) == [*given, ("learnt", "assistant", "2+2=4\n4"), *given, ("given", "assistant", "2+2=4\n4")]
     assert "held out: measured, never learnt" in page
-    assert "Exact match compares the last line of the model's answer with <code>4</code>" in page
+    assert "Exact match compares the last line of the model's answer with <code><bdi>4</bdi></code>" in page
 
 
 def test_it_is_the_export_of_the_dataset(local_client: Client, submit: Submit, dataset: Dataset) -> None:
@@ -72,7 +73,7 @@ def test_pages_lead_through_all_of_them(local_client: Client, user: User) -> Non
     found, address = [], f"/runs/{run.pk}/data"
     for _ in range(5):
         page = local_client.get(address).content.decode()
-        found += re.findall(r"Example <span class=\"mono\">(.*?)</span>", page)
+        found += re.findall(r"Example <span class=\"mono\"><bdi>(.*?)</bdi></span>", page)
         further = re.search(r'href="(\?from=\d+)" data-testid="further"', page)
         if not further:
             break
@@ -122,8 +123,8 @@ def test_the_first_examples_token_by_token_as_the_training_wrote_them(local_clie
     content = json.dumps({"examples": [example]}).encode()
     run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
     page = local_client.get(f"/runs/{run.pk}/data").content.decode()
-    assert re.findall(r'given-token">(.*?)</span>', page) == ["&lt;s&gt;", "2+2", "="]
-    assert re.findall(r'learnt-token">(.*?)</mark>', page) == ["&lt;script&gt;alert(1)&lt;/script&gt;\0", "4"]
+    assert re.findall(r'given-token"><bdi>(.*?)</bdi></span>', page) == ["&lt;s&gt;", "2+2", "="]
+    assert re.findall(r'learnt-token"><bdi>(.*?)</bdi></mark>', page) == ["&lt;script&gt;alert(1)&lt;/script&gt;\ufffd", "4"]
     assert "9 tokens" in page and "4 more tokens" in page
     assert "given-token" not in local_client.get(f"/runs/{run.pk}/data", {"from": "5"}).content.decode()
 
@@ -163,7 +164,7 @@ def test_lengths_in_tokens_are_those_of_the_latest_dry_runs(local_client: Client
     submit()  # a training measures none
     for headers in ({}, {"hx-request": "true"}):
         page = local_client.get("/datasets/sums-v1/tokens", headers=headers).content.decode()
-        assert re.findall(r"<h3>(.*?)</h3>", page) == ["google/gemma-2b-it", "preset:tiny-llama"]
+        assert re.findall(r"<h3><bdi>(.*?)</bdi></h3>", page) == ["google/gemma-2b-it", "preset:tiny-llama"]
         assert re.findall(r'<rect width="(.*?)"', page) == ["100.00", "25.00", "100.00"]
         assert f'href="/runs/{run.pk}"' in page and "limit was 512 tokens" in page
     page = local_client.get("/datasets/sums-v1").content.decode()

@@ -57,7 +57,9 @@ def test_shows_every_parameter_with_its_default_and_range(local_client: Client, 
     basic, advanced = page.split(' id="advanced"')
     for name, value in (("learning_rate", "2e-05"), ("num_epochs", "3"), ("batch_size", "8"), ("max_seq_length", "2048")):
         assert f'name="{name}" value="{value}"' in basic
-    assert 'min="128" max="32768"' in basic
+    assert 'inputmode="decimal"' in basic
+    assert 'type="number"' not in page
+    assert "128 to 32,768." in basic
     assert "0 &lt; x ≤ 1." in basic
     assert 'name="warmup_ratio"' in advanced
     assert '<details class="output fold" id="advanced" data-testid="advanced">' in page  # folded
@@ -174,11 +176,11 @@ def test_every_field_reaches_the_run(local_client: Client, dataset: Dataset, scr
         ("model_id", "../../etc", "This field must be preset:"),
         ("learning_rate", "0", "must be greater than 0"),
         ("learning_rate", "1.1", "must be at most 1"),
-        ("learning_rate", "nan", "Enter a number."),
+        ("learning_rate", "nan", "'nan' is no number: write digits"),
         ("learning_rate", "", "This field is required."),
         ("num_epochs", "0", "must be at least 1"),
         ("num_epochs", "101", "must be at most 100"),
-        ("num_epochs", "3.5", "Enter a whole number."),
+        ("num_epochs", "3.5", "'3.5' is no whole number: write digits only"),
         ("batch_size", "513", "must be at most 512"),
         ("max_seq_length", "127", "must be at least 128"),
         ("too_long", "explode", "Select a valid choice."),
@@ -346,3 +348,46 @@ def test_depth_smoke_and_retries_reach_the_run(local_client: Client, dataset: Da
     assert local_client.post("/runs/new", data).status_code == 302
     config = Run.objects.get().config
     assert (config["auto_retry"], config["preflight"], config["smoke"]) == (2, "full", True)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "says"),
+    [
+        ("learning_rate", "0,0001", "'0,0001' has a comma: write 0.0001, with a point"),
+        ("timeout_seconds", "1,5", "'1,5' has a comma: write 1.5"),
+        ("batch_size", "1,000", "'1,000' has a comma: write 1000"),
+        ("priority", "1,0", "'1,0' is no whole number"),
+        ("learning_rate", "2", "at most 1"),
+    ],
+)
+def test_a_number_that_cannot_be_read_is_refused_beside_its_field(
+    local_client: Client, dataset: Dataset, field: str, text: str, says: str
+) -> None:
+    response = local_client.post("/runs/new", filled(local_client, "?dataset=sums-v1") | {"action": "dry-run", field: text})
+    assert response.status_code == 400
+    assert says in " ".join(response.context["form"].errors[field])
+    assert f'value="{text}"' in response.content.decode()  # what was typed is still there
+    assert Run.objects.count() == 0
+
+
+HIGH = "is far above what fine-tuning uses"
+
+
+@pytest.mark.parametrize(("rate", "warned"), [("0.5", True), ("0.1", False)])
+def test_a_check_and_a_dry_run_warn_of_a_learning_rate_that_is_seldom_meant(
+    local_client: Client, dataset: Dataset, without_runtime: None, rate: str, warned: bool
+) -> None:
+    for action in ("check", "dry-run"):
+        data = filled(local_client, "?dataset=sums-v1") | {"action": action, "learning_rate": rate}
+        page = local_client.post("/runs/new", data, follow=True).content.decode()
+        assert (HIGH in page.split('data-testid="stderr"')[0]) is warned, action
+
+
+@pytest.mark.parametrize(("rate", "warned"), [("0.5", True), ("0.1", False)])
+def test_a_training_that_starts_warns_of_it_too(
+    local_client: Client, dataset: Dataset, scripted: Script, rate: str, warned: bool
+) -> None:
+    scripted()
+    data = filled(local_client, "?dataset=sums-v1") | {"action": "local", "run_async": "on", "learning_rate": rate}
+    page = local_client.post("/runs/new", data, follow=True).content.decode()
+    assert (HIGH in page) is warned

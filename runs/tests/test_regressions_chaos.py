@@ -2,9 +2,8 @@
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,21 @@ from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import TERMINAL, Host, Run, RunQuerySet
 from runs.processes import live_processes, processes_of_run, processes_with
-from runs.services import claim_dry_runs, claim_run, finish_failed, request_cancel, run_folder
+from runs.services import (
+    claim_dry_runs,
+    claim_run,
+    finish_failed,
+    finish_run,
+    purge_run,
+    request_cancel,
+    retry_run,
+    run_folder,
+    trash_run,
+)
 from runs.tasks import canary
 from runs.tests.conftest import Script, Submit
-from runs.tests.launching import wait_for
+from runs.tests.launching import Hold, wait_for
+from runs.tests.leftovers import leave_checkpoints_of
 from runs.wakeup import hosts_folder
 
 pytestmark = pytest.mark.django_db
@@ -69,40 +79,30 @@ def test_a_claim_that_cannot_be_committed_leaves_no_lock(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_whose_keeper_was_killed_at_its_start_goes_by_lock_and_files(submit: Submit, scripted: Script) -> None:
-    """The first process of the keeper is killed; it may have handed the run over by then. The row said failed either way."""
-    scripted(["say", "hello"], ["sleep", 0.3])
-    over = threading.Event()
-    hit: list[int] = []
-
-    def killer() -> None:
-        while not over.is_set() and not hit:
-            for process in live_processes():
-                if process.parent == os.getpid() and b"keeper.py" in _command(process.pid):
-                    os.kill(process.pid, signal.SIGKILL)
-                    hit.append(process.pid)
-
-    thread = threading.Thread(target=killer)
-    thread.start()
+@pytest.mark.parametrize("moment", ["os.fork 1", "os.link keeper.json"])
+def test_a_run_whose_keeper_was_killed_at_its_start_goes_by_lock_and_files(
+    submit: Submit, scripted: Script, hold: Callable[[str], Hold], moment: str
+) -> None:
+    """The first process of the keeper is killed, before or after it handed the run over. The row said failed either way."""
+    scripted(["say", "hello"])
     run = submit()
-    try:
+    held = hold(moment)
+
+    def kill_the_first() -> None:
+        held.wait()
+        (first,) = (each.pid for each in live_processes() if each.parent == os.getpid() and held.started(each.pid))
+        os.kill(first, signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as aside:
+        killed = aside.submit(kill_the_first)
         assert launching.launch_pending() == 1
-    finally:
-        over.set()
-        thread.join()
-    assert hit
+        killed.result()
+    held.release()
 
     wait_for(lambda: ended(run), "the end")
 
     assert run.status == "completed"
     assert (run_folder(run) / files.STDOUT).read_text() == "hello\n"
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_a_run_that_failed_meanwhile_is_not_started(submit: Submit, scripted: Script) -> None:
@@ -245,15 +245,13 @@ def test_what_a_killed_keeper_left_of_a_run_that_was_taken_away_is_ended(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_request_sees_an_end_that_left_no_exit_json(submit: Submit, elsewhere: Host) -> None:
-    """It waited for a file that never came until its whole patience was over."""
-    run = claim_run(run=submit(timeout_seconds=100), host=elsewhere, by="queue")
+    """It waited for a file that never came until its whole patience was over: here a day, which no test may take."""
+    run = claim_run(run=submit(timeout_seconds=86_400), host=elsewhere, by="queue")
     finish_failed(run=Run.objects.get(pk=run.pk), problems=["The dataset is gone."], by="elsewhere")
-    began = time.monotonic()
 
     answer = launching.wait_for(run)
 
     assert (answer.status, answer.message) == ("failed", "The dataset is gone.")
-    assert time.monotonic() - began < 10
 
 
 class TestTaskWorkers:
@@ -359,3 +357,23 @@ def test_a_note_that_a_full_disk_left_empty_names_no_folder(tmp_path: Path, monk
 
     assert list(notes.iterdir()) == []
     assert not (tmp_path / "lock").exists()
+
+
+def test_what_a_purged_run_went_on_from_is_left_to_its_heirs(submit: Submit, user: User) -> None:
+    """With the row went its place in the chain: a retry of its heir began from scratch, though an older checkpoint was there."""
+
+    def end(run: Run, *steps: int) -> Run:
+        claim_run(run=run, host=this_host(), by="test")
+        leave_checkpoints_of(run, *steps)
+        return finish_run(run=run, status="failed", reason="x", by="test")
+
+    first = end(submit(), 5)
+    second = end(retry_run(run=first, by=user), 8)
+    third = end(retry_run(run=second, by=user))
+    assert third.resume_from == second
+    trash_run(run=second, by=user)
+    purge_run(run=Run.objects.get(pk=second.pk))
+
+    retry = retry_run(run=Run.objects.get(pk=third.pk), by=user)
+
+    assert (retry.resume, retry.resume_from) == (True, first)

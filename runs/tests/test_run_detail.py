@@ -20,6 +20,7 @@ from runs.models import Run, RunEvent
 from runs.services import purge_run, run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
+from runs.tests.leftovers import leave_checkpoints_of
 
 pytestmark = pytest.mark.django_db
 Answer = dict[str, Any]
@@ -235,7 +236,7 @@ class TestCancel:
         assert launching.launch_pending() == 0
 
     def test_a_training_stops_at_its_next_step(self, api: APIClient, submit: Submit, scripted: Script, user: User):
-        scripted(["touch", "begun"], ["steps", 10_000, 0.01])
+        scripted(["touch", "begun"], ["steps", 100_000, 0.01])
         run = submit()
         assert launching.launch_pending() == 1
         wait_for((run_folder(run) / "begun").exists, "the training")
@@ -254,12 +255,13 @@ class TestCancel:
         assert changes == ["pending", "running", "cancelling", "cancelled"]
 
     def test_a_training_that_completes_first_is_completed(self, api: APIClient, submit: Submit, scripted: Script):
-        scripted(["touch", "begun"], ["sleep", 0.3])
+        scripted(["touch", "begun"], ["wait", "go", False])
         run = submit()
         launching.launch_pending()
         wait_for((run_folder(run) / "begun").exists, "the training")
 
         api.post(url(run, "/cancel"))
+        (run_folder(run) / "go").touch()
 
         wait_for(lambda: attend() == 0, "the end")
         answer = api.get(url(run)).json()
@@ -298,12 +300,13 @@ class TestRetry:
         run = submit()
         launching.launch_pending()
         wait_for(lambda: attend() == 0, "the end")
+        leave_checkpoints_of(run, 5)
         checkpoints = run_folder(run) / "checkpoints"
-        (checkpoints / "step-5").mkdir(parents=True)
 
         answer = api.post(url(run, "/retry"), sent, format="json").json()
 
         assert answer["resume"] is resume
+        assert answer["resume_from"] == (str(run.run_id) if resume else None)
         launching.launch_pending()
         manifest = parse_manifest((run_folder(Run.objects.get(pk=answer["run_id"])) / "manifest.yaml").read_text())
         assert manifest["resume_from"] == (str(checkpoints) if resume else None)

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from django.conf import LazySettings
 from django.db import connection
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
@@ -324,13 +324,7 @@ near_misses = {
     "dry_run": st.just(True),
     "tags": st.lists(texts, max_size=3),
 }
-hostile = effort(
-    max_examples=60,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+hostile = effort(max_examples=60)
 
 
 @hostile

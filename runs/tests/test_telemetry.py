@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from typing import Any
 
 import pytest
@@ -66,16 +67,18 @@ def test_a_value_beyond_the_last_bound_is_counted(db: None) -> None:
 def test_the_queue_and_the_hosts_are_gauged(submit: Submit) -> None:
     from runs.attendant import beat  # noqa: PLC0415 - the attendant's module opens no files until it is used
 
+    began = time.time()
     submit()
     submit(dry_run=True)
     beat()
     samples = scrape()
     assert samples['tunix_queue_depth{mode="local"}'] == 1
     assert samples['tunix_queue_depth{mode="dry-run"}'] == 1
-    assert 0 <= samples['tunix_queue_oldest_pending_seconds{mode="local"}'] < 60
+    elapsed = time.time() - began
+    assert 0 <= samples['tunix_queue_oldest_pending_seconds{mode="local"}'] <= elapsed
     ages = [value for name, value in samples.items() if name.startswith("tunix_host_heartbeat_age_seconds")]
     assert len(ages) == 1
-    assert 0 <= ages[0] < 60
+    assert 0 <= ages[0] <= elapsed
 
 
 def test_slow_writes_are_logged(caplog: pytest.LogCaptureFixture, submit: Submit, settings: LazySettings) -> None:

@@ -13,8 +13,9 @@ import pytest
 from datasets.models import Dataset
 from runs.execution.attending import attend
 from runs.models import Run, RunEvent
-from runs.tests.conftest import Script, Start, free_port
+from runs.tests.conftest import Script, Start
 from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
 from tunixrt.local_mode import local_user
 
 NOBODY = 65534  # a user id that is not ours
@@ -22,11 +23,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Server:
-    def __init__(self, program: Start, **environment: str):
+    def __init__(self, program: Start, port: HeldPort, **environment: str):
         local_user()
-        address = f"127.0.0.1:{free_port()}"
-        self.program = program("manage.py", "web", TUNIXRT_BIND=address, **environment)
-        self.client = httpx.Client(base_url=f"http://{address}", timeout=PATIENCE, trust_env=False)
+        self.program = program("manage.py", "web", TUNIXRT_BIND=port.address, **environment)
+        self.client = httpx.Client(base_url=port.url, timeout=PATIENCE, trust_env=False)
         wait_for(self.answers, "the server")
 
     def answers(self) -> bool:
@@ -38,11 +38,11 @@ class Server:
 
 
 @pytest.fixture
-def server(program: Start) -> Iterator[Callable[..., Server]]:
+def server(program: Start, port: HeldPort) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def serve(**environment: str) -> Server:
-        servers.append(Server(program, **environment))
+        servers.append(Server(program, port, **environment))
         return servers[-1]
 
     yield serve
@@ -58,7 +58,7 @@ def asked(dataset: Dataset) -> Callable[..., dict[str, Any]]:
 def test_the_training_goes_on_and_its_end_arrives_in_the_row(
     server: Callable[..., Server], asked: Callable[..., dict[str, Any]], scripted: Script, output_root: Path
 ):
-    scripted(["say", "begun"], ["touch", "begun"], ["steps", 40, 0.05], ["say", "trained"])
+    scripted(["say", "begun"], ["touch", "begun"], ["wait", "go"], ["steps", 4, 0], ["say", "trained"])
     site = server()
     heard: list[str] = []
 
@@ -82,10 +82,11 @@ def test_the_training_goes_on_and_its_end_arrives_in_the_row(
     assert attend() == 1
     run.refresh_from_db()
     assert run.status == "running"
+    (output_root / "mine" / "go").touch()
     wait_for(lambda: attend() == 0, "the end")
     run.refresh_from_db()
     assert (run.status, run.exit_code, run.stdout) == ("completed", 0, "begun\ntrained\n")
-    assert (run.step, run.last_loss) == (40, 1 / 40)
+    assert (run.step, run.last_loss) == (4, 1 / 4)
     assert [event.new for event in RunEvent.objects.filter(run=run).order_by("id")] == ["pending", "running", "completed"]
 
     scripted()
@@ -97,13 +98,14 @@ def test_the_training_goes_on_and_its_end_arrives_in_the_row(
 def test_a_real_server_keeps_the_contract(
     server: Callable[..., Server], asked: Callable[..., dict[str, Any]], scripted: Script, output_root: Path
 ):
-    scripted(["touch", "begun"], ["sleep", 0.5])
+    scripted(["touch", "begun"], ["wait", "go"])
     site = server()
 
     with pytest.raises(httpx.ReadTimeout):  # a client that goes away does not end the training
-        site.client.post("/api/tunix/run", json=asked(output_dir="mine"), timeout=0.3)
+        site.client.post("/api/tunix/run", json=asked(output_dir="mine"), timeout=httpx.Timeout(PATIENCE, read=0.3))
+    wait_for((output_root / "mine" / "begun").exists, "the training")
+    (output_root / "mine" / "go").touch()
     wait_for(lambda: Run.objects.filter(status="completed").exists(), "the end that the server brought home")
-    assert (output_root / "mine" / "begun").exists()
 
     large = b'{"notes": "' + b"x" * 10_000_000 + b'"}'
     json = {"Content-Type": "application/json"}

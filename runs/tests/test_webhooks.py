@@ -19,7 +19,8 @@ from rest_framework.test import APIClient
 
 from runs import services, webhook_delivery
 from runs.models import DeliveryState, Run, RunStatus, WebhookDelivery
-from runs.tests.conftest import Submit, free_port
+from runs.tests.conftest import Submit
+from runs.tests.ports import HeldPort
 from tunixrt.outbound import is_public
 
 
@@ -190,9 +191,9 @@ def test_pauses_double_up_to_an_hour() -> None:
 
 
 def test_a_dead_receiver_is_given_up_and_the_run_is_untouched(
-    submit: Submit, user: User, settings: LazySettings, receiver: Receiver
+    submit: Submit, user: User, settings: LazySettings, receiver: Receiver, port: HeldPort
 ) -> None:
-    run = end(submit(webhook_url=f"http://127.0.0.1:{free_port()}/"), user)
+    run = end(submit(webhook_url=port.url), user)
     for _ in range(webhook_delivery.MAX_ATTEMPTS):
         make_due(only_delivery(run))
         webhook_delivery.deliver_due()

@@ -1,12 +1,12 @@
 """Checkpoints: what a training needs to go on, written asynchronously and atomically by google-tunix's manager (orbax).
 
 ``checkpoints/<step>/`` appears whole or not at all (written under a temporary name, then renamed). ``checkpoints/identity.json``
-says to which training they belong; checkpoints of another model or another order of the data are refused by name.
+says to which training they belong; checkpoints of another model or another order of the data are refused by name. Which ones
+are complete is decided in ``runs.checkpoint_folder``, for the server as well.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -17,10 +17,9 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from tunix.sft import checkpoint_manager
 
-from runs.trainer.errors import StorageError, TrainerError, explain
+from runs.checkpoint_folder import IDENTITY, complete_steps, first_difference, read_identity
+from runs.trainer.errors import StorageError, TrainerError, explain, shortened
 from runs.trainer.metrics import say, write_json
-
-IDENTITY = "identity.json"
 
 
 class Retention:
@@ -55,6 +54,8 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         """Raises StorageError: the folder cannot be used, or holds checkpoints of another training."""
         self.folder = folder.absolute()
         self.retention = Retention(last=keep_last, best=keep_best)
+        self._unreadable: set[int] = set()
+        self._writing: int | None = None  # the step whose checkpoint is being written
         check_identity(self.folder, identity)
         _quiet()
         options = ocp.CheckpointManagerOptions(
@@ -64,6 +65,8 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             if not read_only:
                 self.folder.mkdir(parents=True, exist_ok=True)
             super().__init__(root_directory=str(self.folder), options=options)
+            if not read_only:
+                self._remove_incomplete()
             if not read_only and not self.steps():
                 write_json(self.folder / IDENTITY, identity)
         except OSError as error:
@@ -76,6 +79,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         return self._checkpoint_manager
 
     def steps(self) -> list[int]:
+        """Steps that have a checkpoint, complete or still being written."""
         return sorted(self.manager.all_steps())
 
     def save_now(
@@ -93,15 +97,19 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         Raises:
             StorageError: this checkpoint, or the one before it, could not be written.
         """
-        if step in self.manager.all_steps():
-            return
+        if step in self.steps():
+            if step not in self._unreadable:
+                return
+            self.manager.delete(step)
         if eval_loss is not None:
             self.retention.eval_losses[step] = eval_loss
+        self.finish()  # so that an error names the checkpoint that it is of
         metadata = {**state, "eval_loss": eval_loss, "saved_at": time.time()}
+        self._writing = step
         try:
             self.save(step, model, optimizer, save_only_lora_params=lora, force=True, custom_metadata=metadata)
         except Exception as error:
-            raise self._cannot_write(step, error) from error
+            raise self._cannot_write(error) from error
 
     def finish(self) -> None:
         """Wait until everything is on the disk. Raises StorageError."""
@@ -109,7 +117,8 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             self.manager.wait_until_finished()
             self.manager.check_for_errors()
         except Exception as error:
-            raise self._cannot_write(None, error) from error
+            raise self._cannot_write(error) from error
+        self._writing = None
 
     def restore(self, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool) -> tuple[int, dict[str, Any]] | None:
         """Restore the newest complete checkpoint into ``model`` and ``optimizer``: its step and ``state``; None: there is none.
@@ -120,7 +129,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             StorageError: there are checkpoints, and none can be read.
         """
         failure: Exception | None = None
-        for step in reversed(self.steps()):
+        for step in reversed(complete_steps(self.folder)):
             try:
                 found, state = self.maybe_restore(model, optimizer, step=step, restore_only_lora_params=lora)
                 return found, dict(state)
@@ -128,6 +137,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
                 if (known := explain(error)) is not None and not isinstance(known, StorageError):
                     raise
                 failure = error
+                self._unreadable.add(step)
                 say(f"The checkpoint of step {step} cannot be read and is passed over: {_short(error)}")
         if failure is None:
             return None
@@ -144,7 +154,12 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             self.close()
         except Exception as error:
             if kind is None:
-                raise self._cannot_write(None, error) from error
+                raise self._cannot_write(error) from error
+
+    def _remove_incomplete(self) -> None:
+        """Make room for what a damaged disk or a person has left of a checkpoint: its step is to be saved again."""
+        for step in set(self.steps()) - set(complete_steps(self.folder)):
+            self.manager.delete(step)
 
     def _read_eval_losses(self) -> None:
         for step in self.steps():
@@ -155,37 +170,34 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             if loss is not None:
                 self.retention.eval_losses[step] = loss
 
-    def _cannot_write(self, step: int | None, error: Exception) -> TrainerError:
+    def _cannot_write(self, error: Exception) -> TrainerError:
         known = explain(error)
-        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        what = "a checkpoint" if self._writing is None else f"the checkpoint of step {self._writing}"
         reason = _short(error) if known is None else str(known)
         return StorageError(f"{what} could not be written to {self.folder}: {reason}")
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
     """Refuse a folder whose checkpoints are of another training. Raises StorageError, naming the first difference."""
-    steps = [path for path in folder.glob("*") if path.name.isdigit()] if folder.is_dir() else []
-    if not steps:
+    if not complete_steps(folder):
         return
-    try:
-        found = json.loads((folder / IDENTITY).read_text())
-    except (OSError, ValueError) as error:
+    found = read_identity(folder)
+    if found is None:
         raise StorageError(
             f"{folder} holds checkpoints without a readable {IDENTITY}: this program did not write them; choose another folder"
-        ) from error
-    for name, value in identity.items():
-        if found.get(name) != value:
-            raise StorageError(
-                f"the checkpoints in {folder} are of another training: {name} is {found.get(name)!r} there and {value!r} here; "
-                "correct the manifest, or choose another folder"
-            )
+        )
+    if name := first_difference(found, identity):
+        raise StorageError(
+            f"the checkpoints in {folder} are of another training: {name} is {found.get(name)!r} there and {identity[name]!r} "
+            "here; correct the manifest, or choose another folder"
+        )
 
 
 def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+    return shortened(str(error)) or type(error).__name__
 
 
 def _quiet() -> None:
-    """orbax reports every file at INFO and retried ones at WARNING; failures reach us as exceptions."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """orbax reports every file at INFO, retried ones at WARNING and failures at ERROR, each several times with its traceback;
+    failures reach us as exceptions as well."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -102,12 +102,14 @@ def explain(error: BaseException) -> TrainerError | None:
             return current
         text = str(current)
         if (isinstance(current, OSError) and current.errno in _DISK_ERRNOS) or any(word in text for word in _DISK_WORDS):
-            return StorageError(f"cannot write: {_first_line(text)}; free some space or choose another folder, then start again")
+            cause = shortened(text, keep=_DISK_WORDS)
+            return StorageError(f"cannot write: {cause}; free some space or choose another folder, then start again")
         if isinstance(current, MemoryError) or any(word in text for word in _MEMORY_WORDS):
-            return MemoryProblem(f"the memory does not suffice ({_first_line(text) or 'MemoryError'}); {_MEMORY_ADVICE}")
+            cause = shortened(text, keep=_MEMORY_WORDS) or "MemoryError"
+            return MemoryProblem(f"the memory does not suffice ({cause}); {_MEMORY_ADVICE}")
         if isinstance(current, ImportError) and not (current.name or "").startswith("runs"):
             return RuntimeMissing(
-                f"a library of the training runtime does not load: {_first_line(text)}; `pip install -e '.[tunix]'` repairs it"
+                f"a library of the training runtime does not load: {shortened(text)}; `pip install -e '.[tunix]'` repairs it"
             )
         if isinstance(current, KeyboardInterrupt):
             return Interrupted("interrupted from the keyboard before a checkpoint could be saved")
@@ -115,5 +117,13 @@ def explain(error: BaseException) -> TrainerError | None:
     return None
 
 
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else ""
+def shortened(text: str, *, keep: tuple[str, ...] = ()) -> str:
+    """The first line of ``text``; of a long one its beginning and its end, since libraries put the cause last.
+
+    The first of the words ``keep`` that ``text`` holds is never cut off.
+    """
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    if len(line) > 300:
+        line = f"{line[:120]} … {line[-170:]}"
+    word = next((word for word in keep if word in text), "")
+    return line if word in line else f"{word}: {line}"

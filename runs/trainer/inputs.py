@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runs.manifest import ManifestError, read_manifest
-from runs.trainer.errors import ManifestProblem
+from runs.model_folder import FolderProblem, check_tokenizer
+from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
 from runs.trainer.plan import DataPlan, StepRows, held_out_batches, total_steps
 from runs.trainer.tokenizer import Tokenizer, load_tokenizer
 from runs.trainer.tokens import TokenisedData, tokenised_data
@@ -25,8 +26,11 @@ def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
 def tokenise(
     manifest: dict[str, Any], folder: Path, tokenizer_folder: Path | None, check_stop: Callable[[], None]
 ) -> tuple[Tokenizer, TokenisedData]:
-    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder."""
-    tokenizer = load_tokenizer(tokenizer_folder, prompt_style=manifest["training"]["prompt_style"])
+    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder.
+
+    Raises ModelError: the tokenizer cannot be used. DataError: see ``tokenised_data``.
+    """
+    tokenizer = open_tokenizer(tokenizer_folder, prompt_style=manifest["training"]["prompt_style"])
     data = tokenised_data(
         folder / manifest["dataset"]["path"],
         tokenizer=tokenizer,
@@ -38,8 +42,8 @@ def tokenise(
     return tokenizer, data
 
 
-def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
-    """What people should know about how their conversations become tokens."""
+def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int) -> list[str]:
+    """What people should know about how their conversations become tokens, of which the model was made for ``positions``."""
     warnings = [*tokenizer.notes]
     if count := data.counts["systems_moved"]:
         warnings.append(
@@ -50,11 +54,32 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData) -> list[str]:
             f"{count:,} texts contain names of the tokenizer's control tokens, such as those that end a turn; "
             "they are read as text, not as control tokens."
         )
+    if beyond := int((data.pieces["length"] > positions).sum()):
+        warnings.append(
+            f"{beyond:,} of {len(data.pieces):,} examples have more tokens than the model has positions ({positions:,}, "
+            f"max_position_embeddings in config.json); lower max_seq_length to {positions}."
+        )
     return warnings
 
 
-def plan_data(data: TokenisedData, training: dict[str, Any]) -> tuple[DataPlan, list[StepRows], int]:
-    """The plan of the training part, the batches of the held-out part, and the optimizer steps in all."""
+def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
+    """The tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with its files."""
+    try:
+        if folder is not None:
+            check_tokenizer(folder)
+        return load_tokenizer(folder, prompt_style=prompt_style)
+    except FolderProblem as error:
+        raise ModelError(str(error)) from error
+    except (TrainerError, KeyboardInterrupt, SystemExit, MemoryError, ImportError):
+        raise
+    except BaseException as error:  # the tokenizers library panics, which is no Exception, on files that it does not understand
+        raise ModelError(f"the tokenizer in {folder} cannot be used: {type(error).__name__}: {error}") from error
+
+
+def plan_data(
+    data: TokenisedData, training: dict[str, Any], *, extend_from: int | None = None
+) -> tuple[DataPlan, list[StepRows], int]:
+    """The plan of the training part, the batches of the held-out part, and the last optimizer step."""
     train, held_out = data.select(held_out=False), data.select(held_out=True)
     length, packing = training["max_seq_length"], training["packing"]
     plan = DataPlan(
@@ -74,7 +99,10 @@ def plan_data(data: TokenisedData, training: dict[str, Any]) -> tuple[DataPlan, 
         packing=packing,
         row_lengths=plan.row_lengths,
     )
-    return plan, rows, total_steps(plan.steps_per_epoch, num_epochs=training["num_epochs"], max_steps=training["max_steps"])
+    total = total_steps(
+        plan.steps_per_epoch, num_epochs=training["num_epochs"], max_steps=training["max_steps"], extend_from=extend_from
+    )
+    return plan, rows, total
 
 
 def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any]:

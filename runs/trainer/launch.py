@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNABLES = "GLIBC_TUNABLES"
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     validate = commands.add_parser(
         "validate",
         help="say what a training would do",
-        description="Read manifest and data and say what a training would do. Loads no weights unless --smoke is given.",
+        description="Read manifest, data and model and say what a training would do. Builds no model unless --smoke is given.",
     )
     validate.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
     validate.add_argument("--smoke", action="store_true", help="load the model and run one real step")
@@ -79,7 +80,7 @@ def print_error(sentence: str) -> None:
 def print_error_and_silence_others(sentence: str) -> None:
     """Write the very last line of stderr: a thread of a library (some write checkpoints) may be in the middle of a traceback, and
     what it still has to say would come behind."""
-    sys.stderr.flush()
+    flush(sys.stderr)
     errors = os.dup(sys.stderr.fileno())
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stderr.fileno())
@@ -87,7 +88,10 @@ def print_error_and_silence_others(sentence: str) -> None:
 
 
 def main(argv: list[str] | None = None, print_last: Callable[[str], None] = print_error) -> int:
-    """Run the command; return the exit code (docs/manifest.md lists them). ``print_last`` writes the line that names an error."""
+    """Run the command; return the exit code (docs/manifest.md lists them). ``print_last`` writes the line that names an error.
+
+    The code stays what it is where nothing can be written: the disk that is full is often the one that the output goes to.
+    """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if not arguments.version and arguments.command is None:
@@ -103,11 +107,18 @@ def main(argv: list[str] | None = None, print_last: Callable[[str], None] = prin
             raise
         known = explain(error)
         if known is None:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
             known = TrainerError(f"unexpected {type(error).__name__}: {error}; the lines above say where")
-        sys.stdout.flush()
-        print_last(f"tunix: {known.kind}: {' '.join(str(known).split())}")
+        flush(sys.stdout)
+        with contextlib.suppress(OSError):
+            print_last(f"tunix: {known.kind}: {' '.join(str(known).split())}")
         return known.exit_code
+
+
+def flush(stream: TextIO) -> None:
+    with contextlib.suppress(OSError):
+        stream.flush()
 
 
 def tune_memory() -> None:
@@ -130,7 +141,7 @@ if __name__ == "__main__":
     if "train" in sys.argv[1:2]:
         tune_memory()
     code = main(print_last=print_error_and_silence_others)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush(sys.stdout)
+    flush(sys.stderr)
     # Libraries leave threads behind (tensorstore, tokenizers) that can hang or abort at interpreter shutdown.
     os._exit(code)

@@ -38,6 +38,7 @@ class Tally:
     eval_loss_last: float | None = None
     exact_match_before: float | None = None
     outputs_before: list[str] = field(default_factory=list)
+    start: int = 0  # the step at which the schedule began: that of the checkpoint which an extension extends
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Loop:
         plan: DataPlan,
         prefetcher_of: Callable[[int, int], Prefetcher],
         held_out: Callable[[], Iterator[HostBatch]] | None,
+        start: int,
         total: int,
         checkpoints: Checkpoints,
         metrics: MetricsFile,
@@ -74,7 +76,7 @@ class Loop:
         name_examples: Callable[[np.ndarray], list[str]],
     ):
         self.trainer = trainer_of(self._on_step)
-        self.tally = Tally()
+        self.tally = Tally(start=start)
         self.stopped_by: str | None = None
         self.seconds = 0.0  # spent in steps, but for those that compiled
         self.timed_tokens = 0
@@ -218,7 +220,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         window = self._window
-        rate = learning_rate(step - 1, total=self.total, xp=np, **schedule_settings(self._training))
+        rate = learning_rate(step - 1, total=self.total, start=self.tally.start, xp=np, **schedule_settings(self._training))
         values = {
             "loss": window.loss / max(window.answers, 1.0),
             "learning_rate": float(rate),
@@ -239,9 +241,11 @@ class Loop:
         names = self._name_examples(host.pieces[:NAMED_EXAMPLES])
         more = f" and {len(host.pieces) - len(names)} more" if len(host.pieces) > len(names) else ""
         what = "the loss" if wrong[0] == "loss" else "the gradient"
+        # Nothing has been learnt before the first step, so no learning rate is to blame, and all weights are numbers.
+        advice = "use a lower learning_rate, a lower max_grad_norm or dtype float32" if step > 1 else "use dtype float32"
         raise NotANumber(
             f"{what} is {values[wrong[0]]} at step {step}, whose batch holds the examples {', '.join(names)}{more}; "
-            "use a lower learning_rate, a lower max_grad_norm or dtype float32, or look at these examples"
+            f"{advice}, or look at these examples" + ("" if step > 1 else " and at the model, which was not trained yet")
         )
 
     def epoch(self, step: int) -> float:

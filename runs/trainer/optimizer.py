@@ -14,22 +14,27 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
 
-def learning_rate(step: Any, *, peak: float, total: int, warmup_ratio: float, shape: str, xp: Any = jnp) -> Any:
+def learning_rate(step: Any, *, peak: float, total: int, warmup_ratio: float, shape: str, start: int = 0, xp: Any = jnp) -> Any:
     """Learning rate of a step, counted from 0; ``xp`` is ``jax.numpy`` in the compiled step and ``numpy`` for the log.
 
-    Rises to ``peak`` over the first ``warmup_ratio`` of the steps (already above 0 at the first), then falls to 0
-    at ``total`` along half a cosine or a line, or stays.
+    Rises to ``peak`` over the first ``warmup_ratio`` of the steps from ``start`` to ``total`` (already above 0 at the first),
+    then falls to 0 at ``total`` along half a cosine or a line, or stays.
     """
+    step, total = xp.asarray(step - start, xp.float32), total - start
     warmup = math.ceil(warmup_ratio * total)
-    step = xp.asarray(step, xp.float32)
     rising = (step + 1) / max(1, warmup)
     progress = xp.clip((step - warmup) / max(1, total - warmup), 0.0, 1.0)
     falling = {"cosine": 0.5 * (1 + xp.cos(xp.pi * progress)), "linear": 1 - progress, "constant": xp.ones_like(progress)}[shape]
     return peak * xp.where(step < warmup, rising, falling)
 
 
-def make_optimizer(training: dict[str, Any], *, total: int, dtype: Any = jnp.float32) -> optax.GradientTransformation:
-    """The optimizer that the manifest's ``training`` section describes, for ``total`` steps and weights of ``dtype``."""
+def make_optimizer(
+    training: dict[str, Any], *, total: int, start: int = 0, dtype: Any = jnp.float32
+) -> optax.GradientTransformation:
+    """The optimizer that the manifest's ``training`` section describes, for weights of ``dtype``.
+
+    Its schedule covers the steps from ``start`` to ``total``.
+    """
 
     clip, decay = training["max_grad_norm"], training["weight_decay"]
     optimizer = optax.chain(
@@ -37,7 +42,7 @@ def make_optimizer(training: dict[str, Any], *, total: int, dtype: Any = jnp.flo
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.scale_by_adam(*BETAS, eps=EPSILON),
         optax.identity() if decay == 0 else optax.add_decayed_weights(decay, mask=decayed),
-        optax.scale_by_learning_rate(partial(learning_rate, total=total, **schedule_settings(training))),
+        optax.scale_by_learning_rate(partial(learning_rate, total=total, start=start, **schedule_settings(training))),
     )
     if training["lora_rank"] is not None:
         return across_layers(optimizer)  # LoRA matrices are float32 whatever the model is

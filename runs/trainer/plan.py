@@ -135,9 +135,14 @@ class _Epoch:
         return (StepRows(length, [self._members(int(row)) for row in rows]) for length, rows in self.plan[where])
 
 
-def total_steps(steps_per_epoch: int, *, num_epochs: int, max_steps: int | None) -> int:
-    """Optimizer steps of the whole training."""
+def total_steps(steps_per_epoch: int, *, num_epochs: int, max_steps: int | None, extend_from: int | None = None) -> int:
+    """The last optimizer step of the training.
+
+    An extension adds its steps to ``extend_from``: ``max_steps`` where it is set, whatever ``num_epochs`` says.
+    """
     steps = steps_per_epoch * num_epochs
+    if extend_from is not None:
+        return extend_from + (steps if max_steps is None else max_steps)
     return steps if max_steps is None else min(steps, max_steps)
 
 

@@ -42,6 +42,11 @@ class Prepared:
         return self.manifest["training"]
 
     @property
+    def start(self) -> int:
+        """The step at which the schedule begins: 0, or for an extension that of the checkpoint it extends."""
+        return self.manifest["extend_from_step"] or 0
+
+    @property
     def dataset_path(self) -> Path:
         return self.folder / self.manifest["dataset"]["path"]
 
@@ -90,6 +95,6 @@ def prepare(manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, che
             targets=training["lora_targets"],
             seed=training["seed"],
         )
-    plan, rows, total = plan_data(data, training)
+    plan, rows, total = plan_data(data, training, extend_from=manifest["extend_from_step"])
     builder = BatchBuilder(data, shards=mesh.size, process=jax.process_index(), processes=jax.process_count())
     return Prepared(manifest, folder, dtype, model, tokenizer, data, plan, total, builder, rows)

@@ -47,6 +47,7 @@ def make_result(
         "model": None,
         "samples": samples,
         "resumed_from_step": resumed,
+        "extended_from_step": prepared.start or None,
         "jax_backend": jax.default_backend(),
         "devices": jax.device_count(),
         "dtype": str(prepared.dtype),
@@ -84,7 +85,8 @@ def result_sentences(result: dict[str, Any]) -> list[str]:
         first, last = result[f"{name}_before"], result[f"{name}_after"]
         return None if last is None else f"{first:.4g} → {last:.4g}" if first is not None else f"{last:.4g}"
 
-    sentences = [f"Trained {result['steps']:,} steps, {result['tokens']:,} tokens."]
+    added = "" if not result["extended_from_step"] else f", {result['steps'] - result['extended_from_step']:,} of them added"
+    sentences = [f"Trained {result['steps']:,} steps{added}, {result['tokens']:,} tokens."]
     if result["loss_first"] is not None:
         sentences[0] += f" Loss {result['loss_first']:.4g} → {result['loss_last']:.4g}."
     for name, words in (("eval_loss", "Held-out loss"), ("exact_match", "Exact match")):

@@ -23,7 +23,7 @@ def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
         prepared = prepare(manifest, folder, mesh, lambda: None)
         trainer = SftTrainer(
             prepared.model.module,
-            make_optimizer(training, total=prepared.total, dtype=prepared.dtype),
+            make_optimizer(training, total=prepared.total, start=prepared.start, dtype=prepared.dtype),
             on_step=lambda outcome: None,
         )
         plan = prepared.plan

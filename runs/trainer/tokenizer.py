@@ -7,12 +7,12 @@ of ids of which only the last assistant message, with the token that ends it, is
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from runs.model_folder import FolderProblem, read_end_ids
 from runs.trainer.chat import CONVERSATION, GENERATION, ChatTemplate, LaidOut, Messages, Part, last_words, shown
 from runs.trainer.control_tokens import ControlTokens
 from runs.trainer.errors import DataError, ModelError
@@ -280,15 +280,9 @@ class ChatTokenizer:
         if self._tokenizer.eos_token_id is not None:
             found.add(self._tokenizer.eos_token_id)
         try:
-            ends = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            ends = None
-        ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        if not all(isinstance(id, int) and not isinstance(id, bool) and id >= 0 for id in ends):
-            raise ModelError(
-                f"generation_config.json in {folder}: eos_token_id is {ends}, not an id or a list of ids; correct it"
-            )
-        return tuple(sorted(found.union(ends)))
+            return tuple(sorted(found.union(read_end_ids(folder))))
+        except FolderProblem as error:
+            raise ModelError(str(error)) from error
 
 
 def _load(folder: Path) -> Any:

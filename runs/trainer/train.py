@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from runs.checkpoint_folder import make_identity
 from runs.trainer.batches import Prefetcher
 from runs.trainer.checkpoints import Checkpoints
 from runs.trainer.devices import make_mesh, start_devices
@@ -25,20 +26,6 @@ from runs.trainer.sft import SftTrainer
 from runs.trainer.stop import StopWatch
 
 SEEN = "seen.json"
-
-# Settings that decide what a step computes on: a checkpoint is of use only where they are equal.
-_BINDING = (
-    "lora_rank",
-    "lora_alpha",
-    "lora_targets",
-    "seed",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "max_seq_length",
-    "packing",
-    "too_long",
-    "prompt_style",
-)
 
 
 def train_from_manifest(config: Path) -> None:
@@ -77,17 +64,19 @@ def train(prepared: Prepared, stop: StopWatch) -> None:
 
 def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch) -> dict[str, Any]:
     resumed = _restore(prepared, loop, checkpoints)
-    metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), "resumed_from_step": resumed})
+    begun = resumed or 0
+    facts = {"resumed_from_step": resumed, "extended_from_step": prepared.start or None}
+    metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), **facts})
     for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
         say(sentence)
-    for sentence in input_warnings(prepared.tokenizer, prepared.data):
+    for sentence in input_warnings(prepared.tokenizer, prepared.data, positions=prepared.model.architecture.positions):
         say(sentence)
     if jax.process_index() == 0:
         write_json(prepared.folder / SEEN, first_seen(prepared.data, prepared.tokenizer))
     problems = _exact_match(prepared)
-    if resumed is None:
-        loop.tally.eval_loss_before = loop.evaluate(0)
-        loop.tally.exact_match_before, loop.tally.outputs_before = _solve(problems, loop, 0, metrics, stop)
+    if begun == prepared.start:
+        loop.tally.eval_loss_before = loop.evaluate(begun)
+        loop.tally.exact_match_before, loop.tally.outputs_before = _solve(problems, loop, begun, metrics, stop)
     loop.run()
     checkpoints.finish()
     if loop.stopped_by:
@@ -106,13 +95,14 @@ def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFil
     return Loop(
         trainer_of=lambda on_step: SftTrainer(
             prepared.model.module,
-            make_optimizer(prepared.training, total=prepared.total, dtype=prepared.dtype),
+            make_optimizer(prepared.training, total=prepared.total, start=prepared.start, dtype=prepared.dtype),
             on_step=on_step,
         ),
         training=prepared.training,
         plan=prepared.plan,
         prefetcher_of=lambda start, end: Prefetcher(prepared.builder, prepared.plan, start=start, stop=end),
         held_out=prepared.held_out if prepared.held_out_rows else None,
+        start=prepared.start,
         total=prepared.total,
         checkpoints=checkpoints,
         metrics=metrics,
@@ -122,7 +112,15 @@ def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFil
 
 
 def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | None:
-    """Go on from this folder's own newest checkpoint, else from that of ``resume_from``, else begin (None)."""
+    """Go on from this folder's own newest checkpoint, else from that of ``resume_from``, else begin (None).
+
+    An extension begins with the weights and the optimizer of the checkpoint that it extends; what it tells about itself, but for
+    the number of tokens, begins anew.
+
+    Raises:
+        StorageError: there is no such checkpoint, or it is of no use here.
+    """
+    start, folder = prepared.start, checkpoints.folder
     found = checkpoints.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
     source = prepared.manifest["resume_from"]
     if found is None and source is not None:
@@ -134,23 +132,37 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
         if found is None:
             raise StorageError(f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to begin anew")
     if found is None:
+        if start:
+            raise StorageError(
+                f"extend_from_step: there is no checkpoint of step {start} to extend; name its folder as resume_from"
+            )
         return None
     step, state = found
-    loop.tally = Tally(**{name: value for name, value in state.items() if name in Tally.__dataclass_fields__})
+    tally = Tally(**{name: value for name, value in state.items() if name in Tally.__dataclass_fields__})
+    if start and tally.start != start:  # not the extension's own
+        if step != start:
+            raise StorageError(
+                f"extend_from_step: the newest checkpoint in {folder} that can be read is of step {step}, not of step {start}; "
+                "extend the training from a step that is there"
+            )
+        tally = Tally(tokens=tally.tokens)
+    tally.start = start
+    loop.tally = tally
     loop.trainer.start_at(step)
     say(f"Resumed from step {step}.")
+    if start:
+        say(f"Extends a training of {start:,} steps by {prepared.total - start:,}, with a learning rate schedule over these.")
     return step
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
     config = json.dumps(prepared.model.config, sort_keys=True, default=str)
     return {
-        "model": prepared.manifest["model"]["id"],
+        **make_identity(model_id=prepared.manifest["model"]["id"], training=prepared.training),
         "revision": prepared.model.revision,
         "model_config": hashlib.sha256(config.encode()).hexdigest()[:16],
         "dtype": str(prepared.dtype),
         "data": prepared.data.key,
-        **{name: prepared.training[name] for name in _BINDING},
     }
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture
+from runs.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture, remarks
 from runs.families import PRESETS, preset_names
-from runs.model_folder import FolderProblem, check_model_folder, read_config
+from runs.manifest import warnings_of
+from runs.model_folder import FolderProblem, ModelFolder, read_config
 from runs.trainer.errors import ModelError
 from runs.trainer.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
 from runs.trainer.memory import memory_estimate
+from runs.trainer.model_files import check_weights, open_model
 from runs.trainer.plan import DataPlan
 from runs.trainer.tokens import TokenisedData
 
@@ -20,22 +23,20 @@ GIB = 2**30
 
 
 def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
-    """Check manifest, data and model; with ``smoke`` load the model and run one real step, of which nothing is kept.
+    """Check manifest, data and model, its weights too where they are here; with ``smoke`` load the model and run one real step,
+    of which nothing is kept.
 
     Raises:
         TrainerError: why this training could not run.
     """
     manifest, folder = open_manifest(config)
     training = manifest["training"]
-    settings, model_folder, warnings = _find_model(manifest["model"], folder)
-    try:
-        architecture = read_architecture(settings)
-    except UnsupportedModel as error:
-        raise ModelError(f"the model {manifest['model']['id']} cannot be trained: {error}") from error
-    total, trainable = count_parameters(settings, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
-    tokenizer, data = tokenise(manifest, folder, model_folder, lambda: None)
+    model = _find_model(manifest["model"], folder)
+    architecture, warnings = model.architecture, model.warnings + warnings_of(training)
+    total, trainable = count_parameters(model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
+    tokenizer, data = tokenise(manifest, folder, model.tokenizer, lambda: None)
     data.check_vocabulary(architecture.vocab)
-    plan, _, steps = plan_data(data, training)
+    plan, _, steps = plan_data(data, training, extend_from=manifest["extend_from_step"])
     report: dict[str, Any] = {
         **plan_facts(data, plan, steps),
         "num_epochs": round(steps / plan.steps_per_epoch, 4),
@@ -45,7 +46,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         "parameters": total,
         "trainable_parameters": trainable,
         **_memory(architecture, training, plan, total=total, trainable=trainable),
-        "warnings": [*warnings, *input_warnings(tokenizer, data)],
+        "warnings": [*warnings, *input_warnings(tokenizer, data, positions=architecture.positions)],
         "smoke": None,
     }
     report["sentences"] = plan_sentences(data, plan, training, steps)
@@ -58,29 +59,44 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         from runs.trainer.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
 
         report["smoke"] = run_one_step(manifest, folder)
+    elif model.files is not None:
+        check_weights(model.files)
     return report
 
 
-def _find_model(section: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Path | None, list[str]]:
-    """Content of config.json, the folder with the tokenizer (None: bytes), and warnings. Never fetches weights."""
+@dataclass(frozen=True)
+class _Model:
+    """What is known of a model before it is loaded; ``tokenizer``: its folder (None: bytes), ``files``: its weights, if here."""
+
+    config: dict[str, Any]
+    architecture: Architecture
+    tokenizer: Path | None
+    files: ModelFolder | None
+    warnings: list[str]
+
+
+def _find_model(section: dict[str, Any], folder: Path) -> _Model:
+    """Never fetches weights. Raises ModelError."""
     name: str = section["id"]
     if section["path"] is None and name.startswith("preset:"):
         if name.removeprefix("preset:") not in PRESETS:
             raise ModelError(f"there is no preset {name.removeprefix('preset:')!r}; presets: {', '.join(preset_names())}")
-        return dict(PRESETS[name.removeprefix("preset:")]), None, []
+        config = dict(PRESETS[name.removeprefix("preset:")])
+        return _Model(config, read_architecture(config), None, None, [])
     if section["path"] is not None:
         path = folder / section["path"]
-        problems, warnings = check_model_folder(path)
-        if problems:
-            raise ModelError(f"the model {name} cannot be loaded: {'; '.join(problems)}")
-        return read_config(path), path, warnings
+        files = open_model(name, path)
+        return _Model(files.config, files.architecture, path, files, list(files.warnings))
     from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - loads google-tunix, which only hub ids need
 
     path, commit = fetch(name, section["revision"], weights=False)
     try:
-        return read_config(path), path, [f"Of {name} only configuration and tokenizer were looked at (revision {commit})."]
-    except FolderProblem as error:
+        config = read_config(path)
+        architecture = read_architecture(config)
+    except (FolderProblem, UnsupportedModel) as error:
         raise ModelError(f"the model {name} cannot be loaded: {error}") from error
+    note = f"Of {name} only configuration and tokenizer were looked at (revision {commit})."
+    return _Model(config, architecture, path, None, [note, *remarks(config)])
 
 
 def _histogram(data: TokenisedData) -> list[list[int]]:

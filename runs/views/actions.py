@@ -21,9 +21,10 @@ from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
 from runs.reading import artifacts
-from runs.requests import InvalidRequest, clean_notes, clean_tags
+from runs.requests import InvalidRequest, clean_extension, clean_notes, clean_tags
 from runs.services import RuntimeUnavailable, StateConflict
 from runs.views.detail import get_run
+from tunixrt.templatetags.display import isolate
 
 REFUSALS = (StateConflict, DatasetNotFound, RuntimeUnavailable, InvalidRequest)
 Action = Callable[[HttpRequest, Run], HttpResponse]
@@ -72,9 +73,22 @@ def cancel(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def retry(request: HttpRequest, run: Run) -> HttpResponse:
-    new = services.retry_run(run=run, by=person(request))
-    begins = "from the last checkpoint" if new.resume else "from the start"
+    new = services.retry_run(run=run, by=person(request), resume=request.POST.get("resume") != "false")
+    begins = f"from the last checkpoint of run {short(new.resume_from)}" if new.resume_from else "from scratch"
     messages.success(request, f"This run tries {short(run)} again, {begins}.")
+    return redirect("runs:detail", new.pk)
+
+
+@run_action
+def extend(request: HttpRequest, run: Run) -> HttpResponse:
+    """By epochs, or, where the form says so, by steps."""
+    text = request.POST.get("amount", "").strip()
+    if not (text.isascii() and text.isdecimal()):
+        messages.error(request, "Nothing was started. Say by how many epochs or steps to extend, as a whole number.")
+        return go_back(request, run)
+    added = clean_extension({request.POST.get("unit", "num_epochs"): int(text[:20])})
+    new = services.extend_run(run=run, by=person(request), **added)
+    messages.success(request, f"This run extends {short(run)} from step {new.extend_from_step}.")
     return redirect("runs:detail", new.pk)
 
 
@@ -96,13 +110,13 @@ def pin(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
-    path = request.POST.get("path", "")
+    path = request.GET.get("path", "")  # in the address: a form would send a line feed in a name as CR LF
     try:
         freed = artifacts.remove_artifact(run=run, path=path, by=person(request).get_username())
     except artifacts.NoSuchArtifact:
         messages.error(request, f"This run has no file {path[:256]!r} that could be removed.")
     else:
-        messages.success(request, f"{path} is deleted: {filesizeformat(freed)} are free again.")
+        messages.success(request, f"{isolate(path)} is deleted: {filesizeformat(freed)} are free again.")
     return go_back(request, run)
 
 

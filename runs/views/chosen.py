@@ -32,10 +32,16 @@ class Act:
     refuses: Callable[[Run], str]
 
 
+def _why_not_deleted(run: Run) -> str:
+    if run.is_active:
+        return "has not ended"
+    return "has checkpoints that an active run goes on from" if run.active_heir() else ""
+
+
 ACTS = {
     "cancel": Act("Cancel runs", "Cancel them", "asked to stop", lambda run: "" if run.is_active else "has ended"),
     "tag": Act("Tag runs", "Change the tags", "tagged", lambda run: ""),
-    "delete": Act("Delete runs", "Delete them", "moved to the trash", lambda run: "has not ended" if run.is_active else ""),
+    "delete": Act("Delete runs", "Delete them", "moved to the trash", _why_not_deleted),
 }
 
 
@@ -52,7 +58,7 @@ def read_ids(query: QueryDict) -> list[UUID]:
     return list(dict.fromkeys(UUID(text) for text in texts))
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def chosen(request: HttpRequest) -> HttpResponse:
     """GET: what would happen. POST: do it."""

@@ -6,7 +6,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from runs.comparing import RUNS_MAX, RUNS_MIN, Comparison, compare_runs
 from runs.models import Run
@@ -46,7 +46,7 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
     return found, len(ids) - len(found)
 
 
-@require_GET
+@require_safe
 @login_required
 def compare(request: HttpRequest) -> HttpResponse:
     try:
@@ -58,7 +58,7 @@ def compare(request: HttpRequest) -> HttpResponse:
     return render(request, "runs/compare.html", context)
 
 
-@require_GET
+@require_safe
 @login_required
 def compare_csv(request: HttpRequest) -> HttpResponse:
     """One line for each run: what it is, in what it differs, what came of it."""

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
@@ -17,6 +17,7 @@ from runs import folder as run_folders
 from runs import services
 from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunQuerySet, RunStatus
+from runs.preflight import warnings_in
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
 from runs.runtime import tunix_command
@@ -35,12 +36,12 @@ def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
     return run
 
 
-@require_GET
+@require_safe
 @login_required
 @vary_on_headers("HX-Request")
 def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     """The page, or for htmx only the part that changes while the run is active."""
-    run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of"))
+    run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of", "resume_from"))
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
     folder = services.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
@@ -49,8 +50,11 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
         "retries": retries_of(run),
+        "source": source_of(run),
+        "extensions": extensions_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
+        "warnings": warnings_in(run.summary),
         "parameters": parameters_of(run),
         "command": command_of(run),
         "has_manifest": (folder / run_folders.MANIFEST).is_file(),
@@ -62,6 +66,24 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def source_of(run: Run) -> services.Source | None:
+    """The checkpoint that a retry or an extension of an ended run goes on from."""
+    if not run.is_terminal:
+        return None
+    try:
+        return services.find_source(run)
+    except OSError:
+        return None  # asked for a retry, the service says why
+
+
+def extensions_of(run: Run) -> list[Run]:
+    """The oldest of the runs that extend it."""
+    if not run.is_extensible:
+        return []
+    extensions = run.heirs.visible().filter(retry_of=None, extend_from_step__isnull=False)
+    return list(extensions.order_by("created_at").only("run_id", "status")[:RETRIES_SHOWN])
 
 
 def retries_of(run: Run) -> list[Run]:
@@ -132,7 +154,7 @@ def grouped(found: list[artifacts.Artifact], *, removable: bool) -> list[FileGro
             path,
             files,
             is_folder=files[0].path != path,
-            removable=removable and path.split("/")[0] in artifacts.REMOVABLE,
+            removable=removable and artifacts.is_removable(path),
         )
         for path, files in groups.items()
     ]
@@ -169,5 +191,5 @@ def command_of(run: Run) -> str:
     except run_folders.BrokenFile:
         recorded = None
     if recorded and isinstance(recorded.get("argv"), list):
-        argv = [str(part) for part in recorded["argv"]]
+        argv = [run_folders.clean_text(str(part)) for part in recorded["argv"]]
     return f"cd {shlex.quote(str(folder))}\n{shlex.join(argv)}"

@@ -8,7 +8,7 @@ from uuid import UUID
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.services import DatasetNotFound, get_dataset
@@ -24,7 +24,7 @@ RUNS_LOOKED_AT = 200  # the newest runs of a dataset among which measured length
 MODELS_SHOWN = 3
 
 
-@require_GET
+@require_safe
 @login_required
 def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
     run = get_run(run_id)
@@ -59,7 +59,7 @@ class MeasuredLengths:
     max_seq_length: Any
 
 
-@require_GET
+@require_safe
 @login_required
 @vary_on_headers("HX-Request")
 def token_lengths(request: HttpRequest, key: str) -> HttpResponse:

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from runs.models import SavedView
 from runs.saved_views import VIEWS_MAX, ViewRefused, rename_view, save_view
 from runs.views.actions import person
+from tunixrt.templatetags.display import isolate
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -25,7 +26,7 @@ def saved_views(request: HttpRequest) -> HttpResponse:
     except ViewRefused as refusal:
         messages.error(request, f"The view was not kept. {refusal}")
         return redirect("runs:saved_views")
-    messages.success(request, f"The view {view.name} {'is kept' if created else 'now shows this'}.")
+    messages.success(request, f"The view {isolate(view.name)} {'is kept' if created else 'now shows this'}.")
     return redirect(f"{reverse('runs:history')}?{view.query}")
 
 
@@ -38,7 +39,7 @@ def rename(request: HttpRequest, pk: int) -> HttpResponse:
     except ViewRefused as refusal:
         messages.error(request, f"The view keeps its name. {refusal}")
     else:
-        messages.success(request, f"The view is called {view.name} now.")
+        messages.success(request, f"The view is called {isolate(view.name)} now.")
     return redirect("runs:saved_views")
 
 
@@ -47,5 +48,5 @@ def rename(request: HttpRequest, pk: int) -> HttpResponse:
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
     view = get_object_or_404(SavedView, pk=pk, owner=person(request))
     view.delete()
-    messages.success(request, f"The view {view.name} is deleted. Its runs are where they were.")
+    messages.success(request, f"The view {isolate(view.name)} is deleted. Its runs are where they were.")
     return redirect("runs:saved_views")

@@ -17,7 +17,9 @@ from runs import services
 from runs.execution import launching
 from runs.families import preset_names
 from runs.forms import StartForm, initial_from_config
+from runs.manifest import warnings_of
 from runs.models import Host, Run
+from runs.preflight import warnings_in
 from runs.requests import InvalidRequest, RunRequest, clean_request
 from runs.runtime import local_runtime
 from runs.views.actions import person
@@ -27,7 +29,7 @@ MODELS_MAX = 200
 DEFAULT_MODEL = "preset:tiny-llama"
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def start(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
@@ -37,7 +39,7 @@ def start(request: HttpRequest) -> HttpResponse:
             status, run = check(request, form) if request.POST.get("action") == "check" else submit(request, form)
         if run is not None and request.POST.get("action") != "check":
             return redirect("runs:detail", run.pk)
-        context = page_context(form) | {"checked": run}
+        context = page_context(form) | {"checked": run, "warnings": warnings_in(run.summary) if run else []}
         if request.htmx:  # type: ignore[attr-defined]
             return render(request, "runs/_preflight.html", context)
         return render(request, "runs/start.html", context, status=200 if run is not None else status)
@@ -98,6 +100,9 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
         run, created = services.submit_run(request=asked, by=person(request), queued=True)
     else:
         run, created = launching.run_in_request(request=asked, by=person(request))
+    if not asked.dry_run:  # a dry run's own page has them
+        for warning in warnings_of(asked.training):
+            messages.warning(request, warning)
     if not created:
         messages.info(request, "This form was sent before: here is the run that it started.")
     return run

@@ -19,6 +19,7 @@ from knox.settings import CONSTANTS
 
 from tunixrt.admin.lists import FastListAdmin, ReadOnlyAdmin
 from tunixrt.audit import write_log_entry
+from tunixrt.numbers import WholeNumberField
 from tunixrt.templatetags.display import when
 
 admin.site.unregister(User)
@@ -57,7 +58,7 @@ class TokenForm(forms.ModelForm):
     can."""
 
     username = forms.CharField(max_length=150, label="Account", help_text="The token can do what this account can.")
-    days = forms.IntegerField(
+    days = WholeNumberField(
         min_value=1, max_value=3650, required=False, label="Valid for days", help_text="Empty: until it is revoked."
     )
     by: User  # who asks

@@ -88,6 +88,12 @@ def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> st
 
 
 @register.filter
+def isolate(text: Any) -> str:
+    """Text of others inside an attribute or a sentence, where no ``<bdi>`` can stand: its direction stays its own."""
+    return f"\u2068{text}\u2069"  # first strong isolate, pop directional isolate (UAX 9)
+
+
+@register.filter
 def of(table: dict[Any, Any], key: Any) -> Any:
     """``table[key]``, or nothing."""
     return table.get(key, "")

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
 from tunixrt.api.errors import DATABASE_AWAY
 from tunixrt.tests.plugin import ROOT
 from tunixrt.tests.postgres import PostgresServer, postgres_server
@@ -31,20 +31,16 @@ class Site:
     database: PostgresServer
     web: httpx.Client
     session: str
-    log: Path
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+def site(tmp_path: Path, port: HeldPort) -> Iterator[Site]:
     log = tmp_path / "web.log"
     with postgres_server() as database, log.open("wb") as output:
         environment = os.environ | {
             "DATABASE_URL": database.url(),
             "TUNIXRT_VAR_DIR": str(tmp_path / "var"),
-            "TUNIXRT_BIND": address,
+            "TUNIXRT_BIND": port.address,
         }
         subprocess.run(
             [sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environment, check=True, capture_output=True
@@ -66,28 +62,24 @@ def site(tmp_path: Path) -> Iterator[Site]:
             start_new_session=True,
         )
         try:
-            with httpx.Client(base_url=f"http://{address}", timeout=20) as client:
-                wait_for(client, 200, log)
-                yield Site(database, client, session, log)
+            with httpx.Client(base_url=port.url, timeout=PATIENCE) as client:
+                wait_for(lambda: is_up(client, web, log), "the server")
+                yield Site(database, client, session)
         finally:
             web.terminate()
             try:
-                web.wait(timeout=20)
+                web.wait(PATIENCE)
             except subprocess.TimeoutExpired:  # a server whose application cannot be loaded
                 os.killpg(web.pid, signal.SIGKILL)
                 web.wait()
 
 
-def wait_for(client: httpx.Client, status: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if client.get("/healthz").status_code == status:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"/healthz did not become {status}:\n{log.read_text()}")
+def is_up(client: httpx.Client, web: subprocess.Popen[bytes], log: Path) -> bool:
+    assert web.poll() is None, log.read_text()
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_answers_are_503_while_the_database_is_away(site: Site):
@@ -110,7 +102,7 @@ def test_answers_are_503_while_the_database_is_away(site: Site):
 
     site.database.start()
 
-    wait_for(site.web, 200, site.log)
+    wait_for(lambda: site.web.get("/healthz").status_code == 200, "the database again")
     for _ in range(12):  # whichever thread answers, its connection is a new one
         assert site.web.get("/api/tunix/runs").status_code == 200
     assert site.web.get("/api/tunix/runs", headers={"Cookie": f"sessionid={site.session}"}).status_code == 200

@@ -2,7 +2,6 @@
 
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from runs.processes import processes_with, send_signal
 from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
 from runs.tests.programs import MARK
 from tunixrt.tests.plugin import ROOT
 
@@ -23,13 +23,12 @@ from tunixrt.tests.plugin import ROOT
 class Terminal:
     """A terminal and the session in it, whose first program is a shell that runs `make serve`, or `make serve` itself."""
 
-    def __init__(self, folder: Path, *, in_shell: bool):
+    def __init__(self, folder: Path, port: HeldPort, *, in_shell: bool):
         self.mark = str(uuid.uuid4())
         self.screen, inside = pty.openpty()
         self.said = ""
         # the environment is there: the tests run in it
-        # an address of loopback for this test alone
-        self.address = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}:8000"
+        self.url = port.url
         make = ["make", "--old-file=environment", "serve", f"FULL={sys.executable}"]
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []), *make],
@@ -44,8 +43,7 @@ class Terminal:
                 "DATABASE_URL": "",
                 "TUNIXRT_VAR_DIR": str(folder),
                 "TUNIX_OUTPUT_ROOT": str(folder / "output"),
-                "TUNIXRT_BIND": self.address,
-                "ALLOWED_HOSTS": self.address.split(":")[0],
+                "TUNIXRT_BIND": port.address,
             },
         )
         os.close(inside)
@@ -57,7 +55,7 @@ class Terminal:
 
     def answers(self) -> bool:
         try:
-            return httpx.get(f"http://{self.address}/healthz", trust_env=False, timeout=PATIENCE).is_success
+            return httpx.get(f"{self.url}/healthz", trust_env=False, timeout=PATIENCE).is_success
         except httpx.TransportError:
             return False
 
@@ -87,8 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def terminal(folder: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
-    opened = Terminal(folder, in_shell=request.param == "shell")
+def terminal(folder: Path, port: HeldPort, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    opened = Terminal(folder, port, in_shell=request.param == "shell")
     yield opened
     while left := processes_with(MARK, opened.mark):
         for process in left:

@@ -9,6 +9,7 @@ from datasets.arithmetic import NAME, VERSION
 from datasets.models import Dataset
 from runs import folder as run_folders
 from runs import services
+from runs.checkpoint_folder import complete_steps
 from runs.execution import attending, launching
 from runs.models import Run, RunStatus
 from runs.output_root import root_problem
@@ -114,7 +115,7 @@ class Command(BaseCommand):
             f"Manifest     {folder / run_folders.MANIFEST}\n"
             f"Look at it   make serve, then http://127.0.0.1:8000/runs/{run.run_id}"
         )
-        if not checkpoint.is_dir():
+        if int(checkpoint.name) not in complete_steps(checkpoint.parent):
             raise CommandError("The checkpoint is missing.")
         if last > LOSS_GOAL * first or after < EXACT_MATCH_GOAL or after <= before:
             raise CommandError("The model did not learn what it should have: see the log.")

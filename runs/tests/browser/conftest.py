@@ -12,19 +12,25 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from runs.tests.browser.house import House
+from runs.tests.launching import PATIENCE
 from tunixrt.tests.plugin import SERVER_URL, with_database
 
 EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-SLOW = 30_000  # milliseconds: for what a queue, a keeper and a training do on a busy machine
+SLOW = PATIENCE * 1000  # milliseconds
 
 Visit = Callable[..., Page]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
+    """Mark the browser tests, and keep them together where the random order has put the first: they share a house."""
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.browser)
+    if ours:
+        place = items.index(ours[0])
+        others = [item for item in items if item not in ours]
+        items[:] = [*others[:place], *ours, *others[place:]]
 
 
 # One for the package, not for the session: Playwright keeps an event loop in this thread, and where one is, Django keeps its
@@ -37,7 +43,7 @@ def browser() -> Iterator[Browser]:
         executable = found or playwright.chromium.executable_path
         assert os.path.exists(executable), "These tests need Debian's chromium; pytest -m 'not browser' leaves them out."
         expect.set_options(timeout=SLOW)
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=SLOW)
         yield browser
         browser.close()
 

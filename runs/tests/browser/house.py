@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 
 from runs import folder as run_folders
-from runs.tests.launching import PATIENCE, TRAINER, wait_for
-from runs.tests.programs import ROOT, Program, end_keeper, free_port
+from runs.tests.launching import HOUR, PATIENCE, TRAINER, wait_for
+from runs.tests.ports import HeldPort
+from runs.tests.programs import ROOT, Program, end_keeper
 
 STOP_SECONDS = 20.0
 ENDED = ("completed", "failed", "timeout", "cancelled")
@@ -33,20 +34,20 @@ class House:
         self.scripts = folder / "scripts"
         for path in (self.output_root, self.scripts):
             path.mkdir(exist_ok=True)
-        self.address = f"127.0.0.1:{free_port()}"
-        self.url = f"http://{self.address}"
+        self.port = HeldPort()
+        self.url = self.port.url
         self.environment = {
             "TUNIXRT_VAR_DIR": str(folder / "var"),
             "TUNIX_OUTPUT_ROOT": str(self.output_root),
-            "TUNIXRT_BIND": self.address,
+            "TUNIXRT_BIND": self.port.address,
             "DATABASE_URL": database_url,
+            "TUNIX_SYNC_TIMEOUT_SECONDS": str(HOUR),
             "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.scripts)]),
             **environment,
         }
         self._seeds = count(1)
         self._programs: list[Program] = []
-        migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
-        subprocess.run(migrate, cwd=ROOT, env=self.whole_environment(), check=True)
+        self.manage("migrate", "--verbosity", "0")
         for line in (ROOT / "Procfile").read_text().splitlines():
             name, _, command = line.partition(":")
             words = shlex.split(command)
@@ -62,6 +63,12 @@ class House:
     def whole_environment(self) -> dict[str, str]:
         """What a program of the house is started with."""
         return os.environ | self.environment
+
+    def manage(self, *arguments: str, **environment: str) -> str:
+        """Run a management command; what it printed."""
+        command = [sys.executable, "manage.py", *arguments]
+        environ = self.whole_environment() | environment
+        return subprocess.run(command, cwd=ROOT, env=environ, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     def answers(self) -> bool:
         for program in self._programs:
@@ -79,6 +86,7 @@ class House:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 program.process.wait(STOP_SECONDS)
             program.kill()
+        self.port.close()
         for record in self.output_root.rglob(run_folders.KEEPER):
             end_keeper(record.parent)
 

@@ -58,14 +58,16 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
         dataset,
         *measured,
         coloured,
-        ["put", "checkpoints/4/weights", "w"],
+        ["checkpoint", 4],
         tags=["look", "second"],
         notes="# Notes\n\nwith [a link](https://example.org), `code`, > a quotation\n\n| a | b |\n|---|---|\n| 1 | 2 |",
     )
     for run in (failed, completed):
         house.wait(run)
-    retried = str(house.ask("POST", f"/api/tunix/runs/{completed}/retry")["run_id"])
-    house.wait(retried)
+    retried = str(house.ask("POST", f"/api/tunix/runs/{failed}/retry")["run_id"])
+    extended = str(house.ask("POST", f"/api/tunix/runs/{completed}/extend", json={"max_steps": 5})["run_id"])
+    for run in (retried, extended):
+        house.wait(run)
     running = house.submit(dataset, ["plan", 9], *measured, coloured, ["wait", "go"])
     pending = house.submit(dataset, tags=["look"])
     cancelled = house.submit(dataset)
@@ -79,6 +81,7 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
         "failed": failed,
         "completed": completed,
         "retried": retried,
+        "extended": extended,
         "running": running,
         "pending": pending,
         "cancelled": cancelled,
@@ -98,6 +101,7 @@ PAGES = {
     "detail-failed": "/runs/{failed}",
     "detail-completed": "/runs/{completed}",
     "detail-retried": "/runs/{retried}",
+    "detail-extended": "/runs/{extended}",
     "detail-running": "/runs/{running}",
     "detail-pending": "/runs/{pending}",
     "samples": "/runs/{completed}/data",

@@ -19,7 +19,7 @@ def status_of(page: Page) -> Locator:
 def fill_in(page: Page, dataset: str, seed: int) -> None:
     page.get_by_role("combobox", name="Dataset").select_option(dataset)
     page.get_by_test_id("advanced").locator("summary").click()
-    page.get_by_role("spinbutton", name="Seed").fill(str(seed))
+    page.get_by_role("textbox", name="Seed").fill(str(seed))
 
 
 def start_async(page: Page, dataset: str, seed: int) -> str:
@@ -69,7 +69,7 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     expect(log).to_contain_text("<b>more</b> words")
     expect(chart.get_by_test_id("latest")).to_contain_text("1.125")
     expect(page.get_by_test_id("progress").get_by_role("progressbar")).to_have_attribute("value", "3")
-    assert chart.locator("canvas").screenshot() != drawn
+    wait_for(lambda: chart.locator("canvas").screenshot() != drawn, "the new point")
     expect(status_of(page)).to_have_text("running")
 
     house.tell(run, "end")
@@ -77,9 +77,25 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     expect(status_of(page)).to_have_text("completed")
     expect(log).to_contain_text("last words")
     expect(page.get_by_test_id("events").get_by_role("listitem")).to_have_count(3)
-    expect(page.get_by_test_id("retry")).to_be_visible()  # the buttons are those of an ended run
+    expect(page.get_by_test_id("extend")).to_be_visible()  # the buttons are those of a completed training
     expect(page.get_by_test_id("progress")).to_be_hidden()
     assert page.evaluate("window.stayed") is True
+
+
+def test_a_completed_training_is_extended(visit: Visit, house: House, dataset: str):
+    run = house.submit(dataset, ["checkpoint", 5], ["say", "done"])
+    house.wait(run)
+    page = visit(f"/runs/{run}")
+    expect(page.get_by_test_id("extend-start")).to_be_hidden()
+
+    page.get_by_test_id("extend").click()
+    page.get_by_test_id("extend-amount").fill("20")
+    page.get_by_test_id("extend-unit").select_option("max_steps")
+    page.get_by_test_id("extend-start").click()
+
+    page.wait_for_url(lambda url: not url.endswith(run))
+    expect(page.get_by_test_id("resume-from")).to_have_attribute("href", f"/runs/{run}")
+    expect(status_of(page)).to_have_text("completed")
 
 
 def test_a_running_training_is_cancelled_and_tried_again(visit: Visit, house: House, dataset: str):
@@ -121,7 +137,7 @@ def test_the_log_follows_until_one_scrolls_up(visit: Visit, house: House, datase
     log, follow = page.get_by_test_id("log-stdout"), page.get_by_test_id("follow-stdout")
     expect(log).to_contain_text("line 299")
     at_end = "(box) => box.scrollHeight - box.scrollTop - box.clientHeight < 24"
-    assert log.evaluate(at_end)
+    wait_for(lambda: log.evaluate(at_end), "the end of the log")
     expect(follow).to_have_attribute("aria-pressed", "true")
 
     log.evaluate("(box) => (box.scrollTop = 0)")
@@ -131,7 +147,7 @@ def test_the_log_follows_until_one_scrolls_up(visit: Visit, house: House, datase
     assert not log.evaluate(at_end)
 
     follow.click()
-    assert log.evaluate(at_end)
+    wait_for(lambda: log.evaluate(at_end), "the end of the log")
     page.get_by_role("searchbox", name="Search stdout").fill("line 29")
     expect(log.locator(".is-match")).to_have_count(11)
     house.wait(run)
@@ -167,11 +183,14 @@ def test_a_dry_run_and_the_check_before_it(visit: Visit, house: House, dataset: 
 def test_what_is_wrong_is_said_beside_the_field(visit: Visit, dataset: str):
     page = visit("/runs/new")
     page.get_by_role("combobox", name="Dataset").select_option(dataset)
-    rate = page.get_by_role("spinbutton", name="Learning rate")
-    rate.fill("2")
-    page.get_by_test_id("run-dry").click()
+    rate = page.get_by_role("textbox", name="Learning rate")
+    for typed in ("2", "0,0001"):  # a number field of the browser would send 1.0 for the second
+        rate.clear()
+        rate.press_sequentially(typed)
+        page.get_by_test_id("run-dry").click()
 
-    expect(rate).to_have_attribute("aria-invalid", "true")
+        expect(rate).to_have_attribute("aria-invalid", "true")
+        expect(rate).to_have_value(typed)
     expect(page.get_by_role("alert").first).to_be_visible()
 
 
@@ -314,7 +333,7 @@ def test_two_people_act_on_one_run(visit: Visit, house: House, dataset: str):
     first.get_by_test_id("trash").click()
     first.wait_for_url(f"{house.url}/")
 
-    second.get_by_test_id("retry").click()
+    second.get_by_test_id("pin").click()
 
     expect(second.get_by_role("heading", level=1)).to_be_visible()
     expect(second.get_by_test_id("error")).to_have_attribute("data-status", "404")

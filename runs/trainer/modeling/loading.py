@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runs.architectures import Architecture, Tensor, UnsupportedModel, read_architecture, remarks, tensors
+from runs.architectures import Architecture, Tensor, read_architecture, tensors
 from runs.families import PRESETS, preset_names
-from runs.model_folder import FolderProblem, match_tensors, read_config, read_entries
 from runs.trainer.errors import ModelError
+from runs.trainer.model_files import open_model, read_weights
 from runs.trainer.modeling import decoder, hub, weights
 
 PRESET_PREFIX = "preset:"
@@ -75,41 +75,25 @@ def load_model(
     commit = None
     if path is None:
         path, commit = hub.fetch(model_id, revision)
-    try:
-        config = read_config(path)
-        architecture = read_architecture(config)
-        entries, problems = match_tensors(architecture, read_entries(path))
-    except (FolderProblem, UnsupportedModel) as error:
-        raise ModelError(f"the model {model_id} cannot be loaded: {error}") from error
-    if problems:
-        raise ModelError(f"the model {model_id} cannot be loaded: {'; '.join(problems)}")
-    head = entries.pop("lm_head.weight", None) if architecture.tied else None
-    if head is not None and not _same(weights.read_array(head), weights.read_array(entries["model.embed_tokens.weight"])):
-        raise ModelError(
-            f"the model {model_id} cannot be loaded: config.json ties the output head to the embeddings, "
-            "but lm_head.weight differs from them"
-        )
-    try:
-        module = _materialize(
-            architecture,
-            lambda tensor: weights.read_array(entries[tensor.name]),
-            dtype=dtype,
-            mesh=mesh,
-            gradient_checkpointing=gradient_checkpointing,
-        )
-    except OSError as error:
-        raise ModelError(f"the weights of {model_id} cannot be read: {error}") from error
+    folder = open_model(model_id, path)
+    module = _materialize(
+        folder.architecture,
+        lambda tensor: read_weights(tensor.name, folder.entries[tensor.name]),
+        dtype=dtype,
+        mesh=mesh,
+        gradient_checkpointing=gradient_checkpointing,
+    )
     return LoadedModel(
         module=module,
-        family=architecture.family,
-        config=config,
-        architecture=architecture,
+        family=folder.architecture.family,
+        config=folder.config,
+        architecture=folder.architecture,
         model_config=module.config,
         model_id=model_id,
         mesh=mesh,
         folder=path,
         revision=commit,
-        warnings=remarks(config),
+        warnings=folder.warnings,
     )
 
 
@@ -170,7 +154,3 @@ def _sharding(variable: Any, mesh: Any) -> jax.sharding.Sharding | None:
         divides = name in mesh.shape and size % mesh.shape[name] == 0
         spec.append(name if divides else None)
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-
-
-def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    return first.shape == second.shape and np.array_equal(first.astype(np.float32), second.astype(np.float32))

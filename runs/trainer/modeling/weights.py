@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
-import ml_dtypes
 import numpy as np
 
 from runs.architectures import Architecture, Tensor
-from runs.model_folder import INDEX, Entry
+from runs.model_folder import INDEX
+from runs.trainer.model_files import NUMPY
 
-_NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_NAMES = {np.dtype(kind): name for name, kind in _NUMPY.items()}
+_NAMES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 
 # Files above this size are split, as transformers does.
 SHARD_BYTES = 5_000_000_000
@@ -42,12 +41,6 @@ def by_parameter(table: Iterable[Tensor]) -> dict[Any, list[Tensor]]:
     for tensor in table:
         parameters.setdefault(tensor.path, []).append(tensor)
     return parameters
-
-
-def read_array(entry: Entry) -> np.ndarray:
-    """One tensor as a memory-mapped array: nothing is read before it is used."""
-    data = np.memmap(entry.file, mode="r", offset=entry.start, shape=(entry.end - entry.start,), dtype=np.uint8)
-    return data.view(_NUMPY[entry.dtype]).reshape(entry.shape)
 
 
 def random_array(tensor: Tensor, architecture: Architecture, seed: int) -> np.ndarray:

@@ -25,10 +25,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TUNIXRT_CACHE_DIR", None)
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of what these tests do
 
+import hypothesis  # noqa: E402 - the path and the environment are set above
 import jax  # noqa: E402 - the path and the environment are set above
 
 from runs.trainer.devices import start_devices  # noqa: E402 - the path and the environment are set above
 from runs.trainer.tests.helpers import Run, arithmetic, write_llama  # noqa: E402
+
+# As for the tests of the core (tunixrt/tests/plugin.py): neither chance nor a busy machine fails a test.
+_check = hypothesis.HealthCheck
+_PROFILE = hypothesis.settings(
+    deadline=None, database=None, print_blob=True, suppress_health_check=[_check.too_slow, _check.function_scoped_fixture]
+)
+hypothesis.settings.register_profile("same", _PROFILE, derandomize=True)
+hypothesis.settings.register_profile("search", _PROFILE, derandomize=False)
+hypothesis.settings.load_profile("same")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Name the seed also with ``-q``, which leaves pytest-randomly's header out."""
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f"random order: --randomly-seed={seed} repeats it")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,7 +84,6 @@ def trained(tmp_path_factory, llama):
         tmp_path_factory.mktemp("trained") / "run",
         examples=arithmetic(48, held_out=8),
         model=llama,
-        resume_from=None,
         training={"num_epochs": 1},
     )
     assert run.train() == 0
@@ -78,13 +94,14 @@ def trained(tmp_path_factory, llama):
 def make_run(tmp_path, llama):
     """``make_run(name, examples=…, model=…, **training)`` writes a run folder and returns a ``Run``."""
 
-    def make(name="run", *, examples=None, model=None, dataset=None, resume_from=None, **training):
+    def make(name="run", *, examples=None, model=None, dataset=None, resume_from=None, extend_from_step=None, **training):
         folder = tmp_path / name
         return Run.write(
             folder,
             examples=examples or arithmetic(48, held_out=8),
             model=model or llama,
             resume_from=resume_from,
+            extend_from_step=extend_from_step,
             training=training,
         )
 

@@ -19,6 +19,7 @@ from runs.manifest import build_manifest, dump_manifest
 from runs.trainer import launch
 
 LAUNCH = Path(launch.__file__)
+PATIENCE = 600.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
 
 CONFIG = {
     "model_type": "llama",
@@ -83,8 +84,8 @@ def byte_tokenizer(template: str | None = CHAT_TEMPLATE, **tokens: str) -> PreTr
     return tokenizer
 
 
-def write_llama(folder: Path, *, seed: int = 0, poison: bool = False, **config: Any) -> None:
-    """A Hugging Face folder: random weights (one NaN if ``poison``) and the byte tokenizer."""
+def write_llama(folder: Path, *, seed: int = 0, overflow: bool = False, **config: Any) -> None:
+    """A Hugging Face folder: random weights (so large that the loss is no number, if ``overflow``) and the byte tokenizer."""
     settings = {**CONFIG, **config}
     generator = np.random.default_rng(seed)
     weights = {}
@@ -93,8 +94,8 @@ def write_llama(folder: Path, *, seed: int = 0, poison: bool = False, **config: 
         weights[tensor.name] = (
             np.ones(tensor.shape, np.float32) if is_norm else generator.normal(0, 0.05, tensor.shape).astype(np.float32)
         )
-    if poison:
-        weights["model.norm.weight"][0] = np.nan
+    if overflow:
+        weights["model.norm.weight"][:] = 3e38
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(settings))
@@ -109,7 +110,7 @@ class Run:
 
     @classmethod
     def write(
-        cls, folder: Path, *, examples: list[dict[str, Any]], model: Path | str, resume_from: str | None, training: dict[str, Any]
+        cls, folder: Path, *, examples: list[dict[str, Any]], model: Path | str, training: dict[str, Any], **manifest: Any
     ) -> "Run":
         folder.mkdir(parents=True)
         (folder / "dataset.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8")
@@ -119,7 +120,7 @@ class Run:
             dataset={"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft"},
             model={**section, "revision": None},
             training={**TRAINING, **training},
-            resume_from=resume_from,
+            **manifest,
         )
         (folder / "manifest.yaml").write_text(dump_manifest(manifest), encoding="utf-8")
         return cls(folder)
@@ -146,7 +147,7 @@ class Run:
     def finish(self, command: str = "train", *arguments: str, **environment: str) -> tuple[int, str, str]:
         """Run the real command to its end: exit code, stdout, stderr."""
         process = self.start(command, *arguments, **environment)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
         return process.returncode, out, err
 
     def metrics(self) -> list[dict[str, Any]]:

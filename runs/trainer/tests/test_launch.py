@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
 from runs.trainer import errors
 from runs.trainer.launch import main
-from runs.trainer.tests.helpers import LAUNCH, arithmetic
+from runs.trainer.tests.helpers import LAUNCH, PATIENCE, arithmetic
 
 ROOT = LAUNCH.parents[2]
 
@@ -23,7 +22,7 @@ def tunix(*arguments, cwd=None, **environment):
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -102,9 +101,7 @@ def test_a_mesh_that_does_not_fit_the_devices_ends_with_10(make_run, capsys):
 )
 def test_a_model_that_is_not_there_ends_with_12(make_run, capsys, model, words):
     run = make_run(model=model)
-    started = time.monotonic()
     assert run.train() == 12
-    assert time.monotonic() - started < 20
     last = last_line_of_errors(capsys)
     assert last.startswith("tunix: model: ")
     assert words in last
@@ -130,7 +127,7 @@ def limited(run, resource, amount):
         env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 
@@ -159,6 +156,20 @@ os.write(2, b"and more")
     process = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
     assert process.stderr.splitlines() == ["a traceback", "tunix: storage: full \\udc80"]
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("broken", ["stdout", "stderr", "both"])
+def test_the_exit_code_is_the_same_where_the_output_cannot_be_written(tmp_path, broken):
+    """Output and checkpoints often share the disk that is full; 1 in place of 15 would say that the program is at fault."""
+    command = [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", str(tmp_path / "missing.yaml")]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            command,
+            stdout=subprocess.PIPE if broken == "stderr" else full,
+            stderr=subprocess.PIPE if broken == "stdout" else full,
+            check=False,
+        )
+    assert process.returncode == 10
 
 
 def test_a_disk_that_takes_no_more_ends_with_15(make_run):

@@ -93,6 +93,13 @@ def test_the_state_keeps_its_form_when_settings_change():
     assert len(forms) == 1
 
 
+@pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
+def test_the_schedule_of_an_extension_is_one_over_the_added_steps(shape):
+    settings = {"peak": 0.1, "warmup_ratio": 0.1, "shape": shape, "xp": np}
+    added = [float(learning_rate(1000 + step, start=1000, total=1050, **settings)) for step in range(50)]
+    assert added == [float(learning_rate(step, total=50, **settings)) for step in range(50)]
+
+
 def test_equal_to_optax_adamw():
     training = {
         **parameter_defaults(),

@@ -125,3 +125,9 @@ def test_total_steps():
     assert total_steps(10, num_epochs=3, max_steps=None) == 30
     assert total_steps(10, num_epochs=3, max_steps=7) == 7
     assert total_steps(10, num_epochs=3, max_steps=70) == 30
+
+
+def test_an_extension_adds_its_steps():
+    assert total_steps(10, num_epochs=3, max_steps=None, extend_from=25) == 55
+    assert total_steps(10, num_epochs=3, max_steps=7, extend_from=25) == 32
+    assert total_steps(10, num_epochs=3, max_steps=70, extend_from=25) == 95

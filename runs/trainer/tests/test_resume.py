@@ -1,6 +1,6 @@
 """Going on after an end that was not planned."""
 
-import itertools
+import json
 import os
 import shutil
 import signal
@@ -9,13 +9,19 @@ import time
 from argparse import Namespace
 
 import pytest
+from orbax.checkpoint.utils import is_tmp_checkpoint
 
+from runs.checkpoint_folder import REQUIRED, complete_steps
+from runs.manifest import parameter_defaults
+from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.trainer.checkpoints import Retention
-from runs.trainer.tests.helpers import line, write_llama
+from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
+
+LONG = arithmetic(800)  # 10,000 steps in a hundred epochs: a training that no test is too slow to stop
 
 
-def wait_for(condition, *, seconds=300):
-    end = time.monotonic() + seconds
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if condition():
             return
@@ -53,17 +59,19 @@ def check_stopped(run, code, err, way):
     assert code == 17
     step = run.checkpoints()[-1]
     assert step == max(run.losses())
-    assert err.strip().splitlines()[-1].startswith(f"tunix: interrupted: stopped by {way} after step {step} of 500; a checkpoint")
+    assert (
+        err.strip().splitlines()[-1].startswith(f"tunix: interrupted: stopped by {way} after step {step} of 10000; a checkpoint")
+    )
     assert not (run.folder / "result.json").exists()
     assert not (run.folder / "model").exists()
 
 
 def test_sigterm_saves_at_the_step_boundary(make_run):
-    run = make_run(num_epochs=100, checkpoint_every_steps=None)
+    run = make_run(examples=LONG, num_epochs=100, checkpoint_every_steps=None)
     process = run.start()
     wait_for(lambda: len(run.losses()) >= 3)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE)
 
     check_stopped(run, process.returncode, err, "SIGTERM")
 
@@ -71,7 +79,7 @@ def test_sigterm_saves_at_the_step_boundary(make_run):
 @pytest.mark.parametrize("way", ["stop.json", "SIGINT"])
 def test_other_stop_requests_save_at_the_step_boundary(make_run, capsys, way):
     """In this process, which a training makes its own for as long as it lasts."""
-    run = make_run(num_epochs=100, checkpoint_every_steps=None)
+    run = make_run(examples=LONG, num_epochs=100, checkpoint_every_steps=None)
 
     def ask():
         wait_for(lambda: len(run.losses()) >= 3)
@@ -139,6 +147,32 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(make_run, capsys):
 
     assert "The checkpoint of step 10 cannot be read and is passed over" in capsys.readouterr().out
     assert run.result()["resumed_from_step"] == 5
+    assert run.train() == 0  # step 10 has been saved again
+    assert run.result()["resumed_from_step"] == 10
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_checkpoint_that_has_lost_a_file_is_passed_over_and_saved_again(make_run, name):
+    run = make_run(num_epochs=2, checkpoint_every_steps=5)
+    assert run.train() == 0
+    (run.folder / "checkpoints" / "10" / name).unlink()
+
+    assert run.train() == 0
+
+    assert run.result()["resumed_from_step"] == 5
+    assert complete_steps(run.folder / "checkpoints") == [5, 10]
+
+
+def test_the_identity_is_that_of_the_training_whose_checkpoints_are_complete(make_run, trained):
+    """What is left of another training's checkpoint, which nobody can restore, is in nobody's way."""
+    run = make_run(num_epochs=1, seed=1)
+    shutil.copytree(trained.folder / "checkpoints", run.folder / "checkpoints")
+    (run.folder / "checkpoints" / "5" / "_CHECKPOINT_METADATA").unlink()
+
+    assert run.train() == 0
+
+    assert json.loads((run.folder / "checkpoints" / "identity.json").read_text())["seed"] == 1
+    assert complete_steps(run.folder / "checkpoints") == [5]
 
 
 @pytest.mark.parametrize(
@@ -193,12 +227,17 @@ def test_retention_keeps_the_newest_and_the_best():
     assert not Retention(last=1, best=0).is_among_best(0.0, [])
 
 
-def test_checkpoints_by_minutes(make_run):
-    """A thousandth of a minute is less than a few of these steps take, and more than none."""
-    run = make_run(num_epochs=8, checkpoint_every_minutes=1e-3, keep_last_checkpoints=1000)
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [1, 2, 3, 4, 5]), (10_080, [5])])
+def test_checkpoints_by_minutes(make_run, minutes, steps):
+    """The time has passed after every step, or after none but the last, which is always saved."""
+    run = make_run(num_epochs=1, checkpoint_every_steps=None, checkpoint_every_minutes=minutes, keep_last_checkpoints=1000)
     assert run.train() == 0
-    *between, last = run.checkpoints()
-    assert last == 40
-    assert between, "no checkpoint but the last"
-    times = {m["step"]: m["time"] for m in run.metrics() if "loss" in m.get("values", {})}
-    assert all(times[b] - times[a] > 0.05 for a, b in itertools.pairwise(between))
+    assert run.checkpoints() == steps
+
+
+def test_what_scripted_programs_leave_unfinished_is_unfinished_for_orbax(tmp_path):
+    """The same temporary name: programs that stand in for a training that is killed while it saves leave what it leaves."""
+    leave_checkpoints(tmp_path, 5, model_id="m", training=parameter_defaults())
+    stage_checkpoint(tmp_path, 6)
+    staged = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir() and is_tmp_checkpoint(path)]
+    assert staged == ["6.orbax-checkpoint-tmp"]

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from runs.trainer.tests.helpers import Run, arithmetic, line
+from runs.tests.ports import HeldPort
+from runs.trainer.tests.helpers import PATIENCE, Run, arithmetic, line
 
 
 def uneven(count):
@@ -89,10 +90,11 @@ def test_four_devices_give_the_numbers_of_one(make_run, one):
 def test_two_processes_give_the_numbers_of_one(make_run, one):
     """``jax.distributed`` on one machine: each process builds its own rows, the first one writes."""
     two = make_run("two", **SIX_ROWS, num_epochs=1)
-    port = 20_000 + hash(str(two.folder)) % 20_000
-    environment = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
+    port = HeldPort()
+    environment = {"JAX_COORDINATOR_ADDRESS": port.address, "JAX_NUM_PROCESSES": "2"}
     processes = [two.start(**environment, JAX_PROCESS_ID=str(index)) for index in range(2)]
-    outcomes = [process.communicate(timeout=300) for process in processes]
+    outcomes = [process.communicate(timeout=PATIENCE) for process in processes]
+    port.close()
 
     assert [process.returncode for process in processes] == [0, 0], [err for _, err in outcomes]
     assert two.result()["devices"] == 2

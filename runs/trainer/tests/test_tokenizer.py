@@ -314,5 +314,5 @@ def test_an_answer_of_which_no_token_is_left(tmp_path):
 @pytest.mark.parametrize("ends", ['["x", null]', '"x"', "[true]", "1.5", "[-1]"])
 def test_malformed_end_tokens_are_named(tmp_path, ends):
     (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {ends}}}')
-    with pytest.raises(ModelError, match=r"eos_token_id is .*, not an id or a list of ids"):
+    with pytest.raises(ModelError, match=r"generation_config.json: eos_token_id is "):
         load(tmp_path, CHATML)

@@ -116,13 +116,14 @@ def test_metrics_every_few_steps(make_run, trained):
 
 
 def test_not_a_number_names_the_step_and_the_examples(make_run, tmp_path, capsys):
-    write_llama(tmp_path / "poisoned", poison=True)
-    run = make_run(model=tmp_path / "poisoned", examples=arithmetic(16))
+    write_llama(tmp_path / "loud", overflow=True)
+    run = make_run(model=tmp_path / "loud", examples=arithmetic(16))
 
     assert run.train() == 14
 
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("tunix: nan: the loss is nan at step 1, whose batch holds the examples sum-")
+    assert "learning_rate" not in last, "nothing has been learnt yet"
     assert run.checkpoints() == []
     assert not (run.folder / "model").exists()
     assert not (run.folder / "result.json").exists()

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from runs.trainer.launch import main
-from runs.trainer.tests.helpers import arithmetic, line
+from runs.trainer.tests.helpers import arithmetic, line, write_llama
 from runs.trainer.tests.learnt_exactly import CASES, TEMPLATES
 
 
@@ -97,6 +97,22 @@ def test_templates_that_cannot_be_trained_with_end_a_run_with_the_models_code(ma
     assert said.startswith("tunix: model: the tokenizer in ")
     assert run.train() == 12
     assert capsys.readouterr().err.strip().splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(("rate", "warned"), [(0.5, True), (0.1, False)])
+def test_a_learning_rate_that_is_seldom_meant_is_a_warning(make_run, capsys, rate, warned):
+    found = report(make_run(learning_rate=rate), capsys)
+    assert any("learning_rate 0.5 is far above" in warning for warning in found["warnings"]) is warned
+
+
+def test_examples_beyond_the_positions_of_the_model_are_a_warning(make_run, tmp_path, capsys):
+    write_llama(tmp_path / "short", max_position_embeddings=24)
+    long = line("long", "q" * 40, "a")
+    run = make_run(model=tmp_path / "short", examples=[*arithmetic(8), long])
+    assert report(run, capsys)["warnings"] == [
+        "1 of 9 examples have more tokens than the model has positions (24, max_position_embeddings in config.json); "
+        "lower max_seq_length to 24."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tunixrt.checks import bind_host
 from tunixrt.listeners import who_listens
 
 CONNECTIONS = 4096  # at once, idle ones of browsers and slow ones included; a few kilobytes each
+MAX_KILL_TIMEOUT = 1800  # seconds; granian refuses more
 
 
 class Command(BaseCommand):
@@ -42,7 +43,7 @@ class Command(BaseCommand):
             *("--backpressure", str(CONNECTIONS)),
             "--no-ws",
             # A reader who takes nothing must not hold a shutdown up; a run in the request may finish.
-            *("--workers-kill-timeout", str(math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5)),
+            *("--workers-kill-timeout", str(min(MAX_KILL_TIMEOUT, math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5))),
             *("--log-level", "error"),
             "tunixrt.rsgi:application",
         ]

@@ -1,25 +1,15 @@
 // The curves of several runs over each other, on the same axes.
-"use strict";
+
+import { axes, control, formatOf, hasPlace, isolated, leftOut, number } from "../tunixrt/plots.js";
 
 const box = document.getElementById("curves");
 const ids = box.dataset.runs.split(",");
 const POINTS = 600;
-const NOT_FINITE = { NaN: null, Infinity: null, "-Infinity": null };
 let plot = null;
 
 function colour(place) {
   const swatch = document.querySelector(`.swatch-${place + 1}`);
   return getComputedStyle(swatch).backgroundColor;
-}
-
-function styled(name) {
-  const probe = document.createElement("span");
-  probe.hidden = true;
-  probe.style.color = `var(${name})`;
-  document.body.append(probe);
-  const value = getComputedStyle(probe).color;
-  probe.remove();
-  return value;
 }
 
 async function ask(address) {
@@ -28,19 +18,10 @@ async function ask(address) {
   return answer.json();
 }
 
-function control(label, element) {
-  const wrapped = document.createElement("label");
-  wrapped.append(`${label} `, element);
-  return wrapped;
-}
-
 /** uPlot wants each place once, from left to right; what was measured last counts. */
 function table({ steps, times, values }, byTime) {
   const rows = new Map();
-  steps.forEach((step, index) => {
-    const value = values[index];
-    rows.set(byTime ? times[index] - times[0] : step, typeof value === "string" ? NOT_FINITE[value] : value);
-  });
+  steps.forEach((step, index) => rows.set(byTime ? times[index] - times[0] : step, number(values[index])));
   const xs = [...rows.keys()].sort((a, b) => a - b);
   return [xs, xs.map((x) => rows.get(x))];
 }
@@ -61,7 +42,9 @@ async function start() {
   const bar = Object.assign(document.createElement("div"), { className: "charts-bar" });
   bar.append(control("Metric", metric), control("Axis", axis), control("Logarithmic", log));
   const place = document.createElement("div");
-  box.replaceChildren(bar, place);
+  const notShown = Object.assign(document.createElement("p"), { className: "not-shown" });
+  notShown.dataset.testid = "not-shown";
+  box.replaceChildren(bar, place, notShown);
   const curves = new Map();
 
   async function draw() {
@@ -76,19 +59,19 @@ async function start() {
     );
     if (name !== metric.value) return; // another was chosen meanwhile
     const tables = found.map((curve) => table(curve, axis.value === "time"));
-    if (log.checked) for (const one of tables) one[1] = one[1].map((value) => (value > 0 ? value : null));
-    const grid = { stroke: () => styled("--rule"), width: 1 };
-    const line = () => styled("--ink-2");
+    notShown.textContent = leftOut(tables.map(([, values]) => values), log.checked);
+    for (const one of tables) one[1] = one[1].map((value) => (hasPlace(value, log.checked) ? value : null));
+    const format = formatOf(name);
     plot?.destroy();
     plot = new uPlot(
       {
         width: place.clientWidth,
         height: 320,
         scales: { x: { time: false }, y: { distr: log.checked ? 3 : 1 } },
-        axes: [{ stroke: line, grid, ticks: grid }, { stroke: line, grid, ticks: grid, size: 64 }],
+        ...axes(format),
         series: [
           { label: axis.value },
-          ...having.map((index) => ({ label: ids[index].slice(0, 8), stroke: () => colour(index), width: 1.75, points: { show: tables[having.indexOf(index)][0].length < 3 }, value: (_, value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(5)))) })),
+          ...having.map((index) => ({ label: ids[index].slice(0, 8), stroke: () => colour(index), width: 1.75, points: { show: false, filter: isolated, size: 7, fill: () => colour(index) }, value: (_, value) => format(value) })),
         ],
       },
       // null is a gap in the line, undefined only a place where another curve has a point

@@ -39,6 +39,14 @@ function keepTime() {
 }
 setInterval(keepTime, 1000);
 
+// Pages say UTC; whoever points at a moment is told what that is by the clock of this machine.
+function sayLocalTime(part) {
+  for (const element of part.querySelectorAll("time[title$=UTC]")) {
+    const moment = new Date(element.dateTime);
+    if (moment.getTimezoneOffset()) element.title += `, here ${moment.toLocaleString("sv")}`; // Sweden writes 2026-01-31 13:00:00
+  }
+}
+
 // --- parts that refresh themselves --------------------------------------------------------------------------------
 
 // A poll waits while nobody looks, and while somebody has text of that part selected.
@@ -117,6 +125,7 @@ document.addEventListener("click", async (event) => {
 
 function enhance(part) {
   if (navigator.clipboard) for (const button of part.querySelectorAll("[data-copy]")) button.hidden = false;
+  sayLocalTime(part);
   for (const box of part.querySelectorAll("[data-follow]")) if (!kept) box.scrollTop = box.scrollHeight;
 }
 

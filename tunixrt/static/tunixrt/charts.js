@@ -1,6 +1,8 @@
 // Charts of a run's metrics by uPlot: minimum and maximum of every bucket, so no spike and no NaN is lost; what comes live is
 // added at the end. A drag zooms all charts and fetches the part in full; a double click goes back.
 
+import { axes, colour, control, formatOf, hasPlace, isolated, leftOut, moment, number } from "./plots.js";
+
 const POINTS = 1000;
 const LIVE_POINTS_MAX = 4000; // then the whole is fetched again, in buckets
 const SMOOTHED_MIN = 30; // fewer points, of an evaluation say, stay as they are
@@ -12,9 +14,8 @@ const GROUPS = [
   { title: "Learning rate", names: ["learning_rate"] },
   { title: "Gradient norm", names: ["grad_norm"] },
   { title: "Tokens per second", names: ["tokens_per_second"] },
-  { title: "Memory", names: ["memory_bytes"], format: bytes },
+  { title: "Memory", names: ["memory_bytes"] },
 ];
-const NOT_FINITE = { NaN: NaN, Infinity: Infinity, "-Infinity": -Infinity };
 
 export class Charts {
   /** `box`: the element to fill; `api`: the run's address; `chain`: whether the run has ancestors to show. */
@@ -30,18 +31,13 @@ export class Charts {
     this.recent = []; // what came live since the last fetch, with the offset behind it
     this.charts = new Map(); // title → {plot, group, box}
     this.build(box, chain);
+    // Each figure, not the grid: figures share a row, so one is as wide as the row until the next one is there.
     this.observer = new ResizeObserver(() => this.resize());
-    this.observer.observe(this.grid);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.charts.forEach((chart) => chart.plot.redraw()));
   }
 
   build(box, chain) {
     box.classList.add("charts");
-    const control = (label, input) => {
-      const element = document.createElement("label");
-      element.append(label, " ", input);
-      return element;
-    };
     const input = (type, properties, changed) => {
       const element = Object.assign(document.createElement("input"), { type, ...properties });
       element.addEventListener("input", () => changed(element));
@@ -56,7 +52,7 @@ export class Charts {
       this.rebuild();
     });
     const axis = document.createElement("select");
-    for (const name of ["step", "time"]) axis.append(new Option(name, name));
+    axis.append(new Option("step", "step"), new Option("time (UTC)", "time"));
     axis.addEventListener("change", () => {
       this.axis = axis.value;
       this.range = null;
@@ -80,25 +76,36 @@ export class Charts {
     box.replaceChildren(bar, this.empty, this.grid);
   }
 
-  /** Fetch all curves; returns the byte of metrics.jsonl behind them, where the stream goes on. */
-  async load() {
+  /** Fetch all curves; returns the byte of metrics.jsonl behind them, where the stream goes on. Of several fetches under way the
+   *  latest counts: an earlier one draws nothing, and returns what the latest returns. */
+  load() {
+    const loading = this.fetchCurves().then((found) => (this.loading === loading ? this.show(found) : this.loading));
+    this.loading = loading;
+    return loading;
+  }
+
+  async fetchCurves() {
     const chain = this.chain ? "&chain=1" : "";
+    const zoom = this.range && this.axis === "step" ? `&from_step=${Math.max(0, Math.floor(this.range[0]))}&to_step=${Math.ceil(this.range[1])}` : "";
     const list = await this.fetchJson(`${this.api}/metrics?points=${POINTS}${chain}`);
     const names = list.data.map((series) => series.name);
-    const zoom = this.range && this.axis === "step" ? `&from_step=${Math.max(0, Math.floor(this.range[0]))}&to_step=${Math.ceil(this.range[1])}` : "";
     let offset = list.metrics_offset;
-    const loaded = new Map();
+    const series = new Map();
     for (let start = 0; start < names.length; start += NAMES_PER_REQUEST) {
       const query = names.slice(start, start + NAMES_PER_REQUEST).map((name) => `&name=${encodeURIComponent(name)}`).join("");
       const answer = await this.fetchJson(`${this.api}/metrics?points=${POINTS}${chain}${zoom}${query}`);
       if (start === 0) offset = answer.metrics_offset;
-      for (const { name, steps, times, values } of answer.data) loaded.set(name, { steps, times, values: values.map(number), fetched: steps.length });
+      for (const { name, steps, times, values } of answer.data) series.set(name, { steps, times, values: values.map(number), fetched: steps.length });
     }
-    this.series = loaded;
-    this.attempts = list.attempts || [];
+    return { series, attempts: list.attempts || [], offset, whole: !zoom };
+  }
+
+  show({ series, attempts, offset, whole }) {
+    this.series = series;
+    this.attempts = attempts;
     // What the stream told and the database did not have yet.
     this.recent = this.recent.filter((part) => part.offset > offset);
-    if (!zoom) for (const part of this.recent) this.take(part.records);
+    if (whole) for (const part of this.recent) this.take(part.records);
     this.draw();
     return offset;
   }
@@ -132,7 +139,7 @@ export class Charts {
   zoom(range) {
     this.range = range;
     this.back.hidden = !range;
-    if (this.axis === "step") this.reload();
+    if (this.axis === "step") this.load();
     else this.draw();
   }
 
@@ -147,6 +154,7 @@ export class Charts {
   rebuild() {
     for (const { plot } of this.charts.values()) plot.destroy();
     this.charts.clear();
+    this.observer.disconnect();
     this.grid.replaceChildren();
     this.back.hidden = !this.range;
     this.draw();
@@ -166,6 +174,7 @@ export class Charts {
       let chart = this.charts.get(group.title);
       if (chart && chart.names.length !== names.length) {
         chart.plot.destroy();
+        this.observer.unobserve(chart.box);
         chart.box.remove();
         chart = null;
       }
@@ -177,7 +186,7 @@ export class Charts {
   create(group, names) {
     const box = document.createElement("figure");
     const title = document.createElement("figcaption");
-    title.textContent = group.title;
+    title.append(Object.assign(document.createElement("bdi"), { textContent: group.title }));
     const latest = Object.assign(document.createElement("span"), { className: "latest" });
     latest.dataset.testid = "latest";
     title.append(" ", latest);
@@ -187,26 +196,23 @@ export class Charts {
     const next = place < 0 ? null : [...this.grid.children].find((other) => Number(other.dataset.place) > place);
     box.dataset.place = place < 0 ? GROUPS.length : place;
     this.grid.insertBefore(box, next || null);
-    const format = group.format || short;
-    const series = [{ label: this.axis, value: (_, value) => (value === null ? "–" : this.axis === "step" ? String(value) : new Date(value * 1000).toLocaleTimeString()) }];
+    this.observer.observe(box);
+    const format = formatOf(names[0]);
+    const timed = this.axis === "time";
+    const series = [{ label: this.axis, value: (_, value) => (value === null ? "–" : timed ? moment(value) : String(value)) }];
     names.forEach((name, index) => {
       const label = group.labels ? group.labels[group.names.indexOf(name)] : name;
       const pen = () => colour(`--series-${(group.labels ? group.names.indexOf(name) : index) + 1}`);
-      series.push({ label, stroke: pen, width: 1.5, spanGaps: false, points: { show: (self, place) => name === "eval_loss" || self.data[place].length < 3 }, value: (_, value) => format(value) });
+      series.push({ label, stroke: pen, width: 1.5, spanGaps: false, points: { show: name === "eval_loss", filter: isolated, size: 7, fill: pen }, value: (_, value) => format(value) });
       series.push({ label: `${label}, as measured`, class: "as-measured", stroke: pen, width: 1, alpha: 0.3, points: { show: false }, value: (_, value) => format(value) });
     });
-    const line = () => colour("--ink-2");
-    const grid = { stroke: () => colour("--rule"), width: 1 };
     const plot = new uPlot(
       {
         width: box.clientWidth || 400,
         height: HEIGHT,
         series,
-        scales: { x: { time: this.axis === "time" }, y: { distr: this.log ? 3 : 1 } },
-        axes: [
-          { stroke: line, grid, ticks: grid },
-          { stroke: line, grid, ticks: grid, size: 64, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : format(tick))) },
-        ],
+        scales: { x: { time: timed }, y: { distr: this.log ? 3 : 1 } },
+        ...axes(format, { time: timed }),
         cursor: { sync: { key: this.api }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => this.zoom(null) } },
         legend: { live: true },
         hooks: {
@@ -223,18 +229,22 @@ export class Charts {
       [[], ...series.slice(1).map(() => [])],
       box,
     );
-    return { plot, names, box, group, latest, format };
+    const notShown = Object.assign(document.createElement("p"), { className: "not-shown" });
+    notShown.dataset.testid = "not-shown";
+    box.append(notShown);
+    return { plot, names, box, latest, notShown, format };
   }
 
   fill(chart) {
     const tables = chart.names.map((name) => {
       const { steps, times, values } = this.series.get(name);
       const xs = this.axis === "step" ? steps : times;
-      const shown = values.map((value) => (Number.isFinite(value) && !(this.log && value <= 0) ? value : null));
+      const shown = values.map((value) => (hasPlace(value, this.log) ? value : null));
       return ascending(xs, this.smoothing && shown.length >= SMOOTHED_MIN ? smoothed(shown, this.smoothing) : shown, shown);
     });
     const last = chart.names.map((name) => this.series.get(name).values.at(-1)).map((value) => (Number.isFinite(value) ? chart.format(value) : String(value)));
     if (chart.latest.textContent !== last.join(" · ")) chart.latest.textContent = last.join(" · ");
+    chart.notShown.textContent = leftOut(chart.names.map((name) => this.series.get(name).values), this.log);
     // null is a gap in the line, undefined only a place where the other curve has a point
     const data = tables.length > 1 ? uPlot.join(tables, tables.map(() => [2, 2, 2])) : tables[0];
     chart.names.forEach((_, index) => {
@@ -307,10 +317,6 @@ export class Charts {
   }
 }
 
-function number(raw) {
-  return typeof raw === "string" ? NOT_FINITE[raw] : raw;
-}
-
 /** An average that forgets, corrected for its start: what it was at the beginning does not hang on to it. */
 function smoothed(values, weight) {
   let sum = 0;
@@ -328,35 +334,4 @@ function ascending(xs, ...columns) {
   const rows = xs.map((x, index) => index).sort((a, b) => xs[a] - xs[b] || a - b);
   const kept = rows.filter((row, place) => place === rows.length - 1 || xs[rows[place + 1]] !== xs[row]);
   return [kept.map((row) => xs[row]), ...columns.map((column) => kept.map((row) => column[row]))];
-}
-
-let probe = null;
-
-/** A colour of the style sheet as the canvas understands it. */
-function colour(variable) {
-  if (!probe) {
-    probe = document.createElement("span");
-    probe.hidden = true;
-    document.body.append(probe);
-  }
-  probe.style.color = `var(${variable})`;
-  return getComputedStyle(probe).color;
-}
-
-function short(value) {
-  if (value === null || value === undefined) return "–";
-  const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(3).replace(/\.?0+e/, "e");
-  return String(Number(value.toPrecision(5)));
-}
-
-function bytes(count) {
-  if (count === null || count === undefined) return "–";
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let place = 0;
-  while (Math.abs(count) >= 1000 && place < units.length - 1) {
-    count /= 1000;
-    place++;
-  }
-  return `${Number(count.toPrecision(3))} ${units[place]}`;
 }

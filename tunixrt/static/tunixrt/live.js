@@ -30,6 +30,7 @@ const RANKS = { pending: 0, running: 1, cancelling: 2 };
 const POLL_MS = 2000;
 const AGAIN_MS = 30000; // after which a page that asks tries the stream again
 const HIDDEN_MS = 20000; // a page that nobody looks at for so long gives its stream back
+const SOON_MS = 50;
 const LOG_PART = 1 << 18;
 
 class LiveRun {
@@ -47,7 +48,7 @@ class LiveRun {
   }
 
   async start() {
-    const fetchJson = (address) => this.fetchJson(address);
+    const fetchJson = (address) => this.fetchJson(address); // of logs and charts: true whatever the connection is
     for (const box of this.find("log")) this.logs.set(box.dataset.liveLog, new LogView(box, this.api, box.dataset.liveLog, fetchJson));
     for (const box of this.find("charts")) {
       this.charts = new Charts(box, this.api, fetchJson, { chain: "liveChain" in this.root.dataset });
@@ -67,9 +68,11 @@ class LiveRun {
     });
     this.position.status = RANKS[this.run.status] ?? 3;
     this.showProgress();
+    this.ready = true;
     if (this.position.status === 3) this.end();
     else this.listen();
     document.addEventListener("visibilitychange", () => this.looked());
+    if (document.hidden) this.looked();
   }
 
   /** Try until it works: a server that is just being restarted is no reason to leave a page dead. */
@@ -85,10 +88,34 @@ class LiveRun {
     }
   }
 
-  async fetchJson(address) {
-    const answer = await fetch(address, { headers: { Accept: "application/json" } });
+  async fetchJson(address, signal) {
+    const answer = await fetch(address, { headers: { Accept: "application/json" }, signal });
     if (!answer.ok) throw Object.assign(new Error(`${address}: ${answer.status}`), { status: answer.status });
     return answer.json();
+  }
+
+  // --- one connection at a time: a stream, or asking
+  //
+  // A connection is the signal of an AbortController. Whatever it does goes by that signal: the next connection aborts it, and
+  // then nothing of the old one (an event, an answer on its way, a timer) acts any more.
+
+  connect() {
+    this.hush();
+    this.connection = new AbortController();
+    return this.connection.signal;
+  }
+
+  hush() {
+    this.connection?.abort();
+    this.connection = null;
+    this.streaming = false;
+  }
+
+  looked() {
+    clearTimeout(this.away);
+    if (this.ended || !this.ready) return;
+    if (document.hidden) this.away = setTimeout(() => this.hush(), HIDDEN_MS);
+    else if (!this.streaming) this.listen();
   }
 
   // --- the stream
@@ -99,72 +126,74 @@ class LiveRun {
   }
 
   listen() {
-    clearTimeout(this.timer);
-    const source = (this.source = new EventSource(this.address()));
-    const on = (name, work) =>
-      source.addEventListener(name, (event) => {
+    const signal = this.connect();
+    this.streaming = true;
+    const source = new EventSource(this.address());
+    signal.addEventListener("abort", () => source.close());
+    const on = (name, work) => source.addEventListener(name, work, { signal });
+    const onData = (name, work) =>
+      on(name, (event) => {
         const [stdout, stderr, metrics, status] = event.lastEventId.match(/\d+/g).map(Number);
         this.position = { stdout, stderr, metrics, status: status ?? -1 };
         work(JSON.parse(event.data));
       });
-    source.addEventListener("open", () => this.say("live"));
-    for (const name of STREAMS) on(name, (part) => this.logs.get(name)?.append(part));
-    on("metrics", ({ records }) => this.measured(records));
-    on("status", (status) => this.changed(status));
-    on("end", () => this.end());
-    source.addEventListener("error", () => {
+    on("open", () => this.say("live"));
+    for (const name of STREAMS) onData(name, (part) => this.logs.get(name)?.append(part));
+    onData("metrics", ({ records }) => this.measured(records));
+    onData("status", (status) => this.changed(status));
+    onData("end", () => this.end());
+    on("error", () => {
       // While the browser itself tries again, from where it was, there is nothing to do.
       if (source.readyState !== EventSource.CLOSED) this.say("waiting for the server");
-      else if (!this.ended) this.ask(Date.now() + AGAIN_MS);
+      else this.ask();
     });
-  }
-
-  hush() {
-    this.source?.close();
-    this.source = null;
-    clearTimeout(this.timer);
-  }
-
-  looked() {
-    clearTimeout(this.away);
-    if (this.ended) return;
-    if (document.hidden) {
-      this.away = setTimeout(() => this.hush(), HIDDEN_MS);
-    } else if (!this.source || this.source.readyState === EventSource.CLOSED) {
-      this.hush();
-      this.listen();
-    }
   }
 
   // --- asking, where no stream is to be had
 
-  async ask(until) {
-    this.hush();
+  async ask() {
+    const signal = this.connect();
+    const until = Date.now() + AGAIN_MS;
     this.say("by asking");
-    let soon = false;
-    try {
-      for (const [name, view] of this.logs) {
-        const part = await this.fetchJson(`${this.api}/logs?stream=${name}&offset=${this.position[name]}&limit=${LOG_PART}`);
-        view.append(part);
-        this.position[name] = part.next_offset;
-        soon ||= part.next_offset < part.size && part.text !== "";
-      }
-      if (this.charts) this.position.metrics = await this.charts.load();
-      const status = await this.fetchJson(`${this.api}/status`);
-      if (status.status !== this.run.status) {
-        this.changed(RANKS[status.status] === undefined ? { ...status, message: (await this.fetchJson(this.api)).message } : status);
-      }
-      this.showProgress();
-      if (RANKS[status.status] === undefined && !soon) {
+    for (let last = false; !signal.aborted; ) {
+      let wait = POLL_MS;
+      try {
+        const { ended, more } = await this.askOnce(signal);
         // One more look: what was written between the look at the log and the look at the status.
-        if (this.last) return this.end();
-        this.last = soon = true;
+        if (ended && !more && last) return this.end();
+        if (ended || more) wait = SOON_MS;
+        last = ended && !more;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error.status === 404) return this.end();
+        this.say("waiting for the server");
       }
-    } catch (error) {
-      if (error.status === 404) return this.end();
-      this.say("waiting for the server");
+      await pause(wait, signal);
+      if (!signal.aborted && !last && Date.now() > until) return this.listen();
     }
-    this.timer = setTimeout(() => (Date.now() > until && !this.last ? this.listen() : this.ask(until)), soon ? 50 : POLL_MS);
+  }
+
+  /** Fetch what is new: `ended`, whether the run has; `more`, whether a log goes on behind the part that was read. Raises an
+   *  error when the signal is aborted. */
+  async askOnce(signal) {
+    let more = false;
+    for (const [name, view] of this.logs) {
+      const address = `${this.api}/logs?stream=${name}&offset=${this.position[name]}&limit=${LOG_PART}`;
+      const part = await this.fetchJson(address, signal);
+      view.append(part);
+      this.position[name] = part.next_offset;
+      more ||= part.next_offset < part.size && part.text !== "";
+    }
+    const metrics = await this.charts?.load(); // whoever asked: what it draws is true
+    signal.throwIfAborted();
+    if (metrics !== undefined) this.position.metrics = metrics;
+    const status = await this.fetchJson(`${this.api}/status`, signal);
+    const ended = RANKS[status.status] === undefined;
+    if (status.status !== this.run.status) {
+      this.changed(ended ? { ...status, message: (await this.fetchJson(this.api, signal)).message } : status);
+    }
+    this.showProgress();
+    return { ended, more };
   }
 
   // --- what is shown
@@ -228,6 +257,17 @@ class LiveRun {
     this.hush();
     this.charts?.close();
   }
+}
+
+/** Wait; an aborted signal ends the wait. */
+function pause(ms, signal) {
+  return new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      done();
+    });
+  });
 }
 
 function duration(seconds) {

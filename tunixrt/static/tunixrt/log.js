@@ -22,6 +22,7 @@ export class LogView {
     this.following = true;
     this.detached = false; // newer lines than those shown were passed over
     this.loading = false;
+    this.turn = null; // changes when other lines are to be shown; an answer that was asked for before is dropped
     this.build(box);
     this.clear(0);
   }
@@ -88,7 +89,9 @@ export class LogView {
 
   /** Load the end of the log; returns the byte behind it, where the stream goes on. */
   async start() {
+    const turn = (this.turn = {});
     const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&tail_lines=${TAIL_LINES}&limit=${TAIL_BYTES}`);
+    if (turn !== this.turn) return part.next_offset;
     this.clear(part.offset);
     this.number = part.offset === 0 ? 1 : null;
     this.append(part);
@@ -99,9 +102,9 @@ export class LogView {
 
   /** Counting the lines of a large file takes a while: the lines are there first. */
   async askForNumbers() {
-    const first = this.first;
+    const { first, turn } = this;
     const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&offset=${first}&limit=1&line_numbers=1`);
-    if (this.first !== first || part.first_line === null) return;
+    if (turn !== this.turn || this.first !== first || part.first_line === null) return;
     this.number = part.first_line;
     this.lines.forEach((line, index) => this.mark(line, index));
   }
@@ -209,7 +212,12 @@ export class LogView {
   }
 
   async jump() {
-    if (this.detached) await this.start();
+    if (this.detached) {
+      const started = this.start();
+      const { turn } = this;
+      await started;
+      if (turn !== this.turn) return;
+    }
     this.follow(true);
     this.view.scrollTop = this.view.scrollHeight;
   }
@@ -217,10 +225,11 @@ export class LogView {
   async loadOlder() {
     if (this.loading) return;
     this.loading = true;
+    const { turn } = this;
     try {
       const address = `${this.api}/logs?stream=${this.stream}&before=${this.first}&tail_lines=${TAIL_LINES}&limit=${TAIL_BYTES}&line_numbers=1`;
       const part = await this.fetchJson(address);
-      if (part.next_offset === this.first) this.prepend(part);
+      if (turn === this.turn && part.next_offset === this.first) this.prepend(part);
     } finally {
       this.loading = false;
     }
@@ -230,8 +239,10 @@ export class LogView {
   async loadNewer() {
     if (this.loading) return;
     this.loading = true;
+    const { turn } = this;
     try {
       const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&offset=${this.end}&limit=${TAIL_BYTES}`);
+      if (turn !== this.turn) return;
       this.detached = false;
       const top = this.view.scrollTop;
       this.append(part);
@@ -336,10 +347,12 @@ export class LogView {
 
   /** Show the log around a line that was found. */
   async openAt(match) {
+    const turn = (this.turn = {});
     const before = await this.fetchJson(
       `${this.api}/logs?stream=${this.stream}&before=${match.offset}&tail_lines=${LINES_AROUND}&limit=${TAIL_BYTES}&line_numbers=1`,
     );
     const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&offset=${before.offset}&limit=${TAIL_BYTES}`);
+    if (turn !== this.turn) return;
     this.follow(false);
     this.clear(before.offset);
     this.number = before.first_line;

@@ -1,0 +1,81 @@
+"""The folder of checkpoints of a run, as the training program writes it and the server reads it.
+
+Plain Python: server and training program decide with the same functions which checkpoints can be resumed from::
+
+    checkpoints/
+      identity.json        the training that they belong to
+      500/                 one checkpoint, named by its step
+        _CHECKPOINT_METADATA
+        model_params/_METADATA, …
+        optimizer_state/_METADATA, …
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from runs import folder as run_folders
+from runs.manifest import PARAMETERS
+
+IDENTITY = "identity.json"
+# What orbax reads first of a checkpoint and of each of its two items: without one of them nothing can be restored.
+REQUIRED = ("_CHECKPOINT_METADATA", "model_params/_METADATA", "optimizer_state/_METADATA")
+
+# Parameters that decide what a step computes on: a checkpoint is of use only where they are equal.
+BINDING = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+    "seed",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "max_seq_length",
+    "packing",
+    "too_long",
+    "prompt_style",
+)
+
+
+def complete_steps(folder: Path) -> list[int]:
+    """Steps of the complete checkpoints in ``folder``, ascending; empty if the folder is missing.
+
+    A checkpoint is written under a temporary name and renamed when it is complete. One that has lost a file without which it
+    cannot be restored is not complete, and a link in place of one does not count.
+
+    Raises:
+        OSError: the folder is there and cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(int(entry.name) for entry in entries if _is_complete(entry))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_complete(entry: os.DirEntry[str]) -> bool:
+    is_step = entry.name.isascii() and entry.name.isdecimal() and str(int(entry.name)) == entry.name
+    return is_step and entry.is_dir(follow_symlinks=False) and all(os.path.isfile(f"{entry.path}/{name}") for name in REQUIRED)
+
+
+def read_identity(folder: Path) -> dict[str, Any] | None:
+    """The training that the checkpoints in ``folder`` belong to; None if it cannot be read."""
+    try:
+        return run_folders.read_json(folder / IDENTITY)
+    except (OSError, run_folders.BrokenFile):
+        return None
+
+
+def make_identity(*, model_id: str, training: dict[str, Any]) -> dict[str, Any]:
+    """The part of an identity that a request decides; the training program adds what it finds when it loads model and data."""
+    return {"model": model_id, **{name: training[name] for name in BINDING}}
+
+
+def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of ``found`` are of use.
+
+    A parameter that is missing in ``found`` did not exist yet when the checkpoints were written: it counts as having its default.
+    """
+    known = {name: PARAMETERS[name].default for name in BINDING} | found
+    return next((name for name, value in wanted.items() if known.get(name) != value), None)

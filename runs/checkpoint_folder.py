@@ -1,6 +1,6 @@
 """The folder of checkpoints of a run, as the training program writes it and the server reads it.
 
-Plain Python: server and training program decide with the same functions which checkpoints can be resumed from::
+The standard library alone: server and training program decide with the same functions which checkpoints can be resumed from::
 
     checkpoints/
       identity.json        the training that they belong to
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from runs import folder as run_folders
-from runs.manifest import PARAMETERS
 
 IDENTITY = "identity.json"
 # What orbax reads first of a checkpoint and of each of its two items: without one of them nothing can be restored.
@@ -36,6 +35,8 @@ BINDING = (
     "too_long",
     "prompt_style",
 )
+# What these were before there were such parameters. Not from runs.manifest: programs that stand in for a training have no PyYAML.
+BEFORE = {"prompt_style": "conversation"}
 
 
 def complete_steps(folder: Path) -> list[int]:
@@ -75,7 +76,7 @@ def make_identity(*, model_id: str, training: dict[str, Any]) -> dict[str, Any]:
 def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of ``found`` are of use.
 
-    A parameter that is missing in ``found`` did not exist yet when the checkpoints were written: it counts as having its default.
+    A parameter that did not exist yet when the checkpoints were written counts as having its default.
     """
-    known = {name: PARAMETERS[name].default for name in BINDING} | found
+    known = BEFORE | found
     return next((name for name, value in wanted.items() if known.get(name) != value), None)

@@ -64,7 +64,7 @@ class Heirs:
         self.counts: Counter[str] = Counter()
 
     def check_descent(self) -> None:
-        """First of all: the other checks go by it."""
+        """Where each comes from."""
         for run_id, run in self.proof.runs.items():
             if run.attempt > 1 or is_extension(run):
                 self._check_descent(run_id, run)

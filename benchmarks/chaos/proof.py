@@ -58,10 +58,10 @@ class Proof:
         self.violations.append(Violation(rule, run_id, words))
 
     def check(self) -> list[Violation]:
+        self.heirs.check_descent()  # the other checks go by it
         self._check_answers()
         self._check_none_lost_none_double()
         self._check_acts()
-        self.heirs.check_descent()
         for run_id, run in self.runs.items():
             self._check_life(run)
             if run.mode == "local":

@@ -15,8 +15,8 @@ from rest_framework.test import APIClient
 
 from benchmarks.chaos.house import TRAINER as CHAOS_TRAINER
 from benchmarks.chaos.house import Journal, read_journal
-from runs.checkpoint_folder import REQUIRED, complete_steps, first_difference, make_identity, read_identity
-from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest, parameter_defaults
+from runs.checkpoint_folder import BEFORE, REQUIRED, complete_steps, first_difference, make_identity, read_identity
+from runs.manifest import DATASET_FORMAT, PARAMETERS, build_manifest, dump_manifest, parameter_defaults
 from runs.models import Run
 from runs.services import find_source, run_folder
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
@@ -93,6 +93,7 @@ def test_a_parameter_that_is_newer_than_the_checkpoints_has_its_default(checkpoi
     assert first_difference(found, make_identity(model_id="m", training=training)) is None
     other = make_identity(model_id="m", training=training | {"prompt_style": "other"})
     assert first_difference(found, other) == "prompt_style"
+    assert {name: PARAMETERS[name].default for name in BEFORE} == BEFORE
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"seed": NaN}', "\x00"])

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ class Terminal:
         self.said = ""
         # the environment is there: the tests run in it
         self.url = port.url
-        make = ["make", "--old-file=environment", "serve", f"FULL={sys.executable}"]
+        make = ["make", "--old-file=environment", "serve", f"FULL={shlex.quote(sys.executable)}"]
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []), *make],
             cwd=ROOT,

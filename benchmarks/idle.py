@@ -61,8 +61,12 @@ def main() -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long CPU time is counted; default: 30")
-    parser.add_argument("--settle-seconds", type=float, default=15.0, help="how long the system is left alone before; default: 15")
-    parser.add_argument("--use", type=int, default=20, help="dry runs, and views of every page, before the second look; default: 20")
+    parser.add_argument(
+        "--settle-seconds", type=float, default=15.0, help="how long the system is left alone before; default: 15"
+    )
+    parser.add_argument(
+        "--use", type=int, default=20, help="dry runs, and views of every page, before the second look; default: 20"
+    )
     parser.add_argument("--before", metavar="COMMIT", help="measure this commit first, with today's environment")
 
 

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,8 +48,8 @@ NAME = "task worker"  # as ps -o comm shows it; the command line is the attendan
 class Workers:
     """The task workers of this host, each in a session of its own.
 
-    They outlive the attendant. An open memory file whose name stands for this host and its output root marks them: it is inherited
-    by a fork, not by the programs that they start, and needs no file system.
+    They outlive the attendant. An open memory file whose name stands for this host and its output root marks them: a fork
+    inherits it, the programs that they start do not, and it needs no file system.
     """
 
     def __init__(self) -> None:
@@ -204,8 +205,9 @@ def _save(results: "queue.Queue[Any]") -> None:
 
 
 @contextlib.contextmanager
-def _ends_the_process() -> Any:
-    """No worker must be left without one of its threads. A task that is not acknowledged is delivered again, which does no harm."""
+def _ends_the_process() -> Iterator[None]:
+    """End the process after an error: no worker must be left without one of its threads. A task that is not acknowledged is
+    delivered again, which does no harm."""
     try:
         yield
     except BaseException:

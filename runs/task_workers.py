@@ -225,6 +225,7 @@ class Timer:
 
     def __init__(self) -> None:
         self._value: float = self.IDLE
+        self._watch: threading.Timer | None = None
 
     @property
     def value(self) -> float:
@@ -233,10 +234,20 @@ class Timer:
     @value.setter
     def value(self, value: float) -> None:
         self._value = value
-        faulthandler.cancel_dump_traceback_later()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if value > 0:
-            faulthandler.dump_traceback_later(value + OVERRUN_SECONDS, exit=True)
+            self._watch = threading.Timer(value + OVERRUN_SECONDS, _end_overrunning)
+            self._watch.daemon = True
+            self._watch.start()
 
     def get_lock(self) -> contextlib.AbstractContextManager[None]:
         """Return what a ``multiprocessing.Value`` has; there is one process here."""
         return contextlib.nullcontext()
+
+
+def _end_overrunning() -> None:
+    logger.error("a task takes no notice of its time limit; its worker ends")
+    faulthandler.dump_traceback()
+    os._exit(1)

@@ -62,7 +62,7 @@ class WakeUp:
         sources = [self.descriptor]
         if connection.vendor == "postgresql":
             try:
-                if self._begins_to_listen() or self._is_notified():
+                if self._begins_to_listen() or self._take_notifications():
                     return True
                 sources.append(self._heard_from.fileno())
             except (OperationalError, InterfaceError):
@@ -70,6 +70,11 @@ class WakeUp:
         ready = select.select(sources, [], [], seconds)[0]
         if self.descriptor in ready:
             os.read(self.descriptor, 4096)
+        if sources[1:] and sources[-1] in ready:
+            try:
+                self._take_notifications()
+            except (OperationalError, InterfaceError):
+                connection.close()
         return bool(ready)
 
     def _begins_to_listen(self) -> bool:
@@ -82,8 +87,8 @@ class WakeUp:
         self._heard_from = connection.connection
         return True
 
-    def _is_notified(self) -> bool:
-        """Whether a notification has come since the last look, be it in the middle of a query."""
+    def _take_notifications(self) -> bool:
+        """Take the notifications that have come, be it in the middle of a query; return whether there were any."""
         with connection.wrap_database_errors:
             return bool(list(self._heard_from.notifies(timeout=0)))
 

@@ -30,7 +30,6 @@ from django_q.pusher import pusher
 from django_q.tasks import async_task
 from django_q.worker import worker
 
-from runs import tasks  # noqa: F401 - what the workers call is loaded before they are forked
 from runs.execution import hosts
 from runs.models import Host
 from runs.processes import Process, processes_holding, send_signal

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.databases import DATABASES
 from runs.processes import processes_with, send_signal
+from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,11 +100,11 @@ def checkout(commit: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def served(folder: Path, database: str) -> Iterator[tuple[int, str]]:
     """``make serve`` of that checkout: its port, and the mark of its processes. It has answered a dry run."""
-    from benchmarks.chaos.house import free_port  # noqa: PLC0415 - loads Django, which need not be in this process
-
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="tunixrt-idle-") as var, contextlib.ExitStack() as stack:
-        port = free_port()
+        held = HeldPort()
+        stack.callback(held.close)
+        port = held.number
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         environment |= {
             MARK: mark,

@@ -131,8 +131,8 @@ bench-web: environment-core ## how fast lists, curves, logs and live streams are
 	@$(CORE) -m benchmarks.web
 
 .PHONY: bench-queue
-bench-queue: environment-full ## how fast runs are claimed, drained and started
-	@$(FULL) -m benchmarks.queue_speed
+bench-queue: environment-full ## how fast runs are claimed, drained and started; what the idle system costs (BEFORE=commit)
+	@$(FULL) -m benchmarks.queue_speed $(if $(BEFORE),--before $(BEFORE))
 
 .PHONY: bench-train
 bench-train: environment-full ## training speed and memory against trl and google-tunix as it comes (MODEL=folder DATA=folder)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import subprocess
-import sys
 import time
 import uuid
 from typing import Any
@@ -14,12 +12,13 @@ from django.db import connection, transaction
 from django.db.models import Max, Min
 from django_q.models import OrmQ
 
-from benchmarks.chaos.house import MARK, ROOT, House, ask
+from benchmarks.chaos.house import ask
 from benchmarks.chaos.load import DATASET
 from runs.execution.hosts import this_host
 from runs.models import Run, RunEvent, RunMode, RunStatus
 from runs.requests import clean_request
 from runs.services import claim_run, next_pending, submit_run
+from runs.task_workers import Workers
 
 CLAIM_SECONDS = 3.0
 LINE = 8_000  # waiting trainings, more than are claimed meanwhile
@@ -79,13 +78,13 @@ def _claimer(go: Any, results: Any) -> None:
     results.put((count, start, time.monotonic()))
 
 
-def drained_a_second(built: House, count: int = 3000) -> float:
-    """From the first claim to the last end, by one qcluster with two workers and no attendant."""
+def drained_a_second(count: int = 3000) -> float:
+    """From the first claim to the last end, by two task workers and no attendant."""
     OrmQ.objects.all().delete()
     before = RunEvent.objects.aggregate(last=Max("pk"))["last"] or 0
     submit(count)
-    environment = built.services["attend-alpha"].environment | {MARK: f"{built.folder}:drain"}
-    cluster = subprocess.Popen([sys.executable, "manage.py", "qcluster"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
+    workers = Workers()
+    workers.keep()
     try:
         ended = RunEvent.objects.filter(pk__gt=before, new=RunStatus.COMPLETED)
         give_up = time.monotonic() + DRAIN_SECONDS
@@ -97,5 +96,4 @@ def drained_a_second(built: House, count: int = 3000) -> float:
         last = ended.aggregate(at=Max("at"))["at"]
         return count / float((last - first).total_seconds())
     finally:
-        cluster.terminate()
-        cluster.wait()
+        workers.stop()

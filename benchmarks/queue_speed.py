@@ -1,4 +1,5 @@
-"""How fast runs are claimed, drained and started, on a quiet system: ``python -m benchmarks.queue_speed`` (make bench-queue).
+"""How fast runs are claimed, drained and started, and what the idle system costs: ``python -m benchmarks.queue_speed`` (make
+bench-queue).
 
 Real servers on a database of their own (benchmarks/chaos/house.py): SQLite, or a PostgreSQL with fsync on. docs/reliability.md
 has the figures on record.
@@ -18,6 +19,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
+from benchmarks import idle
 from benchmarks.chaos.figures import spread
 from benchmarks.chaos.house import House, house, keeper_and_trainer, read_journal, write_plan
 from benchmarks.chaos.load import DATASET, make_datasets
@@ -33,10 +35,13 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 1_000_000], help="table sizes for the claims")
     parser.add_argument("--drain-rows", type=int, default=200_000, help="table size for the drain")
     parser.add_argument("--repeats", type=int, default=100, help="requests of each latency")
+    idle.add_arguments(parser)
     return on_each_database(measure, parser.parse_args())
 
 
 def measure(database: str, arguments: argparse.Namespace) -> None:
+    for name, cost in idle.measure(database, arguments).items():
+        print(json.dumps({name: cost}), flush=True)
     began, started = os.getloadavg()[0], time.monotonic()
     with house(database, 2, None) as built:
         built.hosts = ["alpha"]
@@ -55,7 +60,7 @@ def measure(database: str, arguments: argparse.Namespace) -> None:
                 for workers in WORKER_COUNTS:
                     figures[f"claims/s, {workers} workers, {wanted:,} rows"] = round(queue_rates.claims_a_second(workers))
             if wanted == arguments.drain_rows:
-                figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(queue_rates.drained_a_second(built))
+                figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(queue_rates.drained_a_second())
         figures["seconds"] = round(time.monotonic() - started)
         figures["load average after"] = round(os.getloadavg()[0], 1)
         print(json.dumps(figures, indent=1, ensure_ascii=False), flush=True)

@@ -6,12 +6,8 @@ It beats the host's heartbeat, brings news and ends home, launches what waits, a
 
 import logging
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
@@ -22,22 +18,19 @@ from runs import folder as run_folders
 from runs.execution import attending, hosts, launching, stopping
 from runs.models import Host
 from runs.output_root import root_problem
-from runs.processes import boot_id, processes_with, send_signal
+from runs.processes import boot_id
 from runs.runtime import local_runtime
+from runs.task_workers import Workers
 from runs.telemetry import flush_measured
 from runs.wakeup import WakeUp, hosts_folder
 from runs.webhooks import due_deliveries
 
 logger = logging.getLogger("tunixrt.attendant")
 
-TICK_SECONDS = 0.25
-BEAT_SECONDS = 2.0
+TICK_SECONDS = 0.25  # between two rounds while something executes
+BEAT_SECONDS = 2.0  # and while nothing does; a new run wakes the attendant at once
 LAUNCH_SECONDS = 1.0  # dry runs are answered for at most so long in one round; the task workers do the rest
 PRUNE_SECONDS = 3600.0
-CANARY_SECONDS = 10.0
-CANARY_OVERDUE = timedelta(seconds=30)
-WORKERS_GRACE_SECONDS = 5.0
-WORKERS_VARIABLE = "TUNIXRT_WORKERS_OF"
 
 Stop = Callable[[], bool]
 
@@ -53,6 +46,7 @@ class Attendant:
         self._beat_due = 0.0
         self._prune_due = time.monotonic() + PRUNE_SECONDS
         self._root_said = False
+        self._executing = 0
 
     def run(self) -> None:
         lock = self._wait_for_turn()
@@ -67,8 +61,7 @@ class Attendant:
             )
             wake_up = WakeUp()
             while not self.stop():
-                self.tick()
-                wake_up.wait(TICK_SECONDS)
+                wake_up.wait(TICK_SECONDS if self.tick() else BEAT_SECONDS)
             wake_up.close()
         finally:
             self._stop()
@@ -118,9 +111,10 @@ class Attendant:
             connection.close()
             return f"waiting for the database: {error}"
 
-    def tick(self) -> None:
-        """One round. A database that is away delays the news and nothing else."""
-        for part in (self._launch, attending.attend, self._beat_if_due):
+    def tick(self) -> bool:
+        """Do one round; return whether the next one is due soon, since something executes here or the database is away. An absent
+        database delays the news and nothing else."""
+        for part in (self._launch, self._attend, self._beat_if_due):
             try:
                 close_old_connections()
                 part()
@@ -130,16 +124,20 @@ class Attendant:
                 if self.database_away_since is None:
                     self.database_away_since = time.monotonic()
                     logger.warning("the database is away, trainings go on: %s", error)
-                return
+                return True
             except Exception:  # what is wrong with one part must not keep the others from their work
                 logger.exception("a round failed; the next one tries again")
         if self.database_away_since is not None:
             logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
             self.database_away_since = None
+        return self._executing > 0
 
     @staticmethod
     def _launch() -> None:
         launching.launch_pending(LAUNCH_SECONDS)
+
+    def _attend(self) -> None:
+        self._executing = attending.attend()
 
     def _beat_if_due(self) -> None:
         if time.monotonic() >= self._beat_due:
@@ -174,68 +172,3 @@ def beat() -> None:
         runtime_version=local_runtime().version or "",
         silent_since=None,
     )
-
-
-class Workers:
-    """This host's qcluster, in a process group of its own. It can fall silent without dying (a worker killed while it reads the
-    queue keeps the lock for ever), so a canary task must come back; if it does not, the group is replaced.
-
-    Its processes outlive their main process and even the attendant; a mark in their environment finds them all."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self.mark = str(hosts_folder() / settings.TUNIX_HOST_NAME)
-        self.canary_sent: datetime | None = None
-
-    def keep(self) -> None:
-        if self.process is not None and self.process.poll() is None and not self._silent():
-            return
-        if self.process is not None:
-            logger.warning("the task workers are %s; replacing them", "silent" if self.process.poll() is None else "gone")
-        self._kill()
-        self._start()
-
-    def stop(self) -> None:
-        """SIGTERM to the main process alone: to the group it would hang for ever. Then whatever is left is killed."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(WORKERS_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            logger.info("the task workers did not stop in time; ending them")
-        self._kill()
-
-    def _start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(settings.BASE_DIR / "manage.py"), "qcluster"],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            cwd=settings.BASE_DIR,
-            env={**os.environ, WORKERS_VARIABLE: self.mark},
-        )
-        self.canary_sent = None
-
-    def _silent(self) -> bool:
-        """Whether the workers have done no task for too long, though one was there; asks for one when it is time."""
-        now = timezone.now()
-        done = Host.objects.values_list("canary_at", flat=True).get(pk=hosts.this_host().pk)
-        waiting = self.canary_sent is not None and (done is None or done < self.canary_sent)
-        if waiting and self.canary_sent is not None and now - self.canary_sent > CANARY_OVERDUE:
-            return True
-        if not waiting and self.canary_sent is not None and (now - self.canary_sent).total_seconds() < CANARY_SECONDS:
-            return False
-        if not waiting:
-            self.canary_sent = now
-        async_task("runs.tasks.canary")  # again while none came back: the workers of another host may have taken it
-        return False
-
-    def _kill(self) -> None:
-        """SIGKILL for every process of the cluster, one of a predecessor's too, until none is left or the kernel holds one."""
-        give_up = time.monotonic() + WORKERS_GRACE_SECONDS
-        while (found := processes_with(WORKERS_VARIABLE, self.mark)) and time.monotonic() < give_up:
-            for process in found:
-                send_signal(process, signal.SIGKILL)
-            time.sleep(0.01)
-        if self.process is not None:
-            self.process.poll()

@@ -90,6 +90,27 @@ def processes_with(variable: str, value: str) -> list[Process]:
     return found
 
 
+def processes_holding(target: str) -> list[Process]:
+    """The live processes, other than this one, that have something open that /proc/<pid>/fd shows as ``target``."""
+    return [process for process in live_processes() if process.pid != os.getpid() and has_open(process.pid, target)]
+
+
+def has_open(pid: int, target: str) -> bool:
+    """Whether a descriptor of process ``pid`` leads to ``target``, as a link of /proc/<pid>/fd shows it. False where this process
+    may not look."""
+    try:
+        return any(_target_of(f"/proc/{pid}/fd/{name}") == target for name in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False  # another user's, or ended
+
+
+def _target_of(link: str) -> str | None:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return None  # closed meanwhile
+
+
 def send_signal(process: Process, signal_number: int) -> None:
     """Signal ``process`` if it is still the same one. One that is gone or may not be signalled is left alone."""
     if same_process(process.pid, process.start_time):

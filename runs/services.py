@@ -31,7 +31,7 @@ from runs.reservations import bytes_below, remove_set_aside, require_free_folder
 from runs.reservations import run_folder as run_folder
 from runs.runtime import local_runtime
 from runs.telemetry import measured_write
-from runs.wakeup import wake_attendant
+from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
 from tunixrt.audit import write_log_entry
 
@@ -207,7 +207,7 @@ def submit_run(
             RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
-                transaction.on_commit(wake_attendant)
+                wake_attendants()
             if claim_for is not None:
                 claim_run(run=run, host=claim_for, by=by.get_username())
     except (IntegrityError, InvalidRequest):

@@ -9,6 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+SETTINGS = "tunixrt"  # the tag of all checks that need nothing but the settings
+
 
 def bind_host() -> str:
     return settings.BIND.rpartition(":")[0].strip("[]") or settings.BIND
@@ -21,7 +23,7 @@ def _is_loopback_name(host: str) -> bool:
         return host == "localhost"
 
 
-@register(Tags.security)
+@register(SETTINGS, Tags.security)
 def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.LOCAL_MODE and not _is_loopback_name(bind_host()):
         return [
@@ -34,7 +36,7 @@ def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
-@register(Tags.security)
+@register(SETTINGS, Tags.security)
 def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     foreign = [host for host in settings.ALLOWED_HOSTS if not _is_loopback_name(host.strip("[]"))]
     if settings.LOCAL_MODE and foreign:
@@ -49,7 +51,7 @@ def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
-@register(Tags.security)
+@register(SETTINGS, Tags.security)
 def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """The database, the secret key and the runs' data are the business of the account that runs the server."""
     folders = {settings.VAR_DIR, settings.TUNIX_OUTPUT_ROOT}
@@ -71,7 +73,7 @@ def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMess
     return []
 
 
-@register()
+@register(SETTINGS)
 def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """`datasets` is also Hugging Face's name; in the web process it must be ours."""
     spec = importlib.util.find_spec("datasets")
@@ -81,7 +83,7 @@ def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
     return []
 
 
-@register()
+@register(SETTINGS)
 def check_web_threads(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     needed = settings.TUNIX_SLOTS + 2
     if needed > settings.WEB_THREADS:
@@ -96,7 +98,7 @@ def check_web_threads(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return []
 
 
-@register()
+@register(SETTINGS)
 def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     problems: list[CheckMessage] = []
     for name in (

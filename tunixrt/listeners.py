@@ -1,12 +1,11 @@
 """Whose process listens on a TCP port of this machine, as /proc shows it."""
 
-import os
 import pwd
 import socket
 import sys
 from pathlib import Path
 
-from runs.processes import Process, live_processes
+from runs.processes import Process, has_open, live_processes
 
 LISTENING = "0A"  # net/tcp_states.h
 COMMAND_CHARACTERS = 200
@@ -16,7 +15,7 @@ def who_listens(address: str, port: int) -> str | None:
     """Return the process that listens there in words: its number, user and command, as far as this process may see them."""
     for inode, uid in _sockets(address, port):
         user = _user_name(uid)
-        holders = [process for process in live_processes() if _has_open(process.pid, f"socket:[{inode}]")]
+        holders = [process for process in live_processes() if has_open(process.pid, f"socket:[{inode}]")]
         if not holders:
             return f"a process of user {user}"
         first = min(holders, key=lambda process: (process.start_time, process.pid))  # its children share the socket
@@ -45,13 +44,6 @@ def _readable(hexadecimal: str) -> str:
     words = [int(hexadecimal[start : start + 8], 16) for start in range(0, len(hexadecimal), 8)]
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-def _has_open(pid: int, target: str) -> bool:
-    try:
-        return any(os.readlink(f"/proc/{pid}/fd/{name}") == target for name in os.listdir(f"/proc/{pid}/fd"))
-    except OSError:
-        return False  # another user's, or ended
 
 
 def _user_name(uid: int) -> str:

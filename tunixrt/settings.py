@@ -134,13 +134,14 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- Queue ------------------------------------------------------------------------------------------------------------
 
 # Tasks are short (they start and attend, they never train), and one that is lost or delivered twice does no harm: the
-# attendant looks for pending runs as well, and a run is claimed once.
+# attendant looks for pending runs as well, and a run is claimed once. The attendant is woken when one waits, so the task workers
+# need not look often.
 Q_CLUSTER = {
     "name": "tunixrt",
     "label": "Background tasks",
     "orm": "default",
     "workers": env.int("TUNIXRT_TASK_WORKERS", 2),
-    "poll": env.float("TUNIXRT_QUEUE_POLL_SECONDS", 0.05),
+    "poll": env.float("TUNIXRT_QUEUE_POLL_SECONDS", 1.0),
     "bulk": 1,
     "queue_limit": 2,
     "timeout": 60,
@@ -149,8 +150,7 @@ Q_CLUSTER = {
     "ack_failures": True,
     "save_limit": -1,
     "catch_up": False,
-    "guard_cycle": 0.5,
-    "recycle": 500,
+    "recycle": 10_000,
 }
 
 # --- API --------------------------------------------------------------------------------------------------------------

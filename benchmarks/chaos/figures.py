@@ -28,7 +28,7 @@ def spread(values: Sequence[float]) -> dict[str, Any] | None:
 
 OUTAGES = (
     "attendant",
-    "attendant and cluster",
+    "attendant and task workers",
     "attendant SIGTERM",
     "attendant, second one there",
     "PostgreSQL fast",

@@ -30,6 +30,7 @@ from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
+TASK_WORKER = "task worker"  # runs.task_workers.NAME, which cannot be imported before Django is set up
 MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
 SKEW_SOURCE = Path(__file__).with_name("skew.c")
 OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
@@ -287,9 +288,9 @@ class House:
         for process in self.family(role):
             send_signal(process, signal.SIGKILL)
 
-    def cluster(self, host: str) -> list[Process]:
-        """The task workers of a host: main, sentinel, then their children by age."""
-        return [p for p in self.family(f"attend-{host}") if b"qcluster" in command_of(p.pid)]
+    def task_workers(self, host: str) -> list[Process]:
+        """The task workers of a host, by age."""
+        return [p for p in self.family(f"attend-{host}") if name_of(p.pid) == TASK_WORKER]
 
     def run_folders(self) -> list[Path]:
         return [path.parent for path in self.output_root.glob(f"*/{run_folders.LOCK}")]
@@ -379,6 +380,13 @@ def environment_of(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def command_of(pid: int) -> bytes:

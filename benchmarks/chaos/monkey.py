@@ -61,13 +61,11 @@ class Monkey:
             self.all_keepers: 3,
             self.stop_keeper: 6,
             self.term_keeper: 2,
-            self.task_child: 13,
-            self.task_main: 4,
-            self.task_sentinel: 3,
-            self.task_cluster: 5,
-            self.term_task_group: 3,
+            self.task_worker: 20,
+            self.all_task_workers: 5,
+            self.term_task_worker: 3,
             self.attendant: 8,
-            self.attendant_and_cluster: 3,
+            self.attendant_and_task_workers: 3,
             self.term_attendant: 2,
             self.second_attendant: 1,
             self.web: 6,
@@ -162,11 +160,11 @@ class Monkey:
         found = self.house.services[program] if isinstance(program, str) else program
         return self.house.is_young(found) and self.random.random() < SPARED_SHARE
 
-    def _cluster(self) -> tuple[str, list[Process]]:
+    def _task_workers(self) -> tuple[str, list[Process]]:
         """A host and its task workers; none if they have just come up and are spared."""
         host = self._host()
-        cluster = self.house.cluster(host)
-        return host, [] if cluster and self._spared(cluster[0]) else cluster
+        workers = self.house.task_workers(host)
+        return host, [] if workers and self._spared(workers[0]) else workers
 
     def _outage(self) -> float:
         """Seconds until the service manager starts it again: mostly at once."""
@@ -228,48 +226,35 @@ class Monkey:
 
     # --- task workers
 
-    def task_child(self) -> Deed | None:
-        host = self._host()
-        children = self.house.cluster(host)[2:]
-        if not children:
+    def task_worker(self) -> Deed | None:
+        host, workers = self._task_workers()
+        if not workers:
             return None
-        number = self.random.randrange(len(children))
-        # django-q2 starts its workers, then the monitor, then the pusher; later ones replace earlier ones
-        role = ("worker", "worker", "monitor", "pusher")[number] if len(children) == 4 else "child"
-        return self._kill_one(f"task {role}", children[number], f"{host}, pid {children[number].pid}")
+        worker = self.random.choice(workers)
+        return self._kill_one("task worker", worker, f"{host}, pid {worker.pid}")
 
-    def task_main(self) -> Deed | None:
-        host, cluster = self._cluster()
-        return self._kill_one("task main", cluster[0], f"{host}, pid {cluster[0].pid}") if cluster else None
+    def all_task_workers(self) -> Deed | None:
+        host, workers = self._task_workers()
+        return self._kill_all("all task workers", workers, host)
 
-    def task_sentinel(self) -> Deed | None:
-        host, cluster = self._cluster()
-        return self._kill_one("task sentinel", cluster[1], f"{host}, pid {cluster[1].pid}") if len(cluster) > 1 else None
-
-    def task_cluster(self) -> Deed | None:
-        host, cluster = self._cluster()
-        return self._kill_all("whole cluster", cluster, host)
-
-    def term_task_group(self) -> Deed | None:
-        host, cluster = self._cluster()
-        if not cluster:
+    def term_task_worker(self) -> Deed | None:
+        host, workers = self._task_workers()
+        if not workers or not self._signal(worker := self.random.choice(workers), signal.SIGTERM):
             return None
-        try:
-            os.killpg(cluster[0].group, signal.SIGTERM)
-        except ProcessLookupError:
-            return None
-        return Deed(time.time(), "cluster group SIGTERM", host)
+        return Deed(time.time(), "task worker SIGTERM", f"{host}, pid {worker.pid}")
 
     def attendant(self) -> Deed | None:
         return self._kill_service(f"attend-{self._host()}", "attendant")
 
-    def attendant_and_cluster(self) -> Deed | None:
+    def attendant_and_task_workers(self) -> Deed | None:
         """As a container or a whole machine's service would go; keepers are in sessions of their own."""
         host = self._host()
         if self._spared(f"attend-{host}"):
             return None
         self.house.services[f"attend-{host}"].down_until = time.monotonic() + (seconds := self._outage())
-        return self._kill_all("attendant and cluster", self.house.family(f"attend-{host}"), f"{host}, back after {seconds:g} s")
+        return self._kill_all(
+            "attendant and task workers", self.house.family(f"attend-{host}"), f"{host}, back after {seconds:g} s"
+        )
 
     def term_attendant(self) -> Deed | None:
         name = f"attend-{self._host()}"

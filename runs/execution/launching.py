@@ -29,7 +29,7 @@ from runs.output_root import make_folder, root_away, root_problem
 from runs.requests import RunRequest
 from runs.reservations import has_been_run
 from runs.runtime import local_runtime, tunix_command
-from runs.wakeup import hosts_folder
+from runs.wakeup import hosts_folder, wake_attendant
 
 logger = logging.getLogger("tunixrt.runs")
 
@@ -267,6 +267,7 @@ def _start(run: Run, lock: int) -> None:
             f"its keeper did not start (exit code {starter.returncode}): {lines[-1] if lines else 'no reason given'}"
         )
     note_process(run, folder)
+    wake_attendant()  # which looks more often from now on
 
 
 def _wait_for_start(run: Run, starter: "subprocess.Popen[bytes]") -> bytes:

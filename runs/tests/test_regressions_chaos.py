@@ -18,13 +18,13 @@ from rest_framework.test import APIClient
 
 from runs import folder as files
 from runs import output_root
-from runs.attendant import Attendant, Workers
+from runs.attendant import Attendant
 from runs.execution import launching
 from runs.execution.attending import attend, attend_run
 from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import TERMINAL, Host, Run, RunQuerySet
-from runs.processes import live_processes, processes_of_run, processes_with
+from runs.processes import live_processes, processes_of_run
 from runs.services import (
     claim_dry_runs,
     claim_run,
@@ -36,6 +36,7 @@ from runs.services import (
     run_folder,
     trash_run,
 )
+from runs.task_workers import Workers
 from runs.tasks import canary
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import Hold, wait_for
@@ -256,25 +257,20 @@ def test_a_request_sees_an_end_that_left_no_exit_json(submit: Submit, elsewhere:
 
 class TestTaskWorkers:
     @pytest.mark.django_db(transaction=True)
-    def test_those_of_a_predecessor_are_found_when_their_main_process_is_gone(self) -> None:
+    def test_those_of_a_killed_predecessor_are_replaced(self) -> None:
         """Main process and attendant were killed together; the rest of the cluster went on for ever beside the new one."""
-        workers = Workers()
-        variable = "TUNIXRT_WORKERS_OF"
+        predecessor, workers = Workers(), Workers()
         try:
+            predecessor.keep()
+            orphans = {process.pid for process in predecessor.processes()}
+            assert len(orphans) == 2
             workers.keep()
-            wait_for(lambda: len(processes_with(variable, workers.mark)) >= 4, "the cluster")
-            assert workers.process is not None
-            workers.process.kill()
-            workers.process.wait()
-            orphans = {process.pid for process in processes_with(variable, workers.mark)}
-            assert orphans
-            workers = Workers()
-            workers.keep()
-            left = {process.pid for process in processes_with(variable, workers.mark)}
+            left = {process.pid for process in workers.processes()}
+            assert len(left) == 2
             assert not left & orphans
         finally:
             workers.stop()
-        assert processes_with(variable, workers.mark) == []
+        assert workers.processes() == []
 
     def test_the_canary_is_sent_again_while_none_came_back(self) -> None:
         """The workers of another host take it too, so one that is away proves nothing yet."""

@@ -59,7 +59,7 @@ def test_whose_process_has_the_port_is_said(settings, where: str):
 
 
 def test_of_a_process_that_cannot_be_seen_the_user_is_said(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(listeners, "_has_open", lambda pid, target: False)
+    monkeypatch.setattr(listeners, "has_open", lambda pid, target: False)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -4,10 +4,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from runs.attendant import Attendant
-from tunixrt import parent
+from runs.wakeup import wake_attendant
+from tunixrt import checks, parent
 
 
 class Command(BaseCommand):
+    requires_system_checks = [checks.SETTINGS]  # the others are about pages, which are 20 MB that need not be loaded here
     help = "Look after this host's runs: start what waits, bring results home, keep the task workers alive."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -16,8 +18,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping: list[int] = []
+
+        def stop(number: int, frame: object) -> None:
+            stopping.append(number)
+            wake_attendant()  # this process: it may be waiting
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda got, frame: stopping.append(got))
+            signal.signal(number, stop)
         if options["end_with"] is not None:
             parent.end_with(options["end_with"])
         Attendant(stop=lambda: bool(stopping), with_workers=not options["no_workers"]).run()

@@ -19,9 +19,9 @@ from runs.metrics import NAME_MAX_LENGTH
 from runs.models import MetricSeries, Run, RunQuerySet
 from runs.reading import artifacts, curves, logs, search, stream
 from runs.services import StateConflict, run_folder
-from tunixrt.api.errors import InvalidQuery
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
+from tunixrt.refusals import InvalidQuery
 
 LOG_LIMIT_DEFAULT = 1 << 18
 TAIL_LINES_MAX = 10_000

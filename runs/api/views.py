@@ -23,8 +23,9 @@ from runs.requests import InvalidRequest, RunRequest, clean_extension, clean_not
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from runs.services import IdempotencyConflict, RuntimeUnavailable, StateConflict
-from tunixrt.api.errors import Conflict, NotImplementedHere
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text, parse_uuid
+from tunixrt.refusals import Conflict
+from tunixrt.refusals import NotHere as NotImplementedHere
 
 REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100

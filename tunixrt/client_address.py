@@ -7,8 +7,8 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str:
-    """Return the address of the client. Behind a proxy that is the last entry of X-Forwarded-For, which the proxy added; the client
-    may have sent the others."""
+    """Return the client's address. Behind a proxy that is the last entry of X-Forwarded-For, which the proxy added; the client
+    may have sent others."""
     if settings.BEHIND_PROXY and (named := request.META.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()):
         return named
     return str(request.META.get("REMOTE_ADDR", ""))

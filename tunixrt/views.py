@@ -99,8 +99,8 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything Prometheus scrapes: ours from the database, Django's of this process. For who has a token, for addresses that the
-    operator allows, and in local mode for this machine."""
+    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes a token, an allowed address, or in
+    local mode this machine."""
     if not (comes_through_loopback(request) or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)):
         raise NotAllowed(METRICS_REFUSED)
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

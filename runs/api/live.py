@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.exceptions import APIException, NotFound
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -21,6 +21,7 @@ from runs.reading import artifacts, curves, logs, search, stream
 from runs.services import StateConflict, run_folder
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
+from tunixrt.credentials import Credential
 from tunixrt.refusals import InvalidQuery
 
 LOG_LIMIT_DEFAULT = 1 << 18
@@ -31,7 +32,6 @@ NAMES_MAX = 50
 ARTIFACTS_DEFAULT = 1000
 STEP_MAX = 2**31 - 1
 OFFSET_TRIES = 3
-STREAM_RETRY_SECONDS = 5
 SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
 
 
@@ -254,19 +254,9 @@ class RunEvents(APIView):
         folder = run_folder(run)
         if not position.lies_inside(folder):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
-        try:
-            viewer = stream.Viewer(run, folder, position, limit=settings.MAX_STREAMS)
-        except stream.TooManyStreams as error:
-            raise TooManyViewers from error
+        viewer = stream.Viewer(run, folder, position, Credential.of(request), limit=settings.MAX_STREAMS)
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # the second is for nginx
         return StreamingHttpResponse(viewer, content_type="text/event-stream; charset=utf-8", headers=headers)
-
-
-class TooManyViewers(APIException):
-    status_code = 503
-    default_code = "too_many_viewers"
-    default_detail = "As many live streams are open as this server allows; read logs and metrics piece by piece meanwhile."
-    wait = STREAM_RETRY_SECONDS  # DRF makes Retry-After of it
 
 
 class RunArtifacts(APIView):

@@ -62,7 +62,7 @@ class TokenForm(forms.Form):
 def tokens(request: HttpRequest) -> HttpResponse:
     """GET: one's own API tokens. POST: make one; its key is on this page and nowhere else."""
     assert isinstance(request.user, User)
-    form, key, status = TokenForm(request.POST or None), None, 200
+    form, key, status = TokenForm(request.POST if request.method == "POST" else None), None, 200
     if request.method == "POST":
         try:
             if form.is_valid():

@@ -422,7 +422,7 @@ def test_a_stream_ends_when_its_token_is_revoked(site: Site, user: User, make_to
     run = make_run(user, files={"stdout.log": b"hello\n"})
     gone, kept = make_token(user), make_token(user)
     with (
-        site.reading(run, Authorization=f"Token {revoked}") as reading,
+        site.reading(run, Authorization=f"Token {gone}") as reading,
         site.reading(run, Authorization=f"Token {kept}") as other,
     ):
         reading.wait_for("stdout")

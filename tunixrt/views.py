@@ -24,6 +24,7 @@ from tunixrt.audit import write_log_entry
 from tunixrt.client_address import client_address, lies_in
 from tunixrt.local_mode import comes_through_loopback
 from tunixrt.models import ApiToken
+from tunixrt.numbers import WholeNumberField
 from tunixrt.refusals import Missing, NotAllowed, Refusal
 from tunixrt.tokens import DAYS_MAX, TOKENS_MAX, make_token, revoke_token
 

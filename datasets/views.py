@@ -4,12 +4,10 @@ import errno
 import json
 import uuid
 from collections.abc import Callable
-from typing import cast
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
@@ -31,6 +29,7 @@ from datasets.listing import (
 from datasets.models import Dataset, Trace
 from datasets.schema import answer_text, conversation
 from datasets.uploads import NO_ROOM, guard_body
+from tunixrt.accounts import person
 from tunixrt.refusals import BadRequest, NoRoom, Refusal
 from tunixrt.roles import May, require
 
@@ -139,10 +138,6 @@ def upload(request: HttpRequest) -> HttpResponse:
         if error.errno != errno.ENOSPC:
             raise
         raise NoRoom(NO_ROOM) from error
-
-
-def person(request: HttpRequest) -> User:
-    return cast(User, request.user)  # every view asks for a login
 
 
 @csrf_protect

@@ -8,10 +8,17 @@ from django.db import transaction
 from django.db.models import ProtectedError
 from django.db.models.signals import m2m_changed, pre_delete
 from django.dispatch import receiver
+from django.http import HttpRequest
 
 from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Conflict, NotAllowed
 from tunixrt.roles import May, Role, forget_role, outranks, require
+
+
+def person(request: HttpRequest) -> User:
+    """Return who asks: somebody, since the view asked for a login."""
+    assert isinstance(request.user, User)
+    return request.user
 
 
 def set_active(*, user: User, by: User, active: bool) -> None:

@@ -115,7 +115,7 @@ def test_who_deleted_a_run_is_known_when_it_is_gone(
     run.refresh_from_db()
     assert said_by(run) == ["moved to the trash"]
     pk = str(run.pk)
-    purge_run(run=run)
+    purge_run(run=run, by=run.owner)
 
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_id, entry.action_flag) == (other, pk, DELETION)

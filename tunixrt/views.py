@@ -100,9 +100,10 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes a token, an allowed address, or in
-    local mode this machine."""
-    if not (comes_through_loopback(request) or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)):
+    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes an account (a
+    token, a login), an allowed address, or in local mode this machine."""
+    allowed = request.user.is_authenticated or comes_through_loopback(request)
+    if not (allowed or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)):
         raise NotAllowed(METRICS_REFUSED)
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 

@@ -3,9 +3,9 @@ from typing import Any
 from django import forms
 
 from datasets.formats import FORMATS
-from datasets.importers import parse_held_out
-from datasets.schema import Errors
-from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION, InvalidDataset
+from datasets.importers import ImportRefused, parse_held_out
+from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION, DatasetExists, InvalidDataset
+from tunixrt.refusals import Refusal
 
 _FORMAT_LABELS = {
     "tunix_sft": "tunix_sft, an export of this system",
@@ -37,10 +37,20 @@ class UploadForm(forms.Form):
         except InvalidDataset as error:
             raise forms.ValidationError(error.errors["held_out"]) from error
 
-    def add_errors(self, errors: Errors) -> None:
-        """What a service found wrong, beside its field; what has no field of its own, above the form."""
-        for name, messages in errors.items():
-            self.add_error(name if name in self.fields else None, messages)
+    def take(self, refusal: Refusal) -> None:
+        """Show what a service refused beside its field; what has no field of its own, above the form."""
+        for name, messages in (refusal.messages or {self.field_of(refusal): [str(refusal)]}).items():
+            self.add_error(name if name in self.fields else None, list(messages))
+
+    @staticmethod
+    def field_of(refusal: Refusal) -> str:
+        match refusal:
+            case ImportRefused():
+                return "file"
+            case DatasetExists():
+                return "version"
+            case _:
+                return ""
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of import_file."""

@@ -24,6 +24,7 @@ from datasets.models import Dataset, Split
 from datasets.schema import TraceData
 from datasets.tally import Fingerprint, Lengths
 from tunixrt.numbers import parse_number
+from tunixrt.refusals import Messages, Refusal
 
 # A trace may have MAX_TRACE_BYTES; written with escapes the same text can be several times as long.
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -33,8 +34,15 @@ HELD_OUT = "Must be a number of examples (1 or more) or a share between 0 and 1.
 _BOM = b"\xef\xbb\xbf"
 
 
-class ImportRefused(ValueError):
+class ImportRefused(Refusal):
     """The file as a whole, or what was asked of it, cannot be imported."""
+
+    def __init__(self, sentence: str, messages: Messages | None = None):
+        super().__init__(messages={"file": [sentence]} if messages is None else messages)
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,15 @@ class BadLines(ImportRefused):
         self.problems = problems
         self.count = count
         lines = "1 line is" if count == 1 else f"{count:,} lines are"
-        super().__init__(f"{lines} not valid, so nothing was stored.")
+        super().__init__(f"{lines} not valid, so nothing was stored.", messages={})
+        self.detail = self.sentence
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {
+            "error_count": self.count,
+            "errors": [{"line": problem.line, "reason": problem.reason} for problem in self.problems],
+        }
 
 
 class LineReader(Protocol):

@@ -18,6 +18,7 @@ from django.utils import timezone
 from datasets.models import Dataset, DatasetItem, Split, Trace
 from datasets.schema import Errors, InvalidTrace, TraceData, parse_trace, training_line
 from datasets.tally import Fingerprint, Lengths
+from tunixrt.refusals import Conflict, Missing, Refusal
 
 # A batch of traces is held in memory, and one trace may have MAX_TRACE_BYTES.
 READ_BATCH = 100
@@ -30,34 +31,39 @@ NAMED_IDS = 20  # unknown ids named in a message; the error's ``ids`` has them a
 _WORD = re.compile(r"[A-Za-z0-9._-]+")
 
 
-class DatasetNotFound(LookupError):
+class DatasetNotFound(Missing):
     def __init__(self, key: str):
         self.key = key
         super().__init__(f"Dataset not found: {key}")
 
 
-class DatasetExists(Exception):
+class DatasetExists(Conflict):
     def __init__(self, key: str):
         self.key = key
         super().__init__(f"Dataset {key} exists already. Datasets never change: choose another name or version.")
 
 
-class UnknownTraces(ValueError):
+class UnknownTraces(Refusal):
     def __init__(self, ids: Sequence[Any]):
         self.ids = [str(item) for item in ids]
         more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
-        super().__init__(f"Unknown trace ids: {', '.join(self.ids[:NAMED_IDS])}{more}.")
+        sentence = f"Unknown trace ids: {', '.join(self.ids[:NAMED_IDS])}{more}."
+        super().__init__(sentence, messages={"trace_ids": [sentence]})
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return {"unknown_trace_ids": self.ids}
 
 
-class InvalidDataset(ValueError):
+class InvalidDataset(Refusal):
     """``errors``: field → what is wrong with it."""
 
     def __init__(self, errors: Errors):
         self.errors = errors
-        super().__init__("; ".join(f"{field}: {' '.join(messages)}" for field, messages in errors.items()))
+        super().__init__(messages=errors)
 
 
-class InvalidTraces(ValueError):
+class InvalidTraces(Refusal):
     """``errors``: place in the list → field → what is wrong with it; the first hundred places."""
 
     NAMED = 100
@@ -65,7 +71,13 @@ class InvalidTraces(ValueError):
     def __init__(self, errors: dict[int, Errors], count: int):
         self.errors = errors
         self.count = count
-        super().__init__(f"{count} of the traces are not valid.")
+        places = {f"[{place}].{name}": reasons for place, found in errors.items() for name, reasons in found.items()}
+        super().__init__(messages=places)
+
+    @property
+    def of_the_first(self) -> Refusal:
+        """The same for somebody who sent one trace, not a list."""
+        return Refusal(messages=self.errors[0])
 
 
 # --- Traces --------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from typing import Protocol
 
 from django.http import HttpRequest
 
-from tunixrt.api.parsers import BodyTooLarge
+from tunixrt.refusals import TooLarge
+
+NO_ROOM = "The server has no room for the upload. Nothing was stored."
 
 
 class _Readable(Protocol):
@@ -13,7 +15,7 @@ class _Readable(Protocol):
 
 
 class WholeBody(io.RawIOBase):
-    """A request's stream. Reading raises BodyTooLarge at once when more than ``limit`` bytes are announced, and OSError
+    """A request's stream. Reading raises TooLarge at once when more than ``limit`` bytes are announced, and OSError
     (Django: UnreadablePostError) when it ends before the announced length: a file that was cut off at the end of a line
     would otherwise look complete, since Django takes a missing last boundary for the end.
     """
@@ -29,7 +31,7 @@ class WholeBody(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self._announced > self._limit:
-            raise BodyTooLarge(self._limit)
+            raise TooLarge(self._limit)
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         self._received += len(data)

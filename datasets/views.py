@@ -4,22 +4,20 @@ import errno
 import json
 import uuid
 from collections.abc import Callable
-from typing import cast
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.models import User
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from datasets import services
+from datasets.access import get_dataset_for
 from datasets.forms import UploadForm
-from datasets.importers import BadLines, ImportRefused, import_file
+from datasets.importers import BadLines, import_file
 from datasets.listing import (
     Cursor,
     decode_dataset_cursor,
@@ -30,8 +28,10 @@ from datasets.listing import (
 )
 from datasets.models import Dataset, Trace
 from datasets.schema import answer_text, conversation
-from datasets.uploads import guard_body
-from tunixrt.api.parsers import BodyTooLarge
+from datasets.uploads import NO_ROOM, guard_body
+from tunixrt.accounts import person
+from tunixrt.refusals import BadRequest, NoRoom, Refusal
+from tunixrt.roles import May, require
 
 PAGE = 25
 EXAMPLES = 10
@@ -63,10 +63,7 @@ def _cursor(request: HttpRequest, decode: Callable[[str], Cursor]) -> Cursor | N
 @login_required
 @require_safe
 def detail(request: HttpRequest, key: str) -> HttpResponse:
-    try:
-        dataset = services.get_dataset(key)
-    except services.DatasetNotFound as error:
-        raise Http404(str(error)) from error
+    dataset = get_dataset_for(person(request), key, may=May.READ)
     start = _position(request.GET.get("from", ""))
     items = list(dataset.items.filter(position__gte=start).select_related("trace").order_by("position")[: EXAMPLES + 1])
     examples = [
@@ -130,22 +127,17 @@ def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def upload(request: HttpRequest) -> HttpResponse:
+    require(person(request), May.MAKE)
     if request.method == "POST":
         guard_body(request, settings.UPLOAD_MAX_BYTES)
     try:
         return _upload(request)
-    except BodyTooLarge as error:
-        return _refused(request, "The file is too large", str(error.detail), 413)
     except UnreadablePostError as error:
-        return _refused(request, "The upload was cut off", f"{error} Nothing was stored.", 400)
+        raise BadRequest(f"{error} Nothing was stored.") from error
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        return _refused(request, "No room", "The server has no room for the upload. Nothing was stored.", 507)
-
-
-def _refused(request: HttpRequest, title: str, detail: str, status: int) -> HttpResponse:
-    return render(request, "error.html", {"title": title, "detail": detail, "status": status}, status=status)
+        raise NoRoom(NO_ROOM) from error
 
 
 @csrf_protect
@@ -157,16 +149,10 @@ def _upload(request: HttpRequest) -> HttpResponse:
     bad_lines = None
     if form.is_valid():
         try:
-            dataset = import_file(**form.arguments(), by=cast(User, request.user))
-        except BadLines as error:
-            form.add_errors({"file": [str(error)]})
-            bad_lines = error
-        except ImportRefused as error:
-            form.add_errors({"file": [str(error)]})
-        except services.InvalidDataset as error:
-            form.add_errors(error.errors)
-        except services.DatasetExists as error:
-            form.add_errors({"version": [str(error)]})
+            dataset = import_file(**form.arguments(), by=person(request))
+        except Refusal as refusal:
+            bad_lines = refusal if isinstance(refusal, BadLines) else None
+            form.take(refusal)
         else:
             messages.success(request, f"Stored {dataset.dataset_key}: {dataset.size:,} examples.")
             if scripted:  # upload.js goes there itself

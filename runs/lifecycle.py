@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from runs.models import TERMINAL, Run, RunEvent, RunStatus
 from runs.telemetry import count_end
+from tunixrt.refusals import Conflict
 
 S = RunStatus
 
@@ -34,7 +35,7 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 }
 
 
-class TransitionRefused(Exception):
+class TransitionRefused(Conflict):
     """The step is not in the table, or somebody else was first. ``actual`` is the status the run has."""
 
     def __init__(self, run: Run, new: str, actual: str):

@@ -14,6 +14,7 @@ from django.core.validators import URLValidator
 
 from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
 from runs.manifest import PARAMETERS, parameter_defaults, shortened
+from tunixrt.refusals import Refusal
 
 KEY_MAX_LENGTH = 256
 TAG_MAX_LENGTH = 64
@@ -32,12 +33,12 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-class InvalidRequest(ValueError):
+class InvalidRequest(Refusal):
     """A request that cannot be taken. ``errors`` maps each field to its messages."""
 
     def __init__(self, errors: dict[str, list[str]]):
         self.errors = errors
-        super().__init__("; ".join(f"{name}: {' '.join(messages)}" for name, messages in errors.items()))
+        super().__init__(messages=errors)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def prune_runs(
     trash_before = timezone.now() - (timedelta(hours=settings.TUNIX_TRASH_HOURS) if trash_age is None else trash_age)
     for run in Run.objects.filter(trashed_at__lte=trash_before).iterator():
         try:
-            pruned.bytes_freed += services.folder_bytes(run) if dry_run else services.purge_run(run=run)
+            pruned.bytes_freed += services.folder_bytes(run) if dry_run else services.purge_run(run=run, by=by)
         except (OSError, StateConflict) as error:
             logger.warning("run %s stays in the trash: %s", run.run_id, error)
             continue

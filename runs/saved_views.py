@@ -10,13 +10,14 @@ from django.http import QueryDict
 
 from runs.forms import HistoryFilter
 from runs.models import SavedView
+from tunixrt.refusals import Refusal
 
 VIEWS_MAX = 100
 NAME_MAX_LENGTH = 64
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-class ViewRefused(ValueError):
+class ViewRefused(Refusal):
     """Why a view cannot be kept or renamed."""
 
 

@@ -33,22 +33,23 @@ from runs.runtime import local_runtime
 from runs.telemetry import measured_write
 from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
+from tunixrt.audit import system_user as system_user
 from tunixrt.audit import write_log_entry
+from tunixrt.refusals import Conflict, NotHere, Refusal
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
-SYSTEM_USERNAME = "system"
 
 
-class RuntimeUnavailable(Exception):
+class RuntimeUnavailable(NotHere):
     """No host that could take the run has the training runtime."""
 
 
-class IdempotencyConflict(Exception):
+class IdempotencyConflict(Conflict):
     """The same client_request_id came with a different body."""
 
 
-class StateConflict(Exception):
+class StateConflict(Conflict):
     """What was asked cannot be done to a run in its status."""
 
 
@@ -398,7 +399,7 @@ def _retry_lost(run: Run) -> str:
         retry = _submit_retry(run, by=run.owner, resume=True, automatic=True)
     except OutputRootAway:
         raise
-    except (InvalidRequest, DatasetNotFound, RuntimeUnavailable, StateConflict) as refusal:
+    except Refusal as refusal:
         return f" It is not tried again: {refusal}"  # that must not keep the lost one from its end
     start = f"the last checkpoint of run {retry.resume_from_id}" if retry.resume else "scratch"
     return f" Run {retry.run_id} tries again from {start}."
@@ -571,7 +572,7 @@ def trash_run(*, run: Run, by: User) -> None:
         write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message="moved to the trash")
 
 
-def purge_run(*, run: Run) -> int:
+def purge_run(*, run: Run, by: User) -> int:
     """Remove a trashed run's files, then its row; return the bytes freed.
 
     Raises:
@@ -588,6 +589,8 @@ def purge_run(*, run: Run) -> int:
         set_aside(trashed)
     freed = remove_set_aside(run)
     with transaction.atomic():
+        message = f"deleted with files ({freed:,} bytes)"
+        write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=message)
         run.heirs.update(resume_from=trashed.resume_from_id)  # a retry of theirs finds what is left of the chain
         run.delete()
     return freed
@@ -617,9 +620,3 @@ def annotate_run(
         if changed:
             RunEvent.objects.create(run=run, reason=f"{', '.join(changed)} changed", by=by.get_username(), at=timezone.now())
     return run
-
-
-def system_user() -> User:
-    """Owner of what nobody in particular asked for (commands, automatic retries); cannot log in."""
-    user, _ = User.objects.get_or_create(username=SYSTEM_USERNAME, defaults={"is_active": False, "password": "!"})
-    return user

@@ -5,4 +5,4 @@ class TunixrtConfig(AppConfig):
     name = "tunixrt"
 
     def ready(self) -> None:
-        from tunixrt import checks  # noqa: F401, PLC0415 - registers the system checks once apps are loaded
+        from tunixrt import accounts, checks, logins  # noqa: F401, PLC0415 - register checks and receivers once apps are loaded

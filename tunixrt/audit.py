@@ -6,6 +6,8 @@ from django.contrib.auth.models import User
 from django.db.models import Model
 from django.utils import timezone
 
+SYSTEM_USERNAME = "system"
+
 
 def write_log_entry(*, by: User, target: Model, name: str, flag: int, message: str) -> LogEntry:
     """One line of the audit log."""
@@ -18,3 +20,9 @@ def write_log_entry(*, by: User, target: Model, name: str, flag: int, message: s
         change_message=message,
         action_time=timezone.now(),
     )
+
+
+def system_user() -> User:
+    """Return the account for what nobody in particular did (commands, retention); it cannot log in."""
+    user, _ = User.objects.get_or_create(username=SYSTEM_USERNAME, defaults={"is_active": False, "password": "!"})
+    return user

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shlex
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +117,29 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
     if settings.TUNIX_HOST_LOST_SECONDS <= settings.TUNIX_HOST_SILENT_SECONDS:
         problems.append(Error("TUNIX_HOST_LOST_SECONDS must be greater than TUNIX_HOST_SILENT_SECONDS.", id="tunixrt.E008"))
     return problems
+
+
+@register(Tags.security)
+def check_metrics_addresses(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    problems: list[CheckMessage] = []
+    for text in settings.METRICS_ALLOW:
+        try:
+            ip_network(text)
+        except ValueError as error:
+            problems.append(
+                Error(
+                    f"TUNIXRT_METRICS_ALLOW: {error}.",
+                    hint="Give addresses or networks: 192.0.2.7,198.51.100.0/24.",
+                    id="tunixrt.E020",
+                )
+            )
+    return problems
+
+
+@register(Tags.security)
+def check_login_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(f"TUNIXRT_{name} must be at least 1.", id="tunixrt.E021")
+        for name in ("LOGIN_ATTEMPTS", "LOGIN_ATTEMPTS_PER_ADDRESS")
+        if getattr(settings, name) < 1
+    ]

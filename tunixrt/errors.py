@@ -1,6 +1,7 @@
-"""Pages for errors outside a view; JSON below /api/, where clients cannot read pages."""
+"""Pages for errors and refusals; JSON below /api/, where clients cannot read pages."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from django.db import InterfaceError, OperationalError
@@ -9,6 +10,28 @@ from django.shortcuts import render
 
 from tunixrt.api.errors import DATABASE_AWAY
 from tunixrt.api.renderers import to_json
+from tunixrt.refusals import REFUSED, Refusal
+
+
+class RefusalMiddleware:
+    """Answer requests that the front refused, and refusals that a page's view raised."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        refusal = request.META.get(REFUSED)
+        return self.get_response(request) if refusal is None else answer_refusal(request, refusal)
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return answer_refusal(request, error) if isinstance(error, Refusal) else None
+
+
+def answer_refusal(request: HttpRequest, refusal: Refusal) -> HttpResponse:
+    response = answer_error(request, refusal.status, refusal.title, refusal.detail)
+    if refusal.retry_after is not None:
+        response["Retry-After"] = str(refusal.retry_after)
+    return response
 
 
 def answer_error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:

@@ -14,12 +14,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 
+from tunixrt.errors import answer_refusal
 from tunixrt.peers import PEER_UID, is_loopback
-from tunixrt.refusals import NotAllowed, answer_refusal
+from tunixrt.refusals import NotAllowed
 
 LOCAL_USERNAME = "local"
 _PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
-_OPEN_TO_ALL = ("/healthz", "/login", "/logout")
+_OPEN_TO_ALL = ("/healthz", "/login", "/logout", "/metrics")
 ANOTHER_ACCOUNT = (
     "This server is in local mode: it serves only the account of this machine that started it, without a login. To serve others,"
     " start it with TUNIXRT_LOCAL_MODE=false, SECRET_KEY and ALLOWED_HOSTS (docs/operations.md)."

@@ -1,6 +1,7 @@
 from django.conf import settings
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
+from knox.models import AbstractAuthToken, AuthTokenManager
 
 
 class AccountSession(AbstractBaseSession):
@@ -14,3 +15,38 @@ class AccountSession(AbstractBaseSession):
 
     class Meta(AbstractBaseSession.Meta):
         db_table = "tunixrt_session"
+
+
+class ApiToken(AbstractAuthToken):
+    """A key for programs; only its hash and its beginning are stored. Can do what its account can, or only read.
+
+    A trigger on the table of accounts deletes an account's tokens when the account is deactivated or activated, or loses its
+    password (migration 0002); a new password does so through ``tunixrt.passwords.RevokeTokens``.
+    """
+
+    name = models.CharField(max_length=100, blank=True, help_text="What it is for.")
+    read_only = models.BooleanField(default=False, help_text="Programs can read with it and change nothing.")
+
+    objects = AuthTokenManager()
+
+    class Meta:
+        verbose_name = "API token"
+        verbose_name_plural = "API tokens"
+
+    def __str__(self) -> str:
+        return f"token {self.beginning} of {self.user}"
+
+    @property
+    def beginning(self) -> str:
+        return f"{self.token_key[:8]}…"
+
+
+class LoginAttempts(models.Model):
+    """How often somebody tried to log in within a span of time, by account and address (tunixrt/logins.py)."""
+
+    bucket = models.CharField(max_length=64, primary_key=True, help_text="A hash of who tried, and from where.")
+    count = models.PositiveIntegerField()
+    until = models.DateTimeField(db_index=True, help_text="When counting begins anew.")
+
+    def __str__(self) -> str:
+        return f"{self.count} until {self.until}"

@@ -2,7 +2,10 @@
 
 import unicodedata
 
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
+
+from tunixrt.models import ApiToken
 
 
 class DifferentCharactersValidator:
@@ -22,3 +25,17 @@ class DifferentCharactersValidator:
 
     def get_help_text(self) -> str:
         return f"Your password must have at least {self.least} different characters, blanks not counted."
+
+
+class RevokeTokens:
+    """Asks nothing of a password. Django tells validators of each new one, however it was set, and the account's API tokens end
+    with the old one. A hash that a login renews is no new password."""
+
+    def validate(self, password: str, user: object = None) -> None:
+        pass
+
+    def get_help_text(self) -> str:
+        return ""
+
+    def password_changed(self, password: str, user: User) -> None:
+        ApiToken.objects.filter(user=user).delete()

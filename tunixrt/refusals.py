@@ -1,14 +1,11 @@
-"""The one family of exceptions for what is refused, and how a refusal becomes an answer.
+"""The one family of exceptions for what is refused.
 
-Services raise a ``Refusal``; API (tunixrt/api/errors.py), pages (``RefusalMiddleware``), admin and commands translate it in one
-place each.
+Services raise a ``Refusal``. It becomes an answer in one place for each face: the API in tunixrt/api/errors.py, pages in
+tunixrt/errors.py, the admin in ``tunixrt.admin.lists.each``, commands in tunixrt/commands.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-
-from django.http import HttpRequest, HttpResponse
-
-from tunixrt.errors import answer_error
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Messages = Mapping[str, Sequence[str]]
 
@@ -25,12 +22,21 @@ class Refusal(Exception):
     status = 400  # of an HTTP answer
     code = "invalid"  # for programs
     title = "Not possible"  # of a page
+    retry_after: int | None = None
 
     def __init__(self, detail: str = "", *, messages: Messages | None = None, retry_after: int | None = None):
         self.messages: Messages = messages or {}
-        self.detail = detail or "; ".join(f"{field}: {' '.join(said)}" for field, said in self.messages.items())
-        self.retry_after = retry_after
+        self.detail = detail or "; ".join(
+            f"{field}: {' '.join(said)}".removeprefix("non_field_errors: ") for field, said in self.messages.items()
+        )
+        if retry_after is not None:
+            self.retry_after = retry_after
         super().__init__(self.detail)
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """Further fields of the API's answer."""
+        return {}
 
 
 class BadRequest(Refusal):
@@ -41,6 +47,21 @@ class NotAllowed(Refusal):
     status, code, title = 403, "not_allowed", "Not allowed"
 
 
+class Missing(Refusal):
+    status, code, title = 404, "not_found", "Not found"
+
+
+class TooSlow(Refusal):
+    status, code, title, retry_after = 408, "too_slow", "Too slow", 5
+
+    def __init__(self) -> None:
+        super().__init__("The request body came too slowly. Nothing was stored; send it again.")
+
+
+class Conflict(Refusal):
+    status, code, title = 409, "conflict", "Not possible now"
+
+
 class TooLarge(Refusal):
     status, code, title = 413, "too_large", "Too large"
 
@@ -49,11 +70,23 @@ class TooLarge(Refusal):
         super().__init__(f"The request body is larger than the limit of {limit:,} bytes.")
 
 
-class TooSlow(Refusal):
-    status, code, title = 408, "too_slow", "Too slow"
+class InvalidQuery(Refusal):
+    """A query parameter or a path that cannot be read."""
 
-    def __init__(self) -> None:
-        super().__init__("The request body came too slowly. Nothing was stored; send it again.", retry_after=5)
+    status, code, title = 422, "invalid_query", "Not understood"
+
+    def __init__(self, messages: Messages):
+        super().__init__(messages=messages)
+
+
+class TooMany(Refusal):
+    status, code, title = 429, "too_many", "Too many attempts"
+
+
+class NotHere(Refusal):
+    """What this installation does not have."""
+
+    status, code, title = 501, "not_implemented", "Not installed"
 
 
 class Busy(Refusal):
@@ -65,24 +98,3 @@ class NoRoom(Refusal):
 
 
 REFUSED = "tunixrt.refused"  # the key of a request's environment under which the front hands a Refusal over
-
-
-class RefusalMiddleware:
-    """Answer requests that the front refused, and refusals that a page's view raised."""
-
-    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
-        refusal = request.META.get(REFUSED)
-        return self.get_response(request) if refusal is None else answer_refusal(request, refusal)
-
-    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        return answer_refusal(request, error) if isinstance(error, Refusal) else None
-
-
-def answer_refusal(request: HttpRequest, refusal: Refusal) -> HttpResponse:
-    response = answer_error(request, refusal.status, refusal.title, refusal.detail)
-    if refusal.retry_after is not None:
-        response["Retry-After"] = str(refusal.retry_after)
-    return response

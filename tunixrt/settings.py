@@ -76,7 +76,7 @@ MIDDLEWARE = [
     "tunixrt.head.HeadMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "tunixrt.refusals.RefusalMiddleware",
+    "tunixrt.errors.RefusalMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -172,6 +172,7 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
+KNOX_TOKEN_MODEL = "tunixrt.ApiToken"
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
 
 # Largest bodies in bytes: JSON requests, and uploads of datasets.
@@ -181,12 +182,24 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = API_MAX_BODY_BYTES
 
 # --- People and browsers ----------------------------------------------------------------------------------------------
 
+AUTHENTICATION_BACKENDS = [
+    "tunixrt.logins.LimitBackend",  # first: it refuses before a password is looked at
+    "django.contrib.auth.backends.ModelBackend",
+    "tunixrt.roles.RoleBackend",
+]
+# Failed logins within fifteen minutes: of one account from one address, and from one address.
+LOGIN_ATTEMPTS = env.int("TUNIXRT_LOGIN_ATTEMPTS", 10)
+LOGIN_ATTEMPTS_PER_ADDRESS = env.int("TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS", 100)
+# Addresses and networks that read /metrics without a token.
+METRICS_ALLOW: list[str] = env.list("TUNIXRT_METRICS_ALLOW", [])
+
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
     {"NAME": "tunixrt.passwords.DifferentCharactersValidator"},
+    {"NAME": "tunixrt.passwords.RevokeTokens"},
 ]
 SESSION_ENGINE = "tunixrt.sessions"
 CSRF_FAILURE_VIEW = "tunixrt.errors.csrf_failure"
@@ -215,7 +228,8 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
 SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 31_536_000 if TLS else 0)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = TLS
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
-if env.bool("TUNIXRT_BEHIND_PROXY", False):
+BEHIND_PROXY = env.bool("TUNIXRT_BEHIND_PROXY", False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 
 # --- Runs -------------------------------------------------------------------------------------------------------------

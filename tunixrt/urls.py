@@ -14,6 +14,8 @@ urlpatterns = [
     path("login", auth_views.LoginView.as_view(), name="login"),
     path("logout", auth_views.LogoutView.as_view(), name="logout"),
     path("password", views.ChangePassword.as_view(), name="password"),
+    path("tokens", views.tokens, name="tokens"),
+    path("tokens/revoke", views.revoke, name="revoke_token"),
     path("healthz", views.healthz, name="healthz"),
     path("metrics", views.metrics, name="metrics"),
     path("admin/", admin.site.urls),

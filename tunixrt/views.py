@@ -1,19 +1,32 @@
 from typing import Any
 
+from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.models import CHANGE
 from django.contrib.auth import views as auth_views
+from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import PasswordChangeForm
 from django.contrib.auth.models import User
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
-from django.views.decorators.http import require_safe
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.request import Request
 
+from tunixrt.api.authentication import TokenAuthentication
 from tunixrt.audit import write_log_entry
+from tunixrt.client_address import client_address, lies_in
+from tunixrt.local_mode import comes_through_loopback
+from tunixrt.models import ApiToken
+from tunixrt.numbers import WholeNumberField
+from tunixrt.refusals import Missing, NotAllowed, Refusal
+from tunixrt.tokens import DAYS_MAX, TOKENS_MAX, make_token, revoke_token
 
 
 class ChangePassword(auth_views.PasswordChangeView):
@@ -32,8 +45,49 @@ class ChangePassword(auth_views.PasswordChangeView):
         user = self.request.user
         assert isinstance(user, User)
         write_log_entry(by=user, target=user, name=user.get_username(), flag=CHANGE, message="changed their own password")
-        messages.success(self.request, "Your password is changed. Logins elsewhere have ended.")
+        messages.success(self.request, "Your password is changed. Logins elsewhere have ended, and API tokens with them.")
         return response
+
+
+class TokenForm(forms.Form):
+    name = forms.CharField(max_length=100, required=False, help_text="What the token is for.")
+    days = WholeNumberField(
+        min_value=1, max_value=DAYS_MAX, required=False, label="Valid for days", help_text="Empty: until you revoke it."
+    )
+    read_only = forms.BooleanField(required=False, label="Read only", help_text="Programs can read with it and change nothing.")
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+@never_cache
+def tokens(request: HttpRequest) -> HttpResponse:
+    """GET: one's own API tokens. POST: make one; its key is on this page and nowhere else."""
+    assert isinstance(request.user, User)
+    form, key, status = TokenForm(request.POST if request.method == "POST" else None), None, 200
+    if request.method == "POST":
+        try:
+            if form.is_valid():
+                _, key = make_token(of=request.user, by=request.user, **form.cleaned_data)
+                form = TokenForm()
+            else:
+                status = 400
+        except Refusal as refusal:
+            form.add_error(None, refusal.detail)
+            status = refusal.status
+    rows = ApiToken.objects.filter(user=request.user).order_by("-created")[:TOKENS_MAX]
+    return render(request, "registration/tokens.html", {"form": form, "key": key, "tokens": rows}, status=status)
+
+
+@login_required
+@require_POST
+def revoke(request: HttpRequest) -> HttpResponse:
+    assert isinstance(request.user, User)
+    token = ApiToken.objects.filter(pk=request.POST.get("token", "")[:128].replace("\x00", ""), user=request.user).first()
+    if token is None:
+        raise Missing("You have no such token; it may be revoked already.")
+    revoke_token(token=token, by=request.user)
+    messages.success(request, f"The token {token.beginning} is revoked.")
+    return redirect("tokens")
 
 
 @require_safe
@@ -46,5 +100,21 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything Prometheus scrapes: ours from the database, Django's of this process."""
+    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes an account (a
+    token, a login), an allowed address, or in local mode this machine."""
+    allowed = request.user.is_authenticated or comes_through_loopback(request)
+    if not (allowed or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)):
+        raise NotAllowed(METRICS_REFUSED)
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+
+METRICS_REFUSED = (
+    "Metrics take an API token (Authorization: Token …) or an address of TUNIXRT_METRICS_ALLOW: docs/operations.md, Prometheus."
+)
+
+
+def _has_token(request: HttpRequest) -> bool:
+    try:
+        return TokenAuthentication().authenticate(Request(request)) is not None
+    except AuthenticationFailed:
+        return False

@@ -76,7 +76,7 @@ def purge(run_id: str) -> str:
     """``purged``, ``refused`` for a run that goes on from it, or ``unknown``: the database or the disk went away on the way, or
     somebody else was faster."""
     try:
-        services.purge_run(run=Run.objects.get(pk=run_id))
+        services.purge_run(run=Run.objects.get(pk=run_id), by=services.system_user())
     except Run.DoesNotExist:
         return "unknown"
     except services.StateConflict as refusal:

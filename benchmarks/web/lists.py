@@ -9,14 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from knox.models import AuthToken
-
 from benchmarks.chaos.house import House, is_up
 from benchmarks.http_load import get, put_load
 from runs.models import Run
 from runs.selection import Cursor
 from runs.tests.ports import HeldPort
 from tunixrt.local_mode import local_user
+from tunixrt.models import ApiToken
 
 LIST = "/api/tunix/runs?limit=20"
 RATE, PAGE_RATE = 100, 25  # requests a second of the steady load: API, pages
@@ -41,7 +40,7 @@ def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
     deep = Run.objects.visible().newest_first().values_list("created_at", "run_id")[int(rows * DEPTH)]
     some = Run.objects.filter(dataset_key="set-7").first()
     assert some is not None
-    _, token = AuthToken.objects.create(local_user())
+    _, token = ApiToken.objects.create(local_user())
     by_token = {"Authorization": f"Token {token}"}
     deep_page = f"{LIST}&cursor={Cursor(*deep).encode()}"
     steady = {"list, first page": get(LIST), f"list, {DEPTH:.0%} down": get(deep_page)}

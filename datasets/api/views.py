@@ -3,22 +3,23 @@
 import errno
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, QueryDict, StreamingHttpResponse
 from django.http.request import UnreadablePostError
-from rest_framework.exceptions import APIException, NotFound, ParseError, ValidationError
+from rest_framework.exceptions import NotFound, ParseError, ValidationError
 from rest_framework.parsers import BaseParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets import services
+from datasets.access import get_dataset_for
 from datasets.api.presentation import dataset_row, full_trace, manifest, receipt
-from datasets.importers import BadLines, ImportRefused, LineReader, import_file, parse_held_out
+from datasets.importers import LineReader, import_file, parse_held_out
 from datasets.listing import (
     OFFSET_MAX,
     Page,
@@ -28,40 +29,20 @@ from datasets.listing import (
     search_traces,
     take_page,
 )
-from datasets.models import Dataset, Trace
+from datasets.models import Trace
 from datasets.schema import Errors, kind_of
-from datasets.uploads import guard_body
-from tunixrt.api.errors import Conflict
+from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import QueryReader, parse_text, parse_uuid
+from tunixrt.refusals import NoRoom
+from tunixrt.roles import May, require
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 TRACES_MAX = 10_000  # traces in one request; more come as a file
 
 
-def raise_as_answer(error: Exception) -> NoReturn:
-    """What services refuse, in the codes of the contract."""
-    match error:
-        case services.InvalidDataset():
-            raise ValidationError(error.errors) from error
-        case services.DatasetExists():
-            raise Conflict(str(error)) from error
-        case services.DatasetNotFound():
-            raise NotFound(str(error)) from error
-        case ImportRefused():
-            raise ValidationError({"file": [str(error)]}) from error
-    raise error
-
-
 def caller(request: Request) -> User:
     return cast(User, request.user)  # every view asks for a login (DEFAULT_PERMISSION_CLASSES)
-
-
-def find_dataset(key: str) -> Dataset:
-    try:
-        return services.get_dataset(key)
-    except services.DatasetNotFound as error:
-        raise_as_answer(error)
 
 
 def paged(data: list[Any], limit: int, offset: int, page: Page) -> Response:
@@ -89,6 +70,7 @@ class TraceList(APIView):
         return paged([full_trace(trace) for trace in page.rows], limit, offset, page)
 
     def post(self, request: Request) -> Response:
+        require(caller(request), May.MAKE)
         data = request.data
         items = data if isinstance(data, list) else [data]
         if len(items) > TRACES_MAX:
@@ -97,15 +79,9 @@ class TraceList(APIView):
         try:
             traces = services.create_traces(items=items, by=caller(request))
         except services.InvalidTraces as error:
-            raise ValidationError(_trace_errors(error, many=isinstance(data, list))) from error
+            raise (error if isinstance(data, list) else error.of_the_first) from error
         receipts = [receipt(trace) for trace in traces]
         return Response(receipts if isinstance(data, list) else receipts[0], status=201)
-
-
-def _trace_errors(error: services.InvalidTraces, *, many: bool) -> Errors:
-    if not many:
-        return error.errors[0]
-    return {f"[{place}].{name}": reasons for place, errors in error.errors.items() for name, reasons in errors.items()}
 
 
 class TraceDetail(APIView):
@@ -131,14 +107,9 @@ class DatasetList(APIView):
         return paged([dataset_row(dataset) for dataset in page.rows], limit, offset, page)
 
     def post(self, request: Request) -> Response:
+        require(caller(request), May.MAKE)
         fields = clean_dataset(request.data)
-        try:
-            dataset = services.create_dataset(**fields, provenance={"source": "api"}, by=caller(request))
-        except services.UnknownTraces as error:
-            body = {"detail": str(error), "trace_ids": [str(error)], "unknown_trace_ids": error.ids}
-            return Response(body, status=400)
-        except (services.InvalidDataset, services.DatasetExists) as error:
-            raise_as_answer(error)
+        dataset = services.create_dataset(**fields, provenance={"source": "api"}, by=caller(request))
         return Response(manifest(dataset), status=201)
 
 
@@ -176,11 +147,6 @@ class JSONLParser(RawParser):
     media_type = "application/jsonl"
 
 
-class OutOfSpace(APIException):
-    status_code = 507
-    default_detail = "The server has no room for the upload. Nothing was stored."
-
-
 class DatasetIngest(APIView):
     """POST: a JSONL file becomes traces and a dataset, all or nothing.
 
@@ -196,19 +162,15 @@ class DatasetIngest(APIView):
         return super().initialize_request(request, *args, **kwargs)
 
     def post(self, request: Request) -> Response:
+        require(caller(request), May.MAKE)
         try:
             file, file_name, fields = read_upload(request)
             dataset = import_file(file=file, file_name=file_name, **fields, by=caller(request))
         except UnreadablePostError as error:
             raise ParseError(f"{error} Nothing was stored.") from error
-        except BadLines as error:
-            errors = [{"line": problem.line, "reason": problem.reason} for problem in error.problems]
-            return Response({"detail": str(error), "error_count": error.count, "errors": errors}, status=400)
-        except (ImportRefused, services.InvalidDataset, services.DatasetExists) as error:
-            raise_as_answer(error)
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise OutOfSpace from error
+                raise NoRoom(NO_ROOM) from error
             raise
         return Response(manifest(dataset), status=201)
 
@@ -217,6 +179,7 @@ class UploadPermission(APIView):
     """GET: 204 for whoever may upload a dataset. The front asks before it receives the body."""
 
     def get(self, request: Request) -> Response:
+        require(caller(request), May.MAKE)
         return Response(status=204)
 
 
@@ -257,7 +220,7 @@ class DatasetDetail(APIView):
     """GET: the manifest."""
 
     def get(self, request: Request, key: str) -> Response:
-        return Response(manifest(find_dataset(key)))
+        return Response(manifest(get_dataset_for(caller(request), key, may=May.READ)))
 
 
 class DatasetExport(APIView):
@@ -266,7 +229,7 @@ class DatasetExport(APIView):
     content_negotiation_class = OneForm
 
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
-        dataset = find_dataset(key)
+        dataset = get_dataset_for(caller(request), key, may=May.READ)
         response = StreamingHttpResponse(
             in_pieces(services.export_lines(dataset)), content_type="application/x-ndjson; charset=utf-8"
         )

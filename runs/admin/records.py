@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 from runs.admin.links import by_run, run_link
 from runs.models import MetricSeries, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
 from tunixrt.admin.lists import ReadOnlyAdmin, ReadOnlyInline
+from tunixrt.roles import May, why_not
 
 
 class OfARunAdmin(ReadOnlyAdmin):
@@ -68,3 +69,7 @@ class WebhookDeliveryAdmin(OfARunAdmin):
     list_filter = ("state",)
     fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
     inlines = (AttemptInline,)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Addresses of webhooks may hold keys."""
+        return super().has_view_permission(request, obj) and not why_not(request.user, May.OPERATE)

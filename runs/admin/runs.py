@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.models import CHANGE
 from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
@@ -13,20 +13,17 @@ from django.template.response import TemplateResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from datasets.services import DatasetNotFound
 from runs import services
 from runs.admin.links import run_link, status_badge
 from runs.execution import attending
 from runs.models import Run, RunEvent, RunTag, WebhookDelivery
-from runs.requests import PRIORITY_RANGE, InvalidRequest
+from runs.requests import PRIORITY_RANGE
 from runs.selection import runs_whose_id_begins
-from runs.services import RuntimeUnavailable, StateConflict
-from tunixrt.admin.lists import ReadOnlyAdmin, ReadOnlyInline
+from tunixrt.admin.lists import ACTION_MAX, ReadOnlyAdmin, ReadOnlyInline, each
 from tunixrt.audit import write_log_entry
+from tunixrt.roles import May, require, why_not
 from tunixrt.templatetags.display import duration, when
 
-ACTION_MAX = 500  # runs one action takes at once
-REFUSALS = (StateConflict, InvalidRequest, DatasetNotFound, RuntimeUnavailable, OSError)
 HEAVY = ("stdout", "stderr", "config", "summary", "process", "notes", "message")
 
 
@@ -61,6 +58,9 @@ class DeliveryInline(ReadOnlyInline):
     model = WebhookDelivery
     fields = readonly_fields = ("created_at", "url", "state", "attempts", "next_attempt_at")
     show_change_link = True
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_view_permission(request, obj) and not why_not(request.user, May.OPERATE)
 
 
 @admin.register(Run)
@@ -116,8 +116,17 @@ class RunAdmin(ReadOnlyAdmin):
         return queryset.filter(found), False
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """May act on runs, here as on the pages."""
-        return request.user.has_perm("runs.change_run")
+        """Here one acts on all runs."""
+        return not why_not(request.user, May.OPERATE)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Without the request, which holds the webhook address, for staff that is no operator."""
+        if self.has_operate_permission(request):
+            return self.fieldsets
+        return tuple(
+            (title, options | {"fields": tuple(name for name in options["fields"] if name != "config")})
+            for title, options in self.fieldsets
+        )
 
     # --- columns and fields
 
@@ -160,30 +169,15 @@ class RunAdmin(ReadOnlyAdmin):
     def _each(
         self, request: HttpRequest, runs: QuerySet[Run], act: Callable[[Run, User], object], done: str, *, log: bool = True
     ) -> None:
-        """Do something to each run; say how many it was done to, and for the others why not. ``log``: the service writes no
-        line of the audit log itself."""
-        assert request.user.is_authenticated
-        chosen = list(runs.select_related("owner", "host")[: ACTION_MAX + 1])
-        if len(chosen) > ACTION_MAX:
-            self.message_user(request, f"At most {ACTION_MAX} runs at once; nothing was done.", messages.ERROR)
-            return
-        count, refusals = 0, []
-        for run in chosen:
-            name, target = str(run), Run(pk=run.pk)  # before the act: a deleted run has lost its id
-            try:
-                act(run, request.user)
-            except REFUSALS as refusal:
-                refusals.append(f"{str(run.pk)[:8]}: {refusal}")
-                continue
-            count += 1
+        """Do something to each run on which the person may act. ``log``: the service writes no line of the audit log itself."""
+
+        def act_on(run: Run, by: User) -> None:
+            require(by, May.ACT, owner_id=run.owner_id)
+            act(run, by)
             if log:
-                write_log_entry(by=request.user, target=target, name=name, flag=CHANGE, message=done)
-        if count:
-            self.message_user(request, f"{count} run{'' if count == 1 else 's'} {done}.", messages.SUCCESS)
-        for sentence in refusals[:10]:
-            self.message_user(request, sentence, messages.WARNING)
-        if len(refusals) > 10:
-            self.message_user(request, f"… and {len(refusals) - 10} more.", messages.WARNING)
+                write_log_entry(by=by, target=run, name=str(run), flag=CHANGE, message=done)
+
+        each(self, request, runs.select_related("owner", "host"), act_on, "run", done)
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
@@ -224,7 +218,7 @@ class RunAdmin(ReadOnlyAdmin):
     def purge(self, request: HttpRequest, runs: QuerySet[Run]) -> HttpResponse | None:
         """Asks first: this cannot be undone."""
         if request.POST.get("confirmed"):
-            self._each(request, runs, lambda run, by: services.purge_run(run=run), "deleted with files")
+            self._each(request, runs, lambda run, by: services.purge_run(run=run, by=by), "deleted with files", log=False)
             return None
         chosen = [(run, filesizeformat(services.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
         context = self.admin_site.each_context(request) | {

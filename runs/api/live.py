@@ -7,21 +7,24 @@ from typing import Any
 from django.conf import settings
 from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from rest_framework.exceptions import APIException, NotFound
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from runs.access import get_run_for
 from runs.api.downloads import send_file
-from runs.api.views import actor, get_run, raise_as_answer
+from runs.api.views import actor
 from runs.folder import BrokenFile, open_regular
 from runs.metrics import NAME_MAX_LENGTH
 from runs.models import MetricSeries, Run, RunQuerySet
 from runs.reading import artifacts, curves, logs, search, stream
-from runs.services import StateConflict, run_folder
-from tunixrt.api.errors import InvalidQuery
+from runs.services import run_folder
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
+from tunixrt.credentials import Credential
+from tunixrt.refusals import InvalidQuery
+from tunixrt.roles import May
 
 LOG_LIMIT_DEFAULT = 1 << 18
 TAIL_LINES_MAX = 10_000
@@ -31,7 +34,6 @@ NAMES_MAX = 50
 ARTIFACTS_DEFAULT = 1000
 STEP_MAX = 2**31 - 1
 OFFSET_TRIES = 3
-STREAM_RETRY_SECONDS = 5
 SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
 
 
@@ -58,7 +60,7 @@ class RunLogs(APIView):
         if before is not None and not tail_lines:
             reader.errors.setdefault("before", ["needs tail_lines."])
         reader.finish()
-        run = get_run(run_id, where_it_is())
+        run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         path = run_folder(run) / logs.LOGS[log]
         complete = run.is_terminal
         try:
@@ -94,7 +96,7 @@ class RunLogs(APIView):
         if not needle:
             reader.errors.setdefault("search", ["must not be empty."])
         reader.finish()
-        run = get_run(run_id, where_it_is())
+        run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         path = run_folder(run) / logs.LOGS[log]
         try:
             found = search.search_log(path, needle, offset=offset, limit=limit)
@@ -138,7 +140,7 @@ class RunLogFile(APIView):
 
     def get(self, request: Request, run_id: str, stream: str) -> HttpResponseBase:
         QueryReader(request.query_params).finish()
-        run = get_run(run_id, where_it_is())
+        run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         if stream not in logs.LOGS:
             raise _no_such_log(stream)
         descriptor = None
@@ -165,7 +167,7 @@ class RunMetrics(APIView):
         if from_step is not None and to_step is not None and from_step > to_step:
             reader.errors["from_step"] = ["must not be greater than to_step."]
         reader.finish()
-        run = get_run(run_id)
+        run = get_run_for(actor(request), run_id, may=May.READ)
         attempts = curves.read_chain(run) if chained else [curves.Attempt(run, None, None)]
         answer: dict[str, Any] = {"run_id": run.run_id}
         offset = run.metrics_offset
@@ -250,23 +252,13 @@ class RunEvents(APIView):
             except ValueError as error:
                 reader.errors["Last-Event-ID"] = [str(error)]
         reader.finish()
-        run = get_run(run_id)
+        run = get_run_for(actor(request), run_id, may=May.READ)
         folder = run_folder(run)
         if not position.lies_inside(folder):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
-        try:
-            viewer = stream.Viewer(run, folder, position, limit=settings.MAX_STREAMS)
-        except stream.TooManyStreams as error:
-            raise TooManyViewers from error
+        viewer = stream.Viewer(run, folder, position, Credential.of(request), limit=settings.MAX_STREAMS)
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # the second is for nginx
         return StreamingHttpResponse(viewer, content_type="text/event-stream; charset=utf-8", headers=headers)
-
-
-class TooManyViewers(APIException):
-    status_code = 503
-    default_code = "too_many_viewers"
-    default_detail = "As many live streams are open as this server allows; read logs and metrics piece by piece meanwhile."
-    wait = STREAM_RETRY_SECONDS  # DRF makes Retry-After of it
 
 
 class RunArtifacts(APIView):
@@ -276,7 +268,7 @@ class RunArtifacts(APIView):
         reader = QueryReader(request.query_params)
         limit = reader.whole_number("limit", ARTIFACTS_DEFAULT, 1, artifacts.LISTED_MAX)
         reader.finish()
-        run = get_run(run_id, where_it_is())
+        run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         listing = artifacts.list_artifacts(run_folder(run), limit=limit)
         data = [
             {
@@ -298,23 +290,11 @@ class RunArtifact(APIView):
 
     def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
         QueryReader(request.query_params).finish()
-        run = get_run(run_id, where_it_is())
-        try:
-            descriptor = artifacts.open_artifact(run_folder(run), path)
-        except artifacts.NoSuchArtifact as error:
-            raise _no_such_artifact(path) from error
+        run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
+        descriptor = artifacts.open_artifact(run_folder(run), path)
         return send_file(request._request, descriptor, filename=path.rsplit("/", 1)[-1], content_type="application/octet-stream")
 
     def delete(self, request: Request, run_id: str, path: str) -> Response:
-        run = get_run(run_id)
-        try:
-            freed = artifacts.remove_artifact(run=run, path=path, by=actor(request).get_username())
-        except artifacts.NoSuchArtifact as error:
-            raise _no_such_artifact(path) from error
-        except StateConflict as error:
-            raise_as_answer(error)
+        run = get_run_for(actor(request), run_id, may=May.ACT)
+        freed = artifacts.remove_artifact(run=run, path=path, by=actor(request))
         return Response({"removed": path, "bytes_freed": freed})
-
-
-def _no_such_artifact(path: str) -> NotFound:
-    return NotFound(f"This run has no file {path[:256]!r} that could be read or removed here.")

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, connection
 
+from runs.access import config_for
 from runs.models import Run, RunTag
 from runs.preflight import warnings_in
 from runs.reading.compiled import Compiled, as_key
@@ -23,22 +25,22 @@ FULL_FIELDS = (
 _NOBODY = uuid.UUID(int=0)
 
 
-def full_answer(run: Run) -> dict[str, Any]:
-    """Everything about a run; ``POST`` and ``GET`` answer the same."""
+def full_answer(run: Run, reader: User) -> dict[str, Any]:
+    """Everything about a run that ``reader`` may see; ``POST`` and ``GET`` answer the same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
-    return _full(values) | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id} | _related(run)
+    return _full(values, reader, run.owner_id) | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id} | _related(run)
 
 
-def read_full(run_id: uuid.UUID) -> dict[str, Any] | None:
+def read_full(run_id: uuid.UUID, reader: User) -> dict[str, Any] | None:
     """The same of a run that has not been read; None where there is none, or in the trash."""
     key = as_key(Run, run_id)
     found = _full_rows().read(key)
     if not found:
         return None
-    *values, retry_of, resume_from, owner, host = found[0]
+    *values, retry_of, resume_from, owner_id, owner, host = found[0]
     tags = [name for (name,) in _tag_rows().read(key)]
     links = {"retry_of": retry_of, "resume_from": resume_from}
-    return _full(values) | links | {"owner": owner, "tags": tags, "host": host}
+    return _full(values, reader, owner_id) | links | {"owner": owner, "tags": tags, "host": host}
 
 
 def _related(run: Run) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
 @cache
 def _full_rows() -> Compiled:
     runs = Run.objects.visible().filter(pk=_NOBODY)
-    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "resume_from_id", "owner__username", "host__name"))
+    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "resume_from_id", "owner_id", "owner__username", "host__name"))
 
 
 @cache
@@ -76,9 +78,9 @@ def _tag_rows() -> Compiled:
     return Compiled(RunTag.objects.filter(run=_NOBODY).order_by("name").values_list("name"))
 
 
-def _full(values: Iterable[Any]) -> dict[str, Any]:
+def _full(values: Iterable[Any], reader: User, owner_id: int) -> dict[str, Any]:
     answer = _named(FULL_FIELDS, values)
-    return answer | {"warnings": warnings_in(answer["summary"])}
+    return answer | {"config": config_for(reader, answer["config"], owner_id), "warnings": warnings_in(answer["summary"])}
 
 
 def _named(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:

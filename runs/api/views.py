@@ -1,51 +1,30 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
 
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, cast
-from uuid import UUID
+from typing import Any, cast
 
 from django.contrib.auth.models import User
-from django.db.models import QuerySet
 from django.http import HttpResponse
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.services import DatasetNotFound
 from runs import filters, services
 from runs import folder as run_folders
+from runs.access import get_run_for, read_run_for, require_priority
 from runs.api.presentation import full_answer, read_full, read_short
 from runs.execution import attending, launching
-from runs.models import Run, RunMode, RunStatus
+from runs.models import RunMode, RunStatus
 from runs.reading import pages
-from runs.requests import InvalidRequest, RunRequest, clean_extension, clean_notes, clean_request, clean_tags
+from runs.requests import RunRequest, clean_extension, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
-from runs.services import IdempotencyConflict, RuntimeUnavailable, StateConflict
-from tunixrt.api.errors import Conflict, NotImplementedHere
-from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text, parse_uuid
+from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
+from tunixrt.roles import May, require
 
-REFUSALS = (InvalidRequest, DatasetNotFound, RuntimeUnavailable, launching.NoFreeSlot, IdempotencyConflict, StateConflict)
 PAGE_DEFAULT, PAGE_MAX = 20, 100
-Answer = TypeVar("Answer")
 read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
 read_order = parse_choice(["newest", "oldest"])
-
-
-def get_run(run_id: str, runs: QuerySet[Run] | None = None) -> Run:
-    """422 for what is not a UUID, 404 for what is not there."""
-    chosen = Run.objects.visible() if runs is None else runs
-    return read_run(run_id, lambda parsed: chosen.filter(pk=parsed).first())
-
-
-def read_run(run_id: str, read: Callable[[UUID], Answer | None]) -> Answer:
-    """The same for what is read without the model."""
-    parsed = parse_uuid(run_id, "run_id")
-    found = read(parsed)
-    if found is None:
-        raise NotFound(f"Run not found: {parsed}")
-    return found
 
 
 def actor(request: Request) -> User:
@@ -53,26 +32,20 @@ def actor(request: Request) -> User:
     return cast(User, request.user)
 
 
-def full_run(run: Run) -> Response:
-    return Response(full_answer(run))
-
-
 class RunSubmit(APIView):
     """POST: check a configuration (dry run), train and wait, or, with ``?mode=async``, queue."""
 
     def post(self, request: Request) -> Response:
+        require(actor(request), May.MAKE)
         reader = QueryReader(request.query_params)
         queued = reader.take("mode", parse_choice(["async", "sync"]), "sync") == "async"
         reader.finish()
         asked = self._read(request)
-        try:
-            if queued:
-                run, _ = services.submit_run(request=asked, by=actor(request), queued=True)
-            else:
-                run, _ = launching.run_in_request(request=asked, by=actor(request))
-        except REFUSALS as error:
-            raise_as_answer(error)
-        return Response(full_answer(run), status=202)
+        if queued:
+            run, _ = services.submit_run(request=asked, by=actor(request), queued=True)
+        else:
+            run, _ = launching.run_in_request(request=asked, by=actor(request))
+        return Response(full_answer(run, actor(request)), status=202)
 
     @staticmethod
     def _read(request: Request) -> RunRequest:
@@ -81,24 +54,9 @@ class RunSubmit(APIView):
             header = request.headers.get("X-Client-Request-Id") or request.headers.get("Idempotency-Key")
             if header:
                 data = data | {"client_request_id": header}
-        try:
-            return clean_request(data)
-        except InvalidRequest as error:
-            raise ValidationError(error.errors) from error
-
-
-def raise_as_answer(error: Exception) -> NoReturn:
-    """What services refuse, in the codes of the contract."""
-    match error:
-        case InvalidRequest():
-            raise ValidationError(error.errors) from error
-        case DatasetNotFound():
-            raise NotFound(str(error)) from error
-        case RuntimeUnavailable():
-            raise NotImplementedHere(str(error)) from error
-        case launching.NoFreeSlot() | IdempotencyConflict() | StateConflict():
-            raise Conflict(str(error)) from error
-    raise error
+        asked = clean_request(data)
+        require_priority(actor(request), asked.priority)
+        return asked
 
 
 class RunList(APIView):
@@ -141,19 +99,16 @@ class RunDetail(APIView):
     """GET: everything about a run. PATCH: tags, notes, pin. DELETE: an ended run goes to the trash."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        return Response(read_run(run_id, read_full))
+        return Response(read_run_for(actor(request), run_id, lambda key: read_full(key, actor(request))))
 
     def patch(self, request: Request, run_id: str) -> Response:
-        run = get_run(run_id)
+        run = get_run_for(actor(request), run_id, may=May.ACT)
         changes = _read_annotations(request.data)
         services.annotate_run(run=run, by=actor(request), **changes)
-        return full_run(run)
+        return Response(full_answer(run, actor(request)))
 
     def delete(self, request: Request, run_id: str) -> Response:
-        try:
-            services.trash_run(run=get_run(run_id), by=actor(request))
-        except StateConflict as error:
-            raise_as_answer(error)
+        services.trash_run(run=get_run_for(actor(request), run_id, may=May.ACT), by=actor(request))
         return Response({"trashed": True})
 
 
@@ -185,54 +140,45 @@ class RunStatusView(APIView):
     """GET: what a poller needs."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        return Response(read_run(run_id, read_short))
+        return Response(read_run_for(actor(request), run_id, read_short))
 
 
 class RunCancel(APIView):
     """POST: ask a run to stop."""
 
     def post(self, request: Request, run_id: str) -> Response:
-        run = get_run(run_id)
-        try:
-            run = attending.cancel_run(run=run, by=actor(request))
-        except StateConflict as error:
-            raise_as_answer(error)
-        return Response(full_answer(run), status=202)
+        run = get_run_for(actor(request), run_id, may=May.ACT)
+        run = attending.cancel_run(run=run, by=actor(request))
+        return Response(full_answer(run, actor(request)), status=202)
 
 
 class RunRetry(APIView):
     """POST: a new run from an ended one, from its last checkpoint unless ``resume`` is false."""
 
     def post(self, request: Request, run_id: str) -> Response:
-        run = get_run(run_id)
+        run = get_run_for(actor(request), run_id, may=May.ACT)
         data = request.data
         if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
             raise ValidationError({"resume": ["The only field is resume: true or false."]})
-        try:
-            retry = services.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
-        except REFUSALS as error:
-            raise_as_answer(error)
-        return Response(full_answer(retry), status=202)
+        retry = services.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
+        return Response(full_answer(retry, actor(request)), status=202)
 
 
 class RunExtend(APIView):
     """POST: a new run that adds ``num_epochs`` or ``max_steps`` to a completed training."""
 
     def post(self, request: Request, run_id: str) -> Response:
-        run = get_run(run_id)
-        try:
-            added = clean_extension(request.data)
-            extension = services.extend_run(run=run, by=actor(request), **added)
-        except REFUSALS as error:
-            raise_as_answer(error)
-        return Response(full_answer(extension), status=202)
+        run = get_run_for(actor(request), run_id, may=May.ACT)
+        added = clean_extension(request.data)
+        extension = services.extend_run(run=run, by=actor(request), **added)
+        return Response(full_answer(extension, actor(request)), status=202)
 
 
 class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
     def get(self, request: Request, run_id: str) -> HttpResponse:
-        path = services.run_folder(get_run(run_id)) / run_folders.MANIFEST
+        path = services.run_folder(get_run_for(actor(request), run_id, may=May.READ)) / run_folders.MANIFEST
         try:
             with open(run_folders.open_regular(path), "rb") as file:
                 return HttpResponse(file.read(), content_type="application/yaml; charset=utf-8")

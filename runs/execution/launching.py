@@ -30,6 +30,7 @@ from runs.requests import RunRequest
 from runs.reservations import has_been_run
 from runs.runtime import local_runtime, tunix_command
 from runs.wakeup import hosts_folder, wake_attendant
+from tunixrt.refusals import Conflict
 
 logger = logging.getLogger("tunixrt.runs")
 
@@ -40,7 +41,7 @@ USED = "The run's folder holds files of another run, put there while this one wa
 LOOK_SECONDS = 1.0  # how often a waiting request asks the database
 
 
-class NoFreeSlot(Exception):
+class NoFreeSlot(Conflict):
     """This host cannot take a run in the request right now; the message says why and what to do."""
 
 

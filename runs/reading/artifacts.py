@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django.contrib.admin.models import DELETION
+from django.contrib.auth.models import User
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
@@ -21,6 +23,8 @@ from runs import folder as run_folders
 from runs.checkpoint_folder import IDENTITY
 from runs.models import TERMINAL, Run, RunEvent
 from runs.services import StateConflict, require_no_heir, run_folder
+from tunixrt.audit import write_log_entry
+from tunixrt.refusals import Missing
 
 LISTED_MAX = 5000
 DEPTH_MAX = 16
@@ -37,8 +41,11 @@ _KINDS = {
 }
 
 
-class NoSuchArtifact(LookupError):
+class NoSuchArtifact(Missing):
     """There is no such file (or, to remove, folder) inside the run folder."""
+
+    def __init__(self, path: str):
+        super().__init__(f"This run has no file {path[:256]!r} that could be read or removed here.")
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def open_artifact(folder: Path, path: str) -> int:
     return descriptor
 
 
-def remove_artifact(*, run: Run, path: str, by: str) -> int:
+def remove_artifact(*, run: Run, path: str, by: User) -> int:
     """Remove a file or folder of an ended run's checkpoints or model; returns the bytes freed.
 
     Raises:
@@ -159,7 +166,9 @@ def remove_artifact(*, run: Run, path: str, by: str) -> int:
                 list(Run.objects.select_for_update().filter(pk=run.pk).values_list("pk"))
                 if parts[0] == run_folders.CHECKPOINTS:
                     require_no_heir(run)
-                RunEvent.objects.create(run=run, reason=f"{path} removed ({freed:,} bytes)", by=by, at=timezone.now())
+                reason = f"{path} removed ({freed:,} bytes)"
+                RunEvent.objects.create(run=run, reason=reason, by=by.get_username(), at=timezone.now())
+                write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=reason)  # the events go with the run
                 os.rename(name, removed, src_dir_fd=parent, dst_dir_fd=parent)
         except FileNotFoundError as error:
             raise NoSuchArtifact(path) from error  # somebody else was faster

@@ -4,9 +4,9 @@ A position is four numbers, written ``o123.e45.m678.s1``: bytes of stdout.log, s
 the rank of the status. Every event carries the position behind it as its id: a reader that comes back misses and repeats nothing.
 
 One thread looks at the files of all watched runs every tenth of a second and wakes their viewers; another asks the database for
-their status, in one query for all. A viewer reads from its own position in the files, so a slow one holds nothing back and
-nothing piles up for it; while it waits it costs a sleeping thread and no database connection. docs/live.md has the protocol,
-docs/adr/ the reasons.
+their status, in one query for all, and every few seconds whether what the viewers came with still opens the door. A viewer
+reads from its own position in the files, so a slow one holds nothing back and nothing piles up for it; while it waits it costs
+a sleeping thread and no database connection. docs/live.md has the protocol, docs/adr/ the reasons.
 """
 
 import logging
@@ -14,6 +14,7 @@ import re
 import threading
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from runs.metrics import BATCH_BYTES, Record, read_line
 from runs.models import TERMINAL, Run, RunStatus
 from runs.reading.curves import as_json
 from runs.reading.logs import OffsetPastEnd, read_part
+from tunixrt.credentials import Credential, still_valid
+from tunixrt.refusals import Busy
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ POLL_SECONDS = 0.1
 HEARTBEAT_SECONDS = 15.0
 STATUS_SECONDS = 2.0  # between two looks at the row of a training
 STATUS_SOON_SECONDS = 0.25  # when something has just happened to it, or nothing but the row will tell
+CREDENTIAL_SECONDS = 5.0  # between two looks at the viewers' accounts, tokens and sessions
 LOG_BYTES = 1 << 16
 OPENING = b"retry: 2000\n\n"
 HEARTBEAT = b":\n\n"
@@ -245,8 +249,13 @@ def _json(data: Any) -> bytes:
 # --- viewers
 
 
-class TooManyStreams(Exception):
+class TooManyStreams(Busy):
     """Every place is taken."""
+
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("As many live streams are open as this server allows; read logs and metrics piece by piece meanwhile.")
 
 
 class Hub:
@@ -256,16 +265,20 @@ class Hub:
         self.watches: dict[uuid.UUID, Watch] = {}
         self.viewers = 0
         self.stopping = False
+        self.refused: set[Credential] = set()  # of viewers that are to leave
+        self._credentials: Counter[Credential] = Counter()
+        self._look_at_credentials = 0.0  # when; monotonic seconds
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._row_wanted = threading.Event()
 
-    def join(self, run: Run, folder: Path, *, limit: int) -> Watch:
+    def join(self, run: Run, folder: Path, credential: Credential, *, limit: int) -> Watch:
         """One more viewer of ``run``. Raises TooManyStreams."""
         with self._lock:
             if self.viewers >= limit or self.stopping:
                 raise TooManyStreams
             self.viewers += 1
+            self._credentials[credential] += 1
             watch = self.watches.get(run.pk)
             if watch is None:
                 watch = self.watches[run.pk] = Watch(folder, State.of(run))
@@ -277,9 +290,13 @@ class Hub:
         watch.take(State.of(run))
         return watch
 
-    def leave(self, run_id: uuid.UUID) -> None:
+    def leave(self, run_id: uuid.UUID, credential: Credential) -> None:
         with self._lock:
             self.viewers -= 1
+            self._credentials[credential] -= 1
+            if not self._credentials[credential]:
+                del self._credentials[credential]
+                self.refused.discard(credential)
             watch = self.watches[run_id]
             watch.viewers -= 1
             if not watch.viewers:
@@ -315,8 +332,27 @@ class Hub:
                 due = [watch for watch in watches if watch.look_at_row <= now and not watch.state.has_ended]
                 if due:
                     self._read_rows(due)
+                if self._look_at_credentials <= now:
+                    self._look_at_credentials = now + CREDENTIAL_SECONDS
+                    self._check_credentials()
         finally:
             connections.close_all()
+
+    def _check_credentials(self) -> None:
+        """End the streams of viewers whose account, token or session is gone."""
+        with self._lock:
+            asked = set(self._credentials)
+        try:
+            close_old_connections()
+            gone = asked - still_valid(asked)
+        except DatabaseError as error:
+            logger.warning("whether viewers may go on watching is not known right now: %s", error)
+            return
+        if gone:
+            with self._lock:
+                self.refused |= gone & self._credentials.keys()
+            for watch in self._watched():
+                watch.wake()
 
     @staticmethod
     def _read_rows(watches: list[Watch]) -> None:
@@ -339,11 +375,12 @@ hub = Hub()
 class Viewer:
     """The stream of one reader, an iterator of bytes. ``close`` gives its place back, also if nothing was ever read."""
 
-    def __init__(self, run: Run, folder: Path, position: Position, *, limit: int):
+    def __init__(self, run: Run, folder: Path, position: Position, credential: Credential, *, limit: int):
         """Raises TooManyStreams."""
         self._run_id = run.pk
+        self._credential = credential
         self._watch: Watch | None = None
-        self._watch = hub.join(run, folder, limit=limit)
+        self._watch = hub.join(run, folder, credential, limit=limit)
         self._position = position
         self._waiting = [OPENING]
 
@@ -357,7 +394,7 @@ class Viewer:
         watch = self._watch
         if watch is None:
             raise StopIteration
-        while not hub.stopping:
+        while not hub.stopping and self._credential not in hub.refused:
             version = watch.version
             frame = watch.frame(self._position, version)
             self._position = frame.position
@@ -373,7 +410,7 @@ class Viewer:
     def close(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
-            hub.leave(self._run_id)
+            hub.leave(self._run_id, self._credential)
 
     def __del__(self) -> None:
         self.close()

@@ -267,7 +267,7 @@ def test_trash_and_purge_with_a_preview_of_what_it_frees(operator: Client, submi
     entry = LogEntry.objects.latest("id")
     assert (entry.object_id, entry.change_message, entry.user.username) == (
         str(run.pk),
-        "deleted with files",
+        "deleted with files (3,000 bytes)",
         "keeper-of-the-house",
     )
 

@@ -12,6 +12,8 @@ from runs.models import Host, Run
 from runs.services import claim_run, finish_run, purge_run
 from runs.tests.conftest import Submit
 from runs.tests.leftovers import leave_checkpoints_of
+from tunixrt.audit import system_user
+from tunixrt.tests.clients import FAR_AWAY
 
 Act = Callable[[Run], object]
 
@@ -33,7 +35,7 @@ def page(remote_client: Client, other: User) -> Client:
 
 @pytest.fixture
 def by_api(other: User) -> APIClient:
-    client = APIClient()
+    client = APIClient(REMOTE_ADDR=FAR_AWAY)
     client.force_authenticate(other)
     return client
 
@@ -96,6 +98,8 @@ def test_acts_on_an_ended_run(submit: Submit, page: Client, by_api: APIClient) -
     leave_checkpoints_of(run, 1)
     page.post(f"/runs/{run.pk}/remove-file?path=checkpoints/1")
     assert said_by(run) == ["checkpoints/1 removed (36 bytes)"]
+    entry = LogEntry.objects.get(action_flag=DELETION)  # outlives the run
+    assert (entry.user.username, entry.object_id, entry.change_message) == ("other", str(run.pk), said_by(run)[0])
 
 
 @pytest.mark.parametrize("where", ["API", "page", "chosen", "admin"])
@@ -115,10 +119,11 @@ def test_who_deleted_a_run_is_known_when_it_is_gone(
     run.refresh_from_db()
     assert said_by(run) == ["moved to the trash"]
     pk = str(run.pk)
-    purge_run(run=run)
+    purge_run(run=run, by=system_user())
 
-    entry = LogEntry.objects.get()
-    assert (entry.user, entry.object_id, entry.action_flag) == (other, pk, DELETION)
+    trashed, purged = LogEntry.objects.order_by("id")
+    assert (trashed.user, trashed.object_id, trashed.action_flag) == (other, pk, DELETION)
+    assert (purged.user.username, purged.object_id, purged.change_message) == ("system", pk, "deleted with files (0 bytes)")
     assert pk in page.get("/admin/admin/logentry/").content.decode()
 
 

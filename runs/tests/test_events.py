@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from runs.tests.launching import HOUR, PATIENCE, wait_for
 from runs.tests.leftovers import make_run, measured
 from runs.tests.ports import HeldPort
 from runs.tests.programs import Program
+from tunixrt.credentials import Credential
+from tunixrt.models import AccountSession, ApiToken
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 data: x\r\rid: 7\n\n\0\u2028 🙂".encode() + b"\xff\xfe\n"
 LIMIT = 4
@@ -415,6 +418,22 @@ def test_a_shutdown_ends_streams_at_once(root: Path, user: User, tmp_path: Path)
     assert reading.named("end") == []
 
 
+def test_a_stream_ends_when_its_token_is_revoked(site: Site, user: User, make_token: Callable[[User], str]):
+    run = make_run(user, files={"stdout.log": b"hello\n"})
+    gone, kept = make_token(user), make_token(user)
+    with (
+        site.reading(run, Authorization=f"Token {gone}") as reading,
+        site.reading(run, Authorization=f"Token {kept}") as other,
+    ):
+        reading.wait_for("stdout")
+        other.wait_for("stdout")
+        ApiToken.objects.filter(token_key=gone[:15]).delete()
+        wait_for(lambda: reading.ended, "the end of the stream")
+        assert not other.ended
+
+    assert reading.named("end") == []
+
+
 # --- the threads behind it, in this process
 
 
@@ -423,7 +442,8 @@ def viewer(root: Path) -> Iterator[Callable[..., stream.Viewer]]:
     opened: list[stream.Viewer] = []
 
     def make(run: Run, **options: Any) -> stream.Viewer:
-        opened.append(stream.Viewer(run, run_folder(run), stream.Position(), **{"limit": 10, **options}))
+        given = {"limit": 10, "credential": Credential(run.owner_id, run.owner.password), **options}
+        opened.append(stream.Viewer(run, run_folder(run), stream.Position(), **given))
         return opened[-1]
 
     yield make
@@ -453,6 +473,48 @@ def test_a_viewer_who_never_reads_gives_the_place_back(viewer: Callable[..., str
 
     assert next(viewer(run, limit=1)) == stream.OPENING
     assert stream.hub.viewers == 1
+
+
+LOSSES: dict[str, Callable[[User], object]] = {
+    "revoked": lambda user: ApiToken.objects.all().delete(),
+    "expired": lambda user: ApiToken.objects.update(expiry=timezone.now()),
+    "logged out": lambda user: AccountSession.objects.all().delete(),
+    "session expired": lambda user: AccountSession.objects.update(expire_date=timezone.now()),
+    "deactivated": lambda user: User.objects.filter(pk=user.pk).update(is_active=False),
+    "another password": lambda user: User.objects.filter(pk=user.pk).update(password="another"),
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "lost"),
+    [
+        ("revoked", "t"), ("expired", "t"), ("logged out", "s"), ("session expired", "s"),
+        ("deactivated", "tsl"), ("another password", "tsl"),
+    ],
+)  # fmt: skip
+def test_what_opens_the_door_no_longer_ends_the_stream(
+    viewer: Callable[..., stream.Viewer], user: User, loss: str, lost: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stream, "CREDENTIAL_SECONDS", 1e9)  # only when the test looks
+    token, _ = ApiToken.objects.create(user=user, expiry=timedelta(hours=1))
+    session = AccountSession.objects.create(pk="s" * 32, session_data="", expire_date=token.expiry, account=user)
+    run = make_run(user)
+    kinds = {
+        "t": viewer(run, credential=Credential(user.pk, user.password, token=token.pk)),
+        "s": viewer(run, credential=Credential(user.pk, user.password, session=session.pk)),
+        "l": viewer(run, credential=Credential(user.pk, user.password)),
+    }
+    for one in kinds.values():
+        assert next(one) == stream.OPENING
+        assert next(one).startswith(b"event: status\n")
+    LOSSES[loss](user)
+
+    stream.hub._check_credentials()
+
+    assert {kind for kind, one in kinds.items() if one._credential in stream.hub.refused} == set(lost)
+    for kind in lost:
+        with pytest.raises(StopIteration):
+            next(kinds[kind])
 
 
 def test_the_database_may_be_away(

@@ -368,7 +368,7 @@ def test_what_a_purged_run_went_on_from_is_left_to_its_heirs(submit: Submit, use
     third = end(retry_run(run=second, by=user))
     assert third.resume_from == second
     trash_run(run=second, by=user)
-    purge_run(run=Run.objects.get(pk=second.pk))
+    purge_run(run=Run.objects.get(pk=second.pk), by=second.owner)
 
     retry = retry_run(run=Run.objects.get(pk=third.pk), by=user)
 

@@ -195,11 +195,11 @@ def with_file(run: Run) -> Path:
 def test_a_purge_that_comes_second_spares_the_next_run_in_the_folder(submit: Submit, user: User):
     """Two purges had read the same row; between them the folder was freed and given to another run."""
     late = trashed(submit(output_dir="n"), user)
-    assert services.purge_run(run=Run.objects.get(pk=late.pk)) == 0
+    assert services.purge_run(run=Run.objects.get(pk=late.pk), by=late.owner) == 0
     precious = with_file(submit(output_dir="n"))
 
     with pytest.raises(services.StateConflict):
-        services.purge_run(run=late)
+        services.purge_run(run=late, by=late.owner)
 
     assert precious.exists()
 
@@ -211,12 +211,12 @@ def test_a_folder_is_reserved_until_its_files_are_gone(submit: Submit, user: Use
     with monkeypatch.context() as broken:
         broken.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("the disk is in trouble")))
         with pytest.raises(OSError, match="in trouble"):
-            services.purge_run(run=run)
+            services.purge_run(run=run, by=run.owner)
     for path in ("n", "n/sub"):
         with pytest.raises(InvalidRequest):
             submit(output_dir=path)
 
-    assert services.purge_run(run=run) == 1000
+    assert services.purge_run(run=run, by=run.owner) == 1000
 
     assert submit(output_dir="n/sub").output_dir == "n/sub"
 
@@ -239,10 +239,10 @@ def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(store
     outer, inner = stored_before("n", "n/checkpoints/sub")
     (run_folder(outer) / "checkpoints" / "step").write_bytes(b"x" * 100)
 
-    assert services.purge_run(run=outer) == 10  # what holds the folder of another run stays
+    assert services.purge_run(run=outer, by=outer.owner) == 10  # what holds the folder of another run stays
 
     assert (run_folder(inner) / "stdout.log").exists()
-    assert services.purge_run(run=inner) == 10
+    assert services.purge_run(run=inner, by=inner.owner) == 10
     assert not run_folder(inner).exists()
 
 
@@ -250,10 +250,10 @@ def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(store
 def test_files_inside_the_folder_of_another_run_go_with_that_run(stored_before: Callable[..., list[Run]]):
     outer, inner = stored_before("n", "n/checkpoints")
 
-    assert services.purge_run(run=inner) == 0
+    assert services.purge_run(run=inner, by=inner.owner) == 0
 
     assert (run_folder(inner) / "stdout.log").exists()
-    assert services.purge_run(run=outer) == 20
+    assert services.purge_run(run=outer, by=outer.owner) == 20
     assert not run_folder(outer).exists()
 
 
@@ -261,9 +261,9 @@ def test_files_inside_the_folder_of_another_run_go_with_that_run(stored_before: 
 def test_names_that_this_file_system_tells_apart_are_two_folders(stored_before: Callable[..., list[Run]]):
     first, second = stored_before("n", "N")
 
-    assert services.purge_run(run=first) == 10
+    assert services.purge_run(run=first, by=first.owner) == 10
     assert (run_folder(second) / "stdout.log").exists()
-    assert services.purge_run(run=second) == 10
+    assert services.purge_run(run=second, by=second.owner) == 10
 
 
 @pytest.mark.django_db
@@ -275,7 +275,7 @@ def test_a_purge_does_not_follow_links(submit: Submit, user: User, output_root: 
     (output_root / link).parent.mkdir(exist_ok=True)
     (output_root / link).symlink_to(output_root / "precious" / link.removeprefix("n").removeprefix("/"))
 
-    assert services.purge_run(run=run) == 0
+    assert services.purge_run(run=run, by=run.owner) == 0
 
     assert precious.exists()
 
@@ -287,8 +287,8 @@ def test_nothing_is_purged_while_the_output_root_is_away(submit: Submit, user: U
     with_file(run)
     output_root.rename(output_root.with_name("away"))
     with pytest.raises(services.StateConflict, match="is not there"):
-        services.purge_run(run=run)
+        services.purge_run(run=run, by=run.owner)
     assert not output_root.exists()
     output_root.with_name("away").rename(output_root)
 
-    assert services.purge_run(run=run) == 1000
+    assert services.purge_run(run=run, by=run.owner) == 1000

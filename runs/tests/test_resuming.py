@@ -109,7 +109,7 @@ class TestSource:
         second = end(retry_run(run=first, by=user))
         third = end(retry_run(run=second, by=user))
         trash_run(run=second, by=user)
-        services.purge_run(run=Run.objects.get(pk=second.pk))
+        services.purge_run(run=Run.objects.get(pk=second.pk), by=second.owner)
         third.refresh_from_db()
 
         assert third.retry_of is None
@@ -207,7 +207,7 @@ class TestProtection:
         end(heir, 7)
         trash_run(run=source, by=user)
         source.refresh_from_db()
-        services.purge_run(run=source)
+        services.purge_run(run=source, by=source.owner)
         heir.refresh_from_db()
         assert (heir.resume, heir.resume_from) == (True, None)
         assert services.find_source(heir) == Source(heir, 7)
@@ -223,12 +223,12 @@ class TestProtection:
         Run.objects.filter(pk=source.pk).update(trashed_at=timezone.now())
         source.refresh_from_db()
         with pytest.raises(StateConflict, match=str(heir.pk)):
-            services.purge_run(run=source)
+            services.purge_run(run=source, by=source.owner)
         assert prune_runs(by=user, trash_age=timedelta()).purged == 0
         assert run_folder(source).exists()
 
     def test_a_checkpoint_that_is_removed_after_it_was_found_is_not_promised(self, source: Run, user: User) -> None:
-        artifacts.remove_artifact(run=source, path="checkpoints/5", by="test")
+        artifacts.remove_artifact(run=source, path="checkpoints/5", by=source.owner)
         request = clean_request(source.config | {"output_dir": None})
 
         with pytest.raises(SourceGone):
@@ -268,7 +268,9 @@ class TestAtTheSameMoment:
     def test_a_retry_comes_first(self, source: Run, user: User, what: str) -> None:
         acts: dict[str, Callable[[], object]] = {
             "run": lambda: trash_run(run=Run.objects.get(pk=source.pk), by=user),
-            "checkpoint": lambda: artifacts.remove_artifact(run=Run.objects.get(pk=source.pk), path="checkpoints/5", by="test"),
+            "checkpoint": lambda: artifacts.remove_artifact(
+                run=Run.objects.get(pk=source.pk), path="checkpoints/5", by=source.owner
+            ),
         }
         with transaction.atomic():
             retry = retry_run(run=source, by=user)
@@ -370,7 +372,7 @@ class TestPages:
         assert f'data-testid="resume-from" class="mono" href="/runs/{source.pk}"' in local_client.get(address).content.decode()
         trash_run(run=source, by=user)
         assert "which is in the trash" in local_client.get(address).content.decode()
-        services.purge_run(run=Run.objects.get(pk=source.pk))
+        services.purge_run(run=Run.objects.get(pk=source.pk), by=source.owner)
         assert "a run that has been deleted" in local_client.get(address).content.decode()
 
     def test_the_admin_retries_from_scratch(self, source: Run, remote_client: Client) -> None:

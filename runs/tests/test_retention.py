@@ -57,7 +57,7 @@ def test_an_active_run_is_not_deleted(submit: Submit, api: APIClient) -> None:
 
 def test_only_the_trash_is_purged(ended: Run) -> None:
     with pytest.raises(services.StateConflict):
-        services.purge_run(run=ended)
+        services.purge_run(run=ended, by=ended.owner)
     assert services.run_folder(ended).is_dir()
 
 
@@ -71,7 +71,7 @@ def test_a_folder_that_became_a_link_is_left_alone(ended: Run, user: User, tmp_p
     folder.symlink_to(precious)
     services.trash_run(run=ended, by=user)
     ended.refresh_from_db()
-    assert services.purge_run(run=ended) == 0
+    assert services.purge_run(run=ended, by=ended.owner) == 0
     assert (precious / "file").read_text() == "keep me"
 
 

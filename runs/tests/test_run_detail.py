@@ -205,7 +205,7 @@ class TestDelete:
         assert folder.is_dir()
         size = (folder / "manifest.yaml").stat().st_size
 
-        assert purge_run(run=run) == size
+        assert purge_run(run=run, by=run.owner) == size
 
         assert not folder.exists()
         assert not Run.objects.exists()

@@ -38,7 +38,7 @@ def test_counters_survive_deletion(api: APIClient, body: dict[str, Any], user: U
     run = Run.objects.get(pk=api.post("/api/tunix/run", body, format="json").json()["run_id"])
     services.trash_run(run=run, by=user)
     run.refresh_from_db()
-    services.purge_run(run=run)
+    services.purge_run(run=run, by=run.owner)
     assert not Run.objects.exists()
     assert scrape()['tunix_runs_total{mode="dry-run",status="completed"}'] == 1
 

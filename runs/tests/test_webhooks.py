@@ -349,7 +349,7 @@ def test_a_run_purged_while_its_message_is_sent_does_no_harm(submit: Submit, use
     outcome = webhook_delivery.send(delivery)
     services.trash_run(run=run, by=user)
     run.refresh_from_db()
-    services.purge_run(run=run)
+    services.purge_run(run=run, by=run.owner)
     webhook_delivery._record(delivery, outcome)
     assert not WebhookDelivery.objects.exists()
 

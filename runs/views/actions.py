@@ -7,7 +7,6 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
@@ -15,32 +14,32 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
-from datasets.services import DatasetNotFound
 from runs import services
+from runs.access import get_run_for
 from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
 from runs.reading import artifacts
-from runs.requests import InvalidRequest, clean_extension, clean_notes, clean_tags
-from runs.services import RuntimeUnavailable, StateConflict
-from runs.views.detail import get_run
+from runs.requests import clean_extension, clean_notes, clean_tags
+from tunixrt.accounts import person
+from tunixrt.refusals import Refusal
+from tunixrt.roles import May
 from tunixrt.templatetags.display import isolate
 
-REFUSALS = (StateConflict, DatasetNotFound, RuntimeUnavailable, InvalidRequest)
 Action = Callable[[HttpRequest, Run], HttpResponse]
 
 
 def run_action(action: Action) -> Callable[[HttpRequest, UUID], HttpResponse]:
-    """POST by somebody logged in, on a run that is there; what a service refuses becomes a message."""
+    """POST by somebody who may act on the run; what a service refuses becomes a message."""
 
     @require_POST
     @login_required
     @wraps(action)
     def view(request: HttpRequest, run_id: UUID) -> HttpResponse:
-        run = get_run(run_id)
+        run = get_run_for(person(request), run_id, may=May.ACT)
         try:
             return action(request, run)
-        except REFUSALS as refusal:
+        except Refusal as refusal:
             messages.error(request, str(refusal))
             return go_back(request, run)
 
@@ -111,12 +110,8 @@ def pin(request: HttpRequest, run: Run) -> HttpResponse:
 @run_action
 def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
     path = request.GET.get("path", "")  # in the address: a form would send a line feed in a name as CR LF
-    try:
-        freed = artifacts.remove_artifact(run=run, path=path, by=person(request).get_username())
-    except artifacts.NoSuchArtifact:
-        messages.error(request, f"This run has no file {path[:256]!r} that could be removed.")
-    else:
-        messages.success(request, f"{isolate(path)} is deleted: {filesizeformat(freed)} are free again.")
+    freed = artifacts.remove_artifact(run=run, path=path, by=person(request))
+    messages.success(request, f"{isolate(path)} is deleted: {filesizeformat(freed)} are free again.")
     return go_back(request, run)
 
 
@@ -134,9 +129,3 @@ def annotate(request: HttpRequest, run: Run) -> HttpResponse:
     services.annotate_run(run=run, by=person(request), **changes)
     messages.success(request, f"{' and '.join(changes).capitalize()} saved.")
     return go_back(request, run)
-
-
-def person(request: HttpRequest) -> User:
-    """Who acts: somebody, since the view asked for a login."""
-    assert request.user.is_authenticated
-    return request.user

@@ -16,7 +16,10 @@ from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
 from runs.requests import clean_tags
-from runs.views.actions import REFUSALS, person, short, target_of
+from runs.views.actions import short, target_of
+from tunixrt.accounts import person
+from tunixrt.refusals import Refusal
+from tunixrt.roles import May, require, why_not
 
 CHOSEN_MAX = 100
 REFUSALS_SHOWN = 10
@@ -30,6 +33,9 @@ class Act:
     button: str
     done: str
     refuses: Callable[[Run], str]
+
+    def why_not(self, run: Run, by: User) -> str:
+        return "belongs to somebody else" if why_not(by, May.ACT, owner_id=run.owner_id) else self.refuses(run)
 
 
 def _why_not_deleted(run: Run) -> str:
@@ -61,7 +67,9 @@ def read_ids(query: QueryDict) -> list[UUID]:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def chosen(request: HttpRequest) -> HttpResponse:
-    """GET: what would happen. POST: do it."""
+    """GET: what would happen. POST: do it, to those runs on which one may act; the others are named."""
+    if request.method == "POST":
+        require(person(request), May.MAKE)
     given = request.POST if request.method == "POST" else request.GET
     act = ACTS.get(given.get("do", ""))
     try:
@@ -81,7 +89,7 @@ def chosen(request: HttpRequest) -> HttpResponse:
     rows = [
         Row(run, refusal, services.folder_bytes(run) if deletes and not refusal else None)
         for run in runs
-        for refusal in [act.refuses(run)]
+        for refusal in [act.why_not(run, person(request))]
     ]
     context = {
         "act": act,
@@ -100,8 +108,9 @@ def _do(request: HttpRequest, name: str, act: Act, runs: list[Run], *, missing: 
     refusals = [f"{missing} of the chosen runs {'is' if missing == 1 else 'are'} no longer there."] if missing else []
     for run in runs:
         try:
+            require(by, May.ACT, owner_id=run.owner_id)
             _act_on(run, name, by, request.POST)
-        except (*REFUSALS, ValueError) as refusal:
+        except (Refusal, ValueError) as refusal:
             refusals.append(f"Run {short(run)}: {refusal}")
             continue
         count += 1

@@ -11,13 +11,16 @@ from django.views.decorators.http import require_safe
 from runs.comparing import RUNS_MAX, RUNS_MIN, Comparison, compare_runs
 from runs.models import Run
 from runs.views.chosen import read_ids
+from tunixrt.refusals import Refusal
 
 # A spreadsheet takes a text that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Refused(ValueError):
+class Refused(Refusal):
     """These runs cannot be compared; the sentence says why."""
+
+    status, code = 422, "invalid_query"
 
 
 def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
@@ -53,7 +56,7 @@ def compare(request: HttpRequest) -> HttpResponse:
         runs, missing = read_runs(request)
     except Refused as refusal:
         messages.error(request, str(refusal))
-        return render(request, "runs/compare.html", {"comparison": None}, status=422)
+        return render(request, "runs/compare.html", {"comparison": None}, status=refusal.status)
     context = {"comparison": compare_runs(runs), "missing": missing, "ids": ",".join(str(run.pk) for run in runs)}
     return render(request, "runs/compare.html", context)
 

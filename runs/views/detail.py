@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
@@ -15,12 +15,15 @@ from django.views.decorators.vary import vary_on_headers
 from datasets.models import Dataset
 from runs import folder as run_folders
 from runs import services
+from runs.access import get_run_for
 from runs.manifest import PARAMETERS
-from runs.models import Run, RunMode, RunQuerySet, RunStatus
+from runs.models import Run, RunMode, RunStatus
 from runs.preflight import warnings_in
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
 from runs.runtime import tunix_command
+from tunixrt.accounts import person
+from tunixrt.roles import May, why_not
 
 EVENTS_MAX = 200
 FILES_MAX = 500
@@ -28,25 +31,19 @@ RETRIES_MAX, RETRIES_SHOWN = 200, 20
 SAMPLES = 2
 
 
-def get_run(run_id: UUID, runs: RunQuerySet | None = None) -> Run:
-    """404 for one that is not there or in the trash."""
-    run = (Run.objects.visible() if runs is None else runs).filter(pk=run_id).first()
-    if run is None:
-        raise Http404(f"There is no run {run_id}. It may have been deleted.")
-    return run
-
-
 @require_safe
 @login_required
 @vary_on_headers("HX-Request")
 def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     """The page, or for htmx only the part that changes while the run is active."""
-    run = get_run(run_id, Run.objects.visible().select_related("owner", "host", "retry_of", "resume_from"))
+    found = Run.objects.visible().select_related("owner", "host", "retry_of", "resume_from")
+    run = get_run_for(person(request), run_id, may=May.READ, runs=found)
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
     folder = services.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
     context = {
         "run": run,
+        "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),  # empty where one may act on it
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
         "retries": retries_of(run),

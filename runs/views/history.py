@@ -20,7 +20,7 @@ from runs.models import Run, RunTag, SavedView
 from runs.saved_views import VIEWS_MAX, query_of
 from runs.selection import Cursor
 from runs.sparklines import read_sparklines
-from runs.views.actions import person
+from tunixrt.accounts import person
 
 PAGE_SIZE = 20
 COLUMNS_COOKIE = "history_columns"

@@ -11,13 +11,15 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
-from datasets.services import DatasetNotFound, get_dataset
+from datasets.access import get_dataset_for
 from runs import services
+from runs.access import get_run_for
 from runs.folder import BrokenFile
 from runs.models import Run
 from runs.reading.logs import OffsetPastEnd
 from runs.reading.samples import read_samples, read_seen
-from runs.views.detail import get_run
+from tunixrt.accounts import person
+from tunixrt.roles import May
 
 SAMPLES = 10
 RUNS_LOOKED_AT = 200  # the newest runs of a dataset among which measured lengths are looked for
@@ -27,7 +29,7 @@ MODELS_SHOWN = 3
 @require_safe
 @login_required
 def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
-    run = get_run(run_id)
+    run = get_run_for(person(request), run_id, may=May.READ)
     text = request.GET.get("from", "0")
     offset = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
     try:
@@ -64,10 +66,7 @@ class MeasuredLengths:
 @vary_on_headers("HX-Request")
 def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
     """The page, or for htmx the part of a dataset's page."""
-    try:
-        dataset = get_dataset(key)
-    except DatasetNotFound as error:
-        raise Http404(str(error)) from error
+    dataset = get_dataset_for(person(request), key, may=May.READ)
     measured: dict[str, MeasuredLengths] = {}
     recent = Run.objects.visible().filter(dataset_key=key).newest_first().only("model_id", "config", "summary", "completed_at")
     for run in recent[:RUNS_LOOKED_AT]:

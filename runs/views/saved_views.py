@@ -9,7 +9,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from runs.models import SavedView
 from runs.saved_views import VIEWS_MAX, ViewRefused, rename_view, save_view
-from runs.views.actions import person
+from tunixrt.accounts import person
 from tunixrt.templatetags.display import isolate
 
 

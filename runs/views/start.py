@@ -3,10 +3,12 @@
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
@@ -14,6 +16,7 @@ from django.views.decorators.http import require_http_methods
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
 from runs import services
+from runs.access import require_priority
 from runs.execution import launching
 from runs.families import preset_names
 from runs.forms import StartForm, initial_from_config
@@ -22,7 +25,9 @@ from runs.models import Host, Run
 from runs.preflight import warnings_in
 from runs.requests import InvalidRequest, RunRequest, clean_request
 from runs.runtime import local_runtime
-from runs.views.actions import person
+from tunixrt.accounts import person
+from tunixrt.refusals import NotAllowed, Refusal
+from tunixrt.roles import May, Role, may_see_secrets, require, role_of
 
 DATASETS_MAX = 500
 MODELS_MAX = 200
@@ -32,6 +37,7 @@ DEFAULT_MODEL = "preset:tiny-llama"
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def start(request: HttpRequest) -> HttpResponse:
+    require(person(request), May.MAKE)
     if request.method == "POST":
         form = StartForm(request.POST, datasets=dataset_choices(request.POST.get("dataset_key", "")))
         status, run = 400, None
@@ -56,9 +62,19 @@ def start(request: HttpRequest) -> HttpResponse:
         if source is None:
             messages.error(request, "The run to clone is not there; the form shows the defaults.")
         else:
-            initial |= initial_from_config(source.config)
+            initial |= cloned(source, person(request))
     form = StartForm(initial=initial, datasets=dataset_choices(str(initial["dataset_key"])))
     return render(request, "runs/start.html", page_context(form) | {"source": source})
+
+
+def cloned(source: Run, by: User) -> dict[str, Any]:
+    """Return what the form shows of another run: anybody may clone one, without what is its owner's alone."""
+    initial = initial_from_config(source.config)
+    if not may_see_secrets(by, source.owner_id):
+        initial["webhook_url"] = ""
+    if role_of(by) < Role.OPERATOR:
+        initial["priority"] = min(0, initial.get("priority", 0))
+    return initial
 
 
 def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
@@ -66,15 +82,16 @@ def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
     assert form.request is not None
     asked = form.request
     try:
+        require_priority(person(request), asked.priority)
         return 202, start_run(request, asked, queued=form.cleaned_data["run_async"])
     except services.IdempotencyConflict:
         # The page was changed and sent again, after going back in the browser, say: that is another run.
         changed = clean_request(asked.as_config() | {"client_request_id": str(uuid.uuid4())})
         try:
             return 202, start_run(request, changed, queued=form.cleaned_data["run_async"])
-        except REFUSALS as refusal:
+        except Refusal as refusal:
             return refused(form, refusal)
-    except REFUSALS as refusal:
+    except Refusal as refusal:
         return refused(form, refusal)
 
 
@@ -83,14 +100,21 @@ def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
     assert form.request is not None
     depth = "full" if local_runtime().available else "quick"
     asked = replace(
-        form.request, dry_run=True, preflight=depth, auto_retry=0, webhook_url="", output_dir=None, client_request_id=None
+        form.request,
+        dry_run=True,
+        preflight=depth,
+        auto_retry=0,
+        webhook_url="",
+        priority=0,
+        output_dir=None,
+        client_request_id=None,
     )
     try:
         run, _ = launching.run_in_request(request=asked, by=person(request))
     except launching.NoFreeSlot:
         form.checked_without_runtime = True
         run, _ = launching.run_in_request(request=replace(asked, preflight="quick", smoke=False), by=person(request))
-    except REFUSALS as refusal:
+    except Refusal as refusal:
         return refused(form, refusal)
     return 200, run
 
@@ -108,23 +132,20 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
     return run
 
 
-REFUSALS = (InvalidRequest, DatasetNotFound, services.RuntimeUnavailable, launching.NoFreeSlot)
-
-
-def refused(form: StartForm, refusal: Exception) -> tuple[int, None]:
+def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
+    """Show why beside its field, or above the form."""
     match refusal:
         case InvalidRequest():
             form.take_errors(refusal)
-            return 400, None
         case DatasetNotFound():
-            form.add_error("dataset_key", str(refusal))
-            return 404, None
+            form.add_error("dataset_key", refusal.detail)
+        case NotAllowed():
+            form.add_error("priority", refusal.detail)
         case launching.NoFreeSlot():
             form.add_error(None, "Every slot of this host is training. Tick Run Async to queue the run.")
-            return 409, None
         case _:
-            form.add_error(None, str(refusal))
-            return 501, None
+            form.add_error(None, refusal.detail)
+    return refusal.status, None
 
 
 def page_context(form: StartForm) -> dict[str, object]:

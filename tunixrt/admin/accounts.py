@@ -1,36 +1,123 @@
 """The admin's pages of accounts, API tokens and the audit log."""
 
-from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.contrib.admin import actions
 from django.contrib.admin.models import ADDITION, DELETION, LogEntry
-from django.contrib.auth.admin import UserAdmin
-from django.contrib.auth.models import User
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.forms import UserChangeForm
+from django.contrib.auth.models import Group, User
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
-from django.utils import timezone
-from knox import admin as knox_admin  # registers what is registered anew below
-from knox.models import AuthToken, get_digest_token
-from knox.settings import CONSTANTS
 
-from tunixrt.admin.lists import FastListAdmin, ReadOnlyAdmin
-from tunixrt.audit import write_log_entry
+from tunixrt.accounts import set_active
+from tunixrt.admin.lists import FastListAdmin, ReadOnlyAdmin, each
+from tunixrt.models import ApiToken
 from tunixrt.numbers import WholeNumberField
+from tunixrt.refusals import Refusal
+from tunixrt.roles import GROUPS, Role, outranks, permissions_of, role_of
 from tunixrt.templatetags.display import when
+from tunixrt.tokens import DAYS_MAX, make_token, require_token_rights, revoke_token
 
+ROLE_NAMES = tuple(role.label for role in GROUPS)
 admin.site.unregister(User)
-knox_admin.admin.site.unregister(AuthToken)
+admin.site.unregister(Group)
+
+
+class AccountForm(UserChangeForm):
+    """Nobody gives an account more than they have themselves."""
+
+    by: User  # who asks
+
+    def clean(self) -> Any:
+        """Operators have staff status."""
+        cleaned = super().clean()
+        if "is_staff" in self.fields and any(group.name == Role.OPERATOR.label for group in self.cleaned_data.get("groups", ())):
+            self.cleaned_data["is_staff"] = True
+        return cleaned
+
+    def clean_groups(self) -> Any:
+        groups = self.cleaned_data["groups"]
+        if self.by.is_superuser:
+            return groups
+        given = [group for group in groups if group not in self.instance.groups.all()]
+        role = max((Role[group.name.upper()] for group in given if group.name in ROLE_NAMES), default=Role.VIEWER)
+        if role > role_of(self.by) or not permissions_of(given) <= self.by.get_all_permissions():
+            raise forms.ValidationError("You cannot give an account more rights than yours.")
+        return groups
 
 
 @admin.register(User)
 class AccountAdmin(FastListAdmin, UserAdmin):
-    """Django's own, in a list that is never counted."""
+    """Django's own, in a list that is never counted. Accounts are deactivated, not deleted: what they did stays known."""
 
-    list_filter = ("is_staff", "is_superuser", "is_active")
+    form = AccountForm
+    list_display = ("username", "role", "email", "is_active", "last_login")
+    list_filter = ("groups", "is_superuser", "is_active")
+    actions = ("deactivate", "activate")
+    _OF_OPERATORS = (
+        (None, {"fields": ("username", "password")}),
+        ("Person", {"fields": ("first_name", "last_name", "email")}),
+        ("Rights", {"fields": ("is_active", "groups"), "description": "The groups viewer, researcher and operator are roles; an"
+         " account in none of them is a researcher."}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )  # fmt: skip
+
+    @admin.display(description="role")
+    def role(self, user: User) -> str:
+        return role_of(user).label
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        return super().get_queryset(request).prefetch_related("groups")
+
+    def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        form = super().get_form(request, obj, **kwargs)
+        return form if obj is None else type("AccountFormOfPerson", (form,), {"by": request.user})
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None or request.user.is_superuser:
+            return super().get_fieldsets(request, obj)
+        return self._OF_OPERATORS
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return () if request.user.is_superuser else ("last_login", "date_joined")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if not super().has_change_permission(request, obj):
+            return False
+        assert isinstance(request.user, User)
+        return obj is None or obj.pk == request.user.pk or not outranks(request.user, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_deactivate_permission(self, request: HttpRequest) -> bool:
+        return super().has_change_permission(request)
+
+    @admin.action(description="Deactivate", permissions=["deactivate"])
+    def deactivate(self, request: HttpRequest, users: QuerySet[User]) -> None:
+        self._switch(request, users, active=False, done="deactivated")
+
+    @admin.action(description="Activate", permissions=["deactivate"])
+    def activate(self, request: HttpRequest, users: QuerySet[User]) -> None:
+        self._switch(request, users, active=True, done="activated")
+
+    def _switch(self, request: HttpRequest, users: QuerySet[User], *, active: bool, done: str) -> None:
+        each(self, request, users, lambda user, by: set_active(user=user, by=by, active=active), "account", done)
+
+
+@admin.register(Group)
+class RoleAdmin(GroupAdmin):
+    """The groups that are roles stay as they are; others may carry permissions."""
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_change_permission(request, obj) and (obj is None or obj.name not in ROLE_NAMES)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and obj is not None and obj.name not in ROLE_NAMES
 
 
 @admin.register(LogEntry)
@@ -54,39 +141,39 @@ class AuditAdmin(ReadOnlyAdmin):
 
 
 class TokenForm(forms.ModelForm):
-    """For whom, and for how long. Who is not a superuser makes tokens of their own account only: a token can do what its account
-    can."""
+    """For whom, for what and for how long. Nobody makes a token of an account with more rights than their own."""
 
     username = forms.CharField(max_length=150, label="Account", help_text="The token can do what this account can.")
     days = WholeNumberField(
-        min_value=1, max_value=3650, required=False, label="Valid for days", help_text="Empty: until it is revoked."
+        min_value=1, max_value=DAYS_MAX, required=False, label="Valid for days", help_text="Empty: until it is revoked."
     )
     by: User  # who asks
 
     class Meta:
-        model = AuthToken
-        fields = ()
+        model = ApiToken
+        fields = ("name", "read_only")
 
     def clean_username(self) -> User:
-        name = self.cleaned_data["username"]
-        if name != self.by.get_username() and not self.by.is_superuser:
-            raise forms.ValidationError("Only a superuser makes tokens of other accounts.")
-        account = User.objects.filter(username=name, is_active=True).first()
+        account = User.objects.filter(username=self.cleaned_data["username"], is_active=True).first()
         if account is None:
             raise forms.ValidationError("There is no active account of this name.")
+        try:
+            require_token_rights(of=account, by=self.by)
+        except Refusal as refusal:
+            raise forms.ValidationError(refusal.detail) from refusal
         return account
 
 
-@admin.register(AuthToken)
+@admin.register(ApiToken)
 class TokenAdmin(FastListAdmin):
     """API tokens. Only hashes are stored: a key is shown once, by the page that made it."""
 
-    list_display = ("beginning", "user", "made", "expires")
+    list_display = ("beginning", "user", "name", "reads_only", "made", "expires")
     list_select_related = ("user",)
     ordering = ("-created",)
     search_fields = ("user__username__exact", "token_key__startswith")
     search_help_text = "An account exactly, or the beginning of a key"
-    fields = readonly_fields = ("beginning", "user", "made", "expires")
+    fields = readonly_fields = ("beginning", "user", "name", "reads_only", "made", "expires")
     actions = ("delete_selected",)
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
@@ -95,7 +182,7 @@ class TokenAdmin(FastListAdmin):
         return type("TokenFormOfPerson", (TokenForm,), {"by": request.user})
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return self.fields if obj is not None else ("username", "days")
+        return self.fields if obj is not None else ("username", "name", "days", "read_only")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self.readonly_fields if obj is not None else ()
@@ -103,9 +190,27 @@ class TokenAdmin(FastListAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        if not super().has_delete_permission(request, obj):
+            return False
+        assert isinstance(request.user, User)
+        return obj is None or self._may_revoke(request.user, obj)
+
+    @staticmethod
+    def _may_revoke(by: User, token: ApiToken) -> bool:
+        try:
+            require_token_rights(of=token.user, by=by)
+        except Refusal:
+            return False
+        return True
+
     @admin.display(description="key begins with")
-    def beginning(self, token: Any) -> str:
-        return f"{token.token_key[:8]}…"
+    def beginning(self, token: ApiToken) -> str:
+        return token.beginning
+
+    @admin.display(description="reads only", boolean=True)
+    def reads_only(self, token: ApiToken) -> bool:
+        return token.read_only
 
     @admin.display(description="made")
     def made(self, token: Any) -> Any:
@@ -116,12 +221,10 @@ class TokenAdmin(FastListAdmin):
         return when(token.expiry, "never")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        obj.user, days = form.cleaned_data["username"], form.cleaned_data["days"]
-        obj.digest, form.key = get_digest_token()
-        obj.token_key = form.key[: CONSTANTS.TOKEN_KEY_LENGTH]
-        obj.expiry = timezone.now() + timedelta(days=days) if days else None
-        obj.save(force_insert=True)
-        request.made_token_key = form.key  # type: ignore[attr-defined]
+        assert isinstance(request.user, User)
+        fields = {name: form.cleaned_data[name] for name in ("name", "days", "read_only")}
+        token, request.made_token_key = make_token(of=form.cleaned_data["username"], by=request.user, **fields)  # type: ignore[attr-defined]
+        obj.__dict__.update(token.__dict__)
 
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
         """Shows the key, this once: not through a message, which would lie in a cookie or a session."""
@@ -138,20 +241,24 @@ class TokenAdmin(FastListAdmin):
         return actions.delete_selected(self, request, tokens)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        allowed = self.has_delete_permission(request)
-        names = [self._name(token) for token in objs]
-        return names, {"tokens": len(names)}, set() if allowed else {"token"}, []
+        assert isinstance(request.user, User)
+        tokens = list(objs)
+        return [str(token) for token in tokens], {"tokens": len(tokens)}, self._forbidden(request.user, tokens), []
 
+    def _forbidden(self, by: User, tokens: list[ApiToken]) -> set[str]:
+        return set() if all(self._may_revoke(by, token) for token in tokens) else {"token of an account with more rights"}
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
+        for token in queryset:
+            self.delete_model(request, token)
+
+    def delete_model(self, request: HttpRequest, obj: ApiToken) -> None:
+        assert isinstance(request.user, User)
+        revoke_token(token=obj, by=request.user)
+
+    # The services write the audit log.
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
-        return self._log(request, obj, ADDITION, "made")
+        return None
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
-        return [self._log(request, token, DELETION, "revoked") for token in queryset]
-
-    @staticmethod
-    def _name(token: Any) -> str:
-        return f"token {token.token_key[:8]}… of {token.user}"
-
-    def _log(self, request: HttpRequest, token: Any, flag: int, message: str) -> LogEntry:
-        assert isinstance(request.user, User)
-        return write_log_entry(by=request.user, target=token, name=self._name(token), flag=flag, message=message)
+        return []

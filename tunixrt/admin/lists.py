@@ -1,13 +1,20 @@
 """What the admin pages of every application share: lists that cost the same with a million rows, and rows nobody edits."""
 
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.views.main import PAGE_VAR, ChangeList
+from django.contrib.auth.models import User
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+
+from tunixrt.refusals import Refusal
+
+ACTION_MAX = 500  # rows one action takes at once
+SENTENCES_MAX = 10
 
 
 class LookAheadPaginator(Paginator):
@@ -67,6 +74,37 @@ class ReadOnlyInline(admin.TabularInline):
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+def each(
+    model_admin: admin.ModelAdmin,
+    request: HttpRequest,
+    rows: QuerySet[Any],
+    act: Callable[[Any, User], object],
+    noun: str,
+    done: str,
+) -> None:
+    """Do something to each chosen row; say how many it was done to, and for the others why not."""
+    assert isinstance(request.user, User)
+    chosen = list(rows[: ACTION_MAX + 1])
+    if len(chosen) > ACTION_MAX:
+        model_admin.message_user(request, f"At most {ACTION_MAX} {noun}s at once; nothing was done.", messages.ERROR)
+        return
+    count, refusals = 0, []
+    for row in chosen:
+        name = str(row.pk)[:8] if noun == "run" else str(row)
+        try:
+            act(row, request.user)
+        except (Refusal, OSError) as refusal:
+            refusals.append(f"{name}: {refusal}")
+            continue
+        count += 1
+    if count:
+        model_admin.message_user(request, f"{count} {noun}{'' if count == 1 else 's'} {done}.", messages.SUCCESS)
+    for sentence in refusals[:SENTENCES_MAX]:
+        model_admin.message_user(request, sentence, messages.WARNING)
+    if len(refusals) > SENTENCES_MAX:
+        model_admin.message_user(request, f"… and {len(refusals) - SENTENCES_MAX} more.", messages.WARNING)
 
 
 def calendar(changelist: ChangeList) -> dict[str, Any]:

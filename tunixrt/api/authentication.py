@@ -15,9 +15,12 @@ class TokenAuthentication(KnoxAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         try:
-            return super().authenticate(request)
+            found = super().authenticate(request)
         except UnicodeError as error:
             raise exceptions.AuthenticationFailed("Invalid token.") from error
+        if found is not None and found[1].read_only and request.method not in _SAFE_METHODS:
+            raise exceptions.PermissionDenied("This token may only read.")
+        return found
 
 
 class LocalAuthentication(authentication.BaseAuthentication):

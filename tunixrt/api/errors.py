@@ -6,36 +6,16 @@ from typing import Any
 
 from django.db import InterfaceError, OperationalError
 from rest_framework import status, views
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import ValidationError
 from rest_framework.response import Response
+
+from tunixrt.refusals import Refusal
 
 logger = logging.getLogger("tunixrt.api")
 
 DATABASE_AWAY = (
     "The database cannot be reached right now. Try again in a moment; with the same client_request_id nothing is made twice."
 )
-
-
-class Conflict(APIException):
-    status_code = status.HTTP_409_CONFLICT
-    default_code = "conflict"
-    default_detail = "The request conflicts with the current state."
-
-
-class InvalidQuery(APIException):
-    """A query parameter or a path that cannot be read (422). ``errors`` maps the parameter to its messages."""
-
-    status_code = status.HTTP_422_UNPROCESSABLE_ENTITY
-    default_code = "invalid_query"
-
-    def __init__(self, errors: dict[str, list[str]]):
-        self.errors = errors
-        super().__init__("; ".join(f"{name}: {' '.join(messages)}" for name, messages in errors.items()))
-
-
-class NotImplementedHere(APIException):
-    status_code = status.HTTP_501_NOT_IMPLEMENTED
-    default_code = "not_implemented"
 
 
 # What an error answer repeats of a request, however large that was.
@@ -46,15 +26,21 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     if isinstance(error, OperationalError | InterfaceError):
         logger.warning("database away during %s: %s", context["request"].path, error)
         return Response({"detail": DATABASE_AWAY}, status=status.HTTP_503_SERVICE_UNAVAILABLE, headers={"Retry-After": "5"})
+    if isinstance(error, Refusal):
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        body = {"detail": error.detail, **{field: said for field, said in error.messages.items() if field != "detail"}}
+        return Response({**_bounded_body(body), **error.extra}, status=error.status, headers=headers)
     response = views.exception_handler(error, context)
     if response is None:
         return None
     if isinstance(error, ValidationError):
         response.data = _validation_body(response.data)
-    elif isinstance(error, InvalidQuery):
-        response.data = {"detail": response.data["detail"], **error.errors}
-    response.data = {**_bounded(response.data), "detail": shorten(str(response.data["detail"]), _DETAIL_MAX)}
+    response.data = _bounded_body(response.data)
     return response
+
+
+def _bounded_body(body: dict[str, Any]) -> dict[str, Any]:
+    return {**_bounded(body), "detail": shorten(str(body["detail"]), _DETAIL_MAX)}
 
 
 def shorten(text: str, limit: int = _TEXT_MAX) -> str:
@@ -69,7 +55,7 @@ def _bounded(value: Any) -> Any:
         if len(value) > _ENTRIES_MAX:
             bounded["non_field_errors"] = [f"{len(value) - _ENTRIES_MAX:,} more errors are not shown."]
         return bounded
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_bounded(item) for item in islice(value, _ENTRIES_MAX)]
     return shorten(value) if isinstance(value, str) else value
 

@@ -4,25 +4,19 @@ from typing import Any
 
 import orjson
 from django.conf import settings
-from rest_framework.exceptions import APIException, ParseError
+from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
-
-class BodyTooLarge(APIException):
-    status_code = 413
-    default_code = "too_large"
-
-    def __init__(self, limit: int):
-        super().__init__(f"The request body is larger than the limit of {limit:,} bytes.")
+from tunixrt.refusals import TooLarge
 
 
 def read_bounded(stream: Any, limit: int, declared: str | None) -> bytes:
-    """Read a whole request body of at most ``limit`` bytes. Raises BodyTooLarge before reading more than that."""
+    """Read a whole request body of at most ``limit`` bytes. Raises TooLarge before reading more than that."""
     if declared and declared.isdigit() and int(declared) > limit:
-        raise BodyTooLarge(limit)
+        raise TooLarge(limit)
     body = stream.read(limit + 1)
     if len(body) > limit:
-        raise BodyTooLarge(limit)
+        raise TooLarge(limit)
     return body
 
 

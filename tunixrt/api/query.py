@@ -6,7 +6,7 @@ from typing import Any
 
 from django.http import QueryDict
 
-from tunixrt.api.errors import InvalidQuery
+from tunixrt.refusals import InvalidQuery
 
 OFFSET_MAX = 2**63 - 1
 TEXT_MAX_LENGTH = 256

@@ -8,10 +8,23 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from tunixrt.roles import May, why_not
+
 register = template.Library()
 
 _UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
 NOTHING = "–"
+
+
+@register.filter
+def may(user: Any, what: str) -> bool:
+    """Return whether the account may do that (tunixrt/roles.py). For what one owns or nobody does."""
+    return user.is_authenticated and not why_not(user, May(what), owner_id=user.pk)
+
+
+@register.filter
+def may_act_on(user: Any, run: Any) -> bool:
+    return user.is_authenticated and not why_not(user, May.ACT, owner_id=run.owner_id)
 
 
 @register.simple_tag

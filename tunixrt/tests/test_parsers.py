@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rest_framework.exceptions import ParseError
 from rest_framework.test import APIClient
 
-from tunixrt.api.parsers import BodyTooLarge, parse_json, read_bounded
+from tunixrt.api.parsers import parse_json, read_bounded
+from tunixrt.refusals import TooLarge
 
 pytestmark = pytest.mark.urls("tunixrt.tests.urls")
 JSON = "application/json"
@@ -40,14 +41,14 @@ def test_ten_megabytes_are_413_under_the_default_limit(api: APIClient):
 
 
 def test_a_body_longer_than_declared_is_not_believed():
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises(TooLarge):
         read_bounded(io.BytesIO(b"x" * 101), 100, declared="5")
 
 
 def test_a_body_declared_too_large_is_not_even_read():
     stream = io.BytesIO(b"x" * 101)
 
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises(TooLarge):
         read_bounded(stream, 100, declared="101")
     assert stream.tell() == 0
 

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from tunixrt.api.errors import Conflict, InvalidQuery, NotImplementedHere
+from tunixrt.refusals import Conflict, InvalidQuery, NotHere
 from tunixrt.urls import handler400, handler403, handler404, handler500
 from tunixrt.urls import urlpatterns as project
 
@@ -26,7 +26,7 @@ ERRORS: dict[str, Exception] = {
     "interface": InterfaceError("connection already closed"),
     "conflict": Conflict("Somebody was first."),
     "query": InvalidQuery({"limit": ["Too large.", "Too many."], "offset": ["Negative."]}),
-    "501": NotImplementedHere("No runtime."),
+    "501": NotHere("No runtime."),
     "fields": ValidationError({"name": ["Too short.", "Too plain."], "items": [{}, {"text": ["Missing."]}]}),
     "list": ValidationError(["Send one or the other."]),
     "detail": ValidationError({"detail": "A field of that name."}),

@@ -4,14 +4,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from datasets import importers, services
 from datasets.formats import FORMATS
 from datasets.management.acting_user import acting_user, add_user_argument
+from tunixrt.commands import Command as TunixrtCommand
 
 
-class Command(BaseCommand):
+class Command(TunixrtCommand):
     help = "Import a JSONL file as traces and a dataset. Bad lines are listed by number and reason; then nothing is stored."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -50,8 +51,6 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         except OSError as error:
             raise CommandError(f"Cannot read {file}: {error.strerror or error}") from error
-        except (importers.ImportRefused, services.InvalidDataset, services.DatasetExists) as error:
-            raise CommandError(str(error)) from error
         stats = dataset.stats
         self.stdout.write(
             f"Stored {dataset.dataset_key}: {dataset.size} examples ({stats['train']} to train on, {stats['held_out']} held out,"

@@ -3,10 +3,9 @@ FROM python:3.13-slim AS build
 ARG EXTRAS=
 # Here compiling pays: the image is read-only, and started often.
 ENV UV_COMPILE_BYTECODE=1
-COPY pyproject.toml .ci/environment .ci/install.py /build/
-# .ci/install.py looks for pyproject.toml one folder up
-RUN mkdir /build/.ci && mv /build/environment /build/install.py /build/.ci/ \
-    && /build/.ci/environment /opt/venv $EXTRAS
+COPY .ci/environment .ci/install.py /build/.ci/
+COPY requirements /build/requirements
+RUN /build/.ci/environment /opt/venv $EXTRAS
 
 FROM python:3.13-slim
 RUN groupadd --gid 10001 tunixrt && useradd --uid 10001 --gid tunixrt --no-create-home --home-dir /var/lib/tunixrt tunixrt \

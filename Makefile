@@ -64,6 +64,10 @@ environment-full:
 environment-parity: environment-full
 	@.ci/parity environment
 
+.PHONY: lock
+lock: environment-core ## write requirements/ anew from pyproject.toml (NEWEST=1: move everything to its newest version)
+	@$(CORE) .ci/lock.py $(if $(NEWEST),--newest)
+
 .PHONY: lint
 lint: lint-core lint-trainer ## formatting, lint, types, layers, migrations, deploy check
 

@@ -357,7 +357,8 @@ def with_revision(text: str, commit: str) -> str:
     (an alias, say) stays as it is."""
     before = parse_manifest(text)
     wanted = before | {"model": before["model"] | {"revision": commit}}
-    section = {key.value: value for key, value in yaml.compose(text, Loader=_Loader).value}["model"]
+    document: Any = yaml.compose(text, Loader=_Loader)
+    section = {key.value: value for key, value in document.value}["model"]
     entries = {key.value: (key, value) for key, value in section.value}
     if "revision" in entries:
         value = entries["revision"][1]

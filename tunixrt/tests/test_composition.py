@@ -129,7 +129,7 @@ def test_grafana_does_not_start_with_a_password_that_everybody_knows(password: s
     )
 
     assert (ended.returncode, ended.stdout) == ((0, "started\n") if password else (1, ""))
-    assert ("GRAFANA_PASSWORD" in ended.stderr) is not password
+    assert ("GRAFANA_PASSWORD" in ended.stderr) == (not password)
 
 
 @pytest.mark.parametrize(

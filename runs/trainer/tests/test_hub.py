@@ -2,9 +2,6 @@
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from runs.trainer.errors import ModelError, StorageError
 from runs.trainer.hub import fetch
 from runs.trainer.tests.conftest import ROOT
 from runs.trainer.tests.fake_hub import Hub, Repository, serve
-from runs.trainer.tests.helpers import LAUNCH, Run, arithmetic, write_llama
+from runs.trainer.tests.helpers import Run, arithmetic, write_llama
 
 MODEL = "owner/tiny-llama"
 
@@ -155,12 +152,12 @@ def test_offline_nobody_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_training_started_again_trains_the_same_commit(hub: Hub, tmp_path: Path):
-    """The real program, and the branch has moved on in between."""
+    """Also when the branch has moved on in between."""
     run = Run.write(tmp_path / "run", examples=arithmetic(16), model=MODEL, resume_from=None, training={"num_epochs": 1})
     run.config.write_text("# mine\n" + run.config.read_text())
     commit = hub.repositories[MODEL].resolve("main")
 
-    train(run, hub, tmp_path)
+    assert run.train() == 0
 
     assert read_manifest(run.config)["model"] == {"id": MODEL, "path": None, "revision": commit}
     assert run.config.read_text().startswith("# mine\n")
@@ -172,22 +169,10 @@ def test_a_training_started_again_trains_the_same_commit(hub: Hub, tmp_path: Pat
 
     write_llama(tmp_path / "second", seed=1)
     assert hub.repositories[MODEL].push(tmp_path / "second") != commit
-    train(run, hub, tmp_path)
+    assert run.train() == 0
 
     assert run.result()["model_revision"] == commit
     assert run.result()["resumed_from_step"] == 2
-
-
-def train(run: Run, hub: Hub, tmp_path: Path) -> None:
-    online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    ended = subprocess.run(
-        [sys.executable, "-I", "-u", LAUNCH, "train", "--config", run.config],
-        env=online | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def calls_of_from_pretrained() -> list[tuple[str, ast.Call]]:

@@ -13,8 +13,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from runs.tests.launching import wait_for
-from runs.tests.programs import Program, free_port
+from runs.tests.launching import PATIENCE, wait_for
+from runs.tests.ports import HeldPort
+from runs.tests.programs import Program
 from tunixrt import healthcheck
 from tunixrt.tests.composition import COMPOSE, Composition, MissingVariable, exec_form, final_image, interpolate
 from tunixrt.tests.plugin import ROOT
@@ -170,7 +171,7 @@ class Containers:
     composition: Composition
     folder: Path
     database: PostgresServer
-    port: int
+    port: HeldPort
 
     def environment(self, service: str) -> dict[str, str]:
         given = self.composition.environment(service)
@@ -178,7 +179,7 @@ class Containers:
         moved |= {
             "PATH": os.environ["PATH"],
             "TUNIX_PYTHON": sys.executable,
-            "TUNIXRT_BIND": f"127.0.0.1:{self.port}",
+            "TUNIXRT_BIND": self.port.address,
             "PGHOST": self.database.socket,
         }
         measuring = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
@@ -216,7 +217,7 @@ class Containers:
 
 
 @pytest.fixture
-def containers(tmp_path: Path) -> Iterator[Containers]:
+def containers(tmp_path: Path, port: HeldPort) -> Iterator[Containers]:
     quoted = PASSWORD.replace("'", r"\'")
     composition = Composition(
         f"SECRET_KEY='{'k' * 50}'\nPOSTGRES_PASSWORD='{quoted}'\nALLOWED_HOSTS=*\nTUNIX_SLOTS=2\nTUNIX_RETENTION=true\n"
@@ -230,7 +231,7 @@ def containers(tmp_path: Path) -> Iterator[Containers]:
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(user, sql.Literal(PASSWORD)))
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, user))
         server.ask_for_passwords(of_database["POSTGRES_USER"])
-        yield Containers(composition, tmp_path / "var", server, free_port())
+        yield Containers(composition, tmp_path / "var", server, port)
 
 
 def test_every_command_of_the_composition_works_in_the_environment_it_gets(containers: Containers):
@@ -248,7 +249,7 @@ def test_every_command_of_the_composition_works_in_the_environment_it_gets(conta
     try:
         wait_for(lambda: containers.is_well("web"), "a healthy web server")
         wait_for(lambda: containers.is_well("worker"), "a healthy worker")
-        with httpx.Client(base_url=f"http://127.0.0.1:{containers.port}") as client:
+        with httpx.Client(base_url=containers.port.url, timeout=PATIENCE) as client:
             page = client.get("/login")
             assert page.status_code == 200  # not sent to an HTTPS that is not there
             assert "strict-transport-security" not in page.headers

@@ -3,16 +3,19 @@ FROM python:3.13-slim AS build
 ARG EXTRAS=
 # Here compiling pays: the image is read-only, and started often.
 ENV UV_COMPILE_BYTECODE=1
-COPY pyproject.toml .ci/environment .ci/install.py /build/
-# .ci/install.py looks for pyproject.toml one folder up
-RUN mkdir /build/.ci && mv /build/environment /build/install.py /build/.ci/ \
-    && /build/.ci/environment /opt/venv $EXTRAS
+COPY .ci/environment .ci/install.py /build/.ci/
+COPY requirements /build/requirements
+RUN /build/.ci/environment /opt/venv $EXTRAS
 
 FROM python:3.13-slim
+# A volume takes owner and mode from the folder that the image has in its place.
 RUN groupadd --gid 10001 tunixrt && useradd --uid 10001 --gid tunixrt --no-create-home --home-dir /var/lib/tunixrt tunixrt \
-    && mkdir -p /var/lib/tunixrt/output /var/lib/tunixrt/static && chown -R tunixrt:tunixrt /var/lib/tunixrt
+    && install -d -m 700 -o tunixrt -g tunixrt /var/lib/tunixrt \
+        /var/lib/tunixrt/output /var/lib/tunixrt/models /var/lib/tunixrt/cache /var/lib/tunixrt/static
 COPY --from=build /opt/venv /opt/venv
 COPY --chown=root:root . /srv/tunixrt
+# Of a clone that was made for one account's eyes (umask 077), too.
+RUN chmod -R a+rX /srv/tunixrt
 WORKDIR /srv/tunixrt
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -25,8 +28,5 @@ USER tunixrt
 # The key signs nothing here: it only lets the settings load while the image is built.
 RUN SECRET_KEY=build python manage.py collectstatic --noinput
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-c", "\
-import os; from urllib.request import Request, urlopen; \
-host = os.environ.get('ALLOWED_HOSTS', 'localhost').split(',')[0]; \
-urlopen(Request('http://127.0.0.1:8000/healthz', headers={'Host': host}), timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["python", "-I", "tunixrt/healthcheck.py"]
 CMD ["python", "manage.py", "web"]

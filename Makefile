@@ -64,6 +64,10 @@ environment-full:
 environment-parity: environment-full
 	@.ci/parity environment
 
+.PHONY: lock
+lock: environment-core ## write requirements/ anew from pyproject.toml (NEWEST=1: move everything to its newest version)
+	@$(CORE) .ci/lock.py $(if $(NEWEST),--newest)
+
 .PHONY: lint
 lint: lint-core lint-trainer ## formatting, lint, types, layers, migrations, deploy check
 
@@ -81,7 +85,7 @@ lint-core: environment-core ## the same without the training program's types (ne
 	@$(APART) $(CORE) manage.py makemigrations --check --dry-run
 	$(SAY) "deploy check with production settings"
 	@$(APART) SECRET_KEY=$$($(CORE) -c 'import secrets; print(secrets.token_urlsafe(50))') TUNIXRT_LOCAL_MODE=false \
-		ALLOWED_HOSTS=tunixrt.example TUNIXRT_BIND=0.0.0.0:8000 $(CORE) manage.py check --deploy --fail-level WARNING
+		ALLOWED_HOSTS=tunixrt.example TUNIXRT_BIND=0.0.0.0:8000 TUNIXRT_BEHIND_PROXY=true $(CORE) manage.py check --deploy --fail-level WARNING
 
 .PHONY: lint-trainer
 lint-trainer: environment-full

@@ -1,14 +1,19 @@
-"""Install the dependencies that pyproject.toml declares into a virtual environment:  install.py FOLDER [EXTRA...]
+"""Install what requirements/ locks into a virtual environment:  install.py FOLDER [EXTRA...]
 
-Nothing is done, and no network needed, when the environment already holds them by their stamp.
+`install.py --requirements EXTRA...` prints what pyproject.toml asks for under these names.
+
+Each file of requirements/ names every package by its exact version and the hashes of its files; what has another hash is refused,
+whichever index it comes from. Nothing is done, and no network needed, when the environment already holds it by its stamp.
 
 uv does the work where it can: it downloads side by side and compiles nothing beforehand, which takes core and runtime from
 minutes to seconds on two cores (CONTRIBUTING.md has the numbers). It is told pip's own settings (index, certificates,
-constraints …), since those may be the only way to the packages here; when it fails all the same, pip does the work.
+constraints …), since those may be the only way to the packages here; when it fails all the same, pip does the work. Additional
+indexes are pip's alone.
 The project itself is not installed: it has an application named `datasets`, like Hugging Face's library.
 """
 
 import ast
+import hashlib
 import json
 import os
 import subprocess
@@ -20,7 +25,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STAMP = "installed.json"
+STAMP = "locked.json"
 
 
 def read_requirements() -> dict[str, list[str]]:
@@ -29,23 +34,28 @@ def read_requirements() -> dict[str, list[str]]:
     return {"core": project["dependencies"], **project["optional-dependencies"]}
 
 
+def lock_file(name: str) -> Path:
+    """The lock of the core (``core``), or of the core with one extra."""
+    return ROOT / "requirements" / f"{name}.txt"
+
+
 def python_version(folder: Path) -> str:
     """Of the environment's Python; it may be a link that has come to mean another one."""
     command = [folder / "bin" / "python", "-c", "import sys; print(sys.version)"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def read_stamp(folder: Path) -> set[str]:
-    """The requirements that the environment holds. None when there is no environment, or for another Python."""
+def read_stamp(folder: Path) -> dict[str, str]:
+    """The locks that the environment holds: name → digest. None when there is no environment, or for another Python."""
     try:
         stamp = json.loads((folder / STAMP).read_text())
-        return set(stamp["requirements"]) if stamp["python"] == python_version(folder) else set()
+        return dict(stamp["locks"]) if stamp["python"] == python_version(folder) else {}
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
-        return set()
+        return {}
 
 
-def write_stamp(folder: Path, held: set[str]) -> None:
-    stamp = {"python": python_version(folder), "requirements": sorted(held)}
+def write_stamp(folder: Path, held: dict[str, str]) -> None:
+    stamp = {"python": python_version(folder), "locks": held}
     (folder / STAMP).write_text(json.dumps(stamp, indent=2) + "\n")
 
 
@@ -66,15 +76,14 @@ def uv_options(settings: dict[str, list[str]], environment: dict[str, str]) -> l
     """pip's settings in uv's words; certificates go into ``environment``."""
     if any(name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX")) for name in environment):
         return []  # uv has been set up by somebody who knows it
+    # Not extra-index-url: of a name that two indexes know, either one could be meant. With hashes pip may look at all of them.
     words = {
         "index-url": "--default-index",
-        "extra-index-url": "--index",
         "find-links": "--find-links",
         "constraint": "--constraint",
         "trusted-host": "--allow-insecure-host",
     }
-    # Of equal standing, as pip has them: uv would stop at the first index that knows the name.
-    options = ["--index-strategy", "unsafe-best-match"]
+    options = []
     for option, word in words.items():
         for value in settings.get(option, []):
             if not value.startswith("file://") or Path(value.removeprefix("file://")).exists():
@@ -99,49 +108,57 @@ def run(command: list[str | Path], environment: dict[str, str] | None = None) ->
             print(f"  … {time.monotonic() - started:.0f} s", flush=True)
 
     threading.Thread(target=tell, daemon=True).start()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if not line.startswith(
-            (" + ", " - ", " ~ ", "Requirement already", "  Using cached", "Using Python", "WARNING: Location")
-        ):
-            print(f"  {line.rstrip()[:160]}", flush=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.startswith(
+                (" + ", " - ", " ~ ", "Requirement already", "  Using cached", "Using Python", "WARNING: Location")
+            ):
+                print(f"  {line.rstrip()[:160]}", flush=True)
     ended.set()
-    return process.wait() == 0
+    return process.returncode == 0
 
 
-def install(folder: Path, lines: list[str]) -> None:
+def find_uv(folder: Path) -> Path:
+    return folder / "bin" / "uv"
+
+
+def install(folder: Path, locks: list[Path]) -> None:
+    """Bring the environment to what ``locks`` say. They are complete, so nothing that they do not name is installed."""
     python = folder / "bin" / "python"
     environment = dict(os.environ)
     options = uv_options(pip_settings(python), environment)
-    pip: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    uv = folder / "bin" / "uv"
-    if (uv.exists() or run([*pip, "--quiet", "uv"])) and run(
-        [uv, "pip", "install", "--python", python, "--no-progress", "--color", "never", *options, *lines], environment
+    pip: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+    wanted: list[str | Path] = [word for lock in locks for word in ("--requirement", lock)]
+    uv = find_uv(folder)
+    if run([*pip, "--quiet", "--requirement", lock_file("uv")]) and run(
+        [uv, "pip", "install", "--python", python, "--no-deps", "--no-progress", "--color", "never", *options, *wanted],
+        environment,
     ):
         return
     print("uv could not install the packages; pip will, which takes longer.", flush=True)
     # Compiling everything beforehand is most of pip's time, and most of it is never imported.
-    if not run([*pip, "--no-compile", *lines]):
+    if not run([*pip, "--no-compile", *wanted]):
         sys.exit(f"The packages could not be installed into {folder}; the lines above say why.")
 
 
 def main(folder: Path, extras: list[str]) -> None:
-    declared = read_requirements()
-    wanted = [line for name in ["core", *extras] for line in declared[name]]
+    wanted = {name: hashlib.sha256(lock_file(name).read_bytes()).hexdigest() for name in extras or ["core"]}
     held = read_stamp(folder)
-    if held.issuperset(wanted):
+    if held.items() >= wanted.items():
         return
     started = time.monotonic()
-    what = " + ".join(["core", *extras])
-    print(f"{folder}: installing {what} ({len(wanted)} packages and what they need), Python {sys.version.split()[0]}", flush=True)
+    what = " + ".join(dict.fromkeys(["core", *wanted]))
+    print(f"{folder}: installing {what}, Python {sys.version.split()[0]}", flush=True)
     if not held:
         venv.create(folder, with_pip=True, symlinks=True)
-    install(folder, wanted)
-    still_declared = {line for lines in declared.values() for line in lines}
-    write_stamp(folder, (held & still_declared) | set(wanted))
+    install(folder, [lock_file(name) for name in wanted])
+    write_stamp(folder, held | wanted)
     print(f"{folder}: ready after {time.monotonic() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[1] == "--requirements":
+        print("\n".join(line for extra in sys.argv[2:] for line in read_requirements()[extra]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])

@@ -352,6 +352,29 @@ def _dump_section(text: str) -> str:
     return dumped
 
 
+def with_revision(text: str, commit: str) -> str:
+    """The same YAML text with another ``model.revision``; comments and order stay. Text that writes its model in an unusual way
+    (an alias, say) stays as it is."""
+    before = parse_manifest(text)
+    wanted = before | {"model": before["model"] | {"revision": commit}}
+    document: Any = yaml.compose(text, Loader=_Loader)
+    section = {key.value: value for key, value in document.value}["model"]
+    entries = {key.value: (key, value) for key, value in section.value}
+    if "revision" in entries:
+        value = entries["revision"][1]
+        start, end = value.start_mark.index, value.end_mark.index
+        written = f'"{commit}"' if start < end else f' "{commit}"'  # nothing stands there for null
+    else:
+        key, value = entries["id"]
+        start = end = value.end_mark.index
+        written = (", " if section.flow_style else "\n" + " " * key.start_mark.column) + f'revision: "{commit}"'
+    changed = text[:start] + written + text[end:]
+    try:
+        return changed if parse_manifest(changed) == wanted else text
+    except ManifestError:
+        return text
+
+
 def parse_manifest(text: str) -> dict[str, Any]:
     """Read and check YAML text; fill in defaults.
 

@@ -3,6 +3,7 @@ commands call the same ones. Processes and files are the business of ``runs.exec
 """
 
 import hashlib
+import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.lifecycle import TransitionRefused, transition, transition_together
-from runs.manifest import DATASET_FORMAT, build_manifest, dump_manifest, parameter_defaults
+from runs.manifest import DATASET_FORMAT, ManifestError, build_manifest, dump_manifest, parameter_defaults, parse_manifest
 from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
 from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
@@ -39,6 +40,7 @@ from tunixrt.refusals import Conflict, NotHere, Refusal
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
+MANIFEST_MAX_BYTES = 2**20  # of one that is read again: the training program may have written to it
 
 
 class RuntimeUnavailable(NotHere):
@@ -314,13 +316,28 @@ def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
             model={
                 "id": run.model_id,
                 "path": str(request.model.path) if request.model.path else None,
-                "revision": None,
+                "revision": _pinned_revision(run),
             },
             training=request.training,
             resume_from=resume_from,
             extend_from_step=run.extend_from_step,
         )
     )
+
+
+def _pinned_revision(run: Run) -> str | None:
+    """The commit of the hub model that the run before has trained: whose checkpoint is gone on from, or which is tried again."""
+    for before in (run.resume_from, run.retry_of):
+        if before is None or before.model_id != run.model_id:
+            continue
+        try:
+            with open(run_folders.open_regular(run_folder(before) / run_folders.MANIFEST), "rb") as file:
+                section = parse_manifest(file.read(MANIFEST_MAX_BYTES).decode())["model"]
+        except (OSError, run_folders.BrokenFile, UnicodeDecodeError, ManifestError):
+            continue
+        if section["id"] == run.model_id and re.fullmatch(r"[0-9a-f]{40}", section["revision"] or ""):
+            return str(section["revision"])
+    return None
 
 
 def find_dataset(dataset_key: str) -> Dataset | None:

@@ -66,6 +66,19 @@ def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
     ]
 
 
+@register(Tags.security)
+def check_tls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.TLS and not settings.BEHIND_PROXY:
+        return [
+            Error(
+                "TUNIXRT_TLS redirects every request to HTTPS, which only a proxy before this server can speak.",
+                hint="Set TUNIXRT_BEHIND_PROXY=true if there is one that sets X-Forwarded-Proto, else leave TUNIXRT_TLS out.",
+                id="tunixrt.E011",
+            )
+        ]
+    return []
+
+
 @register(Tags.security, deploy=True)
 def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.LOCAL_MODE:

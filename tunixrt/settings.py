@@ -12,7 +12,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
-from environs import Env
+from environs import Env, EnvValidationError
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -111,7 +111,13 @@ TEMPLATES = [
 # --- Database ---------------------------------------------------------------------------------------------------------
 
 if env.str("DATABASE_URL", ""):
-    DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
+    try:
+        DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
+    except EnvValidationError:  # environs' own sentence does not say what to do; the value holds a password and is not shown
+        raise ImproperlyConfigured(
+            "DATABASE_URL is not the address of a database. It reads postgresql://user:password@host:5432/name, with special"
+            " characters of the password percent-encoded, or postgresql:///name, and PGHOST, PGUSER, PGPASSWORD … say the rest."
+        ) from None
 else:
     VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "tunixrt.sqlite3")}}
@@ -222,15 +228,17 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
-# Outside local mode everything travels over TLS; a proxy that ends it says so in X-Forwarded-Proto.
-TLS = env.bool("TUNIXRT_TLS", not LOCAL_MODE)
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
-SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 31_536_000 if TLS else 0)
-SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = TLS
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
+# The server itself speaks HTTP; a proxy that ends TLS says so in X-Forwarded-Proto. Only then there is an HTTPS to redirect to.
 BEHIND_PROXY = env.bool("TUNIXRT_BEHIND_PROXY", False)
 if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+TLS = env.bool("TUNIXRT_TLS", BEHIND_PROXY)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
+# An hour, for this name alone: browsers hold to it, also when the operator has taken HTTPS away. Subdomains and preload lists
+# concern servers that are not ours to decide about; the proxy can promise more.
+SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 3600 if TLS else 0)
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
 
 # --- Runs -------------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ def main(model: str, data: str, count: str, out: str) -> None:
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
     folder = model_folder(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     lengths: list[int] = []
     answers = 0
     with (Path(out) / "dataset.jsonl").open("w", encoding="utf-8") as file:

@@ -60,7 +60,7 @@ def main(path: str) -> None:
             gradient_checkpointing=settings["gradient_checkpointing"],
             bf16=False,
             use_cpu=True,
-            model_init_kwargs={"dtype": "float32", "attn_implementation": settings["attention"]},
+            model_init_kwargs={"dtype": "float32", "attn_implementation": settings["attention"], "trust_remote_code": False},
             logging_strategy="no",
             save_strategy="no",
             report_to="none",

@@ -18,15 +18,24 @@ MARK = "TUNIXRT_TEST_MARK"
 class Program:
     """A command of this project as a process in a session of its own. Its environment is marked, so all it starts is found."""
 
-    def __init__(self, arguments: list[str], log: Path, within: Sequence[str] = (), **environment: str):
-        """``within``: a command that runs it, such as ``unshare``."""
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        within: Sequence[str] = (),
+        *,
+        instead: dict[str, str] | None = None,
+        **environment: str,
+    ):
+        """``within``: a command that runs it, such as ``unshare``. ``environment`` comes on top of ours, or of what is given
+        ``instead`` of it."""
         self.mark = str(uuid.uuid4())
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*within, sys.executable, *arguments],
                 cwd=ROOT,
-                env={**os.environ, **environment, MARK: self.mark},
+                env={**(os.environ if instead is None else instead), **environment, MARK: self.mark},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

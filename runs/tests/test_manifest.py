@@ -23,6 +23,7 @@ from runs.manifest import (
     parse_manifest,
     read_manifest,
     shortened,
+    with_revision,
 )
 
 DATASET = {"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft", "fingerprint": "f", "examples": 3, "held_out": 0}
@@ -359,6 +360,44 @@ def _trainings(draw: st.DrawFn) -> dict[str, Any]:
             kind = st.sampled_from(parameter.choices)
         values[name] = draw(st.none() | kind if parameter.nullable else kind)
     return values
+
+
+COMMIT = "1234567890" * 4  # all digits: unquoted it would be a number
+HEAD = 'manifest_version: "1.0"\ndataset: {key: k, path: p, format: tunix_sft}\n'
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "model:\n  id: owner/name\n",
+        "model:\n  id: owner/name  # ours\n  revision: main  # for now\n",
+        "model:\n    revision:\n    id: 'owner/name'\n",
+        "model:\n  id: owner/name\n  path: null\n  revision: null\ntraining:\n  seed: 7\n",
+        "model: {id: owner/name}\n",
+        'model: {"id": owner/name, "revision": "v1.0"}  # a tag\n',
+        "model: {id: owner/name, revision: }\n",
+    ],
+)
+def test_a_revision_is_written_into_a_manifest_and_nothing_else_is_changed(model: str):
+    text = f"# by hand\n{HEAD}{model}# the end\n"
+    before = parse_manifest(text)
+
+    changed = with_revision(text, COMMIT)
+
+    assert parse_manifest(changed) == before | {"model": before["model"] | {"revision": COMMIT}}
+    assert [line.partition("#")[2] for line in changed.splitlines() if "#" in line] == [
+        line.partition("#")[2] for line in text.splitlines() if "#" in line
+    ]
+    assert with_revision(changed, COMMIT) == changed
+
+
+@pytest.mark.parametrize("model", ["model:\n  id: &name owner/name\n  revision: *name\n", 'model:\n  id: "owner\\\n    /name"\n'])
+def test_a_manifest_of_an_unusual_form_is_left_alone_or_right(model: str):
+    before = parse_manifest(HEAD + model)
+
+    after = parse_manifest(with_revision(HEAD + model, COMMIT))
+
+    assert after in (before, before | {"model": before["model"] | {"revision": COMMIT}})
 
 
 @effort(max_examples=60)

@@ -170,8 +170,22 @@ def test_shows_what_came_of_it(local_client: Client, submit: Submit) -> None:
     assert "<script>alert" not in page
 
 
+def test_shows_the_commit_of_a_hub_model(local_client: Client, submit: Submit) -> None:
+    assert f'data-testid="revision">{"a" * 40}<' in page_of(local_client, finished(submit, summary={"model_revision": "a" * 40}))
+    assert "<script>alert" not in page_of(local_client, finished(submit, summary={"model_revision": HOSTILE}))
+    assert 'data-testid="revision"' not in page_of(local_client, finished(submit, summary={"model_revision": None}))
+
+
 @pytest.mark.parametrize(
-    "summary", [{}, {"samples": "not a list"}, {"loss_last": "NaN"}, {"samples": [1, None]}, {"exact_match_after": []}]
+    "summary",
+    [
+        {},
+        {"model_revision": {"a": [1]}},
+        {"samples": "not a list"},
+        {"loss_last": "NaN"},
+        {"samples": [1, None]},
+        {"exact_match_after": []},
+    ],
 )
 def test_a_result_file_that_makes_no_sense_does_no_harm(local_client: Client, submit: Submit, summary: dict[str, Any]) -> None:
     page_of(local_client, finished(submit, summary=summary))

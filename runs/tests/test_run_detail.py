@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 from runs.execution import launching
 from runs.execution.attending import attend
 from runs.lifecycle import transition
-from runs.manifest import parse_manifest
+from runs.manifest import dump_manifest, parse_manifest
 from runs.models import Run, RunEvent
 from runs.services import purge_run, run_folder
 from runs.tests.conftest import Script, Submit
@@ -310,6 +310,36 @@ class TestRetry:
         launching.launch_pending()
         manifest = parse_manifest((run_folder(Run.objects.get(pk=answer["run_id"])) / "manifest.yaml").read_text())
         assert manifest["resume_from"] == (str(checkpoints) if resume else None)
+
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            ({"revision": "a" * 40}, "a" * 40),
+            ({"revision": None}, None),
+            ({"revision": "main"}, None),
+            ({"revision": "a" * 40, "id": "owner/other"}, None),
+            (None, None),
+        ],
+        ids=["pinned", "not pinned", "a branch", "of another model", "no manifest"],
+    )
+    def test_trains_the_commit_of_the_hub_that_the_first_one_has_trained(
+        self, api: APIClient, submit: Submit, scripted: Script, written: dict[str, str | None] | None, expected: str | None
+    ):
+        """The training program writes it into its manifest; the branch may have moved on since."""
+        scripted(["leave", 3])
+        run = submit(model_id="owner/llama-1b")
+        launching.launch_pending()
+        wait_for(lambda: attend() == 0, "the end")
+        path = run_folder(run) / "manifest.yaml"
+        manifest = parse_manifest(path.read_text())
+        path.unlink()
+        if written is not None:
+            path.write_text(dump_manifest(manifest | {"model": manifest["model"] | written}))
+
+        retry = Run.objects.get(pk=api.post(url(run, "/retry")).json()["run_id"])
+        launching.launch_pending()
+
+        assert parse_manifest((run_folder(retry) / "manifest.yaml").read_text())["model"]["revision"] == expected
 
     def test_of_a_dry_run_is_a_dry_run(self, api: APIClient, run_dry: RunDry):
         answer = api.post(url(run_dry(), "/retry")).json()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runs.manifest import ManifestError, read_manifest
+from runs.manifest import ManifestError, read_manifest, with_revision
 from runs.model_folder import FolderProblem, check_tokenizer
 from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
 from runs.trainer.plan import DataPlan, StepRows, held_out_batches, total_steps
@@ -21,6 +21,20 @@ def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
         return read_manifest(config), config.absolute().parent
     except ManifestError as error:
         raise ManifestProblem(f"{config.name}: {error}") from error
+
+
+def pin_revision(config: Path, commit: str) -> None:
+    """Write the commit of a hub model into its manifest, so that starting it again trains the same model."""
+    text = config.read_text(encoding="utf-8")
+    pinned = with_revision(text, commit)
+    if pinned == text:
+        return
+    temporary = config.with_name(f".{config.name}.{os.getpid()}")
+    try:
+        temporary.write_text(pinned, encoding="utf-8")
+        os.replace(temporary, config)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def tokenise(

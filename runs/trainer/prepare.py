@@ -85,6 +85,8 @@ def prepare(manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, che
         )
         tokenizer, data = early.result() if early else tokenise(manifest, folder, model.tokenizer_path, check_stop)
     data.check_vocabulary(model.vocab_size)
+    if model.revision:
+        section["revision"] = model.revision
     for warning in model.warnings:
         say(warning)
     if training["lora_rank"] is not None:

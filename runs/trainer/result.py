@@ -45,6 +45,7 @@ def make_result(
         "tokens_per_second": round(loop.timed_tokens / loop.seconds, 1) if loop.seconds else None,
         "checkpoint": f"{prepared.manifest['output']['checkpoints']}/{prepared.total}",
         "model": None,
+        "model_revision": prepared.model.revision,
         "samples": samples,
         "resumed_from_step": resumed,
         "extended_from_step": prepared.start or None,

@@ -289,7 +289,7 @@ def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer  # noqa: PLC0415 - two seconds that the built-in presets need not spend
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library raises OSError, ValueError, KeyError, … for the many ways a folder can be wrong
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"no usable tokenizer in {folder}: {first}; put the model's tokenizer files there") from error

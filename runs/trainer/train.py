@@ -15,7 +15,7 @@ from runs.trainer.checkpoints import Checkpoints
 from runs.trainer.devices import make_mesh, start_devices
 from runs.trainer.errors import Interrupted, StorageError
 from runs.trainer.exact_match import ExactMatch
-from runs.trainer.inputs import input_warnings, open_manifest, plan_facts, plan_sentences
+from runs.trainer.inputs import input_warnings, open_manifest, pin_revision, plan_facts, plan_sentences
 from runs.trainer.loop import Loop, Tally
 from runs.trainer.metrics import MetricsFile, say, write_json
 from runs.trainer.optimizer import make_optimizer
@@ -41,7 +41,11 @@ def train_from_manifest(config: Path) -> None:
     mesh = make_mesh(data_parallel=manifest["training"]["data_parallel"], fsdp_parallel=manifest["training"]["fsdp_parallel"])
     with mesh:
         stop.check()
-        train(prepare(manifest, folder, mesh, stop.check), stop)
+        prepared = prepare(manifest, folder, mesh, stop.check)
+        if prepared.model.revision and jax.process_index() == 0:
+            say(f"The model is {prepared.model.model_id} at revision {prepared.model.revision}.")
+            pin_revision(config, prepared.model.revision)
+        train(prepared, stop)
 
 
 def train(prepared: Prepared, stop: StopWatch) -> None:

@@ -87,7 +87,7 @@ def _find_model(section: dict[str, Any], folder: Path) -> _Model:
         path = folder / section["path"]
         files = open_model(name, path)
         return _Model(files.config, files.architecture, path, files, list(files.warnings))
-    from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - loads google-tunix, which only hub ids need
+    from runs.trainer.hub import fetch  # noqa: PLC0415 - half a second that only hub ids need
 
     path, commit = fetch(name, section["revision"], weights=False)
     try:

@@ -53,6 +53,17 @@ class PostgresServer:
         """The address in the form that ``DATABASE_URL`` takes."""
         return f"postgresql://{SUPERUSER}@{quote(str(self._socket), safe='')}/{database}"
 
+    @property
+    def socket(self) -> str:
+        """The folder of its socket: what ``PGHOST`` names."""
+        return str(self._socket)
+
+    def ask_for_passwords(self, role: str) -> None:
+        """From now on this role logs in with its password only."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"local all {role} scram-sha-256\n{rules.read_text()}")
+        self._run("pg_ctl", "-D", str(self._data), "reload")
+
     def create(self) -> None:
         """Make the data folder (initdb)."""
         if self._user is not None:

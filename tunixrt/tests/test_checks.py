@@ -125,6 +125,16 @@ def test_a_host_is_silent_before_it_is_lost(configure, silent: float, lost: floa
 
 
 @pytest.mark.parametrize(
+    ("tls", "proxy", "expected"),
+    [(False, False, []), (False, True, []), (True, True, []), (True, False, ["tunixrt.E011"])],
+)
+def test_https_needs_somebody_who_speaks_it(configure, tls: bool, proxy: bool, expected: list[str]):
+    configure(LOCAL_MODE=False, TLS=tls, BEHIND_PROXY=proxy)
+
+    assert ids() == expected
+
+
+@pytest.mark.parametrize(
     ("hosts", "local_mode", "expected"),
     [
         (["localhost", "127.0.0.1", "[::1]"], True, []),

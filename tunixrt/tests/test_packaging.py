@@ -1,7 +1,9 @@
 """Files that other programs read (compose, Docker, workflows, pre-commit, Procfile): valid, and what they name exists."""
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ from django.conf import settings
 from django.core.management import get_commands
 
 from runs.execution.stopping import MARGIN_SECONDS
+from tunixrt.tests.composition import COMPOSE, DOCKERFILE, Composition
 from tunixrt.tests.plugin import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
-COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SERVICES: dict[str, dict[str, Any]] = Composition(SECRET_KEY="k" * 50, POSTGRES_PASSWORD="p").services
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -60,8 +61,13 @@ def test_secrets_have_no_default_and_everything_else_has_one():
 
 
 def test_web_and_worker_use_the_database_of_the_composition():
+    of_database = SERVICES["database"]["environment"]
     for name in ("migrate", "web", "worker"):
-        assert "@database:5432/tunixrt" in SERVICES[name]["environment"]["DATABASE_URL"]
+        environment = SERVICES[name]["environment"]
+        assert environment["PGHOST"] == "database"
+        assert environment["PGUSER"] == of_database["POSTGRES_USER"]
+        assert environment["PGPASSWORD"] == of_database["POSTGRES_PASSWORD"]
+        assert environment["DATABASE_URL"] == f"postgresql:///{of_database['POSTGRES_DB']}"
 
 
 def test_processes_that_keepers_leave_behind_are_collected():
@@ -105,10 +111,10 @@ def test_every_command_exists():
 
 def test_what_the_image_copies_exists_and_is_sent_to_docker():
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if re.match(r"COPY (?!--)", line)]
+    copied = {path for line in DOCKERFILE.splitlines() if re.match(r"COPY (?!--)", line) for path in line.split()[1:-1]}
 
-    assert copied == [["pyproject.toml", ".ci/environment", ".ci/install.py"]]
-    for path in [*copied[0], *sent]:
+    assert copied == {"requirements", ".ci/environment", ".ci/install.py"}
+    for path in [*copied, *sent]:
         assert (ROOT / path).exists(), path
         assert path in sent
     assert {"tunixrt", "datasets", "runs", "templates", "manage.py"} <= sent
@@ -141,8 +147,53 @@ def test_a_workflow_pins_its_actions_and_calls_what_exists(path: Path):
     assert workflow["permissions"] == {"contents": "read"}
 
 
-def test_there_is_a_workflow_for_the_core_one_for_the_runtime_and_one_for_audits():
-    assert [path.name for path in WORKFLOWS] == ["audit.yml", "ci.yml", "runtime.yml"]
+def scripts() -> list[Any]:
+    """Every piece of shell that is to fail when something is wrong: steps of workflows, programs of .ci, the Makefile."""
+    steps = [
+        pytest.param(step["run"], id=f"{path.name}:{step.get('name', step['run'][:20])}")
+        for path in WORKFLOWS
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+        if "run" in step
+    ]
+    files = [path for path in (ROOT / ".ci").iterdir() if path.is_file() and path.read_bytes().startswith(b"#!")]
+    return steps + [pytest.param(path.read_text(), id=path.name) for path in [*files, ROOT / "Makefile"]]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_no_check_is_one_that_cannot_fail(script: str):
+    """`set -e` does not stop at a command after `!`, so nothing happens when it succeeds."""
+    assert not re.search(r"^\s*@?!\s", script, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_failure_before_a_pipe_counts(path: Path):
+    """The shell that GitHub takes unless told otherwise has no pipefail."""
+    assert yaml.safe_load(path.read_text())["defaults"] == {"run": {"shell": "bash"}}
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 1), (1, 0)], ids=["accepted", "refused"])
+def test_the_workflow_fails_when_the_composition_starts_without_its_secrets(tmp_path: Path, code: int, expected: int):
+    (script,) = [
+        step["run"]
+        for step in yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["image"]["steps"]
+        if "without its secrets" in step.get("name", "")
+    ]
+    (tmp_path / "docker").write_text(f"#!/bin/sh\nexit {code}\n")
+    (tmp_path / "docker").chmod(0o755)
+
+    ended = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
+        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SECRET_KEY": "k", "POSTGRES_PASSWORD": "p"},
+        capture_output=True,
+        check=False,
+    )
+
+    assert ended.returncode == expected
+
+
+def test_there_is_a_workflow_for_each_occasion():
+    assert [path.name for path in WORKFLOWS] == ["audit.yml", "ci.yml", "newest.yml", "runtime.yml"]
     versions = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["core"]["strategy"]["matrix"]["python"]
     assert versions == ["3.11", "3.13"]
 

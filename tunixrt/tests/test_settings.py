@@ -80,7 +80,7 @@ def test_a_fixed_default_is_the_documented_one(name: str):
 
 def test_only_the_settings_read_our_variables():
     for path in (path for app in ("tunixrt", "datasets", "runs") for path in (ROOT / app).rglob("*.py")):
-        if "tests" in path.parts or path.name == "settings.py" or "trainer" in path.parts:
+        if "tests" in path.parts or path.name in ("settings.py", "healthcheck.py") or "trainer" in path.parts:
             continue
         assert not re.search(r"(environ(\.get)?|getenv)[\[(]\s*['\"](TUNIX|SECRET|DATABASE|DEBUG)", path.read_text()), path
 
@@ -158,8 +158,31 @@ def test_without_local_mode_everything_travels_over_tls(tmp_path: Path):
     server = load({"TUNIXRT_LOCAL_MODE": "false", "SECRET_KEY": "k" * 50, "TUNIXRT_BEHIND_PROXY": "true"}, tmp_path, shown)
     local = load({}, tmp_path, shown)
 
-    assert server.stdout == "True True 31536000 []\n"
+    assert server.stdout == "True True 3600 []\n"
     assert local.stdout == "False False 0 ['localhost', '127.0.0.1', '[::1]']\n"
+
+
+def test_a_server_without_a_proxy_redirects_to_no_https(tmp_path: Path):
+    """Nothing would answer there."""
+    shown = "settings.TLS, settings.SECURE_SSL_REDIRECT, settings.SESSION_COOKIE_SECURE, settings.SECURE_HSTS_SECONDS"
+
+    server = load({"TUNIXRT_LOCAL_MODE": "false", "SECRET_KEY": "k" * 50}, tmp_path, shown)
+
+    assert server.stdout == "False False False 0\n"
+
+
+def test_browsers_are_told_nothing_about_other_servers_of_the_domain(tmp_path: Path):
+    shown = "hasattr(settings, 'SECURE_HSTS_PRELOAD'), hasattr(settings, 'SECURE_HSTS_INCLUDE_SUBDOMAINS')"
+
+    assert load({"TUNIXRT_BEHIND_PROXY": "true", "TUNIXRT_HSTS_SECONDS": "31536000"}, tmp_path, shown).stdout == "False False\n"
+
+
+def test_an_address_of_a_database_with_a_raw_password_is_refused_without_showing_it(tmp_path: Path):
+    loaded = load({"DATABASE_URL": "postgresql://tunixrt:s3cr/et#1@database:5432/tunixrt"}, tmp_path)
+
+    assert loaded.returncode != 0
+    assert "percent-encoded" in loaded.stderr
+    assert "s3cr" not in loaded.stderr
 
 
 def test_every_system_check_is_documented():

@@ -15,9 +15,10 @@ from flax import nnx
 
 from runs.architectures import Architecture, Tensor, read_architecture, tensors
 from runs.families import PRESETS, preset_names
+from runs.trainer import hub
 from runs.trainer.errors import ModelError
 from runs.trainer.model_files import open_model, read_weights
-from runs.trainer.modeling import decoder, hub, weights
+from runs.trainer.modeling import decoder, weights
 
 PRESET_PREFIX = "preset:"
 
@@ -68,6 +69,7 @@ def load_model(
 
     Raises:
         ModelError: what is wrong with the model, in one sentence.
+        StorageError: the disk has no room for a hub model.
     """
     dtype = jnp.dtype(dtype)
     if model_id.startswith(PRESET_PREFIX) and path is None:

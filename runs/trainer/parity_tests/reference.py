@@ -121,7 +121,9 @@ def loud(model: torch.nn.Module) -> None:
 
 
 def load_reference(folder: Path, **kwargs: Any) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", **kwargs)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, **kwargs
+    )
     return model.eval()
 
 

@@ -144,7 +144,7 @@ def test_bfloat16_stays_near_the_float32_reference(checkpoints: Path, tmp_path: 
     ours, exact = our_logits(loaded, rows()), reference_logits(load_reference(base), rows()["tokens"][0])
     assert np.abs(ours[0] - exact).mean() < 0.02 * np.abs(exact).mean()
     export_model(loaded, tmp_path / "model", lora=False, merged=False, card={})
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", trust_remote_code=False)
     assert again.dtype == torch.bfloat16
     np.testing.assert_array_equal(reference_logits(load_reference(tmp_path / "model"), rows()["tokens"][0]), exact)
 

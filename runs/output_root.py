@@ -28,7 +28,7 @@ def root_problem() -> str | None:
             run_folders.create_json_once(_marker(), {"id": str(known.id)})
     except OSError as error:
         return _unusable(error)
-    return root_away() or _space_problem()
+    return _away(known) or _space_problem()
 
 
 def root_away() -> str | None:
@@ -37,8 +37,10 @@ def root_away() -> str | None:
     While it is away, missing files and folders mean nothing: no run is failed, started, retried or purged because of them.
     """
     known = OutputRoot.objects.first()
-    if known is None:
-        return None  # no host has used a root yet
+    return None if known is None else _away(known)  # None: no host has used a root yet
+
+
+def _away(known: OutputRoot) -> str | None:
     try:
         found = (run_folders.read_json(_marker()) or {}).get("id")
     except OSError as error:

@@ -56,6 +56,7 @@ class Workers:
         self.mark = f"tunixrt-workers-{hashlib.sha256(place.encode()).hexdigest()}"
         self.canary_sent: datetime | None = None
         self._pids: set[int] = set()
+        self._canary_is_back = False
         self._is_first = True
 
     def keep(self) -> None:
@@ -113,14 +114,18 @@ class Workers:
     def _silent(self) -> bool:
         """Whether the workers have done no task for too long, though one was there; asks for one when it is time."""
         now = timezone.now()
+        is_due = self.canary_sent is None or (now - self.canary_sent).total_seconds() >= CANARY_SECONDS
+        if self._canary_is_back and not is_due:
+            return False
         done = Host.objects.values_list("canary_at", flat=True).get(pk=hosts.this_host().pk)
         waiting = self.canary_sent is not None and (done is None or done < self.canary_sent)
         if waiting and self.canary_sent is not None and now - self.canary_sent > CANARY_OVERDUE:
             return True
-        if not waiting and self.canary_sent is not None and (now - self.canary_sent).total_seconds() < CANARY_SECONDS:
+        self._canary_is_back = not waiting
+        if not waiting and not is_due:
             return False
         if not waiting:
-            self.canary_sent = now
+            self.canary_sent, self._canary_is_back = now, False
         async_task("runs.tasks.canary")  # again while none came back: the workers of another host may have taken it
         return False
 

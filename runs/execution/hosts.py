@@ -115,7 +115,7 @@ class Observer:
             return
         now = time.monotonic()
         executing = Run.objects.filter(status__in=EXECUTING, host__isnull=False)
-        for host in Host.objects.exclude(pk=this_host().pk).filter(pk__in=executing.values("host")):
+        for host in Host.objects.exclude(name=settings.TUNIX_HOST_NAME).filter(pk__in=executing.values("host")):
             beat, since = self._seen.get(host.pk, (None, now))
             if host.pk not in self._seen or beat != host.heartbeat_at:
                 self._seen[host.pk] = (host.heartbeat_at, now)

@@ -147,7 +147,7 @@ Q_CLUSTER = {
     "label": "Background tasks",
     "orm": "default",
     "workers": env.int("TUNIXRT_TASK_WORKERS", 2),
-    "poll": env.float("TUNIXRT_QUEUE_POLL_SECONDS", 1.0),
+    "poll": env.float("TUNIXRT_QUEUE_POLL_SECONDS", 2.0),
     "bulk": 1,
     "queue_limit": 2,
     "timeout": 60,

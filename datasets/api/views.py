@@ -35,6 +35,7 @@ from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import QueryReader, parse_text, parse_uuid
+from tunixrt.models import ApiToken
 from tunixrt.refusals import NoRoom, NotAllowed
 from tunixrt.roles import May, require
 
@@ -181,7 +182,7 @@ class UploadPermission(APIView):
 
     def get(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
-        if request.auth is not None and request.auth.read_only:
+        if isinstance(request.auth, ApiToken) and request.auth.read_only:
             raise NotAllowed(READ_ONLY)
         return Response(status=204)
 

@@ -32,9 +32,11 @@ from datasets.listing import (
 from datasets.models import Trace
 from datasets.schema import Errors, kind_of
 from datasets.uploads import NO_ROOM, guard_body
+from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import QueryReader, parse_text, parse_uuid
-from tunixrt.refusals import NoRoom
+from tunixrt.models import ApiToken
+from tunixrt.refusals import NoRoom, NotAllowed
 from tunixrt.roles import May, require
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
@@ -180,6 +182,8 @@ class UploadPermission(APIView):
 
     def get(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
+        if isinstance(request.auth, ApiToken) and request.auth.read_only:
+            raise NotAllowed(READ_ONLY)
         return Response(status=204)
 
 

@@ -8,6 +8,7 @@ from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+READ_ONLY = "This token may only read."
 
 
 class TokenAuthentication(KnoxAuthentication):
@@ -19,7 +20,7 @@ class TokenAuthentication(KnoxAuthentication):
         except UnicodeError as error:
             raise exceptions.AuthenticationFailed("Invalid token.") from error
         if found is not None and found[1].read_only and request.method not in _SAFE_METHODS:
-            raise exceptions.PermissionDenied("This token may only read.")
+            raise exceptions.PermissionDenied(READ_ONLY)
         return found
 
 

@@ -106,6 +106,7 @@ class TestReadOnly:
 
         assert ask(key) == 200
         assert ask(key, path="/metrics") == 200
+        assert ask(key, path="/api/uploads/permission") == 403  # asked before a body is received
         for method, path in (("post", "/api/tunix/run"), ("post", "/api/traces"), ("patch", "/api/tunix/runs/x"),
                              ("delete", "/api/tunix/runs/x"), ("put", "/api/traces")):  # fmt: skip
             assert ask(key, method, path, data={}, content_type="application/json") == 403

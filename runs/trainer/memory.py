@@ -6,10 +6,10 @@ from typing import Any
 
 from runs.architectures import Architecture
 
-_LOSS_CHUNK = 3 * 4 * 2**24  # logits of one chunk of the loss, their softmax and their gradient (loss.CHUNK_LOGITS)
+_LOSS_CHUNK = 2**24  # logits of one chunk of the loss (loss.CHUNK_LOGITS)
 
-# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by layers; and how much more than its
-# arrays a step takes from the system, because freed pieces are too small for the next one.
+# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by layers; how much more than its
+# arrays a step takes, because freed pieces are too small for the next one.
 _INTERPRETER = 450 * 2**20
 _COMPILER, _COMPILER_BY_LAYER = 300 * 2**20, 22 * 2**20
 _COMPILER_LORA, _COMPILER_LORA_BY_LAYER = 220 * 2**20, 6 * 2**20  # its optimizer works on all layers at once
@@ -49,11 +49,12 @@ def memory_estimate(
     local_rows = -(-rows // (shards * replicas))
     tokens = local_rows * length
     kept = a.layers * tokens * itemsize * (a.hidden if training["gradient_checkpointing"] else _kept(a))
-    # Scores of one block of queries (modeling/attention.py), forward and backward, in float32.
+    # Scores of one block of queries (modeling/attention.py), forward and backward, in float32; once more before a soft cap.
     block = max(128, -(-length // 1024) * 128)
-    scores = 3 * 4 * local_rows * a.heads * min(block, length) * length
+    scores = (3 if a.attention_softcap is None else 4) * 4 * local_rows * a.heads * min(block, length) * length
     at_work = scores + tokens * itemsize * (_of_a_layer(a) + (_kept(a) if training["gradient_checkpointing"] else 0))
-    loss = min(_LOSS_CHUNK, 3 * 4 * tokens * a.vocab)
+    # Logits, their softmax and their gradient.
+    loss = (3 if a.final_softcap is None else 4) * 4 * min(_LOSS_CHUNK, tokens * a.vocab)
     parts = {
         # A step gives all weights anew, the frozen ones as well.
         "weights": (2 * weights + looped) // shards,

@@ -8,8 +8,8 @@ from runs.architectures import Architecture
 
 _LOSS_CHUNK = 2**24  # logits of one chunk of the loss (loss.CHUNK_LOGITS)
 
-# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by layers; how much more than its
-# arrays a step takes, because freed pieces are too small for the next one.
+# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by layers; how much more a step
+# takes than its arrays, because freed pieces are too small for the next one.
 _INTERPRETER = 450 * 2**20
 _COMPILER, _COMPILER_BY_LAYER = 300 * 2**20, 22 * 2**20
 _COMPILER_LORA, _COMPILER_LORA_BY_LAYER = 220 * 2**20, 6 * 2**20  # its optimizer works on all layers at once

@@ -6,8 +6,15 @@ from typing import Any
 
 from runs.architectures import Architecture
 
-_LOSS_CHUNK = 3 * 4 * 2**24  # logits of one chunk of the loss, their softmax and their gradient (loss.CHUNK_LOGITS)
-_PROGRAM = 1000 * 2**20  # interpreter, JAX, compiled programs, and what compiling them takes
+_LOSS_CHUNK = 2**24  # logits of one chunk of the loss (loss.CHUNK_LOGITS)
+
+# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by layers; how much more a step
+# takes than its arrays, because freed pieces are too small for the next one.
+_INTERPRETER = 450 * 2**20
+_COMPILER, _COMPILER_BY_LAYER = 300 * 2**20, 22 * 2**20
+_COMPILER_LORA, _COMPILER_LORA_BY_LAYER = 220 * 2**20, 6 * 2**20  # its optimizer works on all layers at once
+_SPARE = 0.2
+_ACCELERATOR = 1000 * 2**20  # the program's share of an accelerator's memory; not measured
 
 
 def memory_estimate(
@@ -21,33 +28,48 @@ def memory_estimate(
     itemsize: int,
     shards: int = 1,
     replicas: int = 1,
+    on_cpu: bool = True,
 ) -> dict[str, int]:
-    """Bytes on each device, by what they are for. An estimate: within a fifth where it was measured (docs/training.md).
+    """Bytes on each device, by what they are for: the most there is at once, in a step and while its program is compiled.
 
     ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices; ``rows`` of ``length`` tokens
-    in a micro-batch, spread over ``shards × replicas`` devices.
+    in a micro-batch, spread over ``shards × replicas`` devices. docs/training.md has the figures that it was held against.
     """
     lora = training["lora_rank"] is not None
     width = 4 if lora else itemsize  # LoRA matrices are float32
-    tokens = -(-rows // (shards * replicas)) * length
     a = architecture
-    kept = a.hidden if training["gradient_checkpointing"] else _kept(a)
-    activations = tokens * itemsize * (a.layers * kept + _of_a_layer(a))
-    # Scores of one block of queries (modeling/attention.py), forward and backward, in float32.
-    block = max(128, -(-length // 1024) * 128)
-    scores = 3 * 4 * -(-rows // (shards * replicas)) * a.heads * min(block, length) * length
+    frozen = total - trainable if lora else 0
+    outside = a.vocab * a.hidden * (1 if a.tied else 2)  # embeddings and head, which are no part of a layer
+    weights = frozen * itemsize + trainable * width
     # A loop over the layers has their weights side by side, beside the layers' own (modeling/decoder.py).
-    looped = (total - trainable * lora - a.vocab * a.hidden * (1 if a.tied else 2)) * itemsize // shards
-    copies = 2 if training["gradient_accumulation_steps"] > 1 else 1
+    looped = (total - trainable * lora - outside) * itemsize + trainable * 4 * lora
+    gradients = trainable * width
+    of_layers = gradients if lora else gradients - outside * width
+
+    local_rows = -(-rows // (shards * replicas))
+    tokens = local_rows * length
+    kept = a.layers * tokens * itemsize * (a.hidden if training["gradient_checkpointing"] else _kept(a))
+    # Scores of one block of queries (modeling/attention.py), forward and backward, in float32; once more before a soft cap.
+    block = max(128, -(-length // 1024) * 128)
+    scores = (3 if a.attention_softcap is None else 4) * 4 * local_rows * a.heads * min(block, length) * length
+    at_work = scores + tokens * itemsize * (_of_a_layer(a) + (_kept(a) if training["gradient_checkpointing"] else 0))
+    # Logits, their softmax and their gradient.
+    loss = (3 if a.final_softcap is None else 4) * 4 * min(_LOSS_CHUNK, tokens * a.vocab)
     parts = {
-        "weights": (total - trainable * lora) * itemsize // shards + trainable * 4 * lora // shards + looped,
-        "gradients": copies * trainable * width // shards,
-        # Two moments in float32, a float32 copy of narrower weights, and the weights being updated beside the old ones.
-        "optimizer": trainable * (8 + (4 if width < 4 else 0) + width) // shards,
-        "activations": activations + scores,
-        "loss": min(_LOSS_CHUNK, 3 * 4 * tokens * a.vocab),
-        "program": _PROGRAM,
+        # A step gives all weights anew, the frozen ones as well.
+        "weights": (2 * weights + looped) // shards,
+        "gradients": (2 if training["gradient_accumulation_steps"] > 1 else 1) * gradients // shards,
+        "optimizer": trainable * (8 + (4 if width < 4 else 0)) // shards,  # two moments, and a float32 copy of narrower weights
+        "activations": kept + at_work,
+        # It comes before the layers' backward pass, whose place it has.
+        "loss": max(0, loss - at_work - of_layers // shards),
     }
+    if on_cpu:
+        start, each = (_COMPILER_LORA, _COMPILER_LORA_BY_LAYER) if lora else (_COMPILER, _COMPILER_BY_LAYER)
+        parts["program"] = _INTERPRETER + start + each * a.layers
+        parts["spare"] = int(_SPARE * sum(size for name, size in parts.items() if name != "program"))
+    else:
+        parts["program"] = _ACCELERATOR
     return {**parts, "total": sum(parts.values())}
 
 

@@ -135,6 +135,7 @@ def _memory(
         itemsize=dtype.itemsize,
         shards=mesh.shape["fsdp"],
         replicas=mesh.shape["data"],
+        on_cpu=jax.default_backend() == "cpu",
     )
     return {
         "dtype": str(dtype),

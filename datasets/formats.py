@@ -227,13 +227,21 @@ def _holds_example(line: Line) -> bool:
     return "messages" in line or "prompt" in line or "question" in line
 
 
+_JUDGEMENTS = _keys("label", "kto_tag", "desirable", "is_desirable", "is_correct", "correct", "is_good")
+
+
 def _label(line: Line) -> str:
-    """The field that says how good the answer is: any label beside prompt and completion, elsewhere true or false."""
-    if "kto_tag" in line:
-        return "kto_tag"
-    if {"prompt", "completion", "label"} <= line.keys():
-        return "prompt, completion, label"
-    return "label" if isinstance(line.get("label"), bool) and _holds_example(line) else ""
+    """The fields that say whether the answer is good, by true or false or the numbers that stand for it. A label in words is a
+    topic, an empty one is nothing."""
+    judged = sorted(name for name in _JUDGEMENTS & line.keys() if name == "kto_tag" or line[name] in (True, False, -1))
+    if not judged or not _holds_example(line):
+        return ""
+    return ", ".join([*(name for name in ("prompt", "completion") if "completion" in line), *judged])
+
+
+def _has_pair(line: Line) -> str:
+    """Chosen and rejected answers that are filled in: tables fill up rows with nulls."""
+    return ", ".join(name for name in ("chosen", "rejected") if line.get(name) not in (None, "", []))
 
 
 def _is_hh(line: Line) -> bool:
@@ -302,10 +310,10 @@ TABLE: tuple[Format, ...] = (
     Format("preference data of LLaMA-Factory", _keys("conversations", "chosen", "rejected"), advice=_PAIRS),
     Format("preference data of LLaMA-Factory", _keys("instruction", "chosen", "rejected"), advice=_PAIRS),
     Format("preference data of Anthropic HH", _keys("chosen", "rejected"), matches=_is_hh, advice=_PAIRS),
-    Format("preference data", any_of=_keys("chosen", "rejected"), advice=_PAIRS),
+    Format("preference data", any_of=_keys("chosen", "rejected"), matches=_has_pair, advice=_PAIRS),
     Format(
         "KTO data",
-        any_of=_keys("label", "kto_tag"),
+        any_of=_JUDGEMENTS,
         matches=_label,
         advice="to learn the good answers alone, keep the lines whose label is true and leave the label out",
     ),

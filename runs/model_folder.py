@@ -447,6 +447,12 @@ def _check_settings(name: str, content: dict[str, Any]) -> None:
         fine = template is None or isinstance(template, str)
     if not fine:
         raise FolderProblem(f"{name}: chat_template is {_shown(repr(template))}; it must be a text, or names and templates")
+    longest = content.get("model_max_length")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
+        raise FolderProblem(f"{name}: model_max_length is {_shown(repr(longest))}; it must be a number")
+    inputs = content.get("model_input_names")
+    if inputs is not None and not (isinstance(inputs, list) and all(isinstance(one, str) for one in inputs)):
+        raise FolderProblem(f"{name}: model_input_names is {_shown(repr(inputs))}; it must be a list of texts")
     added = content.get("added_tokens_decoder", {})
     if not isinstance(added, dict) or not all(
         id.isascii() and id.isdigit() and len(id) < 10 and isinstance(token, dict) and isinstance(token.get("content"), str)

@@ -15,6 +15,7 @@ from django.conf import settings
 from runs import folder as run_folders
 from runs.models import OutputRoot, Run, RunMode
 from runs.wakeup import hosts_folder
+from tunixrt.refusals import Busy
 
 ROOT_FREE_BYTES = 16 * 2**20
 
@@ -55,6 +56,21 @@ def _away(known: OutputRoot) -> str | None:
         " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. If it is the right one, restore the marker:"
         f' {{"id": "{known.id}"}}'
     )
+
+
+class RootAway(Busy):
+    """What the files of a run would say is not known right now."""
+
+
+def while_root_is_there(folder: Path) -> Path:
+    """Return a run's folder. Raise RootAway if it is missing because the output root is away: then nothing follows from that."""
+    try:
+        seen = folder.is_dir()
+    except OSError:
+        seen = False
+    if not seen and (problem := root_away()):
+        raise RootAway(problem, retry_after=5)
+    return folder
 
 
 def is_missing(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from django import forms
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_WHOLE = re.compile(r"([+-]?\d{1,400})(\.0*)?", re.ASCII)
+_WHOLE = re.compile(r"[+-]?\d{1,400}", re.ASCII)
 _ONE_COMMA = re.compile(r"([+-]?\d*),(\d+(?:e[+-]?\d+)?)", re.ASCII | re.IGNORECASE)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", re.ASCII)
 SHOWN_CHARACTERS = 40
@@ -31,8 +31,8 @@ def parse_number(text: str) -> float:
 def parse_whole_number(text: str) -> int:
     """``text`` as a whole number. Raise ValueError with a sentence that says what to type instead."""
     text = text.strip()
-    if match := _WHOLE.fullmatch(text):
-        return int(match[1])
+    if _WHOLE.fullmatch(text):
+        return int(text)
     if _THOUSANDS.fullmatch(text) and "." not in text:
         raise ValueError(f"{_shown(text)} has a comma: write {text.replace(',', '')}, without separators.")
     raise ValueError(f"{_shown(text)} is no whole number: write digits only, without separators.")

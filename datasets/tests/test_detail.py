@@ -28,7 +28,7 @@ def test_manifest_and_first_examples(browser):
 def test_the_number_of_queries(browser, count, django_assert_num_queries):
     make_dataset(count)
     browser.get("/datasets/sums-v1")
-    with django_assert_num_queries(4):  # session, user, dataset, examples
+    with django_assert_num_queries(5):  # session, user, role, dataset, examples
         assert len(browser.get("/datasets/sums-v1").context["examples"]) == count
 
 
@@ -104,7 +104,7 @@ def test_no_traces_yet(browser):
 def test_the_number_of_queries_of_traces(browser, count, django_assert_num_queries):
     make_traces(count)
     browser.get("/traces")
-    with django_assert_num_queries(3):  # session, user, traces
+    with django_assert_num_queries(4):  # session, user, role, traces
         assert len(prompts(browser.get("/traces"))) == count
 
 
@@ -113,7 +113,7 @@ def test_a_trace_and_the_datasets_that_use_it(browser, django_assert_num_queries
     make_dataset(1, version="v2")
     trace = dataset.items.get().trace
     browser.get(f"/traces/{trace.id}")
-    with django_assert_num_queries(4):  # session, user, trace, datasets
+    with django_assert_num_queries(5):  # session, user, role, trace, datasets
         response = browser.get(f"/traces/{trace.id}")
     text = response.content.decode()
     assert text.count('data-testid="step-row"') == 1

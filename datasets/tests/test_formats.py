@@ -104,7 +104,9 @@ WITHOUT_ROOM = [
     (KTO, "KTO data (prompt, completion, label)"),
     (KTO | {"label": True}, "KTO data"),
     (KTO | {"label": 0}, "KTO data"),
-    (KTO | {"label": None}, "KTO data"),
+    (KTO | {"label": 0}, "KTO data"),
+    ({"prompt": "p", "completion": "c", "desirable": False}, "KTO data (prompt, completion, desirable)"),
+    ({"messages": [USER, ASSISTANT], "is_correct": False}, "KTO data (is_correct)"),
     ({"messages": [USER, ASSISTANT], "label": False}, "KTO data (label)"),
     ({"question": "q", "answer": "#### 1", "label": False}, "KTO data (label)"),
     ({"messages": [USER, ASSISTANT], "kto_tag": False}, "KTO data (kto_tag)"),
@@ -388,3 +390,9 @@ for line in ('{%s, "299999": 2}' % many, '{"%s": 1, "%s": 2}' % ("k" * 900_000, 
     first, second = reasons.splitlines()
     assert first == "has the key '299999' twice"
     assert len(second) == REASON_MAX_CHARACTERS and second.endswith(" …")
+
+
+@pytest.mark.parametrize("beside", [{"label": "algebra"}, {"label": None}, {"chosen": None, "rejected": None}])
+def test_a_topic_or_an_empty_field_beside_an_example_is_no_judgement(beside):
+    line = {"prompt": "1+1?", "completion": "2"} | beside
+    assert converted(line).final_answer == "2"

@@ -34,7 +34,7 @@ def test_the_number_of_queries(browser, count, django_assert_num_queries):
     for number in range(count):
         make_dataset(1, version=str(number))
     browser.get("/datasets")
-    with django_assert_num_queries(3):  # session, user, datasets
+    with django_assert_num_queries(4):  # session, user, role, datasets
         assert len(keys(browser.get("/datasets"))) == count
 
 

@@ -18,6 +18,7 @@ from runs.api.views import actor
 from runs.folder import BrokenFile, open_regular
 from runs.metrics import NAME_MAX_LENGTH
 from runs.models import MetricSeries, Run, RunQuerySet
+from runs.output_root import while_root_is_there
 from runs.reading import artifacts, curves, logs, search, stream
 from runs.services import run_folder
 from tunixrt.api.negotiation import OneForm
@@ -61,7 +62,7 @@ class RunLogs(APIView):
             reader.errors.setdefault("before", ["needs tail_lines."])
         reader.finish()
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
-        path = run_folder(run) / logs.LOGS[log]
+        path = while_root_is_there(run_folder(run)) / logs.LOGS[log]
         complete = run.is_terminal
         try:
             if tail_lines:
@@ -97,7 +98,7 @@ class RunLogs(APIView):
             reader.errors.setdefault("search", ["must not be empty."])
         reader.finish()
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
-        path = run_folder(run) / logs.LOGS[log]
+        path = while_root_is_there(run_folder(run)) / logs.LOGS[log]
         try:
             found = search.search_log(path, needle, offset=offset, limit=limit)
         except logs.OffsetPastEnd as error:
@@ -145,7 +146,7 @@ class RunLogFile(APIView):
             raise _no_such_log(stream)
         descriptor = None
         try:
-            descriptor = open_regular(run_folder(run) / logs.LOGS[stream])
+            descriptor = open_regular(while_root_is_there(run_folder(run)) / logs.LOGS[stream])
         except FileNotFoundError:
             pass  # nothing has been written yet
         except BrokenFile as error:
@@ -253,7 +254,7 @@ class RunEvents(APIView):
                 reader.errors["Last-Event-ID"] = [str(error)]
         reader.finish()
         run = get_run_for(actor(request), run_id, may=May.READ)
-        folder = run_folder(run)
+        folder = while_root_is_there(run_folder(run))
         if not position.lies_inside(folder):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
         viewer = stream.Viewer(run, folder, position, Credential.of(request), limit=settings.MAX_STREAMS)
@@ -269,7 +270,7 @@ class RunArtifacts(APIView):
         limit = reader.whole_number("limit", ARTIFACTS_DEFAULT, 1, artifacts.LISTED_MAX)
         reader.finish()
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
-        listing = artifacts.list_artifacts(run_folder(run), limit=limit)
+        listing = artifacts.list_artifacts(while_root_is_there(run_folder(run)), limit=limit)
         data = [
             {
                 "path": artifact.path,
@@ -291,7 +292,7 @@ class RunArtifact(APIView):
     def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
         QueryReader(request.query_params).finish()
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
-        descriptor = artifacts.open_artifact(run_folder(run), path)
+        descriptor = artifacts.open_artifact(while_root_is_there(run_folder(run)), path)
         return send_file(request._request, descriptor, filename=path.rsplit("/", 1)[-1], content_type="application/octet-stream")
 
     def delete(self, request: Request, run_id: str, path: str) -> Response:

@@ -15,6 +15,7 @@ from runs.access import get_run_for, read_run_for, require_priority
 from runs.api.presentation import full_answer, read_full, read_short
 from runs.execution import attending, launching
 from runs.models import RunMode, RunStatus
+from runs.output_root import while_root_is_there
 from runs.reading import pages
 from runs.requests import RunRequest, clean_extension, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
@@ -178,7 +179,7 @@ class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
     def get(self, request: Request, run_id: str) -> HttpResponse:
-        path = services.run_folder(get_run_for(actor(request), run_id, may=May.READ)) / run_folders.MANIFEST
+        path = while_root_is_there(services.run_folder(get_run_for(actor(request), run_id, may=May.READ))) / run_folders.MANIFEST
         try:
             with open(run_folders.open_regular(path), "rb") as file:
                 return HttpResponse(file.read(), content_type="application/yaml; charset=utf-8")

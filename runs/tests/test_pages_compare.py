@@ -134,5 +134,5 @@ def test_costs_the_same_queries_for_any_number_of_runs(
 ) -> None:
     runs = [request_cancel(run=(run := submit()), by=run.owner) for _ in range(count)]
     local_client.get("/")
-    with django_assert_num_queries(3):  # the runs, their losses, their datasets
+    with django_assert_num_queries(4):  # the local user, the runs, their losses, their datasets
         assert local_client.get(f"/runs/compare?{address(*runs)}").status_code == 200

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.utils import timezone
+from rest_framework.test import APIClient
 
 from runs import folder as files
 from runs import supervisor
@@ -407,3 +408,17 @@ class TestKeeper:
             assert looked.wait(60)
         writer.join()
         assert files.read_json(Path(keeper.folder) / files.EXIT) == end
+
+
+@pytest.mark.django_db(transaction=True)
+@every_kind
+def test_readers_say_that_the_root_is_away_instead_of_that_there_is_nothing(
+    training: Run, output_root: Path, away: Away, api: APIClient
+) -> None:
+    with away(output_root):
+        for part in ("logs", "artifacts", "manifest"):
+            answer = api.get(f"/api/tunix/runs/{training.pk}/{part}")
+            assert (answer.status_code, "output root" in answer.json()["detail"]) == (503, True), part
+    assert api.get(f"/api/tunix/runs/{training.pk}/manifest").status_code == 200
+
+    ends_well(training)

@@ -1,7 +1,7 @@
 """The attendant: one process per host that looks after what the host executes (``manage.py attend``).
 
 It beats the host's heartbeat, brings news and ends home, launches what waits, and keeps this host's task workers
-(django-q2's qcluster) alive. It can be killed and started again at any moment: while it is away only the news is late.
+alive (runs/task_workers.py). It can be killed and started again at any moment: while it is away only the news is late.
 """
 
 import logging

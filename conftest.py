@@ -10,6 +10,7 @@ from django.test import Client
 from knox.models import get_token_model
 from rest_framework.test import APIClient
 
+from runs import telemetry
 from runs.tests.ports import HeldPort
 from tunixrt.tests.clients import FAR_AWAY, NEARBY
 
@@ -51,6 +52,12 @@ def measured_programs(coverage_of_programs: str | None, monkeypatch: pytest.Monk
     """Programs that the test starts are measured, where coverage is."""
     if coverage_of_programs is not None:
         monkeypatch.setenv(MEASURING, coverage_of_programs)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured() -> None:
+    """The end of an answer writes to the database what its process has measured: no test pays for an earlier one's."""
+    telemetry._measured.clear()
 
 
 @pytest.fixture

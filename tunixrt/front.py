@@ -69,6 +69,7 @@ class Exchange(Protocol):
     """One request as RSGI hands it over; iterating it receives the body."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def client_disconnect(self) -> Awaitable[None]: ...
     def response_bytes(self, status: int, headers: Headers, body: bytes) -> None: ...
     def response_stream(self, status: int, headers: Headers) -> Transport: ...
 
@@ -141,6 +142,11 @@ class Front:
         transport = exchange.response_stream(answer.status, answer.headers)
         ended = loop.create_future()
         threading.Thread(target=self._send, args=(answer, transport, loop, ended), name="sending", daemon=True).start()
+        gone = asyncio.ensure_future(_disconnected(exchange))
+        await asyncio.wait({gone, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():  # a live stream with nothing to send would notice at its second heartbeat
+            await loop.run_in_executor(None, _abandon, answer)
+        gone.cancel()
         await ended
 
     # --- bodies
@@ -159,6 +165,8 @@ class Front:
             file = resources.enter_context(spool)
             received = await self._spool(exchange, file, rule, environ.get("CONTENT_LENGTH"))
         except Refusal as refused:
+            # Without the frames that it came through: they hold the body, and with it the connection, until a garbage collection.
+            refused.__traceback__ = refused.__context__ = None
             environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, REFUSED: refused})
             return
         file.seek(0)
@@ -253,6 +261,18 @@ class Front:
             connections.close_all()
             self._sending.release()
             loop.call_soon_threadsafe(ended.set_result, None)
+
+
+async def _disconnected(exchange: Exchange) -> None:
+    await exchange.client_disconnect()
+
+
+def _abandon(answer: "Answer") -> None:
+    """Close what is being sent to a client that has gone: it gives its place back, and its thread ends at the next piece."""
+    assert answer.pieces is not None
+    with contextlib.suppress(Exception):  # a generator that is at work cannot be closed from here
+        answer.pieces.close()
+    connections.close_all()
 
 
 async def _sent(transport: Transport, piece: bytes) -> None:

@@ -113,7 +113,7 @@ def may_see_secrets(user: User | AnonymousUser, owner_id: int | None) -> bool:
 
 def outranks(user: User, other: User) -> bool:
     """Return whether ``other`` has a right that ``user`` lacks: a higher role, or a permission given to the account itself."""
-    if user.is_superuser:
+    if role_of(user) == Role.SUPERUSER:
         return False
     return role_of(other) > role_of(user) or not other.get_all_permissions() <= user.get_all_permissions()
 

@@ -62,6 +62,7 @@ def test_every_checkpoint_is_deleted_by_its_button(local_client: Client, run: Ru
 
 
 def test_the_api_lists_reads_and_removes_them(api: APIClient, run: Run):
+    api.force_authenticate(run.owner)
     base = f"/api/tunix/runs/{run.pk}/artifacts"
     assert {row["path"] for row in api.get(base).json()["data"] if row["kind"] == "other"} == set(NAMES)
     for name in NAMES:

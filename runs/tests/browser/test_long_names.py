@@ -65,7 +65,7 @@ PAGES = {
     "admin-traces": "/admin/datasets/trace/",
     "admin-trace": "/admin/datasets/trace/{trace}/change/",
     "admin-users": "/admin/auth/user/",
-    "admin-tokens": "/admin/knox/authtoken/",
+    "admin-tokens": "/admin/tunixrt/apitoken/",
     "admin-log": "/admin/admin/logentry/",
 }
 

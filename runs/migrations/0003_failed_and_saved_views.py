@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
         # and django-rest-knox none to list the newest tokens by
         migrations.RunSQL(
             'CREATE INDEX "ix_knox_authtoken_created" ON "knox_authtoken" ("created" DESC)',
-            'DROP INDEX "ix_knox_authtoken_created"',
+            'DROP INDEX IF EXISTS "ix_knox_authtoken_created"',
         ),
         migrations.RunSQL(
             'CREATE INDEX "ix_django_q_task_stopped" ON "django_q_task" ("stopped" DESC)',

@@ -113,7 +113,7 @@ def test_a_model_whose_tokenizer_is_missing_ends_with_12(make_run, llama, tmp_pa
         (tmp_path / "bare" / name).write_bytes((llama / name).read_bytes())
     run = make_run(model=tmp_path / "bare")
     assert run.train() == 12
-    assert "no usable tokenizer" in last_line_of_errors(capsys)
+    assert "there is no tokenizer" in last_line_of_errors(capsys)
 
 
 def limited(run, resource, amount):

@@ -6,6 +6,7 @@ KTO data has a prompt and a completion, and half of its completions are bad answ
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,7 @@ def parse_line(raw: bytes) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        seen: set[str] = set()
-        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise LineError(f"has the key {repeated!r} twice")
     return result
 

@@ -130,13 +130,19 @@ class Workers:
         return False
 
     def _kill(self) -> None:
-        """Send SIGKILL to every worker until none is left, or the kernel holds one."""
+        """Send SIGKILL to every worker until none is left, or the kernel holds one.
+
+        A process closes its files, by which it is found here, some time before its parent can collect it.
+        """
         give_up = time.monotonic() + GRACE_SECONDS
-        while (found := self.processes()) and time.monotonic() < give_up:
+        while time.monotonic() < give_up:
+            found = self.processes()
             for process in found:
                 send_signal(process, signal.SIGKILL)
+            self._collect()
+            if not found and not self._pids:
+                break
             time.sleep(0.01)
-        self._collect()
 
 
 def _status(pid: int) -> int | None:

@@ -41,7 +41,7 @@ demo: environment ## install everything, then train a tiny model until it can ad
 .PHONY: serve
 serve: environment ## web server and attendant together; Ctrl-C, or the end of the terminal, stops both
 	@$(FULL) manage.py migrate --verbosity 0
-	@PATH="$$PWD/.venv/bin:$$PATH" PYTHONUNBUFFERED=1 $(FULL) -m tunixrt.serve
+	@PYTHONUNBUFFERED=1 $(FULL) -m tunixrt.serve
 
 .PHONY: environment
 environment: ## make .venv: the core and the training runtime

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import sys
+from pathlib import Path
 
 from honcho.command import main as honcho
 
@@ -18,6 +19,8 @@ from tunixrt.parent import end_with
 def main() -> None:
     if sys.stdin.isatty():
         _watch(sys.stdin.fileno())
+    # the Procfile names programs of this environment
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     sys.argv = ["honcho", "start"]
     honcho()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runs.processes import processes_with, send_signal
+from runs.processes import Process, processes_with, send_signal
 from runs.tests.launching import PATIENCE, wait_for
 from runs.tests.ports import HeldPort
 from runs.tests.programs import MARK
@@ -40,7 +40,6 @@ class Terminal:
             env={
                 **os.environ,
                 MARK: self.mark,
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "DATABASE_URL": "",
                 "TUNIXRT_VAR_DIR": str(folder),
                 "TUNIX_OUTPUT_ROOT": str(folder / "output"),
@@ -76,8 +75,23 @@ class Terminal:
 
     def wait(self) -> None:
         """Until nothing is left that was started in it."""
-        wait_for(lambda: not processes_with(MARK, self.mark), "the end of all that was started in the terminal")
+        try:
+            wait_for(lambda: not processes_with(MARK, self.mark), "the end of all that was started in the terminal")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; left: {[told(process) for process in processes_with(MARK, self.mark)]}") from None
         self.process.wait()
+
+
+def told(process: Process) -> str:
+    """Return what a process is and what it does, for the message of a test that waits for its end."""
+    place = Path(f"/proc/{process.pid}")
+    try:
+        command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        state = [line for line in (place / "status").read_text().splitlines() if line.startswith(("State", "Sig", "Shd"))]
+        threads = [(task / "wchan").read_text() for task in (place / "task").iterdir()]
+    except OSError as error:
+        return f"{process.pid}: {error}"
+    return f"{process.pid}, child of {process.parent}: {command} {state} {threads}"
 
 
 @pytest.fixture(scope="module")

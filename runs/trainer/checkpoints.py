@@ -8,6 +8,7 @@ are complete is decided in ``runs.checkpoint_folder``, for the server as well.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,6 +199,16 @@ def _short(error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    """orbax reports every file at INFO, retried ones at WARNING and failures at ERROR, each several times with its traceback;
-    failures reach us as exceptions as well."""
+    """Keep orbax's own words off stderr; its failures reach us as exceptions as well.
+
+    It reports every file at INFO, retried ones at WARNING and failures at ERROR, each several times with its traceback. After a
+    failure it closes the event loop of a write, and tensorstore's threads cannot report the other parts to that loop any more.
+    """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _print_unless_loop_is_closed
+
+
+def _print_unless_loop_is_closed(problem: sys.UnraisableHookArgs) -> None:
+    if str(problem.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(problem)

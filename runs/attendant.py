@@ -86,6 +86,7 @@ class Attendant:
         """One attendant a host: a second one waits. None: told to stop while waiting."""
         path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
         said = ""
+        self._look_at_root()  # makes the folders of a new one
         while not self.stop():
             try:
                 lock = run_folders.try_lock(path)

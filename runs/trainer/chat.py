@@ -286,10 +286,12 @@ class ChatTemplate:
         return Layout(_pieces(prompt), _pieces(answer), _pieces(end), length, end_added, _pieces(whole), _pieces(asked))
 
     def _check_shown(self, skeleton: Skeleton, whole: str) -> None:
-        """Raises DataError: a text of the conversation is missing, or the answer is not there exactly once."""
+        """Raise DataError if a text of the conversation is missing, or the answer is blank or not there exactly once."""
         counts = Counter(ord(placeholder) - _FIRST for placeholder in _PLACEHOLDERS.findall(whole))
         last = len(skeleton.marked) - 1
         answer = [number for number, owner in enumerate(skeleton.owners) if owner == last]
+        if not answer:
+            raise DataError("the assistant's answer is blank; there is nothing to learn")
         if not counts[answer[-1]]:
             raise DataError("the chat template leaves the assistant's answer out; give the tokenizer another template")
         if any(counts[number] > 1 for number in answer):

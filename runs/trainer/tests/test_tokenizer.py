@@ -311,6 +311,12 @@ def test_an_answer_of_which_no_token_is_left(tmp_path):
         ChatTokenizer(folder).encode([ask("q", "\x01")])
 
 
+@pytest.mark.parametrize("answer", ["", " ", "\u00a0", "\u2003\n"])
+def test_a_blank_answer(tmp_path, answer):
+    with pytest.raises(DataError, match="answer is blank"):
+        load(tmp_path, CHATML).encode([ask("q", answer)])
+
+
 @pytest.mark.parametrize("ends", ['["x", null]', '"x"', "[true]", "1.5", "[-1]"])
 def test_malformed_end_tokens_are_named(tmp_path, ends):
     (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {ends}}}')

@@ -31,8 +31,10 @@ class Terminal:
         # the environment is there: the tests run in it
         self.url = port.url
         make = ["make", "--old-file=environment", "serve", f"FULL={shlex.quote(sys.executable)}"]
+        # tests that nohup started, or a script in the background, would hand on that they ignore the end of a terminal
+        afresh = ["env", "--default-signal=HUP,INT,QUIT"]
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []), *make],
+            ["setsid", "--ctty", *afresh, *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []), *make],
             cwd=ROOT,
             stdin=inside,
             stdout=inside,

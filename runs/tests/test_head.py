@@ -23,7 +23,8 @@ from tunixrt.head import HeadMiddleware
 pytestmark = pytest.mark.django_db(transaction=True)  # a stream closes the connection of its thread
 
 ADMIN = "admin"  # Django's own pages: one of them stands for all
-ALWAYS_DIFFERENT = ("Date", "Set-Cookie", "Content-Length")  # a page holds a CSRF token, which is new each time
+# A page holds a CSRF token, which is new each time; one that is never cached names the second.
+ALWAYS_DIFFERENT = ("Date", "Expires", "Set-Cookie", "Content-Length")
 
 
 def routes(resolver: URLResolver, namespace: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -44,10 +44,12 @@ WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
 MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
 
 SECRET_KEY = env.str("SECRET_KEY", "")
+SECRET_KEY_FILE = None  # where the key is kept if the environment has none
 if not SECRET_KEY:
     if not LOCAL_MODE:
         raise ImproperlyConfigured("SECRET_KEY must be set when TUNIXRT_LOCAL_MODE is false.")
-    SECRET_KEY = _kept_secret_key(VAR_DIR / "secret_key")
+    SECRET_KEY_FILE = VAR_DIR / "secret_key"
+    SECRET_KEY = _kept_secret_key(SECRET_KEY_FILE)
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if LOCAL_MODE else [])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])

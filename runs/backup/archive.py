@@ -18,8 +18,9 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from django.conf import settings
 
@@ -102,12 +103,19 @@ def _hash_of(content: dict[str, Any]) -> str:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def create(path: Path) -> BinaryIO:
+def create(path: Path) -> BufferedWriter:
     """Open a new file for writing that its owner alone can read."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb")
 
 
-def open_file(folder: Path, name: str) -> BinaryIO:
+def make_folder(path: Path) -> None:
+    """Make a new folder, and those above it that are missing, that their owner alone can read."""
+    if not path.parent.exists():
+        make_folder(path.parent)
+    path.mkdir(mode=0o700)
+
+
+def open_file(folder: Path, name: str) -> BufferedReader:
     """Open a regular file of a backup for reading. Raises Damaged for a link or anything else in its place."""
     try:
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -121,7 +129,7 @@ def open_file(folder: Path, name: str) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def hash_file(file: BinaryIO) -> str:
+def hash_file(file: BufferedReader) -> str:
     """Return the SHA-256 hash of an open file, which is then read from its beginning again."""
     file.seek(0)
     found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -130,7 +138,7 @@ def hash_file(file: BinaryIO) -> str:
 
 
 @contextmanager
-def verified(folder: Path, name: str, sha256: object) -> Iterator[BinaryIO]:
+def verified(folder: Path, name: str, sha256: object) -> Iterator[BufferedReader]:
     """Yield an open file of a backup that has this hash. Raises Damaged."""
     try:
         file = open_file(folder, name)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runs import folder as run_folders
-from runs.backup.archive import CHUNK, Damaged, create
+from runs.backup.archive import CHUNK, Damaged, create, make_folder
 from runs.checkpoint_folder import complete_steps
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,7 +71,7 @@ def copy_folder(source: int, target: Path, *, others: Collection[str] = (), prog
     Raises:
         OSError: what is there cannot be read, or the copy cannot be written.
     """
-    target.mkdir(mode=0o700, parents=True)
+    make_folder(target)
     copy = FolderCopy()
     _copy_file(source, run_folders.EXIT, target, "", copy, progress)
     done = {run_folders.EXIT, run_folders.LOCK, run_folders.CHECKPOINTS, *others}
@@ -180,7 +180,7 @@ def _copy_file(parent: int, name: str, target: Path, inside: str, copy: FolderCo
     """Copy a regular file if it is there."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except OSError as error:
+    except OSError:
         if _is_regular(name, parent):
             raise
         return  # removed meanwhile, or a link or a socket, which is not copied
@@ -189,12 +189,15 @@ def _copy_file(parent: int, name: str, target: Path, inside: str, copy: FolderCo
         if not stat.S_ISREG(status.st_mode):
             return
         with create(target / inside / name) as file:
-            for _ in range(ATTEMPTS):
+            attempts = ATTEMPTS
+            while True:
                 size, sha256 = _copy_bytes(descriptor, status.st_size, file.fileno())
                 before, status = status, os.fstat(descriptor)
-                if status.st_mtime_ns == before.st_mtime_ns or status.st_size > before.st_size:
+                steady = status.st_mtime_ns == before.st_mtime_ns or status.st_size > before.st_size
+                attempts -= 1
+                if steady or not attempts:
                     break
-            else:
+            if not steady:
                 copy.warnings.append(f"{inside}{name} changed all the while it was copied")
             os.utime(file.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
     finally:
@@ -236,7 +239,7 @@ def take_out(
         Damaged: a file is missing, has changed, is a link, or is not among them.
         OSError
     """
-    target.mkdir(mode=0o700, parents=True)
+    make_folder(target)
     copy = FolderCopy()
     _copy_tree(source, target, "", copy, progress, skip=lambda path: path in others)
     found = {file.path: (file.size, file.sha256) for file in copy.files}

@@ -18,7 +18,7 @@ from django.db import DatabaseError, connection
 
 from runs import folder as run_folders
 from runs.backup import archive
-from runs.backup.archive import BackupRefused, create, require_space
+from runs.backup.archive import BackupRefused, create, make_folder, require_space
 from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.backup.databases import Saved, database_bytes, save_database
 from runs.models import ACTIVE, OutputRoot
@@ -64,7 +64,8 @@ def make_backup(*, folder: Path, by: User, how: str, say: Say) -> Made:
     folder = Path(os.path.abspath(folder))
     _require_place(folder)
     parent = folder.parent
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not parent.exists():
+        make_folder(parent)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=parent))  # mode 0700
     try:
         if problem := root_away():

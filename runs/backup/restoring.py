@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -23,7 +24,7 @@ from django.utils.dateparse import parse_datetime
 from datasets.models import Dataset, Trace
 from runs import folder as run_folders
 from runs.backup import archive
-from runs.backup.archive import BackupRefused, Damaged, path_parts, require_space, verified
+from runs.backup.archive import BackupRefused, Damaged, make_folder, path_parts, require_space, verified
 from runs.backup.copying import opened, take_out
 from runs.backup.databases import load_database
 from runs.backup.making import Progress, Say, nested
@@ -35,7 +36,7 @@ from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
 from runs.processes import has_open, live_processes
 from runs.services import run_folder
 from runs.wakeup import hosts_folder
-from tunixrt.audit import system_user, write_log_entry
+from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
 
 STAGED, REPLACED = ".restoring-", ".replaced-"
 
@@ -170,8 +171,10 @@ def _require_empty() -> None:
     root: Path = settings.TUNIX_OUTPUT_ROOT
     replace = "--replace puts the backup in place of everything that is there."
     tables = connection.introspection.table_names()
-    for model in (User, Run, Dataset, Trace):
-        if model._meta.db_table in tables and model._default_manager.exists():
+    people = User.objects.exclude(username=SYSTEM_USERNAME)
+    for rows in (people, Run.objects.all(), Dataset.objects.all(), Trace.objects.all()):
+        model = rows.model
+        if model._meta.db_table in tables and rows.exists():
             raise BackupRefused(f"The database has {model._meta.verbose_name_plural} already. {replace}")
     if found := [path.name for path in root.iterdir() if not path.name.startswith(".")]:
         raise BackupRefused(f"The output root {root} is not empty: it holds {found[0]}. {replace}")
@@ -180,7 +183,7 @@ def _require_empty() -> None:
 # --- laying ready -----------------------------------------------------------------------------------------------------
 
 
-def _lay_ready(folder: Path, lines: BinaryIO, staged: Path, manifest: dict[str, Any], say: Say) -> int:
+def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict[str, Any], say: Say) -> int:
     """Copy the folders of the runs out of the backup, verified; return how many. Runs that were executing get an end there."""
     total = manifest["output"]["bytes"]
     require_space(staged, total)
@@ -208,7 +211,7 @@ def has_begun(folder: Path) -> bool:
     return any(os.path.lexists(folder / name) for name in (run_folders.KEEPER, run_folders.EXIT))
 
 
-def _listed(lines: BinaryIO) -> Iterator[ListedRun]:
+def _listed(lines: BufferedReader) -> Iterator[ListedRun]:
     try:
         for line in lines:
             value = json.loads(line)
@@ -221,7 +224,8 @@ def _listed(lines: BinaryIO) -> Iterator[ListedRun]:
 
 def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
     """Give the run an exit.json unless it has one. Its processes are another system's, which may go on: nothing is killed."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.exists():
+        make_folder(folder)
     if read_end(folder) is not None:
         return
     (folder / run_folders.EXIT).unlink(missing_ok=True)  # nothing that is an end

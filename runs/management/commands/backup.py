@@ -1,6 +1,4 @@
 import getpass
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ from django.core.management.base import CommandParser
 from runs.backup.making import make_backup
 from tunixrt.audit import system_user
 from tunixrt.commands import Command as BaseCommand
+from tunixrt.commands import tidy_at_sigterm
 
 
 class Command(BaseCommand):
@@ -21,9 +20,9 @@ class Command(BaseCommand):
         parser.add_argument("dir", type=Path, metavar="DIR", help="a folder that is new or empty, on another disk")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing half is left
         how = f"made by manage.py backup, by {getpass.getuser()} of this machine"
-        made = make_backup(folder=options["dir"], by=system_user(), how=how, say=self.say)
+        with tidy_at_sigterm():
+            made = make_backup(folder=options["dir"], by=system_user(), how=how, say=self.say)
         for warning in made.warnings:
             self.stderr.write(f"warning: {warning}")
         self.say(f"{made.folder}: the database and {made.runs:,} folders of runs ({made.files:,} files, {made.bytes:,} bytes).")

@@ -1,6 +1,4 @@
 import getpass
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ from django.core.management.base import CommandParser
 from runs.backup.restoring import restore_backup
 from tunixrt import checks
 from tunixrt.commands import Command as BaseCommand
+from tunixrt.commands import tidy_at_sigterm
 
 
 class Command(BaseCommand):
@@ -23,9 +22,9 @@ class Command(BaseCommand):
         parser.add_argument("--replace", action="store_true", help="in place of all that is there, which is removed")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing half is left
         how = f"by manage.py restore, by {getpass.getuser()} of this machine"
-        restored = restore_backup(folder=options["dir"], replace=options["replace"], how=how, say=self.say)
+        with tidy_at_sigterm():
+            restored = restore_backup(folder=options["dir"], replace=options["replace"], how=how, say=self.say)
         for warning in restored.warnings:
             self.stderr.write(f"warning: {warning}")
         for run_id in restored.ended:

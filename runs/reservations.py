@@ -7,7 +7,9 @@ take names for the same that differ in case or Unicode form, so names are compar
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from django.conf import settings
@@ -133,10 +135,17 @@ def remove_set_aside(run: Run) -> int:
 
 
 def bytes_below(folder: Path) -> int:
-    """Bytes that the files below ``folder`` take, links not followed."""
-    if folder.is_symlink() or not folder.is_dir():
+    """Bytes that the files below ``folder`` take, links not followed. Raises OSError if it is there and cannot be read."""
+    total = 0
+    try:
+        for _, _, files, descriptor in os.fwalk(folder):
+            for name in files:
+                with suppress(FileNotFoundError):
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    except (FileNotFoundError, NotADirectoryError):
         return 0
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return total
 
 
 def _sharing(run: Run) -> list[Run]:

@@ -22,6 +22,7 @@ from datasets.models import Dataset
 from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
+from runs.disk import measure, require_disk
 from runs.lifecycle import TransitionRefused, transition, transition_together
 from runs.manifest import DATASET_FORMAT, ManifestError, build_manifest, dump_manifest, parameter_defaults, parse_manifest
 from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
@@ -166,11 +167,13 @@ def submit_run(
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), SourceGone.
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), QuotaExceeded, SourceGone.
     """
     if found := find_submitted(request=request, by=by):
         return found, False
     check_submittable(request=request, queued=queued)
+    if not request.dry_run:
+        require_disk(by)
     now = timezone.now()
     run_id = uuid.uuid4()
     run = Run(
@@ -375,6 +378,7 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
     fields.setdefault("duration_seconds", _seconds_between(run.started_at, fields["completed_at"]))
+    fields.setdefault("disk_bytes", measure(run))
     before = run.status
     try:
         with measured_write("the end of a run"), transaction.atomic():
@@ -391,11 +395,13 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
 
 
 def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, **fields: Any) -> None:
-    """``finish_run`` for runs of one status that end alike, in one transaction. Raises TransitionRefused; then none has ended."""
+    """``finish_run`` for runs without files of one status that end alike, in one transaction. Raises TransitionRefused; then none
+    has ended."""
     started = min((run.started_at for run in runs if run.started_at), default=None)
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
     fields.setdefault("duration_seconds", _seconds_between(started, fields["completed_at"]))
+    fields.setdefault("disk_bytes", 0)
     with transaction.atomic():
         transition_together(runs, status, reason=reason, by=by, **fields)
         for run in runs:

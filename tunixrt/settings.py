@@ -274,6 +274,8 @@ TUNIX_RETENTION_RUNS = env.int("TUNIX_RETENTION_RUNS", None)
 if TUNIX_RETENTION and TUNIX_RETENTION_DAYS is None and TUNIX_RETENTION_RUNS is None:
     TUNIX_RETENTION_DAYS = 30.0
 TUNIX_TRASH_HOURS = env.float("TUNIX_TRASH_HOURS", 24.0)
+# What the runs of one owner may take on disk, in GB; 0: no limit.
+TUNIX_OWNER_DISK_QUOTA_GB = env.float("TUNIX_OWNER_DISK_QUOTA_GB", 0.0)
 # Database writes on the request path slower than this are logged.
 TUNIX_SLOW_WRITE_MS = env.float("TUNIX_SLOW_WRITE_MS", 250.0)
 

@@ -23,6 +23,7 @@ from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.backup.databases import Saved, database_bytes, save_database
 from runs.models import ACTIVE, OutputRoot
 from runs.output_root import root_away
+from runs.reservations import bytes_below
 from tunixrt.audit import write_log_entry
 
 SAY_SECONDS = 5.0
@@ -109,27 +110,11 @@ def _fill(partial: Path, say: Say) -> Made:
         file.write(settings.SECRET_KEY.encode())
     say("Measuring the folders of runs")
     folders = {run.folder for run in saved.runs}
-    total = sum(_bytes_of(folder) for folder in folders)
+    total = sum(bytes_below(settings.TUNIX_OUTPUT_ROOT / folder) for folder in folders)
     require_space(partial, total)
     made = _copy_runs(partial, saved, folders, Progress(say, "Copying the folders of runs", total))
     archive.write_manifest(partial, _manifest(partial, name, saved, made))
     return made
-
-
-def _bytes_of(folder: str) -> int:
-    """Bytes below a folder of the output root, links not followed."""
-    total = 0
-    try:
-        with opened(settings.TUNIX_OUTPUT_ROOT, folder.split("/")) as descriptor:
-            for _, _, files, inner in os.fwalk(".", dir_fd=descriptor):
-                for name in files:
-                    try:
-                        total += os.stat(name, dir_fd=inner, follow_symlinks=False).st_size
-                    except FileNotFoundError:
-                        continue
-    except OSError:
-        return 0  # what cannot be read is said when it is copied
-    return total
 
 
 def _copy_runs(partial: Path, saved: Saved, folders: Collection[str], progress: Progress) -> Made:

@@ -17,6 +17,8 @@ from typing import Any
 from django.contrib.admin.models import DELETION
 from django.contrib.auth.models import User
 from django.db import DatabaseError, transaction
+from django.db.models import F
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from runs import folder as run_folders
@@ -169,6 +171,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 reason = f"{path} removed ({freed:,} bytes)"
                 RunEvent.objects.create(run=run, reason=reason, by=by.get_username(), at=timezone.now())
                 write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=reason)  # the events go with the run
+                Run.objects.filter(pk=run.pk).update(disk_bytes=Greatest(F("disk_bytes") - freed, 0))
                 os.rename(name, removed, src_dir_fd=parent, dst_dir_fd=parent)
         except FileNotFoundError as error:
             raise NoSuchArtifact(path) from error  # somebody else was faster

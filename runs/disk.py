@@ -60,8 +60,8 @@ def size(count: float) -> str:
 
 def quota_of(user: User) -> float | None:
     """Return the bytes that the runs of an account may take: its own quota, or the setting's. None: as many as there are."""
-    own = DiskQuota.objects.filter(account=user).values_list("gigabytes", flat=True).first()
-    gigabytes = settings.TUNIX_OWNER_DISK_QUOTA_GB if own is None else own
+    own: DiskQuota | None = getattr(user, "disk_quota", None)
+    gigabytes: float = settings.TUNIX_OWNER_DISK_QUOTA_GB if own is None else own.gigabytes
     return gigabytes * GB if gigabytes > 0 else None
 
 
@@ -102,7 +102,9 @@ def require_disk(user: User) -> None:
     if use is None or not use.is_full:
         return
     rows = _counted(Run.objects.filter(owner=user)).filter(disk_bytes__gt=0).order_by("-disk_bytes")
-    largest = ", ".join(f"{run_id} ({size(count)})" for run_id, count in rows.values_list("pk", "disk_bytes")[:LARGEST_NAMED])
+    largest = ", ".join(
+        f"{run_id} ({size(count or 0)})" for run_id, count in rows.values_list("pk", "disk_bytes")[:LARGEST_NAMED]
+    )
     raise QuotaExceeded(
         f"Your runs take {size(use.used)} of disk, and they may take {size(use.quota)}. Nothing was started. Delete runs that you"
         f" no longer need, or remove their checkpoints and models; the largest: {largest}."

@@ -47,14 +47,14 @@ class QuotaInline(admin.StackedInline):
     def _may_change(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return request.user.has_perm("auth.change_user")
 
-    has_add_permission = has_change_permission = has_delete_permission = _may_change  # type: ignore[assignment]
+    has_add_permission = has_change_permission = has_delete_permission = _may_change
 
 
 @admin.register(User)
 class OwnerAdmin(AccountAdmin):
     """Accounts, with the disk that their runs take."""
 
-    list_display = (*AccountAdmin.list_display, "disk")
+    list_display: Any = (*AccountAdmin.list_display, "disk")
     actions = (*AccountAdmin.actions, "hand_over")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
@@ -118,7 +118,7 @@ class OwnerAdmin(AccountAdmin):
         if owned := belongings(user, limit=HANDED_MAX + 1):
             self.message_user(
                 request,
-                f"{user} still owns {owned}. To give them to somebody else, choose the account in the list and “Hand over runs and"
-                " datasets”.",
+                f"The account {user} still owns {owned}. To give them to somebody else, choose it in the list and"
+                " “Hand over runs and datasets”.",
                 messages.WARNING,
             )

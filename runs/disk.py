@@ -65,6 +65,14 @@ def quota_of(user: User) -> float | None:
     return gigabytes * GB if gigabytes > 0 else None
 
 
+def set_quota(*, account: User, gigabytes: float | None) -> None:
+    """Give an account a quota of its own; 0: no limit; None: that of the setting."""
+    if gigabytes is None:
+        DiskQuota.objects.filter(account=account).delete()
+    else:
+        DiskQuota.objects.update_or_create(account=account, defaults={"gigabytes": gigabytes})
+
+
 def used_by(user: User) -> int:
     """Return the bytes that the ended runs of an account take; the index has them all."""
     return _counted(Run.objects.filter(owner=user)).aggregate(total=Sum("disk_bytes"))["total"] or 0

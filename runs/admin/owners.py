@@ -6,15 +6,15 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.auth.models import User
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from runs.disk import quota_of, size, with_disk_use
+from runs.disk import quota_of, set_quota, size, with_disk_use
 from runs.handover import belongings, hand_over
-from runs.models import DiskQuota
 from tunixrt.accounts import person
-from tunixrt.admin.accounts import AccountAdmin
+from tunixrt.admin.accounts import AccountAdmin, AccountForm
+from tunixrt.numbers import NumberField
 from tunixrt.refusals import Refusal
 
 HANDED_MAX = 5000  # runs, or datasets, in one request
@@ -34,34 +34,36 @@ class HandOverForm(forms.Form):
         return account
 
 
-class QuotaInline(admin.StackedInline):
-    """An account's own quota: for who may change the account."""
+class OwnerForm(AccountForm):
+    """An account with its own disk quota."""
 
-    model = DiskQuota
-    verbose_name = verbose_name_plural = "Disk quota"
-    max_num = 1
+    quota = NumberField(
+        min_value=0,
+        required=False,
+        label="Disk quota",
+        help_text="GB that the runs of this account may take; 0: no limit; empty: TUNIX_OWNER_DISK_QUOTA_GB.",
+    )
 
-    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return request.user.has_perm("auth.view_user")
-
-    def _may_change(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return request.user.has_perm("auth.change_user")
-
-    has_add_permission = has_change_permission = has_delete_permission = _may_change
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        own = getattr(self.instance, "disk_quota", None)
+        self.initial["quota"] = None if own is None else own.gigabytes
 
 
 @admin.register(User)
 class OwnerAdmin(AccountAdmin):
     """Accounts, with the disk that their runs take."""
 
+    form = OwnerForm
     list_display: Any = (*AccountAdmin.list_display, "disk")
     actions = (*AccountAdmin.actions, "hand_over")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return with_disk_use(super().get_queryset(request)).select_related("disk_quota")
 
-    def get_inlines(self, request: HttpRequest, obj: Any = None) -> Any:
-        return [QuotaInline] if obj is not None else []
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets = super().get_fieldsets(request, obj)
+        return fieldsets if obj is None else (*fieldsets, ("Disk", {"fields": ("quota",)}))
 
     @admin.display(description="disk")
     def disk(self, user: Any) -> str:
@@ -111,6 +113,8 @@ class OwnerAdmin(AccountAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
+        if change and "quota" in form.changed_data:
+            set_quota(account=obj, gigabytes=form.cleaned_data["quota"])
         if change and "is_active" in form.changed_data and not obj.is_active:
             self._offer_to_hand_over(request, obj)
 

@@ -253,6 +253,8 @@ def _put_in_place(folder: Path, manifest: dict[str, Any], say: Say) -> tuple[Res
         ):
             secret_key = key.read().decode()
             root_id = manifest["output"]["root_id"]
+            if holder := _who_has_the_database():  # copying the folders may have taken hours
+                raise BackupRefused(f"{holder} has begun to use the database. Stop it, and restore again.")
             say("Loading the database")
             with load_database(folder / database) as commit:
                 connections.close_all()

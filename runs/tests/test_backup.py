@@ -162,6 +162,7 @@ def test_what_is_restored_is_what_was_there(
 
 
 def test_a_backup_is_for_the_account_that_made_it(ended: Run, target: Path, backup: Callable[..., Made]) -> None:
+    target.mkdir(parents=True)  # empty: as good as new
     backup()
     assert [entry.name for entry in target.parent.iterdir()] == ["monday"]
     for path in [target, *target.rglob("*")]:
@@ -484,6 +485,18 @@ def test_what_a_killed_restore_has_left_is_removed(ended: Run, root: Path, backu
 
     assert {path.name for path in root.iterdir()} == {".hosts", "team"}
     assert root_away() is None
+
+
+def test_a_backup_of_an_older_version_is_migrated(ended: Run, backup: Callable[..., Made], restore: Restore) -> None:
+    before = rows()
+    call_command("migrate", "runs", "0011", verbosity=0)
+    try:
+        backup()
+        call_command("migrate", verbosity=0)
+        restore()
+        assert [row for row in rows() if '"system"' not in row] == before
+    finally:
+        call_command("migrate", verbosity=0)
 
 
 def test_a_key_of_the_environment_is_not_overwritten(

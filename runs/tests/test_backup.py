@@ -95,7 +95,11 @@ def config(dataset: Dataset, a_training_command: None) -> dict[str, Any]:
 def ended(user: User, root: Path, config: dict[str, Any]) -> Run:
     """A training that failed after it had saved twice."""
     run = make_run(
-        user, status=RunStatus.FAILED, files={"stdout.log": b"said", "model/a/b": b"\x00" * 5000}, output_dir="team/one"
+        user,
+        status=RunStatus.FAILED,
+        files={"stdout.log": b"said", "model/a/b": b"\x00" * 5000},
+        output_dir="team/one",
+        config=config,
     )
     leave_checkpoints_of(run, 5, 10)
     return run

@@ -137,7 +137,7 @@ def _require_stopped(stack: ExitStack) -> None:
                 f"The host {host.name} was heard of a moment ago. Stop its attendant, and wait"
                 f" {settings.TUNIX_HOST_SILENT_SECONDS:g} s."
             )
-    if holder := _who_has_the_database():
+    if holder := who_has_the_database():
         raise BackupRefused(f"{holder} uses the database. Stop the web server and all other programs of this system first.")
 
 
@@ -153,7 +153,8 @@ def _alive_below(root: Path) -> Iterator[Path]:
                 os.close(lock)
 
 
-def _who_has_the_database() -> str | None:
+def who_has_the_database() -> str | None:
+    """Return, in words, another program that has the database open."""
     if connection.vendor == "sqlite":
         path = os.path.realpath(connection.settings_dict["NAME"])
         holders = [process.pid for process in live_processes() if process.pid != os.getpid() and has_open(process.pid, path)]
@@ -253,7 +254,7 @@ def _put_in_place(folder: Path, manifest: dict[str, Any], say: Say) -> tuple[Res
         ):
             secret_key = key.read().decode()
             root_id = manifest["output"]["root_id"]
-            if holder := _who_has_the_database():  # copying the folders may have taken hours
+            if holder := who_has_the_database():  # copying the folders may have taken hours
                 raise BackupRefused(f"{holder} has begun to use the database. Stop it, and restore again.")
             say("Loading the database")
             with load_database(folder / database) as commit:

@@ -15,7 +15,7 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core import serializers
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, connections
 from django.utils import timezone
 
 from datasets.models import Dataset
@@ -23,7 +23,7 @@ from runs import folder as run_folders
 from runs.backup import archive
 from runs.backup.archive import BackupRefused, Damaged
 from runs.backup.making import Made, make_backup
-from runs.backup.restoring import restore_backup
+from runs.backup.restoring import restore_backup, who_has_the_database
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
 from runs.output_root import root_away, root_problem
@@ -394,11 +394,22 @@ class TestNoRestore:
         assert settings.SECRET_KEY_FILE.read_text() == "the key of now"
         assert {path.name for path in root.iterdir()} == {".hosts", "team"}
 
-    @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-    def test_of_a_damaged_backup(self, damage: Callable[[Path], object], target: Path, restore: Restore) -> None:
-        damage(target)
-        with pytest.raises(Damaged, match=r"This backup is damaged: .+ Nothing was restored"):
-            restore()
+    def test_of_a_damaged_backup(self, target: Path, root: Path) -> None:
+        for name, damage in DAMAGES.items():
+            damaged = target.with_name(f"with {name}")
+            shutil.copytree(target, damaged)
+            damage(damaged)
+            with pytest.raises(Damaged, match=r"This backup is damaged: .+ Nothing was restored"):
+                restore_backup(folder=damaged, replace=True, how=name, say=lambda sentence: None)
+            assert {path.name for path in root.iterdir()} == {".hosts", "team"}, name
+
+    def test_when_it_is_interrupted(self, target: Path) -> None:
+        def interrupt(sentence: str) -> None:
+            if sentence.startswith("Loading the database"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            restore_backup(folder=target, replace=True, how="", say=interrupt)
 
     def test_of_a_database_that_cannot_be_loaded(self, target: Path, restore: Restore) -> None:
         """What was moved by then is moved back."""
@@ -476,6 +487,62 @@ class TestNoRestore:
         monkeypatch.setattr(archive, "SPARE_BYTES", 2**60)
         with pytest.raises(BackupRefused, match="too little room"):
             restore()
+
+
+# Programs of this project, held at a moment.
+HELD = """
+import os, sys
+from runs.tests.holder import Holder
+sys.addaudithook(Holder(sys.argv[1], sys.argv[2]))
+os.environ["DJANGO_SETTINGS_MODULE"] = "tunixrt.settings"
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", *sys.argv[3:]])
+"""
+
+
+@pytest.mark.parametrize("moment", ["os.rename root_id", "os.rename team", "os.link root_id"])
+def test_a_restore_that_is_killed_is_done_again(
+    ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, target: Path, tmp_path: Path, program: Any, moment: str
+) -> None:
+    """Killed before its first change, between folders, or after the last but the marker."""
+    backup()
+    (run_folder(ended) / "stdout.log").write_text("of now")
+    connections.close_all()
+    hold = tmp_path / "hold"
+    hold.mkdir()
+    killed = program("-c", HELD, str(hold), moment, "restore", str(target), "--replace")
+    wait_for(lambda: (hold / "held").exists() or killed.process.poll() is not None, moment)
+    assert (hold / "held").exists(), killed.said()
+    killed.kill()
+    wait_for(lambda: who_has_the_database() is None, "PostgreSQL to see that its client is gone")
+
+    assert (root_away() is None) == (moment == "os.rename root_id")
+    restore()
+
+    assert (run_folder(ended) / "stdout.log").read_bytes() == b"said"
+    assert root_away() is None
+    assert {path.name for path in root.iterdir()} == {".hosts", "team"}
+
+
+def test_no_password_is_on_a_command_line(
+    ended: Run, backup: Callable[..., Made], restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has no password")
+    said = tmp_path / "said"
+    for name in ("pg_dump", "pg_restore", "psql"):
+        script = f'#!/bin/sh\necho "{name} $PGPASSWORD: $*" >> {said}\nexec {shutil.which(name)} "$@"\n'
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setitem(connection.settings_dict, "PASSWORD", "s3cret/#")
+
+    backup()
+    restore()
+
+    calls = [line.split(": ", 1) for line in said.read_text().splitlines() if "--version" not in line]
+    assert {call for call, _ in calls} == {f"{name} s3cret/#" for name in ("pg_dump", "pg_restore", "psql")}
+    assert not [arguments for _, arguments in calls if "s3cret" in arguments]
 
 
 def test_what_a_killed_restore_has_left_is_removed(ended: Run, root: Path, backup: Callable[..., Made], restore: Restore) -> None:

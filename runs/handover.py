@@ -1,10 +1,11 @@
 """Handing over what somebody owns, for when they leave: runs and datasets get another owner."""
 
+import time
 from dataclasses import dataclass
 
 from django.contrib.admin.models import CHANGE
 from django.contrib.auth.models import User
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from datasets.models import Dataset
@@ -13,7 +14,8 @@ from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Conflict
 from tunixrt.roles import May, Role, require, role_of
 
-BATCH = 500  # rows in one transaction: on SQLite other writers wait for it, some 20 ms
+BATCH = 100  # rows in one transaction, for which other writers wait on SQLite
+PAUSE_SECONDS = 0.05  # between two, so that they get their turn: waiting for SQLite's lock is trying again now and then
 
 
 class CannotOwn(Conflict):
@@ -70,12 +72,19 @@ def hand_over(*, owner: User, to: User, by: User) -> Belongings:
     runs = datasets = 0
     while moved := _hand_over_runs(owner, to, by, what):
         runs += moved
+        _let_others_write()
     while moved := _hand_over_datasets(owner, to, by, what):
         datasets += moved
+        _let_others_write()
     handed = Belongings(runs, datasets)
     if handed:
         write_log_entry(by=by, target=owner, name=owner.get_username(), flag=CHANGE, message=f"{handed} {what}")
     return handed
+
+
+def _let_others_write() -> None:
+    if connection.vendor == "sqlite":
+        time.sleep(PAUSE_SECONDS)
 
 
 def _hand_over_runs(owner: User, to: User, by: User, what: str) -> int:

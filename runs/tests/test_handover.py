@@ -37,7 +37,7 @@ def owned(submit: Submit, dataset: Dataset, user: User) -> list[Run]:
     return runs
 
 
-@pytest.mark.parametrize("batch", [1, 2, 500])
+@pytest.mark.parametrize("batch", [1, 2, 100])
 def test_all_runs_and_datasets_get_the_new_owner(
     owned: list[Run], user: User, heir: User, staff: User, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:

@@ -15,7 +15,8 @@ from django.db.models.functions import Coalesce
 
 from runs.models import DiskQuota, Run, RunMode, RunQuerySet
 from runs.output_root import root_away
-from runs.reservations import bytes_below, run_folder
+from runs.reservations import run_folder
+from runs.trees import bytes_below
 from tunixrt.refusals import Conflict
 
 GB = 10**9

@@ -6,10 +6,7 @@ take names for the same that differ in case or Unicode form, so names are compar
 
 import hashlib
 import os
-import shutil
-import stat
 import tempfile
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from django.conf import settings
@@ -19,6 +16,7 @@ from django.db.models import Q, QuerySet
 from runs import folder as run_folders
 from runs.models import FolderReservation, Run, RunMode
 from runs.requests import InvalidRequest, comparable_name
+from runs.trees import bytes_below, remove_tree
 
 PURGED = ".purged"
 _RESERVING = 0x74756E6978  # PostgreSQL's advisory locks are numbers; this one spells "tunix"
@@ -130,22 +128,8 @@ def remove_set_aside(run: Run) -> int:
     freed = 0
     for aside in (settings.TUNIX_OUTPUT_ROOT / PURGED).glob(f"{run.run_id}.*"):
         freed += bytes_below(aside)
-        shutil.rmtree(aside)
+        remove_tree(aside)
     return freed
-
-
-def bytes_below(folder: Path) -> int:
-    """Bytes that the files below ``folder`` take, links not followed. Raises OSError if it is there and cannot be read."""
-    total = 0
-    try:
-        for _, _, files, descriptor in os.fwalk(folder):
-            for name in files:
-                with suppress(FileNotFoundError):
-                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                    total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    return total
 
 
 def _sharing(run: Run) -> list[Run]:

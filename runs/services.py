@@ -29,10 +29,11 @@ from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTa
 from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
-from runs.reservations import bytes_below, remove_set_aside, require_free_folder, reserve_folder, set_aside
+from runs.reservations import remove_set_aside, require_free_folder, reserve_folder, set_aside
 from runs.reservations import run_folder as run_folder
 from runs.runtime import local_runtime
 from runs.telemetry import measured_write
+from runs.trees import bytes_below
 from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
 from tunixrt.audit import system_user as system_user

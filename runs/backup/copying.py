@@ -11,16 +11,20 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runs import folder as run_folders
 from runs.backup.archive import CHUNK, Damaged, create, make_folder
 from runs.checkpoint_folder import complete_steps
+from runs.trees import DEPTH_MAX
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ATTEMPTS = 3
+WARNINGS_MAX = 10  # of one run
+PATH_MAX_BYTES = 2000  # of a path inside a run's folder; the system's limit is 4096 with what is before it
+SPARSE_BYTES = 2**30  # from this size on, a file that takes less than a hundredth on disk is no file of a training
 _STEP = re.compile(r"[0-9]+(\..*)?", re.ASCII)  # of a checkpoint, under its own or a temporary name
 
 Progress = Callable[[int], None]  # is told the bytes of each file
@@ -38,10 +42,18 @@ class CopiedFile:
 
 @dataclass
 class FolderCopy:
-    """What was copied of one folder, and what was not as it should be, in sentences."""
+    """What was copied of one folder, and what was not as it should be, in sentences: no run keeps others from being backed up."""
 
     files: list[CopiedFile] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def warn(self, sentence: str) -> None:
+        if len(self.warnings) < WARNINGS_MAX and sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+
+class Unreadable(Exception):
+    """What is to be copied cannot be read."""
 
 
 @contextmanager
@@ -69,11 +81,12 @@ def copy_folder(source: int, target: Path, *, others: Collection[str] = (), prog
     as it reached. ``others``: folders inside, relative to the run's, that belong to other runs.
 
     Raises:
-        OSError: what is there cannot be read, or the copy cannot be written.
+        OSError: the copy cannot be written.
     """
     make_folder(target)
     copy = FolderCopy()
-    _copy_file(source, run_folders.EXIT, target, "", copy, progress)
+    with suppress(Unreadable):
+        _copy_file(source, run_folders.EXIT, target, "", copy, progress)
     done = {run_folders.EXIT, run_folders.LOCK, run_folders.CHECKPOINTS, *others}
     _copy_tree(source, target, "", copy, progress, skip=lambda path: path in done or _is_temporary(path))
     try:
@@ -114,7 +127,7 @@ def _copy_checkpoints(source: int, target: Path, copy: FolderCopy, progress: Pro
                 copied.add(step)
         if copied or not had_any:
             return
-    copy.warnings.append("its checkpoints were replaced faster than they could be copied, so none is in this backup")
+    copy.warn("none of its checkpoints is in this backup: they were replaced faster than they could be copied, or cannot be read")
 
 
 def _copy_checkpoint(source: int, step: int, target: Path, copy: FolderCopy, progress: Progress) -> bool:
@@ -129,12 +142,13 @@ def _copy_checkpoint(source: int, step: int, target: Path, copy: FolderCopy, pro
         before = _names_below(descriptor)
         (target / inside).mkdir(mode=0o700)
         _copy_tree(descriptor, target, inside, part, progress)
+        for warning in part.warnings:
+            copy.warn(warning)
         whole = {file.path.removeprefix(inside) for file in part.files} == before == _names_below(descriptor)
     finally:
         os.close(descriptor)
     if whole and step in complete_steps(Path(f"/proc/self/fd/{source}")):
         copy.files += part.files
-        copy.warnings += part.warnings
         return True
     shutil.rmtree(target / inside)
     return False
@@ -159,14 +173,32 @@ def _copy_tree(
     skip: Callable[[str], bool] = lambda path: False,
 ) -> None:
     """Copy what is below ``source``, which is the folder ``inside`` of the run's, but for the paths that are to be skipped."""
-    for path, folders, files, descriptor in os.fwalk(".", dir_fd=source):
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            copy.warn(f"a folder in {inside or 'it'} cannot be read ({error.strerror})")
+
+    def wanted(path: str) -> bool:
+        if skip(path):
+            return False
+        if len(os.fsencode(path)) > PATH_MAX_BYTES or path.count("/") > DEPTH_MAX:
+            copy.warn(
+                f"what lies deeper than {DEPTH_MAX} folders or has a path of more than {PATH_MAX_BYTES:,} bytes is left out"
+            )
+            return False
+        return True
+
+    for path, folders, files, descriptor in os.fwalk(".", dir_fd=source, onerror=unreadable):
         here = inside + (path[2:] + "/" if path != "." else "")
-        folders[:] = sorted(name for name in folders if not skip(here + name) and _is_folder(name, descriptor))
+        folders[:] = sorted(name for name in folders if wanted(here + name) and _is_folder(name, descriptor))
         for name in folders:
             (target / here / name).mkdir(mode=0o700)
         for name in sorted(files):
-            if not skip(here + name):
-                _copy_file(descriptor, name, target, here, copy, progress)
+            if wanted(here + name):
+                try:
+                    _copy_file(descriptor, name, target, here, copy, progress)
+                except Unreadable as error:
+                    copy.warn(f"{here}{name} cannot be copied: {error}")
 
 
 def _is_folder(name: str, parent: int) -> bool:
@@ -177,33 +209,43 @@ def _is_folder(name: str, parent: int) -> bool:
 
 
 def _copy_file(parent: int, name: str, target: Path, inside: str, copy: FolderCopy, progress: Progress) -> None:
-    """Copy a regular file if it is there."""
+    """Copy a regular file if it is there. Raises Unreadable, and leaves nothing of it then."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except OSError:
+    except OSError as error:
         if _is_regular(name, parent):
-            raise
+            raise Unreadable(error.strerror) from error
         return  # removed meanwhile, or a link or a socket, which is not copied
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return
-        with create(target / inside / name) as file:
-            attempts = ATTEMPTS
-            while True:
-                size, sha256 = _copy_bytes(descriptor, status.st_size, file.fileno())
-                before, status = status, os.fstat(descriptor)
-                steady = status.st_mtime_ns == before.st_mtime_ns or status.st_size > before.st_size
-                attempts -= 1
-                if steady or not attempts:
-                    break
-            if not steady:
-                copy.warnings.append(f"{inside}{name} changed all the while it was copied")
-            os.utime(file.fileno(), ns=(before.st_mtime_ns, before.st_mtime_ns))
+        if status.st_size > SPARSE_BYTES and status.st_blocks * 512 < status.st_size / 100:
+            raise Unreadable(f"it claims to have {status.st_size:,} bytes and has next to none on disk")
+        path = target / inside / name
+        with create(path) as file:
+            try:
+                copied, steady = _copy_steadily(descriptor, status, file.fileno())
+            except Unreadable:
+                path.unlink()
+                raise
+            os.utime(file.fileno(), ns=(copied.mtime, copied.mtime))
     finally:
         os.close(descriptor)
-    copy.files.append(CopiedFile(inside + name, size, before.st_mtime_ns, sha256))
-    progress(size)
+    if not steady:
+        copy.warn(f"{inside}{name} changed all the while it was copied")
+    copy.files.append(replace(copied, path=inside + name))
+    progress(copied.size)
+
+
+def _copy_steadily(source: int, status: os.stat_result, target: int) -> tuple[CopiedFile, bool]:
+    """Copy a file as far as it reaches now, again if it is changed meanwhile other than by growing; whether it came to rest."""
+    for _ in range(ATTEMPTS - 1):
+        copied = _copy_bytes(source, status, target)
+        before, status = status, os.fstat(source)
+        if status.st_mtime_ns == before.st_mtime_ns or status.st_size > before.st_size:
+            return copied, True
+    return _copy_bytes(source, status, target), os.fstat(source).st_mtime_ns == status.st_mtime_ns
 
 
 def _is_regular(name: str, parent: int) -> bool:
@@ -213,18 +255,24 @@ def _is_regular(name: str, parent: int) -> bool:
         return False
 
 
-def _copy_bytes(source: int, size: int, target: int) -> tuple[int, str]:
-    """Copy the first ``size`` bytes, or what there is of them: how many, and their hash."""
+def _copy_bytes(source: int, status: os.stat_result, target: int) -> CopiedFile:
+    """Copy the bytes that the file had then, or what there is of them. Raises Unreadable."""
     os.lseek(target, 0, os.SEEK_SET)
     os.ftruncate(target, 0)
     found = hashlib.sha256()
     offset = 0
-    while offset < size and (data := os.pread(source, min(CHUNK, size - offset), offset)):
+    while offset < status.st_size:
+        try:
+            data = os.pread(source, min(CHUNK, status.st_size - offset), offset)
+        except OSError as error:
+            raise Unreadable(error.strerror) from error
+        if not data:
+            break
         found.update(data)
         offset += len(data)
         while data:
             data = data[os.write(target, data) :]
-    return offset, found.hexdigest()
+    return CopiedFile("", offset, status.st_mtime_ns, found.hexdigest())
 
 
 # --- out of a backup --------------------------------------------------------------------------------------------------

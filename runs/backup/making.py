@@ -23,7 +23,7 @@ from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.backup.databases import Saved, database_bytes, save_database
 from runs.models import ACTIVE, OutputRoot
 from runs.output_root import root_away
-from runs.reservations import bytes_below
+from runs.trees import bytes_below
 from tunixrt.audit import write_log_entry
 
 SAY_SECONDS = 5.0

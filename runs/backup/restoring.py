@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -35,6 +35,7 @@ from runs.lifecycle import transition
 from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
 from runs.processes import has_open, live_processes
 from runs.services import run_folder
+from runs.trees import DEPTH_MAX, remove_tree
 from runs.wakeup import hosts_folder
 from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
 
@@ -145,6 +146,8 @@ def _alive_below(root: Path) -> Iterator[Path]:
     """Folders of runs whose keeper is alive."""
     for path, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in (run_folders.CHECKPOINTS, run_folders.MODEL, run_folders.HOSTS)]
+        if path.count("/") - str(root).count("/") >= DEPTH_MAX:
+            folders.clear()
         if run_folders.LOCK in files:
             lock = run_folders.try_lock(os.path.join(path, run_folders.LOCK))
             if lock is None:
@@ -242,7 +245,7 @@ def _put_in_place(folder: Path, manifest: dict[str, Any], say: Say) -> tuple[Res
     """Verify everything, then change everything; return the secret key of the backup as well."""
     root: Path = settings.TUNIX_OUTPUT_ROOT
     for path in [*root.glob(f"{STAGED}*"), *root.glob(f"{REPLACED}*")]:
-        shutil.rmtree(path)  # what a restore that was killed has left
+        remove_tree(path)  # what a restore that was killed has left
     staged = Path(tempfile.mkdtemp(prefix=STAGED, dir=root))
     try:
         with verified(folder, archive.RUNS, manifest["runs"]["sha256"]) as lines:
@@ -296,7 +299,8 @@ def _swap(root: Path, staged: Path, commit: Callable[[], None], root_id: str | N
         shutil.rmtree(notes, ignore_errors=True)  # of keepers of the system that was replaced
     if root_id is not None:
         run_folders.create_json_once(marker, {"id": root_id})
-    shutil.rmtree(replaced, ignore_errors=True)
+    with suppress(OSError):  # the next restore removes it
+        remove_tree(replaced)
 
 
 def _keep_secret_key(secret_key: str) -> str | None:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ from runs.backup.archive import Damaged, path_parts
 from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.checkpoint_folder import BINDING, complete_steps
 from runs.tests.checkpoint_layout import checkpoint_files, leave_checkpoints, name_checkpoint, stage_checkpoint
+from runs.trees import bytes_below, remove_tree
+from tunixrt.tests.plugin import ROOT
 
 TRAINING = dict.fromkeys(BINDING)
 
@@ -169,7 +173,64 @@ def test_a_training_that_replaces_them_faster_than_that_is_reported(run: Path) -
     target, copy = copied(run, at={FIRST_OF_THE_NEWEST + offset: replace for offset in range(count)})
 
     assert complete_steps(target / "checkpoints") == []
-    assert copy.warnings == ["its checkpoints were replaced faster than they could be copied, so none is in this backup"]
+    (warning,) = copy.warnings
+    assert warning.startswith("none of its checkpoints is in this backup: they were replaced faster")
+
+
+class TestWhatCannotBeCopied:
+    """Left out with a warning: no run keeps the others from being backed up."""
+
+    def test_folders_in_folders_without_end(self, run: Path, leave_deep_folders: Callable[[Path], None]) -> None:
+        leave_deep_folders(run)
+
+        target, copy = copied(run)
+
+        assert copy.warnings == ["what lies deeper than 64 folders or has a path of more than 2,000 bytes is left out"]
+        assert (target / run_folders.STDOUT).exists()
+        assert bytes_below(run) > 0
+        remove_tree(run)
+        assert not run.exists()
+
+    def test_paths_that_are_too_long_for_another_place(self, run: Path) -> None:
+        (run / Path(*["x" * 200] * 9) / "kept").mkdir(parents=True)
+        (run / Path(*["x" * 200] * 9) / ("y" * 200)).write_text("left out")
+        target, copy = copied(run)
+        assert len(copy.warnings) == 1
+        assert [path.name for path in (target / Path(*["x" * 200] * 9)).iterdir()] == ["kept"]
+
+    def test_a_file_that_claims_to_be_larger_than_the_disk(self, run: Path) -> None:
+        with (run / "huge").open("wb") as file:
+            file.truncate(2**42)
+        before = bytes_below(run)
+        assert before < 2**30
+        target, copy = copied(run)
+        assert copy.warnings == ["huge cannot be copied: it claims to have 4,398,046,511,104 bytes and has next to none on disk"]
+        assert not (target / "huge").exists()
+
+    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="without setpriv (util-linux) root reads everything")
+    def test_what_may_not_be_read(self, run: Path) -> None:
+        (run / "closed").mkdir()
+        (run / "closed" / "file").write_text("x")
+        (run / "closed").chmod(0)
+        (run / run_folders.MANIFEST).chmod(0)
+        (run / "checkpoints" / "10" / "_CHECKPOINT_METADATA").chmod(0)
+        code = (
+            "import sys; from pathlib import Path; from runs.backup.copying import copy_folder, opened\n"
+            "with opened(Path(sys.argv[1]), ['run']) as source:\n"
+            "    copy = copy_folder(source, Path(sys.argv[2]), progress=lambda size: None)\n"
+            "print(*copy.warnings, sep='\\n')"
+        )
+        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.geteuid() == 0 else []
+        target = run.parents[1] / "copy"
+        program = [*as_others, sys.executable, "-c", code, str(run.parent), str(target)]
+        said = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+        assert said.splitlines() == [
+            "manifest.yaml cannot be copied: Permission denied",
+            "a folder in it cannot be read (Permission denied)",
+            "checkpoints/10/_CHECKPOINT_METADATA cannot be copied: Permission denied",
+        ]
+        assert complete_steps(target / "checkpoints") == [5]
 
 
 def test_what_is_removed_before_it_is_read_is_left_out(run: Path) -> None:

@@ -12,12 +12,12 @@ DEPTH_MAX = 64  # folders inside each other that are looked at
 FILES_MAX = 100_000  # files and folders that are measured: a second
 
 
-def bytes_below(folder: Path) -> int:
+def bytes_below(folder: Path | str, *, dir_fd: int | None = None) -> int:
     """Bytes that the files below ``folder`` take on disk, links not followed; of a great many files and folders, those of the
-    first. Raises OSError if it is there and cannot be read."""
+    first. Relative to ``dir_fd``, if given. Raises OSError if it is there and cannot be read."""
     total = count = 0
     try:
-        for path, folders, files, descriptor in os.fwalk(folder):
+        for path, folders, files, descriptor in os.fwalk(folder, dir_fd=dir_fd):
             if path.count("/") - str(folder).count("/") >= DEPTH_MAX:
                 folders.clear()
             count += 1 + len(files)
@@ -33,24 +33,24 @@ def bytes_below(folder: Path) -> int:
     return total
 
 
-def remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path | str, *, dir_fd: int | None = None) -> None:
     """Remove a folder and all in it, however deep: ``shutil.rmtree`` holds a frame and a descriptor for each folder on the way.
-    Raises OSError."""
+    Relative to ``dir_fd``, if given. Raises OSError."""
     while True:
         try:
-            return shutil.rmtree(folder)
+            return shutil.rmtree(folder, dir_fd=dir_fd)
         except RecursionError:
             pass
         except OSError as error:
             if error.errno != errno.EMFILE:
                 raise
-        _lift(folder)
+        _lift(folder, dir_fd)
 
 
-def _lift(folder: Path) -> None:
+def _lift(folder: Path | str, dir_fd: int | None) -> None:
     """Move what lies deeper than ``DEPTH_MAX`` folders up into ``folder``."""
-    for path, folders, _, descriptor in os.fwalk(folder):
+    for path, folders, _, descriptor in os.fwalk(folder, dir_fd=dir_fd):
         if path.count("/") - str(folder).count("/") >= DEPTH_MAX:
             for name in folders:
-                os.rename(name, folder / f".lifted.{uuid.uuid4()}", src_dir_fd=descriptor)
+                os.rename(name, f"{folder}/.lifted.{uuid.uuid4()}", src_dir_fd=descriptor, dst_dir_fd=dir_fd)
             folders.clear()

@@ -5,7 +5,6 @@ Folders are opened one inside the other without following links (``openat``): no
 
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from runs import folder as run_folders
 from runs.checkpoint_folder import IDENTITY
 from runs.models import TERMINAL, Run, RunEvent
 from runs.services import StateConflict, require_no_heir, run_folder
+from runs.trees import bytes_below, remove_tree
 from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Missing
 
@@ -159,7 +159,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
         is_folder = stat.S_ISDIR(status.st_mode)
         if not is_folder and not stat.S_ISREG(status.st_mode):
             raise NoSuchArtifact(path)
-        freed = _bytes_below(name, parent) if is_folder else status.st_size
+        freed = bytes_below(name, dir_fd=parent) if is_folder else status.st_size
         # Renamed in the transaction, since that is quick, and removed after it: a retry either finds the checkpoint and keeps it,
         # or does not find it.
         removed = f".removed.{uuid.uuid4()}"
@@ -180,20 +180,10 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 os.rename(removed, name, src_dir_fd=parent, dst_dir_fd=parent)
             raise
         if is_folder:
-            shutil.rmtree(removed, dir_fd=parent)
+            remove_tree(removed, dir_fd=parent)
         else:
             os.unlink(removed, dir_fd=parent)
     return freed
-
-
-def _bytes_below(name: str, parent: int) -> int:
-    total = 0
-    for _, _, files, descriptor in os.fwalk(name, dir_fd=parent):
-        for file in files:
-            with suppress(FileNotFoundError):
-                status = os.stat(file, dir_fd=descriptor, follow_symlinks=False)
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
 
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

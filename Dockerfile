@@ -8,6 +8,11 @@ COPY requirements /build/requirements
 RUN /build/.ci/environment /opt/venv $EXTRAS
 
 FROM python:3.13-slim
+# For manage.py backup and restore: pg_dump must not be older than the server, and Debian's own may be.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates postgresql-common \
+    && /usr/share/postgresql-common/pgdg/apt.postgresql.org.sh -y \
+    && apt-get install --yes --no-install-recommends postgresql-client-18 \
+    && rm -rf /var/lib/apt/lists/*
 # A volume takes owner and mode from the folder that the image has in its place.
 RUN groupadd --gid 10001 tunixrt && useradd --uid 10001 --gid tunixrt --no-create-home --home-dir /var/lib/tunixrt tunixrt \
     && install -d -m 700 -o tunixrt -g tunixrt /var/lib/tunixrt \

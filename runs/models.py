@@ -7,6 +7,7 @@ from typing import Self
 from urllib.parse import parse_qsl
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.expressions import RawSQL
@@ -156,6 +157,9 @@ class Run(models.Model):
     total_steps = models.PositiveIntegerField(null=True)
     last_loss = models.FloatField(null=True)
     summary = models.JSONField(default=dict, help_text="result.json of the training program.")
+    disk_bytes = models.BigIntegerField(
+        null=True, help_text="What its folder takes, measured when it ended, less what was removed since; null: not measured."
+    )
 
     objects = RunQuerySet.as_manager()
 
@@ -188,6 +192,18 @@ class Run(models.Model):
                 F("completed_at").desc(),
                 name="ix_tunix_runs_failed",
                 condition=Q(status__in=["failed", "timeout"]),
+            ),
+            # what an owner's runs take; it holds all that this is computed from, so no row is read for it
+            models.Index(
+                fields=["owner", "disk_bytes", "trashed_at"],
+                name="ix_tunix_runs_disk",
+                condition=Q(disk_bytes__isnull=False, trashed_at__isnull=True),
+            ),
+            # ended runs that are still to be measured
+            models.Index(
+                fields=["completed_at"],
+                name="ix_tunix_runs_unmeasured",
+                condition=Q(disk_bytes__isnull=True, completed_at__isnull=False),
             ),
         ]
         constraints = [
@@ -260,6 +276,20 @@ class FolderReservation(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class DiskQuota(models.Model):
+    """The disk quota of one account, where it differs from TUNIX_OWNER_DISK_QUOTA_GB."""
+
+    account = models.OneToOneField(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True, related_name="disk_quota"
+    )
+    gigabytes = models.FloatField(
+        validators=[MinValueValidator(0)], help_text="GB that the account's runs may take; 0: no limit."
+    )
+
+    def __str__(self) -> str:
+        return f"{self.gigabytes:g} GB"
 
 
 class SavedView(models.Model):

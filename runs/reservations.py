@@ -6,7 +6,6 @@ take names for the same that differ in case or Unicode form, so names are compar
 
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +16,7 @@ from django.db.models import Q, QuerySet
 from runs import folder as run_folders
 from runs.models import FolderReservation, Run, RunMode
 from runs.requests import InvalidRequest, comparable_name
+from runs.trees import bytes_below, remove_tree
 
 PURGED = ".purged"
 _RESERVING = 0x74756E6978  # PostgreSQL's advisory locks are numbers; this one spells "tunix"
@@ -128,15 +128,8 @@ def remove_set_aside(run: Run) -> int:
     freed = 0
     for aside in (settings.TUNIX_OUTPUT_ROOT / PURGED).glob(f"{run.run_id}.*"):
         freed += bytes_below(aside)
-        shutil.rmtree(aside)
+        remove_tree(aside)
     return freed
-
-
-def bytes_below(folder: Path) -> int:
-    """Bytes that the files below ``folder`` take, links not followed."""
-    if folder.is_symlink() or not folder.is_dir():
-        return 0
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
 def _sharing(run: Run) -> list[Run]:

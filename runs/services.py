@@ -22,16 +22,18 @@ from datasets.models import Dataset
 from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
+from runs.disk import measure, require_disk
 from runs.lifecycle import TransitionRefused, transition, transition_together
 from runs.manifest import DATASET_FORMAT, ManifestError, build_manifest, dump_manifest, parameter_defaults, parse_manifest
 from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
 from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
-from runs.reservations import bytes_below, remove_set_aside, require_free_folder, reserve_folder, set_aside
+from runs.reservations import remove_set_aside, require_free_folder, reserve_folder, set_aside
 from runs.reservations import run_folder as run_folder
 from runs.runtime import local_runtime
 from runs.telemetry import measured_write
+from runs.trees import bytes_below
 from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
 from tunixrt.audit import system_user as system_user
@@ -166,11 +168,13 @@ def submit_run(
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), SourceGone.
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), QuotaExceeded, SourceGone.
     """
     if found := find_submitted(request=request, by=by):
         return found, False
     check_submittable(request=request, queued=queued)
+    if not request.dry_run:
+        require_disk(by)
     now = timezone.now()
     run_id = uuid.uuid4()
     run = Run(
@@ -375,6 +379,7 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
     fields.setdefault("duration_seconds", _seconds_between(run.started_at, fields["completed_at"]))
+    fields.setdefault("disk_bytes", measure(run))
     before = run.status
     try:
         with measured_write("the end of a run"), transaction.atomic():
@@ -391,11 +396,13 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
 
 
 def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, **fields: Any) -> None:
-    """``finish_run`` for runs of one status that end alike, in one transaction. Raises TransitionRefused; then none has ended."""
+    """``finish_run`` for runs without files of one status that end alike, in one transaction. Raises TransitionRefused; then none
+    has ended."""
     started = min((run.started_at for run in runs if run.started_at), default=None)
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
     fields.setdefault("duration_seconds", _seconds_between(started, fields["completed_at"]))
+    fields.setdefault("disk_bytes", 0)
     with transaction.atomic():
         transition_together(runs, status, reason=reason, by=by, **fields)
         for run in runs:

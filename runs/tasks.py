@@ -4,12 +4,16 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.utils import timezone
+from django_q.tasks import async_task
 
+from runs.disk import measure_ended
 from runs.execution import launching
 from runs.models import Host
 from runs.retention import prune_runs
 from runs.services import system_user
 from runs.telemetry import flush_measured
+
+MEASURE_SECONDS = 10.0  # in one task
 
 
 def launch_pending() -> str:
@@ -34,7 +38,15 @@ def prune() -> str:
         max_age=None if days is None else timedelta(days=days),
         keep_newest=settings.TUNIX_RETENTION_RUNS if settings.TUNIX_RETENTION else None,
     )
+    if measure_ended(seconds=MEASURE_SECONDS):
+        async_task("runs.tasks.measure")
     return f"{pruned.trashed} trashed, {pruned.purged} purged, {pruned.bytes_freed} bytes freed"
+
+
+def measure() -> None:
+    """Measure what ended runs take on disk, where that is not known."""
+    if measure_ended(seconds=MEASURE_SECONDS):
+        async_task("runs.tasks.measure")
 
 
 def canary() -> None:

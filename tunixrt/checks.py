@@ -125,6 +125,8 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
             problems.append(Error(f"{name} must be greater than 0, not {value}.", id="tunixrt.E005"))
     if settings.TUNIX_SLOTS < 0:
         problems.append(Error("TUNIX_SLOTS must not be negative.", id="tunixrt.E006"))
+    if settings.TUNIX_OWNER_DISK_QUOTA_GB < 0:
+        problems.append(Error("TUNIX_OWNER_DISK_QUOTA_GB must not be negative; 0 is no limit.", id="tunixrt.E030"))
     if settings.TUNIX_OUTPUT_MAX_BYTES < 256 or settings.TUNIX_OUTPUT_MAX_BYTES > 10_240:
         problems.append(Error("TUNIX_OUTPUT_MAX_BYTES must lie between 256 and 10240.", id="tunixrt.E007"))
     if settings.TUNIX_HOST_LOST_SECONDS <= settings.TUNIX_HOST_SILENT_SECONDS:

@@ -44,10 +44,12 @@ WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
 MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
 
 SECRET_KEY = env.str("SECRET_KEY", "")
+SECRET_KEY_FILE = None  # where the key is kept if the environment has none
 if not SECRET_KEY:
     if not LOCAL_MODE:
         raise ImproperlyConfigured("SECRET_KEY must be set when TUNIXRT_LOCAL_MODE is false.")
-    SECRET_KEY = _kept_secret_key(VAR_DIR / "secret_key")
+    SECRET_KEY_FILE = VAR_DIR / "secret_key"
+    SECRET_KEY = _kept_secret_key(SECRET_KEY_FILE)
 
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if LOCAL_MODE else [])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
@@ -272,6 +274,8 @@ TUNIX_RETENTION_RUNS = env.int("TUNIX_RETENTION_RUNS", None)
 if TUNIX_RETENTION and TUNIX_RETENTION_DAYS is None and TUNIX_RETENTION_RUNS is None:
     TUNIX_RETENTION_DAYS = 30.0
 TUNIX_TRASH_HOURS = env.float("TUNIX_TRASH_HOURS", 24.0)
+# What the runs of one owner may take on disk, in GB; 0: no limit.
+TUNIX_OWNER_DISK_QUOTA_GB = env.float("TUNIX_OWNER_DISK_QUOTA_GB", 0.0)
 # Database writes on the request path slower than this are logged.
 TUNIX_SLOW_WRITE_MS = env.float("TUNIX_SLOW_WRITE_MS", 250.0)
 

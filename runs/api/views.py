@@ -13,8 +13,9 @@ from runs import filters, services
 from runs import folder as run_folders
 from runs.access import get_run_for, read_run_for, require_priority
 from runs.api.presentation import full_answer, read_full, read_short
+from runs.disk import disk_warnings
 from runs.execution import attending, launching
-from runs.models import RunMode, RunStatus
+from runs.models import Run, RunMode, RunStatus
 from runs.output_root import while_root_is_there
 from runs.reading import pages
 from runs.requests import RunRequest, clean_extension, clean_notes, clean_request, clean_tags
@@ -46,7 +47,7 @@ class RunSubmit(APIView):
             run, _ = services.submit_run(request=asked, by=actor(request), queued=True)
         else:
             run, _ = launching.run_in_request(request=asked, by=actor(request))
-        return Response(full_answer(run, actor(request)), status=202)
+        return _taken(run, actor(request))
 
     @staticmethod
     def _read(request: Request) -> RunRequest:
@@ -58,6 +59,12 @@ class RunSubmit(APIView):
         asked = clean_request(data)
         require_priority(actor(request), asked.priority)
         return asked
+
+
+def _taken(run: Run, by: User) -> Response:
+    """The answer to a request for a run, with what its owner should know before the next."""
+    answer = full_answer(run, by)
+    return Response(answer | {"warnings": [*answer["warnings"], *disk_warnings(by)]}, status=202)
 
 
 class RunList(APIView):
@@ -162,7 +169,7 @@ class RunRetry(APIView):
         if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
             raise ValidationError({"resume": ["The only field is resume: true or false."]})
         retry = services.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
-        return Response(full_answer(retry, actor(request)), status=202)
+        return _taken(retry, actor(request))
 
 
 class RunExtend(APIView):
@@ -172,7 +179,7 @@ class RunExtend(APIView):
         run = get_run_for(actor(request), run_id, may=May.ACT)
         added = clean_extension(request.data)
         extension = services.extend_run(run=run, by=actor(request), **added)
-        return Response(full_answer(extension, actor(request)), status=202)
+        return _taken(extension, actor(request))
 
 
 class RunManifest(APIView):

@@ -5,7 +5,6 @@ Folders are opened one inside the other without following links (``openat``): no
 
 import os
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,12 +16,15 @@ from typing import Any
 from django.contrib.admin.models import DELETION
 from django.contrib.auth.models import User
 from django.db import DatabaseError, transaction
+from django.db.models import F
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from runs import folder as run_folders
 from runs.checkpoint_folder import IDENTITY
 from runs.models import TERMINAL, Run, RunEvent
 from runs.services import StateConflict, require_no_heir, run_folder
+from runs.trees import bytes_below, remove_tree
 from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Missing
 
@@ -157,7 +159,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
         is_folder = stat.S_ISDIR(status.st_mode)
         if not is_folder and not stat.S_ISREG(status.st_mode):
             raise NoSuchArtifact(path)
-        freed = _bytes_below(name, parent) if is_folder else status.st_size
+        freed = bytes_below(name, dir_fd=parent) if is_folder else status.st_size
         # Renamed in the transaction, since that is quick, and removed after it: a retry either finds the checkpoint and keeps it,
         # or does not find it.
         removed = f".removed.{uuid.uuid4()}"
@@ -169,6 +171,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 reason = f"{path} removed ({freed:,} bytes)"
                 RunEvent.objects.create(run=run, reason=reason, by=by.get_username(), at=timezone.now())
                 write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=reason)  # the events go with the run
+                Run.objects.filter(pk=run.pk).update(disk_bytes=Greatest(F("disk_bytes") - freed, 0))
                 os.rename(name, removed, src_dir_fd=parent, dst_dir_fd=parent)
         except FileNotFoundError as error:
             raise NoSuchArtifact(path) from error  # somebody else was faster
@@ -177,20 +180,10 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 os.rename(removed, name, src_dir_fd=parent, dst_dir_fd=parent)
             raise
         if is_folder:
-            shutil.rmtree(removed, dir_fd=parent)
+            remove_tree(removed, dir_fd=parent)
         else:
             os.unlink(removed, dir_fd=parent)
     return freed
-
-
-def _bytes_below(name: str, parent: int) -> int:
-    total = 0
-    for _, _, files, descriptor in os.fwalk(name, dir_fd=parent):
-        for file in files:
-            with suppress(FileNotFoundError):
-                status = os.stat(file, dir_fd=descriptor, follow_symlinks=False)
-                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return total
 
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -2,6 +2,7 @@
 real servers and commands as processes of their own."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -140,6 +141,23 @@ def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any
         return answer
 
     return run
+
+
+@pytest.fixture
+def leave_deep_folders(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Makes folders inside each other, more than a recursive program can walk: pytest, too, could not remove them."""
+
+    def make(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=descriptor)
+            inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        os.close(descriptor)
+
+    yield make
+    subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """GET and DELETE …/artifacts: the files of a run, and nothing but these."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,16 @@ def test_what_is_in_use_or_is_the_record_of_the_run_stays(api: APIClient, user: 
     for path in ("/stdout.log", "/manifest.yaml", "/dataset.jsonl"):
         assert api.delete(url(ended, path)).status_code == 404
     assert (run_folder(active) / "checkpoints" / "100").exists()
+
+
+def test_folders_without_end_can_be_removed(api: APIClient, user: User, leave_deep_folders: Callable[[Path], None]):
+    run = make_run(user, status=RunStatus.FAILED, files=FILES)
+    leave_deep_folders(run_folder(run) / "model")
+    assert api.get(url(run)).json()["truncated"] is True
+
+    assert api.delete(url(run, "/model")).status_code == 200
+
+    assert not [path for path in run_folder(run).iterdir() if "model" in path.name or "removed" in path.name]
 
 
 def test_strangers_get_nothing(user: User):

@@ -203,7 +203,7 @@ def test_costs_the_same_queries_for_any_number_of_rows(
     for number in range(count):
         annotate_run(run=(run := submit()), by=run.owner, tags=(f"tag-{number}",))
     local_client.get("/")  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(5):  # the local user, the runs, their tags, their losses; kept views
+    with django_assert_num_queries(6):  # the local user, the runs, their tags, their losses; kept views, the disk quota
         assert len(ids(local_client)) == count
 
 
@@ -226,7 +226,7 @@ def test_words_cost_two_queries_more(
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(7):  # the local user, the names of datasets and of models, then as without
+    with django_assert_num_queries(8):  # the local user, the names of datasets and of models, then as without
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 

@@ -1,5 +1,6 @@
 """Deleting and keeping: the trash, the purge that frees the disk, retention by age and number."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_a_folder_that_became_a_link_is_left_alone(ended: Run, user: User, tmp_p
     ended.refresh_from_db()
     assert services.purge_run(run=ended, by=ended.owner) == 0
     assert (precious / "file").read_text() == "keep me"
+
+
+def test_folders_without_end_keep_nothing_from_being_purged(
+    ended: Run, submit: Submit, user: User, leave_deep_folders: Callable[[Path], None]
+) -> None:
+    """A training may leave them; retention would stop at it, for all runs."""
+    leave_deep_folders(services.run_folder(ended))
+    other = services.request_cancel(run=submit(), by=user)
+    for run in (ended, other):
+        services.trash_run(run=run, by=user)
+    assert prune_runs(by=user, trash_age=timedelta()).purged == 2
+    assert not services.run_folder(ended).exists()
+    assert not list((services.run_folder(ended).parent / ".purged").iterdir())
 
 
 def test_retention_by_age_spares_pinned_active_and_young_runs(submit: Submit, user: User) -> None:

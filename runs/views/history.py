@@ -15,6 +15,7 @@ from django.views.decorators.vary import vary_on_headers
 
 from runs import columns
 from runs.columns import in_order
+from runs.disk import disk_warnings
 from runs.forms import HistoryFilter
 from runs.models import Run, RunTag, SavedView
 from runs.saved_views import VIEWS_MAX, query_of
@@ -114,6 +115,7 @@ def history(request: HttpRequest) -> HttpResponse:
         "all_columns": columns.COLUMNS.values(),
         "address": address,  # names a kept view that is open
         "query": query,  # what would be kept
+        "disk_warnings": disk_warnings(person(request)),
         "kept": [(name, value) for name in HistoryFilter.FILTERS if (value := request.GET.get(name))],
     }
     return render(request, "runs/history.html", context, status=status)

@@ -17,6 +17,7 @@ from datasets.models import Dataset
 from datasets.services import DatasetNotFound
 from runs import services
 from runs.access import require_priority
+from runs.disk import disk_warnings
 from runs.execution import launching
 from runs.families import preset_names
 from runs.forms import StartForm, initial_from_config
@@ -45,7 +46,7 @@ def start(request: HttpRequest) -> HttpResponse:
             status, run = check(request, form) if request.POST.get("action") == "check" else submit(request, form)
         if run is not None and request.POST.get("action") != "check":
             return redirect("runs:detail", run.pk)
-        context = page_context(form) | {"checked": run, "warnings": warnings_in(run.summary) if run else []}
+        context = page_context(form, person(request)) | {"checked": run, "warnings": warnings_in(run.summary) if run else []}
         if request.htmx:  # type: ignore[attr-defined]
             return render(request, "runs/_preflight.html", context)
         return render(request, "runs/start.html", context, status=200 if run is not None else status)
@@ -64,7 +65,7 @@ def start(request: HttpRequest) -> HttpResponse:
         else:
             initial |= cloned(source, person(request))
     form = StartForm(initial=initial, datasets=dataset_choices(str(initial["dataset_key"])))
-    return render(request, "runs/start.html", page_context(form) | {"source": source})
+    return render(request, "runs/start.html", page_context(form, person(request)) | {"source": source})
 
 
 def cloned(source: Run, by: User) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
     return refusal.status, None
 
 
-def page_context(form: StartForm) -> dict[str, object]:
+def page_context(form: StartForm, user: User) -> dict[str, object]:
     runtime = local_runtime()
     return {
         "form": form,
@@ -157,6 +158,7 @@ def page_context(form: StartForm) -> dict[str, object]:
         "runtime_elsewhere": not runtime.available and Host.objects.alive().exclude(runtime_version="").exists(),
         "has_datasets": len(form.fields["dataset_key"].widget.choices) > 1,
         "models": model_choices(),
+        "disk_warnings": disk_warnings(user),
         "sync_limit": settings.TUNIX_SYNC_TIMEOUT_SECONDS,
     }
 

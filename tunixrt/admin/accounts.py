@@ -57,7 +57,7 @@ class AccountAdmin(FastListAdmin, UserAdmin):
     form = AccountForm
     list_display = ("username", "role", "email", "is_active", "last_login")
     list_filter = ("groups", "is_superuser", "is_active")
-    actions = ("deactivate", "activate")
+    actions: Any = ("deactivate", "activate")
     _OF_OPERATORS = (
         (None, {"fields": ("username", "password")}),
         ("Person", {"fields": ("first_name", "last_name", "email")}),

@@ -152,6 +152,14 @@ def postgres_server(folder: Path | None = None, *, durable: bool = False) -> Ite
         server.remove()
 
 
+def client_programs() -> Path | None:
+    """The folder of pg_dump and the like of the newest PostgreSQL in the package; None where it is not installed."""
+    try:
+        return _installed_programs() / "bin"
+    except PostgresError:
+        return None
+
+
 def _installed_programs() -> Path:
     """The folder of the newest PostgreSQL in the package, with bin/, lib/ and share/."""
     spec = importlib.util.find_spec(PACKAGE)  # found, never imported: importing it has effects of its own

@@ -109,6 +109,13 @@ def test_what_the_containers_write_lies_on_volumes_that_their_user_may_write():
         assert environment["HOME"] in made[1].split()
 
 
+def test_the_image_can_back_up_the_database_of_the_composition():
+    """pg_dump refuses a server that is newer than itself."""
+    (server,) = re.findall(r"^postgres:(\d+)$", COMPOSE["services"]["database"]["image"])
+    (client,) = re.findall(r"postgresql-client-(\d+)", final_image())
+    assert int(client) >= int(server)
+
+
 def test_local_models_may_lie_in_a_folder_of_the_machine():
     volumes = Composition(**SECRETS, TUNIXRT_MODELS="/srv/models").services["worker"]["volumes"]
 

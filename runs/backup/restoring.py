@@ -1,0 +1,347 @@
+"""Putting a backup back into a system that is stopped."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.admin.models import CHANGE
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.db import DatabaseError, connection, connections
+from django.db.migrations.loader import MigrationLoader
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+
+from datasets.models import Dataset, Trace
+from runs import folder as run_folders
+from runs.backup import archive
+from runs.backup.archive import BackupRefused, Damaged, make_folder, path_parts, require_space, verified
+from runs.backup.copying import opened, take_out
+from runs.backup.databases import load_database
+from runs.backup.making import Progress, Say, nested
+from runs.execution.homecoming import bring_home
+from runs.execution.hosts import this_host
+from runs.execution.outcome import read_end
+from runs.lifecycle import transition
+from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
+from runs.processes import has_open, live_processes
+from runs.services import run_folder
+from runs.trees import DEPTH_MAX, remove_tree
+from runs.wakeup import hosts_folder
+from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
+
+STAGED, REPLACED = ".restoring-", ".replaced-"
+
+
+@dataclass
+class Restored:
+    runs: int
+    ended: list[UUID]  # runs that the backup had found executing
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A line of ``runs.jsonl``. ``files``: path → size and hash; None: the backup has no folder of it."""
+
+    run_id: str
+    status: str
+    parts: list[str]
+    files: dict[str, tuple[int, str]] | None
+
+
+def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restored:
+    """Put a backup in place of what this system has: database, secret key, folders of runs.
+
+    Everything is verified and laid ready beside what is there; the change itself is renames and one database transaction, undone
+    if one of them fails. Meanwhile the output root has no marker, so nothing is concluded from it should this program be killed.
+
+    Raises:
+        BackupRefused: nothing has changed.
+    """
+    folder = Path(os.path.abspath(folder))
+    manifest = archive.read_manifest(folder)
+    with ExitStack() as stack:
+        try:
+            _require_fitting(folder, manifest)
+            settings.TUNIX_OUTPUT_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _require_stopped(stack)
+            if not replace:
+                _require_empty()
+            restored, secret_key = _put_in_place(folder, manifest, say)
+        except (KeyError, TypeError, UnicodeDecodeError):
+            raise Damaged("its manifest lacks something.") from None
+        except OSError as error:
+            raise BackupRefused(f"The backup cannot be restored: {error}. Nothing has changed.") from error
+        except DatabaseError as error:
+            raise BackupRefused(f"The database does not answer: {error} Nothing has changed.") from error
+        try:
+            if problem := _keep_secret_key(secret_key):
+                restored.warnings.append(problem)
+            _settle(restored, manifest, say)
+            message = f"restored the backup of {manifest['made_at']}, made on {manifest['host']}, {how}"
+            root = OutputRoot.objects.get_or_create(single=True)[0]
+            write_log_entry(by=system_user(), target=root, name="restore", flag=CHANGE, message=message)
+        except (OSError, DatabaseError) as error:
+            raise BackupRefused(
+                f"The backup is in place, but what follows failed: {error} Run the same command again, with --replace."
+            ) from error
+    return restored
+
+
+# --- may it be restored here? -----------------------------------------------------------------------------------------
+
+
+def _require_fitting(folder: Path, manifest: dict[str, Any]) -> None:
+    vendor = manifest["database"]["vendor"]
+    if vendor != connection.vendor:
+        names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+        way_out = "Leave DATABASE_URL out" if vendor == "sqlite" else "Let DATABASE_URL name a PostgreSQL database"
+        raise BackupRefused(
+            f"This backup holds a database of {names.get(vendor, vendor)}, and the settings name {names[connection.vendor]}."
+            f" {way_out} and restore it there."
+        )
+    known = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
+    unknown = [f"{app}.{name}" for app, found in manifest["migrations"].items() for name in found if (app, name) not in known]
+    if unknown:
+        raise BackupRefused(
+            f"This backup was made by a newer version ({manifest['version']}; migration {unknown[0]}). Restore it with that one."
+        )
+    if folder.resolve().is_relative_to(settings.TUNIX_OUTPUT_ROOT):
+        raise BackupRefused(f"{folder} lies in the output root, which is to be replaced. Move the backup elsewhere.")
+
+
+def _require_stopped(stack: ExitStack) -> None:
+    """Refuse a system that runs. ``stack`` holds this host's place of the attendant, so that none starts meanwhile."""
+    hosts_folder().mkdir(mode=0o700, exist_ok=True)
+    ours = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
+    locked = {path.name.removesuffix(".attend") for path in hosts_folder().glob("*.attend")} | {settings.TUNIX_HOST_NAME}
+    for name in sorted(locked):
+        lock = run_folders.try_lock(ours.with_name(f"{name}.attend"))
+        if lock is None:
+            raise BackupRefused(f"The attendant of {name} runs. Stop it (manage.py attend, make serve) and the web server first.")
+        stack.callback(os.close, lock)
+    if training := next(_alive_below(settings.TUNIX_OUTPUT_ROOT), None):
+        raise BackupRefused(f"A training is still executing in {training}. Cancel it, or wait for its end.")
+    if Host._meta.db_table in connection.introspection.table_names():
+        for host in Host.objects.alive().exclude(name__in=locked):
+            raise BackupRefused(
+                f"The host {host.name} was heard of a moment ago. Stop its attendant, and wait"
+                f" {settings.TUNIX_HOST_SILENT_SECONDS:g} s."
+            )
+    if holder := who_has_the_database():
+        raise BackupRefused(f"{holder} uses the database. Stop the web server and all other programs of this system first.")
+
+
+def _alive_below(root: Path) -> Iterator[Path]:
+    """Folders of runs whose keeper is alive."""
+    for path, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in (run_folders.CHECKPOINTS, run_folders.MODEL, run_folders.HOSTS)]
+        if path.count("/") - str(root).count("/") >= DEPTH_MAX:
+            folders.clear()
+        if run_folders.LOCK in files:
+            lock = run_folders.try_lock(os.path.join(path, run_folders.LOCK))
+            if lock is None:
+                yield Path(path)
+            else:
+                os.close(lock)
+
+
+def who_has_the_database() -> str | None:
+    """Return, in words, another program that has the database open."""
+    if connection.vendor == "sqlite":
+        path = os.path.realpath(connection.settings_dict["NAME"])
+        holders = [process.pid for process in live_processes() if process.pid != os.getpid() and has_open(process.pid, path)]
+        return f"Process {holders[0]}" if holders else None
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
+        sessions = cursor.fetchone()[0]
+    return f"Another program ({sessions} connections)" if sessions else None
+
+
+def _require_empty() -> None:
+    root: Path = settings.TUNIX_OUTPUT_ROOT
+    replace = "--replace puts the backup in place of everything that is there."
+    tables = connection.introspection.table_names()
+    people = User.objects.exclude(username=SYSTEM_USERNAME)
+    for rows in (people, Run.objects.all(), Dataset.objects.all(), Trace.objects.all()):
+        model = rows.model
+        if model._meta.db_table in tables and rows.exists():
+            raise BackupRefused(f"The database has {model._meta.verbose_name_plural} already. {replace}")
+    if found := [path.name for path in root.iterdir() if not path.name.startswith(".")]:
+        raise BackupRefused(f"The output root {root} is not empty: it holds {found[0]}. {replace}")
+
+
+# --- laying ready -----------------------------------------------------------------------------------------------------
+
+
+def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict[str, Any], say: Say) -> int:
+    """Copy the folders of the runs out of the backup, verified; return how many. Runs that were executing get an end there."""
+    total = manifest["output"]["bytes"]
+    require_space(staged, total)
+    progress = Progress(say, "Verifying and copying the folders of runs", total)
+    names = {"/".join(run.parts) for run in _listed(lines)}
+    inside = nested(names)
+    count = 0
+    lines.seek(0)
+    for run in _listed(lines):
+        target = staged.joinpath(*run.parts)
+        if run.files is not None:
+            try:
+                with opened(folder, [archive.OUTPUT, *run.parts]) as source:
+                    take_out(source, target, run.files, others=inside["/".join(run.parts)], progress=progress)
+            except (FileNotFoundError, NotADirectoryError):
+                raise Damaged(f"the folder {'/'.join(run.parts)!r} is missing.") from None
+            count += 1
+        if run.status in EXECUTING or (run.status == RunStatus.PENDING and has_begun(target)):
+            _write_end(run, target, manifest["made_at"])
+    return count
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a training that the database has as pending had been started when its folder was copied, a moment later."""
+    return any(os.path.lexists(folder / name) for name in (run_folders.KEEPER, run_folders.EXIT))
+
+
+def _listed(lines: BufferedReader) -> Iterator[ListedRun]:
+    try:
+        for line in lines:
+            value = json.loads(line)
+            files = value["files"]
+            listed = None if files is None else {path: (size, sha256) for path, size, sha256 in files}
+            yield ListedRun(str(UUID(value["run_id"])), value["status"], path_parts(value["folder"]), listed)
+    except (ValueError, KeyError, TypeError):
+        raise Damaged(f"{archive.RUNS} cannot be read.") from None
+
+
+def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
+    """Give the run an exit.json unless it has one. Its processes are another system's, which may go on: nothing is killed."""
+    if not folder.exists():
+        make_folder(folder)
+    if read_end(folder) is not None:
+        return
+    (folder / run_folders.EXIT).unlink(missing_ok=True)  # nothing that is an end
+    keeper = run_folders.read_keeper(folder) or {}
+    message = f"Restored from the backup of {made_at[:16].replace('T', ' ')} UTC, which was made while this run was executing."
+    record = run_folders.exit_record(
+        run_id=run.run_id, reason="lost", message=message, started_at=keeper.get("started_at"), ended_at=made_at
+    )
+    run_folders.create_json_once(folder / run_folders.EXIT, record)
+
+
+def _put_in_place(folder: Path, manifest: dict[str, Any], say: Say) -> tuple[Restored, str]:
+    """Verify everything, then change everything; return the secret key of the backup as well."""
+    root: Path = settings.TUNIX_OUTPUT_ROOT
+    for path in [*root.glob(f"{STAGED}*"), *root.glob(f"{REPLACED}*")]:
+        remove_tree(path)  # what a restore that was killed has left
+    staged = Path(tempfile.mkdtemp(prefix=STAGED, dir=root))
+    try:
+        with verified(folder, archive.RUNS, manifest["runs"]["sha256"]) as lines:
+            runs = _lay_ready(folder, lines, staged, manifest, say)
+        database = archive.DATABASES[connection.vendor]
+        with (
+            verified(folder, archive.SECRET_KEY, manifest["secret_key"]["sha256"]) as key,
+            verified(folder, database, manifest["database"]["sha256"]),
+        ):
+            secret_key = key.read().decode()
+            root_id = manifest["output"]["root_id"]
+            if holder := who_has_the_database():  # copying the folders may have taken hours
+                raise BackupRefused(f"{holder} has begun to use the database. Stop it, and restore again.")
+            say("Loading the database")
+            with load_database(folder / database) as commit:
+                connections.close_all()
+                _swap(root, staged, commit, root_id)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return Restored(runs, []), secret_key
+
+
+# --- the change -------------------------------------------------------------------------------------------------------
+
+
+def _swap(root: Path, staged: Path, commit: Callable[[], None], root_id: str | None) -> None:
+    """Put what is laid ready in place of what is there, then the database; take everything back if the database refuses."""
+    replaced = Path(tempfile.mkdtemp(prefix=REPLACED, dir=root))
+    marker = hosts_folder() / run_folders.ROOT_ID
+    moves: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        os.rename(source, target)
+        moves.append((source, target))
+
+    try:
+        if os.path.lexists(marker):
+            move(marker, replaced / ".marker")
+        for entry in sorted(root.iterdir()):
+            if entry.name != run_folders.HOSTS and not entry.name.startswith((STAGED, REPLACED)):
+                move(entry, replaced / entry.name)
+        for entry in sorted(staged.iterdir()):
+            move(entry, root / entry.name)
+        commit()
+    except BaseException:
+        for source, target in reversed(moves):
+            os.rename(target, source)
+        os.rmdir(replaced)
+        raise
+    for notes in hosts_folder().glob("*.keepers"):
+        shutil.rmtree(notes, ignore_errors=True)  # of keepers of the system that was replaced
+    if root_id is not None:
+        run_folders.create_json_once(marker, {"id": root_id})
+    with suppress(OSError):  # the next restore removes it
+        remove_tree(replaced)
+
+
+def _keep_secret_key(secret_key: str) -> str | None:
+    """Put the key where this system keeps its own; what to do if that comes from the environment."""
+    if settings.SECRET_KEY_FILE is None:
+        if secret_key == settings.SECRET_KEY:
+            return None
+        return (
+            "SECRET_KEY of the environment is not the one of the backup: everybody logs in once more, and webhooks are signed"
+            " with another key. To keep both as they were, set SECRET_KEY to what the file secret_key of the backup holds."
+        )
+    path: Path = settings.SECRET_KEY_FILE
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:  # made with mode 0600
+        file.write(secret_key)
+    os.replace(file.name, path)
+    return None
+
+
+# --- afterwards -------------------------------------------------------------------------------------------------------
+
+
+def _settle(restored: Restored, manifest: dict[str, Any], say: Say) -> None:
+    """Bring the restored database up to date. The attendant would do the same with the ends; so it is done when this returns."""
+    known = set(MigrationLoader(None, ignore_no_migrations=True).disk_migrations)
+    if known - {(app, name) for app, names in manifest["migrations"].items() for name in names}:
+        say("The backup is of an older version: migrating its database")
+        call_command("migrate", verbosity=0, interactive=False)
+    Host.objects.update(heartbeat_at=None, canary_at=None, silent_since=None)  # those of then are not heard of now
+    for run in Run.objects.filter(status=RunStatus.PENDING, supervised=True):
+        if has_begun(run_folder(run)):
+            end = read_end(run_folder(run)) or {}
+            started_at = parse_datetime(str(end.get("started_at"))) or timezone.now()
+            transition(
+                run,
+                RunStatus.RUNNING,
+                reason="it had been started when it was backed up",
+                by="restore",
+                host=this_host(),
+                started_at=started_at,
+            )
+    for run in Run.objects.executing().filter(supervised=True):
+        bring_home(run, by="restore")
+        restored.ended.append(run.pk)

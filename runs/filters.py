@@ -18,7 +18,8 @@ from django.db import connection
 from django.db.models import Q
 from django.utils import timezone
 
-from runs.models import ACTIVE, TERMINAL, RunMode, RunStatus, RunTag
+from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
+from runs.naming import after_key, search_key
 from runs.selection import parse_moment, runs_whose_id_begins
 from tunixrt.numbers import parse_number
 
@@ -173,6 +174,7 @@ _RANGE = (":", "=", "<", "<=", ">", ">=")
 NAMES = {
     "status": _Name(_statuses),
     "mode": _Name(_mode),
+    "name": _Name(_text),
     "dataset": _Name(_text),
     "model": _Name(_text),
     "tag": _Name(_text),
@@ -206,6 +208,8 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
             return Q(status__in=term.value) if len(term.value) > 1 else Q(status=term.value[0])
         case "mode":
             return Q(mode=term.value)
+        case "name":
+            return runs_named(term.value)
         case "dataset":
             return names.holding("dataset_key", term.value)
         case "model":
@@ -221,7 +225,8 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
         case "before":
             return Q(created_at__lt=term.value)
         case "":
-            word = names.holding("dataset_key", term.value) | names.holding("model_id", term.value) | _tagged(term.value)
+            word = names.holding("dataset_key", term.value) | names.holding("model_id", term.value)
+            word |= _tagged(term.value) | runs_named(term.value)
             by_id = runs_whose_id_begins(term.value)
             return word if by_id is None else word | by_id
         case _:
@@ -230,6 +235,15 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
 
 def _tagged(name: str) -> Q:
     return Q(pk__in=RunTag.objects.filter(name=name).order_by().values("run"))
+
+
+def runs_named(text: str) -> Q:
+    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index. The few that it finds are named,
+    lest the database weigh a subquery against an index of the runs."""
+    key = search_key(text)
+    keys = RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by()
+    found = list(keys.values_list("run", flat=True)[: MATCHES_MAX + 1])
+    return Q(pk__in=found) if len(found) <= MATCHES_MAX else Q(pk__in=keys.values("run"))
 
 
 class _Names:

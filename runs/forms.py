@@ -10,6 +10,7 @@ from runs import filters
 from runs.columns import parse_columns
 from runs.manifest import PARAMETERS, Parameter
 from runs.models import RunMode, RunStatus
+from runs.naming import NAME_MAX_LENGTH
 from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
 from tunixrt.numbers import NumberField, WholeNumberField
@@ -195,6 +196,12 @@ class StartForm(forms.Form):
     output_dir = forms.CharField(
         label="Output folder", required=False, help_text="Below the output root; empty: named by the run id.", max_length=1000
     )
+    name = forms.CharField(
+        required=False,
+        max_length=NAME_MAX_LENGTH,
+        help_text="What to call the run; empty: two words and a number.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
     tags = forms.CharField(required=False, help_text="Separated by commas.", max_length=2000)
     notes = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3}), help_text="Markdown.")
     priority = WholeNumberField(
@@ -248,6 +255,7 @@ class StartForm(forms.Form):
                     "model_id": cleaned["model_id"],
                     "output_dir": cleaned["output_dir"] or None,
                     "dry_run": self.data.get("action") != RunMode.LOCAL,
+                    "name": cleaned["name"] or None,
                     "tags": split_tags(cleaned["tags"]),
                     "notes": cleaned["notes"].replace("\r\n", "\n"),
                     "priority": cleaned["priority"],
@@ -288,6 +296,6 @@ def _shown(value: Any) -> str:
 
 
 def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What the form of a clone shows: the request of the run, in a folder of its own."""
+    """What the form of a clone shows: the request of the run, in a folder and under a name of its own."""
     initial = {name: value for name, value in config.items() if name in StartForm.base_fields or name in PARAMETERS}
-    return initial | {"output_dir": "", "tags": ", ".join(config.get("tags", []))}
+    return initial | {"name": "", "output_dir": "", "tags": ", ".join(config.get("tags", []))}

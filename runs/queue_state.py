@@ -25,7 +25,7 @@ COUNTED_MAX = 10_000
 TASKS_SILENT = timedelta(seconds=60)
 # In the very words of its partial index, which SQLite does not see through a parameter.
 IS_WAITING = RawSQL('"runs_webhookdelivery"."state" = \'waiting\'', (), output_field=BooleanField())
-ROW = ("run_id", "status", "mode", "dataset_key", "model_id", "priority", "created_at", "owner__username")
+ROW = ("run_id", "name", "status", "mode", "dataset_key", "model_id", "priority", "created_at", "owner__username")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.lifecycle import TransitionRefused, transition, transition_together
 from runs.manifest import DATASET_FORMAT, ManifestError, build_manifest, dump_manifest, parameter_defaults, parse_manifest
-from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
+from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
+from runs.naming import make_name, name_of_extension, name_of_retry
 from runs.output_root import root_away
 from runs.preflight import Preflight, check_request
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
@@ -175,6 +176,7 @@ def submit_run(
     run_id = uuid.uuid4()
     run = Run(
         run_id=run_id,
+        name=request.name or make_name(),
         dataset_key=request.dataset_key,
         model_id=request.model.model_id,
         mode=RunMode.DRY_RUN if request.dry_run else RunMode.LOCAL,
@@ -207,6 +209,7 @@ def submit_run(
             reserve_folder(run)
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag.of(run, request.tags))
+            RunNameKey.objects.bulk_create(RunNameKey.of(run))
             RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
@@ -484,7 +487,8 @@ def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
 
 
 def _submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -> Run:
-    request = clean_request(run.config | {"output_dir": None})
+    name = name_of_retry(run.name, run.attempt + 1)
+    request = clean_request(run.config | {"output_dir": None, "name": name})
 
     def submit() -> Run:
         source = find_source(run, anew=not resume)
@@ -520,7 +524,9 @@ def extend_run(*, run: Run, by: User, num_epochs: int | None = None, max_steps: 
     if (num_epochs is None) == (max_steps is None):
         raise InvalidRequest({"non_field_errors": ["Give either num_epochs or max_steps: how much to add."]})
     added = {"max_steps": max_steps} if num_epochs is None else {"num_epochs": num_epochs, "max_steps": None}
-    request = clean_request(run.config | {"output_dir": None} | added)
+    amount, unit = (max_steps, "step") if num_epochs is None else (num_epochs, "epoch")
+    name = name_of_extension(run.name, amount or 0, unit)
+    request = clean_request(run.config | {"output_dir": None, "name": name} | added)
     if run.mode == RunMode.DRY_RUN:
         raise StateConflict("A dry run trains nothing, so there is nothing to extend.")
     if not run.is_extensible:
@@ -619,21 +625,28 @@ def folder_bytes(run: Run) -> int:
 
 
 def annotate_run(
-    *, run: Run, by: User, tags: tuple[str, ...] | None = None, notes: str | None = None, pinned: bool | None = None
+    *,
+    run: Run,
+    by: User,
+    name: str | None = None,
+    tags: tuple[str, ...] | None = None,
+    notes: str | None = None,
+    pinned: bool | None = None,
 ) -> Run:
-    """Change what people say about a run; what happened to it is not theirs to change."""
+    """Update name, tags, notes and pin; None leaves one as it is."""
     with transaction.atomic():
         if tags is not None:
             run.tags.exclude(name__in=tags).delete()
             RunTag.objects.bulk_create(RunTag.of(run, tags), ignore_conflicts=True)
-        fields = [name for name, value in (("notes", notes), ("pinned", pinned)) if value is not None]
-        if notes is not None:
-            run.notes = notes
-        if pinned is not None:
-            run.pinned = pinned
-        if fields:
-            run.save(update_fields=fields)
-        changed = [*(["tags"] if tags is not None else []), *fields]
+        given = {field: value for field, value in (("name", name), ("notes", notes), ("pinned", pinned)) if value is not None}
+        for field, value in given.items():
+            setattr(run, field, value)
+        if given:
+            run.save(update_fields=list(given))
+        if name is not None:
+            run.name_keys.all().delete()
+            RunNameKey.objects.bulk_create(RunNameKey.of(run))
+        changed = [*(["tags"] if tags is not None else []), *given]
         if changed:
             RunEvent.objects.create(run=run, reason=f"{', '.join(changed)} changed", by=by.get_username(), at=timezone.now())
     return run

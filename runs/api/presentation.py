@@ -14,9 +14,9 @@ from runs.models import Run, RunTag
 from runs.preflight import warnings_in
 from runs.reading.compiled import Compiled, as_key
 
-STATUS_FIELDS = ("run_id", "status", "queued_at", "started_at", "completed_at", "exit_code")
+STATUS_FIELDS = ("run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code")
 FULL_FIELDS = (
-    "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",
+    "run_id", "name", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",
     "duration_seconds", "started_at", "completed_at", "message",
     "created_at", "queued_at", "config", "priority", "attempt", "notes", "pinned", "timeout_seconds", "resume",
     "extend_from_step",

@@ -220,13 +220,13 @@ def test_times_are_absolute_in_the_title(local_client: Client, submit: Submit) -
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_words_cost_two_queries_more(
+def test_a_word_costs_a_query_and_those_for_names_more(
     local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
 ) -> None:
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(7):  # the local user, the names of datasets and of models, then as without
+    with django_assert_num_queries(9):  # the local user, names of datasets, of models, of runs for each word, then as without
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 

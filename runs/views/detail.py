@@ -80,12 +80,12 @@ def extensions_of(run: Run) -> list[Run]:
     if not run.is_extensible:
         return []
     extensions = run.heirs.visible().filter(retry_of=None, extend_from_step__isnull=False)
-    return list(extensions.order_by("created_at").only("run_id", "status")[:RETRIES_SHOWN])
+    return list(extensions.order_by("created_at").only("run_id", "name", "status")[:RETRIES_SHOWN])
 
 
 def retries_of(run: Run) -> list[Run]:
     """The newest of its direct retries. Sorted here: asked for the newest, a database walks all runs by age to find them."""
-    retries = run.retries.visible().order_by().only("run_id", "status", "created_at")[:RETRIES_MAX]
+    retries = run.retries.visible().order_by().only("run_id", "name", "status", "created_at")[:RETRIES_MAX]
     return sorted(retries, key=lambda retry: retry.created_at, reverse=True)[:RETRIES_SHOWN]
 
 

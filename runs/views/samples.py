@@ -68,7 +68,9 @@ def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
     """The page, or for htmx the part of a dataset's page."""
     dataset = get_dataset_for(person(request), key, may=May.READ)
     measured: dict[str, MeasuredLengths] = {}
-    recent = Run.objects.visible().filter(dataset_key=key).newest_first().only("model_id", "config", "summary", "completed_at")
+    recent = (
+        Run.objects.visible().filter(dataset_key=key).newest_first().only("name", "model_id", "config", "summary", "completed_at")
+    )
     for run in recent[:RUNS_LOOKED_AT]:
         if run.model_id in measured or not (bars := bars_of(run.summary)):
             continue

@@ -15,7 +15,7 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
@@ -25,6 +25,7 @@ from tunixrt.numbers import parse_number
 
 NAMES_MAX = 10_000  # different names that are looked through for a part of one
 MATCHES_MAX = 200  # of those, names that a query lists
+COLLECTED_MAX = 10_000  # runs that are collected by their names
 _SKIP = re.compile(r"\s*")
 _NAMED = re.compile(r"([A-Za-z_]+)(:|<=|>=|<|>|=)")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -238,12 +239,17 @@ def _tagged(name: str) -> Q:
 
 
 def runs_named(text: str) -> Q:
-    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index. The few that it finds are named,
-    lest the database weigh a subquery against an index of the runs."""
+    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index.
+
+    A few runs are listed. More are a subquery, which finds a sweep of long ago as well. If nearly every run may have such a name,
+    each is asked instead: then the newest are enough, and the rest need not be collected.
+    """
     key = search_key(text)
     keys = RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by()
     found = list(keys.values_list("run", flat=True)[: MATCHES_MAX + 1])
-    return Q(pk__in=found) if len(found) <= MATCHES_MAX else Q(pk__in=keys.values("run"))
+    if len(found) <= MATCHES_MAX:
+        return Q(pk__in=found)
+    return Q(Exists(keys.filter(run=OuterRef("pk")))) if keys[COLLECTED_MAX:].exists() else Q(pk__in=keys.values("run"))
 
 
 class _Names:

@@ -194,6 +194,8 @@ def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: 
     submit(name="other")
     monkeypatch.setattr("runs.filters.MATCHES_MAX", 3)
     assert found("name:sweep", user) == runs
+    monkeypatch.setattr("runs.filters.COLLECTED_MAX", 3)
+    assert found("name:sweep", user) == found("sweep", user) == runs
 
 
 def test_one_with_signs_alone_is_found_by_them(submit: Submit, user: User) -> None:

@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 
 from runs import filters
 from runs.columns import parse_columns
-from runs.manifest import PARAMETERS, Parameter
+from runs.manifest import PARAMETERS, Parameter, number_text
 from runs.models import RunMode, RunStatus
 from runs.naming import NAME_MAX_LENGTH
 from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
@@ -224,10 +225,13 @@ class StartForm(forms.Form):
         label="Automatic retries",
         initial=0,
         required=False,
-        help_text=f"After a lost worker or a full memory. 0 to {AUTO_RETRY_MAX}.",
+        help_text=(
+            "How often the system tries again by itself when the training was lost with its process or its host, or its host was"
+            f" stopped; not after an error of the training. 0 to {AUTO_RETRY_MAX}."
+        ),
     )
     run_async = forms.BooleanField(
-        label="Run Async", required=False, help_text="Put the run into the queue and come back at once."
+        label="Run Async", required=False, initial=True, help_text="Put the run into the queue and come back at once."
     )
     client_request_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -239,8 +243,9 @@ class StartForm(forms.Form):
         widget = self.fields["dataset_key"].widget
         assert isinstance(widget, forms.Select)
         widget.choices = [("", "Choose a dataset …"), *datasets]
+        self.fields["timeout_seconds"].help_text = time_limit_help()
         self.request: RunRequest | None = None
-        self.checked_without_runtime = False  # no slot was free for a deeper look
+        self.not_looked_at = ""  # why a check could not look deeper
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
@@ -288,6 +293,15 @@ class StartForm(forms.Form):
     def advanced_used(self) -> bool:
         """Is anything in the folded part wrong or not at its default? Then it is shown unfolded."""
         return any(field.errors or _shown(field.value()) != _shown(field.field.initial) for field in self.advanced_fields)
+
+
+def time_limit_help() -> str:
+    queued = settings.TUNIX_RUN_TIMEOUT_SECONDS
+    at_most = f", and {number_text(queued)} at most" if queued else ""
+    return (
+        f"Seconds of training; empty: only the system's limit{at_most}."
+        f" Without Run Async it is cut to {number_text(settings.TUNIX_SYNC_TIMEOUT_SECONDS)} s."
+    )
 
 
 def _shown(value: Any) -> str:

@@ -99,8 +99,9 @@ class QueueState:
             found.append("Trainings wait and no live host has a slot: TUNIX_SLOTS is 0 everywhere.")
         elif self.waiting_trainings and self.free and self.oldest and self.now - self.oldest.created_at > timedelta(minutes=5):
             found.append("A run has waited longer than five minutes although slots are free: look at the attendants' logs.")
+        silence = f"{settings.TUNIX_HOST_SILENT_SECONDS:,.15g} s"
         found += [
-            f"{state.host.name} has not been heard of for longer than {settings.TUNIX_HOST_SILENT_SECONDS:g} s while it executes"
+            f"{state.host.name} has not been heard of for longer than {silence} while it executes"
             f" {len(state.executing)} run{'' if len(state.executing) == 1 else 's'}."
             for state in self.hosts
             if not state.heard and state.executing

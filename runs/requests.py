@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
 from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.manifest import PARAMETERS, parameter_defaults, shortened
+from runs.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
 from runs.naming import NAME_MAX_LENGTH
 from tunixrt.refusals import Refusal
 
@@ -228,9 +228,9 @@ class _Reader:
         if value is None and default is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
-            self.fail(name, f"This field must be a {'whole ' if kind is int else ''}number.")
+            self.fail(name, f"This field {not_a_number(value, whole=kind is int)}.")
         elif not minimum <= value <= maximum:
-            self.fail(name, f"This field must lie between {minimum:g} and {maximum:g}.")
+            self.fail(name, f"This field must lie between {number_text(minimum)} and {number_text(maximum)}.")
         return value
 
 

@@ -23,11 +23,19 @@ from datasets.services import DatasetNotFound
 from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.lifecycle import TransitionRefused, transition, transition_together
-from runs.manifest import DATASET_FORMAT, ManifestError, build_manifest, dump_manifest, parameter_defaults, parse_manifest
+from runs.manifest import (
+    DATASET_FORMAT,
+    ManifestError,
+    build_manifest,
+    dump_manifest,
+    number_text,
+    parameter_defaults,
+    parse_manifest,
+)
 from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
 from runs.naming import make_name, name_of_extension, name_of_retry
 from runs.output_root import root_away
-from runs.preflight import Preflight, check_request
+from runs.preflight import Preflight, check_request, warnings_in
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.reservations import bytes_below, remove_set_aside, require_free_folder, reserve_folder, set_aside
 from runs.reservations import run_folder as run_folder
@@ -189,7 +197,7 @@ def submit_run(
         owner=by,
         notes=request.notes,
         priority=request.priority,
-        timeout_seconds=_time_limit(request, queued=queued),
+        timeout_seconds=time_limit(request, queued=queued),
         client_request_id=request.client_request_id,
         request_hash=_request_hash(request),
         retry_of=retry_of,
@@ -256,11 +264,29 @@ def runtime_elsewhere() -> bool:
     return Host.objects.alive().exclude(runtime_version="").exists()
 
 
-def _time_limit(request: RunRequest, *, queued: bool) -> float | None:
+def time_limit(request: RunRequest, *, queued: bool) -> float | None:
     """Seconds: the request's own limit within the system's; a run in the request never takes longer than that may."""
     system = settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
     limits = [limit for limit in (request.timeout_seconds, system) if limit is not None]
     return min(limits, default=None)
+
+
+def warnings_of_run(
+    *, summary: Any, config: dict[str, Any], timeout_seconds: float | None, queued_at: datetime | None
+) -> list[str]:
+    """Return what is worth knowing about a run, one sentence each: what a dry run found, and that its time was cut."""
+    cut = limit_warning(asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None)
+    return [*([cut] if cut else []), *warnings_in(summary)]
+
+
+def limit_warning(*, asked: Any, limit: float | None, queued: bool) -> str | None:
+    """Say that a run got less time than its request asked for, and why; None where it did not."""
+    if not isinstance(asked, int | float) or limit is None or asked <= limit:
+        return None
+    cut = f"timeout_seconds {number_text(asked)} was cut to {number_text(limit)}"
+    if queued:
+        return f"{cut}: TUNIX_RUN_TIMEOUT_SECONDS limits every run to that."
+    return f"{cut}, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request. Queue it (Run Async, ?mode=async) to give it longer."
 
 
 def _request_hash(request: RunRequest) -> str:
@@ -425,15 +451,17 @@ def _retry_lost(run: Run) -> str:
     return f" Run {retry.run_id} tries again from {start}."
 
 
-def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Iterable[str] = ()) -> Run:
+def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Sequence[str] = ()) -> Run:
     """A run that failed before anything was started: says exactly why, has no exit code."""
     reason = " ".join(problems)
+    summary = {"warnings": list(warnings)} if warnings else {}
     stderr = "\n".join([*(f"error: {problem}" for problem in problems), *(f"warning: {warning}" for warning in warnings)])
     return finish_run(
         run=run,
         status=RunStatus.FAILED,
         reason=reason,
         by=by,
+        summary=summary,
         stderr=stderr.encode()[-settings.TUNIX_OUTPUT_MAX_BYTES :].decode(errors="ignore"),
     )
 

@@ -208,12 +208,10 @@ class RunAdmin(ReadOnlyAdmin):
     def prioritise(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
         front = Run.objects.pending_in_order().exclude(pk__in=runs.values("pk")).values_list("priority", flat=True).first()
         priority = min((front or 0) + 1, PRIORITY_RANGE[1])
-        self._each(
-            request,
-            runs,
-            lambda run, by: services.set_priority(run=run, by=by, priority=priority),
-            f"moved to the front of the queue (priority {priority})",
-        )
+        done = f"moved to the front of the queue (priority {priority})"
+        if front == PRIORITY_RANGE[1]:
+            done = f"set to priority {priority}, the highest; older runs of that priority start first"
+        self._each(request, runs, lambda run, by: services.set_priority(run=run, by=by, priority=priority), done)
 
     @admin.action(description="Move to the trash", permissions=["operate"])
     def trash(self, request: HttpRequest, runs: QuerySet[Run]) -> None:

@@ -19,6 +19,7 @@ from runs.manifest import (
     Parameter,
     build_manifest,
     dump_manifest,
+    number_text,
     parameter_defaults,
     parse_manifest,
     read_manifest,
@@ -78,11 +79,11 @@ class TestNumbers:
         below = parameter.minimum if parameter.exclusive_minimum else parameter.minimum - step
         above = math.nextafter(parameter.maximum, math.inf) if parameter.type is float else parameter.maximum + 1
         assert parameter.problem(parameter.type(below)) == (
-            f"must be greater than {parameter.minimum:g}"
+            f"must be greater than {parameter.minimum:,}"
             if parameter.exclusive_minimum
-            else f"must be at least {parameter.minimum:g}"
+            else f"must be at least {parameter.minimum:,}"
         )
-        assert parameter.problem(above) == f"must be at most {parameter.maximum:g}"
+        assert parameter.problem(above) == f"must be at most {number_text(parameter.maximum)}"
 
     def test_only_a_number_is_a_number(self, parameter: Parameter):
         for value in NOT_NUMBERS:
@@ -98,7 +99,7 @@ class TestNumbers:
 
     def test_its_default_and_its_range_are_said(self, parameter: Parameter):
         assert parameter.problem(parameter.default) is None
-        assert f"{parameter.maximum:g}" in parameter.range_text
+        assert number_text(parameter.maximum) in parameter.range_text
 
 
 @pytest.mark.parametrize("parameter", CHOICES, ids=lambda parameter: parameter.name)
@@ -330,7 +331,7 @@ def test_text_that_only_yaml_1_1_takes_for_something_else_stays_text(text: str):
 def test_a_key_that_is_given_twice_is_refused():
     text = dump_manifest(manifest(training={"seed": 1})).replace("  seed: 1\n", "  seed: 1\n  seed: 2\n")
 
-    assert "'seed' is given twice" in problems_of(text)["manifest"]
+    assert '"seed" is given twice' in problems_of(text)["manifest"]
 
 
 # Everything that a reader of YAML 1.1 or 1.2 may take for a number, a boolean, null or a time, and plain text.

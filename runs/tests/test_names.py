@@ -192,10 +192,9 @@ def test_finds_names_whatever_their_case_and_form(submit: Submit, user: User) ->
 def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {submit(name=f"sweep {number}") for number in range(4)}
     submit(name="other")
-    monkeypatch.setattr("runs.filters.MATCHES_MAX", 3)
-    assert found("name:sweep", user) == runs
-    monkeypatch.setattr("runs.filters.COLLECTED_MAX", 3)
+    monkeypatch.setattr("runs.filters.LISTED_MAX", 3)
     assert found("name:sweep", user) == found("sweep", user) == runs
+    assert found("name:sweep name:other", user) == set()
 
 
 def test_one_with_signs_alone_is_found_by_them(submit: Submit, user: User) -> None:

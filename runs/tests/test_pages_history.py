@@ -226,7 +226,9 @@ def test_a_word_costs_a_query_and_those_for_names_more(
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(9):  # the local user, names of datasets, of models, of runs for each word, then as without
+    with django_assert_num_queries(
+        11
+    ):  # user, datasets, models, tags and names for each word, then as without
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 

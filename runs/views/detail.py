@@ -18,9 +18,9 @@ from runs import services
 from runs.access import get_run_for
 from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunStatus
-from runs.preflight import warnings_in
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
+from runs.reading.summaries import bars_of, read_plan, read_result
 from runs.runtime import tunix_command
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
@@ -41,6 +41,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
     folder = services.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
+    plan = read_plan(run.summary)
     context = {
         "run": run,
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),  # empty where one may act on it
@@ -51,7 +52,12 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "extensions": extensions_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
-        "warnings": warnings_in(run.summary),
+        "warnings": services.warnings_of_run(
+            summary=run.summary, config=run.config, timeout_seconds=run.timeout_seconds, queued_at=run.queued_at
+        ),
+        "plan": plan,
+        "bars": bars_of(plan["histogram"]) if plan else [],
+        "result": read_result(run.summary),
         "parameters": parameters_of(run),
         "command": command_of(run),
         "has_manifest": (folder / run_folders.MANIFEST).is_file(),

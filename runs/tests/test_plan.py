@@ -47,9 +47,9 @@ PLAN: Answer = {
 def check(api: APIClient, body: Answer, scripted: Script) -> Callable[..., Answer]:
     """A dry run with depth, whose training command follows a script."""
 
-    def post(*script: list[Any]) -> Answer:
+    def post(*script: list[Any], limit: float | None = None) -> Answer:
         scripted(*script)
-        response = api.post("/api/tunix/run", body | {"preflight": "full"}, format="json")
+        response = api.post("/api/tunix/run", body | {"preflight": "full", "timeout_seconds": limit}, format="json")
         assert response.status_code == 202, response.content
         answer: Answer = response.json()
         return answer
@@ -82,6 +82,19 @@ def test_a_report_that_is_printed_counts_too(check: Callable[..., Answer]) -> No
 def test_without_a_report_there_is_no_plan_and_a_warning(check: Callable[..., Answer], script: list[list[Any]]) -> None:
     answer = check(*script)
     assert (answer["status"], answer["plan"], answer["warnings"]) == ("completed", None, [NO_REPORT])
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [([["wait", "stop.json", False]], "completed"), ([["steps", 100_000, 0.01]], "timeout")]
+)
+def test_one_that_runs_past_its_limit_and_its_files_say_the_same(
+    check: Callable[..., Answer], script: list[list[Any]], status: str
+) -> None:
+    """Whether the command obeys, or completes before it has looked."""
+    answer = check(*script, limit=1)
+    folder = run_folder(Run.objects.get())
+    assert (answer["status"], (folder / "stop.json").exists()) == (status, status == "timeout")
+    assert json.loads((folder / "exit.json").read_text())["reason"] == {"completed": "exit", "timeout": "timeout"}[status]
 
 
 def test_others_have_no_plan(run_dry: Callable[..., Answer]) -> None:

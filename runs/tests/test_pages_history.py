@@ -242,7 +242,7 @@ def test_a_filter_with_a_mistake_points_at_it(local_client: Client) -> None:
 
 def test_date_ranges_leave_quoted_text_alone(local_client: Client) -> None:
     query = 'note:"x  after:7d" AFTER:24h'
-    for address in re.findall(r'href="(\?q=[^"]*)"', local_client.get("/", {"q": query}).content.decode()):
+    for address in re.findall(r'<a class="tag" href="(\?q=[^"]*)"', local_client.get("/", {"q": query}).content.decode()):
         assert "note%3A%22x++after%3A7d%22" in address
         assert local_client.get(f"/{address.replace('&amp;', '&')}").status_code == 200
 

@@ -86,4 +86,6 @@ def write_csv(file: HttpResponse, comparison: Comparison) -> None:
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

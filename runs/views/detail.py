@@ -123,11 +123,11 @@ def read_outputs(run: Run) -> list[Output]:
     outputs = []
     for name, kept in (("stdout", run.stdout), ("stderr", run.stderr)):
         path = folder / logs.LOGS[name]
-        active = run.supervised and run.is_active
-        text = run_folders.read_tail(path, limit) if active else kept
+        followed = run.supervised and run.is_active
+        text = run_folders.read_tail(path, limit) if followed else kept
         wanted = name == "stdout" or run.status in (RunStatus.FAILED, RunStatus.TIMEOUT)
-        opened = wanted and (bool(text) or active)
-        outputs.append(Output(name, text, opened, live=active or (run.supervised and path.is_file())))
+        opened = wanted and (bool(text) or run.is_active)
+        outputs.append(Output(name, text, opened, live=followed or (run.supervised and path.is_file())))
     return outputs
 
 

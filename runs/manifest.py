@@ -119,9 +119,10 @@ def number_text(value: float) -> str:
 def value_text(value: Any) -> str:
     """A value as a message shows it: as it stands in a request, ``true`` and not ``True``."""
     try:
-        return shortened(json.dumps(value, ensure_ascii=False, default=str))  # YAML knows dates
-    except ValueError:  # Python writes no number of more than 4,300 digits
-        return "a number of thousands of digits"
+        text = json.dumps(value, ensure_ascii=False, default=str)  # YAML knows dates
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; lists in lists in lists
+        return "this"
+    return shortened("".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text[: SHOWN_CHARACTERS + 1]))
 
 
 NUMBER_HINT = "write it without quotes, with a point for decimals, as in 0.0001"

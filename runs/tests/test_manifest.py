@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from runs.manifest import (
     parse_manifest,
     read_manifest,
     shortened,
+    value_text,
     with_revision,
 )
 
@@ -414,3 +416,22 @@ def test_any_manifest_that_was_written_is_read_as_it_was(
 
     assert parse_manifest(text) == built
     assert yaml.safe_load(text) == built  # and by a reader of YAML 1.1
+
+
+def test_values_are_said_as_they_stand_in_a_request():
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    said = {True: "true", None: "null", 0.5: "0.5", "é": '"é"', "a\n": '"a\\n"', "\u202e": '"\\u202e"', "\ud800": '"\\ud800"'}
+    for value, text in said.items():
+        assert value_text(value) == text
+    assert value_text(["x", 1]) == '["x", 1]'
+    assert value_text(date(2026, 1, 2)) == '"2026-01-02"'
+    assert value_text(10**5000) == value_text(nested) == "this"
+    assert len(value_text("x" * 1000)) == 80
+
+
+def test_numbers_are_said_in_full():
+    said = {10**8: "100,000,000", 31_536_000.0: "31,536,000", 2e-5: "0.00002", 1.0: "1", 0.5: "0.5", 1e-9: "0.000000001"}
+    for value, text in said.items():
+        assert number_text(value) == text

@@ -391,3 +391,13 @@ def test_messages_say_values_as_they_stand_in_a_request(post, field: str, value:
 
     assert response.status_code == 400
     assert response.json()[field][0].startswith(said)
+
+
+@pytest.mark.parametrize("depth", [10, 900, 1000])
+def test_a_value_of_great_depth_is_refused(send, body: dict[str, Any], depth: int):
+    nested = b"[" * depth + b"]" * depth
+
+    response = send(json.dumps(body).encode()[:-1] + b', "learning_rate": ' + nested + b"}")
+
+    assert response.status_code == 400
+    assert len(response.content) < 1000

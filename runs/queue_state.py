@@ -91,6 +91,10 @@ class QueueState:
         return sum(state.free for state in self.hosts)
 
     @property
+    def waits_long(self) -> bool:
+        return self.oldest is not None and self.now - self.oldest.created_at > timedelta(minutes=5)
+
+    @property
     def problems(self) -> list[str]:
         """What an operator should look after, in sentences."""
         found = []
@@ -101,13 +105,7 @@ class QueueState:
             found.append("Runs wait and no host is alive: start “manage.py attend” on one.")
         elif self.waiting_trainings and not self.slots:
             found.append("Trainings wait and no live host has a slot: TUNIX_SLOTS is 0 everywhere.")
-        elif (
-            self.root_problem is None
-            and self.waiting_trainings
-            and self.free
-            and self.oldest
-            and self.now - self.oldest.created_at > timedelta(minutes=5)
-        ):
+        elif self.waiting_trainings and self.free and self.waits_long and not self.root_problem:
             found.append("A run has waited longer than five minutes although slots are free: look at the attendants' logs.")
         silence = f"{settings.TUNIX_HOST_SILENT_SECONDS:,.15g} s"
         found += [

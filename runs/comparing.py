@@ -9,7 +9,7 @@ from runs.models import MetricSeries, Run
 
 RUNS_MIN, RUNS_MAX = 2, 20
 # Of the request, what says how a run is handled and nothing about what comes out.
-_HANDLING = ("client_request_id", "dry_run", "notes", "output_dir", "priority", "tags", "timeout_seconds", "webhook_url")
+_HANDLING = ("client_request_id", "dry_run", "name", "notes", "output_dir", "priority", "tags", "timeout_seconds", "webhook_url")
 # label, key of the run's summary, whether less is better (None: neither)
 _RESULTS = (
     ("Exact match before", "exact_match_before", None),

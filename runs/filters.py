@@ -15,15 +15,17 @@ from typing import Any
 
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import connection
-from django.db.models import Q
+from django.db.models import BooleanField, Case, Q, QuerySet, Value, When
 from django.utils import timezone
 
-from runs.models import ACTIVE, TERMINAL, RunMode, RunStatus, RunTag
+from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
+from runs.naming import after_key, search_key
 from runs.selection import parse_moment, runs_whose_id_begins
 from tunixrt.numbers import parse_number
 
 NAMES_MAX = 10_000  # different names that are looked through for a part of one
 MATCHES_MAX = 200  # of those, names that a query lists
+LISTED_MAX = 2000  # runs that a query lists
 _SKIP = re.compile(r"\s*")
 _NAMED = re.compile(r"([A-Za-z_]+)(:|<=|>=|<|>|=)")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -72,6 +74,21 @@ def parse(text: str) -> list[Term]:
             terms.append(Term(name, operator, NAMES[name].read(value) if name else value))
         except ValueError as error:
             raise FilterError(str(error), start) from error
+        position = _skip(text, end)
+    return terms
+
+
+def split_terms(text: str) -> list[str]:
+    """The terms of a filter as they were typed. What cannot be read, from there on, is one of them."""
+    terms: list[str] = []
+    position = _skip(text, 0)
+    while position < len(text):
+        named = _NAMED.match(text, position)
+        try:
+            _, end = _value(text, named.end() if named else position)
+        except FilterError:
+            end = len(text.rstrip())
+        terms.append(text[position:end])
         position = _skip(text, end)
     return terms
 
@@ -173,6 +190,7 @@ _RANGE = (":", "=", "<", "<=", ">", ">=")
 NAMES = {
     "status": _Name(_statuses),
     "mode": _Name(_mode),
+    "name": _Name(_text),
     "dataset": _Name(_text),
     "model": _Name(_text),
     "tag": _Name(_text),
@@ -206,12 +224,14 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
             return Q(status__in=term.value) if len(term.value) > 1 else Q(status=term.value[0])
         case "mode":
             return Q(mode=term.value)
+        case "name":
+            return runs_named(term.value)
         case "dataset":
             return names.holding("dataset_key", term.value)
         case "model":
             return names.holding("model_id", term.value)
         case "tag":
-            return _tagged(term.value)
+            return Q(pk__in=_tags(term.value).values("run"))
         case "owner":
             return Q(owner=by.pk) if term.value == "me" else Q(owner__username=term.value)
         case "note":
@@ -221,15 +241,34 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
         case "before":
             return Q(created_at__lt=term.value)
         case "":
-            word = names.holding("dataset_key", term.value) | names.holding("model_id", term.value) | _tagged(term.value)
+            word = names.holding("dataset_key", term.value) | names.holding("model_id", term.value)
+            word |= _listed(_tags(term.value)) | runs_named(term.value)
             by_id = runs_whose_id_begins(term.value)
             return word if by_id is None else word | by_id
         case _:
             return Q((f"{_NUMBERS[term.name]}__{_LOOKUPS[term.operator]}", term.value))
 
 
-def _tagged(name: str) -> Q:
-    return Q(pk__in=RunTag.objects.filter(name=name).order_by().values("run"))
+def _tags(name: str) -> QuerySet[RunTag]:
+    return RunTag.objects.filter(name=name).order_by()
+
+
+def runs_named(text: str) -> Q:
+    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index."""
+    key = search_key(text)
+    return _listed(RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by())
+
+
+def _listed(rows: QuerySet[Any]) -> Q:
+    """Runs that ``rows`` of another table point at.
+
+    Up to LISTED_MAX are listed by their keys. Where there are more, the newest of them are soon found by walking the history; the
+    CASE keeps the database from joining the tables instead, for it guesses the length of a range of names badly.
+    """
+    found = list(rows.values_list("run", flat=True)[: LISTED_MAX + 1])
+    if len(found) <= LISTED_MAX:
+        return Q(pk__in=found)
+    return Q(Case(When(pk__in=rows.values("run"), then=Value(True)), default=Value(False), output_field=BooleanField()))
 
 
 class _Names:

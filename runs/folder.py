@@ -36,11 +36,12 @@ STDOUT = "stdout.log"
 STDERR = "stderr.log"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+PLAN = "plan.json"
 SEEN = "seen.json"
 EXIT = "exit.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
-NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, SEEN, RESULT, EXIT)
+NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, SEEN, RESULT, PLAN, EXIT)
 
 # Beside the runs, in the output root: what hosts keep there, and the id by which the database knows the root.
 HOSTS = ".hosts"
@@ -320,16 +321,22 @@ def request_stop(folder: Path, reason: str, by: str) -> bool:
     return create_json_once(os.path.join(folder, STOP), {"reason": reason, "by": clean_text(by), "at": timestamp()})
 
 
+def withdraw_stop(folder: Path) -> None:
+    """Remove the stop request. For the holder of the lock, before it writes an end that is no stop."""
+    _unlink(os.path.join(folder, STOP))
+
+
 def withdraw_late_stop(folder: Path) -> None:
-    """Remove a stop request that came after the run's end: nobody obeyed it, and it would tell of a stop that never was. For the
-    holder of the lock."""
+    """Remove a stop request that nobody obeyed, since it would tell of a stop that never was: one that came after the run's end,
+    or one after which the command still ended by itself. For the holder of the lock."""
     paths = [os.path.join(folder, name) for name in (EXIT, STOP)]
     try:
         end, stop = (os.lstat(path).st_ctime_ns for path in paths)
     except FileNotFoundError:
         return
+    reason = (read_json(paths[0]) or {}).get("reason")
     # Written in the same tick of the file system's clock, the end itself tells whether it was obeyed.
-    if stop > end or (stop == end and (read_json(paths[0]) or {}).get("reason") not in STOP_REASONS):
+    if reason == "exit" or stop > end or (stop == end and reason not in STOP_REASONS):
         _unlink(paths[1])
 
 

@@ -4,12 +4,14 @@ from datetime import datetime
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 
 from runs import filters
 from runs.columns import parse_columns
-from runs.manifest import PARAMETERS, Parameter
+from runs.manifest import PARAMETERS, Parameter, number_text
 from runs.models import RunMode, RunStatus
+from runs.naming import NAME_MAX_LENGTH
 from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
 from tunixrt.numbers import NumberField, WholeNumberField
@@ -195,6 +197,12 @@ class StartForm(forms.Form):
     output_dir = forms.CharField(
         label="Output folder", required=False, help_text="Below the output root; empty: named by the run id.", max_length=1000
     )
+    name = forms.CharField(
+        required=False,
+        max_length=NAME_MAX_LENGTH,
+        help_text="What to call the run; empty: two words and a number.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
+    )
     tags = forms.CharField(required=False, help_text="Separated by commas.", max_length=2000)
     notes = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3}), help_text="Markdown.")
     priority = WholeNumberField(
@@ -217,10 +225,13 @@ class StartForm(forms.Form):
         label="Automatic retries",
         initial=0,
         required=False,
-        help_text=f"After a lost worker or a full memory. 0 to {AUTO_RETRY_MAX}.",
+        help_text=(
+            "How often the system tries again by itself when the training was lost with its process or its host, or its host was"
+            f" stopped; not after an error of the training. 0 to {AUTO_RETRY_MAX}."
+        ),
     )
     run_async = forms.BooleanField(
-        label="Run Async", required=False, help_text="Put the run into the queue and come back at once."
+        label="Run Async", required=False, initial=True, help_text="Put the run into the queue and come back at once."
     )
     client_request_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -232,8 +243,9 @@ class StartForm(forms.Form):
         widget = self.fields["dataset_key"].widget
         assert isinstance(widget, forms.Select)
         widget.choices = [("", "Choose a dataset …"), *datasets]
+        self.fields["timeout_seconds"].help_text = time_limit_help()
         self.request: RunRequest | None = None
-        self.checked_without_runtime = False  # no slot was free for a deeper look
+        self.not_looked_at = ""  # why a check could not look deeper
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
@@ -248,6 +260,7 @@ class StartForm(forms.Form):
                     "model_id": cleaned["model_id"],
                     "output_dir": cleaned["output_dir"] or None,
                     "dry_run": self.data.get("action") != RunMode.LOCAL,
+                    "name": cleaned["name"] or None,
                     "tags": split_tags(cleaned["tags"]),
                     "notes": cleaned["notes"].replace("\r\n", "\n"),
                     "priority": cleaned["priority"],
@@ -282,12 +295,21 @@ class StartForm(forms.Form):
         return any(field.errors or _shown(field.value()) != _shown(field.field.initial) for field in self.advanced_fields)
 
 
+def time_limit_help() -> str:
+    queued = settings.TUNIX_RUN_TIMEOUT_SECONDS
+    at_most = f", and {number_text(queued)} at most" if queued else ""
+    return (
+        f"Seconds of training; empty: only the system's limit{at_most}."
+        f" Without Run Async it is cut to {number_text(settings.TUNIX_SYNC_TIMEOUT_SECONDS)} s."
+    )
+
+
 def _shown(value: Any) -> str:
     """A field's value as the page shows it: nothing, no tick and an empty list look alike."""
     return "" if value in (None, False, []) else str(value)
 
 
 def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What the form of a clone shows: the request of the run, in a folder of its own."""
+    """What the form of a clone shows: the request of the run, in a folder and under a name of its own."""
     initial = {name: value for name, value in config.items() if name in StartForm.base_fields or name in PARAMETERS}
-    return initial | {"output_dir": "", "tags": ", ".join(config.get("tags", []))}
+    return initial | {"name": "", "output_dir": "", "tags": ", ".join(config.get("tags", []))}

@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
             for key_node, _ in node.value:
                 key = self.construct_object(key_node, deep=True)
                 if key in seen:
-                    problem = f"the key {shortened(repr(key))} is given twice"
+                    problem = f"the key {value_text(key)} is given twice"
                     raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
                 seen.add(key)
         return mapping
@@ -110,6 +110,31 @@ def shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
+def number_text(value: float) -> str:
+    """A number as a message says it: ``100,000,000``, ``0.00002``, never ``1e+08``."""
+    text = f"{value:,.15g}"
+    return f"{value:,.20f}".rstrip("0").rstrip(".") if "e" in text and abs(value) < 1 else text
+
+
+def value_text(value: Any) -> str:
+    """A value as a message shows it: as it stands in a request, ``true`` and not ``True``."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)  # YAML knows dates
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; lists in lists in lists
+        return "this"
+    return shortened("".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text[: SHOWN_CHARACTERS + 1]))
+
+
+NUMBER_HINT = "write it without quotes, with a point for decimals, as in 0.0001"
+
+
+def not_a_number(value: Any, *, whole: bool) -> str:
+    """Say what ``value`` should have been instead: ``must be a number, not "0,0001": write …``."""
+    hint = NUMBER_HINT if not whole else "write digits without quotes and separators"
+    said = f"must be a {'whole ' if whole else ''}number, not {value_text(value)}"
+    return f"{said}: {hint}" if isinstance(value, str) else said
+
+
 class ManifestError(ValueError):
     """A manifest that cannot be used. ``problems`` maps ``section.key`` to one sentence each."""
 
@@ -145,11 +170,11 @@ class Parameter:
             return None if isinstance(value, bool) else "must be true or false"
         if self.type is int:
             if isinstance(value, bool) or not isinstance(value, int):
-                return f"must be a whole number, not {shortened(repr(value))}"
+                return not_a_number(value, whole=True)
             return self._range_problem(value)
         if self.type is float:
             if isinstance(value, bool) or not isinstance(value, int | float):
-                return f"must be a number, not {shortened(repr(value))}"
+                return not_a_number(value, whole=False)
             if isinstance(value, float) and not math.isfinite(value):
                 return "must be a finite number"
             return self._range_problem(value)
@@ -158,22 +183,22 @@ class Parameter:
                 return "must be a list with at least one name"
             unknown = [item for item in value if item not in self.choices]
             if unknown:
-                return f"{shortened(repr(unknown[0]))} is not one of {', '.join(self.choices)}"
+                return f"{value_text(unknown[0])} is not one of {', '.join(self.choices)}"
             return "must not name anything twice" if len(set(value)) < len(value) else None
         if not isinstance(value, str):
-            return f"must be text, not {shortened(repr(value))}"
+            return f"must be text, not {value_text(value)}"
         if self.choices and value not in self.choices:
-            return f"{shortened(repr(value))} is not one of {', '.join(self.choices)}"
+            return f"{value_text(value)} is not one of {', '.join(self.choices)}"
         return None
 
     def _range_problem(self, value: float) -> str | None:
         if self.minimum is not None:
             if self.exclusive_minimum and not value > self.minimum:
-                return f"must be greater than {self.minimum:g}"
+                return f"must be greater than {number_text(self.minimum)}"
             if not self.exclusive_minimum and value < self.minimum:
-                return f"must be at least {self.minimum:g}"
+                return f"must be at least {number_text(self.minimum)}"
         if self.maximum is not None and value > self.maximum:
-            return f"must be at most {self.maximum:g}"
+            return f"must be at most {number_text(self.maximum)}"
         return None
 
     @property
@@ -184,8 +209,8 @@ class Parameter:
         if self.minimum is None or self.maximum is None:
             return ""
         if self.exclusive_minimum:
-            return f"{self.minimum:g} < x ≤ {self.maximum:g}"
-        return f"{self.minimum:g}–{self.maximum:g}"
+            return f"{number_text(self.minimum)} < x ≤ {number_text(self.maximum)}"
+        return f"{number_text(self.minimum)}–{number_text(self.maximum)}"
 
 
 _ALL = [

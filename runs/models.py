@@ -14,6 +14,8 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from runs.naming import NAME_MAX_LENGTH, make_name, search_keys
+
 
 class RunStatus(models.TextChoices):
     PENDING = "pending"
@@ -103,6 +105,7 @@ class Run(models.Model):
     """One request to train, or to check that one could train. Only ``runs.lifecycle`` writes ``status``."""
 
     run_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=NAME_MAX_LENGTH, default=make_name, help_text="What people call it; not unique.")
     dataset_key = models.CharField(max_length=256)
     model_id = models.CharField(max_length=256)
     mode = models.CharField(max_length=64, choices=RunMode.choices)
@@ -311,6 +314,27 @@ class SavedView(models.Model):
     def filters(self) -> list[tuple[str, str]]:
         """What the query asks for, by name."""
         return parse_qsl(self.query)
+
+
+class RunNameKey(models.Model):
+    """What a search finds a run's name by: the name from each of its words on (``runs.naming.search_keys``).
+
+    Bytes, because every database orders and compares them alike: the names that begin with a text are one range of the index.
+    """
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="name_keys")
+    key = models.BinaryField(editable=False)
+
+    class Meta:
+        indexes = [models.Index("key", "run", name="ix_run_name_key")]  # a search by name
+
+    def __str__(self) -> str:
+        return bytes(self.key).decode()
+
+    @classmethod
+    def of(cls, run: Run) -> list[Self]:
+        """Keys of a run's name, not yet stored."""
+        return [cls(run=run, key=key) for key in search_keys(run.name)]
 
 
 class RunTag(models.Model):

@@ -32,6 +32,12 @@ def root_problem() -> str | None:
     return _away(known) or _space_problem()
 
 
+def start_problem() -> str | None:
+    """Return why the output root keeps runs waiting, or None. Changes nothing."""
+    known = OutputRoot.objects.first()
+    return None if known is None else _away(known) or _space_problem()
+
+
 def root_away() -> str | None:
     """Return why the output root of this database cannot be seen right now, or None. Changes nothing.
 

@@ -83,7 +83,7 @@ def warnings_in(summary: Any) -> list[str]:
     summary = summary if isinstance(summary, dict) else {}
     report = summary.get("preflight")
     found = [summary.get("warnings"), report.get("warnings") if isinstance(report, dict) else None]
-    return [str(warning) for warnings in found if isinstance(warnings, list) for warning in warnings]
+    return [warning for warnings in found if isinstance(warnings, list) for warning in warnings if isinstance(warning, str)]
 
 
 def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django_q.models import Failure, OrmQ
 
 from runs.models import Host, Run, RunStatus, WebhookDelivery
+from runs.output_root import start_problem
 
 HOSTS_MAX = 100
 EXECUTING_MAX = 200
@@ -25,7 +26,7 @@ COUNTED_MAX = 10_000
 TASKS_SILENT = timedelta(seconds=60)
 # In the very words of its partial index, which SQLite does not see through a parameter.
 IS_WAITING = RawSQL('"runs_webhookdelivery"."state" = \'waiting\'', (), output_field=BooleanField())
-ROW = ("run_id", "status", "mode", "dataset_key", "model_id", "priority", "created_at", "owner__username")
+ROW = ("run_id", "name", "status", "mode", "dataset_key", "model_id", "priority", "created_at", "owner__username")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class QueueState:
     oldest_task: OrmQ | None
     failed_tasks: list[Failure]
     webhooks_waiting: Bounded
+    root_problem: str | None  # why the output root keeps runs waiting
 
     @property
     def slots(self) -> int:
@@ -89,18 +91,25 @@ class QueueState:
         return sum(state.free for state in self.hosts)
 
     @property
+    def waits_long(self) -> bool:
+        return self.oldest is not None and self.now - self.oldest.created_at > timedelta(minutes=5)
+
+    @property
     def problems(self) -> list[str]:
         """What an operator should look after, in sentences."""
         found = []
         alive = [state for state in self.hosts if state.heard]
+        if self.root_problem:
+            found.append(self.root_problem)
         if self.waiting and not alive:
             found.append("Runs wait and no host is alive: start “manage.py attend” on one.")
         elif self.waiting_trainings and not self.slots:
             found.append("Trainings wait and no live host has a slot: TUNIX_SLOTS is 0 everywhere.")
-        elif self.waiting_trainings and self.free and self.oldest and self.now - self.oldest.created_at > timedelta(minutes=5):
+        elif self.waiting_trainings and self.free and self.waits_long and not self.root_problem:
             found.append("A run has waited longer than five minutes although slots are free: look at the attendants' logs.")
+        silence = f"{settings.TUNIX_HOST_SILENT_SECONDS:,.15g} s"
         found += [
-            f"{state.host.name} has not been heard of for longer than {settings.TUNIX_HOST_SILENT_SECONDS:g} s while it executes"
+            f"{state.host.name} has not been heard of for longer than {silence} while it executes"
             f" {len(state.executing)} run{'' if len(state.executing) == 1 else 's'}."
             for state in self.hosts
             if not state.heard and state.executing
@@ -114,7 +123,7 @@ class QueueState:
 
 
 def read_queue() -> QueueState:
-    """Thirteen queries, each of bounded cost."""
+    """Fourteen queries, each of bounded cost."""
     now = timezone.now()
     fields = (*ROW, "started_at", "step", "total_steps", "supervised", "host_id", "message", "completed_at")
     rows = Run.objects.select_related("owner").only(*fields)
@@ -147,6 +156,7 @@ def read_queue() -> QueueState:
         oldest_task=OrmQ.objects.order_by("pk").first(),
         failed_tasks=list(Failure.objects.order_by("-stopped")[:5]),
         webhooks_waiting=_count(WebhookDelivery.objects.filter(IS_WAITING)),
+        root_problem=start_problem(),
     )
 
 

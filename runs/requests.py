@@ -13,7 +13,8 @@ from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
 from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.manifest import PARAMETERS, parameter_defaults, shortened
+from runs.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
+from runs.naming import NAME_MAX_LENGTH
 from tunixrt.refusals import Refusal
 
 KEY_MAX_LENGTH = 256
@@ -64,6 +65,7 @@ class RunRequest:
     training: dict[str, Any] = field(default_factory=parameter_defaults)
     smoke: bool = False
     preflight: str = "quick"
+    name: str | None = None
     tags: tuple[str, ...] = ()
     notes: str = ""
     priority: int = 0
@@ -73,8 +75,10 @@ class RunRequest:
     client_request_id: str | None = None
 
     def as_config(self) -> dict[str, Any]:
-        """The whole request as JSON, enough to run it again; ``clean_request`` takes it back."""
+        """The whole request as JSON, enough to run it again; ``clean_request`` takes it back. Without a name where none was
+        given: a repeated request is known by this."""
         return {
+            **({} if self.name is None else {"name": self.name}),
             "dataset_key": self.dataset_key,
             "model_id": self.model.model_id,
             "output_dir": self.output_dir,
@@ -106,6 +110,7 @@ def clean_request(data: Any) -> RunRequest:
         "dry_run": reader.boolean("dry_run", True),
         "smoke": reader.boolean("smoke", False),
         "preflight": reader.choice("preflight", "quick", ("quick", "full")),
+        "name": reader.parsed("name", clean_name),
         "tags": reader.parsed("tags", clean_tags) or (),
         "notes": reader.parsed("notes", clean_notes) or "",
         "priority": reader.number("priority", int, 0, *PRIORITY_RANGE),
@@ -223,9 +228,9 @@ class _Reader:
         if value is None and default is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
-            self.fail(name, f"This field must be a {'whole ' if kind is int else ''}number.")
+            self.fail(name, f"This field {not_a_number(value, whole=kind is int)}.")
         elif not minimum <= value <= maximum:
-            self.fail(name, f"This field must lie between {minimum:g} and {maximum:g}.")
+            self.fail(name, f"This field must lie between {number_text(minimum)} and {number_text(maximum)}.")
         return value
 
 
@@ -338,6 +343,14 @@ def clean_tags(value: Any) -> tuple[str, ...]:
         if not 1 <= len(tag) <= TAG_MAX_LENGTH or _CONTROL.search(tag):
             raise ValueError(f"A tag has 1 to {TAG_MAX_LENGTH} characters and no control characters.")
     return tags
+
+
+def clean_name(value: Any) -> str:
+    """A run's name without blanks around it. Raises ValueError."""
+    name = value.strip() if isinstance(value, str) else ""
+    if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
+        raise ValueError(f"A name is text of 1 to {NAME_MAX_LENGTH} characters without control characters.")
+    return name
 
 
 def clean_notes(value: Any) -> str:

@@ -24,10 +24,19 @@ from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.disk import measure, require_disk
 from runs.lifecycle import TransitionRefused, transition, transition_together
-from runs.manifest import DATASET_FORMAT, ManifestError, build_manifest, dump_manifest, parameter_defaults, parse_manifest
-from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunStatus, RunTag
+from runs.manifest import (
+    DATASET_FORMAT,
+    ManifestError,
+    build_manifest,
+    dump_manifest,
+    number_text,
+    parameter_defaults,
+    parse_manifest,
+)
+from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
+from runs.naming import make_name, name_of_extension, name_of_retry
 from runs.output_root import root_away
-from runs.preflight import Preflight, check_request
+from runs.preflight import Preflight, check_request, warnings_in
 from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.reservations import remove_set_aside, require_free_folder, reserve_folder, set_aside
 from runs.reservations import run_folder as run_folder
@@ -179,6 +188,7 @@ def submit_run(
     run_id = uuid.uuid4()
     run = Run(
         run_id=run_id,
+        name=request.name or make_name(),
         dataset_key=request.dataset_key,
         model_id=request.model.model_id,
         mode=RunMode.DRY_RUN if request.dry_run else RunMode.LOCAL,
@@ -191,7 +201,7 @@ def submit_run(
         owner=by,
         notes=request.notes,
         priority=request.priority,
-        timeout_seconds=_time_limit(request, queued=queued),
+        timeout_seconds=time_limit(request, queued=queued),
         client_request_id=request.client_request_id,
         request_hash=_request_hash(request),
         retry_of=retry_of,
@@ -211,6 +221,7 @@ def submit_run(
             reserve_folder(run)
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag.of(run, request.tags))
+            RunNameKey.objects.bulk_create(RunNameKey.of(run))
             RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
             if queued:
                 async_task("runs.tasks.launch_pending")
@@ -257,11 +268,29 @@ def runtime_elsewhere() -> bool:
     return Host.objects.alive().exclude(runtime_version="").exists()
 
 
-def _time_limit(request: RunRequest, *, queued: bool) -> float | None:
+def time_limit(request: RunRequest, *, queued: bool) -> float | None:
     """Seconds: the request's own limit within the system's; a run in the request never takes longer than that may."""
     system = settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
     limits = [limit for limit in (request.timeout_seconds, system) if limit is not None]
     return min(limits, default=None)
+
+
+def warnings_of_run(
+    *, summary: Any, config: dict[str, Any], timeout_seconds: float | None, queued_at: datetime | None
+) -> list[str]:
+    """Return what is worth knowing about a run, one sentence each: what a dry run found, and that its time was cut."""
+    cut = limit_warning(asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None)
+    return [*([cut] if cut else []), *warnings_in(summary)]
+
+
+def limit_warning(*, asked: Any, limit: float | None, queued: bool) -> str | None:
+    """Say that a run got less time than its request asked for, and why; None where it did not."""
+    if not isinstance(asked, int | float) or limit is None or asked <= limit:
+        return None
+    cut = f"timeout_seconds {number_text(asked)} was cut to {number_text(limit)}"
+    if queued:
+        return f"{cut}: TUNIX_RUN_TIMEOUT_SECONDS limits every run to that."
+    return f"{cut}, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request. Queue it (Run Async, ?mode=async) to give it longer."
 
 
 def _request_hash(request: RunRequest) -> str:
@@ -429,15 +458,17 @@ def _retry_lost(run: Run) -> str:
     return f" Run {retry.run_id} tries again from {start}."
 
 
-def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Iterable[str] = ()) -> Run:
+def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Sequence[str] = ()) -> Run:
     """A run that failed before anything was started: says exactly why, has no exit code."""
     reason = " ".join(problems)
+    summary = {"warnings": list(warnings)} if warnings else {}
     stderr = "\n".join([*(f"error: {problem}" for problem in problems), *(f"warning: {warning}" for warning in warnings)])
     return finish_run(
         run=run,
         status=RunStatus.FAILED,
         reason=reason,
         by=by,
+        summary=summary,
         stderr=stderr.encode()[-settings.TUNIX_OUTPUT_MAX_BYTES :].decode(errors="ignore"),
     )
 
@@ -491,7 +522,8 @@ def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
 
 
 def _submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -> Run:
-    request = clean_request(run.config | {"output_dir": None})
+    name = name_of_retry(run.name, run.attempt + 1)
+    request = clean_request(run.config | {"output_dir": None, "name": name})
 
     def submit() -> Run:
         source = find_source(run, anew=not resume)
@@ -527,7 +559,9 @@ def extend_run(*, run: Run, by: User, num_epochs: int | None = None, max_steps: 
     if (num_epochs is None) == (max_steps is None):
         raise InvalidRequest({"non_field_errors": ["Give either num_epochs or max_steps: how much to add."]})
     added = {"max_steps": max_steps} if num_epochs is None else {"num_epochs": num_epochs, "max_steps": None}
-    request = clean_request(run.config | {"output_dir": None} | added)
+    amount, unit = (max_steps, "step") if num_epochs is None else (num_epochs, "epoch")
+    name = name_of_extension(run.name, amount or 0, unit)
+    request = clean_request(run.config | {"output_dir": None, "name": name} | added)
     if run.mode == RunMode.DRY_RUN:
         raise StateConflict("A dry run trains nothing, so there is nothing to extend.")
     if not run.is_extensible:
@@ -626,21 +660,28 @@ def folder_bytes(run: Run) -> int:
 
 
 def annotate_run(
-    *, run: Run, by: User, tags: tuple[str, ...] | None = None, notes: str | None = None, pinned: bool | None = None
+    *,
+    run: Run,
+    by: User,
+    name: str | None = None,
+    tags: tuple[str, ...] | None = None,
+    notes: str | None = None,
+    pinned: bool | None = None,
 ) -> Run:
-    """Change what people say about a run; what happened to it is not theirs to change."""
+    """Update name, tags, notes and pin; None leaves one as it is."""
     with transaction.atomic():
         if tags is not None:
             run.tags.exclude(name__in=tags).delete()
             RunTag.objects.bulk_create(RunTag.of(run, tags), ignore_conflicts=True)
-        fields = [name for name, value in (("notes", notes), ("pinned", pinned)) if value is not None]
-        if notes is not None:
-            run.notes = notes
-        if pinned is not None:
-            run.pinned = pinned
-        if fields:
-            run.save(update_fields=fields)
-        changed = [*(["tags"] if tags is not None else []), *fields]
+        given = {field: value for field, value in (("name", name), ("notes", notes), ("pinned", pinned)) if value is not None}
+        for field, value in given.items():
+            setattr(run, field, value)
+        if given:
+            run.save(update_fields=list(given))
+        if name is not None:
+            run.name_keys.all().delete()
+            RunNameKey.objects.bulk_create(RunNameKey.of(run))
+        changed = [*(["tags"] if tags is not None else []), *given]
         if changed:
             RunEvent.objects.create(run=run, reason=f"{', '.join(changed)} changed", by=by.get_username(), at=timezone.now())
     return run

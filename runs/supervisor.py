@@ -152,6 +152,8 @@ class Supervisor:
         for descriptor in self.outputs:
             with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
                 os.fsync(descriptor)
+        if record["reason"] == "exit":  # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
+            files.withdraw_stop(self.folder)
         self._write_exit(record)
 
     def _train(self) -> dict[str, Any]:
@@ -398,13 +400,13 @@ class Supervisor:
         if self.stop["reason"] == "cancel":
             return f"Cancelled by {self.stop['by']}"
         if self.command.deadline < math.inf and self.stop["by"] == "keeper":
-            return f"Stopped at its time limit of {self.command.deadline:g} seconds"
+            return f"Stopped at its time limit of {self.command.deadline:,.15g} seconds"
         return "Stopped at its time limit"
 
     def _how_it_ended(self, code: int) -> str:
         end = f"exit code {code}" if code > 0 else signal_name(-code)
         if self.kill_sent:
-            return f"the training ignored SIGTERM for {self.grace:g} seconds and was killed ({end})"
+            return f"the training ignored SIGTERM for {self.grace:,.15g} seconds and was killed ({end})"
         if self.term_sent:
             return f"the training stopped on SIGTERM ({end})"
         return f"the training stopped by itself ({end})"
@@ -432,8 +434,10 @@ class Supervisor:
                 if self._folder_is_there():
                     files.remove_temporary_files(self.folder)
                     files.write_json(self.path(files.EXIT), record)
-                    return
+                    break
             except OSError:
                 pass
             if signal.sigtimedwait((signal.SIGTERM,), WRITE_AGAIN_SECONDS):
                 return
+        with contextlib.suppress(OSError, files.BrokenFile):  # asked for while the end was written
+            files.withdraw_late_stop(self.folder)

@@ -29,6 +29,7 @@ def payload_of(run: Run) -> dict[str, Any]:
     return {
         "event": "run.ended",
         "run_id": str(run.run_id),
+        "name": run.name,
         "status": run.status,
         "mode": run.mode,
         "dataset_key": run.dataset_key,

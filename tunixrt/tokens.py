@@ -32,7 +32,7 @@ def make_token(
     with transaction.atomic():
         expiry = None if days is None else timedelta(days=days)
         token, key = ApiToken.objects.create(user=of, expiry=expiry, name=name, read_only=read_only)
-        note = ", ".join([how, *(["read-only"] if read_only else []), *([] if days is None else [f"for {days:g} days"])])
+        note = ", ".join([how, *(["read-only"] if read_only else []), *([] if days is None else [f"for {days:,.15g} days"])])
         write_log_entry(by=by, target=token, name=str(token), flag=ADDITION, message=note)
     return token, key
 

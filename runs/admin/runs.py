@@ -16,6 +16,7 @@ from django.utils.safestring import SafeString
 from runs import services
 from runs.admin.links import run_link, status_badge
 from runs.execution import attending
+from runs.filters import runs_named
 from runs.models import Run, RunEvent, RunTag, WebhookDelivery
 from runs.requests import PRIORITY_RANGE
 from runs.selection import runs_whose_id_begins
@@ -67,7 +68,7 @@ class DeliveryInline(ReadOnlyInline):
 class RunAdmin(ReadOnlyAdmin):
     change_list_template = "admin/runs/run/change_list.html"
     list_display = (
-        "short_id", "status_badge", "mode", "dataset_key", "model_id",
+        "short_id", "called", "status_badge", "mode", "dataset_key", "model_id",
         "owner", "host", "created", "duration", "priority", "pinned",
     )  # fmt: skip
     list_filter = ("status", "mode", TrashFilter, "created_at", "owner", "host")
@@ -75,13 +76,13 @@ class RunAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-run_id")
     search_fields = ("dataset_key", "model_id")
-    search_help_text = "The beginning of a run id; a dataset, a model, a tag or an owner exactly"
+    search_help_text = "Words of a name, the beginning of a run id, or a dataset, model, tag or owner exactly"
     inlines = (EventInline, DeliveryInline)
     actions = ("cancel", "retry", "retry_from_scratch", "pin", "unpin", "prioritise", "trash", "purge")
     readonly_fields = ("status_badge", "tags", "folder", "retries", "series")
     fieldsets = (
         (None, {"fields": (
-            "run_id", "status_badge", "message", "mode", "dataset_key", "model_id", "owner", "tags", "notes", "pinned",
+            "run_id", "name", "status_badge", "message", "mode", "dataset_key", "model_id", "owner", "tags", "notes", "pinned",
         )}),
         ("Course", {"fields": (
             "created_at", "queued_at", "started_at", "completed_at", "duration_seconds", "exit_code", "trashed_at",
@@ -110,7 +111,7 @@ class RunAdmin(ReadOnlyAdmin):
         if not text:
             return queryset, False
         found = Q(dataset_key=text) | Q(model_id=text) | Q(owner__username=text)
-        found |= Q(pk__in=RunTag.objects.filter(name=text).order_by().values("run"))
+        found |= Q(pk__in=RunTag.objects.filter(name=text).order_by().values("run")) | runs_named(text)
         if (by_id := runs_whose_id_begins(text)) is not None:
             found |= by_id
         return queryset.filter(found), False
@@ -133,6 +134,10 @@ class RunAdmin(ReadOnlyAdmin):
     @admin.display(description="run")
     def short_id(self, run: Run) -> SafeString:
         return format_html('<code title="{}">{}</code>', run.pk, str(run.pk)[:8])
+
+    @admin.display(description="name")
+    def called(self, run: Run) -> SafeString:
+        return format_html("<bdi>{}</bdi>", run.name)
 
     @admin.display(description="status")
     def status_badge(self, run: Run) -> SafeString:
@@ -203,12 +208,10 @@ class RunAdmin(ReadOnlyAdmin):
     def prioritise(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
         front = Run.objects.pending_in_order().exclude(pk__in=runs.values("pk")).values_list("priority", flat=True).first()
         priority = min((front or 0) + 1, PRIORITY_RANGE[1])
-        self._each(
-            request,
-            runs,
-            lambda run, by: services.set_priority(run=run, by=by, priority=priority),
-            f"moved to the front of the queue (priority {priority})",
-        )
+        done = f"moved to the front of the queue (priority {priority})"
+        if front == PRIORITY_RANGE[1]:
+            done = f"set to priority {priority}, the highest; older runs of that priority start first"
+        self._each(request, runs, lambda run, by: services.set_priority(run=run, by=by, priority=priority), done)
 
     @admin.action(description="Move to the trash", permissions=["operate"])
     def trash(self, request: HttpRequest, runs: QuerySet[Run]) -> None:

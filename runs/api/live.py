@@ -170,7 +170,7 @@ class RunMetrics(APIView):
         reader.finish()
         run = get_run_for(actor(request), run_id, may=May.READ)
         attempts = curves.read_chain(run) if chained else [curves.Attempt(run, None, None)]
-        answer: dict[str, Any] = {"run_id": run.run_id}
+        answer: dict[str, Any] = {"run_id": run.run_id, "name": run.name}
         offset = run.metrics_offset
         for _ in range(OFFSET_TRIES):
             # The stream goes on at this offset, so what was read must end there.
@@ -187,6 +187,7 @@ class RunMetrics(APIView):
             answer["attempts"] = [
                 {
                     "run_id": attempt.run.run_id,
+                    "name": attempt.run.name,
                     "attempt": attempt.run.attempt,
                     "status": attempt.run.status,
                     "first_step": attempt.first_step,

@@ -11,12 +11,13 @@ from django.db import InterfaceError, OperationalError, connection
 
 from runs.access import config_for
 from runs.models import Run, RunTag
-from runs.preflight import warnings_in
 from runs.reading.compiled import Compiled, as_key
+from runs.reading.summaries import read_plan
+from runs.services import warnings_of_run
 
-STATUS_FIELDS = ("run_id", "status", "queued_at", "started_at", "completed_at", "exit_code")
+STATUS_FIELDS = ("run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code")
 FULL_FIELDS = (
-    "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",
+    "run_id", "name", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",
     "duration_seconds", "started_at", "completed_at", "message",
     "created_at", "queued_at", "config", "priority", "attempt", "notes", "pinned", "timeout_seconds", "resume",
     "extend_from_step",
@@ -80,7 +81,12 @@ def _tag_rows() -> Compiled:
 
 def _full(values: Iterable[Any], reader: User, owner_id: int) -> dict[str, Any]:
     answer = _named(FULL_FIELDS, values)
-    return answer | {"config": config_for(reader, answer["config"], owner_id), "warnings": warnings_in(answer["summary"])}
+    facts = {name: answer[name] for name in ("summary", "config", "timeout_seconds", "queued_at")}
+    return answer | {
+        "config": config_for(reader, answer["config"], owner_id),
+        "warnings": warnings_of_run(**facts),
+        "plan": read_plan(answer["summary"]),
+    }
 
 
 def _named(names: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:

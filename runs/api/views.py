@@ -18,7 +18,7 @@ from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
 from runs.output_root import while_root_is_there
 from runs.reading import pages
-from runs.requests import RunRequest, clean_extension, clean_notes, clean_request, clean_tags
+from runs.requests import RunRequest, clean_extension, clean_name, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
@@ -104,7 +104,7 @@ def read_selection(reader: QueryReader, *, by: User) -> Selection:
 
 
 class RunDetail(APIView):
-    """GET: everything about a run. PATCH: tags, notes, pin. DELETE: an ended run goes to the trash."""
+    """GET: everything about a run. PATCH: name, tags, notes, pin. DELETE: an ended run goes to the trash."""
 
     def get(self, request: Request, run_id: str) -> Response:
         return Response(read_run_for(actor(request), run_id, lambda key: read_full(key, actor(request))))
@@ -123,11 +123,11 @@ class RunDetail(APIView):
 def _read_annotations(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValidationError({"non_field_errors": ["The request must be a JSON object."]})
-    parsers = {"tags": clean_tags, "notes": clean_notes, "pinned": _clean_bool}
+    parsers = {"name": clean_name, "tags": clean_tags, "notes": clean_notes, "pinned": _clean_bool}
     changes, errors = {}, {}
     for name, value in data.items():
         if name not in parsers:
-            errors[name] = ["Unknown field; tags, notes and pinned can be changed."]
+            errors[name] = ["Unknown field; name, tags, notes and pinned can be changed."]
             continue
         try:
             changes[name] = parsers[name](value)

@@ -78,8 +78,8 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
         return run
     lock = run_folders.try_lock(folder / run_folders.LOCK)
     if lock is None:  # alive: its keeper holds the lock
-        if run.status == RunStatus.CANCELLING:
-            run_folders.request_stop(folder, "cancel", by)
+        if run.status == RunStatus.CANCELLING and run_folders.request_stop(folder, "cancel", by):
+            _withdraw_if_over(folder)
         if run.process is None:  # its launcher was killed before it could tell
             note_process(run, folder)
         take_in_metrics(run, folder)

@@ -32,7 +32,13 @@ NOT_CHECKED = (
     "Not checked, since the training runtime is not here: lengths in tokens, steps, memory, and that one step runs."
     f" {INSTALL_HINT}"
 )
-PASSED: dict[str, Any] = {"status": RunStatus.COMPLETED, "reason": DRY_RUN_MESSAGE, "exit_code": 0, "stdout": DRY_RUN_STDOUT}
+PASSED: dict[str, Any] = {
+    "status": RunStatus.COMPLETED,
+    "reason": DRY_RUN_MESSAGE,
+    "exit_code": 0,
+    "stdout": DRY_RUN_STDOUT,
+    "stderr": "",
+}
 
 
 def answer_dry_run(run: Run, *, by: str) -> Run:
@@ -41,7 +47,7 @@ def answer_dry_run(run: Run, *, by: str) -> Run:
 
     def answer() -> Run:
         if passed:
-            return finish_run(run=run, by=by, stderr=_as_stderr(warnings), summary=_as_summary(warnings), **PASSED)
+            return finish_run(run=run, by=by, summary=_as_summary(warnings), **PASSED)
         return finish_failed(run=run, problems=problems, warnings=warnings, by=by)
 
     try:
@@ -63,7 +69,7 @@ def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
             answer_dry_run(run, by=by)
     for same, group in alike.items():
         try:
-            finish_together(runs=group, by=by, stderr=_as_stderr(same), summary=_as_summary(same), **PASSED)
+            finish_together(runs=group, by=by, summary=_as_summary(same), **PASSED)
         except TransitionRefused:  # one was cancelled, or answered by an attendant that thought us gone: each for itself
             for run in group:
                 answer_dry_run(run, by=by)
@@ -90,10 +96,6 @@ def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, li
     if request.smoke or request.preflight == "full":
         preflight.warnings.append(NOT_CHECKED)
     return True, [], preflight.warnings
-
-
-def _as_stderr(warnings: Sequence[str]) -> str:
-    return "\n".join(f"warning: {warning}" for warning in warnings)
 
 
 def _as_summary(warnings: Sequence[str]) -> dict[str, Any]:

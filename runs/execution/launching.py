@@ -41,8 +41,17 @@ USED = "The run's folder holds files of another run, put there while this one wa
 LOOK_SECONDS = 1.0  # how often a waiting request asks the database
 
 
-class NoFreeSlot(Conflict):
+class CannotStart(Conflict):
     """This host cannot take a run in the request right now; the message says why and what to do."""
+
+
+class NoFreeSlot(CannotStart):
+    def __init__(self) -> None:
+        super().__init__("Every slot of this host is training. Use ?mode=async to queue the run.")
+
+
+class RootUnusable(CannotStart):
+    """The output root is full, away, or cannot be written."""
 
 
 @contextmanager
@@ -69,22 +78,22 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     home if this process dies.
 
     Raises:
-        NoFreeSlot: nothing was stored. And what submit_run raises.
+        CannotStart: nothing was stored. And what submit_run raises.
     """
     if not services.needs_process(request):
         run, created = services.submit_run(request=request, by=by, queued=False, claim_for=this_host())
         return (answer_dry_run(run, by="web") if created else run), created
-    if problem := root_problem():
-        raise NoFreeSlot(problem)
     if found := services.find_submitted(request=request, by=by):
         return found, False
     services.check_submittable(request=request, queued=False)
+    if problem := root_problem():
+        raise RootUnusable(problem)
     host = this_host()
     with launch_lock():
         if found := services.find_submitted(request=request, by=by):
             return found, False
         if free_slots(host) < 1:
-            raise NoFreeSlot("Every slot of this host is training. Use ?mode=async to queue the run.")
+            raise NoFreeSlot
         run, created = services.submit_run(request=request, by=by, queued=False)
         if not created:
             return run, False
@@ -299,7 +308,7 @@ def _arguments(run: Run) -> list[str]:
     if run.mode == RunMode.LOCAL:
         return ["train", "--config", run_folders.MANIFEST]
     smoke = ["--smoke"] if run.config.get("smoke") else []
-    return ["validate", "--config", run_folders.MANIFEST, "--json", *smoke]
+    return ["validate", "--config", run_folders.MANIFEST, "--report", run_folders.PLAN, *smoke]
 
 
 def _command(run: Run, folder: Path) -> dict[str, Any]:

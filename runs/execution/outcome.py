@@ -12,6 +12,7 @@ from runs.models import Run, RunMode, RunStatus
 from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
 
 COMPLETED_MESSAGE = "Training completed."
+NO_REPORT = "The training command wrote no report, so steps, tokens and memory are not known."
 LOST_REASONS = ("lost", "host stopped")  # of exit.json: not the training's own doing, so auto_retry applies
 RESULT_DEPTH = 16  # of result.json; what lies deeper is left out
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
@@ -48,19 +49,27 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
 
 
 def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """A dry run with depth: what the training program printed is the report; a failed one has no exit code."""
+    """A dry run with depth: the training program wrote a report beside its output. A failed one has no exit code, one that passed
+    no stderr: what it warns of is in the report."""
     passed = status == RunStatus.COMPLETED
     reason = DRY_RUN_MESSAGE if passed else _text(end.get("message")) or "The check failed."
+    limit = settings.TUNIX_OUTPUT_MAX_BYTES
     columns = {
         "exit_code": 0 if passed else None,
         "message": reason,
         "stdout": DRY_RUN_STDOUT if passed else "",
-        "stderr": _read_output(folder / run_folders.STDERR, settings.TUNIX_OUTPUT_MAX_BYTES),
+        "stderr": "" if passed else _read_output(folder / run_folders.STDERR, limit),
         "completed_at": _moment(end.get("ended_at")),
         "duration_seconds": _seconds(end.get("duration_seconds")),
-        "summary": {"preflight": _read_object(folder / run_folders.STDOUT)} if passed else {},
+        "summary": _read_report(folder) if passed else {},
     }
     return status, reason, columns
+
+
+def _read_report(folder: Path) -> dict[str, Any]:
+    """The report as a summary; programs that know no ``--report`` print it."""
+    report = _read_object(folder / run_folders.PLAN) or _read_object(folder / run_folders.STDOUT)
+    return {"preflight": report} if report else {"warnings": [NO_REPORT]}
 
 
 def _status(end: dict[str, Any]) -> tuple[str, int | None]:

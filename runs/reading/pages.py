@@ -15,7 +15,7 @@ from django.db import connection
 from runs.models import Run
 from runs.selection import Cursor, Selection
 
-ROW_FIELDS = ("run_id", "dataset_key", "model_id", "mode", "status", "started_at", "duration_seconds")
+ROW_FIELDS = ("run_id", "name", "dataset_key", "model_id", "mode", "status", "started_at", "duration_seconds")
 _OFFSET_MAX = 2**62  # SQLite counts in 63 bits the rows that are passed over and those that are taken
 _ANY_ROW = Cursor(datetime(2000, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
 
@@ -43,6 +43,7 @@ def read_page(
     rows = [
         {
             "run_id": as_text(run_id),
+            "name": name,
             "dataset_key": dataset_key,
             "model_id": model_id,
             "mode": mode,
@@ -50,7 +51,7 @@ def read_page(
             "started_at": started_at and _utc(started_at),
             "duration_seconds": duration_seconds,
         }
-        for run_id, dataset_key, model_id, mode, status, started_at, duration_seconds, _ in found[:limit]
+        for run_id, name, dataset_key, model_id, mode, status, started_at, duration_seconds, _ in found[:limit]
     ]
     if len(found) <= limit:
         return rows, None

@@ -248,6 +248,14 @@ def test_move_to_the_front_of_the_queue(operator: Client, submit: Submit) -> Non
     assert Run.objects.pending_in_order().first() == run
 
 
+def test_what_cannot_come_first_is_not_said_to(operator: Client, submit: Submit) -> None:
+    first, run = submit(priority=100), submit()
+    page = do(operator, "prioritise", run)
+    assert "1 run set to priority 100, the highest; older runs of that priority start first." in page
+    assert "front" not in page.split("messagelist")[1].split("</ul>")[0]
+    assert Run.objects.pending_in_order().first() == first
+
+
 def test_trash_and_purge_with_a_preview_of_what_it_frees(operator: Client, submit: Submit) -> None:
     run = submit()
     claim_run(run=run, host=Host.objects.create(name="a-host"), by="test")

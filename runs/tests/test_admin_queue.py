@@ -14,6 +14,7 @@ from django_q.models import Failure, OrmQ
 
 from runs import queue_state
 from runs.models import Host, Run, WebhookDelivery
+from runs.output_root import root_problem
 from runs.queue_state import read_queue
 from runs.services import claim_run, finish_run, set_priority
 from runs.tests.conftest import Submit
@@ -114,6 +115,17 @@ def test_says_what_is_wrong(operator: Client, submit: Submit, host: Host) -> Non
     assert look(operator)["queue-problem"] == ["a-host has not been heard of for longer than 60 s while it executes 1 run."]
 
 
+def test_a_full_output_root_is_what_runs_wait_for(
+    operator: Client, submit: Submit, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit()
+    Run.objects.update(created_at=timezone.now() - timedelta(minutes=6))
+    assert root_problem() is None  # marks the root, as every host does
+    monkeypatch.setattr("runs.output_root.ROOT_FREE_BYTES", 2**80)
+    (problem,) = look(operator)["queue-problem"]
+    assert "is full:" in problem
+
+
 def test_runs_of_a_host_that_is_gone_are_not_forgotten(operator: Client, submit: Submit, host: Host) -> None:
     run = submit()
     claim_run(run=run, host=host, by="test")
@@ -180,7 +192,7 @@ def test_costs_the_same_whatever_waits_and_counts_no_further_than_it_shows(
         submit()
     many = statements()
 
-    assert len(many) == len(few) <= 15, many  # with the session and its account
+    assert len(many) == len(few) <= 16, many  # with the session and its account
     for statement in many:
         if "COUNT(" in statement:
             assert re.search(r"LIMIT 4\)", statement), statement

@@ -36,6 +36,8 @@ ALLOWED = {
     "SSL_CERT_FILE": "/etc/ca.pem",
     "REQUESTS_CA_BUNDLE": "/etc/ca.pem",
     "OMP_NUM_THREADS": "2",
+    "GLIBC_TUNABLES": "glibc.malloc.arena_max=4",
+    "MALLOC_ARENA_MAX": "4",
 }
 SECRET = "s3cr3t"
 FORBIDDEN = [

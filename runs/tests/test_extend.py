@@ -64,7 +64,7 @@ def test_it_is_a_new_run_from_the_last_checkpoint(
     answer = response.json()
     assert (answer["status"], answer["retry_of"], answer["attempt"]) == ("pending", None, 1)
     assert (answer["resume"], answer["resume_from"], answer["extend_from_step"]) == (True, str(completed.pk), 10)
-    assert answer["config"] == completed.config | {"output_dir": None} | stored
+    assert answer["config"] == completed.config | {"output_dir": None, "name": answer["name"]} | stored
     assert (answer["output_dir"], answer["tags"]) == (answer["run_id"], ["a"])
     assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["extend_from_step"] == 10
     run = Run.objects.get(pk=answer["run_id"])

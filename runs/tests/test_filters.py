@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
-from runs.filters import NAMES, FilterError, Term, condition, different_values, parse
+from runs.filters import NAMES, FilterError, Term, condition, different_values, parse, split_terms
 from runs.models import Run, RunTag
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -118,6 +118,26 @@ def test_any_text_is_read_or_refused_inside_itself(text: str) -> None:
 def test_quoted_text_is_itself(text: str) -> None:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     assert parse(f'"{escaped}"') == [Term("", ":", text)]
+
+
+def test_terms_are_split_as_they_were_typed() -> None:
+    text = '  gemma  note:"x  after:7d"   after:24h "two  words" loss<1 note:"never closed after:7d '
+    assert split_terms(text) == [
+        "gemma", 'note:"x  after:7d"', "after:24h", '"two  words"', "loss<1", 'note:"never closed after:7d',
+    ]  # fmt: skip
+
+
+@given(st.text(max_size=60) | st.lists(st.sampled_from(sorted(NAMES) + list(':<>="\\ a1é\u2003'))).map("".join))
+def test_any_text_is_split_and_means_the_same(text: str) -> None:
+    again = " ".join(split_terms(text))
+    try:
+        read = parse(text)
+    except FilterError:
+        with pytest.raises(FilterError):
+            parse(again)
+        return
+    if not any(isinstance(term.value, datetime) for term in read):
+        assert parse(again) == read
 
 
 # --- finding

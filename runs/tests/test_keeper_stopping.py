@@ -94,6 +94,7 @@ def test_exit_0_is_completed_even_if_a_stop_was_asked_for(run):
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert record["message"] == "The training command completed. The request to stop it came too late."
+    assert training.read(folder.STOP) is None
 
 
 def test_a_stop_that_was_asked_before_the_start_starts_nothing(run):
@@ -129,6 +130,13 @@ def test_the_deadline_is_a_stop_request_of_the_keeper(run):
     assert record["message"] == "Stopped at its time limit of 0.4 seconds; the training stopped by itself (exit code 17)."
     assert 0.4 <= record["duration_seconds"] <= time.monotonic() - began
     assert training.read(folder.STOP)["by"] == "keeper"
+
+
+def test_one_that_completes_after_its_deadline_is_completed_and_no_stop_is_left(run):
+    record = (training := run(["wait", "stop.json", False], ["leave", 0], deadline=0.2).launch()).end()
+    assert (record["reason"], record["exit_code"]) == ("exit", 0)
+    assert record["duration_seconds"] >= 0.2
+    assert training.read(folder.STOP) is None
 
 
 def test_a_limit_of_the_server_is_a_timeout_too(run):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from runs.manifest import (
     Parameter,
     build_manifest,
     dump_manifest,
+    number_text,
     parameter_defaults,
     parse_manifest,
     read_manifest,
     shortened,
+    value_text,
     with_revision,
 )
 
@@ -78,11 +81,11 @@ class TestNumbers:
         below = parameter.minimum if parameter.exclusive_minimum else parameter.minimum - step
         above = math.nextafter(parameter.maximum, math.inf) if parameter.type is float else parameter.maximum + 1
         assert parameter.problem(parameter.type(below)) == (
-            f"must be greater than {parameter.minimum:g}"
+            f"must be greater than {parameter.minimum:,}"
             if parameter.exclusive_minimum
-            else f"must be at least {parameter.minimum:g}"
+            else f"must be at least {parameter.minimum:,}"
         )
-        assert parameter.problem(above) == f"must be at most {parameter.maximum:g}"
+        assert parameter.problem(above) == f"must be at most {number_text(parameter.maximum)}"
 
     def test_only_a_number_is_a_number(self, parameter: Parameter):
         for value in NOT_NUMBERS:
@@ -98,7 +101,7 @@ class TestNumbers:
 
     def test_its_default_and_its_range_are_said(self, parameter: Parameter):
         assert parameter.problem(parameter.default) is None
-        assert f"{parameter.maximum:g}" in parameter.range_text
+        assert number_text(parameter.maximum) in parameter.range_text
 
 
 @pytest.mark.parametrize("parameter", CHOICES, ids=lambda parameter: parameter.name)
@@ -330,7 +333,7 @@ def test_text_that_only_yaml_1_1_takes_for_something_else_stays_text(text: str):
 def test_a_key_that_is_given_twice_is_refused():
     text = dump_manifest(manifest(training={"seed": 1})).replace("  seed: 1\n", "  seed: 1\n  seed: 2\n")
 
-    assert "'seed' is given twice" in problems_of(text)["manifest"]
+    assert '"seed" is given twice' in problems_of(text)["manifest"]
 
 
 # Everything that a reader of YAML 1.1 or 1.2 may take for a number, a boolean, null or a time, and plain text.
@@ -413,3 +416,22 @@ def test_any_manifest_that_was_written_is_read_as_it_was(
 
     assert parse_manifest(text) == built
     assert yaml.safe_load(text) == built  # and by a reader of YAML 1.1
+
+
+def test_values_are_said_as_they_stand_in_a_request():
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    said = {True: "true", None: "null", 0.5: "0.5", "é": '"é"', "a\n": '"a\\n"', "\u202e": '"\\u202e"', "\ud800": '"\\ud800"'}
+    for value, text in said.items():
+        assert value_text(value) == text
+    assert value_text(["x", 1]) == '["x", 1]'
+    assert value_text(date(2026, 1, 2)) == '"2026-01-02"'
+    assert value_text(10**5000) == value_text(nested) == "this"
+    assert len(value_text("x" * 1000)) == 80
+
+
+def test_numbers_are_said_in_full():
+    said = {10**8: "100,000,000", 31_536_000.0: "31,536,000", 2e-5: "0.00002", 1.0: "1", 0.5: "0.5", 1e-9: "0.000000001"}
+    for value, text in said.items():
+        assert number_text(value) == text

@@ -268,9 +268,9 @@ def test_a_chain_of_retries_is_one_curve(api: APIClient, user: User):
     assert found["steps"] == list(range(1, 13))
     assert found["values"] == [101, 102, 103, 104, 205, 206, 207, 208, 209, 310, 311, 312]
     assert answer["attempts"] == [
-        {"run_id": str(first.run_id), "attempt": 1, "status": "failed", "first_step": 1, "to_step": 4},
-        {"run_id": str(second.run_id), "attempt": 2, "status": "failed", "first_step": 5, "to_step": 9},
-        {"run_id": str(third.run_id), "attempt": 3, "status": "running", "first_step": 10, "to_step": None},
+        {"run_id": str(first.run_id), "name": first.name, "attempt": 1, "status": "failed", "first_step": 1, "to_step": 4},
+        {"run_id": str(second.run_id), "name": second.name, "attempt": 2, "status": "failed", "first_step": 5, "to_step": 9},
+        {"run_id": str(third.run_id), "name": third.name, "attempt": 3, "status": "running", "first_step": 10, "to_step": None},
     ]
     assert [series["name"] for series in get(api, third, "?chain=1")["data"]] == ["eval_loss", "loss"]
     assert curve(api, third, "?name=loss") == [(10, 310.0), (11, 311.0), (12, 312.0)]

@@ -9,6 +9,7 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from runs import folder
+from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
 from runs.services import annotate_run, claim_run, finish_run, request_cancel, retry_run, run_folder, trash_run
 from runs.tests.conftest import Submit
@@ -334,3 +335,22 @@ def test_files_of_an_active_run_stay(local_client: Client, submit: Submit) -> No
     page = local_client.post(f"/runs/{run.pk}/remove-file?path=model", follow=True).content.decode()
     assert "Files can be removed when the run has ended" in page
     assert path.exists()
+
+
+def test_the_output_of_a_queued_dry_run_comes_with_its_end(submit: Submit, local_client: Client) -> None:
+    """It has no process whose log could be followed, so the part is fetched anew."""
+    run = submit(dry_run=True)
+    page = local_client.get(f"/runs/{run.pk}").content.decode()
+    assert "#part-output," in page
+    output = page[page.index('id="part-output"') :]
+    assert "data-live-log" not in output
+    assert '<details class="output" id="output-stdout" open>' in output
+    launch_pending()
+    part = local_client.get(f"/runs/{run.pk}", headers={"HX-Request": "true"}).content.decode()
+    assert "Dry-run validation passed" in part[part.index('id="part-output"') :]
+
+
+def test_the_log_of_a_training_is_followed_and_never_fetched_as_a_part(submit: Submit, local_client: Client) -> None:
+    page = local_client.get(f"/runs/{submit().pk}").content.decode()
+    assert "part-output" not in page
+    assert 'data-live-log="stdout"' in page

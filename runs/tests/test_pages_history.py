@@ -1,6 +1,7 @@
 """The history page: rows, filters, pages by cursor, refreshing, and what it costs."""
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -220,13 +221,13 @@ def test_times_are_absolute_in_the_title(local_client: Client, submit: Submit) -
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_words_cost_two_queries_more(
+def test_a_word_costs_a_query_and_those_for_names_more(
     local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
 ) -> None:
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(8):  # the local user, the names of datasets and of models, then as without
+    with django_assert_num_queries(12):  # user, datasets, models, tags and names for each word, then as without
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 
@@ -237,6 +238,13 @@ def test_a_filter_with_a_mistake_points_at_it(local_client: Client) -> None:
     assert 'data-testid="caret">llama <mark>s</mark>tatsu:failed</pre>' in page
     assert "&#x27;statsu&#x27; is no filter" in page
     assert 'value="llama statsu:failed"' in page
+
+
+def test_date_ranges_leave_quoted_text_alone(local_client: Client) -> None:
+    query = 'note:"x  after:7d" AFTER:24h'
+    for address in re.findall(r'<a class="tag" href="(\?q=[^"]*)"', local_client.get("/", {"q": query}).content.decode()):
+        assert "note%3A%22x++after%3A7d%22" in address
+        assert local_client.get(f"/{address.replace('&amp;', '&')}").status_code == 200
 
 
 def test_date_ranges_replace_each_other_and_can_be_left(local_client: Client) -> None:

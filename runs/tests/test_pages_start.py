@@ -1,6 +1,7 @@
 """The start page: what the form says, what it takes, and what becomes of it."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from datasets.models import Dataset
 from runs.forms import StartForm
 from runs.manifest import PARAMETERS, parameter_defaults
 from runs.models import Host, Run
+from runs.output_root import root_problem
 from runs.services import claim_run
 from runs.tests.conftest import Script, Submit
 
@@ -35,6 +37,13 @@ def filled(client: Client, query: str = "") -> dict[str, Any]:
         if value is None or value is False:
             continue
         data[field.html_name] = "on" if value is True else value
+    return data
+
+
+def at_once(client: Client, query: str = "") -> dict[str, Any]:
+    """The same without Run Async, which is on at first."""
+    data = filled(client, query)
+    assert data.pop("run_async") == "on"
     return data
 
 
@@ -110,7 +119,7 @@ def test_both_buttons_work_when_all_is_there(local_client: Client, dataset: Data
 
 
 def test_a_dry_run_shows_its_result(local_client: Client, dataset: Dataset) -> None:
-    data = filled(local_client, "?dataset=sums-v1")
+    data = at_once(local_client, "?dataset=sums-v1")
     response = local_client.post("/runs/new", data | {"action": "dry-run", "num_epochs": "5"}, follow=True)
     run = Run.objects.get()
     assert response.redirect_chain == [(f"/runs/{run.pk}", 302)]
@@ -120,7 +129,7 @@ def test_a_dry_run_shows_its_result(local_client: Client, dataset: Dataset) -> N
 
 def test_a_dry_run_that_fails_says_why(local_client: Client, make_dataset: Callable[..., Dataset]) -> None:
     make_dataset("nothing", size=0)
-    data = filled(local_client, "?dataset=nothing-v1")
+    data = at_once(local_client, "?dataset=nothing-v1")
     page = local_client.post("/runs/new", data | {"action": "dry-run"}, follow=True).content.decode()
     assert Run.objects.get().status == "failed"
     assert "Dataset nothing-v1 is empty" in page
@@ -128,7 +137,7 @@ def test_a_dry_run_that_fails_says_why(local_client: Client, make_dataset: Calla
 
 def test_a_local_run_waits_and_shows_its_output(local_client: Client, dataset: Dataset, scripted: Script) -> None:
     scripted(["say", "trained a little"])
-    data = filled(local_client, "?dataset=sums-v1")
+    data = at_once(local_client, "?dataset=sums-v1")
     page = local_client.post("/runs/new", data | {"action": "local"}, follow=True).content.decode()
     run = Run.objects.get()
     assert (run.mode, run.status, run.exit_code) == ("local", "completed", 0), run.stderr
@@ -213,7 +222,7 @@ def test_an_unknown_dataset_is_404_and_said_at_its_field(local_client: Client, d
 
 
 def test_without_the_runtime_a_local_run_is_501(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
-    data = filled(local_client, "?dataset=sums-v1") | {"action": "local"}
+    data = at_once(local_client, "?dataset=sums-v1") | {"action": "local"}
     response = local_client.post("/runs/new", data)
     assert response.status_code == 501
     assert "Tunix runtime not available" in response.content.decode()
@@ -225,8 +234,9 @@ def test_without_a_free_slot_the_way_out_is_named(
 ) -> None:
     scripted()
     host = Host.objects.create(name=settings.TUNIX_HOST_NAME)
+    assert root_problem() is None  # marks the root, as every host does
     claim_run(run=submit(), host=host, by="test")
-    data = filled(local_client, "?dataset=sums-v1") | {"action": "local"}
+    data = at_once(local_client, "?dataset=sums-v1") | {"action": "local"}
     response = local_client.post("/runs/new", data)
     assert response.status_code == 409
     assert "Tick Run Async to queue the run." in response.content.decode()
@@ -243,7 +253,7 @@ def test_a_check_without_a_free_slot_says_what_it_left_out(
 
 
 def test_the_same_form_sent_twice_starts_one_run(local_client: Client, dataset: Dataset) -> None:
-    data = filled(local_client, "?dataset=sums-v1") | {"action": "dry-run"}
+    data = at_once(local_client, "?dataset=sums-v1") | {"action": "dry-run"}
     first = local_client.post("/runs/new", data)
     second = local_client.post("/runs/new", data, follow=True)
     assert second.redirect_chain == [(first["Location"], 302)]
@@ -322,23 +332,93 @@ def test_a_check_by_htmx_is_the_answer_alone(local_client: Client, dataset: Data
     assert Run.objects.count() == 1
 
 
-def test_a_full_check_shows_the_report(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_a_full_check_shows_the_plan(local_client: Client, dataset: Dataset, scripted: Script) -> None:
     report = {
-        "total_steps": 12, "tokens": 3456, "dropped": 1, "truncated": 2, "sentences": ["12 steps in 3 epochs."],
+        "total_steps": 12, "examples": 8, "tokens": 3456, "dropped": 1, "truncated": 2, "sentences": ["12 steps in 3 epochs."],
         "memory": {"total": 2**30}, "memory_there": 2**33, "warnings": ["One example is <long>."],
     }  # fmt: skip
-    scripted(["say", json.dumps(report)])
+    scripted(["put", "plan.json", json.dumps(report)])
     data = filled(local_client, f"?dataset={dataset.dataset_key}") | {"action": "check"}
     page = local_client.post("/runs/new", data, headers={"HX-Request": "true"}).content.decode()
     assert Run.objects.get().config["preflight"] == "full"
     for shown in (
         "12 steps in 3 epochs.",
         "3,456",
-        "1 examples too long",
-        "1.0\xa0GB of 8.0\xa0GB",
+        "<dt>Left out</dt><dd>1 example</dd>",
+        "<dt>Truncated</dt><dd>25 %</dd>",
+        "of 8.0\xa0GB",
         "One example is &lt;long&gt;.",
     ):
         assert shown in page
+
+
+# --- what cannot be looked at, or not for so long ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> str:
+    """No space is left on the output root; the sentence that says so."""
+    monkeypatch.setattr("runs.output_root.ROOT_FREE_BYTES", 2**80)
+    return "is full:"
+
+
+@pytest.mark.parametrize("action", ["local", "check"])
+def test_a_full_disk_is_not_said_to_be_a_busy_slot(
+    local_client: Client, dataset: Dataset, scripted: Script, full_disk: str, action: str
+) -> None:
+    scripted()
+    response = local_client.post("/runs/new", at_once(local_client, "?dataset=sums-v1") | {"action": action})
+    assert full_disk in response.content.decode()
+    assert "slot" not in response.content.decode().split('id="preflight"')[-1]
+    assert "Every slot" not in response.content.decode()
+
+
+@pytest.mark.parametrize("action", ["local", "check"])
+def test_an_unknown_dataset_is_404_with_the_root_unusable_too(
+    local_client: Client, dataset: Dataset, scripted: Script, full_disk: str, action: str
+) -> None:
+    scripted()
+    data = at_once(local_client) | {"dataset_key": "gone-v1", "action": action}
+    response = local_client.post("/runs/new", data)
+    assert response.status_code == 404
+    assert "Dataset not found: gone-v1" in response.content.decode()
+
+
+def test_an_unknown_dataset_is_404_while_every_slot_is_taken(
+    local_client: Client, dataset: Dataset, scripted: Script, settings: LazySettings
+) -> None:
+    scripted()
+    settings.TUNIX_SLOTS = 0
+    response = local_client.post("/runs/new", filled(local_client) | {"dataset_key": "gone-v1", "action": "check"})
+    assert response.status_code == 404
+
+
+def test_run_async_is_on_at_first_and_stays_as_it_was_sent(local_client: Client, dataset: Dataset) -> None:
+    ticked = re.compile(r'name="run_async"[^>]* checked')
+    assert ticked.search(page_of(local_client))
+    data = at_once(local_client, "?dataset=sums-v1") | {"num_epochs": "0", "action": "local"}
+    assert not ticked.search(local_client.post("/runs/new", data).content.decode())
+
+
+def test_a_time_limit_that_a_run_in_the_request_cannot_have_is_said(
+    local_client: Client, dataset: Dataset, scripted: Script, settings: LazySettings
+) -> None:
+    scripted()
+    settings.TUNIX_SYNC_TIMEOUT_SECONDS = 1234.0
+    cut = "timeout_seconds 3,600 was cut to 1,234, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request."
+    assert "Without Run Async it is cut to 1,234 s." in page_of(local_client)
+    data = at_once(local_client, "?dataset=sums-v1") | {"timeout_seconds": "3600"}
+    assert cut in local_client.post("/runs/new", data | {"action": "check"}).content.decode()
+    assert cut in local_client.post("/runs/new", data | {"action": "local"}, follow=True).content.decode()
+    queued = data | {"run_async": "on", "client_request_id": ""}
+    assert "was cut" not in local_client.post("/runs/new", queued | {"action": "check"}).content.decode()
+    assert "was cut" not in local_client.post("/runs/new", queued | {"action": "local"}, follow=True).content.decode()
+
+
+def test_automatic_retries_are_promised_for_what_they_are_made_for(local_client: Client, dataset: Dataset) -> None:
+    page = page_of(local_client)
+    assert "full memory" not in page
+    assert "when the training was lost with its process or its host, or its host was stopped" in page
 
 
 def test_depth_smoke_and_retries_reach_the_run(local_client: Client, dataset: Dataset, scripted: Script) -> None:
@@ -378,7 +458,7 @@ def test_a_check_and_a_dry_run_warn_of_a_learning_rate_that_is_seldom_meant(
     local_client: Client, dataset: Dataset, without_runtime: None, rate: str, warned: bool
 ) -> None:
     for action in ("check", "dry-run"):
-        data = filled(local_client, "?dataset=sums-v1") | {"action": action, "learning_rate": rate}
+        data = at_once(local_client, "?dataset=sums-v1") | {"action": action, "learning_rate": rate}
         page = local_client.post("/runs/new", data, follow=True).content.decode()
         assert (HIGH in page.split('data-testid="stderr"')[0]) is warned, action
 

@@ -83,7 +83,7 @@ class TestStatus:
 
         status = api.get(url(answer, "/status")).json()
 
-        assert list(status) == ["run_id", "status", "queued_at", "started_at", "completed_at", "exit_code"]
+        assert list(status) == ["run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code"]
         assert status == {name: answer[name] for name in status}
 
     def test_reads_only_the_columns_it_shows(self, api: APIClient, run_dry: RunDry):
@@ -288,7 +288,7 @@ class TestRetry:
         assert answer["run_id"] != str(run.run_id)
         assert (answer["retry_of"], answer["attempt"], answer["status"]) == (str(run.run_id), 2, "pending")
         assert answer["output_dir"] == answer["run_id"]
-        assert answer["config"] == run.config | {"output_dir": None}
+        assert answer["config"] == run.config | {"output_dir": None, "name": answer["name"]}
         assert answer["tags"] == ["a"]
         assert answer["resume"] is False  # there is no checkpoint to go on from
 

@@ -63,6 +63,7 @@ def test_a_row_has_the_fields_of_the_contract_and_nothing_heavy(api: APIClient, 
     assert api.get(URL).json()["data"] == [
         {
             "run_id": str(run.run_id),
+            "name": run.name,
             "dataset_key": "sums-v1",
             "model_id": "preset:tiny-llama",
             "mode": "dry-run",

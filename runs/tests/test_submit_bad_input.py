@@ -357,3 +357,47 @@ def test_almost_right_requests_stay_inside_the_root(
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_answered(api: APIClient, data: bytes):
     assert api.generic("POST", URL, data, "application/json").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("max_steps", 10**9, "This field must be at most 100,000,000."),
+        ("timeout_seconds", 10**9, "This field must lie between 1 and 31,536,000."),
+        ("max_seq_length", 7, "This field must be at least 128."),
+        ("num_epochs", True, "This field must be a whole number, not true."),
+        ("learning_rate", False, "This field must be a number, not false."),
+        ("priority", True, "This field must be a whole number, not true."),
+        ("learning_rate", [None], "This field must be a number, not [null]."),
+        ("too_long", None, "This field must not be null."),
+        ("too_long", True, "This field must be text, not true."),
+        ("too_long", "cut", 'This field "cut" is not one of drop, truncate, split.'),
+        ("lora_targets", [None], "This field null is not one of"),
+        (
+            "learning_rate",
+            "0,0001",
+            'This field must be a number, not "0,0001": write it without quotes, with a point for decimals, as in 0.0001.',
+        ),
+        (
+            "timeout_seconds",
+            "90",
+            'This field must be a number, not "90": write it without quotes, with a point for decimals, as in 0.0001.',
+        ),
+        ("num_epochs", "1,000", 'This field must be a whole number, not "1,000": write digits without quotes and separators.'),
+    ],
+)
+def test_messages_say_values_as_they_stand_in_a_request(post, field: str, value: Any, said: str):
+    response = post(**{field: value})
+
+    assert response.status_code == 400
+    assert response.json()[field][0].startswith(said)
+
+
+@pytest.mark.parametrize("depth", [10, 900, 1000])
+def test_a_value_of_great_depth_is_refused(send, body: dict[str, Any], depth: int):
+    nested = b"[" * depth + b"]" * depth
+
+    response = send(json.dumps(body).encode()[:-1] + b', "learning_rate": ' + nested + b"}")
+
+    assert response.status_code == 400
+    assert len(response.content) < 1000

@@ -47,6 +47,21 @@ def test_a_small_training_completes_with_a_checkpoint(train: Any, dataset: Datas
     assert series["loss"].last == pytest.approx(answer["last_loss"])
 
 
+def test_a_dry_run_with_depth_has_a_whole_plan(train: Any, dataset: Dataset):
+    answer = train(dry_run=True, preflight="full", num_epochs=2)
+
+    assert (answer["status"], answer["stdout"], answer["stderr"]) == ("completed", "Dry-run validation passed", "")
+    plan = answer["plan"]
+    assert (plan["examples"], plan["steps"], plan["truncated_share"]) == (3, 2, 0)
+    assert sum(count for _, _, count in plan["histogram"]) == 3
+    assert [name for name, value in plan.items() if value is None] == ["smoke"]
+    assert 0 < plan["memory"]["needed_bytes"] == sum(plan["memory"]["parts"].values())
+    assert plan["memory"]["available_bytes"] > 0
+    log = (run_folder(Run.objects.get()) / "stdout.log").read_text()
+    assert "3 examples to learn from" in log
+    assert "{" not in log
+
+
 def test_what_the_training_program_refuses_is_said_in_words(train: Any, make_dataset: Any):
     """Only the training program counts tokens exactly: with its template the example is longer than the limit."""
     make_dataset("long", size=1, prompt="x" * 123)

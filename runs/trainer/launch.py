@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     validate.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
     validate.add_argument("--smoke", action="store_true", help="load the model and run one real step")
     validate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    validate.add_argument("--report", type=Path, metavar="FILE", help="also write the report there, as JSON")
     return parser
 
 
@@ -64,12 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
 
         train_from_manifest(arguments.config)
     else:
+        from runs.trainer.metrics import write_json  # noqa: PLC0415
         from runs.trainer.validate import print_report, validate_manifest  # noqa: PLC0415
 
         # What is said on the way belongs to people: with --json stdout holds the object alone.
         with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):
             report = validate_manifest(arguments.config, smoke=arguments.smoke)
         print_report(report, as_json=arguments.json)
+        if arguments.report is not None:
+            write_json(arguments.report, report)
     return 0
 
 

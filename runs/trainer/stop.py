@@ -35,7 +35,7 @@ class StopWatch:
             return self._signal
         return "stop.json" if os.path.exists(self._path) else None
 
-    def check(self) -> None:
-        """Raises Interrupted when a stop was asked for. For the times outside of the steps, when there is nothing to save."""
+    def check(self, when: str = "outside of the training steps; start the run again to go on") -> None:
+        """Raise Interrupted when a stop was asked for. For the times outside of the steps, when there is nothing to save."""
         if reason := self.reason():
-            raise Interrupted(f"stopped by {reason} outside of the training steps; start the run again to go on")
+            raise Interrupted(f"stopped by {reason} {when}")

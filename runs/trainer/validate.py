@@ -17,6 +17,7 @@ from runs.trainer.inputs import input_warnings, open_manifest, plan_data, plan_f
 from runs.trainer.memory import memory_estimate
 from runs.trainer.model_files import check_weights, open_model
 from runs.trainer.plan import DataPlan
+from runs.trainer.stop import StopWatch
 from runs.trainer.tokens import TokenisedData
 
 GIB = 2**30
@@ -26,16 +27,24 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     """Check manifest, data and model, its weights too where they are here; with ``smoke`` load the model and run one real step,
     of which nothing is kept.
 
+    Obeys ``stop.json`` between its parts, up to the last.
+
     Raises:
-        TrainerError: why this training could not run.
+        TrainerError: why this training could not run. Interrupted: the check was asked to stop.
     """
     manifest, folder = open_manifest(config)
+
+    def check_stop() -> None:
+        StopWatch(folder).check("before the check was finished")
+
+    check_stop()
     training = manifest["training"]
     model = _find_model(manifest["model"], folder)
     architecture, warnings = model.architecture, model.warnings + warnings_of(training)
     total, trainable = count_parameters(model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
-    tokenizer, data = tokenise(manifest, folder, model.tokenizer, lambda: None)
+    tokenizer, data = tokenise(manifest, folder, model.tokenizer, check_stop)
     data.check_vocabulary(architecture.vocab)
+    check_stop()
     plan, _, steps = plan_data(data, training, extend_from=manifest["extend_from_step"])
     report: dict[str, Any] = {
         **plan_facts(data, plan, steps),
@@ -55,12 +64,14 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
             f"The training needs about {report['memory']['total'] / GIB:.1f} GiB of memory on each device, and there are "
             f"{report['memory_there'] / GIB:.1f} GiB: lower batch_size or max_seq_length, use LoRA or gradient_checkpointing."
         )
+    check_stop()
     if smoke:
         from runs.trainer.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
 
         report["smoke"] = run_one_step(manifest, folder)
     elif model.files is not None:
         check_weights(model.files)
+    check_stop()
     return report
 
 

@@ -20,7 +20,7 @@ from runs.execution import attending
 from runs.forms import split_tags
 from runs.models import Run
 from runs.reading import artifacts
-from runs.requests import clean_extension, clean_notes, clean_tags
+from runs.requests import clean_extension, clean_name, clean_notes, clean_tags
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May
@@ -119,6 +119,8 @@ def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
 def annotate(request: HttpRequest, run: Run) -> HttpResponse:
     changes: dict[str, Any] = {}
     try:
+        if "name" in request.POST:
+            changes["name"] = clean_name(request.POST["name"])
         if "tags" in request.POST:
             changes["tags"] = clean_tags(split_tags(request.POST["tags"]))
         if "notes" in request.POST:
@@ -127,5 +129,5 @@ def annotate(request: HttpRequest, run: Run) -> HttpResponse:
         messages.error(request, f"Nothing was changed. {error}")
         return go_back(request, run)
     services.annotate_run(run=run, by=person(request), **changes)
-    messages.success(request, f"{' and '.join(changes).capitalize()} saved.")
+    messages.success(request, f"{' and '.join(changes).replace(' and ', ', ', len(changes) - 2).capitalize()} saved.")
     return go_back(request, run)

@@ -33,6 +33,7 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
         raise Refused(f"Choose {RUNS_MIN} to {RUNS_MAX} runs to compare; {len(ids)} {'is' if len(ids) == 1 else 'are'} chosen.")
     fields = (
         "run_id",
+        "name",
         "status",
         "mode",
         "dataset_key",
@@ -78,11 +79,13 @@ def compare_csv(request: HttpRequest) -> HttpResponse:
 def write_csv(file: HttpResponse, comparison: Comparison) -> None:
     lines = [*comparison.configuration, *comparison.results]
     writer = csv.writer(file)
-    writer.writerow(["run_id", "status", "created_at", "fingerprint", *(_cell(line.label) for line in lines)])
+    writer.writerow(["run_id", "name", "status", "created_at", "fingerprint", *(_cell(line.label) for line in lines)])
     for place, run in enumerate(comparison.runs):
-        fixed = [run.pk, run.status, run.created_at.isoformat(), comparison.fingerprints[place]]
+        fixed = [run.pk, _cell(run.name), run.status, run.created_at.isoformat(), comparison.fingerprints[place]]
         writer.writerow([*fixed, *(_cell(line.values[place]) for line in lines)])
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

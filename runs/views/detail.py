@@ -18,9 +18,9 @@ from runs import services
 from runs.access import get_run_for
 from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunStatus
-from runs.preflight import warnings_in
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
+from runs.reading.summaries import bars_of, read_plan, read_result
 from runs.runtime import tunix_command
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
@@ -41,6 +41,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
     folder = services.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
+    plan = read_plan(run.summary)
     context = {
         "run": run,
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),  # empty where one may act on it
@@ -51,7 +52,12 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "extensions": extensions_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
-        "warnings": warnings_in(run.summary),
+        "warnings": services.warnings_of_run(
+            summary=run.summary, config=run.config, timeout_seconds=run.timeout_seconds, queued_at=run.queued_at
+        ),
+        "plan": plan,
+        "bars": bars_of(plan["histogram"]) if plan else [],
+        "result": read_result(run.summary),
         "parameters": parameters_of(run),
         "command": command_of(run),
         "has_manifest": (folder / run_folders.MANIFEST).is_file(),
@@ -80,12 +86,12 @@ def extensions_of(run: Run) -> list[Run]:
     if not run.is_extensible:
         return []
     extensions = run.heirs.visible().filter(retry_of=None, extend_from_step__isnull=False)
-    return list(extensions.order_by("created_at").only("run_id", "status")[:RETRIES_SHOWN])
+    return list(extensions.order_by("created_at").only("run_id", "name", "status")[:RETRIES_SHOWN])
 
 
 def retries_of(run: Run) -> list[Run]:
     """The newest of its direct retries. Sorted here: asked for the newest, a database walks all runs by age to find them."""
-    retries = run.retries.visible().order_by().only("run_id", "status", "created_at")[:RETRIES_MAX]
+    retries = run.retries.visible().order_by().only("run_id", "name", "status", "created_at")[:RETRIES_MAX]
     return sorted(retries, key=lambda retry: retry.created_at, reverse=True)[:RETRIES_SHOWN]
 
 
@@ -117,11 +123,11 @@ def read_outputs(run: Run) -> list[Output]:
     outputs = []
     for name, kept in (("stdout", run.stdout), ("stderr", run.stderr)):
         path = folder / logs.LOGS[name]
-        active = run.supervised and run.is_active
-        text = run_folders.read_tail(path, limit) if active else kept
+        followed = run.supervised and run.is_active
+        text = run_folders.read_tail(path, limit) if followed else kept
         wanted = name == "stdout" or run.status in (RunStatus.FAILED, RunStatus.TIMEOUT)
-        opened = wanted and (bool(text) or active)
-        outputs.append(Output(name, text, opened, live=active or (run.supervised and path.is_file())))
+        opened = wanted and (bool(text) or run.is_active)
+        outputs.append(Output(name, text, opened, live=followed or (run.supervised and path.is_file())))
     return outputs
 
 

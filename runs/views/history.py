@@ -1,6 +1,5 @@
 """The history: every run, newest first, in pages that cost the same at any depth."""
 
-import re
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlencode
@@ -16,6 +15,7 @@ from django.views.decorators.vary import vary_on_headers
 from runs import columns
 from runs.columns import in_order
 from runs.disk import disk_warnings
+from runs.filters import split_terms
 from runs.forms import HistoryFilter
 from runs.models import Run, RunTag, SavedView
 from runs.saved_views import VIEWS_MAX, query_of
@@ -27,12 +27,11 @@ PAGE_SIZE = 20
 COLUMNS_COOKIE = "history_columns"
 # What a row and its essentials show; logs and results stay where they are.
 ROW_FIELDS = (
-    "run_id", "dataset_key", "model_id", "mode", "status", "exit_code", "created_at", "started_at", "completed_at",
+    "run_id", "name", "dataset_key", "model_id", "mode", "status", "exit_code", "created_at", "started_at", "completed_at",
     "duration_seconds", "message", "config", "notes", "pinned", "attempt", "retry_of", "step", "total_steps", "last_loss",
     "owner__username", "trashed_at", "priority", "host__name",
 )  # fmt: skip
 RANGES = (("Last 24 h", "after:24h"), ("Last 7 days", "after:7d"), ("This week", "after:week"), ("This month", "after:month"))
-_AFTER = re.compile(r"(?:^|\s)after:\S+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ class DateRange:
 
 
 def date_ranges(query: str) -> list[DateRange]:
-    rest = " ".join(_AFTER.sub(" ", query).split())
-    chosen = {word.lower() for word in query.split()}
+    words = split_terms(query)
+    rest = " ".join(word for word in words if not word.lower().startswith("after:"))
+    chosen = {word.lower() for word in words}
     return [
         DateRange(label, rest if term in chosen else f"{rest} {term}".strip(), chosen=term in chosen) for label, term in RANGES
     ]

@@ -18,6 +18,7 @@ from runs.folder import BrokenFile
 from runs.models import Run
 from runs.reading.logs import OffsetPastEnd
 from runs.reading.samples import read_samples, read_seen
+from runs.reading.summaries import Bar, bars_of, read_plan
 from tunixrt.accounts import person
 from tunixrt.roles import May
 
@@ -43,16 +44,6 @@ def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """Examples of ``start`` to ``end`` units; ``width``: percent of the longest bar."""
-
-    start: int
-    end: int
-    count: int
-    width: float
-
-
-@dataclass(frozen=True)
 class MeasuredLengths:
     """What a full dry run counted. ``max_seq_length``: of that run; longer examples are cut or left out."""
 
@@ -68,22 +59,14 @@ def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
     """The page, or for htmx the part of a dataset's page."""
     dataset = get_dataset_for(person(request), key, may=May.READ)
     measured: dict[str, MeasuredLengths] = {}
-    recent = Run.objects.visible().filter(dataset_key=key).newest_first().only("model_id", "config", "summary", "completed_at")
+    recent = (
+        Run.objects.visible().filter(dataset_key=key).newest_first().only("name", "model_id", "config", "summary", "completed_at")
+    )
     for run in recent[:RUNS_LOOKED_AT]:
-        if run.model_id in measured or not (bars := bars_of(run.summary)):
+        if run.model_id in measured or (plan := read_plan(run.summary)) is None or not (bars := bars_of(plan["histogram"])):
             continue
         measured[run.model_id] = MeasuredLengths(run, bars, run.config.get("max_seq_length"))
         if len(measured) == MODELS_SHOWN:
             break
     template = "runs/_token_lengths.html" if request.htmx else "runs/token_lengths.html"  # type: ignore[attr-defined]
     return render(request, template, {"dataset": dataset, "measured": list(measured.values())})
-
-
-def bars_of(summary: Any) -> list[Bar]:
-    """The histogram of a full dry run's report; nothing where there is none."""
-    report = summary.get("preflight") if isinstance(summary, dict) else None
-    rows = report.get("length_histogram") if isinstance(report, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == 3 for row in rows):
-        return []
-    most = max((count for _, _, count in rows), default=0)
-    return [Bar(start, end, count, round(100 * count / most, 2)) for start, end, count in rows] if most else []

@@ -24,6 +24,7 @@ from runs.forms import StartForm, initial_from_config
 from runs.manifest import warnings_of
 from runs.models import Host, Run
 from runs.preflight import warnings_in
+from runs.reading.summaries import bars_of, read_plan
 from runs.requests import InvalidRequest, RunRequest, clean_request
 from runs.runtime import local_runtime
 from tunixrt.accounts import person
@@ -46,7 +47,11 @@ def start(request: HttpRequest) -> HttpResponse:
             status, run = check(request, form) if request.POST.get("action") == "check" else submit(request, form)
         if run is not None and request.POST.get("action") != "check":
             return redirect("runs:detail", run.pk)
-        context = page_context(form, person(request)) | {"checked": run, "warnings": warnings_in(run.summary) if run else []}
+        context = page_context(form, person(request))
+        if run is not None:
+            plan = read_plan(run.summary)
+            context |= {"checked": run, "plan": plan, "bars": bars_of(plan["histogram"]) if plan else []}
+            context["warnings"] = [*time_warnings(form), *warnings_in(run.summary)]
         if request.htmx:  # type: ignore[attr-defined]
             return render(request, "runs/_preflight.html", context)
         return render(request, "runs/start.html", context, status=200 if run is not None else status)
@@ -96,6 +101,15 @@ def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
         return refused(form, refusal)
 
 
+def time_warnings(form: StartForm) -> list[str]:
+    """Return what is said of the form's time limit if it is sent as it stands."""
+    assert form.request is not None
+    queued = form.cleaned_data["run_async"]
+    limit = services.time_limit(form.request, queued=queued)
+    warning = services.limit_warning(asked=form.request.timeout_seconds, limit=limit, queued=queued)
+    return [warning] if warning else []
+
+
 def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
     """A dry run of the form as it stands, as deep as this host can look, beside the form. The form itself stays to be sent."""
     assert form.request is not None
@@ -104,6 +118,8 @@ def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
         form.request,
         dry_run=True,
         preflight=depth,
+        name=None,
+        timeout_seconds=None,
         auto_retry=0,
         webhook_url="",
         priority=0,
@@ -111,10 +127,11 @@ def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
         client_request_id=None,
     )
     try:
-        run, _ = launching.run_in_request(request=asked, by=person(request))
-    except launching.NoFreeSlot:
-        form.checked_without_runtime = True
-        run, _ = launching.run_in_request(request=replace(asked, preflight="quick", smoke=False), by=person(request))
+        try:
+            run, _ = launching.run_in_request(request=asked, by=person(request))
+        except launching.CannotStart as reason:
+            form.not_looked_at = why_not_now(reason)
+            run, _ = launching.run_in_request(request=replace(asked, preflight="quick", smoke=False), by=person(request))
     except Refusal as refusal:
         return refused(form, refusal)
     return 200, run
@@ -133,6 +150,11 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
     return run
 
 
+def why_not_now(refusal: launching.CannotStart) -> str:
+    """The reason in the words of the form, where a slot is all that is missing."""
+    return "Every slot of this host is training." if isinstance(refusal, launching.NoFreeSlot) else refusal.detail
+
+
 def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
     """Show why beside its field, or above the form."""
     match refusal:
@@ -142,8 +164,9 @@ def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
             form.add_error("dataset_key", refusal.detail)
         case NotAllowed():
             form.add_error("priority", refusal.detail)
-        case launching.NoFreeSlot():
-            form.add_error(None, "Every slot of this host is training. Tick Run Async to queue the run.")
+        case launching.CannotStart():
+            way_out = " Tick Run Async to queue the run." if isinstance(refusal, launching.NoFreeSlot) else ""
+            form.add_error(None, f"{why_not_now(refusal)}{way_out}")
         case _:
             form.add_error(None, refusal.detail)
     return refusal.status, None

@@ -75,8 +75,10 @@ def duration(seconds: float | None) -> str:
 
 @register.filter
 def number(value: Any) -> str:
-    """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``. Anything else as it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``; ``true``, ``false``. Anything else as it is."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, int | float):
         return NOTHING if value in (None, "") else str(value)
     if isinstance(value, int):
         return f"{value:,}"

@@ -107,6 +107,7 @@ class Command(BaseCommand):
         checkpoint = folder / result["checkpoint"]
         self.stdout.write(
             f"\nRun          {run.run_id}\n"
+            f"Name         {run.name}\n"
             f"Status       {run.status} in {run.duration_seconds:.0f} s\n"
             f"Loss         {first:.3f} → {last:.4f}\n"
             f"Exact match  {before:.1%} → {after:.1%} of {dataset.held_out_size} held-out problems\n"

@@ -197,6 +197,7 @@ def test_what_is_wrong_is_said_beside_the_field(visit: Visit, dataset: str):
 def test_the_page_waits_for_a_run_in_the_request(visit: Visit, house: House, dataset: str):
     page = visit("/runs/new")
     fill_in(page, dataset, house.script(["wait", "go"]))
+    page.get_by_role("checkbox", name="Run Async").uncheck()
     # Playwright's own clicks and looks wait for the answer, which is what is waited for here.
     said, pressed_again = page.evaluate(
         """() => new Promise((done) => {

@@ -65,6 +65,7 @@ def test_a_dry_run_is_started(page: Page, dataset: str):
     page.get_by_role("combobox", name="Dataset").select_option(dataset)
     page.get_by_test_id("check").click()
     expect(page.get_by_test_id("preflight").get_by_test_id("run-status")).to_have_text("completed")
+    page.get_by_role("checkbox", name="Run Async").uncheck()
     page.get_by_test_id("run-dry").click()
     page.wait_for_url(DETAIL)
     expect(status_of(page)).to_have_text("completed")

@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
+from runs.trainer import validate
 from runs.trainer.launch import main
+from runs.trainer.memory import memory_estimate
 from runs.trainer.tests.helpers import arithmetic, line, write_llama
 from runs.trainer.tests.learnt_exactly import CASES, TEMPLATES
 
@@ -53,6 +55,37 @@ def test_text_for_people(make_run, capsys):
     assert "Lengths in tokens:" in out
     assert "% with packing" in out
     assert "Memory: about" in out
+
+
+def test_the_report_is_written_beside_the_text(make_run, capsys):
+    run = make_run()
+    written = run.folder / "plan.json"
+    assert main(["validate", "--config", str(run.config), "--report", str(written)]) == 0
+    out = capsys.readouterr().out
+    assert "40 examples to learn from" in out
+    assert "{" not in out
+    there, again = json.loads(written.read_text()), report(run, capsys)
+    assert there.pop("memory_there") and again.pop("memory_there")
+    assert there == again
+
+
+def test_a_check_that_is_asked_to_stop_stops(make_run, capsys):
+    run = make_run()
+    (run.folder / "stop.json").write_text("{}")
+    assert main(["validate", "--config", str(run.config), "--report", str(run.folder / "plan.json")]) == 17
+    assert "interrupted: stopped by stop.json before the check was finished" in capsys.readouterr().err
+    assert not (run.folder / "plan.json").exists()
+
+
+def test_a_stop_at_the_last_moment_is_obeyed(make_run, capsys, monkeypatch):
+    run = make_run()
+
+    def estimate(*arguments, **keywords):
+        (run.folder / "stop.json").write_text("{}")
+        return memory_estimate(*arguments, **keywords)
+
+    monkeypatch.setattr(validate, "memory_estimate", estimate)
+    assert main(["validate", "--config", str(run.config)]) == 17
 
 
 def test_too_little_memory_is_a_warning(make_run, capsys):

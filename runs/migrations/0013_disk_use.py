@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('auth', '0012_alter_user_first_name_max_length'),
-        ('runs', '0011_extend_from_step'),
+        ('runs', '0012_run_names'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

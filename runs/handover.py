@@ -33,9 +33,7 @@ class Belongings:
         return bool(self.runs or self.datasets)
 
     def __str__(self) -> str:
-        return (
-            f"{self.runs:,} run{'' if self.runs == 1 else 's'} and {self.datasets:,} dataset{'' if self.datasets == 1 else 's'}"
-        )
+        return f"{_counted(self.runs, 'run')} and {_counted(self.datasets, 'dataset')}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -132,7 +132,7 @@ def test_an_error_repeats_a_bounded_part_of_a_request(api: APIClient):
     assert response.status_code == 400
     assert len(response.content) < 300_000
     body = response.json()
-    assert "more errors are not shown" in body["non_field_errors"][0]
+    assert body["non_field_errors"] == ["480 more unknown fields."]
     assert len(body["detail"]) <= 10_000
 
 
@@ -170,7 +170,7 @@ def test_whoever_answers_so_says_when_to_come_back(status: int):
 
 
 def test_what_a_refusal_repeats_is_bounded_where_it_is_made():
-    refusal = Refusal(messages={f"{number}" * 2_000: ["m" * 5_000] * 500 for number in range(200)})
+    refusal = Refusal(messages={f"{number}-{'k' * 2_000}": ["m" * 5_000] * 500 for number in range(200)})
 
     assert len(refusal.detail) <= DETAIL_MAX
     assert sum(len(field) + sum(map(len, said)) for field, said in refusal.messages.items()) < 2_200_000

@@ -111,6 +111,7 @@ class HistoryFilter(forms.Form):
             after=given["after"],
             before=given["before"],
             extra=filters.condition(given["q"], by=by),
+            reads_all=filters.reads_all(given["q"]),
         )
 
     @property

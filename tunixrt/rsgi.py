@@ -15,9 +15,11 @@ django = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 
 from runs.reading.stream import hub  # noqa: E402
-from tunixrt.front import DOWNLOADS, BodyRule, Front, Limits  # noqa: E402
+from tunixrt.client_address import address_in, network_of  # noqa: E402
+from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
 
+DOWNLOADS = 32  # and exports, at once
 UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
 TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
 
@@ -32,13 +34,16 @@ class Application(Front):
 application = Application(
     django,
     places=settings.WEB_THREADS,
-    sending=settings.MAX_STREAMS + DOWNLOADS,
+    streams=settings.MAX_STREAMS + 32,  # the hub counts them first, and lets the next one in a moment before one has gone
+    downloads=DOWNLOADS,
+    downloads_each=DOWNLOADS if settings.LOCAL_MODE else DOWNLOADS // 4,
     limits=Limits(
         body=BodyRule(settings.API_MAX_BODY_BYTES),
         upload=BodyRule(settings.UPLOAD_MAX_BYTES, max_seconds=3600.0),
         upload_paths=UPLOADS,
         slow_paths=UPLOADS | TRAININGS,
     ),
+    address_of=lambda environ: network_of(address_in(environ)),
     uid_of_peer=uid_of_peer if settings.LOCAL_MODE else None,
 )
 

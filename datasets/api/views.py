@@ -38,6 +38,7 @@ from tunixrt.api.query import QueryReader, parse_text, parse_uuid
 from tunixrt.models import ApiToken
 from tunixrt.refusals import NoRoom, NotAllowed
 from tunixrt.roles import May, require
+from tunixrt.searches import search
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 TRACES_MAX = 10_000  # traces in one request; more come as a file
@@ -68,7 +69,8 @@ class TraceList(APIView):
         cursor = reader.take("cursor", decode_trace_cursor)
         text = reader.take("q", parse_text)
         reader.finish()
-        page = take_page(search_traces(text), limit=limit, offset=offset, cursor=cursor)
+        with search(caller(request), "q", reads_all=bool(text)):
+            page = take_page(search_traces(text), limit=limit, offset=offset, cursor=cursor)
         return paged([full_trace(trace) for trace in page.rows], limit, offset, page)
 
     def post(self, request: Request) -> Response:
@@ -105,7 +107,8 @@ class DatasetList(APIView):
         cursor = reader.take("cursor", decode_dataset_cursor)
         text = reader.take("q", parse_text)
         reader.finish()
-        page = take_page(search_datasets(text), limit=limit, offset=offset, cursor=cursor)
+        with search(caller(request), "q", reads_all=bool(text)):
+            page = take_page(search_datasets(text), limit=limit, offset=offset, cursor=cursor)
         return paged([dataset_row(dataset) for dataset in page.rows], limit, offset, page)
 
     def post(self, request: Request) -> Response:

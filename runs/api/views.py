@@ -25,6 +25,7 @@ from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
+from tunixrt.searches import search
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
@@ -80,7 +81,8 @@ class RunList(APIView):
         oldest_first = reader.take("order", read_order, "newest") == "oldest"
         selection = read_selection(reader, by=actor(request))
         reader.finish()
-        rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
+        with search(actor(request), "q", reads_all=selection.reads_all):
+            rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
         pagination = {
             "limit": limit,
             "offset": offset,
@@ -102,6 +104,7 @@ def read_selection(reader: QueryReader, *, by: User) -> Selection:
         after=reader.take("after", parse_moment),
         before=reader.take("before", parse_moment),
         extra=filters.condition(terms, by=by),
+        reads_all=filters.reads_all(terms),
     )
 
 

@@ -147,7 +147,10 @@ class Front:
                 environ["wsgi.input"] = _EMPTY
             else:
                 await self._receive(scope, exchange, environ, body)
-            answer = await self._ask_django(environ, slow=slow)
+            try:
+                answer = await self._ask_django(environ, slow=slow, exchange=exchange)
+            except _Gone:
+                return
         if answer.pieces is None:
             exchange.response_bytes(answer.status, answer.headers, answer.body)
             return
@@ -180,10 +183,20 @@ class Front:
             if len(self._accounts) > KNOWN_MAX:
                 del self._accounts[next(iter(self._accounts))]
 
-    async def _ask_django(self, environ: Environ, *, slow: bool) -> "Answer":
+    async def _ask_django(self, environ: Environ, *, slow: bool, exchange: Exchange) -> "Answer":
+        """Raises _Gone if the client goes away before its turn comes: nobody waits for the answer any more."""
         client = self._client_of(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
-        answer: Answer = await self._places.run(lambda: self._answer(environ), client=client, who=who, slow=slow)
+        visit = self._places.visit(lambda: self._answer(environ), client=client, who=who, slow=slow)
+        if not visit.admitted:
+            gone = asyncio.ensure_future(_disconnected(exchange))
+            gone.add_done_callback(lambda _: self._places.give_up(visit))
+            try:
+                answer: Answer = await visit.result
+            finally:
+                gone.cancel()
+        else:
+            answer = await visit.result
         self._remember(environ)
         return answer
 
@@ -195,7 +208,7 @@ class Front:
         rule = self._limits.upload if upload else self._limits.body
         try:
             self._check_length(environ, rule)
-            if upload and not await self._may_upload(environ):
+            if upload and not await self._may_upload(environ, exchange):
                 environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY})  # the view says why
                 return
             resources.enter_context(self._count_body())
@@ -220,11 +233,11 @@ class Front:
         if int(announced) > rule.max_bytes:
             raise TooLarge(rule.max_bytes)
 
-    async def _may_upload(self, environ: Environ) -> bool:
+    async def _may_upload(self, environ: Environ, exchange: Exchange) -> bool:
         """Ask Django, before the body is received, whether this client may upload anything at all."""
         asked = environ | {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/uploads/permission", "QUERY_STRING": ""}
         asked |= {"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, "HTTP_ACCEPT": "application/json"}
-        answer = await self._ask_django(asked, slow=False)
+        answer = await self._ask_django(asked, slow=False, exchange=exchange)
         return answer.status == 204
 
     @contextlib.contextmanager
@@ -305,6 +318,10 @@ class Front:
             loop.call_soon_threadsafe(ended.set_result, None)
 
 
+class _Gone(Exception):
+    """The client is no longer there."""
+
+
 async def _disconnected(exchange: Exchange) -> None:
     await exchange.client_disconnect()
 
@@ -375,8 +392,8 @@ class Places:
         self._of: Counter[str | bytes] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, work: Callable[[], Any], *, client: str, who: str | bytes, slow: bool) -> Any:
-        """Run ``work`` in a place when its turn comes, and return its result.
+    def visit(self, work: Callable[[], Any], *, client: str, who: str | bytes, slow: bool) -> "_Visit":
+        """Run ``work`` in a place when its turn comes; its ``result`` can be awaited.
 
         Args:
             client: in whose turn. It may be an address that several share.
@@ -386,7 +403,19 @@ class Places:
         visit = _Visit(work, client, who, slow, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(visit)
         self._admit()
-        return await visit.result
+        return visit
+
+    def give_up(self, visit: "_Visit") -> None:
+        """Take one that is still waiting out of the queue. Its result is then _Gone."""
+        if not visit.admitted and not visit.result.done():
+            self._leave_queue(visit)
+            visit.result.set_exception(_Gone())
+
+    def _leave_queue(self, visit: "_Visit") -> None:
+        waiting = self._waiting.pop(visit.client)
+        waiting.remove(visit)
+        if waiting:
+            self._waiting[visit.client] = waiting  # at the end: the others are first
 
     def _admit(self) -> None:
         """Admit those whose turn it is. Looks past requests that only wait for others of their kind or client."""
@@ -403,10 +432,8 @@ class Places:
             visit = next((visit for waiting in self._waiting.values() for visit in waiting if self._may_enter(visit)), None)
             if visit is None:
                 return
-            waiting = self._waiting.pop(visit.client)
-            waiting.remove(visit)
-            if waiting:
-                self._waiting[visit.client] = waiting  # at the end: the others are first
+            self._leave_queue(visit)
+            visit.admitted = True
             self._inside[visit] = now
             self._slow += visit.slow
             self._of[visit.who] += 1
@@ -438,6 +465,7 @@ class _Visit:
     who: str | bytes
     slow: bool
     result: asyncio.Future[Any]
+    admitted: bool = False
 
 
 # --- requests as WSGI knows them --------------------------------------------------------------------------------------

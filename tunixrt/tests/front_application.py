@@ -1,7 +1,7 @@
 """A small application behind a front with short limits, for tunixrt/tests/test_front.py. Served by granian, as the real one is.
 
 ``/hold/NAME`` waits until the file NAME is in the folder that FRONT_TEST_FOLDER names; ``/stream/NAME`` sends a first piece and
-then waits for it; ``/endless`` sends pieces without end; any other path answers with what arrived.
+then waits for it; ``/endless`` sends pieces without end; ``/waiting`` tells how many wait for a place; any other path answers with what arrived.
 """
 
 import itertools
@@ -49,6 +49,8 @@ def answer(environ: dict[str, Any]) -> HttpResponseBase:
         wait_for(path.removeprefix("/hold/"))
     if path.startswith("/stream/"):
         return StreamingHttpResponse(pieces(path.removeprefix("/stream/")))
+    if path == "/waiting":
+        return HttpResponse(str(sum(map(len, list(application._places._waiting.values())))))
     if path == "/endless":
         return StreamingHttpResponse(itertools.repeat(b"x" * 65536))
     body = environ["wsgi.input"].read()

@@ -267,20 +267,35 @@ def test_clients_are_admitted_in_turns() -> None:
     async def visits() -> None:
         places = Places(3, patience=1e6)  # one at a time
         held = threading.Event()
-        first = asyncio.create_task(places.run(held.wait, client="many", who="many", slow=False))
+        first = places.visit(held.wait, client="many", who="many", slow=False)
         many = [
-            asyncio.create_task(places.run(lambda: order.append("many"), client="many", who=f"token {number}", slow=False))
-            for number in range(100)
+            places.visit(lambda: order.append("many"), client="many", who=f"token {number}", slow=False) for number in range(100)
         ]
-        one = asyncio.create_task(places.run(lambda: order.append("one"), client="one", who="one", slow=False))
-        await asyncio.sleep(0)  # all of them have asked
+        one = places.visit(lambda: order.append("one"), client="one", who="one", slow=False)
         held.set()
-        await asyncio.gather(first, one, *many)
+        await asyncio.gather(first.result, one.result, *(visit.result for visit in many))
 
     asyncio.run(visits())
 
     assert len(order) == 101
     assert order.index("one") <= 1
+
+
+def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Server) -> None:
+    """Two hold the places that their client may have; what it asks further is never begun once it has gone."""
+    held = [server.send(get(f"/hold/here-{number}", "Authorization: leaving")) for number in (1, 2)]
+    server.wait_for("here-1")
+    server.wait_for("here-2")
+    for number in range(50):
+        server.send(get(f"/hold/gone-{number}", "Authorization: leaving")).close()
+    last = server.send(get("/", "Authorization: leaving"))
+
+    while server.get("/waiting", "Authorization: another") != (200, b"1"):
+        time.sleep(0.01)
+    server.release("here-1")
+    server.release("here-2")
+    assert [read_answer(connection)[0] for connection in (*held, last)] == [200] * 3
+    assert not list(server.folder.glob("gone-*.entered"))
 
 
 def test_a_client_is_an_account_once_django_has_found_one() -> None:

@@ -36,6 +36,7 @@ from typing import IO, Any, Protocol
 from django.db import connections
 from django.http.response import HttpResponseBase
 
+from tunixrt.memory import GiveBack
 from tunixrt.peers import PEER_UID, is_loopback
 from tunixrt.refusals import REFUSED, BadRequest, Busy, NoRoom, Refusal, TooLarge, TooMany, TooSlow
 from tunixrt.whose import ACCOUNT
@@ -49,6 +50,7 @@ PATIENCE = 0.02  # seconds after which a running request no longer keeps the nex
 # Files sent piece by piece up to this size are sent at once: static files, mostly.
 WHOLE_MAX_BYTES = 1 << 18
 SEND_SECONDS = 60.0
+COMPOSING = 2  # downloads whose next piece is made at once; the others wait for it, or for their clients
 KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
 
 
@@ -134,6 +136,8 @@ class Front:
         self._streams = Shares(streams, streams)
         self._downloads = Shares(downloads, downloads_each)
         self._uploads = Shares(limits.uploads, limits.uploads_each)
+        self._composing = threading.Semaphore(COMPOSING)
+        self._give_back = GiveBack()
         self._bodies = 0
         self._accounts: dict[bytes, str] = {}  # by the hash of a token or session, used last at the end
 
@@ -164,6 +168,7 @@ class Front:
             await loop.run_in_executor(None, _abandon, answer)
         gone.cancel()
         await ended
+        self._give_back.soon()
 
     # --- clients
 
@@ -223,6 +228,8 @@ class Front:
             environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, REFUSED: refused})
             return
         file.seek(0)
+        if received > self._limits.in_memory:
+            self._give_back.soon()
         environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ.update({"CONTENT_LENGTH": str(received), "wsgi.input": file})
 
@@ -295,10 +302,11 @@ class Front:
         try:
             shares, what = (self._streams, "live streams") if live else (self._downloads, "downloads")
             release = shares.take(self._client_of(environ), what)
+            pieces: Iterable[bytes] = response if live else _Composed(response, self._composing)  # a live one waits for its run
         except Refusal as refused:
             response.close()
             return self._answer(environ | {REFUSED: refused})
-        return Answer(status, headers, b"", response, release)
+        return Answer(status, headers, b"", pieces, response.close, release)
 
     def _send(self, answer: "Answer", transport: Transport, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
         """Send an answer piece by piece, in a thread of its own. A database connection that its pieces needed ends with it."""
@@ -312,7 +320,7 @@ class Front:
             logger.debug("an answer ended early: %s", error)
         finally:
             with contextlib.suppress(Exception):
-                answer.pieces.close()
+                answer.close()
             connections.close_all()
             answer.release()
             loop.call_soon_threadsafe(ended.set_result, None)
@@ -328,9 +336,8 @@ async def _disconnected(exchange: Exchange) -> None:
 
 def _abandon(answer: "Answer") -> None:
     """Close what is being sent to a client that has gone: it gives its place back, and its thread ends at the next piece."""
-    assert answer.pieces is not None
     with contextlib.suppress(Exception):  # a generator that is at work cannot be closed from here
-        answer.pieces.close()
+        answer.close()
     connections.close_all()
 
 
@@ -345,8 +352,24 @@ class Answer:
     status: int
     headers: Headers
     body: bytes
-    pieces: HttpResponseBase | None = None
+    pieces: Iterable[bytes] | None = None
+    close: Callable[[], None] = lambda: None
     release: Callable[[], None] = lambda: None  # what is counted of it
+
+
+class _Composed:
+    """Pieces that are made while ``composing`` is held, and sent while it is not: making them takes a processor."""
+
+    def __init__(self, pieces: Iterable[bytes], composing: threading.Semaphore):
+        self._pieces = iter(pieces)
+        self._composing = composing
+
+    def __iter__(self) -> "_Composed":
+        return self
+
+    def __next__(self) -> bytes:
+        with self._composing:
+            return next(self._pieces)
 
 
 class Shares:

@@ -34,6 +34,7 @@ class Plan:
     long_run: str  # the id of a run that stays active
     own_run: str  # of an ended run of mallory's
     connections: int
+    only: tuple[str, ...] = ()  # attacks by name; none: all
 
 
 @dataclass
@@ -101,6 +102,8 @@ class _Attack:
             (40, self.crowd),
             (20, self.anonymous_crowd),
         ]
+        if self.plan.only:
+            crews = [(count, attack) for count, attack in crews if getattr(attack, "__name__", "") in self.plan.only]
         tasks = [asyncio.create_task(self._again(attack, number)) for count, attack in crews for number in range(count)]
         await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
         for task in tasks:
@@ -252,10 +255,10 @@ class _Attack:
         name = f"hostile-{os.getpid()}-{self.random.random()}"
         for line in HOSTILE_LINES:
             path = f"/api/datasets/ingest?name={name}&version=v1"
-            await self._post("hostile_lines", path, line + b"\n", "Content-Type: application/x-ndjson", who="mallory")
+            await self._post("hostile_lines", path, line + b"\n", "Content-Type: application/x-ndjson", who="trent")
         for body in HOSTILE_BODIES:
-            await self._post("hostile_lines", "/api/traces", body, who="mallory")
-            await self._post("hostile_lines", "/api/tunix/run", body, who="mallory")
+            await self._post("hostile_lines", "/api/traces", body, who="trent")
+            await self._post("hostile_lines", "/api/tunix/run", body, who="trent")
 
     async def hostile_needle(self, number: int) -> None:
         who = ["mallory", "trudy"][number % 2]

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.attack.system import SHORT_SEED
 
 RATE = 10.0  # requests a second of each path
+LANES = 20
 TIMEOUT_SECONDS = 5.0
 RUN_SECONDS = 300.0  # a run that has not ended by then is stuck
 PATHS = ("/healthz", "/api/tunix/runs")
@@ -91,7 +92,12 @@ def make_dataset(port: int, token: str, key: str) -> None:
 
 def _work(pipe: Pipe, port: int, token: str, begin: Any, stop: Any) -> None:
     found = Findings()
-    threads = [threading.Thread(target=_sample, args=(found, port, token, path, stop)) for path in PATHS]
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=_sample, args=(found, port, token, path, began, lane, stop))
+        for path in PATHS
+        for lane in range(LANES)
+    ]
     runs = threading.Thread(target=_make_runs, args=(found, port, token, begin, stop))
     for thread in (*threads, runs):
         thread.start()
@@ -100,12 +106,13 @@ def _work(pipe: Pipe, port: int, token: str, begin: Any, stop: Any) -> None:
     pipe.send(found)
 
 
-def _sample(found: Findings, port: int, token: str, path: str, stop: Any) -> None:
+def _sample(found: Findings, port: int, token: str, path: str, began: float, lane: int, stop: Any) -> None:
+    """Ask on one of LANES connections, so that a request goes out when it is due although others wait for their answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
-    began, number = time.monotonic(), 0
+    number = lane
     while not stop.is_set():
         due = began + number / RATE
-        number += 1
+        number += LANES
         if (wait := due - time.monotonic()) > 0:
             time.sleep(wait)
         problem = ""

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ MARK = "TUNIXRT_ATTACK"  # in the environment of all that is started here
 SCRIPTED_TRAINER = ROOT / "runs" / "tests" / "scripted_trainer.py"
 SHORT_SEED, LONG_SEED = 1, 2
 SCRIPTS = {SHORT_SEED: [["say", "hello"], ["steps", 20, 0.05]], LONG_SEED: [["say", "hello"], ["steps", 1_000_000, 0.1]]}
-NAMES = ("honest", "mallory", "trudy")
+NAMES = ("honest", "mallory", "trudy", "trent")
 UPLOAD_MAX_BYTES = 32 << 20
 _ESTABLISHED = "01"
 
@@ -65,13 +64,13 @@ class System:
             files=tuple(sorted(path.name for path in (self.folder / "tmp").iterdir())),
         )
 
-    def memory_by_process(self) -> dict[str, int]:
-        """PSS in bytes by command line."""
-        found: Counter[str] = Counter()
+    def memory_by_process(self) -> dict[str, tuple[int, int]]:
+        """PSS in bytes by command line, and how much of it is no file."""
+        found = {}
         for process in processes_with(MARK, self.mark):
             command = _read(f"/proc/{process.pid}/cmdline").replace(b"\0", b" ").decode(errors="replace")
-            found[f"{process.pid} {command[:60]}"] += _pss(process.pid)
-        return dict(found)
+            found[f"{process.pid} {command[:60]}"] = (_pss(process.pid), _pss(process.pid, b"Pss_Anon"))
+        return found
 
     def _connections(self) -> int:
         ours = f"0100007F:{self.port:04X}"
@@ -93,8 +92,8 @@ def _count(path: str) -> int:
         return 0
 
 
-def _pss(pid: int) -> int:
-    match = re.search(rb"^Pss: +(\d+) kB$", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
+def _pss(pid: int, kind: bytes = b"Pss") -> int:
+    match = re.search(rb"^" + kind + rb": +(\d+) kB$", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
     return int(match[1]) * 1024 if match else 0
 
 

@@ -1,7 +1,8 @@
 """A small application behind a front with short limits, for tunixrt/tests/test_front.py. Served by granian, as the real one is.
 
 ``/hold/NAME`` waits until the file NAME is in the folder that FRONT_TEST_FOLDER names; ``/stream/NAME`` sends a first piece and
-then waits for it; ``/endless`` sends pieces without end; ``/waiting`` tells how many wait for a place; any other path answers with what arrived.
+then waits for it; ``/endless`` sends pieces without end; ``/waiting`` tells how many wait for a place; any other path
+answers with what arrived.
 """
 
 import itertools

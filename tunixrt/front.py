@@ -50,6 +50,7 @@ PATIENCE = 0.02  # seconds after which a running request no longer keeps the nex
 # Files sent piece by piece up to this size are sent at once: static files, mostly.
 WHOLE_MAX_BYTES = 1 << 18
 SEND_SECONDS = 60.0
+HEAVY = 2  # requests that compute all the while, at once
 COMPOSING = 2  # downloads whose next piece is made at once; the others wait for it, or for their clients
 KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
 
@@ -103,7 +104,7 @@ class Limits:
     body: BodyRule
     upload: BodyRule
     upload_paths: frozenset[str]
-    slow_paths: frozenset[str]  # a POST to one of these may take long
+    slow_paths: frozenset[str]  # a POST to one of these may take long; one to an upload path computes all the while
     bodies: int = 2_000  # being received at once
     uploads: int = 8
     uploads_each: int = 3  # of one client
@@ -152,7 +153,8 @@ class Front:
             else:
                 await self._receive(scope, exchange, environ, body)
             try:
-                answer = await self._ask_django(environ, slow=slow, exchange=exchange)
+                heavy = scope.method == "POST" and scope.path in self._limits.upload_paths
+                answer = await self._ask_django(environ, slow=slow, heavy=heavy, exchange=exchange)
             except _Gone:
                 return
         if answer.pieces is None:
@@ -188,11 +190,11 @@ class Front:
             if len(self._accounts) > KNOWN_MAX:
                 del self._accounts[next(iter(self._accounts))]
 
-    async def _ask_django(self, environ: Environ, *, slow: bool, exchange: Exchange) -> "Answer":
+    async def _ask_django(self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False) -> "Answer":
         """Raises _Gone if the client goes away before its turn comes: nobody waits for the answer any more."""
         client = self._client_of(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
-        visit = self._places.visit(lambda: self._answer(environ), client=client, who=who, slow=slow)
+        visit = self._places.visit(lambda: self._answer(environ), client=client, who=who, slow=slow, heavy=heavy)
         if not visit.admitted:
             gone = asyncio.ensure_future(_disconnected(exchange))
             gone.add_done_callback(lambda _: self._places.give_up(visit))
@@ -412,18 +414,22 @@ class Places:
         self._waiting: dict[str, deque[_Visit]] = {}  # by client, whose turn it is first
         self._inside: dict[_Visit, float] = {}
         self._slow = 0
+        self._heavy: set[str | bytes] = set()  # whose
         self._of: Counter[str | bytes] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    def visit(self, work: Callable[[], Any], *, client: str, who: str | bytes, slow: bool) -> "_Visit":
+    def visit(
+        self, work: Callable[[], Any], *, client: str, who: str | bytes, slow: bool = False, heavy: bool = False
+    ) -> "_Visit":
         """Run ``work`` in a place when its turn comes; its ``result`` can be awaited.
 
         Args:
             client: in whose turn. It may be an address that several share.
             who: whose places are counted.
             slow: it may take long.
+            heavy: it computes all the while. One of each, and HEAVY in all: Python runs one thread at a time.
         """
-        visit = _Visit(work, client, who, slow, asyncio.get_running_loop().create_future())
+        visit = _Visit(work, client, who, slow, heavy, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(visit)
         self._admit()
         return visit
@@ -459,17 +465,23 @@ class Places:
             visit.admitted = True
             self._inside[visit] = now
             self._slow += visit.slow
+            if visit.heavy:
+                self._heavy.add(visit.who)
             self._of[visit.who] += 1
             inside = loop.run_in_executor(self._threads, visit.work)
             inside.add_done_callback(lambda done, visit=visit: self._leave(visit, done))  # type: ignore[misc]
 
     def _may_enter(self, visit: "_Visit") -> bool:
         most = max(1, self._count - 1)
+        if visit.heavy and (visit.who in self._heavy or len(self._heavy) >= HEAVY):
+            return False
         return self._of[visit.who] < most and not (visit.slow and self._slow >= most)
 
     def _leave(self, visit: "_Visit", done: asyncio.Future[Any]) -> None:
         del self._inside[visit]
         self._slow -= visit.slow
+        if visit.heavy:
+            self._heavy.remove(visit.who)
         self._of[visit.who] -= 1
         if not self._of[visit.who]:
             del self._of[visit.who]
@@ -487,6 +499,7 @@ class _Visit:
     client: str
     who: str | bytes
     slow: bool
+    heavy: bool
     result: asyncio.Future[Any]
     admitted: bool = False
 

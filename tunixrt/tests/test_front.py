@@ -267,11 +267,9 @@ def test_clients_are_admitted_in_turns() -> None:
     async def visits() -> None:
         places = Places(3, patience=1e6)  # one at a time
         held = threading.Event()
-        first = places.visit(held.wait, client="many", who="many", slow=False)
-        many = [
-            places.visit(lambda: order.append("many"), client="many", who=f"token {number}", slow=False) for number in range(100)
-        ]
-        one = places.visit(lambda: order.append("one"), client="one", who="one", slow=False)
+        first = places.visit(held.wait, client="many", who="many")
+        many = [places.visit(lambda: order.append("many"), client="many", who=f"token {number}") for number in range(100)]
+        one = places.visit(lambda: order.append("one"), client="one", who="one")
         held.set()
         await asyncio.gather(first.result, one.result, *(visit.result for visit in many))
 
@@ -279,6 +277,32 @@ def test_clients_are_admitted_in_turns() -> None:
 
     assert len(order) == 101
     assert order.index("one") <= 1
+
+
+def test_one_heavy_request_of_a_client_at_a_time() -> None:
+    begun: list[str] = []
+
+    async def visits() -> None:
+        places = Places(6, patience=0)
+        held = threading.Event()
+
+        def work(name: str) -> None:
+            begun.append(name)
+            held.wait()
+
+        heavy = [
+            places.visit(lambda name=name: work(name), client=name, who=name, heavy=True)
+            for name in ("one", "one", "two", "three")
+        ]
+        quick = places.visit(lambda: begun.append("quick"), client="one", who="one")
+        await quick.result
+        assert [visit.admitted for visit in heavy] == [True, False, True, False]
+        held.set()
+        await asyncio.gather(*(visit.result for visit in heavy))
+
+    asyncio.run(visits())
+
+    assert sorted(begun) == ["one", "one", "quick", "three", "two"]
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Server) -> None:

@@ -18,6 +18,7 @@ from django.conf import settings  # noqa: E402
 from runs.reading.stream import hub  # noqa: E402
 from tunixrt.client_address import address_in, network_of  # noqa: E402
 from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
+from tunixrt.memory import keep_what_is_loaded  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
 
 # How long a thread that computes keeps the interpreter from another that wants it; Python's own is ten times as much. A short
@@ -34,6 +35,7 @@ class Application(Front):
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
+        keep_what_is_loaded()
         end_streams_on_shutdown()
 
 

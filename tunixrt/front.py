@@ -5,15 +5,15 @@ An RSGI application (granian) around Django's WSGI handler. It runs on one event
 * **Bodies** are received before Django sees the request: bounded by route before anything is read, with a minimum rate and a
   total time, and spooled to disk beyond a few kilobytes. The large limit of uploads holds only after Django has let the uploader
   in.
-* **Places**: an answer is made in one of a few threads, each with its own database connection. Clients are admitted in turns, and
-  the requests of one client FIFO. Python runs one thread at a time, so quick requests are admitted one at a time; a request that
+* **Places**: an answer is made in one of a few threads, each with its own database connection. The client that has used least time
+  in them lately is admitted first, and the requests of one client FIFO. Python runs one thread at a time, so quick requests are admitted one at a time; a request that
   has been running for ``PATIENCE`` is assumed to be blocked on I/O, and the next one is admitted beside it. One place is kept
   from requests that may take long, and from a client that has all the others.
 * **Streams**: an answer sent piece by piece (live streams, downloads, exports) leaves its place before the first piece. A client
   that takes nothing for ``SEND_SECONDS`` is given up.
 
 A client is an account where Django has found one behind a token or a session; until then, and without either, an address. So
-nobody gets more turns by more connections, or by tokens made up.
+nobody gets more time by more connections, or by tokens made up.
 
 docs/adr/0007-front.md has the reasons and the figures.
 """
@@ -50,6 +50,7 @@ PATIENCE = 0.02  # seconds after which a running request no longer keeps the nex
 # Files sent piece by piece up to this size are sent at once: static files, mostly.
 WHOLE_MAX_BYTES = 1 << 18
 SEND_SECONDS = 60.0
+CHARGED_MAX = 1.0  # seconds of a request that count; one that takes longer waits for a training, mostly
 HEAVY = 2  # requests that compute all the while, at once
 COMPOSING = 2  # downloads whose next piece is made at once; the others wait for it, or for their clients
 KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
@@ -411,7 +412,8 @@ class Places:
         self._count = count
         self._patience = patience
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="place")
-        self._waiting: dict[str, deque[_Visit]] = {}  # by client, whose turn it is first
+        self._waiting: dict[str, deque[_Visit]] = {}  # by client
+        self._used: dict[str, tuple[float, float]] = {}  # by client: seconds in places lately, and when that was counted
         self._inside: dict[_Visit, float] = {}
         self._slow = 0
         self._heavy: set[str | bytes] = set()  # whose
@@ -424,7 +426,7 @@ class Places:
         """Run ``work`` in a place when its turn comes; its ``result`` can be awaited.
 
         Args:
-            client: in whose turn. It may be an address that several share.
+            client: whose time is used. It may be an address that several share.
             who: whose places are counted.
             slow: it may take long.
             heavy: it computes all the while. One of each, and HEAVY in all: Python runs one thread at a time.
@@ -441,10 +443,20 @@ class Places:
             visit.result.set_exception(_Gone())
 
     def _leave_queue(self, visit: "_Visit") -> None:
-        waiting = self._waiting.pop(visit.client)
+        waiting = self._waiting[visit.client]
         waiting.remove(visit)
-        if waiting:
-            self._waiting[visit.client] = waiting  # at the end: the others are first
+        if not waiting:
+            del self._waiting[visit.client]
+
+    def _seconds_used(self, client: str, now: float) -> float:
+        """Return the time that a client has spent in places; what is a second older counts half."""
+        used, at = self._used.get(client, (0.0, now))
+        return used * 0.5 ** (now - at)
+
+    def _charge(self, client: str, seconds: float, now: float) -> None:
+        self._used[client] = (self._seconds_used(client, now) + min(seconds, CHARGED_MAX), now)
+        if len(self._used) > KNOWN_MAX:
+            self._used = {one: used for one, used in self._used.items() if used[1] > now - 10.0}
 
     def _admit(self) -> None:
         """Admit those whose turn it is. Looks past requests that only wait for others of their kind or client."""
@@ -458,7 +470,8 @@ class Places:
             if newest + self._patience > now:  # one that may be computing
                 self._timer = loop.call_at(newest + self._patience, self._admit)
                 return
-            visit = next((visit for waiting in self._waiting.values() for visit in waiting if self._may_enter(visit)), None)
+            clients = sorted(self._waiting, key=lambda client: self._seconds_used(client, now))
+            visit = next((visit for client in clients for visit in self._waiting[client] if self._may_enter(visit)), None)
             if visit is None:
                 return
             self._leave_queue(visit)
@@ -478,7 +491,8 @@ class Places:
         return self._of[visit.who] < most and not (visit.slow and self._slow >= most)
 
     def _leave(self, visit: "_Visit", done: asyncio.Future[Any]) -> None:
-        del self._inside[visit]
+        now = asyncio.get_running_loop().time()
+        self._charge(visit.client, now - self._inside.pop(visit), now)
         self._slow -= visit.slow
         if visit.heavy:
             self._heavy.remove(visit.who)

@@ -21,7 +21,7 @@ from benchmarks.chaos.figures import quantile
 STREAMS_PER_ACCOUNT = 40  # a fifth of TUNIXRT_MAX_STREAMS
 REFUSALS = {"503"}  # the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
 # What caches, buffers and modules of the first use may take, of all processes together; a leak of an attack is a multiple of it.
-ALLOWED_GROWTH = 10 << 20
+ALLOWED_GROWTH = 320 << 20
 ALLOWED_DESCRIPTORS = 12  # database connections of further threads, with what belongs to them
 SETTLE_SECONDS = 60.0
 EXPORT_LINES, EXPORT_LINE_CHARACTERS = 3_000, 4_000

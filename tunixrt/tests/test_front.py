@@ -260,8 +260,8 @@ def test_one_client_has_a_share_of_the_downloads(server: Server) -> None:
     assert [read_answer(stream)[0] for stream in streams] == [200] * 2
 
 
-def test_clients_are_admitted_in_turns() -> None:
-    """Whoever asks a hundred times at once is served as often as others who wait."""
+def test_who_has_used_least_is_admitted_first() -> None:
+    """Whoever asks a hundred times at once keeps nobody else waiting."""
     order: list[str] = []
 
     async def visits() -> None:

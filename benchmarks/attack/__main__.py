@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from benchmarks.attack.attackers import DATASET as EXPORTED
 from benchmarks.attack.attackers import Attackers, Plan, Tally
 from benchmarks.attack.honest import DATASET, PATHS, Findings, HonestClient, Sample, ask, make_dataset, upload
-from benchmarks.attack.system import LONG_SEED, State, System, serving
+from benchmarks.attack.system import LONG_SEED, UPLOAD_MAX_BYTES, State, System, serving
 from benchmarks.chaos.figures import quantile
 
 STREAMS_PER_ACCOUNT = 40  # a fifth of TUNIXRT_MAX_STREAMS
 REFUSALS = {"503"}  # the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
-# What caches, buffers and modules of the first use may take, of all processes together; a leak of an attack is a multiple of it.
+# What the first large requests take for good, of all processes together: buffers that the server's allocator keeps, the database
+# caches of the places, modules. It does not grow with the length of an attack.
+SPOOLED_MAX = 8 * UPLOAD_MAX_BYTES + 20 * (5 << 20)  # the uploads at once, and some other bodies
 ALLOWED_GROWTH = 320 << 20
 ALLOWED_DESCRIPTORS = 12  # database connections of further threads, with what belongs to them
 SETTLE_SECONDS = 60.0
@@ -63,14 +65,21 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
     print(f"attack: {quiet:.0f} s quiet, now {arguments.seconds:g} s of attack", flush=True)
     attackers = Attackers(plan)
     honest.make_runs()
-    time.sleep(arguments.seconds)
-    during = system.state()
+    states = []
+    while time.monotonic() < attacked + arguments.seconds:
+        time.sleep(2.0)
+        states.append(system.state())
+    during = states[-1]
     tally = attackers.finish()
     over = time.monotonic()
     loads["attack"] = os.getloadavg()[0]
     findings = honest.finish()
     ask(system.port, system.tokens["trudy"], "POST", f"/api/tunix/runs/{plan.long_run}/cancel")
     problems = [*_problems_of_honest(findings), *_problems_of_attackers(tally, arguments.only), *_problems_left(system, before)]
+    if (spooled := max(state.spooled for state in states)) > SPOOLED_MAX:
+        problems.append(
+            f"bodies took {spooled / 1e6:,.0f} MB of disk at once; {SPOOLED_MAX / 1e6:,.0f} MB are the limits together"
+        )
     after = system.state()
     calm = [sample for sample in findings.samples if began <= sample.due < attacked]
     beside = [sample for sample in findings.samples if attacked <= sample.due < over]
@@ -84,6 +93,7 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
         "streams of one account": tally.most_streams,
         "connections": {"before": before.connections, "attack": during.connections, "after": after.connections},
         "descriptors": {"before": before.descriptors, "attack": during.descriptors, "after": after.descriptors},
+        "bodies on disk, MB at most": round(spooled / 1e6),
         "PSS, MB": {name: round(state.pss / 1e6) for name, state in (("before", before), ("attack", during), ("after", after))},
         "PSS by process (of it no file), MB": {
             name: " → ".join(f"{size / 1e6:.0f} ({own / 1e6:.0f})" for size, own in (memory_before.get(name, (0, 0)), now))

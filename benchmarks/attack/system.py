@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ class State:
     descriptors: int  # of the web server's processes
     connections: int  # clients of the web server
     files: tuple[str, ...]  # in its temporary folder
+    spooled: int  # bytes of files that have no name any more: bodies on their way
 
 
 @dataclass
@@ -62,6 +64,7 @@ class System:
             descriptors=sum(_count(f"/proc/{pid}/fd") for pid in web),
             connections=self._connections(),
             files=tuple(sorted(path.name for path in (self.folder / "tmp").iterdir())),
+            spooled=sum(_unnamed_bytes(pid) for pid in web),
         )
 
     def memory_by_process(self) -> dict[str, tuple[int, int]]:
@@ -90,6 +93,16 @@ def _count(path: str) -> int:
         return len(os.listdir(path))
     except OSError:
         return 0
+
+
+def _unnamed_bytes(pid: int) -> int:
+    total = 0
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{entry}")
+                total += found.st_size if stat.S_ISREG(found.st_mode) and not found.st_nlink else 0
+    return total
 
 
 def _pss(pid: int, kind: bytes = b"Pss") -> int:

@@ -7,8 +7,8 @@ An RSGI application (granian) around Django's WSGI handler. It runs on one event
   in.
 * **Places**: an answer is made in one of a few threads, each with its own database connection. The client that has used least
   time in them lately is admitted first, and the requests of one client FIFO. Python runs one thread at a time, so quick requests
-  are admitted one at a time; a request that has been running for ``PATIENCE`` is assumed to be blocked on I/O, and the next one is
-  admitted beside it. One place is kept from requests that may take long, and from a client that has all the others.
+  are admitted one at a time; a request that has been running for ``PATIENCE`` is assumed to be blocked on I/O, and the next one
+  is admitted beside it. One place is kept from requests that may take long, and from a client that has all the others.
 * **Streams**: an answer sent piece by piece (live streams, downloads, exports) leaves its place before the first piece. A client
   that takes nothing for ``SEND_SECONDS`` is given up.
 

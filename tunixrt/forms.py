@@ -1,8 +1,10 @@
 """Form fields that say what is wrong without repeating what was sent, which may be megabytes."""
 
+from typing import Any
+
 from django import forms
 
-_INVALID = {"invalid_choice": "Select a valid choice."}
+_INVALID: dict[str, Any] = {"invalid_choice": "Select a valid choice."}
 
 
 class ChoiceField(forms.ChoiceField):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -290,10 +291,8 @@ def test_one_heavy_request_of_a_client_at_a_time() -> None:
             begun.append(name)
             held.wait()
 
-        heavy = [
-            places.visit(lambda name=name: work(name), client=name, who=name, heavy=True)
-            for name in ("one", "one", "two", "three")
-        ]
+        names = ("one", "one", "two", "three")
+        heavy = [places.visit(partial(work, name), client=name, who=name, heavy=True) for name in names]
         quick = places.visit(lambda: begun.append("quick"), client="one", who="one")
         await quick.result
         assert [visit.admitted for visit in heavy] == [True, False, True, False]

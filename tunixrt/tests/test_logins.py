@@ -161,7 +161,7 @@ def test_networks_hold_their_addresses(address: str, inside: bool):
     assert lies_in(address, ["198.51.100.0/24", "203.0.113.5", "2001:db8::/32"]) is inside
 
 
-def change_password(browser: Client, old: str, new: str = "another right pass phrase") -> HttpResponse:
+def change_password(browser: Client, old: str, new: str = "another right pass phrase"):
     return browser.post("/password", {"old_password": old, "new_password1": new, "new_password2": new})
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from benchmarks.attack.attackers import DATASET as EXPORTED
 from benchmarks.attack.attackers import Attackers, Plan, Tally
 from benchmarks.attack.honest import DATASET, PATHS, Findings, HonestClient, Sample, ask, make_dataset, upload
+from benchmarks.attack.receivers import KINDS
 from benchmarks.attack.system import LONG_SEED, UPLOAD_MAX_BYTES, State, System, serving
 from benchmarks.chaos.figures import quantile
 
@@ -23,7 +24,7 @@ REFUSALS = {"503"}  # the only answers of 500 and more that attackers may get: a
 # What the first large requests take for good, of all processes together: buffers that the server's allocator keeps, the database
 # caches of the places, modules. It does not grow with the length of an attack.
 SPOOLED_MAX = 8 * UPLOAD_MAX_BYTES + 20 * (5 << 20)  # the uploads at once, and some other bodies
-ALLOWED_GROWTH = 320 << 20
+ALLOWED_GROWTH = 160 << 20
 ALLOWED_DESCRIPTORS = 12  # database connections of further threads, with what belongs to them
 SETTLE_SECONDS = 60.0
 EXPORT_LINES, EXPORT_LINE_CHARACTERS = 3_000, 4_000
@@ -146,8 +147,8 @@ def _problems_of_attackers(tally: Tally, only: Sequence[str]) -> list[str]:
         problems.append(f"a webhook followed a redirect {tally.trapped} times")
     if tally.most_streams > STREAMS_PER_ACCOUNT:
         problems.append(f"one account had {tally.most_streams} live streams at once; {STREAMS_PER_ACCOUNT} are its share")
-    if not tally.webhooks and not only:
-        problems.append("no webhook was delivered to a hostile receiver: that was no attack")
+    if missing := [kind for kind in KINDS if not tally.webhooks[kind] and (not only or "webhook" in only)]:
+        problems.append(f"no webhook was sent to a receiver of {', '.join(missing)}: that was no attack")
     return problems
 
 

@@ -284,7 +284,7 @@ class _Attack:
     async def webhook(self, number: int) -> None:
         for kind in KINDS:
             body = {"dataset_key": "honest-v1", "model_id": "preset:tiny-llama", "webhook_url": self.receivers.address(kind)}
-            await self._post("webhook", "/api/tunix/run?mode=async", json.dumps(body).encode(), who="mallory")
+            await self._post("webhook", "/api/tunix/run?mode=async", json.dumps(body).encode(), who="tess")
         await asyncio.sleep(2.0)
 
     streams = 0

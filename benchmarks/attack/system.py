@@ -28,7 +28,7 @@ MARK = "TUNIXRT_ATTACK"  # in the environment of all that is started here
 SCRIPTED_TRAINER = ROOT / "runs" / "tests" / "scripted_trainer.py"
 SHORT_SEED, LONG_SEED = 1, 2
 SCRIPTS = {SHORT_SEED: [["say", "hello"], ["steps", 20, 0.05]], LONG_SEED: [["say", "hello"], ["steps", 1_000_000, 0.1]]}
-NAMES = ("honest", "mallory", "trudy", "trent")
+NAMES = ("honest", "mallory", "trudy", "trent", "tess")
 UPLOAD_MAX_BYTES = 32 << 20
 _ESTABLISHED = "01"
 

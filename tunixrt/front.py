@@ -51,7 +51,7 @@ PATIENCE = 0.02  # seconds after which a running request no longer keeps the nex
 WHOLE_MAX_BYTES = 1 << 18
 SEND_SECONDS = 60.0
 CHARGED_MAX = 1.0  # seconds of a request that count; one that takes longer waits for a training, mostly
-HEAVY = 2  # requests that compute all the while, at once
+HEAVY = 2  # requests with a large body, at once
 COMPOSING = 2  # downloads whose next piece is made at once; the others wait for it, or for their clients
 KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
 
@@ -105,11 +105,12 @@ class Limits:
     body: BodyRule
     upload: BodyRule
     upload_paths: frozenset[str]
-    slow_paths: frozenset[str]  # a POST to one of these may take long; one to an upload path computes all the while
+    slow_paths: frozenset[str]  # a POST to one of these may take long
     bodies: int = 2_000  # being received at once
     uploads: int = 8
     uploads_each: int = 3  # of one client
     in_memory: int = 16 << 10  # bytes of one body; the rest is on disk
+    large: int = 256 << 10  # bytes of a body that takes long to read, and many times its length of memory
     spare_disk: int = 256 << 20  # bytes that uploads leave free
 
 
@@ -154,7 +155,7 @@ class Front:
             else:
                 await self._receive(scope, exchange, environ, body)
             try:
-                heavy = scope.method == "POST" and scope.path in self._limits.upload_paths
+                heavy = int(environ.get("CONTENT_LENGTH") or 0) > self._limits.large
                 answer = await self._ask_django(environ, slow=slow, heavy=heavy, exchange=exchange)
             except _Gone:
                 return
@@ -429,7 +430,7 @@ class Places:
             client: whose time is used. It may be an address that several share.
             who: whose places are counted.
             slow: it may take long.
-            heavy: it computes all the while. One of each, and HEAVY in all: Python runs one thread at a time.
+            heavy: it computes all the while, and takes memory. One of each, and HEAVY in all.
         """
         visit = _Visit(work, client, who, slow, heavy, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(visit)

@@ -5,6 +5,7 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from rest_framework.test import APIClient
 
+import tunixrt.urls  # noqa: F401 - every module that has a refusal of its own is loaded
 from tunixrt.api.errors import exception_handler
 from tunixrt.errors import RefusalMiddleware, answer_refusal
 from tunixrt.refusals import DETAIL_MAX, ENTRIES_MAX, RETRY_AFTER, DatabaseAway, Refusal, TooLarge, TooMany

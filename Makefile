@@ -10,6 +10,8 @@ JOBS ?= 4
 # make chaos: how long, on which database; SEED repeats a session, CHAOS holds further options (python -m benchmarks.chaos --help)
 MINUTES ?= 2
 DATABASE ?= sqlite
+# make attack: how long; ATTACK holds further options (python -m benchmarks.attack --help)
+SECONDS ?= 120
 # make test-long: how often, beside how many busy loops per core, which parts (of core,postgresql,runtime,trainer);
 # PYTEST holds further options of pytest
 RUNS ?= 1
@@ -141,6 +143,10 @@ bench-queue: environment-full ## how fast runs are claimed, drained and started;
 .PHONY: bench-train
 bench-train: environment-full ## training speed and memory against trl and google-tunix as it comes (MODEL=folder DATA=folder)
 	@MODEL="$(MODEL)" DATA="$(DATA)" .ci/bench-train $(BENCH)
+
+.PHONY: attack
+attack: environment-full ## attack the whole system while somebody honest uses it (SECONDS=120 DATABASE=sqlite)
+	@$(FULL) -m benchmarks.attack --seconds $(SECONDS) --database $(DATABASE) $(ATTACK)
 
 .PHONY: chaos
 chaos: environment-full ## kill everything there is while runs are under way (MINUTES=2 DATABASE=sqlite SEED=…)

@@ -5,6 +5,7 @@ from django import forms
 from datasets.formats import FORMATS
 from datasets.importers import ImportRefused, parse_held_out
 from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION, DatasetExists, InvalidDataset
+from tunixrt.forms import ChoiceField
 from tunixrt.refusals import Refusal
 
 _FORMAT_LABELS = {
@@ -21,7 +22,7 @@ class UploadForm(forms.Form):
     name = forms.CharField(max_length=MAX_NAME, help_text="Letters, digits, dots, underscores, hyphens.")
     version = forms.CharField(max_length=MAX_VERSION, initial="v1", help_text="Name and version together are the dataset's key.")
     description = forms.CharField(max_length=MAX_DESCRIPTION, required=False, widget=forms.Textarea(attrs={"rows": 2}))
-    format = forms.ChoiceField(
+    format = ChoiceField(
         required=False, choices=[("", "recognised by the first line"), *((name, _FORMAT_LABELS[name]) for name in FORMATS)]
     )
     held_out = forms.CharField(

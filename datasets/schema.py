@@ -1,13 +1,15 @@
 """What a trace is: its fields and limits, its content hash, and the training line that is made of it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import orjson
 
 from datasets.models import TRACE_VERSION
+from tunixrt.refusals import join_bounded, shorten
 
 # One trace as canonical JSON. The longest context that can be trained, 32,768 tokens, is some 130 kB of English.
 MAX_TRACE_BYTES = 1024 * 1024
@@ -18,6 +20,8 @@ MAX_META_DEPTH = 32
 # Beyond it JSON numbers are not kept exactly by every database and reader.
 MAX_META_NUMBER = 2**63 - 1
 ROLES = ("system", "user", "assistant")
+# What is named of all that is wrong with one trace, or with one dataset: somebody may send a million wrong fields.
+NAMED_FIELDS, NAMED_PROBLEMS, NAME_SHOWN = 20, 20, 100
 
 _FIELDS = ("prompt", "steps", "final_answer", "meta", "trace_version")
 _STEP_FIELDS = {"i", "type", "content"}
@@ -29,7 +33,16 @@ class InvalidTrace(ValueError):
 
     def __init__(self, errors: Errors):
         self.errors = errors
-        super().__init__("; ".join(f"{field}: {' '.join(messages)}" for field, messages in errors.items()))
+        super().__init__(join_bounded(f"{field}: {' '.join(messages)}" for field, messages in errors.items()))
+
+
+def unknown_fields(given: Mapping[Any, Any], known: Container[str]) -> Errors:
+    """Return an error for each field that is not known; of many, for the first ones and how many there are."""
+    unknown = (key for key in given if key not in known)
+    errors: Errors = {shorten(str(key), NAME_SHOWN): ["Unknown field."] for key in islice(unknown, NAMED_FIELDS)}
+    if more := sum(1 for _ in unknown):
+        errors["non_field_errors"] = [f"{more:,} more unknown fields."]
+    return errors
 
 
 class HasContent(Protocol):
@@ -60,7 +73,7 @@ def parse_trace(value: Any) -> TraceData:
     """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises InvalidTrace with every fault."""
     if not isinstance(value, Mapping):
         raise InvalidTrace({"trace": [f"Must be an object, not {kind_of(value)}."]})
-    errors: Errors = {str(key): ["Unknown field."] for key in value if key not in _FIELDS}
+    errors = unknown_fields(value, _FIELDS)
     for field in ("prompt", "final_answer"):
         if problem := _text_problem(value.get(field), required=True, given=field in value):
             errors[field] = [problem]
@@ -119,14 +132,16 @@ def _step_problems(steps: Any) -> list[str]:
     problems: list[str] = []
     last = -1
     for position, step in enumerate(steps):
+        if len(problems) >= NAMED_PROBLEMS:
+            return [*problems[:NAMED_PROBLEMS], "More problems may follow."]
         place = f"steps[{position}]"
         if not isinstance(step, Mapping):
             problems.append(f"{place}: must be an object, not {kind_of(step)}.")
             continue
         if set(step) != _STEP_FIELDS:
-            unknown = sorted(str(key) for key in step if key not in _STEP_FIELDS)
+            unknown = (key for key in step if key not in _STEP_FIELDS)
             missing = sorted(_STEP_FIELDS - set(step))
-            problems.extend(f"{place}: unknown field {key}." for key in unknown)
+            problems.extend(f"{place}: unknown field {shorten(str(key), NAME_SHOWN)}." for key in islice(unknown, NAMED_FIELDS))
             problems.extend(f"{place}: {key} is missing." for key in missing)
             continue
         number = step["i"]
@@ -166,7 +181,9 @@ def messages_problem(messages: Any) -> str | None:
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
             return f"message {position + 1} must be an object with role and content, and nothing else."
         if message["role"] not in ROLES:
-            return f"message {position + 1} has the role {message['role']!r}; known are {', '.join(ROLES)}."
+            return (
+                f"message {position + 1} has the role {shorten(repr(message['role']), NAME_SHOWN)}; known are {', '.join(ROLES)}."
+            )
         if problem := _text_problem(message["content"], required=False):
             return f"the content of message {position + 1}: {problem}"
     if not any(message["role"] == "user" for message in messages):
@@ -189,7 +206,7 @@ def _value_problem(value: Any, depth: int) -> str | None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"Has the key {key!r}; keys are text."
+                return f"Has the key {shorten(repr(key), NAME_SHOWN)}; keys are text."
             if problem := _text_problem(key, required=False) or _value_problem(item, depth - 1):
                 return problem
         return None

@@ -27,7 +27,8 @@ WRITE_BATCH_BYTES = 8 * 1024 * 1024
 MAX_NAME = 200
 MAX_VERSION = 55
 MAX_DESCRIPTION = 10_000
-NAMED_IDS = 20  # unknown ids named in a message; the error's ``ids`` has them all
+NAMED_IDS = 20  # unknown ids named in a sentence
+LISTED_IDS = 1_000  # unknown ids listed in an answer
 _WORD = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -52,7 +53,7 @@ class UnknownTraces(Refusal):
 
     @property
     def extra(self) -> dict[str, Any]:
-        return {"unknown_trace_ids": self.ids}
+        return {"unknown_trace_ids": self.ids[:LISTED_IDS]}
 
 
 class InvalidDataset(Refusal):
@@ -239,8 +240,10 @@ def _uuids(field: str, values: Iterable[Any]) -> list[uuid.UUID]:
             parsed.append(value if isinstance(value, uuid.UUID) else uuid.UUID(value))
         except (ValueError, AttributeError, TypeError):
             bad.append(repr(value)[:60])
+            if len(bad) == NAMED_IDS:
+                break
     if bad:
-        raise InvalidDataset({field: [f"Not a trace id (UUID): {', '.join(bad[:NAMED_IDS])}."]})
+        raise InvalidDataset({field: [f"Not a trace id (UUID): {', '.join(bad)}."]})
     return parsed
 
 

@@ -32,6 +32,7 @@ from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.refusals import BadRequest, NoRoom, Refusal
 from tunixrt.roles import May, require
+from tunixrt.searches import search
 
 PAGE = 25
 EXAMPLES = 10
@@ -48,7 +49,8 @@ def _search_text(request: HttpRequest) -> str:
 def dataset_list(request: HttpRequest) -> HttpResponse:
     text = _search_text(request)
     cursor = _cursor(request, decode_dataset_cursor)
-    page = take_page(search_datasets(text), limit=PAGE, cursor=cursor)
+    with search(person(request), "q", reads_all=bool(text)):
+        page = take_page(search_datasets(text), limit=PAGE, cursor=cursor)
     return render(request, "datasets/list.html", {"page": page, "text": text, "first": cursor is None})
 
 
@@ -105,7 +107,8 @@ def _position(text: str) -> int:
 def traces(request: HttpRequest) -> HttpResponse:
     text = _search_text(request)
     cursor = _cursor(request, decode_trace_cursor)
-    page = take_page(search_traces(text), limit=PAGE, cursor=cursor)
+    with search(person(request), "q", reads_all=bool(text)):
+        page = take_page(search_traces(text), limit=PAGE, cursor=cursor)
     return render(request, "datasets/traces.html", {"page": page, "text": text, "first": cursor is None})
 
 

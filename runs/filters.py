@@ -203,9 +203,15 @@ NAMES = {
     "step": _Name(_whole_number, _RANGE),
 }
 _NUMBERS = {"loss": "last_loss", "duration": "duration_seconds", "step": "step"}
+_UNINDEXED = frozenset({"note", *_NUMBERS})
 
 
 # --- what the database is asked ---------------------------------------------------------------------------------------
+
+
+def reads_all(terms: list[Term]) -> bool:
+    """Return whether runs may have to be read one by one for what ``terms`` ask: there is no index for it."""
+    return any(term.name in _UNINDEXED for term in terms)
 
 
 def condition(terms: list[Term], *, by: AbstractBaseUser) -> Q:

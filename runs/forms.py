@@ -14,6 +14,7 @@ from runs.models import RunMode, RunStatus
 from runs.naming import NAME_MAX_LENGTH
 from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
+from tunixrt.forms import ChoiceField, MultipleChoiceField
 from tunixrt.numbers import NumberField, WholeNumberField
 
 TEXT_MAX_LENGTH = 256
@@ -83,8 +84,8 @@ class HistoryFilter(forms.Form):
             attrs={"type": "search", "placeholder": "gemma status:failed loss<1.5 after:7d", "autocomplete": "off"}
         ),
     )
-    status = forms.ChoiceField(choices=_any([(value, value) for value in RunStatus.values], "any status"), required=False)
-    mode = forms.ChoiceField(choices=_any([(value, value) for value in RunMode.values], "any mode"), required=False)
+    status = ChoiceField(choices=_any([(value, value) for value in RunStatus.values], "any status"), required=False)
+    mode = ChoiceField(choices=_any([(value, value) for value in RunMode.values], "any mode"), required=False)
     dataset_key = forms.CharField(label="Dataset", required=False, max_length=TEXT_MAX_LENGTH)
     model_id = forms.CharField(label="Model", required=False, max_length=TEXT_MAX_LENGTH)
     tag = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
@@ -110,6 +111,7 @@ class HistoryFilter(forms.Form):
             after=given["after"],
             before=given["before"],
             extra=filters.condition(given["q"], by=by),
+            reads_all=filters.reads_all(given["q"]),
         )
 
     @property
@@ -168,11 +170,11 @@ def parameter_field(parameter: Parameter) -> forms.Field:
         return forms.BooleanField(required=False, **common)
     if parameter.type is list:
         choices = [(name, name) for name in parameter.choices]
-        return forms.MultipleChoiceField(
+        return MultipleChoiceField(
             required=not parameter.nullable, choices=choices, widget=forms.CheckboxSelectMultiple, **common
         )
     if parameter.choices:
-        return forms.ChoiceField(choices=[(name, name) for name in parameter.choices], **common)
+        return ChoiceField(choices=[(name, name) for name in parameter.choices], **common)
     if parameter.type is int:
         return WholeNumberField(required=not parameter.nullable, **common)
     if parameter.type is float:
@@ -214,7 +216,7 @@ class StartForm(forms.Form):
         label="Time limit", required=False, help_text="Seconds of training; empty: only the system's limit."
     )
     webhook_url = forms.CharField(label="Webhook", required=False, help_text="Is told when the run ends.", max_length=2000)
-    preflight = forms.ChoiceField(
+    preflight = ChoiceField(
         label="Depth of dry runs",
         choices=[("quick", "quick: without the runtime"), ("full", "full: tokens, steps and memory")],
         initial="quick",

@@ -7,6 +7,7 @@ from typing import Self
 from urllib.parse import parse_qsl
 
 from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
@@ -67,6 +68,7 @@ class Host(models.Model):
 # In the very words of the partial indexes below: with parameters in their place SQLite leaves the index aside and reads the whole
 # table for what a host executes. Not for subqueries, where the table has another name.
 _IS_EXECUTING = RawSQL("\"tunix_runs\".\"status\" IN ('running', 'cancelling')", (), output_field=models.BooleanField())
+_IS_PENDING = RawSQL('"tunix_runs"."status" = \'pending\'', (), output_field=models.BooleanField())
 _HAS_FAILED = RawSQL("\"tunix_runs\".\"status\" IN ('failed', 'timeout')", (), output_field=models.BooleanField())
 
 
@@ -85,6 +87,10 @@ class RunQuerySet(models.QuerySet["Run"]):
         pending = self.filter(status=RunStatus.PENDING).order_by("-priority", "created_at", "run_id")
         # IN, because SQLite takes a bare boolean for no equality and would sort
         return pending if supervised is None else pending.filter(supervised__in=[supervised])
+
+    def pending_of(self, owner: AbstractBaseUser) -> Self:
+        """What somebody has waiting, by an index of its own."""
+        return self.filter(_IS_PENDING, owner=owner).order_by()
 
     def executing_on(self, host: Host) -> Self:
         return self.executing().filter(host=host)
@@ -189,6 +195,8 @@ class Run(models.Model):
             models.Index("retry_of", name="ix_tunix_runs_retries", condition=Q(retry_of__isnull=False)),
             # the runs that go on from a run's checkpoints; partial for the same reason
             models.Index("resume_from", name="ix_tunix_runs_heirs", condition=Q(resume_from__isnull=False)),
+            # how many runs an account has waiting
+            models.Index("owner", name="ix_tunix_runs_waiting", condition=Q(status="pending")),
             # what failed lately, on the queue page
             models.Index(
                 "status",

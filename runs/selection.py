@@ -27,6 +27,7 @@ class Selection:
     after: datetime | None = None
     before: datetime | None = None
     extra: Q = field(default_factory=Q)
+    reads_all: bool = False  # ``extra`` may have to read every run
 
     def apply(self, runs: RunQuerySet) -> RunQuerySet:
         exact = {"status": self.status, "dataset_key": self.dataset_key, "mode": self.mode, "model_id": self.model_id}

@@ -47,7 +47,7 @@ from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
 from tunixrt.audit import system_user as system_user
 from tunixrt.audit import write_log_entry
-from tunixrt.refusals import Conflict, NotHere, Refusal
+from tunixrt.refusals import Conflict, NotHere, Refusal, TooMany
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
@@ -79,6 +79,10 @@ class Source:
 
 class OutputRootAway(StateConflict):
     """Whether there is a checkpoint cannot be told right now: the output root is away."""
+
+
+class QueueFull(TooMany):
+    """Somebody has as many runs waiting as one account may."""
 
 
 class SourceGone(Exception):
@@ -178,6 +182,7 @@ def submit_run(
 
     Raises:
         DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), QuotaExceeded, SourceGone.
+        QueueFull: not for an automatic retry, whose run was let in before.
     """
     if found := find_submitted(request=request, by=by):
         return found, False
@@ -216,6 +221,8 @@ def submit_run(
         if not request.dry_run:
             require_free_folder(run)
         with measured_write("a new run"), transaction.atomic():
+            if queued and not automatic:
+                _require_room_in_queue(by)
             if source is not None:
                 _hold(source)
             reserve_folder(run)
@@ -233,6 +240,16 @@ def submit_run(
             return found, False
         raise
     return run, True
+
+
+def _require_room_in_queue(owner: User) -> None:
+    """In the transaction that adds a run: two requests at once are counted one after the other. Raises QueueFull."""
+    User.objects.select_for_update(no_key=True).get(pk=owner.pk)
+    limit = settings.TUNIX_QUEUED_PER_ACCOUNT
+    if Run.objects.pending_of(owner)[:limit].count() >= limit:
+        raise QueueFull(
+            f"You have {limit:,} runs waiting, as many as an account may. Try again when some have started, or cancel some."
+        )
 
 
 def needs_process(request: RunRequest) -> bool:

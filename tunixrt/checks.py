@@ -151,10 +151,17 @@ def check_metrics_addresses(app_configs: Any, **kwargs: Any) -> list[CheckMessag
     return problems
 
 
-@register(Tags.security)
-def check_login_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    return [
-        Error(f"TUNIXRT_{name} must be at least 1.", id="tunixrt.E021")
-        for name in ("LOGIN_ATTEMPTS", "LOGIN_ATTEMPTS_PER_ADDRESS")
-        if getattr(settings, name) < 1
+@register(SETTINGS, Tags.security)
+def check_limits_of_accounts(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    limits = {
+        "TUNIXRT_LOGIN_ATTEMPTS": settings.LOGIN_ATTEMPTS,
+        "TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS": settings.LOGIN_ATTEMPTS_PER_ADDRESS,
+        "TUNIXRT_STREAMS_PER_ACCOUNT": settings.STREAMS_PER_ACCOUNT,
+        "TUNIX_QUEUED_PER_ACCOUNT": settings.TUNIX_QUEUED_PER_ACCOUNT,
+    }
+    problems: list[CheckMessage] = [
+        Error(f"{name} must be at least 1.", id="tunixrt.E021") for name, value in limits.items() if value < 1
     ]
+    if settings.SEARCH_SECONDS <= 0:
+        problems.append(Error("TUNIXRT_SEARCH_SECONDS must be greater than 0.", id="tunixrt.E021"))
+    return problems

@@ -1,17 +1,23 @@
 """From where a request comes."""
 
+from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str:
+    return address_in(request.META)
+
+
+def address_in(environ: Mapping[str, Any]) -> str:
     """Return the client's address. Behind a proxy that is the last entry of X-Forwarded-For, which the proxy added; the client
     may have sent others."""
-    if settings.BEHIND_PROXY and (named := request.META.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()):
-        return named
-    return str(request.META.get("REMOTE_ADDR", ""))
+    if settings.BEHIND_PROXY and (named := environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()):
+        return str(named)
+    return str(environ.get("REMOTE_ADDR", ""))
 
 
 def network_of(address: str) -> str:

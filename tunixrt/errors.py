@@ -8,20 +8,26 @@ from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
-from tunixrt.api.errors import DATABASE_AWAY
 from tunixrt.api.renderers import to_json
-from tunixrt.refusals import REFUSED, Refusal
+from tunixrt.refusals import REFUSED, RETRY_AFTER, DatabaseAway, Refusal
 
 
 class RefusalMiddleware:
-    """Answer requests that the front refused, and refusals that a page's view raised."""
+    """Answer requests that the front refused, and refusals that a page's view raised.
+
+    Every answer that asks to come back later says when: also one of a page that shows a refusal beside its form, or of a
+    library.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         refusal = request.META.get(REFUSED)
-        return self.get_response(request) if refusal is None else answer_refusal(request, refusal)
+        response = self.get_response(request) if refusal is None else answer_refusal(request, refusal)
+        if response.status_code in RETRY_AFTER:
+            response.headers.setdefault("Retry-After", str(RETRY_AFTER[response.status_code]))
+        return response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         return answer_refusal(request, error) if isinstance(error, Refusal) else None
@@ -29,8 +35,8 @@ class RefusalMiddleware:
 
 def answer_refusal(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     response = answer_error(request, refusal.status, refusal.title, refusal.detail)
-    if refusal.retry_after is not None:
-        response["Retry-After"] = str(refusal.retry_after)
+    for name, value in refusal.headers.items():
+        response[name] = value
     return response
 
 
@@ -60,7 +66,5 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
     if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
-        response = answer_error(request, 503, "The database is away", DATABASE_AWAY)
-        response["Retry-After"] = "5"
-        return response
+        return answer_refusal(request, DatabaseAway())
     return answer_error(request, 500, "Something went wrong", "The server met an unexpected error; its log says which.")

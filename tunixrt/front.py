@@ -5,19 +5,24 @@ An RSGI application (granian) around Django's WSGI handler. It runs on one event
 * **Bodies** are received before Django sees the request: bounded by route before anything is read, with a minimum rate and a
   total time, and spooled to disk beyond a few kilobytes. The large limit of uploads holds only after Django has let the uploader
   in.
-* **Places**: an answer is made in one of a few threads, each with its own database connection. Admission is FIFO. Python runs one
-  thread at a time, so quick requests are admitted one at a time; a request that has been running for ``PATIENCE`` is assumed to
-  be blocked on I/O, and the next one is admitted beside it. One place is kept from requests that may take long, and from a
-  client that has all the others.
+* **Places**: an answer is made in one of a few threads, each with its own database connection. The client that has used least
+  time in them lately is admitted first, and the requests of one client FIFO. Python runs one thread at a time, so quick requests
+  are admitted one at a time; a request that has been running for ``PATIENCE`` is assumed to be blocked on I/O, and the next one
+  is admitted beside it. One place is kept from requests that may take long, and from a client that has all the others.
 * **Streams**: an answer sent piece by piece (live streams, downloads, exports) leaves its place before the first piece. A client
   that takes nothing for ``SEND_SECONDS`` is given up.
+
+A client is an account where Django has found one behind a token or a session; until then, and without either, an address. So
+nobody gets more time by more connections, or by tokens made up.
 
 docs/adr/0007-front.md has the reasons and the figures.
 """
 
 import asyncio
 import contextlib
+import hashlib
 import logging
+import math
 import shutil
 import sys
 import tempfile
@@ -31,8 +36,10 @@ from typing import IO, Any, Protocol
 from django.db import connections
 from django.http.response import HttpResponseBase
 
+from tunixrt.memory import GiveBack
 from tunixrt.peers import PEER_UID, is_loopback
-from tunixrt.refusals import REFUSED, BadRequest, Busy, NoRoom, Refusal, TooLarge, TooSlow
+from tunixrt.refusals import REFUSED, BadRequest, Busy, NoRoom, Refusal, TooLarge, TooMany, TooSlow
+from tunixrt.whose import ACCOUNT
 
 logger = logging.getLogger("tunixrt.front")
 
@@ -42,9 +49,11 @@ Headers = list[tuple[str, str]]
 PATIENCE = 0.02  # seconds after which a running request no longer keeps the next one waiting
 # Files sent piece by piece up to this size are sent at once: static files, mostly.
 WHOLE_MAX_BYTES = 1 << 18
-# Answers that are sent piece by piece at once, beside the live streams: downloads and exports.
-DOWNLOADS = 32
 SEND_SECONDS = 60.0
+CHARGED_MAX = 1.0  # seconds of a request that count; one that takes longer waits for a training, mostly
+HEAVY = 2  # requests with a large body, at once
+COMPOSING = 2  # downloads whose next piece is made at once; the others wait for it, or for their clients
+KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
 
 
 class Scope(Protocol):
@@ -99,30 +108,41 @@ class Limits:
     slow_paths: frozenset[str]  # a POST to one of these may take long
     bodies: int = 2_000  # being received at once
     uploads: int = 8
+    uploads_each: int = 3  # of one client
     in_memory: int = 16 << 10  # bytes of one body; the rest is on disk
+    large: int = 256 << 10  # bytes of a body that takes long to read, and many times its length of memory
     spare_disk: int = 256 << 20  # bytes that uploads leave free
 
 
 class Front:
-    """The RSGI application. ``places`` answers are made at once; ``sending`` are sent piece by piece at once, the next one is
-    503. ``uid_of_peer`` is asked for connections from loopback."""
+    """The RSGI application. ``places`` answers are made at once; ``streams`` and ``downloads`` are sent piece by piece at once,
+    one client's share of the downloads is ``downloads_each``. ``address_of`` tells clients without an account from each other.
+    ``uid_of_peer`` is asked for connections from loopback."""
 
     def __init__(
         self,
         django: Callable[..., HttpResponseBase],
         *,
         places: int,
-        sending: int,
+        streams: int,
+        downloads: int,
+        downloads_each: int,
         limits: Limits,
+        address_of: Callable[[Environ], str] = lambda environ: str(environ["REMOTE_ADDR"]),
         uid_of_peer: Callable[[str, str], int | None] | None = None,
     ):
         self._django = django
         self._uid_of_peer = uid_of_peer
+        self._address_of = address_of
         self._limits = limits
         self._places = Places(places)
-        self._sending = threading.BoundedSemaphore(sending)
+        self._streams = Shares(streams, streams)
+        self._downloads = Shares(downloads, downloads_each)
+        self._uploads = Shares(limits.uploads, limits.uploads_each)
+        self._composing = threading.Semaphore(COMPOSING)
+        self._give_back = GiveBack()
         self._bodies = 0
-        self._uploads = 0
+        self._accounts: dict[bytes, str] = {}  # by the hash of a token or session, used last at the end
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         environ = make_environ(scope)
@@ -134,7 +154,11 @@ class Front:
                 environ["wsgi.input"] = _EMPTY
             else:
                 await self._receive(scope, exchange, environ, body)
-            answer = await self._places.run(lambda: self._answer(environ), who=_credential(environ), slow=slow)
+            try:
+                heavy = int(environ.get("CONTENT_LENGTH") or 0) > self._limits.large
+                answer = await self._ask_django(environ, slow=slow, heavy=heavy, exchange=exchange)
+            except _Gone:
+                return
         if answer.pieces is None:
             exchange.response_bytes(answer.status, answer.headers, answer.body)
             return
@@ -148,6 +172,42 @@ class Front:
             await loop.run_in_executor(None, _abandon, answer)
         gone.cancel()
         await ended
+        self._give_back.soon()
+
+    # --- clients
+
+    def _client_of(self, environ: Environ) -> str:
+        """Return whose request this is, as far as is known."""
+        if (account := environ.get(ACCOUNT)) is not None:
+            return f"account {account}"
+        if (key := _credential(environ)) is not None and (known := self._accounts.pop(key, None)) is not None:
+            self._accounts[key] = known
+            return known
+        return f"address {self._address_of(environ)}"
+
+    def _remember(self, environ: Environ) -> None:
+        """Remember the account that Django has found behind a token or a session."""
+        if ACCOUNT in environ and (key := _credential(environ)) is not None:
+            self._accounts[key] = self._client_of(environ)
+            if len(self._accounts) > KNOWN_MAX:
+                del self._accounts[next(iter(self._accounts))]
+
+    async def _ask_django(self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False) -> "Answer":
+        """Raises _Gone if the client goes away before its turn comes: nobody waits for the answer any more."""
+        client = self._client_of(environ)
+        who = client if client.startswith("account") else (_credential(environ) or client)
+        visit = self._places.visit(lambda: self._answer(environ), client=client, who=who, slow=slow, heavy=heavy)
+        if not visit.admitted:
+            gone = asyncio.ensure_future(_disconnected(exchange))
+            gone.add_done_callback(lambda _: self._places.give_up(visit))
+            try:
+                answer: Answer = await visit.result
+            finally:
+                gone.cancel()
+        else:
+            answer = await visit.result
+        self._remember(environ)
+        return answer
 
     # --- bodies
 
@@ -157,10 +217,12 @@ class Front:
         rule = self._limits.upload if upload else self._limits.body
         try:
             self._check_length(environ, rule)
-            if upload and not await self._may_upload(environ):
+            if upload and not await self._may_upload(environ, exchange):
                 environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY})  # the view says why
                 return
-            resources.enter_context(self._count_body(upload))
+            resources.enter_context(self._count_body())
+            if upload:
+                resources.callback(self._uploads.take(self._client_of(environ), "uploads"))
             spool = tempfile.SpooledTemporaryFile(self._limits.in_memory, prefix="tunixrt-body-")  # noqa: SIM115 - entered below
             file = resources.enter_context(spool)
             received = await self._spool(exchange, file, rule, environ.get("CONTENT_LENGTH"))
@@ -170,6 +232,8 @@ class Front:
             environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, REFUSED: refused})
             return
         file.seek(0)
+        if received > self._limits.in_memory:
+            self._give_back.soon()
         environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ.update({"CONTENT_LENGTH": str(received), "wsgi.input": file})
 
@@ -180,24 +244,22 @@ class Front:
         if int(announced) > rule.max_bytes:
             raise TooLarge(rule.max_bytes)
 
-    async def _may_upload(self, environ: Environ) -> bool:
+    async def _may_upload(self, environ: Environ, exchange: Exchange) -> bool:
         """Ask Django, before the body is received, whether this client may upload anything at all."""
         asked = environ | {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/uploads/permission", "QUERY_STRING": ""}
         asked |= {"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, "HTTP_ACCEPT": "application/json"}
-        answer = await self._places.run(lambda: self._answer(asked), who=_credential(environ), slow=False)
+        answer = await self._ask_django(asked, slow=False, exchange=exchange)
         return answer.status == 204
 
     @contextlib.contextmanager
-    def _count_body(self, upload: bool) -> Any:
-        if self._bodies >= self._limits.bodies or (upload and self._uploads >= self._limits.uploads):
-            raise Busy("As many uploads as the server can take are under way; try again in a moment.", retry_after=5)
+    def _count_body(self) -> Any:
+        if self._bodies >= self._limits.bodies:
+            raise Busy("The server is receiving as many requests as it can; try again in a moment.")
         self._bodies += 1
-        self._uploads += upload
         try:
             yield
         finally:
             self._bodies -= 1
-            self._uploads -= upload
 
     async def _spool(self, exchange: Exchange, file: IO[bytes], rule: BodyRule, announced: str | None) -> int:
         """Write the body to ``file`` and return its length. Raises Refusal."""
@@ -240,10 +302,15 @@ class Front:
             body = b"".join(response)
             response.close()
             return Answer(status, headers, body)
-        if not self._sending.acquire(blocking=False):
+        live = any(name.lower() == "content-type" and value.startswith("text/event-stream") for name, value in headers)
+        try:
+            shares, what = (self._streams, "live streams") if live else (self._downloads, "downloads")
+            release = shares.take(self._client_of(environ), what)
+            pieces: Iterable[bytes] = response if live else _Composed(response, self._composing)  # a live one waits for its run
+        except Refusal as refused:
             response.close()
-            return Answer(503, [("Content-Type", "application/json"), ("Retry-After", "5")], TOO_MANY)
-        return Answer(status, headers, b"", response)
+            return self._answer(environ | {REFUSED: refused})
+        return Answer(status, headers, b"", pieces, response.close, release)
 
     def _send(self, answer: "Answer", transport: Transport, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
         """Send an answer piece by piece, in a thread of its own. A database connection that its pieces needed ends with it."""
@@ -257,10 +324,14 @@ class Front:
             logger.debug("an answer ended early: %s", error)
         finally:
             with contextlib.suppress(Exception):
-                answer.pieces.close()
+                answer.close()
             connections.close_all()
-            self._sending.release()
+            answer.release()
             loop.call_soon_threadsafe(ended.set_result, None)
+
+
+class _Gone(Exception):
+    """The client is no longer there."""
 
 
 async def _disconnected(exchange: Exchange) -> None:
@@ -269,17 +340,13 @@ async def _disconnected(exchange: Exchange) -> None:
 
 def _abandon(answer: "Answer") -> None:
     """Close what is being sent to a client that has gone: it gives its place back, and its thread ends at the next piece."""
-    assert answer.pieces is not None
     with contextlib.suppress(Exception):  # a generator that is at work cannot be closed from here
-        answer.pieces.close()
+        answer.close()
     connections.close_all()
 
 
 async def _sent(transport: Transport, piece: bytes) -> None:
     await transport.send_bytes(piece)  # what it returns is awaitable, but no coroutine
-
-
-TOO_MANY = b'{"detail": "The server is sending as much as it can; try again in a moment."}'
 
 
 @dataclass(frozen=True)
@@ -289,7 +356,54 @@ class Answer:
     status: int
     headers: Headers
     body: bytes
-    pieces: HttpResponseBase | None = None
+    pieces: Iterable[bytes] | None = None
+    close: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None  # what is counted of it
+
+
+class _Composed:
+    """Pieces that are made while ``composing`` is held, and sent while it is not: making them takes a processor."""
+
+    def __init__(self, pieces: Iterable[bytes], composing: threading.Semaphore):
+        self._pieces = iter(pieces)
+        self._composing = composing
+
+    def __iter__(self) -> "_Composed":
+        return self
+
+    def __next__(self) -> bytes:
+        with self._composing:
+            return next(self._pieces)
+
+
+class Shares:
+    """Counts what is under way: ``total`` at once, ``each`` of one client."""
+
+    def __init__(self, total: int, each: int):
+        self._total = total
+        self._each = each
+        self._of: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, client: str, what: str) -> Callable[[], None]:
+        """Count one more of a client, and return what takes it back. Raises Busy, or TooMany where it is that client's doing.
+
+        The seconds after which to ask again are a guess: whoever has a share keeps it as long as it needs.
+        """
+        with self._lock:
+            if self._of[client] >= self._each:
+                raise TooMany(f"You have {self._each} {what} under way, as many as one may; wait for one to end.", retry_after=10)
+            if self._of.total() >= self._total:
+                raise Busy(f"As many {what} as the server can take are under way; try again in a moment.")
+            self._of[client] += 1
+
+        def release() -> None:
+            with self._lock:
+                self._of[client] -= 1
+                if not self._of[client]:
+                    del self._of[client]
+
+        return release
 
 
 class Places:
@@ -299,18 +413,51 @@ class Places:
         self._count = count
         self._patience = patience
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="place")
-        self._waiting: deque[_Visit] = deque()
+        self._waiting: dict[str, deque[_Visit]] = {}  # by client
+        self._used: dict[str, tuple[float, float]] = {}  # by client: seconds in places lately, and when that was counted
         self._inside: dict[_Visit, float] = {}
         self._slow = 0
-        self._of: Counter[str] = Counter()
+        self._heavy: set[str | bytes] = set()  # whose
+        self._of: Counter[str | bytes] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, work: Callable[[], Any], *, who: str, slow: bool) -> Any:
-        """Run ``work`` in a place when its turn comes, and return its result. ``who`` asks; with ``slow`` it may take long."""
-        visit = _Visit(work, who, slow, asyncio.get_running_loop().create_future())
-        self._waiting.append(visit)
+    def visit(
+        self, work: Callable[[], Any], *, client: str, who: str | bytes, slow: bool = False, heavy: bool = False
+    ) -> "_Visit":
+        """Run ``work`` in a place when its turn comes; its ``result`` can be awaited.
+
+        Args:
+            client: whose time is used. It may be an address that several share.
+            who: whose places are counted.
+            slow: it may take long.
+            heavy: it computes all the while, and takes memory. One of each, and HEAVY in all.
+        """
+        visit = _Visit(work, client, who, slow, heavy, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(client, deque()).append(visit)
         self._admit()
-        return await visit.result
+        return visit
+
+    def give_up(self, visit: "_Visit") -> None:
+        """Take one that is still waiting out of the queue. Its result is then _Gone."""
+        if not visit.admitted and not visit.result.done():
+            self._leave_queue(visit)
+            visit.result.set_exception(_Gone())
+
+    def _leave_queue(self, visit: "_Visit") -> None:
+        waiting = self._waiting[visit.client]
+        waiting.remove(visit)
+        if not waiting:
+            del self._waiting[visit.client]
+
+    def _seconds_used(self, client: str, now: float) -> float:
+        """Return the time that a client has spent in places; what is a second older counts half."""
+        used, at = self._used.get(client, (0.0, now))
+        return used * 0.5 ** (now - at)
+
+    def _charge(self, client: str, seconds: float, now: float) -> None:
+        self._used[client] = (self._seconds_used(client, now) + min(seconds, CHARGED_MAX), now)
+        if len(self._used) > KNOWN_MAX:
+            self._used = {one: used for one, used in self._used.items() if used[1] > now - 10.0}
 
     def _admit(self) -> None:
         """Admit those whose turn it is. Looks past requests that only wait for others of their kind or client."""
@@ -320,27 +467,36 @@ class Places:
             self._timer.cancel()
             self._timer = None
         while self._waiting and len(self._inside) < self._count:
-            newest = max(self._inside.values(), default=0.0)
+            newest = max(self._inside.values(), default=-math.inf)
             if newest + self._patience > now:  # one that may be computing
                 self._timer = loop.call_at(newest + self._patience, self._admit)
                 return
-            visit = next((visit for visit in self._waiting if self._may_enter(visit)), None)
+            clients = sorted(self._waiting, key=lambda client: self._seconds_used(client, now))
+            visit = next((visit for client in clients for visit in self._waiting[client] if self._may_enter(visit)), None)
             if visit is None:
                 return
-            self._waiting.remove(visit)
+            self._leave_queue(visit)
+            visit.admitted = True
             self._inside[visit] = now
             self._slow += visit.slow
+            if visit.heavy:
+                self._heavy.add(visit.who)
             self._of[visit.who] += 1
             inside = loop.run_in_executor(self._threads, visit.work)
             inside.add_done_callback(lambda done, visit=visit: self._leave(visit, done))  # type: ignore[misc]
 
     def _may_enter(self, visit: "_Visit") -> bool:
         most = max(1, self._count - 1)
+        if visit.heavy and (visit.who in self._heavy or len(self._heavy) >= HEAVY):
+            return False
         return self._of[visit.who] < most and not (visit.slow and self._slow >= most)
 
     def _leave(self, visit: "_Visit", done: asyncio.Future[Any]) -> None:
-        del self._inside[visit]
+        now = asyncio.get_running_loop().time()
+        self._charge(visit.client, now - self._inside.pop(visit), now)
         self._slow -= visit.slow
+        if visit.heavy:
+            self._heavy.remove(visit.who)
         self._of[visit.who] -= 1
         if not self._of[visit.who]:
             del self._of[visit.who]
@@ -355,9 +511,12 @@ class Places:
 @dataclass(eq=False)
 class _Visit:
     work: Callable[[], Any]
-    who: str
+    client: str
+    who: str | bytes
     slow: bool
+    heavy: bool
     result: asyncio.Future[Any]
+    admitted: bool = False
 
 
 # --- requests as WSGI knows them --------------------------------------------------------------------------------------
@@ -413,9 +572,14 @@ def _announces_body(environ: Environ) -> bool:
     return environ.get("CONTENT_LENGTH", "0") != "0" or "HTTP_TRANSFER_ENCODING" in environ
 
 
-def _credential(environ: Environ) -> str:
-    """What tells one client from another before anybody has looked it up."""
-    return str(environ.get("HTTP_AUTHORIZATION") or environ.get("HTTP_COOKIE") or environ["REMOTE_ADDR"])
+def _credential(environ: Environ) -> bytes | None:
+    """Return a hash of what a request comes with to say whose it is, without looking it up. Of cookies only the session counts:
+    one session is one credential whatever else is sent with it."""
+    given = environ.get("HTTP_AUTHORIZATION")
+    if not given:
+        cookies = (part.strip() for part in environ.get("HTTP_COOKIE", "").split(";"))
+        given = next((part for part in cookies if part.startswith("sessionid=")), None)
+    return hashlib.sha256(given.encode(errors="replace")).digest() if given else None
 
 
 def _length_of(headers: Iterable[tuple[str, str]]) -> int:

@@ -1,4 +1,4 @@
-"""Login attempts: limited for an account from an address and for an address, on every page with a login form, and recorded.
+"""Guesses of a password: limited for an account from an address and for an address, on every page that asks for one; recorded.
 
 Counted in the database, for all processes and hosts together, before a password is looked at.
 """
@@ -11,8 +11,10 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.admin.models import CHANGE
+from django.contrib.auth.forms import PasswordChangeForm
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_logged_in, user_login_failed
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import F
 from django.dispatch import receiver
@@ -35,9 +37,39 @@ class LimitBackend:
     def authenticate(self, request: HttpRequest | None, username: str | None = None, **credentials: Any) -> None:
         if request is None or username is None:
             return
-        account, address = _buckets(request, username)
-        _count(address, settings.LOGIN_ATTEMPTS_PER_ADDRESS)
-        _count(account, settings.LOGIN_ATTEMPTS)
+        count_guess(request, username)
+
+
+class LimitedPasswordChangeForm(PasswordChangeForm):
+    """Asks for the old password, which whoever has found a browser open may guess as at a login."""
+
+    request: HttpRequest
+
+    def clean_old_password(self) -> str:
+        """Raises TooMany."""
+        count_guess(self.request, self.user.get_username())
+        try:
+            given: str = super().clean_old_password()
+        except ValidationError:
+            credentials = {"username": self.user.get_username()}
+            user_login_failed.send(sender=type(self).__module__, credentials=credentials, request=self.request)
+            raise
+        forget_guesses(self.request, self.user.get_username())
+        return given
+
+
+def count_guess(request: HttpRequest, username: str) -> None:
+    """Count a guess of the password of an account. Raises TooMany."""
+    account, address = _buckets(request, username)
+    _count(address, settings.LOGIN_ATTEMPTS_PER_ADDRESS)
+    _count(account, settings.LOGIN_ATTEMPTS)
+
+
+def forget_guesses(request: HttpRequest, username: str) -> None:
+    """Take back what a right password has counted, with the wrong ones of the same account from the same address."""
+    account, address = _buckets(request, username)
+    LoginAttempts.objects.filter(pk=account).delete()
+    LoginAttempts.objects.filter(pk=address, count__gt=0).update(count=F("count") - 1)
 
 
 def _buckets(request: HttpRequest, username: str) -> tuple[str, str]:
@@ -70,10 +102,7 @@ def _row(bucket: str, now: datetime) -> LoginAttempts:
 
 @receiver(user_logged_in)
 def _forget_failures(sender: Any, request: HttpRequest, user: User, **kwargs: Any) -> None:
-    """Take back what a login that succeeded has counted, with the failures of the same account from the same address."""
-    account, address = _buckets(request, user.get_username())
-    LoginAttempts.objects.filter(pk=account).delete()
-    LoginAttempts.objects.filter(pk=address, count__gt=0).update(count=F("count") - 1)
+    forget_guesses(request, user.get_username())
 
 
 @receiver(user_login_failed)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 
 from django.core.wsgi import get_wsgi_application
@@ -15,9 +16,16 @@ django = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 
 from runs.reading.stream import hub  # noqa: E402
-from tunixrt.front import DOWNLOADS, BodyRule, Front, Limits  # noqa: E402
+from tunixrt.client_address import address_in, network_of  # noqa: E402
+from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
+from tunixrt.memory import keep_what_is_loaded  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
 
+# How long a thread that computes keeps the interpreter from another that wants it; Python's own is ten times as much. A short
+# request asks for it some twenty times (event loop, thread, each query), and beside three long ones it waited for all of them
+# each time.
+SWITCH_SECONDS = 0.0005
+DOWNLOADS = 32  # and exports, at once
 UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
 TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
 
@@ -26,19 +34,24 @@ class Application(Front):
     """The front of this process. granian calls ``__rsgi_init__`` in the main thread before it serves."""
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        sys.setswitchinterval(SWITCH_SECONDS)
+        keep_what_is_loaded()
         end_streams_on_shutdown()
 
 
 application = Application(
     django,
     places=settings.WEB_THREADS,
-    sending=settings.MAX_STREAMS + DOWNLOADS,
+    streams=settings.MAX_STREAMS + 32,  # the hub counts them first, and lets the next one in a moment before one has gone
+    downloads=DOWNLOADS,
+    downloads_each=DOWNLOADS if settings.LOCAL_MODE else DOWNLOADS // 4,
     limits=Limits(
         body=BodyRule(settings.API_MAX_BODY_BYTES),
         upload=BodyRule(settings.UPLOAD_MAX_BYTES, max_seconds=3600.0),
         upload_paths=UPLOADS,
         slow_paths=UPLOADS | TRAININGS,
     ),
+    address_of=lambda environ: network_of(address_in(environ)),
     uid_of_peer=uid_of_peer if settings.LOCAL_MODE else None,
 )
 

@@ -42,6 +42,11 @@ BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
 WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
 # Live streams at once; each costs a sleeping thread. Beyond that pages read piece by piece.
 MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
+# What one account may have of it. In local mode all are the same account.
+STREAMS_PER_ACCOUNT = env.int("TUNIXRT_STREAMS_PER_ACCOUNT", MAX_STREAMS if LOCAL_MODE else max(1, MAX_STREAMS // 5))
+# Searches that may read every row: so many at once, one of each account, each for at most so long.
+SEARCHES = max(1, WEB_THREADS - 2)
+SEARCH_SECONDS = env.float("TUNIXRT_SEARCH_SECONDS", 10.0)
 
 SECRET_KEY = env.str("SECRET_KEY", "")
 SECRET_KEY_FILE = None  # where the key is kept if the environment has none
@@ -84,6 +89,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "tunixrt.local_mode.LocalModeMiddleware",
+    "tunixrt.whose.WhoseMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -251,6 +257,8 @@ TUNIX_MODEL_ROOTS = [Path(path).resolve() for path in env.list("TUNIX_MODEL_ROOT
 # The interpreter that has the training runtime, and the command it runs; empty: the project's own trainer.
 TUNIX_PYTHON = env.str("TUNIX_PYTHON", sys.executable)
 TUNIX_COMMAND = shlex.split(env.str("TUNIX_COMMAND", ""))
+# Runs that one account may have waiting in the queue.
+TUNIX_QUEUED_PER_ACCOUNT = env.int("TUNIX_QUEUED_PER_ACCOUNT", 1000)
 TUNIX_SYNC_TIMEOUT_SECONDS = env.float("TUNIX_SYNC_TIMEOUT_SECONDS", 30.0)
 TUNIX_RUN_TIMEOUT_SECONDS = env.float("TUNIX_RUN_TIMEOUT_SECONDS", None)
 TUNIX_OUTPUT_MAX_BYTES = env.int("TUNIX_OUTPUT_MAX_BYTES", 10_240)

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth import views as auth_views
 from django.urls import include, path
+from django.views.generic import RedirectView
 
 from tunixrt import views
 
@@ -18,6 +19,7 @@ urlpatterns = [
     path("tokens/revoke", views.revoke, name="revoke_token"),
     path("healthz", views.healthz, name="healthz"),
     path("metrics", views.metrics, name="metrics"),
+    path("admin/password_change/", admin.site.admin_view(RedirectView.as_view(pattern_name="password"))),  # guesses count there
     path("admin/", admin.site.urls),
 ]
 

@@ -23,6 +23,7 @@ from tunixrt.api.authentication import TokenAuthentication
 from tunixrt.audit import write_log_entry
 from tunixrt.client_address import client_address, lies_in
 from tunixrt.local_mode import comes_through_loopback
+from tunixrt.logins import LimitedPasswordChangeForm
 from tunixrt.models import ApiToken
 from tunixrt.numbers import WholeNumberField
 from tunixrt.refusals import Missing, NotAllowed, Refusal
@@ -32,6 +33,7 @@ from tunixrt.tokens import DAYS_MAX, TOKENS_MAX, make_token, revoke_token
 class ChangePassword(auth_views.PasswordChangeView):
     """People change their own password. Their logins elsewhere end; this one stays."""
 
+    form_class = LimitedPasswordChangeForm
     template_name = "registration/password.html"
     success_url = reverse_lazy("runs:history")
 
@@ -39,6 +41,12 @@ class ChangePassword(auth_views.PasswordChangeView):
         if isinstance(request.user, User) and not request.user.has_usable_password():
             return render(request, self.template_name, status=200 if request.method in ("GET", "HEAD") else 403)
         return super().dispatch(request, *args, **kwargs)
+
+    def get_form(self, form_class: Any = None) -> LimitedPasswordChangeForm:
+        form = super().get_form(form_class)
+        assert isinstance(form, LimitedPasswordChangeForm)
+        form.request = self.request
+        return form
 
     def form_valid(self, form: PasswordChangeForm) -> HttpResponse:
         response = super().form_valid(form)

@@ -30,7 +30,7 @@ from datasets.listing import (
     take_page,
 )
 from datasets.models import Trace
-from datasets.schema import Errors, kind_of
+from datasets.schema import kind_of, unknown_fields
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
@@ -38,6 +38,7 @@ from tunixrt.api.query import QueryReader, parse_text, parse_uuid
 from tunixrt.models import ApiToken
 from tunixrt.refusals import NoRoom, NotAllowed
 from tunixrt.roles import May, require
+from tunixrt.searches import search
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 TRACES_MAX = 10_000  # traces in one request; more come as a file
@@ -68,7 +69,8 @@ class TraceList(APIView):
         cursor = reader.take("cursor", decode_trace_cursor)
         text = reader.take("q", parse_text)
         reader.finish()
-        page = take_page(search_traces(text), limit=limit, offset=offset, cursor=cursor)
+        with search(caller(request), "q", reads_all=bool(text)):
+            page = take_page(search_traces(text), limit=limit, offset=offset, cursor=cursor)
         return paged([full_trace(trace) for trace in page.rows], limit, offset, page)
 
     def post(self, request: Request) -> Response:
@@ -105,7 +107,8 @@ class DatasetList(APIView):
         cursor = reader.take("cursor", decode_dataset_cursor)
         text = reader.take("q", parse_text)
         reader.finish()
-        page = take_page(search_datasets(text), limit=limit, offset=offset, cursor=cursor)
+        with search(caller(request), "q", reads_all=bool(text)):
+            page = take_page(search_datasets(text), limit=limit, offset=offset, cursor=cursor)
         return paged([dataset_row(dataset) for dataset in page.rows], limit, offset, page)
 
     def post(self, request: Request) -> Response:
@@ -120,7 +123,7 @@ def clean_dataset(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValidationError({"non_field_errors": [f"The body must be an object, not {kind_of(data)}."]})
     known = ("name", "version", "trace_ids", "held_out_ids", "description")
-    errors: Errors = {name: ["Unknown field."] for name in data if name not in known}
+    errors = unknown_fields(data, known)
     for name in ("name", "version", "trace_ids"):
         if name not in data:
             errors[name] = ["This field is required."]
@@ -208,7 +211,7 @@ def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
 
 def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
     known = ("name", "version", "description", "format", "held_out")
-    errors: Errors = {name: ["Unknown field."] for name in given if name not in known}
+    errors = unknown_fields(given, known)
     errors |= {name: ["Is given more than once."] for name in known if len(given.get(name, [])) > 1}
     errors |= {name: ["This field is required."] for name in ("name", "version") if name not in given}
     errors |= {name: ["Must be text, not a file."] for name, values in given.items() if not isinstance(values[0], str)}

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -264,3 +265,26 @@ def test_anything_is_a_trace_or_refused_with_reasons(value):
         assert all(refused.values())
     else:
         assert training_line("x", trace, "train").endswith(b"\n")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"prompt": "p", "final_answer": "a", "steps": [{f"field-{field}": 1 for field in range(4_000)}] * 1_000},
+        {"prompt": "p", "final_answer": "a", "steps": [{"i": 0, "type": "", "content": ""}] * 1_000},
+        {"prompt": "p", "final_answer": "a"} | {f"field-{field}": 1 for field in range(500_000)},
+        {"prompt": "p", "final_answer": "a", "steps": [{"k" * 1_000_000: 1}]},
+        {"prompt": "p", "final_answer": "a", "meta": {"messages": [{"role": "r" * 1_000_000, "content": "c"}]}},
+    ],
+    ids=["fields of steps", "steps", "fields", "a long name", "a long role"],
+)
+def test_what_is_wrong_is_told_in_a_few_kilobytes(value: dict):
+    tracemalloc.start()
+    with pytest.raises(InvalidTrace) as caught:
+        parse_trace(value)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert sum(len(field) + sum(map(len, said)) for field, said in caught.value.errors.items()) < 10_000
+    assert len(str(caught.value)) < 10_000
+    assert most < 10 * 2**20

@@ -258,7 +258,8 @@ class RunEvents(APIView):
         folder = while_root_is_there(run_folder(run))
         if not position.lies_inside(folder):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
-        viewer = stream.Viewer(run, folder, position, Credential.of(request), limit=settings.MAX_STREAMS)
+        limits = {"limit": settings.MAX_STREAMS, "each": settings.STREAMS_PER_ACCOUNT}
+        viewer = stream.Viewer(run, folder, position, Credential.of(request), **limits)
         headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # the second is for nginx
         return StreamingHttpResponse(viewer, content_type="text/event-stream; charset=utf-8", headers=headers)
 

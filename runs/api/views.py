@@ -1,5 +1,6 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
 
+from itertools import islice
 from typing import Any, cast
 
 from django.contrib.auth.models import User
@@ -15,14 +16,16 @@ from runs.access import get_run_for, read_run_for, require_priority
 from runs.api.presentation import full_answer, read_full, read_short
 from runs.disk import disk_warnings
 from runs.execution import attending, launching
+from runs.manifest import shortened
 from runs.models import Run, RunMode, RunStatus
 from runs.output_root import while_root_is_there
 from runs.reading import pages
-from runs.requests import RunRequest, clean_extension, clean_name, clean_notes, clean_request, clean_tags
+from runs.requests import NAMED_FIELDS, RunRequest, clean_extension, clean_name, clean_notes, clean_request, clean_tags
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
+from tunixrt.searches import search
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
@@ -78,7 +81,8 @@ class RunList(APIView):
         oldest_first = reader.take("order", read_order, "newest") == "oldest"
         selection = read_selection(reader, by=actor(request))
         reader.finish()
-        rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
+        with search(actor(request), "q", reads_all=selection.reads_all):
+            rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
         pagination = {
             "limit": limit,
             "offset": offset,
@@ -100,6 +104,7 @@ def read_selection(reader: QueryReader, *, by: User) -> Selection:
         after=reader.take("after", parse_moment),
         before=reader.take("before", parse_moment),
         extra=filters.condition(terms, by=by),
+        reads_all=filters.reads_all(terms),
     )
 
 
@@ -124,13 +129,13 @@ def _read_annotations(data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValidationError({"non_field_errors": ["The request must be a JSON object."]})
     parsers = {"name": clean_name, "tags": clean_tags, "notes": clean_notes, "pinned": _clean_bool}
-    changes, errors = {}, {}
-    for name, value in data.items():
-        if name not in parsers:
-            errors[name] = ["Unknown field; name, tags, notes and pinned can be changed."]
-            continue
+    changes: dict[str, Any] = {}
+    errors: dict[str, list[str]] = {}
+    for name in islice((name for name in data if name not in parsers), NAMED_FIELDS):
+        errors[shortened(name)] = ["Unknown field; name, tags, notes and pinned can be changed."]
+    for name in parsers.keys() & data.keys():
         try:
-            changes[name] = parsers[name](value)
+            changes[name] = parsers[name](data[name])
         except ValueError as error:
             errors[name] = [str(error)]
     if errors:

@@ -29,7 +29,7 @@ from runs.models import TERMINAL, Run, RunStatus
 from runs.reading.curves import as_json
 from runs.reading.logs import OffsetPastEnd, read_part
 from tunixrt.credentials import Credential, still_valid
-from tunixrt.refusals import Busy
+from tunixrt.refusals import Busy, TooMany
 
 logger = logging.getLogger(__name__)
 
@@ -252,10 +252,19 @@ def _json(data: Any) -> bytes:
 class TooManyStreams(Busy):
     """Every place is taken."""
 
-    retry_after = 5
-
     def __init__(self) -> None:
         super().__init__("As many live streams are open as this server allows; read logs and metrics piece by piece meanwhile.")
+
+
+class TooManyOfOne(TooMany):
+    """An account has its share."""
+
+    retry_after = 5
+
+    def __init__(self, limit: int):
+        super().__init__(
+            f"You have {limit} live streams open, as many as an account may. Close one, or read logs and metrics piece by piece."
+        )
 
 
 class Hub:
@@ -272,11 +281,13 @@ class Hub:
         self._threads: dict[str, threading.Thread] = {}
         self._row_wanted = threading.Event()
 
-    def join(self, run: Run, folder: Path, credential: Credential, *, limit: int) -> Watch:
-        """One more viewer of ``run``. Raises TooManyStreams."""
+    def join(self, run: Run, folder: Path, credential: Credential, *, limit: int, each: int) -> Watch:
+        """One more viewer of ``run``: ``limit`` in all, ``each`` of one account. Raises TooManyStreams, TooManyOfOne."""
         with self._lock:
             if self.viewers >= limit or self.stopping:
                 raise TooManyStreams
+            if sum(count for other, count in self._credentials.items() if other.user_id == credential.user_id) >= each:
+                raise TooManyOfOne(each)
             self.viewers += 1
             self._credentials[credential] += 1
             watch = self.watches.get(run.pk)
@@ -375,12 +386,12 @@ hub = Hub()
 class Viewer:
     """The stream of one reader, an iterator of bytes. ``close`` gives its place back, also if nothing was ever read."""
 
-    def __init__(self, run: Run, folder: Path, position: Position, credential: Credential, *, limit: int):
-        """Raises TooManyStreams."""
+    def __init__(self, run: Run, folder: Path, position: Position, credential: Credential, *, limit: int, each: int):
+        """Raises TooManyStreams, TooManyOfOne."""
         self._run_id = run.pk
         self._credential = credential
         self._watch: Watch | None = None
-        self._watch = hub.join(run, folder, credential, limit=limit)
+        self._watch = hub.join(run, folder, credential, limit=limit, each=each)
         self._position = position
         self._waiting = [OPENING]
 

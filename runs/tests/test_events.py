@@ -442,7 +442,7 @@ def viewer(root: Path) -> Iterator[Callable[..., stream.Viewer]]:
     opened: list[stream.Viewer] = []
 
     def make(run: Run, **options: Any) -> stream.Viewer:
-        given = {"limit": 10, "credential": Credential(run.owner_id, run.owner.password), **options}
+        given = {"limit": 10, "each": 10, "credential": Credential(run.owner_id, run.owner.password), **options}
         opened.append(stream.Viewer(run, run_folder(run), stream.Position(), **given))
         return opened[-1]
 
@@ -473,6 +473,19 @@ def test_a_viewer_who_never_reads_gives_the_place_back(viewer: Callable[..., str
 
     assert next(viewer(run, limit=1)) == stream.OPENING
     assert stream.hub.viewers == 1
+
+
+def test_one_account_has_a_share_of_the_streams(viewer: Callable[..., stream.Viewer], user: User, staff: User):
+    run = make_run(user)
+    tokens = [Credential(user.pk, user.password, token=name) for name in ("one", "two", "three")]
+    first, _ = (viewer(run, credential=token, each=2) for token in tokens[:2])
+
+    with pytest.raises(stream.TooManyOfOne, match="You have 2 live streams open") as caught:
+        viewer(run, credential=tokens[2], each=2)
+    assert (caught.value.status, caught.value.retry_after) == (429, 5)
+    viewer(run, credential=Credential(staff.pk, staff.password), each=2)
+    first.close()
+    viewer(run, credential=tokens[2], each=2)
 
 
 LOSSES: dict[str, Callable[[User], object]] = {

@@ -22,6 +22,7 @@ from runs.saved_views import VIEWS_MAX, query_of
 from runs.selection import Cursor
 from runs.sparklines import read_sparklines
 from tunixrt.accounts import person
+from tunixrt.searches import search
 
 PAGE_SIZE = 20
 COLUMNS_COOKIE = "history_columns"
@@ -95,7 +96,8 @@ def history(request: HttpRequest) -> HttpResponse:
         selection = form.selection(by=person(request))
         selected = selection.in_order(Run.objects.visible(), behind=form.cleaned_data["cursor"])
         tags = Prefetch("tags", RunTag.objects.all())
-        rows = list(selected.select_related("owner", "host").only(*ROW_FIELDS).prefetch_related(tags)[: PAGE_SIZE + 1])
+        with search(person(request), "q", reads_all=selection.reads_all):
+            rows = list(selected.select_related("owner", "host").only(*ROW_FIELDS).prefetch_related(tags)[: PAGE_SIZE + 1])
         runs = rows[:PAGE_SIZE]
         more = len(rows) > PAGE_SIZE
         context |= {

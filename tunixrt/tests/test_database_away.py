@@ -13,7 +13,7 @@ import pytest
 
 from runs.tests.launching import PATIENCE, wait_for
 from runs.tests.ports import HeldPort
-from tunixrt.api.errors import DATABASE_AWAY
+from tunixrt.refusals import DatabaseAway
 from tunixrt.tests.plugin import ROOT
 from tunixrt.tests.postgres import PostgresServer, postgres_server
 
@@ -89,10 +89,10 @@ def test_answers_are_503_while_the_database_is_away(site: Site):
 
     for headers in ({}, {"Cookie": f"sessionid={site.session}"}, {"Authorization": "Token 0123456789"}):
         answer = site.web.get("/api/tunix/runs", headers=headers)
-        assert (answer.status_code, answer.json()) == (503, {"detail": DATABASE_AWAY}), headers
+        assert (answer.status_code, answer.json()) == (503, {"detail": DatabaseAway().detail}), headers
         assert answer.headers["Retry-After"] == "5"
     written = site.web.post("/api/tunix/run", json={"dataset_key": "a", "model_id": "preset:tiny-llama"})
-    assert (written.status_code, written.json()) == (503, {"detail": DATABASE_AWAY})
+    assert (written.status_code, written.json()) == (503, {"detail": DatabaseAway().detail})
     for headers in ({}, {"Cookie": f"sessionid={site.session}"}):
         page = site.web.get("/", headers=headers)
         assert page.status_code == 503

@@ -1,10 +1,14 @@
 """Errors: JSON with `detail` below /api/, a page elsewhere, and never a stack trace."""
 
 import pytest
-from django.test import Client
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
 from rest_framework.test import APIClient
 
-from tunixrt.api.errors import DATABASE_AWAY
+import tunixrt.urls  # noqa: F401 - every module that has a refusal of its own is loaded
+from tunixrt.api.errors import exception_handler
+from tunixrt.errors import RefusalMiddleware, answer_refusal
+from tunixrt.refusals import DETAIL_MAX, ENTRIES_MAX, RETRY_AFTER, DatabaseAway, Refusal, TooLarge, TooMany
 from tunixrt.tests.clients import NEARBY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tunixrt.tests.urls")]
@@ -43,8 +47,8 @@ def browser() -> Client:
             },
         ),
         ("detail", 400, {"detail": "detail: A field of that name."}),
-        ("operational", 503, {"detail": DATABASE_AWAY}),
-        ("interface", 503, {"detail": DATABASE_AWAY}),
+        ("operational", 503, {"detail": DatabaseAway().detail}),
+        ("interface", 503, {"detail": DatabaseAway().detail}),
     ],
 )
 def test_an_error_of_the_api_is_json_with_detail(api: APIClient, name: str, status: int, body: dict):
@@ -129,5 +133,46 @@ def test_an_error_repeats_a_bounded_part_of_a_request(api: APIClient):
     assert response.status_code == 400
     assert len(response.content) < 300_000
     body = response.json()
-    assert "more errors are not shown" in body["non_field_errors"][0]
+    assert body["non_field_errors"] == ["480 more unknown fields."]
     assert len(body["detail"]) <= 10_000
+
+
+def refusal_classes(kind: type[Refusal] = Refusal) -> list[type[Refusal]]:
+    return [kind, *(further for each in kind.__subclasses__() for further in refusal_classes(each))]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in refusal_classes() if kind.status in RETRY_AFTER], ids=lambda kind: kind.__name__
+)
+def test_every_refusal_that_asks_to_come_back_says_when(kind: type[Refusal]):
+    refusal = kind.__new__(kind)
+    Refusal.__init__(refusal, "Not now.")
+
+    of_the_api = exception_handler(refusal, {"request": RequestFactory().get("/api/x")})
+    of_a_page = answer_refusal(RequestFactory().get("/x"), refusal)
+
+    for answer in (of_the_api, of_a_page):
+        assert answer is not None
+        assert (answer.status_code, int(answer["Retry-After"]) > 0) == (kind.status, True)
+
+
+def test_a_known_time_goes_before_the_usual_one():
+    assert TooMany("Not now.", retry_after=7).headers == {"Retry-After": "7"}
+    assert TooMany("Not now.").headers == {"Retry-After": str(RETRY_AFTER[429])}
+    assert TooLarge(5).headers == {}
+
+
+@pytest.mark.parametrize("status", RETRY_AFTER)
+def test_whoever_answers_so_says_when_to_come_back(status: int):
+    """Pages that show a refusal beside their form, and libraries."""
+    answer = RefusalMiddleware(lambda request: HttpResponse(status=status))(RequestFactory().get("/"))
+
+    assert answer["Retry-After"] == str(RETRY_AFTER[status])
+
+
+def test_what_a_refusal_repeats_is_bounded_where_it_is_made():
+    refusal = Refusal(messages={f"{number}-{'k' * 2_000}": ["m" * 5_000] * 500 for number in range(200)})
+
+    assert len(refusal.detail) <= DETAIL_MAX
+    assert sum(len(field) + sum(map(len, said)) for field, said in refusal.messages.items()) < 2_200_000
+    assert len(refusal.messages) == ENTRIES_MAX + 1

@@ -1,20 +1,28 @@
 """The front, served by granian: what it receives, whom it admits, what it sends. The application is front_application.py."""
 
+import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from django.http import HttpResponse
 
+from tunixrt.front import KNOWN_MAX, BodyRule, Front, Limits, Places
 from tunixrt.tests.plugin import ROOT
+from tunixrt.whose import ACCOUNT
 
+LIMITS = Limits(body=BodyRule(1), upload=BodyRule(1), upload_paths=frozenset(), slow_paths=frozenset())
 HEAD = b"Host: here\r\nConnection: close\r\n"
 
 
@@ -38,6 +46,16 @@ class Server:
 
     def get(self, path: str, *headers: str) -> tuple[int, bytes]:
         return self.ask(get(path, *headers))
+
+    def retry_after(self, request: bytes) -> tuple[int, int]:
+        """Status of the answer, and after how many seconds it asks to come back."""
+        with self.send(request) as connection:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(65536)
+        match = re.search(rb"\r\nretry-after: (\d+)\r\n", head.lower())
+        assert match is not None, head
+        return int(head.split(b" ", 2)[1]), int(match[1])
 
     def wait_for(self, name: str) -> None:
         """Until the application is in ``/hold/NAME`` or ``/stream/NAME``."""
@@ -162,6 +180,7 @@ def test_slow_bodies_hold_no_place(server: Server) -> None:
     assert server.get("/")[0] == 200
 
     assert [read_answer(connection)[0] for connection in waiting] == [408] * 10
+    assert server.retry_after(post("/", b"x", length=900)) == (408, 5)
 
 
 def test_the_large_limit_is_for_who_may_upload(server: Server) -> None:
@@ -177,10 +196,14 @@ def test_uploads_at_once_are_bounded(server: Server) -> None:
     first = server.send(post("/upload", b"x", "Authorization: may", "Expect: 100-continue", length=100))
     assert first.recv(100).startswith(b"HTTP/1.1 100")  # it is being received
 
-    assert server.ask(post("/upload", b"y", "Authorization: may"))[0] == 503
+    assert server.retry_after(post("/upload", b"y", "Authorization: may")) == (429, 10)
+    second = server.send(post("/upload", b"x", "Authorization: may, too", "Expect: 100-continue", length=100))
+    assert second.recv(100).startswith(b"HTTP/1.1 100")
+    assert server.retry_after(post("/upload", b"y", "Authorization: may, as well")) == (503, 5)
 
-    first.sendall(b"x" * 99)
-    assert read_answer(first)[0] == 200
+    for upload in (first, second):
+        upload.sendall(b"x" * 99)
+        assert read_answer(upload)[0] == 200
     assert server.ask(post("/upload", b"y", "Authorization: may"))[0] == 200
 
 
@@ -218,12 +241,98 @@ def test_what_is_sent_piece_by_piece_holds_no_place_and_is_bounded(server: Serve
     server.wait_for("piece-1")
     server.wait_for("piece-2")
 
-    assert server.get("/stream/piece-3")[0] == 503
+    assert server.retry_after(get("/stream/piece-3")) == (503, 5)
     assert [server.get("/")[0] for _ in range(3)] == [200] * 3
 
     server.release("piece-1")
     server.release("piece-2")
     assert [read_answer(stream)[1].count(b"first") for stream in streams] == [1, 1]
+
+
+def test_one_client_has_a_share_of_the_downloads(server: Server) -> None:
+    streams = [server.send(get(f"/stream/mine-too-{number}", "Authorization: me")) for number in (1, 2)]
+    server.wait_for("mine-too-1")
+    server.wait_for("mine-too-2")
+
+    assert server.retry_after(get("/stream/mine-too-3", "Authorization: me")) == (429, 10)
+
+    server.release("mine-too-1")
+    server.release("mine-too-2")
+    assert [read_answer(stream)[0] for stream in streams] == [200] * 2
+
+
+def test_who_has_used_least_is_admitted_first() -> None:
+    """Whoever asks a hundred times at once keeps nobody else waiting."""
+    order: list[str] = []
+
+    async def visits() -> None:
+        places = Places(3, patience=1e6)  # one at a time
+        held = threading.Event()
+        first = places.visit(held.wait, client="many", who="many")
+        many = [places.visit(lambda: order.append("many"), client="many", who=f"token {number}") for number in range(100)]
+        one = places.visit(lambda: order.append("one"), client="one", who="one")
+        held.set()
+        await asyncio.gather(first.result, one.result, *(visit.result for visit in many))
+
+    asyncio.run(visits())
+
+    assert len(order) == 101
+    assert order.index("one") <= 1
+
+
+def test_one_heavy_request_of_a_client_at_a_time() -> None:
+    begun: list[str] = []
+
+    async def visits() -> None:
+        places = Places(6, patience=0)
+        held = threading.Event()
+
+        def work(name: str) -> None:
+            begun.append(name)
+            held.wait()
+
+        names = ("one", "one", "two", "three")
+        heavy = [places.visit(partial(work, name), client=name, who=name, heavy=True) for name in names]
+        quick = places.visit(lambda: begun.append("quick"), client="one", who="one")
+        await quick.result
+        assert [visit.admitted for visit in heavy] == [True, False, True, False]
+        held.set()
+        await asyncio.gather(*(visit.result for visit in heavy))
+
+    asyncio.run(visits())
+
+    assert sorted(begun) == ["one", "one", "quick", "three", "two"]
+
+
+def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Server) -> None:
+    """Two hold the places that their client may have; what it asks further is never begun once it has gone."""
+    held = [server.send(get(f"/hold/here-{number}", "Authorization: leaving")) for number in (1, 2)]
+    server.wait_for("here-1")
+    server.wait_for("here-2")
+    for number in range(50):
+        server.send(get(f"/hold/gone-{number}", "Authorization: leaving")).close()
+    last = server.send(get("/", "Authorization: leaving"))
+
+    while server.get("/waiting", "Authorization: another") != (200, b"1"):
+        time.sleep(0.01)
+    server.release("here-1")
+    server.release("here-2")
+    assert [read_answer(connection)[0] for connection in (*held, last)] == [200] * 3
+    assert not list(server.folder.glob("gone-*.entered"))
+
+
+def test_a_client_is_an_account_once_django_has_found_one() -> None:
+    front = Front(lambda environ, start: HttpResponse(), places=1, streams=1, downloads=1, downloads_each=1, limits=LIMITS)
+    mine = {"REMOTE_ADDR": "192.0.2.1", "HTTP_COOKIE": "theme=dark; sessionid=abc"}
+    assert front._client_of(mine) == "address 192.0.2.1"
+
+    front._remember(mine | {ACCOUNT: 7})
+
+    assert front._client_of(mine | {"HTTP_COOKIE": "sessionid=abc; theme=light"}) == "account 7"
+    assert front._client_of(mine | {"HTTP_COOKIE": "sessionid=made-up"}) == "address 192.0.2.1"
+    for number in range(2 * KNOWN_MAX):
+        front._remember({"REMOTE_ADDR": "192.0.2.1", "HTTP_AUTHORIZATION": f"Token {number}", ACCOUNT: 8})
+    assert len(front._accounts) == KNOWN_MAX
 
 
 def test_a_client_that_goes_away_gives_its_stream_back(server: Server) -> None:
@@ -234,5 +343,5 @@ def test_a_client_that_goes_away_gives_its_stream_back(server: Server) -> None:
         while received < 1_000_000:
             received += len(stream.recv(65536))
         stream.close()
-        while server.get("/stream/gone")[0] == 503:
+        while server.get("/stream/gone")[0] in (429, 503):
             time.sleep(0.01)

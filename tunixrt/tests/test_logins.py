@@ -159,3 +159,41 @@ def test_what_tells_one_client_from_another(address: str, network: str):
 )  # fmt: skip
 def test_networks_hold_their_addresses(address: str, inside: bool):
     assert lies_in(address, ["198.51.100.0/24", "203.0.113.5", "2001:db8::/32"]) is inside
+
+
+def change_password(browser: Client, old: str, new: str = "another right pass phrase"):
+    return browser.post("/password", {"old_password": old, "new_password1": new, "new_password2": new})
+
+
+@pytest.fixture
+def browser(somebody: User) -> Client:
+    """Somebody's browser, in which they are logged in."""
+    client = Client(REMOTE_ADDR=FAR_AWAY)
+    client.force_login(somebody)
+    return client
+
+
+def test_guesses_of_the_old_password_count_like_logins(browser: Client, somebody: User):
+    for _ in range(2):
+        assert change_password(browser, "a wrong one").status_code == 200
+    assert log_in().status_code == 200
+
+    assert_refused(change_password(browser, RIGHT))
+    assert_refused(log_in(RIGHT))
+    somebody.refresh_from_db()
+    assert somebody.check_password(RIGHT)
+    assert LogEntry.objects.filter(change_message__contains="failed login").exists()
+
+
+def test_the_right_old_password_takes_wrong_ones_back(browser: Client, somebody: User):
+    for _ in range(2):
+        for _ in range(2):
+            change_password(browser, "a wrong one")
+        assert change_password(browser, RIGHT, "short").status_code == 200
+    assert change_password(browser, RIGHT).status_code == 302
+
+
+def test_the_admin_has_no_other_page_for_it(operator: Client):
+    answer = operator.get("/admin/password_change/")
+
+    assert (answer.status_code, answer["Location"]) == (302, "/password")

@@ -116,7 +116,7 @@ def serving(database: str, *, real: bool) -> Iterator[System]:
     with tempfile.TemporaryDirectory(prefix="tunixrt-attack-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         for part in ("tmp", "scripts"):
-            (folder / part).mkdir()
+            (folder / part).mkdir(mode=0o700)
         for seed, script in SCRIPTS.items():
             (folder / "scripts" / f"{seed}.json").write_text(json.dumps(script))
         held = HeldPort()

@@ -113,7 +113,7 @@ class House:
             self.folder / "var",
             self.folder / "log",
         ):
-            path.mkdir(parents=True)
+            path.mkdir(mode=0o700, parents=True)
         self.small_disk = self.disk_megabytes is not None and self._mount()
         self.postgres: PostgresServer | None = None
         self.postgres_down_until: float | None = None

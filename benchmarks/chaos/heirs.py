@@ -15,13 +15,14 @@ from benchmarks.chaos.load import Answer
 from benchmarks.chaos.sweeper import Removal, is_extension
 from runs import folder as run_folders
 from runs.checkpoint_folder import complete_steps
+from runs.naming import name_of_extension, name_of_retry
 
 if TYPE_CHECKING:
     from benchmarks.chaos.proof import Proof
 
 SHORTLY = 1.0  # seconds
 STORING_SECONDS = 2.0  # a row is stored so long, at most, before or after the moment that it names
-NOT_COPIED, NOT_EXTENDED = {"output_dir"}, {"output_dir", "max_steps"}
+NOT_COPIED, NOT_EXTENDED = {"name", "output_dir"}, {"name", "output_dir", "max_steps"}
 LOST = ("The training was lost", "was lost: nothing was heard", "Host stopped:", "folder was removed while")
 GONE = (
     "no longer has the checkpoint",
@@ -52,7 +53,7 @@ class Heirs:
             self.removals[removal.run_id].append(removal)
         self.parents = {run_id: str(run.retry_of_id) for run_id, run in proof.runs.items() if run.retry_of_id}
         extended = {key: str(run.resume_from_id) for key, run in proof.runs.items() if is_extension(run) and run.resume_from_id}
-        self.parents = proof.sweeper.extended | extended | proof.sweeper.parents | self.parents
+        self.parents = extended | proof.sweeper.extended | proof.sweeper.parents | self.parents
         self.asked: dict[str, Answer] = {}
         for run_id, acts in proof.acts.items():
             for act in acts:
@@ -112,6 +113,8 @@ class Heirs:
             self.blame("descent", run, f"counts {run.automatic_retries} automatic retries, its parent {parent.automatic_retries}")
         if (differing := _differing(run, parent, NOT_COPIED)) or run.extend_from_step != parent.extend_from_step:
             self.blame("descent", run, f"is not what its parent {parent.pk} was: {differing}")
+        if run.name != name_of_retry(parent.name, run.attempt):
+            self.blame("descent", run, f"is named {run.name!r}, its parent {parent.name!r}")
         if parent.mode == "local" and parent.status == "completed":
             self.blame("descent", run, f"retries {parent.pk}, which is completed")
         if act and (act.body.get("retry_of") != str(parent.pk) or act.body.get("attempt") != run.attempt):
@@ -126,6 +129,8 @@ class Heirs:
             self.blame("descent", run, f"extends step {run.extend_from_step} of {parent.pk}, which has saved {steps}")
         if differing := _differing(run, parent, NOT_EXTENDED):
             self.blame("descent", run, f"is not what {parent.pk} was: {differing}")
+        if run.name != name_of_extension(parent.name, run.config["max_steps"], "step"):
+            self.blame("descent", run, f"is named {run.name!r}, what it extends {parent.name!r}")
         if run.retry_of_id is not None or run.automatic_retries:
             self.blame("descent", run, f"extends {parent.pk} and counts as a retry")
         if act and run.config["max_steps"] != act.asked["max_steps"]:
@@ -309,8 +314,8 @@ class Heirs:
         """Whose files it needs: as it says itself, or the only run that they could be of."""
         if not heir.run.resume:
             return None
-        if heir.run.resume_from_id:
-            return str(heir.run.resume_from_id)
+        if source := self.proof.sweeper.sources.get(str(heir.run.pk)) or heir.run.resume_from_id:
+            return str(source)
         _, source = self.begin(str(heir.run.pk), heir.run)
         return source or (heir.candidates[0][0] if len(heir.candidates) == 1 else None)
 

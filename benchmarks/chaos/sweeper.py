@@ -50,6 +50,7 @@ class Sweeper:
         self.removals: list[Removal] = []
         self.seen: dict[str, Any] = {}  # runs in the trash, by id, before anybody purged them
         self.parents: dict[str, str] = {}  # of retries, by id: a purge takes the parent's name from their rows
+        self.sources: dict[str, str] = {}  # whose checkpoints a run was to go on from; a purge names the one before instead
         self.extended: dict[str, str] = {}  # the same of extensions
         self.saved: dict[str, list[int]] = {}  # the steps of their checkpoints, before anybody removed them
         self._retention_due = time.monotonic() + RETENTION_SECONDS / 2
@@ -81,7 +82,10 @@ class Sweeper:
             self.seen[str(run.pk)] = run
             self.saved.setdefault(str(run.pk), complete_steps(self.house.output_root / run.output_dir / run_folders.CHECKPOINTS))
             self.parents |= {str(retry.pk): str(run.pk) for retry in run.retries.all()}
-            self.extended |= {str(heir.pk): str(run.pk) for heir in run.heirs.all() if is_extension(heir)}
+            for heir in run.heirs.all():
+                self.sources.setdefault(str(heir.pk), str(run.pk))
+                if is_extension(heir):
+                    self.extended.setdefault(str(heir.pk), str(run.pk))
 
     def _delete(self) -> None:
         needed = ask(self.house.tables.forebears_of_active, patience=600) if self.random.random() < 0.6 else []

@@ -19,7 +19,11 @@ urlpatterns = [
     path("tokens/revoke", views.revoke, name="revoke_token"),
     path("healthz", views.healthz, name="healthz"),
     path("metrics", views.metrics, name="metrics"),
-    path("admin/password_change/", admin.site.admin_view(RedirectView.as_view(pattern_name="password"))),  # guesses count there
+    path(  # guesses of the old password count there
+        "admin/password_change/",
+        admin.site.admin_view(RedirectView.as_view(pattern_name="password")),
+        name="admin_password_change",
+    ),
     path("admin/", admin.site.urls),
 ]
 

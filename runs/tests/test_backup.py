@@ -560,7 +560,7 @@ def test_what_a_killed_restore_has_left_is_removed(ended: Run, root: Path, backu
 
 def test_a_backup_of_an_older_version_is_migrated(ended: Run, backup: Callable[..., Made], restore: Restore) -> None:
     before = rows()
-    call_command("migrate", "runs", "0011", verbosity=0)
+    call_command("migrate", "runs", "0012", verbosity=0)
     try:
         backup()
         call_command("migrate", verbosity=0)

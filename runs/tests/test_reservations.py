@@ -209,7 +209,7 @@ def test_a_folder_is_reserved_until_its_files_are_gone(submit: Submit, user: Use
     run = trashed(submit(output_dir="n"), user)
     with_file(run)
     with monkeypatch.context() as broken:
-        broken.setattr("shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("the disk is in trouble")))
+        broken.setattr("shutil.rmtree", lambda path, **named: (_ for _ in ()).throw(OSError("the disk is in trouble")))
         with pytest.raises(OSError, match="in trouble"):
             services.purge_run(run=run, by=run.owner)
     for path in ("n", "n/sub"):

@@ -415,7 +415,8 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
         os.kill((run_folders.read_keeper(run_folder(run)) or {})["keeper"]["pid"], 9)
         return ended(run)
 
-    endless = {"dataset_key": make_dataset("many", size=1000).dataset_key, "max_steps": 1_000_000, "batch_size": 1}
+    # a hundred thousand steps, or a tenth of that if packed
+    endless = {"dataset_key": make_dataset("many", size=1000).dataset_key, "num_epochs": 100, "batch_size": 1}
     first = submit(**endless, max_seq_length=128, exact_match_examples=0)
     train(first, until=steps)
     assert kill(first).status == "failed"

@@ -23,7 +23,7 @@ from runs.services import annotate_run, extend_run, finish_run, retry_run
 from runs.tests.conftest import Submit
 
 RunDry = Callable[..., dict[str, Any]]
-HOSTILE = "Ärger <b>&\u202e"  # HTML and a right-to-left override, which must stay within itself
+HOSTILE = "Ärger <b>&\u202e"  # HTML and a right-to-left override of an old name, which must stay within itself
 
 
 def found(text: str, by: User) -> set[Run]:
@@ -69,6 +69,70 @@ def test_what_cannot_be_stored_is_no_name(name: str) -> None:
         clean_name(name)
 
 
+UNREADABLE = [
+    "\u200b",
+    "\u3164",
+    "\u115f\u2800",
+    "\ufe0f",
+    "\u2066iso",
+    "abc\u202egnp.exe",
+    "a\u2028b",
+    "a\u200db",
+    "\ue000",
+    "a\u00ad",
+    "a\x9bb",
+]
+
+
+@pytest.mark.parametrize("name", UNREADABLE, ids=ascii)
+def test_names_and_tags_that_cannot_be_seen_or_turn_the_text_are_refused(
+    api: APIClient, body: dict[str, Any], run_dry: RunDry, name: str
+) -> None:
+    path = f"/api/tunix/runs/{run_dry()['run_id']}"
+    for field, value in (("name", name), ("tags", [name])):
+        for answer in (
+            api.post("/api/tunix/run", body | {field: value}, format="json"),
+            api.patch(path, {field: value}, format="json"),
+        ):
+            assert (answer.status_code, field in answer.json()) == (400, True)
+            assert re.search(r"must (not hold U\+|hold a character that can be seen)", answer.json()[field][0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "👩\u200d🚀",
+        "❤\ufe0f\u200d🔥",
+        "🧑🏽\u200d⚖\ufe0f",
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "ක්\u200d",
+        "e\u0301",
+        "日本語",
+        "a\u00a0b",
+    ],
+)
+def test_joiners_that_spell_something_are_part_of_a_name(name: str) -> None:
+    assert clean_name(name) == name
+
+
+def test_runs_with_such_names_and_tags_keep_them(submit: Submit, user: User, api: APIClient, local_client: Client) -> None:
+    run = submit(tags=["odd"], dry_run=False)
+    run.tags.update(name="o\u200bdd")
+    Run.objects.filter(pk=run.pk).update(name="a\u202eb", config=run.config | {"tags": ["o\u200bdd"]})
+    run.refresh_from_db()
+    finish_run(run=run, status="cancelled", reason="test", by="test")
+
+    retry = retry_run(run=run, by=user)
+    assert (retry.name, [tag.name for tag in retry.tags.all()]) == ("a\u202eb #2", ["o\u200bdd"])
+    changes = {"name": "a\u202eb", "tags": ["o\u200bdd", "new"]}
+    assert api.patch(f"/api/tunix/runs/{run.pk}", changes, format="json").status_code == 200
+    form = {"name": "a\u202eb", "tags": "o\u200bdd", "notes": "new"}
+    assert "Name, tags and notes saved." in local_client.post(f"/runs/{run.pk}/annotate", form, follow=True).content.decode()
+    run.refresh_from_db()
+    assert (run.name, run.notes) == ("a\u202eb", "new")
+
+
 def test_a_repeated_request_gets_the_name_of_the_first(run_dry: RunDry) -> None:
     first, again = run_dry(client_request_id="once"), run_dry(client_request_id="once")
     assert (again["run_id"], again["name"]) == (first["run_id"], first["name"])
@@ -108,7 +172,8 @@ def test_the_webhook_has_it(submit: Submit) -> None:
 
 
 def test_pages_show_it_within_itself(submit: Submit, local_client: Client, admin_client: Client) -> None:
-    run, other = submit(name=HOSTILE), submit(name="other")
+    run, other = submit(name="mine"), submit(name="other")
+    Run.objects.filter(pk=run.pk).update(name=HOSTILE)
     escaped = "Ärger &lt;b&gt;&amp;\u202e"
     pages = {
         "/": f"<bdi>{escaped}</bdi>",

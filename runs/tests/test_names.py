@@ -243,7 +243,7 @@ def test_finds_it_from_the_beginning_of_any_word_on(submit: Submit, user: User, 
     assert found(text, user) - found("name:brisking", user) == {run}
 
 
-@pytest.mark.parametrize("text", ["name:tter", "name:other", 'name:"otter plain"', "name:%", "name:_"])
+@pytest.mark.parametrize("text", ["name:tter", "name:other", 'name:"otter plain"', 'name:"otter 4"', "name:#4127"])
 def test_finds_nothing_else(submit: Submit, user: User, text: str) -> None:
     submit(name="brisk-otter-4127")
     assert found(text, user) == set()
@@ -262,9 +262,29 @@ def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: 
     assert found("name:sweep name:other", user) == set()
 
 
-def test_one_with_signs_alone_is_found_by_them(submit: Submit, user: User) -> None:
+@pytest.mark.parametrize("listed", [2000, 1])
+def test_signs_before_a_word_are_looked_for_too(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
+    monkeypatch.setattr("runs.filters.LISTED_MAX", listed)
+    second, percent = submit(name="brisk-otter-4127 #2"), submit(name="100 %2_a")
+    submit(name="brisk-otter-2000"), submit(name="2 more"), submit(name="x2_a")
+    for text in ('name:"#2"', "name:#2", "#2", 'name:" #2"'):
+        assert found(text, user) == {second}, text
+    assert found("name:%2_", user) == {percent}
+    assert found("name:-OTTER", user) >= {second}
+    assert found("name:#otter", user) == found('name:"-- 2"', user) == set()
+
+
+@pytest.mark.parametrize("text", ["name:#", "name:%", "name:_", 'name:"★ !"'])
+def test_signs_alone_are_no_part_of_a_name_to_search(api: APIClient, user: User, text: str) -> None:
+    answer = api.get("/api/tunix/runs", {"q": text})
+    assert answer.status_code == 422
+    assert "put a letter or a digit beside" in answer.content.decode()
+
+
+def test_one_with_signs_alone_is_found_by_them_as_a_word(submit: Submit, user: User) -> None:
     run = submit(name="★!")
-    assert found("name:★", user) == {run}
+    submit(name="★ other")
+    assert found("★", user) == {run}
 
 
 @given(st.text(min_size=1, max_size=NAME_MAX_LENGTH).filter(lambda text: text.strip()))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from runs.filters import condition, parse
-from runs.models import Run, RunNameKey, WebhookDelivery
+from runs.models import MetricSeries, Run, RunNameKey, WebhookDelivery
 from runs.naming import ADJECTIVES, NAME_MAX_LENGTH, NOUNS, make_name, name_of_extension, name_of_retry, search_key, search_keys
 from runs.requests import clean_name
 from runs.services import annotate_run, extend_run, finish_run, retry_run
@@ -190,6 +190,18 @@ def test_pages_show_it_within_itself(submit: Submit, local_client: Client, admin
     for path in ("/admin/runs/run/", reverse("admin:runs_queue")):
         assert escaped in admin_client.get(path).content.decode(), path
     assert local_client.get(f"/runs/compare.csv?ids={run.pk},{other.pk}").content.decode().count("other") == 1
+
+
+def test_what_belongs_to_a_run_says_its_name(submit: Submit, user: User, local_client: Client, admin_client: Client) -> None:
+    run = submit(name="mine", tags=["t"], webhook_url="https://example.org/x", dry_run=False)
+    MetricSeries.objects.create(run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1)
+    finish_run(run=run, status="cancelled", reason="test", by="test")
+    for name in ("runevent", "webhookdelivery", "runtag", "metricseries"):
+        assert f"{run.pk}</a> <bdi>mine</bdi>" in admin_client.get(f"/admin/runs/{name}/").content.decode(), name
+    retry = retry_run(run=run, by=user)
+    assert f"{str(retry.pk)[:8]}</a> <bdi>mine #2</bdi>" in local_client.get(f"/runs/{run.pk}").content.decode()
+    assert f"{str(run.pk)[:8]}</a> <bdi>mine</bdi>" in local_client.get(f"/runs/{retry.pk}").content.decode()
+    assert f"{retry.pk}</a> <bdi>mine #2</bdi>" in admin_client.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
 
 
 # --- changed

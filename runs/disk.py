@@ -112,7 +112,8 @@ def require_disk(user: User) -> None:
         return
     rows = _counted(Run.objects.filter(owner=user)).filter(disk_bytes__gt=0).order_by("-disk_bytes")
     largest = ", ".join(
-        f"{run_id} ({size(count or 0)})" for run_id, count in rows.values_list("pk", "disk_bytes")[:LARGEST_NAMED]
+        f"{name} ({str(run_id)[:8]}, {size(count or 0)})"
+        for run_id, name, count in rows.values_list("pk", "name", "disk_bytes")[:LARGEST_NAMED]
     )
     raise QuotaExceeded(
         f"Your runs take {size(use.used)} of disk, and they may take {size(use.quota)}. Nothing was started. Delete runs that you"

@@ -19,7 +19,7 @@ from django.db.models import BooleanField, Case, Q, QuerySet, Value, When
 from django.utils import timezone
 
 from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
-from runs.naming import after_key, search_key
+from runs.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
 from runs.selection import parse_moment, runs_whose_id_begins
 from tunixrt.numbers import parse_number
 
@@ -121,6 +121,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _part_of_name(text: str) -> str:
+    if not holds_word(text):
+        raise ValueError(f"names are found by their words: put a letter or a digit beside {text!r}.")
+    return text
+
+
 def _statuses(text: str) -> tuple[str, ...]:
     groups = {"active": ACTIVE, "ended": TERMINAL}
     found: list[str] = []
@@ -190,7 +196,7 @@ _RANGE = (":", "=", "<", "<=", ">", ">=")
 NAMES = {
     "status": _Name(_statuses),
     "mode": _Name(_mode),
-    "name": _Name(_text),
+    "name": _Name(_part_of_name),
     "dataset": _Name(_text),
     "model": _Name(_text),
     "tag": _Name(_text),
@@ -211,7 +217,7 @@ _UNINDEXED = frozenset({"note", *_NUMBERS})
 
 def reads_all(terms: list[Term]) -> bool:
     """Return whether runs may have to be read one by one for what ``terms`` ask: there is no index for it."""
-    return any(term.name in _UNINDEXED for term in terms)
+    return any(term.name in _UNINDEXED or (term.name in ("", "name") and begins_with_sign(term.value)) for term in terms)
 
 
 def condition(terms: list[Term], *, by: AbstractBaseUser) -> Q:
@@ -260,9 +266,18 @@ def _tags(name: str) -> QuerySet[RunTag]:
 
 
 def runs_named(text: str) -> Q:
-    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index."""
+    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index.
+
+    Signs before its first word are not in the index; they are looked for in the names that the word finds.
+    """
     key = search_key(text)
-    return _listed(RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by())
+    rows = RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by()
+    if not begins_with_sign(text):
+        return _listed(rows)
+    found = list(rows.values_list("run", "run__name")[: LISTED_MAX + 1])
+    if len(found) <= LISTED_MAX:
+        return Q(pk__in={run for run, name in found if name_holds(name, text)})
+    return _listed(rows) & Q(name__icontains=text.strip())
 
 
 def _listed(rows: QuerySet[Any]) -> Q:

@@ -58,10 +58,30 @@ def search_keys(name: str) -> set[bytes]:
 
 
 def search_key(text: str) -> bytes:
-    """Return what the keys of the names that hold ``text``, from the beginning of a word on, begin with."""
+    """Return what the keys of the names that hold ``text``, from the beginning of a word on, begin with.
+
+    Signs before the first word of ``text`` are not in it; ``begins_with_sign`` tells whether there are any.
+    """
     comparable = _comparable(text)
     word = _WORD.search(comparable)
     return (comparable[word.start() :] if word else comparable).encode()
+
+
+def holds_word(text: str) -> bool:
+    """Return whether there is a letter or a digit in ``text``."""
+    return _WORD.search(text) is not None
+
+
+def begins_with_sign(text: str) -> bool:
+    """Return whether ``text`` has signs, and then a word: ``#2``."""
+    comparable = _comparable(text)
+    word = _WORD.search(comparable)
+    return word is not None and word.start() > 0
+
+
+def name_holds(name: str, text: str) -> bool:
+    """Return whether ``name`` has ``text`` in it, whatever its case."""
+    return _comparable(text) in _comparable(name)
 
 
 def after_key(key: bytes) -> bytes:

@@ -11,11 +11,13 @@ import os
 from pathlib import Path
 
 from django.conf import settings
+from django.contrib.auth.models import User
 
 from runs import folder as run_folders
 from runs.models import OutputRoot, Run, RunMode
 from runs.wakeup import hosts_folder
 from tunixrt.refusals import Busy
+from tunixrt.roles import Role, role_of
 
 ROOT_FREE_BYTES = 16 * 2**20
 
@@ -36,6 +38,21 @@ def start_problem() -> str | None:
     """Return why the output root keeps runs waiting, or None. Changes nothing."""
     known = OutputRoot.objects.first()
     return None if known is None else _away(known) or _space_problem()
+
+
+def root_notice(user: User) -> str | None:
+    """Return what somebody whose runs wait for the output root should know about it, or None; operators also learn why. Changes
+    nothing."""
+    known = OutputRoot.objects.first()
+    if known is None:
+        return None
+    if reason := _away(known):
+        notice = "The output root is away: no run is started now. What waits starts by itself when it is back."
+    elif reason := _space_problem():
+        notice = "The output root is full: no run is started now. What waits starts by itself when there is room."
+    else:
+        return None
+    return f"{notice} {reason}" if role_of(user) >= Role.OPERATOR else notice
 
 
 def root_away() -> str | None:

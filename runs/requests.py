@@ -4,7 +4,9 @@ import os
 import re
 import unicodedata
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +17,7 @@ from django.core.validators import URLValidator
 from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
 from runs.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
 from runs.naming import NAME_MAX_LENGTH
+from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal
 
 KEY_MAX_LENGTH = 256
@@ -95,8 +98,12 @@ class RunRequest:
         }
 
 
-def clean_request(data: Any) -> RunRequest:
+def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
     """Check a request as it came. Types are strict: ``"3"`` is not a number, ``1`` is not a boolean.
+
+    Args:
+        data: the request.
+        of_run: it is that of a run that exists, which keeps its name and tags although new ones would be refused.
 
     Raises:
         InvalidRequest: every field that is wrong, missing or unknown.
@@ -104,14 +111,15 @@ def clean_request(data: Any) -> RunRequest:
     if not isinstance(data, dict):
         raise InvalidRequest({"non_field_errors": ["The request must be a JSON object."]})
     reader = _Reader(data)
+    kept = (data.get("name"), *(data.get("tags") or ())) if of_run else ()
     values: dict[str, Any] = {
         "dataset_key": reader.text("dataset_key", required=True, longest=KEY_MAX_LENGTH),
         "output_dir": reader.parsed("output_dir", clean_output_dir),
         "dry_run": reader.boolean("dry_run", True),
         "smoke": reader.boolean("smoke", False),
         "preflight": reader.choice("preflight", "quick", ("quick", "full")),
-        "name": reader.parsed("name", clean_name),
-        "tags": reader.parsed("tags", clean_tags) or (),
+        "name": reader.parsed("name", partial(clean_name, kept=kept)),
+        "tags": reader.parsed("tags", partial(clean_tags, kept=kept)) or (),
         "notes": reader.parsed("notes", clean_notes) or "",
         "priority": reader.number("priority", int, 0, *PRIORITY_RANGE),
         "timeout_seconds": reader.number("timeout_seconds", float, None, *TIMEOUT_RANGE),
@@ -332,8 +340,8 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def clean_tags(value: Any) -> tuple[str, ...]:
-    """Tags without repeats, in their order. Raises ValueError."""
+def clean_tags(value: Any, *, kept: Collection[str] = ()) -> tuple[str, ...]:
+    """Return tags without repeats, in their order; those that are ``kept`` may be unreadable. Raises ValueError."""
     if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
         raise ValueError("Tags must be a list of texts.")
     tags = tuple(dict.fromkeys(tag.strip() for tag in value))
@@ -342,14 +350,18 @@ def clean_tags(value: Any) -> tuple[str, ...]:
     for tag in tags:
         if not 1 <= len(tag) <= TAG_MAX_LENGTH or _CONTROL.search(tag):
             raise ValueError(f"A tag has 1 to {TAG_MAX_LENGTH} characters and no control characters.")
+        if tag not in kept and (problem := name_problem(tag)):
+            raise ValueError(f"A tag {problem}.")
     return tags
 
 
-def clean_name(value: Any) -> str:
-    """A run's name without blanks around it. Raises ValueError."""
+def clean_name(value: Any, *, kept: Collection[str] = ()) -> str:
+    """Return a run's name without blanks around it; one that is ``kept`` may be unreadable. Raises ValueError."""
     name = value.strip() if isinstance(value, str) else ""
     if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
         raise ValueError(f"A name is text of 1 to {NAME_MAX_LENGTH} characters without control characters.")
+    if name not in kept and (problem := name_problem(name)):
+        raise ValueError(f"A name {problem}.")
     return name
 
 

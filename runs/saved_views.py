@@ -10,6 +10,7 @@ from django.http import QueryDict
 
 from runs.forms import HistoryFilter
 from runs.models import SavedView
+from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal
 
 VIEWS_MAX = 100
@@ -45,7 +46,7 @@ def save_view(*, by: User, name: Any, query: str) -> tuple[SavedView, bool]:
 
 def rename_view(*, view: SavedView, name: Any) -> SavedView:
     """Raises ViewRefused."""
-    view.name = _clean_name(name)
+    view.name = _clean_name(name, kept=view.name)
     try:
         with transaction.atomic():
             view.save(update_fields=["name"])
@@ -54,8 +55,10 @@ def rename_view(*, view: SavedView, name: Any) -> SavedView:
     return view
 
 
-def _clean_name(name: Any) -> str:
+def _clean_name(name: Any, *, kept: str | None = None) -> str:
     name = " ".join(name.split()) if isinstance(name, str) else ""
     if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
         raise ViewRefused(f"A name has 1 to {NAME_MAX_LENGTH} characters and no control characters.")
+    if name != kept and (problem := name_problem(name)):
+        raise ViewRefused(f"A name {problem}.")
     return name

@@ -346,7 +346,7 @@ def claim_dry_runs(*, host: Host, limit: int, by: str) -> list[Run]:
 
 def request_of(run: Run) -> RunRequest:
     """The request that a run was made from. Raises InvalidRequest if today's rules refuse it."""
-    return clean_request(run.config)
+    return clean_request(run.config, of_run=True)
 
 
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
@@ -540,7 +540,7 @@ def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
 
 def _submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -> Run:
     name = name_of_retry(run.name, run.attempt + 1)
-    request = clean_request(run.config | {"output_dir": None, "name": name})
+    request = clean_request(run.config | {"output_dir": None, "name": name}, of_run=True)
 
     def submit() -> Run:
         source = find_source(run, anew=not resume)
@@ -578,7 +578,7 @@ def extend_run(*, run: Run, by: User, num_epochs: int | None = None, max_steps: 
     added = {"max_steps": max_steps} if num_epochs is None else {"num_epochs": num_epochs, "max_steps": None}
     amount, unit = (max_steps, "step") if num_epochs is None else (num_epochs, "epoch")
     name = name_of_extension(run.name, amount or 0, unit)
-    request = clean_request(run.config | {"output_dir": None, "name": name} | added)
+    request = clean_request(run.config | {"output_dir": None, "name": name} | added, of_run=True)
     if run.mode == RunMode.DRY_RUN:
         raise StateConflict("A dry run trains nothing, so there is nothing to extend.")
     if not run.is_extensible:

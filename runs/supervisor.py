@@ -71,6 +71,10 @@ class Command:
         return float(seconds)
 
 
+def _seconds(count: float) -> str:
+    return f"{count:,.15g} second{'' if count == 1 else 's'}"
+
+
 class Supervisor:
     """The owner of one run, in the detached process."""
 
@@ -400,16 +404,17 @@ class Supervisor:
         if self.stop["reason"] == "cancel":
             return f"Cancelled by {self.stop['by']}"
         if self.command.deadline < math.inf and self.stop["by"] == "keeper":
-            return f"Stopped at its time limit of {self.command.deadline:,.15g} seconds"
+            return f"Stopped at its time limit of {_seconds(self.command.deadline)}"
         return "Stopped at its time limit"
 
     def _how_it_ended(self, code: int) -> str:
         end = f"exit code {code}" if code > 0 else signal_name(-code)
+        what = "the check" if "validate" in self.command.argv else "the training"  # a dry run's command checks
         if self.kill_sent:
-            return f"the training ignored SIGTERM for {self.grace:,.15g} seconds and was killed ({end})"
+            return f"{what} ignored SIGTERM for {_seconds(self.grace)} and was killed ({end})"
         if self.term_sent:
-            return f"the training stopped on SIGTERM ({end})"
-        return f"the training stopped by itself ({end})"
+            return f"{what} stopped on SIGTERM ({end})"
+        return f"{what} stopped by itself ({end})"
 
     def _record(self, reason: str, message: str) -> dict[str, Any]:
         code = None if self.status is None else os.waitstatus_to_exitcode(self.status)

@@ -8,6 +8,7 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+from collections.abc import Sequence
 
 import pycurl
 
@@ -60,11 +61,15 @@ def post(url: str, body: bytes, headers: dict[str, str], *, timeout: float, allo
             if status and received > ANSWER_MAX_BYTES:
                 return int(status)
             if refused:
-                raise OutboundError(
-                    f"{', '.join(refused)} is not a public address; TUNIX_WEBHOOK_ALLOW_PRIVATE allows it."
-                ) from error
+                raise OutboundError(not_public(refused)) from error
             raise OutboundError(str(error.args[-1])) from error
         return int(curl.getinfo(pycurl.RESPONSE_CODE))
+
+
+def not_public(addresses: Sequence[str]) -> str:
+    """Return why no connection to ``addresses`` was made, as a sentence."""
+    what = "is not a public address" if len(addresses) == 1 else "are not public addresses"
+    return f"{', '.join(addresses)} {what}; TUNIX_WEBHOOK_ALLOW_PRIVATE allows it."
 
 
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291; whatever lies outside has a special purpose

@@ -8,7 +8,8 @@ from django.db import transaction
 
 from tunixrt.audit import write_log_entry
 from tunixrt.models import ApiToken
-from tunixrt.refusals import Conflict, NotAllowed
+from tunixrt.readable import name_problem
+from tunixrt.refusals import Conflict, NotAllowed, Refusal
 from tunixrt.roles import May, outranks, require
 
 TOKENS_MAX = 100  # of one account
@@ -23,7 +24,10 @@ def make_token(
     Raises:
         NotAllowed: ``by`` makes no tokens of that account.
         Conflict: the account is not active or has as many as it may.
+        Refusal: the name cannot be read.
     """
+    if problem := name_problem(name):
+        raise Refusal(f"The name of a token {problem}.")
     require_token_rights(of=of, by=by)
     if not of.is_active:
         raise Conflict(f"The account {of.get_username()} is not active.")

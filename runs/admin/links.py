@@ -7,6 +7,7 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 
 from runs.models import Run
 from runs.selection import runs_whose_id_begins
@@ -16,8 +17,9 @@ def status_badge(status: str) -> SafeString:
     return format_html('<span class="status is-{}">{}</span>', status, status)
 
 
-def run_link(run_id: uuid.UUID) -> SafeString:
-    return format_html('<a href="{}">{}</a>', reverse("admin:runs_run_change", args=[run_id]), run_id)
+def run_link(run_id: uuid.UUID, name: str) -> SafeString:
+    address = reverse("admin:runs_run_change", args=[run_id])
+    return format_html('<a href="{}">{}</a> <bdi>{}</bdi>', address, run_id, Truncator(name).chars(40))
 
 
 def by_run(rows: QuerySet[Any], search_term: str) -> QuerySet[Any]:

@@ -50,7 +50,7 @@ class HostAdmin(ReadOnlyAdmin):
 
     @admin.display(description="executing")
     def executing(self, host: Host) -> SafeString | str:
-        links = ((run_link(pk),) for pk in Run.objects.executing_on(host).values_list("pk", flat=True)[:50])
+        links = ((run_link(pk, name),) for pk, name in Run.objects.executing_on(host).values_list("pk", "name")[:50])
         return format_html_join(" ", "{}", links) or "–"
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
@@ -20,12 +20,16 @@ class OfARunAdmin(ReadOnlyAdmin):
     search_fields = ("run",)
     search_help_text = "The beginning of a run id"
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows: QuerySet[Any] = super().get_queryset(request)
+        return rows.annotate(run_name=F("run__name"))
+
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
         return by_run(queryset, search_term), False
 
     @admin.display(description="run")
     def run_ref(self, row: Any) -> SafeString:
-        return run_link(row.run_id)
+        return run_link(row.run_id, row.run_name)
 
 
 @admin.register(RunEvent)

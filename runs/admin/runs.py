@@ -161,7 +161,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="retries")
     def retries(self, run: Run) -> SafeString | str:
-        links = ((run_link(pk),) for pk in run.retries.newest_first().values_list("pk", flat=True)[:20])
+        links = ((run_link(pk, name),) for pk, name in run.retries.newest_first().values_list("pk", "name")[:20])
         return format_html_join(", ", "{}", links) or "–"
 
     @admin.display(description="metrics")

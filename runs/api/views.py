@@ -1,5 +1,7 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -116,7 +118,7 @@ class RunDetail(APIView):
 
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
-        changes = _read_annotations(request.data)
+        changes = _read_annotations(request.data, run)
         services.annotate_run(run=run, by=actor(request), **changes)
         return Response(full_answer(run, actor(request)))
 
@@ -125,10 +127,16 @@ class RunDetail(APIView):
         return Response({"trashed": True})
 
 
-def _read_annotations(data: Any) -> dict[str, Any]:
+def _read_annotations(data: Any, run: Run) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValidationError({"non_field_errors": ["The request must be a JSON object."]})
-    parsers = {"name": clean_name, "tags": clean_tags, "notes": clean_notes, "pinned": _clean_bool}
+    kept = [run.name, *(tag.name for tag in run.tags.all())] if data.keys() & {"name", "tags"} else []
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "name": partial(clean_name, kept=kept),
+        "tags": partial(clean_tags, kept=kept),
+        "notes": clean_notes,
+        "pinned": _clean_bool,
+    }
     changes: dict[str, Any] = {}
     errors: dict[str, list[str]] = {}
     for name in islice((name for name in data if name not in parsers), NAMED_FIELDS):

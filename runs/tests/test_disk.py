@@ -168,7 +168,7 @@ class TestTheQuota:
             assert refusal.status_code == 409
             assert refusal.json()["detail"].startswith(
                 "Your runs take 10.2 GB of disk, and they may take 10.0 GB. Nothing was started. Delete runs that you no longer"
-                f" need, or remove their checkpoints and models; the largest: {run.pk} (9.0 GB), "
+                f" need, or remove their checkpoints and models; the largest: {run.name} ({str(run.pk)[:8]}, 9.0 GB), "
             )
         assert Run.objects.count() == count
         dry = api.post("/api/tunix/run", body, format="json").json()

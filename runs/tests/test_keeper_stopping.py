@@ -56,6 +56,14 @@ def test_one_that_does_not_look_gets_sigterm_and_time_to_save(run):
     assert not (training.path / "spoiled").exists()
 
 
+def test_the_command_of_a_dry_run_is_a_check(run):
+    script = 'trap "exit 143" TERM; touch ready; while :; do sleep 0.05; done'
+    training = run(argv=["sh", "-c", script, "validate"], stop_wait=0.0, term_grace=20.0).launch()
+    training.wait_for_file("ready")
+    folder.request_stop(training.path, "cancel", "ada")
+    assert training.end()["message"] == "Cancelled by ada; the check stopped on SIGTERM (exit code 143)."
+
+
 def test_one_that_ignores_sigterm_is_killed(run):
     training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600], stop_wait=0.05, term_grace=0.2).launch()
     training.wait_for_file("ready")

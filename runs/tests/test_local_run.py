@@ -123,7 +123,7 @@ class TestTheTimeLimit:
         answer = train(timeout_seconds=1)
 
         assert (answer["status"], answer["exit_code"]) == ("timeout", None)
-        assert answer["message"] == "Stopped at its time limit of 1 seconds; the training stopped by itself (exit code 17)."
+        assert answer["message"] == "Stopped at its time limit of 1 second; the training stopped by itself (exit code 17)."
         assert answer["stdout"] == "begun\n"
         assert answer["duration_seconds"] >= 1
 

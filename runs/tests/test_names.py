@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from runs.filters import condition, parse
-from runs.models import Run, RunNameKey, WebhookDelivery
+from runs.models import MetricSeries, Run, RunNameKey, WebhookDelivery
 from runs.naming import ADJECTIVES, NAME_MAX_LENGTH, NOUNS, make_name, name_of_extension, name_of_retry, search_key, search_keys
 from runs.requests import clean_name
 from runs.services import annotate_run, extend_run, finish_run, retry_run
 from runs.tests.conftest import Submit
 
 RunDry = Callable[..., dict[str, Any]]
-HOSTILE = "Ärger <b>&\u202e"  # HTML and a right-to-left override, which must stay within itself
+HOSTILE = "Ärger <b>&\u202e"  # HTML and a right-to-left override of an old name, which must stay within itself
 
 
 def found(text: str, by: User) -> set[Run]:
@@ -69,6 +69,70 @@ def test_what_cannot_be_stored_is_no_name(name: str) -> None:
         clean_name(name)
 
 
+UNREADABLE = [
+    "\u200b",
+    "\u3164",
+    "\u115f\u2800",
+    "\ufe0f",
+    "\u2066iso",
+    "abc\u202egnp.exe",
+    "a\u2028b",
+    "a\u200db",
+    "\ue000",
+    "a\u00ad",
+    "a\x9bb",
+]
+
+
+@pytest.mark.parametrize("name", UNREADABLE, ids=ascii)
+def test_names_and_tags_that_cannot_be_seen_or_turn_the_text_are_refused(
+    api: APIClient, body: dict[str, Any], run_dry: RunDry, name: str
+) -> None:
+    path = f"/api/tunix/runs/{run_dry()['run_id']}"
+    for field, value in (("name", name), ("tags", [name])):
+        for answer in (
+            api.post("/api/tunix/run", body | {field: value}, format="json"),
+            api.patch(path, {field: value}, format="json"),
+        ):
+            assert (answer.status_code, field in answer.json()) == (400, True)
+            assert re.search(r"must (not hold U\+|hold a character that can be seen)", answer.json()[field][0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "👩\u200d🚀",
+        "❤\ufe0f\u200d🔥",
+        "🧑🏽\u200d⚖\ufe0f",
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "ක්\u200d",
+        "e\u0301",
+        "日本語",
+        "a\u00a0b",
+    ],
+)
+def test_joiners_that_spell_something_are_part_of_a_name(name: str) -> None:
+    assert clean_name(name) == name
+
+
+def test_runs_with_such_names_and_tags_keep_them(submit: Submit, user: User, api: APIClient, local_client: Client) -> None:
+    run = submit(tags=["odd"], dry_run=False)
+    run.tags.update(name="o\u200bdd")
+    Run.objects.filter(pk=run.pk).update(name="a\u202eb", config=run.config | {"tags": ["o\u200bdd"]})
+    run.refresh_from_db()
+    finish_run(run=run, status="cancelled", reason="test", by="test")
+
+    retry = retry_run(run=run, by=user)
+    assert (retry.name, [tag.name for tag in retry.tags.all()]) == ("a\u202eb #2", ["o\u200bdd"])
+    changes = {"name": "a\u202eb", "tags": ["o\u200bdd", "new"]}
+    assert api.patch(f"/api/tunix/runs/{run.pk}", changes, format="json").status_code == 200
+    form = {"name": "a\u202eb", "tags": "o\u200bdd", "notes": "new"}
+    assert "Name, tags and notes saved." in local_client.post(f"/runs/{run.pk}/annotate", form, follow=True).content.decode()
+    run.refresh_from_db()
+    assert (run.name, run.notes) == ("a\u202eb", "new")
+
+
 def test_a_repeated_request_gets_the_name_of_the_first(run_dry: RunDry) -> None:
     first, again = run_dry(client_request_id="once"), run_dry(client_request_id="once")
     assert (again["run_id"], again["name"]) == (first["run_id"], first["name"])
@@ -108,7 +172,8 @@ def test_the_webhook_has_it(submit: Submit) -> None:
 
 
 def test_pages_show_it_within_itself(submit: Submit, local_client: Client, admin_client: Client) -> None:
-    run, other = submit(name=HOSTILE), submit(name="other")
+    run, other = submit(name="mine"), submit(name="other")
+    Run.objects.filter(pk=run.pk).update(name=HOSTILE)
     escaped = "Ärger &lt;b&gt;&amp;\u202e"
     pages = {
         "/": f"<bdi>{escaped}</bdi>",
@@ -125,6 +190,18 @@ def test_pages_show_it_within_itself(submit: Submit, local_client: Client, admin
     for path in ("/admin/runs/run/", reverse("admin:runs_queue")):
         assert escaped in admin_client.get(path).content.decode(), path
     assert local_client.get(f"/runs/compare.csv?ids={run.pk},{other.pk}").content.decode().count("other") == 1
+
+
+def test_what_belongs_to_a_run_says_its_name(submit: Submit, user: User, local_client: Client, admin_client: Client) -> None:
+    run = submit(name="mine", tags=["t"], webhook_url="https://example.org/x", dry_run=False)
+    MetricSeries.objects.create(run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1)
+    finish_run(run=run, status="cancelled", reason="test", by="test")
+    for name in ("runevent", "webhookdelivery", "runtag", "metricseries"):
+        assert f"{run.pk}</a> <bdi>mine</bdi>" in admin_client.get(f"/admin/runs/{name}/").content.decode(), name
+    retry = retry_run(run=run, by=user)
+    assert f"{str(retry.pk)[:8]}</a> <bdi>mine #2</bdi>" in local_client.get(f"/runs/{run.pk}").content.decode()
+    assert f"{str(run.pk)[:8]}</a> <bdi>mine</bdi>" in local_client.get(f"/runs/{retry.pk}").content.decode()
+    assert f"{retry.pk}</a> <bdi>mine #2</bdi>" in admin_client.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
 
 
 # --- changed
@@ -178,7 +255,7 @@ def test_finds_it_from_the_beginning_of_any_word_on(submit: Submit, user: User, 
     assert found(text, user) - found("name:brisking", user) == {run}
 
 
-@pytest.mark.parametrize("text", ["name:tter", "name:other", 'name:"otter plain"', "name:%", "name:_"])
+@pytest.mark.parametrize("text", ["name:tter", "name:other", 'name:"otter plain"', 'name:"otter 4"', "name:#4127"])
 def test_finds_nothing_else(submit: Submit, user: User, text: str) -> None:
     submit(name="brisk-otter-4127")
     assert found(text, user) == set()
@@ -197,9 +274,29 @@ def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: 
     assert found("name:sweep name:other", user) == set()
 
 
-def test_one_with_signs_alone_is_found_by_them(submit: Submit, user: User) -> None:
+@pytest.mark.parametrize("listed", [2000, 1])
+def test_signs_before_a_word_are_looked_for_too(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
+    monkeypatch.setattr("runs.filters.LISTED_MAX", listed)
+    second, percent = submit(name="brisk-otter-4127 #2"), submit(name="100 %2_a")
+    submit(name="brisk-otter-2000"), submit(name="2 more"), submit(name="x2_a")
+    for text in ('name:"#2"', "name:#2", "#2", 'name:" #2"'):
+        assert found(text, user) == {second}, text
+    assert found("name:%2_", user) == {percent}
+    assert found("name:-OTTER", user) >= {second}
+    assert found("name:#otter", user) == found('name:"-- 2"', user) == set()
+
+
+@pytest.mark.parametrize("text", ["name:#", "name:%", "name:_", 'name:"★ !"'])
+def test_signs_alone_are_no_part_of_a_name_to_search(api: APIClient, user: User, text: str) -> None:
+    answer = api.get("/api/tunix/runs", {"q": text})
+    assert answer.status_code == 422
+    assert "put a letter or a digit beside" in answer.content.decode()
+
+
+def test_one_with_signs_alone_is_found_by_them_as_a_word(submit: Submit, user: User) -> None:
     run = submit(name="★!")
-    assert found("name:★", user) == {run}
+    submit(name="★ other")
+    assert found("★", user) == {run}
 
 
 @given(st.text(min_size=1, max_size=NAME_MAX_LENGTH).filter(lambda text: text.strip()))

@@ -204,7 +204,7 @@ def test_costs_the_same_queries_for_any_number_of_rows(
     for number in range(count):
         annotate_run(run=(run := submit()), by=run.owner, tags=(f"tag-{number}",))
     local_client.get("/")  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(6):  # the local user, the runs, their tags, their losses; kept views, the disk quota
+    with django_assert_num_queries(7):  # the local user, the runs, their tags, their losses; kept views, the disk quota, the root
         assert len(ids(local_client)) == count
 
 
@@ -227,7 +227,7 @@ def test_a_word_costs_a_query_and_those_for_names_more(
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(12):  # user, datasets, models, tags and names for each word, then as without
+    with django_assert_num_queries(13):  # user, datasets, models, tags and names for each word, then as without
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 

@@ -218,7 +218,8 @@ def test_an_unknown_dataset_is_404_and_said_at_its_field(local_client: Client, d
     data = filled(local_client) | {"dataset_key": "gone-v1", "action": "dry-run"}
     response = local_client.post("/runs/new", data)
     assert response.status_code == 404
-    assert "Dataset not found: gone-v1" in response.content.decode()
+    assert "Not found: gone-v1" in response.content.decode()
+    assert "Dataset not found" not in response.content.decode()
 
 
 def test_without_the_runtime_a_local_run_is_501(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
@@ -381,7 +382,8 @@ def test_an_unknown_dataset_is_404_with_the_root_unusable_too(
     data = at_once(local_client) | {"dataset_key": "gone-v1", "action": action}
     response = local_client.post("/runs/new", data)
     assert response.status_code == 404
-    assert "Dataset not found: gone-v1" in response.content.decode()
+    assert "Not found: gone-v1" in response.content.decode()
+    assert "Dataset not found" not in response.content.decode()
 
 
 def test_an_unknown_dataset_is_404_while_every_slot_is_taken(

@@ -49,6 +49,14 @@ def test_a_view_is_kept_opened_renamed_and_deleted(page: Client, user: User) -> 
     assert links(page) == []
 
 
+@pytest.mark.parametrize("name", ["\u200b", "\u3164", "a\u202eb"], ids=ascii)
+def test_a_name_that_cannot_be_read_is_refused_and_an_old_one_stays(user: User, name: str) -> None:
+    with pytest.raises(ViewRefused, match="A name must"):
+        save_view(by=user, name=name, query="mode=local")
+    old = SavedView.objects.create(owner=user, name=name, query="mode=local")
+    assert saved_views.rename_view(view=old, name=name).name == name
+
+
 def test_the_page_offers_what_it_shows(page: Client) -> None:
     page.get("/?choose=1&columns=loss&columns=mode")  # remembered, not in the address
     text = page.get("/?mode=local&cursor=").content.decode()

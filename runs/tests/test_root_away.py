@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.contrib.auth.models import User
+from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -28,6 +30,7 @@ from runs.processes import processes_of_run
 from runs.services import claim_run, run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import LaunchedRun, wait_for
+from tunixrt.tests.clients import FAR_AWAY
 
 pytestmark = pytest.mark.django_db
 Away = Callable[..., Any]
@@ -187,6 +190,28 @@ def test_what_waits_goes_on_waiting(submit: Submit, output_root: Path, away: Awa
     wait_for(lambda: attend() == 0, "the end")
     run.refresh_from_db()
     assert run.status == "completed"
+
+
+@pytest.mark.parametrize("path", ["/", "/runs/new", "/runs/{run}"])
+@pytest.mark.usefixtures("in_use")
+def test_pages_say_that_what_waits_waits_for_the_root(
+    submit: Submit, output_root: Path, monkeypatch: pytest.MonkeyPatch, operator: Client, user: User, path: str
+) -> None:
+    run = submit()
+    path = path.format(run=run.pk)
+    elsewhere = Client(REMOTE_ADDR=FAR_AWAY)
+    elsewhere.force_login(user)
+    assert "root-notice" not in operator.get(path).content.decode()
+
+    monkeypatch.setattr("runs.output_root.ROOT_FREE_BYTES", 2**80)
+    assert "The output root is full: no run is started now." in elsewhere.get(path).content.decode()
+    assert f"The output root {output_root} is full" in operator.get(path).content.decode()
+    assert str(output_root) not in elsewhere.get(path).content.decode().split("root-notice")[1].split("</p>")[0]
+    with moved(output_root):  # what is not there is not full
+        page = operator.get(path).content.decode().split("root-notice")[1].split("</p>")[0]
+        assert "The output root is away: no run is started now." in page
+        assert "is full" not in page
+        assert not output_root.exists()
 
 
 @pytest.mark.parametrize(("last_moment", "status"), [("make_folder", "pending"), ("write_jsonl", "running")])

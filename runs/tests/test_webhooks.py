@@ -21,7 +21,7 @@ from runs import services, webhook_delivery
 from runs.models import DeliveryState, Run, RunStatus, WebhookDelivery
 from runs.tests.conftest import Submit
 from runs.tests.ports import HeldPort
-from tunixrt.outbound import is_public
+from tunixrt.outbound import is_public, not_public
 
 
 class Receiver(ThreadingHTTPServer):
@@ -239,7 +239,12 @@ def test_private_addresses_are_refused(host: str, submit: Submit, user: User, se
 
     webhook_delivery.deliver_due()
 
-    assert "not a public address" in delivery.log.get().error
+    assert "TUNIX_WEBHOOK_ALLOW_PRIVATE allows it" in delivery.log.get().error
+
+
+def test_refused_addresses_are_said_in_the_right_number() -> None:
+    assert not_public(["127.0.0.1"]).startswith("127.0.0.1 is not a public address;")
+    assert not_public(["::1", "127.0.0.1"]).startswith("::1, 127.0.0.1 are not public addresses;")
 
 
 @pytest.mark.parametrize(

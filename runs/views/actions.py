@@ -120,9 +120,9 @@ def annotate(request: HttpRequest, run: Run) -> HttpResponse:
     changes: dict[str, Any] = {}
     try:
         if "name" in request.POST:
-            changes["name"] = clean_name(request.POST["name"])
+            changes["name"] = clean_name(request.POST["name"], kept=[run.name])
         if "tags" in request.POST:
-            changes["tags"] = clean_tags(split_tags(request.POST["tags"]))
+            changes["tags"] = clean_tags(split_tags(request.POST["tags"]), kept=[tag.name for tag in run.tags.all()])
         if "notes" in request.POST:
             changes["notes"] = clean_notes(request.POST["notes"].replace("\r\n", "\n"))
     except ValueError as error:

@@ -133,7 +133,7 @@ def _act_on(run: Run, name: str, by: User, given: QueryDict) -> None:
             tags = [tag.name for tag in run.tags.all()]
             gone = split_tags(given.get("remove", ""))
             wanted = [tag for tag in (*tags, *split_tags(given.get("add", ""))) if tag not in gone]
-            services.annotate_run(run=run, by=by, tags=clean_tags(wanted))
+            services.annotate_run(run=run, by=by, tags=clean_tags(wanted, kept=tags))
 
 
 def _back(request: HttpRequest, why: str) -> HttpResponse:

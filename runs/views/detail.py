@@ -18,6 +18,7 @@ from runs import services
 from runs.access import get_run_for
 from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunStatus
+from runs.output_root import root_notice
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
 from runs.reading.summaries import bars_of, read_plan, read_result
@@ -66,6 +67,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "files_bytes": sum(artifact.size for artifact in listing.artifacts),
         "files_truncated": listing.truncated,
         "samples": first_samples(run),
+        "root_notice": root_notice(person(request)) if run.status == RunStatus.PENDING else None,
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)

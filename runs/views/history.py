@@ -18,6 +18,7 @@ from runs.disk import disk_warnings
 from runs.filters import split_terms
 from runs.forms import HistoryFilter
 from runs.models import Run, RunTag, SavedView
+from runs.output_root import root_notice
 from runs.saved_views import VIEWS_MAX, query_of
 from runs.selection import Cursor
 from runs.sparklines import read_sparklines
@@ -118,6 +119,7 @@ def history(request: HttpRequest) -> HttpResponse:
         "address": address,  # names a kept view that is open
         "query": query,  # what would be kept
         "disk_warnings": disk_warnings(person(request)),
+        "root_notice": root_notice(person(request)),
         "kept": [(name, value) for name in HistoryFilter.FILTERS if (value := request.GET.get(name))],
     }
     return render(request, "runs/history.html", context, status=status)

@@ -23,6 +23,7 @@ from runs.families import preset_names
 from runs.forms import StartForm, initial_from_config
 from runs.manifest import warnings_of
 from runs.models import Host, Run
+from runs.output_root import root_notice
 from runs.preflight import warnings_in
 from runs.reading.summaries import bars_of, read_plan
 from runs.requests import InvalidRequest, RunRequest, clean_request
@@ -161,7 +162,7 @@ def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
         case InvalidRequest():
             form.take_errors(refusal)
         case DatasetNotFound():
-            form.add_error("dataset_key", refusal.detail)
+            form.add_error("dataset_key", f"Not found: {refusal.key}")  # beside the field's label
         case NotAllowed():
             form.add_error("priority", refusal.detail)
         case launching.CannotStart():
@@ -182,6 +183,7 @@ def page_context(form: StartForm, user: User) -> dict[str, object]:
         "has_datasets": len(form.fields["dataset_key"].widget.choices) > 1,
         "models": model_choices(),
         "disk_warnings": disk_warnings(user),
+        "root_notice": root_notice(user),
         "sync_limit": settings.TUNIX_SYNC_TIMEOUT_SECONDS,
     }
 

@@ -17,6 +17,7 @@ from tunixrt.accounts import set_active
 from tunixrt.admin.lists import FastListAdmin, ReadOnlyAdmin, each
 from tunixrt.models import ApiToken
 from tunixrt.numbers import WholeNumberField
+from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal
 from tunixrt.roles import GROUPS, Role, outranks, permissions_of, role_of
 from tunixrt.templatetags.display import when
@@ -152,6 +153,12 @@ class TokenForm(forms.ModelForm):
     class Meta:
         model = ApiToken
         fields = ("name", "read_only")
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if problem := name_problem(name):
+            raise forms.ValidationError(f"The name of a token {problem}.")
+        return name
 
     def clean_username(self) -> User:
         account = User.objects.filter(username=self.cleaned_data["username"], is_active=True).first()

@@ -84,7 +84,14 @@ class TestThePage:
     def test_what_is_no_token_is_not_there(self, browser: Client, token: str):
         assert browser.post("/tokens/revoke", {"token": token}).status_code == 404
 
-    @pytest.mark.parametrize("fields", [{"days": "0"}, {"days": "x"}, {"days": "9" * 30}, {"name": "x" * 101}])
+    def test_one_in_the_admin_needs_a_name_that_can_be_read(self, admin_client: Client, admin_user: User):
+        given = {"username": admin_user.username, "name": "a\u202eb"}
+        page = admin_client.post("/admin/tunixrt/apitoken/add/", given).content.decode()
+        assert "The name of a token must not hold U+202E RIGHT-TO-LEFT OVERRIDE" in page
+        assert not ApiToken.objects.exists()
+
+    @pytest.mark.parametrize("fields", [{"days": "0"}, {"days": "x"}, {"days": "9" * 30}, {"name": "x" * 101}, {"name": "\u200b"},
+                                        {"name": "a\u202eb"}])  # fmt: skip
     def test_a_token_that_is_not_made(self, browser: Client, fields: dict[str, str]):
         assert browser.post("/tokens", fields).status_code == 400
         assert not ApiToken.objects.exists()

@@ -52,6 +52,7 @@ PAGES = {
     "traces-none": "/traces?q={long}none",
     "trace": "/traces/{trace}",
     "password": "/password",
+    "my-tokens": "/tokens",
     "no-page": "/{long}",
     "no-run": "/runs/{long}",
     "admin-queue": "/admin/runs/host/queue/",

@@ -74,6 +74,7 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
     house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
     house.wait(running, "running")
     trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
+    house.manage("make_token", "local", "--name", "what the token is for", "--days", "30", "--read-only")
     yield {
         "dataset": dataset,
         "dry": house.run_dry(dataset),
@@ -123,6 +124,7 @@ PAGES = {
     "not-found": f"/runs/{uuid4()}",
     "no-page": "/nothing-here",
     "password": "/password",
+    "tokens": "/tokens",
     "admin": "/admin/",
     "admin-queue": "/admin/runs/host/queue/",
     "admin-runs": "/admin/runs/run/",

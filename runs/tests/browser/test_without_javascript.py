@@ -64,6 +64,8 @@ def test_a_dry_run_is_started(page: Page, dataset: str):
     page.goto("/runs/new")
     page.get_by_role("combobox", name="Dataset").select_option(dataset)
     page.get_by_test_id("check").click()
+    page.wait_for_url("**/runs/new#preflight")  # the answer is in view, however long the form
+    expect(page.locator("#preflight-title")).to_be_in_viewport()
     expect(page.get_by_test_id("preflight").get_by_test_id("run-status")).to_have_text("completed")
     page.get_by_role("checkbox", name="Run Async").uncheck()
     page.get_by_test_id("run-dry").click()

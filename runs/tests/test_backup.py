@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from runs.backup.making import Made, make_backup
 from runs.backup.restoring import restore_backup, who_has_the_database
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
-from runs.output_root import root_away, root_problem
+from runs.output_root import root_away, root_problem, start_problem
 from runs.services import find_source, retry_run, run_folder
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of, make_run
@@ -489,38 +492,111 @@ class TestNoRestore:
             restore()
 
 
-# Programs of this project, held at a moment.
-HELD = """
-import os, sys
-from runs.tests.holder import Holder
-sys.addaudithook(Holder(sys.argv[1], sys.argv[2]))
-os.environ["DJANGO_SETTINGS_MODULE"] = "tunixrt.settings"
-from django.core.management import execute_from_command_line
-execute_from_command_line(["manage.py", *sys.argv[3:]])
-"""
-
-
-@pytest.mark.parametrize("moment", ["os.rename root_id", "os.rename team", "os.link root_id"])
-def test_a_restore_that_is_killed_is_done_again(
-    ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, target: Path, tmp_path: Path, program: Any, moment: str
+def test_a_restore_may_be_killed_at_any_moment_and_is_done_again(
+    user: User, root: Path, config: dict[str, Any], backup: Callable[..., Made], target: Path, program: Any
 ) -> None:
-    """Killed before its first change, between folders, or after the last but the marker."""
+    """What is left is untouched, or restored, or nothing is started and concluded until it is done again."""
+    make_run(user, status=RunStatus.FAILED, files={"stdout.log": b"said"}, output_dir="team/one", config=config)
+    make_run(user, status=RunStatus.RUNNING, host=this_host(), files=begun(), config=config)
+    shutil.rmtree(run_folder(make_run(user, status=RunStatus.PENDING, config=config)))
     backup()
-    (run_folder(ended) / "stdout.log").write_text("of now")
     connections.close_all()
-    hold = tmp_path / "hold"
-    hold.mkdir()
-    killed = program("-c", HELD, str(hold), moment, "restore", str(target), "--replace")
-    wait_for(lambda: (hold / "held").exists() or killed.process.poll() is not None, moment)
-    assert (hold / "held").exists(), killed.said()
-    killed.kill()
-    wait_for(lambda: who_has_the_database() is None, "PostgreSQL to see that its client is gone")
 
-    assert (root_away() is None) == (moment == "os.rename root_id")
+    restores = program("-m", "runs.tests.killed_restores", str(target))
+
+    assert restores.wait() == 0, restores.said()
+    moments, interrupted = [int(word) for word in restores.said().splitlines()[-1].split() if word.isdigit()]
+    assert moments > interrupted > 10, restores.said()
+
+
+def leave_an_interrupted_restore(root: Path, target: Path) -> str:
+    """The note is what every restore begins its change with. Returns what is to be said then."""
+    run_folders.write_json(root / ".hosts" / "restoring.json", {"backup": str(target)})
+    return f"A restore was interrupted here; run manage.py restore {target} --replace again."
+
+
+def test_after_an_interrupted_restore_everybody_says_what_to_do(
+    ended: Run, root: Path, target: Path, backup: Callable[..., Made], restore: Restore
+) -> None:
+    """Above all not to write the marker."""
+    backup()
+    says = leave_an_interrupted_restore(root, target)
+    (root / ".hosts" / "root_id").unlink()
+    for problem in (root_away(), root_problem(), start_problem()):
+        assert problem is not None
+        assert problem.startswith(says)
+        assert "marker" not in problem
+    with pytest.raises(BackupRefused, match=re.escape(says)):
+        make_backup(folder=target.with_name("tuesday"), by=system_user(), how="", say=print)
+    with pytest.raises(BackupRefused, match=re.escape(says)):
+        restore(replace=False)
     restore()
-
-    assert (run_folder(ended) / "stdout.log").read_bytes() == b"said"
     assert root_away() is None
+
+
+def test_a_restore_that_fails_after_an_interrupted_one_leaves_it_interrupted(
+    ended: Run, root: Path, target: Path, backup: Callable[..., Made], restore: Restore
+) -> None:
+    """The folders that the interrupted one has moved belong to the database, perhaps: they stay until a restore succeeds."""
+    backup()
+    leave_an_interrupted_restore(root, target)
+    (root / ".hosts" / "root_id").unlink()
+    (root / "team").rename(root / ".replaced-by-the-interrupted-one")
+    database = next(target.glob(DATABASE))
+    good, manifest = database.read_bytes(), (target / "manifest.json").read_bytes()
+    database.write_bytes(b"no database" * 1000)
+    sha256 = hashlib.sha256(database.read_bytes()).hexdigest()
+    rewrite(target, lambda content: content["database"].update(sha256=sha256))
+
+    with pytest.raises(BackupRefused, match="The database"):
+        restore()
+
+    assert "A restore was interrupted here" in str(root_away())
+    assert {path.name for path in root.iterdir()} == {".hosts", ".replaced-by-the-interrupted-one"}
+    database.write_bytes(good)
+    (target / "manifest.json").write_bytes(manifest)
+    restore()
+    assert root_away() is None
+    assert {path.name for path in root.iterdir()} == {".hosts", "team"}
+
+
+def test_what_fails_after_the_change_is_said_and_done_again(
+    ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, settings: LazySettings
+) -> None:
+    backup()
+    settings.SECRET_KEY_FILE.mkdir(parents=True)  # so that the key cannot be put there
+    with pytest.raises(BackupRefused, match=r"in place, but what follows failed: .*Run the same command again, with --replace"):
+        restore()
+    assert "A restore was interrupted here" in str(root_away())
+    settings.SECRET_KEY_FILE.rmdir()
+    restore()
+    assert root_away() is None
+
+
+def test_a_signal_during_the_change_waits_for_its_end(ended: Run, root: Path, backup: Callable[..., Made], target: Path) -> None:
+    """Else the folders would be moved back although the database has been exchanged."""
+    backup()
+    run_folder(ended).joinpath("stdout.log").write_text("of now")
+    sent = 0
+
+    def interrupt(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal sent
+        if listening and event == "os.rename":
+            sent += 1
+            signal.raise_signal(signal.SIGINT)
+
+    listening = False
+    sys.addaudithook(interrupt)  # for good, but it listens only here
+    try:
+        listening = True
+        with pytest.raises(KeyboardInterrupt):
+            restore_backup(folder=target, replace=True, how="", say=lambda sentence: None)
+    finally:
+        listening = False
+
+    assert sent > 3
+    assert root_away() is None
+    assert run_folder(ended).joinpath("stdout.log").read_text() == "said"
     assert {path.name for path in root.iterdir()} == {".hosts", "team"}
 
 

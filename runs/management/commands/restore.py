@@ -14,7 +14,7 @@ class Command(BaseCommand):
     requires_system_checks = [checks.SETTINGS]
     help = (
         "Put a backup of `manage.py backup` into this system, which must be stopped. Exit code 0: it is restored;"
-        " 1: nothing has changed, and stderr says why."
+        " 1: it is not, and stderr says why; no data has changed, unless it says to run the same command again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

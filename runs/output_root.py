@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shlex
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tunixrt.refusals import Busy
 
 ROOT_FREE_BYTES = 16 * 2**20
 RESTORING = "restoring.json"  # the note of a restore
-_restores = False  # this process
+_restores = threading.Event()  # this process
 
 
 def root_problem() -> str | None:
@@ -65,7 +66,7 @@ def root_away() -> str | None:
 
 def interrupted_restore() -> str | None:
     """Return what to do if a restore was interrupted in this output root, else None. Does not ask the database."""
-    if _restores:
+    if _restores.is_set():
         return None
     try:
         note = run_folders.read_json(_note())
@@ -87,13 +88,12 @@ def interrupted_restore() -> str | None:
 def restoring(backup: Path) -> Iterator[None]:
     """Keep all other processes from starting or concluding anything, until ``forget_restore`` is called; this one may, within the
     block. Raises OSError if the note cannot be written."""
-    global _restores
     run_folders.write_json(_note(), {"backup": str(backup)})
-    _restores = True
+    _restores.set()
     try:
         yield
     finally:
-        _restores = False
+        _restores.clear()
 
 
 def restore_is_noted() -> bool:

@@ -72,17 +72,17 @@ def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restor
     Raises:
         BackupRefused: nothing has changed, unless it says so.
     """
-    folder = Path(os.path.abspath(folder))
-    manifest = archive.read_manifest(folder)
     with ExitStack() as stack:
         try:
+            folder = Path(os.path.abspath(folder))
+            manifest = archive.read_manifest(folder)
             _require_fitting(folder, manifest)
             settings.TUNIX_OUTPUT_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
             _require_stopped(stack)
             if not replace:
                 _require_empty()
             restored = _verify_and_change(folder, manifest, how, say)
-        except (KeyError, TypeError, UnicodeDecodeError):
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
             raise Damaged("its manifest lacks something.") from None
         except OSError as error:
             raise BackupRefused(f"The backup cannot be restored: {error}. Nothing has changed.") from error
@@ -121,7 +121,9 @@ def _require_stopped(stack: ExitStack) -> None:
     for name in sorted(locked):
         lock = run_folders.try_lock(ours.with_name(f"{name}.attend"))
         if lock is None:
-            raise BackupRefused(f"The attendant of {name} runs. Stop it (manage.py attend, make serve) and the web server first.")
+            raise BackupRefused(
+                f"The attendant of the host {name!r} is running. Stop it (manage.py attend, make serve) and the web server first."
+            )
         stack.callback(os.close, lock)
     if training := next(_alive_below(settings.TUNIX_OUTPUT_ROOT), None):
         raise BackupRefused(f"A training is still executing in {training}. Cancel it, or wait for its end.")
@@ -196,7 +198,8 @@ def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict
         if run.files is not None:
             try:
                 with opened(folder, [archive.OUTPUT, *run.parts]) as source:
-                    take_out(source, target, run.files, others=inside["/".join(run.parts)], progress=progress)
+                    name = "/".join(run.parts)
+                    take_out(source, target, name, run.files, others=inside[name], progress=progress)
             except (FileNotFoundError, NotADirectoryError):
                 raise Damaged(f"the folder {'/'.join(run.parts)!r} is missing.") from None
             count += 1
@@ -291,8 +294,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
@@ -339,8 +342,8 @@ def _swap(root: Path, staged: Path, replaced: Path, commit: Callable[[], None], 
                 forget_restore()
         except OSError as problem:
             raise BackupRefused(
-                f"The restore failed ({error}), and what was moved cannot be moved back ({problem}). Nothing is started until it is"
-                " done: run the same command again, with --replace."
+                f"The restore failed ({error}), and what was moved cannot be moved back ({problem}). Nothing is started until it"
+                " is done: run the same command again, with --replace."
             ) from error
         raise
 

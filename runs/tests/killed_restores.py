@@ -1,7 +1,7 @@
 """Restores a backup again and again, each time killed one moment later, until it comes to its end.
 
-A program, because what is killed is a fork of it: ``python -m runs.tests.killed_restores BACKUP``. A moment is just before a change
-of a folder (an audit event) or of the database (a statement), from the loading of the database on.
+For a program of its own, because what is killed is a fork of it. A moment is just before a change of a folder (an audit event) or
+of the database (a statement), from the loading of the database on.
 """
 
 import os
@@ -11,11 +11,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import django
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
-django.setup()
 
 from django.conf import settings
 from django.contrib.admin.models import LogEntry
@@ -74,7 +69,7 @@ def restore_killed(backup: Path, moment: int) -> bool:
             sys.addaudithook(killer.hear)
             with connection.execute_wrapper(killer.execute):
                 restore(backup, killer.say)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the fork ends here
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
@@ -134,7 +129,3 @@ def main(backup: Path) -> None:
         assert whole() == restored, f"moment {moment}: {whole()}"
         assert {path.name for path in settings.TUNIX_OUTPUT_ROOT.iterdir()} == names, f"moment {moment}"
     print(f"{moment} moments, {interrupted} of them leave an interrupted restore")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -26,7 +26,7 @@ from runs import folder as run_folders
 from runs.backup import archive
 from runs.backup.archive import BackupRefused, Damaged
 from runs.backup.making import Made, make_backup
-from runs.backup.restoring import restore_backup, who_has_the_database
+from runs.backup.restoring import restore_backup
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
 from runs.output_root import root_away, root_problem, start_problem
@@ -278,6 +278,43 @@ class TestNoBackup:
             backup()
         assert files_below(target) == {"precious": b"x"}
 
+    def test_into_what_is_no_folder(self, target: Path, user: User) -> None:
+        target.mkdir(parents=True)
+        file, link, dangling = target / "precious", target / "link", target / "dangling"
+        file.write_text("x")
+        link.symlink_to(target)
+        dangling.symlink_to("nowhere")
+        for place, what in ((file, "a file"), (link, "a symbolic link to /"), (dangling, "a symbolic link to nowhere")):
+            with pytest.raises(BackupRefused, match=f"{place.name} is {what}.*Name a new folder"):
+                make_backup(folder=place, by=user, how="", say=print)
+
+    def test_into_a_place_that_cannot_be_written(self, target: Path, user: User) -> None:
+        """Not even by root: there is a file where a folder has to be, no folder can be made there, the name is too long."""
+        target.parent.mkdir()
+        (target.parent / "file").write_text("x")
+        for place in (target.parent / "file" / "monday", Path("/proc/self/backup"), Path("/proc/x/backup"), target / ("x" * 256)):
+            with pytest.raises(BackupRefused, match=r"The backup cannot be made: .*Nothing was left behind"):
+                make_backup(folder=place, by=user, how="", say=print)
+        (target.parent / "file").unlink()
+        assert list(target.parent.iterdir()) == []
+
+    def test_of_which_folders_are_left_that_were_made_for_it(
+        self, target: Path, backup: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(archive, "SPARE_BYTES", 2**60)
+        with pytest.raises(BackupRefused, match="too little room"):
+            backup()
+        assert not target.parent.exists()
+
+    def test_into_a_folder_that_another_backup_has_made_meanwhile(self, target: Path, backup: Callable[..., Made]) -> None:
+        def make() -> None:
+            target.mkdir()
+            (target / "precious").write_text("x")
+
+        with pytest.raises(BackupRefused, match="Another backup made this folder meanwhile"):
+            backup(at={"Waiting for the disk": make})
+        assert files_below(target) == {"precious": b"x"}
+
     def test_into_the_output_root(self, root: Path, user: User) -> None:
         with pytest.raises(BackupRefused, match="lies in the output root"):
             make_backup(folder=root / "inside", by=user, how="", say=print)
@@ -322,6 +359,12 @@ class TestNoBackup:
             (tmp_path / "pg_dump").chmod(0o755)
         with pytest.raises(BackupRefused, match=reason):
             backup()
+
+
+def test_a_backup_may_have_any_name_that_a_folder_may_have(ended: Run, target: Path, user: User) -> None:
+    for name in ("x" * 255, "ä" * 127):
+        assert make_backup(folder=target / name, by=user, how="", say=print).folder == target / name
+        assert (target / name / "manifest.json").exists()
 
 
 def rewrite(target: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -406,6 +449,23 @@ class TestNoRestore:
                 restore_backup(folder=damaged, replace=True, how=name, say=lambda sentence: None)
             assert {path.name for path in root.iterdir()} == {".hosts", "team"}, name
 
+    def test_of_what_is_no_backup(self, target: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        places = {"file": "is no backup: it is not a folder", "none": "There is no folder"}
+        for number, content in enumerate(("{}", "[]", "7", '{"name": "of a browser extension"}')):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "manifest.json").write_text(content)
+            places[str(number)] = "is no backup: its manifest.json is of something else"
+        for name, reason in places.items():
+            with pytest.raises(BackupRefused, match=reason) as refused:
+                restore_backup(folder=tmp_path / name, replace=True, how="", say=print)
+            assert not isinstance(refused.value, Damaged)
+
+    def test_of_a_damaged_file_names_its_run(self, target: Path, restore: Restore) -> None:
+        flip_a_bit(target / LOG)
+        with pytest.raises(Damaged, match=r"'team/one/stdout\.log' has changed"):
+            restore()
+
     def test_when_it_is_interrupted(self, target: Path) -> None:
         def interrupt(sentence: str) -> None:
             if sentence.startswith("Loading the database"):
@@ -443,7 +503,7 @@ class TestNoRestore:
     def test_while_an_attendant_runs(self, root: Path, restore: Restore) -> None:
         lock = run_folders.try_lock(root / ".hosts" / "another-host.attend")
         assert lock is not None
-        with pytest.raises(BackupRefused, match="The attendant of another-host runs"):
+        with pytest.raises(BackupRefused, match="The attendant of the host 'another-host' is running"):
             restore()
         os.close(lock)
 
@@ -502,7 +562,11 @@ def test_a_restore_may_be_killed_at_any_moment_and_is_done_again(
     backup()
     connections.close_all()
 
-    restores = program("-m", "runs.tests.killed_restores", str(target))
+    code = (
+        "import django, pathlib, sys; django.setup(); from runs.tests import killed_restores;"
+        " killed_restores.main(pathlib.Path(sys.argv[1]))"
+    )
+    restores = program("-c", code, str(target), DJANGO_SETTINGS_MODULE="tunixrt.settings")
 
     assert restores.wait() == 0, restores.said()
     moments, interrupted = [int(word) for word in restores.said().splitlines()[-1].split() if word.isdigit()]
@@ -666,6 +730,9 @@ def test_the_commands_say_what_they_do_and_refuse_in_a_sentence(
         call_command("backup", str(target))
     with pytest.raises(CommandError, match="--replace puts the backup in place"):
         call_command("restore", str(target))
+    for command in (["backup", ""], ["restore", ""], ["hand_over", "", "somebody"], ["hand_over", "somebody", " "]):
+        with pytest.raises(CommandError, match="is empty"):
+            call_command(*command)
     call_command("restore", str(target), "--replace")
     said = capsys.readouterr().out
     assert f"Run {executing.pk} was executing when the backup was made" in said

@@ -17,7 +17,7 @@ from django_q.tasks import async_task
 from runs import folder as run_folders
 from runs.execution import attending, hosts, launching, stopping
 from runs.models import Host
-from runs.output_root import root_problem
+from runs.output_root import interrupted_restore, root_problem
 from runs.processes import boot_id
 from runs.runtime import local_runtime
 from runs.task_workers import Workers
@@ -114,7 +114,13 @@ class Attendant:
 
     def tick(self) -> bool:
         """Do one round; return whether the next one is due soon, since something executes here or the database is away. An absent
-        database delays the news and nothing else."""
+        database delays the news and nothing else. After an interrupted restore nothing is done: what the database says is not
+        the last word."""
+        if problem := interrupted_restore():
+            if not self._root_said:
+                logger.error("doing nothing: %s", problem)
+            self._root_said = True
+            return False
         for part in (self._launch, self._attend, self._beat_if_due):
             try:
                 close_old_connections()

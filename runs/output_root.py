@@ -3,11 +3,17 @@
 The root may be on a network file system or a mount of its own, so it can be away for a moment, or an empty mount point can stand
 in its place. What is missing there says nothing about the runs. So nothing is concluded from a missing file unless the root's
 marker is readable, and the root is never created where a database has already used one.
+
+A restore leaves a note in the root before it changes anything and removes it as its last act. While the note is there, no other
+process starts or concludes anything, and the attendant does nothing at all.
 """
 
 import contextlib
 import errno
 import os
+import shlex
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from django.conf import settings
@@ -20,10 +26,14 @@ from tunixrt.refusals import Busy
 from tunixrt.roles import Role, role_of
 
 ROOT_FREE_BYTES = 16 * 2**20
+RESTORING = "restoring.json"  # the note of a restore
+_restores = threading.Event()  # this process
 
 
 def root_problem() -> str | None:
     """Return why no run must be started on the output root, or None. Marks the root of a new database."""
+    if problem := interrupted_restore():  # first: its database may have no tables
+        return problem
     known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
     try:
         if not os.path.lexists(_marker()) and not _root_in_use():
@@ -36,6 +46,8 @@ def root_problem() -> str | None:
 
 def start_problem() -> str | None:
     """Return why the output root keeps runs waiting, or None. Changes nothing."""
+    if problem := interrupted_restore():
+        return problem
     known = OutputRoot.objects.first()
     return None if known is None else _away(known) or _space_problem()
 
@@ -60,8 +72,62 @@ def root_away() -> str | None:
 
     While it is away, missing files and folders mean nothing: no run is failed, started, retried or purged because of them.
     """
+    if problem := interrupted_restore():
+        return problem
     known = OutputRoot.objects.first()
     return None if known is None else _away(known)  # None: no host has used a root yet
+
+
+# --- a restore --------------------------------------------------------------------------------------------------------
+
+
+def interrupted_restore() -> str | None:
+    """Return what to do if a restore was interrupted in this output root, else None. Does not ask the database."""
+    if _restores.is_set():
+        return None
+    try:
+        note = run_folders.read_json(_note())
+    except OSError:
+        return None  # then the marker cannot be read either, which says so
+    except run_folders.BrokenFile:
+        note = {}
+    if note is None:
+        return None
+    backup = note.get("backup")
+    command = f"manage.py restore {shlex.quote(str(backup)) if backup else 'DIR'} --replace"
+    return (
+        f"A restore was interrupted here; run {command} again. Until then nothing is started, and no status changes"
+        f" ({_note()} says so)."
+    )
+
+
+@contextlib.contextmanager
+def restoring(backup: Path) -> Iterator[None]:
+    """Keep all other processes from starting or concluding anything, until ``forget_restore`` is called; this one may, within the
+    block. Raises OSError if the note cannot be written."""
+    run_folders.write_json(_note(), {"backup": str(backup)})
+    _restores.set()
+    try:
+        yield
+    finally:
+        _restores.clear()
+
+
+def restore_is_noted() -> bool:
+    """Whether an earlier restore was interrupted."""
+    return os.path.lexists(_note())
+
+
+def forget_restore() -> None:
+    """Remove the note. Raises OSError."""
+    _note().unlink()
+
+
+def _note() -> Path:
+    return hosts_folder() / RESTORING
+
+
+# --- the marker -------------------------------------------------------------------------------------------------------
 
 
 def _away(known: OutputRoot) -> str | None:

@@ -79,6 +79,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         BackupRefused: there is none, or it is of a newer version.
         Damaged
     """
+    if not os.path.lexists(folder):
+        raise BackupRefused(f"There is no folder {folder}.")
+    if not os.path.isdir(folder):
+        raise BackupRefused(f"{folder} is no backup: it is not a folder.")
     try:
         with open_file(folder, MANIFEST) as file:
             data = file.read(MANIFEST_MAX_BYTES + 1)
@@ -86,14 +90,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BackupRefused(f"{folder} is no backup: it has no {MANIFEST}.") from None
     try:
         content = json.loads(data)
-        written = content.pop("sha256")
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
         raise Damaged(f"{MANIFEST} cannot be read.") from None
+    if not isinstance(content, dict) or not {"format", "sha256"} <= content.keys():
+        raise BackupRefused(f"{folder} is no backup: its {MANIFEST} is of something else.")
+    written = content.pop("sha256")
     if written != _hash_of(content):
         raise Damaged(f"{MANIFEST} has changed.")
     if content.get("format") != FORMAT:
         raise BackupRefused(f"This backup was made by a newer version ({content.get('version')}); restore it with that one.")
-    return dict(content)
+    return content
 
 
 def _hash_of(content: dict[str, Any]) -> str:

@@ -279,9 +279,9 @@ def _copy_bytes(source: int, status: os.stat_result, target: int) -> CopiedFile:
 
 
 def take_out(
-    source: int, target: Path, files: dict[str, tuple[int, str]], *, others: Collection[str], progress: Progress
+    source: int, target: Path, name: str, files: dict[str, tuple[int, str]], *, others: Collection[str], progress: Progress
 ) -> None:
-    """Copy the folder of a run out of a backup, if it holds exactly ``files``: path → size and hash.
+    """Copy the folder ``name`` of a run out of a backup, if it holds exactly ``files``: path → size and hash.
 
     Raises:
         Damaged: a file is missing, has changed, is a link, or is not among them.
@@ -294,4 +294,4 @@ def take_out(
     for path in sorted(found.keys() | files.keys()):
         if found.get(path) != files.get(path):
             what = "is missing" if path not in found else "is not in its list of files" if path not in files else "has changed"
-            raise Damaged(f"{path!r} of the run {what}.")
+            raise Damaged(f"{f'{name}/{path}'!r} {what}.")

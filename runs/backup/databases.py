@@ -146,10 +146,23 @@ def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
     known = [*connection.introspection.django_table_names(only_existing=True), "django_migrations"]
     drop = "".join(f"DROP TABLE IF EXISTS {connection.ops.quote_name(name)} CASCADE;\n" for name in known)
     connection.close()
-    options = ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
+    options = [
+        "--no-psqlrc",
+        "--no-password",
+        "--quiet",
+        "--no-align",
+        "--tuples-only",
+        "--set=ON_ERROR_STOP=1",
+        "--output=/dev/null",
+    ]
     with tempfile.TemporaryFile() as errors:
         client = subprocess.Popen(
-            [psql, *options, "--file=-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment()
+            [psql, *options, "--file=-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for this program, which decides
         )
         assert client.stdin is not None
         assert client.stdout is not None

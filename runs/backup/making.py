@@ -1,13 +1,15 @@
 """Making a backup while the system runs."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from runs.trees import bytes_below
 from tunixrt.audit import write_log_entry
 
 SAY_SECONDS = 5.0
+NAME_SHOWN = 50  # characters of a backup's name in the name that it has while it is written
 Say = Callable[[str], None]
 
 
@@ -62,36 +65,65 @@ def make_backup(*, folder: Path, by: User, how: str, say: Say) -> Made:
     Raises:
         BackupRefused: nothing is left behind.
     """
-    folder = Path(os.path.abspath(folder))
-    _require_place(folder)
-    parent = folder.parent
-    if not parent.exists():
-        make_folder(parent)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=parent))  # mode 0700
     try:
-        if problem := root_away():
-            raise BackupRefused(problem)
-        made = _fill(partial, say)
-        if problem := root_away():  # what was missing may have been missing for that
-            raise BackupRefused(problem)
-        say("Waiting for the disk")
-        os.sync()
-        os.rename(partial, folder)
-        _sync(parent)
+        folder = Path(os.path.abspath(folder))
+        _require_place(folder)
+        with _partial(folder) as partial:
+            if problem := root_away():
+                raise BackupRefused(problem)
+            made = _fill(partial, say)
+            if problem := root_away():  # what was missing may have been missing for that
+                raise BackupRefused(problem)
+            say("Waiting for the disk")
+            os.sync()
+            _give_name(partial, folder)
+        _sync(folder.parent)
     except OSError as error:
         raise BackupRefused(f"The backup cannot be made: {error}. Nothing was left behind.") from error
     except DatabaseError as error:
         raise BackupRefused(f"The database does not answer: {error} Nothing was left behind.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    root, _ = OutputRoot.objects.get_or_create(single=True)
     message = f"backup of {made.runs:,} folders of runs, {made.bytes:,} bytes, in {folder}, {how}"
-    write_log_entry(by=by, target=root, name="backup", flag=CHANGE, message=message)
+    try:
+        root, _ = OutputRoot.objects.get_or_create(single=True)
+        write_log_entry(by=by, target=root, name="backup", flag=CHANGE, message=message)
+    except DatabaseError as error:
+        made.warnings.append(f"the backup is not in the audit log: {error}")
     return replace(made, folder=folder)
 
 
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``, with mode 0700; neither it nor those made for it are left, unless used."""
+    missing = list(itertools.takewhile(lambda path: not path.exists(), folder.parents))
+    partial = None
+    try:
+        if missing:
+            make_folder(folder.parent)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name[:NAME_SHOWN]}.partial-", dir=folder.parent))
+        yield partial
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # it holds the backup
+            for path in missing:
+                os.rmdir(path)
+
+
+def _give_name(partial: Path, folder: Path) -> None:
+    try:
+        os.rename(partial, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise BackupRefused(f"Another backup made this folder meanwhile: {folder}. Name a new folder.") from error
+        raise
+
+
 def _require_place(folder: Path) -> None:
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    if folder.is_symlink():
+        raise BackupRefused(f"{folder} is a symbolic link to {os.readlink(folder)}. Name a new folder.")
+    if folder.exists() and not folder.is_dir():
+        raise BackupRefused(f"{folder} is a file. Name a new folder.")
+    if folder.exists() and any(folder.iterdir()):
         raise BackupRefused(f"{folder} is not empty. Name a new folder.")
     if os.path.ismount(folder):
         raise BackupRefused(f"{folder} is where a file system is mounted. Name a new folder in it.")

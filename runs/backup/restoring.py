@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -33,6 +34,7 @@ from runs.execution.hosts import this_host
 from runs.execution.outcome import read_end
 from runs.lifecycle import transition
 from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
+from runs.output_root import forget_restore, interrupted_restore, restore_is_noted, restoring
 from runs.processes import has_open, live_processes
 from runs.services import run_folder
 from runs.trees import DEPTH_MAX, remove_tree
@@ -40,6 +42,7 @@ from runs.wakeup import hosts_folder
 from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
 
 STAGED, REPLACED = ".restoring-", ".replaced-"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -63,38 +66,28 @@ def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restor
     """Put a backup in place of what this system has: database, secret key, folders of runs.
 
     Everything is verified and laid ready beside what is there; the change itself is renames and one database transaction, undone
-    if one of them fails. Meanwhile the output root has no marker, so nothing is concluded from it should this program be killed.
+    if one of them fails. From before the change until all is settled, a note in the output root keeps every other process from
+    starting or concluding anything (``runs.output_root``), so this program may be killed at any moment. Signals wait meanwhile.
 
     Raises:
-        BackupRefused: nothing has changed.
+        BackupRefused: nothing has changed, unless it says so.
     """
-    folder = Path(os.path.abspath(folder))
-    manifest = archive.read_manifest(folder)
     with ExitStack() as stack:
         try:
+            folder = Path(os.path.abspath(folder))
+            manifest = archive.read_manifest(folder)
             _require_fitting(folder, manifest)
             settings.TUNIX_OUTPUT_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
             _require_stopped(stack)
             if not replace:
                 _require_empty()
-            restored, secret_key = _put_in_place(folder, manifest, say)
-        except (KeyError, TypeError, UnicodeDecodeError):
+            restored = _verify_and_change(folder, manifest, how, say)
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
             raise Damaged("its manifest lacks something.") from None
         except OSError as error:
             raise BackupRefused(f"The backup cannot be restored: {error}. Nothing has changed.") from error
         except DatabaseError as error:
             raise BackupRefused(f"The database does not answer: {error} Nothing has changed.") from error
-        try:
-            if problem := _keep_secret_key(secret_key):
-                restored.warnings.append(problem)
-            _settle(restored, manifest, say)
-            message = f"restored the backup of {manifest['made_at']}, made on {manifest['host']}, {how}"
-            root = OutputRoot.objects.get_or_create(single=True)[0]
-            write_log_entry(by=system_user(), target=root, name="restore", flag=CHANGE, message=message)
-        except (OSError, DatabaseError) as error:
-            raise BackupRefused(
-                f"The backup is in place, but what follows failed: {error} Run the same command again, with --replace."
-            ) from error
     return restored
 
 
@@ -128,7 +121,9 @@ def _require_stopped(stack: ExitStack) -> None:
     for name in sorted(locked):
         lock = run_folders.try_lock(ours.with_name(f"{name}.attend"))
         if lock is None:
-            raise BackupRefused(f"The attendant of {name} runs. Stop it (manage.py attend, make serve) and the web server first.")
+            raise BackupRefused(
+                f"The attendant of the host {name!r} is running. Stop it (manage.py attend, make serve) and the web server first."
+            )
         stack.callback(os.close, lock)
     if training := next(_alive_below(settings.TUNIX_OUTPUT_ROOT), None):
         raise BackupRefused(f"A training is still executing in {training}. Cancel it, or wait for its end.")
@@ -173,6 +168,8 @@ def who_has_the_database() -> str | None:
 
 def _require_empty() -> None:
     root: Path = settings.TUNIX_OUTPUT_ROOT
+    if problem := interrupted_restore():
+        raise BackupRefused(problem)
     replace = "--replace puts the backup in place of everything that is there."
     tables = connection.introspection.table_names()
     people = User.objects.exclude(username=SYSTEM_USERNAME)
@@ -201,7 +198,8 @@ def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict
         if run.files is not None:
             try:
                 with opened(folder, [archive.OUTPUT, *run.parts]) as source:
-                    take_out(source, target, run.files, others=inside["/".join(run.parts)], progress=progress)
+                    name = "/".join(run.parts)
+                    take_out(source, target, name, run.files, others=inside[name], progress=progress)
             except (FileNotFoundError, NotADirectoryError):
                 raise Damaged(f"the folder {'/'.join(run.parts)!r} is missing.") from None
             count += 1
@@ -241,12 +239,14 @@ def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
     run_folders.create_json_once(folder / run_folders.EXIT, record)
 
 
-def _put_in_place(folder: Path, manifest: dict[str, Any], say: Say) -> tuple[Restored, str]:
-    """Verify everything, then change everything; return the secret key of the backup as well."""
+def _verify_and_change(folder: Path, manifest: dict[str, Any], how: str, say: Say) -> Restored:
+    """Verify everything, then change everything."""
     root: Path = settings.TUNIX_OUTPUT_ROOT
-    for path in [*root.glob(f"{STAGED}*"), *root.glob(f"{REPLACED}*")]:
-        remove_tree(path)  # what a restore that was killed has left
+    _remove_leftovers(root)
+    root_id = manifest["output"]["root_id"]
+    message = f"restored the backup of {manifest['made_at']}, made on {manifest['host']}, {how}"
     staged = Path(tempfile.mkdtemp(prefix=STAGED, dir=root))
+    replaced = Path(tempfile.mkdtemp(prefix=REPLACED, dir=root))
     try:
         with verified(folder, archive.RUNS, manifest["runs"]["sha256"]) as lines:
             runs = _lay_ready(folder, lines, staged, manifest, say)
@@ -256,24 +256,68 @@ def _put_in_place(folder: Path, manifest: dict[str, Any], say: Say) -> tuple[Res
             verified(folder, database, manifest["database"]["sha256"]),
         ):
             secret_key = key.read().decode()
-            root_id = manifest["output"]["root_id"]
             if holder := who_has_the_database():  # copying the folders may have taken hours
                 raise BackupRefused(f"{holder} has begun to use the database. Stop it, and restore again.")
             say("Loading the database")
-            with load_database(folder / database) as commit:
+            with load_database(folder / database) as commit, _signals_wait():
                 connections.close_all()
-                _swap(root, staged, commit, root_id)
+                restored = Restored(runs, [])
+                with _change(folder, root, staged, replaced, commit):
+                    _finish(root, restored, secret_key, root_id, manifest, message, say)
     finally:
+        with suppress(OSError):  # unless something is in it: then it is removed, or moved back, elsewhere
+            os.rmdir(replaced)
         shutil.rmtree(staged, ignore_errors=True)
-    return Restored(runs, []), secret_key
+    return restored
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove what a restore that was killed has left. What it had replaced stays unless the marker is there: without it, the
+    database may still be the one of those folders, and this restore may be refused."""
+    left = [*root.glob(f"{STAGED}*")]
+    if os.path.lexists(hosts_folder() / run_folders.ROOT_ID):
+        left += root.glob(f"{REPLACED}*")
+    for path in left:
+        remove_tree(path)
 
 
 # --- the change -------------------------------------------------------------------------------------------------------
 
 
-def _swap(root: Path, staged: Path, commit: Callable[[], None], root_id: str | None) -> None:
-    """Put what is laid ready in place of what is there, then the database; take everything back if the database refuses."""
-    replaced = Path(tempfile.mkdtemp(prefix=REPLACED, dir=root))
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let no signal end this program between the database's transaction and the folders that belong to it."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
+def _change(folder: Path, root: Path, staged: Path, replaced: Path, commit: Callable[[], None]) -> Iterator[None]:
+    """Put what is laid ready in place of what is there, then the database; take everything back if one of them fails. The block
+    does the rest: if that fails, the note of this restore stays in the output root."""
+    first = not restore_is_noted()
+    with restoring(folder):
+        _swap(root, staged, replaced, commit, first)
+        try:
+            yield
+            forget_restore()
+        except Exception as error:
+            raise BackupRefused(
+                f"The backup is in place, but what follows failed: {error} Until it is done, nothing is started. Run the same"
+                " command again, with --replace."
+            ) from error
+
+
+def _swap(root: Path, staged: Path, replaced: Path, commit: Callable[[], None], first: bool) -> None:
+    """Exchange folders and database, or nothing. ``first``: no earlier restore was interrupted, so that the system is whole once
+    everything is taken back."""
     marker = hosts_folder() / run_folders.ROOT_ID
     moves: list[tuple[Path, Path]] = []
 
@@ -290,17 +334,36 @@ def _swap(root: Path, staged: Path, commit: Callable[[], None], root_id: str | N
         for entry in sorted(staged.iterdir()):
             move(entry, root / entry.name)
         commit()
-    except BaseException:
-        for source, target in reversed(moves):
-            os.rename(target, source)
-        os.rmdir(replaced)
+    except BaseException as error:
+        try:
+            for source, target in reversed(moves):
+                os.rename(target, source)
+            if first:
+                forget_restore()
+        except OSError as problem:
+            raise BackupRefused(
+                f"The restore failed ({error}), and what was moved cannot be moved back ({problem}). Nothing is started until it"
+                " is done: run the same command again, with --replace."
+            ) from error
         raise
+
+
+def _finish(
+    root: Path, restored: Restored, secret_key: str, root_id: str | None, manifest: dict[str, Any], message: str, say: Say
+) -> None:
+    """Do what follows the change."""
     for notes in hosts_folder().glob("*.keepers"):
         shutil.rmtree(notes, ignore_errors=True)  # of keepers of the system that was replaced
     if root_id is not None:
-        run_folders.create_json_once(marker, {"id": root_id})
-    with suppress(OSError):  # the next restore removes it
-        remove_tree(replaced)
+        run_folders.create_json_once(hosts_folder() / run_folders.ROOT_ID, {"id": root_id})
+    if problem := _keep_secret_key(secret_key):
+        restored.warnings.append(problem)
+    _settle(restored, manifest, say)
+    target = OutputRoot.objects.get_or_create(single=True)[0]
+    write_log_entry(by=system_user(), target=target, name="restore", flag=CHANGE, message=message)
+    for path in root.glob(f"{REPLACED}*"):
+        with suppress(OSError):  # the next restore removes it
+            remove_tree(path)
 
 
 def _keep_secret_key(secret_key: str) -> str | None:

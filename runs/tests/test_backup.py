@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+import re
 import shutil
+import signal
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,10 @@ from runs import folder as run_folders
 from runs.backup import archive
 from runs.backup.archive import BackupRefused, Damaged
 from runs.backup.making import Made, make_backup
-from runs.backup.restoring import restore_backup, who_has_the_database
+from runs.backup.restoring import restore_backup
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
-from runs.output_root import root_away, root_problem
+from runs.output_root import root_away, root_problem, start_problem
 from runs.services import find_source, retry_run, run_folder
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of, make_run
@@ -275,6 +278,43 @@ class TestNoBackup:
             backup()
         assert files_below(target) == {"precious": b"x"}
 
+    def test_into_what_is_no_folder(self, target: Path, user: User) -> None:
+        target.mkdir(parents=True)
+        file, link, dangling = target / "precious", target / "link", target / "dangling"
+        file.write_text("x")
+        link.symlink_to(target)
+        dangling.symlink_to("nowhere")
+        for place, what in ((file, "a file"), (link, "a symbolic link to /"), (dangling, "a symbolic link to nowhere")):
+            with pytest.raises(BackupRefused, match=f"{place.name} is {what}.*Name a new folder"):
+                make_backup(folder=place, by=user, how="", say=print)
+
+    def test_into_a_place_that_cannot_be_written(self, target: Path, user: User) -> None:
+        """Not even by root: there is a file where a folder has to be, no folder can be made there, the name is too long."""
+        target.parent.mkdir()
+        (target.parent / "file").write_text("x")
+        for place in (target.parent / "file" / "monday", Path("/proc/self/backup"), Path("/proc/x/backup"), target / ("x" * 256)):
+            with pytest.raises(BackupRefused, match=r"The backup cannot be made: .*Nothing was left behind"):
+                make_backup(folder=place, by=user, how="", say=print)
+        (target.parent / "file").unlink()
+        assert list(target.parent.iterdir()) == []
+
+    def test_of_which_folders_are_left_that_were_made_for_it(
+        self, target: Path, backup: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(archive, "SPARE_BYTES", 2**60)
+        with pytest.raises(BackupRefused, match="too little room"):
+            backup()
+        assert not target.parent.exists()
+
+    def test_into_a_folder_that_another_backup_has_made_meanwhile(self, target: Path, backup: Callable[..., Made]) -> None:
+        def make() -> None:
+            target.mkdir()
+            (target / "precious").write_text("x")
+
+        with pytest.raises(BackupRefused, match="Another backup made this folder meanwhile"):
+            backup(at={"Waiting for the disk": make})
+        assert files_below(target) == {"precious": b"x"}
+
     def test_into_the_output_root(self, root: Path, user: User) -> None:
         with pytest.raises(BackupRefused, match="lies in the output root"):
             make_backup(folder=root / "inside", by=user, how="", say=print)
@@ -319,6 +359,12 @@ class TestNoBackup:
             (tmp_path / "pg_dump").chmod(0o755)
         with pytest.raises(BackupRefused, match=reason):
             backup()
+
+
+def test_a_backup_may_have_any_name_that_a_folder_may_have(ended: Run, target: Path, user: User) -> None:
+    for name in ("x" * 255, "ä" * 127):
+        assert make_backup(folder=target / name, by=user, how="", say=print).folder == target / name
+        assert (target / name / "manifest.json").exists()
 
 
 def rewrite(target: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -403,6 +449,23 @@ class TestNoRestore:
                 restore_backup(folder=damaged, replace=True, how=name, say=lambda sentence: None)
             assert {path.name for path in root.iterdir()} == {".hosts", "team"}, name
 
+    def test_of_what_is_no_backup(self, target: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        places = {"file": "is no backup: it is not a folder", "none": "There is no folder"}
+        for number, content in enumerate(("{}", "[]", "7", '{"name": "of a browser extension"}')):
+            (tmp_path / str(number)).mkdir()
+            (tmp_path / str(number) / "manifest.json").write_text(content)
+            places[str(number)] = "is no backup: its manifest.json is of something else"
+        for name, reason in places.items():
+            with pytest.raises(BackupRefused, match=reason) as refused:
+                restore_backup(folder=tmp_path / name, replace=True, how="", say=print)
+            assert not isinstance(refused.value, Damaged)
+
+    def test_of_a_damaged_file_names_its_run(self, target: Path, restore: Restore) -> None:
+        flip_a_bit(target / LOG)
+        with pytest.raises(Damaged, match=r"'team/one/stdout\.log' has changed"):
+            restore()
+
     def test_when_it_is_interrupted(self, target: Path) -> None:
         def interrupt(sentence: str) -> None:
             if sentence.startswith("Loading the database"):
@@ -440,7 +503,7 @@ class TestNoRestore:
     def test_while_an_attendant_runs(self, root: Path, restore: Restore) -> None:
         lock = run_folders.try_lock(root / ".hosts" / "another-host.attend")
         assert lock is not None
-        with pytest.raises(BackupRefused, match="The attendant of another-host runs"):
+        with pytest.raises(BackupRefused, match="The attendant of the host 'another-host' is running"):
             restore()
         os.close(lock)
 
@@ -489,38 +552,115 @@ class TestNoRestore:
             restore()
 
 
-# Programs of this project, held at a moment.
-HELD = """
-import os, sys
-from runs.tests.holder import Holder
-sys.addaudithook(Holder(sys.argv[1], sys.argv[2]))
-os.environ["DJANGO_SETTINGS_MODULE"] = "tunixrt.settings"
-from django.core.management import execute_from_command_line
-execute_from_command_line(["manage.py", *sys.argv[3:]])
-"""
-
-
-@pytest.mark.parametrize("moment", ["os.rename root_id", "os.rename team", "os.link root_id"])
-def test_a_restore_that_is_killed_is_done_again(
-    ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, target: Path, tmp_path: Path, program: Any, moment: str
+def test_a_restore_may_be_killed_at_any_moment_and_is_done_again(
+    user: User, root: Path, config: dict[str, Any], backup: Callable[..., Made], target: Path, program: Any
 ) -> None:
-    """Killed before its first change, between folders, or after the last but the marker."""
+    """What is left is untouched, or restored, or nothing is started and concluded until it is done again."""
+    make_run(user, status=RunStatus.FAILED, files={"stdout.log": b"said"}, output_dir="team/one", config=config)
+    make_run(user, status=RunStatus.RUNNING, host=this_host(), files=begun(), config=config)
+    shutil.rmtree(run_folder(make_run(user, status=RunStatus.PENDING, config=config)))
     backup()
-    (run_folder(ended) / "stdout.log").write_text("of now")
     connections.close_all()
-    hold = tmp_path / "hold"
-    hold.mkdir()
-    killed = program("-c", HELD, str(hold), moment, "restore", str(target), "--replace")
-    wait_for(lambda: (hold / "held").exists() or killed.process.poll() is not None, moment)
-    assert (hold / "held").exists(), killed.said()
-    killed.kill()
-    wait_for(lambda: who_has_the_database() is None, "PostgreSQL to see that its client is gone")
 
-    assert (root_away() is None) == (moment == "os.rename root_id")
+    code = (
+        "import django, pathlib, sys; django.setup(); from runs.tests import killed_restores;"
+        " killed_restores.main(pathlib.Path(sys.argv[1]))"
+    )
+    restores = program("-c", code, str(target), DJANGO_SETTINGS_MODULE="tunixrt.settings")
+
+    assert restores.wait() == 0, restores.said()
+    moments, interrupted = [int(word) for word in restores.said().splitlines()[-1].split() if word.isdigit()]
+    assert moments > interrupted > 10, restores.said()
+
+
+def leave_an_interrupted_restore(root: Path, target: Path) -> str:
+    """The note is what every restore begins its change with. Returns what is to be said then."""
+    run_folders.write_json(root / ".hosts" / "restoring.json", {"backup": str(target)})
+    return f"A restore was interrupted here; run manage.py restore {target} --replace again."
+
+
+def test_after_an_interrupted_restore_everybody_says_what_to_do(
+    ended: Run, root: Path, target: Path, backup: Callable[..., Made], restore: Restore
+) -> None:
+    """Above all not to write the marker."""
+    backup()
+    says = leave_an_interrupted_restore(root, target)
+    (root / ".hosts" / "root_id").unlink()
+    for problem in (root_away(), root_problem(), start_problem()):
+        assert problem is not None
+        assert problem.startswith(says)
+        assert "marker" not in problem
+    with pytest.raises(BackupRefused, match=re.escape(says)):
+        make_backup(folder=target.with_name("tuesday"), by=system_user(), how="", say=print)
+    with pytest.raises(BackupRefused, match=re.escape(says)):
+        restore(replace=False)
     restore()
-
-    assert (run_folder(ended) / "stdout.log").read_bytes() == b"said"
     assert root_away() is None
+
+
+def test_a_restore_that_fails_after_an_interrupted_one_leaves_it_interrupted(
+    ended: Run, root: Path, target: Path, backup: Callable[..., Made], restore: Restore
+) -> None:
+    """The folders that the interrupted one has moved belong to the database, perhaps: they stay until a restore succeeds."""
+    backup()
+    leave_an_interrupted_restore(root, target)
+    (root / ".hosts" / "root_id").unlink()
+    (root / "team").rename(root / ".replaced-by-the-interrupted-one")
+    database = next(target.glob(DATABASE))
+    good, manifest = database.read_bytes(), (target / "manifest.json").read_bytes()
+    database.write_bytes(b"no database" * 1000)
+    sha256 = hashlib.sha256(database.read_bytes()).hexdigest()
+    rewrite(target, lambda content: content["database"].update(sha256=sha256))
+
+    with pytest.raises(BackupRefused, match="The database"):
+        restore()
+
+    assert "A restore was interrupted here" in str(root_away())
+    assert {path.name for path in root.iterdir()} == {".hosts", ".replaced-by-the-interrupted-one"}
+    database.write_bytes(good)
+    (target / "manifest.json").write_bytes(manifest)
+    restore()
+    assert root_away() is None
+    assert {path.name for path in root.iterdir()} == {".hosts", "team"}
+
+
+def test_what_fails_after_the_change_is_said_and_done_again(
+    ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, settings: LazySettings
+) -> None:
+    backup()
+    settings.SECRET_KEY_FILE.mkdir(parents=True)  # so that the key cannot be put there
+    with pytest.raises(BackupRefused, match=r"in place, but what follows failed: .*Run the same command again, with --replace"):
+        restore()
+    assert "A restore was interrupted here" in str(root_away())
+    settings.SECRET_KEY_FILE.rmdir()
+    restore()
+    assert root_away() is None
+
+
+def test_a_signal_during_the_change_waits_for_its_end(ended: Run, root: Path, backup: Callable[..., Made], target: Path) -> None:
+    """Else the folders would be moved back although the database has been exchanged."""
+    backup()
+    run_folder(ended).joinpath("stdout.log").write_text("of now")
+    sent = 0
+
+    def interrupt(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal sent
+        if listening and event == "os.rename":
+            sent += 1
+            signal.raise_signal(signal.SIGINT)
+
+    listening = False
+    sys.addaudithook(interrupt)  # for good, but it listens only here
+    try:
+        listening = True
+        with pytest.raises(KeyboardInterrupt):
+            restore_backup(folder=target, replace=True, how="", say=lambda sentence: None)
+    finally:
+        listening = False
+
+    assert sent > 3
+    assert root_away() is None
+    assert run_folder(ended).joinpath("stdout.log").read_text() == "said"
     assert {path.name for path in root.iterdir()} == {".hosts", "team"}
 
 
@@ -590,6 +730,9 @@ def test_the_commands_say_what_they_do_and_refuse_in_a_sentence(
         call_command("backup", str(target))
     with pytest.raises(CommandError, match="--replace puts the backup in place"):
         call_command("restore", str(target))
+    for command in (["backup", ""], ["restore", ""], ["hand_over", "", "somebody"], ["hand_over", "somebody", " "]):
+        with pytest.raises(CommandError, match="is empty"):
+            call_command(*command)
     call_command("restore", str(target), "--replace")
     said = capsys.readouterr().out
     assert f"Run {executing.pk} was executing when the backup was made" in said

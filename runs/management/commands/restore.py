@@ -1,5 +1,3 @@
-import getpass
-from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -7,22 +5,22 @@ from django.core.management.base import CommandParser
 from runs.backup.restoring import restore_backup
 from tunixrt import checks
 from tunixrt.commands import Command as BaseCommand
-from tunixrt.commands import tidy_at_sigterm
+from tunixrt.commands import account_of_machine, path_argument, tidy_at_sigterm
 
 
 class Command(BaseCommand):
     requires_system_checks = [checks.SETTINGS]
     help = (
         "Put a backup of `manage.py backup` into this system, which must be stopped. Exit code 0: it is restored;"
-        " 1: nothing has changed, and stderr says why."
+        " 1: it is not, and stderr says why; no data has changed, unless it says to run the same command again."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("dir", type=Path, metavar="DIR", help="the backup")
+        parser.add_argument("dir", type=path_argument, metavar="DIR", help="the backup")
         parser.add_argument("--replace", action="store_true", help="in place of all that is there, which is removed")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        how = f"by manage.py restore, by {getpass.getuser()} of this machine"
+        how = f"by manage.py restore, by {account_of_machine()} of this machine"
         with tidy_at_sigterm():
             restored = restore_backup(folder=options["dir"], replace=options["replace"], how=how, say=self.say)
         for warning in restored.warnings:

@@ -1,4 +1,3 @@
-import getpass
 from argparse import ArgumentParser
 from typing import Any
 
@@ -7,6 +6,7 @@ from django.core.management.base import CommandError
 
 from tunixrt.audit import system_user
 from tunixrt.commands import Command as TunixrtCommand
+from tunixrt.commands import account_of_machine
 from tunixrt.tokens import make_token
 
 
@@ -28,6 +28,6 @@ class Command(TunixrtCommand):
             user = User.objects.get(username=username, is_active=True)
         except User.DoesNotExist as error:
             raise CommandError(f"There is no active account {username}; `manage.py createsuperuser` makes one.") from error
-        how = f"made by manage.py make_token, by {getpass.getuser()} of this machine"
+        how = f"made by manage.py make_token, by {account_of_machine()} of this machine"
         _, key = make_token(of=user, by=system_user(), how=how, name=name, days=days, read_only=read_only)
         self.stdout.write(key)

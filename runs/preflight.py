@@ -8,6 +8,9 @@ from runs.families import PRESETS
 from runs.manifest import warnings_of
 from runs.model_folder import FolderProblem, check_model_folder, open_model_folder
 from runs.requests import ModelReference, RunRequest
+from tunixrt.refusals import shorten
+
+TEXTS_MAX = 50  # warnings, or sentences, of a training command
 
 
 @dataclass
@@ -79,11 +82,22 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
 
 
 def warnings_in(summary: Any) -> list[str]:
-    """The warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
+    """Return the warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
     summary = summary if isinstance(summary, dict) else {}
     report = summary.get("preflight")
-    found = [summary.get("warnings"), report.get("warnings") if isinstance(report, dict) else None]
-    return [warning for warnings in found if isinstance(warnings, list) for warning in warnings if isinstance(warning, str)]
+    reported = report.get("warnings") if isinstance(report, dict) else None
+    return list(dict.fromkeys(texts_of(summary.get("warnings")) + texts_of(reported)))
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return the texts in a list that a training command wrote: so many, each so long, and the last says how many more there are.
+
+    Applied to its own answer it changes nothing.
+    """
+    texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    if len(texts) > TEXTS_MAX:
+        texts[TEXTS_MAX - 1 :] = [f"And {len(texts) - TEXTS_MAX + 1:,} more."]
+    return [shorten(text) for text in texts]
 
 
 def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:

@@ -1,6 +1,7 @@
 """Is the training runtime here? Looked up without importing JAX, in milliseconds, whatever interpreter it lives in."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ AVAILABLE_MESSAGE = "Tunix runtime is available for execution."
 MISSING_MESSAGE = "Tunix runtime not available."
 LAUNCHER = Path(__file__).resolve().parent / "trainer" / "launch.py"
 
+UNKNOWN_VERSION = "unknown"  # the command is there and says no version
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 _REMEMBER_SECONDS = 30.0
 _remembered: dict[tuple[str, ...], tuple[float, str | None]] = {}
 
@@ -67,5 +70,7 @@ def _ask(command: list[str]) -> str | None:
         return None
     if answer.returncode != 0:
         return None
-    lines = answer.stdout.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].split()[-1][:64] if lines and lines[-1].split() else None
+    words = answer.stdout.decode("utf-8", "replace").split()
+    if not words:
+        return None
+    return words[-1] if _VERSION.fullmatch(words[-1]) else UNKNOWN_VERSION

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from runs.execution.outcome import NO_REPORT
+from runs.execution.outcome import NO_REPORT, SUMMARY_MAX_BYTES, read_report
+from runs.execution.outcome import read_result as read_result_file
 from runs.models import Run
+from runs.preflight import TEXTS_MAX, warnings_in
 from runs.reading.summaries import bars_of, read_plan, read_result
 from runs.services import run_folder
 from runs.tests.conftest import Script, Submit
@@ -78,10 +81,71 @@ def test_a_report_that_is_printed_counts_too(check: Callable[..., Answer]) -> No
     assert check(["say", json.dumps(REPORT)])["plan"] == PLAN
 
 
-@pytest.mark.parametrize("script", [[["say", "hello"]], [["put", "plan.json", "[]"]], [["put", "plan.json", "{"]]])
+@pytest.mark.parametrize("script", [[["say", "hello"]], [["put", "plan.json", "{}"]]])
 def test_without_a_report_there_is_no_plan_and_a_warning(check: Callable[..., Answer], script: list[list[Any]]) -> None:
     answer = check(*script)
-    assert (answer["status"], answer["plan"], answer["warnings"]) == ("completed", None, [NO_REPORT])
+    assert (answer["status"], answer["plan"]) == ("completed", None)
+    assert answer["warnings"][-1] == NO_REPORT
+
+
+UNREADABLE = {
+    "[]": "holds no JSON object",
+    "{": "is not JSON",
+    '{"tokens": NaN}': "NaN is not a JSON number",
+    '{"tokens": 1e400}': "1e400 is too large a number",
+    json.dumps({"x": "y" * SUMMARY_MAX_BYTES}): "holds more than",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), UNREADABLE.items(), ids=UNREADABLE.values())
+def test_a_report_that_cannot_be_read_was_written_all_the_same(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    [warning] = read_report(tmp_path)["warnings"]
+    assert warning.startswith("The training command wrote a report that cannot be read")
+    assert reason in warning
+    assert "plan.json" in warning and str(tmp_path) not in warning
+
+
+def test_a_report_beyond_any_size_is_not_read_at_all(tmp_path: Path) -> None:
+    with open(tmp_path / "plan.json", "wb") as file:
+        file.truncate(61_000_000)  # of holes
+    [warning] = read_report(tmp_path)["warnings"]
+    assert "plan.json is larger than" in warning
+
+
+def test_a_result_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
+    assert read_result_file(tmp_path) == {}
+    (tmp_path / "result.json").write_text("[")
+    [warning] = read_result_file(tmp_path)["warnings"]
+    assert warning.startswith("The training command wrote a result that cannot be read: result.json is not JSON")
+
+
+def test_a_flood_of_warnings_is_cut_and_says_how_many_more(tmp_path: Path) -> None:
+    flood = [f"{number} {'w' * 2_000}" for number in range(3_000)]
+    for file, read in (("plan.json", read_report), ("result.json", read_result_file)):
+        (tmp_path / file).write_text(json.dumps({"warnings": flood, "sentences": flood, "examples": 1}))
+        summary = read(tmp_path)
+        warnings = warnings_in(summary)
+        assert (len(warnings), warnings[-1]) == (TEXTS_MAX, f"And {3_001 - TEXTS_MAX:,} more.")
+        assert len(json.dumps(summary)) < 200_000
+    plan = read_plan({"preflight": {"warnings": flood, "sentences": flood}})  # of a row that was stored before
+    assert plan is not None
+    assert len(plan["warnings"]) == len(plan["sentences"]) == TEXTS_MAX
+    assert max(map(len, plan["warnings"] + plan["sentences"])) <= 1_000
+
+
+def test_a_share_that_cannot_be_is_null() -> None:
+    plan = read_plan({"preflight": REPORT | {"truncated": 13_320, "padding_waste": 55}})
+    assert plan is not None
+    assert (plan["truncated_share"], plan["padding_share"], plan["truncated"]) == (None, None, 13_320)
+    result = read_result({"exact_match_before": 0.5, "exact_match_after": 55})
+    assert (result["exact_match_before"], result["exact_match_after"]) == (0.5, None)
+
+
+def test_numbers_that_no_client_can_read_are_null() -> None:
+    plan = read_plan({"preflight": {"tokens": 10**400, "num_epochs": float("inf"), "memory": {"total": 2**63}}})
+    assert plan is not None
+    assert (plan["tokens"], plan["epochs"], plan["memory"]["needed_bytes"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(

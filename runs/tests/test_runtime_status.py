@@ -94,9 +94,25 @@ def test_a_command_that_cannot_tell_its_version_is_no_runtime(api: APIClient, se
 def test_a_command_that_says_nonsense_does_not_break_the_answer(api: APIClient, settings: LazySettings):
     settings.TUNIX_COMMAND = ["sh", "-c", "printf '\\377\\0 %0200d' 7"]
 
-    version = api.get(URL).json()["version"]
+    assert api.get(URL).json()["version"] == "unknown"
 
-    assert len(version) <= 64
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ('"x"}}', "unknown"),
+        ("<b>1</b>", "unknown"),
+        ("tunix 1.2.0rc1+cuda", "1.2.0rc1+cuda"),
+        ("a warning\n2.0", "2.0"),
+        ("7" * 65, "unknown"),
+    ],
+)
+def test_only_what_may_be_a_version_is_shown_as_one(api: APIClient, settings: LazySettings, said: str, version: str):
+    settings.TUNIX_COMMAND = ["sh", "-c", f"printf '%s' '{said}'"]
+
+    answer = api.get(URL).json()
+
+    assert (answer["available"], answer["version"]) == (True, version)
 
 
 def test_a_process_is_asked_once_in_half_a_minute(settings: LazySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

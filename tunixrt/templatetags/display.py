@@ -89,8 +89,13 @@ def number(value: Any) -> str:
 
 @register.filter
 def percent(value: Any) -> str:
-    """A share of 0 to 1 as ``87.5 %``. Anything else as it is."""
-    return f"{value * 100:.3g} %" if isinstance(value, int | float) else number(value)
+    """A share of 0 to 1 as ``87.5 %``, in three digits and without an exponent. Anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return number(value)
+    hundredths = value * 100
+    if 0 < abs(hundredths) < 0.001:
+        return "< 0.001 %"
+    return f"{hundredths:,.0f} %" if abs(hundredths) >= 99.95 else f"{hundredths:.3g} %"
 
 
 @register.simple_tag

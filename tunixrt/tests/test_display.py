@@ -36,7 +36,20 @@ def test_number(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.875, "87.5 %"), (0, "0 %"), (1.0, "100 %"), (None, "–"), ("much", "much"), ([], "[]")]
+    ("value", "text"),
+    [
+        (0.875, "87.5 %"),
+        (0, "0 %"),
+        (1.0, "100 %"),
+        (None, "–"),
+        ("much", "much"),
+        ([], "[]"),
+        (333.0, "33,300 %"),
+        (0.99996, "100 %"),
+        (0.00012, "0.012 %"),
+        (1e-9, "< 0.001 %"),
+        (True, "true"),
+    ],
 )
 def test_percent(value: object, text: str) -> None:
     assert percent(value) == text

@@ -318,6 +318,7 @@ def _command(run: Run, folder: Path) -> dict[str, Any]:
         "argv": [*tunix_command(), *_arguments(run)],
         "cwd": str(folder),
         "deadline_seconds": run.timeout_seconds,
+        "must_meet_deadline": run.mode == RunMode.DRY_RUN,
         "stop_wait_seconds": settings.TUNIX_STOP_WAIT_SECONDS,
         "term_grace_seconds": settings.TUNIX_TERM_GRACE_SECONDS,
     }

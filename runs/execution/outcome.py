@@ -35,7 +35,7 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` whatever else was asked of it."""
+    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says that it came too late."""
     status, exit_code = _status(end)
     if run.mode == RunMode.DRY_RUN:
         return _dry_run_outcome(status, folder, end)
@@ -88,7 +88,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 def _status(end: dict[str, Any]) -> tuple[str, int | None]:
     exit_code, signal = _whole(end.get("exit_code")), _whole(end.get("signal"))
-    if exit_code == 0:
+    if exit_code == 0 and end.get("reason") != "timeout":
         return RunStatus.COMPLETED, 0
     if exit_code is None and signal is not None:
         exit_code = -signal  # as subprocess.returncode tells it

@@ -149,16 +149,18 @@ def test_numbers_that_no_client_can_read_are_null() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "status"), [([["wait", "stop.json", False]], "completed"), ([["steps", 100_000, 0.01]], "timeout")]
+    "script", [[["wait", "stop.json", False], ["put", "plan.json", json.dumps(REPORT)]], [["steps", 100_000, 0.01]]]
 )
-def test_one_that_runs_past_its_limit_and_its_files_say_the_same(
-    check: Callable[..., Answer], script: list[list[Any]], status: str
+def test_one_that_runs_past_its_limit_is_a_timeout_and_its_files_say_the_same(
+    check: Callable[..., Answer], script: list[list[Any]]
 ) -> None:
-    """Whether the command obeys, or completes before it has looked."""
+    """Whether the command obeys the stop or completes in spite of it."""
     answer = check(*script, limit=1)
     folder = run_folder(Run.objects.get())
-    assert (answer["status"], (folder / "stop.json").exists()) == (status, status == "timeout")
-    assert json.loads((folder / "exit.json").read_text())["reason"] == {"completed": "exit", "timeout": "timeout"}[status]
+    assert (answer["status"], answer["exit_code"], answer["plan"], answer["stdout"]) == ("timeout", None, None, "")
+    assert (folder / "stop.json").exists()
+    end = json.loads((folder / "exit.json").read_text())
+    assert (end["reason"], end["message"]) == ("timeout", answer["message"])
 
 
 def test_others_have_no_plan(run_dry: Callable[..., Answer]) -> None:

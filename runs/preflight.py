@@ -15,14 +15,25 @@ TEXTS_MAX = 50  # warnings, or sentences, of a training command
 
 @dataclass
 class Preflight:
-    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each."""
+    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each. ``open``: those warnings that a check
+    with depth answers."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
 
     @property
     def passed(self) -> bool:
         return not self.problems
+
+    @property
+    def lasting_warnings(self) -> list[str]:
+        """The warnings that a check with depth does not answer."""
+        return [warning for warning in self.warnings if warning not in self.open]
+
+    def leave_open(self, warning: str) -> None:
+        self.warnings.append(warning)
+        self.open.add(warning)
 
 
 def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
@@ -54,7 +65,7 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
             " Raise max_seq_length, or set too_long to truncate or split."
         )
     elif request.model.kind != "preset":
-        preflight.warnings.append("Lengths in tokens are known once the training program has read the tokenizer.")
+        preflight.leave_open("Lengths in tokens are known once the training program has read the tokenizer.")
 
 
 def _check_model(model: ModelReference, preflight: Preflight) -> None:
@@ -74,11 +85,11 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
     if model.warning:
         preflight.warnings.append(model.warning)
     if model.family is None:
-        preflight.warnings.append(
+        preflight.leave_open(
             f"The name {model.model_id} does not tell the model's family; whether it can be trained shows when it is loaded."
         )
     else:
-        preflight.warnings.append(f"{model.model_id} was not fetched: its files are checked when the training starts.")
+        preflight.leave_open(f"{model.model_id} was not fetched: its files are checked when the training starts.")
 
 
 def warnings_in(summary: Any) -> list[str]:
@@ -112,7 +123,7 @@ def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight
         return
     # A tokenizer rarely makes more tokens of a text than it has bytes.
     if positions < min(limit, longest):
-        preflight.warnings.append(
+        preflight.leave_open(
             f"The model was made for {positions:,} positions (max_position_embeddings in config.json) and examples may be longer;"
             f" max_seq_length {positions} keeps them within."
         )

@@ -29,10 +29,11 @@ class Runtime:
 
     available: bool
     version: str | None
+    why_not: str = ""  # a sentence, where another training command is the reason
 
     @property
     def message(self) -> str:
-        return AVAILABLE_MESSAGE if self.available else f"{MISSING_MESSAGE} {INSTALL_HINT}"
+        return AVAILABLE_MESSAGE if self.available else f"{MISSING_MESSAGE} {self.why_not or INSTALL_HINT}"
 
 
 def tunix_command() -> list[str]:
@@ -51,7 +52,17 @@ def local_runtime() -> Runtime:
     if key not in _remembered or now - _remembered[key][0] > _REMEMBER_SECONDS:
         _remembered[key] = (now, _ask(list(key)) if key else _installed_version())
     version = _remembered[key][1]
-    return Runtime(available=version is not None, version=version)
+    return Runtime(available=version is not None, version=version, why_not="" if version is not None else _what_is_missing())
+
+
+def _what_is_missing() -> str:
+    """Return what to do about a training command that the operator named; empty where none was."""
+    if not settings.TUNIX_COMMAND:
+        return ""
+    program = str(settings.TUNIX_COMMAND[0])
+    if shutil.which(program) is None:
+        return f"TUNIX_COMMAND names the program {program!r}, which is not there or cannot be executed: correct the setting."
+    return f"TUNIX_COMMAND names the program {program!r}, which does not answer to --version: correct the setting or the program."
 
 
 def _installed_version() -> str | None:

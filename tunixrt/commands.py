@@ -2,13 +2,30 @@
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError
 
 from tunixrt.refusals import Refusal
+
+Number = TypeVar("Number", int, float)
+
+
+def number_between(kind: type[Number], low: float, high: float) -> Callable[[str], Number]:
+    """Return a type for an option: a number from ``low`` to ``high``, else a sentence with both."""
+
+    def parse(text: str) -> Number:
+        with suppress(ValueError):
+            number = kind(text)
+            if low <= number <= high:  # NaN is not
+                return number
+        words = "a whole number" if kind is int else "a number"
+        raise ArgumentTypeError(f"must be {words} from {low:,.15g} to {high:,.15g}.")
+
+    return parse
 
 
 class Command(BaseCommand):

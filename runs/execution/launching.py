@@ -251,6 +251,9 @@ def _start(run: Run, lock: int) -> None:
     if not preflight.passed or request is None or dataset is None:
         _fail_to_start(run, preflight.problems, preflight.warnings)
         return
+    if run.mode == RunMode.DRY_RUN and (warnings := preflight.lasting_warnings):
+        run.summary = {"warnings": warnings}
+        run.save(update_fields=["summary"])
     folder = services.run_folder(run)
     write_jsonl(dataset, folder / run_folders.DATASET)
     manifest = services.manifest_of(run, dataset=dataset, request=request)

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from runs import folder as run_folders
 from runs.models import Run, RunMode, RunStatus
-from runs.preflight import texts_of
+from runs.preflight import texts_of, warnings_in
 from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
 from tunixrt.refusals import shorten
 
@@ -35,10 +35,11 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says that it came too late."""
+    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says that it came too
+    late."""
     status, exit_code = _status(end)
     if run.mode == RunMode.DRY_RUN:
-        return _dry_run_outcome(status, folder, end)
+        return _dry_run_outcome(run, status, folder, end)
     reason = COMPLETED_MESSAGE if status == RunStatus.COMPLETED else _text(end.get("message")) or "The training failed."
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
     return (
@@ -56,7 +57,7 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
     )
 
 
-def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+def _dry_run_outcome(run: Run, status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """A dry run with depth: the training program wrote a report beside its output. A failed one has no exit code, one that passed
     no stderr: what it warns of is in the report."""
     passed = status == RunStatus.COMPLETED
@@ -69,9 +70,15 @@ def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[st
         "stderr": "" if passed else _read_output(folder / run_folders.STDERR, limit),
         "completed_at": _moment(end.get("ended_at")),
         "duration_seconds": _seconds(end.get("duration_seconds")),
-        "summary": read_report(folder) if passed else {},
+        "summary": _with_warnings(read_report(folder) if passed else {}, warnings_in(run.summary)),
     }
     return status, reason, columns
+
+
+def _with_warnings(summary: dict[str, Any], before: list[str]) -> dict[str, Any]:
+    """Return ``summary`` with what the check before the start had warned of."""
+    warnings = list(dict.fromkeys(before + summary.get("warnings", [])))
+    return summary | ({"warnings": warnings} if warnings else {})
 
 
 def read_report(folder: Path) -> dict[str, Any]:

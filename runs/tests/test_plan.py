@@ -17,13 +17,14 @@ from rest_framework.test import APIClient
 from runs.execution.outcome import NO_REPORT, SUMMARY_MAX_BYTES, read_report
 from runs.execution.outcome import read_result as read_result_file
 from runs.models import Run
-from runs.preflight import TEXTS_MAX, warnings_in
+from runs.preflight import TEXTS_MAX, Preflight, warnings_in
 from runs.reading.summaries import bars_of, read_plan, read_result
 from runs.services import run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 
 Answer = dict[str, Any]
+RANDOM_WEIGHTS = "preset:tiny-llama starts from random weights (llama)."
 # As `tunix validate --report` writes it (runs/trainer/tests/test_validate.py compares the names).
 REPORT: Answer = {
     "total_steps": 12, "steps_per_epoch": 4, "num_epochs": 3.0, "examples": 40, "held_out": 8, "tokens": 3456,
@@ -50,9 +51,10 @@ PLAN: Answer = {
 def check(api: APIClient, body: Answer, scripted: Script) -> Callable[..., Answer]:
     """A dry run with depth, whose training command follows a script."""
 
-    def post(*script: list[Any], limit: float | None = None) -> Answer:
+    def post(*script: list[Any], limit: float | None = None, **fields: Any) -> Answer:
         scripted(*script)
-        response = api.post("/api/tunix/run", body | {"preflight": "full", "timeout_seconds": limit}, format="json")
+        request = body | {"preflight": "full", "timeout_seconds": limit} | fields
+        response = api.post("/api/tunix/run", request, format="json")
         assert response.status_code == 202, response.content
         answer: Answer = response.json()
         return answer
@@ -66,9 +68,26 @@ def test_post_and_get_answer_with_the_plan(check: Callable[..., Answer], api: AP
     )
     assert (answer["status"], answer["stdout"], answer["stderr"]) == ("completed", "Dry-run validation passed", "")
     assert answer["plan"] == api.get(f"/api/tunix/runs/{answer['run_id']}").json()["plan"] == PLAN
-    assert answer["warnings"] == ["One example is <long>."]
+    assert answer["warnings"][-2:] == [RANDOM_WEIGHTS, "One example is <long>."]
     log = api.get(f"/api/tunix/runs/{answer['run_id']}/logs").json()
     assert "12 steps, 3456 tokens" in json.dumps(log)
+
+
+def test_depth_warns_of_what_the_quick_check_warns_of_and_once(
+    check: Callable[..., Answer], run_dry: Callable[..., Answer]
+) -> None:
+    quick = run_dry(learning_rate=0.5)["warnings"]
+    assert RANDOM_WEIGHTS in quick and len(quick) > 1
+    report = json.dumps(REPORT | {"warnings": [quick[-1], "New."]})
+    for script, added in (([["put", "plan.json", report]], ["New."]), ([["say", "hello"]], [NO_REPORT]), ([["leave", 1]], [])):
+        assert check(*script, learning_rate=0.5)["warnings"] == [*quick, *added]
+
+
+def test_what_depth_answers_is_not_left_as_a_warning() -> None:
+    preflight = Preflight(warnings=["Random."])
+    preflight.leave_open("Lengths are known later.")
+    assert preflight.warnings == ["Random.", "Lengths are known later."]
+    assert preflight.lasting_warnings == ["Random."]
 
 
 def test_the_command_writes_text_for_people_and_the_report_beside_it(check: Callable[..., Answer]) -> None:
@@ -180,7 +199,7 @@ def test_the_page_has_a_panel_that_needs_no_script(check: Callable[..., Answer],
     assert panel is not None
     for shown in (
         "<dt>Steps</dt><dd>12</dd>", "<dt>Examples</dt><dd>40</dd>", "<dt>Tokens</dt><dd>3,456</dd>",
-        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.0\xa0GB", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
+        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.6 GB", "Examples by length, held-out ones as well", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
     ):  # fmt: skip
         assert shown in panel[0], shown
     assert re.findall(r'<rect width="(.*?)"', panel[0]) == ["26.32", "0.00", "100.00"]

@@ -15,8 +15,8 @@ TEXTS_MAX = 50  # warnings, or sentences, of a training command
 
 @dataclass
 class Preflight:
-    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each. ``open``: those warnings that a check
-    with depth answers."""
+    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each. ``open``: those warnings that a
+    check with depth answers."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -381,8 +381,8 @@ class Supervisor:
     # --- the end
 
     def _decide(self) -> dict[str, Any]:
-        """Return what the end was. Exit 0 is an end of its own, also when a stop had been asked for; not so where the command had to
-        meet its deadline and was stopped at it."""
+        """Return what the end was. Exit 0 is an end of its own, also when a stop had been asked for; not so where the command had
+        to meet its deadline and was stopped at it."""
         assert self.status is not None
         if signal.SIGTERM in signal.sigpending():
             self.host_stops = True  # a shutdown signals everybody, and the trainer may have been faster

@@ -35,8 +35,8 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says that it came too
-    late."""
+    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says
+    that it came too late."""
     status, exit_code = _status(end)
     if run.mode == RunMode.DRY_RUN:
         return _dry_run_outcome(run, status, folder, end)

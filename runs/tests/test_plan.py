@@ -199,7 +199,8 @@ def test_the_page_has_a_panel_that_needs_no_script(check: Callable[..., Answer],
     assert panel is not None
     for shown in (
         "<dt>Steps</dt><dd>12</dd>", "<dt>Examples</dt><dd>40</dd>", "<dt>Tokens</dt><dd>3,456</dd>",
-        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.6 GB", "Examples by length, held-out ones as well", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
+        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.6 GB",
+        "Examples by length, held-out ones as well", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
     ):  # fmt: skip
         assert shown in panel[0], shown
     assert re.findall(r'<rect width="(.*?)"', panel[0]) == ["26.32", "0.00", "100.00"]

@@ -100,8 +100,8 @@ def test_a_training_command_that_is_not_there_is_named_and_not_called_an_install
 ):
     settings.TUNIX_COMMAND = ["/no/such/program", "--secret"]
     said = (
-        "Tunix runtime not available. TUNIX_COMMAND names the program '/no/such/program', which is not there or cannot be executed:"
-        " correct the setting."
+        "Tunix runtime not available. TUNIX_COMMAND names the program '/no/such/program', which is not there or cannot be"
+        " executed: correct the setting."
     )
 
     refused = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")

@@ -11,8 +11,10 @@ _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: these 32 bits stand before an IP
 
 
 def problem_with(url: str, *, allow_private: bool) -> str | None:
-    """Return why nothing can ever be sent to ``url``, as far as its text tells: a port that does not exist, a literal address that is
-    not public. None where it may work."""
+    """Return why nothing can ever be sent to ``url``, as far as its text tells; None where it may work.
+
+    A port may not exist, a literal address not be public.
+    """
     parts = urlsplit(url)
     try:
         port = parts.port

@@ -156,16 +156,17 @@ def test_the_operators_address_is_told_of_every_run_and_a_runs_own_as_well(
 def test_the_operators_address_may_be_private_without_allowing_it_for_runs(
     submit: Submit, user: User, receiver: Receiver, settings: LazySettings
 ) -> None:
-    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False
     settings.TUNIX_WEBHOOK_URL = receiver.url
-    run = end(submit(webhook_url=f"{receiver.url}&own=1"), user)
+    waiting = submit(webhook_url=f"{receiver.url}&own=1")
+    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False  # since it was submitted
+    run = end(waiting, user)
 
     webhook_delivery.deliver_due()
 
     [(path, _, _)] = receiver.got
     assert path == "/hook?x=1"
     states = {delivery.url: delivery.state for delivery in run.webhook_deliveries.all()}
-    assert states == {receiver.url: DeliveryState.DELIVERED, f"{receiver.url}&own=1": DeliveryState.WAITING}
+    assert states == {receiver.url: DeliveryState.DELIVERED, f"{receiver.url}&own=1": DeliveryState.GIVEN_UP}
 
 
 def test_a_secret_of_ones_own(settings: LazySettings) -> None:
@@ -255,12 +256,12 @@ NEVER = {
     "http://localhost/": "The host 'localhost' is not a public address",
     "http://100.64.0.1/": "The host '100.64.0.1' is not a public address",
     "https://user@10.0.0.1:8443/x": "The host '10.0.0.1' is not a public address",
-    "http://127.1/": "The host '127.1' is not a public address",
-    "http://2130706433/": "The host '2130706433' is not a public address",
-    "http://[fe80::1%25lo]/": "The host 'fe80::1%25lo' is not a public address",
+    "http://127.1/": "Its host '127.1' is neither a full name nor an address in full.",
+    "http://2130706433/": "Its host '2130706433' is neither",
+    "http://[fe80::1%25lo]/": "Its host 'fe80::1%25lo' is neither",
     "http://host.example:99999/": "The port must lie between 1 and 65535.",
     "http://host.example:0/": "The port must lie between 1 and 65535.",
-    "http://intranet/": "Its host 'intranet' is no full name",
+    "http://intranet/": "Its host 'intranet' is neither",
 }
 
 

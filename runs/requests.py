@@ -399,4 +399,5 @@ def _what_is_wrong_with(address: str) -> str:
         return sentence
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return sentence
-    return f"{sentence} {problem_with(address, allow_private=True) or f'Its host {parts.hostname!r} is neither a full name nor an address in full.'}"
+    host = f"Its host {parts.hostname!r} is neither a full name nor an address in full."
+    return f"{sentence} {problem_with(address, allow_private=True) or host}"

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
+from tunixrt.roles import Role, set_role
 from tunixrt.tests.clients import NEARBY
 
 pytestmark = pytest.mark.django_db
@@ -24,9 +25,11 @@ def log() -> Iterator[io.StringIO]:
         console.setStream(usual)
 
 
-def test_what_is_refused_is_a_line_without_a_traceback(operator: Client, log: io.StringIO) -> None:
+def test_what_is_refused_is_a_line_without_a_traceback(user: User, remote_client: Client, log: io.StringIO) -> None:
     root = User.objects.create_superuser("root")
-    assert operator.get(f"/admin/auth/user/{root.pk}/password/").status_code == 403
+    set_role(user=user, role=Role.OPERATOR)
+    remote_client.force_login(user)
+    assert remote_client.get(f"/admin/auth/user/{root.pk}/password/").status_code == 403
     [line] = log.getvalue().splitlines()
     assert line.endswith(f"WARNING django.request: Forbidden (Permission denied): /admin/auth/user/{root.pk}/password/")
 

@@ -18,6 +18,7 @@ from runs.output_root import root_away
 from runs.reservations import run_folder
 from runs.trees import bytes_below
 from tunixrt.refusals import Conflict
+from tunixrt.sizes import size
 
 GB = 10**9
 WARN_AT = 0.8  # of the quota
@@ -52,11 +53,6 @@ class DiskUse:
             f"Your runs take {size(self.used)} of the {size(self.quota)} of disk that they may take"
             f" ({self.used / self.quota:.0%}). {what_next}: delete runs, or remove their checkpoints and models."
         )
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them, in units of 1000."""
-    return f"{count / GB:,.1f} GB" if count >= GB / 10 else f"{count / 1e6:,.1f} MB"
 
 
 def quota_of(user: User) -> float | None:

@@ -8,18 +8,32 @@ from runs.families import PRESETS
 from runs.manifest import warnings_of
 from runs.model_folder import FolderProblem, check_model_folder, open_model_folder
 from runs.requests import ModelReference, RunRequest
+from tunixrt.refusals import shorten
+
+TEXTS_MAX = 50  # warnings, or sentences, of a training command
 
 
 @dataclass
 class Preflight:
-    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each."""
+    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each. ``open``: those warnings that a
+    check with depth answers."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
 
     @property
     def passed(self) -> bool:
         return not self.problems
+
+    @property
+    def lasting_warnings(self) -> list[str]:
+        """The warnings that a check with depth does not answer."""
+        return [warning for warning in self.warnings if warning not in self.open]
+
+    def leave_open(self, warning: str) -> None:
+        self.warnings.append(warning)
+        self.open.add(warning)
 
 
 def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
@@ -51,7 +65,7 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
             " Raise max_seq_length, or set too_long to truncate or split."
         )
     elif request.model.kind != "preset":
-        preflight.warnings.append("Lengths in tokens are known once the training program has read the tokenizer.")
+        preflight.leave_open("Lengths in tokens are known once the training program has read the tokenizer.")
 
 
 def _check_model(model: ModelReference, preflight: Preflight) -> None:
@@ -71,19 +85,30 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
     if model.warning:
         preflight.warnings.append(model.warning)
     if model.family is None:
-        preflight.warnings.append(
+        preflight.leave_open(
             f"The name {model.model_id} does not tell the model's family; whether it can be trained shows when it is loaded."
         )
     else:
-        preflight.warnings.append(f"{model.model_id} was not fetched: its files are checked when the training starts.")
+        preflight.leave_open(f"{model.model_id} was not fetched: its files are checked when the training starts.")
 
 
 def warnings_in(summary: Any) -> list[str]:
-    """The warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
+    """Return the warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
     summary = summary if isinstance(summary, dict) else {}
     report = summary.get("preflight")
-    found = [summary.get("warnings"), report.get("warnings") if isinstance(report, dict) else None]
-    return [warning for warnings in found if isinstance(warnings, list) for warning in warnings if isinstance(warning, str)]
+    reported = report.get("warnings") if isinstance(report, dict) else None
+    return list(dict.fromkeys(texts_of(summary.get("warnings")) + texts_of(reported)))
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return the texts in a list that a training command wrote: so many, each so long, and the last says how many more there are.
+
+    Applied to its own answer it changes nothing.
+    """
+    texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    if len(texts) > TEXTS_MAX:
+        texts[TEXTS_MAX - 1 :] = [f"And {len(texts) - TEXTS_MAX + 1:,} more."]
+    return [shorten(text) for text in texts]
 
 
 def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
@@ -98,7 +123,7 @@ def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight
         return
     # A tokenizer rarely makes more tokens of a text than it has bytes.
     if positions < min(limit, longest):
-        preflight.warnings.append(
+        preflight.leave_open(
             f"The model was made for {positions:,} positions (max_position_embeddings in config.json) and examples may be longer;"
             f" max_seq_length {positions} keeps them within."
         )

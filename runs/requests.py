@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -17,6 +18,7 @@ from django.core.validators import URLValidator
 from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
 from runs.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
 from runs.naming import NAME_MAX_LENGTH
+from tunixrt.addresses import problem_with
 from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal
 
@@ -385,5 +387,17 @@ def _clean_webhook_url(value: Any) -> str:
     try:
         URLValidator(schemes=["http", "https"])(value)
     except ValidationError as error:
-        raise ValueError("This field must be an http or https address.") from error
+        raise ValueError(_what_is_wrong_with(value)) from error
     return value
+
+
+def _what_is_wrong_with(address: str) -> str:
+    sentence = "This field must be an http or https address."
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return sentence
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return sentence
+    host = f"Its host {parts.hostname!r} is neither a full name nor an address in full."
+    return f"{sentence} {problem_with(address, allow_private=True) or host}"

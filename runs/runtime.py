@@ -1,6 +1,7 @@
 """Is the training runtime here? Looked up without importing JAX, in milliseconds, whatever interpreter it lives in."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ AVAILABLE_MESSAGE = "Tunix runtime is available for execution."
 MISSING_MESSAGE = "Tunix runtime not available."
 LAUNCHER = Path(__file__).resolve().parent / "trainer" / "launch.py"
 
+UNKNOWN_VERSION = "unknown"  # the command is there and says no version
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 _REMEMBER_SECONDS = 30.0
 _remembered: dict[tuple[str, ...], tuple[float, str | None]] = {}
 
@@ -26,10 +29,11 @@ class Runtime:
 
     available: bool
     version: str | None
+    why_not: str = ""  # a sentence, where another training command is the reason
 
     @property
     def message(self) -> str:
-        return AVAILABLE_MESSAGE if self.available else f"{MISSING_MESSAGE} {INSTALL_HINT}"
+        return AVAILABLE_MESSAGE if self.available else f"{MISSING_MESSAGE} {self.why_not or INSTALL_HINT}"
 
 
 def tunix_command() -> list[str]:
@@ -48,7 +52,17 @@ def local_runtime() -> Runtime:
     if key not in _remembered or now - _remembered[key][0] > _REMEMBER_SECONDS:
         _remembered[key] = (now, _ask(list(key)) if key else _installed_version())
     version = _remembered[key][1]
-    return Runtime(available=version is not None, version=version)
+    return Runtime(available=version is not None, version=version, why_not="" if version is not None else _what_is_missing())
+
+
+def _what_is_missing() -> str:
+    """Return what to do about a training command that the operator named; empty where none was."""
+    if not settings.TUNIX_COMMAND:
+        return ""
+    program = str(settings.TUNIX_COMMAND[0])
+    if shutil.which(program) is None:
+        return f"TUNIX_COMMAND names the program {program!r}, which is not there or cannot be executed: correct the setting."
+    return f"TUNIX_COMMAND names the program {program!r}, which does not answer to --version: correct the setting or the program."
 
 
 def _installed_version() -> str | None:
@@ -67,5 +81,7 @@ def _ask(command: list[str]) -> str | None:
         return None
     if answer.returncode != 0:
         return None
-    lines = answer.stdout.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].split()[-1][:64] if lines and lines[-1].split() else None
+    words = answer.stdout.decode("utf-8", "replace").split()
+    if not words:
+        return None
+    return words[-1] if _VERSION.fullmatch(words[-1]) else UNKNOWN_VERSION

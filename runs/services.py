@@ -45,6 +45,7 @@ from runs.telemetry import measured_write
 from runs.trees import bytes_below
 from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
+from tunixrt.addresses import problem_with
 from tunixrt.audit import system_user as system_user
 from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Conflict, NotHere, Refusal, TooMany
@@ -271,7 +272,11 @@ def find_submitted(*, request: RunRequest, by: User) -> Run | None:
 
 
 def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
-    """Decide 404 and 501 before anything is stored."""
+    """Decide 404 and 501 before anything is stored, and 400 for a webhook that cannot work. Stored requests keep theirs."""
+    own = request.webhook_url
+    allowed = settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or own == settings.TUNIX_WEBHOOK_URL
+    if own and (problem := problem_with(own, allow_private=allowed)):
+        raise InvalidRequest({"webhook_url": [problem]})
     dataset = find_dataset(request.dataset_key)
     if dataset is None:
         raise DatasetNotFound(request.dataset_key)

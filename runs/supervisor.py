@@ -53,6 +53,7 @@ class Command:
         self.run_id = self._text(value, "run_id")
         self.cwd = self._text(value, "cwd")
         self.deadline = math.inf if value.get("deadline_seconds") is None else self._seconds(value, "deadline_seconds")
+        self.must_meet_deadline = value.get("must_meet_deadline") is True  # completed after it was stopped there: timeout
         self.stop_wait = self._seconds(value, "stop_wait_seconds")
         self.term_grace = self._seconds(value, "term_grace_seconds")
 
@@ -380,11 +381,14 @@ class Supervisor:
     # --- the end
 
     def _decide(self) -> dict[str, Any]:
-        """What the end was. Exit 0 is an end of its own, also when a stop had been asked for."""
+        """Return what the end was. Exit 0 is an end of its own, also when a stop had been asked for; not so where the command had
+        to meet its deadline and was stopped at it."""
         assert self.status is not None
         if signal.SIGTERM in signal.sigpending():
             self.host_stops = True  # a shutdown signals everybody, and the trainer may have been faster
         code = os.waitstatus_to_exitcode(self.status)
+        if code == 0 and self.command.must_meet_deadline and self.stop and self.stop["reason"] == "timeout":
+            return self._record("timeout", f"{self._stop_words()}; the command completed only after that.")
         if code == 0:
             message = "The training command completed."
             if self.stop:

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from runs.models import DeliveryState, WebhookAttempt, WebhookDelivery
 from runs.webhooks import due_deliveries
-from tunixrt.outbound import OutboundError, post
+from tunixrt.outbound import AddressRefused, OutboundError, post
 
 logger = logging.getLogger("tunixrt.webhooks")
 
@@ -72,6 +72,7 @@ class Outcome:
     seconds: float
     status_code: int | None = None
     error: str = ""
+    final: bool = False  # trying again cannot help
 
     @property
     def delivered(self) -> bool:
@@ -82,7 +83,7 @@ def _record(delivery: WebhookDelivery, outcome: Outcome) -> None:
     delivery.attempts += 1
     if outcome.delivered:
         delivery.state, delivery.next_attempt_at = DeliveryState.DELIVERED, None
-    elif delivery.attempts >= MAX_ATTEMPTS:
+    elif outcome.final or delivery.attempts >= MAX_ATTEMPTS:
         delivery.state, delivery.next_attempt_at = DeliveryState.GIVEN_UP, None
         logger.warning("webhook %s of run %s given up: %s", delivery.pk, delivery.run_id, outcome.error or outcome.status_code)
     else:
@@ -113,7 +114,7 @@ def send(delivery: WebhookDelivery) -> Outcome:
         "X-Tunix-Timestamp": timestamp,
         "X-Tunix-Signature": sign(timestamp=timestamp, delivery=str(delivery.pk), url=delivery.url, body=body),
     }
-    status_code, error = None, ""
+    status_code, error, final = None, "", False
     try:
         status_code = post(delivery.url, body, headers, timeout=TIMEOUT_SECONDS, allow_private=_may_be_private(delivery.url))
         if 300 <= status_code < 400:
@@ -121,8 +122,8 @@ def send(delivery: WebhookDelivery) -> Outcome:
         elif not 200 <= status_code < 300:
             error = f"The receiver answered {status_code}."
     except OutboundError as problem:
-        error = str(problem)[:1000]
-    return Outcome(at, time.monotonic() - start, status_code, error)
+        error, final = str(problem)[:1000], isinstance(problem, AddressRefused)
+    return Outcome(at, time.monotonic() - start, status_code, error, final)
 
 
 def _may_be_private(url: str) -> bool:

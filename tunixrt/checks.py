@@ -129,6 +129,14 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         problems.append(Error("TUNIX_OWNER_DISK_QUOTA_GB must not be negative; 0 is no limit.", id="tunixrt.E030"))
     if settings.TUNIX_OUTPUT_MAX_BYTES < 256 or settings.TUNIX_OUTPUT_MAX_BYTES > 10_240:
         problems.append(Error("TUNIX_OUTPUT_MAX_BYTES must lie between 256 and 10240.", id="tunixrt.E007"))
+    kept = {
+        "TUNIX_RETENTION_DAYS": (settings.TUNIX_RETENTION_DAYS, 36_500),
+        "TUNIX_RETENTION_RUNS": (settings.TUNIX_RETENTION_RUNS, 10**9),
+        "TUNIX_TRASH_HOURS": (settings.TUNIX_TRASH_HOURS, 876_000),
+    }
+    for name, (value, most) in kept.items():
+        if value is not None and not 0 <= value <= most:
+            problems.append(Error(f"{name} must lie between 0 and {most:,}.", id="tunixrt.E031"))
     if settings.TUNIX_HOST_LOST_SECONDS <= settings.TUNIX_HOST_SILENT_SECONDS:
         problems.append(Error("TUNIX_HOST_LOST_SECONDS must be greater than TUNIX_HOST_SILENT_SECONDS.", id="tunixrt.E008"))
     return problems

@@ -1,18 +1,34 @@
 """What the commands of every application share."""
 
-import argparse
 import getpass
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.management.base import BaseCommand, CommandError
 
 from tunixrt.refusals import Refusal
+
+Number = TypeVar("Number", int, float)
+
+
+def number_between(kind: type[Number], low: float, high: float) -> Callable[[str], Number]:
+    """Return a type for an option: a number from ``low`` to ``high``, else a sentence with both."""
+
+    def parse(text: str) -> Number:
+        with suppress(ValueError):
+            number = kind(text)
+            if low <= number <= high:  # NaN is not
+                return number
+        words = "a whole number" if kind is int else "a number"
+        raise ArgumentTypeError(f"must be {words} from {low:,.15g} to {high:,.15g}.")
+
+    return parse
 
 
 class Command(BaseCommand):
@@ -28,7 +44,7 @@ class Command(BaseCommand):
 def not_empty(text: str) -> str:
     """Return an argument that has to name something."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("is empty")
+        raise ArgumentTypeError("is empty")
     return text
 
 

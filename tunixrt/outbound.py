@@ -5,18 +5,23 @@ is checked is the address that is connected to. Redirects are not followed, prox
 """
 
 import contextlib
-import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
 
 import pycurl
 
+from tunixrt.addresses import is_public
+
 ANSWER_MAX_BYTES = 64 << 10  # of an answer's body, which nobody reads
 
 
 class OutboundError(Exception):
     """No answer came; says why in a sentence."""
+
+
+class AddressRefused(OutboundError):
+    """The address is none that may be connected to, however often one tries."""
 
 
 def post(url: str, body: bytes, headers: dict[str, str], *, timeout: float, allow_private: bool) -> int:
@@ -61,7 +66,7 @@ def post(url: str, body: bytes, headers: dict[str, str], *, timeout: float, allo
             if status and received > ANSWER_MAX_BYTES:
                 return int(status)
             if refused:
-                raise OutboundError(not_public(refused)) from error
+                raise AddressRefused(not_public(refused)) from error
             raise OutboundError(str(error.args[-1])) from error
         return int(curl.getinfo(pycurl.RESPONSE_CODE))
 
@@ -70,30 +75,3 @@ def not_public(addresses: Sequence[str]) -> str:
     """Return why no connection to ``addresses`` was made, as a sentence."""
     what = "is not a public address" if len(addresses) == 1 else "are not public addresses"
     return f"{', '.join(addresses)} {what}; TUNIX_WEBHOOK_ALLOW_PRIVATE allows it."
-
-
-_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # RFC 4291; whatever lies outside has a special purpose
-_DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637, which Python 3.11 does not know
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-_ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: these 32 bits stand before an IPv4 address
-
-
-def is_public(address: str) -> bool:
-    """Return whether ``address`` is a unicast address of the public Internet, as is the IPv4 address that it may embed."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return parsed.is_global and not parsed.is_multicast
-    embedded = _embedded(parsed)
-    if embedded is not None and not is_public(str(embedded)):
-        return False
-    translated = parsed.ipv4_mapped is not None or parsed in _NAT64
-    return translated or (parsed in _GLOBAL_UNICAST and parsed.is_global and parsed not in _DOCUMENTATION)
-
-
-def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address to which packets for ``address`` may be translated or tunnelled."""
-    if found := address.ipv4_mapped or address.sixtofour:
-        return found
-    if address in _NAT64 or (int(address) >> 32) & 0xFFFFFFFF in _ISATAP:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None

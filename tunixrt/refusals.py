@@ -12,9 +12,9 @@ Messages = Mapping[str, Sequence[str]]
 
 # What an error repeats of a request, however large that was.
 TEXT_MAX, ENTRIES_MAX, MESSAGES_MAX, DETAIL_MAX = 1_000, 100, 20, 10_000
-# Seconds after which asking again makes sense, by status, where a refusal does not know it better. The body that was too large
-# once is too large for ever: 413 has none.
-RETRY_AFTER = {408: 5, 429: 60, 503: 5}
+# Seconds after which asking again makes sense, by status, where a refusal does not know it better. A body that is too large
+# stays so until an operator raises the limit.
+RETRY_AFTER = {408: 5, 413: 3600, 429: 60, 503: 5}
 
 
 def shorten(text: str, limit: int = TEXT_MAX) -> str:

@@ -10,12 +10,13 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from runs.disk import quota_of, set_quota, size, with_disk_use
+from runs.disk import quota_of, set_quota, with_disk_use
 from runs.handover import belongings, hand_over
 from tunixrt.accounts import person
 from tunixrt.admin.accounts import AccountAdmin, AccountForm
 from tunixrt.numbers import NumberField
 from tunixrt.refusals import Refusal
+from tunixrt.sizes import size
 
 HANDED_MAX = 5000  # runs, or datasets, in one request
 

@@ -8,7 +8,6 @@ from django.contrib.admin.models import CHANGE
 from django.contrib.auth.models import User
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -23,6 +22,7 @@ from runs.selection import runs_whose_id_begins
 from tunixrt.admin.lists import ACTION_MAX, ReadOnlyAdmin, ReadOnlyInline, each
 from tunixrt.audit import write_log_entry
 from tunixrt.roles import May, require, why_not
+from tunixrt.sizes import size
 from tunixrt.templatetags.display import duration, when
 
 HEAVY = ("stdout", "stderr", "config", "summary", "process", "notes", "message")
@@ -223,12 +223,12 @@ class RunAdmin(ReadOnlyAdmin):
         if request.POST.get("confirmed"):
             self._each(request, runs, lambda run, by: services.purge_run(run=run, by=by), "deleted with files", log=False)
             return None
-        chosen = [(run, filesizeformat(services.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
+        chosen = [(run, size(services.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
         context = self.admin_site.each_context(request) | {
             "title": "Delete runs and their files?",
             "opts": self.opts,
             "chosen": chosen,
-            "total": filesizeformat(sum(services.folder_bytes(run) for run, _ in chosen)),
+            "total": size(sum(services.folder_bytes(run) for run, _ in chosen)),
             "media": self.media,
         }
         return TemplateResponse(request, "admin/runs/run/purge.html", context)

@@ -251,6 +251,9 @@ def _start(run: Run, lock: int) -> None:
     if not preflight.passed or request is None or dataset is None:
         _fail_to_start(run, preflight.problems, preflight.warnings)
         return
+    if run.mode == RunMode.DRY_RUN and (warnings := preflight.lasting_warnings):
+        run.summary = {"warnings": warnings}
+        run.save(update_fields=["summary"])
     folder = services.run_folder(run)
     write_jsonl(dataset, folder / run_folders.DATASET)
     manifest = services.manifest_of(run, dataset=dataset, request=request)
@@ -318,6 +321,7 @@ def _command(run: Run, folder: Path) -> dict[str, Any]:
         "argv": [*tunix_command(), *_arguments(run)],
         "cwd": str(folder),
         "deadline_seconds": run.timeout_seconds,
+        "must_meet_deadline": run.mode == RunMode.DRY_RUN,
         "stop_wait_seconds": settings.TUNIX_STOP_WAIT_SECONDS,
         "term_grace_seconds": settings.TUNIX_TERM_GRACE_SECONDS,
     }

@@ -1,20 +1,28 @@
 """The end of a run, read from its folder. Everything here works without the database."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 from django.conf import settings
 from django.utils import timezone
 
 from runs import folder as run_folders
 from runs.models import Run, RunMode, RunStatus
+from runs.preflight import texts_of, warnings_in
 from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
+from tunixrt.refusals import shorten
 
 COMPLETED_MESSAGE = "Training completed."
 NO_REPORT = "The training command wrote no report, so steps, tokens and memory are not known."
+UNREADABLE_REPORT = "The training command wrote a report that cannot be read, so steps, tokens and memory are not known: {}"
+UNREADABLE_RESULT = "The training command wrote a result that cannot be read: {}"
 LOST_REASONS = ("lost", "host stopped")  # of exit.json: not the training's own doing, so auto_retry applies
 RESULT_DEPTH = 16  # of result.json; what lies deeper is left out
+SUMMARY_MAX_BYTES = 1_000_000  # of a report or a result, as JSON
+_TEXTS = ("warnings", "sentences")  # lists of a report that people read
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
 
@@ -27,10 +35,11 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` whatever else was asked of it."""
+    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says
+    that it came too late."""
     status, exit_code = _status(end)
     if run.mode == RunMode.DRY_RUN:
-        return _dry_run_outcome(status, folder, end)
+        return _dry_run_outcome(run, status, folder, end)
     reason = COMPLETED_MESSAGE if status == RunStatus.COMPLETED else _text(end.get("message")) or "The training failed."
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
     return (
@@ -48,7 +57,7 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
     )
 
 
-def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+def _dry_run_outcome(run: Run, status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """A dry run with depth: the training program wrote a report beside its output. A failed one has no exit code, one that passed
     no stderr: what it warns of is in the report."""
     passed = status == RunStatus.COMPLETED
@@ -61,20 +70,32 @@ def _dry_run_outcome(status: str, folder: Path, end: dict[str, Any]) -> tuple[st
         "stderr": "" if passed else _read_output(folder / run_folders.STDERR, limit),
         "completed_at": _moment(end.get("ended_at")),
         "duration_seconds": _seconds(end.get("duration_seconds")),
-        "summary": _read_report(folder) if passed else {},
+        "summary": _with_warnings(read_report(folder) if passed else {}, warnings_in(run.summary)),
     }
     return status, reason, columns
 
 
-def _read_report(folder: Path) -> dict[str, Any]:
-    """The report as a summary; programs that know no ``--report`` print it."""
-    report = _read_object(folder / run_folders.PLAN) or _read_object(folder / run_folders.STDOUT)
+def _with_warnings(summary: dict[str, Any], before: list[str]) -> dict[str, Any]:
+    """Return ``summary`` with what the check before the start had warned of."""
+    warnings = list(dict.fromkeys(before + summary.get("warnings", [])))
+    return summary | ({"warnings": warnings} if warnings else {})
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return the report as a summary; programs that know no ``--report`` print it."""
+    try:
+        report = _read_object(folder / run_folders.PLAN)
+    except Unreadable as error:
+        return {"warnings": [UNREADABLE_REPORT.format(error)]}
+    if not report:
+        with suppress(Unreadable):  # it is text for people
+            report = _read_object(folder / run_folders.STDOUT)
     return {"preflight": report} if report else {"warnings": [NO_REPORT]}
 
 
 def _status(end: dict[str, Any]) -> tuple[str, int | None]:
     exit_code, signal = _whole(end.get("exit_code")), _whole(end.get("signal"))
-    if exit_code == 0:
+    if exit_code == 0 and end.get("reason") != "timeout":
         return RunStatus.COMPLETED, 0
     if exit_code is None and signal is not None:
         exit_code = -signal  # as subprocess.returncode tells it
@@ -88,16 +109,29 @@ def _status(end: dict[str, Any]) -> tuple[str, int | None]:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of the training program; empty when there is none that can be read."""
-    return _read_object(folder / run_folders.RESULT)
+    """Return result.json of the training command; empty when there is none, a warning when it cannot be read."""
+    try:
+        return _read_object(folder / run_folders.RESULT)
+    except Unreadable as error:
+        return {"warnings": [UNREADABLE_RESULT.format(error)]}
+
+
+class Unreadable(Exception):
+    """What the training command wrote cannot be used; says why in a sentence."""
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    """Return the object in a file of the training command, as it is stored; empty where there is none. Raises Unreadable."""
     try:
-        value: dict[str, Any] = storable(run_folders.read_json(path) or {})
-        return value
-    except (OSError, run_folders.BrokenFile):
-        return {}
+        value = run_folders.read_json(path) or {}
+    except OSError as error:
+        raise Unreadable(f"{path.name}: {error.strerror or error}.") from error
+    except run_folders.BrokenFile as error:
+        raise Unreadable(shorten(str(error).replace(str(path), path.name))) from error
+    kept: dict[str, Any] = storable(value | {name: texts_of(value[name]) for name in _TEXTS if name in value})
+    if len(orjson.dumps(kept)) > SUMMARY_MAX_BYTES:
+        raise Unreadable(f"{path.name} holds more than {SUMMARY_MAX_BYTES:,} bytes.")
+    return kept
 
 
 def _read_output(path: Path, limit: int) -> str:

@@ -3,17 +3,21 @@
 A training command may be anybody's and write anything, so a value of another type than expected counts as missing.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from runs.preflight import texts_of
+from tunixrt.refusals import shorten
+
 HISTOGRAM_MAX = 200  # rows
-TEXTS_MAX, TEXT_MAX_CHARACTERS = 100, 2000
-SAMPLES_MAX = 10
+ROW_LENGTHS_MAX = 100
+NAME_MAX, PARTS_MAX = 100, 50  # of a part of the memory
+COUNT_MAX = 2**63 - 1
+SAMPLES_MAX, SAMPLE_MAX_CHARACTERS = 10, 10_000
 _SAMPLE = ("prompt", "expected", "before", "after")
-_RESULTS = (
-    "loss_first", "loss_last", "eval_loss_before", "eval_loss_after", "exact_match_before", "exact_match_after", "steps",
-    "tokens_per_second",
-)  # fmt: skip
+_RESULTS = ("loss_first", "loss_last", "eval_loss_before", "eval_loss_after", "steps", "tokens_per_second")
+_SHARES = ("exact_match_before", "exact_match_after")
 
 
 @dataclass(frozen=True)
@@ -36,29 +40,30 @@ def read_plan(summary: Any) -> dict[str, Any] | None:
         return None
     counts = {name: _count(report.get(name)) for name in ("examples", "held_out", "tokens", "answer_tokens", "dropped", "split")}
     truncated = _count(report.get("truncated"))
-    parts = {name: size for name, value in _part(report, "memory").items() if (size := _count(value)) is not None}
+    parts = {name[:NAME_MAX]: size for name, value in _part(report, "memory").items() if (size := _count(value)) is not None}
+    needed = parts.pop("total", None)
     rows = report.get("row_lengths")
     smoke = {name: _amount(_part(report, "smoke").get(name)) for name in ("loss", "grad_norm", "seconds", "memory_bytes")}
     return {
         **counts,
         "truncated": truncated,
-        "truncated_share": round(truncated / counts["examples"], 6) if truncated is not None and counts["examples"] else None,
+        "truncated_share": _share_of(truncated, counts["examples"]),
         "histogram": _histogram(report.get("length_histogram")),
         "steps": _count(report.get("total_steps")),
         "steps_per_epoch": _count(report.get("steps_per_epoch")),
         "epochs": _amount(report.get("num_epochs")),
         "rows_per_step": _count(report.get("rows_per_step")),
-        "row_lengths": [row for row in rows[:TEXTS_MAX] if _count(row) is not None] if isinstance(rows, list) else [],
-        "padding_share": _amount(report.get("padding_waste")),
+        "row_lengths": [row for row in rows[:ROW_LENGTHS_MAX] if _count(row) is not None] if isinstance(rows, list) else [],
+        "padding_share": _share(report.get("padding_waste")),
         "parameters": _count(report.get("parameters")),
         "trainable_parameters": _count(report.get("trainable_parameters")),
         "dtype": _text(report.get("dtype")),
         "backend": _text(report.get("backend")),
         "devices": _count(report.get("devices")),
         "memory": {
-            "needed_bytes": parts.pop("total", None),
+            "needed_bytes": needed,
             "available_bytes": _count(report.get("memory_there")),
-            "parts": parts,
+            "parts": dict(list(parts.items())[:PARTS_MAX]),
         },
         "smoke": smoke if any(value is not None for value in smoke.values()) else None,
         "sentences": texts_of(report.get("sentences")),
@@ -76,18 +81,18 @@ def read_result(summary: Any) -> dict[str, Any]:
     """Return the results that a training's page shows."""
     summary = summary if isinstance(summary, dict) else {}
     samples = summary.get("samples")
-    return {name: _amount(summary.get(name), signed=True) for name in _RESULTS} | {
-        "samples": [
-            {name: "" if sample.get(name) is None else str(sample[name]) for name in _SAMPLE}
-            for sample in (samples[:SAMPLES_MAX] if isinstance(samples, list) else [])
-            if isinstance(sample, dict)
-        ]
-    }
-
-
-def texts_of(value: Any) -> list[str]:
-    """Return the texts in a list that a training program wrote."""
-    return [text[:TEXT_MAX_CHARACTERS] for text in value[:TEXTS_MAX] if isinstance(text, str)] if isinstance(value, list) else []
+    shares = {name: _share(summary.get(name)) for name in _SHARES}
+    return (
+        {name: _amount(summary.get(name), signed=True) for name in _RESULTS}
+        | shares
+        | {
+            "samples": [
+                {name: "" if sample.get(name) is None else shorten(str(sample[name]), SAMPLE_MAX_CHARACTERS) for name in _SAMPLE}
+                for sample in (samples[:SAMPLES_MAX] if isinstance(samples, list) else [])
+                if isinstance(sample, dict)
+            ]
+        }
+    )
 
 
 def _part(value: Any, name: str) -> dict[str, Any]:
@@ -104,13 +109,23 @@ def _histogram(rows: Any) -> list[list[int]]:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX else None
 
 
 def _amount(value: Any, *, signed: bool = False) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and (signed or value >= 0) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > COUNT_MAX or math.isnan(value):
+        return None
+    return value if signed or value >= 0 else None
+
+
+def _share(value: Any) -> float | None:
+    amount = _amount(value)
+    return amount if amount is not None and amount <= 1 else None
+
+
+def _share_of(part: int | None, whole: int | None) -> float | None:
+    return round(part / whole, 6) if part is not None and whole and part <= whole else None
 
 
 def _text(value: Any) -> str | None:
-    return value[:TEXT_MAX_CHARACTERS] if isinstance(value, str) else None
+    return shorten(value) if isinstance(value, str) else None

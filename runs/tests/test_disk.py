@@ -17,7 +17,7 @@ from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
 from runs import disk, tasks
-from runs.disk import GB, QuotaExceeded, disk_use, disk_warnings, measure_ended, size, used_by
+from runs.disk import GB, QuotaExceeded, disk_use, disk_warnings, measure_ended, used_by
 from runs.execution.hosts import this_host
 from runs.handover import hand_over
 from runs.models import DiskQuota, Run, RunStatus
@@ -215,11 +215,6 @@ class TestTheQuota:
     def test_a_negative_one_is_refused_at_start(self, settings: LazySettings) -> None:
         settings.TUNIX_OWNER_DISK_QUOTA_GB = -1.0
         assert "tunixrt.E030" in [found.id for found in check_supervision_limits(None)]
-
-    def test_sizes_are_readable(self) -> None:
-        assert [size(count) for count in (0, 1_000_000, 99_000_000, 160_000_000, 12_345 * GB)] == [
-            "0.0 MB", "1.0 MB", "99.0 MB", "0.2 GB", "12,345.0 GB",
-        ]  # fmt: skip
 
 
 class TestPages:

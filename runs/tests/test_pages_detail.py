@@ -311,7 +311,7 @@ def test_files_are_listed_with_size_and_download(local_client: Client, with_file
 
 def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
     page = local_client.post(f"/runs/{with_files.pk}/remove-file?path=checkpoints/10", follow=True).content.decode()
-    assert "\u2068checkpoints/10\u2069 is deleted: 36\xa0bytes are free again." in page
+    assert "\u2068checkpoints/10\u2069 is deleted: 36 bytes are free again." in page
     assert not (run_folder(with_files) / "checkpoints/10").exists()
     assert (run_folder(with_files) / "model/model.safetensors").exists()
     assert with_files.events.latest("id").by == "local"

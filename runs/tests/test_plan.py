@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from runs.execution.outcome import NO_REPORT
+from runs.execution.outcome import NO_REPORT, SUMMARY_MAX_BYTES, read_report
+from runs.execution.outcome import read_result as read_result_file
 from runs.models import Run
+from runs.preflight import TEXTS_MAX, Preflight, warnings_in
 from runs.reading.summaries import bars_of, read_plan, read_result
 from runs.services import run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 
 Answer = dict[str, Any]
+RANDOM_WEIGHTS = "preset:tiny-llama starts from random weights (llama)."
 # As `tunix validate --report` writes it (runs/trainer/tests/test_validate.py compares the names).
 REPORT: Answer = {
     "total_steps": 12, "steps_per_epoch": 4, "num_epochs": 3.0, "examples": 40, "held_out": 8, "tokens": 3456,
@@ -47,9 +51,10 @@ PLAN: Answer = {
 def check(api: APIClient, body: Answer, scripted: Script) -> Callable[..., Answer]:
     """A dry run with depth, whose training command follows a script."""
 
-    def post(*script: list[Any], limit: float | None = None) -> Answer:
+    def post(*script: list[Any], limit: float | None = None, **fields: Any) -> Answer:
         scripted(*script)
-        response = api.post("/api/tunix/run", body | {"preflight": "full", "timeout_seconds": limit}, format="json")
+        request = body | {"preflight": "full", "timeout_seconds": limit} | fields
+        response = api.post("/api/tunix/run", request, format="json")
         assert response.status_code == 202, response.content
         answer: Answer = response.json()
         return answer
@@ -63,9 +68,26 @@ def test_post_and_get_answer_with_the_plan(check: Callable[..., Answer], api: AP
     )
     assert (answer["status"], answer["stdout"], answer["stderr"]) == ("completed", "Dry-run validation passed", "")
     assert answer["plan"] == api.get(f"/api/tunix/runs/{answer['run_id']}").json()["plan"] == PLAN
-    assert answer["warnings"] == ["One example is <long>."]
+    assert answer["warnings"][-2:] == [RANDOM_WEIGHTS, "One example is <long>."]
     log = api.get(f"/api/tunix/runs/{answer['run_id']}/logs").json()
     assert "12 steps, 3456 tokens" in json.dumps(log)
+
+
+def test_depth_warns_of_what_the_quick_check_warns_of_and_once(
+    check: Callable[..., Answer], run_dry: Callable[..., Answer]
+) -> None:
+    quick = run_dry(learning_rate=0.5)["warnings"]
+    assert RANDOM_WEIGHTS in quick and len(quick) > 1
+    report = json.dumps(REPORT | {"warnings": [quick[-1], "New."]})
+    for script, added in (([["put", "plan.json", report]], ["New."]), ([["say", "hello"]], [NO_REPORT]), ([["leave", 1]], [])):
+        assert check(*script, learning_rate=0.5)["warnings"] == [*quick, *added]
+
+
+def test_what_depth_answers_is_not_left_as_a_warning() -> None:
+    preflight = Preflight(warnings=["Random."])
+    preflight.leave_open("Lengths are known later.")
+    assert preflight.warnings == ["Random.", "Lengths are known later."]
+    assert preflight.lasting_warnings == ["Random."]
 
 
 def test_the_command_writes_text_for_people_and_the_report_beside_it(check: Callable[..., Answer]) -> None:
@@ -78,23 +100,86 @@ def test_a_report_that_is_printed_counts_too(check: Callable[..., Answer]) -> No
     assert check(["say", json.dumps(REPORT)])["plan"] == PLAN
 
 
-@pytest.mark.parametrize("script", [[["say", "hello"]], [["put", "plan.json", "[]"]], [["put", "plan.json", "{"]]])
+@pytest.mark.parametrize("script", [[["say", "hello"]], [["put", "plan.json", "{}"]]])
 def test_without_a_report_there_is_no_plan_and_a_warning(check: Callable[..., Answer], script: list[list[Any]]) -> None:
     answer = check(*script)
-    assert (answer["status"], answer["plan"], answer["warnings"]) == ("completed", None, [NO_REPORT])
+    assert (answer["status"], answer["plan"]) == ("completed", None)
+    assert answer["warnings"][-1] == NO_REPORT
+
+
+UNREADABLE = {
+    "[]": "holds no JSON object",
+    "{": "is not JSON",
+    '{"tokens": NaN}': "NaN is not a JSON number",
+    '{"tokens": 1e400}': "1e400 is too large a number",
+    json.dumps({"x": "y" * SUMMARY_MAX_BYTES}): "holds more than",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), UNREADABLE.items(), ids=UNREADABLE.values())
+def test_a_report_that_cannot_be_read_was_written_all_the_same(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    [warning] = read_report(tmp_path)["warnings"]
+    assert warning.startswith("The training command wrote a report that cannot be read")
+    assert reason in warning
+    assert "plan.json" in warning and str(tmp_path) not in warning
+
+
+def test_a_report_beyond_any_size_is_not_read_at_all(tmp_path: Path) -> None:
+    with open(tmp_path / "plan.json", "wb") as file:
+        file.truncate(61_000_000)  # of holes
+    [warning] = read_report(tmp_path)["warnings"]
+    assert "plan.json is larger than" in warning
+
+
+def test_a_result_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
+    assert read_result_file(tmp_path) == {}
+    (tmp_path / "result.json").write_text("[")
+    [warning] = read_result_file(tmp_path)["warnings"]
+    assert warning.startswith("The training command wrote a result that cannot be read: result.json is not JSON")
+
+
+def test_a_flood_of_warnings_is_cut_and_says_how_many_more(tmp_path: Path) -> None:
+    flood = [f"{number} {'w' * 2_000}" for number in range(3_000)]
+    for file, read in (("plan.json", read_report), ("result.json", read_result_file)):
+        (tmp_path / file).write_text(json.dumps({"warnings": flood, "sentences": flood, "examples": 1}))
+        summary = read(tmp_path)
+        warnings = warnings_in(summary)
+        assert (len(warnings), warnings[-1]) == (TEXTS_MAX, f"And {3_001 - TEXTS_MAX:,} more.")
+        assert len(json.dumps(summary)) < 200_000
+    plan = read_plan({"preflight": {"warnings": flood, "sentences": flood}})  # of a row that was stored before
+    assert plan is not None
+    assert len(plan["warnings"]) == len(plan["sentences"]) == TEXTS_MAX
+    assert max(map(len, plan["warnings"] + plan["sentences"])) <= 1_000
+
+
+def test_a_share_that_cannot_be_is_null() -> None:
+    plan = read_plan({"preflight": REPORT | {"truncated": 13_320, "padding_waste": 55}})
+    assert plan is not None
+    assert (plan["truncated_share"], plan["padding_share"], plan["truncated"]) == (None, None, 13_320)
+    result = read_result({"exact_match_before": 0.5, "exact_match_after": 55})
+    assert (result["exact_match_before"], result["exact_match_after"]) == (0.5, None)
+
+
+def test_numbers_that_no_client_can_read_are_null() -> None:
+    plan = read_plan({"preflight": {"tokens": 10**400, "num_epochs": float("inf"), "memory": {"total": 2**63}}})
+    assert plan is not None
+    assert (plan["tokens"], plan["epochs"], plan["memory"]["needed_bytes"]) == (None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("script", "status"), [([["wait", "stop.json", False]], "completed"), ([["steps", 100_000, 0.01]], "timeout")]
+    "script", [[["wait", "stop.json", False], ["put", "plan.json", json.dumps(REPORT)]], [["steps", 100_000, 0.01]]]
 )
-def test_one_that_runs_past_its_limit_and_its_files_say_the_same(
-    check: Callable[..., Answer], script: list[list[Any]], status: str
+def test_one_that_runs_past_its_limit_is_a_timeout_and_its_files_say_the_same(
+    check: Callable[..., Answer], script: list[list[Any]]
 ) -> None:
-    """Whether the command obeys, or completes before it has looked."""
+    """Whether the command obeys the stop or completes in spite of it."""
     answer = check(*script, limit=1)
     folder = run_folder(Run.objects.get())
-    assert (answer["status"], (folder / "stop.json").exists()) == (status, status == "timeout")
-    assert json.loads((folder / "exit.json").read_text())["reason"] == {"completed": "exit", "timeout": "timeout"}[status]
+    assert (answer["status"], answer["exit_code"], answer["plan"], answer["stdout"]) == ("timeout", None, None, "")
+    assert (folder / "stop.json").exists()
+    end = json.loads((folder / "exit.json").read_text())
+    assert (end["reason"], end["message"]) == ("timeout", answer["message"])
 
 
 def test_others_have_no_plan(run_dry: Callable[..., Answer]) -> None:
@@ -114,7 +199,8 @@ def test_the_page_has_a_panel_that_needs_no_script(check: Callable[..., Answer],
     assert panel is not None
     for shown in (
         "<dt>Steps</dt><dd>12</dd>", "<dt>Examples</dt><dd>40</dd>", "<dt>Tokens</dt><dd>3,456</dd>",
-        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.0\xa0GB", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
+        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.6 GB",
+        "Examples by length, held-out ones as well", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
     ):  # fmt: skip
         assert shown in panel[0], shown
     assert re.findall(r'<rect width="(.*?)"', panel[0]) == ["26.32", "0.00", "100.00"]

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
@@ -88,15 +89,49 @@ def test_another_training_command_tells_its_own_version(api: APIClient, scripted
 def test_a_command_that_cannot_tell_its_version_is_no_runtime(api: APIClient, settings: LazySettings, command: list[str]):
     settings.TUNIX_COMMAND = command
 
-    assert api.get(URL).json() == MISSING
+    answer = api.get(URL).json()
+
+    assert answer | {"message": ""} == MISSING | {"message": ""}
+    assert answer["message"].startswith(f"Tunix runtime not available. TUNIX_COMMAND names the program '{command[0]}', which ")
+
+
+def test_a_training_command_that_is_not_there_is_named_and_not_called_an_installation(
+    api: APIClient, settings: LazySettings, body: dict[str, Any]
+):
+    settings.TUNIX_COMMAND = ["/no/such/program", "--secret"]
+    said = (
+        "Tunix runtime not available. TUNIX_COMMAND names the program '/no/such/program', which is not there or cannot be"
+        " executed: correct the setting."
+    )
+
+    refused = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")
+
+    assert api.get(URL).json()["message"] == said
+    assert (refused.status_code, refused.json()["detail"]) == (501, said)
 
 
 def test_a_command_that_says_nonsense_does_not_break_the_answer(api: APIClient, settings: LazySettings):
     settings.TUNIX_COMMAND = ["sh", "-c", "printf '\\377\\0 %0200d' 7"]
 
-    version = api.get(URL).json()["version"]
+    assert api.get(URL).json()["version"] == "unknown"
 
-    assert len(version) <= 64
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ('"x"}}', "unknown"),
+        ("<b>1</b>", "unknown"),
+        ("tunix 1.2.0rc1+cuda", "1.2.0rc1+cuda"),
+        ("a warning\n2.0", "2.0"),
+        ("7" * 65, "unknown"),
+    ],
+)
+def test_only_what_may_be_a_version_is_shown_as_one(api: APIClient, settings: LazySettings, said: str, version: str):
+    settings.TUNIX_COMMAND = ["sh", "-c", f"printf '%s' '{said}'"]
+
+    answer = api.get(URL).json()
+
+    assert (answer["available"], answer["version"]) == (True, version)
 
 
 def test_a_process_is_asked_once_in_half_a_minute(settings: LazySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,8 @@ from runs import services, webhook_delivery
 from runs.models import DeliveryState, Run, RunStatus, WebhookDelivery
 from runs.tests.conftest import Submit
 from runs.tests.ports import HeldPort
-from tunixrt.outbound import is_public, not_public
+from tunixrt.addresses import is_public
+from tunixrt.outbound import not_public
 
 
 class Receiver(ThreadingHTTPServer):
@@ -155,16 +156,17 @@ def test_the_operators_address_is_told_of_every_run_and_a_runs_own_as_well(
 def test_the_operators_address_may_be_private_without_allowing_it_for_runs(
     submit: Submit, user: User, receiver: Receiver, settings: LazySettings
 ) -> None:
-    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False
     settings.TUNIX_WEBHOOK_URL = receiver.url
-    run = end(submit(webhook_url=f"{receiver.url}&own=1"), user)
+    waiting = submit(webhook_url=f"{receiver.url}&own=1")
+    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False  # since it was submitted
+    run = end(waiting, user)
 
     webhook_delivery.deliver_due()
 
     [(path, _, _)] = receiver.got
     assert path == "/hook?x=1"
     states = {delivery.url: delivery.state for delivery in run.webhook_deliveries.all()}
-    assert states == {receiver.url: DeliveryState.DELIVERED, f"{receiver.url}&own=1": DeliveryState.WAITING}
+    assert states == {receiver.url: DeliveryState.DELIVERED, f"{receiver.url}&own=1": DeliveryState.GIVEN_UP}
 
 
 def test_a_secret_of_ones_own(settings: LazySettings) -> None:
@@ -240,11 +242,48 @@ def test_private_addresses_are_refused(host: str, submit: Submit, user: User, se
     webhook_delivery.deliver_due()
 
     assert "TUNIX_WEBHOOK_ALLOW_PRIVATE allows it" in delivery.log.get().error
+    delivery.refresh_from_db()
+    assert (delivery.state, delivery.attempts, delivery.next_attempt_at) == (DeliveryState.GIVEN_UP, 1, None)
 
 
 def test_refused_addresses_are_said_in_the_right_number() -> None:
     assert not_public(["127.0.0.1"]).startswith("127.0.0.1 is not a public address;")
     assert not_public(["::1", "127.0.0.1"]).startswith("::1, 127.0.0.1 are not public addresses;")
+
+
+NEVER = {
+    "http://[64:ff9b::a9fe:a9fe]/": "The host '64:ff9b::a9fe:a9fe' is not a public address",
+    "http://localhost/": "The host 'localhost' is not a public address",
+    "http://100.64.0.1/": "The host '100.64.0.1' is not a public address",
+    "https://user@10.0.0.1:8443/x": "The host '10.0.0.1' is not a public address",
+    "http://127.1/": "Its host '127.1' is neither a full name nor an address in full.",
+    "http://2130706433/": "Its host '2130706433' is neither",
+    "http://[fe80::1%25lo]/": "Its host 'fe80::1%25lo' is neither",
+    "http://host.example:99999/": "The port must lie between 1 and 65535.",
+    "http://host.example:0/": "The port must lie between 1 and 65535.",
+    "http://intranet/": "Its host 'intranet' is neither",
+}
+
+
+@pytest.mark.parametrize(("url", "reason"), NEVER.items(), ids=NEVER)
+def test_an_address_that_can_never_work_is_refused_with_the_reason(
+    url: str, reason: str, api: APIClient, body: dict[str, Any], settings: LazySettings
+) -> None:
+    settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False
+    for mode in ("", "?mode=async"):
+        response = api.post(f"/api/tunix/run{mode}", body | {"webhook_url": url}, format="json")
+        assert response.status_code == 400
+        assert reason in response.json()["webhook_url"][0]
+    assert not Run.objects.exists()
+
+
+def test_a_private_address_is_taken_where_the_operator_allows_it(
+    api: APIClient, body: dict[str, Any], settings: LazySettings
+) -> None:
+    private, own = "http://10.0.0.1/", "http://192.168.0.1/"
+    for allowed, url, status in ((True, private, 202), (False, own, 202), (False, private, 400)):
+        settings.TUNIX_WEBHOOK_ALLOW_PRIVATE, settings.TUNIX_WEBHOOK_URL = allowed, own
+        assert api.post("/api/tunix/run", body | {"webhook_url": url}, format="json").status_code == status
 
 
 @pytest.mark.parametrize(

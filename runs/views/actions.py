@@ -9,7 +9,6 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import redirect
-from django.template.defaultfilters import filesizeformat
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
@@ -24,6 +23,7 @@ from runs.requests import clean_extension, clean_name, clean_notes, clean_tags
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May
+from tunixrt.sizes import size
 from tunixrt.templatetags.display import isolate
 
 Action = Callable[[HttpRequest, Run], HttpResponse]
@@ -111,7 +111,7 @@ def pin(request: HttpRequest, run: Run) -> HttpResponse:
 def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
     path = request.GET.get("path", "")  # in the address: a form would send a line feed in a name as CR LF
     freed = artifacts.remove_artifact(run=run, path=path, by=person(request))
-    messages.success(request, f"{isolate(path)} is deleted: {filesizeformat(freed)} are free again.")
+    messages.success(request, f"{isolate(path)} is deleted: {size(freed)} are free again.")
     return go_back(request, run)
 
 

@@ -9,8 +9,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from tunixrt.roles import May, why_not
+from tunixrt.sizes import size
 
 register = template.Library()
+register.filter("size", size)
 
 _UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
 NOTHING = "–"
@@ -46,9 +48,9 @@ def relative(moment: datetime) -> str:
     seconds = (timezone.now() - moment).total_seconds()
     past = seconds >= 0
     seconds = abs(seconds)
-    for size, unit in _UNITS:
-        if seconds >= size:
-            count = int(seconds // size)
+    for length, unit in _UNITS:
+        if seconds >= length:
+            count = int(seconds // length)
             amount = f"{count} {unit}{'' if count == 1 else 's'}"
             return f"{amount} ago" if past else f"in {amount}"
     return "just now" if past else "in a moment"
@@ -89,8 +91,13 @@ def number(value: Any) -> str:
 
 @register.filter
 def percent(value: Any) -> str:
-    """A share of 0 to 1 as ``87.5 %``. Anything else as it is."""
-    return f"{value * 100:.3g} %" if isinstance(value, int | float) else number(value)
+    """A share of 0 to 1 as ``87.5 %``, in three digits and without an exponent. Anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return number(value)
+    hundredths = value * 100
+    if 0 < abs(hundredths) < 0.001:
+        return "< 0.001 %"
+    return f"{hundredths:,.0f} %" if abs(hundredths) >= 99.95 else f"{hundredths:.3g} %"
 
 
 @register.simple_tag

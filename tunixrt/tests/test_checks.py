@@ -117,6 +117,15 @@ def test_the_kept_output_has_a_size_the_contract_allows(configure, size: int, ex
     assert ids() == expected
 
 
+@pytest.mark.parametrize("name", ["TUNIX_RETENTION_DAYS", "TUNIX_RETENTION_RUNS", "TUNIX_TRASH_HOURS"])
+def test_what_is_kept_has_limits(configure, name: str):
+    for value in (-1, 10**12, float("nan")):
+        configure(**{name: value})
+        assert ids() == ["tunixrt.E031"], value
+    configure(**{name: 30})
+    assert ids() == []
+
+
 @pytest.mark.parametrize(("silent", "lost", "expected"), [(60.0, 61.0, []), (60.0, 60.0, ["tunixrt.E008"])])
 def test_a_host_is_silent_before_it_is_lost(configure, silent: float, lost: float, expected: list[str]):
     configure(TUNIX_HOST_SILENT_SECONDS=silent, TUNIX_HOST_LOST_SECONDS=lost)

@@ -1,13 +1,16 @@
 """How pages write times, durations, numbers and Markdown."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from django.utils import timezone as django_timezone
 
+from tunixrt.sizes import size
 from tunixrt.templatetags.display import duration, elapsed, number, percent, relative, when
 from tunixrt.templatetags.markdown import markdown
 from tunixrt.tests.cpu import run_within_cpu_seconds
+from tunixrt.tests.plugin import ROOT
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,20 @@ def test_number(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.875, "87.5 %"), (0, "0 %"), (1.0, "100 %"), (None, "–"), ("much", "much"), ([], "[]")]
+    ("value", "text"),
+    [
+        (0.875, "87.5 %"),
+        (0, "0 %"),
+        (1.0, "100 %"),
+        (None, "–"),
+        ("much", "much"),
+        ([], "[]"),
+        (333.0, "33,300 %"),
+        (0.99996, "100 %"),
+        (0.00012, "0.012 %"),
+        (1e-9, "< 0.001 %"),
+        (True, "true"),
+    ],
 )
 def test_percent(value: object, text: str) -> None:
     assert percent(value) == text
@@ -92,6 +108,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
 django.setup()
 from tunixrt.templatetags.markdown import markdown
 from tunixrt.tests.cpu import run_within_cpu_seconds
+from tunixrt.tests.plugin import ROOT
 table = "a|" * 100 + "\\n" + "-|" * 100 + "\\n" + "a|b\\n" * 4_900
 for text in ("[" * 20_000, "![" * 10_000, "[a](" * 5_000, "*_" * 10_000, ">" * 20_000, "- " * 10_000, table):
     for _ in range(20):
@@ -103,3 +120,22 @@ for text in ("[" * 20_000, "![" * 10_000, "[a](" * 5_000, "*_" * 10_000, ">" * 2
 def test_a_table_is_a_table_unless_it_could_be_huge() -> None:
     assert "<table>" in markdown("a|b\n-|-\n1|2\n")
     assert "<table>" not in markdown("a|" * 100 + "\n" + "-|" * 100 + "\n" + "1|2\n" * 100)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"), (1, "1 byte"), (999.4, "999 bytes"), (999.6, "1.0 kB"), (1500, "1.5 kB"), (999_949, "999.9 kB"),
+        (999_950, "1.0 MB"), (916_186_316, "916.2 MB"), (8 * 2**30, "8.6 GB"), (12_345 * 10**9, "12.3 TB"),
+        (10**19, "10,000.0 PB"),
+    ],
+)  # fmt: skip
+def test_sizes_are_in_units_of_1000(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+def test_every_page_writes_sizes_alike() -> None:
+    """Django's ``filesizeformat`` counts in units of 1024 and calls them MB all the same."""
+    folders = [ROOT / name for name in ("templates", "runs", "datasets", "tunixrt")]
+    files = [path for folder in folders for ending in ("html", "py") for path in folder.rglob(f"*.{ending}")]
+    assert [path for path in files if "filesizeformat" in path.read_text()] == [Path(__file__)]

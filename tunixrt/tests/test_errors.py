@@ -159,7 +159,7 @@ def test_every_refusal_that_asks_to_come_back_says_when(kind: type[Refusal]):
 def test_a_known_time_goes_before_the_usual_one():
     assert TooMany("Not now.", retry_after=7).headers == {"Retry-After": "7"}
     assert TooMany("Not now.").headers == {"Retry-After": str(RETRY_AFTER[429])}
-    assert TooLarge(5).headers == {}
+    assert TooLarge(5).headers == {"Retry-After": str(RETRY_AFTER[413])}
 
 
 @pytest.mark.parametrize("status", RETRY_AFTER)

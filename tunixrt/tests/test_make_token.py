@@ -48,8 +48,19 @@ def test_a_deactivated_account_has_no_way_in(user: User):
         make_token("somebody")
 
 
-@pytest.mark.parametrize("arguments", [["nobody-here"], ["somebody", "--days", "0"], ["somebody", "--days", "-1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nobody-here"],
+        *(["somebody", f"--days={days}"] for days in ("0", "-1", "3651", "999999999999", "1e400", "nan", "1e-300", "x")),
+    ],
+)
 def test_what_cannot_be_is_refused(user: User, arguments: list[str]):
     with pytest.raises(CommandError):
         make_token(*arguments)
     assert get_token_model().objects.count() == 0
+
+
+def test_too_many_days_name_the_limit(user: User):
+    with pytest.raises(CommandError, match=r"must be a number from 0\.001 to 3,650\."):
+        make_token("somebody", "--days", "999999999999")

@@ -10,6 +10,7 @@ from datasets import importers, services
 from datasets.formats import FORMATS
 from datasets.management.acting_user import acting_user, add_user_argument
 from tunixrt.commands import Command as TunixrtCommand
+from tunixrt.commands import number_between
 
 
 class Command(TunixrtCommand):
@@ -22,7 +23,7 @@ class Command(TunixrtCommand):
         parser.add_argument("--description", default="")
         parser.add_argument("--format", choices=list(FORMATS), help="default: recognised by the first line")
         parser.add_argument("--held-out", type=_held_out, help="examples to hold out from training (200), or their share (0.1)")
-        parser.add_argument("--limit", type=int, help="read no more examples than this")
+        parser.add_argument("--limit", type=number_between(int, 1, 10**9), help="read no more examples than this")
         add_user_argument(parser)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:

@@ -6,8 +6,10 @@ from django.core.management.base import CommandError
 
 from tunixrt.audit import system_user
 from tunixrt.commands import Command as TunixrtCommand
-from tunixrt.commands import account_of_machine
-from tunixrt.tokens import make_token
+from tunixrt.commands import account_of_machine, number_between
+from tunixrt.tokens import DAYS_MAX, make_token
+
+SHORTEST_DAYS = 0.001  # a minute and a half
 
 
 class Command(TunixrtCommand):
@@ -15,13 +17,12 @@ class Command(TunixrtCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("username")
-        parser.add_argument("--days", type=float, help="how long it is valid; without it, until it is revoked")
+        days = number_between(float, SHORTEST_DAYS, DAYS_MAX)
+        parser.add_argument("--days", type=days, help="how long it is valid; without it, until it is revoked")
         parser.add_argument("--read-only", action="store_true", help="programs can read with it and change nothing")
         parser.add_argument("--name", default="", help="what it is for")
 
     def handle(self, *args: Any, username: str, days: float | None, read_only: bool, name: str, **options: Any) -> None:
-        if days is not None and days <= 0:
-            raise CommandError("--days must be greater than 0.")
         if len(name) > 100:
             raise CommandError("--name has at most 100 characters.")
         try:

@@ -228,11 +228,14 @@ def _program(name: str, least: int) -> str:
 
 
 def _major(program: str) -> int:
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    ended = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    said = ended.stdout or ended.stderr
     try:
         return int(said.split("(PostgreSQL)")[1].split()[0].split(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz"))
     except (IndexError, ValueError):
-        raise BackupRefused(f"{program} does not say its version; it says {said[:80]!r}.") from None
+        raise BackupRefused(
+            f"{program} does not say its version; it says {said[:200]!r} (exit code {ended.returncode})."
+        ) from None
 
 
 def _environment() -> dict[str, str]:

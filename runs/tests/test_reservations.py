@@ -48,10 +48,14 @@ class TestAtTheSameMoment:
     """The first request is held open between its check and its commit, until the second one is about to write."""
 
     @pytest.fixture
-    def ask(self, user: User, dataset: Dataset) -> Callable[[str], Run]:
+    def ask(self, dataset: Dataset) -> Callable[[str], Run]:
+        """Each is asked by another account: the requests of one wait for each other before they come to the folders."""
+
+        people = [User.objects.create_user(f"person-{number}") for number in range(5)]
+
         def ask(path: str) -> Run:
             asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False, "output_dir": path}
-            return services.submit_run(request=clean_request(asked), by=user, queued=True)[0]
+            return services.submit_run(request=clean_request(asked), by=people.pop(), queued=True)[0]
 
         return ask
 

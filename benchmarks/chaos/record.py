@@ -1,4 +1,7 @@
-"""Several sessions in a row, as rows of the table in docs/reliability.md: ``python -m benchmarks.chaos.record``."""
+"""Several sessions in a row, as rows of the table in docs/reliability.md: ``python -m benchmarks.chaos.record``.
+
+The logs of each session's programs are kept in build/chaos/.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def main() -> int:
             break
         database = ("postgresql", "sqlite")[number % 2]
         command = [sys.executable, "-m", "benchmarks.chaos", "--database", database, "--seed", str(seed)]
-        command += ["--minutes", str(arguments.minutes), *options]
+        command += ["--minutes", str(arguments.minutes), "--log", f"build/chaos/{seed}", *options]
         print("$ " + " ".join(["python", *command[1:]]), file=sys.stderr, flush=True)
         session = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         failed += session.returncode != 0

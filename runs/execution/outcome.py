@@ -35,9 +35,9 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 
 
 def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed`` unless the keeper says
-    that it came too late."""
-    status, exit_code = _status(end)
+    """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed``, of a
+    dry run unless the keeper says that it came too late."""
+    status, exit_code = _status(end, must_meet_deadline=run.mode == RunMode.DRY_RUN)
     if run.mode == RunMode.DRY_RUN:
         return _dry_run_outcome(run, status, folder, end)
     reason = COMPLETED_MESSAGE if status == RunStatus.COMPLETED else _text(end.get("message")) or "The training failed."
@@ -93,9 +93,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     return {"preflight": report} if report else {"warnings": [NO_REPORT]}
 
 
-def _status(end: dict[str, Any]) -> tuple[str, int | None]:
+def _status(end: dict[str, Any], *, must_meet_deadline: bool) -> tuple[str, int | None]:
     exit_code, signal = _whole(end.get("exit_code")), _whole(end.get("signal"))
-    if exit_code == 0 and end.get("reason") != "timeout":
+    if exit_code == 0 and not (must_meet_deadline and end.get("reason") == "timeout"):
         return RunStatus.COMPLETED, 0
     if exit_code is None and signal is not None:
         exit_code = -signal  # as subprocess.returncode tells it

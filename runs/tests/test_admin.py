@@ -267,7 +267,7 @@ def test_trash_and_purge_with_a_preview_of_what_it_frees(operator: Client, submi
     run.refresh_from_db()
     assert run.trashed_at is not None
     preview = do(operator, "purge", run, query="?trash=in")
-    assert "2.9\xa0KB" in preview
+    assert "3.0 kB" in preview
     assert Run.objects.filter(pk=run.pk).exists()
     assert "1 run deleted with files." in do(operator, "purge", run, query="?trash=in", confirmed="yes")
     assert not Run.objects.filter(pk=run.pk).exists()

@@ -143,12 +143,13 @@ def test_a_result_of_any_kind_is_stored_and_shown(running: Run, api: APIClient):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": NaN}', b"[" * 100_000])
-def test_a_result_that_cannot_be_read_is_none(running: Run, content: bytes):
+def test_a_result_that_cannot_be_read_is_none_and_that_is_said(running: Run, content: bytes):
     (run_folder(running) / files.RESULT).write_bytes(content)
     leave_end(running, exit_code=0)
 
     assert bring_home(running, by="test").status == "completed"
-    assert running.summary == {}
+    assert running.summary.keys() == {"warnings"}
+    assert "result that cannot be read" in running.summary["warnings"][0]
 
 
 def make_strange(path: Path, kind: str) -> None:
@@ -179,7 +180,7 @@ def test_nothing_strange_in_the_folder_keeps_the_end_away(running: Run, kind: st
     assert running.status == "completed"
     assert running.stdout == "[stdout.log cannot be read]"
     assert "root:" not in running.stdout + running.stderr
-    assert running.summary == {}
+    assert "result that cannot be read" in running.summary["warnings"][0]
 
 
 @pytest.mark.parametrize("kind", [*STRANGE, "garbage", "list", "endless"])

@@ -61,7 +61,7 @@ def test_deleting_shows_what_it_frees_and_what_stays(local_client: Client, ended
     (folder / "stdout.log").write_bytes(b"x" * 3000)
     active = submit()
     page = preview(local_client, "delete", ended, active)
-    assert "<strong>2.9\xa0KB</strong>" in page
+    assert "<strong>3.0 kB</strong>" in page
     assert "Nothing: it has not ended." in page
     assert f'name="ids" value="{ended.pk}"' in page
     assert f'name="ids" value="{active.pk}"' not in page

@@ -98,7 +98,7 @@ def test_all_columns_cost_the_queries_of_the_usual_ones(
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         local_client.get(f"/?columns={','.join(COLUMNS)}")
     with django_assert_num_queries(3):  # neither curves nor kept views
         local_client.get("/?columns=status", headers={"hx-request": "true"})

@@ -347,7 +347,7 @@ def test_a_full_check_shows_the_plan(local_client: Client, dataset: Dataset, scr
         "3,456",
         "<dt>Left out</dt><dd>1 example</dd>",
         "<dt>Truncated</dt><dd>25 %</dd>",
-        "of 8.0\xa0GB",
+        "of 8.6 GB",
         "One example is &lt;long&gt;.",
     ):
         assert shown in page

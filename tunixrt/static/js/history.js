@@ -62,7 +62,7 @@ const KEYS = {
 };
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable], dialog");
+  const typing = event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable], dialog[open]");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (!keysOn.checked || !Object.hasOwn(KEYS, event.key)) return;
   event.preventDefault();

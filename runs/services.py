@@ -48,7 +48,7 @@ from runs.webhooks import announce_end
 from tunixrt.addresses import problem_with
 from tunixrt.audit import system_user as system_user
 from tunixrt.audit import write_log_entry
-from tunixrt.refusals import Conflict, NotHere, Refusal, TooMany
+from tunixrt.refusals import Conflict, Missing, NotHere, Refusal, TooMany
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
@@ -80,6 +80,10 @@ class Source:
 
 class OutputRootAway(StateConflict):
     """Whether there is a checkpoint cannot be told right now: the output root is away."""
+
+
+class RunGone(Missing):
+    """A run was purged while something was done with it."""
 
 
 class QueueFull(TooMany):
@@ -239,8 +243,18 @@ def submit_run(
     except (IntegrityError, InvalidRequest):
         if found := find_submitted(request=request, by=by):  # the same request came a moment earlier, and has the folder
             return found, False
+        if retry_of is not None:
+            reread(retry_of)
         raise
     return run, True
+
+
+def reread(run: Run, fields: list[str] | None = None) -> None:
+    """Read a run anew. Raises RunGone if it has been purged meanwhile."""
+    try:
+        run.refresh_from_db(fields=fields)
+    except Run.DoesNotExist:
+        raise RunGone(f"Run not found: {run.run_id}. It has just been deleted.") from None
 
 
 def _require_room_in_queue(owner: User) -> None:
@@ -523,7 +537,7 @@ def request_cancel(*, run: Run, by: User) -> Run:
             with measured_write("a cancel request"):
                 return transition(run, RunStatus.CANCELLING, reason=reason, by=by.get_username(), cancel_requested_at=now)
         except TransitionRefused:
-            run.refresh_from_db()
+            reread(run)
     raise StateConflict(f"The run is changing right now ({run.status}); try again.")
 
 
@@ -613,7 +627,7 @@ def _with_checkpoints_of(run: Run, submit: Callable[[], Run]) -> Run:
         try:
             return submit()
         except SourceGone:
-            run.refresh_from_db()
+            reread(run)
         except OSError as error:
             raise StateConflict(
                 f"The checkpoints of this run cannot be read right now ({error.strerror or error}). Try again in a moment."
@@ -628,7 +642,7 @@ def set_priority(*, run: Run, by: User, priority: int) -> Run:
         raise InvalidRequest({"priority": [f"This field must lie between {low} and {high}."]})
     with transaction.atomic():
         if Run.objects.filter(pk=run.pk, status=RunStatus.PENDING).update(priority=priority) != 1:
-            run.refresh_from_db(fields=["status"])
+            reread(run, ["status"])
             raise StateConflict(f"Only a pending run can be moved in the queue; this one is {run.status}.")
         RunEvent.objects.create(run=run, reason=f"priority {run.priority} → {priority}", by=by.get_username(), at=timezone.now())
     run.priority = priority
@@ -643,7 +657,7 @@ def trash_run(*, run: Run, by: User) -> None:
     """
     with transaction.atomic():
         if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
-            run.refresh_from_db(fields=["status", "trashed_at"])
+            reread(run, ["status", "trashed_at"])
             why = "it is in the trash already." if run.trashed_at else f"this one is {run.status}. Cancel it first."
             raise StateConflict(f"Only an ended run can be deleted; {why}")
         require_no_heir(run)
@@ -690,8 +704,10 @@ def annotate_run(
     notes: str | None = None,
     pinned: bool | None = None,
 ) -> Run:
-    """Update name, tags, notes and pin; None leaves one as it is."""
+    """Update name, tags, notes and pin; None leaves one as it is. Raises RunGone."""
     with transaction.atomic():
+        if not list(Run.objects.select_for_update(no_key=True).filter(pk=run.pk).values_list("pk")):
+            reread(run)
         if tags is not None:
             run.tags.exclude(name__in=tags).delete()
             RunTag.objects.bulk_create(RunTag.of(run, tags), ignore_conflicts=True)

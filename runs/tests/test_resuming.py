@@ -46,6 +46,7 @@ from runs.services import (
 from runs.tests.conftest import Submit
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of
+from tunixrt.refusals import Refusal
 
 pytestmark = pytest.mark.django_db
 
@@ -437,3 +438,51 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
     lines = train(fourth, until=bool)
     assert lines[0]["plan"]["resumed_from_step"] == found.step
     kill(fourth)
+
+
+@pytest.mark.django_db(transaction=True)  # a foreign key is checked at the end of the transaction
+class TestARunThatIsPurgedMeanwhile:
+    """Whoever read it a moment before is told that it is gone."""
+
+    @pytest.fixture
+    def gone(self, submit: Submit, user: User) -> Callable[..., Run]:
+        def make(*steps: int, status: str = "failed", **asked: Any) -> Run:
+            stale = end(submit(**asked), *steps, status=status)
+            trashed = Run.objects.get(pk=stale.pk)
+            services.trash_run(run=trashed, by=user)
+            services.purge_run(run=trashed, by=user)
+            return stale
+
+        return make
+
+    @pytest.mark.parametrize("steps", [(), (5,)])
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_a_retry(self, gone: Callable[..., Run], user: User, steps: tuple[int, ...], dry_run: bool) -> None:
+        with pytest.raises(services.RunGone, match="It has just been deleted"):
+            retry_run(run=gone(*steps, dry_run=dry_run), by=user)
+        assert not Run.objects.exists()
+
+    def test_a_retry_that_would_go_on_from_the_run_before(self, gone: Callable[..., Run], submit: Submit, user: User) -> None:
+        first = end(submit(), 5)
+        second = end(retry_run(run=first, by=user))
+        stale = Run.objects.get(pk=second.pk)
+        services.trash_run(run=second, by=user)
+        services.purge_run(run=second, by=user)
+        with pytest.raises(services.RunGone):
+            retry_run(run=stale, by=user)
+        assert Run.objects.get() == first
+
+    def test_other_requests(self, gone: Callable[..., Run], user: User) -> None:
+        run = gone(5)
+        with pytest.raises(services.RunGone):
+            services.annotate_run(run=run, by=user, tags=("a",), notes="b", pinned=True)
+        with pytest.raises(services.RunGone):
+            services.trash_run(run=run, by=user)
+        with pytest.raises(services.RunGone):
+            services.set_priority(run=run, by=user, priority=1)
+        run.status = "running"
+        with pytest.raises(services.RunGone):
+            services.request_cancel(run=run, by=user)
+        run.status = "completed"
+        with pytest.raises(Refusal):
+            services.extend_run(run=run, by=user, max_steps=5)

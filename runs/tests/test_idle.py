@@ -203,8 +203,8 @@ task_workers.OVERRUN_SECONDS = 0.0
 timer = task_workers.Timer()
 timer.value = 60
 timer.value = timer.IDLE  # this one came to its end
-timer.value = 0.001
 def sleeping_task():
+    timer.value = 0.001  # here: it is over at once
     while True:
         try:
             time.sleep(60)

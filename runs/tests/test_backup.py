@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -671,7 +672,8 @@ def test_no_password_is_on_a_command_line(
         pytest.skip("SQLite has no password")
     said = tmp_path / "said"
     for name in ("pg_dump", "pg_restore", "psql"):
-        script = f'#!/bin/sh\necho "{name} $PGPASSWORD: $*" >> {said}\nexec {shutil.which(name)} "$@"\n'
+        real = shlex.quote(shutil.which(name) or name)
+        script = f'#!/bin/sh\necho "{name} $PGPASSWORD: $*" >> {shlex.quote(str(said))}\nexec {real} "$@"\n'
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")

@@ -106,10 +106,12 @@ test-core: environment-core ## the core alone, no runtime installed: tests on SQ
 	$(SAY) "tests without the runtime, SQLite"
 	@COVERAGE_FILE="$$PWD/build/coverage/sqlite" $(CORE) -m pytest -q -n $(JOBS) -m "not tunix$(WITHOUT_BROWSER)" --cov --cov-report=
 	$(SAY) "tests without the runtime, PostgreSQL"
-	@$(CORE) -m pytest -q -n $(JOBS) -m "not tunix and not browser" --database=postgresql
+	@COVERAGE_FILE="$$PWD/build/coverage/postgresql" $(CORE) -m pytest -q -n $(JOBS) -m "not tunix and not browser" --database=postgresql \
+		--cov --cov-report=
 	$(SAY) "coverage: lines at least 95 %, branches at least 90 %"
-	@$(CORE) -m coverage json -q --data-file=build/coverage/sqlite -o build/coverage/sqlite.json
-	@$(CORE) .ci/coverage_floor.py build/coverage/sqlite.json
+	@$(CORE) -m coverage combine -q --keep --data-file=build/coverage/both build/coverage/sqlite build/coverage/postgresql
+	@$(CORE) -m coverage json -q --data-file=build/coverage/both -o build/coverage/both.json
+	@$(CORE) .ci/coverage_floor.py build/coverage/both.json
 
 .PHONY: test-runtime
 test-runtime: environment-full ## the tests that train, and the training program's own

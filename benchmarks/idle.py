@@ -9,32 +9,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.databases import DATABASES
-from runs.processes import processes_with, send_signal
-from runs.tests.ports import HeldPort
-from tunixrt.tests.postgres import PostgresServer
+from benchmarks.served import MARK, ROOT, START_SECONDS, send, serving
+from runs.processes import processes_with
 
-ROOT = Path(__file__).resolve().parents[1]
-MARK = "TUNIXRT_IDLE"  # in the environment of all that is started here
-OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "MAKE", "MFLAGS")
-START_SECONDS = 300.0
-STOP_SECONDS = 30.0
 DATASET = "idle-v1"
 PAGES = ("/", "/runs/new", "/datasets", "/api/tunix/runs", "/api/datasets", "/admin/", "/metrics")
 
@@ -79,7 +70,7 @@ def measure(database: str, arguments: argparse.Namespace) -> dict[str, dict[str,
         if arguments.before:
             checkouts = {f"idle at {arguments.before}": stack.enter_context(checkout(arguments.before))} | checkouts
         for name, folder in checkouts.items():
-            with served(folder, database) as (port, mark):
+            with used_once(folder, database) as (port, mark):
                 found[f"{name}, {database}, fresh"] = look(mark, arguments, f"{folder.name}: {name}, {database}, fresh")
                 use(port, arguments.use)
                 found[f"{name}, {database}, used"] = look(mark, arguments, f"{name}, {database}, after {arguments.use} of each")
@@ -98,66 +89,15 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, database: str) -> Iterator[tuple[int, str]]:
+def used_once(folder: Path, database: str) -> Iterator[tuple[int, str]]:
     """``make serve`` of that checkout: its port, and the mark of its processes. It has answered a dry run."""
-    mark = uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(prefix="tunixrt-idle-") as var, contextlib.ExitStack() as stack:
-        held = HeldPort()
-        stack.callback(held.close)
-        port = held.number
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        environment |= {
-            MARK: mark,
-            "TUNIXRT_ENV_FILE": "/dev/null",
-            "TUNIXRT_VAR_DIR": var,
-            "TUNIXRT_BIND": f"127.0.0.1:{port}",
-        }
-        if database == "postgresql":
-            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunixrt-idle-postgres-")))
-            data.chmod(0o755)
-            server = PostgresServer(data, durable=True)
-            stack.callback(server.remove)
-            server.create()
-            server.start()
-            environment["DATABASE_URL"] = server.url()
-        log = Path(var) / "log"
-        with log.open("wb") as output:
-            # -o: the environment is there; an older checkout may ask for other packages
-            process = subprocess.Popen(
-                ["make", "-o", "environment", "serve"],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            give_up = time.monotonic() + START_SECONDS
-            while not _answers(port):
-                if time.monotonic() > give_up or process.poll() is not None:
-                    raise TimeoutError(f"make serve does not answer:\n{log.read_text(errors='replace')[-3000:]}")
-                time.sleep(0.2)
-            _make_dataset(port)
-            use(port, 1)
-            yield port, mark
-        finally:
-            # What Ctrl-C does in a terminal
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            _end(mark)
-            process.wait()
-
-
-def _end(mark: str) -> None:
-    give_up = time.monotonic() + STOP_SECONDS
-    while (left := processes_with(MARK, mark)) and time.monotonic() < give_up:
-        time.sleep(0.1)
-    for process in left:
-        print(f"process {process.pid} had to be killed: {_command(process.pid)}", file=sys.stderr)
-        send_signal(process, signal.SIGKILL)
+    with (
+        tempfile.TemporaryDirectory(prefix="tunixrt-idle-") as data,
+        serving(Path(data), database, checkout=folder) as served,
+    ):
+        _make_dataset(served.port)
+        use(served.port, 1)
+        yield served.port, served.mark
 
 
 # --- a little use -----------------------------------------------------------------------------------------------------
@@ -192,25 +132,8 @@ def _make_dataset(port: int) -> None:
 
 
 def _ask(port: int, method: str, path: str, body: object = None) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-    finally:
-        connection.close()
-    if response.status >= 400:
-        raise RuntimeError(f"{method} {path} was answered {response.status}: {answer[:500]!r}")
-    return answer
-
-
-def _answers(port: int) -> bool:
-    try:
-        _ask(port, "GET", "/healthz")
-    except (OSError, http.client.HTTPException, RuntimeError):
-        return False
-    return True
+    data = None if body is None else json.dumps(body).encode()
+    return send(port, method, path, data, headers={"Content-Type": "application/json"})
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------

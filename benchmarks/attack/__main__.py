@@ -16,7 +16,7 @@ from benchmarks.attack.attackers import DATASET as EXPORTED
 from benchmarks.attack.attackers import Attackers, Plan, Tally
 from benchmarks.attack.honest import DATASET, PATHS, Findings, HonestClient, Sample, ask, make_dataset, upload
 from benchmarks.attack.receivers import KINDS
-from benchmarks.attack.system import LONG_SEED, UPLOAD_MAX_BYTES, State, System, serving
+from benchmarks.attack.system import LONG_SEED, UPLOAD_MAX_BYTES, State, System, attacked
 from benchmarks.chaos.figures import quantile
 
 STREAMS_PER_ACCOUNT = 40  # a fifth of TUNIXRT_MAX_STREAMS
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--log", metavar="FILE", help="keep the log of the system here")
     arguments = parser.parse_args()
     quiet = max(10.0, arguments.seconds / 4) if arguments.quiet_seconds is None else arguments.quiet_seconds
-    with serving(arguments.database, real=arguments.real) as system:
+    with attacked(arguments.database, real=arguments.real) as system:
         try:
             return _attack(system, arguments, quiet)
         finally:

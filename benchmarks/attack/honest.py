@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from benchmarks.attack.system import SHORT_SEED
+from benchmarks.served import send
 
 RATE = 10.0  # requests a second of each path
 LANES = 20
@@ -72,16 +73,8 @@ def upload(port: int, token: str, name: str, version: str, lines: bytes) -> None
 
 
 def _send(port: int, token: str, method: str, path: str, data: bytes | None, kind: str, seconds: float) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
-    try:
-        connection.request(method, path, data, {"Authorization": f"Token {token}", "Content-Type": kind})
-        response = connection.getresponse()
-        answer = response.read()
-    finally:
-        connection.close()
-    if response.status >= 300:
-        raise RuntimeError(f"{method} {path} was answered {response.status}: {answer[:500]!r}")
-    return json.loads(answer)
+    headers = {"Authorization": f"Token {token}", "Content-Type": kind}
+    return json.loads(send(port, method, path, data, headers=headers, seconds=seconds))
 
 
 def make_dataset(port: int, token: str, key: str) -> None:

@@ -7,24 +7,17 @@ import json
 import os
 import re
 import shlex
-import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
-import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.idle import OURS, ROOT, START_SECONDS, STOP_SECONDS
-from runs.processes import processes_with, send_signal
-from runs.tests.ports import HeldPort
-from tunixrt.tests.postgres import PostgresServer
+from benchmarks.served import MARK, ROOT, serving
+from runs.processes import processes_with
 
-MARK = "TUNIXRT_ATTACK"  # in the environment of all that is started here
 SCRIPTED_TRAINER = ROOT / "runs" / "tests" / "scripted_trainer.py"
 SHORT_SEED, LONG_SEED = 1, 2
 SCRIPTS = {SHORT_SEED: [["say", "hello"], ["steps", 20, 0.05]], LONG_SEED: [["say", "hello"], ["steps", 1_000_000, 0.1]]}
@@ -111,25 +104,17 @@ def _pss(pid: int, kind: bytes = b"Pss") -> int:
 
 
 @contextlib.contextmanager
-def serving(database: str, *, real: bool) -> Iterator[System]:
+def attacked(database: str, *, real: bool) -> Iterator[System]:
     """``make serve`` with the accounts NAMES. ``real``: trainings are those of the runtime, else a script's."""
-    with tempfile.TemporaryDirectory(prefix="tunixrt-attack-") as name, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="tunixrt-attack-") as name:
         folder = Path(name)
         for part in ("tmp", "scripts"):
             (folder / part).mkdir(mode=0o700)
         for seed, script in SCRIPTS.items():
             (folder / "scripts" / f"{seed}.json").write_text(json.dumps(script))
-        held = HeldPort()
-        stack.callback(held.close)
-        mark = uuid.uuid4().hex
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        environment |= {
-            MARK: mark,
+        settings = {
             "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
             "TMPDIR": str(folder / "tmp"),
-            "TUNIXRT_ENV_FILE": "/dev/null",
-            "TUNIXRT_VAR_DIR": str(folder / "var"),
-            "TUNIXRT_BIND": f"127.0.0.1:{held.number}",
             "TUNIXRT_LOCAL_MODE": "false",
             "SECRET_KEY": "attack-" + "k" * 50,
             "ALLOWED_HOSTS": "127.0.0.1",
@@ -139,57 +124,10 @@ def serving(database: str, *, real: bool) -> Iterator[System]:
             "TUNIX_QUEUED_PER_ACCOUNT": "50",
         }
         if not real:
-            environment["TUNIX_COMMAND"] = shlex.join(
-                [sys.executable, "-I", "-S", str(SCRIPTED_TRAINER), str(folder / "scripts")]
-            )
-        if database == "postgresql":
-            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunixrt-attack-postgres-")))
-            data.chmod(0o755)
-            server = PostgresServer(data, durable=True)
-            stack.callback(server.remove)
-            server.create()
-            server.start()
-            environment["DATABASE_URL"] = server.url()
-        with (folder / "log").open("wb") as output:
-            process = subprocess.Popen(
-                ["make", "-o", "environment", "serve"],  # -o: the environment is there
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        system = System(held.number, mark, folder, environment, {})
-        try:
-            _wait_until_up(system, process)
+            settings["TUNIX_COMMAND"] = shlex.join([sys.executable, "-I", "-S", str(SCRIPTED_TRAINER), str(folder / "scripts")])
+        with serving(folder, database, settings=settings) as served:
             made = subprocess.run(
                 [sys.executable, "-m", "benchmarks.attack.accounts", *NAMES],
-                cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
+                cwd=ROOT, env=served.environment, check=True, capture_output=True, text=True,
             )  # fmt: skip
-            system.tokens = json.loads(made.stdout)
-            yield system
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does in a terminal
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-            give_up = time.monotonic() + STOP_SECONDS
-            while processes_with(MARK, mark) and time.monotonic() < give_up:
-                time.sleep(0.1)
-            for left in processes_with(MARK, mark):
-                send_signal(left, signal.SIGKILL)
-            process.wait()
-
-
-def _wait_until_up(system: System, process: subprocess.Popen[bytes]) -> None:
-    give_up = time.monotonic() + START_SECONDS
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", system.port), 1) as server:
-            server.settimeout(5)
-            server.sendall(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-            if b" 200 " in server.recv(64):
-                return
-        if time.monotonic() > give_up or process.poll() is not None:
-            raise TimeoutError(f"make serve does not answer:\n{system.log[-3000:]}")
-        time.sleep(0.2)
+            yield System(served.port, served.mark, folder, served.environment, json.loads(made.stdout))

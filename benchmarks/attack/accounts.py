@@ -15,7 +15,7 @@ def main() -> None:
     django.setup()
     from django.contrib.auth.models import User  # noqa: PLC0415 - after the setup
 
-    from tunixrt.tokens import make_token  # noqa: PLC0415
+    from tunixrt.tokens import make_token  # noqa: PLC0415 - the same
 
     tokens = {}
     for name in sys.argv[1:]:

@@ -122,7 +122,7 @@ def _load_sqlite(source: Path) -> Iterator[Callable[[], None]]:
 
 
 def _save_postgresql(target: Path) -> Saved:
-    program = _program("pg_dump", connection.pg_version // 10_000)  # type: ignore[attr-defined]
+    program = _program("pg_dump", _server_version() // 10_000)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute("SELECT pg_export_snapshot()")
@@ -135,13 +135,13 @@ def _save_postgresql(target: Path) -> Saved:
             cursor.execute(sql)
             return cursor.fetchall()
 
-        return _read_facts(query, {"version": str(connection.pg_version), "client": _major(program)})  # type: ignore[attr-defined]
+        return _read_facts(query, {"version": str(_server_version()), "client": _major(program)})
 
 
 @contextmanager
 def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
     """``psql`` holds the transaction open: this program says COMMIT when all else is in place, and if it dies nothing happens."""
-    major = connection.pg_version // 10_000  # type: ignore[attr-defined]
+    major = _server_version() // 10_000
     restore, psql = _program("pg_restore", major), _program("psql", major)
     known = [*connection.introspection.django_table_names(only_existing=True), "django_migrations"]
     drop = "".join(f"DROP TABLE IF EXISTS {connection.ops.quote_name(name)} CASCADE;\n" for name in known)
@@ -214,6 +214,12 @@ def _run(command: list[str], stdout: Any) -> None:
 def _last_line(output: bytes) -> str:
     lines = output.decode("utf-8", "replace").strip().splitlines()
     return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
+
+
+def _server_version() -> int:
+    """Return the version of the PostgreSQL server as libpq numbers it: 150004 is 15.4."""
+    version: int = connection.pg_version  # type: ignore[attr-defined]
+    return version
 
 
 def _program(name: str, least: int) -> str:

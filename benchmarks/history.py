@@ -38,7 +38,7 @@ def fill(count: int) -> None:
             WHERE duration_seconds = 1.0 AND last_loss IN (0.4, 0.8, 1.2) ON CONFLICT DO NOTHING"""
         )
         stored = "CAST({} AS BLOB)" if connection.vendor == "sqlite" else "convert_to({}, 'UTF8')"
-        cursor.execute(  # as runs.naming.search_keys makes them
+        cursor.execute(  # as runs.spec.naming.search_keys makes them
             f"""INSERT INTO runs_runnamekey (run_id, key) SELECT run_id, {stored.format("substr(name, word)")} FROM tunix_runs
             CROSS JOIN (SELECT 1 AS word UNION ALL SELECT 7 UNION ALL SELECT 13) AS words WHERE name LIKE 'quiet-otter-%%'
             AND NOT EXISTS (SELECT 1 FROM runs_runnamekey AS known WHERE known.run_id = tunix_runs.run_id)"""  # noqa: S608

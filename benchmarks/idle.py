@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.databases import DATABASES
 from benchmarks.served import MARK, ROOT, START_SECONDS, send, serving
-from runs.processes import processes_with
+from runs.runfolder.processes import processes_with
 
 DATASET = "idle-v1"
 PAGES = ("/", "/runs/new", "/datasets", "/api/tunix/runs", "/api/datasets", "/admin/", "/metrics")

@@ -25,7 +25,7 @@ from benchmarks.chaos.house import House, house, keeper_and_trainer, read_journa
 from benchmarks.chaos.load import DATASET, make_datasets
 from benchmarks.databases import on_each_database, parser_for
 from benchmarks.history import fill
-from runs import folder as run_folders
+from runs.runfolder import records
 
 WORKER_COUNTS = (1, 2, 4)
 
@@ -91,7 +91,7 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
             sent = time.time()
             run_id = client.submit(body | {"dry_run": False, "seed": seed})
             _wait(partial(_has_started, built, run_id))
-            record = run_folders.read_keeper(built.output_root / run_id) or {}
+            record = records.read_keeper(built.output_root / run_id) or {}
             started.append(datetime.fromisoformat(record["started_at"]).timestamp() - sent)
             spoke.append(read_journal(built.workshop, run_id).starts[0] - sent)
             if keeper := keeper_and_trainer(built.output_root / run_id).get("keeper"):

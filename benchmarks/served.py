@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.processes import processes_with, send_signal
+from runs.runfolder.processes import processes_with, send_signal
 from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresServer
 

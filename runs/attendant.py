@@ -14,11 +14,11 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from runs import folder as run_folders
 from runs.execution import attending, hosts, launching, stopping
 from runs.models import Host
 from runs.output_root import interrupted_restore, root_problem
-from runs.processes import boot_id
+from runs.runfolder import files
+from runs.runfolder.processes import boot_id
 from runs.runtime import local_runtime
 from runs.task_workers import Workers
 from runs.telemetry import flush_measured
@@ -89,7 +89,7 @@ class Attendant:
         self._look_at_root()  # makes the folders of a new one
         while not self.stop():
             try:
-                lock = run_folders.try_lock(path)
+                lock = files.try_lock(path)
                 waits_for = f"another attendant looks after {settings.TUNIX_HOST_NAME}; waiting"
             except OSError as error:
                 lock = None

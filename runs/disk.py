@@ -16,7 +16,7 @@ from django.db.models.functions import Coalesce
 from runs.models import DiskQuota, Run, RunMode, RunQuerySet
 from runs.output_root import root_away
 from runs.reservations import run_folder
-from runs.trees import bytes_below
+from runs.runfolder.tree import bytes_below
 from tunixrt.refusals import Conflict
 from tunixrt.sizes import size
 

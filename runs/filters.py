@@ -19,8 +19,8 @@ from django.db.models import BooleanField, Case, Q, QuerySet, Value, When
 from django.utils import timezone
 
 from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
-from runs.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
 from runs.selection import parse_moment, runs_whose_id_begins
+from runs.spec.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
 from tunixrt.numbers import parse_number
 
 NAMES_MAX = 10_000  # different names that are looked through for a part of one

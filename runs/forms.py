@@ -9,11 +9,11 @@ from django.contrib.auth.models import AbstractBaseUser
 
 from runs import filters
 from runs.columns import parse_columns
-from runs.manifest import PARAMETERS, Parameter, number_text
 from runs.models import RunMode, RunStatus
-from runs.naming import NAME_MAX_LENGTH
 from runs.requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
 from runs.selection import Cursor, Selection, parse_moment
+from runs.spec.manifest import PARAMETERS, Parameter, number_text
+from runs.spec.naming import NAME_MAX_LENGTH
 from tunixrt.forms import ChoiceField, MultipleChoiceField
 from tunixrt.numbers import NumberField, WholeNumberField
 

@@ -12,8 +12,8 @@ from typing import Any, TypeGuard
 import orjson
 from django.db import transaction
 
-from runs import folder as run_folders
 from runs.models import MetricChunk, MetricSeries, Run
+from runs.runfolder import files, names
 
 CHUNK_POINTS = 1024
 BATCH_BYTES = 1 << 20
@@ -29,7 +29,7 @@ def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
     """Bring the new lines of metrics.jsonl home; returns how many points. Points and cursor are one transaction, so a line is
     taken in once, whoever is killed when. ``to_the_end`` also takes a last line without its newline."""
     taken = 0
-    while (batch := _read_batch(folder / run_folders.METRICS, run.metrics_offset, to_the_end)) is not None:
+    while (batch := _read_batch(folder / names.METRICS, run.metrics_offset, to_the_end)) is not None:
         lines, offset = batch
         points, news = _parse(lines)
         with transaction.atomic():
@@ -49,8 +49,8 @@ def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
 def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes], int] | None:
     """Whole lines from ``offset`` on and the offset behind them, or None when there is nothing new."""
     try:
-        descriptor = run_folders.open_regular(path)
-    except (OSError, run_folders.BrokenFile):
+        descriptor = files.open_regular(path)
+    except (OSError, files.BrokenFile):
         return None  # not there, or nothing that a trainer's metrics could be: no reason to keep the run from its end
     with open(descriptor, "rb") as file:
         file.seek(offset)

@@ -15,7 +15,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from runs.naming import NAME_MAX_LENGTH, make_name, search_keys
+from runs.spec.naming import NAME_MAX_LENGTH, make_name, search_keys
 
 
 class RunStatus(models.TextChoices):
@@ -325,7 +325,7 @@ class SavedView(models.Model):
 
 
 class RunNameKey(models.Model):
-    """What a search finds a run's name by: the name from each of its words on (``runs.naming.search_keys``).
+    """What a search finds a run's name by: the name from each of its words on (``runs.spec.naming.search_keys``).
 
     Bytes, because every database orders and compares them alike: the names that begin with a text are one range of the index.
     """

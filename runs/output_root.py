@@ -19,8 +19,8 @@ from pathlib import Path
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from runs import folder as run_folders
 from runs.models import OutputRoot, Run, RunMode
+from runs.runfolder import files, names
 from runs.wakeup import hosts_folder
 from tunixrt.refusals import Busy
 from tunixrt.roles import Role, role_of
@@ -38,7 +38,7 @@ def root_problem() -> str | None:
     try:
         if not os.path.lexists(_marker()) and not _root_in_use():
             hosts_folder().mkdir(parents=True, exist_ok=True)
-            run_folders.create_json_once(_marker(), {"id": str(known.id)})
+            files.create_json_once(_marker(), {"id": str(known.id)})
     except OSError as error:
         return _unusable(error)
     return _away(known) or _space_problem()
@@ -86,10 +86,10 @@ def interrupted_restore() -> str | None:
     if _restores.is_set():
         return None
     try:
-        note = run_folders.read_json(_note())
+        note = files.read_json(_note())
     except OSError:
         return None  # then the marker cannot be read either, which says so
-    except run_folders.BrokenFile:
+    except files.BrokenFile:
         note = {}
     if note is None:
         return None
@@ -105,7 +105,7 @@ def interrupted_restore() -> str | None:
 def restoring(backup: Path) -> Iterator[None]:
     """Keep all other processes from starting or concluding anything, until ``forget_restore`` is called; this one may, within the
     block. Raises OSError if the note cannot be written."""
-    run_folders.write_json(_note(), {"backup": str(backup)})
+    files.write_json(_note(), {"backup": str(backup)})
     _restores.set()
     try:
         yield
@@ -132,10 +132,10 @@ def _note() -> Path:
 
 def _away(known: OutputRoot) -> str | None:
     try:
-        found = (run_folders.read_json(_marker()) or {}).get("id")
+        found = (files.read_json(_marker()) or {}).get("id")
     except OSError as error:
         return _unusable(error)
-    except run_folders.BrokenFile:
+    except files.BrokenFile:
         found = "something that cannot be read"
     if found == str(known.id):
         return None
@@ -190,7 +190,7 @@ def make_folder(path: Path) -> None:
 
 
 def _marker() -> Path:
-    return hosts_folder() / run_folders.ROOT_ID
+    return hosts_folder() / names.ROOT_ID
 
 
 def _root_in_use() -> bool:

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets.models import Dataset
-from runs.families import PRESETS
-from runs.manifest import warnings_of
-from runs.model_folder import FolderProblem, check_model_folder, open_model_folder
 from runs.requests import ModelReference, RunRequest
+from runs.spec.families import PRESETS
+from runs.spec.manifest import warnings_of
+from runs.spec.model_folder import FolderProblem, check_model_folder, open_model_folder
 from tunixrt.refusals import shorten
 
 TEXTS_MAX = 50  # warnings, or sentences, of a training command

@@ -15,9 +15,9 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
-from runs.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
-from runs.naming import NAME_MAX_LENGTH
+from runs.spec.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
+from runs.spec.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
+from runs.spec.naming import NAME_MAX_LENGTH
 from tunixrt.addresses import problem_with
 from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal

@@ -13,10 +13,10 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from runs import folder as run_folders
 from runs.models import FolderReservation, Run, RunMode
 from runs.requests import InvalidRequest, comparable_name
-from runs.trees import bytes_below, remove_tree
+from runs.runfolder import names
+from runs.runfolder.tree import bytes_below, remove_tree
 
 PURGED = ".purged"
 _RESERVING = 0x74756E6978  # PostgreSQL's advisory locks are numbers; this one spells "tunix"
@@ -61,7 +61,7 @@ def require_free_folder(run: Run) -> None:
 
 def has_been_run(folder: Path) -> bool:
     """Whether the folder of a run that has never been claimed holds the beginning or the end of another one."""
-    return any(os.path.lexists(folder / name) for name in (run_folders.KEEPER, run_folders.EXIT))
+    return any(os.path.lexists(folder / name) for name in (names.KEEPER, names.EXIT))
 
 
 def _has_chosen_folder(run: Run) -> bool:
@@ -71,8 +71,8 @@ def _has_chosen_folder(run: Run) -> bool:
 
 def folder_keys(path: str) -> list[str]:
     """A key for each folder on the way to ``path``, itself last. Hashed, since an index entry has a limited size."""
-    names = [comparable_name(name) for name in PurePosixPath(path).parts]
-    return [hashlib.sha256("/".join(names[: depth + 1]).encode()).hexdigest() for depth in range(len(names))]
+    parts = [comparable_name(name) for name in PurePosixPath(path).parts]
+    return [hashlib.sha256("/".join(parts[: depth + 1]).encode()).hexdigest() for depth in range(len(parts))]
 
 
 def _reservations(run: Run) -> QuerySet[FolderReservation]:

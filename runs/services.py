@@ -20,11 +20,19 @@ from django_q.tasks import async_task
 
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
-from runs import folder as run_folders
-from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity
 from runs.disk import measure, require_disk
 from runs.lifecycle import TransitionRefused, transition, transition_together
-from runs.manifest import (
+from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
+from runs.output_root import root_away
+from runs.preflight import Preflight, check_request, warnings_in
+from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
+from runs.reservations import remove_set_aside, require_free_folder, reserve_folder, set_aside
+from runs.reservations import run_folder as run_folder
+from runs.runfolder import files, names
+from runs.runfolder.checkpoints import complete_steps, first_difference, make_identity, read_identity
+from runs.runfolder.tree import bytes_below
+from runs.runtime import local_runtime
+from runs.spec.manifest import (
     DATASET_FORMAT,
     ManifestError,
     build_manifest,
@@ -33,16 +41,8 @@ from runs.manifest import (
     parameter_defaults,
     parse_manifest,
 )
-from runs.models import TERMINAL, Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
-from runs.naming import make_name, name_of_extension, name_of_retry
-from runs.output_root import root_away
-from runs.preflight import Preflight, check_request, warnings_in
-from runs.requests import PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
-from runs.reservations import remove_set_aside, require_free_folder, reserve_folder, set_aside
-from runs.reservations import run_folder as run_folder
-from runs.runtime import local_runtime
+from runs.spec.naming import make_name, name_of_extension, name_of_retry
 from runs.telemetry import measured_write
-from runs.trees import bytes_below
 from runs.wakeup import wake_attendants
 from runs.webhooks import announce_end
 from tunixrt.addresses import problem_with
@@ -117,7 +117,7 @@ def find_source(run: Run, *, anew: bool = False) -> Source | None:
 
 def _usable_step(run: Run, *, by: Run) -> int | None:
     """The step of the newest complete checkpoint of ``run`` if the run ``by`` can go on from it."""
-    folder = run_folder(run) / run_folders.CHECKPOINTS
+    folder = run_folder(run) / names.CHECKPOINTS
     steps = complete_steps(folder)
     identity = read_identity(folder) if steps else None
     wanted = make_identity(model_id=by.model_id, training=parameter_defaults() | by.config)
@@ -133,7 +133,7 @@ def _hold(source: Source) -> None:
         SourceGone: one of them was faster.
     """
     there = Run.objects.select_for_update().filter(pk=source.run.pk, trashed_at=None).values_list("pk", flat=True)
-    if not list(there) or source.step not in complete_steps(run_folder(source.run) / run_folders.CHECKPOINTS):
+    if not list(there) or source.step not in complete_steps(run_folder(source.run) / names.CHECKPOINTS):
         raise SourceGone(f"The checkpoint of step {source.step} of run {source.run.run_id} has just been removed.")
 
 
@@ -370,13 +370,13 @@ def request_of(run: Run) -> RunRequest:
 
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a checkpoint to go on from."""
-    resume_from = str(run_folder(run.resume_from) / run_folders.CHECKPOINTS) if run.resume_from else None
+    resume_from = str(run_folder(run.resume_from) / names.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(
         build_manifest(
             run_id=str(run.run_id),
             dataset={
                 "key": dataset.dataset_key,
-                "path": run_folders.DATASET,
+                "path": names.DATASET,
                 "format": DATASET_FORMAT,
                 "fingerprint": dataset.fingerprint,
                 "examples": dataset.size - dataset.held_out_size,
@@ -400,9 +400,9 @@ def _pinned_revision(run: Run) -> str | None:
         if before is None or before.model_id != run.model_id:
             continue
         try:
-            with open(run_folders.open_regular(run_folder(before) / run_folders.MANIFEST), "rb") as file:
+            with open(files.open_regular(run_folder(before) / names.MANIFEST), "rb") as file:
                 section = parse_manifest(file.read(MANIFEST_MAX_BYTES).decode())["model"]
-        except (OSError, run_folders.BrokenFile, UnicodeDecodeError, ManifestError):
+        except (OSError, files.BrokenFile, UnicodeDecodeError, ManifestError):
             continue
         if section["id"] == run.model_id and re.fullmatch(r"[0-9a-f]{40}", section["revision"] or ""):
             return str(section["revision"])

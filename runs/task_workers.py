@@ -32,7 +32,7 @@ from django_q.worker import worker
 
 from runs.execution import hosts
 from runs.models import Host
-from runs.processes import Process, processes_holding, send_signal
+from runs.runfolder.processes import Process, processes_holding, send_signal
 from runs.wakeup import hosts_folder
 
 logger = logging.getLogger("tunixrt.attendant")

@@ -10,14 +10,14 @@ from typing import Any
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection, transaction
 
-from runs import folder as run_folders
+from runs.runfolder import names
 
 CHANNEL = "tunixrt_attendants"
 
 
 def hosts_folder() -> Path:
     """Where hosts keep what is theirs beside the runs: locks, pipes, notes of their keepers. ``runs.output_root`` makes it."""
-    path: Path = settings.TUNIX_OUTPUT_ROOT / run_folders.HOSTS
+    path: Path = settings.TUNIX_OUTPUT_ROOT / names.HOSTS
     return path
 
 

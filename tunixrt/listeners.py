@@ -5,7 +5,7 @@ import socket
 import sys
 from pathlib import Path
 
-from runs.processes import Process, has_open, live_processes
+from runs.runfolder.processes import Process, has_open, live_processes
 
 LISTENING = "0A"  # net/tcp_states.h
 COMMAND_CHARACTERS = 200

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.served import MARK, ROOT, serving
-from runs.processes import processes_with
+from runs.runfolder.processes import processes_with
 
 SCRIPTED_TRAINER = ROOT / "runs" / "tests" / "scripted_trainer.py"
 SHORT_SEED, LONG_SEED = 1, 2

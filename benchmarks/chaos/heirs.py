@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.chaos.load import Answer
 from benchmarks.chaos.sweeper import Removal, is_extension
-from runs import folder as run_folders
-from runs.checkpoint_folder import complete_steps
-from runs.naming import name_of_extension, name_of_retry
+from runs.runfolder import files, names
+from runs.runfolder.checkpoints import complete_steps
+from runs.spec.naming import name_of_extension, name_of_retry
 
 if TYPE_CHECKING:
     from benchmarks.chaos.proof import Proof
@@ -161,7 +161,7 @@ class Heirs:
         if run.status != "failed":
             return False
         folder = self.proof.folder(run)
-        end = run_folders.read_json(folder / run_folders.EXIT) if folder.is_dir() else None
+        end = files.read_json(folder / names.EXIT) if folder.is_dir() else None
         if end is not None:
             return end["reason"] in ("lost", "host stopped")
         return any(words in run.message for words in LOST)
@@ -192,7 +192,7 @@ class Heirs:
         if self.proof.plan(run)["kind"] == "real":
             steps = self.proof.sweeper.saved.get(run_id)
             if steps is None:
-                steps = complete_steps(self.proof.folder(run) / run_folders.CHECKPOINTS)
+                steps = complete_steps(self.proof.folder(run) / names.CHECKPOINTS)
             return set(steps[-1:]), bool(steps)
         journal = self.proof.journals[run_id]
         return {step for step in (journal.saved, journal.saving) if step is not None}, journal.saved is not None
@@ -260,7 +260,7 @@ class Heirs:
         journal = self.proof.journals[run_id]
         if self.proof.plan(run)["kind"] != "real":
             return journal.begun, None if journal.source is None else self.by_folder.get(str(journal.source), str(journal.source))
-        for line in _lines(self.proof.folder(run) / run_folders.METRICS):
+        for line in _lines(self.proof.folder(run) / names.METRICS):
             if "plan" in line:
                 return line["plan"].get("resumed_from_step") or 0, None
         return None, None
@@ -335,8 +335,8 @@ class Heirs:
 
 
 def _differing(run: Any, parent: Any, left_out: set[str]) -> list[str]:
-    names = parent.config.keys() - left_out
-    return sorted(name for name in names if run.config.get(name) != parent.config[name])
+    settings_given = parent.config.keys() - left_out
+    return sorted(name for name in settings_given if run.config.get(name) != parent.config[name])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import django
 from django.db import InterfaceError, OperationalError, connection
 
-from runs import folder as run_folders
-from runs.processes import Process, live_processes, read_process, send_signal
+from runs.runfolder import names, records
+from runs.runfolder.processes import Process, live_processes, read_process, send_signal
 from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresError, PostgresServer
 
@@ -293,14 +293,14 @@ class House:
         return [p for p in self.family(f"attend-{host}") if name_of(p.pid) == TASK_WORKER]
 
     def run_folders(self) -> list[Path]:
-        return [path.parent for path in self.output_root.glob(f"*/{run_folders.LOCK}")]
+        return [path.parent for path in self.output_root.glob(f"*/{names.LOCK}")]
 
     def live_runs(self) -> list[tuple[str, dict[str, Process]]]:
         """Runs with a living keeper: ``(run id, {"keeper": …, "trainer": …})``."""
         found = []
-        for path in self.output_root.glob(f"*/{run_folders.KEEPER}"):
-            if not (path.parent / run_folders.EXIT).exists() and "keeper" in (pair := keeper_and_trainer(path.parent)):
-                found.append((str((run_folders.read_keeper(path.parent) or {}).get("run_id")), pair))
+        for path in self.output_root.glob(f"*/{names.KEEPER}"):
+            if not (path.parent / names.EXIT).exists() and "keeper" in (pair := keeper_and_trainer(path.parent)):
+                found.append((str((records.read_keeper(path.parent) or {}).get("run_id")), pair))
         return sorted(found, key=lambda item: item[0])
 
     # --- the disk
@@ -366,7 +366,7 @@ class House:
 
 def keeper_and_trainer(path: Path) -> dict[str, Process]:
     """What keeper.json names and still lives."""
-    record = run_folders.read_keeper(path) or {}
+    record = records.read_keeper(path) or {}
     found = {}
     for role in ("keeper", "trainer"):
         named = record.get(role)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from benchmarks.chaos.house import House, ask, command_of
 from benchmarks.chaos.load import REAL_COMMAND
-from runs import folder as run_folders
-from runs.checkpoint_folder import complete_steps
-from runs.processes import Process, same_process
+from runs.runfolder import names
+from runs.runfolder.checkpoints import complete_steps
+from runs.runfolder.processes import Process, same_process
 
 TRIES = 5
 QUEUE_FILL = 2_000  # messages
@@ -147,7 +147,7 @@ class Monkey:
         return "trainer" in pair and REAL_COMMAND[-1].encode() in command_of(pair["trainer"].pid)
 
     def _has_nothing_yet(self, run_id: str, pair: dict[str, Process]) -> bool:
-        return self._is_real(pair) and not complete_steps(self.house.output_root / run_id / run_folders.CHECKPOINTS)
+        return self._is_real(pair) and not complete_steps(self.house.output_root / run_id / names.CHECKPOINTS)
 
     def _pick_run(self, role: str) -> tuple[str, Process] | None:
         runs = self._runs(role)

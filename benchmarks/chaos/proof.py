@@ -17,8 +17,8 @@ from benchmarks.chaos.load import Answer, Load, Submission
 from benchmarks.chaos.monkey import Deed, Monkey
 from benchmarks.chaos.sweeper import Sweeper, is_extension
 from benchmarks.chaos.trainer import extended, last_step, output, whole_output
-from runs import folder as run_folders
-from runs.processes import live_processes
+from runs.runfolder import files, names
+from runs.runfolder.processes import live_processes
 
 SLACK_SECONDS = 1.0  # a race between two things that happen in the same second has two right answers
 STORAGE = ("cannot be written", "did not start", "No space left")  # how a full disk may end a run before its first step
@@ -237,7 +237,7 @@ class Proof:
                 run_id,
                 f"{run.status} ({run.message}), allowed {sorted(allowed)}; plan {plan}; journal {journal}; {deeds}",
             )
-        end = run_folders.read_json(self.folder(run) / run_folders.EXIT) if self.folder(run).is_dir() else None
+        end = files.read_json(self.folder(run) / names.EXIT) if self.folder(run).is_dir() else None
         if end is not None and end["reason"] != "lost" and run.status == "completed" and end["exit_code"] != 0:
             self.blame("status", run_id, f"completed with {end}")
         code = journal.code
@@ -307,7 +307,7 @@ class Proof:
         return self.house.output_root / (run.output_dir or str(run.pk))
 
     def _check_output(self, run: Any) -> None:
-        path = self.folder(run) / run_folders.STDOUT
+        path = self.folder(run) / names.STDOUT
         data = path.read_bytes() if path.exists() else b""
         run_id, journal = str(run.pk), self.journals[str(run.pk)]
         plan = self.plan(run)
@@ -323,13 +323,13 @@ class Proof:
                 self.blame("output", run_id, f"stdout.log has {len(data)} bytes, the trainer wrote {journal.wrote}")
             if journal.code == 0 and len(data) != len(whole):
                 self.blame("output", run_id, f"completed with {len(data)} of {len(whole)} bytes")
-        if path.exists() and run.stdout != (tail := run_folders.read_tail(path)):
+        if path.exists() and run.stdout != (tail := files.read_tail(path)):
             self.blame(
                 "output", run_id, f"the row's tail differs: {len(run.stdout)} characters, {len(tail)} in the file ({run.message})"
             )
 
     def _check_measurements(self, run: Any) -> None:
-        path = self.folder(run) / run_folders.METRICS
+        path = self.folder(run) / names.METRICS
         if not path.exists():
             return
         lines = 0
@@ -351,12 +351,12 @@ class Proof:
         left = [entry.name for entry in folder.iterdir() if entry.name.startswith(".")]
         if left:
             self.blame("files", str(run.pk), f"temporary files are left: {left}")
-        lock = run_folders.try_lock(folder / run_folders.LOCK)
+        lock = files.try_lock(folder / names.LOCK)
         if lock is None:
             self.blame("lock", str(run.pk), "its lock is still held")
         else:
             os.close(lock)
-        if (folder / run_folders.KEEPER).exists() and not (folder / run_folders.EXIT).exists():
+        if (folder / names.KEEPER).exists() and not (folder / names.EXIT).exists():
             self.blame("files", str(run.pk), "has a keeper.json and no exit.json")
 
     # --- the whole

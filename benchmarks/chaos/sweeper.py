@@ -21,8 +21,8 @@ from django.db import connection
 from benchmarks.chaos.house import ROOT, House, ask
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.monkey import Deed, Monkey
-from runs import folder as run_folders
-from runs.checkpoint_folder import complete_steps
+from runs.runfolder import names
+from runs.runfolder.checkpoints import complete_steps
 
 RETENTION_SECONDS = 20.0  # between two runs of the command, which takes a second of a processor to come up
 KEPT = 150  # runs that the command keeps
@@ -80,7 +80,7 @@ class Sweeper:
     def _look(self) -> None:
         for run in ask(self.house.tables.runs_in_trash, patience=600):
             self.seen[str(run.pk)] = run
-            self.saved.setdefault(str(run.pk), complete_steps(self.house.output_root / run.output_dir / run_folders.CHECKPOINTS))
+            self.saved.setdefault(str(run.pk), complete_steps(self.house.output_root / run.output_dir / names.CHECKPOINTS))
             self.parents |= {str(retry.pk): str(run.pk) for retry in run.retries.all()}
             for heir in run.heirs.all():
                 self.sources.setdefault(str(heir.pk), str(run.pk))
@@ -133,7 +133,7 @@ class Sweeper:
         if not pool:
             return
         run_id, folder = self.random.choice(pool)
-        checkpoints = Path(folder) / run_folders.CHECKPOINTS
+        checkpoints = Path(folder) / names.CHECKPOINTS
         self.saved.setdefault(run_id, complete_steps(checkpoints))
         began = time.time()
         shutil.rmtree(checkpoints, ignore_errors=True)

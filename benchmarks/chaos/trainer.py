@@ -28,7 +28,7 @@ from pathlib import Path
 STARTED = time.time()  # before what takes longer to import
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from runs.checkpoint_folder import complete_steps, first_difference, make_identity, read_identity  # noqa: E402
+from runs.runfolder.checkpoints import complete_steps, first_difference, make_identity, read_identity  # noqa: E402
 from runs.tests import checkpoint_layout as layout  # noqa: E402
 
 FOLDER = Path()  # the run's: where this program is started

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.train.figures import needed_flops, summary, table
 from benchmarks.train.watch import Segment, watch
-from runs.manifest import LORA_TARGETS, build_manifest, dump_manifest
+from runs.spec.manifest import LORA_TARGETS, build_manifest, dump_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent

@@ -13,18 +13,18 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runs import filters, services
-from runs import folder as run_folders
 from runs.access import get_run_for, read_run_for, require_priority
 from runs.api.presentation import full_answer, read_full, read_short
 from runs.disk import disk_warnings
 from runs.execution import attending, launching
-from runs.manifest import shortened
 from runs.models import Run, RunMode, RunStatus
 from runs.output_root import while_root_is_there
 from runs.reading import pages
 from runs.requests import NAMED_FIELDS, RunRequest, clean_extension, clean_name, clean_notes, clean_request, clean_tags
+from runs.runfolder import files, names
 from runs.runtime import local_runtime
 from runs.selection import Cursor, Selection, parse_moment
+from runs.spec.manifest import shortened
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
 from tunixrt.searches import search
@@ -199,11 +199,11 @@ class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
     def get(self, request: Request, run_id: str) -> HttpResponse:
-        path = while_root_is_there(services.run_folder(get_run_for(actor(request), run_id, may=May.READ))) / run_folders.MANIFEST
+        path = while_root_is_there(services.run_folder(get_run_for(actor(request), run_id, may=May.READ))) / names.MANIFEST
         try:
-            with open(run_folders.open_regular(path), "rb") as file:
+            with open(files.open_regular(path), "rb") as file:
                 return HttpResponse(file.read(), content_type="application/yaml; charset=utf-8")
-        except (OSError, run_folders.BrokenFile) as error:
+        except (OSError, files.BrokenFile) as error:
             raise NotFound("This run has no manifest: it has not been started.") from error
 
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runs import folder as run_folders
 from runs.backup.archive import CHUNK, Damaged, create, make_folder
-from runs.checkpoint_folder import complete_steps
-from runs.trees import DEPTH_MAX
+from runs.runfolder import names
+from runs.runfolder.checkpoints import complete_steps
+from runs.runfolder.tree import DEPTH_MAX
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ATTEMPTS = 3
@@ -86,11 +86,11 @@ def copy_folder(source: int, target: Path, *, others: Collection[str] = (), prog
     make_folder(target)
     copy = FolderCopy()
     with suppress(Unreadable):
-        _copy_file(source, run_folders.EXIT, target, "", copy, progress)
-    done = {run_folders.EXIT, run_folders.LOCK, run_folders.CHECKPOINTS, *others}
+        _copy_file(source, names.EXIT, target, "", copy, progress)
+    done = {names.EXIT, names.LOCK, names.CHECKPOINTS, *others}
     _copy_tree(source, target, "", copy, progress, skip=lambda path: path in done or _is_temporary(path))
     try:
-        checkpoints = os.open(run_folders.CHECKPOINTS, FOLDER, dir_fd=source)
+        checkpoints = os.open(names.CHECKPOINTS, FOLDER, dir_fd=source)
     except OSError:
         return copy
     try:
@@ -103,12 +103,12 @@ def copy_folder(source: int, target: Path, *, others: Collection[str] = (), prog
 def _is_temporary(path: str) -> bool:
     """Whether a killed writer leaves such a file, the keeper puts space aside with it, or a removal is under way."""
     name, _, suffix = path[1:].rpartition(".")
-    return (path.startswith(".") and name in run_folders.NAMES and len(suffix) == 8) or "/.removed." in f"/{path}"
+    return (path.startswith(".") and name in names.NAMES and len(suffix) == 8) or "/.removed." in f"/{path}"
 
 
 def _copy_checkpoints(source: int, target: Path, copy: FolderCopy, progress: Progress) -> None:
-    inside = f"{run_folders.CHECKPOINTS}/"
-    (target / run_folders.CHECKPOINTS).mkdir(mode=0o700)
+    inside = f"{names.CHECKPOINTS}/"
+    (target / names.CHECKPOINTS).mkdir(mode=0o700)
     _copy_tree(
         source,
         target,
@@ -133,7 +133,7 @@ def _copy_checkpoints(source: int, target: Path, copy: FolderCopy, progress: Pro
 def _copy_checkpoint(source: int, step: int, target: Path, copy: FolderCopy, progress: Progress) -> bool:
     """Copy one complete checkpoint; return False, and leave nothing of it, if it was removed meanwhile."""
     part = FolderCopy()
-    inside = f"{run_folders.CHECKPOINTS}/{step}/"
+    inside = f"{names.CHECKPOINTS}/{step}/"
     try:
         descriptor = os.open(str(step), FOLDER, dir_fd=source)
     except OSError:

@@ -18,14 +18,14 @@ from django.contrib.admin.models import CHANGE
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection
 
-from runs import folder as run_folders
 from runs.backup import archive
 from runs.backup.archive import BackupRefused, create, make_folder, require_space
 from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.backup.databases import Saved, database_bytes, save_database
 from runs.models import ACTIVE, OutputRoot
 from runs.output_root import root_away
-from runs.trees import bytes_below
+from runs.runfolder import files
+from runs.runfolder.tree import bytes_below
 from tunixrt.audit import write_log_entry
 
 SAY_SECONDS = 5.0
@@ -152,7 +152,7 @@ def _fill(partial: Path, say: Say) -> Made:
 def _copy_runs(partial: Path, saved: Saved, folders: Collection[str], progress: Progress) -> Made:
     inside = nested(folders)
     copied: set[str] = set()  # runs of old versions may share one
-    files = 0
+    file_count = 0
     warnings: list[str] = []
     with create(partial / archive.RUNS) as lines:
         for run in saved.runs:
@@ -161,14 +161,14 @@ def _copy_runs(partial: Path, saved: Saved, folders: Collection[str], progress: 
                 copy = _copy_run(run.folder, partial / archive.OUTPUT / run.folder, inside[run.folder], progress)
             if copy is not None:
                 copied.add(run.folder)
-                files += len(copy.files)
+                file_count += len(copy.files)
                 warnings += [f"run {run.run_id}: {warning}" for warning in copy.warnings]
             if copy is None and run.status not in ACTIVE:
                 continue  # it has no folder
             listed = None if copy is None else [[file.path, file.size, file.sha256] for file in copy.files]
             line = {"run_id": str(run.run_id), "status": run.status, "folder": run.folder, "files": listed}
             lines.write(json.dumps(line).encode() + b"\n")
-    return Made(partial, len(copied), files, progress.done, warnings)
+    return Made(partial, len(copied), file_count, progress.done, warnings)
 
 
 def _copy_run(folder: str, target: Path, others: Collection[str], progress: Progress) -> FolderCopy | None:
@@ -201,7 +201,7 @@ def _manifest(partial: Path, database: str, saved: Saved, made: Made) -> dict[st
     return {
         "format": archive.FORMAT,
         "version": archive.version(),
-        "made_at": run_folders.timestamp(),
+        "made_at": files.timestamp(),
         "host": settings.TUNIX_HOST_NAME,
         "database": described(database) | {"vendor": connection.vendor} | saved.details,
         "secret_key": described(archive.SECRET_KEY),

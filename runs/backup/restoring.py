@@ -23,7 +23,6 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from datasets.models import Dataset, Trace
-from runs import folder as run_folders
 from runs.backup import archive
 from runs.backup.archive import BackupRefused, Damaged, make_folder, path_parts, require_space, verified
 from runs.backup.copying import opened, take_out
@@ -35,9 +34,10 @@ from runs.execution.outcome import read_end
 from runs.lifecycle import transition
 from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
 from runs.output_root import forget_restore, interrupted_restore, restore_is_noted, restoring
-from runs.processes import has_open, live_processes
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import has_open, live_processes
+from runs.runfolder.tree import DEPTH_MAX, remove_tree
 from runs.services import run_folder
-from runs.trees import DEPTH_MAX, remove_tree
 from runs.wakeup import hosts_folder
 from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
 
@@ -97,10 +97,10 @@ def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restor
 def _require_fitting(folder: Path, manifest: dict[str, Any]) -> None:
     vendor = manifest["database"]["vendor"]
     if vendor != connection.vendor:
-        names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+        labels = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
         way_out = "Leave DATABASE_URL out" if vendor == "sqlite" else "Let DATABASE_URL name a PostgreSQL database"
         raise BackupRefused(
-            f"This backup holds a database of {names.get(vendor, vendor)}, and the settings name {names[connection.vendor]}."
+            f"This backup holds a database of {labels.get(vendor, vendor)}, and the settings name {labels[connection.vendor]}."
             f" {way_out} and restore it there."
         )
     known = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
@@ -119,7 +119,7 @@ def _require_stopped(stack: ExitStack) -> None:
     ours = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
     locked = {path.name.removesuffix(".attend") for path in hosts_folder().glob("*.attend")} | {settings.TUNIX_HOST_NAME}
     for name in sorted(locked):
-        lock = run_folders.try_lock(ours.with_name(f"{name}.attend"))
+        lock = files.try_lock(ours.with_name(f"{name}.attend"))
         if lock is None:
             raise BackupRefused(
                 f"The attendant of the host {name!r} is running. Stop it (manage.py attend, make serve) and the web server first."
@@ -139,12 +139,12 @@ def _require_stopped(stack: ExitStack) -> None:
 
 def _alive_below(root: Path) -> Iterator[Path]:
     """Folders of runs whose keeper is alive."""
-    for path, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in (run_folders.CHECKPOINTS, run_folders.MODEL, run_folders.HOSTS)]
+    for path, folders, entries in os.walk(root):
+        folders[:] = [name for name in folders if name not in (names.CHECKPOINTS, names.MODEL, names.HOSTS)]
         if path.count("/") - str(root).count("/") >= DEPTH_MAX:
             folders.clear()
-        if run_folders.LOCK in files:
-            lock = run_folders.try_lock(os.path.join(path, run_folders.LOCK))
+        if names.LOCK in entries:
+            lock = files.try_lock(os.path.join(path, names.LOCK))
             if lock is None:
                 yield Path(path)
             else:
@@ -189,8 +189,8 @@ def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict
     total = manifest["output"]["bytes"]
     require_space(staged, total)
     progress = Progress(say, "Verifying and copying the folders of runs", total)
-    names = {"/".join(run.parts) for run in _listed(lines)}
-    inside = nested(names)
+    folders_listed = {"/".join(run.parts) for run in _listed(lines)}
+    inside = nested(folders_listed)
     count = 0
     lines.seek(0)
     for run in _listed(lines):
@@ -210,15 +210,15 @@ def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict
 
 def has_begun(folder: Path) -> bool:
     """Whether a training that the database has as pending had been started when its folder was copied, a moment later."""
-    return any(os.path.lexists(folder / name) for name in (run_folders.KEEPER, run_folders.EXIT))
+    return any(os.path.lexists(folder / name) for name in (names.KEEPER, names.EXIT))
 
 
 def _listed(lines: BufferedReader) -> Iterator[ListedRun]:
     try:
         for line in lines:
             value = json.loads(line)
-            files = value["files"]
-            listed = None if files is None else {path: (size, sha256) for path, size, sha256 in files}
+            listing = value["files"]
+            listed = None if listing is None else {path: (size, sha256) for path, size, sha256 in listing}
             yield ListedRun(str(UUID(value["run_id"])), value["status"], path_parts(value["folder"]), listed)
     except (ValueError, KeyError, TypeError):
         raise Damaged(f"{archive.RUNS} cannot be read.") from None
@@ -230,13 +230,13 @@ def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
         make_folder(folder)
     if read_end(folder) is not None:
         return
-    (folder / run_folders.EXIT).unlink(missing_ok=True)  # nothing that is an end
-    keeper = run_folders.read_keeper(folder) or {}
+    (folder / names.EXIT).unlink(missing_ok=True)  # nothing that is an end
+    keeper = records.read_keeper(folder) or {}
     message = f"Restored from the backup of {made_at[:16].replace('T', ' ')} UTC, which was made while this run was executing."
-    record = run_folders.exit_record(
+    record = records.exit_record(
         run_id=run.run_id, reason="lost", message=message, started_at=keeper.get("started_at"), ended_at=made_at
     )
-    run_folders.create_json_once(folder / run_folders.EXIT, record)
+    files.create_json_once(folder / names.EXIT, record)
 
 
 def _verify_and_change(folder: Path, manifest: dict[str, Any], how: str, say: Say) -> Restored:
@@ -275,7 +275,7 @@ def _remove_leftovers(root: Path) -> None:
     """Remove what a restore that was killed has left. What it had replaced stays unless the marker is there: without it, the
     database may still be the one of those folders, and this restore may be refused."""
     left = [*root.glob(f"{STAGED}*")]
-    if os.path.lexists(hosts_folder() / run_folders.ROOT_ID):
+    if os.path.lexists(hosts_folder() / names.ROOT_ID):
         left += root.glob(f"{REPLACED}*")
     for path in left:
         remove_tree(path)
@@ -318,7 +318,7 @@ def _change(folder: Path, root: Path, staged: Path, replaced: Path, commit: Call
 def _swap(root: Path, staged: Path, replaced: Path, commit: Callable[[], None], first: bool) -> None:
     """Exchange folders and database, or nothing. ``first``: no earlier restore was interrupted, so that the system is whole once
     everything is taken back."""
-    marker = hosts_folder() / run_folders.ROOT_ID
+    marker = hosts_folder() / names.ROOT_ID
     moves: list[tuple[Path, Path]] = []
 
     def move(source: Path, target: Path) -> None:
@@ -329,7 +329,7 @@ def _swap(root: Path, staged: Path, replaced: Path, commit: Callable[[], None], 
         if os.path.lexists(marker):
             move(marker, replaced / ".marker")
         for entry in sorted(root.iterdir()):
-            if entry.name != run_folders.HOSTS and not entry.name.startswith((STAGED, REPLACED)):
+            if entry.name != names.HOSTS and not entry.name.startswith((STAGED, REPLACED)):
                 move(entry, replaced / entry.name)
         for entry in sorted(staged.iterdir()):
             move(entry, root / entry.name)
@@ -355,7 +355,7 @@ def _finish(
     for notes in hosts_folder().glob("*.keepers"):
         shutil.rmtree(notes, ignore_errors=True)  # of keepers of the system that was replaced
     if root_id is not None:
-        run_folders.create_json_once(hosts_folder() / run_folders.ROOT_ID, {"id": root_id})
+        files.create_json_once(hosts_folder() / names.ROOT_ID, {"id": root_id})
     if problem := _keep_secret_key(secret_key):
         restored.warnings.append(problem)
     _settle(restored, manifest, say)

@@ -15,7 +15,6 @@ from django.db import InterfaceError, OperationalError
 from django.db.models import Q
 from django.utils import timezone
 
-from runs import folder as run_folders
 from runs import services
 from runs.execution.dry_run import answer_dry_run
 from runs.execution.homecoming import bring_home
@@ -26,7 +25,8 @@ from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
 from runs.models import EXECUTING, Host, Run, RunStatus
 from runs.output_root import is_missing, root_away
-from runs.processes import boot_id
+from runs.runfolder import files, leftovers, names, records
+from runs.runfolder.processes import boot_id
 
 logger = logging.getLogger("tunixrt.runs")
 
@@ -76,9 +76,9 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
     _missing_since.pop(run.pk, None)
     if run.is_terminal:
         return run
-    lock = run_folders.try_lock(folder / run_folders.LOCK)
+    lock = files.try_lock(folder / names.LOCK)
     if lock is None:  # alive: its keeper holds the lock
-        if run.status == RunStatus.CANCELLING and run_folders.request_stop(folder, "cancel", by):
+        if run.status == RunStatus.CANCELLING and records.request_stop(folder, "cancel", by):
             _withdraw_if_over(folder)
         if run.process is None:  # its launcher was killed before it could tell
             note_process(run, folder)
@@ -91,10 +91,10 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
         if read_end(folder) is not None:
             return bring_home(run, by=by)
         _set_broken_end_aside(folder)
-        if not os.path.lexists(folder / run_folders.KEEPER):
+        if not os.path.lexists(folder / names.KEEPER):
             return _start_or_cancel(run, lock, by=by)
-        killed = run_folders.kill_leftovers(folder, str(run.run_id), timeout=KILL_SECONDS)
-        run_folders.write_lost_exit(folder, str(run.run_id), _lost_message(run, killed))
+        killed = leftovers.kill_leftovers(folder, str(run.run_id), timeout=KILL_SECONDS)
+        records.write_lost_exit(folder, str(run.run_id), _lost_message(run, killed))
         return bring_home(run, by=by)
     finally:
         os.close(lock)
@@ -102,11 +102,11 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
 
 def _set_broken_end_aside(folder: Path) -> None:
     """Something stands in the place of exit.json that is no end: no keeper wrote it, and it must not keep the real one out."""
-    path = folder / run_folders.EXIT
+    path = folder / names.EXIT
     try:
-        run_folders.read_json(path)
-    except run_folders.BrokenFile:
-        os.rename(path, folder / f"{run_folders.EXIT}.broken-{os.urandom(4).hex()}")
+        files.read_json(path)
+    except files.BrokenFile:
+        os.rename(path, folder / f"{names.EXIT}.broken-{os.urandom(4).hex()}")
 
 
 def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
@@ -131,9 +131,9 @@ def _lost_message(run: Run, killed: list[int]) -> str:
 
 def _withdraw_if_over(folder: Path) -> None:
     """The keeper may have written the end a moment ago; where it still holds the lock, the attendant looks again."""
-    lock = run_folders.try_lock(folder / run_folders.LOCK)
+    lock = files.try_lock(folder / names.LOCK)
     if lock is not None:
-        run_folders.withdraw_late_stop(folder)
+        records.withdraw_late_stop(folder)
         os.close(lock)
 
 
@@ -143,7 +143,7 @@ def cancel_run(*, run: Run, by: User) -> Run:
     if run.status == RunStatus.CANCELLING and run.supervised:
         folder = services.run_folder(run)
         try:
-            if folder.is_dir() and run_folders.request_stop(folder, "cancel", by.get_username()):
+            if folder.is_dir() and records.request_stop(folder, "cancel", by.get_username()):
                 _withdraw_if_over(folder)
         except OSError as error:  # the row says it, so the attendant of its host asks again
             logger.warning("run %s: the stop request cannot be written yet: %s", run.run_id, error)

@@ -9,10 +9,10 @@ from typing import Any
 from django.db import Error as DatabaseError
 
 from datasets.models import Dataset
-from runs import folder as run_folders
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run, RunStatus
 from runs.output_root import make_folder
+from runs.runfolder import names
 from runs.runtime import INSTALL_HINT
 from runs.services import (
     DRY_RUN_MESSAGE,
@@ -89,7 +89,7 @@ def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, li
     try:
         folder = run_folder(run)
         make_folder(folder)
-        (folder / run_folders.MANIFEST).write_text(manifest_of(run, dataset=dataset, request=request), encoding="utf-8")
+        (folder / names.MANIFEST).write_text(manifest_of(run, dataset=dataset, request=request), encoding="utf-8")
     except OSError as error:
         problem = f"The manifest cannot be written: {error.strerror or error}. Check the output root's disk and permissions."
         return False, [problem], preflight.warnings

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runs import folder as run_folders
 from runs import services
 from runs.execution.outcome import LOST_REASONS, outcome, read_end
 from runs.lifecycle import TransitionRefused
 from runs.metrics import take_in_metrics
 from runs.models import TERMINAL, Run
+from runs.runfolder import names
 
 
 def bring_home(run: Run, *, by: str) -> Run:
@@ -36,7 +36,7 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
     status, reason, columns = outcome(run, folder, end)
     columns["lost"] = end.get("reason") in LOST_REASONS
     if read_end(folder) != end:  # a file system in trouble: what was read since may be incomplete, and an end is final
-        raise OSError(errno.ESTALE, f"{run_folders.EXIT} of run {run.run_id} went away while it was read")
+        raise OSError(errno.ESTALE, f"{names.EXIT} of run {run.run_id} went away while it was read")
     try:
         return services.finish_run(run=run, status=status, reason=reason, by=by, **columns)
     except TransitionRefused:

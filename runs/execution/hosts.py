@@ -15,13 +15,13 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from runs import folder as run_folders
 from runs import services
 from runs.execution.homecoming import bring_home
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.models import EXECUTING, Host, Run, RunEvent
 from runs.output_root import is_missing, root_away
+from runs.runfolder import files, leftovers, names, records
 from runs.wakeup import hosts_folder
 
 logger = logging.getLogger("tunixrt.hosts")
@@ -67,18 +67,18 @@ def _is_stopped(folder: Path, run_id: str) -> bool:
     """See to it that nothing of a run goes on; False if that has to be tried again."""
     if not folder.is_dir():
         return is_missing(folder)  # then its keeper has ended by itself
-    lock = run_folders.try_lock(folder / run_folders.LOCK)
+    lock = files.try_lock(folder / names.LOCK)
     if lock is None:
         # another run may have the folder by now: this one was deleted, and the folder is free for the next who asks for it
-        its_own = (run_folders.read_keeper(folder) or {}).get("run_id") == run_id
+        its_own = (records.read_keeper(folder) or {}).get("run_id") == run_id
         if its_own and read_end(folder) is None:
-            run_folders.request_stop(folder, "cancel", "attendant: the run was taken away from this host")
+            records.request_stop(folder, "cancel", "attendant: the run was taken away from this host")
         return False
     try:
         if (read_end(folder) or {}).get("reason", "lost") == "lost":  # no keeper saw to it that nothing is left
-            run_folders.kill_leftovers(folder, run_id, timeout=KILL_SECONDS)
-        run_folders.withdraw_late_stop(folder)
-    except run_folders.StillAlive as error:
+            leftovers.kill_leftovers(folder, run_id, timeout=KILL_SECONDS)
+        records.withdraw_late_stop(folder)
+    except leftovers.StillAlive as error:
         logger.warning("run %s was taken away: %s", run_id, error)
         return False
     finally:
@@ -90,7 +90,7 @@ def _adopt(noted: Collection[str]) -> None:
     """Executing runs whose host was deleted from the table: ours if we started them; else, if they have no keeper, anybody's."""
     for run in Run.objects.executing().filter(host=None, supervised=True):
         folder = services.run_folder(run)
-        lock = None if str(run.pk) in noted or not folder.is_dir() else run_folders.try_lock(folder / run_folders.LOCK)
+        lock = None if str(run.pk) in noted or not folder.is_dir() else files.try_lock(folder / names.LOCK)
         if str(run.pk) in noted or lock is not None or is_missing(folder):
             Run.objects.filter(pk=run.pk, host=None).update(host=this_host())
         if lock is not None:
@@ -143,7 +143,7 @@ class Observer:
         for run in Run.objects.executing_on(host).filter(supervised=True):  # any host answers the others
             folder = services.run_folder(run)
             missing = is_missing(folder)
-            lock = None if missing else run_folders.try_lock(folder / run_folders.LOCK)
+            lock = None if missing else files.try_lock(folder / names.LOCK)
             if lock is None and not missing:
                 continue  # its keeper holds the lock on the shared root: alive, whatever its attendant does
             reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
@@ -152,7 +152,7 @@ class Observer:
                     services.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
                     continue
                 if read_end(folder) is None:
-                    run_folders.write_lost_exit(folder, str(run.run_id), reason)
+                    records.write_lost_exit(folder, str(run.run_id), reason)
                 bring_home(run, by=settings.TUNIX_HOST_NAME)  # with the output and the measurements that it left
             except TransitionRefused as refused:
                 logger.info("run %s: %s", run.run_id, refused)

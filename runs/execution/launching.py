@@ -16,18 +16,19 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection, transaction
 
 from datasets.services import write_jsonl
-from runs import folder as run_folders
-from runs import keeper, services
+from runs import services
 from runs.execution.dry_run import answer_dry_run, answer_dry_runs
 from runs.execution.environment import trainer_environment
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import note_keeper, this_host
 from runs.execution.outcome import outcome, read_end, storable
+from runs.keeper import program as keeper
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
 from runs.output_root import make_folder, root_away, root_problem
 from runs.requests import RunRequest
 from runs.reservations import has_been_run
+from runs.runfolder import files, names, records
 from runs.runtime import local_runtime, tunix_command
 from runs.wakeup import hosts_folder, wake_attendant
 from tunixrt.refusals import Conflict
@@ -202,7 +203,7 @@ def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
     lock = None
     try:
         make_folder(folder)
-        lock = run_folders.try_lock(folder / run_folders.LOCK)
+        lock = files.try_lock(folder / names.LOCK)
         problem = USED if lock is not None and has_been_run(folder) else None
     except OSError as error:
         if away := root_away():
@@ -255,10 +256,10 @@ def _start(run: Run, lock: int) -> None:
         run.summary = {"warnings": warnings}
         run.save(update_fields=["summary"])
     folder = services.run_folder(run)
-    write_jsonl(dataset, folder / run_folders.DATASET)
+    write_jsonl(dataset, folder / names.DATASET)
     manifest = services.manifest_of(run, dataset=dataset, request=request)
-    (folder / run_folders.MANIFEST).write_text(manifest, encoding="utf-8")
-    run_folders.write_json(folder / run_folders.COMMAND, _command(run, folder), durable=False)  # no keeper yet: written anew
+    (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
+    files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)  # no keeper yet: written anew
     note_keeper(run)
     # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not what we believe.
     starter = subprocess.Popen(
@@ -300,7 +301,7 @@ def _wait_for_start(run: Run, starter: "subprocess.Popen[bytes]") -> bytes:
 def note_process(run: Run, folder: Path) -> None:
     """Store who the keeper and the trainer are, as keeper.json tells."""
     try:
-        run.process = storable(run_folders.read_keeper(folder))
+        run.process = storable(records.read_keeper(folder))
     except OSError as error:
         logger.warning("run %s: keeper.json cannot be read: %s", run.run_id, error)
     else:
@@ -309,14 +310,14 @@ def note_process(run: Run, folder: Path) -> None:
 
 def _arguments(run: Run) -> list[str]:
     if run.mode == RunMode.LOCAL:
-        return ["train", "--config", run_folders.MANIFEST]
+        return ["train", "--config", names.MANIFEST]
     smoke = ["--smoke"] if run.config.get("smoke") else []
-    return ["validate", "--config", run_folders.MANIFEST, "--report", run_folders.PLAN, *smoke]
+    return ["validate", "--config", names.MANIFEST, "--report", names.PLAN, *smoke]
 
 
 def _command(run: Run, folder: Path) -> dict[str, Any]:
     return {
-        "version": run_folders.VERSION,
+        "version": records.VERSION,
         "run_id": str(run.run_id),
         "argv": [*tunix_command(), *_arguments(run)],
         "cwd": str(folder),

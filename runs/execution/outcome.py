@@ -9,9 +9,9 @@ import orjson
 from django.conf import settings
 from django.utils import timezone
 
-from runs import folder as run_folders
 from runs.models import Run, RunMode, RunStatus
 from runs.preflight import texts_of, warnings_in
+from runs.runfolder import files, names
 from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
 from tunixrt.refusals import shorten
 
@@ -29,8 +29,8 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 def read_end(folder: Path) -> dict[str, Any] | None:
     """exit.json, or None while the run has not ended. The trainer can write in the folder too: what is no end counts as none."""
     try:
-        return run_folders.read_json(folder / run_folders.EXIT)
-    except run_folders.BrokenFile:
+        return files.read_json(folder / names.EXIT)
+    except files.BrokenFile:
         return None
 
 
@@ -48,8 +48,8 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
         {
             "exit_code": exit_code,
             "message": reason,
-            "stdout": _read_output(folder / run_folders.STDOUT, limit),
-            "stderr": _read_output(folder / run_folders.STDERR, limit),
+            "stdout": _read_output(folder / names.STDOUT, limit),
+            "stderr": _read_output(folder / names.STDERR, limit),
             "completed_at": _moment(end.get("ended_at")),
             "duration_seconds": _seconds(end.get("duration_seconds")),
             "summary": read_result(folder),
@@ -67,7 +67,7 @@ def _dry_run_outcome(run: Run, status: str, folder: Path, end: dict[str, Any]) -
         "exit_code": 0 if passed else None,
         "message": reason,
         "stdout": DRY_RUN_STDOUT if passed else "",
-        "stderr": "" if passed else _read_output(folder / run_folders.STDERR, limit),
+        "stderr": "" if passed else _read_output(folder / names.STDERR, limit),
         "completed_at": _moment(end.get("ended_at")),
         "duration_seconds": _seconds(end.get("duration_seconds")),
         "summary": _with_warnings(read_report(folder) if passed else {}, warnings_in(run.summary)),
@@ -84,12 +84,12 @@ def _with_warnings(summary: dict[str, Any], before: list[str]) -> dict[str, Any]
 def read_report(folder: Path) -> dict[str, Any]:
     """Return the report as a summary; programs that know no ``--report`` print it."""
     try:
-        report = _read_object(folder / run_folders.PLAN)
+        report = _read_object(folder / names.PLAN)
     except Unreadable as error:
         return {"warnings": [UNREADABLE_REPORT.format(error)]}
     if not report:
         with suppress(Unreadable):  # it is text for people
-            report = _read_object(folder / run_folders.STDOUT)
+            report = _read_object(folder / names.STDOUT)
     return {"preflight": report} if report else {"warnings": [NO_REPORT]}
 
 
@@ -111,7 +111,7 @@ def _status(end: dict[str, Any], *, must_meet_deadline: bool) -> tuple[str, int 
 def read_result(folder: Path) -> dict[str, Any]:
     """Return result.json of the training command; empty when there is none, a warning when it cannot be read."""
     try:
-        return _read_object(folder / run_folders.RESULT)
+        return _read_object(folder / names.RESULT)
     except Unreadable as error:
         return {"warnings": [UNREADABLE_RESULT.format(error)]}
 
@@ -123,10 +123,10 @@ class Unreadable(Exception):
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the object in a file of the training command, as it is stored; empty where there is none. Raises Unreadable."""
     try:
-        value = run_folders.read_json(path) or {}
+        value = files.read_json(path) or {}
     except OSError as error:
         raise Unreadable(f"{path.name}: {error.strerror or error}.") from error
-    except run_folders.BrokenFile as error:
+    except files.BrokenFile as error:
         raise Unreadable(shorten(str(error).replace(str(path), path.name))) from error
     kept: dict[str, Any] = storable(value | {name: texts_of(value[name]) for name in _TEXTS if name in value})
     if len(orjson.dumps(kept)) > SUMMARY_MAX_BYTES:
@@ -136,13 +136,13 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_output(path: Path, limit: int) -> str:
     try:
-        return run_folders.read_tail(path, limit)
-    except (OSError, run_folders.BrokenFile):
+        return files.read_tail(path, limit)
+    except (OSError, files.BrokenFile):
         return f"[{path.name} cannot be read]"[:limit]
 
 
 def _text(value: Any) -> str:
-    return run_folders.clean_text(value) if isinstance(value, str) else ""
+    return files.clean_text(value) if isinstance(value, str) else ""
 
 
 def _whole(value: Any) -> int | None:
@@ -165,13 +165,13 @@ def storable(value: Any, depth: int = 0) -> Any:
     """JSON as every database and client takes it: no NUL, no half characters, numbers within 64 bits, no great depth. An
     untrained byte model does write NUL into its samples."""
     if isinstance(value, str):
-        return run_folders.clean_text(value)
+        return files.clean_text(value)
     if isinstance(value, int | float) and not SMALLEST <= value <= LARGEST:  # PostgreSQL makes large floats whole
         return None
     if isinstance(value, dict | list) and depth == RESULT_DEPTH:
         return None
     if isinstance(value, dict):
-        return {run_folders.clean_text(name): storable(item, depth + 1) for name, item in value.items()}
+        return {files.clean_text(name): storable(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list):
         return [storable(item, depth + 1) for item in value]
     return value

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from runs import keeper
-from runs.processes import Process, live_processes, send_signal
+from runs.keeper import program as keeper
+from runs.runfolder.processes import Process, live_processes, send_signal
 
 logger = logging.getLogger("tunixrt.attendant")
 

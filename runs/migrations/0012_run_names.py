@@ -7,12 +7,12 @@ indexes of the keys are made.
 import django.db.models.deletion
 from django.db import migrations, models
 
-import runs.naming
-from runs.naming import ADJECTIVES, NOUNS
+import runs.spec.naming
+from runs.spec.naming import ADJECTIVES, NOUNS
 
 
 def name_the_unnamed(apps, schema_editor):
-    """Name every run as ``runs.naming.make_name`` does, and store its ``search_keys``, in one statement each."""
+    """Name every run as ``runs.spec.naming.make_name`` does, and store its ``search_keys``, in one statement each."""
     if schema_editor.connection.vendor == "sqlite":
         draw, place, as_bytes = "abs(random() % {})", "instr(name, '-')", "CAST({} AS BLOB)"
     else:
@@ -46,7 +46,7 @@ class Migration(migrations.Migration):
                 migrations.AddField(
                     "run",
                     "name",
-                    models.CharField(default=runs.naming.make_name, help_text="What people call it; not unique.", max_length=128),
+                    models.CharField(default=runs.spec.naming.make_name, help_text="What people call it; not unique.", max_length=128),
                 ),
             ],
         ),

@@ -20,26 +20,26 @@ from django.db.models import F
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from runs import folder as run_folders
-from runs.checkpoint_folder import IDENTITY
 from runs.models import TERMINAL, Run, RunEvent
+from runs.runfolder import names
+from runs.runfolder.checkpoints import IDENTITY
+from runs.runfolder.tree import bytes_below, remove_tree
 from runs.services import StateConflict, require_no_heir, run_folder
-from runs.trees import bytes_below, remove_tree
 from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Missing
 
 LISTED_MAX = 5000
 DEPTH_MAX = 16
-REMOVABLE = (run_folders.CHECKPOINTS, run_folders.MODEL)
+REMOVABLE = (names.CHECKPOINTS, names.MODEL)
 _NUMBERS = re.compile("([0-9]+)")
 _KINDS = {
-    run_folders.CHECKPOINTS: "checkpoint",
-    run_folders.MODEL: "model",
-    run_folders.STDOUT: "log",
-    run_folders.STDERR: "log",
-    run_folders.MANIFEST: "manifest",
-    run_folders.DATASET: "dataset",
-    f"{run_folders.DATASET}.idx": "dataset",
+    names.CHECKPOINTS: "checkpoint",
+    names.MODEL: "model",
+    names.STDOUT: "log",
+    names.STDERR: "log",
+    names.MANIFEST: "manifest",
+    names.DATASET: "dataset",
+    f"{names.DATASET}.idx": "dataset",
 }
 
 
@@ -89,7 +89,7 @@ def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
                 folders.clear()
                 truncated = True
             for name in sorted(filter(_is_shown, files), key=_natural):
-                if inside + name == run_folders.LOCK:
+                if inside + name == names.LOCK:
                     continue
                 with suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -113,7 +113,7 @@ def _is_shown(name: str) -> bool:
 
 def is_removable(path: str) -> bool:
     """Checkpoints and the model are, but not the file that says to which training the checkpoints belong."""
-    return path.split("/", 1)[0] in REMOVABLE and path != f"{run_folders.CHECKPOINTS}/{IDENTITY}"
+    return path.split("/", 1)[0] in REMOVABLE and path != f"{names.CHECKPOINTS}/{IDENTITY}"
 
 
 def _natural(path: str) -> list[list[Any]]:
@@ -166,7 +166,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
         try:
             with transaction.atomic():
                 list(Run.objects.select_for_update().filter(pk=run.pk).values_list("pk"))
-                if parts[0] == run_folders.CHECKPOINTS:
+                if parts[0] == names.CHECKPOINTS:
                     require_no_heir(run)
                 reason = f"{path} removed ({freed:,} bytes)"
                 RunEvent.objects.create(run=run, reason=reason, by=by.get_username(), at=timezone.now())
@@ -214,6 +214,6 @@ def _parts(path: str) -> list[str]:
     parts = path.split("/")
     if any(not part or part in (".", "..") or "\x00" in part or not _is_shown(part) for part in parts):
         raise NoSuchArtifact(path)
-    if parts == [run_folders.LOCK]:
+    if parts == [names.LOCK]:
         raise NoSuchArtifact(path)
     return parts

@@ -11,9 +11,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import folder as run_folders
+from runs.runfolder import files, names
 
-LOGS = {"stdout": run_folders.STDOUT, "stderr": run_folders.STDERR}
+LOGS = {"stdout": names.STDOUT, "stderr": names.STDERR}
 CHUNK_MAX_BYTES = 1 << 20
 CHARACTER_MAX_BYTES = 4
 COUNTED_MAX_BYTES = 16 << 30
@@ -46,7 +46,7 @@ def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
     A missing file has 0 bytes. Raises OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
     try:
-        descriptor = run_folders.open_regular(path)
+        descriptor = files.open_regular(path)
     except FileNotFoundError:
         if offset:
             raise OffsetPastEnd(0) from None
@@ -77,7 +77,7 @@ def read_lines_before(path: Path, *, end: int | None, lines: int, limit: int, co
     character. Raises as ``read_part``.
     """
     try:
-        descriptor = run_folders.open_regular(path)
+        descriptor = files.open_regular(path)
     except FileNotFoundError:
         if end:
             raise OffsetPastEnd(0) from None
@@ -129,8 +129,8 @@ def count_lines(path: Path, offset: int) -> int | None:
     if offset > COUNTED_MAX_BYTES:
         return None
     try:
-        descriptor = run_folders.open_regular(path)
-    except (FileNotFoundError, run_folders.BrokenFile):
+        descriptor = files.open_regular(path)
+    except (FileNotFoundError, files.BrokenFile):
         return None
     try:
         status = os.fstat(descriptor)

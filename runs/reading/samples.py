@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from runs import folder as run_folders
 from runs.reading.logs import OffsetPastEnd
+from runs.runfolder import files, names
 
 LINE_MAX_BYTES = 4 << 20
 TEXT_MAX_CHARACTERS = 20_000
@@ -52,7 +52,7 @@ def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
 
     Raises FileNotFoundError where the run has no data of its own, OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
-    descriptor = run_folders.open_regular(folder / run_folders.DATASET)
+    descriptor = files.open_regular(folder / names.DATASET)
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if offset > size:
@@ -84,14 +84,14 @@ class Seen:
 def read_seen(folder: Path) -> list[Seen]:
     """What the training wrote of its first examples; nothing where it wrote none, or nonsense."""
     try:
-        content = run_folders.read_json(folder / run_folders.SEEN) or {}
+        content = files.read_json(folder / names.SEEN) or {}
         return [_seen(example) for example in content["examples"][:SEEN_MAX]]
-    except (OSError, run_folders.BrokenFile, KeyError, TypeError, ValueError):
+    except (OSError, files.BrokenFile, KeyError, TypeError, ValueError):
         return []
 
 
 def _seen(example: dict[str, Any]) -> Seen:
-    tokens = [run_folders.clean_text(str(token)[:SEEN_TOKEN_MAX]) for token in example["tokens"][:SEEN_TOKENS_MAX]]
+    tokens = [files.clean_text(str(token)[:SEEN_TOKEN_MAX]) for token in example["tokens"][:SEEN_TOKENS_MAX]]
     length = int(example["length"])
     # Runs of an earlier version: everything from the first learnt token on.
     spans = example.get("learnt") or [[example["learnt_from"], length]]

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs import folder as run_folders
 from runs.reading.logs import OffsetPastEnd
+from runs.runfolder import files
 
 NEEDLE_MAX_CHARACTERS = 256
 SCANNED_MAX_BYTES = 32 << 20  # one request; some 50 ms
@@ -50,7 +50,7 @@ def search_log(path: Path, needle: str, *, offset: int, limit: int) -> Found:
     OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
     try:
-        descriptor = run_folders.open_regular(path)
+        descriptor = files.open_regular(path)
     except FileNotFoundError:
         if offset:
             raise OffsetPastEnd(0) from None

@@ -23,11 +23,11 @@ import orjson
 from django.db import Error as DatabaseError
 from django.db import close_old_connections, connections
 
-from runs import folder as run_folders
 from runs.metrics import BATCH_BYTES, Record, read_line
 from runs.models import TERMINAL, Run, RunStatus
 from runs.reading.curves import as_json
 from runs.reading.logs import OffsetPastEnd, read_part
+from runs.runfolder import files, names
 from tunixrt.credentials import Credential, still_valid
 from tunixrt.refusals import Busy, TooMany
 
@@ -82,7 +82,7 @@ class Position:
 
     def lies_inside(self, folder: Path) -> bool:
         """Whether the files are that long."""
-        sizes = [(_look_at(folder / name) or (0, 0))[0] for name in (run_folders.STDOUT, run_folders.STDERR, run_folders.METRICS)]
+        sizes = [(_look_at(folder / name) or (0, 0))[0] for name in (names.STDOUT, names.STDERR, names.METRICS)]
         return self.stdout <= sizes[0] and self.stderr <= sizes[1] and self.metrics <= sizes[2]
 
 
@@ -143,13 +143,13 @@ class Watch:
 
     def look(self) -> None:
         """Look at the files once; wake the viewers if there is something new."""
-        files = tuple(_look_at(self.folder / name) for name in (run_folders.STDOUT, run_folders.STDERR, run_folders.METRICS))
-        marks = tuple(_look_at(self.folder / name) for name in (run_folders.KEEPER, run_folders.STOP, run_folders.EXIT))
+        seen = tuple(_look_at(self.folder / name) for name in (names.STDOUT, names.STDERR, names.METRICS))
+        marks = tuple(_look_at(self.folder / name) for name in (names.KEEPER, names.STOP, names.EXIT))
         if marks != self._marks:
             self._marks = marks
             self.look_at_row = 0.0
-        if files != self._files:
-            self._files = files
+        if seen != self._files:
+            self._files = seen
             self.wake()
 
     def take(self, state: State) -> None:
@@ -193,19 +193,19 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
     if state.rank > position.status and not state.has_ended:
         position = replace(position, status=state.rank)
         tell("status", state.data)
-    for stream, name in (("stdout", run_folders.STDOUT), ("stderr", run_folders.STDERR)):
+    for stream, name in (("stdout", names.STDOUT), ("stderr", names.STDERR)):
         offset = getattr(position, stream)
         try:
             part = read_part(folder / name, offset=offset, limit=LOG_BYTES, complete=state.has_ended)
         except OffsetPastEnd as error:  # a training that cuts its own log: go on from there
             position = replace(position, **{stream: error.size})
             continue
-        except run_folders.BrokenFile:
+        except files.BrokenFile:
             continue
         if part.text:
             position = replace(position, **{stream: part.next_offset})
             tell(stream, {"offset": part.offset, "next_offset": part.next_offset, "text": part.text})
-    points, metrics = _read_metrics(folder / run_folders.METRICS, position.metrics, to_the_end=state.has_ended)
+    points, metrics = _read_metrics(folder / names.METRICS, position.metrics, to_the_end=state.has_ended)
     if metrics != position.metrics:
         position = replace(position, metrics=metrics)
         if points:
@@ -223,8 +223,8 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
 def _read_metrics(path: Path, offset: int, *, to_the_end: bool) -> tuple[list[dict[str, Any]], int]:
     """Whole new lines as records, and the offset behind them; cut where ``runs.metrics`` cuts, which reads the same file."""
     try:
-        descriptor = run_folders.open_regular(path)
-    except (OSError, run_folders.BrokenFile):
+        descriptor = files.open_regular(path)
+    except (OSError, files.BrokenFile):
         return [], offset
     with open(descriptor, "rb") as file:
         file.seek(offset)

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from runs.checkpoint_folder import IDENTITY, make_identity
+from runs.runfolder.checkpoints import IDENTITY, make_identity
 
 TEMPORARY = ".orbax-checkpoint-tmp"
 _ITEM = (

@@ -17,9 +17,10 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
-from runs import folder, keeper
+from runs.keeper import program as keeper
 from runs.models import Run
 from runs.requests import clean_request
+from runs.runfolder import names
 from runs.runtime import local_runtime
 from runs.services import submit_run
 from runs.tests.launching import HOUR, TRAINER, Hold
@@ -38,7 +39,7 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
     settings.TUNIX_OUTPUT_ROOT = root
     monkeypatch.setenv("TUNIX_OUTPUT_ROOT", str(root))
     yield root
-    for record in root.rglob(folder.KEEPER):
+    for record in root.rglob(names.KEEPER):
         end_keeper(record.parent)
 
 

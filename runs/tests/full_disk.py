@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.append(sys.argv[1])
 
-from runs import folder
+from runs.runfolder import names, records
 from runs.tests.launching import BEFORE_THE_COMMAND, Hold, LaunchedRun, launched_runs, wait_for
 
 Make = Callable[..., LaunchedRun]
@@ -37,22 +37,22 @@ def fill(disk: Path) -> Path:
 
 def output_fills_the_disk(disk: Path, make: Make) -> dict:
     run = make(["flood", 50]).launch()
-    return {**run.end(), "output": (run.path / folder.STDOUT).stat().st_size}
+    return {**run.end(), "output": (run.path / names.STDOUT).stat().st_size}
 
 
 def cancel(disk: Path, make: Make) -> dict:
     run = make(["touch", "ready"], ["steps", 100_000, 0.01]).launch()
     run.wait_for_file("ready")
     fill(disk)
-    first, second = (folder.request_stop(run.path, "cancel", "ada") for _ in range(2))
-    return {**run.end(), "requested": [first, second], "stop": run.read(folder.STOP)}
+    first, second = (records.request_stop(run.path, "cancel", "ada") for _ in range(2))
+    return {**run.end(), "requested": [first, second], "stop": run.read(names.STOP)}
 
 
 def deadline(disk: Path, make: Make) -> dict:
     run = make(["touch", "ready"], ["steps", 100_000, 0.01], deadline=0.5).launch()
     run.wait_for_file("ready")
     fill(disk)
-    return {**run.end(), "stop": run.read(folder.STOP)}
+    return {**run.end(), "stop": run.read(names.STOP)}
 
 
 def deadline_without_reservation(disk: Path, make: Make) -> dict:
@@ -65,7 +65,7 @@ def deadline_without_reservation(disk: Path, make: Make) -> dict:
         (run.path / ".stop.json.reserved").unlink()
         fill(disk)
         os.kill(keeper, 18)  # SIGCONT
-        return {**run.end(), "stop": run.read(folder.STOP)}
+        return {**run.end(), "stop": run.read(names.STOP)}
 
 
 def full_before_the_start(disk: Path, make: Make) -> dict:
@@ -99,9 +99,9 @@ def shutdown_while_patient(disk: Path, make: Make) -> dict:
     time.sleep(0.3)
     os.kill(run.keeper_pid(), 15)
     wait_for(lambda: not run.is_locked(), "the keeper's end")
-    early = run.read(folder.EXIT)
+    early = run.read(names.EXIT)
     full.unlink()
-    folder.write_lost_exit(run.path, run.run_id, "The host was shut down.")
+    records.write_lost_exit(run.path, run.run_id, "The host was shut down.")
     return {**run.end(), "early": early}
 
 
@@ -116,7 +116,7 @@ def patience(disk: Path, make: Make) -> dict:
     os.kill(trainer, 9)
     wait_for(lambda: not os.path.exists(f"/proc/{trainer}"), "the trainer's end")
     time.sleep(0.3)
-    early, locked = run.read(folder.EXIT), run.is_locked()
+    early, locked = run.read(names.EXIT), run.is_locked()
     full.unlink()
     return {**run.end(), "early": early, "locked": locked}
 

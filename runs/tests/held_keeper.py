@@ -13,7 +13,7 @@ import sys
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from runs import keeper
+from runs.keeper import program as keeper
 from runs.tests.holder import Holder
 
 if __name__ == "__main__":

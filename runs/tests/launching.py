@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runs import folder, keeper
-from runs.processes import processes_of_run, same_process
+from runs.keeper import program as keeper
+from runs.runfolder import files, leftovers, names, records
+from runs.runfolder.processes import processes_of_run, same_process
 
 Value = TypeVar("Value")
 TRAINER = Path(__file__).with_name("scripted_trainer.py")
@@ -68,7 +69,7 @@ class Hold:
     """
 
     def __init__(self, folder: Path, moment: str):
-        folder.mkdir()
+        files.mkdir()
         self.folder = folder
         self.moment = moment
 
@@ -90,7 +91,7 @@ class Hold:
     def stop_keeper(self, path: Path) -> int:
         """Of a training held at ``BEFORE_THE_COMMAND``: SIGSTOP its keeper, let the command start, return the keeper's pid."""
         self.wait()
-        pid: int = (folder.read_keeper(path) or {})["keeper"]["pid"]
+        pid: int = (records.read_keeper(path) or {})["keeper"]["pid"]
         os.kill(pid, signal.SIGSTOP)
         self.release()
         return pid
@@ -132,14 +133,14 @@ class LaunchedRun:
             "stop_wait_seconds": stop_wait,
             "term_grace_seconds": term_grace,
         }
-        folder.write_json(path / folder.COMMAND, self.command)
+        files.write_json(path / names.COMMAND, self.command)
 
     @staticmethod
     def trainer(*script: list[Any]) -> list[str]:
         return [sys.executable, "-I", "-S", str(TRAINER), json.dumps(script)]
 
     def lock(self) -> int:
-        return wait_for(lambda: folder.try_lock(self.path / folder.LOCK), "the lock")
+        return wait_for(lambda: files.try_lock(self.path / names.LOCK), "the lock")
 
     def start(self, **options: Any) -> subprocess.CompletedProcess[str]:
         """Launch as the server does: take the lock, start the keeper, wait for its first process, let the lock go."""
@@ -161,39 +162,39 @@ class LaunchedRun:
         return self
 
     def read(self, name: str) -> dict[str, Any] | None:
-        return folder.read_json(self.path / name)
+        return files.read_json(self.path / name)
 
     def wait_for_file(self, name: str) -> Path:
         wait_for((self.path / name).exists, name)
         return self.path / name
 
     def wait_for_trainer(self) -> dict[str, int]:
-        return wait_for(lambda: (self.read(folder.KEEPER) or {}).get("trainer"), "the trainer's identity")
+        return wait_for(lambda: (self.read(names.KEEPER) or {}).get("trainer"), "the trainer's identity")
 
     def is_locked(self) -> bool:
-        lock = folder.try_lock(self.path / folder.LOCK)
+        lock = files.try_lock(self.path / names.LOCK)
         if lock is not None:
             os.close(lock)
         return lock is None
 
     def end(self) -> dict[str, Any]:
         """Wait until the keeper is gone; what exit.json says. Nothing of the run may be left then."""
-        self.wait_for_file(folder.EXIT)
+        self.wait_for_file(names.EXIT)
         wait_for(lambda: not self.is_locked(), "the keeper's end")
         assert [process.pid for process in processes_of_run(self.run_id)] == []
         assert [name for name in os.listdir(self.path) if name.startswith(".")] == []
-        record = self.read(folder.EXIT)
+        record = self.read(names.EXIT)
         assert record is not None
         return record
 
     def keeper_pid(self) -> int:
-        pid: int = (self.read(folder.KEEPER) or {})["keeper"]["pid"]
+        pid: int = (self.read(names.KEEPER) or {})["keeper"]["pid"]
         return pid
 
     def clean_up(self) -> None:
         """Whatever the test did: nothing of it may stay on the machine."""
-        recorded = (self.read(folder.KEEPER) or {}).get("keeper")
+        recorded = (self.read(names.KEEPER) or {}).get("keeper")
         if recorded and same_process(recorded["pid"], recorded["start_time"]):
             os.kill(recorded["pid"], 9)
             wait_for(lambda: not same_process(recorded["pid"], recorded["start_time"]), "the keeper's death")
-        folder.kill_leftovers(self.path, self.run_id)
+        leftovers.kill_leftovers(self.path, self.run_id)

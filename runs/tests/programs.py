@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from runs import folder
-from runs.processes import live_processes, processes_of_run, same_process
+from runs.runfolder import leftovers, records
+from runs.runfolder.processes import live_processes, processes_of_run, same_process
 from runs.tests.launching import PATIENCE, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +77,12 @@ def _environment(pid: int) -> list[bytes]:
 
 def end_keeper(path: Path) -> None:
     """Kill the keeper of this run folder and all that it started."""
-    record = folder.read_keeper(path) or {}
+    record = records.read_keeper(path) or {}
     keeper, run_id = record.get("keeper"), record.get("run_id")
     if not isinstance(keeper, dict) or not isinstance(run_id, str):
         return  # a test's own invention
     if isinstance(keeper.get("start_time"), int) and same_process(keeper["pid"], keeper["start_time"]):
         os.kill(keeper["pid"], 9)
         wait_for(lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death")
-    folder.kill_leftovers(path, run_id)
+    leftovers.kill_leftovers(path, run_id)
     wait_for(lambda: not processes_of_run(run_id), "the end of a training's processes")

@@ -11,13 +11,13 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from runs import folder as files
 from runs.execution.attending import attend, attend_run, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
 from runs.output_root import make_folder, root_problem
-from runs.processes import boot_id, processes_of_run, read_process
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import boot_id, processes_of_run, read_process
 from runs.services import claim_run, retry_run, run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
@@ -33,7 +33,7 @@ def started(submit: Submit, **fields: object) -> Run:
 
 
 def keeper_pid(run: Run) -> int:
-    pid: int = (files.read_keeper(run_folder(run)) or {})["keeper"]["pid"]
+    pid: int = (records.read_keeper(run_folder(run)) or {})["keeper"]["pid"]
     return pid
 
 
@@ -67,7 +67,7 @@ class TestAlive:
 
         run.refresh_from_db()
         assert (run.status, run.exit_code) == ("cancelled", 17)
-        stop = files.read_json(run_folder(run) / files.STOP)
+        stop = files.read_json(run_folder(run) / names.STOP)
         assert stop is not None
         assert (stop["reason"], stop["by"]) == ("cancel", "attendant")
 
@@ -78,9 +78,9 @@ class TestAlive:
         zombie = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])
         wait_for(lambda: read_process(zombie.pid) is None, "the zombie")
         os.kill(keeper_pid(run), 9)
-        record = files.read_keeper(run_folder(run))
+        record = records.read_keeper(run_folder(run))
         assert record is not None
-        files.write_json(run_folder(run) / files.KEEPER, record | {"keeper": {"pid": zombie.pid, "start_time": 1}})
+        files.write_json(run_folder(run) / names.KEEPER, record | {"keeper": {"pid": zombie.pid, "start_time": 1}})
 
         wait_for(lambda: attend() == 0, "the end")
 
@@ -119,7 +119,7 @@ class TestKilled:
         assert (run.status, run.exit_code) == ("failed", None)
         assert run.message.startswith("The training was lost: its keeper was killed.")
         assert processes_of_run(str(run.run_id)) == []
-        end = files.read_json(run_folder(run) / files.EXIT)
+        end = files.read_json(run_folder(run) / names.EXIT)
         assert end is not None
         assert end["reason"] == "lost"
 
@@ -153,7 +153,7 @@ class TestKilled:
         run = claimed(submit)
         folder = run_folder(run)
         record = {"version": 1, "run_id": str(run.run_id), "boot_id": "another", "keeper": {"pid": 1, "start_time": 1}}
-        files.write_json(folder / files.KEEPER, record)
+        files.write_json(folder / names.KEEPER, record)
         Run.objects.update(process=record)
 
         attend()
@@ -169,7 +169,7 @@ class TestKilled:
         with subprocess.Popen(["sleep", "600"]) as stranger:
             recorded = {"pid": stranger.pid, "start_time": 1}
             files.write_json(
-                folder / files.KEEPER,
+                folder / names.KEEPER,
                 {"version": 1, "run_id": str(run.run_id), "boot_id": boot_id(), "keeper": recorded, "trainer": recorded},
             )
 
@@ -184,7 +184,7 @@ class TestKilled:
     def test_a_broken_record_names_nobody(self, submit: Submit, scripted: Script, content: str):
         scripted()
         run = claimed(submit)
-        (run_folder(run) / files.KEEPER).write_text(content)
+        (run_folder(run) / names.KEEPER).write_text(content)
 
         attend()
 
@@ -212,12 +212,12 @@ class TestNeverStarted:
         run.refresh_from_db()
         assert (run.status, run.exit_code, run.stdout) == ("cancelled", None, "")
         assert run.message == "cancelled before the training started"
-        assert not (run_folder(run) / files.KEEPER).exists()
+        assert not (run_folder(run) / names.KEEPER).exists()
 
     def test_a_cancel_found_in_the_folder_keeps_the_training_from_starting(self, submit: Submit, scripted: Script, user: User):
         scripted(["say", "hello"])
         run = claimed(submit)
-        files.request_stop(run_folder(run), "cancel", "ada")
+        records.request_stop(run_folder(run), "cancel", "ada")
 
         wait_for(lambda: attend() == 0, "the end")
 
@@ -296,12 +296,12 @@ class TestLateStops:
     def test_a_cancel_after_the_end_leaves_no_stop(self, submit: Submit, scripted: Script, user: User):
         scripted(["say", "hello"])
         run = started(submit)
-        wait_for((run_folder(run) / files.EXIT).exists, "the end")
-        os.close(wait_for(lambda: files.try_lock(run_folder(run) / files.LOCK), "the lock"))
+        wait_for((run_folder(run) / names.EXIT).exists, "the end")
+        os.close(wait_for(lambda: files.try_lock(run_folder(run) / names.LOCK), "the lock"))
 
         cancel_run(run=run, by=user)  # nobody has brought the end home yet
 
-        assert not (run_folder(run) / files.STOP).exists()
+        assert not (run_folder(run) / names.STOP).exists()
         attend()
         run.refresh_from_db()
         assert run.status == "completed"

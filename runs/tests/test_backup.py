@@ -23,7 +23,6 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from datasets.models import Dataset
-from runs import folder as run_folders
 from runs.backup import archive
 from runs.backup.archive import BackupRefused, Damaged
 from runs.backup.making import Made, make_backup
@@ -31,6 +30,7 @@ from runs.backup.restoring import restore_backup
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
 from runs.output_root import root_away, root_problem, start_problem
+from runs.runfolder import files, names, records
 from runs.services import find_source, retry_run, run_folder
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of, make_run
@@ -125,8 +125,8 @@ def begun() -> dict[str, bytes]:
 
 def complete(run: Run) -> None:
     """The training ends well, and its keeper says so."""
-    record = run_folders.exit_record(run_id=str(run.pk), reason="exit", message="", exit_code=0, duration_seconds=1.0)
-    run_folders.write_json(run_folder(run) / run_folders.EXIT, record)
+    record = records.exit_record(run_id=str(run.pk), reason="exit", message="", exit_code=0, duration_seconds=1.0)
+    files.write_json(run_folder(run) / names.EXIT, record)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -149,7 +149,7 @@ def test_what_is_restored_is_what_was_there(
     ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, settings: LazySettings
 ) -> None:
     system_user()  # by whom it is logged
-    before, files = rows(), files_below(root)
+    before, below = rows(), files_below(root)
     made = backup()
     assert (made.runs, made.warnings) == (1, [])
     assert LogEntry.objects.get().change_message.startswith("backup of 1 folders of runs, ")
@@ -158,7 +158,7 @@ def test_what_is_restored_is_what_was_there(
     assert restore(replace=False) == []
 
     assert rows() == before
-    assert files_below(root) == {name: content for name, content in files.items() if not name.endswith("/lock")} | {
+    assert files_below(root) == {name: content for name, content in below.items() if not name.endswith("/lock")} | {
         f".hosts/{settings.TUNIX_HOST_NAME}.attend": b""
     }
     assert root_away() is None
@@ -432,12 +432,12 @@ class TestNoRestore:
         settings.SECRET_KEY_FILE.parent.mkdir()
         settings.SECRET_KEY_FILE.write_text("the key of now")
 
-        def files() -> dict[str, bytes]:
+        def archived() -> dict[str, bytes]:
             return {name: content for name, content in files_below(root).items() if not name.endswith((".attend", "lock"))}
 
-        before = rows(), files()
+        before = rows(), archived()
         yield
-        assert (rows(), files()) == before
+        assert (rows(), archived()) == before
         assert settings.SECRET_KEY_FILE.read_text() == "the key of now"
         assert {path.name for path in root.iterdir()} == {".hosts", "team"}
 
@@ -502,7 +502,7 @@ class TestNoRestore:
             inside.rename(target)
 
     def test_while_an_attendant_runs(self, root: Path, restore: Restore) -> None:
-        lock = run_folders.try_lock(root / ".hosts" / "another-host.attend")
+        lock = files.try_lock(root / ".hosts" / "another-host.attend")
         assert lock is not None
         with pytest.raises(BackupRefused, match="The attendant of the host 'another-host' is running"):
             restore()
@@ -515,7 +515,7 @@ class TestNoRestore:
         host.delete()
 
     def test_while_a_training_is_executing(self, ended: Run, restore: Restore) -> None:
-        lock = run_folders.try_lock(run_folder(ended) / run_folders.LOCK)
+        lock = files.try_lock(run_folder(ended) / names.LOCK)
         assert lock is not None
         with pytest.raises(BackupRefused, match=r"still executing in .*team/one"):
             restore()
@@ -576,7 +576,7 @@ def test_a_restore_may_be_killed_at_any_moment_and_is_done_again(
 
 def leave_an_interrupted_restore(root: Path, target: Path) -> str:
     """The note is what every restore begins its change with. Returns what is to be said then."""
-    run_folders.write_json(root / ".hosts" / "restoring.json", {"backup": str(target)})
+    files.write_json(root / ".hosts" / "restoring.json", {"backup": str(target)})
     return f"A restore was interrupted here; run manage.py restore {target} --replace again."
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from runs import folder as run_folders
 from runs.backup.archive import Damaged, path_parts
 from runs.backup.copying import FolderCopy, copy_folder, opened
-from runs.checkpoint_folder import BINDING, complete_steps
+from runs.runfolder import names
+from runs.runfolder.checkpoints import BINDING, complete_steps
+from runs.runfolder.tree import bytes_below, remove_tree
 from runs.tests.checkpoint_layout import checkpoint_files, leave_checkpoints, name_checkpoint, stage_checkpoint
-from runs.trees import bytes_below, remove_tree
 from tunixrt.tests.plugin import ROOT
 
 TRAINING = dict.fromkeys(BINDING)
@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     """A run that is executing and has saved twice."""
     folder = tmp_path / "root" / "run"
     folder.mkdir(parents=True)
-    for name in (run_folders.LOCK, run_folders.KEEPER, run_folders.MANIFEST, run_folders.STDOUT):
+    for name in (names.LOCK, names.KEEPER, names.MANIFEST, names.STDOUT):
         (folder / name).write_text(name)
     leave_checkpoints(folder, 5, 10, model_id="m", training=TRAINING)
     return folder
@@ -56,15 +56,15 @@ def test_all_but_lock_and_temporary_names_is_copied_with_its_times(run: Path) ->
         (run / name).write_text("x")
     (run / "model").mkdir()
     (run / "model" / ".gitattributes").write_text("kept")
-    os.utime(run / run_folders.STDOUT, ns=(10**18, 10**18))
+    os.utime(run / names.STDOUT, ns=(10**18, 10**18))
 
     target, copy = copied(run)
 
-    names = {file.path for file in copy.files}
-    assert names == {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    top = {run_folders.KEEPER, run_folders.MANIFEST, run_folders.STDOUT, "checkpoints/identity.json", "model/.gitattributes"}
-    assert names == top | checkpoint_names(5) | checkpoint_names(10)
-    assert (target / run_folders.STDOUT).stat().st_mtime_ns == 10**18
+    kept = {file.path for file in copy.files}
+    assert kept == {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    top = {names.KEEPER, names.MANIFEST, names.STDOUT, "checkpoints/identity.json", "model/.gitattributes"}
+    assert kept == top | checkpoint_names(5) | checkpoint_names(10)
+    assert (target / names.STDOUT).stat().st_mtime_ns == 10**18
     assert all(path.stat().st_mode & 0o077 == 0 for path in [target, *target.rglob("*")])
 
 
@@ -87,7 +87,7 @@ def test_no_link_is_followed(run: Path, tmp_path: Path) -> None:
 
 def test_a_log_that_grows_is_copied_as_far_as_it_reached(run: Path) -> None:
     """Whenever the writer comes: the copy is a beginning of the log."""
-    log = run / run_folders.STDOUT
+    log = run / names.STDOUT
     log.write_bytes(b"0123456789" * 20_000)
     over = threading.Event()
 
@@ -103,7 +103,7 @@ def test_a_log_that_grows_is_copied_as_far_as_it_reached(run: Path) -> None:
         copies = []
         for _ in range(5):
             target, copy = copied(run)
-            copies.append((target / run_folders.STDOUT).read_bytes())
+            copies.append((target / names.STDOUT).read_bytes())
             assert copy.warnings == []
             shutil.rmtree(target)
     finally:
@@ -115,11 +115,11 @@ def test_a_log_that_grows_is_copied_as_far_as_it_reached(run: Path) -> None:
 
 def test_an_end_that_comes_while_the_rest_is_copied_is_left_out(run: Path) -> None:
     """With it, what was copied before would pass for all that the training has left."""
-    target, _ = copied(run, at={1: lambda: (run / run_folders.EXIT).write_text("{}")})
-    assert not (target / run_folders.EXIT).exists()
+    target, _ = copied(run, at={1: lambda: (run / names.EXIT).write_text("{}")})
+    assert not (target / names.EXIT).exists()
 
     shutil.rmtree(target)
-    assert (copied(run)[0] / run_folders.EXIT).exists()
+    assert (copied(run)[0] / names.EXIT).exists()
 
 
 def test_a_checkpoint_that_is_being_written_is_left_out(run: Path) -> None:
@@ -186,7 +186,7 @@ class TestWhatCannotBeCopied:
         target, copy = copied(run)
 
         assert copy.warnings == ["what lies deeper than 64 folders or has a path of more than 2,000 bytes is left out"]
-        assert (target / run_folders.STDOUT).exists()
+        assert (target / names.STDOUT).exists()
         assert bytes_below(run) > 0
         remove_tree(run)
         assert not run.exists()
@@ -212,7 +212,7 @@ class TestWhatCannotBeCopied:
         (run / "closed").mkdir()
         (run / "closed" / "file").write_text("x")
         (run / "closed").chmod(0)
-        (run / run_folders.MANIFEST).chmod(0)
+        (run / names.MANIFEST).chmod(0)
         (run / "checkpoints" / "10" / "_CHECKPOINT_METADATA").chmod(0)
         code = (
             "import sys; from pathlib import Path; from runs.backup.copying import copy_folder, opened\n"

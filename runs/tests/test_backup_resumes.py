@@ -14,9 +14,9 @@ from django.conf import LazySettings
 from django.db import connection
 
 from datasets.models import Dataset
-from runs import folder as run_folders
-from runs.checkpoint_folder import complete_steps
 from runs.execution.launching import launch_pending
+from runs.runfolder import names
+from runs.runfolder.checkpoints import complete_steps
 from runs.services import run_folder
 from runs.tests.conftest import Start, Submit
 from runs.tests.launching import wait_for
@@ -59,7 +59,7 @@ def elsewhere(tmp_path: Path) -> Iterator[dict[str, str]]:
             administrator.execute(f"CREATE DATABASE {name}")
             yield variables | {"DATABASE_URL": urlunsplit(urlsplit(server)._replace(path=f"/{name}"))}
             administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    for record in var.rglob(run_folders.KEEPER):
+    for record in var.rglob(names.KEEPER):
         end_keeper(record.parent)
 
 
@@ -82,9 +82,9 @@ def test_a_training_goes_on_from_its_checkpoint_in_a_restored_system(
     few = {"max_steps": 6, "checkpoint_every_steps": 2, "max_seq_length": 128, "batch_size": 3, "exact_match_examples": 0}
     run = submit(dataset_key=make_dataset("few", size=9).dataset_key, num_epochs=9, **few)
     launch_pending()
-    wait_for(lambda: (hold / "held").exists() or (run_folder(run) / run_folders.EXIT).exists(), "the second checkpoint")
-    assert (hold / "held").exists(), (run_folder(run) / run_folders.STDERR).read_text()
-    assert complete_steps(run_folder(run) / run_folders.CHECKPOINTS) == [2]
+    wait_for(lambda: (hold / "held").exists() or (run_folder(run) / names.EXIT).exists(), "the second checkpoint")
+    assert (hold / "held").exists(), (run_folder(run) / names.STDERR).read_text()
+    assert complete_steps(run_folder(run) / names.CHECKPOINTS) == [2]
 
     # 2. A backup, and nothing is left of the system.
     backup = program("manage.py", "backup", str(tmp_path / "backup"))

@@ -10,7 +10,7 @@ from django.conf import LazySettings
 from rest_framework.test import APIClient
 
 from runs.models import Run
-from runs.processes import processes_of_run
+from runs.runfolder.processes import processes_of_run
 from runs.services import run_folder
 from runs.tests.conftest import Script
 from runs.tests.launching import BEFORE_THE_COMMAND, Hold, wait_for

@@ -15,10 +15,10 @@ from rest_framework.test import APIClient
 
 from benchmarks.chaos.house import TRAINER as CHAOS_TRAINER
 from benchmarks.chaos.house import Journal, read_journal
-from runs.checkpoint_folder import BEFORE, REQUIRED, complete_steps, first_difference, make_identity, read_identity
-from runs.manifest import DATASET_FORMAT, PARAMETERS, build_manifest, dump_manifest, parameter_defaults
 from runs.models import Run
+from runs.runfolder.checkpoints import BEFORE, REQUIRED, complete_steps, first_difference, make_identity, read_identity
 from runs.services import find_source, run_folder
+from runs.spec.manifest import DATASET_FORMAT, PARAMETERS, build_manifest, dump_manifest, parameter_defaults
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.tests.leftovers import training_of
 

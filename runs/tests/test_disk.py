@@ -24,11 +24,11 @@ from runs.models import DiskQuota, Run, RunStatus
 from runs.output_root import root_problem
 from runs.reading.artifacts import remove_artifact
 from runs.retention import prune_runs
+from runs.runfolder.tree import bytes_below
 from runs.services import claim_run, finish_run, retry_run, run_folder, trash_run
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 from runs.tests.test_pages_start import filled
-from runs.trees import bytes_below
 from tunixrt.checks import check_supervision_limits
 
 

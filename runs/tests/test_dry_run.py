@@ -11,12 +11,12 @@ from django.conf import LazySettings
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs.architectures import read_architecture, tensors
 from runs.execution.launching import launch_pending
-from runs.families import PRESETS
-from runs.manifest import OUTPUT_DEFAULTS, parse_manifest
 from runs.models import Run, RunEvent
 from runs.services import run_folder
+from runs.spec.architectures import read_architecture, tensors
+from runs.spec.families import PRESETS
+from runs.spec.manifest import OUTPUT_DEFAULTS, parse_manifest
 
 pytestmark = pytest.mark.django_db
 URL = "/api/tunix/run"

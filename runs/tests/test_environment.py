@@ -134,8 +134,8 @@ sys.modules["os"]._exit = lambda code: None
 runpy.run_path({str(LAUNCHER)!r}, run_name="__main__")
 import importlib.util
 print(importlib.util.find_spec("datasets").origin)
-import runs.manifest
-print(runs.manifest.__file__)
+import runs.spec.manifest
+print(runs.spec.manifest.__file__)
 """
     ended = subprocess.run(
         [sys.executable, "-I", "-u", "-c", probe], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

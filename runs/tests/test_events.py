@@ -20,10 +20,10 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
 
-from runs import folder as run_folders
 from runs.models import Run, RunStatus
-from runs.processes import descendants
 from runs.reading import stream
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import descendants
 from runs.services import run_folder
 from runs.tests.launching import HOUR, PATIENCE, wait_for
 from runs.tests.leftovers import make_run, measured
@@ -169,8 +169,8 @@ def append(run: Run, name: str, content: bytes) -> None:
 
 def end(run: Run, status: str = RunStatus.COMPLETED, exit_code: int | None = 0) -> None:
     """As keeper and attendant end a run: exit.json, then the row."""
-    record = run_folders.exit_record(run_id=str(run.run_id), reason="exit", message="")
-    run_folders.write_json(run_folder(run) / run_folders.EXIT, record)
+    record = records.exit_record(run_id=str(run.run_id), reason="exit", message="")
+    files.write_json(run_folder(run) / names.EXIT, record)
     Run.objects.filter(pk=run.pk).update(status=status, exit_code=exit_code, completed_at=timezone.now(), message="All done.")
 
 
@@ -234,7 +234,7 @@ def test_a_step_of_the_status_is_told(site: Site, user: User):
         append(run, "stdout.log", b"hello\n")
         reading.wait_for("stdout")
         Run.objects.filter(pk=run.pk).update(status=RunStatus.CANCELLING)
-        run_folders.request_stop(run_folder(run), "cancel", "somebody")
+        records.request_stop(run_folder(run), "cancel", "somebody")
         reading.wait_for("status", 3)
         end(run, RunStatus.CANCELLED, None)
         reading.wait_for("end")

@@ -11,14 +11,14 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs import folder as run_folders
 from runs.execution.attending import attend
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
-from runs.manifest import parse_manifest
 from runs.models import Run, RunStatus
 from runs.output_root import root_problem
+from runs.runfolder import names
 from runs.services import StateConflict, claim_run, extend_run, finish_run, request_cancel, retry_run, run_folder, trash_run
+from runs.spec.manifest import parse_manifest
 from runs.tests.conftest import Submit
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of
@@ -39,7 +39,7 @@ def end(run: Run, *steps: int, status: str = RunStatus.COMPLETED, lost: bool = F
 
 def manifest(run: Run) -> dict[str, Any]:
     launch_pending()
-    return parse_manifest((run_folder(run) / run_folders.MANIFEST).read_text())
+    return parse_manifest((run_folder(run) / names.MANIFEST).read_text())
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_it_is_a_new_run_from_the_last_checkpoint(
     assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["extend_from_step"] == 10
     run = Run.objects.get(pk=answer["run_id"])
     written = manifest(run)
-    assert written["resume_from"] == str(run_folder(completed) / run_folders.CHECKPOINTS)
+    assert written["resume_from"] == str(run_folder(completed) / names.CHECKPOINTS)
     assert written["extend_from_step"] == 10
     assert {name: written["training"][name] for name in stored} == stored
 
@@ -127,7 +127,7 @@ def test_a_dry_run_is_not_extended(submit: Submit, api: APIClient) -> None:
 
 
 def test_without_a_checkpoint_there_is_nothing_to_extend(completed: Run, api: APIClient) -> None:
-    shutil.rmtree(run_folder(completed) / run_folders.CHECKPOINTS)
+    shutil.rmtree(run_folder(completed) / names.CHECKPOINTS)
     response = api.post(f"/api/tunix/runs/{completed.pk}/extend", {"max_steps": 1}, format="json")
     assert response.status_code == 409
     assert "no checkpoint left" in response.json()["detail"]
@@ -178,7 +178,7 @@ class TestRetries:
 
     def test_without_what_it_extends_it_is_not_retried(self, completed: Run, extension: Run, api: APIClient) -> None:
         end(extension, status="failed")
-        shutil.rmtree(run_folder(completed) / run_folders.CHECKPOINTS / "10")  # 5 is left, and of no use
+        shutil.rmtree(run_folder(completed) / names.CHECKPOINTS / "10")  # 5 is left, and of no use
         response = api.post(f"/api/tunix/runs/{extension.pk}/retry")
         assert response.status_code == 409
         assert "The checkpoint of step 10 that this run extends is gone." in response.json()["detail"]
@@ -186,13 +186,13 @@ class TestRetries:
     def test_a_lost_one_that_cannot_be_retried_says_why(self, submit: Submit, user: User) -> None:
         first = end(submit(auto_retry=1), 10)
         extension = extend_run(run=first, by=user, max_steps=5)
-        shutil.rmtree(run_folder(first) / run_folders.CHECKPOINTS)
+        shutil.rmtree(run_folder(first) / names.CHECKPOINTS)
         end(extension, status="failed", lost=True)
         assert extension.message.startswith("x It is not tried again: The checkpoint of step 10")
         assert not extension.retries.exists()
 
     def test_a_waiting_one_whose_checkpoint_is_gone_fails_and_says_so(self, completed: Run, extension: Run) -> None:
-        shutil.rmtree(run_folder(completed) / run_folders.CHECKPOINTS / "10")
+        shutil.rmtree(run_folder(completed) / names.CHECKPOINTS / "10")
         launch_pending()
         extension.refresh_from_db()
         assert extension.status == "failed"
@@ -238,7 +238,7 @@ class TestPage:
         assert Run.objects.count() == 1
 
     def test_without_a_checkpoint_it_says_so(self, completed: Run, local_client: Client) -> None:
-        shutil.rmtree(run_folder(completed) / run_folders.CHECKPOINTS)
+        shutil.rmtree(run_folder(completed) / names.CHECKPOINTS)
         page = local_client.get(f"/runs/{completed.pk}").content.decode()
         assert "No checkpoint of this run is left to train on from." in page
         assert "extend-start" not in page
@@ -267,5 +267,5 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
     extension = trained(extend_run(run=first, by=user, max_steps=4))
 
     assert (extension.step, extension.total_steps, extension.summary["extended_from_step"]) == (7, 7, 3)
-    lines = [json.loads(line) for line in (run_folder(extension) / run_folders.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run_folder(extension) / names.METRICS).read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line.get("values", {})] == [4, 5, 6, 7]

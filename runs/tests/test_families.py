@@ -2,8 +2,8 @@
 
 import pytest
 
-from runs.architectures import read_architecture
-from runs.families import MODEL_TYPES, PRESETS, families_text, family_of_hub_id, preset_names
+from runs.spec.architectures import read_architecture
+from runs.spec.families import MODEL_TYPES, PRESETS, families_text, family_of_hub_id, preset_names
 
 
 @pytest.mark.parametrize(

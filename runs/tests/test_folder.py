@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from runs import folder
-from runs.processes import boot_id, descendants, process_start_time, processes_of_run, read_process, same_process
+from runs.runfolder import files, leftovers, records
+from runs.runfolder.processes import boot_id, descendants, process_start_time, processes_of_run, read_process, same_process
 from runs.tests.launching import PATIENCE, bytes_read, wait_for
 
 # --- text and time
 
 
 def test_timestamps_are_utc_with_microseconds():
-    assert folder.timestamp(0) == "1970-01-01T00:00:00.000000Z"
-    assert folder.timestamp(1_700_000_000.25) == "2023-11-14T22:13:20.250000Z"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", folder.timestamp())
+    assert files.timestamp(0) == "1970-01-01T00:00:00.000000Z"
+    assert files.timestamp(1_700_000_000.25) == "2023-11-14T22:13:20.250000Z"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", files.timestamp())
 
 
 def test_clean_text_is_what_a_database_takes():
-    assert folder.clean_text("a\0b\ud800c\udfffd é 😀") == "a\ufffdb\ufffdc\ufffdd é 😀"
+    assert files.clean_text("a\0b\ud800c\udfffd é 😀") == "a\ufffdb\ufffdc\ufffdd é 😀"
 
 
 TEXTS = {
@@ -53,7 +53,7 @@ def test_the_tail_is_valid_and_within_its_limit_wherever_it_is_cut(tmp_path, nam
     for length in [*range(40), *range(10_230, 10_260), len(data)]:
         path.write_bytes(data[:length])
         for limit in (10_240, 7, 3, 1) if length < 40 else (10_240,):
-            tail = folder.read_tail(path, limit)
+            tail = files.read_tail(path, limit)
             encoded = tail.encode()  # fails on a lone surrogate
             assert len(encoded) <= limit
             assert "\0" not in tail
@@ -74,18 +74,18 @@ def test_the_tail_of_a_gigabyte_costs_nothing(tmp_path):
         file.seek(0, os.SEEK_END)
         file.write(b"x" * 10_000 + b"tunix: data: nothing.\n")
     before = bytes_read()
-    tail = folder.read_tail(path)
-    assert bytes_read() - before < 2 * folder.OUTPUT_MAX_BYTES
+    tail = files.read_tail(path)
+    assert bytes_read() - before < 2 * files.OUTPUT_MAX_BYTES
     assert tail.startswith("[earlier output cut; all of it is in stderr.log]\n")
     assert tail.endswith("xtunix: data: nothing.\n")
 
 
 def test_the_tail_of_nothing_is_empty(tmp_path):
-    assert folder.read_tail(tmp_path / "stdout.log") == ""
+    assert files.read_tail(tmp_path / "stdout.log") == ""
     (tmp_path / "stdout.log").touch()
-    assert folder.read_tail(tmp_path / "stdout.log") == ""
+    assert files.read_tail(tmp_path / "stdout.log") == ""
     (tmp_path / "stdout.log").write_text("words")
-    assert folder.read_tail(tmp_path / "stdout.log", 0) == ""
+    assert files.read_tail(tmp_path / "stdout.log", 0) == ""
 
 
 # --- files
@@ -106,8 +106,8 @@ def hostile(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device", "link"])
 def test_only_regular_files_are_read_and_reading_never_blocks(tmp_path, kind):
     hostile(tmp_path / "file", kind)
-    for read in (folder.read_json, folder.read_tail, folder.open_regular):
-        with pytest.raises(folder.BrokenFile, match="not a regular file"):
+    for read in (files.read_json, files.read_tail, files.open_regular):
+        with pytest.raises(files.BrokenFile, match="not a regular file"):
             read(tmp_path / "file")
 
 
@@ -123,42 +123,42 @@ def test_only_regular_files_are_read_and_reading_never_blocks(tmp_path, kind):
         (b'{"a": ' * 100_000, "not JSON"),
         (b"[1]", "no JSON object"),
         (b"null", "no JSON object"),
-        (b'"' + b"x" * folder.JSON_MAX_BYTES + b'"', "larger than"),
+        (b'"' + b"x" * files.JSON_MAX_BYTES + b'"', "larger than"),
     ],
 )
 def test_a_broken_file_says_why(tmp_path, content, reason):
     (tmp_path / "result.json").write_bytes(content)
-    with pytest.raises(folder.BrokenFile, match=reason):
-        folder.read_json(tmp_path / "result.json")
+    with pytest.raises(files.BrokenFile, match=reason):
+        files.read_json(tmp_path / "result.json")
 
 
 def test_json_goes_there_and_back(tmp_path):
     value = {"text": "é\0\ud800", "number": 1.5, "none": None, "list": [1, True]}
-    assert folder.read_json(tmp_path / "result.json") is None
-    folder.write_json(tmp_path / "result.json", value)
-    assert folder.read_json(tmp_path / "result.json") == value
+    assert files.read_json(tmp_path / "result.json") is None
+    files.write_json(tmp_path / "result.json", value)
+    assert files.read_json(tmp_path / "result.json") == value
     assert os.listdir(tmp_path) == ["result.json"]
 
 
 def test_a_value_that_is_not_json_leaves_the_old_file(tmp_path):
-    folder.write_json(tmp_path / "result.json", {"old": 1})
+    files.write_json(tmp_path / "result.json", {"old": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        folder.write_json(tmp_path / "result.json", {"new": float("nan")})
-    assert folder.read_json(tmp_path / "result.json") == {"old": 1}
+        files.write_json(tmp_path / "result.json", {"new": float("nan")})
+    assert files.read_json(tmp_path / "result.json") == {"old": 1}
     assert os.listdir(tmp_path) == ["result.json"]
 
 
 def test_readers_see_the_old_or_the_new_file_never_half_a_one(tmp_path):
     path = tmp_path / "keeper.json"
-    folder.write_json(path, {"n": 0, "filler": "x" * 20_000})
+    files.write_json(path, {"n": 0, "filler": "x" * 20_000})
     stop = threading.Event()
     problems: list[object] = []
 
     def read():
         while not stop.is_set():
             try:
-                value = folder.read_json(path)
-            except folder.BrokenFile as error:
+                value = files.read_json(path)
+            except files.BrokenFile as error:
                 problems.append(error)
             else:
                 if value is None or len(value["filler"]) != 20_000:
@@ -167,7 +167,7 @@ def test_readers_see_the_old_or_the_new_file_never_half_a_one(tmp_path):
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(50):
-        folder.write_json(path, {"n": number, "filler": "x" * 20_000})
+        files.write_json(path, {"n": number, "filler": "x" * 20_000})
     stop.set()
     reader.join()
     assert problems == []
@@ -177,33 +177,33 @@ def test_a_link_in_place_of_a_file_is_replaced_not_followed(tmp_path):
     (tmp_path / "precious").write_text("kept")
     for name in ("exit.json", ".exit.json.reserved"):
         (tmp_path / name).symlink_to(tmp_path / "precious")
-    folder.write_json(tmp_path / "exit.json", {"a": 1})
+    files.write_json(tmp_path / "exit.json", {"a": 1})
     assert (tmp_path / "precious").read_text() == "kept"
-    assert folder.read_json(tmp_path / "exit.json") == {"a": 1}
+    assert files.read_json(tmp_path / "exit.json") == {"a": 1}
     assert sorted(os.listdir(tmp_path)) == ["exit.json", "precious"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder"])
 def test_a_spoilt_reservation_does_not_prevent_the_write(tmp_path, kind):
     hostile(tmp_path / ".exit.json.reserved", kind)
-    folder.write_json(tmp_path / "exit.json", {"a": 1})
-    assert folder.read_json(tmp_path / "exit.json") == {"a": 1}
+    files.write_json(tmp_path / "exit.json", {"a": 1})
+    assert files.read_json(tmp_path / "exit.json") == {"a": 1}
 
 
 def test_reserving_through_a_link_is_refused(tmp_path):
     (tmp_path / "precious").write_text("kept")
     (tmp_path / ".exit.json.reserved").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="symbolic links"):
-        folder.reserve(tmp_path / "exit.json")
+        files.reserve(tmp_path / "exit.json")
     assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_a_write_uses_up_its_reservation(tmp_path):
-    folder.reserve(tmp_path / "exit.json")
+    files.reserve(tmp_path / "exit.json")
     reserved = os.stat(tmp_path / ".exit.json.reserved")
-    assert reserved.st_size == folder.RESERVED_BYTES
-    assert reserved.st_blocks * 512 >= folder.RESERVED_BYTES
-    folder.write_json(tmp_path / "exit.json", {"a": 1})
+    assert reserved.st_size == files.RESERVED_BYTES
+    assert reserved.st_blocks * 512 >= files.RESERVED_BYTES
+    files.write_json(tmp_path / "exit.json", {"a": 1})
     assert os.stat(tmp_path / "exit.json").st_ino == reserved.st_ino
     assert json.loads((tmp_path / "exit.json").read_text()) == {"a": 1}  # nothing of the zeros is left
     assert os.listdir(tmp_path) == ["exit.json"]
@@ -212,10 +212,10 @@ def test_a_write_uses_up_its_reservation(tmp_path):
 def test_a_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path):
     (tmp_path / "exit.json").mkdir()
     with pytest.raises(OSError, match=r"exit\.json"):
-        folder.write_json(tmp_path / "exit.json", {"a": 1})
+        files.write_json(tmp_path / "exit.json", {"a": 1})
     assert os.listdir(tmp_path) == ["exit.json"]
     with pytest.raises(FileNotFoundError):
-        folder.write_json(tmp_path / "missing" / "exit.json", {"a": 1})
+        files.write_json(tmp_path / "missing" / "exit.json", {"a": 1})
 
 
 def test_of_many_who_create_a_file_one_does(tmp_path):
@@ -226,7 +226,7 @@ def test_of_many_who_create_a_file_one_does(tmp_path):
 
         def create(number, path=path, barrier=barrier, made=made):
             barrier.wait()
-            if folder.create_json_once(path, {"by": number}):
+            if files.create_json_once(path, {"by": number}):
                 made.append(number)
 
         threads = [threading.Thread(target=create, args=(number,)) for number in range(16)]
@@ -235,7 +235,7 @@ def test_of_many_who_create_a_file_one_does(tmp_path):
         for thread in threads:
             thread.join()
         assert len(made) == 1
-        assert folder.read_json(path) == {"by": made[0]}
+        assert files.read_json(path) == {"by": made[0]}
     assert len(os.listdir(tmp_path)) == 5
 
 
@@ -246,17 +246,17 @@ def test_cleaning_up_at_the_same_moment_does_not_lose_a_stop_request(tmp_path, m
 
     def link_behind_the_cleaner(*arguments, **options):
         if len(cleaned) < times:
-            folder.remove_temporary_files(tmp_path)
+            files.remove_temporary_files(tmp_path)
             cleaned.append(True)
         link(*arguments, **options)
 
     monkeypatch.setattr(os, "link", link_behind_the_cleaner)
     if times < 5:
-        assert folder.request_stop(tmp_path, "cancel", "ada") is True
-        assert (folder.read_json(tmp_path / "stop.json") or {})["by"] == "ada"
+        assert records.request_stop(tmp_path, "cancel", "ada") is True
+        assert (files.read_json(tmp_path / "stop.json") or {})["by"] == "ada"
     else:
         with pytest.raises(FileNotFoundError):
-            folder.request_stop(tmp_path, "cancel", "ada")
+            records.request_stop(tmp_path, "cancel", "ada")
     assert len(cleaned) == min(times, 5)
 
 
@@ -265,7 +265,7 @@ def test_cleaning_up_removes_our_leftovers_only(tmp_path):
     others = [".exit.json.reserved", ".hidden", ".exit.json.bak", "exit.json.0123abcd", "stdout.log", ".env.0123abcd"]
     for name in (*ours, *others):
         (tmp_path / name).touch()
-    folder.remove_temporary_files(tmp_path)
+    files.remove_temporary_files(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
@@ -273,14 +273,14 @@ def test_cleaning_up_removes_our_leftovers_only(tmp_path):
 
 
 def test_the_lock_has_one_holder_and_is_free_when_the_last_descriptor_is_closed(tmp_path):
-    first = folder.try_lock(tmp_path / "lock")
+    first = files.try_lock(tmp_path / "lock")
     assert first is not None
-    assert folder.try_lock(tmp_path / "lock") is None
+    assert files.try_lock(tmp_path / "lock") is None
     copy = os.dup(first)
     os.close(first)
-    assert folder.try_lock(tmp_path / "lock") is None
+    assert files.try_lock(tmp_path / "lock") is None
     os.close(copy)
-    again = folder.try_lock(tmp_path / "lock")
+    again = files.try_lock(tmp_path / "lock")
     assert again is not None
     assert os.get_inheritable(again) is False
     os.close(again)
@@ -289,13 +289,13 @@ def test_the_lock_has_one_holder_and_is_free_when_the_last_descriptor_is_closed(
 def test_the_lock_is_not_taken_through_a_link(tmp_path):
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
-        folder.try_lock(tmp_path / "lock")
+        files.try_lock(tmp_path / "lock")
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_no_lock_without_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
-        folder.try_lock(tmp_path / "missing" / "lock")
+        files.try_lock(tmp_path / "missing" / "lock")
 
 
 @pytest.mark.parametrize("made_again", [False, True])
@@ -312,8 +312,8 @@ def test_a_lock_on_a_removed_file_is_no_lock(tmp_path, monkeypatch, made_again):
 
     with monkeypatch.context() as purging:
         purging.setattr(fcntl, "flock", flock_behind_a_purge)
-        assert folder.try_lock(path) is None
-    lock = folder.try_lock(path)
+        assert files.try_lock(path) is None
+    lock = files.try_lock(path)
     assert lock is not None
     os.close(lock)
 
@@ -322,28 +322,28 @@ def test_a_lock_on_a_removed_file_is_no_lock(tmp_path, monkeypatch, made_again):
 
 
 def test_a_stop_request_is_made_once(tmp_path):
-    assert folder.request_stop(tmp_path, "cancel", "ada\0") is True
-    assert folder.request_stop(tmp_path, "timeout", "bob") is False
-    request = folder.read_json(tmp_path / "stop.json")
+    assert records.request_stop(tmp_path, "cancel", "ada\0") is True
+    assert records.request_stop(tmp_path, "timeout", "bob") is False
+    request = files.read_json(tmp_path / "stop.json")
     assert request is not None
     assert (request["reason"], request["by"]) == ("cancel", "ada\ufffd")
     assert request["at"].endswith("Z")
     with pytest.raises(ValueError, match="reason must be one of cancel, timeout"):
-        folder.request_stop(tmp_path, "whim", "ada")
+        records.request_stop(tmp_path, "whim", "ada")
 
 
 def test_a_lost_end_never_replaces_a_real_one(tmp_path):
-    real = folder.exit_record(run_id="r", reason="exit", message="Done.", exit_code=0)
-    folder.write_json(tmp_path / "exit.json", real)
-    assert folder.write_lost_exit(tmp_path, "r", "The keeper is gone.") == real
-    assert folder.read_json(tmp_path / "exit.json") == real
+    real = records.exit_record(run_id="r", reason="exit", message="Done.", exit_code=0)
+    files.write_json(tmp_path / "exit.json", real)
+    assert records.write_lost_exit(tmp_path, "r", "The keeper is gone.") == real
+    assert files.read_json(tmp_path / "exit.json") == real
 
 
 def test_a_lost_end_knows_host_and_start_from_the_keeper_and_cleans_up(tmp_path):
-    folder.write_json(tmp_path / "keeper.json", {"host": "gpu-1", "started_at": "2025-01-01T00:00:00.000000Z"})
+    files.write_json(tmp_path / "keeper.json", {"host": "gpu-1", "started_at": "2025-01-01T00:00:00.000000Z"})
     for name in ("exit.json", "stop.json"):
-        folder.reserve(tmp_path / name)
-    record = folder.write_lost_exit(tmp_path, "r", "The host was restarted.")
+        files.reserve(tmp_path / name)
+    record = records.write_lost_exit(tmp_path, "r", "The host was restarted.")
     assert (record["host"], record["started_at"]) == ("gpu-1", "2025-01-01T00:00:00.000000Z")
     assert (record["reason"], record["exit_code"], record["signal"], record["duration_seconds"]) == ("lost", None, None, None)
     assert sorted(os.listdir(tmp_path)) == ["exit.json", "keeper.json"]
@@ -351,7 +351,7 @@ def test_a_lost_end_knows_host_and_start_from_the_keeper_and_cleans_up(tmp_path)
 
 def test_a_lost_end_is_written_whatever_keeper_json_holds(tmp_path):
     (tmp_path / "keeper.json").write_text("{half")
-    assert folder.write_lost_exit(tmp_path, "r", "Gone.")["host"] == os.uname().nodename
+    assert records.write_lost_exit(tmp_path, "r", "Gone.")["host"] == os.uname().nodename
 
 
 # --- processes
@@ -436,14 +436,14 @@ def test_processes_of_a_run_are_known_by_their_environment(process):
 
 def recorded(tmp_path, sleeper, **changes):
     identity = {"pid": sleeper.pid, "start_time": process_start_time(sleeper.pid), "pgid": sleeper.pid, **changes}
-    folder.write_json(tmp_path / "keeper.json", {"boot_id": boot_id(), "keeper": {"pid": 2**22 + 1}, "trainer": identity})
+    files.write_json(tmp_path / "keeper.json", {"boot_id": boot_id(), "keeper": {"pid": 2**22 + 1}, "trainer": identity})
 
 
 def test_a_recorded_process_that_still_lives_is_killed_with_its_children(process, tmp_path):
     shell = process(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE)
     child = int(shell.stdout.readline())
     recorded(tmp_path, shell)
-    assert folder.kill_leftovers(tmp_path, "run-1") == sorted([shell.pid, child])
+    assert leftovers.kill_leftovers(tmp_path, "run-1") == sorted([shell.pid, child])
     assert shell.wait() == -signal.SIGKILL
     wait_for(lambda: process_start_time(child) is None, "the end of the child, which nobody waits for")
 
@@ -462,20 +462,20 @@ def test_a_process_that_only_has_the_same_number_is_left_alone(process, tmp_path
     elif change == "nothing":
         content["trainer"] = None
     (tmp_path / "keeper.json").write_text("{half" if change == "broken" else json.dumps(content))
-    assert folder.kill_leftovers(tmp_path, "run-1") == []
+    assert leftovers.kill_leftovers(tmp_path, "run-1") == []
     assert same_process(innocent.pid, start)
 
 
 def test_killing_leftovers_never_means_oneself(tmp_path):
     me = {"pid": os.getpid(), "start_time": process_start_time(os.getpid())}
-    folder.write_json(tmp_path / "keeper.json", {"boot_id": boot_id(), "keeper": me, "trainer": {"pid": 1, "start_time": 1}})
-    assert folder.kill_leftovers(tmp_path, "run-1") == []
+    files.write_json(tmp_path / "keeper.json", {"boot_id": boot_id(), "keeper": me, "trainer": {"pid": 1, "start_time": 1}})
+    assert leftovers.kill_leftovers(tmp_path, "run-1") == []
 
 
 def test_what_cannot_be_killed_in_time_is_named(process, tmp_path):
     sleeper = process(["sleep", "600"], env={"TUNIXRT_RUN_ID": "run-2", "PATH": os.environ["PATH"]})
     wait_for(lambda: processes_of_run("run-2"), "exec")
-    with pytest.raises(folder.StillAlive, match=str(sleeper.pid)) as caught:
-        folder.kill_leftovers(tmp_path, "run-2", timeout=-1)
+    with pytest.raises(leftovers.StillAlive, match=str(sleeper.pid)) as caught:
+        leftovers.kill_leftovers(tmp_path, "run-2", timeout=-1)
     assert caught.value.pids == [sleeper.pid]
-    assert folder.kill_leftovers(tmp_path, "run-2") == [sleeper.pid]
+    assert leftovers.kill_leftovers(tmp_path, "run-2") == [sleeper.pid]

@@ -14,12 +14,12 @@ from django.db import connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import folder as files
 from runs.execution import attending
 from runs.execution.attending import attend, attend_run
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.models import MetricSeries, Run, RunEvent
+from runs.runfolder import files, names, records
 from runs.services import claim_run, run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import PATIENCE
@@ -35,13 +35,13 @@ def running(submit: Submit, scripted: Script) -> Run:
     run = claim_run(run=submit(), host=this_host(), by="test")
     folder = run_folder(run)
     folder.mkdir(parents=True)
-    files.write_json(folder / files.KEEPER, {"version": 1, "run_id": str(run.run_id), "host": "here", "started_at": None})
+    files.write_json(folder / names.KEEPER, {"version": 1, "run_id": str(run.run_id), "host": "here", "started_at": None})
     return run
 
 
 def leave_end(run: Run, **fields: Any) -> None:
-    record = files.exit_record(run_id=str(run.run_id), reason="exit", message="m", ended_at=ENDED, duration_seconds=5.0)
-    files.write_json(run_folder(run) / files.EXIT, record | fields)
+    record = records.exit_record(run_id=str(run.run_id), reason="exit", message="m", ended_at=ENDED, duration_seconds=5.0)
+    files.write_json(run_folder(run) / names.EXIT, record | fields)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_one_that_was_being_cancelled_meanwhile_gets_its_end_all_the_same(runnin
 
 def test_the_last_measurements_and_the_result_come_with_it(running: Run):
     folder = run_folder(running)
-    (folder / files.METRICS).write_text('{"step": 1, "time": 1.0, "values": {"loss": 2.5}}')  # its newline was never written
-    files.write_json(folder / files.RESULT, {"loss_last": 2.5, "model": None, "samples": [{"prompt": "1+1=?", "after": "2"}]})
+    (folder / names.METRICS).write_text('{"step": 1, "time": 1.0, "values": {"loss": 2.5}}')  # its newline was never written
+    files.write_json(folder / names.RESULT, {"loss_last": 2.5, "model": None, "samples": [{"prompt": "1+1=?", "after": "2"}]})
     leave_end(running, exit_code=0)
 
     bring_home(running, by="test")
@@ -130,7 +130,7 @@ def test_a_result_of_any_kind_is_stored_and_shown(running: Run, api: APIClient):
         "deep": deep,
         "k\x00ey": 1,
     }
-    (run_folder(running) / files.RESULT).write_text(json.dumps(result))
+    (run_folder(running) / names.RESULT).write_text(json.dumps(result))
     leave_end(running, exit_code=0)
 
     bring_home(running, by="test")
@@ -144,7 +144,7 @@ def test_a_result_of_any_kind_is_stored_and_shown(running: Run, api: APIClient):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": NaN}', b"[" * 100_000])
 def test_a_result_that_cannot_be_read_is_none_and_that_is_said(running: Run, content: bytes):
-    (run_folder(running) / files.RESULT).write_bytes(content)
+    (run_folder(running) / names.RESULT).write_bytes(content)
     leave_end(running, exit_code=0)
 
     assert bring_home(running, by="test").status == "completed"
@@ -170,7 +170,7 @@ STRANGE = ["folder", "link", "circle", "pipe"]
 @pytest.mark.parametrize("kind", STRANGE)
 def test_nothing_strange_in_the_folder_keeps_the_end_away(running: Run, kind: str):
     folder = run_folder(running)
-    for name in (files.STDOUT, files.STDERR, files.METRICS, files.RESULT):
+    for name in (names.STDOUT, names.STDERR, names.METRICS, names.RESULT):
         make_strange(folder / name, kind)
     leave_end(running, exit_code=0)
 
@@ -186,7 +186,7 @@ def test_nothing_strange_in_the_folder_keeps_the_end_away(running: Run, kind: st
 @pytest.mark.parametrize("kind", [*STRANGE, "garbage", "list", "endless"])
 def test_something_else_in_the_place_of_the_end_is_no_end(running: Run, kind: str):
     """The trainer can write there too. Its keeper is gone, so the run is lost; it must not hang for ever."""
-    path = run_folder(running) / files.EXIT
+    path = run_folder(running) / names.EXIT
     if kind in STRANGE:
         make_strange(path, kind)
     else:
@@ -223,7 +223,7 @@ def test_an_end_of_wrong_types_is_an_end_all_the_same(running: Run, fields: dict
 
 
 def test_an_end_without_any_field_is_an_end(running: Run):
-    files.write_json(run_folder(running) / files.EXIT, {})
+    files.write_json(run_folder(running) / names.EXIT, {})
 
     attend_run(running)
 
@@ -235,7 +235,7 @@ def test_an_end_without_any_field_is_an_end(running: Run):
 
 def test_a_folder_that_stays_removed_is_the_end(running: Run, monkeypatch: pytest.MonkeyPatch):
     Run.objects.update(process={"keeper": {"pid": 1}})
-    os.remove(run_folder(running) / files.KEEPER)
+    os.remove(run_folder(running) / names.KEEPER)
     run_folder(running).rmdir()
 
     assert attend() == 1
@@ -253,7 +253,7 @@ def test_a_folder_that_stays_removed_is_the_end(running: Run, monkeypatch: pytes
 def test_two_who_bring_it_home_at_the_same_moment_bring_one_end(running: Run):
     folder = run_folder(running)
     lines = [json.dumps({"step": step, "time": 1.0, "values": {"loss": 1 / step}}) for step in range(1, 2001)]
-    (folder / files.METRICS).write_text("\n".join(lines) + "\n")
+    (folder / names.METRICS).write_text("\n".join(lines) + "\n")
     leave_end(running, exit_code=0)
     copies = [Run.objects.get(pk=running.pk) for _ in range(6)]
     barrier = threading.Barrier(len(copies), timeout=PATIENCE)

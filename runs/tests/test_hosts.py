@@ -10,12 +10,13 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import folder, services
+from runs import services
 from runs.attendant import beat
 from runs.execution import hosts, launching
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import Host, Run, RunStatus
 from runs.output_root import root_problem
+from runs.runfolder import files, names, records
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 
@@ -109,7 +110,7 @@ def test_the_database_being_away_starts_the_observation_anew(theirs: Run, settin
 
 def test_a_lock_that_is_held_is_a_life(theirs: Run, settings: LazySettings) -> None:
     impatient(settings, lost=0.0)
-    lock = folder.try_lock(services.run_folder(theirs) / folder.LOCK)
+    lock = files.try_lock(services.run_folder(theirs) / names.LOCK)
     assert lock is not None
     observer = Observer()
     observer.observe()
@@ -121,8 +122,8 @@ def test_a_lock_that_is_held_is_a_life(theirs: Run, settings: LazySettings) -> N
 
 def test_an_end_on_the_shared_root_is_brought_home(theirs: Run, settings: LazySettings) -> None:
     impatient(settings, lost=0.0)
-    end = folder.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0, duration_seconds=1.5)
-    folder.write_json(services.run_folder(theirs) / folder.EXIT, end)
+    end = records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0, duration_seconds=1.5)
+    files.write_json(services.run_folder(theirs) / names.EXIT, end)
     observer = Observer()
     observer.observe()
     observer.observe()
@@ -139,9 +140,9 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, script
     Run.objects.filter(pk=run.pk).update(host=elsewhere)  # as another host's judgement and retry would look from here
 
     stop_taken_away()
-    assert (folder.read_json(path / folder.STOP) or {})["by"] == "attendant: the run was taken away from this host"
-    wait_for((path / folder.EXIT).exists, "the keeper's end")
-    lock = wait_for(lambda: folder.try_lock(path / folder.LOCK), "the lock")
+    assert (files.read_json(path / names.STOP) or {})["by"] == "attendant: the run was taken away from this host"
+    wait_for((path / names.EXIT).exists, "the keeper's end")
+    lock = wait_for(lambda: files.try_lock(path / names.LOCK), "the lock")
     os.close(lock)
     stop_taken_away()
     assert not list((path.parent / ".hosts").glob("*.keepers/*"))
@@ -151,26 +152,24 @@ def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
     """A run that is taken away may end while it is told to stop; its folder would tell of a stop that nobody obeyed."""
     path = services.run_folder(theirs)
     hosts.note_keeper(theirs)
-    folder.write_json(path / folder.EXIT, folder.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0))
-    folder.request_stop(path, "cancel", "attendant: the run was taken away from this host")
+    files.write_json(path / names.EXIT, records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0))
+    records.request_stop(path, "cancel", "attendant: the run was taken away from this host")
 
     stop_taken_away()
 
-    assert not (path / folder.STOP).exists()
+    assert not (path / names.STOP).exists()
     assert not list((path.parent / ".hosts").glob("*.keepers/*"))
 
 
 def test_a_stop_that_came_before_the_end_stays(theirs: Run) -> None:
     path = services.run_folder(theirs)
     hosts.note_keeper(theirs)
-    folder.request_stop(path, "cancel", "somebody")
-    folder.write_json(
-        path / folder.EXIT, folder.exit_record(run_id=str(theirs.run_id), reason="cancel", message="", exit_code=17)
-    )
+    records.request_stop(path, "cancel", "somebody")
+    files.write_json(path / names.EXIT, records.exit_record(run_id=str(theirs.run_id), reason="cancel", message="", exit_code=17))
 
     stop_taken_away()
 
-    assert (path / folder.STOP).exists()
+    assert (path / names.STOP).exists()
 
 
 def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Script) -> None:
@@ -183,7 +182,7 @@ def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Scr
 
     stop_taken_away()
 
-    assert not (services.run_folder(run) / folder.STOP).exists()
+    assert not (services.run_folder(run) / names.STOP).exists()
 
 
 def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit, scripted: Script) -> None:
@@ -195,13 +194,13 @@ def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit,
     stop_taken_away()
 
     run.refresh_from_db()
-    assert not (services.run_folder(run) / folder.STOP).exists()
+    assert not (services.run_folder(run) / names.STOP).exists()
     assert (run.status, run.host) == (RunStatus.RUNNING, this_host())
 
 
 def test_a_run_without_host_and_keeper_finds_a_host(theirs: Run, elsewhere: Host) -> None:
     elsewhere.delete()
-    held = folder.try_lock(services.run_folder(theirs) / folder.LOCK)
+    held = files.try_lock(services.run_folder(theirs) / names.LOCK)
     assert held is not None
 
     stop_taken_away()

@@ -14,10 +14,10 @@ from django.core.management.base import SystemCheckError
 from django.db import connection, transaction
 
 from runs import attendant, task_workers
-from runs import folder as files
 from runs.attendant import Attendant
 from runs.execution import launching
 from runs.output_root import root_problem
+from runs.runfolder import files
 from runs.services import run_folder
 from runs.task_workers import Workers
 from runs.tests.conftest import ROOT, Script, Submit

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from runs import folder, keeper
-from runs.endings import failure_words, oom_kills
-from runs.processes import same_process
+from runs.keeper import program as keeper
+from runs.keeper.messages import failure_words, oom_kills
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import same_process
 from runs.tests.launching import ENVIRONMENT, FLAGS, launched_runs, wait_for
 
 
@@ -27,13 +28,13 @@ def run(tmp_path):
 
 def test_the_launcher_hears_of_the_owner_at_once_and_the_run_goes_on(run):
     training = run(["steps", 100_000, 0.01]).launch()
-    keeper_file = training.read(folder.KEEPER)
+    keeper_file = training.read(names.KEEPER)
     assert keeper_file["run_id"] == training.run_id
     assert keeper_file["host"] == os.uname().nodename
     assert keeper_file["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert same_process(keeper_file["keeper"]["pid"], keeper_file["keeper"]["start_time"])
     assert training.is_locked()
-    assert training.read(folder.EXIT) is None
+    assert training.read(names.EXIT) is None
 
 
 def test_the_trainer_is_recorded_before_its_first_instruction(run):
@@ -41,7 +42,7 @@ def test_the_trainer_is_recorded_before_its_first_instruction(run):
     training.end()
     facts = training.read("facts.json")
     assert facts["keeper"]["trainer"]["pid"] == facts["pid"]
-    assert facts["keeper"]["started_at"] == training.read(folder.EXIT)["started_at"]
+    assert facts["keeper"]["started_at"] == training.read(names.EXIT)["started_at"]
 
 
 def test_what_the_trainer_is_given(run):
@@ -78,27 +79,27 @@ def test_what_the_trainer_is_given(run):
 def test_a_second_keeper_is_refused_while_the_first_runs_and_after(run):
     training = run(["touch", "runs"], ["steps", 100_000, 0.01]).launch()
     training.wait_for_file("runs")
-    before = training.read(folder.KEEPER)
+    before = training.read(names.KEEPER)
 
-    descriptor = os.open(training.path / folder.LOCK, os.O_RDWR)  # the right file, but not the lock
+    descriptor = os.open(training.path / names.LOCK, os.O_RDWR)  # the right file, but not the lock
     refused = training.start_with(descriptor)
     os.close(descriptor)
     assert refused.returncode == keeper.NOT_LOCKED
     assert "lock is not held" in refused.stderr
-    assert training.read(folder.KEEPER) == before
+    assert training.read(names.KEEPER) == before
 
-    folder.request_stop(training.path, "cancel", "somebody")
+    records.request_stop(training.path, "cancel", "somebody")
     training.end()
     refused = training.start()
     assert refused.returncode == keeper.TAKEN
     assert "keeper.json is there already" in refused.stderr
-    assert training.read(folder.KEEPER) == before
+    assert training.read(names.KEEPER) == before
 
 
-@pytest.mark.parametrize("name", [folder.KEEPER, folder.EXIT])
+@pytest.mark.parametrize("name", [names.KEEPER, names.EXIT])
 def test_a_folder_with_a_history_is_not_run_again(run, name):
     training = run(["touch", "started"])
-    folder.write_json(training.path / name, {"run_id": "earlier"})
+    files.write_json(training.path / name, {"run_id": "earlier"})
     assert training.start().returncode == keeper.TAKEN
     assert not (training.path / "started").exists()
     assert not [entry for entry in os.listdir(training.path) if entry.startswith(".")]
@@ -124,7 +125,7 @@ def test_a_folder_with_a_history_is_not_run_again(run, name):
 )
 def test_a_command_that_cannot_be_used_starts_nothing(run, change, sentence):
     training = run(["touch", "started"])
-    path = training.path / folder.COMMAND
+    path = training.path / names.COMMAND
     if change is None:
         path.unlink()
     elif isinstance(change, str):
@@ -134,7 +135,7 @@ def test_a_command_that_cannot_be_used_starts_nothing(run, change, sentence):
     result = training.start()
     assert result.returncode == keeper.BAD_COMMAND
     assert sentence in result.stderr
-    assert sorted(os.listdir(training.path)) == sorted({folder.LOCK, *([] if change is None else [folder.COMMAND])})
+    assert sorted(os.listdir(training.path)) == sorted({names.LOCK, *([] if change is None else [names.COMMAND])})
     assert not training.is_locked()
 
 
@@ -160,7 +161,7 @@ def test_a_descriptor_of_another_lock_is_refused(run, tmp_path):
     os.close(other)
     assert result.returncode == keeper.NOT_LOCKED
     assert "not the run's lock" in result.stderr
-    assert training.read(folder.KEEPER) is None
+    assert training.read(names.KEEPER) is None
 
 
 def test_closed_standard_streams_do_no_harm(run):
@@ -300,7 +301,7 @@ def test_a_keeper_that_runs_out_of_descriptors_still_tells_the_end(run):
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, 4096))
     (training.path / "go").touch()
     wait_for(lambda: not os.path.exists(f"/proc/{trainer['pid']}"), "the trainer's end")
-    assert training.read(folder.EXIT) is None
+    assert training.read(names.EXIT) is None
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (1024, 4096))
     assert limits[0] > 3
     assert training.end()["exit_code"] == 3
@@ -317,7 +318,7 @@ def test_much_output_is_kept_byte_for_byte(run):
     assert len(data) == 6 + 50 * 2**20 + 2
     assert data[:6] == b"\x00\xff\x80\xf0\x9f\x98"
     assert data[-2:] == b"\xe2\x82"
-    assert len(folder.read_tail(training.path / "stdout.log").encode()) <= 10_240
+    assert len(files.read_tail(training.path / "stdout.log").encode()) <= 10_240
 
 
 def test_a_trainer_that_closes_its_output_is_waited_for(run):
@@ -362,12 +363,17 @@ def test_the_command_names_this_interpreter_and_file(tmp_path):
 
 def test_the_keeper_imports_nothing_of_the_server(run):
     """Nor anything heavy: what it imports it carries for days."""
-    program = "import sys; sys.path.append(sys.argv[1]); import runs.keeper; print(*sys.modules)"
-    root = str(Path(keeper.__file__).parents[1])
+    program = "import sys; sys.path.append(sys.argv[1]); import runs.keeper.program; print(*sys.modules)"
+    root = str(Path(keeper.__file__).parents[2])
     result = subprocess.run([sys.executable, *keeper.FLAGS, "-c", program, root], capture_output=True, text=True, check=True)
     modules = set(result.stdout.split())
     ours = {name for name in modules if name.startswith(("runs", "datasets", "tunixrt"))}
-    assert ours == {"runs", "runs.keeper", "runs.supervisor", "runs.endings", "runs.folder", "runs.processes"}
+    assert ours == {
+        "runs",
+        *("runs.keeper", "runs.keeper.program", "runs.keeper.supervisor", "runs.keeper.messages"),
+        *("runs.runfolder", "runs.runfolder.files", "runs.runfolder.names"),
+        *("runs.runfolder.processes", "runs.runfolder.records"),
+    }
     assert not modules & {"django", "typing", "pathlib", "subprocess", "asyncio", "threading", "logging", "datetime", "tempfile"}
 
 
@@ -380,6 +386,6 @@ def test_the_first_process_leaves_no_zombie_and_reports_only_after_keeper_json(r
     wait_for(lambda: process.poll() is not None, "the first process")
     os.close(lock)
     assert process.returncode == keeper.STARTED
-    assert training.read(folder.KEEPER) is not None
+    assert training.read(names.KEEPER) is not None
     # init, or whoever adopts orphans here, is the keeper's parent; never the launcher
     assert f"PPid:\t{os.getpid()}\n" not in Path(f"/proc/{training.keeper_pid()}/status").read_text()

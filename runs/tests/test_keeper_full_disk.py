@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import keeper
+from runs.keeper import program as keeper
 from runs.tests.launching import PATIENCE
 
 MOUNT = 'mount -t tmpfs -o size=256k tmpfs "$1" || exit 77; shift; exec "$@"'

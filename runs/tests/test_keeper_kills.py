@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runs import folder, keeper
-from runs.processes import process_start_time, processes_of_run, read_process, same_process
+from runs.keeper import program as keeper
+from runs.runfolder import leftovers, names, records
+from runs.runfolder.processes import process_start_time, processes_of_run, read_process, same_process
 from runs.tests.launching import ENVIRONMENT, launched_runs, wait_for
 
 # Takes the lock and, at a word, starts the keeper as the server does; then it lives until it is killed.
@@ -54,7 +55,7 @@ def launch():
     launchers: list[subprocess.Popen[str]] = []
 
     def start(training):
-        root = str(Path(keeper.__file__).parents[1])
+        root = str(Path(keeper.__file__).parents[2])
         command = keeper.command(training.path, LOCK_OF_LAUNCHER)
         argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *command]
         pipe = subprocess.PIPE
@@ -93,7 +94,7 @@ def test_a_launcher_killed_before_it_starts_the_keeper_leaves_the_run_to_the_nex
     assert training.is_locked()
     kill(launcher)
     assert not training.is_locked()
-    assert training.read(folder.KEEPER) is None
+    assert training.read(names.KEEPER) is None
     assert training.launch().end()["exit_code"] == 0
 
 
@@ -105,7 +106,7 @@ def test_a_launcher_killed_after_the_start_leaves_lock_and_training_to_the_keepe
     training.wait_for_file("ready")
     kill(launcher)
     assert training.is_locked()
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     assert training.end()["reason"] == "cancel"
 
 
@@ -126,7 +127,7 @@ def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch
     kill(launcher)
     held.release()
     wait_for(lambda: not training.is_locked(), "the lock")
-    if training.read(folder.KEEPER) is None:
+    if training.read(names.KEEPER) is None:
         assert (victim, moment) == ("first process", "os.fork 1")
         training.launch()
     assert training.end()["exit_code"] == 0
@@ -143,13 +144,13 @@ def test_a_killed_keeper_takes_the_trainer_with_it_and_frees_the_lock(run):
     os.kill(keeper_pid, signal.SIGKILL)
     wait_for(lambda: not same_process(trainer["pid"], trainer["start_time"]), "the trainer's death")
     wait_for(lambda: not training.is_locked(), "the lock")
-    assert training.read(folder.EXIT) is None
+    assert training.read(names.EXIT) is None
 
-    assert folder.kill_leftovers(training.path, training.run_id) == []
-    record = folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
-    assert training.read(folder.EXIT) == record
+    assert leftovers.kill_leftovers(training.path, training.run_id) == []
+    record = records.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
+    assert training.read(names.EXIT) == record
     assert (record["reason"], record["message"]) == ("lost", "The keeper was killed.")
-    assert record["started_at"] == training.read(folder.KEEPER)["started_at"]
+    assert record["started_at"] == training.read(names.KEEPER)["started_at"]
     training.end()
 
 
@@ -175,10 +176,10 @@ def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
     trainer = training.wait_for_trainer()
     wait_for(lambda: not same_process(trainer["pid"], trainer["start_time"]), "the trainer's death")
     assert {process.pid for process in processes_of_run(training.run_id)} == grandchildren
-    assert set(folder.kill_leftovers(training.path, training.run_id)) == grandchildren
+    assert set(leftovers.kill_leftovers(training.path, training.run_id)) == grandchildren
     assert [pid for pid in grandchildren if process_start_time(pid)] == []
-    assert folder.kill_leftovers(training.path, training.run_id) == []
-    folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
+    assert leftovers.kill_leftovers(training.path, training.run_id) == []
+    records.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
     assert training.end()["reason"] == "lost"
 
 
@@ -200,11 +201,11 @@ def test_a_keeper_killed_before_its_word_is_told_to_the_launcher(run, hold, mome
     assert process.returncode == keeper.KILLED
     assert "killed before it could tell" in sentence
     wait_for(lambda: not training.is_locked(), "the lock")
-    assert (training.read(folder.KEEPER) is not None) is taken
+    assert (training.read(names.KEEPER) is not None) is taken
     if taken:
-        assert training.read(folder.EXIT) is None
-        folder.kill_leftovers(training.path, training.run_id)
-        assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+        assert training.read(names.EXIT) is None
+        leftovers.kill_leftovers(training.path, training.run_id)
+        assert records.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
     else:
         assert training.launch().end()["exit_code"] == 0
 
@@ -233,7 +234,7 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
             pytest.skip(f"this machine does not let us make a namespace: {container.stderr.read().strip()}")
         assert int(code) == keeper.STARTED
         training.wait_for_file("ready")
-        record = training.read(folder.KEEPER)
+        record = training.read(names.KEEPER)
         assert not same_process(record["keeper"]["pid"], record["keeper"]["start_time"])
         assert not same_process(record["trainer"]["pid"], record["trainer"]["start_time"])
         assert len(processes_of_run(training.run_id)) >= 1
@@ -242,9 +243,9 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
         container.kill()
         container.communicate()
     wait_for(lambda: not training.is_locked(), "the lock")
-    folder.kill_leftovers(training.path, training.run_id)
+    leftovers.kill_leftovers(training.path, training.run_id)
     assert processes_of_run(training.run_id) == []
-    assert folder.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+    assert records.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
 
 
 @pytest.mark.parametrize("moment", TAKEN)
@@ -265,9 +266,9 @@ def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, h
     wait_for(lambda: processes_of_run(training.run_id) == [], "the trainer's death")
     wait_for(lambda: not training.is_locked(), "the lock")
     assert not (training.path / "ran").exists()
-    recorded = training.read(folder.KEEPER)["trainer"]
+    recorded = training.read(names.KEEPER)["trainer"]
     assert (recorded is not None) is (moment == "os.exec 1")
     if recorded:
         assert recorded["pid"] == waiting
-    folder.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
+    records.write_lost_exit(training.path, training.run_id, "The keeper was killed.")
     training.end()

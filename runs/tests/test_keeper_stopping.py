@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import folder
-from runs.processes import process_start_time, read_process, same_process
+from runs.runfolder import names, records
+from runs.runfolder.processes import process_start_time, read_process, same_process
 from runs.tests.launching import BEFORE_THE_COMMAND, LaunchedRun, launched_runs, wait_for
 
 DEADLINE = 0.5  # seconds of the training; a test sleeps so long where it has to have passed
@@ -34,8 +34,8 @@ def state(pid):
 def test_a_cooperative_trainer_stops_by_itself_and_saves(run):
     training = run(["touch", "runs"], ["steps", 100_000, 0.01]).launch()
     training.wait_for_file("metrics.jsonl")
-    assert folder.request_stop(training.path, "cancel", "ada") is True
-    assert folder.request_stop(training.path, "timeout", "bob") is False
+    assert records.request_stop(training.path, "cancel", "ada") is True
+    assert records.request_stop(training.path, "timeout", "bob") is False
     record = training.end()
     assert (record["reason"], record["exit_code"], record["signal"]) == ("cancel", 17, None)
     assert record["message"] == "Cancelled by ada; the training stopped by itself (exit code 17)."
@@ -48,7 +48,7 @@ def test_one_that_does_not_look_gets_sigterm_and_time_to_save(run):
     training = run(argv=["sh", "-c", 'trap "exit 143" TERM; "$@" & wait', "sh", *script], stop_wait=0.05, term_grace=20.0)
     training.launch()
     training.wait_for_file("ready")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("cancel", 143)
     assert record["message"] == "Cancelled by ada; the training stopped on SIGTERM (exit code 143)."
@@ -60,14 +60,14 @@ def test_the_command_of_a_dry_run_is_a_check(run):
     script = 'trap "exit 143" TERM; touch ready; while :; do sleep 0.05; done'
     training = run(argv=["sh", "-c", script, "validate"], stop_wait=0.0, term_grace=20.0).launch()
     training.wait_for_file("ready")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     assert training.end()["message"] == "Cancelled by ada; the check stopped on SIGTERM (exit code 143)."
 
 
 def test_one_that_ignores_sigterm_is_killed(run):
     training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600], stop_wait=0.05, term_grace=0.2).launch()
     training.wait_for_file("ready")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     record = training.end()
     assert (record["reason"], record["exit_code"], record["signal"]) == ("cancel", None, 9)
     words = "the training ignored SIGTERM for 0.2 seconds and was killed (signal 9 (SIGKILL))"
@@ -79,7 +79,7 @@ def test_a_stubborn_child_of_a_saving_trainer_is_killed_after_the_grace(run):
     training = run(*script, stop_wait=0.0, term_grace=3.0).launch()
     training.wait_for_file("ready")
     child = pid_in(training, "child")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("cancel", 17)
     assert process_start_time(child) is None
@@ -89,7 +89,7 @@ def test_a_trainer_that_stopped_itself_can_still_be_cancelled(run):
     training = run(["stop_self"], ["sleep", 600], stop_wait=0.05).launch()
     pid = training.wait_for_trainer()["pid"]
     wait_for(lambda: state(pid) == "T", "the trainer's own SIGSTOP")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     record = training.end()
     assert (record["reason"], record["signal"]) == ("cancel", signal.SIGTERM)
 
@@ -97,17 +97,17 @@ def test_a_trainer_that_stopped_itself_can_still_be_cancelled(run):
 def test_exit_0_is_completed_even_if_a_stop_was_asked_for(run):
     training = run(["touch", "ready"], ["wait", "go", False], ["leave", 0]).launch()
     training.wait_for_file("ready")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     (training.path / "go").touch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert record["message"] == "The training command completed. The request to stop it came too late."
-    assert training.read(folder.STOP) is None
+    assert training.read(names.STOP) is None
 
 
 def test_a_stop_that_was_asked_before_the_start_starts_nothing(run):
     training = run(["touch", "started"])
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     record = training.launch().end()
     assert (record["reason"], record["exit_code"], record["started_at"]) == ("cancel", None, None)
     assert record["message"] == "Cancelled by ada before the training started."
@@ -137,20 +137,20 @@ def test_the_deadline_is_a_stop_request_of_the_keeper(run):
     assert (record["reason"], record["exit_code"]) == ("timeout", 17)
     assert record["message"] == "Stopped at its time limit of 0.4 seconds; the training stopped by itself (exit code 17)."
     assert 0.4 <= record["duration_seconds"] <= time.monotonic() - began
-    assert training.read(folder.STOP)["by"] == "keeper"
+    assert training.read(names.STOP)["by"] == "keeper"
 
 
 def test_one_that_completes_after_its_deadline_is_completed_and_no_stop_is_left(run):
     record = (training := run(["wait", "stop.json", False], ["leave", 0], deadline=0.2).launch()).end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert record["duration_seconds"] >= 0.2
-    assert training.read(folder.STOP) is None
+    assert training.read(names.STOP) is None
 
 
 def test_a_limit_of_the_server_is_a_timeout_too(run):
     training = run(["steps", 100_000, 0.01]).launch()
     training.wait_for_file("metrics.jsonl")
-    folder.request_stop(training.path, "timeout", "server")
+    records.request_stop(training.path, "timeout", "server")
     record = training.end()
     assert record["reason"] == "timeout"
     assert record["message"] == "Stopped at its time limit; the training stopped by itself (exit code 17)."
@@ -163,14 +163,14 @@ def test_a_cancel_that_came_before_the_deadline_counts(run, hold, late):
     script = (["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600])
     training = run(*script, deadline=DEADLINE, stop_wait=0.5, term_grace=2 * DEADLINE).launch()
     held.wait()
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     if late:
         time.sleep(DEADLINE)
     held.keep_waiting(training.path, "ready")
     record = training.end()
     assert record["duration_seconds"] > DEADLINE
     assert record["reason"] == "cancel"
-    assert training.read(folder.STOP)["by"] == "ada"
+    assert training.read(names.STOP)["by"] == "ada"
 
 
 def test_a_keeper_that_was_stopped_past_the_deadline_acts_when_it_goes_on(run, hold):
@@ -195,7 +195,7 @@ def test_a_training_that_completed_while_its_keeper_was_stopped_is_completed(run
     pid = training.wait_for_trainer()["pid"]
     wait_for(lambda: state(pid) == "Z", "the trainer's end")
     time.sleep(DEADLINE)
-    assert training.read(folder.EXIT) is None
+    assert training.read(names.EXIT) is None
     os.kill(keeper, signal.SIGCONT)
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
@@ -212,7 +212,7 @@ def test_sigterm_to_the_keeper_lets_the_trainer_save_and_is_nobodys_cancel(run):
     assert (record["reason"], record["exit_code"]) == ("host stopped", 17)
     assert record["message"].startswith("Host stopped: its keeper got SIGTERM")
     assert (training.path / "saved").exists()
-    assert training.read(folder.STOP) is None
+    assert training.read(names.STOP) is None
 
 
 def test_a_shutdown_that_reaches_trainer_and_keeper_alike_is_the_hosts(run):
@@ -278,7 +278,7 @@ def test_a_trainer_that_forks_away_has_ended_and_its_output_is_kept(run):
 def test_a_grandchild_with_a_session_of_its_own_goes_with_a_cancelled_trainer(run):
     training = run(["child", "child", 600, "session", "nameless"], ["touch", "ready"], ["sleep", 600], stop_wait=0.0).launch()
     training.wait_for_file("ready")
-    folder.request_stop(training.path, "cancel", "ada")
+    records.request_stop(training.path, "cancel", "ada")
     assert training.end()["reason"] == "cancel"
     assert process_start_time(pid_in(training, "child")) is None
 

@@ -14,13 +14,13 @@ from django.contrib.auth.models import User
 from django.db import connection
 from rest_framework.test import APIClient
 
-from runs import folder as files
 from runs.execution import hosts
 from runs.execution.attending import attend
 from runs.execution.launching import NoFreeSlot, free_slots, launch_lock, launch_pending, run_in_request
 from runs.models import Host, OutputRoot, Run, RunEvent
 from runs.output_root import root_problem
 from runs.requests import clean_request
+from runs.runfolder import files, names
 from runs.services import run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import PATIENCE, Hold, wait_for
@@ -143,7 +143,7 @@ class TestWhatCannotBeStarted:
     def test_a_folder_whose_files_cannot_be_written(self, submit: Submit, scripted: Script):
         scripted()
         run = submit()
-        (run_folder(run) / files.MANIFEST).mkdir(parents=True)
+        (run_folder(run) / names.MANIFEST).mkdir(parents=True)
 
         launch_pending()
 
@@ -178,7 +178,7 @@ class TestWhatCannotBeStarted:
         scripted()
         run = submit()
         run_folder(run).mkdir(parents=True)
-        lock = files.try_lock(run_folder(run) / files.LOCK)
+        lock = files.try_lock(run_folder(run) / names.LOCK)
         assert lock is not None
 
         assert launch_pending() == 0
@@ -196,14 +196,14 @@ class TestTheOutputRoot:
 
         assert launch_pending() == 1
 
-        marker = files.read_json(output_root / ".hosts" / files.ROOT_ID)
+        marker = files.read_json(output_root / ".hosts" / names.ROOT_ID)
         assert marker == {"id": str(OutputRoot.objects.get().pk)}
 
     def test_of_another_database_takes_no_runs(self, api: APIClient, body, submit: Submit, scripted: Script, output_root: Path):
         scripted()
         submit()
         (output_root / ".hosts").mkdir(parents=True)
-        files.write_json(output_root / ".hosts" / files.ROOT_ID, {"id": str(uuid.uuid4())})
+        files.write_json(output_root / ".hosts" / names.ROOT_ID, {"id": str(uuid.uuid4())})
 
         assert launch_pending() == 0
         response = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")
@@ -216,7 +216,7 @@ class TestTheOutputRoot:
         scripted()
         submit()
         (output_root / ".hosts").mkdir(parents=True)
-        (output_root / ".hosts" / files.ROOT_ID).write_text(content)
+        (output_root / ".hosts" / names.ROOT_ID).write_text(content)
 
         assert launch_pending() == 0
         assert statuses() == ["pending"]
@@ -319,9 +319,9 @@ class TestKilledLaunchers:
         run = submit()
         folder = run_folder(run)
         folder.mkdir(parents=True)
-        os.mkfifo(folder / files.MANIFEST)  # opening it for writing waits for a reader, and there is none
+        os.mkfifo(folder / names.MANIFEST)  # opening it for writing waits for a reader, and there is none
         launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH)
-        wait_for((folder / files.DATASET).exists, "the launcher at its work")
+        wait_for((folder / names.DATASET).exists, "the launcher at its work")
         run.refresh_from_db()
         assert run.status == "running"
         assert attend() == 1  # alive: the launcher holds the lock
@@ -329,8 +329,8 @@ class TestKilledLaunchers:
         assert run.status == "running"
 
         launcher.kill()
-        os.unlink(folder / files.MANIFEST)
-        assert not (folder / files.KEEPER).exists()
+        os.unlink(folder / names.MANIFEST)
+        assert not (folder / names.KEEPER).exists()
         wait_for(all_ended, "the end")
 
         run.refresh_from_db()
@@ -379,5 +379,5 @@ def test_a_keeper_killed_while_it_starts_leaves_a_run_that_ends_as_its_files_say
     wait_for(all_ended, "the end")
 
     run.refresh_from_db()
-    assert (run.status, (files.read_json(folder / files.EXIT) or {}).get("reason")) == end
+    assert (run.status, (files.read_json(folder / names.EXIT) or {}).get("reason")) == end
     assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []

@@ -13,9 +13,9 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs.manifest import parse_manifest
 from runs.models import Host, Run, RunEvent
-from runs.processes import processes_of_run
+from runs.runfolder.processes import processes_of_run
+from runs.spec.manifest import parse_manifest
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 

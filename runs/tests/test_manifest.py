@@ -1,4 +1,4 @@
-"""runs.manifest: every parameter at both ends of its range, unknown keys named, whatever YAML is thrown at it."""
+"""runs.spec.manifest: every parameter at both ends of its range, unknown keys named, whatever YAML is thrown at it."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from runs.manifest import (
+from runs.spec.manifest import (
     LORA_TARGETS,
     OUTPUT_DEFAULTS,
     PARAMETERS,

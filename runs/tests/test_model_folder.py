@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runs.architectures import Tensor, UnsupportedModel, count_parameters, read_architecture, tensors
-from runs.families import PRESETS
-from runs.model_folder import INDEX, check_model_folder, open_model_folder
+from runs.spec.architectures import Tensor, UnsupportedModel, count_parameters, read_architecture, tensors
+from runs.spec.families import PRESETS
+from runs.spec.model_folder import INDEX, check_model_folder, open_model_folder
 from runs.tests.launching import bytes_read
 
 LLAMA: dict[str, Any] = {
@@ -86,7 +86,7 @@ def test_the_check_reads_no_weights_and_needs_the_standard_library_only(folder: 
     before = bytes_read()
     check_model_folder(folder)
     assert bytes_read() - before < 1 << 20
-    import runs.model_folder as module  # noqa: PLC0415 - looked at, not used
+    import runs.spec.model_folder as module  # noqa: PLC0415 - looked at, not used
 
     roots = {getattr(value, "__module__", "").partition(".")[0] for value in vars(module).values()}
     assert roots <= {"", "builtins", "runs", "typing", "pathlib", "dataclasses", "__future__", "_frozen_importlib"} | set(

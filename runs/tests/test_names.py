@@ -17,9 +17,18 @@ from rest_framework.test import APIClient
 
 from runs.filters import condition, parse
 from runs.models import MetricSeries, Run, RunNameKey, WebhookDelivery
-from runs.naming import ADJECTIVES, NAME_MAX_LENGTH, NOUNS, make_name, name_of_extension, name_of_retry, search_key, search_keys
 from runs.requests import clean_name
 from runs.services import annotate_run, extend_run, finish_run, retry_run
+from runs.spec.naming import (
+    ADJECTIVES,
+    NAME_MAX_LENGTH,
+    NOUNS,
+    make_name,
+    name_of_extension,
+    name_of_retry,
+    search_key,
+    search_keys,
+)
 from runs.tests.conftest import Submit
 
 RunDry = Callable[..., dict[str, Any]]

@@ -8,9 +8,9 @@ import pytest
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from runs import folder
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
+from runs.runfolder import files, names
 from runs.services import annotate_run, claim_run, finish_run, request_cancel, retry_run, run_folder, trash_run
 from runs.tests.conftest import Submit
 from runs.tests.leftovers import leave_checkpoints_of
@@ -119,8 +119,8 @@ def test_shows_the_command_that_was_executed_and_links_the_manifest(local_client
     path = run_folder(run)
     path.mkdir(parents=True)
     assert "The manifest is written when the run starts." in page_of(local_client, run)
-    folder.write_json(path / folder.COMMAND, {"argv": ["/opt/some python", "train", "--config", "manifest.yaml"]})
-    (path / folder.MANIFEST).write_text("manifest_version: '1.0'\n")
+    files.write_json(path / names.COMMAND, {"argv": ["/opt/some python", "train", "--config", "manifest.yaml"]})
+    (path / names.MANIFEST).write_text("manifest_version: '1.0'\n")
     page = page_of(local_client, run)
     assert f"cd {path}" in page
     assert "&#x27;/opt/some python&#x27; train --config manifest.yaml" in page
@@ -135,7 +135,7 @@ def test_shows_what_an_executing_run_has_written_so_far(local_client: Client, su
     assert "Nothing has been written yet." in page_of(local_client, run)
     path = run_folder(run)
     path.mkdir(parents=True)
-    (path / folder.STDOUT).write_text("step 1 of 10\n")
+    (path / names.STDOUT).write_text("step 1 of 10\n")
     page = page_of(local_client, run)
     assert "step 1 of 10" in page
     assert '<details class="output" id="output-stdout" open>' in page
@@ -251,9 +251,9 @@ def test_a_broken_command_file_does_no_harm(local_client: Client, submit: Submit
     run = submit()
     path = run_folder(run)
     path.mkdir(parents=True)
-    (path / folder.COMMAND).write_text("{broken")
+    (path / names.COMMAND).write_text("{broken")
     assert "train --config manifest.yaml" in page_of(local_client, run)
-    (path / folder.COMMAND).write_text(json.dumps({"argv": "text"}))
+    (path / names.COMMAND).write_text(json.dumps({"argv": "text"}))
     assert "train --config manifest.yaml" in page_of(local_client, run)
 
 

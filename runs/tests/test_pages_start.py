@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from datasets.models import Dataset
 from runs.forms import StartForm
-from runs.manifest import PARAMETERS, parameter_defaults
 from runs.models import Host, Run
 from runs.output_root import root_problem
 from runs.services import claim_run
+from runs.spec.manifest import PARAMETERS, parameter_defaults
 from runs.tests.conftest import Script, Submit
 
 DRY, LOCAL = ">Run (Dry-run)</button>", ">Run with Tunix (Local)</button>"

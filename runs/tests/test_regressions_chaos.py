@@ -16,7 +16,6 @@ from django.utils import timezone
 from django_q.models import OrmQ
 from rest_framework.test import APIClient
 
-from runs import folder as files
 from runs import output_root
 from runs.attendant import Attendant
 from runs.execution import launching
@@ -24,7 +23,8 @@ from runs.execution.attending import attend, attend_run
 from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import TERMINAL, Host, Run, RunQuerySet
-from runs.processes import live_processes, processes_of_run
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import live_processes, processes_of_run
 from runs.services import (
     claim_dry_runs,
     claim_run,
@@ -103,7 +103,7 @@ def test_a_run_whose_keeper_was_killed_at_its_start_goes_by_lock_and_files(
     wait_for(lambda: ended(run), "the end")
 
     assert run.status == "completed"
-    assert (run_folder(run) / files.STDOUT).read_text() == "hello\n"
+    assert (run_folder(run) / names.STDOUT).read_text() == "hello\n"
 
 
 def test_a_run_that_failed_meanwhile_is_not_started(submit: Submit, scripted: Script) -> None:
@@ -115,7 +115,7 @@ def test_a_run_that_failed_meanwhile_is_not_started(submit: Submit, scripted: Sc
 
     attend_run(stale)
 
-    assert not (run_folder(run) / files.KEEPER).exists()
+    assert not (run_folder(run) / names.KEEPER).exists()
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_an_end_that_the_database_refuses_does_not_keep_the_others_waiting(
     scripted(["say", refusing])
     first = submit()
     assert launching.launch_pending() == 1
-    wait_for((run_folder(first) / files.EXIT).exists, "the end of the one that is refused")
+    wait_for((run_folder(first) / names.EXIT).exists, "the end of the one that is refused")
     scripted(["say", "hello"])
     second = submit()
     assert launching.launch_pending() == 1
@@ -210,7 +210,7 @@ def test_a_run_of_a_lost_host_keeps_its_output(submit: Submit, elsewhere: Host, 
     run = claim_run(run=submit(), host=elsewhere, by="queue")
     folder = run_folder(run)
     folder.mkdir(parents=True)
-    (folder / files.STDOUT).write_text("step 1\n")
+    (folder / names.STDOUT).write_text("step 1\n")
     settings.TUNIX_HOST_SILENT_SECONDS, settings.TUNIX_HOST_LOST_SECONDS = 0.0, 0.0
     observer = Observer()
     observer.observe()
@@ -218,7 +218,7 @@ def test_a_run_of_a_lost_host_keeps_its_output(submit: Submit, elsewhere: Host, 
 
     run.refresh_from_db()
     assert (run.status, run.stdout) == ("failed", "step 1\n")
-    end = files.read_json(folder / files.EXIT)
+    end = files.read_json(folder / names.EXIT)
     assert end is not None
     assert end["reason"] == "lost"
     assert run.message == end["message"]
@@ -233,10 +233,10 @@ def test_what_a_killed_keeper_left_of_a_run_that_was_taken_away_is_ended(
     assert launching.launch_pending() == 1
     folder = run_folder(run)
     wait_for((folder / "ready").exists, "the grandchild")
-    keeper = (files.read_keeper(folder) or {})["keeper"]["pid"]
+    keeper = (records.read_keeper(folder) or {})["keeper"]["pid"]
     Run.objects.filter(pk=run.pk).update(host=elsewhere)
     os.kill(keeper, signal.SIGKILL)
-    lock = wait_for(lambda: files.try_lock(folder / files.LOCK), "the lock")
+    lock = wait_for(lambda: files.try_lock(folder / names.LOCK), "the lock")
     os.close(lock)
 
     stop_taken_away()

@@ -13,12 +13,12 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 
 from datasets.models import Dataset
-from runs import folder as files
 from runs import services
 from runs.execution.launching import launch_pending
 from runs.models import FolderReservation, Run
 from runs.output_root import root_problem
 from runs.requests import InvalidRequest, clean_request
+from runs.runfolder import files, names, records
 from runs.services import run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
@@ -148,13 +148,13 @@ def test_a_retry_needs_no_reservation(submit: Submit, user: User):
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("name", [files.KEEPER, files.EXIT])
+@pytest.mark.parametrize("name", [names.KEEPER, names.EXIT])
 def test_the_end_of_another_run_is_not_taken_for_its_own(submit: Submit, scripted: Script, name: str):
     """Somebody copied a run to where another one was to start."""
     scripted(["say", "hello"])
     run = submit(output_dir="n")
     run_folder(run).mkdir(parents=True)
-    files.write_json(run_folder(run) / name, files.exit_record(run_id="another", reason="exit", message="", exit_code=0))
+    files.write_json(run_folder(run) / name, records.exit_record(run_id="another", reason="exit", message="", exit_code=0))
 
     launch_pending()
 

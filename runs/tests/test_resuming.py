@@ -20,18 +20,17 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs import folder as run_folders
 from runs import services
 from runs.execution.attending import attend, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.lifecycle import transition
-from runs.manifest import parse_manifest
 from runs.models import Run, RunStatus
 from runs.output_root import root_problem
 from runs.reading import artifacts
 from runs.requests import clean_request
 from runs.retention import prune_runs
+from runs.runfolder import names, records
 from runs.services import (
     OutputRootAway,
     Source,
@@ -43,6 +42,7 @@ from runs.services import (
     run_folder,
     trash_run,
 )
+from runs.spec.manifest import parse_manifest
 from runs.tests.conftest import Submit
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of
@@ -63,11 +63,11 @@ def end(run: Run, *steps: int, status: str = RunStatus.FAILED, lost: bool = Fals
 
 def manifest(run: Run) -> dict[str, Any]:
     launch_pending()
-    return parse_manifest((run_folder(run) / run_folders.MANIFEST).read_text())
+    return parse_manifest((run_folder(run) / names.MANIFEST).read_text())
 
 
 def checkpoints(run: Run) -> str:
-    return str(run_folder(run) / run_folders.CHECKPOINTS)
+    return str(run_folder(run) / names.CHECKPOINTS)
 
 
 class TestSource:
@@ -127,7 +127,7 @@ class TestSource:
     def test_checkpoints_of_another_training_are_passed_over(self, submit: Submit, user: User) -> None:
         first = end(submit(), 5)
         second = end(retry_run(run=first, by=user), 6)
-        identity = run_folder(second) / run_folders.CHECKPOINTS / "identity.json"
+        identity = run_folder(second) / names.CHECKPOINTS / "identity.json"
         identity.write_text(json.dumps(json.loads(identity.read_text()) | {"seed": 7}))
         assert retry_run(run=second, by=user).resume_from == first
         identity.unlink()
@@ -236,7 +236,7 @@ class TestProtection:
             services.submit_run(request=request, by=user, queued=True, retry_of=source, source=Source(source, 5))
 
         assert Run.objects.count() == 1
-        assert not list((run_folder(source) / run_folders.CHECKPOINTS).glob(".*"))
+        assert not list((run_folder(source) / names.CHECKPOINTS).glob(".*"))
 
 
 def beside(act: Callable[[], Any]) -> tuple[threading.Thread, threading.Event, list[BaseException | None]]:
@@ -349,7 +349,7 @@ class TestWhenItIsGone:
         heir.refresh_from_db()
         assert (heir.status, heir.exit_code) == ("failed", None)
         assert words in heir.message
-        assert not (run_folder(heir) / run_folders.MANIFEST).exists()
+        assert not (run_folder(heir) / names.MANIFEST).exists()
         assert retry_run(run=heir, by=heir.owner).resume is False
 
 
@@ -392,7 +392,7 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
     def train(run: Run, *, until: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """Start a run and wait until its metrics are as they should be; they stay so."""
         launch_pending()
-        path = run_folder(run) / run_folders.METRICS
+        path = run_folder(run) / names.METRICS
 
         def measured() -> list[dict[str, Any]] | None:
             attend()
@@ -413,7 +413,7 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
         return run
 
     def kill(run: Run) -> Run:
-        os.kill((run_folders.read_keeper(run_folder(run)) or {})["keeper"]["pid"], 9)
+        os.kill((records.read_keeper(run_folder(run)) or {})["keeper"]["pid"], 9)
         return ended(run)
 
     # a hundred thousand steps, or a tenth of that if packed

@@ -17,16 +17,16 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import folder as files
-from runs import supervisor
 from runs.attendant import Attendant
 from runs.execution import attending, homecoming, launching
 from runs.execution.attending import attend
 from runs.execution.dry_run import answer_dry_run
 from runs.execution.hosts import Observer, stop_taken_away, this_host
+from runs.keeper.program import supervisor
 from runs.models import Host, Run
 from runs.output_root import is_missing, root_problem
-from runs.processes import processes_of_run
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import processes_of_run
 from runs.services import claim_run, run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import LaunchedRun, wait_for
@@ -100,7 +100,7 @@ def ends_well(run: Run) -> None:
     wait_for(lambda: attend() == 0, "the end")
     run.refresh_from_db()
     assert (run.status, run.stdout) == ("completed", "trained\n")
-    assert not (run_folder(run) / files.STOP).exists()
+    assert not (run_folder(run) / names.STOP).exists()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -258,8 +258,8 @@ def ended(submit: Submit, scripted: Script) -> Run:
     scripted(["steps", 40, 0], ["put", "result.json", '{"learnt": "sums"}'], ["say", "trained"])
     run = submit()
     assert launching.launch_pending() == 1
-    wait_for((run_folder(run) / files.EXIT).exists, "the end")
-    os.close(wait_for(lambda: files.try_lock(run_folder(run) / files.LOCK), "the keeper's end"))
+    wait_for((run_folder(run) / names.EXIT).exists, "the end")
+    os.close(wait_for(lambda: files.try_lock(run_folder(run) / names.LOCK), "the keeper's end"))
     return Run.objects.get(pk=run.pk)
 
 
@@ -342,7 +342,7 @@ def test_a_keeper_of_a_run_that_was_taken_away_is_not_forgotten(training: Run, o
 
     stop_taken_away()
 
-    wait_for((run_folder(training) / files.EXIT).exists, "the keeper's end")
+    wait_for((run_folder(training) / names.EXIT).exists, "the keeper's end")
 
 
 # --- the marker -------------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_a_keeper_of_a_run_that_was_taken_away_is_not_forgotten(training: Run, o
 
 @pytest.mark.usefixtures("in_use")
 def test_the_message_holds_what_restores_the_marker(output_root: Path) -> None:
-    marker = output_root / files.HOSTS / files.ROOT_ID
+    marker = output_root / names.HOSTS / names.ROOT_ID
     content = marker.read_text()
     marker.unlink()
 
@@ -387,9 +387,9 @@ class TestKeeper:
     @pytest.fixture
     def keeper(self, tmp_path: Path) -> Iterator[supervisor.Supervisor]:
         root = tmp_path / "root"
-        files_of_hosts = root / files.HOSTS
+        files_of_hosts = root / names.HOSTS
         files_of_hosts.mkdir(parents=True)
-        files.write_json(files_of_hosts / files.ROOT_ID, {"id": "x"})
+        files.write_json(files_of_hosts / names.ROOT_ID, {"id": "x"})
         run = LaunchedRun(root / "run")
         lock = run.lock()
         yield supervisor.Supervisor(str(run.path), lock, supervisor.Command(str(run.path)), os.getpid())
@@ -425,14 +425,14 @@ class TestKeeper:
             looked.set()
             return there
 
-        keeper._folder_is_there = look  # type: ignore[method-assign]
-        end = files.exit_record(run_id=keeper.command.run_id, reason="exit", message="", exit_code=0)
+        keeper._folder_is_there = look
+        end = records.exit_record(run_id=keeper.command.run_id, reason="exit", message="", exit_code=0)
         with moved(tmp_path / "root"):
             writer = threading.Thread(target=keeper._write_exit, args=(end,))
             writer.start()
             assert looked.wait(60)
         writer.join()
-        assert files.read_json(Path(keeper.folder) / files.EXIT) == end
+        assert files.read_json(Path(keeper.folder) / names.EXIT) == end
 
 
 @pytest.mark.django_db(transaction=True)

@@ -15,9 +15,9 @@ from rest_framework.test import APIClient
 from runs.execution import launching
 from runs.execution.attending import attend
 from runs.lifecycle import transition
-from runs.manifest import dump_manifest, parse_manifest
 from runs.models import Run, RunEvent
 from runs.services import purge_run, run_folder
+from runs.spec.manifest import dump_manifest, parse_manifest
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of

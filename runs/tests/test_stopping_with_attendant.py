@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 from django.conf import LazySettings
 
-from runs import folder as files
 from runs.execution import stopping
 from runs.execution.attending import attend
 from runs.models import Run, RunEvent
-from runs.processes import descendants
+from runs.runfolder import files, names
+from runs.runfolder.processes import descendants
 from runs.services import run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import wait_for
@@ -71,7 +71,7 @@ def test_a_stopped_container_lets_its_trainings_save(training: Run, program: Sta
 
     assert container.wait() == 0, container.said()
     assert (run_folder(training) / "saved").exists()
-    end = files.read_json(run_folder(training) / files.EXIT) or {}
+    end = files.read_json(run_folder(training) / names.EXIT) or {}
     assert (end.get("reason"), end.get("exit_code")) == ("host stopped", 17)
     training.refresh_from_db()
     assert (training.status, training.exit_code) == ("failed", 17)
@@ -88,7 +88,7 @@ def test_anywhere_else_the_trainings_go_on(training: Run, program: Start):
     attendant.process.send_signal(signal.SIGTERM)  # as `make serve` does on Ctrl-C
 
     assert attendant.wait() == 0, attendant.said()
-    assert files.try_lock(run_folder(training) / files.LOCK) is None  # alive
+    assert files.try_lock(run_folder(training) / names.LOCK) is None  # alive
     assert attend() == 1
     training.refresh_from_db()
     assert training.status == "running"

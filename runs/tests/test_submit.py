@@ -11,9 +11,9 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from datasets.services import create_dataset
-from runs.manifest import PARAMETERS, parse_manifest
 from runs.models import Run, RunEvent
 from runs.services import run_folder
+from runs.spec.manifest import PARAMETERS, parse_manifest
 from tunixrt.roles import Role, set_role
 
 pytestmark = pytest.mark.django_db

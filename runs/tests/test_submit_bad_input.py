@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs.manifest import PARAMETERS
 from runs.models import Run, RunEvent
+from runs.spec.manifest import PARAMETERS
 
 pytestmark = pytest.mark.django_db
 URL = "/api/tunix/run"

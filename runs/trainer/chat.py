@@ -21,7 +21,7 @@ Messages = list[dict[str, str]]
 Part = tuple[str, bool]  # a text, and whether the template wrote it
 Pieces = tuple[str | int, ...]  # what the template writes, and numbers of texts
 
-CONVERSATION, GENERATION = "conversation", "generation"  # see ``prompt_style`` in runs/manifest.py
+CONVERSATION, GENERATION = "conversation", "generation"  # see ``prompt_style`` in runs/spec/manifest.py
 
 # One character a text, of the private use area of plane 15; whatever the texts hold, skeletons hold only placeholders.
 _FIRST, _LAST = 0xF0000, 0xFFFFD

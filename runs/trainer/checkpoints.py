@@ -2,7 +2,7 @@
 
 ``checkpoints/<step>/`` appears whole or not at all (written under a temporary name, then renamed). ``checkpoints/identity.json``
 says to which training they belong; checkpoints of another model or another order of the data are refused by name. Which ones
-are complete is decided in ``runs.checkpoint_folder``, for the server as well.
+are complete is decided in ``runs.runfolder.checkpoints``, for the server as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from tunix.sft import checkpoint_manager
 
-from runs.checkpoint_folder import IDENTITY, complete_steps, first_difference, read_identity
+from runs.runfolder.checkpoints import IDENTITY, complete_steps, first_difference, read_identity
 from runs.trainer.errors import StorageError, TrainerError, explain, shortened
 from runs.trainer.metrics import say, write_json
 

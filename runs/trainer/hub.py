@@ -13,9 +13,9 @@ import httpx
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from runs.architectures import UnsupportedModel, read_architecture
-from runs.families import bare_name_problem
-from runs.model_folder import FolderProblem, read_config
+from runs.spec.architectures import UnsupportedModel, read_architecture
+from runs.spec.families import bare_name_problem
+from runs.spec.model_folder import FolderProblem, read_config
 from runs.trainer.errors import ModelError, StorageError
 
 # Everything a text model needs, and no other format of the same weights.

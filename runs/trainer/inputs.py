@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runs.manifest import ManifestError, read_manifest, with_revision
-from runs.model_folder import FolderProblem, check_tokenizer
+from runs.spec.manifest import ManifestError, read_manifest, with_revision
+from runs.spec.model_folder import FolderProblem, check_tokenizer
 from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
 from runs.trainer.plan import DataPlan, StepRows, held_out_batches, total_steps
 from runs.trainer.tokenizer import Tokenizer, load_tokenizer

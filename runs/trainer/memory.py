@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runs.architectures import Architecture
+from runs.spec.architectures import Architecture
 
 _LOSS_CHUNK = 2**24  # logits of one chunk of the loss (loss.CHUNK_LOGITS)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from runs.model_folder import EMBEDDING, HEAD, Entry, FolderProblem, ModelFolder, open_model_folder
+from runs.spec.model_folder import EMBEDDING, HEAD, Entry, FolderProblem, ModelFolder, open_model_folder
 from runs.trainer.errors import ModelError
 
 NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from runs.model_folder import FolderProblem, read_end_ids
+from runs.spec.model_folder import FolderProblem, read_end_ids
 from runs.trainer.chat import CONVERSATION, GENERATION, ChatTemplate, LaidOut, Messages, Part, last_words, shown
 from runs.trainer.control_tokens import ControlTokens
 from runs.trainer.errors import DataError, ModelError
@@ -128,7 +128,7 @@ class ChatTokenizer:
     """
 
     def __init__(self, folder: Path, *, prompt_style: str = CONVERSATION):
-        """``prompt_style``: after what an answer stands, see runs/manifest.py.
+        """``prompt_style``: after what an answer stands, see runs/spec/manifest.py.
 
         Raises ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that cannot be trained with.
         """

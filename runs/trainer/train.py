@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from runs.checkpoint_folder import make_identity
+from runs.runfolder.checkpoints import make_identity
 from runs.trainer.batches import Prefetcher
 from runs.trainer.checkpoints import Checkpoints
 from runs.trainer.devices import make_mesh, start_devices

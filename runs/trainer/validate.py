@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture, remarks
-from runs.families import PRESETS, preset_names
-from runs.manifest import warnings_of
-from runs.model_folder import FolderProblem, ModelFolder, read_config
+from runs.spec.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture, remarks
+from runs.spec.families import PRESETS, preset_names
+from runs.spec.manifest import warnings_of
+from runs.spec.model_folder import FolderProblem, ModelFolder, read_config
 from runs.trainer.errors import ModelError
 from runs.trainer.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
 from runs.trainer.memory import memory_estimate

@@ -13,16 +13,16 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
-from runs import folder as run_folders
 from runs import services
 from runs.access import get_run_for
-from runs.manifest import PARAMETERS
 from runs.models import Run, RunMode, RunStatus
 from runs.output_root import root_notice
 from runs.reading import artifacts, logs
 from runs.reading.samples import SamplePage, read_samples
 from runs.reading.summaries import bars_of, read_plan, read_result
+from runs.runfolder import files, names
 from runs.runtime import tunix_command
+from runs.spec.manifest import PARAMETERS
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
 
@@ -61,7 +61,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "result": read_result(run.summary),
         "parameters": parameters_of(run),
         "command": command_of(run),
-        "has_manifest": (folder / run_folders.MANIFEST).is_file(),
+        "has_manifest": (folder / names.MANIFEST).is_file(),
         "has_charts": run.mode == RunMode.LOCAL,
         "files": grouped(listing.artifacts, removable=run.is_terminal),
         "files_bytes": sum(artifact.size for artifact in listing.artifacts),
@@ -101,7 +101,7 @@ def first_samples(run: Run) -> SamplePage | None:
     """The first examples of the run's own data, if it has any."""
     try:
         return read_samples(services.run_folder(run), offset=0, limit=SAMPLES)
-    except (OSError, run_folders.BrokenFile):
+    except (OSError, files.BrokenFile):
         return None
 
 
@@ -126,7 +126,7 @@ def read_outputs(run: Run) -> list[Output]:
     for name, kept in (("stdout", run.stdout), ("stderr", run.stderr)):
         path = folder / logs.LOGS[name]
         followed = run.supervised and run.is_active
-        text = run_folders.read_tail(path, limit) if followed else kept
+        text = files.read_tail(path, limit) if followed else kept
         wanted = name == "stdout" or run.status in (RunStatus.FAILED, RunStatus.TIMEOUT)
         opened = wanted and (bool(text) or run.is_active)
         outputs.append(Output(name, text, opened, live=followed or (run.supervised and path.is_file())))
@@ -157,11 +157,11 @@ def grouped(found: list[artifacts.Artifact], *, removable: bool) -> list[FileGro
     return [
         FileGroup(
             path,
-            files,
-            is_folder=files[0].path != path,
+            group,
+            is_folder=group[0].path != path,
             removable=removable and artifacts.is_removable(path),
         )
-        for path, files in groups.items()
+        for path, group in groups.items()
     ]
 
 
@@ -190,11 +190,11 @@ def parameters_of(run: Run) -> list[ParameterRow]:
 def command_of(run: Run) -> str:
     """The command that repeats the run by hand, as a shell takes it."""
     folder = services.run_folder(run)
-    argv = [*tunix_command(), "train", "--config", run_folders.MANIFEST]
+    argv = [*tunix_command(), "train", "--config", names.MANIFEST]
     try:
-        recorded = run_folders.read_json(folder / run_folders.COMMAND)
-    except run_folders.BrokenFile:
+        recorded = files.read_json(folder / names.COMMAND)
+    except files.BrokenFile:
         recorded = None
     if recorded and isinstance(recorded.get("argv"), list):
-        argv = [run_folders.clean_text(str(part)) for part in recorded["argv"]]
+        argv = [files.clean_text(str(part)) for part in recorded["argv"]]
     return f"cd {shlex.quote(str(folder))}\n{shlex.join(argv)}"

@@ -14,11 +14,11 @@ from django.views.decorators.vary import vary_on_headers
 from datasets.access import get_dataset_for
 from runs import services
 from runs.access import get_run_for
-from runs.folder import BrokenFile
 from runs.models import Run
 from runs.reading.logs import OffsetPastEnd
 from runs.reading.samples import read_samples, read_seen
 from runs.reading.summaries import Bar, bars_of, read_plan
+from runs.runfolder.files import BrokenFile
 from tunixrt.accounts import person
 from tunixrt.roles import May
 

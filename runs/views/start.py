@@ -19,15 +19,15 @@ from runs import services
 from runs.access import require_priority
 from runs.disk import disk_warnings
 from runs.execution import launching
-from runs.families import preset_names
 from runs.forms import StartForm, initial_from_config
-from runs.manifest import warnings_of
 from runs.models import Host, Run
 from runs.output_root import root_notice
 from runs.preflight import warnings_in
 from runs.reading.summaries import bars_of, read_plan
 from runs.requests import InvalidRequest, RunRequest, clean_request
 from runs.runtime import local_runtime
+from runs.spec.families import preset_names
+from runs.spec.manifest import warnings_of
 from tunixrt.accounts import person
 from tunixrt.refusals import NotAllowed, Refusal
 from tunixrt.roles import May, Role, may_see_secrets, require, role_of

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runs.processes import Process, processes_with, send_signal
+from runs.runfolder.processes import Process, processes_with, send_signal
 from runs.tests.launching import PATIENCE, wait_for
 from runs.tests.ports import HeldPort
 from runs.tests.programs import MARK

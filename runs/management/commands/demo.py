@@ -7,13 +7,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from datasets.arithmetic import NAME, VERSION
 from datasets.models import Dataset
-from runs import folder as run_folders
 from runs import services
-from runs.checkpoint_folder import complete_steps
 from runs.execution import attending, launching
 from runs.models import Run, RunStatus
 from runs.output_root import root_problem
 from runs.requests import clean_request
+from runs.runfolder import names
+from runs.runfolder.checkpoints import complete_steps
 from runs.runtime import local_runtime
 from tunixrt.local_mode import local_user
 
@@ -112,8 +112,8 @@ class Command(BaseCommand):
             f"Loss         {first:.3f} → {last:.4f}\n"
             f"Exact match  {before:.1%} → {after:.1%} of {dataset.held_out_size} held-out problems\n"
             f"Checkpoint   {checkpoint}\n"
-            f"Logs         {folder / run_folders.STDOUT}\n"
-            f"Manifest     {folder / run_folders.MANIFEST}\n"
+            f"Logs         {folder / names.STDOUT}\n"
+            f"Manifest     {folder / names.MANIFEST}\n"
             f"Look at it   make serve, then http://127.0.0.1:8000/runs/{run.run_id}"
         )
         if int(checkpoint.name) not in complete_steps(checkpoint.parent):

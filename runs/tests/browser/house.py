@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from runs import folder as run_folders
+from runs.runfolder import names
 from runs.tests.launching import HOUR, PATIENCE, TRAINER, wait_for
 from runs.tests.ports import HeldPort
 from runs.tests.programs import ROOT, Program, end_keeper
@@ -87,7 +87,7 @@ class House:
                 program.process.wait(STOP_SECONDS)
             program.kill()
         self.port.close()
-        for record in self.output_root.rglob(run_folders.KEEPER):
+        for record in self.output_root.rglob(names.KEEPER):
             end_keeper(record.parent)
 
     # --- what is in it

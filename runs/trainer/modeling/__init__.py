@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from runs.architectures import count_parameters
+from runs.spec.architectures import count_parameters
 from runs.trainer.modeling.export import export_model
 from runs.trainer.modeling.loading import LoadedModel, load_model
 from runs.trainer.modeling.lora import apply_lora

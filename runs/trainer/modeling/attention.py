@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from runs.architectures import Architecture, Rope
+from runs.spec.architectures import Architecture, Rope
 
 # Large negative rather than -inf: a row that may see nothing (padding) gives finite garbage instead of NaN.
 MASKED = -2.3819763e38

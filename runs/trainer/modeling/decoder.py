@@ -17,7 +17,7 @@ from tunix.models.llama3 import model as llama3
 from tunix.models.qwen2 import model as qwen2
 from tunix.models.qwen3 import model as qwen3
 
-from runs.architectures import Architecture, Rope
+from runs.spec.architectures import Architecture, Rope
 from runs.trainer.modeling.attention import ATTENTION, Attention, rotary_tables
 
 Cache = dict[str, dict[str, jax.Array]]

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from runs.architectures import Tensor, tensors, text_config
+from runs.spec.architectures import Tensor, tensors, text_config
 from runs.trainer.errors import StorageError
 from runs.trainer.modeling.card import model_card
 from runs.trainer.modeling.loading import LoadedModel

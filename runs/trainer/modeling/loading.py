@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runs.architectures import Architecture, Tensor, read_architecture, tensors
-from runs.families import PRESETS, preset_names
+from runs.spec.architectures import Architecture, Tensor, read_architecture, tensors
+from runs.spec.families import PRESETS, preset_names
 from runs.trainer import hub
 from runs.trainer.errors import ModelError
 from runs.trainer.model_files import open_model, read_weights

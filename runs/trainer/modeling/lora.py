@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from runs.architectures import Tensor, tensors
-from runs.manifest import LORA_TARGETS
+from runs.spec.architectures import Tensor, tensors
+from runs.spec.manifest import LORA_TARGETS
 from runs.trainer.errors import ModelError
 from runs.trainer.modeling.loading import LoadedModel
 from runs.trainer.modeling.weights import by_parameter, place

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from runs.architectures import Architecture, Tensor
-from runs.model_folder import INDEX
+from runs.spec.architectures import Architecture, Tensor
+from runs.spec.model_folder import INDEX
 from runs.trainer.model_files import NUMPY
 
 _NAMES = {np.dtype(kind): name for name, kind in NUMPY.items()}

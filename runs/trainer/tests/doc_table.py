@@ -1,8 +1,8 @@
-"""The table of docs/manifest.md as runs/manifest.py has it. ``python -m runs.trainer.tests.doc_table`` prints it."""
+"""The table of docs/manifest.md as runs/spec/manifest.py has it. ``python -m runs.trainer.tests.doc_table`` prints it."""
 
 from typing import Any
 
-from runs.manifest import PARAMETERS, Parameter
+from runs.spec.manifest import PARAMETERS, Parameter
 
 TYPES = {bool: "true / false", int: "whole number", float: "number", str: "text", list: "list of text"}
 

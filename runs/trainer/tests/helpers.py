@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from runs.architectures import read_architecture, tensors
-from runs.manifest import build_manifest, dump_manifest
+from runs.spec.architectures import read_architecture, tensors
+from runs.spec.manifest import build_manifest, dump_manifest
 from runs.trainer import launch
 
 LAUNCH = Path(launch.__file__)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.architectures import read_architecture, tensors
+from runs.spec.architectures import read_architecture, tensors
 from runs.trainer.modeling.weights import Names, write_safetensors
 
 _BASE: dict[str, Any] = {

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from runs.manifest import PARAMETERS, parse_manifest
+from runs.spec.manifest import PARAMETERS, parse_manifest
 from runs.trainer import errors
 from runs.trainer.tests.doc_table import parameter_rows
 from runs.trainer.tests.helpers import LAUNCH

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session
 
-from runs.manifest import read_manifest
+from runs.spec.manifest import read_manifest
 from runs.trainer.errors import ModelError, StorageError
 from runs.trainer.hub import fetch
 from runs.trainer.tests.conftest import ROOT

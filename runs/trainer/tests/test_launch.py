@@ -50,7 +50,7 @@ def test_datasets_is_hugging_faces_also_with_pythonpath_set(tmp_path):
                 runpy.run_path({str(LAUNCH)!r}, run_name="__main__")
             except SystemExit:
                 pass
-            import datasets, runs.manifest
+            import datasets, runs.spec.manifest
             print(datasets.load_dataset.__module__, datasets.__file__)
             """
         )

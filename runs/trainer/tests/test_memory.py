@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from runs.architectures import count_parameters, read_architecture
-from runs.families import PRESETS
+from runs.spec.architectures import count_parameters, read_architecture
+from runs.spec.families import PRESETS
 from runs.trainer.memory import memory_estimate
 
 MIB = 2**20

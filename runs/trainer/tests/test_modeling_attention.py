@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from runs.architectures import Rope
+from runs.spec.architectures import Rope
 from runs.trainer.modeling.attention import MASKED, attention, causal_attention, inverse_frequencies, rotary_tables, rotate
 from runs.trainer.modeling.lora import adapted
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from runs.architectures import count_parameters
-from runs.families import PRESETS
+from runs.spec.architectures import count_parameters
+from runs.spec.families import PRESETS
 from runs.trainer.errors import ModelError, StorageError
 from runs.trainer.modeling import LoadedModel, apply_lora, export_model, forward_hidden, load_model, project
 from runs.trainer.tests.modeling_folders import CONFIGS, make_folder

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from runs.manifest import parameter_defaults
+from runs.spec.manifest import parameter_defaults
 from runs.trainer.optimizer import across_layers, decayed, float32_master, learning_rate, make_optimizer
 
 SETTINGS = {"peak": 1.0, "total": 100, "warmup_ratio": 0.1}

@@ -11,8 +11,8 @@ from argparse import Namespace
 import pytest
 from orbax.checkpoint.utils import is_tmp_checkpoint
 
-from runs.checkpoint_folder import REQUIRED, complete_steps
-from runs.manifest import parameter_defaults
+from runs.runfolder.checkpoints import REQUIRED, complete_steps
+from runs.spec.manifest import parameter_defaults
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.trainer.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from runs import folder as files
+from runs.runfolder import files, names
 
 LAST_WORD = "tunix: "  # how our trainer's last line on stderr begins: what is wrong, and the way out
 SIGNAL_HINTS: dict[int, str] = {
@@ -36,7 +36,7 @@ def failure_words(code: int, folder: str, oom_kills_before: int) -> str:
     if code < 0:
         return f"The training command was killed by {signal_name(-code)}; {_signal_hint(-code, oom_kills_before)}."
     try:
-        lines = files.read_tail(os.path.join(folder, files.STDERR)).split("\n")
+        lines = files.read_tail(os.path.join(folder, names.STDERR)).split("\n")
     except (OSError, files.BrokenFile):
         lines = []
     spoken = [line.strip() for line in lines if line.startswith(LAST_WORD)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from runs.architectures import Architecture, UnsupportedModel, read_architecture, remarks, tensors
+from runs.spec.architectures import Architecture, UnsupportedModel, read_architecture, remarks, tensors
 
 INDEX = "model.safetensors.index.json"
 HEAD = "lm_head.weight"

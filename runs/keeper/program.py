@@ -1,12 +1,12 @@
 """The keeper: a small detached program that owns one training process from start to exit.
 
-    python -I -S -X utf8 keeper.py <run folder> <descriptor of the locked lock file>
+    python -I -S -X utf8 program.py <run folder> <descriptor of the locked lock file>
 
 The launcher starts it with the trainer's environment and the lock's descriptor (``pass_fds``) and waits for this first process,
 which exits with STARTED once keeper.json is there and the run has an owner, else with a code from below and a sentence on stderr.
 The owner itself is a grandchild in a session of its own, so it outlives launcher, worker and terminal. It holds the lock to its
 end, starts the trainer, enforces the deadline, obeys stop.json, leaves no descendant behind and writes exit.json as its last act
-(runs/supervisor.py). It needs no database and no network. docs/run-folder.md tells the whole protocol.
+(runs/keeper/supervisor.py). It needs no database and no network. docs/run-folder.md tells the whole protocol.
 
 Signals. The keeper ignores SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2. SIGTERM means that the host wants it to end (a shutdown,
 ``docker stop``), which is nobody's cancel: it passes SIGTERM on so that the trainer saves, and the end has the reason
@@ -22,10 +22,10 @@ import signal
 import sys
 
 if __name__ == "__main__":  # -I leaves the project out of the path; appended, it cannot hide a library
-    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from runs import folder as files
-from runs.supervisor import Command, Supervisor
+from runs.keeper.supervisor import Command, Supervisor
+from runs.runfolder import files, names
 
 # How the first process ends. With STARTED a training is under way, after TAKEN and KILLED it may be; with the others it is not.
 STARTED = 0
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
             command = Command(folder)
         except files.BrokenFile as error:
             raise Refused(BAD_COMMAND, str(error)) from error
-        for name in (files.KEEPER, files.EXIT):
+        for name in (names.KEEPER, names.EXIT):
             if os.path.lexists(os.path.join(folder, name)):
                 raise Refused(TAKEN, f"{name} is there already: the run has, or had, its keeper.")
         report_read, report_write = os.pipe()
@@ -116,7 +116,7 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
     if sys.platform != "linux":
         raise Refused(USAGE, "Local runs need Linux (on Windows: WSL).")
     if len(arguments) != 2 or not arguments[1].isdecimal():
-        raise Refused(USAGE, "usage: keeper.py <run folder> <descriptor of the locked lock file>")
+        raise Refused(USAGE, "usage: program.py <run folder> <descriptor of the locked lock file>")
     # the launcher may be anybody: a Ctrl-C in its terminal must not break the start in two
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a launcher that ignores it would keep the exit codes from us
@@ -127,7 +127,7 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
         os.close(descriptor)
         lock = fcntl.fcntl(int(arguments[1]), fcntl.F_DUPFD_CLOEXEC, 3)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nothing new if the descriptor holds it
-        if not os.path.samestat(os.fstat(lock), os.lstat(os.path.join(folder, files.LOCK))):
+        if not os.path.samestat(os.fstat(lock), os.lstat(os.path.join(folder, names.LOCK))):
             raise Refused(NOT_LOCKED, "The descriptor is not the run's lock.")
     except (OSError, OverflowError) as error:
         raise Refused(NOT_LOCKED, f"The run's lock is not held: {error}") from error

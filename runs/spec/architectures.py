@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runs.families import MODEL_TYPES, families_text
+from runs.spec.families import MODEL_TYPES, families_text
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 

@@ -1,4 +1,4 @@
-"""Processes of this host, as /proc shows them. Plain Python, Linux only; shared by keeper and server (see runs/folder.py)."""
+"""Processes of this host, as /proc shows them. Standard library, Linux only; shared by keeper and server."""
 
 from __future__ import annotations
 

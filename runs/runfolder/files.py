@@ -1,12 +1,4 @@
-"""The run folder: names, atomic files, the lock, and the processes that belong to a run.
-
-Web server, keeper and trainer meet in one folder per run (docs/run-folder.md). This module is the one place that knows its file
-names and how they are written. It is plain Python and imports as little as it can (no typing, pathlib, tempfile), because every
-keeper carries it for days. Linux only: it reads /proc.
-
-Nothing in a run folder is trusted: the trainer can write there. Names are never followed through symbolic links, nothing but a
-regular file is read, and reading never blocks.
-"""
+"""Atomic JSON files, the lock, and the tail of an output file."""
 
 from __future__ import annotations
 
@@ -16,39 +8,15 @@ import fcntl
 import json
 import math
 import os
-import signal
 import stat
 import time
 
-from runs.processes import Process, boot_id, descendants, processes_of_run, read_process, send_signal
+from runs.runfolder import names
 
 TYPE_CHECKING = False  # importing typing would cost a keeper 1 MB
 if TYPE_CHECKING:
     from typing import Any
 
-LOCK = "lock"
-MANIFEST = "manifest.yaml"
-DATASET = "dataset.jsonl"
-COMMAND = "command.json"
-KEEPER = "keeper.json"
-STOP = "stop.json"
-STDOUT = "stdout.log"
-STDERR = "stderr.log"
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
-PLAN = "plan.json"
-SEEN = "seen.json"
-EXIT = "exit.json"
-CHECKPOINTS = "checkpoints"
-MODEL = "model"
-NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, SEEN, RESULT, PLAN, EXIT)
-
-# Beside the runs, in the output root: what hosts keep there, and the id by which the database knows the root.
-HOSTS = ".hosts"
-ROOT_ID = "root_id"
-
-VERSION = 1
-STOP_REASONS = ("cancel", "timeout")
 OUTPUT_MAX_BYTES = 10_240
 JSON_MAX_BYTES = 16 * 1024 * 1024
 RESERVED_BYTES = 8192
@@ -60,14 +28,6 @@ if TYPE_CHECKING:
 
 class BrokenFile(ValueError):
     """A file of the run folder that is there and cannot be used: not a regular file, too large, or not a strict JSON object."""
-
-
-class StillAlive(RuntimeError):
-    """Processes that outlived SIGKILL: another user's, or stuck in the kernel. ``pids`` names them."""
-
-    def __init__(self, pids: list[int]):
-        self.pids = pids
-        super().__init__(f"Processes {', '.join(map(str, pids))} of the run could not be killed.")
 
 
 # --- text and time
@@ -179,7 +139,7 @@ def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> No
     try:
         os.rename(staged, path)
     except OSError:
-        _unlink(staged)
+        unlink(staged)
         raise
     if durable:
         _sync_folder(path)
@@ -203,7 +163,7 @@ def create_json_once(path: Path, value: dict[str, Any]) -> bool:
             _sync_folder(path)
             return True
         finally:
-            _unlink(staged)
+            unlink(staged)
     return False
 
 
@@ -218,15 +178,15 @@ def reserve(path: Path) -> None:
 
 def release(path: Path) -> None:
     """Give the space back that was reserved for ``path``."""
-    _unlink(_reserved(os.fspath(path)))
+    unlink(_reserved(os.fspath(path)))
 
 
 def remove_temporary_files(folder: Path) -> None:
     """Remove what killed writers left behind, and reservations other than that of exit.json. For the owner, at the run's end."""
     for entry in os.listdir(folder):
         name, _, suffix = entry[1:].rpartition(".")
-        if entry.startswith(".") and name in NAMES and len(suffix) == 8 and entry != f".{EXIT}.reserved":
-            _unlink(os.path.join(folder, entry))
+        if entry.startswith(".") and name in names.NAMES and len(suffix) == 8 and entry != f".{names.EXIT}.reserved":
+            unlink(os.path.join(folder, entry))
 
 
 def _reserved(path: str) -> str:
@@ -245,11 +205,11 @@ def _stage(path: str, value: dict[str, Any], durable: bool) -> str:
         _fill(staged, 0, data, durable)
         return staged
     except OSError:
-        _unlink(staged)
+        unlink(staged)
     try:
         _fill(fresh, os.O_CREAT | os.O_EXCL, data, durable)
     except OSError:
-        _unlink(fresh)
+        unlink(fresh)
         raise
     return fresh
 
@@ -267,7 +227,7 @@ def _fill(path: str, flags: int, data: bytes, durable: bool) -> None:
         os.close(descriptor)
 
 
-def _unlink(path: str) -> None:
+def unlink(path: str) -> None:
     with contextlib.suppress(OSError):  # gone already, or the folder is; a temporary file is not worth an error
         os.unlink(path)
 
@@ -286,7 +246,7 @@ def _sync_folder(path: str) -> None:
 def find_marker(folder: Path) -> str | None:
     """The marker of the output root that ``folder`` is in, or None if no folder above it has one."""
     above = os.path.dirname(os.path.abspath(folder))
-    while not os.path.exists(marker := os.path.join(above, HOSTS, ROOT_ID)):
+    while not os.path.exists(marker := os.path.join(above, names.HOSTS, names.ROOT_ID)):
         if above == os.path.dirname(above):
             return None
         above = os.path.dirname(above)
@@ -309,117 +269,3 @@ def try_lock(path: Path) -> int | None:
         if not ours:
             os.close(descriptor)
     return descriptor if ours else None
-
-
-# --- what is written
-
-
-def request_stop(folder: Path, reason: str, by: str) -> bool:
-    """Ask the run to stop, ``reason`` cancel or timeout: True for the first request, False if there was one. Raises OSError."""
-    if reason not in STOP_REASONS:
-        raise ValueError(f"reason must be one of {', '.join(STOP_REASONS)}, not {reason!r}")
-    return create_json_once(os.path.join(folder, STOP), {"reason": reason, "by": clean_text(by), "at": timestamp()})
-
-
-def withdraw_stop(folder: Path) -> None:
-    """Remove the stop request. For the holder of the lock, before it writes an end that is no stop."""
-    _unlink(os.path.join(folder, STOP))
-
-
-def withdraw_late_stop(folder: Path) -> None:
-    """Remove a stop request that nobody obeyed, since it would tell of a stop that never was: one that came after the run's end,
-    or one after which the command still ended by itself. For the holder of the lock."""
-    paths = [os.path.join(folder, name) for name in (EXIT, STOP)]
-    try:
-        end, stop = (os.lstat(path).st_ctime_ns for path in paths)
-    except FileNotFoundError:
-        return
-    reason = (read_json(paths[0]) or {}).get("reason")
-    # Written in the same tick of the file system's clock, the end itself tells whether it was obeyed.
-    if reason == "exit" or stop > end or (stop == end and reason not in STOP_REASONS):
-        _unlink(paths[1])
-
-
-def exit_record(
-    *,
-    run_id: str,
-    reason: str,
-    message: str,
-    started_at: str | None = None,
-    ended_at: str | None = None,
-    duration_seconds: float | None = None,
-    exit_code: int | None = None,
-    signal_number: int | None = None,
-    host: str | None = None,
-) -> dict[str, Any]:
-    """The content of exit.json. ``reason``: exit, cancel, timeout, lost, host stopped or start_failed."""
-    return {
-        "version": VERSION,
-        "run_id": run_id,
-        "exit_code": exit_code,
-        "signal": signal_number,
-        "reason": reason,
-        "message": clean_text(message),
-        "started_at": started_at,
-        "ended_at": ended_at or timestamp(),
-        "duration_seconds": duration_seconds,
-        "host": host or os.uname().nodename,
-    }
-
-
-def write_lost_exit(folder: Path, run_id: str, message: str) -> dict[str, Any]:
-    """Write the end of a run whose keeper is gone, unless its end is written; return what exit.json then holds.
-
-    For the holder of the lock, after ``kill_leftovers``. When the run ended is unknown: ``duration_seconds`` is null.
-    """
-    keeper = read_keeper(folder) or {}
-    path = os.path.join(folder, EXIT)
-    record = exit_record(
-        run_id=run_id, reason="lost", message=message, started_at=keeper.get("started_at"), host=keeper.get("host")
-    )
-    remove_temporary_files(folder)
-    create_json_once(path, record)
-    return read_json(path) or record
-
-
-def read_keeper(folder: Path) -> dict[str, Any] | None:
-    """keeper.json, or None if it is missing or broken (nothing that it names can be trusted then)."""
-    try:
-        return read_json(os.path.join(folder, KEEPER))
-    except BrokenFile:
-        return None
-
-
-# --- what is left of a run
-
-
-def kill_leftovers(folder: Path, run_id: str, *, timeout: float = 10.0) -> list[int]:
-    """SIGKILL all that is left of a run whose keeper is gone, until nothing is; return the pids. Raises StillAlive.
-
-    For the holder of the lock. Found are: the pids recorded in keeper.json (same boot, same start time), their descendants, and
-    every process whose environment names the run. Not found is a process that threw its environment away after it had lost its
-    parent.
-    """
-    killed: set[int] = set()
-    give_up = time.monotonic() + timeout
-    while left := _leftovers(folder, run_id):
-        if time.monotonic() > give_up:
-            raise StillAlive(sorted(process.pid for process in left))
-        for process in left:
-            send_signal(process, signal.SIGKILL)
-            killed.add(process.pid)
-        time.sleep(0.01)
-    return sorted(killed)
-
-
-def _leftovers(folder: Path, run_id: str) -> list[Process]:
-    found = {process.pid: process for process in processes_of_run(run_id)}
-    keeper = read_keeper(folder) or {}
-    if keeper.get("boot_id") == boot_id():
-        for recorded in (keeper.get("trainer"), keeper.get("keeper")):
-            if not isinstance(recorded, dict) or not isinstance(pid := recorded.get("pid"), int):
-                continue
-            process = read_process(pid) if pid > 1 and pid != os.getpid() else None
-            if process and process.start_time == recorded.get("start_time"):
-                found |= {other.pid: other for other in [process, *descendants(pid)]}
-    return list(found.values())

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runs import folder as run_folders
+from runs.runfolder import files
 
 IDENTITY = "identity.json"
 # What orbax reads first of a checkpoint and of each of its two items: without one of them nothing can be restored.
@@ -35,7 +35,8 @@ BINDING = (
     "too_long",
     "prompt_style",
 )
-# What these were before there were such parameters. Not from runs.manifest: programs that stand in for a training have no PyYAML.
+# What these were before there were such parameters. Not read from runs.spec.manifest, because the test programs that
+# stand in for a training have no PyYAML.
 BEFORE = {"prompt_style": "conversation"}
 
 
@@ -63,8 +64,8 @@ def _is_complete(entry: os.DirEntry[str]) -> bool:
 def read_identity(folder: Path) -> dict[str, Any] | None:
     """The training that the checkpoints in ``folder`` belong to; None if it cannot be read."""
     try:
-        return run_folders.read_json(folder / IDENTITY)
-    except (OSError, run_folders.BrokenFile):
+        return files.read_json(folder / IDENTITY)
+    except (OSError, files.BrokenFile):
         return None
 
 

@@ -1,7 +1,7 @@
 """The life of a run's keeper: take the run, start the trainer, watch it, leave nothing behind, write exit.json.
 
-``runs/keeper.py`` starts this in a detached process and says what a keeper is; docs/run-folder.md tells the protocol. Standard
-library only, single-threaded: the kernel's parent-death signal and the blocked signals belong to the one thread there is.
+``runs/keeper/program.py`` starts this in a detached process and defines what a keeper is; docs/run-folder.md describes the
+protocol. Standard library only, single-threaded: the kernel's parent-death signal and the blocked signals belong to one thread.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import signal
 import time
 
-from runs import folder as files
-from runs.endings import failure_words, oom_kills, signal_name, start_problem
-from runs.processes import RUN_ID_VARIABLE, boot_id, descendants, process_start_time, processes_of_run, send_signal
+from runs.keeper.messages import failure_words, oom_kills, signal_name, start_problem
+from runs.runfolder import files, names, records
+from runs.runfolder.processes import RUN_ID_VARIABLE, boot_id, descendants, process_start_time, processes_of_run, send_signal
 
-TYPE_CHECKING = False  # see runs/folder.py
+TYPE_CHECKING = False  # see runs/runfolder/files.py
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
@@ -41,11 +41,11 @@ class Command:
     """command.json, checked. Raises BrokenFile with a sentence, OSError."""
 
     def __init__(self, folder: str):
-        value = files.read_json(os.path.join(folder, files.COMMAND))
+        value = files.read_json(os.path.join(folder, names.COMMAND))
         if value is None:
             raise files.BrokenFile("command.json is missing.")
-        if value.get("version") != files.VERSION:
-            raise files.BrokenFile(f"command.json: version must be {files.VERSION}.")
+        if value.get("version") != records.VERSION:
+            raise files.BrokenFile(f"command.json: version must be {records.VERSION}.")
         argv = value.get("argv")
         if not isinstance(argv, list) or not argv or not all(isinstance(item, str) for item in argv):
             raise files.BrokenFile("command.json: argv must be a list of texts, first the program.")
@@ -115,12 +115,12 @@ class Supervisor:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         self._set_process_control(PR_SET_CHILD_SUBREAPER, 1)
-        reserved = [self.path(name) for name in (files.EXIT, files.STOP)]
+        reserved = [self.path(name) for name in (names.EXIT, names.STOP)]
         taken = False
         try:
             for path in reserved:  # so that a full disk prevents neither the end nor a cancel
                 files.reserve(path)
-            taken = files.create_json_once(self.path(files.KEEPER), self._identity())
+            taken = files.create_json_once(self.path(names.KEEPER), self._identity())
         finally:
             if not taken:
                 for path in reserved:
@@ -129,7 +129,7 @@ class Supervisor:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "version": files.VERSION,
+            "version": records.VERSION,
             "run_id": self.command.run_id,
             "host": os.uname().nodename,
             "boot_id": boot_id(),
@@ -158,7 +158,7 @@ class Supervisor:
             with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
                 os.fsync(descriptor)
         if record["reason"] == "exit":  # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
-            files.withdraw_stop(self.folder)
+            records.withdraw_stop(self.folder)
         self._write_exit(record)
 
     def _train(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Supervisor:
         """Start the trainer; it is recorded in keeper.json before its first instruction. Raises StartFailed."""
         try:
             null = os.open(os.devnull, os.O_RDONLY)
-            for name in (files.STDOUT, files.STDERR):
+            for name in (names.STDOUT, names.STDERR):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
                 self.outputs.append(os.open(self.path(name), flags, files.FILE_MODE))
                 os.set_blocking(self.outputs[-1], True)
@@ -201,7 +201,7 @@ class Supervisor:
         self.started_at, self.started = files.timestamp(), time.monotonic()
         try:
             # after a power cut it is enough that the run had a keeper
-            files.write_json(self.path(files.KEEPER), self._identity(), durable=False)
+            files.write_json(self.path(names.KEEPER), self._identity(), durable=False)
             os.write(go_write, b"go")
         except OSError as error:
             raise StartFailed(f"The start of the training cannot be recorded: {error}") from error
@@ -278,18 +278,18 @@ class Supervisor:
         """Take up stop.json, written here if the deadline has passed. One that cannot be read (``touch``) is a cancel by hand."""
         if self.stop is None and deadline_passed:
             try:
-                files.request_stop(self.folder, "timeout", "keeper")  # somebody else's may be there: it counts
+                records.request_stop(self.folder, "timeout", "keeper")  # somebody else's may be there: it counts
             except OSError:  # the trainer cannot be told by a file: on to SIGTERM
                 self.stop = {"reason": "timeout", "by": "keeper"}
                 self.term_at = time.monotonic()
-        if self.stop is None and os.path.lexists(self.path(files.STOP)):
+        if self.stop is None and os.path.lexists(self.path(names.STOP)):
             try:
-                stop = files.read_json(self.path(files.STOP)) or {}
+                stop = files.read_json(self.path(names.STOP)) or {}
             except (OSError, files.BrokenFile):
                 stop = {}
             reason = stop.get("reason")
             by = str(stop.get("by") or "someone on the host")[:200]
-            self.stop = {"reason": reason if reason in files.STOP_REASONS else "cancel", "by": by}
+            self.stop = {"reason": reason if reason in records.STOP_REASONS else "cancel", "by": by}
 
     def _folder_is_there(self) -> bool:
         try:
@@ -425,7 +425,7 @@ class Supervisor:
         if self.leftovers:
             message += f" Processes it had left behind were ended: {self.leftovers}."
         duration = self.ended - self.started if self.started_at and self.ended else None
-        return files.exit_record(
+        return records.exit_record(
             run_id=self.command.run_id,
             reason=reason,
             message=message[:MESSAGE_CHARACTERS],
@@ -442,11 +442,11 @@ class Supervisor:
             try:
                 if self._folder_is_there():
                     files.remove_temporary_files(self.folder)
-                    files.write_json(self.path(files.EXIT), record)
+                    files.write_json(self.path(names.EXIT), record)
                     break
             except OSError:
                 pass
             if signal.sigtimedwait((signal.SIGTERM,), WRITE_AGAIN_SECONDS):
                 return
         with contextlib.suppress(OSError, files.BrokenFile):  # asked for while the end was written
-            files.withdraw_late_stop(self.folder)
+            records.withdraw_late_stop(self.folder)

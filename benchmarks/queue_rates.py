@@ -15,10 +15,11 @@ from django_q.models import OrmQ
 from benchmarks.chaos.house import ask
 from benchmarks.chaos.load import DATASET
 from runs.execution.hosts import this_host
+from runs.execution.workers import Workers
 from runs.models import Run, RunEvent, RunMode, RunStatus
-from runs.requests import clean_request
-from runs.services import claim_run, next_pending, submit_run
-from runs.task_workers import Workers
+from runs.services.claiming import claim_run, next_pending
+from runs.services.run_requests import clean_request
+from runs.services.submission import submit_run
 
 CLAIM_SECONDS = 3.0
 LINE = 8_000  # waiting trainings, more than are claimed meanwhile

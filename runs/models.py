@@ -276,7 +276,7 @@ class OutputRoot(models.Model):
 
 
 class FolderReservation(models.Model):
-    """A folder that a run has asked for (``own``), or one above it. Only ``runs.reservations`` reads and writes these."""
+    """A folder that a run has asked for (``own``), or one above it. Read and written by ``runs.services.reservations`` alone."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="reservations")
     key = models.CharField(max_length=64, help_text="Hash of the path; the same for names that a file system may confuse.")
@@ -403,7 +403,7 @@ class MetricSeries(models.Model):
 
 
 class MetricChunk(models.Model):
-    """Up to ``runs.metrics.CHUNK_POINTS`` points: little-endian int64 steps, float64 times, float64 values (NaN allowed)."""
+    """Up to ``CHUNK_POINTS`` points: little-endian int64 steps, float64 times, float64 values (NaN allowed)."""
 
     series = models.ForeignKey(MetricSeries, on_delete=models.CASCADE, related_name="chunks")
     number = models.PositiveIntegerField()

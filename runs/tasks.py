@@ -6,12 +6,12 @@ from django.conf import settings
 from django.utils import timezone
 from django_q.tasks import async_task
 
-from runs.disk import measure_ended
 from runs.execution import launching
 from runs.models import Host
-from runs.retention import prune_runs
-from runs.services import system_user
+from runs.services.disk import measure_ended
+from runs.services.retention import prune_runs
 from runs.telemetry import flush_measured
+from tunixrt.audit import system_user
 
 MEASURE_SECONDS = 10.0  # in one task
 
@@ -25,7 +25,7 @@ def launch_pending() -> str:
 
 def deliver_webhooks() -> str:
     """Send the messages about ended runs that are due."""
-    from runs.webhook_delivery import deliver_due  # noqa: PLC0415 - 10 MB of libcurl that a worker without webhooks need not hold
+    from runs.services.webhook_delivery import deliver_due  # noqa: PLC0415 - 10 MB of libcurl that a worker without webhooks need not hold
 
     return f"{deliver_due()} attempts"
 

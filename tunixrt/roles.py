@@ -1,7 +1,7 @@
 """Who may do what. The policy stands in docs/operations.md ("Roles"), and a test walks every route with every role.
 
 A role is a group of accounts; an account in none of them is a researcher. Pages, API and admin ask ``require`` in their first
-line, mostly through ``runs.access.get_run_for`` and ``datasets.access.get_dataset_for``.
+line, mostly through ``runs.services.access.get_run_for`` and ``datasets.access.get_dataset_for``.
 """
 
 from collections.abc import Iterable

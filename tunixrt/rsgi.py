@@ -15,7 +15,7 @@ django = get_wsgi_application()
 # After get_wsgi_application(), which sets Django up.
 from django.conf import settings  # noqa: E402
 
-from runs.reading.stream import hub  # noqa: E402
+from runs.live.stream import hub  # noqa: E402
 from tunixrt.client_address import address_in, network_of  # noqa: E402
 from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
 from tunixrt.memory import keep_what_is_loaded  # noqa: E402

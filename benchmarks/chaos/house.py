@@ -30,7 +30,7 @@ from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
-TASK_WORKER = "task worker"  # runs.task_workers.NAME, which cannot be imported before Django is set up
+TASK_WORKER = "task worker"  # runs.execution.workers.NAME, which cannot be imported before Django is set up
 MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
 SKEW_SOURCE = Path(__file__).with_name("skew.c")
 OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")

@@ -8,9 +8,10 @@ from django.db import InterfaceError, OperationalError
 from django.db.models import QuerySet
 from django_q.models import OrmQ
 
-from runs import services
 from runs.lifecycle import TRANSITIONS
 from runs.models import ACTIVE, TERMINAL, Run, RunMode
+from runs.services import deletion, refusals, reservations
+from tunixrt import audit
 
 LONGEST_CHAIN = 15  # retries of retries
 LATEST = 20
@@ -69,17 +70,17 @@ def forebears_of_active() -> list[str]:
 def sources_of_pending() -> list[tuple[str, str]]:
     """Runs whose checkpoints a pending run is to go on from, with their folders."""
     pending = Run.objects.filter(status="pending", resume_from__isnull=False).select_related("resume_from")
-    return sorted({(str(run.resume_from_id), str(services.run_folder(run.resume_from))) for run in pending})
+    return sorted({(str(run.resume_from_id), str(reservations.run_folder(run.resume_from))) for run in pending})
 
 
 def purge(run_id: str) -> str:
     """``purged``, ``refused`` for a run that goes on from it, or ``unknown``: the database or the disk went away on the way, or
     somebody else was faster."""
     try:
-        services.purge_run(run=Run.objects.get(pk=run_id), by=services.system_user())
+        deletion.purge_run(run=Run.objects.get(pk=run_id), by=audit.system_user())
     except Run.DoesNotExist:
         return "unknown"
-    except services.StateConflict as refusal:
+    except refusals.StateConflict as refusal:
         return "refused" if "goes on from" in str(refusal) else "unknown"
     except (OperationalError, InterfaceError, OSError):
         return "unknown"

@@ -10,9 +10,9 @@ import uuid
 from benchmarks.chaos.figures import quantile
 from benchmarks.chaos.house import House
 from benchmarks.chaos.load import call
-from runs.metrics import take_in_metrics
 from runs.models import Run
-from runs.services import run_folder
+from runs.services.measurements import take_in_metrics
+from runs.services.reservations import run_folder
 
 METRIC_POINTS = 1_000_000
 LOG_BYTES = 1 << 30

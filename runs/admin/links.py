@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 from runs.models import Run
-from runs.selection import runs_whose_id_begins
+from runs.queries.selection import runs_whose_id_begins
 
 
 def status_badge(status: str) -> SafeString:

@@ -10,8 +10,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from runs.disk import quota_of, set_quota, with_disk_use
-from runs.handover import belongings, hand_over
+from runs.services.disk import quota_of, set_quota, with_disk_use
+from runs.services.handover import belongings, hand_over
 from tunixrt.accounts import person
 from tunixrt.admin.accounts import AccountAdmin, AccountForm
 from tunixrt.numbers import NumberField

@@ -16,7 +16,7 @@ from django_q.models import Failure, OrmQ, Schedule, Success
 
 from runs.admin.links import run_link
 from runs.models import Host, Run
-from runs.queue_state import read_queue
+from runs.queries.queue import read_queue
 from tunixrt.admin.lists import ReadOnlyAdmin
 from tunixrt.templatetags.display import when
 

@@ -12,13 +12,13 @@ from django.template.response import TemplateResponse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from runs import services
 from runs.admin.links import run_link, status_badge
 from runs.execution import attending
-from runs.filters import runs_named
 from runs.models import Run, RunEvent, RunTag, WebhookDelivery
-from runs.requests import PRIORITY_RANGE
-from runs.selection import runs_whose_id_begins
+from runs.queries.filters import runs_named
+from runs.queries.selection import runs_whose_id_begins
+from runs.services import annotations, deletion, reservations, retrying
+from runs.services.run_requests import PRIORITY_RANGE
 from tunixrt.admin.lists import ACTION_MAX, ReadOnlyAdmin, ReadOnlyInline, each
 from tunixrt.audit import write_log_entry
 from tunixrt.roles import May, require, why_not
@@ -157,7 +157,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="folder")
     def folder(self, run: Run) -> str:
-        return str(services.run_folder(run))
+        return str(reservations.run_folder(run))
 
     @admin.display(description="retries")
     def retries(self, run: Run) -> SafeString | str:
@@ -190,19 +190,19 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry", permissions=["operate"])
     def retry(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: services.retry_run(run=run, by=by), "tried again")
+        self._each(request, runs, lambda run, by: retrying.retry_run(run=run, by=by), "tried again")
 
     @admin.action(description="Retry from scratch", permissions=["operate"])
     def retry_from_scratch(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: services.retry_run(run=run, by=by, resume=False), "tried again from scratch")
+        self._each(request, runs, lambda run, by: retrying.retry_run(run=run, by=by, resume=False), "tried again from scratch")
 
     @admin.action(description="Pin", permissions=["operate"])
     def pin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: services.annotate_run(run=run, by=by, pinned=True), "pinned")
+        self._each(request, runs, lambda run, by: annotations.annotate_run(run=run, by=by, pinned=True), "pinned")
 
     @admin.action(description="Unpin", permissions=["operate"])
     def unpin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: services.annotate_run(run=run, by=by, pinned=False), "unpinned")
+        self._each(request, runs, lambda run, by: annotations.annotate_run(run=run, by=by, pinned=False), "unpinned")
 
     @admin.action(description="Move to the front of the queue", permissions=["operate"])
     def prioritise(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
@@ -211,24 +211,24 @@ class RunAdmin(ReadOnlyAdmin):
         done = f"moved to the front of the queue (priority {priority})"
         if front == PRIORITY_RANGE[1]:
             done = f"set to priority {priority}, the highest; older runs of that priority start first"
-        self._each(request, runs, lambda run, by: services.set_priority(run=run, by=by, priority=priority), done)
+        self._each(request, runs, lambda run, by: annotations.set_priority(run=run, by=by, priority=priority), done)
 
     @admin.action(description="Move to the trash", permissions=["operate"])
     def trash(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: services.trash_run(run=run, by=by), "moved to the trash", log=False)
+        self._each(request, runs, lambda run, by: deletion.trash_run(run=run, by=by), "moved to the trash", log=False)
 
     @admin.action(description="Delete from the trash, with files", permissions=["operate"])
     def purge(self, request: HttpRequest, runs: QuerySet[Run]) -> HttpResponse | None:
         """Asks first: this cannot be undone."""
         if request.POST.get("confirmed"):
-            self._each(request, runs, lambda run, by: services.purge_run(run=run, by=by), "deleted with files", log=False)
+            self._each(request, runs, lambda run, by: deletion.purge_run(run=run, by=by), "deleted with files", log=False)
             return None
-        chosen = [(run, size(services.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
+        chosen = [(run, size(deletion.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
         context = self.admin_site.each_context(request) | {
             "title": "Delete runs and their files?",
             "opts": self.opts,
             "chosen": chosen,
-            "total": size(sum(services.folder_bytes(run) for run, _ in chosen)),
+            "total": size(sum(deletion.folder_bytes(run) for run, _ in chosen)),
             "media": self.media,
         }
         return TemplateResponse(request, "admin/runs/run/purge.html", context)

@@ -12,15 +12,17 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from runs.access import get_run_for
 from runs.api.downloads import send_file
 from runs.api.views import actor
-from runs.metrics import NAME_MAX_LENGTH
+from runs.live import stream
 from runs.models import MetricSeries, Run, RunQuerySet
-from runs.output_root import while_root_is_there
-from runs.reading import artifacts, curves, logs, search, stream
+from runs.queries import artifacts, curves, logs
+from runs.queries import log_search as search
 from runs.runfolder.files import BrokenFile, open_regular
-from runs.services import run_folder
+from runs.services.access import get_run_for
+from runs.services.measurements import NAME_MAX_LENGTH
+from runs.services.output_root import while_root_is_there
+from runs.services.reservations import run_folder
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
 from tunixrt.credentials import Credential

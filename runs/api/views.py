@@ -12,18 +12,26 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from runs import filters, services
-from runs.access import get_run_for, read_run_for, require_priority
 from runs.api.presentation import full_answer, read_full, read_short
-from runs.disk import disk_warnings
 from runs.execution import attending, launching
 from runs.models import Run, RunMode, RunStatus
-from runs.output_root import while_root_is_there
-from runs.reading import pages
-from runs.requests import NAMED_FIELDS, RunRequest, clean_extension, clean_name, clean_notes, clean_request, clean_tags
+from runs.queries import filters, pages
+from runs.queries.selection import Cursor, Selection, parse_moment
 from runs.runfolder import files, names
-from runs.runtime import local_runtime
-from runs.selection import Cursor, Selection, parse_moment
+from runs.services import annotations, deletion, reservations, retrying, submission
+from runs.services.access import get_run_for, read_run_for, require_priority
+from runs.services.disk import disk_warnings
+from runs.services.output_root import while_root_is_there
+from runs.services.run_requests import (
+    NAMED_FIELDS,
+    RunRequest,
+    clean_extension,
+    clean_name,
+    clean_notes,
+    clean_request,
+    clean_tags,
+)
+from runs.services.runtime import local_runtime
 from runs.spec.manifest import shortened
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
@@ -49,7 +57,7 @@ class RunSubmit(APIView):
         reader.finish()
         asked = self._read(request)
         if queued:
-            run, _ = services.submit_run(request=asked, by=actor(request), queued=True)
+            run, _ = submission.submit_run(request=asked, by=actor(request), queued=True)
         else:
             run, _ = launching.run_in_request(request=asked, by=actor(request))
         return _taken(run, actor(request))
@@ -119,11 +127,11 @@ class RunDetail(APIView):
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         changes = _read_annotations(request.data, run)
-        services.annotate_run(run=run, by=actor(request), **changes)
+        annotations.annotate_run(run=run, by=actor(request), **changes)
         return Response(full_answer(run, actor(request)))
 
     def delete(self, request: Request, run_id: str) -> Response:
-        services.trash_run(run=get_run_for(actor(request), run_id, may=May.ACT), by=actor(request))
+        deletion.trash_run(run=get_run_for(actor(request), run_id, may=May.ACT), by=actor(request))
         return Response({"trashed": True})
 
 
@@ -181,7 +189,7 @@ class RunRetry(APIView):
         data = request.data
         if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
             raise ValidationError({"resume": ["The only field is resume: true or false."]})
-        retry = services.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
+        retry = retrying.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
         return _taken(retry, actor(request))
 
 
@@ -191,7 +199,7 @@ class RunExtend(APIView):
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         added = clean_extension(request.data)
-        extension = services.extend_run(run=run, by=actor(request), **added)
+        extension = retrying.extend_run(run=run, by=actor(request), **added)
         return _taken(extension, actor(request))
 
 
@@ -199,7 +207,7 @@ class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
     def get(self, request: Request, run_id: str) -> HttpResponse:
-        path = while_root_is_there(services.run_folder(get_run_for(actor(request), run_id, may=May.READ))) / names.MANIFEST
+        path = while_root_is_there(reservations.run_folder(get_run_for(actor(request), run_id, may=May.READ))) / names.MANIFEST
         try:
             with open(files.open_regular(path), "rb") as file:
                 return HttpResponse(file.read(), content_type="application/yaml; charset=utf-8")

@@ -23,9 +23,9 @@ from runs.backup.archive import BackupRefused, create, make_folder, require_spac
 from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.backup.databases import Saved, database_bytes, save_database
 from runs.models import ACTIVE, OutputRoot
-from runs.output_root import root_away
 from runs.runfolder import files
 from runs.runfolder.tree import bytes_below
+from runs.services.output_root import root_away
 from tunixrt.audit import write_log_entry
 
 SAY_SECONDS = 5.0

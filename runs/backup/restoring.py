@@ -33,12 +33,12 @@ from runs.execution.hosts import this_host
 from runs.execution.outcome import read_end
 from runs.lifecycle import transition
 from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
-from runs.output_root import forget_restore, interrupted_restore, restore_is_noted, restoring
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import has_open, live_processes
 from runs.runfolder.tree import DEPTH_MAX, remove_tree
-from runs.services import run_folder
-from runs.wakeup import hosts_folder
+from runs.services.output_root import forget_restore, interrupted_restore, restore_is_noted, restoring
+from runs.services.reservations import run_folder
+from runs.services.wakeup import hosts_folder
 from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
 
 STAGED, REPLACED = ".restoring-", ".replaced-"
@@ -67,7 +67,8 @@ def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restor
 
     Everything is verified and laid ready beside what is there; the change itself is renames and one database transaction, undone
     if one of them fails. From before the change until all is settled, a note in the output root keeps every other process from
-    starting or concluding anything (``runs.output_root``), so this program may be killed at any moment. Signals wait meanwhile.
+    starting or concluding anything (``runs.services.output_root``), so this program may be killed at any moment. Signals wait
+    meanwhile.
 
     Raises:
         BackupRefused: nothing has changed, unless it says so.

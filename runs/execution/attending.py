@@ -15,18 +15,18 @@ from django.db import InterfaceError, OperationalError
 from django.db.models import Q
 from django.utils import timezone
 
-from runs import services
 from runs.execution.dry_run import answer_dry_run
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.execution.launching import note_process, start
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
-from runs.metrics import take_in_metrics
 from runs.models import EXECUTING, Host, Run, RunStatus
-from runs.output_root import is_missing, root_away
 from runs.runfolder import files, leftovers, names, records
 from runs.runfolder.processes import boot_id
+from runs.services import cancelling, finishing, reservations
+from runs.services.measurements import take_in_metrics
+from runs.services.output_root import is_missing, root_away
 
 logger = logging.getLogger("tunixrt.runs")
 
@@ -67,12 +67,12 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
     """See how an executing run of this host is doing, in the order that docs/run-folder.md explains."""
     if not run.supervised:
         return _attend_dry_run(run, by=by)
-    folder = services.run_folder(run)
+    folder = reservations.run_folder(run)
     if is_missing(folder):  # its launcher made it before it claimed the run
         since = _missing_since.setdefault(run.pk, time.monotonic())
         if time.monotonic() - since < FOLDER_PATIENCE_SECONDS:
             return run
-        run = services.finish_failed(run=run, problems=[FOLDER_GONE], by=by)
+        run = finishing.finish_failed(run=run, problems=[FOLDER_GONE], by=by)
     _missing_since.pop(run.pk, None)
     if run.is_terminal:
         return run
@@ -112,7 +112,7 @@ def _set_broken_end_aside(folder: Path) -> None:
 def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
     """Claimed, but nothing has started: its launcher died in between, or is at it right now and has our lock next."""
     if run.status == RunStatus.CANCELLING:
-        return services.finish_run(run=run, status=RunStatus.CANCELLED, reason="cancelled before the training started", by=by)
+        return finishing.finish_run(run=run, status=RunStatus.CANCELLED, reason="cancelled before the training started", by=by)
     start(run, lock)
     return run
 
@@ -139,9 +139,9 @@ def _withdraw_if_over(folder: Path) -> None:
 
 def cancel_run(*, run: Run, by: User) -> Run:
     """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys. Raises StateConflict."""
-    run = services.request_cancel(run=run, by=by)
+    run = cancelling.request_cancel(run=run, by=by)
     if run.status == RunStatus.CANCELLING and run.supervised:
-        folder = services.run_folder(run)
+        folder = reservations.run_folder(run)
         try:
             if folder.is_dir() and records.request_stop(folder, "cancel", by.get_username()):
                 _withdraw_if_over(folder)

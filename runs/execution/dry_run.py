@@ -11,20 +11,12 @@ from django.db import Error as DatabaseError
 from datasets.models import Dataset
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run, RunStatus
-from runs.output_root import make_folder
 from runs.runfolder import names
-from runs.runtime import INSTALL_HINT
-from runs.services import (
-    DRY_RUN_MESSAGE,
-    DRY_RUN_STDOUT,
-    find_dataset,
-    finish_failed,
-    finish_run,
-    finish_together,
-    manifest_of,
-    preflight_of,
-    run_folder,
-)
+from runs.services.finishing import DRY_RUN_MESSAGE, DRY_RUN_STDOUT, finish_failed, finish_run, finish_together
+from runs.services.output_root import make_folder
+from runs.services.preparation import find_dataset, manifest_of, preflight_of
+from runs.services.reservations import run_folder
+from runs.services.runtime import INSTALL_HINT
 
 logger = logging.getLogger("tunixrt.runs")
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runs import services
 from runs.execution.outcome import LOST_REASONS, outcome, read_end
 from runs.lifecycle import TransitionRefused
-from runs.metrics import take_in_metrics
 from runs.models import TERMINAL, Run
 from runs.runfolder import names
+from runs.services import finishing, reservations
+from runs.services.measurements import take_in_metrics
 
 
 def bring_home(run: Run, *, by: str) -> Run:
@@ -22,7 +22,7 @@ def bring_home(run: Run, *, by: str) -> Run:
         OSError: the folder cannot be read right now; nothing was written but metrics. To be tried again.
     """
     try:
-        with _held(services.run_folder(run)) as folder:
+        with _held(reservations.run_folder(run)) as folder:
             return _bring_home(run, folder, by=by)
     except FileNotFoundError:
         return run
@@ -38,12 +38,12 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
     if read_end(folder) != end:  # a file system in trouble: what was read since may be incomplete, and an end is final
         raise OSError(errno.ESTALE, f"{names.EXIT} of run {run.run_id} went away while it was read")
     try:
-        return services.finish_run(run=run, status=status, reason=reason, by=by, **columns)
+        return finishing.finish_run(run=run, status=status, reason=reason, by=by, **columns)
     except TransitionRefused:
         run.refresh_from_db()
         if run.status in TERMINAL:
             return run
-        return services.finish_run(run=run, status=status, reason=reason, by=by, **columns)  # it was being cancelled
+        return finishing.finish_run(run=run, status=status, reason=reason, by=by, **columns)  # it was being cancelled
 
 
 @contextmanager

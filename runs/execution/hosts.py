@@ -15,14 +15,14 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
-from runs import services
 from runs.execution.homecoming import bring_home
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.models import EXECUTING, Host, Run, RunEvent
-from runs.output_root import is_missing, root_away
 from runs.runfolder import files, leftovers, names, records
-from runs.wakeup import hosts_folder
+from runs.services import finishing, reservations
+from runs.services.output_root import is_missing, root_away
+from runs.services.wakeup import hosts_folder
 
 logger = logging.getLogger("tunixrt.hosts")
 
@@ -41,7 +41,7 @@ def this_host() -> Host:
 def note_keeper(run: Run) -> None:
     """Remember that this host starts a keeper for ``run``, so that it is found even if the run is taken away meanwhile."""
     folder = _keepers_folder()
-    (folder / str(run.run_id)).write_text(str(services.run_folder(run)))
+    (folder / str(run.run_id)).write_text(str(reservations.run_folder(run)))
 
 
 def _keepers_folder() -> Path:
@@ -89,7 +89,7 @@ def _is_stopped(folder: Path, run_id: str) -> bool:
 def _adopt(noted: Collection[str]) -> None:
     """Executing runs whose host was deleted from the table: ours if we started them; else, if they have no keeper, anybody's."""
     for run in Run.objects.executing().filter(host=None, supervised=True):
-        folder = services.run_folder(run)
+        folder = reservations.run_folder(run)
         lock = None if str(run.pk) in noted or not folder.is_dir() else files.try_lock(folder / names.LOCK)
         if str(run.pk) in noted or lock is not None or is_missing(folder):
             Run.objects.filter(pk=run.pk, host=None).update(host=this_host())
@@ -141,7 +141,7 @@ class Observer:
     @staticmethod
     def _judge_lost(host: Host, silence: float) -> None:
         for run in Run.objects.executing_on(host).filter(supervised=True):  # any host answers the others
-            folder = services.run_folder(run)
+            folder = reservations.run_folder(run)
             missing = is_missing(folder)
             lock = None if missing else files.try_lock(folder / names.LOCK)
             if lock is None and not missing:
@@ -149,7 +149,7 @@ class Observer:
             reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
             try:
                 if lock is None:
-                    services.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
+                    finishing.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
                     continue
                 if read_end(folder) is None:
                     records.write_lost_exit(folder, str(run.run_id), reason)

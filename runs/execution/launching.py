@@ -16,7 +16,6 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection, transaction
 
 from datasets.services import write_jsonl
-from runs import services
 from runs.execution.dry_run import answer_dry_run, answer_dry_runs
 from runs.execution.environment import trainer_environment
 from runs.execution.homecoming import bring_home
@@ -25,12 +24,13 @@ from runs.execution.outcome import outcome, read_end, storable
 from runs.keeper import program as keeper
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
-from runs.output_root import make_folder, root_away, root_problem
-from runs.requests import RunRequest
-from runs.reservations import has_been_run
 from runs.runfolder import files, names, records
-from runs.runtime import local_runtime, tunix_command
-from runs.wakeup import hosts_folder, wake_attendant
+from runs.services import claiming, finishing, preparation, reservations, submission
+from runs.services.output_root import make_folder, root_away, root_problem
+from runs.services.reservations import has_been_run
+from runs.services.run_requests import RunRequest
+from runs.services.runtime import local_runtime, tunix_command
+from runs.services.wakeup import hosts_folder, wake_attendant
 from tunixrt.refusals import Conflict
 
 logger = logging.getLogger("tunixrt.runs")
@@ -81,21 +81,21 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     Raises:
         CannotStart: nothing was stored. And what submit_run raises.
     """
-    if not services.needs_process(request):
-        run, created = services.submit_run(request=request, by=by, queued=False, claim_for=this_host())
+    if not submission.needs_process(request):
+        run, created = submission.submit_run(request=request, by=by, queued=False, claim_for=this_host())
         return (answer_dry_run(run, by="web") if created else run), created
-    if found := services.find_submitted(request=request, by=by):
+    if found := submission.find_submitted(request=request, by=by):
         return found, False
-    services.check_submittable(request=request, queued=False)
+    submission.check_submittable(request=request, queued=False)
     if problem := root_problem():
         raise RootUnusable(problem)
     host = this_host()
     with launch_lock():
-        if found := services.find_submitted(request=request, by=by):
+        if found := submission.find_submitted(request=request, by=by):
             return found, False
         if free_slots(host) < 1:
             raise NoFreeSlot
-        run, created = services.submit_run(request=request, by=by, queued=False)
+        run, created = submission.submit_run(request=request, by=by, queued=False)
         if not created:
             return run, False
         try:
@@ -110,7 +110,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
 
 def wait_for(run: Run) -> Run:
     """Wait for the end of a started run and bring it home; if the database is away, answer from the run's folder."""
-    folder = services.run_folder(run)
+    folder = reservations.run_folder(run)
     patience = (run.timeout_seconds or 0) + settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + 10
     give_up = time.monotonic() + patience
     look = time.monotonic() + LOOK_SECONDS
@@ -161,7 +161,7 @@ def launch_pending(seconds: float = LAUNCH_SECONDS) -> int:
     launched = 0
     while _launch_one(host):
         launched += 1
-    while time.monotonic() < give_up and (runs := services.claim_dry_runs(host=host, limit=DRY_RUN_BATCH, by="queue")):
+    while time.monotonic() < give_up and (runs := claiming.claim_dry_runs(host=host, limit=DRY_RUN_BATCH, by="queue")):
         answer_dry_runs(runs, by="queue")
         launched += len(runs)
     return launched
@@ -177,7 +177,7 @@ def _launch_one(host: Host) -> bool:
         lock = None
         try:
             with transaction.atomic():
-                waiting = services.next_pending(supervised=True, limit=1)
+                waiting = claiming.next_pending(supervised=True, limit=1)
                 if not waiting:
                     return False
                 run = waiting[0]
@@ -199,7 +199,7 @@ def _launch_one(host: Host) -> bool:
 
 def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
     """Take the run's lock, then the run: alive = lock held, from before the claim. None: the run has failed already."""
-    folder = services.run_folder(run)
+    folder = reservations.run_folder(run)
     lock = None
     try:
         make_folder(folder)
@@ -212,13 +212,13 @@ def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
     if problem:
         if lock is not None:
             os.close(lock)
-        services.claim_run(run=run, host=host, by=by)
-        services.finish_failed(run=run, problems=[problem], by=by)
+        claiming.claim_run(run=run, host=host, by=by)
+        finishing.finish_failed(run=run, problems=[problem], by=by)
         return None
     if lock is None:
         raise TransitionRefused(run, "running", "held by another launcher")
     try:
-        services.claim_run(run=run, host=host, by=by)
+        claiming.claim_run(run=run, host=host, by=by)
     except BaseException:
         os.close(lock)
         raise
@@ -234,7 +234,7 @@ def start(run: Run, lock: int) -> None:
     except (DatabaseError, TransitionRefused):
         raise
     except OSError as error:
-        _fail_to_start(run, [_unwritable(services.run_folder(run), error)])
+        _fail_to_start(run, [_unwritable(reservations.run_folder(run), error)])
     except Exception as error:
         logger.exception("run %s could not be started", run.run_id)
         _fail_to_start(run, [f"The run could not be started: {error}"])
@@ -244,20 +244,20 @@ def _fail_to_start(run: Run, problems: list[str], warnings: Sequence[str] = ()) 
     if away := root_away():
         logger.warning("run %s is started later: %s", run.run_id, away)
     else:
-        services.finish_failed(run=run, problems=problems, warnings=warnings, by="launcher")
+        finishing.finish_failed(run=run, problems=problems, warnings=warnings, by="launcher")
 
 
 def _start(run: Run, lock: int) -> None:
-    request, dataset, preflight = services.preflight_of(run)
+    request, dataset, preflight = preparation.preflight_of(run)
     if not preflight.passed or request is None or dataset is None:
         _fail_to_start(run, preflight.problems, preflight.warnings)
         return
     if run.mode == RunMode.DRY_RUN and (warnings := preflight.lasting_warnings):
         run.summary = {"warnings": warnings}
         run.save(update_fields=["summary"])
-    folder = services.run_folder(run)
+    folder = reservations.run_folder(run)
     write_jsonl(dataset, folder / names.DATASET)
-    manifest = services.manifest_of(run, dataset=dataset, request=request)
+    manifest = preparation.manifest_of(run, dataset=dataset, request=request)
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
     files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)  # no keeper yet: written anew
     note_keeper(run)

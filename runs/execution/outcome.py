@@ -10,9 +10,9 @@ from django.conf import settings
 from django.utils import timezone
 
 from runs.models import Run, RunMode, RunStatus
-from runs.preflight import texts_of, warnings_in
 from runs.runfolder import files, names
-from runs.services import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
+from runs.services.finishing import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
+from runs.services.preflight import texts_of, warnings_in
 from tunixrt.refusals import shorten
 
 COMPLETED_MESSAGE = "Training completed."

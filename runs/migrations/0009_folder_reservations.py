@@ -2,7 +2,7 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 # The very rule that requests are held to: a copy of its own would reserve other names than these look for.
-from runs.reservations import folder_keys
+from runs.services.reservations import folder_keys
 
 
 def reserve_what_runs_have(apps, schema_editor):

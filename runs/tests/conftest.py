@@ -19,10 +19,10 @@ from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
 from runs.keeper import program as keeper
 from runs.models import Run
-from runs.requests import clean_request
 from runs.runfolder import names
-from runs.runtime import local_runtime
-from runs.services import submit_run
+from runs.services.run_requests import clean_request
+from runs.services.runtime import local_runtime
+from runs.services.submission import submit_run
 from runs.tests.launching import HOUR, TRAINER, Hold
 from runs.tests.programs import ROOT as ROOT
 from runs.tests.programs import Program, end_keeper

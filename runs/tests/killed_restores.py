@@ -16,13 +16,13 @@ from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.db import connection, connections
 
-from runs.attendant import Attendant
 from runs.backup.restoring import restore_backup, who_has_the_database
+from runs.execution.attendant import Attendant
 from runs.execution.attending import attend
 from runs.execution.launching import launch_pending
 from runs.models import Run, RunEvent, RunStatus
-from runs.output_root import root_away
-from runs.services import run_folder
+from runs.services.output_root import root_away
+from runs.services.reservations import run_folder
 from runs.tests.launching import wait_for
 
 EVENTS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "sqlite3.connect"}

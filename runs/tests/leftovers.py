@@ -9,9 +9,9 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from runs.metrics import take_in_metrics
 from runs.models import Run, RunMode, RunStatus
-from runs.services import run_folder
+from runs.services.measurements import take_in_metrics
+from runs.services.reservations import run_folder
 from runs.spec.manifest import PARAMETERS
 from runs.tests.checkpoint_layout import leave_checkpoints
 

@@ -9,7 +9,10 @@ from rest_framework.test import APIClient
 from runs.execution.hosts import this_host
 from runs.lifecycle import transition
 from runs.models import ACTIVE, Run, RunStatus
-from runs.services import StateConflict, claim_run, finish_run, set_priority
+from runs.services.annotations import set_priority
+from runs.services.claiming import claim_run
+from runs.services.finishing import finish_run
+from runs.services.refusals import StateConflict
 from runs.tests.conftest import Submit
 from tunixrt.tests.plugin import ROOT
 

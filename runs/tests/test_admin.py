@@ -14,7 +14,11 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, WebhookAttempt, WebhookDelivery
-from runs.services import claim_run, finish_run, request_cancel, run_folder, trash_run
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.finishing import finish_run
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Submit
 
 LISTS = ("run", "runevent", "runtag", "metricseries", "host", "webhookdelivery")

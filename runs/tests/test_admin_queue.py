@@ -12,11 +12,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from django_q.models import Failure, OrmQ
 
-from runs import queue_state
 from runs.models import Host, Run, WebhookDelivery
-from runs.output_root import root_problem
-from runs.queue_state import read_queue
-from runs.services import claim_run, finish_run, set_priority
+from runs.queries import queue as queue_state
+from runs.queries.queue import read_queue
+from runs.services.annotations import set_priority
+from runs.services.claiming import claim_run
+from runs.services.finishing import finish_run
+from runs.services.output_root import root_problem
 from runs.tests.conftest import Submit
 
 QUEUE = "/admin/runs/host/queue/"
@@ -121,7 +123,7 @@ def test_a_full_output_root_is_what_runs_wait_for(
     submit()
     Run.objects.update(created_at=timezone.now() - timedelta(minutes=6))
     assert root_problem() is None  # marks the root, as every host does
-    monkeypatch.setattr("runs.output_root.ROOT_FREE_BYTES", 2**80)
+    monkeypatch.setattr("runs.services.output_root.ROOT_FREE_BYTES", 2**80)
     (problem,) = look(operator)["queue-problem"]
     assert "is full:" in problem
 

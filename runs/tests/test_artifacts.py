@@ -9,8 +9,8 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunStatus
-from runs.reading import artifacts
-from runs.services import run_folder
+from runs.queries import artifacts
+from runs.services.reservations import run_folder
 from runs.tests.checkpoint_layout import checkpoint_files
 from runs.tests.leftovers import make_run
 

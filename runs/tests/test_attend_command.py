@@ -11,10 +11,10 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
-from runs.attendant import Attendant
+from runs.execution.attendant import Attendant
 from runs.models import Host, Run, RunEvent
 from runs.runfolder import files
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Program, Script, Start
 from runs.tests.launching import wait_for
 

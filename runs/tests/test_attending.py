@@ -15,10 +15,12 @@ from runs.execution.attending import attend, attend_run, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
-from runs.output_root import make_folder, root_problem
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import boot_id, processes_of_run, read_process
-from runs.services import claim_run, retry_run, run_folder
+from runs.services.claiming import claim_run
+from runs.services.output_root import make_folder, root_problem
+from runs.services.reservations import run_folder
+from runs.services.retrying import retry_run
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 

@@ -9,7 +9,9 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from runs.models import Host, Run
-from runs.services import claim_run, finish_run, purge_run
+from runs.services.claiming import claim_run
+from runs.services.deletion import purge_run
+from runs.services.finishing import finish_run
 from runs.tests.conftest import Submit
 from runs.tests.leftovers import leave_checkpoints_of
 from tunixrt.audit import system_user

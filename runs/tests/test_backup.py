@@ -29,9 +29,11 @@ from runs.backup.making import Made, make_backup
 from runs.backup.restoring import restore_backup
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
-from runs.output_root import root_away, root_problem, start_problem
 from runs.runfolder import files, names, records
-from runs.services import find_source, retry_run, run_folder
+from runs.services.output_root import root_away, root_problem, start_problem
+from runs.services.reservations import run_folder
+from runs.services.retrying import retry_run
+from runs.services.sources import find_source
 from runs.tests.launching import wait_for
 from runs.tests.leftovers import leave_checkpoints_of, make_run
 from tunixrt.audit import system_user

@@ -17,7 +17,7 @@ from datasets.models import Dataset
 from runs.execution.launching import launch_pending
 from runs.runfolder import names
 from runs.runfolder.checkpoints import complete_steps
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Start, Submit
 from runs.tests.launching import wait_for
 from runs.tests.programs import end_keeper

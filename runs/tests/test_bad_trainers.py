@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 
 from runs.models import Run
 from runs.runfolder.processes import processes_of_run
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Script
 from runs.tests.launching import BEFORE_THE_COMMAND, Hold, wait_for
 

@@ -17,7 +17,8 @@ from benchmarks.chaos.house import TRAINER as CHAOS_TRAINER
 from benchmarks.chaos.house import Journal, read_journal
 from runs.models import Run
 from runs.runfolder.checkpoints import BEFORE, REQUIRED, complete_steps, first_difference, make_identity, read_identity
-from runs.services import find_source, run_folder
+from runs.services.reservations import run_folder
+from runs.services.sources import find_source
 from runs.spec.manifest import DATASET_FORMAT, PARAMETERS, build_manifest, dump_manifest, parameter_defaults
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.tests.leftovers import training_of

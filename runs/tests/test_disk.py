@@ -16,16 +16,21 @@ from django_q.models import OrmQ
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
-from runs import disk, tasks
-from runs.disk import GB, QuotaExceeded, disk_use, disk_warnings, measure_ended, used_by
+from runs import tasks
 from runs.execution.hosts import this_host
-from runs.handover import hand_over
 from runs.models import DiskQuota, Run, RunStatus
-from runs.output_root import root_problem
-from runs.reading.artifacts import remove_artifact
-from runs.retention import prune_runs
+from runs.queries.artifacts import remove_artifact
 from runs.runfolder.tree import bytes_below
-from runs.services import claim_run, finish_run, retry_run, run_folder, trash_run
+from runs.services import disk
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.disk import GB, QuotaExceeded, disk_use, disk_warnings, measure_ended, used_by
+from runs.services.finishing import finish_run
+from runs.services.handover import hand_over
+from runs.services.output_root import root_problem
+from runs.services.reservations import run_folder
+from runs.services.retention import prune_runs
+from runs.services.retrying import retry_run
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 from runs.tests.test_pages_start import filled

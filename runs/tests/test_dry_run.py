@@ -13,7 +13,7 @@ from rest_framework.test import APIClient
 from datasets.models import Dataset
 from runs.execution.launching import launch_pending
 from runs.models import Run, RunEvent
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.spec.architectures import read_architecture, tensors
 from runs.spec.families import PRESETS
 from runs.spec.manifest import OUTPUT_DEFAULTS, parse_manifest

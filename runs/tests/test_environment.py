@@ -12,8 +12,8 @@ from rest_framework.test import APIClient
 
 from runs.execution.environment import trainer_environment
 from runs.models import Run
-from runs.runtime import LAUNCHER
-from runs.services import run_folder
+from runs.services.reservations import run_folder
+from runs.services.runtime import LAUNCHER
 from runs.tests.conftest import ROOT, Script
 
 pytestmark = pytest.mark.django_db

@@ -20,11 +20,11 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
 
+from runs.live import stream
 from runs.models import Run, RunStatus
-from runs.reading import stream
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import descendants
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.launching import HOUR, PATIENCE, wait_for
 from runs.tests.leftovers import make_run, measured
 from runs.tests.ports import HeldPort

@@ -15,9 +15,15 @@ from runs.execution.attending import attend
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.models import Run, RunStatus
-from runs.output_root import root_problem
 from runs.runfolder import names
-from runs.services import StateConflict, claim_run, extend_run, finish_run, request_cancel, retry_run, run_folder, trash_run
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.finishing import finish_run
+from runs.services.output_root import root_problem
+from runs.services.refusals import StateConflict
+from runs.services.reservations import run_folder
+from runs.services.retrying import extend_run, retry_run
 from runs.spec.manifest import parse_manifest
 from runs.tests.conftest import Submit
 from runs.tests.launching import wait_for

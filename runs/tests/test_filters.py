@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
-from runs.filters import NAMES, FilterError, Term, condition, different_values, parse, split_terms
 from runs.models import Run, RunTag
+from runs.queries.filters import NAMES, FilterError, Term, condition, different_values, parse, split_terms
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MakeRun = Callable[..., Run]
@@ -195,9 +195,9 @@ def test_a_part_of_one_name_is_answered_by_the_index_of_that_name(make: MakeRun,
 def test_more_names_than_a_query_lists(make: MakeRun, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {make(model_id=f"gemma-{number}") for number in range(4)}
     make()
-    monkeypatch.setattr("runs.filters.MATCHES_MAX", 3)
+    monkeypatch.setattr("runs.queries.filters.MATCHES_MAX", 3)
     assert found("model:GEMMA", user) == runs
-    monkeypatch.setattr("runs.filters.NAMES_MAX", 2)
+    monkeypatch.setattr("runs.queries.filters.NAMES_MAX", 2)
     assert found("model:mma-2", user) == {run for run in runs if run.model_id == "gemma-2"}
 
 

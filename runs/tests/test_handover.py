@@ -12,11 +12,12 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs import handover
 from runs.admin import owners
-from runs.handover import CannotOwn, hand_over
 from runs.models import Run
-from runs.services import request_cancel, trash_run
+from runs.services import handover
+from runs.services.cancelling import request_cancel
+from runs.services.deletion import trash_run
+from runs.services.handover import CannotOwn, hand_over
 from runs.tests.conftest import Submit
 from tunixrt.refusals import NotAllowed
 from tunixrt.roles import Role, set_role

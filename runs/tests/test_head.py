@@ -14,7 +14,7 @@ from django.urls.resolvers import RoutePattern
 from datasets.models import Dataset, Trace
 from runs.execution.attending import cancel_run
 from runs.models import MetricSeries, SavedView
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Start, Submit
 from runs.tests.ports import HeldPort
 from runs.tests.test_web_killed import Server

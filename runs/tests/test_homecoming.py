@@ -20,7 +20,8 @@ from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.models import MetricSeries, Run, RunEvent
 from runs.runfolder import files, names, records
-from runs.services import claim_run, run_folder
+from runs.services.claiming import claim_run
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import PATIENCE
 

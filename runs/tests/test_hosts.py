@@ -10,13 +10,13 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import services
-from runs.attendant import beat
 from runs.execution import hosts, launching
+from runs.execution.attendant import beat
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.models import Host, Run, RunStatus
-from runs.output_root import root_problem
 from runs.runfolder import files, names, records
+from runs.services import claiming, reservations
+from runs.services.output_root import root_problem
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for
 
@@ -30,8 +30,8 @@ def elsewhere(db: None) -> Host:
 def theirs(submit: Submit, elsewhere: Host) -> Run:
     """A run that the other host says it executes; nothing of it is alive."""
     assert root_problem() is None
-    run = services.claim_run(run=submit(auto_retry=1), host=elsewhere, by="queue")
-    services.run_folder(run).mkdir(parents=True)
+    run = claiming.claim_run(run=submit(auto_retry=1), host=elsewhere, by="queue")
+    reservations.run_folder(run).mkdir(parents=True)
     return run
 
 
@@ -90,7 +90,7 @@ def test_automatic_retries_are_bounded(theirs: Run, elsewhere: Host, settings: L
     observer.observe()
     observer.observe()
     retry = theirs.retries.get()
-    services.claim_run(run=retry, host=elsewhere, by="queue")
+    claiming.claim_run(run=retry, host=elsewhere, by="queue")
     observer.observe()
     observer.observe()
     retry.refresh_from_db()
@@ -110,7 +110,7 @@ def test_the_database_being_away_starts_the_observation_anew(theirs: Run, settin
 
 def test_a_lock_that_is_held_is_a_life(theirs: Run, settings: LazySettings) -> None:
     impatient(settings, lost=0.0)
-    lock = files.try_lock(services.run_folder(theirs) / names.LOCK)
+    lock = files.try_lock(reservations.run_folder(theirs) / names.LOCK)
     assert lock is not None
     observer = Observer()
     observer.observe()
@@ -123,7 +123,7 @@ def test_a_lock_that_is_held_is_a_life(theirs: Run, settings: LazySettings) -> N
 def test_an_end_on_the_shared_root_is_brought_home(theirs: Run, settings: LazySettings) -> None:
     impatient(settings, lost=0.0)
     end = records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0, duration_seconds=1.5)
-    files.write_json(services.run_folder(theirs) / names.EXIT, end)
+    files.write_json(reservations.run_folder(theirs) / names.EXIT, end)
     observer = Observer()
     observer.observe()
     observer.observe()
@@ -136,7 +136,7 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, script
     run = submit()
     assert launching.launch_pending() == 1
     run.refresh_from_db()
-    path = services.run_folder(run)
+    path = reservations.run_folder(run)
     Run.objects.filter(pk=run.pk).update(host=elsewhere)  # as another host's judgement and retry would look from here
 
     stop_taken_away()
@@ -150,7 +150,7 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, script
 
 def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
     """A run that is taken away may end while it is told to stop; its folder would tell of a stop that nobody obeyed."""
-    path = services.run_folder(theirs)
+    path = reservations.run_folder(theirs)
     hosts.note_keeper(theirs)
     files.write_json(path / names.EXIT, records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0))
     records.request_stop(path, "cancel", "attendant: the run was taken away from this host")
@@ -162,7 +162,7 @@ def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
 
 
 def test_a_stop_that_came_before_the_end_stays(theirs: Run) -> None:
-    path = services.run_folder(theirs)
+    path = reservations.run_folder(theirs)
     hosts.note_keeper(theirs)
     records.request_stop(path, "cancel", "somebody")
     files.write_json(path / names.EXIT, records.exit_record(run_id=str(theirs.run_id), reason="cancel", message="", exit_code=17))
@@ -178,11 +178,11 @@ def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Scr
     run = submit(output_dir="shared")
     assert launching.launch_pending() == 1
     notes = hosts._keepers_folder()
-    (notes / "00000000-0000-4000-8000-000000000000").write_text(str(services.run_folder(run)))
+    (notes / "00000000-0000-4000-8000-000000000000").write_text(str(reservations.run_folder(run)))
 
     stop_taken_away()
 
-    assert not (services.run_folder(run) / names.STOP).exists()
+    assert not (reservations.run_folder(run) / names.STOP).exists()
 
 
 def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit, scripted: Script) -> None:
@@ -194,13 +194,13 @@ def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit,
     stop_taken_away()
 
     run.refresh_from_db()
-    assert not (services.run_folder(run) / names.STOP).exists()
+    assert not (reservations.run_folder(run) / names.STOP).exists()
     assert (run.status, run.host) == (RunStatus.RUNNING, this_host())
 
 
 def test_a_run_without_host_and_keeper_finds_a_host(theirs: Run, elsewhere: Host) -> None:
     elsewhere.delete()
-    held = files.try_lock(services.run_folder(theirs) / names.LOCK)
+    held = files.try_lock(reservations.run_folder(theirs) / names.LOCK)
     assert held is not None
 
     stop_taken_away()

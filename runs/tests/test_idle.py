@@ -13,16 +13,16 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connection, transaction
 
-from runs import attendant, task_workers
-from runs.attendant import Attendant
-from runs.execution import launching
-from runs.output_root import root_problem
+from runs.execution import attendant, launching
+from runs.execution import workers as task_workers
+from runs.execution.attendant import Attendant
+from runs.execution.workers import Workers
 from runs.runfolder import files
-from runs.services import run_folder
-from runs.task_workers import Workers
+from runs.services.output_root import root_problem
+from runs.services.reservations import run_folder
+from runs.services.wakeup import CHANNEL, WakeUp, hosts_folder, wake_attendant, wake_attendants
 from runs.tests.conftest import ROOT, Script, Submit
 from runs.tests.launching import wait_for
-from runs.wakeup import CHANNEL, WakeUp, hosts_folder, wake_attendant, wake_attendants
 
 FOR_EVER = 3600.0  # a wait that is not woken hangs, and the test's time limit ends it
 
@@ -242,7 +242,7 @@ def test_the_attendant_loads_nothing_that_only_pages_need():
     )
 
     loaded = set(found.stdout.split())
-    assert {"runs.attendant", "django_q.worker"} <= loaded
+    assert {"runs.execution.attendant", "django_q.worker"} <= loaded
     assert not {"pycurl", "requests", "rest_framework.views", "rest_framework.renderers", "tunixrt.urls", "numpy", "jax"} & loaded
 
 

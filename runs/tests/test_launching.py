@@ -18,10 +18,10 @@ from runs.execution import hosts
 from runs.execution.attending import attend
 from runs.execution.launching import NoFreeSlot, free_slots, launch_lock, launch_pending, run_in_request
 from runs.models import Host, OutputRoot, Run, RunEvent
-from runs.output_root import root_problem
-from runs.requests import clean_request
 from runs.runfolder import files, names
-from runs.services import run_folder
+from runs.services.output_root import root_problem
+from runs.services.reservations import run_folder
+from runs.services.run_requests import clean_request
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import PATIENCE, Hold, wait_for
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunStatus
-from runs.reading import search
-from runs.reading.search import search_log
-from runs.services import run_folder
+from runs.queries import log_search as search
+from runs.queries.log_search import search_log
+from runs.services.reservations import run_folder
 from runs.tests.leftovers import make_run
 from tunixrt.tests.cpu import run_within_cpu_seconds
 
@@ -201,7 +201,7 @@ def test_a_hostile_log_and_needle_take_linear_time(tmp_path: Path, name: str):
         30,
         f"""
 from pathlib import Path
-from runs.reading.search import search_log
+from runs.queries.log_search import search_log
 print(len(search_log(Path({str(path)!r}), {needle!r}, offset=0, limit=500).matches))
 """,
     )

@@ -10,8 +10,8 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunStatus
-from runs.reading import logs
-from runs.services import run_folder
+from runs.queries import logs
+from runs.services.reservations import run_folder
 from runs.tests.launching import bytes_read
 from runs.tests.leftovers import make_run
 

@@ -11,8 +11,8 @@ import pytest
 from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
-from runs.metrics import CHUNK_POINTS, _pack
 from runs.models import MetricChunk, MetricSeries, Run, RunStatus
+from runs.services.measurements import CHUNK_POINTS, _pack
 from runs.tests.leftovers import make_run, measured, take_in
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from runs.metrics import BATCH_BYTES, CHUNK_POINTS, SERIES_MAX, take_in_metrics, unpack
 from runs.models import MetricChunk, MetricSeries, Run
+from runs.services.measurements import BATCH_BYTES, CHUNK_POINTS, SERIES_MAX, take_in_metrics, unpack
 from runs.tests.launching import PATIENCE
 
 pytestmark = pytest.mark.django_db

@@ -10,7 +10,8 @@ from django.test import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from runs.models import Host, RunStatus
-from runs.services import claim_run, finish_run
+from runs.services.claiming import claim_run
+from runs.services.finishing import finish_run
 from runs.tests.conftest import Script, Submit
 from tunixrt.tests.plugin import ROOT
 

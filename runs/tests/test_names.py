@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from runs.filters import condition, parse
 from runs.models import MetricSeries, Run, RunNameKey, WebhookDelivery
-from runs.requests import clean_name
-from runs.services import annotate_run, extend_run, finish_run, retry_run
+from runs.queries.filters import condition, parse
+from runs.services.annotations import annotate_run
+from runs.services.finishing import finish_run
+from runs.services.retrying import extend_run, retry_run
+from runs.services.run_requests import clean_name
 from runs.spec.naming import (
     ADJECTIVES,
     NAME_MAX_LENGTH,
@@ -278,14 +280,14 @@ def test_finds_names_whatever_their_case_and_form(submit: Submit, user: User) ->
 def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = {submit(name=f"sweep {number}") for number in range(4)}
     submit(name="other")
-    monkeypatch.setattr("runs.filters.LISTED_MAX", 3)
+    monkeypatch.setattr("runs.queries.filters.LISTED_MAX", 3)
     assert found("name:sweep", user) == found("sweep", user) == runs
     assert found("name:sweep name:other", user) == set()
 
 
 @pytest.mark.parametrize("listed", [2000, 1])
 def test_signs_before_a_word_are_looked_for_too(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
-    monkeypatch.setattr("runs.filters.LISTED_MAX", listed)
+    monkeypatch.setattr("runs.queries.filters.LISTED_MAX", listed)
     second, percent = submit(name="brisk-otter-4127 #2"), submit(name="100 %2_a")
     submit(name="brisk-otter-2000"), submit(name="2 more"), submit(name="x2_a")
     for text in ('name:"#2"', "name:#2", "#2", 'name:" #2"'):

@@ -12,7 +12,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunStatus
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.leftovers import make_run
 
 NAMES = [

@@ -8,7 +8,7 @@ from django.conf import LazySettings
 from rest_framework.test import APIClient
 
 from runs.models import Run
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Script
 
 pytestmark = pytest.mark.django_db

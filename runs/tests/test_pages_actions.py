@@ -7,7 +7,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from runs.models import Host, Run
-from runs.services import claim_run, request_cancel
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
 from runs.tests.conftest import Submit
 from tunixrt.tests.clients import NEARBY
 

@@ -8,7 +8,11 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from runs.models import Host, Run
-from runs.services import annotate_run, claim_run, request_cancel, run_folder, trash_run
+from runs.services.annotations import annotate_run
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Submit
 from tunixrt.tests.clients import NEARBY
 

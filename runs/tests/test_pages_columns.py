@@ -7,9 +7,9 @@ import pytest
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from runs.columns import COLUMNS, DEFAULT, parse_columns
 from runs.models import Host
-from runs.services import claim_run
+from runs.queries.columns import COLUMNS, DEFAULT, parse_columns
+from runs.services.claiming import claim_run
 from runs.tests.conftest import ROOT, Submit
 
 pytestmark = pytest.mark.usefixtures("a_training_command")

@@ -11,9 +11,13 @@ from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from datasets.models import Dataset
-from runs.metrics import take_in_metrics
 from runs.models import Host, Run
-from runs.services import claim_run, finish_run, request_cancel, run_folder, trash_run
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.finishing import finish_run
+from runs.services.measurements import take_in_metrics
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Submit
 
 pytestmark = pytest.mark.usefixtures("a_training_command")

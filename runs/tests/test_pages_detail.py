@@ -11,7 +11,13 @@ from pytest_django import DjangoAssertNumQueries
 from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
 from runs.runfolder import files, names
-from runs.services import annotate_run, claim_run, finish_run, request_cancel, retry_run, run_folder, trash_run
+from runs.services.annotations import annotate_run
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.finishing import finish_run
+from runs.services.reservations import run_folder
+from runs.services.retrying import retry_run
 from runs.tests.conftest import Submit
 from runs.tests.leftovers import leave_checkpoints_of
 

@@ -12,9 +12,14 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from runs.metrics import take_in_metrics
 from runs.models import Host, Run
-from runs.services import annotate_run, claim_run, finish_run, request_cancel, run_folder, trash_run
+from runs.services.annotations import annotate_run
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.finishing import finish_run
+from runs.services.measurements import take_in_metrics
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Submit
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"

@@ -12,9 +12,9 @@ from django.test import Client
 from datasets.models import Dataset
 from datasets.services import write_jsonl
 from runs.models import Run
-from runs.reading import samples as reading
-from runs.reading.samples import read_samples, read_seen
-from runs.services import run_folder
+from runs.queries import samples as reading
+from runs.queries.samples import read_samples, read_seen
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Submit
 from runs.tests.leftovers import make_run
 from runs.views import samples as view

@@ -12,10 +12,10 @@ from django.test import Client
 from django.utils import timezone
 
 from datasets.models import Dataset
-from runs.forms import StartForm
+from runs.forms.start import StartForm
 from runs.models import Host, Run
-from runs.output_root import root_problem
-from runs.services import claim_run
+from runs.services.claiming import claim_run
+from runs.services.output_root import root_problem
 from runs.spec.manifest import PARAMETERS, parameter_defaults
 from runs.tests.conftest import Script, Submit
 
@@ -359,7 +359,7 @@ def test_a_full_check_shows_the_plan(local_client: Client, dataset: Dataset, scr
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> str:
     """No space is left on the output root; the sentence that says so."""
-    monkeypatch.setattr("runs.output_root.ROOT_FREE_BYTES", 2**80)
+    monkeypatch.setattr("runs.services.output_root.ROOT_FREE_BYTES", 2**80)
     return "is full:"
 
 

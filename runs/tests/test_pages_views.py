@@ -7,9 +7,9 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from runs import saved_views
 from runs.models import SavedView
-from runs.saved_views import ViewRefused, save_view
+from runs.services import saved_views
+from runs.services.saved_views import ViewRefused, save_view
 from tunixrt.tests.clients import NEARBY
 
 

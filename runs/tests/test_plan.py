@@ -17,9 +17,9 @@ from rest_framework.test import APIClient
 from runs.execution.outcome import NO_REPORT, SUMMARY_MAX_BYTES, read_report
 from runs.execution.outcome import read_result as read_result_file
 from runs.models import Run
-from runs.preflight import TEXTS_MAX, Preflight, warnings_in
-from runs.reading.summaries import bars_of, read_plan, read_result
-from runs.services import run_folder
+from runs.queries.summaries import bars_of, read_plan, read_result
+from runs.services.preflight import TEXTS_MAX, Preflight, warnings_in
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 

@@ -11,8 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs import services
 from runs.models import Run, RunStatus
+from runs.services import finishing, refusals, retrying
 from runs.tests.conftest import Submit
 from runs.tests.test_pages_start import filled
 
@@ -48,12 +48,12 @@ def test_the_same_request_again_is_the_same_run(api: APIClient, body: dict[str, 
 
 def test_a_retry_counts_unless_nobody_asked_for_it(user: User, submit: Submit):
     failed = submit()
-    services.finish_run(run=failed, status=RunStatus.CANCELLED, reason="a test", by="test")
+    finishing.finish_run(run=failed, status=RunStatus.CANCELLED, reason="a test", by="test")
     submit(), submit()
 
-    with pytest.raises(services.QueueFull):
-        services.retry_run(run=failed, by=user)
-    assert services._submit_retry(failed, by=user, resume=True, automatic=True).status == RunStatus.PENDING
+    with pytest.raises(refusals.QueueFull):
+        retrying.retry_run(run=failed, by=user)
+    assert retrying._submit_retry(failed, by=user, resume=True, automatic=True).status == RunStatus.PENDING
 
 
 def test_the_form_says_so(remote_client: Client, user: User, submit: Submit, dataset: Dataset):

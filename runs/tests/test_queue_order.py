@@ -4,10 +4,12 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from runs import services
 from runs.models import Host, Run, RunStatus
-from runs.requests import InvalidRequest
-from runs.services import StateConflict, next_pending, set_priority
+from runs.services import cancelling, claiming
+from runs.services.annotations import set_priority
+from runs.services.claiming import next_pending
+from runs.services.refusals import StateConflict
+from runs.services.run_requests import InvalidRequest
 from runs.tests.conftest import Submit
 
 
@@ -25,7 +27,7 @@ def test_priority_then_age(submit: Submit, user: User) -> None:
 
 
 def test_only_pending_runs_move(submit: Submit, user: User) -> None:
-    run = services.request_cancel(run=submit(), by=user)
+    run = cancelling.request_cancel(run=submit(), by=user)
     with pytest.raises(StateConflict, match="this one is cancelled"):
         set_priority(run=run, by=user, priority=1)
 
@@ -40,7 +42,7 @@ def test_dry_runs_wait_in_a_line_of_their_own(submit: Submit) -> None:
     trainings, dry = [submit() for _ in range(3)], submit(dry_run=True)
     assert order() == trainings
     host = Host.objects.create(name="here")
-    assert services.claim_dry_runs(host=host, limit=10, by="queue") == [dry]
+    assert claiming.claim_dry_runs(host=host, limit=10, by="queue") == [dry]
     dry.refresh_from_db()
     assert (dry.status, dry.host) == (RunStatus.RUNNING, host)
-    assert services.claim_dry_runs(host=host, limit=10, by="queue") == []
+    assert claiming.claim_dry_runs(host=host, limit=10, by="queue") == []

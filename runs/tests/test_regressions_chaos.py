@@ -16,32 +16,27 @@ from django.utils import timezone
 from django_q.models import OrmQ
 from rest_framework.test import APIClient
 
-from runs import output_root
-from runs.attendant import Attendant
 from runs.execution import launching
+from runs.execution.attendant import Attendant
 from runs.execution.attending import attend, attend_run
 from runs.execution.dry_run import answer_dry_runs
 from runs.execution.hosts import Observer, stop_taken_away, this_host
+from runs.execution.workers import Workers
 from runs.models import TERMINAL, Host, Run, RunQuerySet
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import live_processes, processes_of_run
-from runs.services import (
-    claim_dry_runs,
-    claim_run,
-    finish_failed,
-    finish_run,
-    purge_run,
-    request_cancel,
-    retry_run,
-    run_folder,
-    trash_run,
-)
-from runs.task_workers import Workers
+from runs.services import output_root
+from runs.services.cancelling import request_cancel
+from runs.services.claiming import claim_dry_runs, claim_run
+from runs.services.deletion import purge_run, trash_run
+from runs.services.finishing import finish_failed, finish_run
+from runs.services.reservations import run_folder
+from runs.services.retrying import retry_run
+from runs.services.wakeup import hosts_folder
 from runs.tasks import canary
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import Hold, wait_for
 from runs.tests.leftovers import leave_checkpoints_of
-from runs.wakeup import hosts_folder
 
 pytestmark = pytest.mark.django_db
 

@@ -13,13 +13,13 @@ from django.contrib.auth.models import User
 from django.db import connection, transaction
 
 from datasets.models import Dataset
-from runs import services
 from runs.execution.launching import launch_pending
 from runs.models import FolderReservation, Run
-from runs.output_root import root_problem
-from runs.requests import InvalidRequest, clean_request
 from runs.runfolder import files, names, records
-from runs.services import run_folder
+from runs.services import cancelling, deletion, refusals, retrying, submission
+from runs.services.output_root import root_problem
+from runs.services.reservations import run_folder
+from runs.services.run_requests import InvalidRequest, clean_request
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 
@@ -55,7 +55,7 @@ class TestAtTheSameMoment:
 
         def ask(path: str) -> Run:
             asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False, "output_dir": path}
-            return services.submit_run(request=clean_request(asked), by=people.pop(), queued=True)[0]
+            return submission.submit_run(request=clean_request(asked), by=people.pop(), queued=True)[0]
 
         return ask
 
@@ -136,9 +136,9 @@ def test_a_long_path_of_letters_that_grow_can_be_reserved(submit: Submit):
 
 @pytest.mark.django_db
 def test_a_retry_needs_no_reservation(submit: Submit, user: User):
-    run = services.request_cancel(run=submit(output_dir="n"), by=user)
+    run = cancelling.request_cancel(run=submit(output_dir="n"), by=user)
 
-    retry = services.retry_run(run=run, by=user)
+    retry = retrying.retry_run(run=run, by=user)
 
     assert retry.output_dir == str(retry.run_id)
     assert not FolderReservation.objects.filter(run=retry).exists()
@@ -183,8 +183,8 @@ def test_a_link_that_took_the_place_of_a_folder_leads_nowhere(submit: Submit, sc
 
 def trashed(run: Run, by: User) -> Run:
     if not run.is_terminal:
-        run = services.request_cancel(run=run, by=by)
-    services.trash_run(run=run, by=by)
+        run = cancelling.request_cancel(run=run, by=by)
+    deletion.trash_run(run=run, by=by)
     return Run.objects.get(pk=run.pk)
 
 
@@ -199,11 +199,11 @@ def with_file(run: Run) -> Path:
 def test_a_purge_that_comes_second_spares_the_next_run_in_the_folder(submit: Submit, user: User):
     """Two purges had read the same row; between them the folder was freed and given to another run."""
     late = trashed(submit(output_dir="n"), user)
-    assert services.purge_run(run=Run.objects.get(pk=late.pk), by=late.owner) == 0
+    assert deletion.purge_run(run=Run.objects.get(pk=late.pk), by=late.owner) == 0
     precious = with_file(submit(output_dir="n"))
 
-    with pytest.raises(services.StateConflict):
-        services.purge_run(run=late, by=late.owner)
+    with pytest.raises(refusals.StateConflict):
+        deletion.purge_run(run=late, by=late.owner)
 
     assert precious.exists()
 
@@ -215,12 +215,12 @@ def test_a_folder_is_reserved_until_its_files_are_gone(submit: Submit, user: Use
     with monkeypatch.context() as broken:
         broken.setattr("shutil.rmtree", lambda path, **named: (_ for _ in ()).throw(OSError("the disk is in trouble")))
         with pytest.raises(OSError, match="in trouble"):
-            services.purge_run(run=run, by=run.owner)
+            deletion.purge_run(run=run, by=run.owner)
     for path in ("n", "n/sub"):
         with pytest.raises(InvalidRequest):
             submit(output_dir=path)
 
-    assert services.purge_run(run=run, by=run.owner) == 1000
+    assert deletion.purge_run(run=run, by=run.owner) == 1000
 
     assert submit(output_dir="n/sub").output_dir == "n/sub"
 
@@ -243,10 +243,10 @@ def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(store
     outer, inner = stored_before("n", "n/checkpoints/sub")
     (run_folder(outer) / "checkpoints" / "step").write_bytes(b"x" * 100)
 
-    assert services.purge_run(run=outer, by=outer.owner) == 10  # what holds the folder of another run stays
+    assert deletion.purge_run(run=outer, by=outer.owner) == 10  # what holds the folder of another run stays
 
     assert (run_folder(inner) / "stdout.log").exists()
-    assert services.purge_run(run=inner, by=inner.owner) == 10
+    assert deletion.purge_run(run=inner, by=inner.owner) == 10
     assert not run_folder(inner).exists()
 
 
@@ -254,10 +254,10 @@ def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(store
 def test_files_inside_the_folder_of_another_run_go_with_that_run(stored_before: Callable[..., list[Run]]):
     outer, inner = stored_before("n", "n/checkpoints")
 
-    assert services.purge_run(run=inner, by=inner.owner) == 0
+    assert deletion.purge_run(run=inner, by=inner.owner) == 0
 
     assert (run_folder(inner) / "stdout.log").exists()
-    assert services.purge_run(run=outer, by=outer.owner) == 20
+    assert deletion.purge_run(run=outer, by=outer.owner) == 20
     assert not run_folder(outer).exists()
 
 
@@ -265,9 +265,9 @@ def test_files_inside_the_folder_of_another_run_go_with_that_run(stored_before: 
 def test_names_that_this_file_system_tells_apart_are_two_folders(stored_before: Callable[..., list[Run]]):
     first, second = stored_before("n", "N")
 
-    assert services.purge_run(run=first, by=first.owner) == 10
+    assert deletion.purge_run(run=first, by=first.owner) == 10
     assert (run_folder(second) / "stdout.log").exists()
-    assert services.purge_run(run=second, by=second.owner) == 10
+    assert deletion.purge_run(run=second, by=second.owner) == 10
 
 
 @pytest.mark.django_db
@@ -279,7 +279,7 @@ def test_a_purge_does_not_follow_links(submit: Submit, user: User, output_root: 
     (output_root / link).parent.mkdir(exist_ok=True)
     (output_root / link).symlink_to(output_root / "precious" / link.removeprefix("n").removeprefix("/"))
 
-    assert services.purge_run(run=run, by=run.owner) == 0
+    assert deletion.purge_run(run=run, by=run.owner) == 0
 
     assert precious.exists()
 
@@ -290,9 +290,9 @@ def test_nothing_is_purged_while_the_output_root_is_away(submit: Submit, user: U
     run = trashed(submit(output_dir="n"), user)
     with_file(run)
     output_root.rename(output_root.with_name("away"))
-    with pytest.raises(services.StateConflict, match="is not there"):
-        services.purge_run(run=run, by=run.owner)
+    with pytest.raises(refusals.StateConflict, match="is not there"):
+        deletion.purge_run(run=run, by=run.owner)
     assert not output_root.exists()
     output_root.with_name("away").rename(output_root)
 
-    assert services.purge_run(run=run, by=run.owner) == 1000
+    assert deletion.purge_run(run=run, by=run.owner) == 1000

@@ -20,28 +20,24 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from runs import services
 from runs.execution.attending import attend, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
 from runs.lifecycle import transition
 from runs.models import Run, RunStatus
-from runs.output_root import root_problem
-from runs.reading import artifacts
-from runs.requests import clean_request
-from runs.retention import prune_runs
+from runs.queries import artifacts
 from runs.runfolder import names, records
-from runs.services import (
-    OutputRootAway,
-    Source,
-    SourceGone,
-    StateConflict,
-    claim_run,
-    finish_run,
-    retry_run,
-    run_folder,
-    trash_run,
-)
+from runs.services import annotations, cancelling, deletion, refusals, retrying, sources, submission
+from runs.services.claiming import claim_run
+from runs.services.deletion import trash_run
+from runs.services.finishing import finish_run
+from runs.services.output_root import root_problem
+from runs.services.refusals import OutputRootAway, StateConflict
+from runs.services.reservations import run_folder
+from runs.services.retention import prune_runs
+from runs.services.retrying import retry_run
+from runs.services.run_requests import clean_request
+from runs.services.sources import Source, SourceGone
 from runs.spec.manifest import parse_manifest
 from runs.tests.conftest import Submit
 from runs.tests.launching import wait_for
@@ -110,7 +106,7 @@ class TestSource:
         second = end(retry_run(run=first, by=user))
         third = end(retry_run(run=second, by=user))
         trash_run(run=second, by=user)
-        services.purge_run(run=Run.objects.get(pk=second.pk), by=second.owner)
+        deletion.purge_run(run=Run.objects.get(pk=second.pk), by=second.owner)
         third.refresh_from_db()
 
         assert third.retry_of is None
@@ -198,7 +194,7 @@ class TestProtection:
         assert (pruned.trashed, foreseen.trashed) == (0, 0)
         source.refresh_from_db()
         assert source.trashed_at is None
-        assert services.find_source(source) == Source(source, 5)
+        assert sources.find_source(source) == Source(source, 5)
 
     def test_the_page_that_asks_before_deleting_says_so(self, source: Run, heir: Run, local_client: Client) -> None:
         page = local_client.get("/runs/chosen", {"do": "delete", "ids": str(source.pk)}).content.decode()
@@ -208,10 +204,10 @@ class TestProtection:
         end(heir, 7)
         trash_run(run=source, by=user)
         source.refresh_from_db()
-        services.purge_run(run=source, by=source.owner)
+        deletion.purge_run(run=source, by=source.owner)
         heir.refresh_from_db()
         assert (heir.resume, heir.resume_from) == (True, None)
-        assert services.find_source(heir) == Source(heir, 7)
+        assert sources.find_source(heir) == Source(heir, 7)
 
     def test_the_run_between_may_go(self, source: Run, user: User) -> None:
         between = end(retry_run(run=source, by=user))
@@ -224,7 +220,7 @@ class TestProtection:
         Run.objects.filter(pk=source.pk).update(trashed_at=timezone.now())
         source.refresh_from_db()
         with pytest.raises(StateConflict, match=str(heir.pk)):
-            services.purge_run(run=source, by=source.owner)
+            deletion.purge_run(run=source, by=source.owner)
         assert prune_runs(by=user, trash_age=timedelta()).purged == 0
         assert run_folder(source).exists()
 
@@ -233,7 +229,7 @@ class TestProtection:
         request = clean_request(source.config | {"output_dir": None})
 
         with pytest.raises(SourceGone):
-            services.submit_run(request=request, by=user, queued=True, retry_of=source, source=Source(source, 5))
+            submission.submit_run(request=request, by=user, queued=True, retry_of=source, source=Source(source, 5))
 
         assert Run.objects.count() == 1
         assert not list((run_folder(source) / names.CHECKPOINTS).glob(".*"))
@@ -280,7 +276,7 @@ class TestAtTheSameMoment:
         thread.join()
 
         assert isinstance(raised[0], StateConflict)
-        assert services.find_source(source) == Source(source, 5)
+        assert sources.find_source(source) == Source(source, 5)
         assert retry.resume_from == source
 
     def test_the_trash_comes_first(self, source: Run, user: User) -> None:
@@ -373,7 +369,7 @@ class TestPages:
         assert f'data-testid="resume-from" class="mono" href="/runs/{source.pk}"' in local_client.get(address).content.decode()
         trash_run(run=source, by=user)
         assert "which is in the trash" in local_client.get(address).content.decode()
-        services.purge_run(run=Run.objects.get(pk=source.pk), by=source.owner)
+        deletion.purge_run(run=Run.objects.get(pk=source.pk), by=source.owner)
         assert "a run that has been deleted" in local_client.get(address).content.decode()
 
     def test_the_admin_retries_from_scratch(self, source: Run, remote_client: Client) -> None:
@@ -427,7 +423,7 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
     train(second, until=steps)
     cancel_run(run=second, by=user)
     assert ended(second).status == "cancelled"
-    found = services.find_source(second)
+    found = sources.find_source(second)
     assert found is not None
 
     third = retry_run(run=second, by=user)
@@ -449,8 +445,8 @@ class TestARunThatIsPurgedMeanwhile:
         def make(*steps: int, status: str = "failed", **asked: Any) -> Run:
             stale = end(submit(**asked), *steps, status=status)
             trashed = Run.objects.get(pk=stale.pk)
-            services.trash_run(run=trashed, by=user)
-            services.purge_run(run=trashed, by=user)
+            deletion.trash_run(run=trashed, by=user)
+            deletion.purge_run(run=trashed, by=user)
             return stale
 
         return make
@@ -458,7 +454,7 @@ class TestARunThatIsPurgedMeanwhile:
     @pytest.mark.parametrize("steps", [(), (5,)])
     @pytest.mark.parametrize("dry_run", [False, True])
     def test_a_retry(self, gone: Callable[..., Run], user: User, steps: tuple[int, ...], dry_run: bool) -> None:
-        with pytest.raises(services.RunGone, match="It has just been deleted"):
+        with pytest.raises(refusals.RunGone, match="It has just been deleted"):
             retry_run(run=gone(*steps, dry_run=dry_run), by=user)
         assert not Run.objects.exists()
 
@@ -466,23 +462,23 @@ class TestARunThatIsPurgedMeanwhile:
         first = end(submit(), 5)
         second = end(retry_run(run=first, by=user))
         stale = Run.objects.get(pk=second.pk)
-        services.trash_run(run=second, by=user)
-        services.purge_run(run=second, by=user)
-        with pytest.raises(services.RunGone):
+        deletion.trash_run(run=second, by=user)
+        deletion.purge_run(run=second, by=user)
+        with pytest.raises(refusals.RunGone):
             retry_run(run=stale, by=user)
         assert Run.objects.get() == first
 
     def test_other_requests(self, gone: Callable[..., Run], user: User) -> None:
         run = gone(5)
-        with pytest.raises(services.RunGone):
-            services.annotate_run(run=run, by=user, tags=("a",), notes="b", pinned=True)
-        with pytest.raises(services.RunGone):
-            services.trash_run(run=run, by=user)
-        with pytest.raises(services.RunGone):
-            services.set_priority(run=run, by=user, priority=1)
+        with pytest.raises(refusals.RunGone):
+            annotations.annotate_run(run=run, by=user, tags=("a",), notes="b", pinned=True)
+        with pytest.raises(refusals.RunGone):
+            deletion.trash_run(run=run, by=user)
+        with pytest.raises(refusals.RunGone):
+            annotations.set_priority(run=run, by=user, priority=1)
         run.status = "running"
-        with pytest.raises(services.RunGone):
-            services.request_cancel(run=run, by=user)
+        with pytest.raises(refusals.RunGone):
+            cancelling.request_cancel(run=run, by=user)
         run.status = "completed"
         with pytest.raises(Refusal):
-            services.extend_run(run=run, by=user, max_steps=5)
+            retrying.extend_run(run=run, by=user, max_steps=5)

@@ -11,17 +11,18 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import services, tasks
+from runs import tasks
 from runs.models import Run
-from runs.retention import prune_runs
+from runs.services import annotations, cancelling, deletion, refusals, reservations
+from runs.services.retention import prune_runs
 from runs.tests.conftest import Submit
 
 
 @pytest.fixture
 def ended(submit: Submit, user: User) -> Run:
     """A cancelled run whose folder holds 1,000 bytes."""
-    run = services.request_cancel(run=submit(), by=user)
-    folder = services.run_folder(run)
+    run = cancelling.request_cancel(run=submit(), by=user)
+    folder = reservations.run_folder(run)
     folder.mkdir(parents=True)
     (folder / "stdout.log").write_bytes(b"x" * 1000)
     return run
@@ -33,7 +34,7 @@ def age(run: Run, **ago: float) -> None:
 
 
 def test_deleting_trashes_then_the_purge_frees_the_disk(ended: Run, api: APIClient, user: User, settings: LazySettings) -> None:
-    folder = services.run_folder(ended)
+    folder = reservations.run_folder(ended)
     response = api.delete(f"/api/tunix/runs/{ended.run_id}")
     assert (response.status_code, response.json()) == (200, {"trashed": True})
     assert api.get(f"/api/tunix/runs/{ended.run_id}").status_code == 404
@@ -57,22 +58,22 @@ def test_an_active_run_is_not_deleted(submit: Submit, api: APIClient) -> None:
 
 
 def test_only_the_trash_is_purged(ended: Run) -> None:
-    with pytest.raises(services.StateConflict):
-        services.purge_run(run=ended, by=ended.owner)
-    assert services.run_folder(ended).is_dir()
+    with pytest.raises(refusals.StateConflict):
+        deletion.purge_run(run=ended, by=ended.owner)
+    assert reservations.run_folder(ended).is_dir()
 
 
 def test_a_folder_that_became_a_link_is_left_alone(ended: Run, user: User, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("keep me")
-    folder = services.run_folder(ended)
+    folder = reservations.run_folder(ended)
     (folder / "stdout.log").unlink()
     folder.rmdir()
     folder.symlink_to(precious)
-    services.trash_run(run=ended, by=user)
+    deletion.trash_run(run=ended, by=user)
     ended.refresh_from_db()
-    assert services.purge_run(run=ended, by=ended.owner) == 0
+    assert deletion.purge_run(run=ended, by=ended.owner) == 0
     assert (precious / "file").read_text() == "keep me"
 
 
@@ -80,21 +81,21 @@ def test_folders_without_end_keep_nothing_from_being_purged(
     ended: Run, submit: Submit, user: User, leave_deep_folders: Callable[[Path], None]
 ) -> None:
     """A training may leave them; retention would stop at it, for all runs."""
-    leave_deep_folders(services.run_folder(ended))
-    other = services.request_cancel(run=submit(), by=user)
+    leave_deep_folders(reservations.run_folder(ended))
+    other = cancelling.request_cancel(run=submit(), by=user)
     for run in (ended, other):
-        services.trash_run(run=run, by=user)
+        deletion.trash_run(run=run, by=user)
     assert prune_runs(by=user, trash_age=timedelta()).purged == 2
-    assert not services.run_folder(ended).exists()
-    assert not list((services.run_folder(ended).parent / ".purged").iterdir())
+    assert not reservations.run_folder(ended).exists()
+    assert not list((reservations.run_folder(ended).parent / ".purged").iterdir())
 
 
 def test_retention_by_age_spares_pinned_active_and_young_runs(submit: Submit, user: User) -> None:
-    old, young, pinned = (services.request_cancel(run=submit(), by=user) for _ in range(3))
+    old, young, pinned = (cancelling.request_cancel(run=submit(), by=user) for _ in range(3))
     active = submit()
     for run in (old, pinned):
         age(run, days=31)
-    services.annotate_run(run=pinned, by=user, pinned=True)
+    annotations.annotate_run(run=pinned, by=user, pinned=True)
     Run.objects.filter(pk=active.pk).update(created_at=timezone.now() - timedelta(days=40))
 
     assert prune_runs(by=user, max_age=timedelta(days=30)).trashed == 1
@@ -102,7 +103,7 @@ def test_retention_by_age_spares_pinned_active_and_young_runs(submit: Submit, us
 
 
 def test_retention_by_number_keeps_the_newest(submit: Submit, user: User) -> None:
-    runs = [services.request_cancel(run=submit(), by=user) for _ in range(4)]
+    runs = [cancelling.request_cancel(run=submit(), by=user) for _ in range(4)]
     for days, run in enumerate(runs):
         age(run, days=days)
     assert prune_runs(by=user, keep_newest=2).trashed == 2
@@ -115,15 +116,15 @@ def test_a_rehearsal_does_nothing(ended: Run, user: User, settings: LazySettings
     call_command("prune_runs", "--days", "30", "--dry-run")
     assert capsys.readouterr().out.startswith("1 runs would be put into the trash, 0 would be removed")
     assert list(Run.objects.visible()) == [ended]
-    services.trash_run(run=ended, by=user)
+    deletion.trash_run(run=ended, by=user)
     settings.TUNIX_TRASH_HOURS = 0.0
     call_command("prune_runs", "--dry-run")
     assert "1 would be removed for good, 1,000 bytes would be freed." in capsys.readouterr().out
-    assert services.run_folder(ended).is_dir()
+    assert reservations.run_folder(ended).is_dir()
 
 
 def test_the_trash_can_be_emptied_at_once(ended: Run, user: User, capsys: pytest.CaptureFixture[str]) -> None:
-    services.trash_run(run=ended, by=user)
+    deletion.trash_run(run=ended, by=user)
     call_command("prune_runs", "--empty-trash")
     assert "1 removed for good, 1,000 bytes freed." in capsys.readouterr().out
 

@@ -19,7 +19,8 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset, Trace
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
-from runs.services import claim_run, finish_run
+from runs.services.claiming import claim_run
+from runs.services.finishing import finish_run
 from runs.tests.conftest import Submit
 from runs.tests.test_pages_start import filled
 from tunixrt.accounts import set_active

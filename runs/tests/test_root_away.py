@@ -17,17 +17,18 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs.attendant import Attendant
 from runs.execution import attending, homecoming, launching
+from runs.execution.attendant import Attendant
 from runs.execution.attending import attend
 from runs.execution.dry_run import answer_dry_run
 from runs.execution.hosts import Observer, stop_taken_away, this_host
 from runs.keeper.program import supervisor
 from runs.models import Host, Run
-from runs.output_root import is_missing, root_problem
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import processes_of_run
-from runs.services import claim_run, run_folder
+from runs.services.claiming import claim_run
+from runs.services.output_root import is_missing, root_problem
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import LaunchedRun, wait_for
 from tunixrt.tests.clients import FAR_AWAY
@@ -203,7 +204,7 @@ def test_pages_say_that_what_waits_waits_for_the_root(
     elsewhere.force_login(user)
     assert "root-notice" not in operator.get(path).content.decode()
 
-    monkeypatch.setattr("runs.output_root.ROOT_FREE_BYTES", 2**80)
+    monkeypatch.setattr("runs.services.output_root.ROOT_FREE_BYTES", 2**80)
     assert "The output root is full: no run is started now." in elsewhere.get(path).content.decode()
     assert f"The output root {output_root} is full" in operator.get(path).content.decode()
     assert str(output_root) not in elsewhere.get(path).content.decode().split("root-notice")[1].split("</p>")[0]

@@ -16,7 +16,8 @@ from runs.execution import launching
 from runs.execution.attending import attend
 from runs.lifecycle import transition
 from runs.models import Run, RunEvent
-from runs.services import purge_run, run_folder
+from runs.services.deletion import purge_run
+from runs.services.reservations import run_folder
 from runs.spec.manifest import dump_manifest, parse_manifest
 from runs.tests.conftest import Script, Submit
 from runs.tests.launching import wait_for

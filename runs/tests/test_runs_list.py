@@ -14,7 +14,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunStatus, RunTag
-from runs.selection import Cursor, Selection, parse_moment
+from runs.queries.selection import Cursor, Selection, parse_moment
 
 pytestmark = pytest.mark.django_db
 URL = "/api/tunix/runs"

@@ -11,8 +11,8 @@ import pytest
 from django.conf import LazySettings
 from rest_framework.test import APIClient
 
-from runs import runtime
-from runs.runtime import local_runtime, tunix_command
+from runs.services import runtime
+from runs.services.runtime import local_runtime, tunix_command
 from runs.tests.conftest import ROOT, Script
 
 pytestmark = pytest.mark.django_db
@@ -169,7 +169,7 @@ def test_answers_in_milliseconds_without_importing_jax(tmp_path: Path):
 import sys, time
 import django
 django.setup()
-from runs.runtime import local_runtime
+from runs.services.runtime import local_runtime
 local_runtime()
 began = time.process_time()
 for _ in range(20):

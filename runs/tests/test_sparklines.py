@@ -7,10 +7,10 @@ import math
 import pytest
 from pytest_django import DjangoAssertNumQueries
 
-from runs.metrics import CHUNK_POINTS, take_in_metrics
 from runs.models import Run
-from runs.services import run_folder
-from runs.sparklines import BUCKETS, CHUNKS_READ, draw, read_sparklines
+from runs.queries.sparklines import BUCKETS, CHUNKS_READ, draw, read_sparklines
+from runs.services.measurements import CHUNK_POINTS, take_in_metrics
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Submit
 
 

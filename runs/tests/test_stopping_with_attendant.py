@@ -13,7 +13,7 @@ from runs.execution.attending import attend
 from runs.models import Run, RunEvent
 from runs.runfolder import files, names
 from runs.runfolder.processes import descendants
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import wait_for
 from runs.tests.programs import Program

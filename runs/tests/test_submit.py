@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from datasets.models import Dataset
 from datasets.services import create_dataset
 from runs.models import Run, RunEvent
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 from runs.spec.manifest import PARAMETERS, parse_manifest
 from tunixrt.roles import Role, set_role
 

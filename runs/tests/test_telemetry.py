@@ -11,8 +11,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from runs import services, telemetry
+from runs import telemetry
 from runs.models import Run, Tally
+from runs.services import deletion
 from runs.tests.conftest import Submit
 
 
@@ -36,9 +37,9 @@ def test_the_very_next_scrape_counts_a_run(api: APIClient, body: dict[str, Any])
 
 def test_counters_survive_deletion(api: APIClient, body: dict[str, Any], user: User) -> None:
     run = Run.objects.get(pk=api.post("/api/tunix/run", body, format="json").json()["run_id"])
-    services.trash_run(run=run, by=user)
+    deletion.trash_run(run=run, by=user)
     run.refresh_from_db()
-    services.purge_run(run=run, by=run.owner)
+    deletion.purge_run(run=run, by=run.owner)
     assert not Run.objects.exists()
     assert scrape()['tunix_runs_total{mode="dry-run",status="completed"}'] == 1
 
@@ -65,7 +66,7 @@ def test_a_value_beyond_the_last_bound_is_counted(db: None) -> None:
 
 
 def test_the_queue_and_the_hosts_are_gauged(submit: Submit) -> None:
-    from runs.attendant import beat  # noqa: PLC0415 - the attendant's module opens no files until it is used
+    from runs.execution.attendant import beat  # noqa: PLC0415 - the attendant's module opens no files until it is used
 
     began = time.time()
     submit()

@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from runs.models import MetricSeries, Run
-from runs.services import run_folder
+from runs.services.reservations import run_folder
 
 pytestmark = [pytest.mark.tunix, pytest.mark.django_db]
 

@@ -17,8 +17,8 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs import services, webhook_delivery
 from runs.models import DeliveryState, Run, RunStatus, WebhookDelivery
+from runs.services import cancelling, deletion, webhook_delivery
 from runs.tests.conftest import Submit
 from runs.tests.ports import HeldPort
 from tunixrt.addresses import is_public
@@ -93,7 +93,7 @@ def receiver(settings: LazySettings) -> Iterator[Receiver]:
 
 def end(run: Run, user: User) -> Run:
     """The run's end: cancelled while it waits."""
-    return services.request_cancel(run=run, by=user)
+    return cancelling.request_cancel(run=run, by=user)
 
 
 def only_delivery(run: Run) -> WebhookDelivery:
@@ -391,9 +391,9 @@ def test_a_run_purged_while_its_message_is_sent_does_no_harm(submit: Submit, use
     run = end(submit(webhook_url=receiver.url), user)
     [delivery] = webhook_delivery._take_due()
     outcome = webhook_delivery.send(delivery)
-    services.trash_run(run=run, by=user)
+    deletion.trash_run(run=run, by=user)
     run.refresh_from_db()
-    services.purge_run(run=run, by=run.owner)
+    deletion.purge_run(run=run, by=run.owner)
     webhook_delivery._record(delivery, outcome)
     assert not WebhookDelivery.objects.exists()
 

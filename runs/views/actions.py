@@ -13,13 +13,13 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
-from runs import services
-from runs.access import get_run_for
 from runs.execution import attending
-from runs.forms import split_tags
+from runs.forms.tags import split_tags
 from runs.models import Run
-from runs.reading import artifacts
-from runs.requests import clean_extension, clean_name, clean_notes, clean_tags
+from runs.queries import artifacts
+from runs.services import annotations, deletion, retrying
+from runs.services.access import get_run_for
+from runs.services.run_requests import clean_extension, clean_name, clean_notes, clean_tags
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May
@@ -72,7 +72,7 @@ def cancel(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def retry(request: HttpRequest, run: Run) -> HttpResponse:
-    new = services.retry_run(run=run, by=person(request), resume=request.POST.get("resume") != "false")
+    new = retrying.retry_run(run=run, by=person(request), resume=request.POST.get("resume") != "false")
     begins = f"from the last checkpoint of run {short(new.resume_from)}" if new.resume_from else "from scratch"
     messages.success(request, f"This run tries {short(run)} again, {begins}.")
     return redirect("runs:detail", new.pk)
@@ -86,14 +86,14 @@ def extend(request: HttpRequest, run: Run) -> HttpResponse:
         messages.error(request, "Nothing was started. Say by how many epochs or steps to extend, as a whole number.")
         return go_back(request, run)
     added = clean_extension({request.POST.get("unit", "num_epochs"): int(text[:20])})
-    new = services.extend_run(run=run, by=person(request), **added)
+    new = retrying.extend_run(run=run, by=person(request), **added)
     messages.success(request, f"This run extends {short(run)} from step {new.extend_from_step}.")
     return redirect("runs:detail", new.pk)
 
 
 @run_action
 def trash(request: HttpRequest, run: Run) -> HttpResponse:
-    services.trash_run(run=run, by=person(request))
+    deletion.trash_run(run=run, by=person(request))
     messages.success(request, f"Run {short(run)} is in the trash.")
     target = request.POST.get("next", "")
     return go_back(request, run) if target and str(run.pk) not in target else redirect("runs:history")
@@ -102,7 +102,7 @@ def trash(request: HttpRequest, run: Run) -> HttpResponse:
 @run_action
 def pin(request: HttpRequest, run: Run) -> HttpResponse:
     pinned = request.POST.get("pinned") == "true"
-    services.annotate_run(run=run, by=person(request), pinned=pinned)
+    annotations.annotate_run(run=run, by=person(request), pinned=pinned)
     messages.success(request, f"Run {short(run)} is {'pinned: it is never tidied away' if pinned else 'no longer pinned'}.")
     return go_back(request, run)
 
@@ -128,6 +128,6 @@ def annotate(request: HttpRequest, run: Run) -> HttpResponse:
     except ValueError as error:
         messages.error(request, f"Nothing was changed. {error}")
         return go_back(request, run)
-    services.annotate_run(run=run, by=person(request), **changes)
+    annotations.annotate_run(run=run, by=person(request), **changes)
     messages.success(request, f"{' and '.join(changes).replace(' and ', ', ', len(changes) - 2).capitalize()} saved.")
     return go_back(request, run)

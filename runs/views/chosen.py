@@ -11,11 +11,11 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDi
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods
 
-from runs import services
 from runs.execution import attending
-from runs.forms import split_tags
+from runs.forms.tags import split_tags
 from runs.models import Run
-from runs.requests import clean_tags
+from runs.services import annotations, deletion
+from runs.services.run_requests import clean_tags
 from runs.views.actions import short, target_of
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
@@ -87,7 +87,7 @@ def chosen(request: HttpRequest) -> HttpResponse:
         return _do(request, given["do"], act, runs, missing=len(ids) - len(runs))
     deletes = given["do"] == "delete"
     rows = [
-        Row(run, refusal, services.folder_bytes(run) if deletes and not refusal else None)
+        Row(run, refusal, deletion.folder_bytes(run) if deletes and not refusal else None)
         for run in runs
         for refusal in [act.why_not(run, person(request))]
     ]
@@ -128,12 +128,12 @@ def _act_on(run: Run, name: str, by: User, given: QueryDict) -> None:
         case "cancel":
             attending.cancel_run(run=run, by=by)
         case "delete":
-            services.trash_run(run=run, by=by)
+            deletion.trash_run(run=run, by=by)
         case "tag":
             tags = [tag.name for tag in run.tags.all()]
             gone = split_tags(given.get("remove", ""))
             wanted = [tag for tag in (*tags, *split_tags(given.get("add", ""))) if tag not in gone]
-            services.annotate_run(run=run, by=by, tags=clean_tags(wanted, kept=tags))
+            annotations.annotate_run(run=run, by=by, tags=clean_tags(wanted, kept=tags))
 
 
 def _back(request: HttpRequest, why: str) -> HttpResponse:

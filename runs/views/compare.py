@@ -8,8 +8,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from runs.comparing import RUNS_MAX, RUNS_MIN, Comparison, compare_runs
 from runs.models import Run
+from runs.queries.comparison import RUNS_MAX, RUNS_MIN, Comparison, compare_runs
 from runs.views.chosen import read_ids
 from tunixrt.refusals import Refusal
 

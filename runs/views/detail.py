@@ -13,15 +13,15 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
-from runs import services
-from runs.access import get_run_for
 from runs.models import Run, RunMode, RunStatus
-from runs.output_root import root_notice
-from runs.reading import artifacts, logs
-from runs.reading.samples import SamplePage, read_samples
-from runs.reading.summaries import bars_of, read_plan, read_result
+from runs.queries import artifacts, logs
+from runs.queries.samples import SamplePage, read_samples
+from runs.queries.summaries import bars_of, read_plan, read_result
 from runs.runfolder import files, names
-from runs.runtime import tunix_command
+from runs.services import reservations, sources, submission
+from runs.services.access import get_run_for
+from runs.services.output_root import root_notice
+from runs.services.runtime import tunix_command
 from runs.spec.manifest import PARAMETERS
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
@@ -40,7 +40,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     found = Run.objects.visible().select_related("owner", "host", "retry_of", "resume_from")
     run = get_run_for(person(request), run_id, may=May.READ, runs=found)
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
-    folder = services.run_folder(run)
+    folder = reservations.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
     plan = read_plan(run.summary)
     context = {
@@ -53,7 +53,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "extensions": extensions_of(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
-        "warnings": services.warnings_of_run(
+        "warnings": submission.warnings_of_run(
             summary=run.summary, config=run.config, timeout_seconds=run.timeout_seconds, queued_at=run.queued_at
         ),
         "plan": plan,
@@ -73,12 +73,12 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     return render(request, template, context)
 
 
-def source_of(run: Run) -> services.Source | None:
+def source_of(run: Run) -> sources.Source | None:
     """The checkpoint that a retry or an extension of an ended run goes on from."""
     if not run.is_terminal:
         return None
     try:
-        return services.find_source(run)
+        return sources.find_source(run)
     except OSError:
         return None  # asked for a retry, the service says why
 
@@ -100,7 +100,7 @@ def retries_of(run: Run) -> list[Run]:
 def first_samples(run: Run) -> SamplePage | None:
     """The first examples of the run's own data, if it has any."""
     try:
-        return read_samples(services.run_folder(run), offset=0, limit=SAMPLES)
+        return read_samples(reservations.run_folder(run), offset=0, limit=SAMPLES)
     except (OSError, files.BrokenFile):
         return None
 
@@ -121,7 +121,7 @@ class Output:
 
 def read_outputs(run: Run) -> list[Output]:
     """The row's output once the run has ended; until then what is in its folder so far."""
-    folder, limit = services.run_folder(run), settings.TUNIX_OUTPUT_MAX_BYTES
+    folder, limit = reservations.run_folder(run), settings.TUNIX_OUTPUT_MAX_BYTES
     outputs = []
     for name, kept in (("stdout", run.stdout), ("stderr", run.stderr)):
         path = folder / logs.LOGS[name]
@@ -189,7 +189,7 @@ def parameters_of(run: Run) -> list[ParameterRow]:
 
 def command_of(run: Run) -> str:
     """The command that repeats the run by hand, as a shell takes it."""
-    folder = services.run_folder(run)
+    folder = reservations.run_folder(run)
     argv = [*tunix_command(), "train", "--config", names.MANIFEST]
     try:
         recorded = files.read_json(folder / names.COMMAND)

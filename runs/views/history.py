@@ -12,16 +12,16 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
-from runs import columns
-from runs.columns import in_order
-from runs.disk import disk_warnings
-from runs.filters import split_terms
-from runs.forms import HistoryFilter
+from runs.forms.history import HistoryFilter
 from runs.models import Run, RunTag, SavedView
-from runs.output_root import root_notice
-from runs.saved_views import VIEWS_MAX, query_of
-from runs.selection import Cursor
-from runs.sparklines import read_sparklines
+from runs.queries import columns
+from runs.queries.columns import in_order
+from runs.queries.filters import split_terms
+from runs.queries.selection import Cursor
+from runs.queries.sparklines import read_sparklines
+from runs.services.disk import disk_warnings
+from runs.services.output_root import root_notice
+from runs.services.saved_views import VIEWS_MAX
 from tunixrt.accounts import person
 from tunixrt.searches import search
 
@@ -110,7 +110,7 @@ def history(request: HttpRequest) -> HttpResponse:
     status = 200 if valid else 422
     if request.htmx:  # type: ignore[attr-defined]
         return render(request, "runs/_runs.html", context, status=status)
-    address = query = query_of(request.GET)
+    address = query = form.query
     if shown != columns.DEFAULT and "columns" not in request.GET:
         query = f"{query}&{urlencode({'columns': ','.join(shown)})}".lstrip("&")
     context |= {

@@ -12,13 +12,13 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.access import get_dataset_for
-from runs import services
-from runs.access import get_run_for
 from runs.models import Run
-from runs.reading.logs import OffsetPastEnd
-from runs.reading.samples import read_samples, read_seen
-from runs.reading.summaries import Bar, bars_of, read_plan
+from runs.queries.logs import OffsetPastEnd
+from runs.queries.samples import read_samples, read_seen
+from runs.queries.summaries import Bar, bars_of, read_plan
 from runs.runfolder.files import BrokenFile
+from runs.services import reservations
+from runs.services.access import get_run_for
 from tunixrt.accounts import person
 from tunixrt.roles import May
 
@@ -34,12 +34,12 @@ def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
     text = request.GET.get("from", "0")
     offset = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
     try:
-        page = read_samples(services.run_folder(run), offset=offset, limit=SAMPLES)
+        page = read_samples(reservations.run_folder(run), offset=offset, limit=SAMPLES)
     except OffsetPastEnd as error:
         raise Http404("This run's data ends before this place.") from error
     except (OSError, BrokenFile):
         page = None  # a dry run that writes none, or a folder that is gone
-    seen = read_seen(services.run_folder(run)) if offset == 0 else []
+    seen = read_seen(reservations.run_folder(run)) if offset == 0 else []
     return render(request, "runs/samples.html", {"run": run, "page": page, "first": offset == 0, "seen": seen})
 
 

@@ -2,13 +2,14 @@
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST
 
+from runs.forms.history import HistoryFilter
 from runs.models import SavedView
-from runs.saved_views import VIEWS_MAX, ViewRefused, rename_view, save_view
+from runs.services.saved_views import VIEWS_MAX, ViewRefused, rename_view, save_view
 from tunixrt.accounts import person
 from tunixrt.templatetags.display import isolate
 
@@ -20,9 +21,11 @@ def saved_views(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         views = SavedView.objects.filter(owner=person(request))[:VIEWS_MAX]
         return render(request, "runs/saved_views.html", {"views": views})
-    query = request.POST.get("query", "")
+    filters = HistoryFilter(QueryDict(request.POST.get("query", "")))
     try:
-        view, created = save_view(by=person(request), name=request.POST.get("name"), query=query)
+        if not filters.is_valid():
+            raise ViewRefused("The filters of this view cannot be used.")
+        view, created = save_view(by=person(request), name=request.POST.get("name"), query=filters.query)
     except ViewRefused as refusal:
         messages.error(request, f"The view was not kept. {refusal}")
         return redirect("runs:saved_views")

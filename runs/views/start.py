@@ -15,17 +15,17 @@ from django.views.decorators.http import require_http_methods
 
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
-from runs import services
-from runs.access import require_priority
-from runs.disk import disk_warnings
 from runs.execution import launching
-from runs.forms import StartForm, initial_from_config
+from runs.forms.start import StartForm, initial_from_config
 from runs.models import Host, Run
-from runs.output_root import root_notice
-from runs.preflight import warnings_in
-from runs.reading.summaries import bars_of, read_plan
-from runs.requests import InvalidRequest, RunRequest, clean_request
-from runs.runtime import local_runtime
+from runs.queries.summaries import bars_of, read_plan
+from runs.services import refusals, submission
+from runs.services.access import require_priority
+from runs.services.disk import disk_warnings
+from runs.services.output_root import root_notice
+from runs.services.preflight import warnings_in
+from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
+from runs.services.runtime import local_runtime
 from runs.spec.families import preset_names
 from runs.spec.manifest import warnings_of
 from tunixrt.accounts import person
@@ -91,7 +91,7 @@ def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
     try:
         require_priority(person(request), asked.priority)
         return 202, start_run(request, asked, queued=form.cleaned_data["run_async"])
-    except services.IdempotencyConflict:
+    except refusals.IdempotencyConflict:
         # The page was changed and sent again, after going back in the browser, say: that is another run.
         changed = clean_request(asked.as_config() | {"client_request_id": str(uuid.uuid4())})
         try:
@@ -106,8 +106,8 @@ def time_warnings(form: StartForm) -> list[str]:
     """Return what is said of the form's time limit if it is sent as it stands."""
     assert form.request is not None
     queued = form.cleaned_data["run_async"]
-    limit = services.time_limit(form.request, queued=queued)
-    warning = services.limit_warning(asked=form.request.timeout_seconds, limit=limit, queued=queued)
+    limit = submission.time_limit(form.request, queued=queued)
+    warning = submission.limit_warning(asked=form.request.timeout_seconds, limit=limit, queued=queued)
     return [warning] if warning else []
 
 
@@ -140,7 +140,7 @@ def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
 
 def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
     if queued:
-        run, created = services.submit_run(request=asked, by=person(request), queued=True)
+        run, created = submission.submit_run(request=asked, by=person(request), queued=True)
     else:
         run, created = launching.run_in_request(request=asked, by=person(request))
     if not asked.dry_run:  # a dry run's own page has them

@@ -4,7 +4,8 @@ import pytest
 from django import forms
 
 from datasets.forms import UploadForm
-from runs.forms import HistoryFilter, StartForm
+from runs.forms.history import HistoryFilter
+from runs.forms.start import StartForm
 from tunixrt.admin.accounts import TokenForm
 from tunixrt.numbers import NumberField, WholeNumberField, parse_number, parse_whole_number
 

@@ -83,7 +83,7 @@ def test_one_that_takes_too_long_says_what_to_do(api: APIClient, monkeypatch: py
         with connection.cursor() as cursor:
             cursor.execute(ENDLESS)
 
-    monkeypatch.setattr("runs.reading.pages.read_page", endless)
+    monkeypatch.setattr("runs.queries.pages.read_page", endless)
     monkeypatch.setattr(module.settings, "SEARCH_SECONDS", 0.1)
     answer = api.get("/api/tunix/runs?q=note:x")
 

@@ -3,8 +3,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from runs.attendant import Attendant
-from runs.wakeup import wake_attendant
+from runs.execution.attendant import Attendant
+from runs.services.wakeup import wake_attendant
 from tunixrt import checks, parent
 
 

@@ -7,14 +7,14 @@ from django.core.management.base import BaseCommand, CommandError
 
 from datasets.arithmetic import NAME, VERSION
 from datasets.models import Dataset
-from runs import services
 from runs.execution import attending, launching
 from runs.models import Run, RunStatus
-from runs.output_root import root_problem
-from runs.requests import clean_request
 from runs.runfolder import names
 from runs.runfolder.checkpoints import complete_steps
-from runs.runtime import local_runtime
+from runs.services import reservations, submission
+from runs.services.output_root import root_problem
+from runs.services.run_requests import clean_request
+from runs.services.runtime import local_runtime
 from tunixrt.local_mode import local_user
 
 # Two-digit addition with worked steps: enough training for a tiny model to solve sums it has never seen.
@@ -56,7 +56,7 @@ class Command(BaseCommand):
             raise CommandError(dry_run.stderr)
 
         self.stdout.write("3/3  Local run: train")
-        run, _ = services.submit_run(request=clean_request(asked | {"dry_run": False}), by=local_user(), queued=True)
+        run, _ = submission.submit_run(request=clean_request(asked | {"dry_run": False}), by=local_user(), queued=True)
         self._train(run)
         self._report(run, dataset)
 
@@ -98,7 +98,7 @@ class Command(BaseCommand):
         return f"     step {run.step}/{run.total_steps}{loss}, {rate:,.0f} tokens/s, about {left:.0f} s of training left"
 
     def _report(self, run: Run, dataset: Dataset) -> None:
-        folder = services.run_folder(run)
+        folder = reservations.run_folder(run)
         result = run.summary
         if run.status != RunStatus.COMPLETED:
             raise CommandError(f"Run {run.run_id} {run.status}: {run.message}\n{run.stderr}")

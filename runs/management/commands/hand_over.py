@@ -3,7 +3,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.core.management.base import CommandError, CommandParser
 
-from runs.handover import hand_over
+from runs.services.handover import hand_over
 from tunixrt.audit import system_user
 from tunixrt.commands import Command as BaseCommand
 from tunixrt.commands import not_empty

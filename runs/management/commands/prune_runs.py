@@ -4,8 +4,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from runs.retention import prune_runs
-from runs.services import system_user
+from runs.services.retention import prune_runs
+from tunixrt.audit import system_user
 from tunixrt.commands import number_between
 
 DAYS_MAX, KEEP_MAX = 36_500, 10**9

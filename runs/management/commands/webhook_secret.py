@@ -2,7 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from runs.webhook_delivery import webhook_secret
+from runs.services.webhook_delivery import webhook_secret
 
 
 class Command(BaseCommand):

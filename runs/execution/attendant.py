@@ -1,0 +1,181 @@
+"""The attendant: one process per host that looks after what the host executes (``manage.py attend``).
+
+It beats the host's heartbeat, brings news and ends home, launches what waits, and keeps this host's task workers
+alive (runs/execution/workers.py). It can be killed and started again at any moment: while it is away only the news is late.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.utils import timezone
+from django_q.tasks import async_task
+
+from runs.execution import attending, hosts, launching, stopping
+from runs.execution.workers import Workers
+from runs.models import Host
+from runs.runfolder import files
+from runs.runfolder.processes import boot_id
+from runs.services.output_root import interrupted_restore, root_problem
+from runs.services.runtime import local_runtime
+from runs.services.wakeup import WakeUp, hosts_folder
+from runs.services.webhooks import due_deliveries
+from runs.telemetry import flush_measured
+
+logger = logging.getLogger("tunixrt.attendant")
+
+TICK_SECONDS = 0.25  # between two rounds while something executes
+BEAT_SECONDS = 2.0  # and while nothing does; a new run wakes the attendant at once
+LAUNCH_SECONDS = 1.0  # dry runs are answered for at most so long in one round; the task workers do the rest
+PRUNE_SECONDS = 3600.0
+
+Stop = Callable[[], bool]
+
+
+class Attendant:
+    """``run`` until ``stop()`` is true. ``with_workers`` also keeps the task workers of this host."""
+
+    def __init__(self, *, stop: Stop, with_workers: bool = True):
+        self.stop = stop
+        self.workers = Workers() if with_workers else None
+        self.database_away_since: float | None = None
+        self.observer = hosts.Observer()
+        self._beat_due = 0.0
+        self._prune_due = time.monotonic() + PRUNE_SECONDS
+        self._root_said = False
+        self._executing = 0
+
+    def run(self) -> None:
+        lock = self._wait_for_turn()
+        if lock is None:
+            return
+        try:
+            logger.info(
+                "attending %s: %s slots, output root %s",
+                settings.TUNIX_HOST_NAME,
+                settings.TUNIX_SLOTS,
+                settings.TUNIX_OUTPUT_ROOT,
+            )
+            wake_up = WakeUp()
+            while not self.stop():
+                wake_up.wait(TICK_SECONDS if self.tick() else BEAT_SECONDS)
+            wake_up.close()
+        finally:
+            self._stop()
+            os.close(lock)
+
+    def _stop(self) -> None:
+        """Stop the task workers and, where they would be killed with this process, the trainings."""
+        last = stopping.ends_with_attendant()
+        asked = stopping.ask_keepers_to_end() if last else []
+        if asked:
+            logger.info("this container ends: %s trainings save and stop", len(asked))
+        if self.workers:
+            self.workers.stop()  # before the keepers are waited for: they start trainings
+        if last:
+            stopping.wait_for_keepers(asked)
+            try:
+                attending.attend()  # their ends, so that nobody has to wait for the next attendant to read them
+            except (OperationalError, InterfaceError) as error:
+                logger.warning("the database is away; the ends of the trainings are on disk: %s", error)
+
+    def _wait_for_turn(self) -> int | None:
+        """One attendant a host: a second one waits. None: told to stop while waiting."""
+        path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
+        said = ""
+        self._look_at_root()  # makes the folders of a new one
+        while not self.stop():
+            try:
+                lock = files.try_lock(path)
+                waits_for = f"another attendant looks after {settings.TUNIX_HOST_NAME}; waiting"
+            except OSError as error:
+                lock = None
+                waits_for = self._look_at_root() or f"{path} cannot be opened: {error}"
+            if lock is not None:
+                return lock
+            if waits_for != said:
+                logger.info(waits_for)
+                said = waits_for
+            time.sleep(TICK_SECONDS)
+        return None
+
+    @staticmethod
+    def _look_at_root() -> str | None:
+        """Make the output root of a new database; else say why it cannot be used."""
+        try:
+            close_old_connections()
+            return root_problem()
+        except (OperationalError, InterfaceError) as error:
+            connection.close()
+            return f"waiting for the database: {error}"
+
+    def tick(self) -> bool:
+        """Do one round; return whether the next one is due soon, since something executes here or the database is away. An absent
+        database delays the news and nothing else. After an interrupted restore nothing is done: what the database says is not
+        the last word."""
+        if problem := interrupted_restore():
+            if not self._root_said:
+                logger.error("doing nothing: %s", problem)
+            self._root_said = True
+            return False
+        for part in (self._launch, self._attend, self._beat_if_due):
+            try:
+                close_old_connections()
+                part()
+            except (OperationalError, InterfaceError) as error:
+                connection.close()
+                self.observer.broken()
+                if self.database_away_since is None:
+                    self.database_away_since = time.monotonic()
+                    logger.warning("the database is away, trainings go on: %s", error)
+                return True
+            except Exception:  # what is wrong with one part must not keep the others from their work
+                logger.exception("a round failed; the next one tries again")
+        if self.database_away_since is not None:
+            logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
+            self.database_away_since = None
+        return self._executing > 0
+
+    @staticmethod
+    def _launch() -> None:
+        launching.launch_pending(LAUNCH_SECONDS)
+
+    def _attend(self) -> None:
+        self._executing = attending.attend()
+
+    def _beat_if_due(self) -> None:
+        if time.monotonic() >= self._beat_due:
+            self._beat_due = time.monotonic() + BEAT_SECONDS
+            self._beat()
+
+    def _beat(self) -> None:
+        """What need not happen in every round."""
+        beat()
+        if self.workers:
+            self.workers.keep()
+        problem = root_problem()
+        if problem and not self._root_said:
+            logger.error("starting nothing: %s", problem)
+        self._root_said = bool(problem)
+        hosts.stop_taken_away()
+        self.observer.observe()
+        if due_deliveries().exists():
+            async_task("runs.tasks.deliver_webhooks")
+        if time.monotonic() >= self._prune_due:
+            self._prune_due = time.monotonic() + PRUNE_SECONDS
+            async_task("runs.tasks.prune")
+        flush_measured()
+
+
+def beat() -> None:
+    """Say that this host is there, and what it offers."""
+    Host.objects.filter(pk=hosts.this_host().pk).update(
+        heartbeat_at=timezone.now(),
+        boot_id=boot_id(),
+        slots=settings.TUNIX_SLOTS,
+        runtime_version=local_runtime().version or "",
+        silent_since=None,
+    )

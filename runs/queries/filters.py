@@ -1,0 +1,327 @@
+"""The filter language of the history, the same in the page's search field and in the API's ``q`` (docs/filters.md).
+
+    status:failed model:gemma tag:sweep-3 loss<1.5 after:2026-11-01 "two words"
+
+``parse`` reads it and knows where it is wrong; ``condition`` makes of it what the database is asked. A million rows are not
+searched for a word: the few different names of datasets and models are, by walking their index from name to name, and the
+runs are then found by those names. A word that no name holds finds nothing, at once.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import connection
+from django.db.models import BooleanField, Case, Q, QuerySet, Value, When
+from django.utils import timezone
+
+from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
+from runs.queries.selection import parse_moment, runs_whose_id_begins
+from runs.spec.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
+from tunixrt.numbers import parse_number
+
+NAMES_MAX = 10_000  # different names that are looked through for a part of one
+MATCHES_MAX = 200  # of those, names that a query lists
+LISTED_MAX = 2000  # runs that a query lists
+_SKIP = re.compile(r"\s*")
+_NAMED = re.compile(r"([A-Za-z_]+)(:|<=|>=|<|>|=)")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_PLAIN = re.compile(r'[^\s"]+')
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h|d|w)")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_LOOKUPS = {":": "exact", "=": "exact", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
+_PRESET = "preset:"  # begins model names, which people type as they stand
+
+
+class FilterError(ValueError):
+    """What is wrong with a filter. ``position`` counts characters from 0."""
+
+    def __init__(self, problem: str, position: int):
+        super().__init__(f"Character {position + 1}: {problem}")
+        self.problem = problem
+        self.position = position
+
+
+@dataclass(frozen=True)
+class Term:
+    """One condition: ``name`` is one of NAMES, or empty for a word; ``value`` is what its reader made of the text."""
+
+    name: str
+    operator: str
+    value: Any
+
+
+def parse(text: str) -> list[Term]:
+    """The terms of a filter; all of them hold for what it finds. Raises FilterError."""
+    terms: list[Term] = []
+    position = _skip(text, 0)
+    while position < len(text):
+        name, operator, start = "", ":", position
+        if (named := _NAMED.match(text, position)) and not text.lower().startswith(_PRESET, position):
+            name, operator, start = named[1].lower(), named[2], named.end()
+            if name not in NAMES:
+                known = ", ".join(sorted(NAMES))
+                raise FilterError(
+                    f"{name!r} is no filter. There are {known}. Put text that holds {operator} in quotes.", position
+                )
+        value, end = _value(text, start)
+        if name and operator not in NAMES[name].operators:
+            raise FilterError(f"{name} takes {' '.join(NAMES[name].operators)}, not {operator}", start - len(operator))
+        try:
+            terms.append(Term(name, operator, NAMES[name].read(value) if name else value))
+        except ValueError as error:
+            raise FilterError(str(error), start) from error
+        position = _skip(text, end)
+    return terms
+
+
+def split_terms(text: str) -> list[str]:
+    """The terms of a filter as they were typed. What cannot be read, from there on, is one of them."""
+    terms: list[str] = []
+    position = _skip(text, 0)
+    while position < len(text):
+        named = _NAMED.match(text, position)
+        try:
+            _, end = _value(text, named.end() if named else position)
+        except FilterError:
+            end = len(text.rstrip())
+        terms.append(text[position:end])
+        position = _skip(text, end)
+    return terms
+
+
+def _skip(text: str, position: int) -> int:
+    space = _SKIP.match(text, position)
+    return space.end() if space else position
+
+
+def _value(text: str, start: int) -> tuple[str, int]:
+    """The word or quoted text that begins at ``start``, and where it ends."""
+    if text.startswith('"', start):
+        quoted = _QUOTED.match(text, start)
+        if quoted is None:
+            raise FilterError("this quotation mark is never closed.", start)
+        value, end = re.sub(r"\\(.)", r"\1", quoted[1]), quoted.end()
+    elif plain := _PLAIN.match(text, start):
+        value, end = plain[0], plain.end()
+    else:
+        raise FilterError("a value is missing here.", start)
+    if not value.strip():
+        raise FilterError("a value is missing here.", start)
+    return value, end
+
+
+# --- what the names take ----------------------------------------------------------------------------------------------
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _part_of_name(text: str) -> str:
+    if not holds_word(text):
+        raise ValueError(f"names are found by their words: put a letter or a digit beside {text!r}.")
+    return text
+
+
+def _statuses(text: str) -> tuple[str, ...]:
+    groups = {"active": ACTIVE, "ended": TERMINAL}
+    found: list[str] = []
+    for word in text.lower().split(","):
+        if word not in groups and word not in RunStatus.values:
+            raise ValueError(f"{word!r} is no status. There are {', '.join([*RunStatus.values, *groups])}.")
+        found += groups.get(word, [RunStatus(word)] if word in RunStatus.values else [])
+    return tuple(found)
+
+
+def _mode(text: str) -> str:
+    if text.lower() not in RunMode.values:
+        raise ValueError(f"{text!r} is no mode. There are {', '.join(RunMode.values)}.")
+    return text.lower()
+
+
+def _number(text: str) -> float:
+    number = parse_number(text)
+    if not abs(number) < 1e300:
+        raise ValueError(f"{text!r} is no number.")
+    return number
+
+
+def _whole_number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f"{text!r} is no whole number.")
+    return int(text)
+
+
+def _duration(text: str) -> float:
+    span = _SPAN.fullmatch(text.lower())
+    if span:
+        return float(span[1]) * _SECONDS[span[2]]
+    try:
+        return _number(text)
+    except ValueError as error:
+        raise ValueError(f"{error} Units are {', '.join(_SECONDS)}: 90s, 1.5h.") from error
+
+
+def _moment(text: str) -> datetime:
+    """An ISO date or time, ``today``, ``yesterday``, ``week`` (its Monday), ``month``, or how long ago: ``24h``, ``7d``."""
+    now = timezone.now().astimezone(UTC)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    named = {
+        "today": today,
+        "yesterday": today - timedelta(days=1),
+        "week": today - timedelta(days=today.weekday()),
+        "month": today.replace(day=1),
+    }
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        if span := _SPAN.fullmatch(text.lower()):
+            return now - timedelta(seconds=float(span[1]) * _SECONDS[span[2]])
+        return parse_moment(text)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{text!r} is no date: write 2026-11-01, 2026-11-01T12:00:00Z, today, week, 24h or 7d.") from error
+
+
+@dataclass(frozen=True)
+class _Name:
+    read: Callable[[str], Any]
+    operators: tuple[str, ...] = (":", "=")
+
+
+_RANGE = (":", "=", "<", "<=", ">", ">=")
+NAMES = {
+    "status": _Name(_statuses),
+    "mode": _Name(_mode),
+    "name": _Name(_part_of_name),
+    "dataset": _Name(_text),
+    "model": _Name(_text),
+    "tag": _Name(_text),
+    "owner": _Name(_text),
+    "note": _Name(_text),
+    "after": _Name(_moment),
+    "before": _Name(_moment),
+    "loss": _Name(_number, _RANGE),
+    "duration": _Name(_duration, _RANGE),
+    "step": _Name(_whole_number, _RANGE),
+}
+_NUMBERS = {"loss": "last_loss", "duration": "duration_seconds", "step": "step"}
+_UNINDEXED = frozenset({"note", *_NUMBERS})
+
+
+# --- what the database is asked ---------------------------------------------------------------------------------------
+
+
+def reads_all(terms: list[Term]) -> bool:
+    """Return whether runs may have to be read one by one for what ``terms`` ask: there is no index for it."""
+    return any(term.name in _UNINDEXED or (term.name in ("", "name") and begins_with_sign(term.value)) for term in terms)
+
+
+def condition(terms: list[Term], *, by: AbstractBaseUser) -> Q:
+    """What holds for the runs that all terms describe; ``by`` is who ``owner:me`` means. Asks for the names of datasets and of
+    models when terms want a part of one."""
+    names = _Names()
+    found = Q()
+    for term in terms:
+        found &= _term_condition(term, names, by)
+    return found
+
+
+def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
+    match term.name:
+        case "status":
+            return Q(status__in=term.value) if len(term.value) > 1 else Q(status=term.value[0])
+        case "mode":
+            return Q(mode=term.value)
+        case "name":
+            return runs_named(term.value)
+        case "dataset":
+            return names.holding("dataset_key", term.value)
+        case "model":
+            return names.holding("model_id", term.value)
+        case "tag":
+            return Q(pk__in=_tags(term.value).values("run"))
+        case "owner":
+            return Q(owner=by.pk) if term.value == "me" else Q(owner__username=term.value)
+        case "note":
+            return Q(notes__icontains=term.value) | Q(message__icontains=term.value)
+        case "after":
+            return Q(created_at__gte=term.value)
+        case "before":
+            return Q(created_at__lt=term.value)
+        case "":
+            word = names.holding("dataset_key", term.value) | names.holding("model_id", term.value)
+            word |= _listed(_tags(term.value)) | runs_named(term.value)
+            by_id = runs_whose_id_begins(term.value)
+            return word if by_id is None else word | by_id
+        case _:
+            return Q((f"{_NUMBERS[term.name]}__{_LOOKUPS[term.operator]}", term.value))
+
+
+def _tags(name: str) -> QuerySet[RunTag]:
+    return RunTag.objects.filter(name=name).order_by()
+
+
+def runs_named(text: str) -> Q:
+    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index.
+
+    Signs before its first word are not in the index; they are looked for in the names that the word finds.
+    """
+    key = search_key(text)
+    rows = RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by()
+    if not begins_with_sign(text):
+        return _listed(rows)
+    found = list(rows.values_list("run", "run__name")[: LISTED_MAX + 1])
+    if len(found) <= LISTED_MAX:
+        return Q(pk__in={run for run, name in found if name_holds(name, text)})
+    return _listed(rows) & Q(name__icontains=text.strip())
+
+
+def _listed(rows: QuerySet[Any]) -> Q:
+    """Runs that ``rows`` of another table point at.
+
+    Up to LISTED_MAX are listed by their keys. Where there are more, the newest of them are soon found by walking the history; the
+    CASE keeps the database from joining the tables instead, for it guesses the length of a range of names badly.
+    """
+    found = list(rows.values_list("run", flat=True)[: LISTED_MAX + 1])
+    if len(found) <= LISTED_MAX:
+        return Q(pk__in=found)
+    return Q(Case(When(pk__in=rows.values("run"), then=Value(True)), default=Value(False), output_field=BooleanField()))
+
+
+class _Names:
+    """The different values of a column of the runs, read once each."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, list[str]] = {}
+
+    def holding(self, column: str, part: str) -> Q:
+        """Runs whose ``column`` has ``part`` in it, whatever its case."""
+        if column not in self._read:
+            self._read[column] = different_values(column, NAMES_MAX + 1)
+        known = self._read[column]
+        found = [name for name in known if part.casefold() in name.casefold()]
+        if len(known) > NAMES_MAX or len(found) > MATCHES_MAX:
+            return Q((f"{column}__icontains", part))
+        return Q((column, found[0])) if len(found) == 1 else Q((f"{column}__in", found))
+
+
+def different_values(column: str, limit: int) -> list[str]:
+    """The different values of an indexed column of the runs: one look into the index for each, however many rows there are."""
+    column = {"dataset_key": "dataset_key", "model_id": "model_id"}[column]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            WITH RECURSIVE names(name) AS (
+                SELECT MIN({column}) FROM tunix_runs
+                UNION ALL
+                SELECT (SELECT MIN({column}) FROM tunix_runs WHERE {column} > names.name) FROM names WHERE names.name IS NOT NULL
+            )
+            SELECT name FROM names WHERE name IS NOT NULL LIMIT %s
+            """,  # noqa: S608 - the column is one of the two above
+            [limit],
+        )
+        return [name for (name,) in cursor.fetchall()]

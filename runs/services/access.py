@@ -1,0 +1,74 @@
+"""Runs for somebody: what is there, whether they may do with it what they want, and what of it is not theirs to see."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from django.contrib.auth.models import User
+
+from runs.models import Run, RunQuerySet
+from runs.services.refusals import RunGone
+from tunixrt.api.query import parse_uuid
+from tunixrt.refusals import Missing, NotAllowed
+from tunixrt.roles import May, Role, may_see_secrets, require, role_of
+
+Answer = TypeVar("Answer")
+
+
+class RunNotFound(Missing):
+    def __init__(self, run_id: UUID):
+        super().__init__(f"Run not found: {run_id}")
+
+
+def get_run_for(user: User, run_id: str | UUID, *, may: May, runs: RunQuerySet | None = None) -> Run:
+    """Return the run, if it is there, not in the trash, and ``user`` may do that with it.
+
+    Raises:
+        InvalidQuery: ``run_id`` is no UUID.
+        RunNotFound, NotAllowed.
+    """
+    chosen = Run.objects.visible() if runs is None else runs
+    run = read_run_for(user, run_id, lambda key: chosen.filter(pk=key).first())
+    if may is not May.READ:
+        require(user, may, owner_id=run.owner_id)
+    return run
+
+
+def read_run_for(user: User, run_id: str | UUID, read: Callable[[UUID], Answer | None]) -> Answer:
+    """The same for reading what is read without the model: all accounts may. Raises InvalidQuery, RunNotFound."""
+    key = run_id if isinstance(run_id, UUID) else parse_uuid(run_id, "run_id")
+    found = read(key)
+    if found is None:
+        raise RunNotFound(key)
+    return found
+
+
+def require_priority(user: User, priority: int) -> None:
+    """Raise NotAllowed if ``user`` may not put a run before those of others."""
+    if priority > 0 and (role := role_of(user)) < Role.OPERATOR:
+        raise NotAllowed(
+            f"A priority above 0 takes the role {Role.OPERATOR.label}; your account has the role {role.label}. Use 0 or less."
+        )
+
+
+def config_for(user: User, config: dict[str, Any], owner_id: int | None) -> dict[str, Any]:
+    """Return a run's request as ``user`` may see it: of another's webhook no more than the host."""
+    address = config.get("webhook_url")
+    if not address or may_see_secrets(user, owner_id):
+        return config
+    return config | {"webhook_url": mask_address(address)}
+
+
+def mask_address(address: str) -> str:
+    """Return the host of an address, and a mark for what may hold a key."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.hostname}/…" if parts.hostname else "…"
+
+
+def reread(run: Run, fields: list[str] | None = None) -> None:
+    """Read a run anew. Raises RunGone if it has been purged meanwhile."""
+    try:
+        run.refresh_from_db(fields=fields)
+    except Run.DoesNotExist:
+        raise RunGone(f"Run not found: {run.run_id}. It has just been deleted.") from None

@@ -1,0 +1,38 @@
+"""Ask a run to stop."""
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from runs.lifecycle import TransitionRefused, transition
+from runs.models import TERMINAL, Run, RunStatus
+from runs.services.access import reread
+from runs.services.finishing import finish_run
+from runs.services.refusals import StateConflict
+from runs.services.reservations import run_folder as run_folder
+from runs.telemetry import measured_write
+from tunixrt.audit import system_user as system_user
+
+
+def request_cancel(*, run: Run, by: User) -> Run:
+    """Pending → cancelled at once; running → cancelling, and the keeper is to confirm. Asking again changes nothing.
+
+    Raises:
+        StateConflict: the run has ended.
+    """
+    for _ in range(3):  # between reading and writing the run may take a step of its own
+        if run.status in TERMINAL:
+            raise StateConflict(f"The run has ended already: it is {run.status}.")
+        if run.status == RunStatus.CANCELLING:
+            return run
+        now = timezone.now()
+        reason = f"cancelled by {by.get_username()}"
+        try:
+            if run.status == RunStatus.PENDING:
+                return finish_run(
+                    run=run, status=RunStatus.CANCELLED, reason=reason, by=by.get_username(), cancel_requested_at=now
+                )
+            with measured_write("a cancel request"):
+                return transition(run, RunStatus.CANCELLING, reason=reason, by=by.get_username(), cancel_requested_at=now)
+        except TransitionRefused:
+            reread(run)
+    raise StateConflict(f"The run is changing right now ({run.status}); try again.")

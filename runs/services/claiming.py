@@ -1,0 +1,36 @@
+"""Take pending runs for a host."""
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from runs.lifecycle import transition, transition_together
+from runs.models import Host, Run, RunStatus
+from runs.services.reservations import run_folder as run_folder
+from tunixrt.audit import system_user as system_user
+
+
+def claim_run(*, run: Run, host: Host, by: str) -> Run:
+    """Take a pending run for ``host``. Raises TransitionRefused when somebody else was first: a run starts at most once."""
+    return transition(run, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now())
+
+
+def next_pending(*, supervised: bool, limit: int) -> list[Run]:
+    """The pending runs of one kind in their order; on PostgreSQL those that no other worker has its hands on. In a transaction:
+    the caller claims them in it (SQLite: it holds the one write lock meanwhile)."""
+    pending = Run.objects.pending_in_order(supervised=supervised)
+    if connection.features.has_select_for_update_skip_locked:
+        pending = pending.select_for_update(skip_locked=True, of=("self",))
+    return list(pending[:limit])
+
+
+def claim_dry_runs(*, host: Host, limit: int, by: str) -> list[Run]:
+    """Claim up to ``limit`` pending dry runs that need no process, at once."""
+    if not Run.objects.filter(status=RunStatus.PENDING, supervised=False).exists():
+        return []  # before the transaction: on SQLite that would lock every writer out
+    with transaction.atomic():
+        runs = next_pending(supervised=False, limit=limit)
+        if runs:
+            transition_together(
+                runs, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now()
+            )
+    return runs

@@ -1,0 +1,129 @@
+"""What can be said about a request before anything is started, without the training runtime and without a network."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets.models import Dataset
+from runs.services.run_requests import ModelReference, RunRequest
+from runs.spec.families import PRESETS
+from runs.spec.manifest import warnings_of
+from runs.spec.model_folder import FolderProblem, check_model_folder, open_model_folder
+from tunixrt.refusals import shorten
+
+TEXTS_MAX = 50  # warnings, or sentences, of a training command
+
+
+@dataclass
+class Preflight:
+    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each. ``open``: those warnings that a
+    check with depth answers."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+    @property
+    def lasting_warnings(self) -> list[str]:
+        """The warnings that a check with depth does not answer."""
+        return [warning for warning in self.warnings if warning not in self.open]
+
+    def leave_open(self, warning: str) -> None:
+        self.warnings.append(warning)
+        self.open.add(warning)
+
+
+def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
+    preflight = Preflight()
+    _check_dataset(request, dataset, preflight)
+    _check_model(request.model, preflight)
+    preflight.warnings.extend(warnings_of(request.training))
+    _check_positions(request, dataset, preflight)
+    return preflight
+
+
+def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
+    training: dict[str, Any] = request.training
+    examples = dataset.size - dataset.held_out_size
+    if examples == 0:
+        part = "no example" if dataset.size == 0 else f"{dataset.held_out_size} held-out examples and none to train on"
+        preflight.problems.append(f"Dataset {dataset.dataset_key} is empty: it has {part}. Add traces in a new version of it.")
+        return
+    if not training["packing"] and training["batch_size"] > examples:
+        preflight.warnings.append(
+            f"batch_size {training['batch_size']} is larger than the {examples} training examples; each step sees all of them."
+        )
+    limit = training["max_seq_length"]
+    shortest = dataset.stats.get("shortest_example_bytes")
+    # Bytes bound byte tokens from below: for the presets this is exact enough to refuse.
+    if request.model.kind == "preset" and training["too_long"] == "drop" and shortest is not None and shortest > limit:
+        preflight.problems.append(
+            f"Every example is longer than max_seq_length {limit}: the shortest has {shortest} tokens."
+            " Raise max_seq_length, or set too_long to truncate or split."
+        )
+    elif request.model.kind != "preset":
+        preflight.leave_open("Lengths in tokens are known once the training program has read the tokenizer.")
+
+
+def _check_model(model: ModelReference, preflight: Preflight) -> None:
+    if model.kind == "preset":
+        family = PRESETS[model.model_id.removeprefix("preset:")]["model_type"]
+        preflight.warnings.append(f"{model.model_id} starts from random weights ({family}).")
+        return
+    if model.kind == "folder":
+        assert model.path is not None
+        problems, warnings = check_model_folder(model.path)
+        preflight.problems.extend(problems)
+        preflight.warnings.extend(warnings)
+        return
+    if model.problem:
+        preflight.problems.append(model.problem)
+        return
+    if model.warning:
+        preflight.warnings.append(model.warning)
+    if model.family is None:
+        preflight.leave_open(
+            f"The name {model.model_id} does not tell the model's family; whether it can be trained shows when it is loaded."
+        )
+    else:
+        preflight.leave_open(f"{model.model_id} was not fetched: its files are checked when the training starts.")
+
+
+def warnings_in(summary: Any) -> list[str]:
+    """Return the warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
+    summary = summary if isinstance(summary, dict) else {}
+    report = summary.get("preflight")
+    reported = report.get("warnings") if isinstance(report, dict) else None
+    return list(dict.fromkeys(texts_of(summary.get("warnings")) + texts_of(reported)))
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return the texts in a list that a training command wrote: so many, each so long, and the last says how many more there are.
+
+    Applied to its own answer it changes nothing.
+    """
+    texts = [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    if len(texts) > TEXTS_MAX:
+        texts[TEXTS_MAX - 1 :] = [f"And {len(texts) - TEXTS_MAX + 1:,} more."]
+    return [shorten(text) for text in texts]
+
+
+def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
+    """Warn if examples may reach beyond the positions that a model in a folder was made for."""
+    limit, longest = request.training["max_seq_length"], dataset.stats.get("longest_example_bytes")
+    if request.model.kind != "folder" or preflight.problems or longest is None:
+        return
+    assert request.model.path is not None
+    try:
+        positions = open_model_folder(request.model.path).architecture.positions
+    except FolderProblem:  # changed since it was checked
+        return
+    # A tokenizer rarely makes more tokens of a text than it has bytes.
+    if positions < min(limit, longest):
+        preflight.leave_open(
+            f"The model was made for {positions:,} positions (max_position_embeddings in config.json) and examples may be longer;"
+            f" max_seq_length {positions} keeps them within."
+        )

@@ -1,0 +1,92 @@
+"""What a stored run is started from: its request, its checks, its manifest."""
+
+import re
+from collections.abc import Callable
+
+from datasets.models import Dataset
+from runs.models import Run
+from runs.runfolder import files, names
+from runs.services.preflight import Preflight, check_request
+from runs.services.reservations import run_folder as run_folder
+from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
+from runs.services.sources import problem_with_source
+from runs.spec.manifest import (
+    DATASET_FORMAT,
+    ManifestError,
+    build_manifest,
+    dump_manifest,
+    parse_manifest,
+)
+from tunixrt.audit import system_user as system_user
+
+MANIFEST_MAX_BYTES = 2**20  # of one that is read again: the training program may have written to it
+
+
+def request_of(run: Run) -> RunRequest:
+    """The request that a run was made from. Raises InvalidRequest if today's rules refuse it."""
+    return clean_request(run.config, of_run=True)
+
+
+def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
+    """The manifest as YAML. Paths are relative to the run's folder, but for the model and a checkpoint to go on from."""
+    resume_from = str(run_folder(run.resume_from) / names.CHECKPOINTS) if run.resume_from else None
+    return dump_manifest(
+        build_manifest(
+            run_id=str(run.run_id),
+            dataset={
+                "key": dataset.dataset_key,
+                "path": names.DATASET,
+                "format": DATASET_FORMAT,
+                "fingerprint": dataset.fingerprint,
+                "examples": dataset.size - dataset.held_out_size,
+                "held_out": dataset.held_out_size,
+            },
+            model={
+                "id": run.model_id,
+                "path": str(request.model.path) if request.model.path else None,
+                "revision": _pinned_revision(run),
+            },
+            training=request.training,
+            resume_from=resume_from,
+            extend_from_step=run.extend_from_step,
+        )
+    )
+
+
+def _pinned_revision(run: Run) -> str | None:
+    """The commit of the hub model that the run before has trained: whose checkpoint is gone on from, or which is tried again."""
+    for before in (run.resume_from, run.retry_of):
+        if before is None or before.model_id != run.model_id:
+            continue
+        try:
+            with open(files.open_regular(run_folder(before) / names.MANIFEST), "rb") as file:
+                section = parse_manifest(file.read(MANIFEST_MAX_BYTES).decode())["model"]
+        except (OSError, files.BrokenFile, UnicodeDecodeError, ManifestError):
+            continue
+        if section["id"] == run.model_id and re.fullmatch(r"[0-9a-f]{40}", section["revision"] or ""):
+            return str(section["revision"])
+    return None
+
+
+def find_dataset(dataset_key: str) -> Dataset | None:
+    return Dataset.objects.filter(dataset_key=dataset_key).first()
+
+
+def preflight_of(
+    run: Run, *, find: Callable[[str], Dataset | None] = find_dataset
+) -> tuple[RunRequest | None, Dataset | None, Preflight]:
+    """Check a stored run again, right before it is executed. ``find`` looks datasets up by key."""
+    preflight = Preflight()
+    try:
+        request = request_of(run)
+    except InvalidRequest as error:
+        preflight.problems.append(f"The request is no longer valid: {error}")
+        return None, None, preflight
+    dataset = find(run.dataset_key)
+    if dataset is None:
+        preflight.problems.append(f"Dataset not found: {run.dataset_key}")
+        return request, None, preflight
+    preflight = check_request(request, dataset)
+    if problem := problem_with_source(run):
+        preflight.problems.append(problem)
+    return request, dataset, preflight

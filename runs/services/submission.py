@@ -1,0 +1,193 @@
+"""Store a new run."""
+
+import hashlib
+import uuid
+from datetime import datetime
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django_q.tasks import async_task
+
+from datasets.models import Dataset
+from datasets.services import DatasetNotFound
+from runs.models import Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
+from runs.services.access import reread
+from runs.services.claiming import claim_run
+from runs.services.disk import require_disk
+from runs.services.preflight import warnings_in
+from runs.services.preparation import find_dataset
+from runs.services.refusals import IdempotencyConflict, QueueFull, RuntimeUnavailable
+from runs.services.reservations import require_free_folder, reserve_folder
+from runs.services.reservations import run_folder as run_folder
+from runs.services.run_requests import InvalidRequest, RunRequest
+from runs.services.runtime import local_runtime
+from runs.services.sources import Source, hold_source
+from runs.services.wakeup import wake_attendants
+from runs.spec.manifest import (
+    number_text,
+)
+from runs.spec.naming import make_name
+from runs.telemetry import measured_write
+from tunixrt.addresses import problem_with
+from tunixrt.audit import system_user as system_user
+
+
+def submit_run(
+    *,
+    request: RunRequest,
+    by: User,
+    queued: bool,
+    claim_for: Host | None = None,
+    retry_of: Run | None = None,
+    source: Source | None = None,
+    extend_from_step: int | None = None,
+    automatic: bool = False,
+) -> tuple[Run, bool]:
+    """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the same transaction; with
+    ``claim_for`` it is claimed in the same transaction, so that no worker can come between. With ``source`` it goes on from that
+    checkpoint, which is protected from the same transaction on; with ``extend_from_step`` as well it is an extension.
+
+    The same ``client_request_id`` of the same person returns the first run and makes nothing new.
+
+    Raises:
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), QuotaExceeded, SourceGone.
+        QueueFull: not for an automatic retry, whose run was let in before.
+    """
+    if found := find_submitted(request=request, by=by):
+        return found, False
+    check_submittable(request=request, queued=queued)
+    if not request.dry_run:
+        require_disk(by)
+    now = timezone.now()
+    run_id = uuid.uuid4()
+    run = Run(
+        run_id=run_id,
+        name=request.name or make_name(),
+        dataset_key=request.dataset_key,
+        model_id=request.model.model_id,
+        mode=RunMode.DRY_RUN if request.dry_run else RunMode.LOCAL,
+        status=RunStatus.PENDING,
+        created_at=now,
+        queued_at=now if queued else None,
+        supervised=needs_process(request),
+        config=request.as_config(),
+        output_dir=request.output_dir or str(run_id),
+        owner=by,
+        notes=request.notes,
+        priority=request.priority,
+        timeout_seconds=time_limit(request, queued=queued),
+        client_request_id=request.client_request_id,
+        request_hash=_request_hash(request),
+        retry_of=retry_of,
+        attempt=retry_of.attempt + 1 if retry_of else 1,
+        automatic_retries=retry_of.automatic_retries + automatic if retry_of else 0,
+        resume=source is not None,
+        resume_from=source.run if source else None,
+        extend_from_step=extend_from_step,
+    )
+    reason = f"submitted; goes on from step {source.step} of run {source.run.run_id}" if source else "submitted"
+    try:
+        if not request.dry_run:
+            require_free_folder(run)
+        with measured_write("a new run"), transaction.atomic():
+            if queued and not automatic:
+                _require_room_in_queue(by)
+            if source is not None:
+                hold_source(source)
+            reserve_folder(run)
+            run.save(force_insert=True)
+            RunTag.objects.bulk_create(RunTag.of(run, request.tags))
+            RunNameKey.objects.bulk_create(RunNameKey.of(run))
+            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
+            if queued:
+                async_task("runs.tasks.launch_pending")
+                wake_attendants()
+            if claim_for is not None:
+                claim_run(run=run, host=claim_for, by=by.get_username())
+    except (IntegrityError, InvalidRequest):
+        if found := find_submitted(request=request, by=by):  # the same request came a moment earlier, and has the folder
+            return found, False
+        if retry_of is not None:
+            reread(retry_of)
+        raise
+    return run, True
+
+
+def _require_room_in_queue(owner: User) -> None:
+    """In the transaction that adds a run: two requests at once are counted one after the other. Raises QueueFull."""
+    User.objects.select_for_update(no_key=True).get(pk=owner.pk)
+    limit = settings.TUNIX_QUEUED_PER_ACCOUNT
+    if Run.objects.pending_of(owner)[:limit].count() >= limit:
+        raise QueueFull(
+            f"You have {limit:,} runs waiting, as many as an account may. Try again when some have started, or cancel some."
+        )
+
+
+def needs_process(request: RunRequest) -> bool:
+    """A training does, and a dry run with depth where the runtime is: it tokenises the data, with ``smoke`` it runs one step."""
+    with_depth = request.preflight == "full" or request.smoke
+    return not request.dry_run or (with_depth and local_runtime().available)
+
+
+def find_submitted(*, request: RunRequest, by: User) -> Run | None:
+    """The run that this very request made before. Raises IdempotencyConflict if the id was used for another body."""
+    if request.client_request_id is None:
+        return None
+    run = Run.objects.filter(owner=by, client_request_id=request.client_request_id).first()
+    if run is not None and run.request_hash != _request_hash(request):
+        raise IdempotencyConflict(
+            f"client_request_id {request.client_request_id!r} was used for another request (run {run.run_id})."
+        )
+    return run
+
+
+def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
+    """Decide 404 and 501 before anything is stored, and 400 for a webhook that cannot work. Stored requests keep theirs."""
+    own = request.webhook_url
+    allowed = settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or own == settings.TUNIX_WEBHOOK_URL
+    if own and (problem := problem_with(own, allow_private=allowed)):
+        raise InvalidRequest({"webhook_url": [problem]})
+    dataset = find_dataset(request.dataset_key)
+    if dataset is None:
+        raise DatasetNotFound(request.dataset_key)
+    if not request.dry_run and not local_runtime().available and not (queued and runtime_elsewhere()):
+        raise RuntimeUnavailable(local_runtime().message)
+    return dataset
+
+
+def runtime_elsewhere() -> bool:
+    """Has any live host the training runtime?"""
+    return Host.objects.alive().exclude(runtime_version="").exists()
+
+
+def time_limit(request: RunRequest, *, queued: bool) -> float | None:
+    """Seconds: the request's own limit within the system's; a run in the request never takes longer than that may."""
+    system = settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
+    limits = [limit for limit in (request.timeout_seconds, system) if limit is not None]
+    return min(limits, default=None)
+
+
+def warnings_of_run(
+    *, summary: Any, config: dict[str, Any], timeout_seconds: float | None, queued_at: datetime | None
+) -> list[str]:
+    """Return what is worth knowing about a run, one sentence each: what a dry run found, and that its time was cut."""
+    cut = limit_warning(asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None)
+    return [*([cut] if cut else []), *warnings_in(summary)]
+
+
+def limit_warning(*, asked: Any, limit: float | None, queued: bool) -> str | None:
+    """Say that a run got less time than its request asked for, and why; None where it did not."""
+    if not isinstance(asked, int | float) or limit is None or asked <= limit:
+        return None
+    cut = f"timeout_seconds {number_text(asked)} was cut to {number_text(limit)}"
+    if queued:
+        return f"{cut}: TUNIX_RUN_TIMEOUT_SECONDS limits every run to that."
+    return f"{cut}, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request. Queue it (Run Async, ?mode=async) to give it longer."
+
+
+def _request_hash(request: RunRequest) -> str:
+    return hashlib.sha256(orjson.dumps(request.as_config(), option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -10,7 +10,7 @@ from django.test import Client
 from knox.models import get_token_model
 from rest_framework.test import APIClient
 
-from runs import telemetry
+from runs.services import telemetry
 from runs.tests.ports import HeldPort
 from tunixrt.tests.clients import FAR_AWAY, NEARBY
 

@@ -12,6 +12,7 @@
 No arrow leads back: a retry is a new run. This is the only module that writes ``Run.status``.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from runs.models import TERMINAL, Run, RunEvent, RunStatus
-from runs.telemetry import count_end
+from runs.models.counter import DURATION, DURATION_BUCKETS, RUNS, Counter, bucket_of
 from tunixrt.refusals import Conflict
 
 S = RunStatus
@@ -84,6 +85,16 @@ def transition_together(runs: Sequence[Run], new: str, *, reason: str, by: str, 
         run.status = new
         for name, value in fields.items():
             setattr(run, name, value)
+
+
+def count_end(ends: Sequence[tuple[str, float | None]], *, status: str) -> None:
+    """Count runs that end with ``status``, given as (mode, seconds or None). Call it in the transaction that ends them."""
+    additions: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for mode, seconds in ends:
+        additions[RUNS, f"{status}|{mode}"].append(0.0)
+        if seconds is not None:
+            additions[DURATION, bucket_of(seconds, DURATION_BUCKETS)].append(seconds)
+    Counter.objects.add(additions)
 
 
 def _refusal(runs: Sequence[Run], old: str, new: str) -> TransitionRefused:

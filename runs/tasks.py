@@ -10,7 +10,7 @@ from runs.execution import launching
 from runs.models import Host
 from runs.services.disk import measure_ended
 from runs.services.retention import prune_runs
-from runs.telemetry import flush_measured
+from runs.services.telemetry import flush_measured
 from tunixrt.audit import system_user
 
 MEASURE_SECONDS = 10.0  # in one task

@@ -21,9 +21,9 @@ from runs.runfolder import files
 from runs.runfolder.processes import boot_id
 from runs.services.output_root import interrupted_restore, root_problem
 from runs.services.runtime import local_runtime
+from runs.services.telemetry import flush_measured
 from runs.services.wakeup import WakeUp, hosts_folder
 from runs.services.webhooks import due_deliveries
-from runs.telemetry import flush_measured
 
 logger = logging.getLogger("tunixrt.attendant")
 

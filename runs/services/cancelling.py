@@ -9,7 +9,7 @@ from runs.services.access import reread
 from runs.services.finishing import finish_run
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder as run_folder
-from runs.telemetry import measured_write
+from runs.services.telemetry import measured_write
 from tunixrt.audit import system_user as system_user
 
 

@@ -14,8 +14,8 @@ from runs.services.disk import measure
 from runs.services.refusals import OutputRootAway
 from runs.services.reservations import run_folder as run_folder
 from runs.services.retrying import submit_retry
+from runs.services.telemetry import measured_write
 from runs.services.webhooks import announce_end
-from runs.telemetry import measured_write
 from tunixrt.audit import system_user as system_user
 from tunixrt.refusals import Refusal
 

@@ -26,12 +26,12 @@ from runs.services.reservations import run_folder as run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
 from runs.services.sources import Source, hold_source
+from runs.services.telemetry import measured_write
 from runs.services.wakeup import wake_attendants
 from runs.spec.manifest import (
     number_text,
 )
 from runs.spec.naming import make_name
-from runs.telemetry import measured_write
 from tunixrt.addresses import problem_with
 from tunixrt.audit import system_user as system_user
 

@@ -11,9 +11,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from runs import telemetry
-from runs.models import Run, Tally
-from runs.services import deletion
+from runs.lifecycle import count_end
+from runs.models import Counter, Run
+from runs.models.counter import RUNS
+from runs.services import deletion, telemetry
 from runs.tests.conftest import Submit
 
 
@@ -47,8 +48,8 @@ def test_counters_survive_deletion(api: APIClient, body: dict[str, Any], user: U
 def test_several_processes_add_up(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for pid in (1, 2, 10):
         monkeypatch.setattr("os.getpid", lambda pid=pid: pid)
-        telemetry.count_end([("local", 2.0), ("local", None)], status="failed")
-    assert Tally.objects.filter(family=telemetry.RUNS).count() == 2  # 2 and 10 share a row
+        count_end([("local", 2.0), ("local", None)], status="failed")
+    assert Counter.objects.filter(family=RUNS).count() == 2  # 2 and 10 share a row
     samples = scrape()
     assert samples['tunix_runs_total{mode="local",status="failed"}'] == 6
     assert samples["tunix_runs_duration_seconds_count"] == 3
@@ -59,7 +60,7 @@ def test_several_processes_add_up(db: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_value_beyond_the_last_bound_is_counted(db: None) -> None:
-    telemetry.count_end([("local", 1e9)], status="completed")
+    count_end([("local", 1e9)], status="completed")
     samples = scrape()
     assert samples['tunix_runs_duration_seconds_bucket{le="604800"}'] == 0
     assert samples['tunix_runs_duration_seconds_bucket{le="+Inf"}'] == 1

@@ -1,20 +1,17 @@
-"""The run registry: what was asked, what happened, who did it, what was measured."""
+"""Runs, their names, tags and events."""
 
 import uuid
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Self
-from urllib.parse import parse_qsl
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
-from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
-from django.utils import timezone
 
+from runs.models.host import Host
 from runs.spec.naming import NAME_MAX_LENGTH, make_name, search_keys
 
 
@@ -36,33 +33,6 @@ ACTIVE = (RunStatus.PENDING, *EXECUTING)
 class RunMode(models.TextChoices):
     DRY_RUN = "dry-run"
     LOCAL = "local"
-
-
-class HostQuerySet(models.QuerySet["Host"]):
-    def alive(self) -> Self:
-        """Hosts that were heard of within TUNIX_HOST_SILENT_SECONDS."""
-        return self.filter(heartbeat_at__gte=timezone.now() - timedelta(seconds=settings.TUNIX_HOST_SILENT_SECONDS))
-
-
-class Host(models.Model):
-    """A machine that trains. Its attendant keeps ``heartbeat_at`` fresh."""
-
-    name = models.CharField(max_length=255, unique=True)
-    boot_id = models.CharField(max_length=64, blank=True)
-    slots = models.PositiveIntegerField(default=1, help_text="Trainings at once.")
-    runtime_version = models.CharField(max_length=64, blank=True, help_text="google-tunix on this host; empty: none.")
-    heartbeat_at = models.DateTimeField(null=True)
-    started_at = models.DateTimeField(null=True, help_text="When the attendant started.")
-    canary_at = models.DateTimeField(null=True, help_text="When the task queue of this host last did a task.")
-    silent_since = models.DateTimeField(null=True, help_text="Another host saw no heartbeat since; its own beat clears it.")
-
-    objects = HostQuerySet.as_manager()
-
-    class Meta:
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 # In the very words of the partial indexes below: with parameters in their place SQLite leaves the index aside and reads the whole
@@ -265,65 +235,6 @@ class Run(models.Model):
         return self.status in ACTIVE
 
 
-class OutputRoot(models.Model):
-    """The one output root of this database. Its folder holds the same id: a host that sees another folder claims nothing."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    single = models.BooleanField(default=True, unique=True, editable=False)
-
-    def __str__(self) -> str:
-        return str(self.id)
-
-
-class FolderReservation(models.Model):
-    """A folder that a run has asked for (``own``), or one above it. Read and written by ``runs.services.reservations`` alone."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="reservations")
-    key = models.CharField(max_length=64, help_text="Hash of the path; the same for names that a file system may confuse.")
-    own = models.BooleanField()
-
-    class Meta:
-        indexes = [models.Index(fields=["key"], name="ix_folder_reservation_key")]  # whether a folder is free
-
-    def __str__(self) -> str:
-        return self.key
-
-
-class DiskQuota(models.Model):
-    """The disk quota of one account, where it differs from TUNIX_OWNER_DISK_QUOTA_GB."""
-
-    account = models.OneToOneField(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True, related_name="disk_quota"
-    )
-    gigabytes = models.FloatField(
-        validators=[MinValueValidator(0)], help_text="GB that the account's runs may take; 0: no limit."
-    )
-
-    def __str__(self) -> str:
-        return f"{self.gigabytes:g} GB"
-
-
-class SavedView(models.Model):
-    """A history somebody wants back: a name for its query string. In local mode everybody is the user ``local``."""
-
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views")
-    name = models.CharField(max_length=64)
-    query = models.TextField(help_text="Query string of the history, without the question mark.")
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
-
-    class Meta:
-        ordering = ["name"]
-        constraints = [models.UniqueConstraint(fields=["owner", "name"], name="uq_saved_view")]
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def filters(self) -> list[tuple[str, str]]:
-        """What the query asks for, by name."""
-        return parse_qsl(self.query)
-
-
 class RunNameKey(models.Model):
     """What a search finds a run's name by: the name from each of its words on (``runs.spec.naming.search_keys``).
 
@@ -379,109 +290,3 @@ class RunEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.old} → {self.new}" if self.new else self.reason
-
-
-class MetricSeries(models.Model):
-    """All points of one metric of one run, summed up; the points are in chunks."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="metric_series")
-    name = models.CharField(max_length=128)
-    count = models.PositiveIntegerField(default=0)
-    first = models.FloatField(null=True, help_text="Null: not a finite number.")
-    last = models.FloatField(null=True)
-    minimum = models.FloatField(null=True, help_text="Of the finite values.")
-    maximum = models.FloatField(null=True)
-    last_step = models.BigIntegerField(default=0)
-
-    class Meta:
-        verbose_name_plural = "metric series"
-        ordering = ["name"]
-        constraints = [models.UniqueConstraint(fields=["run", "name"], name="uq_metric_series")]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class MetricChunk(models.Model):
-    """Up to ``CHUNK_POINTS`` points: little-endian int64 steps, float64 times, float64 values (NaN allowed)."""
-
-    series = models.ForeignKey(MetricSeries, on_delete=models.CASCADE, related_name="chunks")
-    number = models.PositiveIntegerField()
-    count = models.PositiveIntegerField()
-    first_step = models.BigIntegerField()
-    last_step = models.BigIntegerField()
-    minimum = models.FloatField(null=True, help_text="Of the finite values.")
-    maximum = models.FloatField(null=True)
-    minimum_step = models.BigIntegerField(null=True)
-    maximum_step = models.BigIntegerField(null=True)
-    not_finite = models.PositiveIntegerField(default=0)
-    steps = models.BinaryField()
-    times = models.BinaryField()
-    values = models.BinaryField()
-
-    class Meta:
-        ordering = ["number"]
-        constraints = [models.UniqueConstraint(fields=["series", "number"], name="uq_metric_chunk")]
-
-    def __str__(self) -> str:
-        return f"{self.series_id}[{self.number}]"
-
-
-class DeliveryState(models.TextChoices):
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    GIVEN_UP = "given up"
-
-
-class WebhookDelivery(models.Model):
-    """One message to one receiver about the end of one run. Made in the transaction that ends the run."""
-
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="webhook_deliveries")
-    url = models.URLField(max_length=2000)
-    payload = models.JSONField()
-    state = models.CharField(max_length=16, choices=DeliveryState.choices, default=DeliveryState.WAITING)
-    attempts = models.PositiveIntegerField(default=0)
-    next_attempt_at = models.DateTimeField(null=True)
-    created_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        ordering = ["-created_at", "-id"]
-        verbose_name_plural = "webhook deliveries"
-        indexes = [
-            models.Index(fields=["next_attempt_at"], name="ix_webhook_due", condition=Q(state="waiting")),  # what is due
-            models.Index(F("state"), F("id").desc(), name="ix_webhook_state"),  # the admin's list, filtered
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.url} ({self.state})"
-
-
-class WebhookAttempt(models.Model):
-    delivery = models.ForeignKey(WebhookDelivery, on_delete=models.CASCADE, related_name="log")
-    at = models.DateTimeField()
-    status_code = models.PositiveIntegerField(null=True)
-    error = models.TextField(blank=True)
-    seconds = models.FloatField()
-
-    class Meta:
-        ordering = ["at", "id"]
-
-    def __str__(self) -> str:
-        return str(self.status_code or self.error)
-
-
-class Tally(models.Model):
-    """A counter that outlives processes and deleted runs. ``shard`` spreads writers over rows; readers add them up."""
-
-    family = models.CharField(max_length=64)
-    label = models.CharField(max_length=128)
-    shard = models.PositiveSmallIntegerField(default=0)
-    count = models.BigIntegerField(default=0)
-    total = models.FloatField(default=0)
-
-    class Meta:
-        verbose_name_plural = "tallies"
-        constraints = [models.UniqueConstraint(fields=["family", "label", "shard"], name="uq_tally")]
-
-    def __str__(self) -> str:
-        return f"{self.family} {self.label}"

@@ -1,0 +1,50 @@
+"""Measure database writes of the request path."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, transaction
+
+from runs.models.counter import WRITE_BUCKETS, WRITES, Counter, bucket_of
+
+logger = logging.getLogger("tunixrt.database")
+
+_measured: list[float] = []  # write latencies of this process that are not in the database yet
+
+
+@contextmanager
+def measured_write(what: str) -> Iterator[None]:
+    """Time a database write of the request path; one that is slower than TUNIX_SLOW_WRITE_MS is logged."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        milliseconds = (time.perf_counter() - start) * 1000
+        _measured.append(milliseconds)
+        if milliseconds > settings.TUNIX_SLOW_WRITE_MS:
+            logger.warning("slow database write: %s took %.0f ms", what, milliseconds)
+
+
+def flush_measured() -> None:
+    """Bring this process's measurements into the database. Raises what the database raises; nothing is lost then."""
+    batch = _measured[:]
+    if not batch:
+        return
+    additions: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for milliseconds in batch:
+        additions[WRITES, bucket_of(milliseconds, WRITE_BUCKETS)].append(milliseconds)
+    with transaction.atomic():
+        Counter.objects.add(additions)
+    del _measured[: len(batch)]
+
+
+def flush_after_request(**kwargs: object) -> None:
+    """After the answer, so that nobody waits for it; kept for the next time if the database is away."""
+    try:
+        flush_measured()
+    except (OperationalError, InterfaceError) as error:
+        logger.warning("measurements stay in memory: %s", error)

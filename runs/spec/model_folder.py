@@ -2,7 +2,7 @@
 
 Standard library only: the web process asks it for dry runs without the training runtime, and the training program before
 it loads anything, so that both refuse the same things in the same words. What only the weights themselves can tell, the
-training program adds (runs/trainer/model_files.py).
+training program adds (runs/trainer/modeling/model_files.py).
 """
 
 from __future__ import annotations

@@ -61,12 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     # Imported here: --version and --help must answer in milliseconds.
     if arguments.command == "train":
-        from runs.trainer.train import train_from_manifest  # noqa: PLC0415
+        from runs.trainer.commands.train import train_from_manifest  # noqa: PLC0415
 
         train_from_manifest(arguments.config)
     else:
-        from runs.trainer.metrics import write_json  # noqa: PLC0415
-        from runs.trainer.validate import print_report, validate_manifest  # noqa: PLC0415
+        from runs.trainer.commands.validate import print_report, validate_manifest  # noqa: PLC0415
+        from runs.trainer.reporting.metrics import write_json  # noqa: PLC0415
 
         # What is said on the way belongs to people: with --json stdout holds the object alone.
         with contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout):

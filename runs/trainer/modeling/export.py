@@ -17,10 +17,10 @@ from jax.experimental import multihost_utils
 
 from runs.spec.architectures import Tensor, tensors, text_config
 from runs.trainer.errors import StorageError
-from runs.trainer.modeling.card import model_card
 from runs.trainer.modeling.loading import LoadedModel
 from runs.trainer.modeling.lora import LoraSettings
 from runs.trainer.modeling.weights import Names, to_checkpoint, write_one, write_safetensors
+from runs.trainer.reporting.card import model_card
 
 _CLASSES = {
     "llama": "LlamaForCausalLM",

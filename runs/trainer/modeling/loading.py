@@ -15,10 +15,9 @@ from flax import nnx
 
 from runs.spec.architectures import Architecture, Tensor, read_architecture, tensors
 from runs.spec.families import PRESETS, preset_names
-from runs.trainer import hub
 from runs.trainer.errors import ModelError
-from runs.trainer.model_files import open_model, read_weights
-from runs.trainer.modeling import decoder, weights
+from runs.trainer.modeling import decoder, hub, weights
+from runs.trainer.modeling.model_files import open_model, read_weights
 
 PRESET_PREFIX = "preset:"
 

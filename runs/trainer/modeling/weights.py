@@ -14,7 +14,7 @@ import numpy as np
 
 from runs.spec.architectures import Architecture, Tensor
 from runs.spec.model_folder import INDEX
-from runs.trainer.model_files import NUMPY
+from runs.trainer.modeling.model_files import NUMPY
 
 _NAMES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 

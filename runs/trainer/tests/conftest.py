@@ -28,7 +28,7 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is m
 import hypothesis  # noqa: E402 - the path and the environment are set above
 import jax  # noqa: E402 - the path and the environment are set above
 
-from runs.trainer.devices import start_devices  # noqa: E402 - the path and the environment are set above
+from runs.trainer.loop.devices import start_devices  # noqa: E402 - the path and the environment are set above
 from runs.trainer.tests.helpers import Run, arithmetic, write_llama  # noqa: E402
 
 # As for the tests of the core (tunixrt/tests/plugin.py): neither chance nor a busy machine fails a test.

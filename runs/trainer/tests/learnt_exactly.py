@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runs.trainer.data.tokenizer import ChatTokenizer
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tests.tokenizer_families import LOSSLESS, NAMES, make_tokenizer_folder
-from runs.trainer.tokenizer import ChatTokenizer
 
 GENERATION = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 CASES: dict[str, str] = json.loads(Path(__file__).with_name("cases").joinpath("chat_templates.json").read_text())

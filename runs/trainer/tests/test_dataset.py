@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runs.trainer.dataset import examples_at, last_line, read_examples
+from runs.trainer.data.dataset import examples_at, last_line, read_examples
 from runs.trainer.errors import DataError
 from runs.trainer.tests.helpers import line
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from runs.trainer.devices import give_memory_back, memory_in_use
+from runs.trainer.loop.devices import give_memory_back, memory_in_use
 
 MEGABYTE = 2**20
 

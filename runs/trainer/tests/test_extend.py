@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from runs.trainer.optimizer import learning_rate, schedule_settings
+from runs.trainer.loop.optimizer import learning_rate, schedule_settings
 from runs.trainer.tests.helpers import TRAINING, Run, arithmetic
 
 STEADY = {"lr_schedule": "constant", "warmup_ratio": 0.0}

@@ -11,7 +11,7 @@ from huggingface_hub.utils import close_session
 
 from runs.spec.manifest import read_manifest
 from runs.trainer.errors import ModelError, StorageError
-from runs.trainer.hub import fetch
+from runs.trainer.modeling.hub import fetch
 from runs.trainer.tests.conftest import ROOT
 from runs.trainer.tests.fake_hub import Hub, Repository, serve
 from runs.trainer.tests.helpers import Run, arithmetic, write_llama

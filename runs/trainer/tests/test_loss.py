@@ -7,13 +7,13 @@ import optax
 import pytest
 from flax import nnx
 
-from runs.trainer import loss as loss_module
-from runs.trainer.batches import BatchBuilder
-from runs.trainer.loss import answer_loss, model_inputs
+from runs.trainer.data.batches import BatchBuilder
+from runs.trainer.data.plan import StepRows
+from runs.trainer.data.tokens import PIECE, TokenisedData
 from runs.trainer.modeling import apply_lora, load_model
-from runs.trainer.plan import StepRows
+from runs.trainer.objectives import loss as loss_module
+from runs.trainer.objectives.loss import answer_loss, model_inputs
 from runs.trainer.tests.helpers import write_llama
-from runs.trainer.tokens import PIECE, TokenisedData
 
 
 @pytest.fixture(params=["tied", "untied"])

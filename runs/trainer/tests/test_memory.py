@@ -6,7 +6,7 @@ import pytest
 
 from runs.spec.architectures import count_parameters, read_architecture
 from runs.spec.families import PRESETS
-from runs.trainer.memory import memory_estimate
+from runs.trainer.loop.memory import memory_estimate
 
 MIB = 2**20
 SMOLLM2: dict[str, Any] = {

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from runs.spec.manifest import parameter_defaults
-from runs.trainer.optimizer import across_layers, decayed, float32_master, learning_rate, make_optimizer
+from runs.trainer.loop.optimizer import across_layers, decayed, float32_master, learning_rate, make_optimizer
 
 SETTINGS = {"peak": 1.0, "total": 100, "warmup_ratio": 0.1}
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from runs.trainer.packing import bucket_lengths, pack
-from runs.trainer.plan import DataPlan, held_out_batches, total_steps
+from runs.trainer.data.packing import bucket_lengths, pack
+from runs.trainer.data.plan import DataPlan, held_out_batches, total_steps
 
 GENERATOR = np.random.default_rng(0)
 LENGTHS = GENERATOR.integers(5, 120, size=203)

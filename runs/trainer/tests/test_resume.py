@@ -14,7 +14,7 @@ from orbax.checkpoint.utils import is_tmp_checkpoint
 from runs.runfolder.checkpoints import REQUIRED, complete_steps
 from runs.spec.manifest import parameter_defaults
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
-from runs.trainer.checkpoints import Retention
+from runs.trainer.loop.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
 
 LONG = arithmetic(800)  # 10,000 steps in a hundred epochs: a training that no test is too slow to stop

@@ -3,11 +3,11 @@
 import pytest
 from transformers import AddedToken
 
+from runs.trainer.data.tokenizer import ByteTokenizer, ChatTokenizer
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tests.helpers import byte_tokenizer
 from runs.trainer.tests.learnt_exactly import CASES, ENDS, TEMPLATES
 from runs.trainer.tests.tokenizer_families import make_tokenizer_folder
-from runs.trainer.tokenizer import ByteTokenizer, ChatTokenizer
 
 GENERATION = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 CONVERSATION = [

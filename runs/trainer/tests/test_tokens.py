@@ -6,11 +6,11 @@ import os
 import numpy as np
 import pytest
 
+from runs.trainer.data.seen import texts_of
+from runs.trainer.data.tokenizer import ByteTokenizer
+from runs.trainer.data.tokens import tokenised_data
 from runs.trainer.errors import DataError, ModelError
-from runs.trainer.seen import texts_of
 from runs.trainer.tests.helpers import line
-from runs.trainer.tokenizer import ByteTokenizer
-from runs.trainer.tokens import tokenised_data
 
 
 def build(tmp_path, examples, *, max_length=128, too_long="drop"):

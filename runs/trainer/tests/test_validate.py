@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from runs.trainer import validate
+from runs.trainer.commands import validate
 from runs.trainer.launch import main
-from runs.trainer.memory import memory_estimate
+from runs.trainer.loop.memory import memory_estimate
 from runs.trainer.tests.helpers import arithmetic, line, write_llama
 from runs.trainer.tests.learnt_exactly import CASES, TEMPLATES
 

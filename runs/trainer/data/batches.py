@@ -11,8 +11,8 @@ from typing import Any
 import flax
 import numpy as np
 
-from runs.trainer.plan import DataPlan, StepRows
-from runs.trainer.tokens import TokenisedData
+from runs.trainer.data.plan import DataPlan, StepRows
+from runs.trainer.data.tokens import TokenisedData
 
 
 @flax.struct.dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from runs.trainer.dataset import Example, read_examples
+from runs.trainer.data.dataset import Example, read_examples
+from runs.trainer.data.tokenizer import Encoded, Tokenizer
 from runs.trainer.errors import DataError, ModelError
-from runs.trainer.tokenizer import Encoded, Tokenizer
 
 LAYOUT = "3"  # part of the key: another layout is another cache
 # Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or so many characters.

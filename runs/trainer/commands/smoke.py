@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runs.trainer.devices import make_mesh, memory_in_use
+from runs.trainer.commands.prepare import prepare
 from runs.trainer.errors import NotANumber
-from runs.trainer.optimizer import make_optimizer
-from runs.trainer.prepare import prepare
-from runs.trainer.sft import SftTrainer
+from runs.trainer.loop.devices import make_mesh, memory_in_use
+from runs.trainer.loop.optimizer import make_optimizer
+from runs.trainer.loop.step import SftTrainer
 
 
 def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:

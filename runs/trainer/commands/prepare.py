@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from runs.trainer.batches import BatchBuilder, HostBatch
-from runs.trainer.dataset import examples_at
-from runs.trainer.devices import choose_dtype
-from runs.trainer.inputs import plan_data, tokenise
-from runs.trainer.metrics import say
+from runs.trainer.data.batches import BatchBuilder, HostBatch
+from runs.trainer.data.dataset import examples_at
+from runs.trainer.data.inputs import plan_data, tokenise
+from runs.trainer.data.plan import DataPlan, StepRows
+from runs.trainer.data.tokenizer import Tokenizer
+from runs.trainer.data.tokens import TokenisedData
+from runs.trainer.loop.devices import choose_dtype
 from runs.trainer.modeling import LoadedModel, apply_lora, load_model
-from runs.trainer.plan import DataPlan, StepRows
-from runs.trainer.tokenizer import Tokenizer
-from runs.trainer.tokens import TokenisedData
+from runs.trainer.reporting.metrics import say
 
 
 @dataclass

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runs.trainer.control_tokens import REASONING_TAGS, ControlTokens
+from runs.trainer.data.control_tokens import REASONING_TAGS, ControlTokens
 from runs.trainer.errors import DataError
 
 Messages = list[dict[str, str]]

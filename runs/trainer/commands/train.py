@@ -10,20 +10,20 @@ from typing import Any
 import jax
 
 from runs.runfolder.checkpoints import make_identity
-from runs.trainer.batches import Prefetcher
-from runs.trainer.checkpoints import Checkpoints
-from runs.trainer.devices import make_mesh, start_devices
+from runs.trainer.commands.prepare import Prepared, prepare
+from runs.trainer.commands.result import export, make_result, result_sentences
+from runs.trainer.data.batches import Prefetcher
+from runs.trainer.data.inputs import input_warnings, open_manifest, pin_revision, plan_facts, plan_sentences
+from runs.trainer.data.seen import first_seen
 from runs.trainer.errors import Interrupted, StorageError
-from runs.trainer.exact_match import ExactMatch
-from runs.trainer.inputs import input_warnings, open_manifest, pin_revision, plan_facts, plan_sentences
-from runs.trainer.loop import Loop, Tally
-from runs.trainer.metrics import MetricsFile, say, write_json
-from runs.trainer.optimizer import make_optimizer
-from runs.trainer.prepare import Prepared, prepare
-from runs.trainer.result import export, make_result, result_sentences
-from runs.trainer.seen import first_seen
-from runs.trainer.sft import SftTrainer
-from runs.trainer.stop import StopWatch
+from runs.trainer.evaluation.exact_match import ExactMatch
+from runs.trainer.loop.checkpoints import Checkpoints
+from runs.trainer.loop.devices import make_mesh, start_devices
+from runs.trainer.loop.optimizer import make_optimizer
+from runs.trainer.loop.step import SftTrainer
+from runs.trainer.loop.stop import StopWatch
+from runs.trainer.loop.training import Loop, Tally
+from runs.trainer.reporting.metrics import MetricsFile, say, write_json
 
 SEEN = "seen.json"
 

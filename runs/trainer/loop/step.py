@@ -28,10 +28,10 @@ from jax.interpreters import pxla
 from jax.sharding import NamedSharding, PartitionSpec
 from tunix.sft import hooks, peft_trainer
 
-from runs.trainer.batches import Batch, HostBatch
-from runs.trainer.devices import BATCH_AXES
-from runs.trainer.loss import answer_loss, model_inputs
-from runs.trainer.optimizer import stack_layers
+from runs.trainer.data.batches import Batch, HostBatch
+from runs.trainer.loop.devices import BATCH_AXES
+from runs.trainer.loop.optimizer import stack_layers
+from runs.trainer.objectives.loss import answer_loss, model_inputs
 
 _BATCH_SPEC = (None, BATCH_AXES)  # of arrays [A, B, L]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from runs.trainer.packing import bucket_lengths, group_rows, pack
+from runs.trainer.data.packing import bucket_lengths, group_rows, pack
 
 
 @dataclass(frozen=True)

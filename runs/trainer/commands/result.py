@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from runs.trainer.exact_match import ExactMatch
-from runs.trainer.loop import Loop
+from runs.trainer.commands.prepare import Prepared
+from runs.trainer.evaluation.exact_match import ExactMatch
+from runs.trainer.loop.training import Loop
 from runs.trainer.modeling import export_model
-from runs.trainer.prepare import Prepared
 
 _LIBRARIES = ("google-tunix", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
 

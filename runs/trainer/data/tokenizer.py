@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runs.spec.model_folder import FolderProblem, read_end_ids
-from runs.trainer.chat import CONVERSATION, GENERATION, ChatTemplate, LaidOut, Messages, Part, last_words, shown
-from runs.trainer.control_tokens import ControlTokens
+from runs.trainer.data.chat import CONVERSATION, GENERATION, ChatTemplate, LaidOut, Messages, Part, last_words, shown
+from runs.trainer.data.control_tokens import ControlTokens
 from runs.trainer.errors import DataError, ModelError
 
 

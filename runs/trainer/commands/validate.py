@@ -12,13 +12,13 @@ from runs.spec.architectures import Architecture, UnsupportedModel, count_parame
 from runs.spec.families import PRESETS, preset_names
 from runs.spec.manifest import warnings_of
 from runs.spec.model_folder import FolderProblem, ModelFolder, read_config
+from runs.trainer.data.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
+from runs.trainer.data.plan import DataPlan
+from runs.trainer.data.tokens import TokenisedData
 from runs.trainer.errors import ModelError
-from runs.trainer.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
-from runs.trainer.memory import memory_estimate
-from runs.trainer.model_files import check_weights, open_model
-from runs.trainer.plan import DataPlan
-from runs.trainer.stop import StopWatch
-from runs.trainer.tokens import TokenisedData
+from runs.trainer.loop.memory import memory_estimate
+from runs.trainer.loop.stop import StopWatch
+from runs.trainer.modeling.model_files import check_weights, open_model
 
 GIB = 2**30
 
@@ -66,7 +66,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         )
     check_stop()
     if smoke:
-        from runs.trainer.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
+        from runs.trainer.commands.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
 
         report["smoke"] = run_one_step(manifest, folder)
     elif model.files is not None:
@@ -98,7 +98,7 @@ def _find_model(section: dict[str, Any], folder: Path) -> _Model:
         path = folder / section["path"]
         files = open_model(name, path)
         return _Model(files.config, files.architecture, path, files, list(files.warnings))
-    from runs.trainer.hub import fetch  # noqa: PLC0415 - half a second that only hub ids need
+    from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - half a second that only hub ids need
 
     path, commit = fetch(name, section["revision"], weights=False)
     try:
@@ -131,7 +131,7 @@ def _memory(
     # Everything before needs no JAX, so that a bad manifest or dataset is told at once.
     import jax  # noqa: PLC0415
 
-    from runs.trainer.devices import choose_dtype, make_mesh, memory_there, start_devices  # noqa: PLC0415
+    from runs.trainer.loop.devices import choose_dtype, make_mesh, memory_there, start_devices  # noqa: PLC0415
 
     start_devices()
     mesh = make_mesh(data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"])

@@ -20,7 +20,7 @@ from tunix.sft import checkpoint_manager
 
 from runs.runfolder.checkpoints import IDENTITY, complete_steps, first_difference, read_identity
 from runs.trainer.errors import StorageError, TrainerError, explain, shortened
-from runs.trainer.metrics import say, write_json
+from runs.trainer.reporting.metrics import say, write_json
 
 
 class Retention:

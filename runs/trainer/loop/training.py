@@ -13,15 +13,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from runs.trainer.batches import Batch, HostBatch, Prefetcher
-from runs.trainer.checkpoints import Checkpoints
-from runs.trainer.devices import give_memory_back, memory_in_use
+from runs.trainer.data.batches import Batch, HostBatch, Prefetcher
+from runs.trainer.data.plan import DataPlan
 from runs.trainer.errors import Interrupted, NotANumber
-from runs.trainer.metrics import MetricsFile, Progress, say
-from runs.trainer.optimizer import learning_rate, schedule_settings
-from runs.trainer.plan import DataPlan
-from runs.trainer.sft import SftTrainer, StepBoundary
-from runs.trainer.stop import StopWatch
+from runs.trainer.loop.checkpoints import Checkpoints
+from runs.trainer.loop.devices import give_memory_back, memory_in_use
+from runs.trainer.loop.optimizer import learning_rate, schedule_settings
+from runs.trainer.loop.step import SftTrainer, StepBoundary
+from runs.trainer.loop.stop import StopWatch
+from runs.trainer.reporting.metrics import MetricsFile, Progress, say
 
 NAMED_EXAMPLES = 8  # examples named when a step fails
 TRIM_SECONDS = 20.0  # between two times that freed memory is given back, which costs the step under way some 0.2 s

@@ -15,8 +15,8 @@ import numpy as np
 from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
 
-from runs.trainer.dataset import examples_at, last_line
-from runs.trainer.tokenizer import Tokenizer
+from runs.trainer.data.dataset import examples_at, last_line
+from runs.trainer.data.tokenizer import Tokenizer
 
 CACHE_BYTES = 2**28  # key/value cache of one batch
 MOST_ROWS = 64

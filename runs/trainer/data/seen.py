@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from runs.trainer.tokenizer import Tokenizer
-from runs.trainer.tokens import TokenisedData
+from runs.trainer.data.tokenizer import Tokenizer
+from runs.trainer.data.tokens import TokenisedData
 
 EXAMPLES = 3
 TOKENS_MAX = 400  # of each; a token's text costs decoding everything before it

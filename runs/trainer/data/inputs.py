@@ -9,10 +9,10 @@ from typing import Any
 
 from runs.spec.manifest import ManifestError, read_manifest, with_revision
 from runs.spec.model_folder import FolderProblem, check_tokenizer
+from runs.trainer.data.plan import DataPlan, StepRows, held_out_batches, total_steps
+from runs.trainer.data.tokenizer import Tokenizer, load_tokenizer
+from runs.trainer.data.tokens import TokenisedData, tokenised_data
 from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
-from runs.trainer.plan import DataPlan, StepRows, held_out_batches, total_steps
-from runs.trainer.tokenizer import Tokenizer, load_tokenizer
-from runs.trainer.tokens import TokenisedData, tokenised_data
 
 
 def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:

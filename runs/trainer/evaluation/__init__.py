@@ -1,0 +1,1 @@
+"""What a model can do: generated answers and their scores."""

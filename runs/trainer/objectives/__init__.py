@@ -1,0 +1,1 @@
+"""What a training learns from a batch: the loss of each kind of training."""

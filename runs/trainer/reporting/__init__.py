@@ -1,0 +1,1 @@
+"""What the training program tells: progress, metrics.jsonl, the model card."""

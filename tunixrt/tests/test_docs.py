@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_no_machine_of_ours_is_named(path: Path):
 def test_every_route_of_the_api_has_an_example_and_every_example_a_route():
     text = "\n".join(path.read_text() for path in DOCUMENTS)
     # $run_id, {id} and sums-v1 stand for a parameter, and so are taken for one by the route
-    written = {re.sub(r"[${}]", "", path) for path in re.findall(r"/api/[\w/$.{}-]*[\w}]", text)}
+    written = {re.sub(r"[${}]", "", path) for path in re.findall(r"(?<!\w)/api/[\w/$.{}-]*[\w}]", text)}
 
     assert {"/" + resolve(path).route for path in written} == set(api_routes(get_resolver().url_patterns))
 
@@ -101,3 +102,26 @@ def test_decisions_are_numbered_dated_by_status_and_linked():
         )
         assert {"## Context", "## Decision", "## Consequences"} <= set(path.read_text().splitlines())
         assert f"(adr/{path.name})" in architecture
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_picture_of_the_layers_is_the_contract():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == "runs-layers")
+    picture = ARCHITECTURE.partition("## Layers")[2].split("```")[1].strip().splitlines()
+    assert [" | ".join(re.split(r"  +", line)[0].split(" · ")) for line in picture] == layers
+
+
+def test_each_behaviour_is_two_hops_away():
+    """Both functions exist where the table says, the first names the second, and so does its test file exist."""
+    table = ARCHITECTURE.partition("## Where a behaviour is")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| .* \| `(\S+\.py)` `(\w+)` \| `(\S+\.py)` `(\w+)` \| `(\S+\.py)` \|$", table, re.MULTILINE)
+    assert len(rows) >= 10
+    for first_path, first, second_path, second, test in rows:
+        for path, name in ((first_path, first), (second_path, second)):
+            assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), f"{path} has no {name}"
+        body = re.split(rf"^(?:def|class) {first}\b", (ROOT / first_path).read_text(), maxsplit=1, flags=re.MULTILINE)[1]
+        assert re.search(rf"\b{second}\b", body), f"{first} in {first_path} does not lead to {second}"
+        assert (ROOT / test).is_file()

@@ -54,3 +54,19 @@ def test_templates_have_nothing_inline(path: Path) -> None:
     text = path.read_text()
     assert not re.findall(r"<script(?![^>]*\bsrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:|hx-on", text)
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
+
+
+def test_templates_obey_the_arrows_of_the_apps() -> None:
+    """An app's templates use their own, those of the project, and, in runs alone, those of datasets."""
+    used_by = {
+        "runs": {"runs", "datasets"},
+        "datasets": {"datasets"},
+        "registration": set(),
+        "components": set(),
+        "admin": {"admin"},
+    }
+    for path in TEMPLATES.rglob("*.html"):
+        folder = path.relative_to(TEMPLATES).parts[0]
+        for used in re.findall(r"{%\s*(?:include|extends)\s+[\"']([^\"']+)", path.read_text()):
+            first, _, rest = used.partition("/")
+            assert not rest or first in {"components"} | used_by.get(folder, set()), f"{path} uses {used}"

@@ -22,7 +22,7 @@ from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, We
 from runs.services.claiming import claim_run
 from runs.services.finishing import finish_run
 from runs.tests.conftest import Submit
-from runs.tests.test_pages_start import filled
+from runs.tests.views.test_start import filled
 from tunixrt.accounts import set_active
 from tunixrt.models import ApiToken
 from tunixrt.refusals import Conflict, NotAllowed

@@ -14,7 +14,7 @@ from datasets.models import Dataset
 from runs.models import Run, RunStatus
 from runs.services import finishing, refusals, retrying
 from runs.tests.conftest import Submit
-from runs.tests.test_pages_start import filled
+from runs.tests.views.test_start import filled
 
 QUEUE = "/api/tunix/run?mode=async"
 

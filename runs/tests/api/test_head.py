@@ -16,8 +16,8 @@ from runs.execution.attending import cancel_run
 from runs.models import MetricSeries, SavedView
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Start, Submit
+from runs.tests.execution.test_web_killed import Server
 from runs.tests.ports import HeldPort
-from runs.tests.test_web_killed import Server
 from tunixrt.head import HeadMiddleware
 
 pytestmark = pytest.mark.django_db(transaction=True)  # a stream closes the connection of its thread

@@ -33,7 +33,7 @@ from runs.services.retention import prune_runs
 from runs.services.retrying import retry_run
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
-from runs.tests.test_pages_start import filled
+from runs.tests.views.test_start import filled
 from tunixrt.checks import check_supervision_limits
 
 

@@ -18,7 +18,7 @@ MOUNT = 'mount -t tmpfs -o size=256k tmpfs "$1" || exit 77; shift; exec "$@"'
 def facts(tmp_path_factory):
     """What full_disk.py found. The mount lives in a namespace of its own and is gone with the program."""
     disk = tmp_path_factory.mktemp("disk")
-    program = Path(__file__).with_name("full_disk.py")
+    program = Path(__file__).parents[1] / "full_disk.py"
     namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     argv = [*namespace, "sh", "-c", MOUNT, "sh", str(disk), sys.executable, str(program), str(program.parents[2]), str(disk)]
     try:

@@ -22,7 +22,7 @@ from runs.execution.attendant import Attendant
 from runs.execution.attending import attend
 from runs.execution.dry_run import answer_dry_run
 from runs.execution.hosts import Observer, stop_taken_away, this_host
-from runs.keeper.program import supervisor
+from runs.keeper import supervisor
 from runs.models import Host, Run
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import processes_of_run
@@ -426,7 +426,7 @@ class TestKeeper:
             looked.set()
             return there
 
-        keeper._folder_is_there = look
+        keeper._folder_is_there = look  # type: ignore[method-assign]
         end = records.exit_record(run_id=keeper.command.run_id, reason="exit", message="", exit_code=0)
         with moved(tmp_path / "root"):
             writer = threading.Thread(target=keeper._write_exit, args=(end,))

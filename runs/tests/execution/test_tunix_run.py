@@ -29,7 +29,7 @@ def train(api: APIClient, body: dict[str, Any], settings: LazySettings) -> Any:
 
 def test_a_small_training_completes_with_a_checkpoint(train: Any, dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
     """PYTHONPATH names the project here: the trainer must not take our `datasets` for Hugging Face's."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
 
     answer = train(max_steps=4, num_epochs=9, learning_rate=1e-2, exact_match_examples=0)
 

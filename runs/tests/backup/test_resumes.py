@@ -77,7 +77,7 @@ def test_a_training_goes_on_from_its_checkpoint_in_a_restored_system(
     # 1. A training, executing: it has saved step 2 and is about to save step 4.
     hold = tmp_path / "hold"
     hold.mkdir()
-    held_trainer = str(Path(__file__).with_name("held_trainer.py"))
+    held_trainer = str(Path(__file__).parents[1] / "held_trainer.py")
     settings.TUNIX_COMMAND = [sys.executable, "-I", "-u", held_trainer, str(hold), "os.rename /4"]
     few = {"max_steps": 6, "checkpoint_every_steps": 2, "max_seq_length": 128, "batch_size": 3, "exact_match_examples": 0}
     run = submit(dataset_key=make_dataset("few", size=9).dataset_key, num_epochs=9, **few)

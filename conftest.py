@@ -19,27 +19,32 @@ MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
-    """The test database is the very one the settings name, so that programs started by a test find it. In place of
-    pytest-django's, which a plugin's fixture could not replace.
+    """The test database is the very one the settings name, so that programs started by a test find
+    it. In place of pytest-django's, which a plugin's fixture could not replace.
 
-    On SQLite that makes it a file: a database in memory cannot be shared by processes, and its threads get "table is locked".
+    On SQLite that makes it a file: a database in memory cannot be shared by processes, and its
+    threads get "table is locked".
     """
     database = settings.DATABASES["default"]
     database.setdefault("TEST", {})["NAME"] = database["NAME"]
     if database["ENGINE"].endswith("sqlite3"):
-        database["OPTIONS"]["timeout"] = 180  # fifty writers at once on a busy machine are slow, not locked out
+        database["OPTIONS"]["timeout"] = (
+            180  # fifty writers at once on a busy machine are slow, not locked out
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _static_files_on_demand() -> None:
-    """Every test client loads the middleware, and WhiteNoise would look at each static file again, for a tenth of a second."""
+    """Every test client loads the middleware, and WhiteNoise would look at each static file again,
+    for a tenth of a second."""
     settings.WHITENOISE_AUTOREFRESH = True
 
 
 @pytest.fixture(scope="session", autouse=True)
 def coverage_of_programs() -> Iterator[str | None]:
-    """What makes coverage measure the programs that tests start, taken away: mostly they run what other tests cover, and take
-    much longer for it. Given back by ``measured_programs``, and by tests that make an environment themselves (keeper, settings).
+    """What makes coverage measure the programs that tests start, taken away: mostly they run what
+    other tests cover, and take much longer for it. Given back by ``measured_programs``, and by
+    tests that make an environment themselves (keeper, settings).
     """
     with pytest.MonkeyPatch.context() as patch:
         measuring = os.environ.get(MEASURING)
@@ -56,7 +61,8 @@ def measured_programs(coverage_of_programs: str | None, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def _nothing_measured() -> None:
-    """The end of an answer writes to the database what its process has measured: no test pays for an earlier one's."""
+    """The end of an answer writes to the database what its process has measured: no test pays for
+    an earlier one's."""
     telemetry._measured.clear()
 
 

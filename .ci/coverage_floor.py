@@ -22,12 +22,20 @@ def main(path: Path) -> int:
         lines = percent(summary["covered_lines"], summary["num_statements"])
         branches = percent(summary["covered_branches"], summary["num_branches"])
         if lines < LINES or branches < BRANCHES:
-            missing = ", ".join(map(str, file["missing_lines"][:12])) + (" …" if len(file["missing_lines"]) > 12 else "")
-            print(f"  {name}: lines {lines:.1f} %, branches {branches:.1f} %" + (f"; not run: {missing}" if missing else ""))
+            missing = ", ".join(map(str, file["missing_lines"][:12])) + (
+                " …" if len(file["missing_lines"]) > 12 else ""
+            )
+            print(
+                f"  {name}: lines {lines:.1f} %, branches {branches:.1f} %"
+                + (f"; not run: {missing}" if missing else "")
+            )
     totals = report["totals"]
     lines = percent(totals["covered_lines"], totals["num_statements"])
     branches = percent(totals["covered_branches"], totals["num_branches"])
-    print(f"lines {lines:.2f} % (at least {LINES:.0f}), branches {branches:.2f} % (at least {BRANCHES:.0f})")
+    print(
+        f"lines {lines:.2f} % (at least {LINES:.0f}), branches {branches:.2f} % (at least"
+        f" {BRANCHES:.0f})"
+    )
     return 0 if lines >= LINES and branches >= BRANCHES else 1
 
 

@@ -2,14 +2,16 @@
 
 `install.py --requirements EXTRA...` prints what pyproject.toml asks for under these names.
 
-Each file of requirements/ names every package by its exact version and the hashes of its files; what has another hash is refused,
-whichever index it comes from. Nothing is done, and no network needed, when the environment already holds it by its stamp.
+Each file of requirements/ names every package by its exact version and the hashes of its files;
+what has another hash is refused, whichever index it comes from. Nothing is done, and no network
+needed, when the environment already holds it by its stamp.
 
-uv does the work where it can: it downloads side by side and compiles nothing beforehand, which takes core and runtime from
-minutes to seconds on two cores (CONTRIBUTING.md has the numbers). It is told pip's own settings (index, certificates,
-constraints …), since those may be the only way to the packages here; when it fails all the same, pip does the work. Additional
-indexes are pip's alone.
-The project itself is not installed: it has an application named `datasets`, like Hugging Face's library.
+uv does the work where it can: it downloads side by side and compiles nothing beforehand, which
+takes core and runtime from minutes to seconds on two cores (CONTRIBUTING.md has the numbers). It is
+told pip's own settings (index, certificates, constraints …), since those may be the only way to the
+packages here; when it fails all the same, pip does the work. Additional indexes are pip's alone.
+The project itself is not installed: it has an application named `datasets`, like Hugging Face's
+library.
 """
 
 import ast
@@ -46,7 +48,8 @@ def python_version(folder: Path) -> str:
 
 
 def read_stamp(folder: Path) -> dict[str, str]:
-    """The locks that the environment holds: name → digest. None when there is no environment, or for another Python."""
+    """The locks that the environment holds: name → digest. None when there is no environment, or
+    for another Python."""
     try:
         stamp = json.loads((folder / STAMP).read_text())
         return dict(stamp["locks"]) if stamp["python"] == python_version(folder) else {}
@@ -61,14 +64,17 @@ def write_stamp(folder: Path, held: dict[str, str]) -> None:
 
 def pip_settings(python: Path) -> dict[str, list[str]]:
     """What pip is set up with here, by files and by variables: option → values."""
-    listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        [python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
     sections: dict[str, dict[str, list[str]]] = {"global": {}, "install": {}, ":env:": {}}
     for line in listed.stdout.splitlines():
         name, _, value = line.partition("=")
         section, _, option = name.rpartition(".")
         if section in sections:
             sections[section][option] = str(ast.literal_eval(value)).split()
-    # As in pip: what is set for `install` goes before what is set for all commands, variables go before files.
+    # As in pip: what is set for `install` goes before what is set for all commands, variables go
+    # before files.
     return sections["global"] | sections["install"] | sections[":env:"]
 
 
@@ -76,7 +82,8 @@ def uv_options(settings: dict[str, list[str]], environment: dict[str, str]) -> l
     """pip's settings in uv's words; certificates go into ``environment``."""
     if any(name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX")) for name in environment):
         return []  # uv has been set up by somebody who knows it
-    # Not extra-index-url: of a name that two indexes know, either one could be meant. With hashes pip may look at all of them.
+    # Not extra-index-url: of a name that two indexes know, either one could be meant. With hashes
+    # pip may look at all of them.
     words = {
         "index-url": "--default-index",
         "find-links": "--find-links",
@@ -99,7 +106,8 @@ def uv_options(settings: dict[str, list[str]], environment: dict[str, str]) -> l
 
 
 def run(command: list[str | Path], environment: dict[str, str] | None = None) -> bool:
-    """Run with a sign of life every ten seconds; each package's own line is left out. True when it succeeded."""
+    """Run with a sign of life every ten seconds; each package's own line is left out. True when it
+    succeeded."""
     started = time.monotonic()
     ended = threading.Event()
 
@@ -108,11 +116,21 @@ def run(command: list[str | Path], environment: dict[str, str] | None = None) ->
             print(f"  … {time.monotonic() - started:.0f} s", flush=True)
 
     threading.Thread(target=tell, daemon=True).start()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith(
-                (" + ", " - ", " ~ ", "Requirement already", "  Using cached", "Using Python", "WARNING: Location")
+                (
+                    " + ",
+                    " - ",
+                    " ~ ",
+                    "Requirement already",
+                    "  Using cached",
+                    "Using Python",
+                    "WARNING: Location",
+                )
             ):
                 print(f"  {line.rstrip()[:160]}", flush=True)
     ended.set()
@@ -124,15 +142,35 @@ def find_uv(folder: Path) -> Path:
 
 
 def install(folder: Path, locks: list[Path]) -> None:
-    """Bring the environment to what ``locks`` say. They are complete, so nothing that they do not name is installed."""
+    """Bring the environment to what ``locks`` say. They are complete, so nothing that they do not
+    name is installed."""
     python = folder / "bin" / "python"
     environment = dict(os.environ)
     options = uv_options(pip_settings(python), environment)
-    pip: list[str | Path] = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps"]
+    pip: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     wanted: list[str | Path] = [word for lock in locks for word in ("--requirement", lock)]
     uv = find_uv(folder)
     if run([*pip, "--quiet", "--requirement", lock_file("uv")]) and run(
-        [uv, "pip", "install", "--python", python, "--no-deps", "--no-progress", "--color", "never", *options, *wanted],
+        [
+            uv,
+            "pip",
+            "install",
+            "--python",
+            python,
+            "--no-deps",
+            "--no-progress",
+            "--color",
+            "never",
+            *options,
+            *wanted,
+        ],
         environment,
     ):
         return
@@ -143,7 +181,10 @@ def install(folder: Path, locks: list[Path]) -> None:
 
 
 def main(folder: Path, extras: list[str]) -> None:
-    wanted = {name: hashlib.sha256(lock_file(name).read_bytes()).hexdigest() for name in extras or ["core"]}
+    wanted = {
+        name: hashlib.sha256(lock_file(name).read_bytes()).hexdigest()
+        for name in extras or ["core"]
+    }
     held = read_stamp(folder)
     if held.items() >= wanted.items():
         return

@@ -6,7 +6,8 @@ from django.db import connection
 
 
 def fill(count: int) -> None:
-    """So many ended runs, one a second into the past, spread over statuses, datasets and models; one in a thousand has a tag."""
+    """So many ended runs, one a second into the past, spread over statuses, datasets and models;
+    one in a thousand has a tag."""
     if count <= 0:
         return
     columns = """run_id, name, dataset_key, model_id, mode, status, exit_code, created_at, started_at, completed_at,
@@ -16,12 +17,23 @@ def fill(count: int) -> None:
         cursor.execute("SELECT id FROM auth_user ORDER BY id LIMIT 1")
         owner = cursor.fetchone()[0]
         if connection.vendor == "sqlite":
-            source = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < %s)"
-            unique, moment = "lower(hex(randomblob(16)))", "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '-' || n || ' seconds')"
+            source = (
+                "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n"
+                " < %s)"
+            )
+            unique, moment = (
+                "lower(hex(randomblob(16)))",
+                "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now', '-' || n || ' seconds')",
+            )
             yes, no = "1", "0"
         else:
             source = "WITH numbers AS (SELECT generate_series(1, %s) AS n)"
-            unique, moment, yes, no = "gen_random_uuid()", "now() - n * interval '1 second'", "true", "false"
+            unique, moment, yes, no = (
+                "gen_random_uuid()",
+                "now() - n * interval '1 second'",
+                "true",
+                "false",
+            )
         cursor.execute(
             f"""INSERT INTO tunix_runs ({columns}) {source}
             SELECT {unique}, 'quiet-otter-' || n, 'set-' || (n %% 50), 'family/model-' || (n %% 9),

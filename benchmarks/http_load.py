@@ -1,6 +1,8 @@
-"""HTTP requests over kept connections, at a rate or as fast as they are answered, from a process of their own.
+"""HTTP requests over kept connections, at a rate or as fast as they are answered, from a process of
+their own.
 
-The clients share the machine with the server, so they do as little as possible: prepared bytes out, length and code in.
+The clients share the machine with the server, so they do as little as possible: prepared bytes out,
+length and code in.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Load:
 
     def spread(self) -> str:
         """p50 / p95 / p99 in milliseconds."""
-        return " / ".join(f"{quantile(self.milliseconds, share):.1f}" for share in (0.5, 0.95, 0.99))
+        return " / ".join(
+            f"{quantile(self.milliseconds, share):.1f}" for share in (0.5, 0.95, 0.99)
+        )
 
 
 class NotAsExpected(Exception):
@@ -78,9 +82,11 @@ def get(path: str, headers: dict[str, str] | None = None) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def put_load(port: int, request: bytes, *, seconds: float, connections: int = 8, rate: float | None = None) -> Load:
-    """``rate``: requests a second, each timed from when it was due, so that waiting for a free connection counts; None: a
-    connection sends its next request as soon as it has an answer."""
+def put_load(
+    port: int, request: bytes, *, seconds: float, connections: int = 8, rate: float | None = None
+) -> Load:
+    """``rate``: requests a second, each timed from when it was due, so that waiting for a free
+    connection counts; None: a connection sends its next request as soon as it has an answer."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(theirs, port, request, seconds, connections, rate))
@@ -97,14 +103,18 @@ def put_load(port: int, request: bytes, *, seconds: float, connections: int = 8,
     return Load(*found)
 
 
-def _run(pipe: Pipe, port: int, request: bytes, seconds: float, count: int, rate: float | None) -> None:
+def _run(
+    pipe: Pipe, port: int, request: bytes, seconds: float, count: int, rate: float | None
+) -> None:
     try:
         pipe.send(_clients(port, request, seconds, count, rate))
     except (NotAsExpected, OSError) as error:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _clients(port: int, request: bytes, seconds: float, count: int, rate: float | None) -> tuple[list[float], float]:
+def _clients(
+    port: int, request: bytes, seconds: float, count: int, rate: float | None
+) -> tuple[list[float], float]:
     selector = selectors.DefaultSelector()
     free: deque[Connection] = deque(Connection(port) for _ in range(count))
     for connection in free:
@@ -121,7 +131,11 @@ def _clients(port: int, request: bytes, seconds: float, count: int, rate: float 
             connection.send(request, due)
             sent += 1
             busy += 1
-        pause = ANSWER_SECONDS if rate is None or not free or now >= began + seconds else max(0.0, began + sent / rate - now)
+        pause = (
+            ANSWER_SECONDS
+            if rate is None or not free or now >= began + seconds
+            else max(0.0, began + sent / rate - now)
+        )
         for key, _ in selector.select(pause):
             if key.data.receive():
                 took.append(1000 * (time.perf_counter() - key.data.due))

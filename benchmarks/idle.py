@@ -1,8 +1,10 @@
-"""What the system costs while it does nothing, as its user starts it: ``python -m benchmarks.idle`` (part of make bench-queue).
+"""What the system costs while it does nothing, as its user starts it: ``python -m benchmarks.idle``
+(part of make bench-queue).
 
-Starts ``make serve`` on a database of its own, waits until a dry run has completed and everything has settled, then counts the
-CPU seconds of every process for a while and its share of memory (PSS). ``--before COMMIT`` does the same with an older commit
-first, in the same run. Processes of a PostgreSQL server are not counted.
+Starts ``make serve`` on a database of its own, waits until a dry run has completed and everything
+has settled, then counts the CPU seconds of every process for a while and its share of memory (PSS).
+``--before COMMIT`` does the same with an older commit first, in the same run. Processes of a
+PostgreSQL server are not counted.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Row:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.idle", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.idle", description=(__doc__ or "").splitlines()[0]
+    )
     add_arguments(parser)
     parser.add_argument("--database", choices=DATABASES, default="sqlite")
     arguments = parser.parse_args()
@@ -52,14 +56,24 @@ def main() -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--idle-seconds", type=float, default=30.0, help="how long CPU time is counted; default: 30")
     parser.add_argument(
-        "--settle-seconds", type=float, default=15.0, help="how long the system is left alone before; default: 15"
+        "--idle-seconds", type=float, default=30.0, help="how long CPU time is counted; default: 30"
     )
     parser.add_argument(
-        "--use", type=int, default=20, help="dry runs, and views of every page, before the second look; default: 20"
+        "--settle-seconds",
+        type=float,
+        default=15.0,
+        help="how long the system is left alone before; default: 15",
     )
-    parser.add_argument("--before", metavar="COMMIT", help="measure this commit first, with today's environment")
+    parser.add_argument(
+        "--use",
+        type=int,
+        default=20,
+        help="dry runs, and views of every page, before the second look; default: 20",
+    )
+    parser.add_argument(
+        "--before", metavar="COMMIT", help="measure this commit first, with today's environment"
+    )
 
 
 def measure(database: str, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -68,19 +82,27 @@ def measure(database: str, arguments: argparse.Namespace) -> dict[str, dict[str,
     with contextlib.ExitStack() as stack:
         checkouts = {"idle": ROOT}
         if arguments.before:
-            checkouts = {f"idle at {arguments.before}": stack.enter_context(checkout(arguments.before))} | checkouts
+            checkouts = {
+                f"idle at {arguments.before}": stack.enter_context(checkout(arguments.before))
+            } | checkouts
         for name, folder in checkouts.items():
             with used_once(folder, database) as (port, mark):
-                found[f"{name}, {database}, fresh"] = look(mark, arguments, f"{folder.name}: {name}, {database}, fresh")
+                found[f"{name}, {database}, fresh"] = look(
+                    mark, arguments, f"{folder.name}: {name}, {database}, fresh"
+                )
                 use(port, arguments.use)
-                found[f"{name}, {database}, used"] = look(mark, arguments, f"{name}, {database}, after {arguments.use} of each")
+                found[f"{name}, {database}, used"] = look(
+                    mark, arguments, f"{name}, {database}, after {arguments.use} of each"
+                )
     return found
 
 
 @contextlib.contextmanager
 def checkout(commit: str) -> Iterator[Path]:
     """The files of a commit in a temporary folder, beside today's environments."""
-    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
+    archive = subprocess.run(
+        ["git", "archive", commit], cwd=ROOT, check=True, capture_output=True
+    ).stdout
     with tempfile.TemporaryDirectory(prefix="tunixrt-before-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")
@@ -90,7 +112,8 @@ def checkout(commit: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def used_once(folder: Path, database: str) -> Iterator[tuple[int, str]]:
-    """``make serve`` of that checkout: its port, and the mark of its processes. It has answered a dry run."""
+    """``make serve`` of that checkout: its port, and the mark of its processes. It has answered a
+    dry run."""
     with (
         tempfile.TemporaryDirectory(prefix="tunixrt-idle-") as data,
         serving(Path(data), database, checkout=folder) as served,
@@ -100,16 +123,25 @@ def used_once(folder: Path, database: str) -> Iterator[tuple[int, str]]:
         yield served.port, served.mark
 
 
-# --- a little use -----------------------------------------------------------------------------------------------------
+# --- a little use ---------------------------------------------------------------------------------
 
 
 def use(port: int, times: int) -> None:
-    """Submit so many dry runs through the queue, one after the other, and look at every page as often."""
+    """Submit so many dry runs through the queue, one after the other, and look at every page as
+    often."""
     for _ in range(times):
-        submitted = _ask(port, "POST", "/api/tunix/run?mode=async", {"dataset_key": DATASET, "model_id": "preset:tiny-llama"})
+        submitted = _ask(
+            port,
+            "POST",
+            "/api/tunix/run?mode=async",
+            {"dataset_key": DATASET, "model_id": "preset:tiny-llama"},
+        )
         run_id = json.loads(submitted)["run_id"]
         give_up = time.monotonic() + START_SECONDS
-        while json.loads(_ask(port, "GET", f"/api/tunix/runs/{run_id}/status"))["status"] != "completed":
+        while (
+            json.loads(_ask(port, "GET", f"/api/tunix/runs/{run_id}/status"))["status"]
+            != "completed"
+        ):
             if time.monotonic() > give_up:
                 raise TimeoutError("a dry run does not complete")
             time.sleep(0.05)
@@ -128,7 +160,12 @@ def _make_dataset(port: int) -> None:
     ]
     made = json.loads(_ask(port, "POST", "/api/traces", traces))
     name, version = DATASET.rsplit("-", 1)
-    _ask(port, "POST", "/api/datasets", {"name": name, "version": version, "trace_ids": [trace["id"] for trace in made]})
+    _ask(
+        port,
+        "POST",
+        "/api/datasets",
+        {"name": name, "version": version, "trace_ids": [trace["id"] for trace in made]},
+    )
 
 
 def _ask(port: int, method: str, path: str, body: object = None) -> bytes:
@@ -136,7 +173,7 @@ def _ask(port: int, method: str, path: str, body: object = None) -> bytes:
     return send(port, method, path, data, headers={"Content-Type": "application/json"})
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- looking --------------------------------------------------------------------------------------
 
 
 def look(mark: str, arguments: argparse.Namespace, title: str) -> dict[str, float]:
@@ -159,8 +196,8 @@ def look(mark: str, arguments: argparse.Namespace, title: str) -> dict[str, floa
     print("    pid   CPU s   % of a core   PSS MB   private MB   command")
     for row in rows:
         print(
-            f"{row.pid:7} {row.cpu_seconds:7.3f} {100 * row.cpu_seconds / seconds:13.2f} {row.pss / 1e6:8.1f}"
-            f" {row.private / 1e6:12.1f}   {row.command[:90]}"
+            f"{row.pid:7} {row.cpu_seconds:7.3f} {100 * row.cpu_seconds / seconds:13.2f}"
+            f" {row.pss / 1e6:8.1f} {row.private / 1e6:12.1f}   {row.command[:90]}"
         )
     total = {
         "CPU seconds": round(cpu, 3),
@@ -175,20 +212,30 @@ def look(mark: str, arguments: argparse.Namespace, title: str) -> dict[str, floa
 
 
 def _cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, ended ones too, in nanoseconds' precision: its clock, clock_getcpuclockid(3)."""
+    """CPU time of all threads of a process, ended ones too, in nanoseconds' precision: its clock,
+    clock_getcpuclockid(3)."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def _memory(pid: int) -> tuple[int, int]:
     """Bytes in memory: shared pages in proportion (PSS), and private alone."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    sizes = {name: int(size) * 1024 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+    sizes = {
+        name: int(size) * 1024
+        for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)
+    }
     return sizes["Pss"], sizes["Private_Clean"] + sizes["Private_Dirty"]
 
 
 def _command(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return (
+            Path(f"/proc/{pid}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode(errors="replace")
+            .strip()
+        )
     return "(ended)"
 
 

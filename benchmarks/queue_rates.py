@@ -40,7 +40,17 @@ def line_up(count: int) -> None:
     owner = User.objects.order_by("pk").first()
     ids = [uuid.uuid4() for _ in range(count)]
     Run.objects.bulk_create(
-        (Run(run_id=i, dataset_key=DATASET, model_id="m", mode=RunMode.LOCAL, output_dir=str(i), owner=owner) for i in ids),
+        (
+            Run(
+                run_id=i,
+                dataset_key=DATASET,
+                model_id="m",
+                mode=RunMode.LOCAL,
+                output_dir=str(i),
+                owner=owner,
+            )
+            for i in ids
+        ),
         batch_size=500,
     )
 
@@ -93,7 +103,9 @@ def drained_a_second(count: int = 3000) -> float:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"{count} dry runs were not drained in {DRAIN_SECONDS:g} s")
             time.sleep(0.005)
-        first = RunEvent.objects.filter(pk__gt=before, new=RunStatus.RUNNING).aggregate(at=Min("at"))["at"]
+        first = RunEvent.objects.filter(pk__gt=before, new=RunStatus.RUNNING).aggregate(
+            at=Min("at")
+        )["at"]
         last = ended.aggregate(at=Max("at"))["at"]
         return count / float((last - first).total_seconds())
     finally:

@@ -1,8 +1,8 @@
-"""How fast runs are claimed, drained and started, and what the idle system costs: ``python -m benchmarks.queue_speed`` (make
-bench-queue).
+"""How fast runs are claimed, drained and started, and what the idle system costs: ``python -m
+benchmarks.queue_speed`` (make bench-queue).
 
-Real servers on a database of their own (benchmarks/chaos/house.py): SQLite, or a PostgreSQL with fsync on. docs/reliability.md
-has the figures on record.
+Real servers on a database of their own (benchmarks/chaos/house.py): SQLite, or a PostgreSQL with
+fsync on. docs/reliability.md has the figures on record.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ WORKER_COUNTS = (1, 2, 4)
 
 def main() -> int:
     parser = parser_for("benchmarks.queue_speed", __doc__ or "")
-    parser.add_argument("--rows", type=int, nargs="*", default=[1_000, 1_000_000], help="table sizes for the claims")
+    parser.add_argument(
+        "--rows", type=int, nargs="*", default=[1_000, 1_000_000], help="table sizes for the claims"
+    )
     parser.add_argument("--drain-rows", type=int, default=200_000, help="table size for the drain")
     parser.add_argument("--repeats", type=int, default=100, help="requests of each latency")
     idle.add_arguments(parser)
@@ -58,15 +60,19 @@ def measure(database: str, arguments: argparse.Namespace) -> None:
             rows = max(rows, wanted)
             if wanted in arguments.rows:
                 for workers in WORKER_COUNTS:
-                    figures[f"claims/s, {workers} workers, {wanted:,} rows"] = round(queue_rates.claims_a_second(workers))
+                    figures[f"claims/s, {workers} workers, {wanted:,} rows"] = round(
+                        queue_rates.claims_a_second(workers)
+                    )
             if wanted == arguments.drain_rows:
-                figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(queue_rates.drained_a_second())
+                figures[f"dry runs drained/s, 2 task workers, {wanted:,} rows"] = round(
+                    queue_rates.drained_a_second()
+                )
         figures["seconds"] = round(time.monotonic() - started)
         figures["load average after"] = round(os.getloadavg()[0], 1)
         print(json.dumps(figures, indent=1, ensure_ascii=False), flush=True)
 
 
-# --- latencies --------------------------------------------------------------------------------------------------------
+# --- latencies ------------------------------------------------------------------------------------
 
 WARM_UP = 5
 POLL_SECONDS = 0.005
@@ -74,7 +80,8 @@ PAUSE_SECONDS = 0.1  # between two requests, so that each finds the queue idle
 
 
 def latencies(built: House, repeats: int) -> dict[str, Any]:
-    """Seconds, as a client of the HTTP API sees them on an idle queue: one request after the other, over one connection."""
+    """Seconds, as a client of the HTTP API sees them on an idle queue: one request after the other,
+    over one connection."""
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "num_epochs": 1}
     completed, started, spoke = [], [], []
     memory: dict[str, int] = {}
@@ -85,7 +92,14 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
             time.sleep(PAUSE_SECONDS)
             completed.append(client.complete(body))
         for seed in range(1, repeats + 1):
-            plan = {"seed": seed, "kind": "silent", "steps": 1, "pause": 0.05, "code": 0, "output": "text"}
+            plan = {
+                "seed": seed,
+                "kind": "silent",
+                "steps": 1,
+                "pause": 0.05,
+                "code": 0,
+                "output": "text",
+            }
             write_plan(built.workshop, plan)
             time.sleep(PAUSE_SECONDS)
             sent = time.time()
@@ -102,7 +116,9 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
         "async dry run, POST → completed as a poller sees it, s": spread(completed),
         "async POST → training process started, s": spread(started),
         "async POST → first line of the training program, a Python one, s": spread(spoke),
-        "a keeper, MB at most (Pss: shared pages in proportion)": {name: round(size / 1e6, 1) for name, size in memory.items()},
+        "a keeper, MB at most (Pss: shared pages in proportion)": {
+            name: round(size / 1e6, 1) for name, size in memory.items()
+        },
     }
 
 
@@ -153,7 +169,8 @@ def _wait(fact: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 def _memory(pid: int) -> dict[str, int]:
-    """Bytes of a process: all that it has mapped and in memory, that with shared pages in proportion, and its own alone."""
+    """Bytes of a process: all that it has mapped and in memory, that with shared pages in
+    proportion, and its own alone."""
     found: dict[str, int] = {}
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         for line in file:

@@ -21,7 +21,17 @@ from tunixrt.tests.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "TUNIXRT_BENCHMARK"  # in the environment of all that is started here
-OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "MAKE", "MFLAGS")
+OURS = (
+    "TUNIX_",
+    "TUNIXRT_",
+    "DATABASE_URL",
+    "SECRET_KEY",
+    "DEBUG",
+    "ALLOWED_HOSTS",
+    "DJANGO_",
+    "MAKE",
+    "MFLAGS",
+)
 START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 
@@ -40,14 +50,18 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, database: str, *, checkout: Path = ROOT, settings: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """Run ``make serve`` of ``checkout`` with its data and its log in ``folder``, from its first answer on; then stop it as
-    Ctrl-C does. Raises TimeoutError if it does not answer."""
+def serving(
+    folder: Path, database: str, *, checkout: Path = ROOT, settings: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """Run ``make serve`` of ``checkout`` with its data and its log in ``folder``, from its first
+    answer on; then stop it as Ctrl-C does. Raises TimeoutError if it does not answer."""
     with contextlib.ExitStack() as stack:
         held = HeldPort()
         stack.callback(held.close)
         mark = uuid.uuid4().hex
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(OURS)
+        }
         environment |= {
             MARK: mark,
             "TUNIXRT_ENV_FILE": "/dev/null",
@@ -56,7 +70,11 @@ def serving(folder: Path, database: str, *, checkout: Path = ROOT, settings: Map
         }
         environment |= settings or {}
         if database == "postgresql":
-            data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunixrt-benchmark-postgres-")))
+            data = Path(
+                stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix="tunixrt-benchmark-postgres-")
+                )
+            )
             data.chmod(0o755)
             server = PostgresServer(data, durable=True)
             stack.callback(server.remove)
@@ -66,7 +84,12 @@ def serving(folder: Path, database: str, *, checkout: Path = ROOT, settings: Map
         served = Served(held.number, mark, environment, folder / "log")
         with served.log.open("wb") as output:
             process = subprocess.Popen(
-                ["make", "-o", "environment", "serve"],  # -o: the environment is there; an older checkout may ask for another
+                [
+                    "make",
+                    "-o",
+                    "environment",
+                    "serve",
+                ],  # -o: the environment is there; an older checkout may ask for another
                 cwd=checkout,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -91,9 +114,16 @@ def serving(folder: Path, database: str, *, checkout: Path = ROOT, settings: Map
 
 
 def send(
-    port: int, method: str, path: str, data: bytes | None = None, *, headers: Mapping[str, str], seconds: float = 60.0
+    port: int,
+    method: str,
+    path: str,
+    data: bytes | None = None,
+    *,
+    headers: Mapping[str, str],
+    seconds: float = 60.0,
 ) -> bytes:
-    """Return the body of the answer. Raises RuntimeError for a status of 400 and more, OSError, HTTPException."""
+    """Return the body of the answer. Raises RuntimeError for a status of 400 and more, OSError,
+    HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request(method, path, data, dict(headers))
@@ -119,6 +149,11 @@ def _end(mark: str) -> None:
     while (left := processes_with(MARK, mark)) and time.monotonic() < give_up:
         time.sleep(0.1)
     for process in left:
-        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command = (
+            Path(f"/proc/{process.pid}/cmdline")
+            .read_bytes()
+            .replace(b"\0", b" ")
+            .decode(errors="replace")
+        )
         print(f"process {process.pid} had to be killed: {command}", file=sys.stderr)
         send_signal(process, signal.SIGKILL)

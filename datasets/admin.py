@@ -23,7 +23,9 @@ class TraceAdmin(ReadOnlyAdmin):
     list_display = ("short_prompt", "short_answer", "trace_version", "created_at")
     list_filter = ("created_at",)
     search_fields = ("prompt", "final_answer")
-    search_help_text = f"An id or content hash; or text in prompt or final answer of the newest {SEARCHED_MAX:,}"
+    search_help_text = (
+        f"An id or content hash; or text in prompt or final answer of the newest {SEARCHED_MAX:,}"
+    )
     fields = (
         "id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash", "created_at", "created_by", "datasets",
     )  # fmt: skip
@@ -42,7 +44,12 @@ class TraceAdmin(ReadOnlyAdmin):
         if re.fullmatch(r"[0-9a-f]{64}", text):
             return queryset.filter(content_hash=text), False
         newest = Trace.objects.order_by("-created_at", "-id").values("pk")[:SEARCHED_MAX]
-        return queryset.filter(Q(prompt__icontains=text) | Q(final_answer__icontains=text), pk__in=newest), False
+        return (
+            queryset.filter(
+                Q(prompt__icontains=text) | Q(final_answer__icontains=text), pk__in=newest
+            ),
+            False,
+        )
 
     @admin.display(description="prompt")
     def short_prompt(self, trace: Trace) -> str:
@@ -54,8 +61,13 @@ class TraceAdmin(ReadOnlyAdmin):
 
     @admin.display(description="datasets")
     def datasets(self, trace: Trace) -> SafeString | str:
-        found = Dataset.objects.filter(pk__in=trace.items.order_by().values("dataset"))[:FIRST_ITEMS]
-        links = ((reverse("admin:datasets_dataset_change", args=[dataset.pk]), dataset.dataset_key) for dataset in found)
+        found = Dataset.objects.filter(pk__in=trace.items.order_by().values("dataset"))[
+            :FIRST_ITEMS
+        ]
+        links = (
+            (reverse("admin:datasets_dataset_change", args=[dataset.pk]), dataset.dataset_key)
+            for dataset in found
+        )
         return format_html_join(", ", '<a href="{}">{}</a>', links) or "none"
 
 
@@ -85,6 +97,10 @@ class DatasetAdmin(ReadOnlyAdmin):
         ]
         if not rows:
             return "none"
-        body = format_html_join("", '<tr><td>{}</td><td>{}</td><td><a href="{}">{}</a></td><td>{}</td></tr>', rows)
+        body = format_html_join(
+            "", '<tr><td>{}</td><td>{}</td><td><a href="{}">{}</a></td><td>{}</td></tr>', rows
+        )
         head = "<tr><th>No.</th><th>Part</th><th>Prompt</th><th>Final answer</th></tr>"
-        return format_html("<table><thead>{}</thead><tbody>{}</tbody></table>", SafeString(head), body)
+        return format_html(
+            "<table><thead>{}</thead><tbody>{}</tbody></table>", SafeString(head), body
+        )

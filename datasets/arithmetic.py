@@ -1,4 +1,5 @@
-"""Two-digit additions with worked steps: reasoning traces that a very small model learns within a minute.
+"""Two-digit additions with worked steps: reasoning traces that a very small model learns within a
+minute.
 
 `35+82=?` is answered by the units `5+2=7`, the tens with the carry `3+8+0=11`, and the sum `117`.
 """
@@ -20,7 +21,9 @@ def addition(a: int, b: int) -> dict[str, Any]:
     steps = [f"{a % 10}+{b % 10}={units}", f"{a // 10}+{b // 10}+{units // 10}={tens}"]
     return {
         "prompt": f"{a}+{b}=?",
-        "steps": [{"i": number, "type": "reasoning", "content": step} for number, step in enumerate(steps)],
+        "steps": [
+            {"i": number, "type": "reasoning", "content": step} for number, step in enumerate(steps)
+        ],
         "final_answer": str(a + b),
         "meta": {"generator": "datasets.arithmetic"},
     }
@@ -31,14 +34,17 @@ def generate(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training and held-out traces, the same for the same arguments on every machine.
 
-    No held-out pair is in the training part, in either order. Raises ValueError when there are not enough pairs.
+    No held-out pair is in the training part, in either order. Raises ValueError when there are not
+    enough pairs.
     """
     pairs = sorted(((a, b) for a in _NUMBERS for b in _NUMBERS), key=lambda pair: _draw(seed, pair))
     asked = pairs[:held_out]
     never = {tuple(sorted(pair)) for pair in asked}
     shown = [pair for pair in pairs[held_out:] if tuple(sorted(pair)) not in never][:training]
     if len(asked) < held_out or len(shown) < training:
-        raise ValueError(f"There are not {training} training and {held_out} held-out pairs of two-digit numbers.")
+        raise ValueError(
+            f"There are not {training} training and {held_out} held-out pairs of two-digit numbers."
+        )
     return [addition(*pair) for pair in shown], [addition(*pair) for pair in asked]
 
 

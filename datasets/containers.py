@@ -1,4 +1,5 @@
-"""What kind of file an upload is, told from its beginning. JSON Lines is read; every other kind is refused by name."""
+"""What kind of file an upload is, told from its beginning. JSON Lines is read; every other kind is
+refused by name."""
 
 import csv
 import re
@@ -34,7 +35,12 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (30, b"xl/", "an Excel workbook (zip)", _CONVERT),
     (0, b"PK\x03\x04", "zip", f"Unpack it first (`unzip`) and give one file of it. {JSON_LINES}"),
     (257, b"ustar", "tar", f"Unpack it first (`tar -x`) and give one file of it. {JSON_LINES}"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook or another Office document", _CONVERT),
+    (
+        0,
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an old Excel workbook or another Office document",
+        _CONVERT,
+    ),
     (0, b"PAR1", "Parquet", _CONVERT),
     (0, b"PARE", "encrypted Parquet", _CONVERT),
     (0, b"ARROW1", "Arrow (Feather)", _CONVERT),
@@ -45,14 +51,22 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x93NUMPY", "a NumPy array", _CONVERT),
     (0, b"SQLite format 3\x00", "an SQLite database", _CONVERT),
     (0, b"%PDF-", "PDF", "Examples cannot be read from it."),
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the data", "Fetch the data first (`git lfs pull`)."),
+    (
+        0,
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the data",
+        "Fetch the data first (`git lfs pull`).",
+    ),
 )
 _MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
 _ARRAY = re.compile(rb"\[\s*(\{|$)")
 
 
-def foreign_kind(start: bytes, first: bytes, *, complete: bool, second: bytes | None, file_name: str = "") -> str | None:
-    """Name the kind of a file that is not JSON Lines, and say what to do. None: it may be JSON Lines.
+def foreign_kind(
+    start: bytes, first: bytes, *, complete: bool, second: bytes | None, file_name: str = ""
+) -> str | None:
+    """Name the kind of a file that is not JSON Lines, and say what to do. None: it may be JSON
+    Lines.
 
     Args:
         start: how the file starts, byte order mark included.
@@ -64,7 +78,10 @@ def foreign_kind(start: bytes, first: bytes, *, complete: bool, second: bytes | 
             return f"The file is {kind}. {advice}"
     first = first.strip()
     if _MARKUP.match(first):
-        return f"The file is an HTML or XML page, perhaps an error or login page in place of the data. {JSON_LINES}"
+        return (
+            "The file is an HTML or XML page, perhaps an error or login page in place of the data."
+            f" {JSON_LINES}"
+        )
     if b"\x00" in start and not first.startswith(b"{"):
         return f"The file is binary, of a kind that is not known here. {JSON_LINES}"
     value = _parsed(first) if complete else None
@@ -74,7 +91,10 @@ def foreign_kind(start: bytes, first: bytes, *, complete: bool, second: bytes | 
     if value is None and _ARRAY.match(first):
         return f"The file is a JSON array. {JSON_LINES} `jq -c '.[]'` converts it."
     if value is None and first.startswith(b"{") and second is not None and second.startswith(b'"'):
-        return f"The file is one JSON document over several lines. {JSON_LINES} `jq -c .` writes an object on one line."
+        return (
+            f"The file is one JSON document over several lines. {JSON_LINES} `jq -c .` writes an"
+            " object on one line."
+        )
     if value is None and not first.startswith((b"{", b"[")):
         return _table(first, second, file_name)
     return None
@@ -89,7 +109,8 @@ def _parsed(line: bytes) -> object:
 
 
 def _table(header: bytes, second: bytes | None, file_name: str) -> str | None:
-    """Whether the first line looks like the header of a table. Never by csv.Sniffer, which takes letters for delimiters."""
+    """Whether the first line looks like the header of a table. Never by csv.Sniffer, which takes
+    letters for delimiters."""
     if second is not None and second.startswith(b"{") and _parsed(second) is not None:
         return None  # JSON Lines with a bad first line
     text = header[:HEAD_BYTES].decode(errors="replace")
@@ -103,7 +124,11 @@ def _table(header: bytes, second: bytes | None, file_name: str) -> str | None:
 
 def _columns(header: str, delimiter: str) -> list[str]:
     try:
-        columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), []) if column.strip()]
+        columns = [
+            column.strip()
+            for column in next(csv.reader([header], delimiter=delimiter), [])
+            if column.strip()
+        ]
     except csv.Error:  # a field larger than the module reads
         return []
     return columns if all(len(column) <= _LONGEST_NAME for column in columns) else []

@@ -1,7 +1,8 @@
 """Formats of JSONL lines: how a line is read, recognised and turned into a trace.
 
-``TABLE`` is the one place where formats are told apart. Whatever a line could also pass for, the most specific format counts:
-KTO data has a prompt and a completion, and half of its completions are bad answers.
+``TABLE`` is the one place where formats are told apart. Whatever a line could also pass for, the
+most specific format counts: KTO data has a prompt and a completion, and half of its completions are
+bad answers.
 """
 
 import json
@@ -14,19 +15,31 @@ from typing import Any
 import orjson
 
 from datasets.models import Split
-from datasets.schema import MAX_STEPS, InvalidTrace, TraceData, kind_of, messages_problem, parse_trace
+from datasets.schema import (
+    MAX_STEPS,
+    InvalidTrace,
+    TraceData,
+    kind_of,
+    messages_problem,
+    parse_trace,
+)
 
 REASON_MAX_CHARACTERS = 300
 
 
 class LineError(ValueError):
-    """Why one line cannot be read; at most ``REASON_MAX_CHARACTERS``, whatever the line contains."""
+    """Why one line cannot be read; at most ``REASON_MAX_CHARACTERS``, whatever the line
+    contains."""
 
     def __init__(self, reason: str):
-        super().__init__(reason if len(reason) <= REASON_MAX_CHARACTERS else f"{reason[: REASON_MAX_CHARACTERS - 2]} …")
+        super().__init__(
+            reason
+            if len(reason) <= REASON_MAX_CHARACTERS
+            else f"{reason[: REASON_MAX_CHARACTERS - 2]} …"
+        )
 
 
-# --- One line ------------------------------------------------------------------------------------------------------------
+# --- One line -------------------------------------------------------------------------------------
 
 
 def parse_line(raw: bytes) -> dict[str, Any]:
@@ -38,7 +51,11 @@ def parse_line(raw: bytes) -> dict[str, Any]:
     try:
         value = orjson.loads(text)
         if not isinstance(value, dict):
-            hint = "; write one object a line, without a list around them" if isinstance(value, list) else ""
+            hint = (
+                "; write one object a line, without a list around them"
+                if isinstance(value, list)
+                else ""
+            )
             raise LineError(f"is {kind_of(value)}, not an object{hint}")
         # orjson is strict about everything but keys that come twice.
         json.loads(text, object_pairs_hook=_without_repeats)
@@ -70,7 +87,7 @@ def _json_reason(error: orjson.JSONDecodeError, text: str) -> str:
     return f"is not JSON: {error.msg} (character {error.pos + 1})"
 
 
-# --- From a line to a trace ----------------------------------------------------------------------------------------------
+# --- From a line to a trace -----------------------------------------------------------------------
 
 
 _EXPORTED = frozenset({"id", "messages", "final_answer", "split"})
@@ -86,7 +103,8 @@ def _from_messages(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_tunix_sft(line: dict[str, Any]) -> dict[str, Any]:
-    """Our own export. The final answer is the end of the assistant's message, what stands before it are the steps."""
+    """Our own export. The final answer is the end of the assistant's message, what stands before it
+    are the steps."""
     if unknown := sorted(line.keys() - _EXPORTED):
         raise LineError(f"{', '.join(unknown)[:100]}: an export of this system has no such field")
     *earlier, last = _messages(line["messages"])
@@ -119,7 +137,8 @@ def _from_prompt_completion(line: dict[str, Any]) -> dict[str, Any]:
     return _example([{"role": "user", "content": prompt}], [], completion, line)
 
 
-# A calculator mark of GSM8K (https://github.com/openai/grade-school-math), as in `48/2 = <<48/2=24>>24 clips`.
+# A calculator mark of GSM8K (https://github.com/openai/grade-school-math), as in `48/2 =
+# <<48/2=24>>24 clips`.
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MARKER = "####"
@@ -139,7 +158,9 @@ def _from_gsm8k(line: dict[str, Any]) -> dict[str, Any]:
     if "\n" in final or _MARKER in final:
         raise LineError(f"answer: the line `{_MARKER} <final answer>` must be the last one")
     lines = [step.strip() for step in _CALCULATION.sub("", steps).split("\n")]
-    return _example([{"role": "user", "content": question}], [step for step in lines if step], final, line)
+    return _example(
+        [{"role": "user", "content": question}], [step for step in lines if step], final, line
+    )
 
 
 def _texts(line: dict[str, Any], *fields: str) -> list[str]:
@@ -152,7 +173,9 @@ def _texts(line: dict[str, Any], *fields: str) -> list[str]:
     return texts
 
 
-def _example(earlier: list[dict[str, str]], steps: list[str], final_answer: str, rest: dict[str, Any]) -> dict[str, Any]:
+def _example(
+    earlier: list[dict[str, str]], steps: list[str], final_answer: str, rest: dict[str, Any]
+) -> dict[str, Any]:
     """The trace of a conversation; fields that the format does not know are kept in ``meta``."""
     questions = [message["content"] for message in earlier if message["role"] == "user"]
     if not questions:
@@ -164,13 +187,15 @@ def _example(earlier: list[dict[str, str]], steps: list[str], final_answer: str,
         raise LineError("messages: this format has no such field")
     return {
         "prompt": questions[-1],
-        "steps": [{"i": number, "type": "reasoning", "content": step} for number, step in enumerate(steps)],
+        "steps": [
+            {"i": number, "type": "reasoning", "content": step} for number, step in enumerate(steps)
+        ],
         "final_answer": final_answer,
         "meta": meta,
     }
 
 
-# --- Telling formats apart -----------------------------------------------------------------------------------------------
+# --- Telling formats apart ------------------------------------------------------------------------
 
 Line = dict[str, Any]
 
@@ -180,10 +205,12 @@ class Format:
     """One row of the table.
 
     Attributes:
-        name: what it is called: by a request (``format``) or, where it cannot be imported, in the refusal.
+        name: what it is called: by a request (``format``) or, where it cannot be imported, in the
+            refusal.
         keys: what every line of it has.
         any_of: of these it has at least one.
-        matches: what else tells it from others, in words where it can say so; None: the keys are enough.
+        matches: what else tells it from others, in words where it can say so; None: the keys are
+            enough.
         convert: how a line becomes a trace; None: it cannot be imported yet.
         advice: what to do about one that cannot be imported.
     """
@@ -202,7 +229,11 @@ class Format:
 
     def refusal(self, line: Line) -> str:
         found = self.matches(line) if self.matches is not None else None
-        detail = found if isinstance(found, str) else ", ".join(sorted(self.keys | (self.any_of & line.keys())))
+        detail = (
+            found
+            if isinstance(found, str)
+            else ", ".join(sorted(self.keys | (self.any_of & line.keys())))
+        )
         return f"is {self.name} ({detail}), which cannot be imported yet: {self.advice}"
 
 
@@ -211,14 +242,18 @@ def _keys(*names: str) -> frozenset[str]:
 
 
 def _beside(name: str, fields: frozenset[str], advice: str) -> Format:
-    """An example that could be imported if it had not one of these fields, which would then be left out in silence. Empty fields
-    do not count: tables fill up rows with nulls.
+    """An example that could be imported if it had not one of these fields, which would then be left
+    out in silence. Empty fields do not count: tables fill up rows with nulls.
     """
 
     def filled(line: Line) -> str:
         if not _holds_example(line):
             return ""
-        return ", ".join(field for field in sorted(fields) if line.get(field) not in (None, "", [], {}, "[]", "{}"))
+        return ", ".join(
+            field
+            for field in sorted(fields)
+            if line.get(field) not in (None, "", [], {}, "[]", "{}")
+        )
 
     return Format(name, any_of=fields, matches=filled, advice=advice)
 
@@ -227,21 +262,31 @@ def _holds_example(line: Line) -> bool:
     return "messages" in line or "prompt" in line or "question" in line
 
 
-_JUDGEMENTS = _keys("label", "kto_tag", "desirable", "is_desirable", "is_correct", "correct", "is_good")
+_JUDGEMENTS = _keys(
+    "label", "kto_tag", "desirable", "is_desirable", "is_correct", "correct", "is_good"
+)
 
 
 def _label(line: Line) -> str:
-    """The fields that say whether the answer is good, by true or false or the numbers that stand for it. A label in words is a
-    topic, an empty one is nothing."""
-    judged = sorted(name for name in _JUDGEMENTS & line.keys() if name == "kto_tag" or line[name] in (True, False, -1))
+    """The fields that say whether the answer is good, by true or false or the numbers that stand
+    for it. A label in words is a topic, an empty one is nothing."""
+    judged = sorted(
+        name
+        for name in _JUDGEMENTS & line.keys()
+        if name == "kto_tag" or line[name] in (True, False, -1)
+    )
     if not judged or not _holds_example(line):
         return ""
-    return ", ".join([*(name for name in ("prompt", "completion") if "completion" in line), *judged])
+    return ", ".join(
+        [*(name for name in ("prompt", "completion") if "completion" in line), *judged]
+    )
 
 
 def _has_pair(line: Line) -> str:
     """Chosen and rejected answers that are filled in: tables fill up rows with nulls."""
-    return ", ".join(name for name in ("chosen", "rejected") if line.get(name) not in (None, "", []))
+    return ", ".join(
+        name for name in ("chosen", "rejected") if line.get(name) not in (None, "", [])
+    )
 
 
 def _is_hh(line: Line) -> bool:
@@ -249,7 +294,15 @@ def _is_hh(line: Line) -> bool:
 
 
 def _has_no_answer(line: Line) -> bool:
-    answers = {"completion", "completions", "final_answer", "response", "responses", "output", "outputs"}
+    answers = {
+        "completion",
+        "completions",
+        "final_answer",
+        "response",
+        "responses",
+        "output",
+        "outputs",
+    }
     return not answers & line.keys()
 
 
@@ -289,7 +342,9 @@ def _feature_of_message(message: Line) -> str:
     if not isinstance(content, list):
         return ""
     kinds = [str(part.get("type")) for part in content if isinstance(part, dict)]
-    return next((f"a part of type {kind[:40]}" for kind in kinds if kind != "text"), "content in parts")
+    return next(
+        (f"a part of type {kind[:40]}" for kind in kinds if kind != "text"), "content in parts"
+    )
 
 
 def _is_conversational(line: Line) -> bool:
@@ -298,36 +353,70 @@ def _is_conversational(line: Line) -> bool:
 
 _ANSWERED = "prompt and completion, or as messages"
 _PAIRS = f"to learn the chosen answers alone, write them as {_ANSWERED}"
-_WORKED = "write them as question and answer of GSM8K, whose last line is `#### <final answer>`, or as prompt and completion"
+_WORKED = (
+    "write them as question and answer of GSM8K, whose last line is `#### <final answer>`, or as"
+    " prompt and completion"
+)
 _PLAIN = f"write it as {_ANSWERED}"
 
 
 # The most specific first: the first that fits counts.
 TABLE: tuple[Format, ...] = (
     # Pairs and labels: some of these answers are bad ones.
-    Format("preference data of OpenAI", any_of=_keys("preferred_output", "non_preferred_output"), advice=_PAIRS),
-    Format("preference data of UltraFeedback", _keys("prompt", "chosen", "rejected", "messages"), advice=_PAIRS),
-    Format("preference data of LLaMA-Factory", _keys("conversations", "chosen", "rejected"), advice=_PAIRS),
-    Format("preference data of LLaMA-Factory", _keys("instruction", "chosen", "rejected"), advice=_PAIRS),
-    Format("preference data of Anthropic HH", _keys("chosen", "rejected"), matches=_is_hh, advice=_PAIRS),
+    Format(
+        "preference data of OpenAI",
+        any_of=_keys("preferred_output", "non_preferred_output"),
+        advice=_PAIRS,
+    ),
+    Format(
+        "preference data of UltraFeedback",
+        _keys("prompt", "chosen", "rejected", "messages"),
+        advice=_PAIRS,
+    ),
+    Format(
+        "preference data of LLaMA-Factory",
+        _keys("conversations", "chosen", "rejected"),
+        advice=_PAIRS,
+    ),
+    Format(
+        "preference data of LLaMA-Factory",
+        _keys("instruction", "chosen", "rejected"),
+        advice=_PAIRS,
+    ),
+    Format(
+        "preference data of Anthropic HH",
+        _keys("chosen", "rejected"),
+        matches=_is_hh,
+        advice=_PAIRS,
+    ),
     Format("preference data", any_of=_keys("chosen", "rejected"), matches=_has_pair, advice=_PAIRS),
     Format(
         "KTO data",
         any_of=_JUDGEMENTS,
         matches=_label,
-        advice="to learn the good answers alone, keep the lines whose label is true and leave the label out",
+        advice=(
+            "to learn the good answers alone, keep the lines whose label is true and leave the"
+            " label out"
+        ),
     ),
     # Our own export.
     Format("tunix_sft", _EXPORTED, convert=_from_tunix_sft),
     Format(
         "both a trace and a chat",
         _keys("messages", "final_answer"),
-        advice="leave one of them out; the conversation before a trace's prompt goes into meta.messages",
+        advice=(
+            "leave one of them out; the conversation before a trace's prompt goes into"
+            " meta.messages"
+        ),
     ),
     # Formats of other tools and datasets.
     Format("function calls of xLAM", _keys("query", "answers", "tools"), advice=_PLAIN),
     Format("a chat of Vertex", _keys("contents"), advice=_PLAIN),
-    Format("a message of OASST", _keys("message_id", "parent_id", "text"), advice=f"write each conversation as {_ANSWERED}"),
+    Format(
+        "a message of OASST",
+        _keys("message_id", "parent_id", "text"),
+        advice=f"write each conversation as {_ANSWERED}",
+    ),
     Format("OpenMathReasoning", _keys("problem", "generated_solution"), advice=_WORKED),
     Format("OpenR1-Math", _keys("problem", "solution", "generations"), advice=_WORKED),
     Format("worked mathematics", _keys("problem", "solution"), advice=_WORKED),
@@ -337,7 +426,14 @@ TABLE: tuple[Format, ...] = (
     # What would be left out of the training in silence.
     _beside(
         "an example with tools",
-        _keys("tools", "functions", "function_call", "tool_calls", "tool_choice", "parallel_tool_calls"),
+        _keys(
+            "tools",
+            "functions",
+            "function_call",
+            "tool_calls",
+            "tool_choice",
+            "parallel_tool_calls",
+        ),
         "leave the field out to train without them",
     ),
     _beside(
@@ -350,7 +446,11 @@ TABLE: tuple[Format, ...] = (
         _keys("system", "system_prompt", "systemInstruction"),
         "make it the first of the messages, with the role system",
     ),
-    _beside("an example with further input", _keys("input", "context", "documents", "history"), "make it part of the prompt"),
+    _beside(
+        "an example with further input",
+        _keys("input", "context", "documents", "history"),
+        "make it part of the prompt",
+    ),
     _beside(
         "an example with reasoning apart from the answer",
         _keys("reasoning", "reasoning_content", "thinking", "chain_of_thought", "cot", "rationale"),
@@ -381,7 +481,12 @@ TABLE: tuple[Format, ...] = (
         matches=_has_no_answer,
         advice="to learn an answer, name it completion",
     ),
-    Format("plain text", _keys("text"), matches=lambda line: isinstance(line["text"], str), advice=_PLAIN),
+    Format(
+        "plain text",
+        _keys("text"),
+        matches=lambda line: isinstance(line["text"], str),
+        advice=_PLAIN,
+    ),
 )
 
 # What can be imported, by name.
@@ -405,7 +510,11 @@ def _find(line: Line) -> Format | None:
 
 def _way_out(line: Line) -> str:
     """What may be meant by a line of no known format."""
-    lists = [name for name, value in line.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    lists = [
+        name
+        for name, value in line.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
     if len(lists) == 1:
         return f"; if the examples stand in {lists[0][:40]!r}, write them one a line"
     return ""
@@ -428,7 +537,9 @@ def to_trace(line: Line, format_name: str) -> tuple[TraceData, str | None]:
     split = line.get("split")
     if "split" in line and split not in Split.values:
         raise LineError(f'split: must be "train" or "held_out", not {split!r}'[:200])
-    rest = {key: value for key, value in line.items() if key != "split" or format_name == "tunix_sft"}
+    rest = {
+        key: value for key, value in line.items() if key != "split" or format_name == "tunix_sft"
+    }
     try:
         return parse_trace(known.convert(rest)), split
     except InvalidTrace as error:

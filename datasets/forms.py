@@ -19,11 +19,23 @@ _FORMAT_LABELS = {
 
 class UploadForm(forms.Form):
     file = forms.FileField(help_text="JSONL: one JSON object a line, UTF-8.", allow_empty_file=True)
-    name = forms.CharField(max_length=MAX_NAME, help_text="Letters, digits, dots, underscores, hyphens.")
-    version = forms.CharField(max_length=MAX_VERSION, initial="v1", help_text="Name and version together are the dataset's key.")
-    description = forms.CharField(max_length=MAX_DESCRIPTION, required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    name = forms.CharField(
+        max_length=MAX_NAME, help_text="Letters, digits, dots, underscores, hyphens."
+    )
+    version = forms.CharField(
+        max_length=MAX_VERSION,
+        initial="v1",
+        help_text="Name and version together are the dataset's key.",
+    )
+    description = forms.CharField(
+        max_length=MAX_DESCRIPTION, required=False, widget=forms.Textarea(attrs={"rows": 2})
+    )
     format = ChoiceField(
-        required=False, choices=[("", "recognised by the first line"), *((name, _FORMAT_LABELS[name]) for name in FORMATS)]
+        required=False,
+        choices=[
+            ("", "recognised by the first line"),
+            *((name, _FORMAT_LABELS[name]) for name in FORMATS),
+        ],
     )
     held_out = forms.CharField(
         required=False,
@@ -39,8 +51,11 @@ class UploadForm(forms.Form):
             raise forms.ValidationError(error.errors["held_out"]) from error
 
     def take(self, refusal: Refusal) -> None:
-        """Show what a service refused beside its field; what has no field of its own, above the form."""
-        for name, messages in (refusal.messages or {self.field_of(refusal): [str(refusal)]}).items():
+        """Show what a service refused beside its field; what has no field of its own, above the
+        form."""
+        for name, messages in (
+            refusal.messages or {self.field_of(refusal): [str(refusal)]}
+        ).items():
             self.add_error(name if name in self.fields else None, list(messages))
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Reading JSONL files of several formats as traces.
 
-``import_file`` reads and checks the whole file first, into a temporary file, so that every bad line is known before the
-database is touched and the database is locked for writing only as long as writing takes.
+``import_file`` reads and checks the whole file first, into a temporary file, so that every bad line
+is known before the database is touched and the database is locked for writing only as long as
+writing takes.
 """
 
 import hashlib
@@ -67,7 +68,9 @@ class BadLines(ImportRefused):
     def extra(self) -> dict[str, Any]:
         return {
             "error_count": self.count,
-            "errors": [{"line": problem.line, "reason": problem.reason} for problem in self.problems],
+            "errors": [
+                {"line": problem.line, "reason": problem.reason} for problem in self.problems
+            ],
         }
 
 
@@ -76,7 +79,8 @@ class LineReader(Protocol):
 
 
 class _Source:
-    """Lines of a file with their numbers, never more than two of them in memory; counts and hashes what it reads."""
+    """Lines of a file with their numbers, never more than two of them in memory; counts and hashes
+    what it reads."""
 
     def __init__(self, file: LineReader, file_name: str):
         self._file = file
@@ -93,7 +97,8 @@ class _Source:
         return part
 
     def lines(self) -> Iterator[tuple[int, bytes | None]]:
-        """Line number and bytes without the line's end, blank lines left out; None for a line that is too long.
+        """Line number and bytes without the line's end, blank lines left out; None for a line that
+        is too long.
 
         Raises ImportRefused for a file of another kind, before the first line.
         """
@@ -138,7 +143,8 @@ class _Source:
 
 @dataclass
 class _Staging:
-    """Valid examples on their way to the database, in a temporary file: hash, part, trace; one a line."""
+    """Valid examples on their way to the database, in a temporary file: hash, part, trace; one a
+    line."""
 
     file: IO[bytes]
     size: int = 0
@@ -152,7 +158,10 @@ class _Staging:
     def add(self, trace: TraceData, split: str | None, *, draw: bool) -> None:
         content = [trace.prompt, trace.steps, trace.final_answer, trace.meta, trace.trace_version]
         part = split or self._UNNAMED
-        self.file.write(f"{trace.content_hash} {part} ".encode() + orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
+        self.file.write(
+            f"{trace.content_hash} {part} ".encode()
+            + orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+        )
         self.size += 1
         self.named_parts += split is not None
         self.lengths.add(trace)
@@ -164,8 +173,9 @@ class _Staging:
         return int(content_hash[:16], 16)
 
     def hold_out(self, held_out: int | float) -> None:
-        """Draw the held-out part: the examples with the smallest content hashes, so that the same data always gives the
-        same part. Copies of one example stay together, so a few more can be drawn than asked for.
+        """Draw the held-out part: the examples with the smallest content hashes, so that the same
+        data always gives the same part. Copies of one example stay together, so a few more can be
+        drawn than asked for.
         """
         number = max(1, round(held_out * self.size)) if isinstance(held_out, float) else held_out
         if number >= self.size:
@@ -180,13 +190,20 @@ class _Staging:
             content_hash, part, content = line.split(b" ", 2)
             name = part.decode()
             if name == self._UNNAMED:
-                name = Split.HELD_OUT if self._draw(content_hash.decode()) <= self.threshold else Split.TRAIN
+                name = (
+                    Split.HELD_OUT
+                    if self._draw(content_hash.decode()) <= self.threshold
+                    else Split.TRAIN
+                )
             yield content_hash.decode(), name, content
 
     def examples(self) -> Iterator[tuple[TraceData, str]]:
         for content_hash, part, content in self.parts():
             prompt, steps, final_answer, meta, version = orjson.loads(content)
-            yield TraceData(prompt, steps, final_answer, meta, version, content_hash, len(content)), part
+            yield (
+                TraceData(prompt, steps, final_answer, meta, version, content_hash, len(content)),
+                part,
+            )
 
     def summary(self) -> services.Summary:
         fingerprint = Fingerprint()
@@ -194,7 +211,9 @@ class _Staging:
         for content_hash, part, _ in self.parts():
             fingerprint.add(content_hash, part)
             held_out_size += part == Split.HELD_OUT
-        return services.Summary(self.size, held_out_size, self.lengths.as_stats(held_out_size), str(fingerprint))
+        return services.Summary(
+            self.size, held_out_size, self.lengths.as_stats(held_out_size), str(fingerprint)
+        )
 
 
 def import_file(
@@ -221,27 +240,38 @@ def import_file(
         named_lines: how many bad lines the error names; None: all.
 
     Raises:
-        BadLines, ImportRefused, services.InvalidDataset, services.DatasetExists. OSError: no room for the temporary file.
+        BadLines, ImportRefused, services.InvalidDataset, services.DatasetExists. OSError: no room
+        for the temporary file.
     """
     services.check_identity(name=name, version=version, description=description)
     if format is not None and format not in FORMATS:
-        raise services.InvalidDataset({"format": [f"{format!r} is unknown; known are {', '.join(FORMATS)}."[:300]]})
+        raise services.InvalidDataset(
+            {"format": [f"{format!r} is unknown; known are {', '.join(FORMATS)}."[:300]]}
+        )
     check_held_out(held_out)
     if limit is not None and limit < 1:
         raise services.InvalidDataset({"limit": ["Must be at least 1."]})
     source = _Source(file, file_name)
     with tempfile.TemporaryFile(prefix="tunixrt-import-") as staged:
         staging = _Staging(staged)
-        found = _read(source, staging, format, draw=held_out is not None, limit=limit, named_lines=named_lines)
+        found = _read(
+            source, staging, format, draw=held_out is not None, limit=limit, named_lines=named_lines
+        )
         if held_out is not None:
             if staging.named_parts:
-                reason = "The lines name their part themselves (field split); give one or the other."
+                reason = (
+                    "The lines name their part themselves (field split); give one or the other."
+                )
                 raise services.InvalidDataset({"held_out": [reason]})
             staging.hold_out(held_out)
         provenance: dict[str, Any] = {"source": "import", "file": file_name[:255], "format": found}
         if source.whole:
             provenance |= {"bytes": source.bytes, "sha256": source.sha256}
-        provenance |= {"held_out": held_out, "limit": limit, "imported_by": by.get_username() if by else None}
+        provenance |= {
+            "held_out": held_out,
+            "limit": limit,
+            "imported_by": by.get_username() if by else None,
+        }
         return services.store_dataset(
             name=name,
             version=version,
@@ -254,9 +284,16 @@ def import_file(
 
 
 def _read(
-    source: _Source, staging: _Staging, format: str | None, *, draw: bool, limit: int | None, named_lines: int | None
+    source: _Source,
+    staging: _Staging,
+    format: str | None,
+    *,
+    draw: bool,
+    limit: int | None,
+    named_lines: int | None,
 ) -> str:
-    """Read and check every line; the good ones go to the staging. Returns the format. Raises BadLines, ImportRefused."""
+    """Read and check every line; the good ones go to the staging. Returns the format. Raises
+    BadLines, ImportRefused."""
     problems: list[LineProblem] = []
     count = 0
     for number, raw in source.lines():
@@ -285,13 +322,16 @@ def check_held_out(held_out: int | float | None) -> None:
     """Raises InvalidDataset."""
     if held_out is None:
         return
-    if (isinstance(held_out, float) and 0 < held_out < 1) or (type(held_out) is int and held_out >= 1):
+    if (isinstance(held_out, float) and 0 < held_out < 1) or (
+        type(held_out) is int and held_out >= 1
+    ):
         return
     raise services.InvalidDataset({"held_out": [HELD_OUT]})
 
 
 def parse_held_out(text: str) -> int | float | None:
-    """``200`` → 200 examples, ``0.1`` → a tenth of them, empty or ``0`` → none. Raises InvalidDataset."""
+    """``200`` → 200 examples, ``0.1`` → a tenth of them, empty or ``0`` → none. Raises
+    InvalidDataset."""
     text = text.strip()
     if text in ("", "0"):
         return None

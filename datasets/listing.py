@@ -11,7 +11,8 @@ from django.db.models import Model, Q, QuerySet
 
 from datasets.models import Dataset, Trace
 
-# Deeper than this nobody pages by number: the database would read and drop every row before. A cursor goes any depth.
+# Deeper than this nobody pages by number: the database would read and drop every row before. A
+# cursor goes any depth.
 OFFSET_MAX = 1_000_000
 
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -19,7 +20,8 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 @dataclass(frozen=True)
 class Cursor:
-    """The last row of a page: the next page starts behind it, whatever has been added in front meanwhile."""
+    """The last row of a page: the next page starts behind it, whatever has been added in front
+    meanwhile."""
 
     created_at: datetime
     pk: Any
@@ -34,7 +36,9 @@ class Cursor:
 
         def decode(text: str) -> Cursor:
             try:
-                created_at, pk = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split("|")
+                created_at, pk = (
+                    base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split("|")
+                )
                 moment = datetime.fromisoformat(created_at)
                 if moment.tzinfo is None:
                     raise ValueError
@@ -45,7 +49,8 @@ class Cursor:
         return decode
 
     def apply(self, rows: QuerySet[AnyModel]) -> QuerySet[AnyModel]:
-        # The first condition alone bounds the index scan; the rest only decides among rows of the same moment.
+        # The first condition alone bounds the index scan; the rest only decides among rows of the
+        # same moment.
         behind = Q(created_at__lt=self.created_at) | Q(pk__lt=self.pk)
         return rows.filter(created_at__lte=self.created_at).filter(behind)
 
@@ -68,8 +73,11 @@ class Page(Generic[AnyModel]):
     next_cursor: str | None
 
 
-def take_page(rows: QuerySet[AnyModel], *, limit: int, offset: int = 0, cursor: Cursor | None = None) -> Page[AnyModel]:
-    """One page of models with ``created_at``, newest first; one query, which asks for one row more than it shows."""
+def take_page(
+    rows: QuerySet[AnyModel], *, limit: int, offset: int = 0, cursor: Cursor | None = None
+) -> Page[AnyModel]:
+    """One page of models with ``created_at``, newest first; one query, which asks for one row more
+    than it shows."""
     rows = rows.order_by("-created_at", "-pk")
     if cursor is not None:
         rows = cursor.apply(rows)
@@ -93,4 +101,8 @@ def search_traces(text: str | None) -> QuerySet[Trace]:
 def search_datasets(text: str | None) -> QuerySet[Dataset]:
     """Datasets whose key or description holds the text."""
     datasets = Dataset.objects.all()
-    return datasets.filter(Q(dataset_key__icontains=text) | Q(description__icontains=text)) if text else datasets
+    return (
+        datasets.filter(Q(dataset_key__icontains=text) | Q(description__icontains=text))
+        if text
+        else datasets
+    )

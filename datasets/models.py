@@ -12,7 +12,8 @@ DATASET_FORMAT = "tunix_sft"
 
 
 class Trace(models.Model):
-    """One worked example. The same trace is stored once: ``content_hash`` covers everything but id, time and person."""
+    """One worked example. The same trace is stored once: ``content_hash`` covers everything but id,
+    time and person."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     prompt = models.TextField()
@@ -20,18 +21,26 @@ class Trace(models.Model):
     final_answer = models.TextField()
     meta = models.JSONField(default=dict, blank=True)
     trace_version = models.CharField(max_length=16, default=TRACE_VERSION)
-    content_hash = models.CharField(max_length=64, unique=True, editable=False, help_text="SHA-256, hexadecimal.")
-    # Written by Python, not by the database: on SQLite times are text, and the database's own form (milliseconds) would
-    # not compare with the form of a cursor.
+    content_hash = models.CharField(
+        max_length=64, unique=True, editable=False, help_text="SHA-256, hexadecimal."
+    )
+    # Written by Python, not by the database: on SQLite times are text, and the database's own form
+    # (milliseconds) would not compare with the form of a cursor.
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+", db_index=False
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        db_index=False,
     )
 
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),  # every list of traces
+            models.Index(
+                F("created_at").desc(), F("id").desc(), name="ix_traces_newest"
+            ),  # every list of traces
         ]
 
     def __str__(self) -> str:
@@ -44,29 +53,42 @@ class Split(models.TextChoices):
 
 
 class Dataset(models.Model):
-    """A named, versioned selection of traces. Never changed once made: a change is a new version."""
+    """A named, versioned selection of traces. Never changed once made: a change is a new
+    version."""
 
-    dataset_key = models.CharField(max_length=256, unique=True, editable=False, help_text="<name>-<version>")
+    dataset_key = models.CharField(
+        max_length=256, unique=True, editable=False, help_text="<name>-<version>"
+    )
     name = models.CharField(max_length=200)
     version = models.CharField(max_length=55)
     description = models.TextField(blank=True)
     format = models.CharField(max_length=32, default=DATASET_FORMAT, editable=False)
     size = models.PositiveIntegerField(help_text="Examples in all.")
-    held_out_size = models.PositiveIntegerField(default=0, help_text="Of them, examples held out from training.")
-    fingerprint = models.CharField(max_length=80, help_text="sha256:<hash of content and order>", editable=False)
+    held_out_size = models.PositiveIntegerField(
+        default=0, help_text="Of them, examples held out from training."
+    )
+    fingerprint = models.CharField(
+        max_length=80, help_text="sha256:<hash of content and order>", editable=False
+    )
     stats = models.JSONField(default=dict)
     provenance = models.JSONField(default=dict)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(F("created_at").desc(), F("id").desc(), name="ix_datasets_newest"),  # every list of datasets
+            models.Index(
+                F("created_at").desc(), F("id").desc(), name="ix_datasets_newest"
+            ),  # every list of datasets
         ]
         constraints = [
             models.UniqueConstraint(fields=["name", "version"], name="uq_dataset_name_version"),
-            models.CheckConstraint(condition=models.Q(held_out_size__lte=F("size")), name="ck_dataset_held_out"),
+            models.CheckConstraint(
+                condition=models.Q(held_out_size__lte=F("size")), name="ck_dataset_held_out"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -74,10 +96,13 @@ class Dataset(models.Model):
 
 
 class DatasetItem(models.Model):
-    """The place of one trace in one dataset. A trace may stand in several places of one part, never in both parts."""
+    """The place of one trace in one dataset. A trace may stand in several places of one part, never
+    in both parts."""
 
     # No index of its own: the unique (dataset, position) serves every search by dataset.
-    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="items", db_index=False)
+    dataset = models.ForeignKey(
+        Dataset, on_delete=models.CASCADE, related_name="items", db_index=False
+    )
     trace = models.ForeignKey(Trace, on_delete=models.PROTECT, related_name="items")
     position = models.PositiveIntegerField()
     split = models.CharField(max_length=16, choices=Split.choices, default=Split.TRAIN)
@@ -85,8 +110,12 @@ class DatasetItem(models.Model):
     class Meta:
         ordering = ["dataset", "position"]
         constraints = [
-            models.UniqueConstraint(fields=["dataset", "position"], name="uq_dataset_item_position"),
-            models.CheckConstraint(condition=models.Q(split__in=Split.values), name="ck_dataset_item_split"),
+            models.UniqueConstraint(
+                fields=["dataset", "position"], name="uq_dataset_item_position"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(split__in=Split.values), name="ck_dataset_item_split"
+            ),
         ]
 
     def __str__(self) -> str:

@@ -1,4 +1,5 @@
-"""What a trace is: its fields and limits, its content hash, and the training line that is made of it."""
+"""What a trace is: its fields and limits, its content hash, and the training line that is made of
+it."""
 
 import hashlib
 from collections.abc import Container, Mapping
@@ -11,7 +12,8 @@ import orjson
 from datasets.models import TRACE_VERSION
 from tunixrt.refusals import join_bounded, shorten
 
-# One trace as canonical JSON. The longest context that can be trained, 32,768 tokens, is some 130 kB of English.
+# One trace as canonical JSON. The longest context that can be trained, 32,768 tokens, is some 130
+# kB of English.
 MAX_TRACE_BYTES = 1024 * 1024
 MAX_STEPS = 1_000
 MAX_STEP_TYPE_CHARACTERS = 64
@@ -20,7 +22,8 @@ MAX_META_DEPTH = 32
 # Beyond it JSON numbers are not kept exactly by every database and reader.
 MAX_META_NUMBER = 2**63 - 1
 ROLES = ("system", "user", "assistant")
-# What is named of all that is wrong with one trace, or with one dataset: somebody may send a million wrong fields.
+# What is named of all that is wrong with one trace, or with one dataset: somebody may send a
+# million wrong fields.
 NAMED_FIELDS, NAMED_PROBLEMS, NAME_SHOWN = 20, 20, 100
 
 _FIELDS = ("prompt", "steps", "final_answer", "meta", "trace_version")
@@ -33,20 +36,26 @@ class InvalidTrace(ValueError):
 
     def __init__(self, errors: Errors):
         self.errors = errors
-        super().__init__(join_bounded(f"{field}: {' '.join(messages)}" for field, messages in errors.items()))
+        super().__init__(
+            join_bounded(f"{field}: {' '.join(messages)}" for field, messages in errors.items())
+        )
 
 
 def unknown_fields(given: Mapping[Any, Any], known: Container[str]) -> Errors:
-    """Return an error for each field that is not known; of many, for the first ones and how many there are."""
+    """Return an error for each field that is not known; of many, for the first ones and how many
+    there are."""
     unknown = (key for key in given if key not in known)
-    errors: Errors = {shorten(str(key), NAME_SHOWN): ["Unknown field."] for key in islice(unknown, NAMED_FIELDS)}
+    errors: Errors = {
+        shorten(str(key), NAME_SHOWN): ["Unknown field."] for key in islice(unknown, NAMED_FIELDS)
+    }
     if more := sum(1 for _ in unknown):
         errors["non_field_errors"] = [f"{more:,} more unknown fields."]
     return errors
 
 
 class HasContent(Protocol):
-    """What hash, statistics and export need: a stored trace has it, and so has one that was just read."""
+    """What hash, statistics and export need: a stored trace has it, and so has one that was just
+    read."""
 
     prompt: Any
     steps: Any
@@ -56,8 +65,8 @@ class HasContent(Protocol):
 
 @dataclass(slots=True)
 class TraceData:
-    """A valid trace that may not be stored yet. ``content_hash``: SHA-256 of the canonical JSON, hexadecimal; ``size``: about
-    its length in bytes.
+    """A valid trace that may not be stored yet. ``content_hash``: SHA-256 of the canonical JSON,
+    hexadecimal; ``size``: about its length in bytes.
     """
 
     prompt: str
@@ -70,7 +79,8 @@ class TraceData:
 
 
 def parse_trace(value: Any) -> TraceData:
-    """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises InvalidTrace with every fault."""
+    """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises
+    InvalidTrace with every fault."""
     if not isinstance(value, Mapping):
         raise InvalidTrace({"trace": [f"Must be an object, not {kind_of(value)}."]})
     errors = unknown_fields(value, _FIELDS)
@@ -92,8 +102,16 @@ def parse_trace(value: Any) -> TraceData:
     return _hashed(value["prompt"], steps, value["final_answer"], meta, version)
 
 
-def _hashed(prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any], version: str) -> TraceData:
-    content = {"prompt": prompt, "steps": steps, "final_answer": final_answer, "meta": meta, "trace_version": version}
+def _hashed(
+    prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any], version: str
+) -> TraceData:
+    content = {
+        "prompt": prompt,
+        "steps": steps,
+        "final_answer": final_answer,
+        "meta": meta,
+        "trace_version": version,
+    }
     try:
         canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:  # all types are checked, so only text that has no UTF-8 form is left
@@ -101,14 +119,29 @@ def _hashed(prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: d
     if len(canonical) > MAX_TRACE_BYTES:
         reason = f"Has {len(canonical):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
         raise InvalidTrace({"trace": [reason]})
-    return TraceData(prompt, steps, final_answer, meta, version, hashlib.sha256(canonical).hexdigest(), len(canonical))
+    return TraceData(
+        prompt,
+        steps,
+        final_answer,
+        meta,
+        version,
+        hashlib.sha256(canonical).hexdigest(),
+        len(canonical),
+    )
 
 
 def kind_of(value: Any) -> str:
     """The JSON name of a value's type."""
     if value is None:
         return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    names = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), type(value).__name__)
 
 
@@ -141,14 +174,20 @@ def _step_problems(steps: Any) -> list[str]:
         if set(step) != _STEP_FIELDS:
             unknown = (key for key in step if key not in _STEP_FIELDS)
             missing = sorted(_STEP_FIELDS - set(step))
-            problems.extend(f"{place}: unknown field {shorten(str(key), NAME_SHOWN)}." for key in islice(unknown, NAMED_FIELDS))
+            problems.extend(
+                f"{place}: unknown field {shorten(str(key), NAME_SHOWN)}."
+                for key in islice(unknown, NAMED_FIELDS)
+            )
             problems.extend(f"{place}: {key} is missing." for key in missing)
             continue
         number = step["i"]
         if type(number) is not int or not 0 <= number <= MAX_STEP_NUMBER:
             problems.append(f"{place}.i: must be a whole number from 0 to {MAX_STEP_NUMBER}.")
         elif number <= last:
-            problems.append(f"{place}.i: {number} does not come after {last}; steps are listed in ascending order.")
+            problems.append(
+                f"{place}.i: {number} does not come after {last}; steps are listed in ascending"
+                " order."
+            )
         else:
             last = number
         for field in ("type", "content"):
@@ -168,8 +207,13 @@ def _meta_problem(meta: Any, prompt: Any) -> str | None:
         return None
     if problem := messages_problem(meta["messages"]):
         return f"meta.messages is the conversation before the answer: {problem}"
-    if [message["content"] for message in meta["messages"] if message["role"] == "user"][-1] != prompt:
-        return "meta.messages is the conversation before the answer: the last message of the user must be the prompt."
+    if [message["content"] for message in meta["messages"] if message["role"] == "user"][
+        -1
+    ] != prompt:
+        return (
+            "meta.messages is the conversation before the answer: the last message of the user must"
+            " be the prompt."
+        )
     return None
 
 
@@ -179,10 +223,13 @@ def messages_problem(messages: Any) -> str | None:
         return "must be a list of messages."
     for position, message in enumerate(messages):
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            return f"message {position + 1} must be an object with role and content, and nothing else."
+            return (
+                f"message {position + 1} must be an object with role and content, and nothing else."
+            )
         if message["role"] not in ROLES:
             return (
-                f"message {position + 1} has the role {shorten(repr(message['role']), NAME_SHOWN)}; known are {', '.join(ROLES)}."
+                f"message {position + 1} has the role {shorten(repr(message['role']), NAME_SHOWN)};"
+                f" known are {', '.join(ROLES)}."
             )
         if problem := _text_problem(message["content"], required=False):
             return f"the content of message {position + 1}: {problem}"
@@ -200,9 +247,15 @@ def _value_problem(value: Any, depth: int) -> str | None:
         return None
     if isinstance(value, int | float):
         # NaN fails the comparison too.
-        return None if abs(value) <= MAX_META_NUMBER else f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."
+        return (
+            None
+            if abs(value) <= MAX_META_NUMBER
+            else f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."
+        )
     if isinstance(value, list):
-        return next((problem for item in value if (problem := _value_problem(item, depth - 1))), None)
+        return next(
+            (problem for item in value if (problem := _value_problem(item, depth - 1))), None
+        )
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -213,7 +266,7 @@ def _value_problem(value: Any, depth: int) -> str | None:
     return f"Holds {kind_of(value)}, which is no JSON."
 
 
-# --- The training line (tunix_sft) ---------------------------------------------------------------------------------------
+# --- The training line (tunix_sft) ----------------------------------------------------------------
 
 
 def conversation(trace: HasContent) -> list[dict[str, str]]:
@@ -228,7 +281,8 @@ def answer_text(trace: HasContent) -> str:
 
 
 def training_line(trace_id: Any, trace: HasContent, split: str) -> bytes:
-    """One line of format tunix_sft. Only traces with steps have a final answer that exact match can look for."""
+    """One line of format tunix_sft. Only traces with steps have a final answer that exact match can
+    look for."""
     line = {
         "id": str(trace_id),
         "messages": [*conversation(trace), {"role": "assistant", "content": answer_text(trace)}],

@@ -1,4 +1,5 @@
-"""What people and programs may ask of traces and datasets. Writes are keyword-only, atomic and take ``by``."""
+"""What people and programs may ask of traces and datasets. Writes are keyword-only, atomic and take
+``by``."""
 
 import os
 import re
@@ -41,7 +42,9 @@ class DatasetNotFound(Missing):
 class DatasetExists(Conflict):
     def __init__(self, key: str):
         self.key = key
-        super().__init__(f"Dataset {key} exists already. Datasets never change: choose another name or version.")
+        super().__init__(
+            f"Dataset {key} exists already. Datasets never change: choose another name or version."
+        )
 
 
 class UnknownTraces(Refusal):
@@ -72,7 +75,11 @@ class InvalidTraces(Refusal):
     def __init__(self, errors: dict[int, Errors], count: int):
         self.errors = errors
         self.count = count
-        places = {f"[{place}].{name}": reasons for place, found in errors.items() for name, reasons in found.items()}
+        places = {
+            f"[{place}].{name}": reasons
+            for place, found in errors.items()
+            for name, reasons in found.items()
+        }
         super().__init__(messages=places)
 
     @property
@@ -81,12 +88,13 @@ class InvalidTraces(Refusal):
         return Refusal(messages=self.errors[0])
 
 
-# --- Traces --------------------------------------------------------------------------------------------------------------
+# --- Traces ---------------------------------------------------------------------------------------
 
 
 def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
-    """Store traces, each ``{prompt, steps, final_answer, meta?, trace_version?}``, all or none; those that are stored
-    already are returned as they are. The result has the order of ``items``. Raises InvalidTraces.
+    """Store traces, each ``{prompt, steps, final_answer, meta?, trace_version?}``, all or none;
+    those that are stored already are returned as they are. The result has the order of ``items``.
+    Raises InvalidTraces.
     """
     parsed: list[TraceData] = []
     errors: dict[int, Errors] = {}
@@ -105,13 +113,16 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
         for batch in _batches(parsed, WRITE_BATCH):
             _insert(batch, by)
             hashes = {trace.content_hash for trace in batch}
-            stored |= {trace.content_hash: trace for trace in Trace.objects.filter(content_hash__in=hashes).order_by()}
+            stored |= {
+                trace.content_hash: trace
+                for trace in Trace.objects.filter(content_hash__in=hashes).order_by()
+            }
     return [stored[trace.content_hash] for trace in parsed]
 
 
 def _insert(batch: Sequence[TraceData], by: User | None) -> None:
-    """Insert what is not there yet. In the order of the hash, so that two writers of the same traces wait for each other
-    instead of blocking each other.
+    """Insert what is not there yet. In the order of the hash, so that two writers of the same
+    traces wait for each other instead of blocking each other.
     """
     rows = {
         data.content_hash: (
@@ -127,21 +138,43 @@ def _insert(batch: Sequence[TraceData], by: User | None) -> None:
         )
         for data in batch
     }
-    columns = ["id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash", "created_at", "created_by"]
-    _insert_rows(Trace, columns, [rows[content_hash] for content_hash in sorted(rows)], "ON CONFLICT DO NOTHING")
+    columns = [
+        "id",
+        "prompt",
+        "steps",
+        "final_answer",
+        "meta",
+        "trace_version",
+        "content_hash",
+        "created_at",
+        "created_by",
+    ]
+    _insert_rows(
+        Trace,
+        columns,
+        [rows[content_hash] for content_hash in sorted(rows)],
+        "ON CONFLICT DO NOTHING",
+    )
 
 
-def _insert_rows(model: type[Model], names: Sequence[str], rows: Iterable[Sequence[Any]], ending: str = "") -> None:
-    """What bulk_create does, in half the time: on SQLite an import holds the only write lock, so every microsecond a row
-    counts (docs/datasets.md has the figures).
+def _insert_rows(
+    model: type[Model], names: Sequence[str], rows: Iterable[Sequence[Any]], ending: str = ""
+) -> None:
+    """What bulk_create does, in half the time: on SQLite an import holds the only write lock, so
+    every microsecond a row counts (docs/datasets.md has the figures).
     """
-    database = connections[router.db_for_write(model)]  # itself, not the proxy: it is asked for every value
+    database = connections[
+        router.db_for_write(model)
+    ]  # itself, not the proxy: it is asked for every value
     fields = [cast("Field[Any, Any]", model._meta.get_field(name)) for name in names]
     quote = database.ops.quote_name
     columns = ", ".join(quote(str(field.column)) for field in fields)
     places = ", ".join(["%s"] * len(fields))
     sql = f"INSERT INTO {quote(model._meta.db_table)} ({columns}) VALUES ({places}) {ending}"  # noqa: S608 - our own names
-    prepared = [[field.get_db_prep_save(value, database) for field, value in zip(fields, row, strict=True)] for row in rows]
+    prepared = [
+        [field.get_db_prep_save(value, database) for field, value in zip(fields, row, strict=True)]
+        for row in rows
+    ]
     with database.cursor() as cursor:
         cursor.executemany(sql, prepared)
 
@@ -152,7 +185,7 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-# --- Datasets ------------------------------------------------------------------------------------------------------------
+# --- Datasets -------------------------------------------------------------------------------------
 
 
 def get_dataset(key: str) -> Dataset:
@@ -165,7 +198,8 @@ def get_dataset(key: str) -> Dataset:
 
 
 def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
-    """The dataset key of a name and version. Raises InvalidDataset, or DatasetExists when the key is taken."""
+    """The dataset key of a name and version. Raises InvalidDataset, or DatasetExists when the key
+    is taken."""
     errors: Errors = {}
     for field, value, limit in (("name", name, MAX_NAME), ("version", version, MAX_VERSION)):
         if not isinstance(value, str) or not value:
@@ -173,11 +207,16 @@ def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
         elif len(value) > limit:
             errors[field] = [f"Has {len(value)} characters; the limit is {limit}."]
         elif not _WORD.fullmatch(value) or ".." in value:
-            errors[field] = ["May hold letters (A-Z, a-z), digits, dots, underscores and hyphens, but no two dots in a row."]
+            errors[field] = [
+                "May hold letters (A-Z, a-z), digits, dots, underscores and hyphens, but no two"
+                " dots in a row."
+            ]
     if not isinstance(description, str):
         errors["description"] = ["Must be text."]
     elif len(description) > MAX_DESCRIPTION:
-        errors["description"] = [f"Has {len(description):,} characters; the limit is {MAX_DESCRIPTION:,}."]
+        errors["description"] = [
+            f"Has {len(description):,} characters; the limit is {MAX_DESCRIPTION:,}."
+        ]
     elif "\x00" in description:
         errors["description"] = ["Holds a NUL character, which cannot be stored."]
     if errors:
@@ -198,8 +237,9 @@ def create_dataset(
     provenance: dict[str, Any] | None = None,
     by: User | None,
 ) -> Dataset:
-    """Make a dataset of stored traces, in the order of ``trace_ids``; none at all is allowed. ``held_out_ids`` says which
-    of them are held out from training. A trace that is named twice counts twice.
+    """Make a dataset of stored traces, in the order of ``trace_ids``; none at all is allowed.
+    ``held_out_ids`` says which of them are held out from training. A trace that is named twice
+    counts twice.
 
     Raises InvalidDataset, UnknownTraces (naming the ids), DatasetExists.
     """
@@ -219,15 +259,21 @@ def create_dataset(
                 unknown.append(trace_id)
                 continue
             lengths.add(trace)
-            fingerprint.add(trace.content_hash, Split.HELD_OUT if trace_id in held_out else Split.TRAIN)
+            fingerprint.add(
+                trace.content_hash, Split.HELD_OUT if trace_id in held_out else Split.TRAIN
+            )
     if unknown:
         raise UnknownTraces(list(dict.fromkeys(unknown)))
 
     held_out_size = sum(trace_id in held_out for trace_id in ids)
     summary = Summary(len(ids), held_out_size, lengths.as_stats(held_out_size), str(fingerprint))
-    places = ((trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids)
+    places = (
+        (trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids
+    )
     with transaction.atomic():
-        dataset = _insert_dataset(name, version, description, summary, provenance or {"source": "traces"}, by)
+        dataset = _insert_dataset(
+            name, version, description, summary, provenance or {"source": "traces"}, by
+        )
         _insert_items(dataset, 0, places)
     return dataset
 
@@ -267,25 +313,34 @@ def store_dataset(
     provenance: dict[str, Any],
     by: User | None,
 ) -> Dataset:
-    """Store examples (trace, split) that were read and counted before, as traces and one dataset: all or nothing, and in
-    constant memory. Raises InvalidDataset, DatasetExists.
+    """Store examples (trace, split) that were read and counted before, as traces and one dataset:
+    all or nothing, and in constant memory. Raises InvalidDataset, DatasetExists.
     """
     check_identity(name=name, version=version, description=description)
     with transaction.atomic():
-        # First of all, so that of two makers of the same dataset the second one stops before the work.
+        # First of all, so that of two makers of the same dataset the second one stops before the
+        # work.
         dataset = _insert_dataset(name, version, description, summary, provenance, by)
         start = 0
         for batch in _light_batches(examples):
             _insert([data for data, split in batch], by)
             hashes = {data.content_hash for data, split in batch}
-            ids = dict(Trace.objects.filter(content_hash__in=hashes).order_by().values_list("content_hash", "id"))
-            _insert_items(dataset, start, [(ids[data.content_hash], split) for data, split in batch])
+            ids = dict(
+                Trace.objects.filter(content_hash__in=hashes)
+                .order_by()
+                .values_list("content_hash", "id")
+            )
+            _insert_items(
+                dataset, start, [(ids[data.content_hash], split) for data, split in batch]
+            )
             start += len(batch)
         _refuse_overlap(dataset)
     return dataset
 
 
-def _light_batches(examples: Iterable[tuple[TraceData, str]]) -> Iterator[list[tuple[TraceData, str]]]:
+def _light_batches(
+    examples: Iterable[tuple[TraceData, str]],
+) -> Iterator[list[tuple[TraceData, str]]]:
     batch: list[tuple[TraceData, str]] = []
     size = 0
     for example in examples:
@@ -299,7 +354,12 @@ def _light_batches(examples: Iterable[tuple[TraceData, str]]) -> Iterator[list[t
 
 
 def _insert_dataset(
-    name: str, version: str, description: str, summary: Summary, provenance: dict[str, Any], by: User | None
+    name: str,
+    version: str,
+    description: str,
+    summary: Summary,
+    provenance: dict[str, Any],
+    by: User | None,
 ) -> Dataset:
     dataset = Dataset(
         dataset_key=f"{name}-{version}",
@@ -321,7 +381,10 @@ def _insert_dataset(
 
 
 def _insert_items(dataset: Dataset, start: int, places: Iterable[tuple[uuid.UUID, str]]) -> None:
-    rows = ((dataset.pk, trace_id, position, split) for position, (trace_id, split) in enumerate(places, start=start))
+    rows = (
+        (dataset.pk, trace_id, position, split)
+        for position, (trace_id, split) in enumerate(places, start=start)
+    )
     _insert_rows(DatasetItem, ["dataset", "trace", "position", "split"], rows)
 
 
@@ -338,15 +401,17 @@ def _refuse_overlap(dataset: Dataset) -> None:
     )
     if places := sorted(both):
         named = ", ".join(str(place + 1) for place in places)
-        raise InvalidDataset({"split": [f"These examples stand in both parts (counted from 1): {named}."]})
+        raise InvalidDataset(
+            {"split": [f"These examples stand in both parts (counted from 1): {named}."]}
+        )
 
 
-# --- Export --------------------------------------------------------------------------------------------------------------
+# --- Export ---------------------------------------------------------------------------------------
 
 
 def export_lines(dataset: Dataset) -> Iterator[bytes]:
-    """The dataset's lines in format tunix_sft, in order. Read in short queries by position: constant memory, and no
-    transaction stays open while a slow reader takes its time.
+    """The dataset's lines in format tunix_sft, in order. Read in short queries by position:
+    constant memory, and no transaction stays open while a slow reader takes its time.
     """
     start = 0
     while True:
@@ -363,9 +428,12 @@ def export_lines(dataset: Dataset) -> Iterator[bytes]:
 
 
 def write_jsonl(dataset: Dataset, path: Path) -> int:
-    """Write the export to ``path``, which appears complete or not at all. Returns the number of lines. Raises OSError."""
+    """Write the export to ``path``, which appears complete or not at all. Returns the number of
+    lines. Raises OSError."""
     count = 0
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
         try:
             for line in export_lines(dataset):
                 file.write(line)

@@ -30,7 +30,8 @@ class Range:
 
 @dataclass
 class Histogram:
-    """How many numbers fall into each of at most ``CLASSES`` classes of equal width, which doubles when a number does not fit."""
+    """How many numbers fall into each of at most ``CLASSES`` classes of equal width, which doubles
+    when a number does not fit."""
 
     CLASSES = 24
     width: int = 16
@@ -39,14 +40,19 @@ class Histogram:
     def add(self, value: int) -> None:
         while value // self.width >= self.CLASSES:
             self.width *= 2
-            self.counts = [sum(self.counts[place : place + 2]) for place in range(0, len(self.counts), 2)]
+            self.counts = [
+                sum(self.counts[place : place + 2]) for place in range(0, len(self.counts), 2)
+            ]
         place = value // self.width
         self.counts += [0] * (place + 1 - len(self.counts))
         self.counts[place] += 1
 
     def as_list(self) -> list[list[int]]:
         """``[from, up to, count]`` of every class up to the greatest number; both ends included."""
-        return [[place * self.width, (place + 1) * self.width - 1, count] for place, count in enumerate(self.counts)]
+        return [
+            [place * self.width, (place + 1) * self.width - 1, count]
+            for place, count in enumerate(self.counts)
+        ]
 
 
 @dataclass

@@ -15,9 +15,10 @@ class _Readable(Protocol):
 
 
 class WholeBody(io.RawIOBase):
-    """A request's stream. Reading raises TooLarge at once when more than ``limit`` bytes are announced, and OSError
-    (Django: UnreadablePostError) when it ends before the announced length: a file that was cut off at the end of a line
-    would otherwise look complete, since Django takes a missing last boundary for the end.
+    """A request's stream. Reading raises TooLarge at once when more than ``limit`` bytes are
+    announced, and OSError (Django: UnreadablePostError) when it ends before the announced length: a
+    file that was cut off at the end of a line would otherwise look complete, since Django takes a
+    missing last boundary for the end.
     """
 
     def __init__(self, stream: _Readable, announced: int, limit: int):
@@ -36,14 +37,18 @@ class WholeBody(io.RawIOBase):
         buffer[: len(data)] = data
         self._received += len(data)
         if not data and self._received < self._announced:
-            raise OSError(f"The upload ended after {self._received:,} of {self._announced:,} bytes.")
+            raise OSError(
+                f"The upload ended after {self._received:,} of {self._announced:,} bytes."
+            )
         return len(data)
 
 
 def guard_body(request: HttpRequest, limit: int) -> None:
-    """Watch over the body of a request that nobody has read yet. WSGI gives no more than CONTENT_LENGTH bytes.
+    """Watch over the body of a request that nobody has read yet. WSGI gives no more than
+    CONTENT_LENGTH bytes.
 
-    Behind the front (tunixrt/front.py) a body is complete and bounded already; other WSGI servers promise neither.
+    Behind the front (tunixrt/front.py) a body is complete and bounded already; other WSGI servers
+    promise neither.
     """
     length = request.META.get("CONTENT_LENGTH") or "0"
     announced = int(length) if length.isascii() and length.isdigit() else 0

@@ -51,7 +51,9 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
     cursor = _cursor(request, decode_dataset_cursor)
     with search(person(request), "q", reads_all=bool(text)):
         page = take_page(search_datasets(text), limit=PAGE, cursor=cursor)
-    return render(request, "datasets/list.html", {"page": page, "text": text, "first": cursor is None})
+    return render(
+        request, "datasets/list.html", {"page": page, "text": text, "first": cursor is None}
+    )
 
 
 def _cursor(request: HttpRequest, decode: Callable[[str], Cursor]) -> Cursor | None:
@@ -67,7 +69,11 @@ def _cursor(request: HttpRequest, decode: Callable[[str], Cursor]) -> Cursor | N
 def detail(request: HttpRequest, key: str) -> HttpResponse:
     dataset = get_dataset_for(person(request), key, may=May.READ)
     start = _position(request.GET.get("from", ""))
-    items = list(dataset.items.filter(position__gte=start).select_related("trace").order_by("position")[: EXAMPLES + 1])
+    items = list(
+        dataset.items.filter(position__gte=start)
+        .select_related("trace")
+        .order_by("position")[: EXAMPLES + 1]
+    )
     examples = [
         {
             "item": item,
@@ -81,7 +87,9 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
     context = {
         "dataset": dataset,
         "histogram": [
-            {"start": first, "end": last, "count": count, "width": 100 * count / most} for first, last, count in histogram if most
+            {"start": first, "end": last, "count": count, "width": 100 * count / most}
+            for first, last, count in histogram
+            if most
         ],
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
@@ -109,7 +117,9 @@ def traces(request: HttpRequest) -> HttpResponse:
     cursor = _cursor(request, decode_trace_cursor)
     with search(person(request), "q", reads_all=bool(text)):
         page = take_page(search_traces(text), limit=PAGE, cursor=cursor)
-    return render(request, "datasets/traces.html", {"page": page, "text": text, "first": cursor is None})
+    return render(
+        request, "datasets/traces.html", {"page": page, "text": text, "first": cursor is None}
+    )
 
 
 @login_required
@@ -119,14 +129,17 @@ def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     uses = list(Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1])
     context = {
         "trace": found,
-        "meta": json.dumps(found.meta, indent=2, ensure_ascii=False, sort_keys=True) if found.meta else "",
+        "meta": json.dumps(found.meta, indent=2, ensure_ascii=False, sort_keys=True)
+        if found.meta
+        else "",
         "uses": uses[:USES],
         "more_uses": len(uses) > USES,
     }
     return render(request, "datasets/trace.html", context)
 
 
-@csrf_exempt  # only this outer half: the token is in the form, and its size must be known before the form is read
+# only this outer half: the token is in the form, and its size must be known before the form is read
+@csrf_exempt
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def upload(request: HttpRequest) -> HttpResponse:
@@ -159,7 +172,15 @@ def _upload(request: HttpRequest) -> HttpResponse:
         else:
             messages.success(request, f"Stored {dataset.dataset_key}: {dataset.size:,} examples.")
             if scripted:  # upload.js goes there itself
-                return JsonResponse({"location": reverse("datasets:detail", args=[dataset.dataset_key])}, status=201)
+                return JsonResponse(
+                    {"location": reverse("datasets:detail", args=[dataset.dataset_key])}, status=201
+                )
             return redirect("datasets:detail", key=dataset.dataset_key)
-    # A script gets its answer whatever it says; a browser would complain of another code in its console.
-    return render(request, "datasets/upload.html", {"form": form, "bad_lines": bad_lines}, status=200 if scripted else 400)
+    # A script gets its answer whatever it says; a browser would complain of another code in its
+    # console.
+    return render(
+        request,
+        "datasets/upload.html",
+        {"form": form, "bad_lines": bad_lines},
+        status=200 if scripted else 400,
+    )

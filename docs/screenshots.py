@@ -2,8 +2,9 @@
 
     python -m docs.screenshots [--house FOLDER] [--only NAME ...]
 
-The house is one of its own, and everything in it is real: dry runs, and trainings of a tiny model on additions, one of which
-runs out of time. ``--house`` keeps it in a folder, and finds what an earlier call has put there.
+The house is one of its own, and everything in it is real: dry runs, and trainings of a tiny model
+on additions, one of which runs out of time. ``--house`` keeps it in a folder, and finds what an
+earlier call has put there.
 """
 
 import argparse
@@ -30,7 +31,12 @@ PICTURES = ROOT / "docs" / "screenshots"
 LOOKS: dict[str, dict[str, Any]] = {
     "": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
     "-dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
-    "-phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True},
+    "-phone": {
+        "viewport": {"width": 390, "height": 844},
+        "color_scheme": "light",
+        "is_mobile": True,
+        "has_touch": True,
+    },
 }
 COLOURS = 256  # of a picture's palette: pages have few, and the file is a third
 LIVE_STEPS = 35  # of the training that is under way while its page is looked at
@@ -56,16 +62,31 @@ Same data, same steps; only the **learning rate** differs.
 """
 
 
-# --- what is in the house ---------------------------------------------------------------------------------------------
+# --- what is in the house -------------------------------------------------------------------------
 
 
 def furnish(house: House) -> dict[str, str]:
     """Fill the house; the ids of what the pictures show, by name."""
-    subprocess.run([sys.executable, "manage.py", "make_demo_dataset"], cwd=ROOT, env=house.whole_environment(), check=True)
+    subprocess.run(
+        [sys.executable, "manage.py", "make_demo_dataset"],
+        cwd=ROOT,
+        env=house.whole_environment(),
+        check=True,
+    )
     shown, held_out = generate(training=400, held_out=40, seed=1)
-    lines = "".join(json.dumps({"prompt": one["prompt"], "completion": one["final_answer"]}) + "\n" for one in shown + held_out)
-    about = {"name": "sums-only", "version": "v1", "held_out": "40", "description": "The same additions, without their steps."}
-    house.ask("POST", "/api/datasets/ingest", files={"file": ("sums-only.jsonl", lines)}, data=about)
+    lines = "".join(
+        json.dumps({"prompt": one["prompt"], "completion": one["final_answer"]}) + "\n"
+        for one in shown + held_out
+    )
+    about = {
+        "name": "sums-only",
+        "version": "v1",
+        "held_out": "40",
+        "description": "The same additions, without their steps.",
+    }
+    house.ask(
+        "POST", "/api/datasets/ingest", files={"file": ("sums-only.jsonl", lines)}, data=about
+    )
     ids = {}
     for name, fields in (
         ("dry", {"max_seq_length": 128}),
@@ -77,11 +98,26 @@ def furnish(house: House) -> dict[str, str]:
         ("slow", {"learning_rate": 1e-3, "max_steps": 80, "tags": ["rates"]}),
         ("fast", {"max_steps": 80, "tags": ["rates", "baseline"], "notes": NOTES}),
         ("plain", {"dataset_key": "sums-only-v1", "max_steps": 60, "tags": ["no-steps"]}),
-        ("wild", {"learning_rate": 1.0, "max_grad_norm": None, "max_steps": 60, "warmup_ratio": 0.0, "tags": ["rates"]}),
+        (
+            "wild",
+            {
+                "learning_rate": 1.0,
+                "max_grad_norm": None,
+                "max_steps": 60,
+                "warmup_ratio": 0.0,
+                "tags": ["rates"],
+            },
+        ),
         ("timeout", {"timeout_seconds": 25.0, "num_epochs": 4}),
     ):
-        ids[name] = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)["run_id"])
-    ids["cancelled"] = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING)["run_id"])
+        ids[name] = str(
+            house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)[
+                "run_id"
+            ]
+        )
+    ids["cancelled"] = str(
+        house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING)["run_id"]
+    )
     house.ask("POST", f"/api/tunix/runs/{ids['cancelled']}/cancel")
     for name in ("slow", "fast", "plain", "wild", "timeout"):
         print(f"{name}: {house.wait(ids[name], patience=900)}")
@@ -108,8 +144,15 @@ def tidy(house: House) -> None:
 def start_live(house: House) -> tuple[str, str]:
     """A training well under way, and one that waits for its slot."""
     live, pending = (
-        str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)["run_id"])
-        for fields in ({"num_epochs": 3, "tags": ["long"], "notes": "The long one."}, {"tags": ["rates"]})
+        str(
+            house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)[
+                "run_id"
+            ]
+        )
+        for fields in (
+            {"num_epochs": 3, "tags": ["long"], "notes": "The long one."},
+            {"tags": ["rates"]},
+        )
     )
     house.wait(live, "running")
     while (house.ask("GET", f"/api/tunix/runs/{live}").get("step") or 0) < LIVE_STEPS:
@@ -117,7 +160,7 @@ def start_live(house: House) -> tuple[str, str]:
     return live, pending
 
 
-# --- the pictures -----------------------------------------------------------------------------------------------------
+# --- the pictures ---------------------------------------------------------------------------------
 
 
 def nothing(page: Page) -> None:
@@ -157,14 +200,19 @@ def check_first(page: Page) -> None:
 def bad_upload(page: Page) -> None:
     lines = b'{"prompt": "1+1=?", "completion": "2"}\nnot JSON\n{"prompt": 3, "completion": "4"}\n'
     form = page.get_by_test_id("upload-form")
-    form.locator("input[type=file]").set_input_files({"name": "sums.jsonl", "mimeType": "application/jsonl", "buffer": lines})
+    form.locator("input[type=file]").set_input_files(
+        {"name": "sums.jsonl", "mimeType": "application/jsonl", "buffer": lines}
+    )
     form.get_by_role("textbox", name="Name").fill("sums")
     form.get_by_test_id("upload").click()
     page.get_by_test_id("bad-lines").wait_for()
 
 
 def keep_views(page: Page) -> None:
-    for name, address in (("Learning rates", "/?tag=rates"), ("Failed this week", "/?q=status%3Afailed%2Ctimeout+after%3Aweek")):
+    for name, address in (
+        ("Learning rates", "/?tag=rates"),
+        ("Failed this week", "/?q=status%3Afailed%2Ctimeout+after%3Aweek"),
+    ):
         page.goto(address)
         page.get_by_test_id("keep-view").click()
         page.get_by_role("textbox", name="Name").fill(name)
@@ -184,7 +232,9 @@ class Picture:
     def beside_a_training(self) -> bool:
         """Is it to show a training under way?"""
         admin = self.path in ("/admin/runs/host/queue/", "/admin/runs/run/")
-        return "{live}" in self.path or admin or (self.path == "/" and self.prepare is not keep_views)
+        return (
+            "{live}" in self.path or admin or (self.path == "/" and self.prepare is not keep_views)
+        )
 
 
 PAGES = {
@@ -229,9 +279,9 @@ def take(browser: Browser, house: House, name: str, picture: Picture, ids: dict[
         picture.prepare(page)
         page.wait_for_timeout(700)  # curves are drawn, fonts are there
         taken = Image.open(BytesIO(page.screenshot()))
-        taken.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            PICTURES / f"{name}{look}.png", optimize=True
-        )
+        taken.convert("RGB").quantize(
+            COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        ).save(PICTURES / f"{name}{look}.png", optimize=True)
         context.close()
     print(name, flush=True)
 
@@ -239,7 +289,14 @@ def take(browser: Browser, house: House, name: str, picture: Picture, ids: dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--house", type=Path, help="a folder in which the house is kept")
-    parser.add_argument("--only", nargs="+", choices=PAGES, default=list(PAGES), metavar="NAME", help="only these pages")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PAGES,
+        default=list(PAGES),
+        metavar="NAME",
+        help="only these pages",
+    )
     options = parser.parse_args()
     folder = options.house or Path(tempfile.mkdtemp(prefix="tunixrt-screenshots-"))
     folder.mkdir(exist_ok=True)
@@ -272,7 +329,10 @@ def main() -> None:
         if options.house is None:
             shutil.rmtree(folder)
     size = sum(path.stat().st_size for path in PICTURES.glob("*.png"))
-    print(f"{len(list(PICTURES.glob('*.png')))} pictures, {size / 1e6:.1f} MB, in {PICTURES.relative_to(ROOT)}")
+    print(
+        f"{len(list(PICTURES.glob('*.png')))} pictures, {size / 1e6:.1f} MB, in"
+        f" {PICTURES.relative_to(ROOT)}"
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 
 
 class TransitionRefused(Conflict):
-    """The step is not in the table, or somebody else was first. ``actual`` is the status the run has."""
+    """The step is not in the table, or somebody else was first. ``actual`` is the status the run
+    has."""
 
     def __init__(self, run: Run, new: str, actual: str):
         self.run, self.new, self.actual = run, new, actual
@@ -47,8 +48,9 @@ class TransitionRefused(Conflict):
 def transition(run: Run, new: str, *, reason: str, by: str, **fields: Any) -> Run:
     """Take one step of the table, as a guarded UPDATE with its RunEvent in the same transaction.
 
-    ``run.status`` is the status the caller believes in; ``fields`` are written with the step. ``completed_at`` of an
-    ending defaults to now. The instance is updated only when the step was taken.
+    ``run.status`` is the status the caller believes in; ``fields`` are written with the step.
+    ``completed_at`` of an ending defaults to now. The instance is updated only when the step was
+    taken.
 
     Raises:
         TransitionRefused: nothing was written.
@@ -57,11 +59,15 @@ def transition(run: Run, new: str, *, reason: str, by: str, **fields: Any) -> Ru
     return run
 
 
-def transition_together(runs: Sequence[Run], new: str, *, reason: str, by: str, **fields: Any) -> None:
-    """``transition`` for runs of one status that take the same step with the same fields, all of them or none.
+def transition_together(
+    runs: Sequence[Run], new: str, *, reason: str, by: str, **fields: Any
+) -> None:
+    """``transition`` for runs of one status that take the same step with the same fields, all of
+    them or none.
 
     Raises:
-        TransitionRefused: names the first run that is not what the caller believes; nothing was written.
+        TransitionRefused: names the first run that is not what the caller believes; nothing was
+            written.
     """
     old = runs[0].status
     for run in runs:
@@ -72,9 +78,13 @@ def transition_together(runs: Sequence[Run], new: str, *, reason: str, by: str, 
         fields.setdefault("completed_at", now)
     with transaction.atomic():
         keys = [run.pk for run in runs]
-        taken = Run.objects.filter(pk__in=keys, status=old).update(status=new, **fields) == len(runs)
+        taken = Run.objects.filter(pk__in=keys, status=old).update(status=new, **fields) == len(
+            runs
+        )
         if taken:
-            RunEvent.objects.bulk_create(RunEvent(run=run, old=old, new=new, reason=reason, by=by, at=now) for run in runs)
+            RunEvent.objects.bulk_create(
+                RunEvent(run=run, old=old, new=new, reason=reason, by=by, at=now) for run in runs
+            )
             if new in TERMINAL:
                 count_end([(run.mode, fields.get("duration_seconds")) for run in runs], status=new)
         else:
@@ -88,7 +98,8 @@ def transition_together(runs: Sequence[Run], new: str, *, reason: str, by: str, 
 
 
 def count_end(ends: Sequence[tuple[str, float | None]], *, status: str) -> None:
-    """Count runs that end with ``status``, given as (mode, seconds or None). Call it in the transaction that ends them."""
+    """Count runs that end with ``status``, given as (mode, seconds or None). Call it in the
+    transaction that ends them."""
     additions: dict[tuple[str, str], list[float]] = defaultdict(list)
     for mode, seconds in ends:
         additions[RUNS, f"{status}|{mode}"].append(0.0)

@@ -1,4 +1,5 @@
-"""Accounts: deactivated, never deleted once something is known of them; staff status goes with the role."""
+"""Accounts: deactivated, never deleted once something is known of them; staff status goes with the
+role."""
 
 from typing import Any
 
@@ -34,7 +35,9 @@ def set_active(*, user: User, by: User, active: bool) -> None:
     if user.pk == by.pk:
         raise Conflict("Nobody deactivates the own account.")
     if user.is_active == active:
-        raise Conflict(f"The account {user.get_username()} is {'active' if active else 'not active'} already.")
+        raise Conflict(
+            f"The account {user.get_username()} is {'active' if active else 'not active'} already."
+        )
     with transaction.atomic():
         user.is_active = active
         user.save(update_fields=["is_active"])
@@ -44,7 +47,12 @@ def set_active(*, user: User, by: User, active: bool) -> None:
 
 @receiver(m2m_changed, sender=User.groups.through)
 def _staff_by_role(
-    sender: Any, instance: User | Group, action: str, reverse: bool, pk_set: set[int] | None, **kwargs: Any
+    sender: Any,
+    instance: User | Group,
+    action: str,
+    reverse: bool,
+    pk_set: set[int] | None,
+    **kwargs: Any,
 ) -> None:
     """Who becomes an operator gets staff status; who is one no longer loses it."""
     if isinstance(instance, User):
@@ -54,12 +62,20 @@ def _staff_by_role(
     operator = Role.OPERATOR.label
     if action == "pre_clear":
         users = User.objects.filter(groups__name=operator)
-        users = users.filter(pk=instance.pk) if isinstance(instance, User) else users.filter(groups=instance)
+        users = (
+            users.filter(pk=instance.pk)
+            if isinstance(instance, User)
+            else users.filter(groups=instance)
+        )
     elif isinstance(instance, User):
         concerned = Group.objects.filter(pk__in=pk_set or (), name=operator).exists()
         users = User.objects.filter(pk=instance.pk) if concerned else User.objects.none()
     else:
-        users = User.objects.filter(pk__in=pk_set or ()) if instance.name == operator else User.objects.none()
+        users = (
+            User.objects.filter(pk__in=pk_set or ())
+            if instance.name == operator
+            else User.objects.none()
+        )
     for user in list(users):
         target = instance if user == instance else user
         assert isinstance(target, User)
@@ -72,5 +88,6 @@ def _keep_the_audit_log(sender: Any, instance: User, **kwargs: Any) -> None:
     """What an account did stays known: Django would delete its entries with it."""
     if LogEntry.objects.filter(user=instance).exists():
         raise ProtectedError(
-            "The audit log names this account. Deactivate it instead.", set(LogEntry.objects.filter(user=instance)[:1])
+            "The audit log names this account. Deactivate it instead.",
+            set(LogEntry.objects.filter(user=instance)[:1]),
         )

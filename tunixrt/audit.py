@@ -1,4 +1,5 @@
-"""The audit log: what people did that leaves no trace of its own, or whose trace goes with what they deleted."""
+"""The audit log: what people did that leaves no trace of its own, or whose trace goes with what
+they deleted."""
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.admin.options import get_content_type_for_model
@@ -23,6 +24,9 @@ def write_log_entry(*, by: User, target: Model, name: str, flag: int, message: s
 
 
 def system_user() -> User:
-    """Return the account for what nobody in particular did (commands, retention); it cannot log in."""
-    user, _ = User.objects.get_or_create(username=SYSTEM_USERNAME, defaults={"is_active": False, "password": "!"})
+    """Return the account for what nobody in particular did (commands, retention); it cannot log
+    in."""
+    user, _ = User.objects.get_or_create(
+        username=SYSTEM_USERNAME, defaults={"is_active": False, "password": "!"}
+    )
     return user

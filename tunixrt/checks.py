@@ -28,8 +28,12 @@ def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.LOCAL_MODE and not _is_loopback_name(bind_host()):
         return [
             Error(
-                f"Local mode needs no login, so it may listen on loopback only, not on {settings.BIND}.",
-                hint="Set TUNIXRT_LOCAL_MODE=false (with SECRET_KEY and ALLOWED_HOSTS), or TUNIXRT_BIND=127.0.0.1:8000.",
+                "Local mode needs no login, so it may listen on loopback only, not on"
+                f" {settings.BIND}.",
+                hint=(
+                    "Set TUNIXRT_LOCAL_MODE=false (with SECRET_KEY and ALLOWED_HOSTS), or"
+                    " TUNIXRT_BIND=127.0.0.1:8000."
+                ),
                 id="tunixrt.E001",
             )
         ]
@@ -42,8 +46,9 @@ def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.LOCAL_MODE and foreign:
         return [
             Error(
-                f"ALLOWED_HOSTS names {', '.join(foreign)} in local mode: a page of another site could act as the user `local` by"
-                " giving its own name the address of this machine (DNS rebinding).",
+                f"ALLOWED_HOSTS names {', '.join(foreign)} in local mode: a page of another site"
+                " could act as the user `local` by giving its own name the address of this machine"
+                " (DNS rebinding).",
                 hint="Leave ALLOWED_HOSTS out, or set TUNIXRT_LOCAL_MODE=false.",
                 id="tunixrt.E009",
             )
@@ -53,7 +58,8 @@ def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(SETTINGS, Tags.security)
 def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """The database, the secret key and the runs' data are the business of the account that runs the server."""
+    """The database, the secret key and the runs' data are the business of the account that runs the
+    server."""
     folders = {settings.VAR_DIR, settings.TUNIX_OUTPUT_ROOT}
     return [
         Warning(
@@ -71,8 +77,12 @@ def check_tls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.TLS and not settings.BEHIND_PROXY:
         return [
             Error(
-                "TUNIXRT_TLS redirects every request to HTTPS, which only a proxy before this server can speak.",
-                hint="Set TUNIXRT_BEHIND_PROXY=true if there is one that sets X-Forwarded-Proto, else leave TUNIXRT_TLS out.",
+                "TUNIXRT_TLS redirects every request to HTTPS, which only a proxy before this"
+                " server can speak.",
+                hint=(
+                    "Set TUNIXRT_BEHIND_PROXY=true if there is one that sets X-Forwarded-Proto,"
+                    " else leave TUNIXRT_TLS out."
+                ),
                 id="tunixrt.E011",
             )
         ]
@@ -82,7 +92,11 @@ def check_tls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 @register(Tags.security, deploy=True)
 def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.LOCAL_MODE:
-        return [Warning("Local mode is on: whoever reaches this server needs no login.", id="tunixrt.W002")]
+        return [
+            Warning(
+                "Local mode is on: whoever reaches this server needs no login.", id="tunixrt.W002"
+            )
+        ]
     return []
 
 
@@ -92,7 +106,12 @@ def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
     spec = importlib.util.find_spec("datasets")
     ours = settings.BASE_DIR / "datasets"
     if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ours.resolve():
-        return [Error(f"The module `datasets` is not the project's own: {spec.origin if spec else None}", id="tunixrt.E003")]
+        return [
+            Error(
+                f"The module `datasets` is not the project's own: {spec.origin if spec else None}",
+                id="tunixrt.E003",
+            )
+        ]
     return []
 
 
@@ -122,13 +141,21 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
     ):
         value = getattr(settings, name)
         if value is not None and value <= 0:
-            problems.append(Error(f"{name} must be greater than 0, not {value}.", id="tunixrt.E005"))
+            problems.append(
+                Error(f"{name} must be greater than 0, not {value}.", id="tunixrt.E005")
+            )
     if settings.TUNIX_SLOTS < 0:
         problems.append(Error("TUNIX_SLOTS must not be negative.", id="tunixrt.E006"))
     if settings.TUNIX_OWNER_DISK_QUOTA_GB < 0:
-        problems.append(Error("TUNIX_OWNER_DISK_QUOTA_GB must not be negative; 0 is no limit.", id="tunixrt.E030"))
+        problems.append(
+            Error(
+                "TUNIX_OWNER_DISK_QUOTA_GB must not be negative; 0 is no limit.", id="tunixrt.E030"
+            )
+        )
     if settings.TUNIX_OUTPUT_MAX_BYTES < 256 or settings.TUNIX_OUTPUT_MAX_BYTES > 10_240:
-        problems.append(Error("TUNIX_OUTPUT_MAX_BYTES must lie between 256 and 10240.", id="tunixrt.E007"))
+        problems.append(
+            Error("TUNIX_OUTPUT_MAX_BYTES must lie between 256 and 10240.", id="tunixrt.E007")
+        )
     kept = {
         "TUNIX_RETENTION_DAYS": (settings.TUNIX_RETENTION_DAYS, 36_500),
         "TUNIX_RETENTION_RUNS": (settings.TUNIX_RETENTION_RUNS, 10**9),
@@ -138,7 +165,12 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         if value is not None and not 0 <= value <= most:
             problems.append(Error(f"{name} must lie between 0 and {most:,}.", id="tunixrt.E031"))
     if settings.TUNIX_HOST_LOST_SECONDS <= settings.TUNIX_HOST_SILENT_SECONDS:
-        problems.append(Error("TUNIX_HOST_LOST_SECONDS must be greater than TUNIX_HOST_SILENT_SECONDS.", id="tunixrt.E008"))
+        problems.append(
+            Error(
+                "TUNIX_HOST_LOST_SECONDS must be greater than TUNIX_HOST_SILENT_SECONDS.",
+                id="tunixrt.E008",
+            )
+        )
     return problems
 
 
@@ -168,7 +200,9 @@ def check_limits_of_accounts(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         "TUNIX_QUEUED_PER_ACCOUNT": settings.TUNIX_QUEUED_PER_ACCOUNT,
     }
     problems: list[CheckMessage] = [
-        Error(f"{name} must be at least 1.", id="tunixrt.E021") for name, value in limits.items() if value < 1
+        Error(f"{name} must be at least 1.", id="tunixrt.E021")
+        for name, value in limits.items()
+        if value < 1
     ]
     if settings.SEARCH_SECONDS <= 0:
         problems.append(Error("TUNIXRT_SEARCH_SECONDS must be greater than 0.", id="tunixrt.E021"))

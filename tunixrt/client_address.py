@@ -13,9 +13,11 @@ def client_address(request: HttpRequest) -> str:
 
 
 def address_in(environ: Mapping[str, Any]) -> str:
-    """Return the client's address. Behind a proxy that is the last entry of X-Forwarded-For, which the proxy added; the client
-    may have sent others."""
-    if settings.BEHIND_PROXY and (named := environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()):
+    """Return the client's address. Behind a proxy that is the last entry of X-Forwarded-For, which
+    the proxy added; the client may have sent others."""
+    if settings.BEHIND_PROXY and (
+        named := environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
+    ):
         return str(named)
     return str(environ.get("REMOTE_ADDR", ""))
 
@@ -27,7 +29,11 @@ def network_of(address: str) -> str:
     except ValueError:
         return address[:64]
     if isinstance(parsed, IPv6Address):
-        return str(parsed.ipv4_mapped) if parsed.ipv4_mapped else str(ip_network((parsed, 64), strict=False))
+        return (
+            str(parsed.ipv4_mapped)
+            if parsed.ipv4_mapped
+            else str(ip_network((parsed, 64), strict=False))
+        )
     return str(parsed)
 
 

@@ -32,7 +32,8 @@ def number_between(kind: type[Number], low: float, high: float) -> Callable[[str
 
 
 class Command(BaseCommand):
-    """A command that ends with a sentence, not with a traceback, when a service refuses what was asked."""
+    """A command that ends with a sentence, not with a traceback, when a service refuses what was
+    asked."""
 
     def execute(self, *args: Any, **options: Any) -> Any:
         try:

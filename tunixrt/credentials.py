@@ -13,7 +13,8 @@ from tunixrt.models import AccountSession, ApiToken
 
 @dataclass(frozen=True)
 class Credential:
-    """An account with the password it had, and the token or the session that named it; neither in local mode."""
+    """An account with the password it had, and the token or the session that named it; neither in
+    local mode."""
 
     user_id: int
     password: str
@@ -26,23 +27,43 @@ class Credential:
         assert isinstance(user, User)
         if isinstance(request.auth, ApiToken):
             return cls(user.pk, user.password, token=request.auth.pk)
-        session = None if getattr(request._request, "local_access", False) else getattr(request._request, "session", None)
-        return cls(user.pk, user.password, session=session.session_key if session is not None else None)
+        session = (
+            None
+            if getattr(request._request, "local_access", False)
+            else getattr(request._request, "session", None)
+        )
+        return cls(
+            user.pk, user.password, session=session.session_key if session is not None else None
+        )
 
 
 def still_valid(credentials: Iterable[Credential]) -> set[Credential]:
-    """Return those that would be accepted now: the account is active and has the same password, its token or session is there."""
+    """Return those that would be accepted now: the account is active and has the same password, its
+    token or session is there."""
     asked = set(credentials)
     now = timezone.now()
-    accounts = set(User.objects.filter(pk__in={one.user_id for one in asked}, is_active=True).values_list("pk", "password"))
+    accounts = set(
+        User.objects.filter(pk__in={one.user_id for one in asked}, is_active=True).values_list(
+            "pk", "password"
+        )
+    )
     tokens = {one.token for one in asked if one.token is not None}
     sessions = {one.session for one in asked if one.session is not None}
     alive = Q(expiry=None) | Q(expiry__gt=now)
-    found = set(ApiToken.objects.filter(alive, pk__in=tokens).values_list("pk", flat=True)) if tokens else set()
+    found = (
+        set(ApiToken.objects.filter(alive, pk__in=tokens).values_list("pk", flat=True))
+        if tokens
+        else set()
+    )
     if sessions:
-        found |= set(AccountSession.objects.filter(pk__in=sessions, expire_date__gt=now).values_list("pk", flat=True))
+        found |= set(
+            AccountSession.objects.filter(pk__in=sessions, expire_date__gt=now).values_list(
+                "pk", flat=True
+            )
+        )
     return {
         one
         for one in asked
-        if (one.user_id, one.password) in accounts and ((one.token or one.session) is None or (one.token or one.session) in found)
+        if (one.user_id, one.password) in accounts
+        and ((one.token or one.session) is None or (one.token or one.session) in found)
     }

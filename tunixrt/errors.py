@@ -15,8 +15,8 @@ from tunixrt.refusals import REFUSED, RETRY_AFTER, DatabaseAway, Refusal
 class RefusalMiddleware:
     """Answer requests that the front refused, and refusals that a page's view raised.
 
-    Every answer that asks to come back later says when: also one of a page that shows a refusal beside its form, or of a
-    library.
+    Every answer that asks to come back later says when: also one of a page that shows a refusal
+    beside its form, or of a library.
     """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
@@ -24,7 +24,9 @@ class RefusalMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         refusal = request.META.get(REFUSED)
-        response = self.get_response(request) if refusal is None else answer_refusal(request, refusal)
+        response = (
+            self.get_response(request) if refusal is None else answer_refusal(request, refusal)
+        )
         if response.status_code in RETRY_AFTER:
             response.headers.setdefault("Retry-After", str(RETRY_AFTER[response.status_code]))
         return response
@@ -43,8 +45,12 @@ def answer_refusal(request: HttpRequest, refusal: Refusal) -> HttpResponse:
 def answer_error(request: HttpRequest, status: int, title: str, detail: str) -> HttpResponse:
     """Return an error as JSON below /api/, as a page elsewhere."""
     if request.path.startswith("/api/"):
-        return HttpResponse(to_json({"detail": detail}), status=status, content_type="application/json")
-    return render(request, "error.html", {"title": title, "detail": detail, "status": status}, status=status)
+        return HttpResponse(
+            to_json({"detail": detail}), status=status, content_type="application/json"
+        )
+    return render(
+        request, "error.html", {"title": title, "detail": detail, "status": status}, status=status
+    )
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -56,15 +62,29 @@ def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return answer_error(request, 403, "Please send the form again", f"The form's security token did not match: {reason}")
+    return answer_error(
+        request,
+        403,
+        "Please send the form again",
+        f"The form's security token did not match: {reason}",
+    )
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    message = exception.args[0] if exception.args and isinstance(exception.args[0], str) else "There is nothing here."
+    message = (
+        exception.args[0]
+        if exception.args and isinstance(exception.args[0], str)
+        else "There is nothing here."
+    )
     return answer_error(request, 404, "Not found", message)
 
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
     if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
         return answer_refusal(request, DatabaseAway())
-    return answer_error(request, 500, "Something went wrong", "The server met an unexpected error; its log says which.")
+    return answer_error(
+        request,
+        500,
+        "Something went wrong",
+        "The server met an unexpected error; its log says which.",
+    )

@@ -1,19 +1,23 @@
-"""The front: what receives requests and sends answers, so that Django's threads never wait for a client.
+"""The front: what receives requests and sends answers, so that Django's threads never wait for a
+client.
 
-An RSGI application (granian) around Django's WSGI handler. It runs on one event loop and has three duties:
+An RSGI application (granian) around Django's WSGI handler. It runs on one event loop and has three
+duties:
 
-* **Bodies** are received before Django sees the request: bounded by route before anything is read, with a minimum rate and a
-  total time, and spooled to disk beyond a few kilobytes. The large limit of uploads holds only after Django has let the uploader
-  in.
-* **Places**: an answer is made in one of a few threads, each with its own database connection. The client that has used least
-  time in them lately is admitted first, and the requests of one client FIFO. Python runs one thread at a time, so quick requests
-  are admitted one at a time; a request that has been running for ``PATIENCE`` is assumed to be blocked on I/O, and the next one
-  is admitted beside it. One place is kept from requests that may take long, and from a client that has all the others.
-* **Streams**: an answer sent piece by piece (live streams, downloads, exports) leaves its place before the first piece. A client
-  that takes nothing for ``SEND_SECONDS`` is given up.
+* **Bodies** are received before Django sees the request: bounded by route before anything is read,
+  with a minimum rate and a total time, and spooled to disk beyond a few kilobytes. The large limit
+  of uploads holds only after Django has let the uploader in.
+* **Places**: an answer is made in one of a few threads, each with its own database connection. The
+  client that has used least time in them lately is admitted first, and the requests of one client
+  FIFO. Python runs one thread at a time, so quick requests are admitted one at a time; a request
+  that has been running for ``PATIENCE`` is assumed to be blocked on I/O, and the next one is
+  admitted beside it. One place is kept from requests that may take long, and from a client that has
+  all the others.
+* **Streams**: an answer sent piece by piece (live streams, downloads, exports) leaves its place
+  before the first piece. A client that takes nothing for ``SEND_SECONDS`` is given up.
 
-A client is an account where Django has found one behind a token or a session; until then, and without either, an address. So
-nobody gets more time by more connections, or by tokens made up.
+A client is an account where Django has found one behind a token or a session; until then, and
+without either, an address. So nobody gets more time by more connections, or by tokens made up.
 
 docs/adr/0007-front.md has the reasons and the figures.
 """
@@ -50,14 +54,19 @@ PATIENCE = 0.02  # seconds after which a running request no longer keeps the nex
 # Files sent piece by piece up to this size are sent at once: static files, mostly.
 WHOLE_MAX_BYTES = 1 << 18
 SEND_SECONDS = 60.0
-CHARGED_MAX = 1.0  # seconds of a request that count; one that takes longer waits for a training, mostly
+CHARGED_MAX = (
+    1.0  # seconds of a request that count; one that takes longer waits for a training, mostly
+)
 HEAVY = 2  # requests with a large body, at once
-COMPOSING = 2  # downloads whose next piece is made at once; the others wait for it, or for their clients
+COMPOSING = (
+    2  # downloads whose next piece is made at once; the others wait for it, or for their clients
+)
 KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
 
 
 class Scope(Protocol):
-    """What RSGI tells about a request. ``client`` and ``server`` are ``host:port``; ``path`` is decoded."""
+    """What RSGI tells about a request. ``client`` and ``server`` are ``host:port``; ``path`` is
+    decoded."""
 
     proto: str
     http_version: str
@@ -85,8 +94,8 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True)
 class BodyRule:
-    """How a body may come. ``max_bytes`` in all, within ``max_seconds``, and after ``grace_seconds`` at no less than
-    ``min_rate`` bytes a second on average."""
+    """How a body may come. ``max_bytes`` in all, within ``max_seconds``, and after
+    ``grace_seconds`` at no less than ``min_rate`` bytes a second on average."""
 
     max_bytes: int
     max_seconds: float = 60.0
@@ -110,14 +119,17 @@ class Limits:
     uploads: int = 8
     uploads_each: int = 3  # of one client
     in_memory: int = 16 << 10  # bytes of one body; the rest is on disk
-    large: int = 256 << 10  # bytes of a body that takes long to read, and many times its length of memory
+    large: int = (
+        256 << 10
+    )  # bytes of a body that takes long to read, and many times its length of memory
     spare_disk: int = 256 << 20  # bytes that uploads leave free
 
 
 class Front:
-    """The RSGI application. ``places`` answers are made at once; ``streams`` and ``downloads`` are sent piece by piece at once,
-    one client's share of the downloads is ``downloads_each``. ``address_of`` tells clients without an account from each other.
-    ``uid_of_peer`` is asked for connections from loopback."""
+    """The RSGI application. ``places`` answers are made at once; ``streams`` and ``downloads`` are
+    sent piece by piece at once, one client's share of the downloads is ``downloads_each``.
+    ``address_of`` tells clients without an account from each other. ``uid_of_peer`` is asked for
+    connections from loopback."""
 
     def __init__(
         self,
@@ -142,12 +154,16 @@ class Front:
         self._composing = threading.Semaphore(COMPOSING)
         self._give_back = GiveBack()
         self._bodies = 0
-        self._accounts: dict[bytes, str] = {}  # by the hash of a token or session, used last at the end
+        self._accounts: dict[
+            bytes, str
+        ] = {}  # by the hash of a token or session, used last at the end
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         environ = make_environ(scope)
         if self._uid_of_peer is not None and is_loopback(environ["REMOTE_ADDR"]):
-            environ[PEER_UID] = self._uid_of_peer(scope.client, scope.server)  # at each request: ports are used again
+            environ[PEER_UID] = self._uid_of_peer(
+                scope.client, scope.server
+            )  # at each request: ports are used again
         slow = scope.method == "POST" and scope.path in self._limits.slow_paths
         with contextlib.ExitStack() as body:
             if scope.method in ("GET", "HEAD", "OPTIONS") and not _announces_body(environ):
@@ -165,10 +181,14 @@ class Front:
         loop = asyncio.get_running_loop()
         transport = exchange.response_stream(answer.status, answer.headers)
         ended = loop.create_future()
-        threading.Thread(target=self._send, args=(answer, transport, loop, ended), name="sending", daemon=True).start()
+        threading.Thread(
+            target=self._send, args=(answer, transport, loop, ended), name="sending", daemon=True
+        ).start()
         gone = asyncio.ensure_future(_disconnected(exchange))
         await asyncio.wait({gone, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():  # a live stream with nothing to send would notice at its second heartbeat
+        if (
+            not ended.done()
+        ):  # a live stream with nothing to send would notice at its second heartbeat
             await loop.run_in_executor(None, _abandon, answer)
         gone.cancel()
         await ended
@@ -180,7 +200,9 @@ class Front:
         """Return whose request this is, as far as is known."""
         if (account := environ.get(ACCOUNT)) is not None:
             return f"account {account}"
-        if (key := _credential(environ)) is not None and (known := self._accounts.pop(key, None)) is not None:
+        if (key := _credential(environ)) is not None and (
+            known := self._accounts.pop(key, None)
+        ) is not None:
             self._accounts[key] = known
             return known
         return f"address {self._address_of(environ)}"
@@ -192,11 +214,16 @@ class Front:
             if len(self._accounts) > KNOWN_MAX:
                 del self._accounts[next(iter(self._accounts))]
 
-    async def _ask_django(self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False) -> "Answer":
-        """Raises _Gone if the client goes away before its turn comes: nobody waits for the answer any more."""
+    async def _ask_django(
+        self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False
+    ) -> "Answer":
+        """Raises _Gone if the client goes away before its turn comes: nobody waits for the answer
+        any more."""
         client = self._client_of(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
-        visit = self._places.visit(lambda: self._answer(environ), client=client, who=who, slow=slow, heavy=heavy)
+        visit = self._places.visit(
+            lambda: self._answer(environ), client=client, who=who, slow=slow, heavy=heavy
+        )
         if not visit.admitted:
             gone = asyncio.ensure_future(_disconnected(exchange))
             gone.add_done_callback(lambda _: self._places.give_up(visit))
@@ -211,8 +238,11 @@ class Front:
 
     # --- bodies
 
-    async def _receive(self, scope: Scope, exchange: Exchange, environ: Environ, resources: contextlib.ExitStack) -> None:
-        """Receive the body into ``wsgi.input``, or refuse it: then Django answers with the refusal and reads nothing."""
+    async def _receive(
+        self, scope: Scope, exchange: Exchange, environ: Environ, resources: contextlib.ExitStack
+    ) -> None:
+        """Receive the body into ``wsgi.input``, or refuse it: then Django answers with the refusal
+        and reads nothing."""
         upload = scope.method == "POST" and scope.path in self._limits.upload_paths
         rule = self._limits.upload if upload else self._limits.body
         try:
@@ -227,7 +257,8 @@ class Front:
             file = resources.enter_context(spool)
             received = await self._spool(exchange, file, rule, environ.get("CONTENT_LENGTH"))
         except Refusal as refused:
-            # Without the frames that it came through: they hold the body, and with it the connection, until a garbage collection.
+            # Without the frames that it came through: they hold the body, and with it the
+            # connection, until a garbage collection.
             refused.__traceback__ = refused.__context__ = None
             environ.update({"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, REFUSED: refused})
             return
@@ -245,8 +276,13 @@ class Front:
             raise TooLarge(rule.max_bytes)
 
     async def _may_upload(self, environ: Environ, exchange: Exchange) -> bool:
-        """Ask Django, before the body is received, whether this client may upload anything at all."""
-        asked = environ | {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/uploads/permission", "QUERY_STRING": ""}
+        """Ask Django, before the body is received, whether this client may upload anything at
+        all."""
+        asked = environ | {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": "/api/uploads/permission",
+            "QUERY_STRING": "",
+        }
         asked |= {"CONTENT_LENGTH": "0", "wsgi.input": _EMPTY, "HTTP_ACCEPT": "application/json"}
         answer = await self._ask_django(asked, slow=False, exchange=exchange)
         return answer.status == 204
@@ -261,7 +297,9 @@ class Front:
         finally:
             self._bodies -= 1
 
-    async def _spool(self, exchange: Exchange, file: IO[bytes], rule: BodyRule, announced: str | None) -> int:
+    async def _spool(
+        self, exchange: Exchange, file: IO[bytes], rule: BodyRule, announced: str | None
+    ) -> int:
         """Write the body to ``file`` and return its length. Raises Refusal."""
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -284,7 +322,10 @@ class Front:
                     raise NoRoom("The server has no room for the upload. Nothing was stored.")
             file.write(piece)
         if announced and received < int(announced):
-            raise BadRequest(f"The upload ended after {received:,} of {int(announced):,} bytes. Nothing was stored.")
+            raise BadRequest(
+                f"The upload ended after {received:,} of {int(announced):,} bytes. Nothing was"
+                " stored."
+            )
         return received
 
     # --- answers
@@ -292,7 +333,9 @@ class Front:
     def _answer(self, environ: Environ) -> "Answer":
         """Have Django answer, in a place's thread."""
         told: list[Any] = []
-        response = self._django(environ, lambda status, headers, exc_info=None: told.extend((status, headers)))
+        response = self._django(
+            environ, lambda status, headers, exc_info=None: told.extend((status, headers))
+        )
         status, headers = int(told[0][:3]), told[1]
         if not getattr(response, "streaming", False):
             body = b"".join(response)
@@ -302,18 +345,32 @@ class Front:
             body = b"".join(response)
             response.close()
             return Answer(status, headers, body)
-        live = any(name.lower() == "content-type" and value.startswith("text/event-stream") for name, value in headers)
+        live = any(
+            name.lower() == "content-type" and value.startswith("text/event-stream")
+            for name, value in headers
+        )
         try:
-            shares, what = (self._streams, "live streams") if live else (self._downloads, "downloads")
+            shares, what = (
+                (self._streams, "live streams") if live else (self._downloads, "downloads")
+            )
             release = shares.take(self._client_of(environ), what)
-            pieces: Iterable[bytes] = response if live else _Composed(response, self._composing)  # a live one waits for its run
+            pieces: Iterable[bytes] = (
+                response if live else _Composed(response, self._composing)
+            )  # a live one waits for its run
         except Refusal as refused:
             response.close()
             return self._answer(environ | {REFUSED: refused})
         return Answer(status, headers, b"", pieces, response.close, release)
 
-    def _send(self, answer: "Answer", transport: Transport, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
-        """Send an answer piece by piece, in a thread of its own. A database connection that its pieces needed ends with it."""
+    def _send(
+        self,
+        answer: "Answer",
+        transport: Transport,
+        loop: asyncio.AbstractEventLoop,
+        ended: asyncio.Future[None],
+    ) -> None:
+        """Send an answer piece by piece, in a thread of its own. A database connection that its
+        pieces needed ends with it."""
         assert answer.pieces is not None
         try:
             for piece in answer.pieces:
@@ -339,7 +396,8 @@ async def _disconnected(exchange: Exchange) -> None:
 
 
 def _abandon(answer: "Answer") -> None:
-    """Close what is being sent to a client that has gone: it gives its place back, and its thread ends at the next piece."""
+    """Close what is being sent to a client that has gone: it gives its place back, and its thread
+    ends at the next piece."""
     with contextlib.suppress(Exception):  # a generator that is at work cannot be closed from here
         answer.close()
     connections.close_all()
@@ -362,7 +420,8 @@ class Answer:
 
 
 class _Composed:
-    """Pieces that are made while ``composing`` is held, and sent while it is not: making them takes a processor."""
+    """Pieces that are made while ``composing`` is held, and sent while it is not: making them takes
+    a processor."""
 
     def __init__(self, pieces: Iterable[bytes], composing: threading.Semaphore):
         self._pieces = iter(pieces)
@@ -386,15 +445,23 @@ class Shares:
         self._lock = threading.Lock()
 
     def take(self, client: str, what: str) -> Callable[[], None]:
-        """Count one more of a client, and return what takes it back. Raises Busy, or TooMany where it is that client's doing.
+        """Count one more of a client, and return what takes it back. Raises Busy, or TooMany where
+        it is that client's doing.
 
-        The seconds after which to ask again are a guess: whoever has a share keeps it as long as it needs.
+        The seconds after which to ask again are a guess: whoever has a share keeps it as long as it
+        needs.
         """
         with self._lock:
             if self._of[client] >= self._each:
-                raise TooMany(f"You have {self._each} {what} under way, as many as one may; wait for one to end.", retry_after=10)
+                raise TooMany(
+                    f"You have {self._each} {what} under way, as many as one may; wait for one to"
+                    " end.",
+                    retry_after=10,
+                )
             if self._of.total() >= self._total:
-                raise Busy(f"As many {what} as the server can take are under way; try again in a moment.")
+                raise Busy(
+                    f"As many {what} as the server can take are under way; try again in a moment."
+                )
             self._of[client] += 1
 
         def release() -> None:
@@ -414,7 +481,9 @@ class Places:
         self._patience = patience
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="place")
         self._waiting: dict[str, deque[_Visit]] = {}  # by client
-        self._used: dict[str, tuple[float, float]] = {}  # by client: seconds in places lately, and when that was counted
+        self._used: dict[
+            str, tuple[float, float]
+        ] = {}  # by client: seconds in places lately, and when that was counted
         self._inside: dict[_Visit, float] = {}
         self._slow = 0
         self._heavy: set[str | bytes] = set()  # whose
@@ -422,7 +491,13 @@ class Places:
         self._timer: asyncio.TimerHandle | None = None
 
     def visit(
-        self, work: Callable[[], Any], *, client: str, who: str | bytes, slow: bool = False, heavy: bool = False
+        self,
+        work: Callable[[], Any],
+        *,
+        client: str,
+        who: str | bytes,
+        slow: bool = False,
+        heavy: bool = False,
     ) -> "_Visit":
         """Run ``work`` in a place when its turn comes; its ``result`` can be awaited.
 
@@ -460,7 +535,8 @@ class Places:
             self._used = {one: used for one, used in self._used.items() if used[1] > now - 10.0}
 
     def _admit(self) -> None:
-        """Admit those whose turn it is. Looks past requests that only wait for others of their kind or client."""
+        """Admit those whose turn it is. Looks past requests that only wait for others of their kind
+        or client."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if self._timer is not None:
@@ -472,7 +548,15 @@ class Places:
                 self._timer = loop.call_at(newest + self._patience, self._admit)
                 return
             clients = sorted(self._waiting, key=lambda client: self._seconds_used(client, now))
-            visit = next((visit for client in clients for visit in self._waiting[client] if self._may_enter(visit)), None)
+            visit = next(
+                (
+                    visit
+                    for client in clients
+                    for visit in self._waiting[client]
+                    if self._may_enter(visit)
+                ),
+                None,
+            )
             if visit is None:
                 return
             self._leave_queue(visit)
@@ -519,7 +603,7 @@ class _Visit:
     admitted: bool = False
 
 
-# --- requests as WSGI knows them --------------------------------------------------------------------------------------
+# --- requests as WSGI knows them ------------------------------------------------------------------
 
 
 class _Empty:
@@ -534,8 +618,8 @@ _EMPTY = _Empty()
 
 
 def make_environ(scope: Scope) -> Environ:
-    """Return the WSGI environment (PEP 3333) of a request, without its input. Header names with an underscore are dropped: they
-    could pass for those with a hyphen."""
+    """Return the WSGI environment (PEP 3333) of a request, without its input. Header names with an
+    underscore are dropped: they could pass for those with a hyphen."""
     server, _, port = scope.server.rpartition(":")
     client, _, client_port = scope.client.rpartition(":")
     environ: Environ = {
@@ -558,13 +642,19 @@ def make_environ(scope: Scope) -> Environ:
     headers = scope.headers.items()
     readable = {name for name, _ in headers}
     if unreadable := [name for name in scope.headers.keys() if name not in readable]:  # noqa: SIM118 - no dict
-        environ[REFUSED] = BadRequest(f"The header {unreadable[0]} holds characters that are not ASCII.")
+        environ[REFUSED] = BadRequest(
+            f"The header {unreadable[0]} holds characters that are not ASCII."
+        )
     for name, value in headers:
         if "_" in name:
             continue
         key = name.upper().replace("-", "_")
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
-        environ[key] = f"{environ[key]}{';' if key == 'HTTP_COOKIE' else ','}{value}" if key in environ else value
+        environ[key] = (
+            f"{environ[key]}{';' if key == 'HTTP_COOKIE' else ','}{value}"
+            if key in environ
+            else value
+        )
     return environ
 
 
@@ -573,8 +663,8 @@ def _announces_body(environ: Environ) -> bool:
 
 
 def _credential(environ: Environ) -> bytes | None:
-    """Return a hash of what a request comes with to say whose it is, without looking it up. Of cookies only the session counts:
-    one session is one credential whatever else is sent with it."""
+    """Return a hash of what a request comes with to say whose it is, without looking it up. Of
+    cookies only the session counts: one session is one credential whatever else is sent with it."""
     given = environ.get("HTTP_AUTHORIZATION")
     if not given:
         cookies = (part.strip() for part in environ.get("HTTP_COOKIE", "").split(";"))

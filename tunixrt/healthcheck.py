@@ -1,7 +1,8 @@
 """The image's health check:  python -I tunixrt/healthcheck.py
 
-Asks /healthz of the web server in the same container; exit code 0 when it is well. Standard library only, for it runs every ten
-seconds. It finds address and name in the variables that the server itself reads, and runs in the server's environment.
+Asks /healthz of the web server in the same container; exit code 0 when it is well. Standard library
+only, for it runs every ten seconds. It finds address and name in the variables that the server
+itself reads, and runs in the server's environment.
 """
 
 import os
@@ -13,7 +14,8 @@ TIMEOUT_SECONDS = 4
 
 
 def accepted_name(allowed_hosts: str) -> str:
-    """A name that a server with these ``ALLOWED_HOSTS`` answers to: ``*`` is any, ``.example.org`` includes the domain itself."""
+    """A name that a server with these ``ALLOWED_HOSTS`` answers to: ``*`` is any, ``.example.org``
+    includes the domain itself."""
     first = allowed_hosts.split(",")[0].strip()
     return "localhost" if first in ("", "*") else first.removeprefix(".")
 

@@ -12,19 +12,25 @@ COMMAND_CHARACTERS = 200
 
 
 def who_listens(address: str, port: int) -> str | None:
-    """Return the process that listens there in words: its number, user and command, as far as this process may see them."""
+    """Return the process that listens there in words: its number, user and command, as far as this
+    process may see them."""
     for inode, uid in _sockets(address, port):
         user = _user_name(uid)
-        holders = [process for process in live_processes() if has_open(process.pid, f"socket:[{inode}]")]
+        holders = [
+            process for process in live_processes() if has_open(process.pid, f"socket:[{inode}]")
+        ]
         if not holders:
             return f"a process of user {user}"
-        first = min(holders, key=lambda process: (process.start_time, process.pid))  # its children share the socket
+        first = min(
+            holders, key=lambda process: (process.start_time, process.pid)
+        )  # its children share the socket
         return f"process {first.pid} of user {user}{_command(first)}"
     return None
 
 
 def _sockets(address: str, port: int) -> list[tuple[str, int]]:
-    """Inode and user id of the sockets that listen on the address, or on all addresses (proc(5), /proc/net/tcp)."""
+    """Inode and user id of the sockets that listen on the address, or on all addresses (proc(5),
+    /proc/net/tcp)."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -34,7 +40,11 @@ def _sockets(address: str, port: int) -> list[tuple[str, int]]:
         for fields in map(str.split, lines):
             local, local_port = fields[1].split(":")
             everywhere = {address, _readable(local)} & {"0.0.0.0", "::"}
-            if fields[3] == LISTENING and int(local_port, 16) == port and (everywhere or _readable(local) == address):
+            if (
+                fields[3] == LISTENING
+                and int(local_port, 16) == port
+                and (everywhere or _readable(local) == address)
+            ):
                 found.append((fields[9], int(fields[7])))
     return found
 
@@ -55,7 +65,13 @@ def _user_name(uid: int) -> str:
 
 def _command(process: Process) -> str:
     try:
-        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+        words = (
+            Path(f"/proc/{process.pid}/cmdline")
+            .read_bytes()
+            .decode(errors="replace")
+            .replace("\0", " ")
+            .strip()
+        )
     except OSError:
         return ""
     shown = "".join(character if character.isprintable() else "?" for character in words)

@@ -1,8 +1,10 @@
-"""Local mode: requests of the account that started the server act as the user `local` without a login.
+"""Local mode: requests of the account that started the server act as the user `local` without a
+login.
 
-Four things must hold, else nothing is assumed about who asks: the setting is on, the connection comes from loopback, its other
-end belongs to the account that this server runs as, and no proxy says that it stands in between. In local mode ALLOWED_HOSTS
-holds loopback names only (tunixrt.E009), which keeps DNS rebinding out.
+Four things must hold, else nothing is assumed about who asks: the setting is on, the connection
+comes from loopback, its other end belongs to the account that this server runs as, and no proxy
+says that it stands in between. In local mode ALLOWED_HOSTS holds loopback names only
+(tunixrt.E009), which keeps DNS rebinding out.
 
 A program of the same account that forwards connections (``ssh -R``, socat) forwards this right too.
 """
@@ -22,13 +24,15 @@ LOCAL_USERNAME = "local"
 _PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 _OPEN_TO_ALL = ("/healthz", "/login", "/logout", "/metrics")
 ANOTHER_ACCOUNT = (
-    "This server is in local mode: it serves only the account of this machine that started it, without a login. To serve others,"
-    " start it with TUNIXRT_LOCAL_MODE=false, SECRET_KEY and ALLOWED_HOSTS (docs/operations.md)."
+    "This server is in local mode: it serves only the account of this machine that started it,"
+    " without a login. To serve others, start it with TUNIXRT_LOCAL_MODE=false, SECRET_KEY and"
+    " ALLOWED_HOSTS (docs/operations.md)."
 )
 
 
 def comes_through_loopback(request: HttpRequest) -> bool:
-    """Return whether a request in local mode comes from this machine and no proxy has named itself."""
+    """Return whether a request in local mode comes from this machine and no proxy has named
+    itself."""
     return (
         settings.LOCAL_MODE
         and is_loopback(request.META.get("REMOTE_ADDR", ""))
@@ -41,7 +45,8 @@ def is_local_request(request: HttpRequest) -> bool:
 
 
 def local_user() -> User:
-    """Return the person at this machine, made on first use. May do everything; can never log in with a password."""
+    """Return the person at this machine, made on first use. May do everything; can never log in
+    with a password."""
     user, _ = User.objects.get_or_create(
         username=LOCAL_USERNAME, defaults={"is_staff": True, "is_superuser": True, "password": "!"}
     )
@@ -49,8 +54,8 @@ def local_user() -> User:
 
 
 class LocalModeMiddleware:
-    """Set ``request.local_access`` and, when nobody is logged in, ``request.user``. Refuse other accounts of this machine that
-    have neither a login nor a token."""
+    """Set ``request.local_access`` and, when nobody is logged in, ``request.user``. Refuse other
+    accounts of this machine that have neither a login nor a token."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response

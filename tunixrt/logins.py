@@ -1,4 +1,5 @@
-"""Guesses of a password: limited for an account from an address and for an address, on every page that asks for one; recorded.
+"""Guesses of a password: limited for an account from an address and for an address, on every page
+that asks for one; recorded.
 
 Counted in the database, for all processes and hosts together, before a password is looked at.
 """
@@ -32,9 +33,12 @@ WINDOW = timedelta(minutes=15)
 
 
 class LimitBackend:
-    """Authenticates nobody. Refuses an attempt too many before the other backends look at the password."""
+    """Authenticates nobody. Refuses an attempt too many before the other backends look at the
+    password."""
 
-    def authenticate(self, request: HttpRequest | None, username: str | None = None, **credentials: Any) -> None:
+    def authenticate(
+        self, request: HttpRequest | None, username: str | None = None, **credentials: Any
+    ) -> None:
         if request is None or username is None:
             return
         count_guess(request, username)
@@ -52,7 +56,9 @@ class LimitedPasswordChangeForm(PasswordChangeForm):
             given: str = super().clean_old_password()
         except ValidationError:
             credentials = {"username": self.user.get_username()}
-            user_login_failed.send(sender=type(self).__module__, credentials=credentials, request=self.request)
+            user_login_failed.send(
+                sender=type(self).__module__, credentials=credentials, request=self.request
+            )
             raise
         forget_guesses(self.request, self.user.get_username())
         return given
@@ -66,7 +72,8 @@ def count_guess(request: HttpRequest, username: str) -> None:
 
 
 def forget_guesses(request: HttpRequest, username: str) -> None:
-    """Take back what a right password has counted, with the wrong ones of the same account from the same address."""
+    """Take back what a right password has counted, with the wrong ones of the same account from the
+    same address."""
     account, address = _buckets(request, username)
     LoginAttempts.objects.filter(pk=account).delete()
     LoginAttempts.objects.filter(pk=address, count__gt=0).update(count=F("count") - 1)
@@ -74,7 +81,9 @@ def forget_guesses(request: HttpRequest, username: str) -> None:
 
 def _buckets(request: HttpRequest, username: str) -> tuple[str, str]:
     network = network_of(client_address(request))
-    return _bucket("account", unicodedata.normalize("NFKC", username), network), _bucket("address", network)
+    return _bucket("account", unicodedata.normalize("NFKC", username), network), _bucket(
+        "address", network
+    )
 
 
 def _bucket(*parts: str) -> str:
@@ -82,7 +91,8 @@ def _bucket(*parts: str) -> str:
 
 
 def _count(bucket: str, limit: int) -> int:
-    """Count one attempt; return how many there were in its span of time. Raises TooMany when there were ``limit`` before."""
+    """Count one attempt; return how many there were in its span of time. Raises TooMany when there
+    were ``limit`` before."""
     now = timezone.now()
     with transaction.atomic():
         row = _row(bucket, now)
@@ -90,13 +100,20 @@ def _count(bucket: str, limit: int) -> int:
             LoginAttempts.objects.filter(pk=bucket).update(count=F("count") + 1)
             return row.count + 1
     wait = max(1, round((row.until - now).total_seconds()))
-    raise TooMany(f"Too many attempts to log in. Try again in {-(-wait // 60)} minutes.", retry_after=wait)
+    raise TooMany(
+        f"Too many attempts to log in. Try again in {-(-wait // 60)} minutes.", retry_after=wait
+    )
 
 
 def _row(bucket: str, now: datetime) -> LoginAttempts:
-    """Return the bucket's row, locked; begins its count anew when its time is over. In a transaction."""
-    LoginAttempts.objects.filter(until__lte=now).delete()  # of everybody: no more rows than attempts in a span of time
-    LoginAttempts.objects.bulk_create([LoginAttempts(bucket=bucket, count=0, until=now + WINDOW)], ignore_conflicts=True)
+    """Return the bucket's row, locked; begins its count anew when its time is over. In a
+    transaction."""
+    LoginAttempts.objects.filter(
+        until__lte=now
+    ).delete()  # of everybody: no more rows than attempts in a span of time
+    LoginAttempts.objects.bulk_create(
+        [LoginAttempts(bucket=bucket, count=0, until=now + WINDOW)], ignore_conflicts=True
+    )
     return LoginAttempts.objects.select_for_update().get(pk=bucket)
 
 
@@ -106,11 +123,19 @@ def _forget_failures(sender: Any, request: HttpRequest, user: User, **kwargs: An
 
 
 @receiver(user_login_failed)
-def _record_failure(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any) -> None:
-    """Write to the audit log the first, the tenth, the hundredth … failure of an account within the span of time, so that whoever
-    tries cannot fill it. Names that are no account's go to the server's log."""
-    username, address = str(credentials.get("username", "")), "" if request is None else network_of(client_address(request))
-    user = User.objects.filter(username=unicodedata.normalize("NFKC", username).replace("\0", "")).first()
+def _record_failure(
+    sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any
+) -> None:
+    """Write to the audit log the first, the tenth, the hundredth … failure of an account within the
+    span of time, so that whoever tries cannot fill it. Names that are no account's go to the
+    server's log."""
+    username, address = (
+        str(credentials.get("username", "")),
+        "" if request is None else network_of(client_address(request)),
+    )
+    user = User.objects.filter(
+        username=unicodedata.normalize("NFKC", username).replace("\0", "")
+    ).first()
     if user is None:
         logger.warning("failed login of no account from %s", address)
         return
@@ -119,5 +144,15 @@ def _record_failure(sender: Any, credentials: dict[str, Any], request: HttpReque
     except TooMany:
         return
     if str(count).strip("0") == "1":
-        message = "failed login" if count == 1 else f"{count:,} failed logins within {WINDOW.seconds // 60} minutes, the last"
-        write_log_entry(by=user, target=user, name=user.get_username(), flag=CHANGE, message=f"{message} from {address}")
+        message = (
+            "failed login"
+            if count == 1
+            else f"{count:,} failed logins within {WINDOW.seconds // 60} minutes, the last"
+        )
+        write_log_entry(
+            by=user,
+            target=user,
+            name=user.get_username(),
+            flag=CHANGE,
+            message=f"{message} from {address}",
+        )

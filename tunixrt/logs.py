@@ -4,7 +4,8 @@ import logging
 
 
 class RefusalsWithoutTraceback(logging.Filter):
-    """Take the traceback from records of answers below 500, which Django writes for a PermissionDenied and the like."""
+    """Take the traceback from records of answers below 500, which Django writes for a
+    PermissionDenied and the like."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         status = getattr(record, "status_code", None)

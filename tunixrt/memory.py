@@ -1,4 +1,5 @@
-"""Give memory back after large requests: what is in cycles waits for the collector, what is freed for the C library."""
+"""Give memory back after large requests: what is in cycles waits for the collector, what is freed
+for the C library."""
 
 import asyncio
 import ctypes
@@ -10,7 +11,8 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
 
 
 class GiveBack:
-    """``soon()`` gives memory back a while later, however often it is asked meanwhile. Used on one event loop."""
+    """``soon()`` gives memory back a while later, however often it is asked meanwhile. Used on one
+    event loop."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
@@ -25,14 +27,15 @@ class GiveBack:
 
 
 def give_back() -> None:
-    """Collect what refers to itself (an error and the frames that it came through hold the body of their request), and return
-    what the C library keeps of freed memory."""
+    """Collect what refers to itself (an error and the frames that it came through hold the body of
+    their request), and return what the C library keeps of freed memory."""
     gc.collect()
     if _malloc_trim is not None:
         _malloc_trim(0)
 
 
 def keep_what_is_loaded() -> None:
-    """Spare the collector all that is there at the start and never goes: then it costs milliseconds and comes often."""
+    """Spare the collector all that is there at the start and never goes: then it costs milliseconds
+    and comes often."""
     gc.collect()
     gc.freeze()

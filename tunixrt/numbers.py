@@ -1,7 +1,7 @@
 """Numbers that people type: into a form, a filter, a field of an upload.
 
-Forms use text fields with ``inputmode``: a browser's ``type=number`` drops characters that its language does not know, so that an
-English one makes 00001 of ``0,0001`` and sends 1 without a word.
+Forms use text fields with ``inputmode``: a browser's ``type=number`` drops characters that its
+language does not know, so that an English one makes 00001 of ``0,0001`` and sends 1 without a word.
 """
 
 import math
@@ -18,10 +18,14 @@ SHOWN_CHARACTERS = 40
 
 
 def parse_number(text: str) -> float:
-    """``text`` as a finite number. Raise ValueError with a sentence that says what to type instead."""
+    """``text`` as a finite number. Raise ValueError with a sentence that says what to type
+    instead."""
     text = text.strip()
     if not _NUMBER.fullmatch(text):
-        raise ValueError(_comma(text) or f"{_shown(text)} is no number: write digits, with a point for decimals, as in 0.0001.")
+        raise ValueError(
+            _comma(text)
+            or f"{_shown(text)} is no number: write digits, with a point for decimals, as in 0.0001."
+        )
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{_shown(text)} is no number that fits: it is too large.")
@@ -29,12 +33,15 @@ def parse_number(text: str) -> float:
 
 
 def parse_whole_number(text: str) -> int:
-    """``text`` as a whole number. Raise ValueError with a sentence that says what to type instead."""
+    """``text`` as a whole number. Raise ValueError with a sentence that says what to type
+    instead."""
     text = text.strip()
     if _WHOLE.fullmatch(text):
         return int(text)
     if _THOUSANDS.fullmatch(text) and "." not in text:
-        raise ValueError(f"{_shown(text)} has a comma: write {text.replace(',', '')}, without separators.")
+        raise ValueError(
+            f"{_shown(text)} has a comma: write {text.replace(',', '')}, without separators."
+        )
     raise ValueError(f"{_shown(text)} is no whole number: write digits only, without separators.")
 
 
@@ -44,9 +51,15 @@ def _comma(text: str) -> str | None:
     decimal = f"{match[1] or '0'}.{match[2]}" if (match := _ONE_COMMA.fullmatch(text)) else None
     meant = " or ".join(one for one in (decimal, thousands) if one)
     if meant:
-        return f"{_shown(text)} has a comma: write {meant}, with a point for decimals and without separators."
+        return (
+            f"{_shown(text)} has a comma: write {meant}, with a point for decimals and without"
+            " separators."
+        )
     if "," in text and re.fullmatch(r"[+-]?[\d.,]*\d[\d.,]*", text, re.ASCII):
-        return f"{_shown(text)} has a comma: write digits, with a point for decimals and without separators, as in 1000.5."
+        return (
+            f"{_shown(text)} has a comma: write digits, with a point for decimals and without"
+            " separators, as in 1000.5."
+        )
     return None
 
 

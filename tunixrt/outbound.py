@@ -1,7 +1,8 @@
 """One POST to an address that somebody named, never to a private one unless allowed.
 
-libcurl resolves the name, tries every address in turn (RFC 8305), and asks before each connection whether it may be made: what
-is checked is the address that is connected to. Redirects are not followed, proxies of the environment are not used.
+libcurl resolves the name, tries every address in turn (RFC 8305), and asks before each connection
+whether it may be made: what is checked is the address that is connected to. Redirects are not
+followed, proxies of the environment are not used.
 """
 
 import contextlib
@@ -24,23 +25,31 @@ class AddressRefused(OutboundError):
     """The address is none that may be connected to, however often one tries."""
 
 
-def post(url: str, body: bytes, headers: dict[str, str], *, timeout: float, allow_private: bool) -> int:
-    """POST ``body`` and return the status code of the answer. ``timeout``: seconds for everything, from the name's resolution to
-    the answer's last byte. Raises OutboundError."""
+def post(
+    url: str, body: bytes, headers: dict[str, str], *, timeout: float, allow_private: bool
+) -> int:
+    """POST ``body`` and return the status code of the answer. ``timeout``: seconds for everything,
+    from the name's resolution to the answer's last byte. Raises OutboundError."""
     refused: list[str] = []
     received = 0
 
-    def open_socket(purpose: int, address: tuple[int, int, int, tuple[str, int]]) -> socket.socket | int:
+    def open_socket(
+        purpose: int, address: tuple[int, int, int, tuple[str, int]]
+    ) -> socket.socket | int:
         family, kind, protocol, (host, *_) = address
         if not allow_private and not is_public(host):
             refused.append(host)
             return int(pycurl.SOCKET_BAD)
-        return sockets.enter_context(socket.socket(family, kind, protocol))  # curl works with a duplicate
+        return sockets.enter_context(
+            socket.socket(family, kind, protocol)
+        )  # curl works with a duplicate
 
     def discard(data: bytes) -> int:
         nonlocal received
         received += len(data)
-        return len(data) if received <= ANSWER_MAX_BYTES else 0  # less than was given ends the transfer
+        return (
+            len(data) if received <= ANSWER_MAX_BYTES else 0
+        )  # less than was given ends the transfer
 
     curl = pycurl.Curl()
     with contextlib.ExitStack() as sockets, contextlib.closing(curl):
@@ -51,14 +60,19 @@ def post(url: str, body: bytes, headers: dict[str, str], *, timeout: float, allo
         curl.setopt(pycurl.TIMEOUT_MS, int(timeout * 1000))
         curl.setopt(pycurl.OPENSOCKETFUNCTION, open_socket)
         curl.setopt(pycurl.WRITEFUNCTION, discard)
-        certificates = ssl.get_default_verify_paths()  # the system's, or what SSL_CERT_FILE and SSL_CERT_DIR name
+        certificates = (
+            ssl.get_default_verify_paths()
+        )  # the system's, or what SSL_CERT_FILE and SSL_CERT_DIR name
         if certificates.cafile:
             curl.setopt(pycurl.CAINFO, certificates.cafile)
         if certificates.capath:
             curl.setopt(pycurl.CAPATH, certificates.capath)
         try:
             curl.setopt(pycurl.URL, url.encode())
-            curl.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in headers.items()] + ["Expect:"])
+            curl.setopt(
+                pycurl.HTTPHEADER,
+                [f"{name}: {value}" for name, value in headers.items()] + ["Expect:"],
+            )
             curl.setopt(pycurl.POSTFIELDS, body)
             curl.perform()
         except (pycurl.error, ValueError) as error:

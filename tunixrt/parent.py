@@ -10,13 +10,22 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def add_end_with(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--end-with", type=int, metavar="PID", help="stop when the process PID ends, which must be the parent (make serve)"
+        "--end-with",
+        type=int,
+        metavar="PID",
+        help="stop when the process PID ends, which must be the parent (make serve)",
     )
 
 
 def end_with(pid: int) -> None:
-    """Get SIGTERM when the parent ends, which is expected to be ``pid``; at once if it has ended. Survives ``exec``."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0) != 0:
+    """Get SIGTERM when the parent ends, which is expected to be ``pid``; at once if it has ended.
+    Survives ``exec``."""
+    if (
+        ctypes.CDLL(None, use_errno=True).prctl(
+            PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0
+        )
+        != 0
+    ):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     if os.getppid() != pid:

@@ -1,4 +1,5 @@
-"""What a password must have besides what Django's own validators ask (``AUTH_PASSWORD_VALIDATORS``)."""
+"""What a password must have besides what Django's own validators ask
+(``AUTH_PASSWORD_VALIDATORS``)."""
 
 import unicodedata
 
@@ -9,27 +10,34 @@ from tunixrt.models import ApiToken
 
 
 class DifferentCharactersValidator:
-    """A password needs some different characters that can be seen: twelve blanks are none, nor is one letter twelve times."""
+    """A password needs some different characters that can be seen: twelve blanks are none, nor is
+    one letter twelve times."""
 
     def __init__(self, least: int = 4):
         self.least = least
 
     def validate(self, password: str, user: object = None) -> None:
         """Raises ValidationError."""
-        visible = {character for character in password if unicodedata.category(character)[0] not in "CZ"}
+        visible = {
+            character for character in password if unicodedata.category(character)[0] not in "CZ"
+        }
         if len(visible) < self.least:
             raise ValidationError(
-                f"This password has too few different characters: it must have {self.least}, blanks not counted.",
+                f"This password has too few different characters: it must have {self.least}, blanks"
+                " not counted.",
                 code="password_too_uniform",
             )
 
     def get_help_text(self) -> str:
-        return f"Your password must have at least {self.least} different characters, blanks not counted."
+        return (
+            f"Your password must have at least {self.least} different characters, blanks not"
+            " counted."
+        )
 
 
 class RevokeTokens:
-    """Asks nothing of a password. Django tells validators of each new one, however it was set, and the account's API tokens end
-    with the old one. A hash that a login renews is no new password."""
+    """Asks nothing of a password. Django tells validators of each new one, however it was set, and
+    the account's API tokens end with the old one. A hash that a login renews is no new password."""
 
     def validate(self, password: str, user: object = None) -> None:
         pass

@@ -12,15 +12,20 @@ _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _ESTABLISHED = 1
 _NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2 up to its socket id: family, protocol, extensions, states
-_ANSWER = struct.Struct("=BBBB48xIIIII")  # inet_diag_msg: family, state, …, socket id, expires, queues, uid, inode
+_REQUEST = struct.Struct(
+    "=BBBxI"
+)  # inet_diag_req_v2 up to its socket id: family, protocol, extensions, states
+_ANSWER = struct.Struct(
+    "=BBBB48xIIIII"
+)  # inet_diag_msg: family, state, …, socket id, expires, queues, uid, inode
 
 
 def uid_of_peer(client: str, server: str) -> int | None:
-    """Return the user id that owns the client's end of a TCP connection within this machine, or None.
+    """Return the user id that owns the client's end of a TCP connection within this machine, or
+    None.
 
-    The kernel is asked for exactly this connection (sock_diag(7)). Only an established one counts: a socket that its program has
-    closed belongs to nobody, and the kernel calls it root's.
+    The kernel is asked for exactly this connection (sock_diag(7)). Only an established one counts:
+    a socket that its program has closed belongs to nobody, and the kernel calls it root's.
 
     Args:
         client, server: the connection's ends, ``host:port``.
@@ -32,7 +37,9 @@ def uid_of_peer(client: str, server: str) -> int | None:
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << _ESTABLISHED) + ends
         request += struct.pack("=III", 0, _NO_COOKIE, _NO_COOKIE)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-            kernel.send(_HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, 1, 1, 0) + request)
+            kernel.send(
+                _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, 1, 1, 0) + request
+            )
             answer = kernel.recv(4096)
     except (OSError, ValueError):
         return None

@@ -1,7 +1,8 @@
 """The one family of exceptions for what is refused.
 
-Services raise a ``Refusal``. It becomes an answer in one place for each face: the API in tunixrt/api/errors.py, pages in
-tunixrt/errors.py, the admin in ``tunixrt.admin.lists.each``, commands in tunixrt/commands.py.
+Services raise a ``Refusal``. It becomes an answer in one place for each face: the API in
+tunixrt/api/errors.py, pages in tunixrt/errors.py, the admin in ``tunixrt.admin.lists.each``,
+commands in tunixrt/commands.py.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +13,8 @@ Messages = Mapping[str, Sequence[str]]
 
 # What an error repeats of a request, however large that was.
 TEXT_MAX, ENTRIES_MAX, MESSAGES_MAX, DETAIL_MAX = 1_000, 100, 20, 10_000
-# Seconds after which asking again makes sense, by status, where a refusal does not know it better. A body that is too large
-# stays so until an operator raises the limit.
+# Seconds after which asking again makes sense, by status, where a refusal does not know it better.
+# A body that is too large stays so until an operator raises the limit.
 RETRY_AFTER = {408: 5, 413: 3600, 429: 60, 503: 5}
 
 
@@ -25,7 +26,9 @@ def shorten(text: str, limit: int = TEXT_MAX) -> str:
 def bounded(value: Any) -> Any:
     """Return a copy of an error body whose texts and number of entries are bounded."""
     if isinstance(value, Mapping):
-        found = {shorten(str(key)): bounded(item) for key, item in islice(value.items(), ENTRIES_MAX)}
+        found = {
+            shorten(str(key)): bounded(item) for key, item in islice(value.items(), ENTRIES_MAX)
+        }
         if len(value) > ENTRIES_MAX:
             found["non_field_errors"] = [f"{len(value) - ENTRIES_MAX:,} more errors are not shown."]
         return found
@@ -35,7 +38,8 @@ def bounded(value: Any) -> Any:
 
 
 def join_bounded(parts: Iterable[str], separator: str = "; ") -> str:
-    """Join ``parts`` to at most ``DETAIL_MAX`` characters; reads no more of them than that takes."""
+    """Join ``parts`` to at most ``DETAIL_MAX`` characters; reads no more of them than that
+    takes."""
     taken: list[str] = []
     length = 0
     for part in parts:
@@ -47,7 +51,8 @@ def join_bounded(parts: Iterable[str], separator: str = "; ") -> str:
 
 
 class Refusal(Exception):
-    """What was asked is not done, and nothing has changed. What it repeats of the request is bounded.
+    """What was asked is not done, and nothing has changed. What it repeats of the request is
+    bounded.
 
     Args:
         detail: a sentence that says why and what to do; may be left out where ``messages`` says it.
@@ -60,10 +65,13 @@ class Refusal(Exception):
     title = "Not possible"  # of a page
     retry_after: int | None = None  # None: as RETRY_AFTER says for the status
 
-    def __init__(self, detail: str = "", *, messages: Messages | None = None, retry_after: int | None = None):
+    def __init__(
+        self, detail: str = "", *, messages: Messages | None = None, retry_after: int | None = None
+    ):
         self.messages: Messages = bounded(messages or {})
         self.detail = shorten(detail, DETAIL_MAX) or join_bounded(
-            f"{field}: {' '.join(said)}".removeprefix("non_field_errors: ") for field, said in self.messages.items()
+            f"{field}: {' '.join(said)}".removeprefix("non_field_errors: ")
+            for field, said in self.messages.items()
         )
         self.retry_after = retry_after or self.retry_after or RETRY_AFTER.get(self.status)
         super().__init__(self.detail)
@@ -151,4 +159,5 @@ class NoRoom(Refusal):
     status, code, title, retry_after = 507, "no_room", "No room", 60
 
 
-REFUSED = "tunixrt.refused"  # the key of a request's environment under which the front hands a Refusal over
+# the key of a request's environment under which the front hands a Refusal over
+REFUSED = "tunixrt.refused"

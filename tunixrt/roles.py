@@ -1,7 +1,9 @@
-"""Who may do what. The policy stands in docs/operations.md ("Roles"), and a test walks every route with every role.
+"""Who may do what. The policy stands in docs/operations.md ("Roles"), and a test walks every route
+with every role.
 
-A role is a group of accounts; an account in none of them is a researcher. Pages, API and admin ask ``require`` in their first
-line, mostly through ``runs.services.access.get_run_for`` and ``datasets.access.get_dataset_for``.
+A role is a group of accounts; an account in none of them is a researcher. Pages, API and admin ask
+``require`` in their first line, mostly through ``runs.services.access.get_run_for`` and
+``datasets.access.get_dataset_for``.
 """
 
 from collections.abc import Iterable
@@ -45,8 +47,11 @@ class May(StrEnum):
 
 
 def role_of(user: User | AnonymousUser) -> Role:
-    """Return the highest role of an account. Costs one query for each account object that is not a superuser's."""
-    if user.is_superuser or (user.username == SYSTEM_USERNAME and not user.is_active):  # who runs commands has the database
+    """Return the highest role of an account. Costs one query for each account object that is not a
+    superuser's."""
+    if user.is_superuser or (
+        user.username == SYSTEM_USERNAME and not user.is_active
+    ):  # who runs commands has the database
         return Role.SUPERUSER
     known: Role | None = getattr(user, "_role", None)
     if known is None:
@@ -80,13 +85,16 @@ def needed(user: User | AnonymousUser, may: May, owner_id: int | None = None) ->
         case May.MAKE:
             return Role.RESEARCHER
         case May.ACT:
-            return Role.RESEARCHER if owner_id is not None and owner_id == user.pk else Role.OPERATOR
+            return (
+                Role.RESEARCHER if owner_id is not None and owner_id == user.pk else Role.OPERATOR
+            )
         case May.OPERATE:
             return Role.OPERATOR
 
 
 def require(user: User | AnonymousUser, may: May, *, owner_id: int | None = None) -> None:
-    """Raise NotAllowed, which names the role it takes, unless ``user`` may do that. Reading costs no query: all accounts may."""
+    """Raise NotAllowed, which names the role it takes, unless ``user`` may do that. Reading costs
+    no query: all accounts may."""
     if may is not May.READ and (reason := why_not(user, may, owner_id=owner_id)):
         raise NotAllowed(reason)
 
@@ -107,18 +115,23 @@ def why_not(user: User | AnonymousUser, may: May, *, owner_id: int | None = None
 
 
 def may_see_secrets(user: User | AnonymousUser, owner_id: int | None) -> bool:
-    """Return whether ``user`` sees what only the owner should: webhook addresses, which often hold a key."""
+    """Return whether ``user`` sees what only the owner should: webhook addresses, which often hold
+    a key."""
     return owner_id == user.pk or role_of(user) >= Role.OPERATOR
 
 
 def outranks(user: User, other: User) -> bool:
-    """Return whether ``other`` has a right that ``user`` lacks: a higher role, or a permission given to the account itself."""
+    """Return whether ``other`` has a right that ``user`` lacks: a higher role, or a permission
+    given to the account itself."""
     if role_of(user) == Role.SUPERUSER:
         return False
-    return role_of(other) > role_of(user) or not other.get_all_permissions() <= user.get_all_permissions()
+    return (
+        role_of(other) > role_of(user)
+        or not other.get_all_permissions() <= user.get_all_permissions()
+    )
 
 
-# --- what operators may in the admin ------------------------------------------------------------------------------------
+# --- what operators may in the admin --------------------------------------------------------------
 
 _OPERATED_APPS = ("runs", "datasets", "django_q")
 _OPERATED = frozenset(
@@ -133,7 +146,12 @@ class RoleBackend(BaseBackend):
     """Gives operators what they need in the admin, without permissions for each model."""
 
     def get_all_permissions(self, user_obj: Any, obj: Model | None = None) -> set[str]:
-        if obj is not None or not user_obj.is_active or user_obj.is_anonymous or role_of(user_obj) < Role.OPERATOR:
+        if (
+            obj is not None
+            or not user_obj.is_active
+            or user_obj.is_anonymous
+            or role_of(user_obj) < Role.OPERATOR
+        ):
             return set()
         return set(_OPERATED | _views())
 
@@ -143,14 +161,20 @@ class RoleBackend(BaseBackend):
 
 @cache
 def _views() -> frozenset[str]:
-    from django.apps import apps  # noqa: PLC0415 - models are loaded by the time of the first request
+    from django.apps import (
+        apps,
+    )  # noqa: PLC0415 - models are loaded by the time of the first request
 
     return frozenset(
-        f"{app}.view_{model._meta.model_name}" for app in _OPERATED_APPS for model in apps.get_app_config(app).get_models()
+        f"{app}.view_{model._meta.model_name}"
+        for app in _OPERATED_APPS
+        for model in apps.get_app_config(app).get_models()
     )
 
 
 def permissions_of(groups: Iterable[Group]) -> set[str]:
     """Return the permissions that groups give, as ``app.codename``."""
-    rows = Permission.objects.filter(group__in=list(groups)).values_list("content_type__app_label", "codename")
+    rows = Permission.objects.filter(group__in=list(groups)).values_list(
+        "content_type__app_label", "codename"
+    )
     return {f"{app}.{codename}" for app, codename in rows}

@@ -21,17 +21,20 @@ from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
 from tunixrt.memory import keep_what_is_loaded  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
 
-# How long a thread that computes keeps the interpreter from another that wants it; Python's own is ten times as much. A short
-# request asks for it some twenty times (event loop, thread, each query), and beside three long ones it waited for all of them
-# each time.
+# How long a thread that computes keeps the interpreter from another that wants it; Python's own is
+# ten times as much. A short request asks for it some twenty times (event loop, thread, each query),
+# and beside three long ones it waited for all of them each time.
 SWITCH_SECONDS = 0.0005
 DOWNLOADS = 32  # and exports, at once
 UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
-TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
+TRAININGS = frozenset(
+    {"/api/tunix/run", "/runs/new"}
+)  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
 
 
 class Application(Front):
-    """The front of this process. granian calls ``__rsgi_init__`` in the main thread before it serves."""
+    """The front of this process. granian calls ``__rsgi_init__`` in the main thread before it
+    serves."""
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -42,7 +45,8 @@ class Application(Front):
 application = Application(
     django,
     places=settings.WEB_THREADS,
-    streams=settings.MAX_STREAMS + 32,  # the hub counts them first, and lets the next one in a moment before one has gone
+    streams=settings.MAX_STREAMS
+    + 32,  # the hub counts them first, and lets the next one in a moment before one has gone
     downloads=DOWNLOADS,
     downloads_each=DOWNLOADS if settings.LOCAL_MODE else DOWNLOADS // 4,
     limits=Limits(
@@ -57,10 +61,11 @@ application = Application(
 
 
 def end_streams_on_shutdown() -> None:
-    """End the live streams when the server is told to stop: it waits for every answer, and they would never end.
+    """End the live streams when the server is told to stop: it waits for every answer, and they
+    would never end.
 
-    The event loop has the handlers of the signals and the wake-up descriptor that tells it of them. Ours is put in its place, and
-    hands on what it reads.
+    The event loop has the handlers of the signals and the wake-up descriptor that tells it of them.
+    Ours is put in its place, and hands on what it reads.
     """
     receiver, sender = socket.socketpair()
     sender.setblocking(False)

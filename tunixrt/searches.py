@@ -1,4 +1,5 @@
-"""Searches that may read every row of a table: few at once, one of each account, and each for a limited time."""
+"""Searches that may read every row of a table: few at once, one of each account, and each for a
+limited time."""
 
 import contextlib
 import math
@@ -46,8 +47,14 @@ class Searches:
     def _refuse(self, account: int) -> None:
         wait = math.ceil(settings.SEARCH_SECONDS)
         if account in self._of:
-            raise TooMany("Another search of yours is still reading the whole table; wait for its end.", retry_after=wait)
-        raise Busy("Searches of others are reading the whole table; try again in a moment.", retry_after=wait)
+            raise TooMany(
+                "Another search of yours is still reading the whole table; wait for its end.",
+                retry_after=wait,
+            )
+        raise Busy(
+            "Searches of others are reading the whole table; try again in a moment.",
+            retry_after=wait,
+        )
 
 
 searches = Searches(settings.SEARCHES)
@@ -55,7 +62,8 @@ searches = Searches(settings.SEARCHES)
 
 @contextlib.contextmanager
 def search(by: AbstractBaseUser, parameter: str, *, reads_all: bool = True) -> Iterator[None]:
-    """Run the queries of the context as a search of ``by``; it counts only where it ``reads_all``. ``parameter`` asks for it.
+    """Run the queries of the context as a search of ``by``; it counts only where it ``reads_all``.
+    ``parameter`` asks for it.
 
     Raises:
         TooMany, Busy: another one has to end first.
@@ -72,12 +80,22 @@ def search(by: AbstractBaseUser, parameter: str, *, reads_all: bool = True) -> I
 def time_limit(seconds: float, parameter: str) -> Iterator[None]:
     """Stop a query of the context that runs for longer. Raises InvalidQuery."""
     try:
-        with _limit_on_sqlite(seconds) if connection.vendor == "sqlite" else _limit_on_postgresql(seconds):
+        with (
+            _limit_on_sqlite(seconds)
+            if connection.vendor == "sqlite"
+            else _limit_on_postgresql(seconds)
+        ):
             yield
     except OperationalError as error:
-        if "interrupted" not in str(error) and getattr(error.__cause__, "sqlstate", None) != _CANCELLED:
+        if (
+            "interrupted" not in str(error)
+            and getattr(error.__cause__, "sqlstate", None) != _CANCELLED
+        ):
             raise
-        reason = f"This search was stopped after {seconds:g} s. Narrow it, by words that names and tags hold or by a date."
+        reason = (
+            f"This search was stopped after {seconds:g} s. Narrow it, by words that names and tags"
+            " hold or by a date."
+        )
         raise InvalidQuery({parameter: [reason]}) from error
 
 
@@ -97,5 +115,7 @@ def _limit_on_sqlite(seconds: float) -> Iterator[None]:
 def _limit_on_postgresql(seconds: float) -> Iterator[None]:
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [str(math.ceil(seconds * 1000))])
+            cursor.execute(
+                "SELECT set_config('statement_timeout', %s, true)", [str(math.ceil(seconds * 1000))]
+            )
         yield

@@ -1,4 +1,5 @@
-"""Content-Security-Policy: our own files only, nothing inline. Django 5.2 has no setting for it yet (6.0 does)."""
+"""Content-Security-Policy: our own files only, nothing inline. Django 5.2 has no setting for it yet
+(6.0 does)."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,10 @@
-"""What ``make serve`` runs: honcho, which starts what the Procfile names, for as long as the terminal is there.
+"""What ``make serve`` runs: honcho, which starts what the Procfile names, for as long as the
+terminal is there.
 
-When a terminal goes away, the kernel tells the first process of its session only: a shell, which tells its jobs, or ``make``
-itself (``ssh -t host make serve``), which tells nobody. And honcho gives its programs sessions of their own, so that nobody tells
-them at all: they end with their parent (``--end-with``).
+When a terminal goes away, the kernel tells the first process of its session only: a shell, which
+tells its jobs, or ``make`` itself (``ssh -t host make serve``), which tells nobody. And honcho
+gives its programs sessions of their own, so that nobody tells them at all: they end with their
+parent (``--end-with``).
 """
 
 import os

@@ -1,4 +1,5 @@
-"""The session engine: Django's own, in a table that says whose each session is (``SESSION_ENGINE``)."""
+"""The session engine: Django's own, in a table that says whose each session is
+(``SESSION_ENGINE``)."""
 
 from typing import Any
 
@@ -16,5 +17,7 @@ class SessionStore(DatabaseStore):
     def create_model_instance(self, data: dict[str, Any]) -> AccountSession:
         session = super().create_model_instance(data)
         assert isinstance(session, AccountSession)
-        session.account_id = AccountSession._meta.get_field("account").to_python(data.get(SESSION_KEY))
+        session.account_id = AccountSession._meta.get_field("account").to_python(
+            data.get(SESSION_KEY)
+        )
         return session

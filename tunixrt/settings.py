@@ -1,5 +1,5 @@
-"""Settings, read once from the environment. docs/settings.md lists every variable; with none set the system runs on
-SQLite and loopback. environs names the variable it cannot read.
+"""Settings, read once from the environment. docs/settings.md lists every variable; with none set
+the system runs on SQLite and loopback. environs names the variable it cannot read.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ env.read_env(env.str("TUNIXRT_ENV_FILE", str(BASE_DIR / ".env")), recurse=False)
 
 
 def _kept_secret_key(path: Path) -> str:
-    """Local mode without SECRET_KEY: make one, keep it for the next start, readable by its owner only."""
+    """Local mode without SECRET_KEY: make one, keep it for the next start, readable by its owner
+    only."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # made with mode 0600
@@ -32,18 +33,21 @@ def _kept_secret_key(path: Path) -> str:
     return path.read_text()
 
 
-# --- The system as a whole --------------------------------------------------------------------------------------------
+# --- The system as a whole ------------------------------------------------------------------------
 
 VAR_DIR = Path(env.str("TUNIXRT_VAR_DIR", str(BASE_DIR / "var"))).resolve()
 DEBUG = env.bool("DEBUG", False)
-# Local mode: one person on this machine. Requests from loopback need no login and act as the user `local`.
+# Local mode: one person on this machine. Requests from loopback need no login and act as the user
+# `local`.
 LOCAL_MODE = env.bool("TUNIXRT_LOCAL_MODE", True)
 BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
 WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
 # Live streams at once; each costs a sleeping thread. Beyond that pages read piece by piece.
 MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
 # What one account may have of it. In local mode all are the same account.
-STREAMS_PER_ACCOUNT = env.int("TUNIXRT_STREAMS_PER_ACCOUNT", MAX_STREAMS if LOCAL_MODE else max(1, MAX_STREAMS // 5))
+STREAMS_PER_ACCOUNT = env.int(
+    "TUNIXRT_STREAMS_PER_ACCOUNT", MAX_STREAMS if LOCAL_MODE else max(1, MAX_STREAMS // 5)
+)
 # Searches that may read every row: so many at once, one of each account, each for at most so long.
 SEARCHES = max(1, WEB_THREADS - 2)
 SEARCH_SECONDS = env.float("TUNIXRT_SEARCH_SECONDS", 10.0)
@@ -116,28 +120,37 @@ TEMPLATES = [
     },
 ]
 
-# --- Database ---------------------------------------------------------------------------------------------------------
+# --- Database -------------------------------------------------------------------------------------
 
 if env.str("DATABASE_URL", ""):
     try:
         DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
     except EnvValidationError:  # environs' own sentence does not say what to do; the value holds a password and is not shown
         raise ImproperlyConfigured(
-            "DATABASE_URL is not the address of a database. It reads postgresql://user:password@host:5432/name, with special"
-            " characters of the password percent-encoded, or postgresql:///name, and PGHOST, PGUSER, PGPASSWORD … say the rest."
+            "DATABASE_URL is not the address of a database. It reads"
+            " postgresql://user:password@host:5432/name, with special characters of the password"
+            " percent-encoded, or postgresql:///name, and PGHOST, PGUSER, PGPASSWORD … say the"
+            " rest."
         ) from None
 else:
     VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": str(VAR_DIR / "tunixrt.sqlite3")}}
+    DATABASES = {
+        "default": {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": str(VAR_DIR / "tunixrt.sqlite3"),
+        }
+    }
 _database = DATABASES["default"]
 # Opening a connection costs more than most queries: each thread keeps its own.
 _database["CONN_MAX_AGE"] = 600
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {
         "timeout": 20,  # seconds a writer waits for the other one
-        "transaction_mode": "IMMEDIATE",  # take the write lock first: no deadlock on the way from reading to writing
+        # take the write lock first: no deadlock on the way from reading to writing
+        "transaction_mode": "IMMEDIATE",
         "init_command": (
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-64000; PRAGMA mmap_size=268435456;"
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-64000; PRAGMA"
+            " mmap_size=268435456;"
         ),
     }
 else:
@@ -145,11 +158,11 @@ else:
     _database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# --- Queue ------------------------------------------------------------------------------------------------------------
+# --- Queue ----------------------------------------------------------------------------------------
 
-# Tasks are short (they start and attend, they never train), and one that is lost or delivered twice does no harm: the
-# attendant looks for pending runs as well, and a run is claimed once. The attendant is woken when one waits, so the task workers
-# need not look often.
+# Tasks are short (they start and attend, they never train), and one that is lost or delivered twice
+# does no harm: the attendant looks for pending runs as well, and a run is claimed once. The
+# attendant is woken when one waits, so the task workers need not look often.
 Q_CLUSTER = {
     "name": "tunixrt",
     "label": "Background tasks",
@@ -167,7 +180,7 @@ Q_CLUSTER = {
     "recycle": 10_000,
 }
 
-# --- API --------------------------------------------------------------------------------------------------------------
+# --- API ------------------------------------------------------------------------------------------
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
@@ -177,10 +190,15 @@ REST_FRAMEWORK = {
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": ["tunixrt.api.parsers.JSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["tunixrt.api.renderers.JSONRenderer", "tunixrt.api.renderers.BrowsableAPIRenderer"],
+    "DEFAULT_RENDERER_CLASSES": [
+        "tunixrt.api.renderers.JSONRenderer",
+        "tunixrt.api.renderers.BrowsableAPIRenderer",
+    ],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "tunixrt.api.negotiation.ShortNegotiation",
     "EXCEPTION_HANDLER": "tunixrt.api.errors.exception_handler",
-    "DEFAULT_THROTTLE_CLASSES": ["rest_framework.throttling.UserRateThrottle"] if env.str("TUNIXRT_API_RATE", "") else [],
+    "DEFAULT_THROTTLE_CLASSES": (
+        ["rest_framework.throttling.UserRateThrottle"] if env.str("TUNIXRT_API_RATE", "") else []
+    ),
     "DEFAULT_THROTTLE_RATES": {"user": env.str("TUNIXRT_API_RATE", "") or None},
     "NUM_PROXIES": 0,
     "URL_FORMAT_OVERRIDE": None,
@@ -194,7 +212,7 @@ API_MAX_BODY_BYTES = env.int("TUNIXRT_API_MAX_BODY_BYTES", 5 * 1024 * 1024)
 UPLOAD_MAX_BYTES = env.int("TUNIXRT_UPLOAD_MAX_BYTES", 2 * 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = API_MAX_BODY_BYTES
 
-# --- People and browsers ----------------------------------------------------------------------------------------------
+# --- People and browsers --------------------------------------------------------------------------
 
 AUTHENTICATION_BACKENDS = [
     "tunixrt.logins.LimitBackend",  # first: it refuses before a password is looked at
@@ -228,7 +246,9 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = VAR_DIR / "static"
-STATIC_ROOT.mkdir(parents=True, exist_ok=True)  # WhiteNoise warns at every start about one that is missing
+STATIC_ROOT.mkdir(
+    parents=True, exist_ok=True
+)  # WhiteNoise warns at every start about one that is missing
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and the first page
 WHITENOISE_AUTOREFRESH = DEBUG
 
@@ -236,25 +256,30 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
-# The server itself speaks HTTP; a proxy that ends TLS says so in X-Forwarded-Proto. Only then there is an HTTPS to redirect to.
+# The server itself speaks HTTP; a proxy that ends TLS says so in X-Forwarded-Proto. Only then there
+# is an HTTPS to redirect to.
 BEHIND_PROXY = env.bool("TUNIXRT_BEHIND_PROXY", False)
 if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 TLS = env.bool("TUNIXRT_TLS", BEHIND_PROXY)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
-# An hour, for this name alone: browsers hold to it, also when the operator has taken HTTPS away. Subdomains and preload lists
-# concern servers that are not ours to decide about; the proxy can promise more.
+# An hour, for this name alone: browsers hold to it, also when the operator has taken HTTPS away.
+# Subdomains and preload lists concern servers that are not ours to decide about; the proxy can
+# promise more.
 SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 3600 if TLS else 0)
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
 
-# --- Runs -------------------------------------------------------------------------------------------------------------
+# --- Runs -----------------------------------------------------------------------------------------
 
 # Everything a run writes lives below this folder.
 TUNIX_OUTPUT_ROOT = Path(env.str("TUNIX_OUTPUT_ROOT", str(VAR_DIR / "output"))).resolve()
 # Folders that may hold local models.
-TUNIX_MODEL_ROOTS = [Path(path).resolve() for path in env.list("TUNIX_MODEL_ROOTS", [str(BASE_DIR / "models")])]
-# The interpreter that has the training runtime, and the command it runs; empty: the project's own trainer.
+TUNIX_MODEL_ROOTS = [
+    Path(path).resolve() for path in env.list("TUNIX_MODEL_ROOTS", [str(BASE_DIR / "models")])
+]
+# The interpreter that has the training runtime, and the command it runs; empty: the project's own
+# trainer.
 TUNIX_PYTHON = env.str("TUNIX_PYTHON", sys.executable)
 TUNIX_COMMAND = shlex.split(env.str("TUNIX_COMMAND", ""))
 # Runs that one account may have waiting in the queue.
@@ -266,12 +291,14 @@ TUNIX_OUTPUT_MAX_BYTES = env.int("TUNIX_OUTPUT_MAX_BYTES", 10_240)
 TUNIX_SLOTS = env.int("TUNIX_SLOTS", 1)
 TUNIX_STOP_WAIT_SECONDS = env.float("TUNIX_STOP_WAIT_SECONDS", 30.0)
 TUNIX_TERM_GRACE_SECONDS = env.float("TUNIX_TERM_GRACE_SECONDS", 10.0)
-# Whether the trainings of this host stop, and save, when its attendant does; None: where they would be killed with it.
+# Whether the trainings of this host stop, and save, when its attendant does; None: where they would
+# be killed with it.
 TUNIX_STOP_WITH_ATTENDANT = env.bool("TUNIX_STOP_WITH_ATTENDANT", None)
 TUNIX_HOST_NAME = env.str("TUNIX_HOST_NAME", socket.gethostname())
 TUNIX_HOST_SILENT_SECONDS = env.float("TUNIX_HOST_SILENT_SECONDS", 60.0)
 TUNIX_HOST_LOST_SECONDS = env.float("TUNIX_HOST_LOST_SECONDS", 900.0)
-# Where the end of every run is told, beside the place its request names; and what the messages are signed with.
+# Where the end of every run is told, beside the place its request names; and what the messages are
+# signed with.
 TUNIX_WEBHOOK_URL = env.str("TUNIX_WEBHOOK_URL", "")
 TUNIX_WEBHOOK_SECRET = env.str("TUNIX_WEBHOOK_SECRET", "")
 TUNIX_WEBHOOK_ALLOW_PRIVATE = env.bool("TUNIX_WEBHOOK_ALLOW_PRIVATE", False)
@@ -287,7 +314,7 @@ TUNIX_OWNER_DISK_QUOTA_GB = env.float("TUNIX_OWNER_DISK_QUOTA_GB", 0.0)
 # Database writes on the request path slower than this are logged.
 TUNIX_SLOW_WRITE_MS = env.float("TUNIX_SLOW_WRITE_MS", 250.0)
 
-# --- Log --------------------------------------------------------------------------------------------------------------
+# --- Log ------------------------------------------------------------------------------------------
 
 LOGGING = {
     "version": 1,
@@ -295,7 +322,9 @@ LOGGING = {
     "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     # A refusal (4xx) is a line in the log. A fault of the server (5xx) keeps its traceback.
     "filters": {"refusals": {"()": "tunixrt.logs.RefusalsWithoutTraceback"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["refusals"]}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "plain", "filters": ["refusals"]}
+    },
     "root": {"handlers": ["console"], "level": env.str("TUNIXRT_LOG_LEVEL", "INFO")},
     "loggers": {
         "django": {"handlers": ["console"], "level": "INFO", "propagate": False},

@@ -1,4 +1,5 @@
-"""API tokens: made and revoked by their owner (/tokens), in the admin and by ``manage.py make_token``."""
+"""API tokens: made and revoked by their owner (/tokens), in the admin and by ``manage.py
+make_token``."""
 
 from datetime import timedelta
 
@@ -17,7 +18,13 @@ DAYS_MAX = 3650
 
 
 def make_token(
-    *, of: User, by: User, name: str = "", days: float | None = None, read_only: bool = False, how: str = "made"
+    *,
+    of: User,
+    by: User,
+    name: str = "",
+    days: float | None = None,
+    read_only: bool = False,
+    how: str = "made",
 ) -> tuple[ApiToken, str]:
     """Return a new token and its key, which is stored nowhere. ``how``: for the audit log.
 
@@ -36,7 +43,13 @@ def make_token(
     with transaction.atomic():
         expiry = None if days is None else timedelta(days=days)
         token, key = ApiToken.objects.create(user=of, expiry=expiry, name=name, read_only=read_only)
-        note = ", ".join([how, *(["read-only"] if read_only else []), *([] if days is None else [f"for {days:,.15g} days"])])
+        note = ", ".join(
+            [
+                how,
+                *(["read-only"] if read_only else []),
+                *([] if days is None else [f"for {days:,.15g} days"]),
+            ]
+        )
         write_log_entry(by=by, target=token, name=str(token), flag=ADDITION, message=note)
     return token, key
 
@@ -50,8 +63,8 @@ def revoke_token(*, token: ApiToken, by: User) -> None:
 
 
 def require_token_rights(*, of: User, by: User) -> None:
-    """Raise NotAllowed unless ``by`` may make and revoke tokens of an account: one's own, or as an operator those of an account
-    without more rights."""
+    """Raise NotAllowed unless ``by`` may make and revoke tokens of an account: one's own, or as an
+    operator those of an account without more rights."""
     if of.pk == by.pk:
         return
     require(by, May.ACT, owner_id=of.pk)

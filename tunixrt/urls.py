@@ -1,4 +1,5 @@
-"""Every route of the system. API paths are written exactly as clients use them: no trailing slash."""
+"""Every route of the system. API paths are written exactly as clients use them: no trailing
+slash."""
 
 from django.contrib import admin
 from django.contrib.auth import views as auth_views

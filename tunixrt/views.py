@@ -39,7 +39,11 @@ class ChangePassword(auth_views.PasswordChangeView):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if isinstance(request.user, User) and not request.user.has_usable_password():
-            return render(request, self.template_name, status=200 if request.method in ("GET", "HEAD") else 403)
+            return render(
+                request,
+                self.template_name,
+                status=200 if request.method in ("GET", "HEAD") else 403,
+            )
         return super().dispatch(request, *args, **kwargs)
 
     def get_form(self, form_class: Any = None) -> LimitedPasswordChangeForm:
@@ -52,17 +56,32 @@ class ChangePassword(auth_views.PasswordChangeView):
         response = super().form_valid(form)
         user = self.request.user
         assert isinstance(user, User)
-        write_log_entry(by=user, target=user, name=user.get_username(), flag=CHANGE, message="changed their own password")
-        messages.success(self.request, "Your password is changed. Logins elsewhere have ended, and API tokens with them.")
+        write_log_entry(
+            by=user,
+            target=user,
+            name=user.get_username(),
+            flag=CHANGE,
+            message="changed their own password",
+        )
+        messages.success(
+            self.request,
+            "Your password is changed. Logins elsewhere have ended, and API tokens with them.",
+        )
         return response
 
 
 class TokenForm(forms.Form):
     name = forms.CharField(max_length=100, required=False, help_text="What the token is for.")
     days = WholeNumberField(
-        min_value=1, max_value=DAYS_MAX, required=False, label="Valid for days", help_text="Empty: until you revoke it."
+        min_value=1,
+        max_value=DAYS_MAX,
+        required=False,
+        label="Valid for days",
+        help_text="Empty: until you revoke it.",
     )
-    read_only = forms.BooleanField(required=False, label="Read only", help_text="Programs can read with it and change nothing.")
+    read_only = forms.BooleanField(
+        required=False, label="Read only", help_text="Programs can read with it and change nothing."
+    )
 
 
 @login_required
@@ -83,14 +102,21 @@ def tokens(request: HttpRequest) -> HttpResponse:
             form.add_error(None, refusal.detail)
             status = refusal.status
     rows = ApiToken.objects.filter(user=request.user).order_by("-created")[:TOKENS_MAX]
-    return render(request, "registration/tokens.html", {"form": form, "key": key, "tokens": rows}, status=status)
+    return render(
+        request,
+        "registration/tokens.html",
+        {"form": form, "key": key, "tokens": rows},
+        status=status,
+    )
 
 
 @login_required
 @require_POST
 def revoke(request: HttpRequest) -> HttpResponse:
     assert isinstance(request.user, User)
-    token = ApiToken.objects.filter(pk=request.POST.get("token", "")[:128].replace("\x00", ""), user=request.user).first()
+    token = ApiToken.objects.filter(
+        pk=request.POST.get("token", "")[:128].replace("\x00", ""), user=request.user
+    ).first()
     if token is None:
         raise Missing("You have no such token; it may be revoked already.")
     revoke_token(token=token, by=request.user)
@@ -108,16 +134,19 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes an account (a
-    token, a login), an allowed address, or in local mode this machine."""
+    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes an
+    account (a token, a login), an allowed address, or in local mode this machine."""
     allowed = request.user.is_authenticated or comes_through_loopback(request)
-    if not (allowed or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)):
+    if not (
+        allowed or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)
+    ):
         raise NotAllowed(METRICS_REFUSED)
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 
 METRICS_REFUSED = (
-    "Metrics take an API token (Authorization: Token …) or an address of TUNIXRT_METRICS_ALLOW: docs/operations.md, Prometheus."
+    "Metrics take an API token (Authorization: Token …) or an address of TUNIXRT_METRICS_ALLOW:"
+    " docs/operations.md, Prometheus."
 )
 
 

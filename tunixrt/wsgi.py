@@ -1,5 +1,5 @@
-"""Django's own WSGI application, for `runserver` and servers that bound and time bodies themselves. `manage.py web` serves
-tunixrt/rsgi.py."""
+"""Django's own WSGI application, for `runserver` and servers that bound and time bodies themselves.
+`manage.py web` serves tunixrt/rsgi.py."""
 
 import os
 

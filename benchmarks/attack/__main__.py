@@ -1,6 +1,7 @@
 """python -m benchmarks.attack [--seconds 120] [--database sqlite|postgresql] …      (make attack)
 
-Ends with code 0 only if nothing is wrong; 1 if something is. docs/reliability.md tells what is attacked and what counts.
+Ends with code 0 only if nothing is wrong; 1 if something is. docs/reliability.md tells what is
+attacked and what counts.
 """
 
 from __future__ import annotations
@@ -14,15 +15,27 @@ from collections.abc import Sequence
 
 from benchmarks.attack.attackers import DATASET as EXPORTED
 from benchmarks.attack.attackers import Attackers, Plan, Tally
-from benchmarks.attack.honest import DATASET, PATHS, Findings, HonestClient, Sample, ask, make_dataset, upload
+from benchmarks.attack.honest import (
+    DATASET,
+    PATHS,
+    Findings,
+    HonestClient,
+    Sample,
+    ask,
+    make_dataset,
+    upload,
+)
 from benchmarks.attack.receivers import KINDS
 from benchmarks.attack.system import LONG_SEED, UPLOAD_MAX_BYTES, State, System, attacked
 from benchmarks.chaos.figures import quantile
 
 STREAMS_PER_ACCOUNT = 40  # a fifth of TUNIXRT_MAX_STREAMS
-REFUSALS = {"503"}  # the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
+REFUSALS = {
+    "503"
+}  # the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
 SPOOLED_MAX = 8 * UPLOAD_MAX_BYTES + 20 * (5 << 20)  # the uploads at once, and some other bodies
-# What Python's arenas, the database caches of the places and modules of the first use may take for good, of all processes.
+# What Python's arenas, the database caches of the places and modules of the first use may take for
+# good, of all processes.
 ALLOWED_GROWTH = 208 << 20
 ALLOWED_DESCRIPTORS = 12  # database connections of further threads, with what belongs to them
 SETTLE_SECONDS = 60.0
@@ -31,19 +44,42 @@ EXPORT_LINES, EXPORT_LINE_CHARACTERS = 3_000, 4_000
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.attack", description="Attack the system; measure somebody honest."
+        prog="python -m benchmarks.attack",
+        description="Attack the system; measure somebody honest.",
     )
     parser.add_argument("--seconds", type=float, default=120.0, help="of the attack; default: 120")
-    parser.add_argument("--quiet-seconds", type=float, default=None, help="before it; default: a quarter of it, 10 at least")
-    parser.add_argument("--connections", type=int, default=1_000, help="idle ones and ones with half a head; default: 1,000")
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--real", action="store_true", help="the honest training is one of the runtime, not a script")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="ATTACK", help="these attacks, to find what a problem comes from"
+        "--quiet-seconds",
+        type=float,
+        default=None,
+        help="before it; default: a quarter of it, 10 at least",
+    )
+    parser.add_argument(
+        "--connections",
+        type=int,
+        default=1_000,
+        help="idle ones and ones with half a head; default: 1,000",
+    )
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument(
+        "--real",
+        action="store_true",
+        help="the honest training is one of the runtime, not a script",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="ATTACK",
+        help="these attacks, to find what a problem comes from",
     )
     parser.add_argument("--log", metavar="FILE", help="keep the log of the system here")
     arguments = parser.parse_args()
-    quiet = max(10.0, arguments.seconds / 4) if arguments.quiet_seconds is None else arguments.quiet_seconds
+    quiet = (
+        max(10.0, arguments.seconds / 4)
+        if arguments.quiet_seconds is None
+        else arguments.quiet_seconds
+    )
     with attacked(arguments.database, real=arguments.real) as system:
         try:
             return _attack(system, arguments, quiet)
@@ -75,10 +111,15 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
     loads["attack"] = os.getloadavg()[0]
     findings = honest.finish()
     ask(system.port, system.tokens["trudy"], "POST", f"/api/tunix/runs/{plan.long_run}/cancel")
-    problems = [*_problems_of_honest(findings), *_problems_of_attackers(tally, arguments.only), *_problems_left(system, before)]
+    problems = [
+        *_problems_of_honest(findings),
+        *_problems_of_attackers(tally, arguments.only),
+        *_problems_left(system, before),
+    ]
     if (spooled := max(state.spooled for state in states)) > SPOOLED_MAX:
         problems.append(
-            f"bodies took {spooled / 1e6:,.0f} MB of disk at once; {SPOOLED_MAX / 1e6:,.0f} MB are the limits together"
+            f"bodies took {spooled / 1e6:,.0f} MB of disk at once; {SPOOLED_MAX / 1e6:,.0f} MB are"
+            " the limits together"
         )
     after = system.state()
     calm = [sample for sample in findings.samples if began <= sample.due < attacked]
@@ -120,8 +161,21 @@ def _prepare(system: System, arguments: argparse.Namespace) -> Plan:
     upload(port, tokens["honest"], name, version, lines.encode())
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "num_epochs": 1}
     own = ask(port, tokens["mallory"], "POST", "/api/tunix/run", body)["run_id"]
-    long = ask(port, tokens["trudy"], "POST", "/api/tunix/run?mode=async", body | {"dry_run": False, "seed": LONG_SEED})["run_id"]
-    return Plan(port, tokens, long_run=long, own_run=own, connections=arguments.connections, only=tuple(arguments.only))
+    long = ask(
+        port,
+        tokens["trudy"],
+        "POST",
+        "/api/tunix/run?mode=async",
+        body | {"dry_run": False, "seed": LONG_SEED},
+    )["run_id"]
+    return Plan(
+        port,
+        tokens,
+        long_run=long,
+        own_run=own,
+        connections=arguments.connections,
+        only=tuple(arguments.only),
+    )
 
 
 def _problems_of_honest(findings: Findings) -> list[str]:
@@ -145,9 +199,16 @@ def _problems_of_attackers(tally: Tally, only: Sequence[str]) -> list[str]:
     if tally.trapped:
         problems.append(f"a webhook followed a redirect {tally.trapped} times")
     if tally.most_streams > STREAMS_PER_ACCOUNT:
-        problems.append(f"one account had {tally.most_streams} live streams at once; {STREAMS_PER_ACCOUNT} are its share")
-    if missing := [kind for kind in KINDS if not tally.webhooks[kind] and (not only or "webhook" in only)]:
-        problems.append(f"no webhook was sent to a receiver of {', '.join(missing)}: that was no attack")
+        problems.append(
+            f"one account had {tally.most_streams} live streams at once; {STREAMS_PER_ACCOUNT} are"
+            " its share"
+        )
+    if missing := [
+        kind for kind in KINDS if not tally.webhooks[kind] and (not only or "webhook" in only)
+    ]:
+        problems.append(
+            f"no webhook was sent to a receiver of {', '.join(missing)}: that was no attack"
+        )
     return problems
 
 
@@ -167,9 +228,13 @@ def _problems_left(system: System, before: State) -> list[str]:
 def _left(before: State, now: State) -> list[str]:
     problems = []
     if (growth := now.pss - before.pss) > ALLOWED_GROWTH:
-        problems.append(f"memory has grown by {growth / 1e6:.0f} MB; {ALLOWED_GROWTH / 1e6:.0f} MB are allowed")
+        problems.append(
+            f"memory has grown by {growth / 1e6:.0f} MB; {ALLOWED_GROWTH / 1e6:.0f} MB are allowed"
+        )
     if now.descriptors > before.descriptors + ALLOWED_DESCRIPTORS:
-        problems.append(f"the web server has {now.descriptors} descriptors open; {before.descriptors} before")
+        problems.append(
+            f"the web server has {now.descriptors} descriptors open; {before.descriptors} before"
+        )
     if now.connections:
         problems.append(f"{now.connections} connections are left")
     if left := sorted(set(now.files) - set(before.files)):
@@ -178,7 +243,11 @@ def _left(before: State, now: State) -> list[str]:
 
 
 def _row(
-    arguments: argparse.Namespace, path: str, calm: Sequence[Sample], beside: Sequence[Sample], load: dict[str, float]
+    arguments: argparse.Namespace,
+    path: str,
+    calm: Sequence[Sample],
+    beside: Sequence[Sample],
+    load: dict[str, float],
 ) -> str:
     """A row of the table in docs/reliability.md."""
 
@@ -189,7 +258,10 @@ def _row(
         return f"{quantile(took, 0.5):,.0f} / {quantile(took, 0.99):,.0f} / {max(took):,.0f}"
 
     loads = f"{load['before']} / {load['quiet']} / {load['attack']}"
-    return f"| `{path}` | {arguments.database} | {arguments.seconds:g} s | {spread(calm)} | {spread(beside)} | {loads} |"
+    return (
+        f"| `{path}` | {arguments.database} | {arguments.seconds:g} s | {spread(calm)} |"
+        f" {spread(beside)} | {loads} |"
+    )
 
 
 if __name__ == "__main__":

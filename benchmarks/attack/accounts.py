@@ -1,4 +1,5 @@
-"""Make the accounts of an attack: ``python -m benchmarks.attack.accounts NAME…`` prints ``{name: token}``.
+"""Make the accounts of an attack: ``python -m benchmarks.attack.accounts NAME…`` prints ``{name:
+token}``.
 
 The password of each is its name and ``PASSWORD``. Runs in the environment of the system.
 """

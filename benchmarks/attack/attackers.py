@@ -39,7 +39,8 @@ class Plan:
 
 @dataclass
 class Tally:
-    """How often which attack was answered what: a status, ``closed`` without an answer, ``silent`` in READ_SECONDS."""
+    """How often which attack was answered what: a status, ``closed`` without an answer, ``silent``
+    in READ_SECONDS."""
 
     answers: dict[str, Counter[str]] = field(default_factory=dict)
     webhooks: Counter[str] = field(default_factory=Counter)
@@ -103,8 +104,16 @@ class _Attack:
             (20, self.anonymous_crowd),
         ]
         if self.plan.only:
-            crews = [(count, attack) for count, attack in crews if getattr(attack, "__name__", "") in self.plan.only]
-        tasks = [asyncio.create_task(self._again(attack, number)) for count, attack in crews for number in range(count)]
+            crews = [
+                (count, attack)
+                for count, attack in crews
+                if getattr(attack, "__name__", "") in self.plan.only
+            ]
+        tasks = [
+            asyncio.create_task(self._again(attack, number))
+            for count, attack in crews
+            for number in range(count)
+        ]
         await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
         for task in tasks:
             task.cancel()
@@ -129,7 +138,9 @@ class _Attack:
 
     # --- requests
 
-    async def _open(self, receive_buffer: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(
+        self, receive_buffer: int = 0
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         connection = socket.socket()
         connection.setblocking(False)
         if receive_buffer:
@@ -168,9 +179,19 @@ class _Attack:
         self.tally.add(attack, status)
         return status, data
 
-    async def _post(self, attack: str, path: str, body: bytes, *headers: str, who: str = "") -> tuple[str, bytes]:
-        kind = () if any(line.startswith("Content-Type") for line in headers) else ("Content-Type: application/json",)
-        return await self._ask(attack, self._head("POST", path, f"Content-Length: {len(body)}", *kind, *headers, who=who), body)
+    async def _post(
+        self, attack: str, path: str, body: bytes, *headers: str, who: str = ""
+    ) -> tuple[str, bytes]:
+        kind = (
+            ()
+            if any(line.startswith("Content-Type") for line in headers)
+            else ("Content-Type: application/json",)
+        )
+        return await self._ask(
+            attack,
+            self._head("POST", path, f"Content-Length: {len(body)}", *kind, *headers, who=who),
+            body,
+        )
 
     async def _get(self, attack: str, path: str, *headers: str, who: str = "") -> tuple[str, bytes]:
         return await self._ask(attack, self._head("GET", path, *headers, who=who))
@@ -182,7 +203,9 @@ class _Attack:
         field = re.search(rb'name="csrfmiddlewaretoken" value="(\w+)"', page)
         if status != "200" or csrf is None or field is None:
             return ""
-        form = urlencode({"csrfmiddlewaretoken": field[1].decode(), "username": name, "password": password}).encode()
+        form = urlencode(
+            {"csrfmiddlewaretoken": field[1].decode(), "username": name, "password": password}
+        ).encode()
         cookie = f"csrftoken={csrf[1].decode()}"
         form_type = "Content-Type: application/x-www-form-urlencoded"
         _, answer = await self._post(attack, "/login", form, f"Cookie: {cookie}", form_type)
@@ -193,11 +216,21 @@ class _Attack:
 
     async def slow_body(self, number: int) -> None:
         """Announce a body and send a byte of it now and then."""
-        path, who = [("/login", ""), ("/api/tunix/run", "mallory"), ("/api/datasets/ingest?name=x&version=v1", "trudy")][
-            number % 3
-        ]
+        path, who = [
+            ("/login", ""),
+            ("/api/tunix/run", "mallory"),
+            ("/api/datasets/ingest?name=x&version=v1", "trudy"),
+        ][number % 3]
         async with self._connected() as (reader, writer):
-            writer.write(self._head("POST", path, "Content-Length: 100000", "Content-Type: application/x-ndjson", who=who))
+            writer.write(
+                self._head(
+                    "POST",
+                    path,
+                    "Content-Length: 100000",
+                    "Content-Type: application/x-ndjson",
+                    who=who,
+                )
+            )
             answer = asyncio.create_task(reader.read(1 << 12))
             async with asyncio.timeout(READ_SECONDS):
                 while not answer.done():
@@ -208,10 +241,22 @@ class _Attack:
     async def endless_body(self, number: int) -> None:
         """Send a body that never ends, in chunks or with an enormous length."""
         who = ["", "mallory"][number % 2]
-        path = ["/login", "/api/traces", "/api/datasets/ingest?name=x&version=v1", "/datasets/new", "/runs/new"][number // 2 % 5]
-        announced = "Content-Length: 10000000000000" if self.random.random() < 0.3 else "Transfer-Encoding: chunked"
+        path = [
+            "/login",
+            "/api/traces",
+            "/api/datasets/ingest?name=x&version=v1",
+            "/datasets/new",
+            "/runs/new",
+        ][number // 2 % 5]
+        announced = (
+            "Content-Length: 10000000000000"
+            if self.random.random() < 0.3
+            else "Transfer-Encoding: chunked"
+        )
         async with self._connected() as (reader, writer):
-            writer.write(self._head("POST", path, announced, "Content-Type: application/x-ndjson", who=who))
+            writer.write(
+                self._head("POST", path, announced, "Content-Type: application/x-ndjson", who=who)
+            )
             answer = asyncio.create_task(reader.read(1 << 12))
             piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
             async with asyncio.timeout(READ_SECONDS):
@@ -248,14 +293,22 @@ class _Attack:
             while not answer.done():
                 writer.write(b"X-More: and more\r\n")
                 await asyncio.wait({answer}, timeout=5.0)
-            self.tally.add("half_a_head", _status(await answer) if await answer else "closed by the server")
+            self.tally.add(
+                "half_a_head", _status(await answer) if await answer else "closed by the server"
+            )
 
     async def hostile_lines(self, number: int) -> None:
         """Upload what readers stumble over, and post traces with a million faults."""
         name = f"hostile-{os.getpid()}-{self.random.random()}"
         for line in HOSTILE_LINES:
             path = f"/api/datasets/ingest?name={name}&version=v1"
-            await self._post("hostile_lines", path, line + b"\n", "Content-Type: application/x-ndjson", who="trent")
+            await self._post(
+                "hostile_lines",
+                path,
+                line + b"\n",
+                "Content-Type: application/x-ndjson",
+                who="trent",
+            )
         for body in HOSTILE_BODIES:
             await self._post("hostile_lines", "/api/traces", body, who="trent")
             await self._post("hostile_lines", "/api/tunix/run", body, who="trent")
@@ -277,21 +330,35 @@ class _Attack:
         run = f"/api/tunix/runs/{self.plan.own_run}"
         for notes in HOSTILE_NOTES:
             body = json.dumps({"notes": notes}).encode()
-            head = self._head("PATCH", run, f"Content-Length: {len(body)}", "Content-Type: application/json", who="mallory")
+            head = self._head(
+                "PATCH",
+                run,
+                f"Content-Length: {len(body)}",
+                "Content-Type: application/json",
+                who="mallory",
+            )
             await self._ask("hostile_notes", head, body)
             await self._get("hostile_notes", f"/runs/{self.plan.own_run}", self.session)
 
     async def webhook(self, number: int) -> None:
         for kind in KINDS:
-            body = {"dataset_key": "honest-v1", "model_id": "preset:tiny-llama", "webhook_url": self.receivers.address(kind)}
-            await self._post("webhook", "/api/tunix/run?mode=async", json.dumps(body).encode(), who="tess")
+            body = {
+                "dataset_key": "honest-v1",
+                "model_id": "preset:tiny-llama",
+                "webhook_url": self.receivers.address(kind),
+            }
+            await self._post(
+                "webhook", "/api/tunix/run?mode=async", json.dumps(body).encode(), who="tess"
+            )
         await asyncio.sleep(2.0)
 
     streams = 0
 
     async def hoard_streams(self, number: int) -> None:
         async with self._connected() as (reader, writer):
-            writer.write(self._head("GET", f"/api/tunix/runs/{self.plan.long_run}/events", who="mallory"))
+            writer.write(
+                self._head("GET", f"/api/tunix/runs/{self.plan.long_run}/events", who="mallory")
+            )
             status = _status(await reader.read(1 << 12))
             self.tally.add("hoard_streams", status)
             if status != "200":
@@ -329,7 +396,11 @@ def _status(data: bytes) -> str:
     if not data:
         return "closed"
     parts = data[:20].split(b" ")
-    return parts[1].decode(errors="replace") if data.startswith(b"HTTP/") and len(parts) > 1 else "no answer"
+    return (
+        parts[1].decode(errors="replace")
+        if data.startswith(b"HTTP/") and len(parts) > 1
+        else "no answer"
+    )
 
 
 _REPEATED = b"{" + b",".join(b'"k%d": 1' % (number % 20_000) for number in range(40_000)) + b"}"
@@ -346,7 +417,13 @@ HOSTILE_LINES = (
     b"\n".join([b"{}"] * 200_000),
 )
 HOSTILE_BODIES = (
-    json.dumps({"prompt": "p", "final_answer": "a", "steps": [{f"f{field}": 1 for field in range(300)}] * 1_000}).encode(),
+    json.dumps(
+        {
+            "prompt": "p",
+            "final_answer": "a",
+            "steps": [{f"f{field}": 1 for field in range(300)}] * 1_000,
+        }
+    ).encode(),
     json.dumps({f"field {number}": 1 for number in range(200_000)}).encode(),
     json.dumps([{"prompt": "", "steps": [{}] * 100}] * 5_000).encode(),
     b"[" * 1_000_000,
@@ -358,5 +435,21 @@ NEEDLES = (
 )  # fmt: skip
 HOSTILE_NOTES = tuple(
     (text * 20_000)[:20_000]
-    for text in ("[", "![[", "*a_ ", "<", "`", "> ", "- ", "&#", "a**b_", "[a](", "| a ", "<!--", "http://a.", "\\", "1. ")
+    for text in (
+        "[",
+        "![[",
+        "*a_ ",
+        "<",
+        "`",
+        "> ",
+        "- ",
+        "&#",
+        "a**b_",
+        "[a](",
+        "| a ",
+        "<!--",
+        "http://a.",
+        "\\",
+        "1. ",
+    )
 )

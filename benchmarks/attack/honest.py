@@ -1,4 +1,5 @@
-"""Somebody honest, in a process of their own: asks ``/healthz`` and the list ten times a second each, and has runs executed."""
+"""Somebody honest, in a process of their own: asks ``/healthz`` and the list ten times a second
+each, and has runs executed."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ DATASET = "honest-v1"
 
 @dataclass(frozen=True)
 class Sample:
-    """One request: when it was due (monotonic seconds), and how many milliseconds later it was answered."""
+    """One request: when it was due (monotonic seconds), and how many milliseconds later it was
+    answered."""
 
     path: str
     due: float
@@ -47,7 +49,9 @@ class HonestClient:
         context = multiprocessing.get_context("fork")
         self._pipe, theirs = context.Pipe()
         self._begin, self._stop = context.Event(), context.Event()
-        self._process = context.Process(target=_work, args=(theirs, port, token, self._begin, self._stop), daemon=True)
+        self._process = context.Process(
+            target=_work, args=(theirs, port, token, self._begin, self._stop), daemon=True
+        )
         self._process.start()
         theirs.close()
 
@@ -62,7 +66,8 @@ class HonestClient:
 
 
 def ask(port: int, token: str, method: str, path: str, body: Any = None) -> Any:
-    """JSON of one answer, on a connection of its own. Raises RuntimeError for any other status than 2xx."""
+    """JSON of one answer, on a connection of its own. Raises RuntimeError for any other status than
+    2xx."""
     data = None if body is None else json.dumps(body).encode()
     return _send(port, token, method, path, data, "application/json", TIMEOUT_SECONDS)
 
@@ -72,14 +77,19 @@ def upload(port: int, token: str, name: str, version: str, lines: bytes) -> None
     _send(port, token, "POST", path, lines, "application/x-ndjson", 20 * TIMEOUT_SECONDS)
 
 
-def _send(port: int, token: str, method: str, path: str, data: bytes | None, kind: str, seconds: float) -> Any:
+def _send(
+    port: int, token: str, method: str, path: str, data: bytes | None, kind: str, seconds: float
+) -> Any:
     headers = {"Authorization": f"Token {token}", "Content-Type": kind}
     return json.loads(send(port, method, path, data, headers=headers, seconds=seconds))
 
 
 def make_dataset(port: int, token: str, key: str) -> None:
     name, version = key.rsplit("-", 1)
-    lines = "\n".join(json.dumps({"prompt": f"{number} + 1 =", "completion": str(number + 1)}) for number in range(50))
+    lines = "\n".join(
+        json.dumps({"prompt": f"{number} + 1 =", "completion": str(number + 1)})
+        for number in range(50)
+    )
     upload(port, token, name, version, lines.encode())
 
 
@@ -99,8 +109,11 @@ def _work(pipe: Pipe, port: int, token: str, begin: Any, stop: Any) -> None:
     pipe.send(found)
 
 
-def _sample(found: Findings, port: int, token: str, path: str, began: float, lane: int, stop: Any) -> None:
-    """Ask on one of LANES connections, so that a request goes out when it is due although others wait for their answers."""
+def _sample(
+    found: Findings, port: int, token: str, path: str, began: float, lane: int, stop: Any
+) -> None:
+    """Ask on one of LANES connections, so that a request goes out when it is due although others
+    wait for their answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     number = lane
     while not stop.is_set():
@@ -129,11 +142,21 @@ def _make_runs(found: Findings, port: int, token: str, begin: Any, stop: Any) ->
     while not begin.wait(0.1):
         if stop.is_set():
             return
-    body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "num_epochs": 1, "max_seq_length": 128, "seed": SHORT_SEED}
+    body = {
+        "dataset_key": DATASET,
+        "model_id": "preset:tiny-llama",
+        "num_epochs": 1,
+        "max_seq_length": 128,
+        "seed": SHORT_SEED,
+    }
     for what, fields in (("dry run", {"dry_run": True}), ("training", {"dry_run": False})):
         try:
             run_id = ask(port, token, "POST", "/api/tunix/run?mode=async", body | fields)["run_id"]
-            status = _wait_for_end(lambda run_id=run_id: ask(port, token, "GET", f"/api/tunix/runs/{run_id}/status")["status"])
+            status = _wait_for_end(
+                lambda run_id=run_id: ask(port, token, "GET", f"/api/tunix/runs/{run_id}/status")[
+                    "status"
+                ]
+            )
         except (OSError, http.client.HTTPException, RuntimeError) as error:
             found.problems.append(f"the {what} of the honest client: {error}")
             continue

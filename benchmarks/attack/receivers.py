@@ -6,11 +6,20 @@ import asyncio
 import contextlib
 from collections import Counter
 
-KINDS = ("slow-bytes", "endless-headers", "redirect-metadata", "redirect-trap", "never", "reset", "endless-body")
+KINDS = (
+    "slow-bytes",
+    "endless-headers",
+    "redirect-metadata",
+    "redirect-trap",
+    "never",
+    "reset",
+    "endless-body",
+)
 
 
 class Receivers:
-    """``address(kind)`` is where a webhook of that kind goes. ``trapped``: requests that followed a redirect."""
+    """``address(kind)`` is where a webhook of that kind goes. ``trapped``: requests that followed a
+    redirect."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -21,7 +30,9 @@ class Receivers:
     async def start(self) -> None:
         for serve in (self._receive, self._trap):
             self._servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
-        self._port, self._trap_port = (server.sockets[0].getsockname()[1] for server in self._servers)
+        self._port, self._trap_port = (
+            server.sockets[0].getsockname()[1] for server in self._servers
+        )
 
     def address(self, kind: str) -> str:
         return f"http://127.0.0.1:{self._port}/{kind}"
@@ -51,10 +62,14 @@ class Receivers:
                     while True:
                         await self._say(writer, b"x" * 65536, pause=0.01)
                 case "redirect-metadata":
-                    await self._say(writer, b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/meta-data/\r\n\r\n")
+                    await self._say(
+                        writer,
+                        b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/meta-data/\r\n\r\n",
+                    )
                 case "redirect-trap":
                     await self._say(
-                        writer, f"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:{self._trap_port}/\r\n\r\n".encode()
+                        writer,
+                        f"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:{self._trap_port}/\r\n\r\n".encode(),
                     )
                 case "never":
                     await reader.read()

@@ -1,4 +1,5 @@
-"""The system under attack: what ``make serve`` starts, with logins and tokens, in a temporary folder, on its own database."""
+"""The system under attack: what ``make serve`` starts, with logins and tokens, in a temporary
+folder, on its own database."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ from runs.runfolder.processes import processes_with
 
 SCRIPTED_TRAINER = ROOT / "runs" / "tests" / "scripted_trainer.py"
 SHORT_SEED, LONG_SEED = 1, 2
-SCRIPTS = {SHORT_SEED: [["say", "hello"], ["steps", 20, 0.05]], LONG_SEED: [["say", "hello"], ["steps", 1_000_000, 0.1]]}
+SCRIPTS = {
+    SHORT_SEED: [["say", "hello"], ["steps", 20, 0.05]],
+    LONG_SEED: [["say", "hello"], ["steps", 1_000_000, 0.1]],
+}
 NAMES = ("honest", "mallory", "trudy", "trent", "tess")
 UPLOAD_MAX_BYTES = 32 << 20
 _ESTABLISHED = "01"
@@ -64,8 +68,13 @@ class System:
         """PSS in bytes by command line, and how much of it is no file."""
         found = {}
         for process in processes_with(MARK, self.mark):
-            command = _read(f"/proc/{process.pid}/cmdline").replace(b"\0", b" ").decode(errors="replace")
-            found[f"{process.pid} {command[:60]}"] = (_pss(process.pid), _pss(process.pid, b"Pss_Anon"))
+            command = (
+                _read(f"/proc/{process.pid}/cmdline").replace(b"\0", b" ").decode(errors="replace")
+            )
+            found[f"{process.pid} {command[:60]}"] = (
+                _pss(process.pid),
+                _pss(process.pid, b"Pss_Anon"),
+            )
         return found
 
     def _connections(self) -> int:
@@ -99,13 +108,16 @@ def _unnamed_bytes(pid: int) -> int:
 
 
 def _pss(pid: int, kind: bytes = b"Pss") -> int:
-    match = re.search(rb"^" + kind + rb": +(\d+) kB$", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE)
+    match = re.search(
+        rb"^" + kind + rb": +(\d+) kB$", _read(f"/proc/{pid}/smaps_rollup"), re.MULTILINE
+    )
     return int(match[1]) * 1024 if match else 0
 
 
 @contextlib.contextmanager
 def attacked(database: str, *, real: bool) -> Iterator[System]:
-    """``make serve`` with the accounts NAMES. ``real``: trainings are those of the runtime, else a script's."""
+    """``make serve`` with the accounts NAMES. ``real``: trainings are those of the runtime, else a
+    script's."""
     with tempfile.TemporaryDirectory(prefix="tunixrt-attack-") as name:
         folder = Path(name)
         for part in ("tmp", "scripts"):
@@ -124,10 +136,14 @@ def attacked(database: str, *, real: bool) -> Iterator[System]:
             "TUNIX_QUEUED_PER_ACCOUNT": "50",
         }
         if not real:
-            settings["TUNIX_COMMAND"] = shlex.join([sys.executable, "-I", "-S", str(SCRIPTED_TRAINER), str(folder / "scripts")])
+            settings["TUNIX_COMMAND"] = shlex.join(
+                [sys.executable, "-I", "-S", str(SCRIPTED_TRAINER), str(folder / "scripts")]
+            )
         with serving(folder, database, settings=settings) as served:
             made = subprocess.run(
                 [sys.executable, "-m", "benchmarks.attack.accounts", *NAMES],
                 cwd=ROOT, env=served.environment, check=True, capture_output=True, text=True,
             )  # fmt: skip
-            yield System(served.port, served.mark, folder, served.environment, json.loads(made.stdout))
+            yield System(
+                served.port, served.mark, folder, served.environment, json.loads(made.stdout)
+            )

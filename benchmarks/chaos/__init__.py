@@ -1,4 +1,5 @@
-"""The chaos harness: ``python -m benchmarks.chaos``. docs/reliability.md says what it does, proves and has found.
+"""The chaos harness: ``python -m benchmarks.chaos``. docs/reliability.md says what it does, proves
+and has found.
 
 ``house``    the system under test, in a temporary folder: database, web server, attendants with their task workers
 ``trainer``  the training command of the runs: does what a plan says and keeps a journal outside the run folder

@@ -1,6 +1,7 @@
 """python -m benchmarks.chaos [--database sqlite|postgresql] [--minutes 2] [--seed 1] …
 
-Ends with code 0 only if everything is proved; 1 if something is wrong, 2 if the harness could not do its work.
+Ends with code 0 only if everything is proved; 1 if something is wrong, 2 if the harness could not
+do its work.
 """
 
 from __future__ import annotations
@@ -41,17 +42,31 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chaos", description="Kill everything there is; prove that nothing is lost."
+        prog="python -m benchmarks.chaos",
+        description="Kill everything there is; prove that nothing is lost.",
     )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
-    parser.add_argument("--minutes", type=float, default=2.0, help="coming up included; settling and proof take 10 to 30 s more")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=2.0,
+        help="coming up included; settling and proof take 10 to 30 s more",
+    )
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000)
-    parser.add_argument("--runs", type=int, default=None, help="submissions at most (default: 225 a minute)")
+    parser.add_argument(
+        "--runs", type=int, default=None, help="submissions at most (default: 225 a minute)"
+    )
     parser.add_argument("--slots", type=int, default=5, help="trainings at once on a host")
     parser.add_argument("--pace", type=float, default=4.0, help="deeds a second, on average")
-    parser.add_argument("--real", type=int, default=0, help="so many of the runs are true trainings")
     parser.add_argument(
-        "--disk", type=int, default=None, metavar="MB", help="an output root on a disk this small, to be filled (needs root)"
+        "--real", type=int, default=0, help="so many of the runs are true trainings"
+    )
+    parser.add_argument(
+        "--disk",
+        type=int,
+        default=None,
+        metavar="MB",
+        help="an output root on a disk this small, to be filled (needs root)",
     )
     parser.add_argument("--log", metavar="FOLDER", help="keep the logs of the programs here")
     return parser.parse_args()
@@ -60,21 +75,37 @@ def _arguments() -> argparse.Namespace:
 def _torment(built: House, arguments: argparse.Namespace) -> int:
     called = time.monotonic()
     said = f"seed {arguments.seed}, {arguments.database}, {arguments.minutes:g} minutes"
-    print(f"chaos: {said}; {len(built.hosts)} host(s) with {built.slots} slots each; {built.folder}", flush=True)
+    print(
+        f"chaos: {said}; {len(built.hosts)} host(s) with {built.slots} slots each; {built.folder}",
+        flush=True,
+    )
     if arguments.disk and not built.small_disk:
         print("chaos: no disk can be mounted here, so none is filled")
     built.open()
-    print(f"chaos: clock of {built.hosts[-1]} is off by {built.skew} s" if built.skew else "chaos: no clock is off", flush=True)
+    print(
+        f"chaos: clock of {built.hosts[-1]} is off by {built.skew} s"
+        if built.skew
+        else "chaos: no clock is off",
+        flush=True,
+    )
     make_datasets(built)
-    load = Load(built, arguments.seed, arguments.runs or int(arguments.minutes * 225) or 1, real=arguments.real)
+    load = Load(
+        built,
+        arguments.seed,
+        arguments.runs or int(arguments.minutes * 225) or 1,
+        real=arguments.real,
+    )
     monkey = Monkey(built, arguments.seed, arguments.pace)
     sweeper = Sweeper(built, load, monkey, arguments.seed)
-    broken: list[threading.ExceptHookArgs] = []  # a client of ours that breaks proves nothing any more
+    broken: list[
+        threading.ExceptHookArgs
+    ] = []  # a client of ours that breaks proves nothing any more
     threading.excepthook = broken.append
     began = time.monotonic()
     load.start()
     sweeper.start()
-    # so that a session takes as long as was said; but where the programs need most of it to come up, it is a session all the same
+    # so that a session takes as long as was said; but where the programs need most of it to come
+    # up, it is a session all the same
     monkey.run(max(arguments.minutes * 30, arguments.minutes * 60 - (began - called)))
     tormented = time.monotonic() - began
     print(f"chaos: over after {tormented:.0f} s, settling", flush=True)
@@ -83,7 +114,13 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
     sweeper.stop()
     built.wait_until_up()
     if broken:
-        raise Trouble("".join("".join(traceback.format_exception(one.exc_value)) for one in broken if one.exc_value))
+        raise Trouble(
+            "".join(
+                "".join(traceback.format_exception(one.exc_value))
+                for one in broken
+                if one.exc_value
+            )
+        )
     load.finish(60)
     settled = _settle(built, SETTLE_SECONDS + (REAL_SECONDS if arguments.real else 0))
     proof = ask(lambda: Proof(built, load, monkey, sweeper))
@@ -117,7 +154,8 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
 
 
 def _settle(built: House, seconds: float) -> float:
-    """Wait until nothing is active; returns how long that took. What is still active then, the proof will name."""
+    """Wait until nothing is active; returns how long that took. What is still active then, the
+    proof will name."""
     began = time.monotonic()
     while time.monotonic() < began + seconds:
         if ask(built.tables.count_active) == 0:

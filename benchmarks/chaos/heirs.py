@@ -1,6 +1,8 @@
-"""What must hold of retries and extensions: what they came from and went on from, and that nobody took that away from them.
+"""What must hold of retries and extensions: what they came from and went on from, and that nobody
+took that away from them.
 
-The truth is in the trainers' journals: what a run had saved, and from which step of whose checkpoints its retry went on.
+The truth is in the trainers' journals: what a run had saved, and from which step of whose
+checkpoints its retry went on.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
 SHORTLY = 1.0  # seconds
 STORING_SECONDS = 2.0  # a row is stored so long, at most, before or after the moment that it names
 NOT_COPIED, NOT_EXTENDED = {"name", "output_dir"}, {"name", "output_dir", "max_steps"}
-LOST = ("The training was lost", "was lost: nothing was heard", "Host stopped:", "folder was removed while")
+LOST = (
+    "The training was lost",
+    "was lost: nothing was heard",
+    "Host stopped:",
+    "folder was removed while",
+)
 GONE = (
     "no longer has the checkpoint",
     "has been deleted",
@@ -34,14 +41,17 @@ GONE = (
 
 @dataclass
 class Heir:
-    """A retry or an extension. ``asked``: what may have been asked for as ``resume``; automatic retries and extensions do."""
+    """A retry or an extension. ``asked``: what may have been asked for as ``resume``; automatic
+    retries and extensions do."""
 
     run: Any
     parent: Any
     automatic: bool
     asked: set[bool]
     stored: tuple[float, float]  # it was stored between these moments
-    candidates: list[tuple[str, set[int]]] = field(default_factory=list)  # what it may go on from: run id, steps
+    candidates: list[tuple[str, set[int]]] = field(
+        default_factory=list
+    )  # what it may go on from: run id, steps
     has_source: bool = False  # the last of them was there for certain
 
 
@@ -51,8 +61,14 @@ class Heirs:
         self.removals: dict[str, list[Removal]] = defaultdict(list)
         for removal in proof.sweeper.removals:
             self.removals[removal.run_id].append(removal)
-        self.parents = {run_id: str(run.retry_of_id) for run_id, run in proof.runs.items() if run.retry_of_id}
-        extended = {key: str(run.resume_from_id) for key, run in proof.runs.items() if is_extension(run) and run.resume_from_id}
+        self.parents = {
+            run_id: str(run.retry_of_id) for run_id, run in proof.runs.items() if run.retry_of_id
+        }
+        extended = {
+            key: str(run.resume_from_id)
+            for key, run in proof.runs.items()
+            if is_extension(run) and run.resume_from_id
+        }
         self.parents = extended | proof.sweeper.extended | proof.sweeper.parents | self.parents
         self.asked: dict[str, Answer] = {}
         for run_id, acts in proof.acts.items():
@@ -96,7 +112,11 @@ class Heirs:
         told_of = [act] if act else [other for other in retries if other.code in (503, None)]
         asked = {bool((one.asked or {}).get("resume", True)) for one in told_of}
         moment = self.proof.created_at(run)
-        stored = (act.sent, act.answered) if act else (moment - STORING_SECONDS, moment + STORING_SECONDS)
+        stored = (
+            (act.sent, act.answered)
+            if act
+            else (moment - STORING_SECONDS, moment + STORING_SECONDS)
+        )
         always = automatic or is_extension(run)
         self.heirs[run_id] = Heir(run, parent, automatic, {True} if always else asked, stored)
         if is_extension(run):
@@ -108,25 +128,48 @@ class Heirs:
         if run.retry_of_id is None and self._went(str(parent.pk)) is None:
             self.blame("descent", run, f"has lost its parent {parent.pk}, which was not purged")
         if run.attempt != parent.attempt + 1:
-            self.blame("descent", run, f"is attempt {run.attempt}, its parent {parent.pk} is {parent.attempt}")
+            self.blame(
+                "descent",
+                run,
+                f"is attempt {run.attempt}, its parent {parent.pk} is {parent.attempt}",
+            )
         if run.automatic_retries not in (parent.automatic_retries, parent.automatic_retries + 1):
-            self.blame("descent", run, f"counts {run.automatic_retries} automatic retries, its parent {parent.automatic_retries}")
-        if (differing := _differing(run, parent, NOT_COPIED)) or run.extend_from_step != parent.extend_from_step:
+            self.blame(
+                "descent",
+                run,
+                f"counts {run.automatic_retries} automatic retries, its parent"
+                f" {parent.automatic_retries}",
+            )
+        if (
+            differing := _differing(run, parent, NOT_COPIED)
+        ) or run.extend_from_step != parent.extend_from_step:
             self.blame("descent", run, f"is not what its parent {parent.pk} was: {differing}")
         if run.name != name_of_retry(parent.name, run.attempt):
             self.blame("descent", run, f"is named {run.name!r}, its parent {parent.name!r}")
         if parent.mode == "local" and parent.status == "completed":
             self.blame("descent", run, f"retries {parent.pk}, which is completed")
-        if act and (act.body.get("retry_of") != str(parent.pk) or act.body.get("attempt") != run.attempt):
-            self.blame("descent", run, f"was answered as attempt {act.body.get('attempt')} of {act.body.get('retry_of')}")
+        if act and (
+            act.body.get("retry_of") != str(parent.pk) or act.body.get("attempt") != run.attempt
+        ):
+            self.blame(
+                "descent",
+                run,
+                f"was answered as attempt {act.body.get('attempt')} of {act.body.get('retry_of')}",
+            )
 
     def _check_extension(self, run: Any, parent: Any, act: Answer | None) -> None:
         self.counts["extensions"] += 1
         if parent.mode != "local" or parent.status != "completed":
-            self.blame("descent", run, f"extends {parent.pk}, which is {parent.mode}, {parent.status}")
+            self.blame(
+                "descent", run, f"extends {parent.pk}, which is {parent.mode}, {parent.status}"
+            )
         steps, _ = self.saved(str(parent.pk), parent)
         if run.extend_from_step not in steps and self._went(str(parent.pk)) is None:
-            self.blame("descent", run, f"extends step {run.extend_from_step} of {parent.pk}, which has saved {steps}")
+            self.blame(
+                "descent",
+                run,
+                f"extends step {run.extend_from_step} of {parent.pk}, which has saved {steps}",
+            )
         if differing := _differing(run, parent, NOT_EXTENDED):
             self.blame("descent", run, f"is not what {parent.pk} was: {differing}")
         if run.name != name_of_extension(parent.name, run.config["max_steps"], "step"):
@@ -134,10 +177,16 @@ class Heirs:
         if run.retry_of_id is not None or run.automatic_retries:
             self.blame("descent", run, f"extends {parent.pk} and counts as a retry")
         if act and run.config["max_steps"] != act.asked["max_steps"]:
-            self.blame("descent", run, f"adds {run.config['max_steps']} steps, {act.asked['max_steps']} were asked for")
+            self.blame(
+                "descent",
+                run,
+                f"adds {run.config['max_steps']} steps, {act.asked['max_steps']} were asked for",
+            )
 
     def automatic_retries(self, run_id: str) -> list[Heir]:
-        return [heir for heir in self.heirs.values() if str(heir.parent.pk) == run_id and heir.automatic]
+        return [
+            heir for heir in self.heirs.values() if str(heir.parent.pk) == run_id and heir.automatic
+        ]
 
     # --- automatic retries
 
@@ -146,15 +195,36 @@ class Heirs:
         found = len(self.automatic_retries(run_id))
         most = run.config.get("auto_retry", 0)
         if run.automatic_retries > most:
-            self.blame("automatic", run, f"is automatic retry {run.automatic_retries} of its chain, {most} were asked for")
+            self.blame(
+                "automatic",
+                run,
+                f"is automatic retry {run.automatic_retries} of its chain, {most} were asked for",
+            )
         cancelling = any(event.new == "cancelling" for event in run.events.all())
-        due = run.mode == "local" and self.is_lost(run) and not cancelling and run.automatic_retries < most
-        if due and not found and run.extend_from_step and "not tried again" in run.message and self.source_was_removed(run):
+        due = (
+            run.mode == "local"
+            and self.is_lost(run)
+            and not cancelling
+            and run.automatic_retries < most
+        )
+        if (
+            due
+            and not found
+            and run.extend_from_step
+            and "not tried again" in run.message
+            and self.source_was_removed(run)
+        ):
             return  # an extension cannot begin anew
         self.counts["automatic"] += found
-        self.counts["lost with no automatic retry left"] += run.automatic_retries == most > 0 and self.is_lost(run)
+        self.counts["lost with no automatic retry left"] += (
+            run.automatic_retries == most > 0 and self.is_lost(run)
+        )
         if found != int(due):
-            self.blame("automatic", run, f"has {found} automatic retries, {int(due)} were due ({run.message})")
+            self.blame(
+                "automatic",
+                run,
+                f"has {found} automatic retries, {int(due)} were due ({run.message})",
+            )
 
     def is_lost(self, run: Any) -> bool:
         """Its host lost it: by exit.json, or by what the observer of a host says that left none."""
@@ -169,14 +239,18 @@ class Heirs:
     # --- checkpoints
 
     def _find_candidates(self, heir: Heir) -> None:
-        """The newest checkpoint of the nearest run in its chain that has one. Where a kill came between a checkpoint and the
-        journal, or a removal in the moment of the request, either answer is right."""
+        """The newest checkpoint of the nearest run in its chain that has one. Where a kill came
+        between a checkpoint and the journal, or a removal in the moment of the request, either
+        answer is right."""
         run_id, start = str(heir.parent.pk), heir.run.extend_from_step or 0
         while run_id:
             run = self.proof.runs[run_id]
             steps, certain = self.saved(run_id, run)
-            # of no use to an extension: what is older than what it extends, and to one that begins anew, whatever is newer
-            steps = {step for step in steps if step == start or (step > start and True in heir.asked)}
+            # of no use to an extension: what is older than what it extends, and to one that begins
+            # anew, whatever is newer
+            steps = {
+                step for step in steps if step == start or (step > start and True in heir.asked)
+            }
             gone = self._is_gone(run_id, run, heir.stored)
             if steps and gone is not True:
                 heir.candidates.append((run_id, steps))
@@ -188,14 +262,17 @@ class Heirs:
             run_id = str(older.parent.pk) if older is not None and older.run.resume else ""
 
     def saved(self, run_id: str, run: Any) -> tuple[set[int], bool]:
-        """The steps of which one is that of its newest checkpoint, and whether it has one for certain."""
+        """The steps of which one is that of its newest checkpoint, and whether it has one for
+        certain."""
         if self.proof.plan(run)["kind"] == "real":
             steps = self.proof.sweeper.saved.get(run_id)
             if steps is None:
                 steps = complete_steps(self.proof.folder(run) / names.CHECKPOINTS)
             return set(steps[-1:]), bool(steps)
         journal = self.proof.journals[run_id]
-        return {step for step in (journal.saved, journal.saving) if step is not None}, journal.saved is not None
+        return {
+            step for step in (journal.saved, journal.saving) if step is not None
+        }, journal.saved is not None
 
     def _went(self, run_id: str) -> tuple[float, float] | None:
         """Between which moments its files went away, for good or by hand."""
@@ -207,7 +284,11 @@ class Heirs:
 
     def _is_gone(self, run_id: str, run: Any, stored: tuple[float, float]) -> bool | None:
         """Whether it had been deleted when a retry was stored; None: nobody can tell."""
-        moments = [(run.trashed_at.timestamp() - SHORTLY, run.trashed_at.timestamp() + STORING_SECONDS)] if run.trashed_at else []
+        moments = (
+            [(run.trashed_at.timestamp() - SHORTLY, run.trashed_at.timestamp() + STORING_SECONDS)]
+            if run.trashed_at
+            else []
+        )
         moments += [went] if (went := self._went(run_id)) else []
         if any(end < stored[0] for _, end in moments):
             return True
@@ -217,56 +298,97 @@ class Heirs:
         run, run_id = heir.run, str(heir.run.pk)
         wanted = True in heir.asked
         if not wanted and run.resume and not run.extend_from_step:
-            self.blame("resume", run, "goes on from a checkpoint, though it was to begin from scratch")
+            self.blame(
+                "resume", run, "goes on from a checkpoint, though it was to begin from scratch"
+            )
         if heir.asked == {True} and heir.has_source and not run.resume:
             self.blame("resume", run, f"forgot a checkpoint of its chain: {self._chain(heir)}")
         if run.resume and not heir.candidates:
-            self.blame("resume", run, f"is to go on from a checkpoint, and there was none: {self._chain(heir)}")
+            self.blame(
+                "resume",
+                run,
+                f"is to go on from a checkpoint, and there was none: {self._chain(heir)}",
+            )
         begun, source = self.begin(run_id, run)
         self.counts["asked for"] += not heir.automatic and not is_extension(run)
-        self.counts["true trainings, gone on"] += bool(begun) and self.proof.plan(run)["kind"] == "real"
+        self.counts["true trainings, gone on"] += (
+            bool(begun) and self.proof.plan(run)["kind"] == "real"
+        )
         if begun is None:
             self.counts["failed, for its source was gone"] += self.says_gone(run)
             return
-        self.counts["extensions trained"] += run.extend_from_step is not None and run.status == "completed"
+        self.counts["extensions trained"] += (
+            run.extend_from_step is not None and run.status == "completed"
+        )
         if run.resume and begun == 0:
-            self.blame("resume", run, f"was to go on from a checkpoint and began from scratch: {self._chain(heir)}")
+            self.blame(
+                "resume",
+                run,
+                f"was to go on from a checkpoint and began from scratch: {self._chain(heir)}",
+            )
         if not run.resume and begun > 0:
-            self.blame("resume", run, f"was to begin from scratch and went on from step {begun} of {source}")
+            self.blame(
+                "resume",
+                run,
+                f"was to begin from scratch and went on from step {begun} of {source}",
+            )
         self.counts["from scratch"] += begun == 0
         if begun > 0:
-            found = [run_id for run_id, steps in heir.candidates if begun in steps and source in (run_id, None)]
+            found = [
+                run_id
+                for run_id, steps in heir.candidates
+                if begun in steps and source in (run_id, None)
+            ]
             if not found:
-                self.blame("resume", run, f"went on from step {begun} of {source}, not from the nearest: {self._chain(heir)}")
+                self.blame(
+                    "resume",
+                    run,
+                    f"went on from step {begun} of {source}, not from the nearest:"
+                    f" {self._chain(heir)}",
+                )
             else:
                 self.counts["from the run before"] += found[0] == str(heir.parent.pk)
                 self.counts["from a run further back"] += found[0] != str(heir.parent.pk)
 
     def _chain(self, heir: Heir) -> str:
         """The runs before it, the nearest first, for whoever has to find the fault."""
-        told = [f"stored {heir.stored[0]:.2f}–{heir.stored[1]:.2f}, resume may be {heir.asked}, candidates {heir.candidates}"]
+        told = [
+            f"stored {heir.stored[0]:.2f}–{heir.stored[1]:.2f}, resume may be {heir.asked},"
+            f" candidates {heir.candidates}"
+        ]
         run_id = str(heir.run.pk)
         while run_id in self.heirs:
             run = self.heirs[run_id].parent
             run_id = str(run.pk)
-            gone = {True: "gone", False: "there", None: "going"}[self._is_gone(run_id, run, heir.stored)]
+            gone = {True: "gone", False: "there", None: "going"}[
+                self._is_gone(run_id, run, heir.stored)
+            ]
             goes_on = f"goes on from {run.resume_from_id}" if run.resume else "from scratch"
             steps, _ = self.saved(run_id, run)
-            told.append(f"{run_id} {goes_on}, saved {steps}, {gone}; deleted {run.trashed_at}, files went {self._went(run_id)}")
+            told.append(
+                f"{run_id} {goes_on}, saved {steps}, {gone}; deleted {run.trashed_at}, files went"
+                f" {self._went(run_id)}"
+            )
         return "; ".join(told)
 
     def begin(self, run_id: str, run: Any) -> tuple[int | None, str | None]:
-        """The step it began at (0: from scratch; None: it did not come so far), and whose that was where that is known."""
+        """The step it began at (0: from scratch; None: it did not come so far), and whose that was
+        where that is known."""
         journal = self.proof.journals[run_id]
         if self.proof.plan(run)["kind"] != "real":
-            return journal.begun, None if journal.source is None else self.by_folder.get(str(journal.source), str(journal.source))
+            return journal.begun, (
+                None
+                if journal.source is None
+                else self.by_folder.get(str(journal.source), str(journal.source))
+            )
         for line in _lines(self.proof.folder(run) / names.METRICS):
             if "plan" in line:
                 return line["plan"].get("resumed_from_step") or 0, None
         return None, None
 
     def source_was_removed(self, run: Any) -> bool:
-        """Somebody deleted what it, or a retry of it, could go on from, or removed the files by hand."""
+        """Somebody deleted what it, or a retry of it, could go on from, or removed the files by
+        hand."""
         run_id = str(run.pk)
         while True:
             if self._went(run_id) or self.proof.runs[run_id].trashed_at:
@@ -278,7 +400,10 @@ class Heirs:
     def is_there(self, run: Any, act: Answer) -> bool:
         """It had a checkpoint for certain while this was asked for."""
         run_id = str(run.pk)
-        return self.saved(run_id, run)[1] and self._is_gone(run_id, run, (act.sent, act.answered)) is False
+        return (
+            self.saved(run_id, run)[1]
+            and self._is_gone(run_id, run, (act.sent, act.answered)) is False
+        )
 
     @staticmethod
     def says_gone(run: Any) -> bool:
@@ -294,14 +419,30 @@ class Heirs:
                 continue
             needed = heir.stored[1], self._needed_until(heir)
             for removal in self.removals[source]:
-                if removal.outcome == "purged" and needed[0] < removal.began and removal.ended < needed[1]:
-                    self.blame("purge", heir.run, f"was waiting for {source} when that was purged ({removal})")
+                if (
+                    removal.outcome == "purged"
+                    and needed[0] < removal.began
+                    and removal.ended < needed[1]
+                ):
+                    self.blame(
+                        "purge",
+                        heir.run,
+                        f"was waiting for {source} when that was purged ({removal})",
+                    )
             deleted = self.proof.runs[source].trashed_at if source in self.proof.runs else None
             if deleted and needed[0] + SHORTLY < deleted.timestamp() < needed[1]:
-                self.blame("purge", heir.run, f"was waiting for {source} when that was deleted at {deleted.timestamp():.2f}")
+                self.blame(
+                    "purge",
+                    heir.run,
+                    f"was waiting for {source} when that was deleted at {deleted.timestamp():.2f}",
+                )
         for run_id, acts in self.proof.acts.items():
             for act in acts:
-                if act.what.startswith("DELETE") and act.code == 409 and "goes on from" in str(act.body):
+                if (
+                    act.what.startswith("DELETE")
+                    and act.code == 409
+                    and "goes on from" in str(act.body)
+                ):
                     self._check_refused(run_id, act.sent, act.answered)
         self.counts["runs purged"] = len(self.proof.purged)
         for run_id, removals in self.removals.items():
@@ -329,7 +470,12 @@ class Heirs:
         self.counts["removals refused"] += 1
         for heir in self.heirs.values():
             until = (self.proof.ended_at(heir.run) or float("inf")) + STORING_SECONDS
-            if heir.run.resume and self._source(heir) == run_id and heir.stored[0] < ended and began < until:
+            if (
+                heir.run.resume
+                and self._source(heir) == run_id
+                and heir.stored[0] < ended
+                and began < until
+            ):
                 return
         self.proof.blame("purge", run_id, f"was not deleted at {began:.2f}, and nobody needed it")
 

@@ -1,4 +1,5 @@
-"""The system under test: real programs in a temporary folder, on a database of their own. Nothing of the developer's is used."""
+"""The system under test: real programs in a temporary folder, on a database of their own. Nothing
+of the developer's is used."""
 
 from __future__ import annotations
 
@@ -30,11 +31,24 @@ from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
-TASK_WORKER = "task worker"  # runs.execution.workers.NAME, which cannot be imported before Django is set up
+TASK_WORKER = (  # runs.execution.workers.NAME, which cannot be imported before Django is set up
+    "task worker"
+)
 MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
 SKEW_SOURCE = Path(__file__).with_name("skew.c")
-OURS = ("TUNIX_", "TUNIXRT_", "DATABASE_URL", "SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "DJANGO_", "COVERAGE_")
-START_SECONDS = 300.0  # two seconds on a quiet machine; one that is busy with other things may take a hundred times as long
+OURS = (
+    "TUNIX_",
+    "TUNIXRT_",
+    "DATABASE_URL",
+    "SECRET_KEY",
+    "DEBUG",
+    "ALLOWED_HOSTS",
+    "DJANGO_",
+    "COVERAGE_",
+)
+# two seconds on a quiet machine; one that is busy with other things may take a hundred times as
+# long
+START_SECONDS = 300.0
 STOP_SECONDS = 60.0
 SKEW_SECONDS = 90
 
@@ -67,7 +81,9 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     down_until: float | None = None  # monotonic: when the caretaker may start it again
     started_at: float = 0.0  # monotonic
-    starting: threading.Lock = field(default_factory=threading.Lock)  # two starts at once would lose sight of one process
+    starting: threading.Lock = field(
+        default_factory=threading.Lock
+    )  # two starts at once would lose sight of one process
 
     def start(self) -> None:
         with self.log.open("ab") as output:
@@ -100,7 +116,9 @@ class House:
     database: str
     slots: int
     folder: Path
-    disk_megabytes: int | None = None  # a small disk of its own for the output root, where one can be mounted
+    disk_megabytes: int | None = (
+        None  # a small disk of its own for the output root, where one can be mounted
+    )
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -118,10 +136,14 @@ class House:
         self.postgres: PostgresServer | None = None
         self.postgres_down_until: float | None = None
         self.postgres_up_since = 0.0
-        self.boot_seconds = 0.0  # how long the programs take to come up on this machine, as busy as it is
+        self.boot_seconds = (
+            0.0  # how long the programs take to come up on this machine, as busy as it is
+        )
         self.postgres_lock = threading.Lock()
         self.services: dict[str, Service] = {}
-        self.skew = 0  # seconds that the wall clock of the last host's attendant and task workers is off
+        self.skew = (
+            0  # seconds that the wall clock of the last host's attendant and task workers is off
+        )
         self._held_port = HeldPort()
         self.port = self._held_port.number
         self.url = f"http://127.0.0.1:{self.port}"
@@ -138,13 +160,16 @@ class House:
             data = Path(tempfile.mkdtemp(prefix="postgres-", dir=self.folder))
             self.folder.chmod(0o755)
             data.chmod(0o755)
-            # durable: an immediate stop would lose the last commits without it, which no real installation does
+            # durable: an immediate stop would lose the last commits without it, which no real
+            # installation does
             self.postgres = PostgresServer(data, durable=True)
             self.postgres.create()
             self.postgres.start()
         os.environ.update(self.environment("alpha"))
         django.setup()
-        self.tables = importlib.import_module("benchmarks.chaos.tables")  # now: models need the settings
+        self.tables = importlib.import_module(
+            "benchmarks.chaos.tables"
+        )  # now: models need the settings
         self._manage("migrate", "--verbosity", "0")
         for host in self.hosts:
             self._add(f"attend-{host}", ["manage.py", "attend"], host)
@@ -163,10 +188,14 @@ class House:
         self.boot_seconds = time.monotonic() - began
 
     def _add(self, name: str, arguments: list[str], host: str) -> None:
-        self.services[name] = Service(name, arguments, self.environment(host, name), self.folder / "log" / f"{name}.log")
+        self.services[name] = Service(
+            name, arguments, self.environment(host, name), self.folder / "log" / f"{name}.log"
+        )
 
     def environment(self, host: str, role: str = "harness") -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(OURS)
+        }
         environment |= {
             "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
             "PYTHONUNBUFFERED": "1",
@@ -174,7 +203,9 @@ class House:
             "TUNIXRT_VAR_DIR": str(self.folder / "var"),
             "TUNIX_OUTPUT_ROOT": str(self.output_root),
             "SECRET_KEY": "chaos-" + "k" * 50,
-            "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.workshop)]),
+            "TUNIX_COMMAND": shlex.join(
+                [sys.executable, "-I", "-S", str(TRAINER), str(self.workshop)]
+            ),
             "TUNIX_SLOTS": str(self.slots),
             "TUNIX_HOST_NAME": host,
             "TUNIXRT_BIND": f"127.0.0.1:{self.port}",
@@ -196,18 +227,28 @@ class House:
         """The shim that shifts the wall clock; None where no C compiler is."""
         library = self.folder / "skew.so"
         try:
-            made = subprocess.run(["cc", "-shared", "-fPIC", "-o", library, SKEW_SOURCE, "-ldl"], check=False)
+            made = subprocess.run(
+                ["cc", "-shared", "-fPIC", "-o", library, SKEW_SOURCE, "-ldl"], check=False
+            )
         except OSError:
             return None
         return str(library) if made.returncode == 0 else None
 
     def _manage(self, *arguments: str) -> None:
-        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self.environment("alpha"), check=True)
+        subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment("alpha"),
+            check=True,
+        )
 
     def is_young(self, program: Service | Process) -> bool:
-        """Has hardly come up: to be hit only now and then, or nothing but starts would happen on a slow machine."""
+        """Has hardly come up: to be hit only now and then, or nothing but starts would happen on a
+        slow machine."""
         if isinstance(program, Process):
-            age = time.clock_gettime(time.CLOCK_BOOTTIME) - program.start_time / os.sysconf("SC_CLK_TCK")
+            age = time.clock_gettime(time.CLOCK_BOOTTIME) - program.start_time / os.sysconf(
+                "SC_CLK_TCK"
+            )
         else:
             age = time.monotonic() - program.started_at
         return age < 3 * self.boot_seconds
@@ -217,9 +258,14 @@ class House:
         while not self.answers():
             if time.monotonic() > give_up:
                 web = self.services["web"]
-                state = "runs" if web.running else f"ended with {web.process and web.process.returncode}"
+                state = (
+                    "runs"
+                    if web.running
+                    else f"ended with {web.process and web.process.returncode}"
+                )
                 raise Trouble(
-                    f"The web server {state} and has not answered for {seconds:g} s (load average {os.getloadavg()[0]:.1f})."
+                    f"The web server {state} and has not answered for {seconds:g} s (load average"
+                    f" {os.getloadavg()[0]:.1f})."
                     f" {'; '.join(self.care_trouble[-3:])}\n{self.said('web')[-3000:]}"
                 )
             time.sleep(0.05)
@@ -236,7 +282,10 @@ class House:
         while self._caring.is_set():
             try:
                 self.restart_what_is_due()
-            except (OSError, PostgresError) as error:  # it tries again; PostgreSQL may need more than a minute to recover
+            except (
+                OSError,
+                PostgresError,
+            ) as error:  # it tries again; PostgreSQL may need more than a minute to recover
                 self.care_trouble.append(f"{type(error).__name__}: {error}")
             time.sleep(0.1)
 
@@ -244,11 +293,19 @@ class House:
         now = time.monotonic()
         for service in self.services.values():
             with service.starting:
-                if not service.running and (service.down_until is None or now >= service.down_until):
-                    if service.name == "web":  # the service manager's control group: nothing of the old one keeps the port
+                if not service.running and (
+                    service.down_until is None or now >= service.down_until
+                ):
+                    if (
+                        service.name == "web"
+                    ):  # the service manager's control group: nothing of the old one keeps the port
                         self.kill_family("web")
                     service.start()
-        if self.postgres is not None and self.postgres_down_until is not None and now >= self.postgres_down_until:
+        if (
+            self.postgres is not None
+            and self.postgres_down_until is not None
+            and now >= self.postgres_down_until
+        ):
             with self.postgres_lock:
                 self.postgres.start()
                 self.postgres_down_until, self.postgres_up_since = None, time.monotonic()
@@ -276,13 +333,21 @@ class House:
     # --- what is there
 
     def family(self, role: str) -> list[Process]:
-        """The live processes that were started as ``role`` or by one of them, by age; keepers and trainers are not among them."""
+        """The live processes that were started as ``role`` or by one of them, by age; keepers and
+        trainers are not among them."""
         wanted = f"{MARK}={self.folder}:{role}".encode()
-        return sorted((p for p in live_processes() if wanted in environment_of(p.pid)), key=lambda p: (p.start_time, p.pid))
+        return sorted(
+            (p for p in live_processes() if wanted in environment_of(p.pid)),
+            key=lambda p: (p.start_time, p.pid),
+        )
 
     def processes(self) -> list[Process]:
         wanted = f"{MARK}={self.folder}:".encode()
-        return [p for p in live_processes() if any(line.startswith(wanted) for line in environment_of(p.pid))]
+        return [
+            p
+            for p in live_processes()
+            if any(line.startswith(wanted) for line in environment_of(p.pid))
+        ]
 
     def kill_family(self, role: str) -> None:
         for process in self.family(role):
@@ -299,14 +364,24 @@ class House:
         """Runs with a living keeper: ``(run id, {"keeper": …, "trainer": …})``."""
         found = []
         for path in self.output_root.glob(f"*/{names.KEEPER}"):
-            if not (path.parent / names.EXIT).exists() and "keeper" in (pair := keeper_and_trainer(path.parent)):
+            if not (path.parent / names.EXIT).exists() and "keeper" in (
+                pair := keeper_and_trainer(path.parent)
+            ):
                 found.append((str((records.read_keeper(path.parent) or {}).get("run_id")), pair))
         return sorted(found, key=lambda item: item[0])
 
     # --- the disk
 
     def _mount(self) -> bool:
-        command = ["mount", "-t", "tmpfs", "-o", f"size={self.disk_megabytes}M", "tunixrt-chaos", str(self.output_root)]
+        command = [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={self.disk_megabytes}M",
+            "tunixrt-chaos",
+            str(self.output_root),
+        ]
         try:
             return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
         except OSError:
@@ -342,12 +417,17 @@ class House:
             try:
                 service.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                problems.append(f"{service.name} did not end within {STOP_SECONDS:g} s after SIGTERM")
+                problems.append(
+                    f"{service.name} did not end within {STOP_SECONDS:g} s after SIGTERM"
+                )
         give_up = time.monotonic() + STOP_SECONDS / 10
         while self.processes() and time.monotonic() < give_up:  # on their way out
             time.sleep(0.1)
         for process in self.processes():
-            problems.append(f"process {process.pid} is left: {command_of(process.pid).replace(bytes(1), b' ').decode()}")
+            problems.append(
+                f"process {process.pid} is left:"
+                f" {command_of(process.pid).replace(bytes(1), b' ').decode()}"
+            )
         return problems
 
     def remove(self) -> None:
@@ -370,7 +450,11 @@ def keeper_and_trainer(path: Path) -> dict[str, Process]:
     found = {}
     for role in ("keeper", "trainer"):
         named = record.get(role)
-        if isinstance(named, dict) and (process := read_process(named["pid"])) and process.start_time == named["start_time"]:
+        if (
+            isinstance(named, dict)
+            and (process := read_process(named["pid"]))
+            and process.start_time == named["start_time"]
+        ):
             found[role] = process
     return found
 
@@ -415,7 +499,9 @@ class Journal:
 
     starts: list[float] = field(default_factory=list)  # times
     wrote: int = 0  # bytes of stdout
-    begun: int | None = None  # the step it went on from, 0 from scratch; None: it did not come so far
+    begun: int | None = (
+        None  # the step it went on from, 0 from scratch; None: it did not come so far
+    )
     source: Path | None = None  # the folder of the run whose checkpoint that was
     begun_at: float | None = None
     saving: int | None = None  # the newest checkpoint that was about to get its name

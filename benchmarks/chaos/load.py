@@ -1,6 +1,8 @@
-"""Clients of the HTTP API: they submit hundreds of runs, some twice at the same moment, and cancel, retry, delete at random.
+"""Clients of the HTTP API: they submit hundreds of runs, some twice at the same moment, and cancel,
+retry, delete at random.
 
-One of them does nothing but retry, with and without checkpoints, so that chains of retries come about.
+One of them does nothing but retry, with and without checkpoints, so that chains of retries come
+about.
 """
 
 from __future__ import annotations
@@ -69,25 +71,36 @@ class Submission:
     @property
     def settled(self) -> bool:
         """It is known what became of it, as far as this client can know."""
-        return any(answer.code is not None and answer.code != 503 for answer in self.answers) or not self.named
+        return (
+            any(answer.code is not None and answer.code != 503 for answer in self.answers)
+            or not self.named
+        )
 
     @property
     def accepted(self) -> set[str]:
         return {str(answer.run_id) for answer in self.answers if answer.code == 202}
 
 
-def call(house: House, method: str, path: str, body: Any = None, *, timeout: float = TIMEOUT) -> Answer:
+def call(
+    house: House, method: str, path: str, body: Any = None, *, timeout: float = TIMEOUT
+) -> Answer:
     """One request on a connection of its own."""
     sent = time.time()
     connection = http.client.HTTPConnection("127.0.0.1", house.port, timeout=timeout)
     code, value = None, None
     try:
         data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json", "Accept": "application/json"})
+        connection.request(
+            method, path, data, {"Content-Type": "application/json", "Accept": "application/json"}
+        )
         response = connection.getresponse()
         text = response.read()
         code = response.status
-        value = json.loads(text) if response.headers.get_content_type() == "application/json" else text.decode()
+        value = (
+            json.loads(text)
+            if response.headers.get_content_type() == "application/json"
+            else text.decode()
+        )
     except (OSError, http.client.HTTPException, ValueError):
         code = None
     finally:
@@ -110,7 +123,9 @@ def make_datasets(house: House) -> None:
         assert made.code == 201, made
         name, version = key.rsplit("-", 1)
         ids = [trace["id"] for trace in made.body]
-        made = call(house, "POST", "/api/datasets", {"name": name, "version": version, "trace_ids": ids})
+        made = call(
+            house, "POST", "/api/datasets", {"name": name, "version": version, "trace_ids": ids}
+        )
         assert made.code == 201, made
 
 
@@ -123,9 +138,13 @@ class Load:
             self._make_real(self.submissions[min(REAL_FIRST + REAL_EVERY * number, count - 1)])
         self.waiting = deque(self.submissions)
         self.again: deque[Submission] = deque()  # no answer came: the client asks again
-        self.real_seeds = {submission.seed for submission in self.submissions if submission.kind == "real"}
+        self.real_seeds = {
+            submission.seed for submission in self.submissions if submission.kind == "real"
+        }
         self.real_runs: set[str] = set()
-        self.acts: list[tuple[str, Answer]] = []  # (run id, answer) of cancels, retries and deletions
+        self.acts: list[
+            tuple[str, Answer]
+        ] = []  # (run id, answer) of cancels, retries and deletions
         self.deleting = threading.Lock()  # held while runs go to the trash, and while it is emptied
         self.odd: list[Answer] = []  # answers that nobody should ever get
         self.known: list[str] = []  # run ids
@@ -134,17 +153,33 @@ class Load:
         self.stopping = threading.Event()
         self.room = threading.Event()
         self.room_to_retry = threading.Event()
-        self.threads = [threading.Thread(target=self._client, name=f"client-{number}") for number in range(clients)]
-        self.threads += [threading.Thread(target=self._meddler, args=(seed * 31 + 1,), name="meddler")]
-        self.threads += [threading.Thread(target=self._retrier, args=(seed * 37 + 5,), name="retrier")]
+        self.threads = [
+            threading.Thread(target=self._client, name=f"client-{number}")
+            for number in range(clients)
+        ]
+        self.threads += [
+            threading.Thread(target=self._meddler, args=(seed * 31 + 1,), name="meddler")
+        ]
+        self.threads += [
+            threading.Thread(target=self._retrier, args=(seed * 37 + 5,), name="retrier")
+        ]
         self.threads += [threading.Thread(target=self._watch_backlog, name="backlog")]
 
     # --- what is asked for
 
     def _draw(self, seed: int) -> Submission:
         draw = self.random
-        body: dict[str, Any] = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "seed": seed, "num_epochs": 1}
-        kind = "dry" if draw.random() < DRY_SHARE else draw.choices(list(KINDS), list(KINDS.values()))[0]
+        body: dict[str, Any] = {
+            "dataset_key": DATASET,
+            "model_id": "preset:tiny-llama",
+            "seed": seed,
+            "num_epochs": 1,
+        }
+        kind = (
+            "dry"
+            if draw.random() < DRY_SHARE
+            else draw.choices(list(KINDS), list(KINDS.values()))[0]
+        )
         body["dry_run"] = kind == "dry"
         steps, pause, code, output = (
             draw.randint(3, 40),
@@ -167,7 +202,14 @@ class Load:
             body["timeout_seconds"] = draw.choice((1, 2))
         elif kind == "silent":
             steps = 0
-        plan = {"seed": seed, "kind": kind, "steps": steps, "pause": pause, "code": code, "output": output}
+        plan = {
+            "seed": seed,
+            "kind": kind,
+            "steps": steps,
+            "pause": pause,
+            "code": code,
+            "output": output,
+        }
         plan["save_every"] = draw.choice((2, 3, 5) if kind == "relay" else (0, 1, 2, 5))
         plan["leg"] = plan["save_every"] + draw.randint(1, 5)
         write_plan(self.house.workshop, plan)
@@ -184,11 +226,30 @@ class Load:
     def _make_real(self, submission: Submission) -> None:
         """A true training of the smallest preset, instead of a scripted one."""
         seed = submission.seed
-        body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "seed": seed, "num_epochs": 100, "max_seq_length": 128}
-        body |= {"max_steps": REAL_STEPS, "checkpoint_every_steps": 5, "keep_last_checkpoints": 2, "auto_retry": REAL_AUTO_RETRY}
+        body = {
+            "dataset_key": DATASET,
+            "model_id": "preset:tiny-llama",
+            "seed": seed,
+            "num_epochs": 100,
+            "max_seq_length": 128,
+        }
+        body |= {
+            "max_steps": REAL_STEPS,
+            "checkpoint_every_steps": 5,
+            "keep_last_checkpoints": 2,
+            "auto_retry": REAL_AUTO_RETRY,
+        }
         submission.kind, submission.queued, submission.at_once = "real", True, 1
         submission.body = body | {"dry_run": False, "client_request_id": f"chaos-{seed}"}
-        plan = {"seed": seed, "kind": "real", "steps": 0, "pause": 0, "code": 0, "output": "text", "command": REAL_COMMAND}
+        plan = {
+            "seed": seed,
+            "kind": "real",
+            "steps": 0,
+            "pause": 0,
+            "code": 0,
+            "output": "text",
+            "command": REAL_COMMAND,
+        }
         write_plan(self.house.workshop, plan)
 
     # --- the clients
@@ -229,7 +290,9 @@ class Load:
     def submit(self, submission: Submission) -> None:
         path = "/api/tunix/run" + ("?mode=async" if submission.queued else "")
         threads = [
-            threading.Thread(target=lambda: submission.answers.append(self._call("POST", path, submission.body)))
+            threading.Thread(
+                target=lambda: submission.answers.append(self._call("POST", path, submission.body))
+            )
             for _ in range(submission.at_once)
         ]
         for thread in threads:
@@ -237,7 +300,9 @@ class Load:
         for thread in threads:
             thread.join()
         with self.lock:
-            self.known += [run_id for run_id in submission.accepted if run_id not in self.known[-500:]]
+            self.known += [
+                run_id for run_id in submission.accepted if run_id not in self.known[-500:]
+            ]
             if submission.kind == "real":
                 self.real_runs |= submission.accepted
 
@@ -262,9 +327,22 @@ class Load:
 
     def meddle(self, act: str, run_id: str, draw: random.Random) -> None:
         path = f"/api/tunix/runs/{run_id}"
-        if act == "look" or (act == "cancel" and run_id in self.real_runs):  # it would never come to its first checkpoint
+        if act == "look" or (
+            act == "cancel" and run_id in self.real_runs
+        ):  # it would never come to its first checkpoint
             self._call(
-                "GET", draw.choice((path, f"{path}/status", "/api/tunix/runs", "/metrics", "/healthz", "/", f"/runs/{run_id}"))
+                "GET",
+                draw.choice(
+                    (
+                        path,
+                        f"{path}/status",
+                        "/api/tunix/runs",
+                        "/metrics",
+                        "/healthz",
+                        "/",
+                        f"/runs/{run_id}",
+                    )
+                ),
             )
         elif act == "delete":
             self.delete(run_id)
@@ -280,7 +358,9 @@ class Load:
             self.acts.append((run_id, self._call("DELETE", f"/api/tunix/runs/{run_id}")))
 
     def retry(self, run_id: str, draw: random.Random) -> None:
-        self._ask_for_heir(run_id, "retry", draw.choices(({}, {"resume": True}, {"resume": False}), (4, 3, 3))[0])
+        self._ask_for_heir(
+            run_id, "retry", draw.choices(({}, {"resume": True}, {"resume": False}), (4, 3, 3))[0]
+        )
 
     def extend(self, run_id: str, draw: random.Random) -> None:
         self._ask_for_heir(run_id, "extend", {"max_steps": draw.randint(3, 15)})
@@ -295,12 +375,15 @@ class Load:
                     self.real_runs.add(str(answer.run_id))
 
     def _retrier(self, seed: int) -> None:
-        """Somebody who wants his trainings completed: what ended otherwise is tried again, retries as well."""
+        """Somebody who wants his trainings completed: what ended otherwise is tried again, retries
+        as well."""
         draw = random.Random(seed)
         while not self.stopping.wait(draw.uniform(0.1, 0.7)):
             if not self.room_to_retry.is_set():
                 continue
-            which = draw.choices(("ended", "retry", "completed", "dry", "extend"), (8, 6, 1, 1, 3))[0]
+            which = draw.choices(("ended", "retry", "completed", "dry", "extend"), (8, 6, 1, 1, 3))[
+                0
+            ]
             found = ask(lambda: self.house.tables.real_to_retry(self.real_seeds), patience=600)
             if found:
                 self.retry(draw.choice(found), draw)
@@ -327,7 +410,9 @@ class Load:
     def finish(self, seconds: float) -> None:
         """Ask again, with the outages over, until every client that can know does."""
         give_up = time.monotonic() + seconds
-        while (open_ones := [s for s in self._submitted() if not s.settled]) and time.monotonic() < give_up:
+        while (
+            open_ones := [s for s in self._submitted() if not s.settled]
+        ) and time.monotonic() < give_up:
             for submission in open_ones:
                 self.submit(submission)
 

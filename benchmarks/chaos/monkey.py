@@ -1,4 +1,5 @@
-"""What is killed, stopped, lost and filled. The seed decides which and in which order; the machine decides what can be hit."""
+"""What is killed, stopped, lost and filled. The seed decides which and in which order; the machine
+decides what can be hit."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ class Monkey:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed * 7919 + 3)
-        self.stopped: list[tuple[float, Process, Deed]] = []  # SIGSTOPped keepers and when they go on
+        self.stopped: list[
+            tuple[float, Process, Deed]
+        ] = []  # SIGSTOPped keepers and when they go on
         self.disk_full: tuple[float, Deed] | None = None  # when it is to be free again
         self.disk_spared_until = 0.0
         weights: dict[Callable[[], Deed | list[Deed] | None], float] = {
@@ -75,7 +78,11 @@ class Monkey:
             self.fill_queue: 1,
         }
         if self.house.postgres is not None:
-            weights |= {self.postgres_fast: 2.0, self.postgres_immediate: 2.0, self.postgres_long: 0.5}
+            weights |= {
+                self.postgres_fast: 2.0,
+                self.postgres_immediate: 2.0,
+                self.postgres_long: 0.5,
+            }
         if self.house.small_disk:
             weights[self.full_disk] = 1
         self.weights = weights
@@ -85,7 +92,8 @@ class Monkey:
         due = time.monotonic()
         give_up = due + seconds
         while time.monotonic() < give_up:
-            # what took long is made up for: waiting for a database or a process to end must not slow the torment down
+            # what took long is made up for: waiting for a database or a process to end must not
+            # slow the torment down
             due = max(due + self.random.expovariate(self.pace), time.monotonic() - CATCH_UP_SECONDS)
             time.sleep(max(0.0, due - time.monotonic()))
             self.relent()
@@ -125,9 +133,13 @@ class Monkey:
             return 0
         return 1
 
-    def _kill_one(self, kind: str, process: Process, what: str, run_id: str | None = None) -> Deed | None:
+    def _kill_one(
+        self, kind: str, process: Process, what: str, run_id: str | None = None
+    ) -> Deed | None:
         at = time.time()
-        return Deed(at, kind, what, run_id, kills=1) if self._signal(process, signal.SIGKILL) else None
+        return (
+            Deed(at, kind, what, run_id, kills=1) if self._signal(process, signal.SIGKILL) else None
+        )
 
     def _kill_all(self, kind: str, processes: list[Process], what: str) -> Deed | None:
         at = time.time()
@@ -135,11 +147,13 @@ class Monkey:
         return Deed(at, kind, what, kills=kills) if kills else None
 
     def _runs(self, role: str) -> list[tuple[str, Process]]:
-        """What can be hit. A true training takes so long to begin that most are spared until they have a checkpoint."""
+        """What can be hit. A true training takes so long to begin that most are spared until they
+        have a checkpoint."""
         return [
             (run_id, pair[role])
             for run_id, pair in self.house.live_runs()
-            if role in pair and not (self._has_nothing_yet(run_id, pair) and int(run_id[:2], 16) % 4)
+            if role in pair
+            and not (self._has_nothing_yet(run_id, pair) and int(run_id[:2], 16) % 4)
         ]
 
     @staticmethod
@@ -147,7 +161,9 @@ class Monkey:
         return "trainer" in pair and REAL_COMMAND[-1].encode() in command_of(pair["trainer"].pid)
 
     def _has_nothing_yet(self, run_id: str, pair: dict[str, Process]) -> bool:
-        return self._is_real(pair) and not complete_steps(self.house.output_root / run_id / names.CHECKPOINTS)
+        return self._is_real(pair) and not complete_steps(
+            self.house.output_root / run_id / names.CHECKPOINTS
+        )
 
     def _pick_run(self, role: str) -> tuple[str, Process] | None:
         runs = self._runs(role)
@@ -185,7 +201,9 @@ class Monkey:
     def real_training(self) -> Deed | None:
         """One that has a checkpoint to go on from."""
         pairs = [(run_id, pair) for run_id, pair in self.house.live_runs() if self._is_real(pair)]
-        saved = [(run_id, pair) for run_id, pair in pairs if not self._has_nothing_yet(run_id, pair)]
+        saved = [
+            (run_id, pair) for run_id, pair in pairs if not self._has_nothing_yet(run_id, pair)
+        ]
         if not saved:
             return None
         run_id, pair = self.random.choice(saved)
@@ -203,7 +221,8 @@ class Monkey:
     def _all(self, role: str) -> list[Deed]:
         runs = self._runs(role)
         done = [
-            self._kill_one(role, process, f"pid {process.pid}, one of {len(runs)} at once", run_id) for run_id, process in runs
+            self._kill_one(role, process, f"pid {process.pid}, one of {len(runs)} at once", run_id)
+            for run_id, process in runs
         ]
         return [deed for deed in done if deed is not None]
 
@@ -212,7 +231,13 @@ class Monkey:
             return None
         run_id, keeper = found
         seconds = self.random.choice((0.3, 1.0, 3.0, 6.0))
-        deed = Deed(time.time(), "keeper SIGSTOP", f"pid {keeper.pid} for {seconds:g} s", run_id, until=time.time() + seconds)
+        deed = Deed(
+            time.time(),
+            "keeper SIGSTOP",
+            f"pid {keeper.pid} for {seconds:g} s",
+            run_id,
+            until=time.time() + seconds,
+        )
         if not self._signal(keeper, signal.SIGSTOP):
             return None
         self.stopped.append((time.time() + seconds, keeper, deed))
@@ -222,7 +247,11 @@ class Monkey:
         if (found := self._pick_run("keeper")) is None:
             return None
         at = time.time()
-        return Deed(at, "keeper SIGTERM", f"pid {found[1].pid}", found[0]) if self._signal(found[1], signal.SIGTERM) else None
+        return (
+            Deed(at, "keeper SIGTERM", f"pid {found[1].pid}", found[0])
+            if self._signal(found[1], signal.SIGTERM)
+            else None
+        )
 
     # --- task workers
 
@@ -247,13 +276,18 @@ class Monkey:
         return self._kill_service(f"attend-{self._host()}", "attendant")
 
     def attendant_and_task_workers(self) -> Deed | None:
-        """As a container or a whole machine's service would go; keepers are in sessions of their own."""
+        """As a container or a whole machine's service would go; keepers are in sessions of their
+        own."""
         host = self._host()
         if self._spared(f"attend-{host}"):
             return None
-        self.house.services[f"attend-{host}"].down_until = time.monotonic() + (seconds := self._outage())
+        self.house.services[f"attend-{host}"].down_until = time.monotonic() + (
+            seconds := self._outage()
+        )
         return self._kill_all(
-            "attendant and task workers", self.house.family(f"attend-{host}"), f"{host}, back after {seconds:g} s"
+            "attendant and task workers",
+            self.house.family(f"attend-{host}"),
+            f"{host}, back after {seconds:g} s",
         )
 
     def term_attendant(self) -> Deed | None:
@@ -303,11 +337,20 @@ class Monkey:
         return Deed(time.time(), "web server SIGTERM", "web")
 
     def _stop_postgres(self, mode: str, seconds: float) -> Deed | None:
-        if self.house.postgres_down_until is not None or time.monotonic() - self.house.postgres_up_since < POSTGRES_SECONDS:
+        if (
+            self.house.postgres_down_until is not None
+            or time.monotonic() - self.house.postgres_up_since < POSTGRES_SECONDS
+        ):
             return None
         at = time.time()
         self.house.stop_postgres(mode, seconds)
-        return Deed(at, f"PostgreSQL {mode}", f"away for {seconds:g} s", kills=int(mode == "immediate"), until=at + seconds)
+        return Deed(
+            at,
+            f"PostgreSQL {mode}",
+            f"away for {seconds:g} s",
+            kills=int(mode == "immediate"),
+            until=at + seconds,
+        )
 
     def postgres_fast(self) -> Deed | None:
         return self._stop_postgres("fast", self.random.choice((0.0, 0.5, 2.0)))
@@ -336,7 +379,9 @@ class Monkey:
     def _multiply_messages(self, kind: str, *, most: int, copies: int) -> Deed | None:
         if self.house.postgres_down_until is not None:
             return None
-        count = ask(lambda: self.house.tables.multiply_messages(most=most, copies=copies), patience=60)
+        count = ask(
+            lambda: self.house.tables.multiply_messages(most=most, copies=copies), patience=60
+        )
         return Deed(time.time(), kind, f"{count} more") if count else None
 
     def full_disk(self) -> Deed | None:
@@ -345,7 +390,9 @@ class Monkey:
         seconds = self.random.choice((0.5, 1.5, 3.0))
         at = time.time()
         self.house.fill_disk()
-        deed = Deed(at, "disk full", f"for {seconds:g} s", until=math.inf)  # until it is free, whatever comes between
+        deed = Deed(
+            at, "disk full", f"for {seconds:g} s", until=math.inf
+        )  # until it is free, whatever comes between
         self.disk_full = at + seconds, deed
         self.disk_spared_until = at + DISK_SECONDS
         return deed
@@ -361,12 +408,18 @@ class Monkey:
         return found
 
     def to_run(self, run_id: str, *kinds: str) -> list[Deed]:
-        return [deed for deed in self.deeds if deed.run_id == run_id and (not kinds or deed.kind in kinds)]
+        return [
+            deed
+            for deed in self.deeds
+            if deed.run_id == run_id and (not kinds or deed.kind in kinds)
+        ]
 
     def around(self, start: float, end: float, *kinds: str) -> list[Deed]:
         """Deeds whose time touches ``start`` to ``end``."""
         return [
             deed
             for deed in self.deeds
-            if (not kinds or deed.kind in kinds) and deed.at <= end and (deed.until or deed.at) >= start
+            if (not kinds or deed.kind in kinds)
+            and deed.at <= end
+            and (deed.until or deed.at) >= start
         ]

@@ -1,4 +1,5 @@
-"""Several sessions in a row, as rows of the table in docs/reliability.md: ``python -m benchmarks.chaos.record``.
+"""Several sessions in a row, as rows of the table in docs/reliability.md: ``python -m
+benchmarks.chaos.record``.
 
 The logs of each session's programs are kept in build/chaos/.
 """
@@ -23,8 +24,16 @@ COLUMNS = (
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos.record", description=__doc__)
     parser.add_argument("--minutes", type=float, default=4.0, help="of each session")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103, 104], help="PostgreSQL and SQLite by turns")
-    parser.add_argument("--kills", type=int, default=None, help="go on with the next seeds until so many are killed")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[101, 102, 103, 104],
+        help="PostgreSQL and SQLite by turns",
+    )
+    parser.add_argument(
+        "--kills", type=int, default=None, help="go on with the next seeds until so many are killed"
+    )
     arguments, options = parser.parse_known_args()
     rows: list[str] = []
     kinds: dict[str, list[int]] = {}
@@ -34,7 +43,15 @@ def main() -> int:
         if arguments.kills and sum(kills for _, kills in kinds.values()) >= arguments.kills:
             break
         database = ("postgresql", "sqlite")[number % 2]
-        command = [sys.executable, "-m", "benchmarks.chaos", "--database", database, "--seed", str(seed)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.chaos",
+            "--database",
+            database,
+            "--seed",
+            str(seed),
+        ]
         command += ["--minutes", str(arguments.minutes), "--log", f"build/chaos/{seed}", *options]
         print("$ " + " ".join(["python", *command[1:]]), file=sys.stderr, flush=True)
         session = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -53,14 +70,26 @@ def main() -> int:
         print(rows[-1], file=sys.stderr, flush=True)
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
     print("\n".join(rows))
-    print(f"\n{sum(kills for _, kills in kinds.values()):,} processes killed with SIGKILL. Deeds (and kills) by kind: ", end="")
-    print(", ".join(f"{kind} {times} ({kills})" for kind, (times, kills) in sorted(kinds.items(), key=lambda item: -item[1][1])))
+    print(
+        f"\n{sum(kills for _, kills in kinds.values()):,} processes killed with SIGKILL. Deeds (and"
+        " kills) by kind: ",
+        end="",
+    )
+    print(
+        ", ".join(
+            f"{kind} {times} ({kills})"
+            for kind, (times, kills) in sorted(kinds.items(), key=lambda item: -item[1][1])
+        )
+    )
     return 1 if failed else 0
 
 
 def _row(figures: dict[str, Any], minutes: float) -> str:
     retries: dict[str, int] = figures["retries"]
-    killed, cancelled = figures["keeper or trainer killed → failed in the table, s"], figures["cancel → cancelled, s"]
+    killed, cancelled = (
+        figures["keeper or trainer killed → failed in the table, s"],
+        figures["cancel → cancelled, s"],
+    )
     cells = [
         figures["seed"],
         figures["database"],

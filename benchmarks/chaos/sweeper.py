@@ -1,4 +1,5 @@
-"""Somebody who tidies up: deletes runs, those first that a retry goes on from, empties the trash, and now and then deletes files.
+"""Somebody who tidies up: deletes runs, those first that a retry goes on from, empties the trash,
+and now and then deletes files.
 
 Runs that are gone for good are remembered as they were, for the proof.
 """
@@ -24,13 +25,16 @@ from benchmarks.chaos.monkey import Deed, Monkey
 from runs.runfolder import names
 from runs.runfolder.checkpoints import complete_steps
 
-RETENTION_SECONDS = 20.0  # between two runs of the command, which takes a second of a processor to come up
+RETENTION_SECONDS = (
+    20.0  # between two runs of the command, which takes a second of a processor to come up
+)
 KEPT = 150  # runs that the command keeps
 
 
 @dataclass
 class Removal:
-    """Checkpoints or a whole run that went away between two moments; ``outcome``: purged, refused, unknown, lost (by hand)."""
+    """Checkpoints or a whole run that went away between two moments; ``outcome``: purged, refused,
+    unknown, lost (by hand)."""
 
     run_id: str
     began: float
@@ -49,10 +53,16 @@ class Sweeper:
         self.random = random.Random(seed * 41 + 11)
         self.removals: list[Removal] = []
         self.seen: dict[str, Any] = {}  # runs in the trash, by id, before anybody purged them
-        self.parents: dict[str, str] = {}  # of retries, by id: a purge takes the parent's name from their rows
-        self.sources: dict[str, str] = {}  # whose checkpoints a run was to go on from; a purge names the one before instead
+        self.parents: dict[
+            str, str
+        ] = {}  # of retries, by id: a purge takes the parent's name from their rows
+        self.sources: dict[
+            str, str
+        ] = {}  # whose checkpoints a run was to go on from; a purge names the one before instead
         self.extended: dict[str, str] = {}  # the same of extensions
-        self.saved: dict[str, list[int]] = {}  # the steps of their checkpoints, before anybody removed them
+        self.saved: dict[
+            str, list[int]
+        ] = {}  # the steps of their checkpoints, before anybody removed them
         self._retention_due = time.monotonic() + RETENTION_SECONDS / 2
         self._thread = threading.Thread(target=self._run, name="sweeper")
 
@@ -80,7 +90,10 @@ class Sweeper:
     def _look(self) -> None:
         for run in ask(self.house.tables.runs_in_trash, patience=600):
             self.seen[str(run.pk)] = run
-            self.saved.setdefault(str(run.pk), complete_steps(self.house.output_root / run.output_dir / names.CHECKPOINTS))
+            self.saved.setdefault(
+                str(run.pk),
+                complete_steps(self.house.output_root / run.output_dir / names.CHECKPOINTS),
+            )
             self.parents |= {str(retry.pk): str(run.pk) for retry in run.retries.all()}
             for heir in run.heirs.all():
                 self.sources.setdefault(str(heir.pk), str(run.pk))
@@ -88,7 +101,11 @@ class Sweeper:
                     self.extended.setdefault(str(heir.pk), str(run.pk))
 
     def _delete(self) -> None:
-        needed = ask(self.house.tables.forebears_of_active, patience=600) if self.random.random() < 0.6 else []
+        needed = (
+            ask(self.house.tables.forebears_of_active, patience=600)
+            if self.random.random() < 0.6
+            else []
+        )
         if pool := needed or self.load.known:
             self.load.delete(self.random.choice(pool))
 
@@ -102,7 +119,9 @@ class Sweeper:
         self.removals.append(Removal(run_id, began, time.time(), outcome))
 
     def _is_gone(self, run_id: str) -> bool:
-        return any(removal.run_id == run_id and removal.outcome == "purged" for removal in self.removals)
+        return any(
+            removal.run_id == run_id and removal.outcome == "purged" for removal in self.removals
+        )
 
     def _prune(self) -> None:
         """The command of an operator or a cron job; half of the times it is killed on its way."""
@@ -125,10 +144,15 @@ class Sweeper:
             deed.kills, deed.what = 1, f"{deed.what}, killed"
         deed.until = time.time()
         self.monkey.deeds.append(deed)
-        self.removals += [Removal(run_id, began, deed.until, "unknown") for run_id in self.seen if not self._is_gone(run_id)]
+        self.removals += [
+            Removal(run_id, began, deed.until, "unknown")
+            for run_id in self.seen
+            if not self._is_gone(run_id)
+        ]
 
     def _lose_checkpoints(self) -> None:
-        """Somebody removes files by hand: what a waiting retry was to go on from. It must say so, not begin from scratch."""
+        """Somebody removes files by hand: what a waiting retry was to go on from. It must say so,
+        not begin from scratch."""
         pool = ask(self.house.tables.sources_of_pending, patience=600)
         if not pool:
             return
@@ -138,4 +162,6 @@ class Sweeper:
         began = time.time()
         shutil.rmtree(checkpoints, ignore_errors=True)
         self.removals.append(Removal(run_id, began, time.time(), "lost"))
-        self.monkey.deeds.append(Deed(began, "checkpoints removed by hand", run_id, until=time.time()))
+        self.monkey.deeds.append(
+            Deed(began, "checkpoints removed by hand", run_id, until=time.time())
+        )

@@ -1,4 +1,5 @@
-"""What the harness asks of the database, and does to it. ``House.open()`` imports this once it has made the settings."""
+"""What the harness asks of the database, and does to it. ``House.open()`` imports this once it has
+made the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ def all_runs() -> dict[str, Run]:
 
 def runs_in_trash() -> list[Run]:
     """As ``all_runs`` has them; each with its retries and heirs, which a purge takes it from."""
-    return list(_with_everything(Run.objects.filter(trashed_at__isnull=False)).prefetch_related("retries", "heirs"))
+    return list(
+        _with_everything(Run.objects.filter(trashed_at__isnull=False)).prefetch_related(
+            "retries", "heirs"
+        )
+    )
 
 
 def _with_everything(runs: QuerySet[Run]) -> QuerySet[Run]:
@@ -33,8 +38,8 @@ def _with_everything(runs: QuerySet[Run]) -> QuerySet[Run]:
 
 
 def to_retry(which: str) -> list[str]:
-    """The latest trainings that ended without success (``ended``; of these, ``retry``: retries) or with (``completed``; of these,
-    ``extend``: without heirs), or ``dry`` runs."""
+    """The latest trainings that ended without success (``ended``; of these, ``retry``: retries) or
+    with (``completed``; of these, ``extend``: without heirs), or ``dry`` runs."""
     runs = Run.objects.visible().filter(attempt__lt=LONGEST_CHAIN, retries=None)
     match which:
         case "dry":
@@ -51,8 +56,11 @@ def to_retry(which: str) -> list[str]:
 
 
 def real_to_retry(seeds: Collection[int]) -> list[str]:
-    """Of the trainings with these seeds, those that ended without success and have not been retried."""
-    runs = Run.objects.visible().filter(config__seed__in=seeds, attempt__lt=LONGEST_CHAIN, retries=None)
+    """Of the trainings with these seeds, those that ended without success and have not been
+    retried."""
+    runs = Run.objects.visible().filter(
+        config__seed__in=seeds, attempt__lt=LONGEST_CHAIN, retries=None
+    )
     ended = runs.filter(mode=RunMode.LOCAL, status__in=UNSUCCESSFUL)
     return [str(pk) for pk in ended.values_list("pk", flat=True)]
 
@@ -60,22 +68,37 @@ def real_to_retry(seeds: Collection[int]) -> list[str]:
 def forebears_of_active() -> list[str]:
     """Ended runs that an active run has been made from, over any number of retries."""
     found: set[str] = set()
-    layer = set(Run.objects.filter(status__in=ACTIVE, retry_of__isnull=False).values_list("retry_of", flat=True))
+    layer = set(
+        Run.objects.filter(status__in=ACTIVE, retry_of__isnull=False).values_list(
+            "retry_of", flat=True
+        )
+    )
     while layer:
         found |= {str(pk) for pk in layer}
-        layer = set(Run.objects.filter(pk__in=layer, retry_of__isnull=False).values_list("retry_of", flat=True))
+        layer = set(
+            Run.objects.filter(pk__in=layer, retry_of__isnull=False).values_list(
+                "retry_of", flat=True
+            )
+        )
     return sorted(found)
 
 
 def sources_of_pending() -> list[tuple[str, str]]:
     """Runs whose checkpoints a pending run is to go on from, with their folders."""
-    pending = Run.objects.filter(status="pending", resume_from__isnull=False).select_related("resume_from")
-    return sorted({(str(run.resume_from_id), str(reservations.run_folder(run.resume_from))) for run in pending})
+    pending = Run.objects.filter(status="pending", resume_from__isnull=False).select_related(
+        "resume_from"
+    )
+    return sorted(
+        {
+            (str(run.resume_from_id), str(reservations.run_folder(run.resume_from)))
+            for run in pending
+        }
+    )
 
 
 def purge(run_id: str) -> str:
-    """``purged``, ``refused`` for a run that goes on from it, or ``unknown``: the database or the disk went away on the way, or
-    somebody else was faster."""
+    """``purged``, ``refused`` for a run that goes on from it, or ``unknown``: the database or the
+    disk went away on the way, or somebody else was faster."""
     try:
         deletion.purge_run(run=Run.objects.get(pk=run_id), by=audit.system_user())
     except Run.DoesNotExist:
@@ -108,6 +131,8 @@ def delete_messages() -> int:
 def multiply_messages(*, most: int, copies: int) -> int:
     """Put ``copies`` of the first ``most`` messages behind all the others; how many that are."""
     rows = list(OrmQ.objects.order_by("pk")[:most])
-    again = (OrmQ(key=row.key, payload=row.payload, lock=row.lock) for row in rows for _ in range(copies))
+    again = (
+        OrmQ(key=row.key, payload=row.payload, lock=row.lock) for row in rows for _ in range(copies)
+    )
     OrmQ.objects.bulk_create(again, batch_size=500)
     return len(rows) * copies

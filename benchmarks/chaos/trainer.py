@@ -1,18 +1,21 @@
-"""The training command of the chaos runs: speaks the real file protocol, does what a plan says, and keeps a journal.
+"""The training command of the chaos runs: speaks the real file protocol, does what a plan says, and
+keeps a journal.
 
     python -I -S trainer.py <workshop> train --config manifest.yaml
 
-The plan is found by the seed in the manifest: ``<workshop>/plans/<seed>.json``. The journal, ``<workshop>/journal/<run id>``,
-lies outside the run folder, so nothing that happens to the folder can change it:
+The plan is found by the seed in the manifest: ``<workshop>/plans/<seed>.json``. The journal,
+``<workshop>/journal/<run id>``, lies outside the run folder, so nothing that happens to the folder
+can change it:
 
 * ``start <pid> <time>`` at each real start;
-* ``begin <step> <folder or -> <time>`` once it knows from which step of whose checkpoints it goes on (0 and ``-``: from scratch);
+* ``begin <step> <folder or -> <time>`` once it knows from which step of whose checkpoints it goes
+  on (0 and ``-``: from scratch);
 * ``wrote <bytes of stdout so far>`` after each write;
 * ``saving <step>`` before a checkpoint gets its name, ``saved <step>`` afterwards;
 * ``end <code> <time>`` right before the end.
 
-What a run writes to stdout follows from its plan and the step it begins at (``output``), so that the harness can compare it byte
-for byte. Standard library only.
+What a run writes to stdout follows from its plan and the step it begins at (``output``), so that
+the harness can compare it byte for byte. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +31,12 @@ from pathlib import Path
 STARTED = time.time()  # before what takes longer to import
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from runs.runfolder.checkpoints import complete_steps, first_difference, make_identity, read_identity  # noqa: E402
+from runs.runfolder.checkpoints import (
+    complete_steps,
+    first_difference,
+    make_identity,
+    read_identity,
+)  # noqa: E402
 from runs.tests import checkpoint_layout as layout  # noqa: E402
 
 FOLDER = Path()  # the run's: where this program is started
@@ -38,7 +46,8 @@ CHUNK = 512  # bytes of stdout a step, about
 
 
 def output(seed: int, step: int, kind: str) -> bytes:
-    """What step ``step`` writes to stdout: text, or bytes that are no UTF-8 (halves of characters and NUL among them)."""
+    """What step ``step`` writes to stdout: text, or bytes that are no UTF-8 (halves of characters
+    and NUL among them)."""
     digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
     if kind == "binary":
         return digest * (CHUNK // 32)
@@ -48,14 +57,18 @@ def output(seed: int, step: int, kind: str) -> bytes:
 
 
 def whole_output(plan: dict, begun: int = 0, last: int | None = None) -> bytes:
-    """All that a run of this plan writes after step ``begun`` if nothing ends it before step ``last``."""
+    """All that a run of this plan writes after step ``begun`` if nothing ends it before step
+    ``last``."""
     end = plan["steps"] if last is None else last
-    return b"".join(output(plan["seed"], step, plan["output"]) for step in range(begun + 1, end + 1))
+    return b"".join(
+        output(plan["seed"], step, plan["output"]) for step in range(begun + 1, end + 1)
+    )
 
 
 def last_step(plan: dict, run_id: str, begun: int) -> int:
-    """The step at which a run ends by itself. One of a relay fails after its leg, before it saves again, and leaves the rest to
-    its retries; half of them fail at their first step, before they have saved anything."""
+    """The step at which a run ends by itself. One of a relay fails after its leg, before it saves
+    again, and leaves the rest to its retries; half of them fail at their first step, before they
+    have saved anything."""
     if plan["kind"] != "relay":
         return max(begun, plan["steps"])
     leg = 1 if int(run_id[:4], 16) % 2 == 0 else plan["leg"]
@@ -64,7 +77,9 @@ def last_step(plan: dict, run_id: str, begun: int) -> int:
 
 def extended(plan: dict, extend_from_step: int | None, max_steps: int | None) -> dict:
     """The plan of a run, which for an extension adds ``max_steps`` to the step that it extends."""
-    return plan if extend_from_step is None else plan | {"steps": extend_from_step + (max_steps or 0)}
+    return (
+        plan if extend_from_step is None else plan | {"steps": extend_from_step + (max_steps or 0)}
+    )
 
 
 class Trainer:
@@ -76,7 +91,9 @@ class Trainer:
         self.run_id = os.environ["TUNIXRT_RUN_ID"]
         with open(f"{workshop}/plans/{seed}.json", encoding="utf-8") as file:
             self.extend_from_step = manifest[""].get("extend_from_step")
-            self.plan = extended(json.load(file), self.extend_from_step, manifest["training"]["max_steps"])
+            self.plan = extended(
+                json.load(file), self.extend_from_step, manifest["training"]["max_steps"]
+            )
         path = f"{workshop}/journal/{self.run_id}"
         self.journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.written = 0
@@ -106,10 +123,18 @@ class Trainer:
             self.end(15, f"tunix: storage: {error.strerror}")
 
     def measure(self, step: int) -> None:
-        line = {"time": time.time(), "step": step, "epoch": step / self.plan["steps"], "values": {"loss": 1.0 / step}}
+        line = {
+            "time": time.time(),
+            "step": step,
+            "epoch": step / self.plan["steps"],
+            "values": {"loss": 1.0 / step},
+        }
         text = json.dumps(line) + "\n"
         if self.plan["kind"] == "broken":
-            text += '{"step": 1, "values": {"lo\n{"step": "x"}\n[1]\n{"step":2,"values":{"a\\u0000b":1}}\n'
+            text += (
+                '{"step": 1, "values": {"lo\n{"step":'
+                ' "x"}\n[1]\n{"step":2,"values":{"a\\u0000b":1}}\n'
+            )
         self.add_line(text)
 
     def child(self) -> None:
@@ -143,7 +168,10 @@ class Trainer:
             self.say(output(plan["seed"], step, plan["output"]))
             self.measure(step)
             if step == last < plan["steps"]:
-                self.end(plan["code"], f"tunix: scripted: leaves the rest to its retry after step {step}.")
+                self.end(
+                    plan["code"],
+                    f"tunix: scripted: leaves the rest to its retry after step {step}.",
+                )
             if plan.get("save_every") and step % plan["save_every"] == 0:
                 self.save(step)
             time.sleep(plan["pause"])
@@ -158,7 +186,8 @@ class Trainer:
         self.end(0)
 
     def restore(self) -> int:
-        """The step to go on from: of this folder's own newest checkpoint, else of that of ``resume_from``, else 0."""
+        """The step to go on from: of this folder's own newest checkpoint, else of that of
+        ``resume_from``, else 0."""
         try:
             layout.begin_checkpoints(FOLDER, **self.training)
         except OSError as error:
@@ -168,19 +197,30 @@ class Trainer:
             folder = Path(self.source)
             found = complete_steps(folder)
             if not found:
-                self.end(15, f"tunix: storage: resume_from: there is no complete checkpoint in {folder}.")
+                self.end(
+                    15, f"tunix: storage: resume_from: there is no complete checkpoint in {folder}."
+                )
         if self.extend_from_step is not None and (not found or found[-1] < self.extend_from_step):
-            self.end(15, f"tunix: storage: extend_from_step: there is no checkpoint of step {self.extend_from_step} to extend.")
+            self.end(
+                15,
+                "tunix: storage: extend_from_step: there is no checkpoint of step"
+                f" {self.extend_from_step} to extend.",
+            )
         if not found:
             self.note(f"begin 0 - {time.time()}")
             return 0
         if name := first_difference(read_identity(folder) or {}, make_identity(**self.training)):
-            self.end(15, f"tunix: storage: the checkpoints in {folder} are of another training: {name} is not the same.")
+            self.end(
+                15,
+                f"tunix: storage: the checkpoints in {folder} are of another training: {name} is"
+                " not the same.",
+            )
         self.note(f"begin {found[-1]} {folder.absolute().parent} {time.time()}")
         return found[-1]
 
     def save(self, step: int) -> None:
-        """A checkpoint under its temporary name, then its own; the journal tells on which side of that a kill came."""
+        """A checkpoint under its temporary name, then its own; the journal tells on which side of
+        that a kill came."""
         if step in complete_steps(CHECKPOINTS):
             return
         try:
@@ -206,7 +246,12 @@ class Trainer:
 
     def result(self) -> None:
         text = json.dumps(
-            {"loss_first": 1.0, "loss_last": 1.0 / max(1, self.plan["steps"]), "steps": self.plan["steps"], "samples": []}
+            {
+                "loss_first": 1.0,
+                "loss_last": 1.0 / max(1, self.plan["steps"]),
+                "steps": self.plan["steps"],
+                "samples": [],
+            }
         )
         if self.plan["kind"] == "broken":  # what an untrained model may well say
             text = '{"samples": [{"prompt": "a\\u0000b", "after": "\\ud800"}]}'

@@ -1,7 +1,9 @@
-"""``python -m benchmarks.train MODEL=…``: run all sides in turns, print a table, keep the figures (``make bench-train``).
+"""``python -m benchmarks.train MODEL=…``: run all sides in turns, print a table, keep the figures
+(``make bench-train``).
 
-Every measurement is a process of its own; the sides take turns (A B C A B C …), so that a machine that slows down slows all. The
-first round of a side starts with an empty compilation cache, the others find it filled.
+Every measurement is a process of its own; the sides take turns (A B C A B C …), so that a machine
+that slows down slows all. The first round of a side starts with an empty compilation cache, the
+others find it filled.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     steps = QUICK if options.quick else STEPS
-    inputs = run_json([FULL, "-I", HERE / "inputs.py", options.model, options.data, str(EXAMPLES), work])
+    inputs = run_json(
+        [FULL, "-I", HERE / "inputs.py", options.model, options.data, str(EXAMPLES), work]
+    )
     load = os.getloadavg()[0]
     peaks: list[dict[str, float]] = []
     segments: dict[str, list[Segment]] = {side: [] for side in options.sides}
@@ -69,8 +73,11 @@ def main() -> int:
             side: summary(
                 measured,
                 warm=steps[side][0],
-                # One padded example a step: what it carries is the mean over all examples, not those that came.
-                tokens_a_step=sum(inputs["lengths"]) / len(inputs["lengths"]) if side == "obvious" else None,
+                # One padded example a step: what it carries is the mean over all examples, not
+                # those that came.
+                tokens_a_step=(
+                    sum(inputs["lengths"]) / len(inputs["lengths"]) if side == "obvious" else None
+                ),
             )
             for side, measured in segments.items()
         },
@@ -86,26 +93,63 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-train", description=__doc__.splitlines()[0])
     environment = os.environ.get
     parser.add_argument(
-        "--model", default=environment("MODEL") or HUB_MODEL, help="a Hugging Face folder of a Llama, or a hub id"
+        "--model",
+        default=environment("MODEL") or HUB_MODEL,
+        help="a Hugging Face folder of a Llama, or a hub id",
     )
-    parser.add_argument("--data", default=environment("DATA") or HUB_DATA, help="a folder with GSM8K's train.jsonl, or a hub id")
-    parser.add_argument("--quick", action="store_true", help="one round of few steps: whether it works, not figures to keep")
+    parser.add_argument(
+        "--data",
+        default=environment("DATA") or HUB_DATA,
+        help="a folder with GSM8K's train.jsonl, or a hub id",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round of few steps: whether it works, not figures to keep",
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sides", nargs="+", choices=(*SIDES, "trl-checkpointing", "trl-eager"), default=SIDES)
-    parser.add_argument("--batch-size", type=int, default=2, help="packed rows a step, ours and trl")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a packed row, ours and trl")
+    parser.add_argument(
+        "--sides", nargs="+", choices=(*SIDES, "trl-checkpointing", "trl-eager"), default=SIDES
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=2, help="packed rows a step, ours and trl"
+    )
+    parser.add_argument(
+        "--length", type=int, default=512, help="tokens of a packed row, ours and trl"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench-train.json")
     return parser.parse_args()
 
 
-def run_side(side: str, folder: Path, model: str, work: Path, steps: tuple[int, int], options: argparse.Namespace) -> Segment:
+def run_side(
+    side: str,
+    folder: Path,
+    model: str,
+    work: Path,
+    steps: tuple[int, int],
+    options: argparse.Namespace,
+) -> Segment:
     """One process of one side; raises with the end of its output if it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}
-    environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))
+    }
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(work / f"cache-{side}")}
     if side == "ours":
         write_manifest(folder, model, work, sum(steps), options)
-        command = [FULL, "-I", "-u", ROOT / "runs/trainer/launch.py", "train", "--config", "manifest.yaml"]
+        command = [
+            FULL,
+            "-I",
+            "-u",
+            ROOT / "runs/trainer/launch.py",
+            "train",
+            "--config",
+            "manifest.yaml",
+        ]
         return watch(side, command, folder, environment, folder / "metrics.jsonl")
     settings = {
         "model": model,
@@ -123,10 +167,18 @@ def run_side(side: str, folder: Path, model: str, work: Path, steps: tuple[int, 
     }
     (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     python, script = (FULL, "side_obvious.py") if side == "obvious" else (TORCH, "side_trl.py")
-    return watch(side, [python, "-I", "-u", HERE / script, folder / "settings.json"], folder, environment, folder / "steps.jsonl")
+    return watch(
+        side,
+        [python, "-I", "-u", HERE / script, folder / "settings.json"],
+        folder,
+        environment,
+        folder / "steps.jsonl",
+    )
 
 
-def write_manifest(folder: Path, model: str, work: Path, steps: int, options: argparse.Namespace) -> None:
+def write_manifest(
+    folder: Path, model: str, work: Path, steps: int, options: argparse.Namespace
+) -> None:
     shutil.copy(work / "dataset.jsonl", folder / "dataset.jsonl")
     manifest = build_manifest(
         run_id="bench",
@@ -149,7 +201,11 @@ def write_manifest(folder: Path, model: str, work: Path, steps: int, options: ar
 
 def matrix_peak(library: str) -> float:
     python = FULL if library == "jax" else TORCH
-    return float(subprocess.run([python, "-I", HERE / "peak.py", library], check=True, capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run(
+            [python, "-I", HERE / "peak.py", library], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 def run_json(command: list[Any]) -> Any:
@@ -177,7 +233,10 @@ def machine() -> dict[str, Any]:
 
 
 def versions(python: Path, *packages: str) -> dict[str, str]:
-    code = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    code = (
+        "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in"
+        " sys.argv[1:]}))"
+    )
     return run_json([python, "-I", "-c", code, *packages])
 
 

@@ -10,19 +10,31 @@ from benchmarks.train.watch import Segment
 GIB = 2**30
 
 
-def needed_flops(config: dict[str, Any], lengths: list[int], answer_tokens: int, *, rank: int) -> float:
+def needed_flops(
+    config: dict[str, Any], lengths: list[int], answer_tokens: int, *, rank: int
+) -> float:
     """Floating point operations that LoRA training of a Llama needs, a token of these examples.
 
-    A product of ``[n, k]`` and ``[k, m]`` takes 2nkm. Forward and backward through a frozen projection take 2 and 2 times its
-    parameters a token (frozen weights get no gradient), through LoRA matrices 2 and 4 times, attention 4 and 8 times
-    heads × head_dim for each pair of a token and one before it in the same example, and the projection to the vocabulary 2
-    and 2 times its parameters for each token that is learnt. Norms, activations and the optimizer are left out, and so is
-    everything that a program computes besides: padding, recomputation, logits of prompts.
+    A product of ``[n, k]`` and ``[k, m]`` takes 2nkm. Forward and backward through a frozen
+    projection take 2 and 2 times its parameters a token (frozen weights get no gradient), through
+    LoRA matrices 2 and 4 times, attention 4 and 8 times heads × head_dim for each pair of a token
+    and one before it in the same example, and the projection to the vocabulary 2 and 2 times its
+    parameters for each token that is learnt. Norms, activations and the optimizer are left out, and
+    so is everything that a program computes besides: padding, recomputation, logits of prompts.
     """
-    hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    hidden, inner, layers = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        config["num_hidden_layers"],
+    )
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     width = config.get("head_dim") or hidden // heads
-    shapes = [(hidden, heads * width), (hidden, groups * width), (hidden, groups * width), (heads * width, hidden)]
+    shapes = [
+        (hidden, heads * width),
+        (hidden, groups * width),
+        (hidden, groups * width),
+        (heads * width, hidden),
+    ]
     shapes += [(hidden, inner), (hidden, inner), (inner, hidden)]
     tokens = sum(lengths)
     projections = layers * sum(4 * k * m + 6 * rank * (k + m) for k, m in shapes)
@@ -32,12 +44,15 @@ def needed_flops(config: dict[str, Any], lengths: list[int], answer_tokens: int,
 
 
 def summary(segments: list[Segment], *, warm: int, tokens_a_step: float | None) -> dict[str, Any]:
-    """Medians over the segments, and each of them. ``warm`` steps at the start of each do not count."""
+    """Medians over the segments, and each of them. ``warm`` steps at the start of each do not
+    count."""
     rates, costs, seconds = [], [], []
     for segment in segments:
         start, end = segment.steps[warm - 1][0], segment.steps[-1][0]
         counted = segment.steps[warm:]
-        tokens = sum(tokens_a_step if tokens_a_step is not None else (count or 0) for _, count in counted)
+        tokens = sum(
+            tokens_a_step if tokens_a_step is not None else (count or 0) for _, count in counted
+        )
         rates.append(tokens / (end - start))
         costs.append(1000 * segment.processor_seconds(start, end) / tokens)
         seconds.append((end - start) / len(counted))
@@ -58,8 +73,10 @@ def table(figures: dict[str, Any]) -> str:
     peak = median(max(each.values()) for each in figures["peak_flops"])
     ours = figures["sides"].get("ours")
     lines = [
-        "| | tokens/s | answer tokens/s | ours is | processor s per 1,000 tokens | peak memory | of ours | share of peak | "
-        "first step, cold | warm |",
+        (
+            "| | tokens/s | answer tokens/s | ours is | processor s per 1,000 tokens | peak memory"
+            " | of ours | share of peak | first step, cold | warm |"
+        ),
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for side, f in figures["sides"].items():
@@ -72,15 +89,20 @@ def table(figures: dict[str, Any]) -> str:
             f"| {memory / GIB:.2f} GiB | {more} | {rate * figures['flops_a_token'] / peak:.0%} "
             f"| {f['first_step_cold_seconds']:.1f} s | {'–' if warm is None else f'{warm:.1f} s'} |"
         )
-    versions = ", ".join(f"{name} {version}" for name, version in figures["machine"]["versions"].items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in figures["machine"]["versions"].items()
+    )
     best = ", ".join(
-        f"{name} {median(each[name] for each in figures['peak_flops']) / 1e9:.0f}" for name in figures["peak_flops"][0]
+        f"{name} {median(each[name] for each in figures['peak_flops']) / 1e9:.0f}"
+        for name in figures["peak_flops"][0]
     )
     machine = figures["machine"]
     lines += [
         "",
-        f"{machine['cores']} cores, {machine['processor']}, {machine['memory_bytes'] / GIB:.0f} GiB; "
-        f"load before: {figures['load_before']}. Matrix products, GFLOP/s: {best}. "
-        f"A token needs {figures['flops_a_token'] / 1e6:.0f} MFLOP. {versions}.",
+        (
+            f"{machine['cores']} cores, {machine['processor']}, {machine['memory_bytes'] / GIB:.0f}"
+            f" GiB; load before: {figures['load_before']}. Matrix products, GFLOP/s: {best}. A"
+            f" token needs {figures['flops_a_token'] / 1e6:.0f} MFLOP. {versions}."
+        ),
     ]
     return "\n".join(lines)

@@ -1,9 +1,11 @@
-"""Examples for all sides, and what is known of them: run by .venv's Python with -I, prints one JSON object.
+"""Examples for all sides, and what is known of them: run by .venv's Python with -I, prints one JSON
+object.
 
     inputs.py MODEL DATA COUNT OUT
 
-MODEL: a Hugging Face folder or a hub id. DATA: a folder with GSM8K's train.jsonl, or a hub id. Writes the first COUNT examples to
-OUT/dataset.jsonl in the form that our trainer reads (docs/manifest.md).
+MODEL: a Hugging Face folder or a hub id. DATA: a folder with GSM8K's train.jsonl, or a hub id.
+Writes the first COUNT examples to OUT/dataset.jsonl in the form that our trainer reads
+(docs/manifest.md).
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ def model_folder(model: str) -> Path:
         return Path(model).resolve()
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - only hub ids need it
 
-    return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja"]))
+    return Path(
+        snapshot_download(
+            model,
+            allow_patterns=["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "*.jinja"],
+        )
+    )
 
 
 def problems(data: str) -> list[dict[str, str]]:
@@ -54,7 +61,9 @@ def main(model: str, data: str, count: str, out: str) -> None:
 
 
 def _ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
-    return tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, **options), add_special_tokens=False)["input_ids"]
+    return tokenizer(
+        tokenizer.apply_chat_template(messages, tokenize=False, **options), add_special_tokens=False
+    )["input_ids"]
 
 
 if __name__ == "__main__":

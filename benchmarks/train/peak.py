@@ -1,4 +1,5 @@
-"""Best rate of float32 matrix products on all cores, by JAX or PyTorch, whichever environment runs this: prints FLOP/s."""
+"""Best rate of float32 matrix products on all cores, by JAX or PyTorch, whichever environment runs
+this: prints FLOP/s."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The pipeline that google-tunix's examples suggest, run by .venv's Python with -I:  side_obvious.py SETTINGS.json
 
-Its own Llama with its own loader, LoRA by qwix, ``PeftTrainer`` with its default loss, every example padded, one
-example a step: the attention scores of one row already take gigabytes. Appends a JSON line a step to the file ``steps``.
-(Upstream's Llama ignores the model's rope_theta, see docs/models.md; that makes its numbers wrong, and not slower.)
+Its own Llama with its own loader, LoRA by qwix, ``PeftTrainer`` with its default loss, every
+example padded, one example a step: the attention scores of one row already take gigabytes. Appends
+a JSON line a step to the file ``steps``. (Upstream's Llama ignores the model's rope_theta, see
+docs/models.md; that makes its numbers wrong, and not slower.)
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def examples(settings: dict[str, Any]) -> Iterator[peft_trainer.TrainingInput]:
     length = settings["max_seq_length"]
 
     def ids(messages: list[dict[str, str]], **options: Any) -> list[int]:
-        return tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, **options), add_special_tokens=False)[
-            "input_ids"
-        ]
+        return tokenizer(
+            tokenizer.apply_chat_template(messages, tokenize=False, **options),
+            add_special_tokens=False,
+        )["input_ids"]
 
     with open(settings["dataset"], encoding="utf-8") as file:
         for text in file:
@@ -101,9 +103,13 @@ def main(path: str) -> None:
         )
         rank = settings["lora_rank"]
         provider = qwix.LoraProvider(
-            module_path="|".join(f".*{name}" for name in settings["lora_targets"]), rank=rank, alpha=2.0 * rank
+            module_path="|".join(f".*{name}" for name in settings["lora_targets"]),
+            rank=rank,
+            alpha=2.0 * rank,
         )
-        model = qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(0), **model.get_model_input())
+        model = qwix.apply_lora_to_model(
+            model, provider, rngs=nnx.Rngs(0), **model.get_model_input()
+        )
         trainer = peft_trainer.PeftTrainer(
             model,
             optax.adamw(settings["learning_rate"]),

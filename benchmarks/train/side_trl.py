@@ -1,8 +1,9 @@
 """trl's SFTTrainer with peft on PyTorch, run by .venv-bench's Python with -I:  side_trl.py SETTINGS.json
 
-As well as it can be set for this comparison: best-fit packing, loss on the answers only (prompt-completion data), float32,
-scaled dot product attention (transformers builds the block-diagonal mask from positions), PyTorch's fused AdamW, no gradient
-checkpointing unless asked for (trl's own default has it), nothing saved or reported. Appends a JSON line a step to the file
+As well as it can be set for this comparison: best-fit packing, loss on the answers only
+(prompt-completion data), float32, scaled dot product attention (transformers builds the
+block-diagonal mask from positions), PyTorch's fused AdamW, no gradient checkpointing unless asked
+for (trl's own default has it), nothing saved or reported. Appends a JSON line a step to the file
 ``steps``.
 """
 
@@ -32,7 +33,10 @@ class Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         with self.file.open("a", encoding="ascii") as file:
-            file.write(json.dumps({"time": time.time(), "tokens": self.tokens[state.global_step - 1]}) + "\n")
+            file.write(
+                json.dumps({"time": time.time(), "tokens": self.tokens[state.global_step - 1]})
+                + "\n"
+            )
 
 
 def main(path: str) -> None:
@@ -60,7 +64,11 @@ def main(path: str) -> None:
             gradient_checkpointing=settings["gradient_checkpointing"],
             bf16=False,
             use_cpu=True,
-            model_init_kwargs={"dtype": "float32", "attn_implementation": settings["attention"], "trust_remote_code": False},
+            model_init_kwargs={
+                "dtype": "float32",
+                "attn_implementation": settings["attention"],
+                "trust_remote_code": False,
+            },
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
@@ -80,7 +88,9 @@ def main(path: str) -> None:
 
     def counted(features: list[dict[str, Any]]) -> dict[str, Any]:
         batch = collate(features)
-        clock.tokens.append(batch["input_ids"].numel())  # rows are joined end to end: none of it is padding
+        clock.tokens.append(
+            batch["input_ids"].numel()
+        )  # rows are joined end to end: none of it is padding
         return batch
 
     trainer.data_collator = counted

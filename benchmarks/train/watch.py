@@ -1,4 +1,5 @@
-"""Run a side as a process and note when its steps were done, how much processor time they took, and its largest memory."""
+"""Run a side as a process and note when its steps were done, how much processor time they took, and
+its largest memory."""
 
 from __future__ import annotations
 
@@ -19,18 +20,21 @@ INTERVAL = 0.1
 
 @dataclass
 class Segment:
-    """One process of a side. ``steps``: ``(seconds since its start, tokens that carry information or None)``."""
+    """One process of a side. ``steps``: ``(seconds since its start, tokens that carry information
+    or None)``."""
 
     side: str
     steps: list[tuple[float, int | None]] = field(default_factory=list)
-    processor: list[tuple[float, float]] = field(default_factory=list)  # samples: seconds since the start, seconds of all cores
+    processor: list[tuple[float, float]] = field(
+        default_factory=list
+    )  # samples: seconds since the start, seconds of all cores
     peak_bytes: int = 0
 
     def sentence(self, warm: int) -> str:
         took = self.steps[-1][0] - self.steps[warm - 1][0]
         return (
-            f"{self.side}: first step after {self.steps[0][0]:.1f} s, then {took / (len(self.steps) - warm):.2f} s a step, "
-            f"{self.peak_bytes / 2**30:.2f} GiB"
+            f"{self.side}: first step after {self.steps[0][0]:.1f} s, then"
+            f" {took / (len(self.steps) - warm):.2f} s a step, {self.peak_bytes / 2**30:.2f} GiB"
         )
 
     def processor_seconds(self, start: float, end: float) -> float:
@@ -39,19 +43,31 @@ class Segment:
         return float(np.interp(end, times, used) - np.interp(start, times, used))
 
 
-def watch(side: str, command: list[Any], folder: Path, environment: dict[str, str], file: Path) -> Segment:
-    """Run ``command`` in ``folder`` until it ends; ``file`` is where it writes its steps, a JSON object a line."""
+def watch(
+    side: str, command: list[Any], folder: Path, environment: dict[str, str], file: Path
+) -> Segment:
+    """Run ``command`` in ``folder`` until it ends; ``file`` is where it writes its steps, a JSON
+    object a line."""
     segment = Segment(side)
     with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as errors:
         began, clock = time.time(), time.monotonic()
-        process = subprocess.Popen([str(part) for part in command], cwd=folder, env=environment, stdout=out, stderr=errors)
+        process = subprocess.Popen(
+            [str(part) for part in command], cwd=folder, env=environment, stdout=out, stderr=errors
+        )
         while True:
             # Read before it is reaped: afterwards its counters are gone.
             ended, status, usage = os.wait4(process.pid, os.WNOHANG)
             if ended:
                 break
-            fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-            segment.processor.append((time.monotonic() - clock, (int(fields[11]) + int(fields[12])) / TICKS))
+            fields = (
+                Path(f"/proc/{process.pid}/stat")
+                .read_text(encoding="utf-8")
+                .rpartition(")")[2]
+                .split()
+            )
+            segment.processor.append(
+                (time.monotonic() - clock, (int(fields[11]) + int(fields[12])) / TICKS)
+            )
             time.sleep(INTERVAL)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -36,8 +36,11 @@ FILTERS = {
 
 
 def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
-    """p50 / p95 / p99 in milliseconds, by name: at a steady rate, and as fast as it goes over eight connections."""
-    deep = Run.objects.visible().newest_first().values_list("created_at", "run_id")[int(rows * DEPTH)]
+    """p50 / p95 / p99 in milliseconds, by name: at a steady rate, and as fast as it goes over eight
+    connections."""
+    deep = (
+        Run.objects.visible().newest_first().values_list("created_at", "run_id")[int(rows * DEPTH)]
+    )
     some = Run.objects.filter(dataset_key="set-7").first()
     assert some is not None
     _, token = ApiToken.objects.create(local_user())
@@ -46,14 +49,25 @@ def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
     steady = {"list, first page": get(LIST), f"list, {DEPTH:.0%} down": get(deep_page)}
     steady |= {f"list by {name}": get(LIST + query) for name, query in FILTERS.items()}
     steady |= {"list, first page, token": get(LIST, by_token)}
-    steady |= {"run": get(f"/api/tunix/runs/{some.pk}"), "status of a run": get(f"/api/tunix/runs/{some.pk}/status")}
+    steady |= {
+        "run": get(f"/api/tunix/runs/{some.pk}"),
+        "status of a run": get(f"/api/tunix/runs/{some.pk}/status"),
+    }
     pages = {"history page": get("/"), "page of a run": get(f"/runs/{some.pk}")}
-    fastest = ("list, first page", f"list, {DEPTH:.0%} down", "list, first page, token", "run", "status of a run")
+    fastest = (
+        "list, first page",
+        f"list, {DEPTH:.0%} down",
+        "list, first page, token",
+        "run",
+        "status of a run",
+    )
     found = {}
     for requests, rate in ((steady, RATE), (pages, PAGE_RATE)):
         for name, request in requests.items():
             put_load(built.port, request, seconds=0.3)  # warm
-            found[f"{name}, {rate}/s"] = put_load(built.port, request, seconds=seconds, rate=rate).spread()
+            found[f"{name}, {rate}/s"] = put_load(
+                built.port, request, seconds=seconds, rate=rate
+            ).spread()
     for name in fastest:
         load = put_load(built.port, steady[name], seconds=seconds)
         found[f"{name}, as fast as it goes"] = f"**{load.a_second:,.0f}/s**, {load.spread()}"
@@ -61,14 +75,17 @@ def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
 
 
 def _against_yardstick(built: House, request: bytes, seconds: float) -> dict[str, str]:
-    """The list, the yardstick, the list again …: machines change their speed, the ratio does not."""
+    """The list, the yardstick, the list again …: machines change their speed, the ratio does
+    not."""
     rates: dict[str, list[float]] = {"list": [], "yardstick": []}
     with _yardstick() as port:
         put_load(port, get("/"), seconds=0.3)  # warm
         for _ in range(ROUNDS):
             rates["list"].append(put_load(built.port, request, seconds=seconds).a_second)
             rates["yardstick"].append(put_load(port, get("/"), seconds=seconds).a_second)
-    share = statistics.median(ours / least for ours, least in zip(rates["list"], rates["yardstick"], strict=True))
+    share = statistics.median(
+        ours / least for ours, least in zip(rates["list"], rates["yardstick"], strict=True)
+    )
     return {
         "the same in turns with the yardstick": f"**{statistics.median(rates['list']):,.0f}/s**",
         "yardstick": f"{statistics.median(rates['yardstick']):,.0f}/s",
@@ -81,7 +98,18 @@ def _yardstick() -> Iterator[int]:
     """Serve benchmarks/web/yardstick.py with granian and two threads; its port."""
     held = HeldPort()
     port = held.number
-    arguments = ["--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--blocking-threads", "2"]
+    arguments = [
+        "--interface",
+        "wsgi",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--blocking-threads",
+        "2",
+    ]
     server = subprocess.Popen(
         [
             sys.executable,

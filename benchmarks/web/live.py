@@ -20,7 +20,8 @@ VIEWERS = 200
 
 
 def measure_live(built: House) -> dict[str, str]:
-    """From the trainer's print to the client's event, for one viewer and beside many; and what so many viewers take."""
+    """From the trainer's print to the client's event, for one viewer and beside many; and what so
+    many viewers take."""
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "dry_run": False}
     run_id = call(built, "POST", "/api/tunix/run?mode=async", body).run_id
     while call(built, "GET", f"/api/tunix/runs/{run_id}/status").status != "running":
@@ -40,11 +41,17 @@ def measure_live(built: House) -> dict[str, str]:
 
 
 def _as_text(milliseconds: list[float]) -> str:
-    return f"p50 {quantile(milliseconds, 0.5):.0f} ms, p95 {quantile(milliseconds, 0.95):.0f} ms ({len(milliseconds)} events)"
+    return (
+        f"p50 {quantile(milliseconds, 0.5):.0f} ms, p95 {quantile(milliseconds, 0.95):.0f} ms"
+        f" ({len(milliseconds)} events)"
+    )
 
 
-def _latencies(built: House, run_id: str, viewers: int, seconds: float) -> tuple[list[float], int, int]:
-    """Milliseconds of all viewers together; the server's memory and its database connections meanwhile."""
+def _latencies(
+    built: House, run_id: str, viewers: int, seconds: float
+) -> tuple[list[float], int, int]:
+    """Milliseconds of all viewers together; the server's memory and its database connections
+    meanwhile."""
     streams = [socket.create_connection(("127.0.0.1", built.port), 10) for _ in range(viewers)]
     size = call(built, "GET", f"/api/tunix/runs/{run_id}/logs?tail_lines=1").body["size"]
     for stream in streams:
@@ -52,7 +59,10 @@ def _latencies(built: House, run_id: str, viewers: int, seconds: float) -> tuple
         stream.setblocking(False)
     time.sleep(2)
     server = built.family("web")
-    memory, connections = sum(_resident_bytes(process.pid) for process in server), _database_connections(built)
+    memory, connections = (
+        sum(_resident_bytes(process.pid) for process in server),
+        _database_connections(built),
+    )
     held = [b""] * viewers
     took: list[float] = []
     began = time.monotonic()
@@ -72,14 +82,19 @@ def _latencies(built: House, run_id: str, viewers: int, seconds: float) -> tuple
             for line in lines:
                 if line.startswith(b'data: {"offset"') or b'"text":"tick ' in line:
                     text = json.loads(line[6:])["text"]
-                    took += [1000 * (arrived - float(word.split()[1])) for word in text.splitlines() if word.startswith("tick ")]
+                    took += [
+                        1000 * (arrived - float(word.split()[1]))
+                        for word in text.splitlines()
+                        if word.startswith("tick ")
+                    ]
     for stream in streams:
         stream.close()
     return took, memory, connections
 
 
 def _database_connections(built: House) -> int:
-    """Connections to PostgreSQL, attendant and task workers included, or the web server's open descriptors of the SQLite file."""
+    """Connections to PostgreSQL, attendant and task workers included, or the web server's open
+    descriptors of the SQLite file."""
     found = 0
     for process in built.family("web"):
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
@@ -90,7 +105,10 @@ def _database_connections(built: House) -> int:
             found += target.endswith(".sqlite3")
     if built.database == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()")
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL AND pid <>"
+                " pg_backend_pid()"
+            )
             found = cursor.fetchone()[0]
     return found
 

@@ -1,4 +1,5 @@
-"""A training command that prints the time 20 times a second until it is told to stop. Standard library only."""
+"""A training command that prints the time 20 times a second until it is told to stop. Standard
+library only."""
 
 import os
 import sys

@@ -8,7 +8,17 @@ MANIFEST_FIELDS = (
     "dataset_key", "name", "version", "description", "size", "held_out_size", "format", "created_at", "stats", "fingerprint",
     "provenance",
 )  # fmt: skip
-ROW_FIELDS = ("dataset_key", "name", "version", "description", "size", "held_out_size", "format", "created_at", "fingerprint")
+ROW_FIELDS = (
+    "dataset_key",
+    "name",
+    "version",
+    "description",
+    "size",
+    "held_out_size",
+    "format",
+    "created_at",
+    "fingerprint",
+)
 TRACE_FIELDS = ("id", "prompt", "steps", "final_answer", "meta", "trace_version", "created_at")
 RECEIPT_FIELDS = ("id", "created_at", "trace_version")
 

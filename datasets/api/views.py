@@ -60,7 +60,8 @@ def paged(data: list[Any], limit: int, offset: int, page: Page) -> Response:
 
 
 class TraceList(APIView):
-    """GET: a page of traces, newest first. POST: store one trace, or a list of them, all or none."""
+    """GET: a page of traces, newest first. POST: store one trace, or a list of them, all or
+    none."""
 
     def get(self, request: Request) -> Response:
         reader = QueryReader(request.query_params)
@@ -78,7 +79,10 @@ class TraceList(APIView):
         data = request.data
         items = data if isinstance(data, list) else [data]
         if len(items) > TRACES_MAX:
-            reason = f"{len(items):,} traces are more than the limit of {TRACES_MAX:,} in one request; upload them as a file."
+            reason = (
+                f"{len(items):,} traces are more than the limit of {TRACES_MAX:,} in one request;"
+                " upload them as a file."
+            )
             raise ValidationError({"non_field_errors": [reason]})
         try:
             traces = services.create_traces(items=items, by=caller(request))
@@ -114,14 +118,18 @@ class DatasetList(APIView):
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         fields = clean_dataset(request.data)
-        dataset = services.create_dataset(**fields, provenance={"source": "api"}, by=caller(request))
+        dataset = services.create_dataset(
+            **fields, provenance={"source": "api"}, by=caller(request)
+        )
         return Response(manifest(dataset), status=201)
 
 
 def clean_dataset(data: Any) -> dict[str, Any]:
     """The body of ``POST /api/datasets``, its shape checked; the service checks the values."""
     if not isinstance(data, dict):
-        raise ValidationError({"non_field_errors": [f"The body must be an object, not {kind_of(data)}."]})
+        raise ValidationError(
+            {"non_field_errors": [f"The body must be an object, not {kind_of(data)}."]}
+        )
     known = ("name", "version", "trace_ids", "held_out_ids", "description")
     errors = unknown_fields(data, known)
     for name in ("name", "version", "trace_ids"):
@@ -155,8 +163,9 @@ class JSONLParser(RawParser):
 class DatasetIngest(APIView):
     """POST: a JSONL file becomes traces and a dataset, all or nothing.
 
-    Either a form (multipart) with ``file``, ``name``, ``version`` and, if wanted, ``description``, ``format``, ``held_out``;
-    or the lines as the body (application/x-ndjson) and the fields as query parameters.
+    Either a form (multipart) with ``file``, ``name``, ``version`` and, if wanted, ``description``,
+    ``format``, ``held_out``; or the lines as the body (application/x-ndjson) and the fields as
+    query parameters.
     """
 
     parser_classes = [MultiPartParser, RawParser, JSONLParser]
@@ -195,7 +204,9 @@ def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
     data = request.data
     if isinstance(data, QueryDict):
         files = data.getlist("file")
-        given = {name: data.getlist(name) for name in data if name not in ("file", "csrfmiddlewaretoken")}
+        given = {
+            name: data.getlist(name) for name in data if name not in ("file", "csrfmiddlewaretoken")
+        }
         if request.query_params:
             reason = "Give it as a field of the form, not in the address."
             raise ValidationError({name: [reason] for name in request.query_params})
@@ -213,8 +224,14 @@ def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
     known = ("name", "version", "description", "format", "held_out")
     errors = unknown_fields(given, known)
     errors |= {name: ["Is given more than once."] for name in known if len(given.get(name, [])) > 1}
-    errors |= {name: ["This field is required."] for name in ("name", "version") if name not in given}
-    errors |= {name: ["Must be text, not a file."] for name, values in given.items() if not isinstance(values[0], str)}
+    errors |= {
+        name: ["This field is required."] for name in ("name", "version") if name not in given
+    }
+    errors |= {
+        name: ["Must be text, not a file."]
+        for name, values in given.items()
+        if not isinstance(values[0], str)
+    }
     if errors:
         raise ValidationError(errors)
     fields: dict[str, Any] = {name: values[0] for name, values in given.items()}
@@ -238,7 +255,8 @@ class DatasetExport(APIView):
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         dataset = get_dataset_for(caller(request), key, may=May.READ)
         response = StreamingHttpResponse(
-            in_pieces(services.export_lines(dataset)), content_type="application/x-ndjson; charset=utf-8"
+            in_pieces(services.export_lines(dataset)),
+            content_type="application/x-ndjson; charset=utf-8",
         )
         response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.jsonl"'
         return response

@@ -10,7 +10,9 @@ from tunixrt.local_mode import local_user
 
 
 def add_user_argument(parser: ArgumentParser) -> None:
-    parser.add_argument("--user", help="act for this user (default: in local mode the user `local`, else nobody)")
+    parser.add_argument(
+        "--user", help="act for this user (default: in local mode the user `local`, else nobody)"
+    )
 
 
 def acting_user(username: str | None) -> User | None:

@@ -20,13 +20,19 @@ def trace_body(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def make_traces(count: int, *, first: int = 0) -> list[Trace]:
-    return create_traces(items=[trace_body(number) for number in range(first, first + count)], by=None)
+    return create_traces(
+        items=[trace_body(number) for number in range(first, first + count)], by=None
+    )
 
 
-def make_dataset(count: int = 3, *, name: str = "sums", version: str = "v1", held_out: int = 0, first: int = 0) -> Dataset:
+def make_dataset(
+    count: int = 3, *, name: str = "sums", version: str = "v1", held_out: int = 0, first: int = 0
+) -> Dataset:
     """A dataset of ``count`` traces, the last ``held_out`` of them held out."""
     ids = [trace.id for trace in make_traces(count, first=first)]
-    return create_dataset(name=name, version=version, trace_ids=ids, held_out_ids=ids[count - held_out :], by=None)
+    return create_dataset(
+        name=name, version=version, trace_ids=ids, held_out_ids=ids[count - held_out :], by=None
+    )
 
 
 def jsonl(*lines: Any) -> bytes:
@@ -38,8 +44,13 @@ def jsonl_file(*lines: Any) -> io.BytesIO:
 
 
 def cut_off_body(received: bytes, *, announced: int, content_type: str) -> dict[str, Any]:
-    """What the server sees when the connection ends early: less than Content-Length promised. For ``generic(**…)``."""
-    return {"CONTENT_TYPE": content_type, "CONTENT_LENGTH": str(announced), "wsgi.input": io.BytesIO(received)}
+    """What the server sees when the connection ends early: less than Content-Length promised. For
+    ``generic(**…)``."""
+    return {
+        "CONTENT_TYPE": content_type,
+        "CONTENT_LENGTH": str(announced),
+        "wsgi.input": io.BytesIO(received),
+    }
 
 
 def nothing_is_stored() -> bool:

@@ -29,7 +29,9 @@ def test_lists_are_searched_and_filtered(browser, dataset):
     assert found(browser.get("/admin/datasets/dataset/?q=prod")) == ["products-v1"]
     assert found(browser.get(f"/admin/datasets/dataset/?q={dataset.fingerprint}")) == ["sums-v1"]
     assert found(browser.get("/admin/datasets/trace/?q=29%2B1")) == ["29+1=?"]
-    assert len(found(browser.get("/admin/datasets/trace/?created_at__gte=2020-01-01T00:00:00Z"))) == 30
+    assert (
+        len(found(browser.get("/admin/datasets/trace/?created_at__gte=2020-01-01T00:00:00Z"))) == 30
+    )
     assert browser.get("/admin/datasets/trace/?q=%00").status_code == 200
 
 
@@ -37,16 +39,23 @@ def test_lists_are_searched_and_filtered(browser, dataset):
 def test_no_list_counts_its_rows(browser, dataset, name, django_assert_max_num_queries):
     with django_assert_max_num_queries(4) as captured:
         browser.get(f"/admin/datasets/{name}/")
-    assert not [query["sql"] for query in captured.captured_queries if "COUNT(" in query["sql"].upper()]
+    assert not [
+        query["sql"] for query in captured.captured_queries if "COUNT(" in query["sql"].upper()
+    ]
 
 
-def test_text_is_searched_in_the_newest_traces_only_and_every_trace_is_found_by_id_or_hash(browser, dataset, monkeypatch):
+def test_text_is_searched_in_the_newest_traces_only_and_every_trace_is_found_by_id_or_hash(
+    browser, dataset, monkeypatch
+):
     monkeypatch.setattr(datasets_admin, "SEARCHED_MAX", 1)
     oldest = Trace.objects.order_by("created_at", "id").first()
     newest = Trace.objects.order_by("-created_at", "-id").first()
 
     def search(text):
-        return [row.pk for row in browser.get("/admin/datasets/trace/", {"q": text}).context["cl"].result_list]
+        return [
+            row.pk
+            for row in browser.get("/admin/datasets/trace/", {"q": text}).context["cl"].result_list
+        ]
 
     assert search("=?") == [newest.pk]
     assert search(str(oldest.pk)) == [oldest.pk]
@@ -93,7 +102,9 @@ def test_nothing_can_be_changed(browser, dataset):
 
 
 def test_text_of_traces_is_escaped(browser):
-    (trace,) = create_traces(items=[{"prompt": "<script>1</script>", "final_answer": "<b>"}], by=None)
+    (trace,) = create_traces(
+        items=[{"prompt": "<script>1</script>", "final_answer": "<b>"}], by=None
+    )
     dataset = create_dataset(name="hostile", version="1", trace_ids=[trace.id], by=None)
     for path in (f"trace/{trace.pk}/change/", f"dataset/{dataset.pk}/change/", "trace/"):
         text = browser.get(f"/admin/datasets/{path}").content.decode()

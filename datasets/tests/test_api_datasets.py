@@ -22,10 +22,12 @@ HOSTILE_KEYS = [
 
 
 def post(api, **body):
-    return api.post("/api/datasets", {"name": "sums", "version": "v1", "trace_ids": []} | body, format="json")
+    return api.post(
+        "/api/datasets", {"name": "sums", "version": "v1", "trace_ids": []} | body, format="json"
+    )
 
 
-# --- POST /api/datasets -----------------------------------------------------------------------------------------------
+# --- POST /api/datasets ---------------------------------------------------------------------------
 
 
 def test_a_dataset_is_answered_by_its_manifest(api, user):
@@ -35,7 +37,12 @@ def test_a_dataset_is_answered_by_its_manifest(api, user):
     dataset = Dataset.objects.get()
     body = response.json()
     assert body["dataset_key"] == "test_tunix-v1"
-    assert (body["size"], body["held_out_size"], body["format"], body["description"]) == (3, 1, "tunix_sft", "Sums")
+    assert (body["size"], body["held_out_size"], body["format"], body["description"]) == (
+        3,
+        1,
+        "tunix_sft",
+        "Sums",
+    )
     assert body["provenance"] == {"source": "api"}
     assert dataset.created_by == user
     assert body == api.get("/api/datasets/test_tunix-v1").json()
@@ -123,7 +130,10 @@ def test_fields_that_are_refused(api, field, value):
     assert not Dataset.objects.exists()
 
 
-@pytest.mark.parametrize("body", ["null", "[]", "5", "{", "", '{"name": NaN}', '{"name": "a\\u0000"}', '{"name": "\\ud800"}'])
+@pytest.mark.parametrize(
+    "body",
+    ["null", "[]", "5", "{", "", '{"name": NaN}', '{"name": "a\\u0000"}', '{"name": "\\ud800"}'],
+)
 def test_bodies_that_are_no_datasets(api, body):
     response = api.post("/api/datasets", body, content_type="application/json")
     assert response.status_code == 400
@@ -131,7 +141,9 @@ def test_bodies_that_are_no_datasets(api, body):
 
 
 def test_fields_at_their_limits(api):
-    response = post(api, name="n" * MAX_NAME, version="v" * MAX_VERSION, description="d" * MAX_DESCRIPTION)
+    response = post(
+        api, name="n" * MAX_NAME, version="v" * MAX_VERSION, description="d" * MAX_DESCRIPTION
+    )
     assert response.status_code == 201
     key = response.json()["dataset_key"]
     assert len(key) == 256
@@ -145,14 +157,16 @@ def test_without_a_login_nothing_is_shown_or_made(remote_client):
         remote_client.get("/api/datasets/sums-v1"),
         remote_client.get("/api/datasets/sums-v1/export.jsonl"),
         remote_client.post("/api/datasets", {"name": "a"}, content_type="application/json"),
-        remote_client.post("/api/datasets/ingest?name=a&version=b", b"{}", content_type="application/x-ndjson"),
+        remote_client.post(
+            "/api/datasets/ingest?name=a&version=b", b"{}", content_type="application/x-ndjson"
+        ),
     ):
         assert response.status_code == 401
         assert "detail" in response.json()
     assert Dataset.objects.count() == 1
 
 
-# --- GET /api/datasets ------------------------------------------------------------------------------------------------
+# --- GET /api/datasets ----------------------------------------------------------------------------
 
 
 def test_datasets_are_listed_newest_first(api):
@@ -161,7 +175,12 @@ def test_datasets_are_listed_newest_first(api):
     body = api.get("/api/datasets").json()
     assert [row["dataset_key"] for row in body["data"]] == ["sums-v2", "sums-v1", "sums-v0"]
     assert [row["size"] for row in body["data"]] == [2, 1, 0]
-    assert body["pagination"] == {"limit": 20, "offset": 0, "next_offset": None, "next_cursor": None}
+    assert body["pagination"] == {
+        "limit": 20,
+        "offset": 0,
+        "next_offset": None,
+        "next_cursor": None,
+    }
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -183,7 +202,13 @@ def test_pages(api):
         by_cursor.append(page)
         cursor = page["pagination"]["next_cursor"]
     for pages in (by_offset, by_cursor):
-        assert [row["version"] for page in pages for row in page["data"]] == ["4", "3", "2", "1", "0"]
+        assert [row["version"] for page in pages for row in page["data"]] == [
+            "4",
+            "3",
+            "2",
+            "1",
+            "0",
+        ]
 
 
 def test_search(api):
@@ -193,14 +218,16 @@ def test_search(api):
     assert api.get("/api/datasets?q=none").json()["data"] == []
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "offset=-1", "cursor=x", "q=%00", "page_size=5"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "offset=-1", "cursor=x", "q=%00", "page_size=5"]
+)
 def test_queries_that_cannot_be_read_are_422(api, query):
     response = api.get(f"/api/datasets?{query}")
     assert response.status_code == 422
     assert query.split("=")[0] in response.json()
 
 
-# --- GET /api/datasets/{key} ------------------------------------------------------------------------------------------
+# --- GET /api/datasets/{key} ----------------------------------------------------------------------
 
 
 def test_the_manifest(api, django_assert_num_queries):

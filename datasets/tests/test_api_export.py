@@ -19,7 +19,9 @@ def test_the_export_is_a_stream_of_lines(api):
     assert len(pieces) == 3
     content = b"".join(pieces)
     assert content == b"".join(export_lines(dataset))
-    assert [json.loads(line)["split"] for line in content.splitlines()] == ["train"] * 200 + ["held_out"] * 50
+    assert [json.loads(line)["split"] for line in content.splitlines()] == ["train"] * 200 + [
+        "held_out"
+    ] * 50
 
 
 def test_nothing_is_read_before_the_first_line_is_asked_for(api, django_assert_num_queries):
@@ -35,7 +37,9 @@ def test_an_empty_dataset_is_an_empty_file(api):
     assert b"".join(api.get("/api/datasets/sums-v1/export.jsonl").streaming_content) == b""
 
 
-@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/html", "text/plain", "*/*", "application/jsonl"])
+@pytest.mark.parametrize(
+    "accept", ["application/x-ndjson", "text/html", "text/plain", "*/*", "application/jsonl"]
+)
 def test_whatever_the_client_accepts(api, accept):
     make_dataset(1)
     response = api.get("/api/datasets/sums-v1/export.jsonl", headers={"accept": accept})

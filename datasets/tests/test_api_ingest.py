@@ -16,7 +16,9 @@ INGEST = "/api/datasets/ingest"
 
 def upload(api, content, **fields):
     file = SimpleUploadedFile("sums.jsonl", content)
-    return api.post(INGEST, {"name": "sums", "version": "v1", "file": file} | fields, format="multipart")
+    return api.post(
+        INGEST, {"name": "sums", "version": "v1", "file": file} | fields, format="multipart"
+    )
 
 
 def send(api, content, query="name=sums&version=v1", content_type="application/x-ndjson", **more):
@@ -28,7 +30,12 @@ def test_an_upload_becomes_traces_and_a_dataset(api, user):
     response = upload(api, content, description="Sums", held_out="2")
     assert response.status_code == 201
     body = response.json()
-    assert (body["dataset_key"], body["size"], body["held_out_size"], body["description"]) == ("sums-v1", 10, 2, "Sums")
+    assert (body["dataset_key"], body["size"], body["held_out_size"], body["description"]) == (
+        "sums-v1",
+        10,
+        2,
+        "Sums",
+    )
     assert body["provenance"]["file"] == "sums.jsonl"
     assert body["provenance"]["imported_by"] == "somebody"
     assert body == api.get("/api/datasets/sums-v1").json()
@@ -37,7 +44,9 @@ def test_an_upload_becomes_traces_and_a_dataset(api, user):
 
 @pytest.mark.parametrize("content_type", ["application/x-ndjson", "application/jsonl"])
 def test_lines_as_the_body(api, content_type):
-    content = jsonl(*({"question": f"{number}?", "answer": f"one\n#### {number}"} for number in range(10)))
+    content = jsonl(
+        *({"question": f"{number}?", "answer": f"one\n#### {number}"} for number in range(10))
+    )
     query = "name=sums&version=v1&held_out=0.2&format=gsm8k&description=a%20b"
     response = send(api, content, query, content_type)
     assert response.status_code == 201
@@ -108,7 +117,11 @@ def test_fields_that_are_refused(api, field, value):
     assert response.status_code == 400
     assert field in response.json()
     query = {"name": "sums", "version": "v1"} | {field: value}
-    response = send(api, content, "&".join(f"{key}={value}" for key, value in query.items()).replace("\x00", "%00"))
+    response = send(
+        api,
+        content,
+        "&".join(f"{key}={value}" for key, value in query.items()).replace("\x00", "%00"),
+    )
     assert response.status_code == 400
     assert field in response.json()
     assert nothing_is_stored()
@@ -118,16 +131,22 @@ def test_fields_that_are_refused(api, field, value):
 def test_required_fields(api, field):
     fields = {"name": "sums", "version": "v1"}
     del fields[field]
-    response = api.post(INGEST, fields | {"file": SimpleUploadedFile("x", b"{}")}, format="multipart")
+    response = api.post(
+        INGEST, fields | {"file": SimpleUploadedFile("x", b"{}")}, format="multipart"
+    )
     assert response.json()[field] == ["This field is required."]
     response = send(api, b"{}", "&".join(f"{key}={value}" for key, value in fields.items()))
     assert (response.status_code, response.json()[field]) == (400, ["This field is required."])
 
 
 def test_fields_are_given_once(api):
-    assert send(api, jsonl(trace_body()), "name=a&name=b&version=1").json()["name"] == ["Is given more than once."]
+    assert send(api, jsonl(trace_body()), "name=a&name=b&version=1").json()["name"] == [
+        "Is given more than once."
+    ]
     file = SimpleUploadedFile("x", jsonl(trace_body()))
-    response = api.post(INGEST, {"name": ["a", "b"], "version": "1", "file": file}, format="multipart")
+    response = api.post(
+        INGEST, {"name": ["a", "b"], "version": "1", "file": file}, format="multipart"
+    )
     assert response.json()["name"] == ["Is given more than once."]
 
 
@@ -139,13 +158,19 @@ def test_a_form_has_one_file_and_its_fields_inside(api):
     good = SimpleUploadedFile("a", jsonl(trace_body()))
     response = api.post(f"{INGEST}?name=x", fields | {"file": good}, format="multipart")
     assert (response.status_code, "name" in response.json()) == (400, True)
-    response = api.post(INGEST, {"name": SimpleUploadedFile("a", b"x"), "version": "v1", "file": good}, format="multipart")
+    response = api.post(
+        INGEST,
+        {"name": SimpleUploadedFile("a", b"x"), "version": "v1", "file": good},
+        format="multipart",
+    )
     assert response.status_code == 400
     assert "Must be text, not a file." in response.json()["detail"]
     assert nothing_is_stored()
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain", "application/octet-stream"]
+)
 def test_other_content_types_are_415(api, content_type):
     response = send(api, jsonl(trace_body()), content_type=content_type)
     assert response.status_code == 415
@@ -156,7 +181,10 @@ def test_sizes_at_both_sides_of_the_limit(api, settings):
     content = jsonl(trace_body())
     settings.UPLOAD_MAX_BYTES = len(content)
     assert send(api, content).status_code == 201
-    for response in (send(api, content + b"\n", "name=sums&version=v2"), upload(api, content, version="v3")):
+    for response in (
+        send(api, content + b"\n", "name=sums&version=v2"),
+        upload(api, content, version="v3"),
+    ):
         assert response.status_code == 413
         assert f"limit of {len(content):,} bytes" in response.json()["detail"]
     assert Dataset.objects.count() == 1
@@ -179,10 +207,14 @@ def ingest_directly(request, user):
 @pytest.mark.parametrize("missing", [1, 150])
 def test_an_upload_that_was_cut_off_stores_nothing(user, missing):
     lines = jsonl(trace_body(0), trace_body(1))
-    whole = APIRequestFactory().post(INGEST, {"name": "a", "version": "1", "file": io.BytesIO(lines)}, format="multipart")
+    whole = APIRequestFactory().post(
+        INGEST, {"name": "a", "version": "1", "file": io.BytesIO(lines)}, format="multipart"
+    )
     body = whole.body
     # The end of the form is missing; all lines, or the first one, came in whole.
-    received = cut_off_body(body[:-missing], announced=len(body), content_type=whole.META["CONTENT_TYPE"])
+    received = cut_off_body(
+        body[:-missing], announced=len(body), content_type=whole.META["CONTENT_TYPE"]
+    )
     request = RequestFactory().generic("POST", INGEST, **received)
     status, answer = ingest_directly(request, user)
     assert status == 400
@@ -215,7 +247,9 @@ def test_lines_are_cut_without_the_help_of_the_server(user):
     lines = jsonl(*(trace_body(number) for number in range(300)))
     received = cut_off_body(b"", announced=len(lines), content_type="application/x-ndjson")
     received["wsgi.input"] = OnlyRead(lines)
-    status, answer = ingest_directly(RequestFactory().generic("POST", f"{INGEST}?name=a&version=1", **received), user)
+    status, answer = ingest_directly(
+        RequestFactory().generic("POST", f"{INGEST}?name=a&version=1", **received), user
+    )
     assert (status, answer["size"]) == (201, 300)
 
 
@@ -230,7 +264,9 @@ def test_a_disk_without_room_is_507(api, monkeypatch):
         monkeypatch.setattr("datasets.importers.tempfile.TemporaryFile", lambda **_: full)
         response = send(api, jsonl(trace_body()))
     assert response.status_code == 507
-    assert response.json() == {"detail": "The server has no room for the upload. Nothing was stored."}
+    assert response.json() == {
+        "detail": "The server has no room for the upload. Nothing was stored."
+    }
     assert nothing_is_stored()
 
 

@@ -14,7 +14,7 @@ def post(api, body, **more):
     return api.post("/api/traces", body, content_type="application/json", **more)
 
 
-# --- POST /api/traces ------------------------------------------------------------------------------------------------------
+# --- POST /api/traces -----------------------------------------------------------------------------
 
 
 def test_one_trace_is_answered_by_one_receipt(api, user):
@@ -50,7 +50,9 @@ def test_an_empty_list_is_an_empty_list(api):
 
 
 def test_a_trace_that_is_not_valid_names_its_fields(api):
-    response = api.post("/api/traces", trace_body(1, prompt=5, promt="x", steps=[{"i": 0}]), format="json")
+    response = api.post(
+        "/api/traces", trace_body(1, prompt=5, promt="x", steps=[{"i": 0}]), format="json"
+    )
     assert response.status_code == 400
     body = response.json()
     assert body["prompt"] == ["Must be text, not a number."]
@@ -61,7 +63,9 @@ def test_a_trace_that_is_not_valid_names_its_fields(api):
 
 
 def test_one_bad_trace_of_a_list_stores_nothing_and_is_named_by_its_place(api):
-    response = api.post("/api/traces", [trace_body(1), trace_body(2, final_answer="")], format="json")
+    response = api.post(
+        "/api/traces", [trace_body(1), trace_body(2, final_answer="")], format="json"
+    )
     assert response.status_code == 400
     assert response.json() == {
         "detail": "[1].final_answer: Must not be blank.",
@@ -109,13 +113,21 @@ def test_a_body_of_ten_megabytes_is_413(api):
 
 def test_the_number_of_traces_at_both_sides_of_the_limit(api, monkeypatch):
     monkeypatch.setattr("datasets.api.views.TRACES_MAX", 3)
-    assert api.post("/api/traces", [trace_body(number) for number in range(3)], format="json").status_code == 201
+    assert (
+        api.post(
+            "/api/traces", [trace_body(number) for number in range(3)], format="json"
+        ).status_code
+        == 201
+    )
     response = api.post("/api/traces", [trace_body(number) for number in range(4)], format="json")
     assert response.status_code == 400
     assert "more than the limit of 3" in response.json()["detail"]
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"],
+)
 def test_other_content_types_are_415(api, content_type):
     response = api.post("/api/traces", "x", content_type=content_type)
     assert response.status_code == 415
@@ -135,7 +147,11 @@ def test_without_a_login_nothing_is_shown_or_stored(remote_client):
 
 def test_other_methods_are_405(api):
     (trace,) = make_traces(1)
-    for response in (api.put("/api/traces"), api.delete(f"/api/traces/{trace.id}"), api.patch(f"/api/traces/{trace.id}")):
+    for response in (
+        api.put("/api/traces"),
+        api.delete(f"/api/traces/{trace.id}"),
+        api.patch(f"/api/traces/{trace.id}"),
+    ):
         assert response.status_code == 405
         assert "detail" in response.json()
 
@@ -146,15 +162,28 @@ def test_no_body_brings_the_server_down(api, body):
     assert post(api, body).status_code in (201, 400)
 
 
-# --- GET /api/traces ---------------------------------------------------------------------------------------------------------
+# --- GET /api/traces ------------------------------------------------------------------------------
 
 
 def test_traces_are_listed_newest_first(api):
     make_traces(3)
     body = api.get("/api/traces").json()
     assert [trace["final_answer"] for trace in body["data"]] == ["3", "2", "1"]
-    assert body["pagination"] == {"limit": 20, "offset": 0, "next_offset": None, "next_cursor": None}
-    assert set(body["data"][0]) == {"id", "prompt", "steps", "final_answer", "meta", "trace_version", "created_at"}
+    assert body["pagination"] == {
+        "limit": 20,
+        "offset": 0,
+        "next_offset": None,
+        "next_cursor": None,
+    }
+    assert set(body["data"][0]) == {
+        "id",
+        "prompt",
+        "steps",
+        "final_answer",
+        "meta",
+        "trace_version",
+        "created_at",
+    }
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -227,7 +256,10 @@ def test_search_finds_prompts_answers_and_ids(api):
         ("cursor=%00", "cursor"),
         ("cursor=ä", "cursor"),
         # 0001-01-01T00:00:00+23:00|…, which lies before all time in UTC
-        ("cursor=MDAwMS0wMS0wMVQwMDowMDowMCsyMzowMHwwMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDA", "cursor"),
+        (
+            "cursor=MDAwMS0wMS0wMVQwMDowMDowMCsyMzowMHwwMDAwMDAwMC0wMDAwLTAwMDAtMDAwMC0wMDAwMDAwMDAwMDA",
+            "cursor",
+        ),
         ("q=" + "x" * 257, "q"),
         ("q=a%00", "q"),
         ("page=2", "page"),
@@ -240,12 +272,14 @@ def test_queries_that_cannot_be_read_are_422(api, query, name):
     assert name in response.json()["detail"]
 
 
-@pytest.mark.parametrize("query", ["limit=1", "limit=100", "offset=0", "offset=1000000", "q=" + "x" * 256, "limit="])
+@pytest.mark.parametrize(
+    "query", ["limit=1", "limit=100", "offset=0", "offset=1000000", "q=" + "x" * 256, "limit="]
+)
 def test_queries_at_their_limits(api, query):
     assert api.get(f"/api/traces?{query}").status_code == 200
 
 
-# --- GET /api/traces/{id} ----------------------------------------------------------------------------------------------------
+# --- GET /api/traces/{id} -------------------------------------------------------------------------
 
 
 def test_a_trace_in_full(api):
@@ -261,7 +295,10 @@ def test_a_trace_in_full(api):
 def test_an_unknown_trace_is_404(api):
     unknown = uuid.uuid4()
     response = api.get(f"/api/traces/{unknown}")
-    assert (response.status_code, response.json()) == (404, {"detail": f"Trace not found: {unknown}"})
+    assert (response.status_code, response.json()) == (
+        404,
+        {"detail": f"Trace not found: {unknown}"},
+    )
 
 
 @pytest.mark.parametrize("text", ["1", "none", "a" * 36, "0" * 32, "%00", "..", "x" * 2_000])
@@ -281,7 +318,13 @@ def test_a_slash_at_the_end_is_no_route(api):
 def test_browsers_get_the_browsable_api(client, user):
     client.force_login(user)
     make_traces(1)
-    for path in ("/api/traces", f"/api/traces/{Trace.objects.get().id}", "/api/datasets", "/api/datasets/none", "/api/traces/x"):
+    for path in (
+        "/api/traces",
+        f"/api/traces/{Trace.objects.get().id}",
+        "/api/datasets",
+        "/api/datasets/none",
+        "/api/traces/x",
+    ):
         response = client.get(path, headers={"accept": "text/html"})
         assert response.headers["content-type"].startswith("text/html")
         assert response.status_code in (200, 404, 422)

@@ -35,7 +35,10 @@ def test_every_addition_is_right():
 def test_no_held_out_pair_is_in_the_training_part_in_either_order():
     shown, held_out = generate()
     assert (len(shown), len(held_out)) == (TRAINING, HELD_OUT)
-    pairs = [{frozenset(trace["prompt"].removesuffix("=?").split("+")) for trace in part} for part in (shown, held_out)]
+    pairs = [
+        {frozenset(trace["prompt"].removesuffix("=?").split("+")) for trace in part}
+        for part in (shown, held_out)
+    ]
     assert not pairs[0] & pairs[1]
     assert len({trace["prompt"] for trace in shown + held_out}) == TRAINING + HELD_OUT
 

@@ -1,4 +1,5 @@
-"""Small files as people have them: each is imported right, or named and refused. Nothing is taken for something else."""
+"""Small files as people have them: each is imported right, or named and refused. Nothing is taken
+for something else."""
 
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from datasets.tests.factory import nothing_is_stored
 pytestmark = pytest.mark.django_db
 FILES = Path(__file__).parent / "formats"
 
-# File → what it is called today. Who makes one of them importable moves it to a test of what comes out.
+# File → what it is called today. Who makes one of them importable moves it to a test of what comes
+# out.
 NAMED = {
     "alpaca.json": "The file is a JSON array.",
     "alpaca.jsonl": "1: is Alpaca (instruction, output), which cannot be imported yet",
@@ -24,11 +26,15 @@ NAMED = {
     "data.csv": "The file looks like CSV with the columns prompt, completion.",
     "dev.jsonl": "1: is a chat with more than text (the role developer in message 1)",
     "dpo.jsonl": "1: is preference data (chosen, rejected), which cannot be imported yet",
-    "hh.jsonl": "1: is preference data of Anthropic HH (chosen, rejected), which cannot be imported yet",
+    "hh.jsonl": (
+        "1: is preference data of Anthropic HH (chosen, rejected), which cannot be imported yet"
+    ),
     "openai.jsonl": "1: is a chat with more than text (weights in message 3)",
     "q.jsonl": "1: answer: has no line `#### <final answer>`",
     "r1.jsonl": "1: is worked mathematics (problem, solution), which cannot be imported yet",
-    "reason.jsonl": "1: is a chat with more than text (reasoning apart from the answer in message 2)",
+    "reason.jsonl": (
+        "1: is a chat with more than text (reasoning apart from the answer in message 2)"
+    ),
     "sharegpt.jsonl": "1: is ShareGPT (conversations), which cannot be imported yet",
     "text.jsonl": "1: is plain text (text), which cannot be imported yet",
     "tools.jsonl": "1: is an example with tools (tools), which cannot be imported yet",

@@ -21,7 +21,9 @@ ROWS = [trace_body(0), trace_body(1)]
 
 def refusal_of(content: bytes, file_name: str = "") -> str:
     with pytest.raises(ImportRefused) as caught:
-        import_file(file=io.BytesIO(content), file_name=file_name, name="sums", version="v1", by=None)
+        import_file(
+            file=io.BytesIO(content), file_name=file_name, name="sums", version="v1", by=None
+        )
     assert nothing_is_stored()
     assert len(str(caught.value)) <= 400
     if isinstance(caught.value, BadLines):
@@ -118,13 +120,26 @@ def test_a_table_is_named_with_its_columns(content, columns):
 
 
 def test_a_table_of_one_column_is_told_by_its_name():
-    assert refusal_of(b"text\nhello\nworld\n", "a.CSV").startswith("The file looks like CSV with the columns text.")
+    assert refusal_of(b"text\nhello\nworld\n", "a.CSV").startswith(
+        "The file looks like CSV with the columns text."
+    )
     assert refusal_of(b"text\nhello\nworld\n").startswith("1: is not JSON: ")
 
 
 @pytest.mark.parametrize(
     "first",
-    [b"{", b"[1]", b'[{"prompt": "p"}]', b"42", b"null", b'"a, b"', b"a, b", b"# a, comment", b"[1, 2", b'{"prompt": "p",'],
+    [
+        b"{",
+        b"[1]",
+        b'[{"prompt": "p"}]',
+        b"42",
+        b"null",
+        b'"a, b"',
+        b"a, b",
+        b"# a, comment",
+        b"[1, 2",
+        b'{"prompt": "p",',
+    ],
 )
 def test_json_lines_with_a_bad_first_line_are_json_lines(first):
     reasons = refusal_of(first + b"\n" + LINES)

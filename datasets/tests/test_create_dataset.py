@@ -31,13 +31,27 @@ def test_a_dataset_keeps_the_order_of_its_traces(user):
     traces = make_traces(3)
     ids: list[uuid.UUID | str] = [traces[2].id, str(traces[0].id), traces[1].id]
     dataset = create_dataset(
-        name="test_tunix", version="v1", trace_ids=ids, held_out_ids=[str(traces[1].id)], description="Sums", by=user
+        name="test_tunix",
+        version="v1",
+        trace_ids=ids,
+        held_out_ids=[str(traces[1].id)],
+        description="Sums",
+        by=user,
     )
     assert dataset.dataset_key == "test_tunix-v1"
-    assert (dataset.name, dataset.version, dataset.description, dataset.format) == ("test_tunix", "v1", "Sums", "tunix_sft")
+    assert (dataset.name, dataset.version, dataset.description, dataset.format) == (
+        "test_tunix",
+        "v1",
+        "Sums",
+        "tunix_sft",
+    )
     assert (dataset.size, dataset.held_out_size, dataset.created_by) == (3, 1, user)
     items = list(dataset.items.order_by("position").values_list("position", "trace_id", "split"))
-    assert items == [(0, traces[2].id, "train"), (1, traces[0].id, "train"), (2, traces[1].id, "held_out")]
+    assert items == [
+        (0, traces[2].id, "train"),
+        (1, traces[0].id, "train"),
+        (2, traces[1].id, "held_out"),
+    ]
 
 
 @pytest.mark.django_db
@@ -68,7 +82,12 @@ def test_the_fingerprint_changes_with_order_and_parts_only():
     fingerprints = [
         create(version=str(number), trace_ids=ids, held_out_ids=held_out).fingerprint
         for number, (ids, held_out) in enumerate(
-            [([first, second], []), ([first, second], []), ([second, first], []), ([first, second], [second])]
+            [
+                ([first, second], []),
+                ([first, second], []),
+                ([second, first], []),
+                ([first, second], [second]),
+            ]
         )
     ]
     assert fingerprints[0] == fingerprints[1]
@@ -147,7 +166,25 @@ def test_words_that_are_allowed(word):
 @pytest.mark.django_db
 @pytest.mark.parametrize("field", ["name", "version"])
 @pytest.mark.parametrize(
-    "word", ["", "a b", "a/b", "../a", "a..b", "..", "a\n", "a\x00", "ä", "a%2e", "\\", "a:b", "\ud800", None, 5, ["a"]]
+    "word",
+    [
+        "",
+        "a b",
+        "a/b",
+        "../a",
+        "a..b",
+        "..",
+        "a\n",
+        "a\x00",
+        "ä",
+        "a%2e",
+        "\\",
+        "a:b",
+        "\ud800",
+        None,
+        5,
+        ["a"],
+    ],
 )
 def test_words_that_are_refused(field, word):
     arguments = {"name": "a", "version": "b"} | {field: word}
@@ -176,7 +213,18 @@ def test_lengths_at_both_sides_of_the_limits():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    "key", ["", "nothing", "sums-v2", "SUMS-V1", "../sums-v1", "sums-v1\x00", "\ud800", "s" * 257, "sums-v1\n"]
+    "key",
+    [
+        "",
+        "nothing",
+        "sums-v2",
+        "SUMS-V1",
+        "../sums-v1",
+        "sums-v1\x00",
+        "\ud800",
+        "s" * 257,
+        "sums-v1\n",
+    ],
 )
 def test_keys_that_are_not_there(key):
     make_dataset()

@@ -13,7 +13,9 @@ from datasets.tests.factory import make_traces, trace_body
 def test_traces_are_stored_in_the_order_given(user):
     traces = create_traces(items=[trace_body(3), trace_body(1), trace_body(2)], by=user)
     assert [trace.final_answer for trace in traces] == ["4", "2", "3"]
-    assert list(Trace.objects.values_list("created_by", flat=True).distinct().order_by()) == [user.pk]
+    assert list(Trace.objects.values_list("created_by", flat=True).distinct().order_by()) == [
+        user.pk
+    ]
     stored = Trace.objects.get(pk=traces[0].pk)
     assert stored.prompt == "3+1=?"
     assert stored.steps == [{"i": 0, "type": "reasoning", "content": "3 and one"}]
@@ -64,10 +66,20 @@ def test_more_traces_than_one_batch(monkeypatch):
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("text", ["é", "\u2028", "😀", "100 %s %(x)s ?", "'; DROP TABLE datasets_trace; --", "\x01\x7f", "\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["é", "\u2028", "😀", "100 %s %(x)s ?", "'; DROP TABLE datasets_trace; --", "\x01\x7f", "\r\n"],
+)
 def test_text_comes_back_as_it_was(text):
     (trace,) = create_traces(
-        items=[{"prompt": text + ".", "final_answer": text + ".", "meta": {text: [text, 1.5, -0.25, 2**53, None, True]}}], by=None
+        items=[
+            {
+                "prompt": text + ".",
+                "final_answer": text + ".",
+                "meta": {text: [text, 1.5, -0.25, 2**53, None, True]},
+            }
+        ],
+        by=None,
     )
     stored = Trace.objects.get(pk=trace.pk)
     assert stored.prompt == stored.final_answer == text + "."
@@ -96,4 +108,6 @@ def test_writers_of_the_same_traces_at_the_same_moment_get_the_same_ids():
     assert len(results) == 4
     stored = dict(Trace.objects.values_list("content_hash", "pk"))
     assert len(stored) == 75
-    assert all(stored[content_hash] == pk for result in results for content_hash, pk in result.items())
+    assert all(
+        stored[content_hash] == pk for result in results for content_hash, pk in result.items()
+    )

@@ -48,8 +48,12 @@ def test_a_start_that_makes_no_sense_is_the_beginning(browser, start):
 
 def test_whole_conversations_are_shown(browser):
     talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>"}]
-    (trace,) = create_traces(items=[{"prompt": "Hi <b>", "final_answer": "Hello", "meta": {"messages": talk}}], by=None)
-    create_dataset(name="talks", version="1", trace_ids=[trace.id], description="<i>two</i>\nlines", by=None)
+    (trace,) = create_traces(
+        items=[{"prompt": "Hi <b>", "final_answer": "Hello", "meta": {"messages": talk}}], by=None
+    )
+    create_dataset(
+        name="talks", version="1", trace_ids=[trace.id], description="<i>two</i>\nlines", by=None
+    )
     text = browser.get("/datasets/talks-1").content.decode()
     assert "<strong><bdi>system</bdi>:</strong> <bdi>Be brief.</bdi>" in text
     assert "Hi &lt;b&gt;" in text
@@ -61,7 +65,9 @@ def test_an_empty_dataset(browser):
     assert "This dataset is empty" in browser.get("/datasets/sums-v1").content.decode()
 
 
-@pytest.mark.parametrize("key", ["none-v1", "..%2Fsums-v1", "sums-v1%00", "%ff", "x" * 3_000, "sums-v1/"])
+@pytest.mark.parametrize(
+    "key", ["none-v1", "..%2Fsums-v1", "sums-v1%00", "%ff", "x" * 3_000, "sums-v1/"]
+)
 def test_unknown_keys_are_404(browser, key):
     make_dataset(1)
     assert browser.get(f"/datasets/{key}").status_code == 404
@@ -69,10 +75,13 @@ def test_unknown_keys_are_404(browser, key):
 
 def test_the_404_names_the_key(browser):
     response = browser.get("/datasets/none-v1")
-    assert (response.status_code, "Dataset not found: none-v1" in response.content.decode()) == (404, True)
+    assert (response.status_code, "Dataset not found: none-v1" in response.content.decode()) == (
+        404,
+        True,
+    )
 
 
-# --- Traces ----------------------------------------------------------------------------------------------------------------
+# --- Traces ---------------------------------------------------------------------------------------
 
 
 def prompts(response):

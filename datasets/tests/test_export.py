@@ -16,7 +16,9 @@ def test_lines_have_the_order_and_the_parts_of_the_dataset():
     assert [line["messages"][0]["content"] for line in lines] == ["0+1=?", "1+1=?", "2+1=?"]
     assert [line["split"] for line in lines] == ["train", "train", "held_out"]
     assert [line["final_answer"] for line in lines] == ["1", "2", "3"]
-    assert [line["id"] for line in lines] == [str(item.trace_id) for item in dataset.items.order_by("position")]
+    assert [line["id"] for line in lines] == [
+        str(item.trace_id) for item in dataset.items.order_by("position")
+    ]
 
 
 @pytest.mark.django_db
@@ -24,7 +26,9 @@ def test_lines_have_the_order_and_the_parts_of_the_dataset():
 def test_batches_neither_lose_nor_repeat_lines(size, monkeypatch):
     monkeypatch.setattr(services, "READ_BATCH", 4)
     lines = [json.loads(line) for line in export_lines(make_dataset(size))]
-    assert [line["messages"][0]["content"] for line in lines] == [f"{number}+1=?" for number in range(size)]
+    assert [line["messages"][0]["content"] for line in lines] == [
+        f"{number}+1=?" for number in range(size)
+    ]
 
 
 @pytest.mark.django_db
@@ -80,7 +84,10 @@ def peak_of_export(dataset: Dataset) -> int:
 @pytest.mark.django_db
 def test_memory_does_not_grow_with_the_dataset():
     # 20 kB an example: the large dataset has 20 MB.
-    bodies = [{"prompt": f"{number} " + "x" * 10_000, "final_answer": "y" * 10_000} for number in range(1_000)]
+    bodies = [
+        {"prompt": f"{number} " + "x" * 10_000, "final_answer": "y" * 10_000}
+        for number in range(1_000)
+    ]
     ids = [trace.id for trace in create_traces(items=bodies, by=None)]
     small = create_dataset(name="small", version="1", trace_ids=ids[:250], by=None)
     large = create_dataset(name="large", version="1", trace_ids=ids, by=None)

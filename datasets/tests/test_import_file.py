@@ -31,7 +31,12 @@ def problems_of(content, **more):
 def test_a_file_becomes_traces_and_a_dataset(user):
     content = jsonl(trace_body(0), trace_body(1), trace_body(0))
     dataset = run_import(content, description="Sums", file_name="sums.jsonl", by=user)
-    assert (dataset.dataset_key, dataset.description, dataset.size, dataset.held_out_size) == ("sums-v1", "Sums", 3, 0)
+    assert (dataset.dataset_key, dataset.description, dataset.size, dataset.held_out_size) == (
+        "sums-v1",
+        "Sums",
+        3,
+        0,
+    )
     assert dataset.created_by == user
     assert dataset.provenance == {
         "source": "import",
@@ -42,7 +47,11 @@ def test_a_file_becomes_traces_and_a_dataset(user):
         "imported_by": "somebody",
     }
     assert Trace.objects.count() == 2
-    assert [json.loads(line)["messages"][0]["content"] for line in export_lines(dataset)] == ["0+1=?", "1+1=?", "0+1=?"]
+    assert [json.loads(line)["messages"][0]["content"] for line in export_lines(dataset)] == [
+        "0+1=?",
+        "1+1=?",
+        "0+1=?",
+    ]
 
 
 @pytest.mark.django_db
@@ -65,14 +74,18 @@ def test_traces_that_are_stored_already_are_used():
 def test_more_lines_than_one_batch(monkeypatch):
     monkeypatch.setattr(services, "WRITE_BATCH", 4)
     dataset = run_import([trace_body(number) for number in range(10)])
-    assert [json.loads(line)["final_answer"] for line in export_lines(dataset)] == [str(number + 1) for number in range(10)]
+    assert [json.loads(line)["final_answer"] for line in export_lines(dataset)] == [
+        str(number + 1) for number in range(10)
+    ]
 
 
 @pytest.mark.django_db
 def test_batches_are_cut_by_bytes_as_well(monkeypatch):
     monkeypatch.setattr(services, "WRITE_BATCH_BYTES", 300)
     dataset = run_import([trace_body(number) for number in range(10)])
-    assert [json.loads(line)["final_answer"] for line in export_lines(dataset)] == [str(number + 1) for number in range(10)]
+    assert [json.loads(line)["final_answer"] for line in export_lines(dataset)] == [
+        str(number + 1) for number in range(10)
+    ]
 
 
 @pytest.mark.django_db
@@ -84,7 +97,11 @@ def test_bom_crlf_empty_lines_and_a_missing_last_newline():
 
 @pytest.mark.django_db
 def test_every_bad_line_is_named_and_nothing_is_stored():
-    content = jsonl(trace_body(0)) + b"\n{\n" + jsonl(trace_body(1), {"prompt": 5, "final_answer": "x"}, {"a": 1}, trace_body(2))
+    content = (
+        jsonl(trace_body(0))
+        + b"\n{\n"
+        + jsonl(trace_body(1), {"prompt": 5, "final_answer": "x"}, {"a": 1}, trace_body(2))
+    )
     assert problems_of(content) == [
         (3, "is not JSON: unexpected end of data (character 2)"),
         (5, "prompt: Must be text, not a number"),
@@ -94,12 +111,18 @@ def test_every_bad_line_is_named_and_nothing_is_stored():
 
 @pytest.mark.django_db
 def test_a_format_that_was_named_is_not_guessed():
-    assert problems_of([trace_body(0)], format="gsm8k") == [(1, "is no gsm8k line: answer, question is missing")]
+    assert problems_of([trace_body(0)], format="gsm8k") == [
+        (1, "is no gsm8k line: answer, question is missing")
+    ]
 
 
 @pytest.mark.django_db
 def test_the_first_readable_line_decides_the_format():
-    lines = [{"body": "x"}, {"question": "q", "answer": "#### 1"}, {"prompt": "p", "completion": "c"}]
+    lines = [
+        {"body": "x"},
+        {"question": "q", "answer": "#### 1"},
+        {"prompt": "p", "completion": "c"},
+    ]
     assert problems_of(lines) == [
         (1, "is of no known format: its keys are body"),
         (3, "is no gsm8k line: answer, question is missing"),
@@ -152,7 +175,9 @@ def test_long_lines_at_both_sides_of_the_limit():
         assert run_import(longest + ending, version=f"v{len(ending)}").size == 1
         Dataset.objects.all().delete()
     Trace.objects.all().delete()
-    assert problems_of(line + b"\n" + longest + b" \n" + line) == [(2, "is longer than 4,194,304 bytes")]
+    assert problems_of(line + b"\n" + longest + b" \n" + line) == [
+        (2, "is longer than 4,194,304 bytes")
+    ]
     assert problems_of(longest * 3) == [(1, "is longer than 4,194,304 bytes")]
 
 
@@ -172,7 +197,9 @@ def test_long_lines_at_both_sides_of_the_limit():
 def test_files_that_are_refused_as_a_whole(content, reason):
     with pytest.raises(ImportRefused) as caught:
         run_import(content)
-    assert reason in str(caught.value) + "".join(problem.reason for problem in getattr(caught.value, "problems", []))
+    assert reason in str(caught.value) + "".join(
+        problem.reason for problem in getattr(caught.value, "problems", [])
+    )
     assert nothing_is_stored()
 
 
@@ -205,11 +232,13 @@ def test_arguments_are_checked_before_the_file_is_read():
     assert file.tell() == 0
 
 
-# --- The held-out part ---------------------------------------------------------------------------------------------------
+# --- The held-out part ----------------------------------------------------------------------------
 
 
 def held_out_prompts(dataset):
-    return {item.trace.prompt for item in dataset.items.filter(split="held_out").select_related("trace")}
+    return {
+        item.trace.prompt for item in dataset.items.filter(split="held_out").select_related("trace")
+    }
 
 
 @pytest.mark.django_db
@@ -258,7 +287,9 @@ def test_lines_may_name_the_held_out_part():
 def test_an_example_in_both_parts_is_refused():
     with pytest.raises(InvalidDataset) as caught:
         run_import([trace_body(0), trace_body(1), trace_body(1, split="held_out")])
-    assert caught.value.errors == {"split": ["These examples stand in both parts (counted from 1): 2."]}
+    assert caught.value.errors == {
+        "split": ["These examples stand in both parts (counted from 1): 2."]
+    }
     assert nothing_is_stored()
 
 
@@ -271,20 +302,23 @@ def test_parts_are_named_in_one_way_only():
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("", None), (" ", None), ("0", None), ("1", 1), (" 200 ", 200), ("0.1", 0.1), (".25", 0.25)]
+    ("text", "value"),
+    [("", None), (" ", None), ("0", None), ("1", 1), (" 200 ", 200), ("0.1", 0.1), (".25", 0.25)],
 )
 def test_held_out_as_text(text, value):
     assert parse_held_out(text) == value
     assert type(parse_held_out(text)) is type(value)
 
 
-@pytest.mark.parametrize("text", ["-1", "1.0", "1.5", "0.0", "10%", "many", "1e2", "nan", "٣", "1" * 10, "0.1.2"])
+@pytest.mark.parametrize(
+    "text", ["-1", "1.0", "1.5", "0.0", "10%", "many", "1e2", "nan", "٣", "1" * 10, "0.1.2"]
+)
 def test_held_out_as_text_that_is_refused(text):
     with pytest.raises(InvalidDataset):
         parse_held_out(text)
 
 
-# --- A round trip, hostile input, memory ------------------------------------------------------------------------------------
+# --- A round trip, hostile input, memory ----------------------------------------------------------
 
 
 @pytest.mark.django_db
@@ -294,7 +328,8 @@ def test_our_own_export_can_be_imported():
     again = run_import(exported, name="again")
     assert again.provenance["format"] == "tunix_sft"
     without_ids = [
-        [{**json.loads(line), "id": ""} for line in content] for content in (exported.splitlines(), export_lines(again))
+        [{**json.loads(line), "id": ""} for line in content]
+        for content in (exported.splitlines(), export_lines(again))
     ]
     assert without_ids[0] == without_ids[1]
 
@@ -353,7 +388,12 @@ class Endless:
 def peak_of_import(count, version):
     tracemalloc.start()
     try:
-        assert import_file(file=Endless(count), name="large", version=version, held_out=0.5, by=None).size == count
+        assert (
+            import_file(
+                file=Endless(count), name="large", version=version, held_out=0.5, by=None
+            ).size
+            == count
+        )
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

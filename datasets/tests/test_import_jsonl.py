@@ -29,8 +29,10 @@ def test_what_was_stored_is_said(path, capsys):
     dataset = get_dataset("sums-v1")
     assert (dataset.size, dataset.held_out_size, dataset.description) == (10, 2, "Sums")
     assert dataset.provenance["file"] == "sums.jsonl"
-    assert capsys.readouterr().out == (
-        f"Stored sums-v1: 10 examples (8 to train on, 2 held out, 10 with a final answer), format trace.\n{dataset.fingerprint}\n"
+    assert (
+        capsys.readouterr().out
+        == "Stored sums-v1: 10 examples (8 to train on, 2 held out, 10 with a final answer),"
+        f" format trace.\n{dataset.fingerprint}\n"
     )
 
 
@@ -87,8 +89,19 @@ def test_arguments_that_are_refused(arguments):
 @pytest.mark.django_db(transaction=True)
 def test_as_a_program_reading_standard_input():
     def run(content, version):
-        command = [sys.executable, "manage.py", "import_jsonl", "-", "--name", "piped", "--version", version]
-        return subprocess.run(command, cwd=ROOT, input=content, capture_output=True, timeout=180, env=os.environ)
+        command = [
+            sys.executable,
+            "manage.py",
+            "import_jsonl",
+            "-",
+            "--name",
+            "piped",
+            "--version",
+            version,
+        ]
+        return subprocess.run(
+            command, cwd=ROOT, input=content, capture_output=True, timeout=180, env=os.environ
+        )
 
     good = run(jsonl(trace_body(0)), "v1")
     assert (good.returncode, good.stderr) == (0, b"")

@@ -64,7 +64,9 @@ def test_pages(browser, monkeypatch):
     assert 'href="?q=a_b"' in response.content.decode()
 
 
-@pytest.mark.parametrize("query", ["cursor=x", "cursor=%00", "q=%00", "q=" + "x" * 3_000, "cursor="])
+@pytest.mark.parametrize(
+    "query", ["cursor=x", "cursor=%00", "q=%00", "q=" + "x" * 3_000, "cursor="]
+)
 def test_addresses_that_make_no_sense_show_a_page(browser, query):
     make_dataset(0)
     assert browser.get(f"/datasets?{query}").status_code == 200
@@ -76,7 +78,14 @@ def test_empty_states(browser):
 
 
 @pytest.mark.parametrize(
-    "path", ["/datasets", "/datasets/new", "/datasets/sums-v1", "/traces", "/traces/00000000-0000-4000-8000-000000000000"]
+    "path",
+    [
+        "/datasets",
+        "/datasets/new",
+        "/datasets/sums-v1",
+        "/traces",
+        "/traces/00000000-0000-4000-8000-000000000000",
+    ],
 )
 def test_pages_need_a_login(remote_client, path):
     make_dataset(1)

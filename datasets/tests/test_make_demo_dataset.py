@@ -10,9 +10,15 @@ pytestmark = pytest.mark.django_db
 
 def test_the_demonstration_is_made_once(capsys):
     call_command("make_demo_dataset")
-    assert capsys.readouterr().out == "arithmetic-v1 made: 4000 examples to train on, 200 held out.\n"
+    assert (
+        capsys.readouterr().out == "arithmetic-v1 made: 4000 examples to train on, 200 held out.\n"
+    )
     dataset = get_dataset("arithmetic-v1")
-    assert (dataset.size, dataset.held_out_size, dataset.stats["with_final_answer"]) == (4_200, 200, 4_200)
+    assert (dataset.size, dataset.held_out_size, dataset.stats["with_final_answer"]) == (
+        4_200,
+        200,
+        4_200,
+    )
     assert dataset.created_by == User.objects.get(username="local")
     assert dataset.provenance["source"] == "generator"
     assert sum(1 for _ in export_lines(dataset)) == 4_200

@@ -19,11 +19,19 @@ def test_the_database_holds_the_rules():
     trace = item.trace
     refused_by_the_database(lambda: Dataset.objects.filter(pk=dataset.pk).update(held_out_size=4))
     refused_by_the_database(lambda: DatasetItem.objects.filter(pk=item.pk).update(split="test"))
-    refused_by_the_database(lambda: DatasetItem.objects.create(dataset=dataset, trace=trace, position=0))
-    refused_by_the_database(lambda: Trace.objects.create(prompt="p", final_answer="a", content_hash=trace.content_hash))
+    refused_by_the_database(
+        lambda: DatasetItem.objects.create(dataset=dataset, trace=trace, position=0)
+    )
+    refused_by_the_database(
+        lambda: Trace.objects.create(prompt="p", final_answer="a", content_hash=trace.content_hash)
+    )
     twin = {"size": 0, "fingerprint": "x"}
-    refused_by_the_database(lambda: Dataset.objects.create(dataset_key="other", name="sums", version="v1", **twin))
-    refused_by_the_database(lambda: Dataset.objects.create(dataset_key="sums-v1", name="s", version="1", **twin))
+    refused_by_the_database(
+        lambda: Dataset.objects.create(dataset_key="other", name="sums", version="v1", **twin)
+    )
+    refused_by_the_database(
+        lambda: Dataset.objects.create(dataset_key="sums-v1", name="s", version="1", **twin)
+    )
 
 
 def test_a_trace_that_a_dataset_uses_cannot_be_deleted():

@@ -51,15 +51,29 @@ def test_steps_meta_and_version_may_be_left_out():
 
 
 def test_content_hash_is_the_sha256_of_the_canonical_json():
-    content = {"final_answer": "é", "meta": {"a": 1, "b": [True, None]}, "prompt": "p", "steps": [], "trace_version": "1.0"}
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    content = {
+        "final_answer": "é",
+        "meta": {"a": 1, "b": [True, None]},
+        "prompt": "p",
+        "steps": [],
+        "trace_version": "1.0",
+    }
+    canonical = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    ).encode()
     body = {"prompt": "p", "final_answer": "é", "meta": {"b": [True, None], "a": 1}}
     assert parse_trace(body).content_hash == hashlib.sha256(canonical).hexdigest()
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"prompt": "q"}, {"final_answer": "x"}, {"steps": []}, {"meta": {}}, {"meta": {"number": "0"}}],
+    [
+        {"prompt": "q"},
+        {"final_answer": "x"},
+        {"steps": []},
+        {"meta": {}},
+        {"meta": {"number": "0"}},
+    ],
 )
 def test_every_field_is_in_the_content_hash(changes):
     assert parse_trace(trace_body()).content_hash != parse_trace(trace_body(**changes)).content_hash
@@ -95,7 +109,10 @@ def test_prompt_and_final_answer_are_required(field):
 
 
 def test_unknown_fields_are_refused_with_their_names():
-    assert errors_of(trace_body(promt="x", id="1")) == {"promt": ["Unknown field."], "id": ["Unknown field."]}
+    assert errors_of(trace_body(promt="x", id="1")) == {
+        "promt": ["Unknown field."],
+        "id": ["Unknown field."],
+    }
 
 
 @pytest.mark.parametrize("version", ["1.1", "2", 1.0, None, ""])
@@ -115,14 +132,29 @@ def test_the_version_is_1_0(version):
         ([step(i=1.0)], f"steps[0].i: must be a whole number from 0 to {MAX_STEP_NUMBER}."),
         ([step(i=True)], f"steps[0].i: must be a whole number from 0 to {MAX_STEP_NUMBER}."),
         ([step(i=-1)], f"steps[0].i: must be a whole number from 0 to {MAX_STEP_NUMBER}."),
-        ([step(i=MAX_STEP_NUMBER + 1)], f"steps[0].i: must be a whole number from 0 to {MAX_STEP_NUMBER}."),
-        ([step(1), step(0)], "steps[1].i: 0 does not come after 1; steps are listed in ascending order."),
-        ([step(1), step(1)], "steps[1].i: 1 does not come after 1; steps are listed in ascending order."),
+        (
+            [step(i=MAX_STEP_NUMBER + 1)],
+            f"steps[0].i: must be a whole number from 0 to {MAX_STEP_NUMBER}.",
+        ),
+        (
+            [step(1), step(0)],
+            "steps[1].i: 0 does not come after 1; steps are listed in ascending order.",
+        ),
+        (
+            [step(1), step(1)],
+            "steps[1].i: 1 does not come after 1; steps are listed in ascending order.",
+        ),
         ([step(kind="")], "steps[0].type: Must not be blank."),
         ([step(kind=5)], "steps[0].type: Must be text, not a number."),
-        ([step(kind="t" * (MAX_STEP_TYPE_CHARACTERS + 1))], "steps[0].type: the limit is 64 characters."),
+        (
+            [step(kind="t" * (MAX_STEP_TYPE_CHARACTERS + 1))],
+            "steps[0].type: the limit is 64 characters.",
+        ),
         ([step(content=" ")], "steps[0].content: Must not be blank."),
-        ([step(content="\x00")], "steps[0].content: Holds a NUL character (\\u0000), which cannot be stored."),
+        (
+            [step(content="\x00")],
+            "steps[0].content: Holds a NUL character (\\u0000), which cannot be stored.",
+        ),
     ],
 )
 def test_steps_that_are_refused(steps, reason):
@@ -138,7 +170,9 @@ def test_number_of_steps_at_both_ends():
     most = [step(number) for number in range(MAX_STEPS)]
     assert len(parse_trace(trace_body(steps=most)).steps) == MAX_STEPS
     assert parse_trace(trace_body(steps=[])).steps == []
-    assert errors_of(trace_body(steps=[*most, step(MAX_STEPS)])) == {"steps": ["Has 1,001 steps; the limit is 1,000."]}
+    assert errors_of(trace_body(steps=[*most, step(MAX_STEPS)])) == {
+        "steps": ["Has 1,001 steps; the limit is 1,000."]
+    }
 
 
 def test_every_bad_step_is_named():
@@ -152,8 +186,14 @@ def test_every_bad_step_is_named():
         (None, "Must be an object, not null."),
         ({"a": float("nan")}, f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."),
         ({"a": float("inf")}, f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."),
-        ({"a": MAX_META_NUMBER + 1}, f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."),
-        ({"a": -MAX_META_NUMBER - 1}, f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text."),
+        (
+            {"a": MAX_META_NUMBER + 1},
+            f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text.",
+        ),
+        (
+            {"a": -MAX_META_NUMBER - 1},
+            f"Holds a number beyond ±{MAX_META_NUMBER}; write it as text.",
+        ),
         ({"a": {"b\x00": 1}}, "Holds a NUL character (\\u0000), which cannot be stored."),
         ({"a": ["\x00"]}, "Holds a NUL character (\\u0000), which cannot be stored."),
         ({"a": nested(MAX_META_DEPTH)}, f"Is nested more than {MAX_META_DEPTH} levels deep."),
@@ -166,20 +206,30 @@ def test_meta_that_is_refused(meta, reason):
 
 
 def test_meta_at_its_limits():
-    meta = {"a": MAX_META_NUMBER, "b": -MAX_META_NUMBER, "c": nested(MAX_META_DEPTH - 1), "": None, "d": 1e-300}
+    meta = {
+        "a": MAX_META_NUMBER,
+        "b": -MAX_META_NUMBER,
+        "c": nested(MAX_META_DEPTH - 1),
+        "": None,
+        "d": 1e-300,
+    }
     assert parse_trace(trace_body(meta=meta)).meta == meta
 
 
 @pytest.mark.parametrize("place", ["prompt", "final_answer"])
 def test_a_lone_surrogate_is_refused(place):
-    assert errors_of(trace_body() | {place: "\ud800"}) == {"trace": ["Holds half a character (a lone surrogate)."]}
+    assert errors_of(trace_body() | {place: "\ud800"}) == {
+        "trace": ["Holds half a character (a lone surrogate)."]
+    }
 
 
 def test_size_at_both_sides_of_the_limit():
     overhead = parse_trace(trace_body(prompt="a")).size - 1
     longest = "a" * (MAX_TRACE_BYTES - overhead)
     assert parse_trace(trace_body(prompt=longest)).size == MAX_TRACE_BYTES
-    assert errors_of(trace_body(prompt=longest + "a")) == {"trace": ["Has 1,048,577 bytes as JSON; the limit is 1,048,576."]}
+    assert errors_of(trace_body(prompt=longest + "a")) == {
+        "trace": ["Has 1,048,577 bytes as JSON; the limit is 1,048,576."]
+    }
 
 
 def test_the_conversation_in_meta_must_fit_the_prompt():
@@ -197,7 +247,10 @@ def test_the_conversation_in_meta_must_fit_the_prompt():
         ("text", "must be a list of messages"),
         ([], "must be a list of messages"),
         ([{"role": "user"}], "message 1 must be an object with role and content"),
-        ([{"role": "user", "content": "a", "name": "b"}], "message 1 must be an object with role and content"),
+        (
+            [{"role": "user", "content": "a", "name": "b"}],
+            "message 1 must be an object with role and content",
+        ),
         ([{"role": "tool", "content": "a"}], "message 1 has the role 'tool'"),
         ([{"role": "user", "content": 1}], "the content of message 1: Must be text"),
         ([{"role": "system", "content": "a"}], "there is no message of the user"),
@@ -211,14 +264,19 @@ def test_training_line_of_a_trace_with_steps():
     trace = parse_trace(trace_body(4, steps=[step(0, content="one"), step(1, content="two")]))
     assert json.loads(training_line("some-id", trace, "held_out")) == {
         "id": "some-id",
-        "messages": [{"role": "user", "content": "4+1=?"}, {"role": "assistant", "content": "one\ntwo\n5"}],
+        "messages": [
+            {"role": "user", "content": "4+1=?"},
+            {"role": "assistant", "content": "one\ntwo\n5"},
+        ],
         "final_answer": "5",
         "split": "held_out",
     }
 
 
 def test_training_line_without_steps_has_no_final_answer():
-    line = json.loads(training_line("some-id", parse_trace({"prompt": "p", "final_answer": "a"}), "train"))
+    line = json.loads(
+        training_line("some-id", parse_trace({"prompt": "p", "final_answer": "a"}), "train")
+    )
     assert line["messages"][-1] == {"role": "assistant", "content": "a"}
     assert line["final_answer"] is None
 
@@ -231,7 +289,10 @@ def test_training_line_repeats_the_whole_conversation():
         {"role": "user", "content": "Sum?"},
     ]
     trace = parse_trace({"prompt": "Sum?", "final_answer": "3", "meta": {"messages": talk}})
-    assert json.loads(training_line("x", trace, "train"))["messages"] == [*talk, {"role": "assistant", "content": "3"}]
+    assert json.loads(training_line("x", trace, "train"))["messages"] == [
+        *talk,
+        {"role": "assistant", "content": "3"},
+    ]
 
 
 @given(text=st.text(min_size=1))
@@ -250,12 +311,16 @@ def test_a_training_line_is_one_line_whatever_the_text(text):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
-@given(value=json_values | st.fixed_dictionaries({}, optional=dict.fromkeys(trace_body(), json_values)))
+@given(
+    value=json_values | st.fixed_dictionaries({}, optional=dict.fromkeys(trace_body(), json_values))
+)
 def test_anything_is_a_trace_or_refused_with_reasons(value):
     try:
         trace = parse_trace(value)
@@ -270,11 +335,23 @@ def test_anything_is_a_trace_or_refused_with_reasons(value):
 @pytest.mark.parametrize(
     "value",
     [
-        {"prompt": "p", "final_answer": "a", "steps": [{f"field-{field}": 1 for field in range(4_000)}] * 1_000},
-        {"prompt": "p", "final_answer": "a", "steps": [{"i": 0, "type": "", "content": ""}] * 1_000},
+        {
+            "prompt": "p",
+            "final_answer": "a",
+            "steps": [{f"field-{field}": 1 for field in range(4_000)}] * 1_000,
+        },
+        {
+            "prompt": "p",
+            "final_answer": "a",
+            "steps": [{"i": 0, "type": "", "content": ""}] * 1_000,
+        },
         {"prompt": "p", "final_answer": "a"} | {f"field-{field}": 1 for field in range(500_000)},
         {"prompt": "p", "final_answer": "a", "steps": [{"k" * 1_000_000: 1}]},
-        {"prompt": "p", "final_answer": "a", "meta": {"messages": [{"role": "r" * 1_000_000, "content": "c"}]}},
+        {
+            "prompt": "p",
+            "final_answer": "a",
+            "meta": {"messages": [{"role": "r" * 1_000_000, "content": "c"}]},
+        },
     ],
     ids=["fields of steps", "steps", "fields", "a long name", "a long role"],
 )
@@ -285,6 +362,9 @@ def test_what_is_wrong_is_told_in_a_few_kilobytes(value: dict):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert sum(len(field) + sum(map(len, said)) for field, said in caught.value.errors.items()) < 10_000
+    assert (
+        sum(len(field) + sum(map(len, said)) for field, said in caught.value.errors.items())
+        < 10_000
+    )
     assert len(str(caught.value)) < 10_000
     assert most < 10 * 2**20

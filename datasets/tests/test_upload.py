@@ -15,7 +15,13 @@ def browser(client, user):
 
 
 def send(browser, content, **fields):
-    data = {"name": "sums", "version": "v1", "description": "", "format": "", "held_out": ""} | fields
+    data = {
+        "name": "sums",
+        "version": "v1",
+        "description": "",
+        "format": "",
+        "held_out": "",
+    } | fields
     return browser.post("/datasets/new", data | {"file": SimpleUploadedFile("sums.jsonl", content)})
 
 
@@ -23,7 +29,15 @@ def test_the_form(browser):
     response = browser.get("/datasets/new")
     text = response.content.decode()
     assert response.status_code == 200
-    for name in ("file", "name", "version", "description", "format", "held_out", "csrfmiddlewaretoken"):
+    for name in (
+        "file",
+        "name",
+        "version",
+        "description",
+        "format",
+        "held_out",
+        "csrfmiddlewaretoken",
+    ):
         assert f'name="{name}"' in text
 
 
@@ -33,7 +47,12 @@ def test_an_upload_leads_to_the_dataset(browser, user):
     assert response.status_code == 302
     assert response.headers["location"] == "/datasets/sums-v1"
     dataset = Dataset.objects.get()
-    assert (dataset.size, dataset.held_out_size, dataset.description, dataset.created_by) == (10, 2, "Sums", user)
+    assert (dataset.size, dataset.held_out_size, dataset.description, dataset.created_by) == (
+        10,
+        2,
+        "Sums",
+        user,
+    )
     assert dataset.provenance["file"] == "sums.jsonl"
     assert "Stored sums-v1: 10 examples." in browser.get("/datasets/sums-v1").content.decode()
 
@@ -91,10 +110,16 @@ def test_errors_stand_beside_their_fields(browser, fields, field, reason):
     assert nothing_is_stored()
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "The file holds no example."), (b"PK\x03\x04", "The file is zip.")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "The file holds no example."), (b"PK\x03\x04", "The file is zip.")],
+)
 def test_files_that_are_refused(browser, content, reason):
     response = send(browser, content)
-    assert (response.status_code, reason in "".join(response.context["form"].errors["file"])) == (400, True)
+    assert (response.status_code, reason in "".join(response.context["form"].errors["file"])) == (
+        400,
+        True,
+    )
 
 
 def test_a_part_named_twice_is_said_above_the_form(browser):
@@ -106,7 +131,10 @@ def test_a_part_named_twice_is_said_above_the_form(browser):
 def test_a_key_that_is_taken(browser):
     make_dataset(0)
     response = send(browser, jsonl(trace_body()))
-    assert (response.status_code, "exists already" in "".join(response.context["form"].errors["version"])) == (400, True)
+    assert (
+        response.status_code,
+        "exists already" in "".join(response.context["form"].errors["version"]),
+    ) == (400, True)
 
 
 def test_no_file(browser):
@@ -133,7 +161,9 @@ def test_an_upload_that_was_cut_off_stores_nothing(user):
     )
     file = '--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     received = head.encode() + file.encode() + jsonl(trace_body())
-    body = cut_off_body(received, announced=len(received) + 500, content_type="multipart/form-data; boundary=x")
+    body = cut_off_body(
+        received, announced=len(received) + 500, content_type="multipart/form-data; boundary=x"
+    )
     response = browser.generic("POST", "/datasets/new", **body)
     assert response.status_code in (400, 403)
     assert nothing_is_stored()
@@ -144,7 +174,12 @@ def test_the_csrf_token_is_needed(user):
     browser.force_login(user)
     assert send(browser, jsonl(trace_body())).status_code == 403
     browser.get("/datasets/new")
-    assert send(browser, jsonl(trace_body()), csrfmiddlewaretoken=browser.cookies["csrftoken"].value).status_code == 302
+    assert (
+        send(
+            browser, jsonl(trace_body()), csrfmiddlewaretoken=browser.cookies["csrftoken"].value
+        ).status_code
+        == 302
+    )
 
 
 def test_a_disk_without_room(browser, monkeypatch):
@@ -170,6 +205,10 @@ def test_other_methods(browser):
 
 def test_a_share_with_a_comma_is_named(local_client: Client) -> None:
     file = SimpleUploadedFile("sums.jsonl", b'{"prompt": "1+1", "completion": "2"}\n')
-    response = local_client.post("/datasets/new", {"file": file, "name": "sums", "version": "v1", "held_out": "0,1"})
-    assert response.context["form"].errors["held_out"][0].startswith("'0,1' has a comma: write 0.1, ")
+    response = local_client.post(
+        "/datasets/new", {"file": file, "name": "sums", "version": "v1", "held_out": "0,1"}
+    )
+    assert (
+        response.context["form"].errors["held_out"][0].startswith("'0,1' has a comma: write 0.1, ")
+    )
     assert Dataset.objects.count() == 0

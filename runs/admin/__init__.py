@@ -1,4 +1,5 @@
-"""The operators' cockpit: runs, what is kept about them, the queue. Importing it registers everything."""
+"""The operators' cockpit: runs, what is kept about them, the queue. Importing it registers
+everything."""
 
 from runs.admin import owners, queue, records, runs
 

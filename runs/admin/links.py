@@ -19,7 +19,9 @@ def status_badge(status: str) -> SafeString:
 
 def run_link(run_id: uuid.UUID, name: str) -> SafeString:
     address = reverse("admin:runs_run_change", args=[run_id])
-    return format_html('<a href="{}">{}</a> <bdi>{}</bdi>', address, run_id, Truncator(name).chars(40))
+    return format_html(
+        '<a href="{}">{}</a> <bdi>{}</bdi>', address, run_id, Truncator(name).chars(40)
+    )
 
 
 def by_run(rows: QuerySet[Any], search_term: str) -> QuerySet[Any]:

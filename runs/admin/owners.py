@@ -26,7 +26,11 @@ admin.site.unregister(User)
 class HandOverForm(forms.Form):
     """Who gets what the chosen account owns."""
 
-    to = forms.CharField(max_length=150, label="New owner", help_text="The name of an active account that may make runs.")
+    to = forms.CharField(
+        max_length=150,
+        label="New owner",
+        help_text="The name of an active account that may make runs.",
+    )
 
     def clean_to(self) -> User:
         account = User.objects.filter(username=self.cleaned_data["to"]).first()
@@ -42,7 +46,10 @@ class OwnerForm(AccountForm):
         min_value=0,
         required=False,
         label="Disk quota",
-        help_text="GB that the runs of this account may take; 0: no limit; empty: TUNIX_OWNER_DISK_QUOTA_GB.",
+        help_text=(
+            "GB that the runs of this account may take; 0: no limit; empty:"
+            " TUNIX_OWNER_DISK_QUOTA_GB."
+        ),
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -78,12 +85,19 @@ class OwnerAdmin(AccountAdmin):
         """Ask to whom, then do it. For a great many runs there is the command."""
         chosen = list(users[:2])
         if len(chosen) != 1:
-            self.message_user(request, "Choose one account, whose runs and datasets are to be handed over.", messages.ERROR)
+            self.message_user(
+                request,
+                "Choose one account, whose runs and datasets are to be handed over.",
+                messages.ERROR,
+            )
             return None
         (owner,) = chosen
         owned = belongings(owner, limit=HANDED_MAX + 1)
         if max(owned.runs, owned.datasets) > HANDED_MAX:
-            sentence = f"{owner} owns more than {HANDED_MAX:,}: use manage.py hand_over {owner.get_username()} NEW-OWNER."
+            sentence = (
+                f"{owner} owns more than {HANDED_MAX:,}: use manage.py hand_over"
+                f" {owner.get_username()} NEW-OWNER."
+            )
             self.message_user(request, sentence, messages.ERROR)
             return None
         form = HandOverForm(request.POST if "to" in request.POST else None)
@@ -93,7 +107,11 @@ class OwnerAdmin(AccountAdmin):
             except Refusal as refusal:
                 form.add_error("to", refusal.detail)
             else:
-                self.message_user(request, f"{handed} handed over from {owner} to {form.cleaned_data['to']}.", messages.SUCCESS)
+                self.message_user(
+                    request,
+                    f"{handed} handed over from {owner} to {form.cleaned_data['to']}.",
+                    messages.SUCCESS,
+                )
                 return None
         context = self.admin_site.each_context(request) | {
             "title": f"Hand over what {owner} owns",
@@ -123,7 +141,7 @@ class OwnerAdmin(AccountAdmin):
         if owned := belongings(user, limit=HANDED_MAX + 1):
             self.message_user(
                 request,
-                f"The account {user} still owns {owned}. To give them to somebody else, choose it in the list and"
-                " “Hand over runs and datasets”.",
+                f"The account {user} still owns {owned}. To give them to somebody else, choose it"
+                " in the list and “Hand over runs and datasets”.",
                 messages.WARNING,
             )

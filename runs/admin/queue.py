@@ -27,7 +27,15 @@ for model in (Schedule, Success, Failure, OrmQ):
 
 @admin.register(Host)
 class HostAdmin(ReadOnlyAdmin):
-    list_display = ("name", "heard", "slots", "executing", "runtime_version", "started_at", "canary_at")
+    list_display = (
+        "name",
+        "heard",
+        "slots",
+        "executing",
+        "runtime_version",
+        "started_at",
+        "canary_at",
+    )
     readonly_fields = ("heard", "executing")
 
     class Media:
@@ -41,7 +49,11 @@ class HostAdmin(ReadOnlyAdmin):
         """Hosts, slots, what executes, what waits, what failed; refreshes itself."""
         if not (request.user.has_perm("runs.view_run") and self.has_view_permission(request)):
             raise PermissionDenied
-        context = self.admin_site.each_context(request) | {"title": "Queue", "opts": self.opts, "queue": read_queue()}
+        context = self.admin_site.each_context(request) | {
+            "title": "Queue",
+            "opts": self.opts,
+            "queue": read_queue(),
+        }
         return TemplateResponse(request, "admin/queue.html", context)
 
     @admin.display(description="heard of")
@@ -50,7 +62,10 @@ class HostAdmin(ReadOnlyAdmin):
 
     @admin.display(description="executing")
     def executing(self, host: Host) -> SafeString | str:
-        links = ((run_link(pk, name),) for pk, name in Run.objects.executing_on(host).values_list("pk", "name")[:50])
+        links = (
+            (run_link(pk, name),)
+            for pk, name in Run.objects.executing_on(host).values_list("pk", "name")[:50]
+        )
         return format_html_join(" ", "{}", links) or "–"
 
 
@@ -68,7 +83,16 @@ class FailedTaskAdmin(ReadOnlyAdmin):
     """Tasks that raised an error."""
 
     list_display = ("stopped", "func", "name", "error")
-    fields = readonly_fields = ("name", "func", "args", "kwargs", "started", "stopped", "attempt_count", "result")
+    fields = readonly_fields = (
+        "name",
+        "func",
+        "args",
+        "kwargs",
+        "started",
+        "stopped",
+        "attempt_count",
+        "result",
+    )
     ordering = ("-stopped",)
     actions = ("delete_selected",)
 

@@ -24,7 +24,9 @@ class OfARunAdmin(ReadOnlyAdmin):
         rows: QuerySet[Any] = super().get_queryset(request)
         return rows.annotate(run_name=F("run__name"))
 
-    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
         return by_run(queryset, search_term), False
 
     @admin.display(description="run")
@@ -50,7 +52,9 @@ class RunTagAdmin(OfARunAdmin):
     search_fields = ("name",)
     search_help_text = "A tag exactly"
 
-    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
         name = search_term.strip()
         return queryset.filter(name=name) if name else queryset, False
 
@@ -71,7 +75,15 @@ class AttemptInline(ReadOnlyInline):
 class WebhookDeliveryAdmin(OfARunAdmin):
     list_display = ("created_at", "run_ref", "url", "state", "attempts", "next_attempt_at")
     list_filter = ("state",)
-    fields = readonly_fields = ("run_ref", "url", "state", "attempts", "created_at", "next_attempt_at", "payload")
+    fields = readonly_fields = (
+        "run_ref",
+        "url",
+        "state",
+        "attempts",
+        "created_at",
+        "next_attempt_at",
+        "payload",
+    )
     inlines = (AttemptInline,)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:

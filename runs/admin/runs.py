@@ -1,4 +1,5 @@
-"""The operators' cockpit. Nothing is edited here; actions call the services that pages and API call."""
+"""The operators' cockpit. Nothing is edited here; actions call the services that pages and API
+call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -76,9 +77,20 @@ class RunAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-run_id")
     search_fields = ("dataset_key", "model_id")
-    search_help_text = "Words of a name, the beginning of a run id, or a dataset, model, tag or owner exactly"
+    search_help_text = (
+        "Words of a name, the beginning of a run id, or a dataset, model, tag or owner exactly"
+    )
     inlines = (EventInline, DeliveryInline)
-    actions = ("cancel", "retry", "retry_from_scratch", "pin", "unpin", "prioritise", "trash", "purge")
+    actions = (
+        "cancel",
+        "retry",
+        "retry_from_scratch",
+        "pin",
+        "unpin",
+        "prioritise",
+        "trash",
+        "purge",
+    )
     readonly_fields = ("status_badge", "tags", "folder", "retries", "series")
     fieldsets = (
         (None, {"fields": (
@@ -105,13 +117,17 @@ class RunAdmin(ReadOnlyAdmin):
         match = request.resolver_match
         return rows.defer(*HEAVY) if match and match.url_name == "runs_run_changelist" else rows
 
-    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Run], search_term: str) -> tuple[QuerySet[Run], bool]:
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Run], search_term: str
+    ) -> tuple[QuerySet[Run], bool]:
         """By what an index finds at once; Django's own search would read every row."""
         text = search_term.strip().replace("\x00", "")
         if not text:
             return queryset, False
         found = Q(dataset_key=text) | Q(model_id=text) | Q(owner__username=text)
-        found |= Q(pk__in=RunTag.objects.filter(name=text).order_by().values("run")) | runs_named(text)
+        found |= Q(pk__in=RunTag.objects.filter(name=text).order_by().values("run")) | runs_named(
+            text
+        )
         if (by_id := runs_whose_id_begins(text)) is not None:
             found |= by_id
         return queryset.filter(found), False
@@ -125,7 +141,10 @@ class RunAdmin(ReadOnlyAdmin):
         if self.has_operate_permission(request):
             return self.fieldsets
         return tuple(
-            (title, options | {"fields": tuple(name for name in options["fields"] if name != "config")})
+            (
+                title,
+                options | {"fields": tuple(name for name in options["fields"] if name != "config")},
+            )
             for title, options in self.fieldsets
         )
 
@@ -161,20 +180,33 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="retries")
     def retries(self, run: Run) -> SafeString | str:
-        links = ((run_link(pk, name),) for pk, name in run.retries.newest_first().values_list("pk", "name")[:20])
+        links = (
+            (run_link(pk, name),)
+            for pk, name in run.retries.newest_first().values_list("pk", "name")[:20]
+        )
         return format_html_join(", ", "{}", links) or "–"
 
     @admin.display(description="metrics")
     def series(self, run: Run) -> SafeString | str:
-        rows = [(series.name, series.count, series.first, series.last) for series in run.metric_series.all()]
+        rows = [
+            (series.name, series.count, series.first, series.last)
+            for series in run.metric_series.all()
+        ]
         return format_html_join("", "<div><bdi>{}</bdi>: {} points, {} → {}</div>", rows) or "–"
 
     # --- actions
 
     def _each(
-        self, request: HttpRequest, runs: QuerySet[Run], act: Callable[[Run, User], object], done: str, *, log: bool = True
+        self,
+        request: HttpRequest,
+        runs: QuerySet[Run],
+        act: Callable[[Run, User], object],
+        done: str,
+        *,
+        log: bool = True,
     ) -> None:
-        """Do something to each run on which the person may act. ``log``: the service writes no line of the audit log itself."""
+        """Do something to each run on which the person may act. ``log``: the service writes no line
+        of the audit log itself."""
 
         def act_on(run: Run, by: User) -> None:
             require(by, May.ACT, owner_id=run.owner_id)
@@ -186,7 +218,9 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: attending.cancel_run(run=run, by=by), "asked to stop")
+        self._each(
+            request, runs, lambda run, by: attending.cancel_run(run=run, by=by), "asked to stop"
+        )
 
     @admin.action(description="Retry", permissions=["operate"])
     def retry(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
@@ -194,36 +228,78 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Retry from scratch", permissions=["operate"])
     def retry_from_scratch(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: retrying.retry_run(run=run, by=by, resume=False), "tried again from scratch")
+        self._each(
+            request,
+            runs,
+            lambda run, by: retrying.retry_run(run=run, by=by, resume=False),
+            "tried again from scratch",
+        )
 
     @admin.action(description="Pin", permissions=["operate"])
     def pin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: annotations.annotate_run(run=run, by=by, pinned=True), "pinned")
+        self._each(
+            request,
+            runs,
+            lambda run, by: annotations.annotate_run(run=run, by=by, pinned=True),
+            "pinned",
+        )
 
     @admin.action(description="Unpin", permissions=["operate"])
     def unpin(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: annotations.annotate_run(run=run, by=by, pinned=False), "unpinned")
+        self._each(
+            request,
+            runs,
+            lambda run, by: annotations.annotate_run(run=run, by=by, pinned=False),
+            "unpinned",
+        )
 
     @admin.action(description="Move to the front of the queue", permissions=["operate"])
     def prioritise(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        front = Run.objects.pending_in_order().exclude(pk__in=runs.values("pk")).values_list("priority", flat=True).first()
+        front = (
+            Run.objects.pending_in_order()
+            .exclude(pk__in=runs.values("pk"))
+            .values_list("priority", flat=True)
+            .first()
+        )
         priority = min((front or 0) + 1, PRIORITY_RANGE[1])
         done = f"moved to the front of the queue (priority {priority})"
         if front == PRIORITY_RANGE[1]:
-            done = f"set to priority {priority}, the highest; older runs of that priority start first"
-        self._each(request, runs, lambda run, by: annotations.set_priority(run=run, by=by, priority=priority), done)
+            done = (
+                f"set to priority {priority}, the highest; older runs of that priority start first"
+            )
+        self._each(
+            request,
+            runs,
+            lambda run, by: annotations.set_priority(run=run, by=by, priority=priority),
+            done,
+        )
 
     @admin.action(description="Move to the trash", permissions=["operate"])
     def trash(self, request: HttpRequest, runs: QuerySet[Run]) -> None:
-        self._each(request, runs, lambda run, by: deletion.trash_run(run=run, by=by), "moved to the trash", log=False)
+        self._each(
+            request,
+            runs,
+            lambda run, by: deletion.trash_run(run=run, by=by),
+            "moved to the trash",
+            log=False,
+        )
 
     @admin.action(description="Delete from the trash, with files", permissions=["operate"])
     def purge(self, request: HttpRequest, runs: QuerySet[Run]) -> HttpResponse | None:
         """Asks first: this cannot be undone."""
         if request.POST.get("confirmed"):
-            self._each(request, runs, lambda run, by: deletion.purge_run(run=run, by=by), "deleted with files", log=False)
+            self._each(
+                request,
+                runs,
+                lambda run, by: deletion.purge_run(run=run, by=by),
+                "deleted with files",
+                log=False,
+            )
             return None
-        chosen = [(run, size(deletion.folder_bytes(run))) for run in runs.order_by(*self.ordering)[:ACTION_MAX]]
+        chosen = [
+            (run, size(deletion.folder_bytes(run)))
+            for run in runs.order_by(*self.ordering)[:ACTION_MAX]
+        ]
         context = self.admin_site.each_context(request) | {
             "title": "Delete runs and their files?",
             "opts": self.opts,

@@ -1,4 +1,5 @@
-"""The API of what a run leaves behind: logs, metrics, files, and the live stream of them all (docs/live.md)."""
+"""The API of what a run leaves behind: logs, metrics, files, and the live stream of them all
+(docs/live.md)."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -46,7 +47,8 @@ def where_it_is() -> RunQuerySet:
 
 
 class RunLogs(APIView):
-    """GET: part of a log as text, from a byte offset on, or its last lines; or the lines of it that hold a text."""
+    """GET: part of a log as text, from a byte offset on, or its last lines; or the lines of it that
+    hold a text."""
 
     def get(self, request: Request, run_id: str) -> Response:
         if "search" in request.query_params:
@@ -68,7 +70,9 @@ class RunLogs(APIView):
         complete = run.is_terminal
         try:
             if tail_lines:
-                part = logs.read_lines_before(path, end=before, lines=tail_lines, limit=limit, complete=complete)
+                part = logs.read_lines_before(
+                    path, end=before, lines=tail_lines, limit=limit, complete=complete
+                )
             else:
                 part = logs.read_part(path, offset=offset, limit=limit, complete=complete)
         except logs.OffsetPastEnd as error:
@@ -116,7 +120,11 @@ class RunLogs(APIView):
             "size": found.size,
             "complete": run.is_terminal,
             "matches": [
-                {"offset": match.offset, "line": None if before is None else before + match.line + 1, "text": match.text}
+                {
+                    "offset": match.offset,
+                    "line": None if before is None else before + match.line + 1,
+                    "text": match.text,
+                }
                 for match in found.matches
             ],
         }
@@ -133,7 +141,10 @@ def _parse_needle(text: str) -> str:
 
 
 def _no_such_log(stream: str) -> NotFound:
-    return NotFound(f"{stream[:64]!r} is no log of this run: there are stdout and stderr, and they are regular files.")
+    return NotFound(
+        f"{stream[:64]!r} is no log of this run: there are stdout and stderr, and they are regular"
+        " files."
+    )
 
 
 class RunLogFile(APIView):
@@ -154,7 +165,9 @@ class RunLogFile(APIView):
         except BrokenFile as error:
             raise _no_such_log(stream) from error
         name = f"{run.run_id}-{stream}.log"
-        return send_file(request._request, descriptor, filename=name, content_type="text/plain; charset=utf-8")
+        return send_file(
+            request._request, descriptor, filename=name, content_type="text/plain; charset=utf-8"
+        )
 
 
 class RunMetrics(APIView):
@@ -178,7 +191,9 @@ class RunMetrics(APIView):
             # The stream goes on at this offset, so what was read must end there.
             offset = run.metrics_offset
             if names:
-                answer["data"] = [_curve(attempts, name, points, from_step, to_step) for name in names]
+                answer["data"] = [
+                    _curve(attempts, name, points, from_step, to_step) for name in names
+                ]
             else:
                 answer["data"] = _series(attempts)
             run.refresh_from_db(fields=["metrics_offset"])
@@ -211,7 +226,9 @@ def _names(reader: QueryReader) -> list[str]:
     if len(names) > NAMES_MAX:
         reader.errors["name"] = [f"may be given {NAMES_MAX} times at most."]
     elif any(len(name) > NAME_MAX_LENGTH or "\x00" in name for name in names):
-        reader.errors["name"] = [f"must have at most {NAME_MAX_LENGTH} characters, none of them NUL."]
+        reader.errors["name"] = [
+            f"must have at most {NAME_MAX_LENGTH} characters, none of them NUL."
+        ]
     return names
 
 
@@ -225,7 +242,11 @@ def _series(attempts: Sequence[curves.Attempt]) -> list[dict[str, Any]]:
 
 
 def _curve(
-    attempts: Sequence[curves.Attempt], name: str, points: int, from_step: int | None, to_step: int | None
+    attempts: Sequence[curves.Attempt],
+    name: str,
+    points: int,
+    from_step: int | None,
+    to_step: int | None,
 ) -> dict[str, Any]:
     segments = curves.segments_of(attempts, name, from_step=from_step, to_step=to_step)
     if not segments:
@@ -262,8 +283,13 @@ class RunEvents(APIView):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
         limits = {"limit": settings.MAX_STREAMS, "each": settings.STREAMS_PER_ACCOUNT}
         viewer = stream.Viewer(run, folder, position, Credential.of(request), **limits)
-        headers = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # the second is for nginx
-        return StreamingHttpResponse(viewer, content_type="text/event-stream; charset=utf-8", headers=headers)
+        headers = {
+            "Cache-Control": "no-cache, no-transform",
+            "X-Accel-Buffering": "no",
+        }  # the second is for nginx
+        return StreamingHttpResponse(
+            viewer, content_type="text/event-stream; charset=utf-8", headers=headers
+        )
 
 
 class RunArtifacts(APIView):
@@ -289,7 +315,8 @@ class RunArtifacts(APIView):
 
 
 class RunArtifact(APIView):
-    """GET: one file, or ranges of it. DELETE: a file or folder of the checkpoints or the model of an ended run."""
+    """GET: one file, or ranges of it. DELETE: a file or folder of the checkpoints or the model of
+    an ended run."""
 
     content_negotiation_class = OneForm
 
@@ -297,7 +324,12 @@ class RunArtifact(APIView):
         QueryReader(request.query_params).finish()
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         descriptor = artifacts.open_artifact(while_root_is_there(run_folder(run)), path)
-        return send_file(request._request, descriptor, filename=path.rsplit("/", 1)[-1], content_type="application/octet-stream")
+        return send_file(
+            request._request,
+            descriptor,
+            filename=path.rsplit("/", 1)[-1],
+            content_type="application/octet-stream",
+        )
 
     def delete(self, request: Request, run_id: str, path: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)

@@ -29,7 +29,11 @@ _NOBODY = uuid.UUID(int=0)
 def full_answer(run: Run, reader: User) -> dict[str, Any]:
     """Everything about a run that ``reader`` may see; ``POST`` and ``GET`` answer the same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
-    return _full(values, reader, run.owner_id) | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id} | _related(run)
+    return (
+        _full(values, reader, run.owner_id)
+        | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id}
+        | _related(run)
+    )
 
 
 def read_full(run_id: uuid.UUID, reader: User) -> dict[str, Any] | None:
@@ -45,7 +49,8 @@ def read_full(run_id: uuid.UUID, reader: User) -> dict[str, Any] | None:
 
 
 def _related(run: Run) -> dict[str, Any]:
-    """What stands in other tables. If the database went away while a run was executed in the request, its end goes first."""
+    """What stands in other tables. If the database went away while a run was executed in the
+    request, its end goes first."""
     try:
         return {
             "owner": run.owner.get_username(),
@@ -66,7 +71,16 @@ def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
 @cache
 def _full_rows() -> Compiled:
     runs = Run.objects.visible().filter(pk=_NOBODY)
-    return Compiled(runs.values_list(*FULL_FIELDS, "retry_of_id", "resume_from_id", "owner_id", "owner__username", "host__name"))
+    return Compiled(
+        runs.values_list(
+            *FULL_FIELDS,
+            "retry_of_id",
+            "resume_from_id",
+            "owner_id",
+            "owner__username",
+            "host__name",
+        )
+    )
 
 
 @cache

@@ -5,7 +5,8 @@ from runs.api import live, views
 
 
 class FilePathConverter(PathConverter):
-    """A path as the file system allows it. Django's own ``path`` takes no line feed, and reversing raises an error then."""
+    """A path as the file system allows it. Django's own ``path`` takes no line feed, and reversing
+    raises an error then."""
 
     regex = r"[\s\S]+"
 
@@ -24,7 +25,9 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/events", live.RunEvents.as_view(), name="events"),
     path("tunix/runs/<str:run_id>/metrics", live.RunMetrics.as_view(), name="metrics"),
     path("tunix/runs/<str:run_id>/artifacts", live.RunArtifacts.as_view(), name="artifacts"),
-    path("tunix/runs/<str:run_id>/artifacts/<file:path>", live.RunArtifact.as_view(), name="artifact"),
+    path(
+        "tunix/runs/<str:run_id>/artifacts/<file:path>", live.RunArtifact.as_view(), name="artifact"
+    ),
     path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
     path("tunix/runs/<str:run_id>/extend", views.RunExtend.as_view(), name="extend"),

@@ -1,4 +1,5 @@
-"""The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a service and answers."""
+"""The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a
+service and answers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -66,7 +67,9 @@ class RunSubmit(APIView):
     def _read(request: Request) -> RunRequest:
         data = request.data
         if isinstance(data, dict) and data.get("client_request_id") is None:
-            header = request.headers.get("X-Client-Request-Id") or request.headers.get("Idempotency-Key")
+            header = request.headers.get("X-Client-Request-Id") or request.headers.get(
+                "Idempotency-Key"
+            )
             if header:
                 data = data | {"client_request_id": header}
         asked = clean_request(data)
@@ -92,7 +95,9 @@ class RunList(APIView):
         selection = read_selection(reader, by=actor(request))
         reader.finish()
         with search(actor(request), "q", reads_all=selection.reads_all):
-            rows, behind = pages.read_page(selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first)
+            rows, behind = pages.read_page(
+                selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first
+            )
         pagination = {
             "limit": limit,
             "offset": offset,
@@ -119,10 +124,13 @@ def read_selection(reader: QueryReader, *, by: User) -> Selection:
 
 
 class RunDetail(APIView):
-    """GET: everything about a run. PATCH: name, tags, notes, pin. DELETE: an ended run goes to the trash."""
+    """GET: everything about a run. PATCH: name, tags, notes, pin. DELETE: an ended run goes to the
+    trash."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        return Response(read_run_for(actor(request), run_id, lambda key: read_full(key, actor(request))))
+        return Response(
+            read_run_for(actor(request), run_id, lambda key: read_full(key, actor(request)))
+        )
 
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
@@ -138,7 +146,9 @@ class RunDetail(APIView):
 def _read_annotations(data: Any, run: Run) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValidationError({"non_field_errors": ["The request must be a JSON object."]})
-    kept = [run.name, *(tag.name for tag in run.tags.all())] if data.keys() & {"name", "tags"} else []
+    kept = (
+        [run.name, *(tag.name for tag in run.tags.all())] if data.keys() & {"name", "tags"} else []
+    )
     parsers: dict[str, Callable[[Any], Any]] = {
         "name": partial(clean_name, kept=kept),
         "tags": partial(clean_tags, kept=kept),
@@ -187,7 +197,11 @@ class RunRetry(APIView):
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         data = request.data
-        if not isinstance(data, dict) or set(data) - {"resume"} or not isinstance(data.get("resume", True), bool):
+        if (
+            not isinstance(data, dict)
+            or set(data) - {"resume"}
+            or not isinstance(data.get("resume", True), bool)
+        ):
             raise ValidationError({"resume": ["The only field is resume: true or false."]})
         retry = retrying.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
         return _taken(retry, actor(request))
@@ -207,7 +221,12 @@ class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
     def get(self, request: Request, run_id: str) -> HttpResponse:
-        path = while_root_is_there(reservations.run_folder(get_run_for(actor(request), run_id, may=May.READ))) / names.MANIFEST
+        path = (
+            while_root_is_there(
+                reservations.run_folder(get_run_for(actor(request), run_id, may=May.READ))
+            )
+            / names.MANIFEST
+        )
         try:
             with open(files.open_regular(path), "rb") as file:
                 return HttpResponse(file.read(), content_type="application/yaml; charset=utf-8")

@@ -45,7 +45,9 @@ class Damaged(BackupRefused):
     """A backup that is not what its manifest says."""
 
     def __init__(self, problem: str):
-        super().__init__(f"This backup is damaged: {problem} Nothing was restored. Use another backup.")
+        super().__init__(
+            f"This backup is damaged: {problem} Nothing was restored. Use another backup."
+        )
 
 
 def version() -> str:
@@ -55,18 +57,24 @@ def version() -> str:
 
 
 def path_parts(name: object) -> list[str]:
-    """Return the parts of a relative path of the manifest. Raises Damaged for one that could lead elsewhere."""
+    """Return the parts of a relative path of the manifest. Raises Damaged for one that could lead
+    elsewhere."""
     parts = name.split("/") if isinstance(name, str) else []
-    if not parts or any(part in ("", ".", "..") or "\0" in part for part in parts) or parts[0].startswith("."):
+    if (
+        not parts
+        or any(part in ("", ".", "..") or "\0" in part for part in parts)
+        or parts[0].startswith(".")
+    ):
         raise Damaged(f"{str(name)[:200]!r} is no path of a run.")
     return parts
 
 
-# --- the manifest -----------------------------------------------------------------------------------------------------
+# --- the manifest ---------------------------------------------------------------------------------
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write the manifest, signed with a hash of its own content against damage (not against forgery)."""
+    """Write the manifest, signed with a hash of its own content against damage (not against
+    forgery)."""
     text = json.dumps(content | {"sha256": _hash_of(content)}, indent=1, sort_keys=True)
     with create(folder / MANIFEST) as file:
         file.write(text.encode() + b"\n")
@@ -98,7 +106,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if written != _hash_of(content):
         raise Damaged(f"{MANIFEST} has changed.")
     if content.get("format") != FORMAT:
-        raise BackupRefused(f"This backup was made by a newer version ({content.get('version')}); restore it with that one.")
+        raise BackupRefused(
+            f"This backup was made by a newer version ({content.get('version')}); restore it with"
+            " that one."
+        )
     return content
 
 
@@ -106,12 +117,15 @@ def _hash_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def create(path: Path) -> BufferedWriter:
     """Open a new file for writing that its owner alone can read."""
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb")
+    return open(
+        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600),
+        "wb",
+    )
 
 
 def make_folder(path: Path) -> None:
@@ -122,9 +136,12 @@ def make_folder(path: Path) -> None:
 
 
 def open_file(folder: Path, name: str) -> BufferedReader:
-    """Open a regular file of a backup for reading. Raises Damaged for a link or anything else in its place."""
+    """Open a regular file of a backup for reading. Raises Damaged for a link or anything else in
+    its place."""
     try:
-        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(
+            folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        )
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -157,11 +174,13 @@ def verified(folder: Path, name: str, sha256: object) -> Iterator[BufferedReader
 
 
 def require_space(folder: Path, wanted: int) -> None:
-    """Raise BackupRefused if the file system of ``folder`` has less than ``wanted`` bytes and some to spare."""
+    """Raise BackupRefused if the file system of ``folder`` has less than ``wanted`` bytes and some
+    to spare."""
     found = os.statvfs(folder)
     free = found.f_bavail * found.f_frsize
     needed = wanted + SPARE_BYTES
     if free < needed:
         raise BackupRefused(
-            f"There is too little room in {folder}: {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free."
+            f"There is too little room in {folder}: {needed / 1e6:,.0f} MB are needed,"
+            f" {free / 1e6:,.0f} MB are free."
         )

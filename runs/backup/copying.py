@@ -1,8 +1,9 @@
 """Copying the folders of runs, while trainings write to them, and back.
 
-Folders are opened one inside the other without following links (``openat``), and only regular files are copied: whatever a
-training has put into its folder, nothing outside the output root is read. Every byte is read for its hash, so neither hard links
-(which would share later damage with the original) nor reflinks are used.
+Folders are opened one inside the other without following links (``openat``), and only regular files
+are copied: whatever a training has put into its folder, nothing outside the output root is read.
+Every byte is read for its hash, so neither hard links (which would share later damage with the
+original) nor reflinks are used.
 """
 
 import hashlib
@@ -23,8 +24,12 @@ from runs.runfolder.tree import DEPTH_MAX
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 ATTEMPTS = 3
 WARNINGS_MAX = 10  # of one run
-PATH_MAX_BYTES = 2000  # of a path inside a run's folder; the system's limit is 4096 with what is before it
-SPARSE_BYTES = 2**30  # from this size on, a file that takes less than a hundredth on disk is no file of a training
+PATH_MAX_BYTES = (
+    2000  # of a path inside a run's folder; the system's limit is 4096 with what is before it
+)
+SPARSE_BYTES = (
+    2**30
+)  # from this size on, a file that takes less than a hundredth on disk is no file of a training
 _STEP = re.compile(r"[0-9]+(\..*)?", re.ASCII)  # of a checkpoint, under its own or a temporary name
 
 Progress = Callable[[int], None]  # is told the bytes of each file
@@ -42,7 +47,8 @@ class CopiedFile:
 
 @dataclass
 class FolderCopy:
-    """What was copied of one folder, and what was not as it should be, in sentences: no run keeps others from being backed up."""
+    """What was copied of one folder, and what was not as it should be, in sentences: no run keeps
+    others from being backed up."""
 
     files: list[CopiedFile] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -58,7 +64,8 @@ class Unreadable(Exception):
 
 @contextmanager
 def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
-    """Yield a descriptor of the folder that ``parts`` lead to, no link followed below ``root``. Raises OSError."""
+    """Yield a descriptor of the folder that ``parts`` lead to, no link followed below ``root``.
+    Raises OSError."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in parts:
@@ -70,15 +77,18 @@ def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
         os.close(descriptor)
 
 
-# --- into a backup ----------------------------------------------------------------------------------------------------
+# --- into a backup --------------------------------------------------------------------------------
 
 
-def copy_folder(source: int, target: Path, *, others: Collection[str] = (), progress: Progress) -> FolderCopy:
+def copy_folder(
+    source: int, target: Path, *, others: Collection[str] = (), progress: Progress
+) -> FolderCopy:
     """Copy the folder of a run, which may be executing, into the new folder ``target``.
 
-    ``exit.json`` goes first: if it is there, all else is complete already; if it is written later, the copy is that of a run that
-    was still executing. A checkpoint is copied whole or not at all, the newest first. A file that grows (a log) is copied as far
-    as it reached. ``others``: folders inside, relative to the run's, that belong to other runs.
+    ``exit.json`` goes first: if it is there, all else is complete already; if it is written later,
+    the copy is that of a run that was still executing. A checkpoint is copied whole or not at all,
+    the newest first. A file that grows (a log) is copied as far as it reached. ``others``: folders
+    inside, relative to the run's, that belong to other runs.
 
     Raises:
         OSError: the copy cannot be written.
@@ -88,7 +98,9 @@ def copy_folder(source: int, target: Path, *, others: Collection[str] = (), prog
     with suppress(Unreadable):
         _copy_file(source, names.EXIT, target, "", copy, progress)
     done = {names.EXIT, names.LOCK, names.CHECKPOINTS, *others}
-    _copy_tree(source, target, "", copy, progress, skip=lambda path: path in done or _is_temporary(path))
+    _copy_tree(
+        source, target, "", copy, progress, skip=lambda path: path in done or _is_temporary(path)
+    )
     try:
         checkpoints = os.open(names.CHECKPOINTS, FOLDER, dir_fd=source)
     except OSError:
@@ -101,9 +113,12 @@ def copy_folder(source: int, target: Path, *, others: Collection[str] = (), prog
 
 
 def _is_temporary(path: str) -> bool:
-    """Whether a killed writer leaves such a file, the keeper puts space aside with it, or a removal is under way."""
+    """Whether a killed writer leaves such a file, the keeper puts space aside with it, or a removal
+    is under way."""
     name, _, suffix = path[1:].rpartition(".")
-    return (path.startswith(".") and name in names.NAMES and len(suffix) == 8) or "/.removed." in f"/{path}"
+    return (
+        path.startswith(".") and name in names.NAMES and len(suffix) == 8
+    ) or "/.removed." in f"/{path}"
 
 
 def _copy_checkpoints(source: int, target: Path, copy: FolderCopy, progress: Progress) -> None:
@@ -120,18 +135,26 @@ def _copy_checkpoints(source: int, target: Path, copy: FolderCopy, progress: Pro
     there = Path(f"/proc/self/fd/{source}")
     copied: set[int] = set()
     had_any = False
-    for _ in range(ATTEMPTS):  # while a checkpoint is copied, the training may save a newer one and remove this one
+    for _ in range(
+        ATTEMPTS
+    ):  # while a checkpoint is copied, the training may save a newer one and remove this one
         for step in reversed(complete_steps(there)):
             had_any = True
             if step not in copied and _copy_checkpoint(source, step, target, copy, progress):
                 copied.add(step)
         if copied or not had_any:
             return
-    copy.warn("none of its checkpoints is in this backup: they were replaced faster than they could be copied, or cannot be read")
+    copy.warn(
+        "none of its checkpoints is in this backup: they were replaced faster than they could be"
+        " copied, or cannot be read"
+    )
 
 
-def _copy_checkpoint(source: int, step: int, target: Path, copy: FolderCopy, progress: Progress) -> bool:
-    """Copy one complete checkpoint; return False, and leave nothing of it, if it was removed meanwhile."""
+def _copy_checkpoint(
+    source: int, step: int, target: Path, copy: FolderCopy, progress: Progress
+) -> bool:
+    """Copy one complete checkpoint; return False, and leave nothing of it, if it was removed
+    meanwhile."""
     part = FolderCopy()
     inside = f"{names.CHECKPOINTS}/{step}/"
     try:
@@ -144,7 +167,11 @@ def _copy_checkpoint(source: int, step: int, target: Path, copy: FolderCopy, pro
         _copy_tree(descriptor, target, inside, part, progress)
         for warning in part.warnings:
             copy.warn(warning)
-        whole = {file.path.removeprefix(inside) for file in part.files} == before == _names_below(descriptor)
+        whole = (
+            {file.path.removeprefix(inside) for file in part.files}
+            == before
+            == _names_below(descriptor)
+        )
     finally:
         os.close(descriptor)
     if whole and step in complete_steps(Path(f"/proc/self/fd/{source}")):
@@ -172,7 +199,8 @@ def _copy_tree(
     progress: Progress,
     skip: Callable[[str], bool] = lambda path: False,
 ) -> None:
-    """Copy what is below ``source``, which is the folder ``inside`` of the run's, but for the paths that are to be skipped."""
+    """Copy what is below ``source``, which is the folder ``inside`` of the run's, but for the paths
+    that are to be skipped."""
 
     def unreadable(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
@@ -183,14 +211,17 @@ def _copy_tree(
             return False
         if len(os.fsencode(path)) > PATH_MAX_BYTES or path.count("/") > DEPTH_MAX:
             copy.warn(
-                f"what lies deeper than {DEPTH_MAX} folders or has a path of more than {PATH_MAX_BYTES:,} bytes is left out"
+                f"what lies deeper than {DEPTH_MAX} folders or has a path of more than"
+                f" {PATH_MAX_BYTES:,} bytes is left out"
             )
             return False
         return True
 
     for path, folders, files, descriptor in os.fwalk(".", dir_fd=source, onerror=unreadable):
         here = inside + (path[2:] + "/" if path != "." else "")
-        folders[:] = sorted(name for name in folders if wanted(here + name) and _is_folder(name, descriptor))
+        folders[:] = sorted(
+            name for name in folders if wanted(here + name) and _is_folder(name, descriptor)
+        )
         for name in folders:
             (target / here / name).mkdir(mode=0o700)
         for name in sorted(files):
@@ -208,10 +239,14 @@ def _is_folder(name: str, parent: int) -> bool:
         return False
 
 
-def _copy_file(parent: int, name: str, target: Path, inside: str, copy: FolderCopy, progress: Progress) -> None:
+def _copy_file(
+    parent: int, name: str, target: Path, inside: str, copy: FolderCopy, progress: Progress
+) -> None:
     """Copy a regular file if it is there. Raises Unreadable, and leaves nothing of it then."""
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        descriptor = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
+        )
     except OSError as error:
         if _is_regular(name, parent):
             raise Unreadable(error.strerror) from error
@@ -221,7 +256,9 @@ def _copy_file(parent: int, name: str, target: Path, inside: str, copy: FolderCo
         if not stat.S_ISREG(status.st_mode):
             return
         if status.st_size > SPARSE_BYTES and status.st_blocks * 512 < status.st_size / 100:
-            raise Unreadable(f"it claims to have {status.st_size:,} bytes and has next to none on disk")
+            raise Unreadable(
+                f"it claims to have {status.st_size:,} bytes and has next to none on disk"
+            )
         path = target / inside / name
         with create(path) as file:
             try:
@@ -239,7 +276,8 @@ def _copy_file(parent: int, name: str, target: Path, inside: str, copy: FolderCo
 
 
 def _copy_steadily(source: int, status: os.stat_result, target: int) -> tuple[CopiedFile, bool]:
-    """Copy a file as far as it reaches now, again if it is changed meanwhile other than by growing; whether it came to rest."""
+    """Copy a file as far as it reaches now, again if it is changed meanwhile other than by growing;
+    whether it came to rest."""
     for _ in range(ATTEMPTS - 1):
         copied = _copy_bytes(source, status, target)
         before, status = status, os.fstat(source)
@@ -275,13 +313,20 @@ def _copy_bytes(source: int, status: os.stat_result, target: int) -> CopiedFile:
     return CopiedFile("", offset, status.st_mtime_ns, found.hexdigest())
 
 
-# --- out of a backup --------------------------------------------------------------------------------------------------
+# --- out of a backup ------------------------------------------------------------------------------
 
 
 def take_out(
-    source: int, target: Path, name: str, files: dict[str, tuple[int, str]], *, others: Collection[str], progress: Progress
+    source: int,
+    target: Path,
+    name: str,
+    files: dict[str, tuple[int, str]],
+    *,
+    others: Collection[str],
+    progress: Progress,
 ) -> None:
-    """Copy the folder ``name`` of a run out of a backup, if it holds exactly ``files``: path → size and hash.
+    """Copy the folder ``name`` of a run out of a backup, if it holds exactly ``files``: path → size
+    and hash.
 
     Raises:
         Damaged: a file is missing, has changed, is a link, or is not among them.
@@ -293,5 +338,11 @@ def take_out(
     found = {file.path: (file.size, file.sha256) for file in copy.files}
     for path in sorted(found.keys() | files.keys()):
         if found.get(path) != files.get(path):
-            what = "is missing" if path not in found else "is not in its list of files" if path not in files else "has changed"
+            what = (
+                "is missing"
+                if path not in found
+                else "is not in its list of files"
+                if path not in files
+                else "has changed"
+            )
             raise Damaged(f"{f'{name}/{path}'!r} {what}.")

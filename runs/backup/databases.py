@@ -1,4 +1,5 @@
-"""Saving and loading the database: SQLite through its backup API, PostgreSQL through pg_dump and pg_restore.
+"""Saving and loading the database: SQLite through its backup API, PostgreSQL through pg_dump and
+pg_restore.
 
 Both save one consistent state while others write, and load it in one transaction: all or nothing.
 """
@@ -23,7 +24,12 @@ from runs.backup.archive import BackupRefused, create
 
 LOADED = "tunixrt: loaded"
 LOCK_SECONDS = 60
-COUNTED = {"accounts": "auth_user", "runs": "tunix_runs", "datasets": "datasets_dataset", "traces": "datasets_trace"}
+COUNTED = {
+    "accounts": "auth_user",
+    "runs": "tunix_runs",
+    "datasets": "datasets_dataset",
+    "traces": "datasets_trace",
+}
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,14 @@ Query = Callable[[str], Sequence[Sequence[Any]]]
 
 def _read_facts(query: Query, details: dict[str, Any]) -> Saved:
     runs = [
-        StoredRun(uuid.UUID(str(run_id)), status, output_dir if mode == "local" and output_dir else str(uuid.UUID(str(run_id))))
+        StoredRun(
+            uuid.UUID(str(run_id)),
+            status,
+            output_dir if mode == "local" and output_dir else str(uuid.UUID(str(run_id))),
+        )
         for run_id, mode, status, output_dir in query(
-            "SELECT run_id, mode, status, output_dir FROM tunix_runs WHERE mode = 'local' OR supervised ORDER BY run_id"
+            "SELECT run_id, mode, status, output_dir FROM tunix_runs WHERE mode = 'local' OR"
+            " supervised ORDER BY run_id"
         )
     ]
     migrations: dict[str, list[str]] = {}
@@ -61,7 +72,9 @@ def _read_facts(query: Query, details: dict[str, Any]) -> Saved:
         migrations.setdefault(app, []).append(name)
     roots = query("SELECT id FROM runs_outputroot")
     counts = {what: query(f"SELECT count(*) FROM {table}")[0][0] for what, table in COUNTED.items()}  # noqa: S608 - our own names
-    return Saved(runs, migrations, str(uuid.UUID(str(roots[0][0]))) if roots else None, counts, details)
+    return Saved(
+        runs, migrations, str(uuid.UUID(str(roots[0][0]))) if roots else None, counts, details
+    )
 
 
 def database_bytes() -> int:
@@ -74,51 +87,64 @@ def database_bytes() -> int:
 
 
 def save_database(target: Path) -> Saved:
-    """Save the database into the new file ``target`` and return what it then holds. Raises BackupRefused."""
+    """Save the database into the new file ``target`` and return what it then holds. Raises
+    BackupRefused."""
     return _save_sqlite(target) if connection.vendor == "sqlite" else _save_postgresql(target)
 
 
 def load_database(source: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Load the saved database, in place of all that is there, when the function that this yields is called; until then, and if
-    that raises BackupRefused, everything stays as it is. No connection of this process may be open."""
+    """Load the saved database, in place of all that is there, when the function that this yields is
+    called; until then, and if that raises BackupRefused, everything stays as it is. No connection
+    of this process may be open."""
     return _load_sqlite(source) if connection.vendor == "sqlite" else _load_postgresql(source)
 
 
-# --- SQLite -----------------------------------------------------------------------------------------------------------
+# --- SQLite ---------------------------------------------------------------------------------------
 
 
 def _save_sqlite(target: Path) -> Saved:
     create(target).close()
     live = f"file:{quote(str(Path(connection.settings_dict['NAME']).resolve()))}?mode=rw"
     try:
-        with closing(sqlite3.connect(live, uri=True)) as source, closing(sqlite3.connect(target)) as copy:
-            # All pages in one step, which is one read transaction: step by step it would begin anew at every write of others.
+        with (
+            closing(sqlite3.connect(live, uri=True)) as source,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            # All pages in one step, which is one read transaction: step by step it would begin anew
+            # at every write of others.
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # so that it is one file
             if (problem := copy.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise BackupRefused(f"The database is damaged: {problem}")
-            return _read_facts(lambda sql: copy.execute(sql).fetchall(), {"version": sqlite3.sqlite_version})
+            return _read_facts(
+                lambda sql: copy.execute(sql).fetchall(), {"version": sqlite3.sqlite_version}
+            )
     except sqlite3.Error as error:
         raise BackupRefused(f"The database cannot be saved: {error}") from error
 
 
 @contextmanager
 def _load_sqlite(source: Path) -> Iterator[Callable[[], None]]:
-    with closing(sqlite3.connect(f"file:{quote(str(source.resolve()))}?mode=ro&immutable=1", uri=True)) as saved:
+    with closing(
+        sqlite3.connect(f"file:{quote(str(source.resolve()))}?mode=ro&immutable=1", uri=True)
+    ) as saved:
 
         def commit() -> None:
             database = Path(connection.settings_dict["NAME"])
             try:
-                # Written as one transaction: also for a reader who has the file open, and after a power cut.
+                # Written as one transaction: also for a reader who has the file open, and after a
+                # power cut.
                 with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as target:
                     saved.backup(target)
             except sqlite3.Error as error:
-                raise BackupRefused(f"The database {database} cannot be written: {error}") from error
+                raise BackupRefused(
+                    f"The database {database} cannot be written: {error}"
+                ) from error
 
         yield commit
 
 
-# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+# --- PostgreSQL -----------------------------------------------------------------------------------
 
 
 def _save_postgresql(target: Path) -> Saved:
@@ -127,7 +153,12 @@ def _save_postgresql(target: Path) -> Saved:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         cursor.execute("SELECT pg_export_snapshot()")
         snapshot = cursor.fetchone()[0]
-        options = ["--format=custom", "--no-owner", "--no-privileges", f"--lock-wait-timeout={LOCK_SECONDS}s"]
+        options = [
+            "--format=custom",
+            "--no-owner",
+            "--no-privileges",
+            f"--lock-wait-timeout={LOCK_SECONDS}s",
+        ]
         with create(target) as file:
             _run([program, *options, f"--snapshot={snapshot}"], stdout=file)
 
@@ -140,11 +171,14 @@ def _save_postgresql(target: Path) -> Saved:
 
 @contextmanager
 def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
-    """``psql`` holds the transaction open: this program says COMMIT when all else is in place, and if it dies nothing happens."""
+    """``psql`` holds the transaction open: this program says COMMIT when all else is in place, and
+    if it dies nothing happens."""
     major = _server_version() // 10_000
     restore, psql = _program("pg_restore", major), _program("psql", major)
     known = [*connection.introspection.django_table_names(only_existing=True), "django_migrations"]
-    drop = "".join(f"DROP TABLE IF EXISTS {connection.ops.quote_name(name)} CASCADE;\n" for name in known)
+    drop = "".join(
+        f"DROP TABLE IF EXISTS {connection.ops.quote_name(name)} CASCADE;\n" for name in known
+    )
     connection.close()
     options = [
         "--no-psqlrc",
@@ -172,11 +206,15 @@ def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
             with suppress(BrokenPipeError):
                 client.communicate()
             errors.seek(0)
-            return BackupRefused(f"The database cannot be loaded: {_last_line(errors.read()) or otherwise}")
+            return BackupRefused(
+                f"The database cannot be loaded: {_last_line(errors.read()) or otherwise}"
+            )
 
         try:
             try:
-                client.stdin.write(f"BEGIN;\nSET LOCAL lock_timeout = '{LOCK_SECONDS}s';\n{drop}".encode())
+                client.stdin.write(
+                    f"BEGIN;\nSET LOCAL lock_timeout = '{LOCK_SECONDS}s';\n{drop}".encode()
+                )
                 options = ["--clean", "--if-exists", "--no-owner", "--no-privileges", "--file=-"]
                 _run([restore, *options, str(source)], stdout=client.stdin)
                 client.stdin.write(f"\\echo {LOADED}\n".encode())
@@ -205,15 +243,25 @@ def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
 def _run(command: list[str], stdout: Any) -> None:
     stdout.flush()
     ended = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, env=_environment(), check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        check=False,
     )
     if ended.returncode:
-        raise BackupRefused(f"{Path(command[0]).name} failed: {_last_line(ended.stderr) or f'exit code {ended.returncode}'}")
+        raise BackupRefused(
+            f"{Path(command[0]).name} failed:"
+            f" {_last_line(ended.stderr) or f'exit code {ended.returncode}'}"
+        )
 
 
 def _last_line(output: bytes) -> str:
     lines = output.decode("utf-8", "replace").strip().splitlines()
-    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
+    return next(
+        (line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else ""
+    )
 
 
 def _server_version() -> int:
@@ -223,13 +271,20 @@ def _server_version() -> int:
 
 
 def _program(name: str, least: int) -> str:
-    """Return the path of a client program of PostgreSQL. Raises BackupRefused if it is missing or older than the server."""
+    """Return the path of a client program of PostgreSQL. Raises BackupRefused if it is missing or
+    older than the server."""
     path = shutil.which(name)
-    way_out = f"Install the client programs of PostgreSQL {least} (Debian: postgresql-client-{least}), and have them in PATH."
+    way_out = (
+        f"Install the client programs of PostgreSQL {least} (Debian: postgresql-client-{least}),"
+        " and have them in PATH."
+    )
     if path is None:
         raise BackupRefused(f"{name} is not installed. {way_out}")
     if (major := _major(path)) < least:
-        raise BackupRefused(f"{path} is of PostgreSQL {major}, which cannot handle the server's version {least}. {way_out}")
+        raise BackupRefused(
+            f"{path} is of PostgreSQL {major}, which cannot handle the server's version {least}."
+            f" {way_out}"
+        )
     return path
 
 
@@ -237,18 +292,31 @@ def _major(program: str) -> int:
     ended = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     said = ended.stdout or ended.stderr
     try:
-        return int(said.split("(PostgreSQL)")[1].split()[0].split(".")[0].rstrip("abcdefghijklmnopqrstuvwxyz"))
+        return int(
+            said.split("(PostgreSQL)")[1]
+            .split()[0]
+            .split(".")[0]
+            .rstrip("abcdefghijklmnopqrstuvwxyz")
+        )
     except (IndexError, ValueError):
         raise BackupRefused(
-            f"{program} does not say its version; it says {said[:200]!r} (exit code {ended.returncode})."
+            f"{program} does not say its version; it says {said[:200]!r} (exit code"
+            f" {ended.returncode})."
         ) from None
 
 
 def _environment() -> dict[str, str]:
-    """The environment with the connection's parameters as libpq's variables: other accounts can see a command line."""
+    """The environment with the connection's parameters as libpq's variables: other accounts can see
+    a command line."""
     variables = {
-        option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar is not None
+        option.keyword.decode(): option.envvar.decode()
+        for option in Conninfo.get_defaults()
+        if option.envvar is not None
     }
     parameters = connection.get_connection_params()
-    given = {variables[name]: str(value) for name, value in parameters.items() if name in variables and value is not None}
+    given = {
+        variables[name]: str(value)
+        for name, value in parameters.items()
+        if name in variables and value is not None
+    }
     return os.environ | given

@@ -60,7 +60,8 @@ class Progress:
 def make_backup(*, folder: Path, by: User, how: str, say: Say) -> Made:
     """Write a backup of the running system into ``folder``, which must be new or empty.
 
-    It is written under another name and renamed when it is complete and on the disk, so what has the name is a whole backup.
+    It is written under another name and renamed when it is complete and on the disk, so what has
+    the name is a whole backup.
 
     Raises:
         BackupRefused: nothing is left behind.
@@ -79,9 +80,13 @@ def make_backup(*, folder: Path, by: User, how: str, say: Say) -> Made:
             _give_name(partial, folder)
         _sync(folder.parent)
     except OSError as error:
-        raise BackupRefused(f"The backup cannot be made: {error}. Nothing was left behind.") from error
+        raise BackupRefused(
+            f"The backup cannot be made: {error}. Nothing was left behind."
+        ) from error
     except DatabaseError as error:
-        raise BackupRefused(f"The database does not answer: {error} Nothing was left behind.") from error
+        raise BackupRefused(
+            f"The database does not answer: {error} Nothing was left behind."
+        ) from error
     message = f"backup of {made.runs:,} folders of runs, {made.bytes:,} bytes, in {folder}, {how}"
     try:
         root, _ = OutputRoot.objects.get_or_create(single=True)
@@ -93,13 +98,16 @@ def make_backup(*, folder: Path, by: User, how: str, say: Say) -> Made:
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside ``folder``, with mode 0700; neither it nor those made for it are left, unless used."""
+    """Yield a new folder beside ``folder``, with mode 0700; neither it nor those made for it are
+    left, unless used."""
     missing = list(itertools.takewhile(lambda path: not path.exists(), folder.parents))
     partial = None
     try:
         if missing:
             make_folder(folder.parent)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name[:NAME_SHOWN]}.partial-", dir=folder.parent))
+        partial = Path(
+            tempfile.mkdtemp(prefix=f".{folder.name[:NAME_SHOWN]}.partial-", dir=folder.parent)
+        )
         yield partial
     finally:
         if partial is not None:
@@ -114,13 +122,17 @@ def _give_name(partial: Path, folder: Path) -> None:
         os.rename(partial, folder)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise BackupRefused(f"Another backup made this folder meanwhile: {folder}. Name a new folder.") from error
+            raise BackupRefused(
+                f"Another backup made this folder meanwhile: {folder}. Name a new folder."
+            ) from error
         raise
 
 
 def _require_place(folder: Path) -> None:
     if folder.is_symlink():
-        raise BackupRefused(f"{folder} is a symbolic link to {os.readlink(folder)}. Name a new folder.")
+        raise BackupRefused(
+            f"{folder} is a symbolic link to {os.readlink(folder)}. Name a new folder."
+        )
     if folder.exists() and not folder.is_dir():
         raise BackupRefused(f"{folder} is a file. Name a new folder.")
     if folder.exists() and any(folder.iterdir()):
@@ -129,7 +141,10 @@ def _require_place(folder: Path) -> None:
         raise BackupRefused(f"{folder} is where a file system is mounted. Name a new folder in it.")
     root = settings.TUNIX_OUTPUT_ROOT
     if folder.resolve().is_relative_to(root):
-        raise BackupRefused(f"{folder} lies in the output root {root}, which is what is backed up. Name a folder elsewhere.")
+        raise BackupRefused(
+            f"{folder} lies in the output root {root}, which is what is backed up. Name a folder"
+            " elsewhere."
+        )
 
 
 def _fill(partial: Path, say: Say) -> Made:
@@ -158,21 +173,35 @@ def _copy_runs(partial: Path, saved: Saved, folders: Collection[str], progress: 
         for run in saved.runs:
             copy = None
             if run.folder not in copied:
-                copy = _copy_run(run.folder, partial / archive.OUTPUT / run.folder, inside[run.folder], progress)
+                copy = _copy_run(
+                    run.folder, partial / archive.OUTPUT / run.folder, inside[run.folder], progress
+                )
             if copy is not None:
                 copied.add(run.folder)
                 file_count += len(copy.files)
                 warnings += [f"run {run.run_id}: {warning}" for warning in copy.warnings]
             if copy is None and run.status not in ACTIVE:
                 continue  # it has no folder
-            listed = None if copy is None else [[file.path, file.size, file.sha256] for file in copy.files]
-            line = {"run_id": str(run.run_id), "status": run.status, "folder": run.folder, "files": listed}
+            listed = (
+                None
+                if copy is None
+                else [[file.path, file.size, file.sha256] for file in copy.files]
+            )
+            line = {
+                "run_id": str(run.run_id),
+                "status": run.status,
+                "folder": run.folder,
+                "files": listed,
+            }
             lines.write(json.dumps(line).encode() + b"\n")
     return Made(partial, len(copied), file_count, progress.done, warnings)
 
 
-def _copy_run(folder: str, target: Path, others: Collection[str], progress: Progress) -> FolderCopy | None:
-    """Copy the folder of a run; None if it has none: not started yet, removed, or a link in its place."""
+def _copy_run(
+    folder: str, target: Path, others: Collection[str], progress: Progress
+) -> FolderCopy | None:
+    """Copy the folder of a run; None if it has none: not started yet, removed, or a link in its
+    place."""
     try:
         with opened(settings.TUNIX_OUTPUT_ROOT, folder.split("/")) as source:
             return copy_folder(source, target, others=others, progress=progress)
@@ -183,7 +212,8 @@ def _copy_run(folder: str, target: Path, others: Collection[str], progress: Prog
 
 
 def nested(folders: Collection[str]) -> dict[str, set[str]]:
-    """Folders of runs inside the folder of another run, relative to that one; old versions allowed it."""
+    """Folders of runs inside the folder of another run, relative to that one; old versions allowed
+    it."""
     inside: dict[str, set[str]] = defaultdict(set)
     for folder in folders:
         parts = folder.split("/")
@@ -196,7 +226,11 @@ def nested(folders: Collection[str]) -> dict[str, set[str]]:
 def _manifest(partial: Path, database: str, saved: Saved, made: Made) -> dict[str, object]:
     def described(name: str) -> dict[str, object]:
         with archive.open_file(partial, name) as file:
-            return {"name": name, "bytes": os.fstat(file.fileno()).st_size, "sha256": archive.hash_file(file)}
+            return {
+                "name": name,
+                "bytes": os.fstat(file.fileno()).st_size,
+                "sha256": archive.hash_file(file),
+            }
 
     return {
         "format": archive.FORMAT,
@@ -206,7 +240,12 @@ def _manifest(partial: Path, database: str, saved: Saved, made: Made) -> dict[st
         "database": described(database) | {"vendor": connection.vendor} | saved.details,
         "secret_key": described(archive.SECRET_KEY),
         "runs": described(archive.RUNS),
-        "output": {"root_id": saved.root_id, "folders": made.runs, "files": made.files, "bytes": made.bytes},
+        "output": {
+            "root_id": saved.root_id,
+            "folders": made.runs,
+            "files": made.files,
+            "bytes": made.bytes,
+        },
         "migrations": saved.migrations,
         "counts": saved.counts,
         "warnings": made.warnings,

@@ -24,7 +24,14 @@ from django.utils.dateparse import parse_datetime
 
 from datasets.models import Dataset, Trace
 from runs.backup import archive
-from runs.backup.archive import BackupRefused, Damaged, make_folder, path_parts, require_space, verified
+from runs.backup.archive import (
+    BackupRefused,
+    Damaged,
+    make_folder,
+    path_parts,
+    require_space,
+    verified,
+)
 from runs.backup.copying import opened, take_out
 from runs.backup.databases import load_database
 from runs.backup.making import Progress, Say, nested
@@ -36,7 +43,12 @@ from runs.models import EXECUTING, Host, OutputRoot, Run, RunStatus
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import has_open, live_processes
 from runs.runfolder.tree import DEPTH_MAX, remove_tree
-from runs.services.output_root import forget_restore, interrupted_restore, restore_is_noted, restoring
+from runs.services.output_root import (
+    forget_restore,
+    interrupted_restore,
+    restore_is_noted,
+    restoring,
+)
 from runs.services.reservations import run_folder
 from runs.services.wakeup import hosts_folder
 from tunixrt.audit import SYSTEM_USERNAME, system_user, write_log_entry
@@ -54,7 +66,8 @@ class Restored:
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A line of ``runs.jsonl``. ``files``: path → size and hash; None: the backup has no folder of it."""
+    """A line of ``runs.jsonl``. ``files``: path → size and hash; None: the backup has no folder of
+    it."""
 
     run_id: str
     status: str
@@ -65,9 +78,10 @@ class ListedRun:
 def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restored:
     """Put a backup in place of what this system has: database, secret key, folders of runs.
 
-    Everything is verified and laid ready beside what is there; the change itself is renames and one database transaction, undone
-    if one of them fails. From before the change until all is settled, a note in the output root keeps every other process from
-    starting or concluding anything (``runs.services.output_root``), so this program may be killed at any moment. Signals wait
+    Everything is verified and laid ready beside what is there; the change itself is renames and one
+    database transaction, undone if one of them fails. From before the change until all is settled,
+    a note in the output root keeps every other process from starting or concluding anything
+    (``runs.services.output_root``), so this program may be killed at any moment. Signals wait
     meanwhile.
 
     Raises:
@@ -86,48 +100,70 @@ def restore_backup(*, folder: Path, replace: bool, how: str, say: Say) -> Restor
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
             raise Damaged("its manifest lacks something.") from None
         except OSError as error:
-            raise BackupRefused(f"The backup cannot be restored: {error}. Nothing has changed.") from error
+            raise BackupRefused(
+                f"The backup cannot be restored: {error}. Nothing has changed."
+            ) from error
         except DatabaseError as error:
-            raise BackupRefused(f"The database does not answer: {error} Nothing has changed.") from error
+            raise BackupRefused(
+                f"The database does not answer: {error} Nothing has changed."
+            ) from error
     return restored
 
 
-# --- may it be restored here? -----------------------------------------------------------------------------------------
+# --- may it be restored here? ---------------------------------------------------------------------
 
 
 def _require_fitting(folder: Path, manifest: dict[str, Any]) -> None:
     vendor = manifest["database"]["vendor"]
     if vendor != connection.vendor:
         labels = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
-        way_out = "Leave DATABASE_URL out" if vendor == "sqlite" else "Let DATABASE_URL name a PostgreSQL database"
+        way_out = (
+            "Leave DATABASE_URL out"
+            if vendor == "sqlite"
+            else "Let DATABASE_URL name a PostgreSQL database"
+        )
         raise BackupRefused(
-            f"This backup holds a database of {labels.get(vendor, vendor)}, and the settings name {labels[connection.vendor]}."
-            f" {way_out} and restore it there."
+            f"This backup holds a database of {labels.get(vendor, vendor)}, and the settings name"
+            f" {labels[connection.vendor]}. {way_out} and restore it there."
         )
     known = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
-    unknown = [f"{app}.{name}" for app, found in manifest["migrations"].items() for name in found if (app, name) not in known]
+    unknown = [
+        f"{app}.{name}"
+        for app, found in manifest["migrations"].items()
+        for name in found
+        if (app, name) not in known
+    ]
     if unknown:
         raise BackupRefused(
-            f"This backup was made by a newer version ({manifest['version']}; migration {unknown[0]}). Restore it with that one."
+            f"This backup was made by a newer version ({manifest['version']}; migration"
+            f" {unknown[0]}). Restore it with that one."
         )
     if folder.resolve().is_relative_to(settings.TUNIX_OUTPUT_ROOT):
-        raise BackupRefused(f"{folder} lies in the output root, which is to be replaced. Move the backup elsewhere.")
+        raise BackupRefused(
+            f"{folder} lies in the output root, which is to be replaced. Move the backup elsewhere."
+        )
 
 
 def _require_stopped(stack: ExitStack) -> None:
-    """Refuse a system that runs. ``stack`` holds this host's place of the attendant, so that none starts meanwhile."""
+    """Refuse a system that runs. ``stack`` holds this host's place of the attendant, so that none
+    starts meanwhile."""
     hosts_folder().mkdir(mode=0o700, exist_ok=True)
     ours = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
-    locked = {path.name.removesuffix(".attend") for path in hosts_folder().glob("*.attend")} | {settings.TUNIX_HOST_NAME}
+    locked = {path.name.removesuffix(".attend") for path in hosts_folder().glob("*.attend")} | {
+        settings.TUNIX_HOST_NAME
+    }
     for name in sorted(locked):
         lock = files.try_lock(ours.with_name(f"{name}.attend"))
         if lock is None:
             raise BackupRefused(
-                f"The attendant of the host {name!r} is running. Stop it (manage.py attend, make serve) and the web server first."
+                f"The attendant of the host {name!r} is running. Stop it (manage.py attend, make"
+                " serve) and the web server first."
             )
         stack.callback(os.close, lock)
     if training := next(_alive_below(settings.TUNIX_OUTPUT_ROOT), None):
-        raise BackupRefused(f"A training is still executing in {training}. Cancel it, or wait for its end.")
+        raise BackupRefused(
+            f"A training is still executing in {training}. Cancel it, or wait for its end."
+        )
     if Host._meta.db_table in connection.introspection.table_names():
         for host in Host.objects.alive().exclude(name__in=locked):
             raise BackupRefused(
@@ -135,13 +171,18 @@ def _require_stopped(stack: ExitStack) -> None:
                 f" {settings.TUNIX_HOST_SILENT_SECONDS:g} s."
             )
     if holder := who_has_the_database():
-        raise BackupRefused(f"{holder} uses the database. Stop the web server and all other programs of this system first.")
+        raise BackupRefused(
+            f"{holder} uses the database. Stop the web server and all other programs of this system"
+            " first."
+        )
 
 
 def _alive_below(root: Path) -> Iterator[Path]:
     """Folders of runs whose keeper is alive."""
     for path, folders, entries in os.walk(root):
-        folders[:] = [name for name in folders if name not in (names.CHECKPOINTS, names.MODEL, names.HOSTS)]
+        folders[:] = [
+            name for name in folders if name not in (names.CHECKPOINTS, names.MODEL, names.HOSTS)
+        ]
         if path.count("/") - str(root).count("/") >= DEPTH_MAX:
             folders.clear()
         if names.LOCK in entries:
@@ -156,12 +197,16 @@ def who_has_the_database() -> str | None:
     """Return, in words, another program that has the database open."""
     if connection.vendor == "sqlite":
         path = os.path.realpath(connection.settings_dict["NAME"])
-        holders = [process.pid for process in live_processes() if process.pid != os.getpid() and has_open(process.pid, path)]
+        holders = [
+            process.pid
+            for process in live_processes()
+            if process.pid != os.getpid() and has_open(process.pid, path)
+        ]
         return f"Process {holders[0]}" if holders else None
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND backend_type = 'client backend'"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <>"
+            " pg_backend_pid() AND backend_type = 'client backend'"
         )
         sessions = cursor.fetchone()[0]
     return f"Another program ({sessions} connections)" if sessions else None
@@ -177,16 +222,21 @@ def _require_empty() -> None:
     for rows in (people, Run.objects.all(), Dataset.objects.all(), Trace.objects.all()):
         model = rows.model
         if model._meta.db_table in tables and rows.exists():
-            raise BackupRefused(f"The database has {model._meta.verbose_name_plural} already. {replace}")
+            raise BackupRefused(
+                f"The database has {model._meta.verbose_name_plural} already. {replace}"
+            )
     if found := [path.name for path in root.iterdir() if not path.name.startswith(".")]:
         raise BackupRefused(f"The output root {root} is not empty: it holds {found[0]}. {replace}")
 
 
-# --- laying ready -----------------------------------------------------------------------------------------------------
+# --- laying ready ---------------------------------------------------------------------------------
 
 
-def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict[str, Any], say: Say) -> int:
-    """Copy the folders of the runs out of the backup, verified; return how many. Runs that were executing get an end there."""
+def _lay_ready(
+    folder: Path, lines: BufferedReader, staged: Path, manifest: dict[str, Any], say: Say
+) -> int:
+    """Copy the folders of the runs out of the backup, verified; return how many. Runs that were
+    executing get an end there."""
     total = manifest["output"]["bytes"]
     require_space(staged, total)
     progress = Progress(say, "Verifying and copying the folders of runs", total)
@@ -200,7 +250,9 @@ def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict
             try:
                 with opened(folder, [archive.OUTPUT, *run.parts]) as source:
                     name = "/".join(run.parts)
-                    take_out(source, target, name, run.files, others=inside[name], progress=progress)
+                    take_out(
+                        source, target, name, run.files, others=inside[name], progress=progress
+                    )
             except (FileNotFoundError, NotADirectoryError):
                 raise Damaged(f"the folder {'/'.join(run.parts)!r} is missing.") from None
             count += 1
@@ -210,7 +262,8 @@ def _lay_ready(folder: Path, lines: BufferedReader, staged: Path, manifest: dict
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a training that the database has as pending had been started when its folder was copied, a moment later."""
+    """Whether a training that the database has as pending had been started when its folder was
+    copied, a moment later."""
     return any(os.path.lexists(folder / name) for name in (names.KEEPER, names.EXIT))
 
 
@@ -219,23 +272,37 @@ def _listed(lines: BufferedReader) -> Iterator[ListedRun]:
         for line in lines:
             value = json.loads(line)
             listing = value["files"]
-            listed = None if listing is None else {path: (size, sha256) for path, size, sha256 in listing}
-            yield ListedRun(str(UUID(value["run_id"])), value["status"], path_parts(value["folder"]), listed)
+            listed = (
+                None
+                if listing is None
+                else {path: (size, sha256) for path, size, sha256 in listing}
+            )
+            yield ListedRun(
+                str(UUID(value["run_id"])), value["status"], path_parts(value["folder"]), listed
+            )
     except (ValueError, KeyError, TypeError):
         raise Damaged(f"{archive.RUNS} cannot be read.") from None
 
 
 def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
-    """Give the run an exit.json unless it has one. Its processes are another system's, which may go on: nothing is killed."""
+    """Give the run an exit.json unless it has one. Its processes are another system's, which may go
+    on: nothing is killed."""
     if not folder.exists():
         make_folder(folder)
     if read_end(folder) is not None:
         return
     (folder / names.EXIT).unlink(missing_ok=True)  # nothing that is an end
     keeper = records.read_keeper(folder) or {}
-    message = f"Restored from the backup of {made_at[:16].replace('T', ' ')} UTC, which was made while this run was executing."
+    message = (
+        f"Restored from the backup of {made_at[:16].replace('T', ' ')} UTC, which was made while"
+        " this run was executing."
+    )
     record = records.exit_record(
-        run_id=run.run_id, reason="lost", message=message, started_at=keeper.get("started_at"), ended_at=made_at
+        run_id=run.run_id,
+        reason="lost",
+        message=message,
+        started_at=keeper.get("started_at"),
+        ended_at=made_at,
     )
     files.create_json_once(folder / names.EXIT, record)
 
@@ -258,7 +325,9 @@ def _verify_and_change(folder: Path, manifest: dict[str, Any], how: str, say: Sa
         ):
             secret_key = key.read().decode()
             if holder := who_has_the_database():  # copying the folders may have taken hours
-                raise BackupRefused(f"{holder} has begun to use the database. Stop it, and restore again.")
+                raise BackupRefused(
+                    f"{holder} has begun to use the database. Stop it, and restore again."
+                )
             say("Loading the database")
             with load_database(folder / database) as commit, _signals_wait():
                 connections.close_all()
@@ -266,15 +335,18 @@ def _verify_and_change(folder: Path, manifest: dict[str, Any], how: str, say: Sa
                 with _change(folder, root, staged, replaced, commit):
                     _finish(root, restored, secret_key, root_id, manifest, message, say)
     finally:
-        with suppress(OSError):  # unless something is in it: then it is removed, or moved back, elsewhere
+        with suppress(
+            OSError
+        ):  # unless something is in it: then it is removed, or moved back, elsewhere
             os.rmdir(replaced)
         shutil.rmtree(staged, ignore_errors=True)
     return restored
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what a restore that was killed has left. What it had replaced stays unless the marker is there: without it, the
-    database may still be the one of those folders, and this restore may be refused."""
+    """Remove what a restore that was killed has left. What it had replaced stays unless the marker
+    is there: without it, the database may still be the one of those folders, and this restore may
+    be refused."""
     left = [*root.glob(f"{STAGED}*")]
     if os.path.lexists(hosts_folder() / names.ROOT_ID):
         left += root.glob(f"{REPLACED}*")
@@ -282,14 +354,18 @@ def _remove_leftovers(root: Path) -> None:
         remove_tree(path)
 
 
-# --- the change -------------------------------------------------------------------------------------------------------
+# --- the change -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let no signal end this program between the database's transaction and the folders that belong to it."""
+    """Let no signal end this program between the database's transaction and the folders that belong
+    to it."""
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in SIGNALS}
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in SIGNALS
+    }
     try:
         yield
     finally:
@@ -300,9 +376,12 @@ def _signals_wait() -> Iterator[None]:
 
 
 @contextmanager
-def _change(folder: Path, root: Path, staged: Path, replaced: Path, commit: Callable[[], None]) -> Iterator[None]:
-    """Put what is laid ready in place of what is there, then the database; take everything back if one of them fails. The block
-    does the rest: if that fails, the note of this restore stays in the output root."""
+def _change(
+    folder: Path, root: Path, staged: Path, replaced: Path, commit: Callable[[], None]
+) -> Iterator[None]:
+    """Put what is laid ready in place of what is there, then the database; take everything back if
+    one of them fails. The block does the rest: if that fails, the note of this restore stays in the
+    output root."""
     first = not restore_is_noted()
     with restoring(folder):
         _swap(root, staged, replaced, commit, first)
@@ -311,14 +390,16 @@ def _change(folder: Path, root: Path, staged: Path, replaced: Path, commit: Call
             forget_restore()
         except Exception as error:
             raise BackupRefused(
-                f"The backup is in place, but what follows failed: {error} Until it is done, nothing is started. Run the same"
-                " command again, with --replace."
+                f"The backup is in place, but what follows failed: {error} Until it is done,"
+                " nothing is started. Run the same command again, with --replace."
             ) from error
 
 
-def _swap(root: Path, staged: Path, replaced: Path, commit: Callable[[], None], first: bool) -> None:
-    """Exchange folders and database, or nothing. ``first``: no earlier restore was interrupted, so that the system is whole once
-    everything is taken back."""
+def _swap(
+    root: Path, staged: Path, replaced: Path, commit: Callable[[], None], first: bool
+) -> None:
+    """Exchange folders and database, or nothing. ``first``: no earlier restore was interrupted, so
+    that the system is whole once everything is taken back."""
     marker = hosts_folder() / names.ROOT_ID
     moves: list[tuple[Path, Path]] = []
 
@@ -343,14 +424,21 @@ def _swap(root: Path, staged: Path, replaced: Path, commit: Callable[[], None], 
                 forget_restore()
         except OSError as problem:
             raise BackupRefused(
-                f"The restore failed ({error}), and what was moved cannot be moved back ({problem}). Nothing is started until it"
-                " is done: run the same command again, with --replace."
+                f"The restore failed ({error}), and what was moved cannot be moved back"
+                f" ({problem}). Nothing is started until it is done: run the same command again,"
+                " with --replace."
             ) from error
         raise
 
 
 def _finish(
-    root: Path, restored: Restored, secret_key: str, root_id: str | None, manifest: dict[str, Any], message: str, say: Say
+    root: Path,
+    restored: Restored,
+    secret_key: str,
+    root_id: str | None,
+    manifest: dict[str, Any],
+    message: str,
+    say: Say,
 ) -> None:
     """Do what follows the change."""
     for notes in hosts_folder().glob("*.keepers"):
@@ -368,32 +456,39 @@ def _finish(
 
 
 def _keep_secret_key(secret_key: str) -> str | None:
-    """Put the key where this system keeps its own; what to do if that comes from the environment."""
+    """Put the key where this system keeps its own; what to do if that comes from the
+    environment."""
     if settings.SECRET_KEY_FILE is None:
         if secret_key == settings.SECRET_KEY:
             return None
         return (
-            "SECRET_KEY of the environment is not the one of the backup: everybody logs in once more, and webhooks are signed"
-            " with another key. To keep both as they were, set SECRET_KEY to what the file secret_key of the backup holds."
+            "SECRET_KEY of the environment is not the one of the backup: everybody logs in once"
+            " more, and webhooks are signed with another key. To keep both as they were, set"
+            " SECRET_KEY to what the file secret_key of the backup holds."
         )
     path: Path = settings.SECRET_KEY_FILE
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:  # made with mode 0600
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, delete=False
+    ) as file:  # made with mode 0600
         file.write(secret_key)
     os.replace(file.name, path)
     return None
 
 
-# --- afterwards -------------------------------------------------------------------------------------------------------
+# --- afterwards -----------------------------------------------------------------------------------
 
 
 def _settle(restored: Restored, manifest: dict[str, Any], say: Say) -> None:
-    """Bring the restored database up to date. The attendant would do the same with the ends; so it is done when this returns."""
+    """Bring the restored database up to date. The attendant would do the same with the ends; so it
+    is done when this returns."""
     known = set(MigrationLoader(None, ignore_no_migrations=True).disk_migrations)
     if known - {(app, name) for app, names in manifest["migrations"].items() for name in names}:
         say("The backup is of an older version: migrating its database")
         call_command("migrate", verbosity=0, interactive=False)
-    Host.objects.update(heartbeat_at=None, canary_at=None, silent_since=None)  # those of then are not heard of now
+    Host.objects.update(
+        heartbeat_at=None, canary_at=None, silent_since=None
+    )  # those of then are not heard of now
     for run in Run.objects.filter(status=RunStatus.PENDING, supervised=True):
         if has_begun(run_folder(run)):
             end = read_end(run_folder(run)) or {}

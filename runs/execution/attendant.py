@@ -1,7 +1,9 @@
-"""The attendant: one process per host that looks after what the host executes (``manage.py attend``).
+"""The attendant: one process per host that looks after what the host executes (``manage.py
+attend``).
 
-It beats the host's heartbeat, brings news and ends home, launches what waits, and keeps this host's task workers
-alive (runs/execution/workers.py). It can be killed and started again at any moment: while it is away only the news is late.
+It beats the host's heartbeat, brings news and ends home, launches what waits, and keeps this host's
+task workers alive (runs/execution/workers.py). It can be killed and started again at any moment:
+while it is away only the news is late.
 """
 
 import logging
@@ -29,14 +31,17 @@ logger = logging.getLogger("tunixrt.attendant")
 
 TICK_SECONDS = 0.25  # between two rounds while something executes
 BEAT_SECONDS = 2.0  # and while nothing does; a new run wakes the attendant at once
-LAUNCH_SECONDS = 1.0  # dry runs are answered for at most so long in one round; the task workers do the rest
+LAUNCH_SECONDS = (
+    1.0  # dry runs are answered for at most so long in one round; the task workers do the rest
+)
 PRUNE_SECONDS = 3600.0
 
 Stop = Callable[[], bool]
 
 
 class Attendant:
-    """``run`` until ``stop()`` is true. ``with_workers`` also keeps the task workers of this host."""
+    """``run`` until ``stop()`` is true. ``with_workers`` also keeps the task workers of this
+    host."""
 
     def __init__(self, *, stop: Stop, with_workers: bool = True):
         self.stop = stop
@@ -68,7 +73,8 @@ class Attendant:
             os.close(lock)
 
     def _stop(self) -> None:
-        """Stop the task workers and, where they would be killed with this process, the trainings."""
+        """Stop the task workers and, where they would be killed with this process, the
+        trainings."""
         last = stopping.ends_with_attendant()
         asked = stopping.ask_keepers_to_end() if last else []
         if asked:
@@ -78,9 +84,12 @@ class Attendant:
         if last:
             stopping.wait_for_keepers(asked)
             try:
-                attending.attend()  # their ends, so that nobody has to wait for the next attendant to read them
+                # their ends, so that nobody has to wait for the next attendant to read them
+                attending.attend()
             except (OperationalError, InterfaceError) as error:
-                logger.warning("the database is away; the ends of the trainings are on disk: %s", error)
+                logger.warning(
+                    "the database is away; the ends of the trainings are on disk: %s", error
+                )
 
     def _wait_for_turn(self) -> int | None:
         """One attendant a host: a second one waits. None: told to stop while waiting."""
@@ -113,9 +122,9 @@ class Attendant:
             return f"waiting for the database: {error}"
 
     def tick(self) -> bool:
-        """Do one round; return whether the next one is due soon, since something executes here or the database is away. An absent
-        database delays the news and nothing else. After an interrupted restore nothing is done: what the database says is not
-        the last word."""
+        """Do one round; return whether the next one is due soon, since something executes here or
+        the database is away. An absent database delays the news and nothing else. After an
+        interrupted restore nothing is done: what the database says is not the last word."""
         if problem := interrupted_restore():
             if not self._root_said:
                 logger.error("doing nothing: %s", problem)
@@ -132,10 +141,14 @@ class Attendant:
                     self.database_away_since = time.monotonic()
                     logger.warning("the database is away, trainings go on: %s", error)
                 return True
-            except Exception:  # what is wrong with one part must not keep the others from their work
+            except (
+                Exception
+            ):  # what is wrong with one part must not keep the others from their work
                 logger.exception("a round failed; the next one tries again")
         if self.database_away_since is not None:
-            logger.warning("the database is back after %.0f s", time.monotonic() - self.database_away_since)
+            logger.warning(
+                "the database is back after %.0f s", time.monotonic() - self.database_away_since
+            )
             self.database_away_since = None
         return self._executing > 0
 

@@ -1,6 +1,8 @@
-"""Looking after what this host executes: what is alive is watched, what has ended is brought home, what died is found out.
+"""Looking after what this host executes: what is alive is watched, what has ended is brought home,
+what died is found out.
 
-Every function may be called by anybody at any time and again: attendant, request and task share them.
+Every function may be called by anybody at any time and again: attendant, request and task share
+them.
 """
 
 import logging
@@ -30,20 +32,28 @@ from runs.services.output_root import is_missing, root_away
 
 logger = logging.getLogger("tunixrt.runs")
 
-_missing_since: dict[uuid.UUID, float] = {}  # runs whose folder could not be found, by this process's monotonic clock
+_missing_since: dict[
+    uuid.UUID, float
+] = {}  # runs whose folder could not be found, by this process's monotonic clock
 
 DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
-KILL_SECONDS = 2.0  # a process that the kernel holds back is tried again in the next round; other runs wait meanwhile
-FOLDER_PATIENCE_SECONDS = 5.0  # longer than a keeper's, which ends the training when its folder stays away
+# a process that the kernel holds back is tried again in the next round; other runs wait meanwhile
+KILL_SECONDS = 2.0
+FOLDER_PATIENCE_SECONDS = (
+    5.0  # longer than a keeper's, which ends the training when its folder stays away
+)
 LOST_MESSAGE = "The training was lost: its keeper was killed."
 FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
 
 
 def attend(host: Host | None = None) -> int:
-    """Attend every run that this host executes, and dry runs that lost their process on any host; return how many there are. One
-    run's trouble does not keep the others waiting. While the output root is away, nothing is concluded about trainings."""
+    """Attend every run that this host executes, and dry runs that lost their process on any host;
+    return how many there are. One run's trouble does not keep the others waiting. While the output
+    root is away, nothing is concluded about trainings."""
     ours = Q(host=host or this_host())
-    forsaken = Q(supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE)  # whoever took it: any host can answer it
+    forsaken = Q(
+        supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE
+    )  # whoever took it: any host can answer it
     runs = list(Run.objects.executing().filter(ours | forsaken).select_related("retry_of"))
     seen = runs
     if any(run.supervised for run in runs) and root_away():
@@ -64,7 +74,8 @@ def attend(host: Host | None = None) -> int:
 
 
 def attend_run(run: Run, *, by: str = "attendant") -> Run:
-    """See how an executing run of this host is doing, in the order that docs/run-folder.md explains."""
+    """See how an executing run of this host is doing, in the order that docs/run-folder.md
+    explains."""
     if not run.supervised:
         return _attend_dry_run(run, by=by)
     folder = reservations.run_folder(run)
@@ -86,7 +97,9 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
         return run
     try:
         run.refresh_from_db(fields=["status"])
-        if run.status not in EXECUTING:  # it ended while we were on our way here; nothing of it may start again
+        if (
+            run.status not in EXECUTING
+        ):  # it ended while we were on our way here; nothing of it may start again
             return run
         if read_end(folder) is not None:
             return bring_home(run, by=by)
@@ -101,7 +114,8 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
 
 
 def _set_broken_end_aside(folder: Path) -> None:
-    """Something stands in the place of exit.json that is no end: no keeper wrote it, and it must not keep the real one out."""
+    """Something stands in the place of exit.json that is no end: no keeper wrote it, and it must
+    not keep the real one out."""
     path = folder / names.EXIT
     try:
         files.read_json(path)
@@ -110,9 +124,15 @@ def _set_broken_end_aside(folder: Path) -> None:
 
 
 def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
-    """Claimed, but nothing has started: its launcher died in between, or is at it right now and has our lock next."""
+    """Claimed, but nothing has started: its launcher died in between, or is at it right now and has
+    our lock next."""
     if run.status == RunStatus.CANCELLING:
-        return finishing.finish_run(run=run, status=RunStatus.CANCELLED, reason="cancelled before the training started", by=by)
+        return finishing.finish_run(
+            run=run,
+            status=RunStatus.CANCELLED,
+            reason="cancelled before the training started",
+            by=by,
+        )
     start(run, lock)
     return run
 
@@ -130,7 +150,8 @@ def _lost_message(run: Run, killed: list[int]) -> str:
 
 
 def _withdraw_if_over(folder: Path) -> None:
-    """The keeper may have written the end a moment ago; where it still holds the lock, the attendant looks again."""
+    """The keeper may have written the end a moment ago; where it still holds the lock, the
+    attendant looks again."""
     lock = files.try_lock(folder / names.LOCK)
     if lock is not None:
         records.withdraw_late_stop(folder)
@@ -138,7 +159,8 @@ def _withdraw_if_over(folder: Path) -> None:
 
 
 def cancel_run(*, run: Run, by: User) -> Run:
-    """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys. Raises StateConflict."""
+    """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys.
+    Raises StateConflict."""
     run = cancelling.request_cancel(run=run, by=by)
     if run.status == RunStatus.CANCELLING and run.supervised:
         folder = reservations.run_folder(run)

@@ -12,7 +12,13 @@ from datasets.models import Dataset
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run, RunStatus
 from runs.runfolder import names
-from runs.services.finishing import DRY_RUN_MESSAGE, DRY_RUN_STDOUT, finish_failed, finish_run, finish_together
+from runs.services.finishing import (
+    DRY_RUN_MESSAGE,
+    DRY_RUN_STDOUT,
+    finish_failed,
+    finish_run,
+    finish_together,
+)
 from runs.services.output_root import make_folder
 from runs.services.preparation import find_dataset, manifest_of, preflight_of
 from runs.services.reservations import run_folder
@@ -21,8 +27,8 @@ from runs.services.runtime import INSTALL_HINT
 logger = logging.getLogger("tunixrt.runs")
 
 NOT_CHECKED = (
-    "Not checked, since the training runtime is not here: lengths in tokens, steps, memory, and that one step runs."
-    f" {INSTALL_HINT}"
+    "Not checked, since the training runtime is not here: lengths in tokens, steps, memory, and"
+    f" that one step runs. {INSTALL_HINT}"
 )
 PASSED: dict[str, Any] = {
     "status": RunStatus.COMPLETED,
@@ -34,7 +40,8 @@ PASSED: dict[str, Any] = {
 
 
 def answer_dry_run(run: Run, *, by: str) -> Run:
-    """Answer a claimed dry run. Doing it twice does no harm: the second end is refused by the life cycle."""
+    """Answer a claimed dry run. Doing it twice does no harm: the second end is refused by the life
+    cycle."""
     passed, problems, warnings = _check(run, find=find_dataset)
 
     def answer() -> Run:
@@ -62,7 +69,9 @@ def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
     for same, group in alike.items():
         try:
             finish_together(runs=group, by=by, summary=_as_summary(same), **PASSED)
-        except TransitionRefused:  # one was cancelled, or answered by an attendant that thought us gone: each for itself
+        except (
+            TransitionRefused
+        ):  # one was cancelled, or answered by an attendant that thought us gone: each for itself
             for run in group:
                 answer_dry_run(run, by=by)
 
@@ -81,9 +90,14 @@ def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, li
     try:
         folder = run_folder(run)
         make_folder(folder)
-        (folder / names.MANIFEST).write_text(manifest_of(run, dataset=dataset, request=request), encoding="utf-8")
+        (folder / names.MANIFEST).write_text(
+            manifest_of(run, dataset=dataset, request=request), encoding="utf-8"
+        )
     except OSError as error:
-        problem = f"The manifest cannot be written: {error.strerror or error}. Check the output root's disk and permissions."
+        problem = (
+            f"The manifest cannot be written: {error.strerror or error}. Check the output root's"
+            " disk and permissions."
+        )
         return False, [problem], preflight.warnings
     if request.smoke or request.preflight == "full":
         preflight.warnings.append(NOT_CHECKED)

@@ -1,4 +1,5 @@
-"""What the training program sees of our environment: an allow-list, so that no secret of the server ever reaches it."""
+"""What the training program sees of our environment: an allow-list, so that no secret of the server
+ever reaches it."""
 
 import os
 
@@ -15,12 +16,30 @@ _NAMES = frozenset(
         "TOKENIZERS_PARALLELISM", "GLIBC_TUNABLES", "MALLOC_ARENA_MAX",
     }
 )  # fmt: skip
-_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "ROCM_", "TPU_", "LIBTPU_", "JAX_", "XLA_", "TF_CPP_", "HF_", "HUGGINGFACE_")
+_PREFIXES = (
+    "LC_",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "ROCM_",
+    "TPU_",
+    "LIBTPU_",
+    "JAX_",
+    "XLA_",
+    "TF_CPP_",
+    "HF_",
+    "HUGGINGFACE_",
+)
 
 
 def trainer_environment(run: Run) -> dict[str, str]:
-    """PATH, HOME, accelerators, JAX, Hugging Face, proxies and certificates; the run's id; caches that outlive the run."""
-    allowed = {name: value for name, value in os.environ.items() if name.upper() in _NAMES or name.startswith(_PREFIXES)}
+    """PATH, HOME, accelerators, JAX, Hugging Face, proxies and certificates; the run's id; caches
+    that outlive the run."""
+    allowed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in _NAMES or name.startswith(_PREFIXES)
+    }
     caches = settings.VAR_DIR / "cache"
     allowed.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jax"))
     allowed["TUNIXRT_CACHE_DIR"] = str(caches / "tokens")

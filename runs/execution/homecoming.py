@@ -1,4 +1,5 @@
-"""Bringing the end of a run from its folder into the database. Idempotent: attendant, request and reconciler may all do it."""
+"""Bringing the end of a run from its folder into the database. Idempotent: attendant, request and
+reconciler may all do it."""
 
 import errno
 import os
@@ -15,11 +16,12 @@ from runs.services.measurements import take_in_metrics
 
 
 def bring_home(run: Run, *, by: str) -> Run:
-    """Take the end of a run from its folder into the database, metrics first. Does nothing while it has not ended, or when
-    somebody else brought it home.
+    """Take the end of a run from its folder into the database, metrics first. Does nothing while it
+    has not ended, or when somebody else brought it home.
 
     Raises:
-        OSError: the folder cannot be read right now; nothing was written but metrics. To be tried again.
+        OSError: the folder cannot be read right now; nothing was written but metrics. To be tried
+            again.
     """
     try:
         with _held(reservations.run_folder(run)) as folder:
@@ -35,7 +37,9 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
     take_in_metrics(run, folder, to_the_end=True)
     status, reason, columns = outcome(run, folder, end)
     columns["lost"] = end.get("reason") in LOST_REASONS
-    if read_end(folder) != end:  # a file system in trouble: what was read since may be incomplete, and an end is final
+    if (
+        read_end(folder) != end
+    ):  # a file system in trouble: what was read since may be incomplete, and an end is final
         raise OSError(errno.ESTALE, f"{names.EXIT} of run {run.run_id} went away while it was read")
     try:
         return finishing.finish_run(run=run, status=status, reason=reason, by=by, **columns)
@@ -43,12 +47,15 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
         run.refresh_from_db()
         if run.status in TERMINAL:
             return run
-        return finishing.finish_run(run=run, status=status, reason=reason, by=by, **columns)  # it was being cancelled
+        return finishing.finish_run(
+            run=run, status=status, reason=reason, by=by, **columns
+        )  # it was being cancelled
 
 
 @contextmanager
 def _held(folder: Path) -> Iterator[Path]:
-    """A path that leads to ``folder`` as it is now, even if it is renamed or unmounted meanwhile."""
+    """A path that leads to ``folder`` as it is now, even if it is renamed or unmounted
+    meanwhile."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield Path(f"/proc/self/fd/{descriptor}")

@@ -1,7 +1,8 @@
 """This host and the others: which keepers run here, and who has not been heard of.
 
-Several hosts share one database and one output root. A host is judged lost only after one observer saw no heartbeat for
-TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database there all the while.
+Several hosts share one database and one output root. A host is judged lost only after one observer
+saw no heartbeat for TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database
+there all the while.
 """
 
 import logging
@@ -30,16 +31,19 @@ KILL_SECONDS = 2.0
 
 
 def this_host() -> Host:
-    """The row of this host, made if it is not there. Read each time: remembered, it would outlive a deletion, and nothing could
-    be claimed for it any more."""
-    return Host.objects.get_or_create(name=settings.TUNIX_HOST_NAME, defaults={"slots": settings.TUNIX_SLOTS})[0]
+    """The row of this host, made if it is not there. Read each time: remembered, it would outlive a
+    deletion, and nothing could be claimed for it any more."""
+    return Host.objects.get_or_create(
+        name=settings.TUNIX_HOST_NAME, defaults={"slots": settings.TUNIX_SLOTS}
+    )[0]
 
 
-# --- keepers of this host ---------------------------------------------------------------------------------------------
+# --- keepers of this host -------------------------------------------------------------------------
 
 
 def note_keeper(run: Run) -> None:
-    """Remember that this host starts a keeper for ``run``, so that it is found even if the run is taken away meanwhile."""
+    """Remember that this host starts a keeper for ``run``, so that it is found even if the run is
+    taken away meanwhile."""
     folder = _keepers_folder()
     (folder / str(run.run_id)).write_text(str(reservations.run_folder(run)))
 
@@ -51,12 +55,17 @@ def _keepers_folder() -> Path:
 
 
 def stop_taken_away() -> None:
-    """Stop the keepers of runs that are ours no longer: judged lost while we were away, and perhaps retried elsewhere."""
+    """Stop the keepers of runs that are ours no longer: judged lost while we were away, and perhaps
+    retried elsewhere."""
     if root_away():
         return
     noted = {entry.name: entry for entry in _keepers_folder().iterdir()}
     _adopt(noted)
-    ours = Run.objects.executing().filter(Q(host=this_host()) | Q(host=None), pk__in=list(noted)).values_list("pk", flat=True)
+    ours = (
+        Run.objects.executing()
+        .filter(Q(host=this_host()) | Q(host=None), pk__in=list(noted))
+        .values_list("pk", flat=True)
+    )
     for run_id in noted.keys() - {str(pk) for pk in ours}:
         folder = noted[run_id].read_text()  # empty: the disk was full, and nothing has been started
         if not folder or _is_stopped(Path(folder), run_id):
@@ -69,13 +78,18 @@ def _is_stopped(folder: Path, run_id: str) -> bool:
         return is_missing(folder)  # then its keeper has ended by itself
     lock = files.try_lock(folder / names.LOCK)
     if lock is None:
-        # another run may have the folder by now: this one was deleted, and the folder is free for the next who asks for it
+        # another run may have the folder by now: this one was deleted, and the folder is free for
+        # the next who asks for it
         its_own = (records.read_keeper(folder) or {}).get("run_id") == run_id
         if its_own and read_end(folder) is None:
-            records.request_stop(folder, "cancel", "attendant: the run was taken away from this host")
+            records.request_stop(
+                folder, "cancel", "attendant: the run was taken away from this host"
+            )
         return False
     try:
-        if (read_end(folder) or {}).get("reason", "lost") == "lost":  # no keeper saw to it that nothing is left
+        if (read_end(folder) or {}).get(
+            "reason", "lost"
+        ) == "lost":  # no keeper saw to it that nothing is left
             leftovers.kill_leftovers(folder, run_id, timeout=KILL_SECONDS)
         records.withdraw_late_stop(folder)
     except leftovers.StillAlive as error:
@@ -87,21 +101,27 @@ def _is_stopped(folder: Path, run_id: str) -> bool:
 
 
 def _adopt(noted: Collection[str]) -> None:
-    """Executing runs whose host was deleted from the table: ours if we started them; else, if they have no keeper, anybody's."""
+    """Executing runs whose host was deleted from the table: ours if we started them; else, if they
+    have no keeper, anybody's."""
     for run in Run.objects.executing().filter(host=None, supervised=True):
         folder = reservations.run_folder(run)
-        lock = None if str(run.pk) in noted or not folder.is_dir() else files.try_lock(folder / names.LOCK)
+        lock = (
+            None
+            if str(run.pk) in noted or not folder.is_dir()
+            else files.try_lock(folder / names.LOCK)
+        )
         if str(run.pk) in noted or lock is not None or is_missing(folder):
             Run.objects.filter(pk=run.pk, host=None).update(host=this_host())
         if lock is not None:
             os.close(lock)
 
 
-# --- the others -------------------------------------------------------------------------------------------------------
+# --- the others -----------------------------------------------------------------------------------
 
 
 class Observer:
-    """Watches the heartbeats of the other hosts. After ``broken()`` (the database was away) nothing counts that came before."""
+    """Watches the heartbeats of the other hosts. After ``broken()`` (the database was away) nothing
+    counts that came before."""
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[datetime | None, float]] = {}
@@ -110,12 +130,16 @@ class Observer:
         self._seen.clear()
 
     def observe(self) -> None:
-        if root_away():  # the locks on it are what tells a dead host from one whose attendant is dead
+        if (
+            root_away()
+        ):  # the locks on it are what tells a dead host from one whose attendant is dead
             self._seen.clear()
             return
         now = time.monotonic()
         executing = Run.objects.filter(status__in=EXECUTING, host__isnull=False)
-        for host in Host.objects.exclude(name=settings.TUNIX_HOST_NAME).filter(pk__in=executing.values("host")):
+        for host in Host.objects.exclude(name=settings.TUNIX_HOST_NAME).filter(
+            pk__in=executing.values("host")
+        ):
             beat, since = self._seen.get(host.pk, (None, now))
             if host.pk not in self._seen or beat != host.heartbeat_at:
                 self._seen[host.pk] = (host.heartbeat_at, now)
@@ -131,7 +155,10 @@ class Observer:
         since = host.heartbeat_at or timezone.now()
         if Host.objects.filter(pk=host.pk, silent_since=None).update(silent_since=since) != 1:
             return  # another observer said it
-        reason = f"host {host.name} not heard since {since:%Y-%m-%d %H:%M:%S} UTC; the run may well go on"
+        reason = (
+            f"host {host.name} not heard since {since:%Y-%m-%d %H:%M:%S} UTC; the run may well"
+            " go on"
+        )
         logger.warning(reason)
         RunEvent.objects.bulk_create(
             RunEvent(run=run, reason=reason, by=settings.TUNIX_HOST_NAME, at=timezone.now())
@@ -140,20 +167,31 @@ class Observer:
 
     @staticmethod
     def _judge_lost(host: Host, silence: float) -> None:
-        for run in Run.objects.executing_on(host).filter(supervised=True):  # any host answers the others
+        for run in Run.objects.executing_on(host).filter(
+            supervised=True
+        ):  # any host answers the others
             folder = reservations.run_folder(run)
             missing = is_missing(folder)
             lock = None if missing else files.try_lock(folder / names.LOCK)
             if lock is None and not missing:
-                continue  # its keeper holds the lock on the shared root: alive, whatever its attendant does
+                # its keeper holds the lock on the shared root: alive, whatever its attendant does
+                continue
             reason = f"Host {host.name} was lost: nothing was heard of it for {silence:.0f} s."
             try:
                 if lock is None:
-                    finishing.finish_run(run=run, status="failed", reason=reason, by=settings.TUNIX_HOST_NAME, lost=True)
+                    finishing.finish_run(
+                        run=run,
+                        status="failed",
+                        reason=reason,
+                        by=settings.TUNIX_HOST_NAME,
+                        lost=True,
+                    )
                     continue
                 if read_end(folder) is None:
                     records.write_lost_exit(folder, str(run.run_id), reason)
-                bring_home(run, by=settings.TUNIX_HOST_NAME)  # with the output and the measurements that it left
+                bring_home(
+                    run, by=settings.TUNIX_HOST_NAME
+                )  # with the output and the measurements that it left
             except TransitionRefused as refused:
                 logger.info("run %s: %s", run.run_id, refused)
             finally:

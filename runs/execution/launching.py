@@ -38,7 +38,10 @@ logger = logging.getLogger("tunixrt.runs")
 DRY_RUN_BATCH = 50
 LAUNCH_SECONDS = 40.0  # one task launches for at most this long; its time limit is 60 s
 KEEPER_START_SECONDS = 15.0  # it takes 40 ms
-USED = "The run's folder holds files of another run, put there while this one was waiting. Submit it with another folder."
+USED = (
+    "The run's folder holds files of another run, put there while this one was waiting. Submit it"
+    " with another folder."
+)
 LOOK_SECONDS = 1.0  # how often a waiting request asks the database
 
 
@@ -57,7 +60,8 @@ class RootUnusable(CannotStart):
 
 @contextmanager
 def launch_lock() -> Iterator[None]:
-    """Held while slots of this host are counted and taken: one launcher at a time, whatever process it is in."""
+    """Held while slots of this host are counted and taken: one launcher at a time, whatever process
+    it is in."""
     path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.launch"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -71,18 +75,20 @@ def free_slots(host: Host) -> int:
     return settings.TUNIX_SLOTS - Run.objects.executing_on(host).filter(supervised=True).count()
 
 
-# --- in the request ---------------------------------------------------------------------------------------------------
+# --- in the request -------------------------------------------------------------------------------
 
 
 def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
-    """Submit, execute and wait: ``(run, created)``. A training is owned by its keeper all the same, so it goes on and comes
-    home if this process dies.
+    """Submit, execute and wait: ``(run, created)``. A training is owned by its keeper all the same,
+    so it goes on and comes home if this process dies.
 
     Raises:
         CannotStart: nothing was stored. And what submit_run raises.
     """
     if not submission.needs_process(request):
-        run, created = submission.submit_run(request=request, by=by, queued=False, claim_for=this_host())
+        run, created = submission.submit_run(
+            request=request, by=by, queued=False, claim_for=this_host()
+        )
         return (answer_dry_run(run, by="web") if created else run), created
     if found := submission.find_submitted(request=request, by=by):
         return found, False
@@ -103,22 +109,37 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
         except TransitionRefused:  # another host took it out of the queue first: wait for that one
             lock = None
     if lock is not None:
-        with _closing(lock), suppress(TransitionRefused):  # cancelled meanwhile: the attendant ends it
+        with (
+            _closing(lock),
+            suppress(TransitionRefused),
+        ):  # cancelled meanwhile: the attendant ends it
             start(run, lock)
     return wait_for(run), True
 
 
 def wait_for(run: Run) -> Run:
-    """Wait for the end of a started run and bring it home; if the database is away, answer from the run's folder."""
+    """Wait for the end of a started run and bring it home; if the database is away, answer from the
+    run's folder."""
     folder = reservations.run_folder(run)
-    patience = (run.timeout_seconds or 0) + settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + 10
+    patience = (
+        (run.timeout_seconds or 0)
+        + settings.TUNIX_STOP_WAIT_SECONDS
+        + settings.TUNIX_TERM_GRACE_SECONDS
+        + 10
+    )
     give_up = time.monotonic() + patience
     look = time.monotonic() + LOOK_SECONDS
     pause = 0.01
-    while run.status not in TERMINAL and (end := _end_if_readable(folder)) is None and time.monotonic() < give_up:
+    while (
+        run.status not in TERMINAL
+        and (end := _end_if_readable(folder)) is None
+        and time.monotonic() < give_up
+    ):
         time.sleep(pause)
         pause = min(pause * 1.3, 0.25)
-        if time.monotonic() >= look:  # not every end leaves an exit.json: another host may have found the dataset gone
+        if (
+            time.monotonic() >= look
+        ):  # not every end leaves an exit.json: another host may have found the dataset gone
             look = time.monotonic() + LOOK_SECONDS
             try:
                 run.refresh_from_db()
@@ -148,12 +169,13 @@ def _end_if_readable(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-# --- from the queue ---------------------------------------------------------------------------------------------------
+# --- from the queue -------------------------------------------------------------------------------
 
 
 def launch_pending(seconds: float = LAUNCH_SECONDS) -> int:
-    """Claim and start what this host can take now, for at most so long; returns how many runs. Called by tasks and by the
-    attendant, as often as anybody likes: what is claimed already is not found again."""
+    """Claim and start what this host can take now, for at most so long; returns how many runs.
+    Called by tasks and by the attendant, as often as anybody likes: what is claimed already is not
+    found again."""
     if root_problem():
         return 0
     host = this_host()
@@ -161,15 +183,21 @@ def launch_pending(seconds: float = LAUNCH_SECONDS) -> int:
     launched = 0
     while _launch_one(host):
         launched += 1
-    while time.monotonic() < give_up and (runs := claiming.claim_dry_runs(host=host, limit=DRY_RUN_BATCH, by="queue")):
+    while time.monotonic() < give_up and (
+        runs := claiming.claim_dry_runs(host=host, limit=DRY_RUN_BATCH, by="queue")
+    ):
         answer_dry_runs(runs, by="queue")
         launched += len(runs)
     return launched
 
 
 def _launch_one(host: Host) -> bool:
-    """Start the next local run if one waits and a slot is free; False when there is nothing to do."""
-    if not Run.objects.filter(status=RunStatus.PENDING, supervised=True).exists() or not local_runtime().available:
+    """Start the next local run if one waits and a slot is free; False when there is nothing to
+    do."""
+    if (
+        not Run.objects.filter(status=RunStatus.PENDING, supervised=True).exists()
+        or not local_runtime().available
+    ):
         return False
     with launch_lock():
         if free_slots(host) < 1:
@@ -186,19 +214,25 @@ def _launch_one(host: Host) -> bool:
             return False  # cancelled or taken this moment: the next round looks again
         except BaseException:
             if lock is not None:
-                os.close(lock)  # the commit failed, or nobody knows; a lock that we kept would pass for a keeper for ever
+                os.close(
+                    lock
+                )  # the commit failed, or nobody knows; a lock that we kept would pass for a keeper for ever
             raise
     if lock is not None:
-        with _closing(lock), suppress(TransitionRefused):  # cancelled meanwhile: the attendant ends it
+        with (
+            _closing(lock),
+            suppress(TransitionRefused),
+        ):  # cancelled meanwhile: the attendant ends it
             start(run, lock)
     return True
 
 
-# --- one run ----------------------------------------------------------------------------------------------------------
+# --- one run --------------------------------------------------------------------------------------
 
 
 def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
-    """Take the run's lock, then the run: alive = lock held, from before the claim. None: the run has failed already."""
+    """Take the run's lock, then the run: alive = lock held, from before the claim. None: the run
+    has failed already."""
     folder = reservations.run_folder(run)
     lock = None
     try:
@@ -226,9 +260,10 @@ def _claim_locked(run: Run, host: Host, *, by: str) -> int | None:
 
 
 def start(run: Run, lock: int) -> None:
-    """Write what the training needs and start its keeper, which inherits ``lock``. A run that cannot be started ends
-    ``failed`` with the reason; what is left for the attendant to try again is an absent database (DatabaseError), an absent
-    output root, and a run that was cancelled meanwhile (TransitionRefused)."""
+    """Write what the training needs and start its keeper, which inherits ``lock``. A run that
+    cannot be started ends ``failed`` with the reason; what is left for the attendant to try again
+    is an absent database (DatabaseError), an absent output root, and a run that was cancelled
+    meanwhile (TransitionRefused)."""
     try:
         _start(run, lock)
     except (DatabaseError, TransitionRefused):
@@ -259,9 +294,12 @@ def _start(run: Run, lock: int) -> None:
     write_jsonl(dataset, folder / names.DATASET)
     manifest = preparation.manifest_of(run, dataset=dataset, request=request)
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
-    files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)  # no keeper yet: written anew
+    files.write_json(
+        folder / names.COMMAND, _command(run, folder), durable=False
+    )  # no keeper yet: written anew
     note_keeper(run)
-    # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not what we believe.
+    # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not
+    # what we believe.
     starter = subprocess.Popen(
         keeper.command(folder, lock),
         pass_fds=[lock],
@@ -273,12 +311,15 @@ def _start(run: Run, lock: int) -> None:
     said = _wait_for_start(run, starter)
     if starter.returncode < 0 or starter.returncode == keeper.KILLED:
         # on the way: perhaps the run has its keeper, perhaps not; the attendant finds out
-        logger.warning("run %s: its keeper was killed while it started (%s)", run.run_id, starter.returncode)
+        logger.warning(
+            "run %s: its keeper was killed while it started (%s)", run.run_id, starter.returncode
+        )
         return
     if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
         lines = said.decode("utf-8", "replace").strip().splitlines()
         raise RuntimeError(
-            f"its keeper did not start (exit code {starter.returncode}): {lines[-1] if lines else 'no reason given'}"
+            f"its keeper did not start (exit code {starter.returncode}):"
+            f" {lines[-1] if lines else 'no reason given'}"
         )
     note_process(run, folder)
     wake_attendant()  # which looks more often from now on
@@ -289,7 +330,10 @@ def _wait_for_start(run: Run, starter: "subprocess.Popen[bytes]") -> bytes:
     with starter:
         try:
             return starter.communicate(timeout=KEEPER_START_SECONDS)[1]
-        except (OSError, subprocess.SubprocessError) as error:  # the keeper may have taken the run all the same
+        except (
+            OSError,
+            subprocess.SubprocessError,
+        ) as error:  # the keeper may have taken the run all the same
             logger.warning("run %s: no word of its keeper: %s", run.run_id, error)
             starter.kill()
         except BaseException:

@@ -17,9 +17,15 @@ from tunixrt.refusals import shorten
 
 COMPLETED_MESSAGE = "Training completed."
 NO_REPORT = "The training command wrote no report, so steps, tokens and memory are not known."
-UNREADABLE_REPORT = "The training command wrote a report that cannot be read, so steps, tokens and memory are not known: {}"
+UNREADABLE_REPORT = (
+    "The training command wrote a report that cannot be read, so steps, tokens and memory are not"
+    " known: {}"
+)
 UNREADABLE_RESULT = "The training command wrote a result that cannot be read: {}"
-LOST_REASONS = ("lost", "host stopped")  # of exit.json: not the training's own doing, so auto_retry applies
+LOST_REASONS = (
+    "lost",
+    "host stopped",
+)  # of exit.json: not the training's own doing, so auto_retry applies
 RESULT_DEPTH = 16  # of result.json; what lies deeper is left out
 SUMMARY_MAX_BYTES = 1_000_000  # of a report or a result, as JSON
 _TEXTS = ("warnings", "sentences")  # lists of a report that people read
@@ -27,7 +33,8 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
 
 def read_end(folder: Path) -> dict[str, Any] | None:
-    """exit.json, or None while the run has not ended. The trainer can write in the folder too: what is no end counts as none."""
+    """exit.json, or None while the run has not ended. The trainer can write in the folder too: what
+    is no end counts as none."""
     try:
         return files.read_json(folder / names.EXIT)
     except files.BrokenFile:
@@ -40,7 +47,11 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
     status, exit_code = _status(end, must_meet_deadline=run.mode == RunMode.DRY_RUN)
     if run.mode == RunMode.DRY_RUN:
         return _dry_run_outcome(run, status, folder, end)
-    reason = COMPLETED_MESSAGE if status == RunStatus.COMPLETED else _text(end.get("message")) or "The training failed."
+    reason = (
+        COMPLETED_MESSAGE
+        if status == RunStatus.COMPLETED
+        else _text(end.get("message")) or "The training failed."
+    )
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
     return (
         status,
@@ -57,9 +68,11 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
     )
 
 
-def _dry_run_outcome(run: Run, status: str, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """A dry run with depth: the training program wrote a report beside its output. A failed one has no exit code, one that passed
-    no stderr: what it warns of is in the report."""
+def _dry_run_outcome(
+    run: Run, status: str, folder: Path, end: dict[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
+    """A dry run with depth: the training program wrote a report beside its output. A failed one has
+    no exit code, one that passed no stderr: what it warns of is in the report."""
     passed = status == RunStatus.COMPLETED
     reason = DRY_RUN_MESSAGE if passed else _text(end.get("message")) or "The check failed."
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
@@ -109,7 +122,8 @@ def _status(end: dict[str, Any], *, must_meet_deadline: bool) -> tuple[str, int 
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Return result.json of the training command; empty when there is none, a warning when it cannot be read."""
+    """Return result.json of the training command; empty when there is none, a warning when it
+    cannot be read."""
     try:
         return _read_object(folder / names.RESULT)
     except Unreadable as error:
@@ -121,14 +135,17 @@ class Unreadable(Exception):
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a file of the training command, as it is stored; empty where there is none. Raises Unreadable."""
+    """Return the object in a file of the training command, as it is stored; empty where there is
+    none. Raises Unreadable."""
     try:
         value = files.read_json(path) or {}
     except OSError as error:
         raise Unreadable(f"{path.name}: {error.strerror or error}.") from error
     except files.BrokenFile as error:
         raise Unreadable(shorten(str(error).replace(str(path), path.name))) from error
-    kept: dict[str, Any] = storable(value | {name: texts_of(value[name]) for name in _TEXTS if name in value})
+    kept: dict[str, Any] = storable(
+        value | {name: texts_of(value[name]) for name in _TEXTS if name in value}
+    )
     if len(orjson.dumps(kept)) > SUMMARY_MAX_BYTES:
         raise Unreadable(f"{path.name} holds more than {SUMMARY_MAX_BYTES:,} bytes.")
     return kept
@@ -146,11 +163,19 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31 else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+        else None
+    )
 
 
 def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+        else None
+    )
 
 
 def _moment(value: Any) -> datetime:
@@ -162,11 +187,13 @@ def _moment(value: Any) -> datetime:
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    """JSON as every database and client takes it: no NUL, no half characters, numbers within 64 bits, no great depth. An
-    untrained byte model does write NUL into its samples."""
+    """JSON as every database and client takes it: no NUL, no half characters, numbers within 64
+    bits, no great depth. An untrained byte model does write NUL into its samples."""
     if isinstance(value, str):
         return files.clean_text(value)
-    if isinstance(value, int | float) and not SMALLEST <= value <= LARGEST:  # PostgreSQL makes large floats whole
+    if (
+        isinstance(value, int | float) and not SMALLEST <= value <= LARGEST
+    ):  # PostgreSQL makes large floats whole
         return None
     if isinstance(value, dict | list) and depth == RESULT_DEPTH:
         return None

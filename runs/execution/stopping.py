@@ -1,8 +1,8 @@
 """Stopping the trainings of a container with its attendant.
 
-A keeper outlives everything but its PID namespace: when the first process of a container ends, the kernel kills all others.
-Where that follows from the attendant's end, the attendant asks the keepers to end first, by SIGTERM, and waits for them.
-Everywhere else the trainings go on without it.
+A keeper outlives everything but its PID namespace: when the first process of a container ends, the
+kernel kills all others. Where that follows from the attendant's end, the attendant asks the keepers
+to end first, by SIGTERM, and waits for them. Everywhere else the trainings go on without it.
 """
 
 import logging
@@ -18,25 +18,32 @@ from runs.runfolder.processes import Process, live_processes, send_signal
 
 logger = logging.getLogger("tunixrt.attendant")
 
-# Init programs that run one command, pass signals on to it, and end when it ends. `docker run --init` and `init: true` of a
-# composition are docker-init (tini); Podman's is catatonit.
+# Init programs that run one command, pass signals on to it, and end when it ends. `docker run
+# --init` and `init: true` of a composition are docker-init (tini); Podman's is catatonit.
 INITS = frozenset({"tini", "tini-static", "docker-init", "podman-init", "catatonit", "dumb-init"})
 INITIAL_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO of the kernel (include/linux/proc_ns.h)
-MARGIN_SECONDS = 5.0  # for a keeper, after the training's own time: ending what was left behind, writing exit.json
+# for a keeper, after the training's own time: ending what was left behind, writing exit.json
+MARGIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
 
 
 def ends_with_attendant() -> bool:
-    """Whether the end of this process ends its PID namespace; TUNIX_STOP_WITH_ATTENDANT overrides what can be told.
+    """Whether the end of this process ends its PID namespace; TUNIX_STOP_WITH_ATTENDANT overrides
+    what can be told.
 
-    True for the first process of a namespace and for the command of an init program that exists for that command only. False
-    for a shell's command and for a service of a machine, or of a container with a process manager, which restarts it at will.
+    True for the first process of a namespace and for the command of an init program that exists for
+    that command only. False for a shell's command and for a service of a machine, or of a container
+    with a process manager, which restarts it at will.
     """
     if settings.TUNIX_STOP_WITH_ATTENDANT is not None:
         return bool(settings.TUNIX_STOP_WITH_ATTENDANT)
     if os.getpid() == 1:
         return True
-    return os.getppid() == 1 and os.readlink("/proc/self/ns/pid") != INITIAL_NAMESPACE and _name_of(1) in INITS
+    return (
+        os.getppid() == 1
+        and os.readlink("/proc/self/ns/pid") != INITIAL_NAMESPACE
+        and _name_of(1) in INITS
+    )
 
 
 def ask_keepers_to_end() -> list[Process]:
@@ -48,12 +55,20 @@ def ask_keepers_to_end() -> list[Process]:
 
 
 def wait_for_keepers(asked: list[Process]) -> None:
-    """Wait until no keeper is left, at most as long as a keeper gives its training; asks those that have come up meanwhile."""
-    give_up = time.monotonic() + settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + MARGIN_SECONDS
+    """Wait until no keeper is left, at most as long as a keeper gives its training; asks those that
+    have come up meanwhile."""
+    give_up = (
+        time.monotonic()
+        + settings.TUNIX_STOP_WAIT_SECONDS
+        + settings.TUNIX_TERM_GRACE_SECONDS
+        + MARGIN_SECONDS
+    )
     known = {(process.pid, process.start_time) for process in asked}
     while left := [process for process in live_processes() if _is_keeper(process)]:
         if time.monotonic() > give_up:
-            logger.error("keepers %s have not ended", ", ".join(str(process.pid) for process in left))
+            logger.error(
+                "keepers %s have not ended", ", ".join(str(process.pid) for process in left)
+            )
             return
         for process in left:
             if (process.pid, process.start_time) not in known:

@@ -1,8 +1,10 @@
-"""This host's task workers: processes forked from the attendant, each of which runs django-q2's pusher, worker and monitor.
+"""This host's task workers: processes forked from the attendant, each of which runs django-q2's
+pusher, worker and monitor.
 
-django-q2's own cluster is six processes for two workers, of 15 MB each even where they share what they can; the same functions in
-threads of one process are 15 MB for a worker. What its sentinel watches over is seen to here: a worker that is gone is replaced,
-one whose task overruns its time limit ends itself, and a canary task has to come back.
+django-q2's own cluster is six processes for two workers, of 15 MB each even where they share what
+they can; the same functions in threads of one process are 15 MB for a worker. What its sentinel
+watches over is seen to here: a worker that is gone is replaced, one whose task overruns its time
+limit ends itself, and a canary task has to come back.
 """
 
 import contextlib
@@ -47,8 +49,9 @@ NAME = "task worker"  # as ps -o comm shows it; the command line is the attendan
 class Workers:
     """The task workers of this host, each in a session of its own.
 
-    They outlive the attendant. An open memory file whose name stands for this host and its output root marks them: a fork
-    inherits it, the programs that they start do not, and it needs no file system.
+    They outlive the attendant. An open memory file whose name stands for this host and its output
+    root marks them: a fork inherits it, the programs that they start do not, and it needs no file
+    system.
     """
 
     def __init__(self) -> None:
@@ -60,7 +63,8 @@ class Workers:
         self._is_first = True
 
     def keep(self) -> None:
-        """Start workers in place of those that are gone, or of all if none has done a task for too long."""
+        """Start workers in place of those that are gone, or of all if none has done a task for too
+        long."""
         if self._is_first:
             self._kill()  # what a predecessor has left
             self._is_first = False
@@ -73,7 +77,8 @@ class Workers:
             self._start()
 
     def stop(self) -> None:
-        """Let the workers end what they have begun, for some seconds, then kill those that are left."""
+        """Let the workers end what they have begun, for some seconds, then kill those that are
+        left."""
         for process in self.processes():
             send_signal(process, signal.SIGTERM)
         give_up = time.monotonic() + GRACE_SECONDS
@@ -92,7 +97,8 @@ class Workers:
     def _start(self) -> None:
         connections.close_all()  # a connection must not be shared with a fork
         gc.collect()
-        gc.freeze()  # a collection in the fork would write to, and so copy, every page that is shared
+        # a collection in the fork would write to, and so copy, every page that is shared
+        gc.freeze()
         sys.stdout.flush()
         sys.stderr.flush()
         mark = os.memfd_create(self.mark)
@@ -107,14 +113,21 @@ class Workers:
 
     def _collect(self) -> int:
         """Take note of workers that have ended, and return how many were not expected to."""
-        ended = {pid: os.waitstatus_to_exitcode(status) for pid in self._pids if (status := _status(pid)) is not None}
+        ended = {
+            pid: os.waitstatus_to_exitcode(status)
+            for pid in self._pids
+            if (status := _status(pid)) is not None
+        }
         self._pids -= ended.keys()
         return sum(code != 0 for code in ended.values())
 
     def _silent(self) -> bool:
-        """Whether the workers have done no task for too long, though one was there; asks for one when it is time."""
+        """Whether the workers have done no task for too long, though one was there; asks for one
+        when it is time."""
         now = timezone.now()
-        is_due = self.canary_sent is None or (now - self.canary_sent).total_seconds() >= CANARY_SECONDS
+        is_due = (
+            self.canary_sent is None or (now - self.canary_sent).total_seconds() >= CANARY_SECONDS
+        )
         if self._canary_is_back and not is_due:
             return False
         done = Host.objects.values_list("canary_at", flat=True).get(pk=hosts.this_host().pk)
@@ -126,13 +139,16 @@ class Workers:
             return False
         if not waiting:
             self.canary_sent, self._canary_is_back = now, False
-        async_task("runs.tasks.canary")  # again while none came back: the workers of another host may have taken it
+        async_task(
+            "runs.tasks.canary"
+        )  # again while none came back: the workers of another host may have taken it
         return False
 
     def _kill(self) -> None:
         """Send SIGKILL to every worker until none is left, or the kernel holds one.
 
-        A process closes its files, by which it is found here, some time before its parent can collect it.
+        A process closes its files, by which it is found here, some time before its parent can
+        collect it.
         """
         give_up = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < give_up:
@@ -151,7 +167,7 @@ def _status(pid: int) -> int | None:
     return status if found else None
 
 
-# --- in the worker ----------------------------------------------------------------------------------------------------
+# --- in the worker --------------------------------------------------------------------------------
 
 
 def _be_worker(*, keep_open: int) -> NoReturn:
@@ -169,7 +185,8 @@ def _be_worker(*, keep_open: int) -> NoReturn:
 
 
 def _detach(keep_open: int) -> None:
-    """Have nothing in common with the attendant but memory. Its locks above all must end with it."""
+    """Have nothing in common with the attendant but memory. Its locks above all must end with
+    it."""
     os.setsid()
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) != keep_open:
@@ -182,7 +199,8 @@ def _detach(keep_open: int) -> None:
 
 
 def _work() -> None:
-    """Do tasks in this thread, since only a main thread can be interrupted by a time limit; fetch and acknowledge in others."""
+    """Do tasks in this thread, since only a main thread can be interrupted by a time limit; fetch
+    and acknowledge in others."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopping.set())
@@ -197,7 +215,9 @@ def _work() -> None:
         worker(claimed, results, timer, Conf.TIMEOUT)
         if timer.value == Timer.IDLE:
             break
-        stopping.set()  # a task overran its time limit, or a fresh process is due: do what is claimed already, and end
+        # a task overran its time limit, or a fresh process is due: do what is claimed already, and
+        # end
+        stopping.set()
     results.put("STOP")
     saver.join()
 
@@ -216,8 +236,8 @@ def _save(results: "queue.Queue[Any]") -> None:
 
 @contextlib.contextmanager
 def _ends_the_process() -> Iterator[None]:
-    """End the process after an error: no worker must be left without one of its threads. A task that is not acknowledged is
-    delivered again, which does no harm."""
+    """End the process after an error: no worker must be left without one of its threads. A task
+    that is not acknowledged is delivered again, which does no harm."""
     try:
         yield
     except BaseException:
@@ -226,9 +246,11 @@ def _ends_the_process() -> Iterator[None]:
 
 
 class Timer:
-    """What django-q2's worker tells its guard: the seconds that a task may take, or why it has no task.
+    """What django-q2's worker tells its guard: the seconds that a task may take, or why it has no
+    task.
 
-    A task gets an exception at its time limit. If that does not end it, the process ends, and says on stderr where it was.
+    A task gets an exception at its time limit. If that does not end it, the process ends, and says
+    on stderr where it was.
     """
 
     IDLE = -1

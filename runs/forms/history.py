@@ -32,7 +32,8 @@ class MomentField(forms.CharField):
 
 
 class FilterField(forms.CharField):
-    """Text in the filter language; its terms. A refusal knows the text and the place: ``params`` of the error."""
+    """Text in the filter language; its terms. A refusal knows the text and the place: ``params`` of
+    the error."""
 
     def clean(self, value: Any) -> list[filters.Term]:
         text = super().clean(value)
@@ -51,7 +52,9 @@ class CursorField(forms.CharField):
         try:
             return Cursor.decode(text)
         except ValueError as error:
-            raise forms.ValidationError("This link does not lead to a page of this list.") from error
+            raise forms.ValidationError(
+                "This link does not lead to a page of this list."
+            ) from error
 
 
 class ColumnsField(forms.CharField):
@@ -77,11 +80,19 @@ class HistoryFilter(forms.Form):
         required=False,
         max_length=TEXT_MAX_LENGTH,
         widget=forms.TextInput(
-            attrs={"type": "search", "placeholder": "gemma status:failed loss<1.5 after:7d", "autocomplete": "off"}
+            attrs={
+                "type": "search",
+                "placeholder": "gemma status:failed loss<1.5 after:7d",
+                "autocomplete": "off",
+            }
         ),
     )
-    status = ChoiceField(choices=_any([(value, value) for value in RunStatus.values], "any status"), required=False)
-    mode = ChoiceField(choices=_any([(value, value) for value in RunMode.values], "any mode"), required=False)
+    status = ChoiceField(
+        choices=_any([(value, value) for value in RunStatus.values], "any status"), required=False
+    )
+    mode = ChoiceField(
+        choices=_any([(value, value) for value in RunMode.values], "any mode"), required=False
+    )
     dataset_key = forms.CharField(label="Dataset", required=False, max_length=TEXT_MAX_LENGTH)
     model_id = forms.CharField(label="Model", required=False, max_length=TEXT_MAX_LENGTH)
     tag = forms.CharField(required=False, max_length=TEXT_MAX_LENGTH)
@@ -112,17 +123,25 @@ class HistoryFilter(forms.Form):
 
     @property
     def filter_error(self) -> dict[str, str] | None:
-        """Where the typed filter is wrong: the text up to there, the character there, and the rest."""
+        """Where the typed filter is wrong: the text up to there, the character there, and the
+        rest."""
         for error in self.errors.as_data().get("q", []):
             if error.code == "filter" and error.params:
                 text, position = error.params["text"], error.params["position"]
-                return {"before": text[:position], "at": text[position : position + 1], "after": text[position + 1 :]}
+                return {
+                    "before": text[:position],
+                    "at": text[position : position + 1],
+                    "after": text[position + 1 :],
+                }
         return None
 
     @property
     def query(self) -> str:
-        """The filters and columns as a query string, in one order, without the cursor and without what is empty."""
-        return urlencode([(name, self.data[name]) for name in (*self.FILTERS, "columns") if self.data.get(name)])
+        """The filters and columns as a query string, in one order, without the cursor and without
+        what is empty."""
+        return urlencode(
+            [(name, self.data[name]) for name in (*self.FILTERS, "columns") if self.data.get(name)]
+        )
 
     @property
     def is_filtered(self) -> bool:

@@ -7,7 +7,14 @@ from django.conf import settings
 
 from runs.forms.tags import split_tags
 from runs.models import RunMode
-from runs.services.run_requests import AUTO_RETRY_MAX, KEY_MAX_LENGTH, PRIORITY_RANGE, InvalidRequest, RunRequest, clean_request
+from runs.services.run_requests import (
+    AUTO_RETRY_MAX,
+    KEY_MAX_LENGTH,
+    PRIORITY_RANGE,
+    InvalidRequest,
+    RunRequest,
+    clean_request,
+)
 from runs.spec.manifest import PARAMETERS, Parameter, number_text
 from runs.spec.naming import NAME_MAX_LENGTH
 from tunixrt.forms import ChoiceField, MultipleChoiceField
@@ -16,7 +23,14 @@ from tunixrt.numbers import NumberField, WholeNumberField
 TEXT_MAX_LENGTH = 256
 
 
-_WORDS = {"lora": "LoRA", "lr": "learning rate", "fsdp": "FSDP", "seq": "sequence", "dtype": "number type", "num": ""}
+_WORDS = {
+    "lora": "LoRA",
+    "lr": "learning rate",
+    "fsdp": "FSDP",
+    "seq": "sequence",
+    "dtype": "number type",
+    "num": "",
+}
 
 
 def label_of(parameter: Parameter) -> str:
@@ -35,7 +49,8 @@ def help_of(parameter: Parameter) -> str:
 
 
 def parameter_field(parameter: Parameter) -> forms.Field:
-    """The form field of a training parameter: its text becomes the type that ``clean_request`` asks for."""
+    """The form field of a training parameter: its text becomes the type that ``clean_request`` asks
+    for."""
     label, help_text = label_of(parameter), help_of(parameter)
     common: dict[str, Any] = {"label": label, "help_text": help_text, "initial": parameter.default}
     if parameter.type is bool:
@@ -43,7 +58,10 @@ def parameter_field(parameter: Parameter) -> forms.Field:
     if parameter.type is list:
         choices = [(name, name) for name in parameter.choices]
         return MultipleChoiceField(
-            required=not parameter.nullable, choices=choices, widget=forms.CheckboxSelectMultiple, **common
+            required=not parameter.nullable,
+            choices=choices,
+            widget=forms.CheckboxSelectMultiple,
+            **common,
         )
     if parameter.choices:
         return ChoiceField(choices=[(name, name) for name in parameter.choices], **common)
@@ -55,21 +73,38 @@ def parameter_field(parameter: Parameter) -> forms.Field:
 
 
 class StartForm(forms.Form):
-    """A request for a run. ``request`` is what ``clean_request``, the one validation, made of it."""
+    """A request for a run. ``request`` is what ``clean_request``, the one validation, made of
+    it."""
 
     BASIC = tuple(name for name, parameter in PARAMETERS.items() if parameter.basic)
     ADVANCED = tuple(name for name, parameter in PARAMETERS.items() if not parameter.basic)
-    HANDLING = ("output_dir", "priority", "timeout_seconds", "auto_retry", "webhook_url", "preflight", "smoke")
+    HANDLING = (
+        "output_dir",
+        "priority",
+        "timeout_seconds",
+        "auto_retry",
+        "webhook_url",
+        "preflight",
+        "smoke",
+    )
 
     dataset_key = forms.CharField(label="Dataset", max_length=KEY_MAX_LENGTH, widget=forms.Select)
     model_id = forms.CharField(
         label="Model",
         max_length=KEY_MAX_LENGTH,
-        help_text="preset:<name>, a folder inside TUNIX_MODEL_ROOTS, or a hub id such as google/gemma-2b-it.",
-        widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off", "spellcheck": "false"}),
+        help_text=(
+            "preset:<name>, a folder inside TUNIX_MODEL_ROOTS, or a hub id such as"
+            " google/gemma-2b-it."
+        ),
+        widget=forms.TextInput(
+            attrs={"list": "models", "autocomplete": "off", "spellcheck": "false"}
+        ),
     )
     output_dir = forms.CharField(
-        label="Output folder", required=False, help_text="Below the output root; empty: named by the run id.", max_length=1000
+        label="Output folder",
+        required=False,
+        help_text="Below the output root; empty: named by the run id.",
+        max_length=1000,
     )
     name = forms.CharField(
         required=False,
@@ -78,34 +113,53 @@ class StartForm(forms.Form):
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
     )
     tags = forms.CharField(required=False, help_text="Separated by commas.", max_length=2000)
-    notes = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 3}), help_text="Markdown.")
+    notes = forms.CharField(
+        required=False, widget=forms.Textarea(attrs={"rows": 3}), help_text="Markdown."
+    )
     priority = WholeNumberField(
         initial=0,
         help_text=f"Higher starts earlier. {PRIORITY_RANGE[0]} to {PRIORITY_RANGE[1]}.",
-        widget=forms.TextInput(attrs={"autocomplete": "off"}),  # the keys of inputmode=numeric have no minus on some phones
+        widget=forms.TextInput(
+            attrs={"autocomplete": "off"}
+        ),  # the keys of inputmode=numeric have no minus on some phones
     )
     timeout_seconds = NumberField(
-        label="Time limit", required=False, help_text="Seconds of training; empty: only the system's limit."
+        label="Time limit",
+        required=False,
+        help_text="Seconds of training; empty: only the system's limit.",
     )
-    webhook_url = forms.CharField(label="Webhook", required=False, help_text="Is told when the run ends.", max_length=2000)
+    webhook_url = forms.CharField(
+        label="Webhook", required=False, help_text="Is told when the run ends.", max_length=2000
+    )
     preflight = ChoiceField(
         label="Depth of dry runs",
-        choices=[("quick", "quick: without the runtime"), ("full", "full: tokens, steps and memory")],
+        choices=[
+            ("quick", "quick: without the runtime"),
+            ("full", "full: tokens, steps and memory"),
+        ],
         initial="quick",
         required=False,
     )
-    smoke = forms.BooleanField(label="Smoke step", required=False, help_text="A dry run also trains one step, and keeps nothing.")
+    smoke = forms.BooleanField(
+        label="Smoke step",
+        required=False,
+        help_text="A dry run also trains one step, and keeps nothing.",
+    )
     auto_retry = WholeNumberField(
         label="Automatic retries",
         initial=0,
         required=False,
         help_text=(
-            "How often the system tries again by itself when the training was lost with its process or its host, or its host was"
-            f" stopped; not after an error of the training. 0 to {AUTO_RETRY_MAX}."
+            "How often the system tries again by itself when the training was lost with its"
+            " process or its host, or its host was stopped; not after an error of the training. 0"
+            f" to {AUTO_RETRY_MAX}."
         ),
     )
     run_async = forms.BooleanField(
-        label="Run Async", required=False, initial=True, help_text="Put the run into the queue and come back at once."
+        label="Run Async",
+        required=False,
+        initial=True,
+        help_text="Put the run into the queue and come back at once.",
     )
     client_request_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -166,7 +220,10 @@ class StartForm(forms.Form):
     @property
     def advanced_used(self) -> bool:
         """Is anything in the folded part wrong or not at its default? Then it is shown unfolded."""
-        return any(field.errors or _shown(field.value()) != _shown(field.field.initial) for field in self.advanced_fields)
+        return any(
+            field.errors or _shown(field.value()) != _shown(field.field.initial)
+            for field in self.advanced_fields
+        )
 
 
 def time_limit_help() -> str:
@@ -184,6 +241,11 @@ def _shown(value: Any) -> str:
 
 
 def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What the form of a clone shows: the request of the run, in a folder and under a name of its own."""
-    initial = {name: value for name, value in config.items() if name in StartForm.base_fields or name in PARAMETERS}
+    """What the form of a clone shows: the request of the run, in a folder and under a name of its
+    own."""
+    initial = {
+        name: value
+        for name, value in config.items()
+        if name in StartForm.base_fields or name in PARAMETERS
+    }
     return initial | {"name": "", "output_dir": "", "tags": ", ".join(config.get("tags", []))}

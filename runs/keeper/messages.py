@@ -1,4 +1,5 @@
-"""How a training command ended, in words for the people who read the run. Plain Python, for the keeper."""
+"""How a training command ended, in words for the people who read the run. Plain Python, for the
+keeper."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import signal
 
 from runs.runfolder import files, names
 
-LAST_WORD = "tunix: "  # how our trainer's last line on stderr begins: what is wrong, and the way out
+LAST_WORD = (  # how our trainer's last line on stderr begins: what is wrong, and the way out
+    "tunix: "
+)
 SIGNAL_HINTS: dict[int, str] = {
     signal.SIGABRT: "native code gave up",
     signal.SIGBUS: "often a full disk or a full /dev/shm",
@@ -29,12 +32,16 @@ def signal_name(number: int) -> str:
 
 
 def failure_words(code: int, folder: str, oom_kills_before: int) -> str:
-    """Why the command failed; ``code`` is its exit code, or the negative number of the signal that killed it.
+    """Why the command failed; ``code`` is its exit code, or the negative number of the signal that
+    killed it.
 
     Its own last word on stderr if it left one, else what can be told from outside.
     """
     if code < 0:
-        return f"The training command was killed by {signal_name(-code)}; {_signal_hint(-code, oom_kills_before)}."
+        return (
+            f"The training command was killed by {signal_name(-code)};"
+            f" {_signal_hint(-code, oom_kills_before)}."
+        )
     try:
         lines = files.read_tail(os.path.join(folder, names.STDERR)).split("\n")
     except (OSError, files.BrokenFile):
@@ -57,7 +64,8 @@ def _signal_hint(number: int, oom_kills_before: int) -> str:
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed for lack of memory since boot (proc(5), /proc/vmstat); 0 where it does not tell."""
+    """How often the kernel has killed for lack of memory since boot (proc(5), /proc/vmstat); 0
+    where it does not tell."""
     try:
         with open("/proc/vmstat", "rb") as file:
             return next((int(line.split()[1]) for line in file if line.startswith(b"oom_kill ")), 0)

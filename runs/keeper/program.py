@@ -2,15 +2,18 @@
 
     python -I -S -X utf8 program.py <run folder> <descriptor of the locked lock file>
 
-The launcher starts it with the trainer's environment and the lock's descriptor (``pass_fds``) and waits for this first process,
-which exits with STARTED once keeper.json is there and the run has an owner, else with a code from below and a sentence on stderr.
-The owner itself is a grandchild in a session of its own, so it outlives launcher, worker and terminal. It holds the lock to its
-end, starts the trainer, enforces the deadline, obeys stop.json, leaves no descendant behind and writes exit.json as its last act
-(runs/keeper/supervisor.py). It needs no database and no network. docs/run-folder.md tells the whole protocol.
+The launcher starts it with the trainer's environment and the lock's descriptor (``pass_fds``) and
+waits for this first process, which exits with STARTED once keeper.json is there and the run has an
+owner, else with a code from below and a sentence on stderr. The owner itself is a grandchild in a
+session of its own, so it outlives launcher, worker and terminal. It holds the lock to its end,
+starts the trainer, enforces the deadline, obeys stop.json, leaves no descendant behind and writes
+exit.json as its last act (runs/keeper/supervisor.py). It needs no database and no network.
+docs/run-folder.md tells the whole protocol.
 
-Signals. The keeper ignores SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2. SIGTERM means that the host wants it to end (a shutdown,
-``docker stop``), which is nobody's cancel: it passes SIGTERM on so that the trainer saves, and the end has the reason
-``host stopped``. If the keeper is killed, the kernel kills the trainer with it (PR_SET_PDEATHSIG).
+Signals. The keeper ignores SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2. SIGTERM means that the
+host wants it to end (a shutdown, ``docker stop``), which is nobody's cancel: it passes SIGTERM on
+so that the trainer saves, and the end has the reason ``host stopped``. If the keeper is killed, the
+kernel kills the trainer with it (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -21,27 +24,36 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # -I leaves the project out of the path; appended, it cannot hide a library
+if (
+    __name__ == "__main__"
+):  # -I leaves the project out of the path; appended, it cannot hide a library
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from runs.keeper.supervisor import Command, Supervisor
 from runs.runfolder import files, names
 
-# How the first process ends. With STARTED a training is under way, after TAKEN and KILLED it may be; with the others it is not.
+# How the first process ends. With STARTED a training is under way, after TAKEN and KILLED it may
+# be; with the others it is not.
 STARTED = 0
 USAGE = 2  # wrong arguments, or not Linux
 TAKEN = 3  # keeper.json or exit.json is there: the run has, or had, its keeper
 NOT_LOCKED = 4  # the descriptor does not hold the run's lock
 BAD_COMMAND = 5  # command.json is missing or cannot be used
 UNUSABLE = 6  # the folder cannot be written, the disk is full, or the kernel refused something
-KILLED = 7  # the owner is gone without a word: lock and keeper.json tell whether it had taken the run
+KILLED = (
+    7  # the owner is gone without a word: lock and keeper.json tell whether it had taken the run
+)
 
-# -S: other packages' .pth files stay out and the start takes 10 ms less. utf8: paths and arguments whatever the locale.
+# -S: other packages' .pth files stay out and the start takes 10 ms less. utf8: paths and arguments
+# whatever the locale.
 FLAGS = ("-I", "-S", "-X", "utf8")
 
 
-def command(folder: files.Path, lock: int, python: str = sys.executable, flags: tuple[str, ...] = FLAGS) -> list[str]:
-    """The argv that starts a keeper. Run it with ``pass_fds=[lock]``, the trainer's environment, and wait for its exit code."""
+def command(
+    folder: files.Path, lock: int, python: str = sys.executable, flags: tuple[str, ...] = FLAGS
+) -> list[str]:
+    """The argv that starts a keeper. Run it with ``pass_fds=[lock]``, the trainer's environment,
+    and wait for its exit code."""
     return [python, *flags, os.path.abspath(__file__), os.fspath(folder), str(lock)]
 
 
@@ -54,7 +66,8 @@ class Refused(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Check, detach, and tell the launcher whether the run has an owner: the exit code of the first process.
+    """Check, detach, and tell the launcher whether the run has an owner: the exit code of the first
+    process.
 
     In the detached process, the owner, this returns when the run has ended.
     """
@@ -80,8 +93,14 @@ def main(arguments: list[str]) -> int:
             report = file.read()
         os.waitpid(child, 0)
         if not report:
-            return complain(KILLED, "The keeper was killed before it could tell whether it had taken the run.")
-        return STARTED if report[0] == STARTED else complain(report[0], report[1:].decode("utf-8", "replace"))
+            return complain(
+                KILLED, "The keeper was killed before it could tell whether it had taken the run."
+            )
+        return (
+            STARTED
+            if report[0] == STARTED
+            else complain(report[0], report[1:].decode("utf-8", "replace"))
+        )
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -103,7 +122,9 @@ def own(folder: str, lock: int, command: Command, first_pid: int, report: int) -
         if candidate.take():
             supervisor, answer = candidate, bytes([STARTED])
     except OSError as error:
-        answer = bytes([UNUSABLE]) + f"The keeper cannot take the run: {error}".encode("utf-8", "replace")
+        answer = bytes([UNUSABLE]) + f"The keeper cannot take the run: {error}".encode(
+            "utf-8", "replace"
+        )
     with contextlib.suppress(OSError):  # the launcher was killed; the run goes on
         os.write(report, answer)
     os.close(report)
@@ -112,14 +133,19 @@ def own(folder: str, lock: int, command: Command, first_pid: int, report: int) -
 
 
 def prepare(arguments: list[str]) -> tuple[str, int]:
-    """The folder and a descriptor of its lock, with nothing else open but the standard streams. Raises Refused or OSError."""
+    """The folder and a descriptor of its lock, with nothing else open but the standard streams.
+    Raises Refused or OSError."""
     if sys.platform != "linux":
         raise Refused(USAGE, "Local runs need Linux (on Windows: WSL).")
     if len(arguments) != 2 or not arguments[1].isdecimal():
         raise Refused(USAGE, "usage: program.py <run folder> <descriptor of the locked lock file>")
     # the launcher may be anybody: a Ctrl-C in its terminal must not break the start in two
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD))
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a launcher that ignores it would keep the exit codes from us
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    )
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # a launcher that ignores it would keep the exit codes from us
     folder = os.path.abspath(arguments[0])
     try:
         while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:

@@ -1,7 +1,9 @@
-"""The life of a run's keeper: take the run, start the trainer, watch it, leave nothing behind, write exit.json.
+"""The life of a run's keeper: take the run, start the trainer, watch it, leave nothing behind,
+write exit.json.
 
-``runs/keeper/program.py`` starts this in a detached process and defines what a keeper is; docs/run-folder.md describes the
-protocol. Standard library only, single-threaded: the kernel's parent-death signal and the blocked signals belong to one thread.
+``runs/keeper/program.py`` starts this in a detached process and defines what a keeper is;
+docs/run-folder.md describes the protocol. Standard library only, single-threaded: the kernel's
+parent-death signal and the blocked signals belong to one thread.
 """
 
 from __future__ import annotations
@@ -15,17 +17,29 @@ import time
 
 from runs.keeper.messages import failure_words, oom_kills, signal_name, start_problem
 from runs.runfolder import files, names, records
-from runs.runfolder.processes import RUN_ID_VARIABLE, boot_id, descendants, process_start_time, processes_of_run, send_signal
+from runs.runfolder.processes import (
+    RUN_ID_VARIABLE,
+    boot_id,
+    descendants,
+    process_start_time,
+    processes_of_run,
+    send_signal,
+)
 
 TYPE_CHECKING = False  # see runs/runfolder/files.py
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-POLL_SECONDS = 0.1  # how late stop.json and the deadline are noticed at most; the trainer's end is noticed at once
+# how late stop.json and the deadline are noticed at most; the trainer's end is noticed at once
+POLL_SECONDS = 0.1
 FOLDER_POLL_SECONDS = 1.0
-FOLDER_GONE_SECONDS = 2.0  # a folder that stays away this long has been removed; a network file system may blink
+FOLDER_GONE_SECONDS = (
+    2.0  # a folder that stays away this long has been removed; a network file system may blink
+)
 WRITE_AGAIN_SECONDS = 1.0  # between attempts to write exit.json
-SETTLE_SECONDS = 0.2  # what a finished trainer left behind may end by itself: helpers of libraries do
+SETTLE_SECONDS = (
+    0.2  # what a finished trainer left behind may end by itself: helpers of libraries do
+)
 LEFTOVER_SECONDS = 2.0  # and what it then gets between SIGTERM and SIGKILL, at most
 MESSAGE_CHARACTERS = 1000
 
@@ -34,7 +48,8 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class StartFailed(Exception):
-    """The run has a keeper, but the training command could not be started. The text is a sentence."""
+    """The run has a keeper, but the training command could not be started. The text is a
+    sentence."""
 
 
 class Command:
@@ -47,13 +62,23 @@ class Command:
         if value.get("version") != records.VERSION:
             raise files.BrokenFile(f"command.json: version must be {records.VERSION}.")
         argv = value.get("argv")
-        if not isinstance(argv, list) or not argv or not all(isinstance(item, str) for item in argv):
+        if (
+            not isinstance(argv, list)
+            or not argv
+            or not all(isinstance(item, str) for item in argv)
+        ):
             raise files.BrokenFile("command.json: argv must be a list of texts, first the program.")
         self.argv: list[str] = argv
         self.run_id = self._text(value, "run_id")
         self.cwd = self._text(value, "cwd")
-        self.deadline = math.inf if value.get("deadline_seconds") is None else self._seconds(value, "deadline_seconds")
-        self.must_meet_deadline = value.get("must_meet_deadline") is True  # completed after it was stopped there: timeout
+        self.deadline = (
+            math.inf
+            if value.get("deadline_seconds") is None
+            else self._seconds(value, "deadline_seconds")
+        )
+        self.must_meet_deadline = (
+            value.get("must_meet_deadline") is True
+        )  # completed after it was stopped there: timeout
         self.stop_wait = self._seconds(value, "stop_wait_seconds")
         self.term_grace = self._seconds(value, "term_grace_seconds")
 
@@ -95,7 +120,9 @@ class Supervisor:
         self.trainer: dict[str, int] | None = None
         self.status: int | None = None  # as waitpid() gives it
         self.started_at: str | None = None
-        self.started = self.ended = 0.0  # monotonic: neither a suspended host nor a changed clock is training time
+        self.started = self.ended = (
+            0.0  # monotonic: neither a suspended host nor a changed clock is training time
+        )
         # why and how far it has been stopped
         self.stop: dict[str, Any] | None = None
         self.host_stops = False
@@ -111,8 +138,15 @@ class Supervisor:
     # --- taking the run
 
     def take(self) -> bool:
-        """Become the run's owner: write keeper.json, or return False if it is there. Raises OSError."""
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        """Become the run's owner: write keeper.json, or return False if it is there. Raises
+        OSError."""
+        for number in (
+            signal.SIGHUP,
+            signal.SIGINT,
+            signal.SIGQUIT,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ):
             signal.signal(number, signal.SIG_IGN)
         self._set_process_control(PR_SET_CHILD_SUBREAPER, 1)
         reserved = [self.path(name) for name in (names.EXIT, names.STOP)]
@@ -146,7 +180,8 @@ class Supervisor:
     # --- the whole life
 
     def keep(self) -> None:
-        """Start the trainer, wait for its end whatever that takes, leave nothing behind, write exit.json."""
+        """Start the trainer, wait for its end whatever that takes, leave nothing behind, write
+        exit.json."""
         try:
             record = self._train()
         except Exception as error:  # noqa: BLE001 - whatever fails in the keeper must not cost the run its end
@@ -157,22 +192,31 @@ class Supervisor:
         for descriptor in self.outputs:
             with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
                 os.fsync(descriptor)
-        if record["reason"] == "exit":  # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
+        if (
+            record["reason"] == "exit"
+        ):  # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
             records.withdraw_stop(self.folder)
         self._write_exit(record)
 
     def _train(self) -> dict[str, Any]:
         self._look_for_stop()
         if self.stop:
-            return self._record(self.stop["reason"], f"{self._stop_words()} before the training started.")
+            return self._record(
+                self.stop["reason"], f"{self._stop_words()} before the training started."
+            )
         try:
             self._start()
         except StartFailed as error:
             self._clear_away()
-            self.started_at, self.status, self.leftovers = None, None, 0  # nothing of the command has run
+            self.started_at, self.status, self.leftovers = (
+                None,
+                None,
+                0,
+            )  # nothing of the command has run
             return self._record("start_failed", str(error))
         self._wait()
-        # what counts is what was asked while the trainer lived, so look before the time that clearing away takes
+        # what counts is what was asked while the trainer lived, so look before the time that
+        # clearing away takes
         self._look_for_stop()
         self._clear_away()
         return self._decide()
@@ -180,7 +224,8 @@ class Supervisor:
     # --- starting
 
     def _start(self) -> None:
-        """Start the trainer; it is recorded in keeper.json before its first instruction. Raises StartFailed."""
+        """Start the trainer; it is recorded in keeper.json before its first instruction. Raises
+        StartFailed."""
         try:
             null = os.open(os.devnull, os.O_RDONLY)
             for name in (names.STDOUT, names.STDERR):
@@ -223,7 +268,9 @@ class Supervisor:
             try:
                 os.chdir(self.command.cwd)
             except (OSError, ValueError) as error:
-                raise StartFailed(f"The working folder of the training cannot be entered: {error}") from error
+                raise StartFailed(
+                    f"The working folder of the training cannot be entered: {error}"
+                ) from error
             for target, descriptor in enumerate((null, *self.outputs)):
                 os.dup2(descriptor, target)
             for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -232,7 +279,11 @@ class Supervisor:
             environment = {**os.environ, RUN_ID_VARIABLE: self.command.run_id}
             os.execvpe(self.command.argv[0], self.command.argv, environment)
         except BaseException as error:  # noqa: BLE001 - a copy of the keeper must not go on in here
-            sentence = str(error) if isinstance(error, StartFailed) else start_problem(error, self.command.argv[0])
+            sentence = (
+                str(error)
+                if isinstance(error, StartFailed)
+                else start_problem(error, self.command.argv[0])
+            )
             os.write(problem, sentence.encode("utf-8", "replace"))
         finally:
             os._exit(127)
@@ -240,7 +291,8 @@ class Supervisor:
     # --- waiting and stopping
 
     def _wait(self) -> None:
-        """Until the trainer has ended; meanwhile obey stop.json, the deadline and the host, and climb the ladder."""
+        """Until the trainer has ended; meanwhile obey stop.json, the deadline and the host, and
+        climb the ladder."""
         while not self._trainer_has_ended():
             now = time.monotonic()
             if self.stop is None:
@@ -252,17 +304,26 @@ class Supervisor:
             if self._folder_is_gone(now):
                 self.kill_at = now
             self._climb(now)
-            due = (math.inf if self.stop else self.started + self.command.deadline, *self._rungs_ahead())
+            due = (
+                math.inf if self.stop else self.started + self.command.deadline,
+                *self._rungs_ahead(),
+            )
             self._rest(min(POLL_SECONDS, max(0.001, min(due) - now)))
 
     def _climb(self, now: float) -> None:
-        """The ladder's rungs after the trainer's own stop: SIGTERM to the group, SIGKILL to whatever is there."""
+        """The ladder's rungs after the trainer's own stop: SIGTERM to the group, SIGKILL to
+        whatever is there."""
         if now >= self.term_at and not self.term_sent:
             self.term_sent = True
-            if self.stop is None:  # SIGTERM is the first that it hears, so it has the time for its next step as well
+            if (
+                self.stop is None
+            ):  # SIGTERM is the first that it hears, so it has the time for its next step as well
                 self.grace += self.command.stop_wait
             self.kill_at = min(self.kill_at, now + self.grace)
-            for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process cannot act on SIGTERM
+            for number in (
+                signal.SIGTERM,
+                signal.SIGCONT,
+            ):  # a stopped process cannot act on SIGTERM
                 self._signal_group(number)
         if now >= self.kill_at:
             self.kill_sent = True
@@ -275,10 +336,13 @@ class Supervisor:
         return [self.kill_at if self.term_sent else min(self.term_at, self.kill_at)]
 
     def _look_for_stop(self, *, deadline_passed: bool = False) -> None:
-        """Take up stop.json, written here if the deadline has passed. One that cannot be read (``touch``) is a cancel by hand."""
+        """Take up stop.json, written here if the deadline has passed. One that cannot be read
+        (``touch``) is a cancel by hand."""
         if self.stop is None and deadline_passed:
             try:
-                records.request_stop(self.folder, "timeout", "keeper")  # somebody else's may be there: it counts
+                records.request_stop(
+                    self.folder, "timeout", "keeper"
+                )  # somebody else's may be there: it counts
             except OSError:  # the trainer cannot be told by a file: on to SIGTERM
                 self.stop = {"reason": "timeout", "by": "keeper"}
                 self.term_at = time.monotonic()
@@ -300,7 +364,8 @@ class Supervisor:
             return True  # a file system in trouble is not a removed folder
 
     def _folder_is_gone(self, now: float) -> bool:
-        """Whether the folder has been removed or moved away; looks about once a second, and waits in case it comes back."""
+        """Whether the folder has been removed or moved away; looks about once a second, and waits
+        in case it comes back."""
         if now >= self.folder_seen + FOLDER_POLL_SECONDS:
             if self._folder_is_there() or self._root_is_away():
                 self.folder_seen = now
@@ -309,7 +374,8 @@ class Supervisor:
         return self.folder_gone
 
     def _root_is_away(self) -> bool:
-        """Whether the whole output root was unmounted or moved, which removes nothing and may be undone."""
+        """Whether the whole output root was unmounted or moved, which removes nothing and may be
+        undone."""
         if self.marker is None or os.path.exists(self.marker):
             return False
         return os.fstat(self.lock).st_nlink > 0  # else all was removed
@@ -319,7 +385,8 @@ class Supervisor:
         return self.status is not None
 
     def _reap(self) -> bool:
-        """Collect every child that has ended, adopted ones too; False once there is no child, hence no descendant, left."""
+        """Collect every child that has ended, adopted ones too; False once there is no child, hence
+        no descendant, left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -331,13 +398,15 @@ class Supervisor:
                 self.status, self.ended = status, time.monotonic()
 
     def _rest(self, seconds: float) -> None:
-        """Wait until a child ends, SIGTERM arrives or the time is over. Both signals are blocked, so none is missed."""
+        """Wait until a child ends, SIGTERM arrives or the time is over. Both signals are blocked,
+        so none is missed."""
         received = signal.sigtimedwait((signal.SIGCHLD, signal.SIGTERM), seconds)
         if received and received.si_signo == signal.SIGTERM:
             self.host_stops = True
 
     def _signal_group(self, number: int) -> None:
-        """Signal the trainer's whole group at once. Only while the trainer is not collected: until then its number is its own."""
+        """Signal the trainer's whole group at once. Only while the trainer is not collected: until
+        then its number is its own."""
         if self.trainer and self.status is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.trainer["pgid"], number)
@@ -345,12 +414,14 @@ class Supervisor:
     # --- leaving nothing behind
 
     def _clear_away(self) -> None:
-        """End every descendant: what a trainer leaves behind gets a moment, SIGTERM, a grace, and SIGKILL until none is left."""
+        """End every descendant: what a trainer leaves behind gets a moment, SIGTERM, a grace, and
+        SIGKILL until none is left."""
         if not self.kill_sent and not self._all_end_by(time.monotonic() + SETTLE_SECONDS):
             until = time.monotonic() + min(LEFTOVER_SECONDS, self.command.term_grace)
             for process in descendants(self.pid):
                 if self.trainer and self.term_sent and process.group == self.trainer["pgid"]:
-                    # it has had its SIGTERM and keeps its grace; a second one could break off the saving that the first began
+                    # it has had its SIGTERM and keeps its grace; a second one could break off the
+                    # saving that the first began
                     until = max(until, self.kill_at)
                     continue
                 self.leftovers += 1
@@ -360,7 +431,9 @@ class Supervisor:
         pause = 0.01
         while self._kill_descendants() or self._reap():
             self._rest(pause)
-            pause = min(1.0, pause * 1.5)  # only the kernel can hold one back now, and it may take its time
+            pause = min(
+                1.0, pause * 1.5
+            )  # only the kernel can hold one back now, and it may take its time
 
     def _all_end_by(self, moment: float) -> bool:
         while self._reap():
@@ -371,7 +444,8 @@ class Supervisor:
         return True
 
     def _kill_descendants(self) -> bool:
-        """SIGKILL for every descendant and every process whose environment names the run; whether there was one."""
+        """SIGKILL for every descendant and every process whose environment names the run; whether
+        there was one."""
         found = [*descendants(self.pid), *processes_of_run(self.command.run_id)]
         found = [process for process in found if process.pid != self.first_pid]
         for process in found:
@@ -381,23 +455,36 @@ class Supervisor:
     # --- the end
 
     def _decide(self) -> dict[str, Any]:
-        """Return what the end was. Exit 0 is an end of its own, also when a stop had been asked for; not so where the command had
-        to meet its deadline and was stopped at it."""
+        """Return what the end was. Exit 0 is an end of its own, also when a stop had been asked
+        for; not so where the command had to meet its deadline and was stopped at it."""
         assert self.status is not None
         if signal.SIGTERM in signal.sigpending():
-            self.host_stops = True  # a shutdown signals everybody, and the trainer may have been faster
+            self.host_stops = (
+                True  # a shutdown signals everybody, and the trainer may have been faster
+            )
         code = os.waitstatus_to_exitcode(self.status)
-        if code == 0 and self.command.must_meet_deadline and self.stop and self.stop["reason"] == "timeout":
-            return self._record("timeout", f"{self._stop_words()}; the command completed only after that.")
+        if (
+            code == 0
+            and self.command.must_meet_deadline
+            and self.stop
+            and self.stop["reason"] == "timeout"
+        ):
+            return self._record(
+                "timeout", f"{self._stop_words()}; the command completed only after that."
+            )
         if code == 0:
             message = "The training command completed."
             if self.stop:
                 message += " The request to stop it came too late."
             return self._record("exit", message)
         if self.stop:
-            return self._record(self.stop["reason"], f"{self._stop_words()}; {self._how_it_ended(code)}.")
+            return self._record(
+                self.stop["reason"], f"{self._stop_words()}; {self._how_it_ended(code)}."
+            )
         if self.host_stops:
-            words = "Host stopped: its keeper got SIGTERM (a shutdown, or the container was stopped)"
+            words = (
+                "Host stopped: its keeper got SIGTERM (a shutdown, or the container was stopped)"
+            )
             return self._record("host stopped", f"{words}; {self._how_it_ended(code)}.")
         if self.folder_gone:
             return self._record("lost", "The run's folder was removed while it was running.")
@@ -413,7 +500,9 @@ class Supervisor:
 
     def _how_it_ended(self, code: int) -> str:
         end = f"exit code {code}" if code > 0 else signal_name(-code)
-        what = "the check" if "validate" in self.command.argv else "the training"  # a dry run's command checks
+        what = (
+            "the check" if "validate" in self.command.argv else "the training"
+        )  # a dry run's command checks
         if self.kill_sent:
             return f"{what} ignored SIGTERM for {_seconds(self.grace)} and was killed ({end})"
         if self.term_sent:
@@ -436,7 +525,8 @@ class Supervisor:
         )
 
     def _write_exit(self, record: dict[str, Any]) -> None:
-        """Write exit.json, however long the disk refuses; only a removed folder or the host's SIGTERM ends the patience."""
+        """Write exit.json, however long the disk refuses; only a removed folder or the host's
+        SIGTERM ends the patience."""
         self.folder_seen = time.monotonic()
         while not self._folder_is_gone(time.monotonic()):
             try:

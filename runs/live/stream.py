@@ -1,12 +1,14 @@
 """The live stream of a run: what its files and its status have to tell, from a position on.
 
-A position is four numbers, written ``o123.e45.m678.s1``: bytes of stdout.log, stderr.log and metrics.jsonl that were told, and
-the rank of the status. Every event carries the position behind it as its id: a reader that comes back misses and repeats nothing.
+A position is four numbers, written ``o123.e45.m678.s1``: bytes of stdout.log, stderr.log and
+metrics.jsonl that were told, and the rank of the status. Every event carries the position behind it
+as its id: a reader that comes back misses and repeats nothing.
 
-One thread looks at the files of all watched runs every tenth of a second and wakes their viewers; another asks the database for
-their status, in one query for all, and every few seconds whether what the viewers came with still opens the door. A viewer
-reads from its own position in the files, so a slow one holds nothing back and nothing piles up for it; while it waits it costs
-a sleeping thread and no database connection. docs/live.md has the protocol, docs/adr/ the reasons.
+One thread looks at the files of all watched runs every tenth of a second and wakes their viewers;
+another asks the database for their status, in one query for all, and every few seconds whether what
+the viewers came with still opens the door. A viewer reads from its own position in the files, so a
+slow one holds nothing back and nothing piles up for it; while it waits it costs a sleeping thread
+and no database connection. docs/live.md has the protocol, docs/adr/ the reasons.
 """
 
 import logging
@@ -36,7 +38,9 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 HEARTBEAT_SECONDS = 15.0
 STATUS_SECONDS = 2.0  # between two looks at the row of a training
-STATUS_SOON_SECONDS = 0.25  # when something has just happened to it, or nothing but the row will tell
+STATUS_SOON_SECONDS = (
+    0.25  # when something has just happened to it, or nothing but the row will tell
+)
 CREDENTIAL_SECONDS = 5.0  # between two looks at the viewers' accounts, tokens and sessions
 LOG_BYTES = 1 << 16
 OPENING = b"retry: 2000\n\n"
@@ -82,7 +86,10 @@ class Position:
 
     def lies_inside(self, folder: Path) -> bool:
         """Whether the files are that long."""
-        sizes = [(_look_at(folder / name) or (0, 0))[0] for name in (names.STDOUT, names.STDERR, names.METRICS)]
+        sizes = [
+            (_look_at(folder / name) or (0, 0))[0]
+            for name in (names.STDOUT, names.STDERR, names.METRICS)
+        ]
         return self.stdout <= sizes[0] and self.stderr <= sizes[1] and self.metrics <= sizes[2]
 
 
@@ -137,14 +144,19 @@ class Watch:
             self.changed.notify_all()
 
     def wait(self, version: int, seconds: float) -> bool:
-        """Sleep until there is something newer than ``version``: False if there was nothing in that time."""
+        """Sleep until there is something newer than ``version``: False if there was nothing in that
+        time."""
         with self.changed:
             return self.changed.wait_for(lambda: self.version != version, seconds)
 
     def look(self) -> None:
         """Look at the files once; wake the viewers if there is something new."""
-        seen = tuple(_look_at(self.folder / name) for name in (names.STDOUT, names.STDERR, names.METRICS))
-        marks = tuple(_look_at(self.folder / name) for name in (names.KEEPER, names.STOP, names.EXIT))
+        seen = tuple(
+            _look_at(self.folder / name) for name in (names.STDOUT, names.STDERR, names.METRICS)
+        )
+        marks = tuple(
+            _look_at(self.folder / name) for name in (names.KEEPER, names.STOP, names.EXIT)
+        )
         if marks != self._marks:
             self._marks = marks
             self.look_at_row = 0.0
@@ -161,7 +173,8 @@ class Watch:
             self.wake()
 
     def frame(self, position: Position, version: int) -> Frame:
-        """What there is to tell from ``position`` on. Viewers who are at the same place share it."""
+        """What there is to tell from ``position`` on. Viewers who are at the same place share
+        it."""
         with self._reading:
             if self._frames_version != version:
                 self._frames.clear()
@@ -183,12 +196,16 @@ def _look_at(path: Path) -> tuple[int, int] | None:
 
 
 def read_frame(folder: Path, state: State, position: Position) -> Frame:
-    """The events that a reader at ``position`` has not seen, up to a bounded size, in the state that was read *before* the files:
-    with an ended run nothing is added any more, so a frame without news is then the last one."""
+    """The events that a reader at ``position`` has not seen, up to a bounded size, in the state
+    that was read *before* the files: with an ended run nothing is added any more, so a frame
+    without news is then the last one."""
     events: list[bytes] = []
 
     def tell(event: str, data: Any) -> None:
-        events.append(b"event: %b\nid: %b\ndata: %b\n\n" % (event.encode(), position.encode().encode(), _json(data)))
+        events.append(
+            b"event: %b\nid: %b\ndata: %b\n\n"
+            % (event.encode(), position.encode().encode(), _json(data))
+        )
 
     if state.rank > position.status and not state.has_ended:
         position = replace(position, status=state.rank)
@@ -196,7 +213,9 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
     for stream, name in (("stdout", names.STDOUT), ("stderr", names.STDERR)):
         offset = getattr(position, stream)
         try:
-            part = read_part(folder / name, offset=offset, limit=LOG_BYTES, complete=state.has_ended)
+            part = read_part(
+                folder / name, offset=offset, limit=LOG_BYTES, complete=state.has_ended
+            )
         except OffsetPastEnd as error:  # a training that cuts its own log: go on from there
             position = replace(position, **{stream: error.size})
             continue
@@ -204,8 +223,12 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
             continue
         if part.text:
             position = replace(position, **{stream: part.next_offset})
-            tell(stream, {"offset": part.offset, "next_offset": part.next_offset, "text": part.text})
-    points, metrics = _read_metrics(folder / names.METRICS, position.metrics, to_the_end=state.has_ended)
+            tell(
+                stream, {"offset": part.offset, "next_offset": part.next_offset, "text": part.text}
+            )
+    points, metrics = _read_metrics(
+        folder / names.METRICS, position.metrics, to_the_end=state.has_ended
+    )
     if metrics != position.metrics:
         position = replace(position, metrics=metrics)
         if points:
@@ -221,7 +244,8 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
 
 
 def _read_metrics(path: Path, offset: int, *, to_the_end: bool) -> tuple[list[dict[str, Any]], int]:
-    """Return whole new lines as records, and the offset after them; cut where ``services.measurements`` cuts the same file."""
+    """Return whole new lines as records, and the offset after them; cut where
+    ``services.measurements`` cuts the same file."""
     try:
         descriptor = files.open_regular(path)
     except (OSError, files.BrokenFile):
@@ -232,7 +256,11 @@ def _read_metrics(path: Path, offset: int, *, to_the_end: bool) -> tuple[list[di
     end = data.rfind(b"\n") + 1
     if end == 0 and (to_the_end or len(data) == BATCH_BYTES):
         end = len(data)
-    return [_as_event(record) for record in map(read_line, data[:end].split(b"\n")) if record is not None], offset + end
+    return [
+        _as_event(record)
+        for record in map(read_line, data[:end].split(b"\n"))
+        if record is not None
+    ], offset + end
 
 
 def _as_event(record: Record) -> dict[str, Any]:
@@ -253,7 +281,10 @@ class TooManyStreams(Busy):
     """Every place is taken."""
 
     def __init__(self) -> None:
-        super().__init__("As many live streams are open as this server allows; read logs and metrics piece by piece meanwhile.")
+        super().__init__(
+            "As many live streams are open as this server allows; read logs and metrics piece by"
+            " piece meanwhile."
+        )
 
 
 class TooManyOfOne(TooMany):
@@ -263,12 +294,14 @@ class TooManyOfOne(TooMany):
 
     def __init__(self, limit: int):
         super().__init__(
-            f"You have {limit} live streams open, as many as an account may. Close one, or read logs and metrics piece by piece."
+            f"You have {limit} live streams open, as many as an account may. Close one, or read"
+            " logs and metrics piece by piece."
         )
 
 
 class Hub:
-    """The watched runs of this process and the two threads that look after them while there are any."""
+    """The watched runs of this process and the two threads that look after them while there are
+    any."""
 
     def __init__(self) -> None:
         self.watches: dict[uuid.UUID, Watch] = {}
@@ -281,12 +314,22 @@ class Hub:
         self._threads: dict[str, threading.Thread] = {}
         self._row_wanted = threading.Event()
 
-    def join(self, run: Run, folder: Path, credential: Credential, *, limit: int, each: int) -> Watch:
-        """One more viewer of ``run``: ``limit`` in all, ``each`` of one account. Raises TooManyStreams, TooManyOfOne."""
+    def join(
+        self, run: Run, folder: Path, credential: Credential, *, limit: int, each: int
+    ) -> Watch:
+        """One more viewer of ``run``: ``limit`` in all, ``each`` of one account. Raises
+        TooManyStreams, TooManyOfOne."""
         with self._lock:
             if self.viewers >= limit or self.stopping:
                 raise TooManyStreams
-            if sum(count for other, count in self._credentials.items() if other.user_id == credential.user_id) >= each:
+            if (
+                sum(
+                    count
+                    for other, count in self._credentials.items()
+                    if other.user_id == credential.user_id
+                )
+                >= each
+            ):
                 raise TooManyOfOne(each)
             self.viewers += 1
             self._credentials[credential] += 1
@@ -294,7 +337,10 @@ class Hub:
             if watch is None:
                 watch = self.watches[run.pk] = Watch(folder, State.of(run))
             watch.viewers += 1
-            for name, work in (("live-files", self._watch_files), ("live-status", self._watch_rows)):
+            for name, work in (
+                ("live-files", self._watch_files),
+                ("live-status", self._watch_rows),
+            ):
                 if name not in self._threads:
                     self._threads[name] = threading.Thread(target=work, name=name, daemon=True)
                     self._threads[name].start()
@@ -340,7 +386,11 @@ class Hub:
                 self._row_wanted.wait(STATUS_SOON_SECONDS)
                 self._row_wanted.clear()
                 now = time.monotonic()
-                due = [watch for watch in watches if watch.look_at_row <= now and not watch.state.has_ended]
+                due = [
+                    watch
+                    for watch in watches
+                    if watch.look_at_row <= now and not watch.state.has_ended
+                ]
                 if due:
                     self._read_rows(due)
                 if self._look_at_credentials <= now:
@@ -370,7 +420,10 @@ class Hub:
         wanted = [watch.state.data["run_id"] for watch in watches]
         try:
             close_old_connections()
-            rows = {row["run_id"]: row for row in Run.objects.visible().filter(pk__in=wanted).values(*_STATE_FIELDS)}
+            rows = {
+                row["run_id"]: row
+                for row in Run.objects.visible().filter(pk__in=wanted).values(*_STATE_FIELDS)
+            }
         except DatabaseError as error:
             logger.warning("the status of watched runs is not known right now: %s", error)
             for watch in watches:
@@ -384,9 +437,19 @@ hub = Hub()
 
 
 class Viewer:
-    """The stream of one reader, an iterator of bytes. ``close`` gives its place back, also if nothing was ever read."""
+    """The stream of one reader, an iterator of bytes. ``close`` gives its place back, also if
+    nothing was ever read."""
 
-    def __init__(self, run: Run, folder: Path, position: Position, credential: Credential, *, limit: int, each: int):
+    def __init__(
+        self,
+        run: Run,
+        folder: Path,
+        position: Position,
+        credential: Credential,
+        *,
+        limit: int,
+        each: int,
+    ):
         """Raises TooManyStreams, TooManyOfOne."""
         self._run_id = run.pk
         self._credential = credential
@@ -400,7 +463,8 @@ class Viewer:
 
     def __next__(self) -> bytes:
         if self._waiting:
-            connections.close_all()  # this thread authorised the reader; from here on it needs no database
+            # this thread authorised the reader; from here on it needs no database
+            connections.close_all()
             return self._waiting.pop()
         watch = self._watch
         if watch is None:

@@ -4,7 +4,18 @@ from runs.models.counter import Counter
 from runs.models.host import Host, HostQuerySet
 from runs.models.measurement import MetricChunk, MetricSeries
 from runs.models.output import DiskQuota, FolderReservation, OutputRoot
-from runs.models.run import ACTIVE, EXECUTING, TERMINAL, Run, RunEvent, RunMode, RunNameKey, RunQuerySet, RunStatus, RunTag
+from runs.models.run import (
+    ACTIVE,
+    EXECUTING,
+    TERMINAL,
+    Run,
+    RunEvent,
+    RunMode,
+    RunNameKey,
+    RunQuerySet,
+    RunStatus,
+    RunTag,
+)
 from runs.models.saved_view import SavedView
 from runs.models.webhook import DeliveryState, WebhookAttempt, WebhookDelivery
 

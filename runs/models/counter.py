@@ -1,7 +1,7 @@
 """Counters kept in the database, for Prometheus.
 
-They are true for the whole system whichever process did the work, continue across restarts and deletions, and are right on the
-very next scrape.
+They are true for the whole system whichever process did the work, continue across restarts and
+deletions, and are right on the very next scrape.
 """
 
 import bisect
@@ -12,7 +12,24 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import F
 
 RUNS, DURATION, WRITES = "runs", "duration_seconds", "db_write_ms"  # families
-DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 30, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 604_800)  # seconds
+DURATION_BUCKETS = (
+    0.01,
+    0.05,
+    0.1,
+    0.5,
+    1,
+    5,
+    15,
+    30,
+    60,
+    300,
+    900,
+    3600,
+    14_400,
+    43_200,
+    86_400,
+    604_800,
+)  # seconds
 WRITE_BUCKETS = (0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)  # milliseconds
 SHARDS = 8
 
@@ -27,20 +44,29 @@ class CounterQuerySet(models.QuerySet["Counter"]):
     def add(self, additions: Mapping[tuple[str, str], Sequence[float]]) -> None:
         """Add the observed values of each ``(family, label)``. Call it inside a transaction."""
         shard = os.getpid() % SHARDS
-        for (family, label), values in sorted(additions.items()):  # one order for all writers: no deadlock
+        for (family, label), values in sorted(
+            additions.items()
+        ):  # one order for all writers: no deadlock
             row = self.filter(family=family, label=label, shard=shard)
             change = {"count": F("count") + len(values), "total": F("total") + sum(values)}
             if row.update(**change):
                 continue
             try:
                 with transaction.atomic():
-                    self.create(family=family, label=label, shard=shard, count=len(values), total=sum(values))
+                    self.create(
+                        family=family,
+                        label=label,
+                        shard=shard,
+                        count=len(values),
+                        total=sum(values),
+                    )
             except IntegrityError:  # another process has just created the row
                 row.update(**change)
 
 
 class Counter(models.Model):
-    """A counter that outlives processes and deleted runs. ``shard`` spreads writers over rows; readers add them up."""
+    """A counter that outlives processes and deleted runs. ``shard`` spreads writers over rows;
+    readers add them up."""
 
     family = models.CharField(max_length=64)
     label = models.CharField(max_length=128)
@@ -51,7 +77,9 @@ class Counter(models.Model):
     objects = CounterQuerySet.as_manager()
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["family", "label", "shard"], name="uq_tally")]
+        constraints = [
+            models.UniqueConstraint(fields=["family", "label", "shard"], name="uq_tally")
+        ]
 
     def __str__(self) -> str:
         return f"{self.family} {self.label}"

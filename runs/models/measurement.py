@@ -27,7 +27,8 @@ class MetricSeries(models.Model):
 
 
 class MetricChunk(models.Model):
-    """Up to ``CHUNK_POINTS`` points: little-endian int64 steps, float64 times, float64 values (NaN allowed)."""
+    """Up to ``CHUNK_POINTS`` points: little-endian int64 steps, float64 times, float64 values (NaN
+    allowed)."""
 
     series = models.ForeignKey(MetricSeries, on_delete=models.CASCADE, related_name="chunks")
     number = models.PositiveIntegerField()

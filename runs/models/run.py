@@ -35,11 +35,16 @@ class RunMode(models.TextChoices):
     LOCAL = "local"
 
 
-# In the very words of the partial indexes below: with parameters in their place SQLite leaves the index aside and reads the whole
-# table for what a host executes. Not for subqueries, where the table has another name.
-_IS_EXECUTING = RawSQL("\"tunix_runs\".\"status\" IN ('running', 'cancelling')", (), output_field=models.BooleanField())
+# In the very words of the partial indexes below: with parameters in their place SQLite leaves the
+# index aside and reads the whole table for what a host executes. Not for subqueries, where the
+# table has another name.
+_IS_EXECUTING = RawSQL(
+    "\"tunix_runs\".\"status\" IN ('running', 'cancelling')", (), output_field=models.BooleanField()
+)
 _IS_PENDING = RawSQL('"tunix_runs"."status" = \'pending\'', (), output_field=models.BooleanField())
-_HAS_FAILED = RawSQL("\"tunix_runs\".\"status\" IN ('failed', 'timeout')", (), output_field=models.BooleanField())
+_HAS_FAILED = RawSQL(
+    "\"tunix_runs\".\"status\" IN ('failed', 'timeout')", (), output_field=models.BooleanField()
+)
 
 
 class RunQuerySet(models.QuerySet["Run"]):
@@ -53,8 +58,11 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.order_by("-created_at", "-run_id")
 
     def pending_in_order(self, *, supervised: bool | None = None) -> Self:
-        """As they are to be claimed: priority first, then age; all, or those that need a process, or those that need none."""
-        pending = self.filter(status=RunStatus.PENDING).order_by("-priority", "created_at", "run_id")
+        """As they are to be claimed: priority first, then age; all, or those that need a process,
+        or those that need none."""
+        pending = self.filter(status=RunStatus.PENDING).order_by(
+            "-priority", "created_at", "run_id"
+        )
         # IN, because SQLite takes a bare boolean for no equality and would sort
         return pending if supervised is None else pending.filter(supervised__in=[supervised])
 
@@ -70,7 +78,9 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def needed(self) -> Self:
         """Those whose checkpoints an active run goes on from: they and their files have to stay."""
-        return self.filter(Exists(Run.objects.filter(resume_from=OuterRef("pk"), status__in=ACTIVE)))
+        return self.filter(
+            Exists(Run.objects.filter(resume_from=OuterRef("pk"), status__in=ACTIVE))
+        )
 
     def failed(self, status: str) -> Self:
         """Failed, or out of time, as ``status`` says; what ended last first."""
@@ -78,66 +88,97 @@ class RunQuerySet(models.QuerySet["Run"]):
 
 
 class Run(models.Model):
-    """One request to train, or to check that one could train. Only ``runs.lifecycle`` writes ``status``."""
+    """One request to train, or to check that one could train. Only ``runs.lifecycle`` writes
+    ``status``."""
 
     run_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=NAME_MAX_LENGTH, default=make_name, help_text="What people call it; not unique.")
+    name = models.CharField(
+        max_length=NAME_MAX_LENGTH, default=make_name, help_text="What people call it; not unique."
+    )
     dataset_key = models.CharField(max_length=256)
     model_id = models.CharField(max_length=256)
     mode = models.CharField(max_length=64, choices=RunMode.choices)
     status = models.CharField(max_length=64, choices=RunStatus.choices, default=RunStatus.PENDING)
     exit_code = models.IntegerField(null=True)
     created_at = models.DateTimeField(db_default=Now())
-    queued_at = models.DateTimeField(null=True, help_text="When it was put into the queue; null for a run in the request.")
+    queued_at = models.DateTimeField(
+        null=True, help_text="When it was put into the queue; null for a run in the request."
+    )
     started_at = models.DateTimeField(null=True)
     completed_at = models.DateTimeField(null=True)
     duration_seconds = models.FloatField(null=True)
-    stdout = models.TextField(blank=True, help_text="The end of the output; the whole is in the run's folder.")
+    stdout = models.TextField(
+        blank=True, help_text="The end of the output; the whole is in the run's folder."
+    )
     stderr = models.TextField(blank=True)
     message = models.TextField(blank=True)
     config = models.JSONField(default=dict, help_text="The whole request.")
     output_dir = models.TextField(blank=True, help_text="Relative to the output root.")
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="runs", db_index=False)
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="runs", db_index=False
+    )
     notes = models.TextField(blank=True)
     pinned = models.BooleanField(default=False, help_text="Never removed by retention.")
     trashed_at = models.DateTimeField(null=True)
 
     # Queue and supervision
     supervised = models.BooleanField(
-        default=True, help_text="Runs as a process with a keeper: a training, or a dry run with depth."
+        default=True,
+        help_text="Runs as a process with a keeper: a training, or a dry run with depth.",
     )
     priority = models.SmallIntegerField(default=0, help_text="Higher starts earlier.")
-    host = models.ForeignKey(Host, on_delete=models.SET_NULL, null=True, related_name="runs", db_index=False)
-    process = models.JSONField(null=True, help_text="Keeper and trainer as recorded in keeper.json.")
+    host = models.ForeignKey(
+        Host, on_delete=models.SET_NULL, null=True, related_name="runs", db_index=False
+    )
+    process = models.JSONField(
+        null=True, help_text="Keeper and trainer as recorded in keeper.json."
+    )
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
-    automatic_retries = models.PositiveIntegerField(default=0, help_text="How many in its chain so far nobody asked for.")
-    retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries", db_index=False)
-    resume = models.BooleanField(default=False, help_text="Go on from the last checkpoint of resume_from.")
+    automatic_retries = models.PositiveIntegerField(
+        default=0, help_text="How many in its chain so far nobody asked for."
+    )
+    retry_of = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="retries", db_index=False
+    )
+    resume = models.BooleanField(
+        default=False, help_text="Go on from the last checkpoint of resume_from."
+    )
     resume_from = models.ForeignKey(
         "self",
         on_delete=models.SET_NULL,
         null=True,
         related_name="heirs",
         db_index=False,
-        help_text="Whose last checkpoint it goes on from: retry_of, or the nearest run before it that has one.",
+        help_text=(
+            "Whose last checkpoint it goes on from: retry_of, or the nearest run before it that has"
+            " one."
+        ),
     )
     extend_from_step = models.PositiveIntegerField(
         null=True, help_text="The step of the checkpoint that it extends; null: it is no extension."
     )
-    timeout_seconds = models.FloatField(null=True, help_text="Limit from the start of the training; null: none.")
+    timeout_seconds = models.FloatField(
+        null=True, help_text="Limit from the start of the training; null: none."
+    )
     cancel_requested_at = models.DateTimeField(null=True)
     client_request_id = models.CharField(max_length=255, null=True)  # noqa: DJ001 - null: none, and nulls never collide
     request_hash = models.CharField(max_length=64, blank=True)
 
     # News from the training
-    metrics_offset = models.BigIntegerField(default=0, help_text="Bytes of metrics.jsonl that are in the database.")
+    metrics_offset = models.BigIntegerField(
+        default=0, help_text="Bytes of metrics.jsonl that are in the database."
+    )
     step = models.PositiveIntegerField(null=True)
     total_steps = models.PositiveIntegerField(null=True)
     last_loss = models.FloatField(null=True)
     summary = models.JSONField(default=dict, help_text="result.json of the training program.")
     disk_bytes = models.BigIntegerField(
-        null=True, help_text="What its folder takes, measured when it ended, less what was removed since; null: not measured."
+        null=True,
+        help_text=(
+            "What its folder takes, measured when it ended, less what was removed since; null: not"
+            " measured."
+        ),
     )
 
     objects = RunQuerySet.as_manager()
@@ -147,24 +188,71 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["dataset_key"], name="ix_tunix_runs_dataset_key"),  # contract
             models.Index(fields=["started_at"], name="ix_tunix_runs_started_at"),  # contract
-            models.Index(F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_newest"),  # the history
+            models.Index(
+                F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_newest"
+            ),  # the history
             # the history, filtered
-            models.Index("status", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_status_newest"),
-            models.Index("mode", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_mode_newest"),
-            models.Index("dataset_key", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_dataset_newest"),
-            models.Index("model_id", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_model_newest"),
-            models.Index("owner", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_owner_newest"),
-            models.Index("host", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_host_newest"),  # in the admin
-            # the claim of the queue; not partial, since SQLite would rather sort all that waits than walk a partial index
-            models.Index("status", "supervised", F("priority").desc(), "created_at", "run_id", name="ix_tunix_runs_claim"),
+            models.Index(
+                "status",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_status_newest",
+            ),
+            models.Index(
+                "mode", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_mode_newest"
+            ),
+            models.Index(
+                "dataset_key",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_dataset_newest",
+            ),
+            models.Index(
+                "model_id",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_model_newest",
+            ),
+            models.Index(
+                "owner",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_owner_newest",
+            ),
+            models.Index(
+                "host", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_host_newest"
+            ),  # in the admin
+            # the claim of the queue; not partial, since SQLite would rather sort all that waits
+            # than walk a partial index
+            models.Index(
+                "status",
+                "supervised",
+                F("priority").desc(),
+                "created_at",
+                "run_id",
+                name="ix_tunix_runs_claim",
+            ),
             # the purge of the trash, and the admin's look into it
-            models.Index(fields=["trashed_at"], name="ix_tunix_runs_trash", condition=Q(trashed_at__isnull=False)),
+            models.Index(
+                fields=["trashed_at"],
+                name="ix_tunix_runs_trash",
+                condition=Q(trashed_at__isnull=False),
+            ),
             # the attendant's look at what its host executes
-            models.Index("host", name="ix_tunix_runs_executing", condition=Q(status__in=["running", "cancelling"])),
-            # a run's retries; one over all runs would count those that retry nothing as one value, and be left aside for it
-            models.Index("retry_of", name="ix_tunix_runs_retries", condition=Q(retry_of__isnull=False)),
+            models.Index(
+                "host",
+                name="ix_tunix_runs_executing",
+                condition=Q(status__in=["running", "cancelling"]),
+            ),
+            # a run's retries; one over all runs would count those that retry nothing as one value,
+            # and be left aside for it
+            models.Index(
+                "retry_of", name="ix_tunix_runs_retries", condition=Q(retry_of__isnull=False)
+            ),
             # the runs that go on from a run's checkpoints; partial for the same reason
-            models.Index("resume_from", name="ix_tunix_runs_heirs", condition=Q(resume_from__isnull=False)),
+            models.Index(
+                "resume_from", name="ix_tunix_runs_heirs", condition=Q(resume_from__isnull=False)
+            ),
             # how many runs an account has waiting
             models.Index("owner", name="ix_tunix_runs_waiting", condition=Q(status="pending")),
             # what failed lately, on the queue page
@@ -174,7 +262,8 @@ class Run(models.Model):
                 name="ix_tunix_runs_failed",
                 condition=Q(status__in=["failed", "timeout"]),
             ),
-            # what an owner's runs take; it holds all that this is computed from, so no row is read for it
+            # what an owner's runs take; it holds all that this is computed from, so no row is read
+            # for it
             models.Index(
                 fields=["owner", "disk_bytes", "trashed_at"],
                 name="ix_tunix_runs_disk",
@@ -191,17 +280,25 @@ class Run(models.Model):
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="ck_run_status"),
             models.CheckConstraint(condition=Q(mode__in=RunMode.values), name="ck_run_mode"),
             models.CheckConstraint(
-                condition=Q(status__in=TERMINAL, completed_at__isnull=False) | Q(status__in=ACTIVE, completed_at__isnull=True),
+                condition=Q(status__in=TERMINAL, completed_at__isnull=False)
+                | Q(status__in=ACTIVE, completed_at__isnull=True),
                 name="ck_run_completed_at",
             ),
-            models.CheckConstraint(condition=~Q(status__in=EXECUTING) | Q(started_at__isnull=False), name="ck_run_started_at"),
+            models.CheckConstraint(
+                condition=~Q(status__in=EXECUTING) | Q(started_at__isnull=False),
+                name="ck_run_started_at",
+            ),
             models.CheckConstraint(  # a null alone would leave the condition open, and pass
-                condition=~Q(status="completed") | Q(exit_code__isnull=False, exit_code=0), name="ck_run_completed_exit_code"
+                condition=~Q(status="completed") | Q(exit_code__isnull=False, exit_code=0),
+                name="ck_run_completed_exit_code",
             ),
             models.CheckConstraint(
-                condition=Q(status="completed") | Q(exit_code__isnull=True) | ~Q(exit_code=0), name="ck_run_exit_code_zero"
+                condition=Q(status="completed") | Q(exit_code__isnull=True) | ~Q(exit_code=0),
+                name="ck_run_exit_code_zero",
             ),
-            models.UniqueConstraint(fields=["owner", "client_request_id"], name="uq_run_client_request_id"),
+            models.UniqueConstraint(
+                fields=["owner", "client_request_id"], name="uq_run_client_request_id"
+            ),
             # One folder, one local run: two in one folder would resume each other.
             models.UniqueConstraint(
                 fields=["output_dir"],
@@ -219,7 +316,8 @@ class Run(models.Model):
 
     @property
     def is_extensible(self) -> bool:
-        """A completed training has reached its last step: steps can be added to it, and a retry would train nothing."""
+        """A completed training has reached its last step: steps can be added to it, and a retry
+        would train nothing."""
         return self.mode == RunMode.LOCAL and self.status == RunStatus.COMPLETED
 
     @property
@@ -227,7 +325,8 @@ class Run(models.Model):
         return self.is_terminal and not self.is_extensible
 
     def active_heir(self) -> "Run | None":
-        """An active run that goes on from the checkpoints of this one, which it needs until it has ended."""
+        """An active run that goes on from the checkpoints of this one, which it needs until it has
+        ended."""
         return self.heirs.filter(status__in=ACTIVE).order_by().first()
 
     @property
@@ -236,9 +335,11 @@ class Run(models.Model):
 
 
 class RunNameKey(models.Model):
-    """What a search finds a run's name by: the name from each of its words on (``runs.spec.naming.search_keys``).
+    """What a search finds a run's name by: the name from each of its words on
+    (``runs.spec.naming.search_keys``).
 
-    Bytes, because every database orders and compares them alike: the names that begin with a text are one range of the index.
+    Bytes, because every database orders and compares them alike: the names that begin with a text
+    are one range of the index.
     """
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="name_keys")
@@ -259,12 +360,18 @@ class RunNameKey(models.Model):
 class RunTag(models.Model):
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="tags")
     name = models.CharField(max_length=64)
-    run_created_at = models.DateTimeField(help_text="The run's, which never changes: the history by tag is an index here.")
+    run_created_at = models.DateTimeField(
+        help_text="The run's, which never changes: the history by tag is an index here."
+    )
 
     class Meta:
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["run", "name"], name="uq_run_tag")]
-        indexes = [models.Index("name", F("run_created_at").desc(), F("run").desc(), name="ix_run_tag_newest")]
+        indexes = [
+            models.Index(
+                "name", F("run_created_at").desc(), F("run").desc(), name="ix_run_tag_newest"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -276,13 +383,16 @@ class RunTag(models.Model):
 
 
 class RunEvent(models.Model):
-    """One thing that happened to a run. A change of status has ``old`` and ``new``; other events only a reason."""
+    """One thing that happened to a run. A change of status has ``old`` and ``new``; other events
+    only a reason."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
     old = models.CharField(max_length=64, blank=True)
     new = models.CharField(max_length=64, blank=True)
     reason = models.TextField(blank=True)
-    by = models.CharField(max_length=255, help_text="A user name, or the part of the system that did it.")
+    by = models.CharField(
+        max_length=255, help_text="A user name, or the part of the system that did it."
+    )
     at = models.DateTimeField(db_default=Now())
 
     class Meta:

@@ -8,9 +8,12 @@ from django.utils import timezone
 
 
 class SavedView(models.Model):
-    """A history somebody wants back: a name for its query string. In local mode everybody is the user ``local``."""
+    """A history somebody wants back: a name for its query string. In local mode everybody is the
+    user ``local``."""
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views")
+    owner = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views"
+    )
     name = models.CharField(max_length=64)
     query = models.TextField(help_text="Query string of the history, without the question mark.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)

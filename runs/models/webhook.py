@@ -14,12 +14,15 @@ class DeliveryState(models.TextChoices):
 
 
 class WebhookDelivery(models.Model):
-    """One message to one receiver about the end of one run. Made in the transaction that ends the run."""
+    """One message to one receiver about the end of one run. Made in the transaction that ends the
+    run."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="webhook_deliveries")
     url = models.URLField(max_length=2000)
     payload = models.JSONField()
-    state = models.CharField(max_length=16, choices=DeliveryState.choices, default=DeliveryState.WAITING)
+    state = models.CharField(
+        max_length=16, choices=DeliveryState.choices, default=DeliveryState.WAITING
+    )
     attempts = models.PositiveIntegerField(default=0)
     next_attempt_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
@@ -28,8 +31,12 @@ class WebhookDelivery(models.Model):
         ordering = ["-created_at", "-id"]
         verbose_name_plural = "webhook deliveries"
         indexes = [
-            models.Index(fields=["next_attempt_at"], name="ix_webhook_due", condition=Q(state="waiting")),  # what is due
-            models.Index(F("state"), F("id").desc(), name="ix_webhook_state"),  # the admin's list, filtered
+            models.Index(
+                fields=["next_attempt_at"], name="ix_webhook_due", condition=Q(state="waiting")
+            ),  # what is due
+            models.Index(
+                F("state"), F("id").desc(), name="ix_webhook_state"
+            ),  # the admin's list, filtered
         ]
 
     def __str__(self) -> str:

@@ -1,6 +1,8 @@
-"""The files of a run folder. Whatever names and links a training left there, nothing outside the folder is listed, read, removed.
+"""The files of a run folder. Whatever names and links a training left there, nothing outside the
+folder is listed, read, removed.
 
-Folders are opened one inside the other without following links (``openat``): no link can come between a check and its use.
+Folders are opened one inside the other without following links (``openat``): no link can come
+between a check and its use.
 """
 
 import os
@@ -54,7 +56,8 @@ class NoSuchArtifact(Missing):
 
 @dataclass(frozen=True)
 class Artifact:
-    """``path`` is relative, with slashes; ``size`` in bytes; ``modified`` in seconds since the epoch."""
+    """``path`` is relative, with slashes; ``size`` in bytes; ``modified`` in seconds since the
+    epoch."""
 
     path: str
     size: int
@@ -74,8 +77,8 @@ def kind_of(path: str) -> str:
 
 
 def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
-    """The regular files below ``folder``, by path, ``limit`` of them at most; the lock and hidden files are left out, links too.
-    A missing folder is empty."""
+    """The regular files below ``folder``, by path, ``limit`` of them at most; the lock and hidden
+    files are left out, links too. A missing folder is empty."""
     found: list[Artifact] = []
     truncated = False
     try:
@@ -99,7 +102,11 @@ def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
                         continue
                     if len(found) == limit:
                         return Listing(sorted(found, key=_path), True)
-                    found.append(Artifact(inside + name, status.st_size, status.st_mtime, kind_of(inside + name)))
+                    found.append(
+                        Artifact(
+                            inside + name, status.st_size, status.st_mtime, kind_of(inside + name)
+                        )
+                    )
     finally:
         os.close(top)
     return Listing(sorted(found, key=_path), truncated)
@@ -114,13 +121,18 @@ def _is_shown(name: str) -> bool:
 
 
 def is_removable(path: str) -> bool:
-    """Checkpoints and the model are, but not the file that says to which training the checkpoints belong."""
+    """Checkpoints and the model are, but not the file that says to which training the checkpoints
+    belong."""
     return path.split("/", 1)[0] in REMOVABLE and path != f"{names.CHECKPOINTS}/{IDENTITY}"
 
 
 def _natural(path: str) -> list[list[Any]]:
-    """A sort key for paths: numbers in names by their value, so that ``checkpoints/9`` comes before ``checkpoints/10``."""
-    return [[int(part) if index % 2 else part for index, part in enumerate(_NUMBERS.split(name))] for name in path.split("/")]
+    """A sort key for paths: numbers in names by their value, so that ``checkpoints/9`` comes before
+    ``checkpoints/10``."""
+    return [
+        [int(part) if index % 2 else part for index, part in enumerate(_NUMBERS.split(name))]
+        for name in path.split("/")
+    ]
 
 
 def _path(artifact: Artifact) -> list[list[Any]]:
@@ -128,11 +140,14 @@ def _path(artifact: Artifact) -> list[list[Any]]:
 
 
 def open_artifact(folder: Path, path: str) -> int:
-    """A descriptor for reading the regular file ``path`` inside ``folder``. Raises NoSuchArtifact."""
+    """A descriptor for reading the regular file ``path`` inside ``folder``. Raises
+    NoSuchArtifact."""
     *parents, name = _parts(path)
     with _opened(folder, parents) as parent:
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            descriptor = os.open(
+                name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
+            )
         except OSError as error:
             raise NoSuchArtifact(path) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -162,8 +177,8 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
         if not is_folder and not stat.S_ISREG(status.st_mode):
             raise NoSuchArtifact(path)
         freed = bytes_below(name, dir_fd=parent) if is_folder else status.st_size
-        # Renamed in the transaction, since that is quick, and removed after it: a retry either finds the checkpoint and keeps it,
-        # or does not find it.
+        # Renamed in the transaction, since that is quick, and removed after it: a retry either
+        # finds the checkpoint and keeps it, or does not find it.
         removed = f".removed.{uuid.uuid4()}"
         try:
             with transaction.atomic():
@@ -171,14 +186,22 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 if parts[0] == names.CHECKPOINTS:
                     require_no_heir(run)
                 reason = f"{path} removed ({freed:,} bytes)"
-                RunEvent.objects.create(run=run, reason=reason, by=by.get_username(), at=timezone.now())
-                write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=reason)  # the events go with the run
-                Run.objects.filter(pk=run.pk).update(disk_bytes=Greatest(F("disk_bytes") - freed, 0))
+                RunEvent.objects.create(
+                    run=run, reason=reason, by=by.get_username(), at=timezone.now()
+                )
+                write_log_entry(
+                    by=by, target=run, name=str(run), flag=DELETION, message=reason
+                )  # the events go with the run
+                Run.objects.filter(pk=run.pk).update(
+                    disk_bytes=Greatest(F("disk_bytes") - freed, 0)
+                )
                 os.rename(name, removed, src_dir_fd=parent, dst_dir_fd=parent)
         except FileNotFoundError as error:
             raise NoSuchArtifact(path) from error  # somebody else was faster
         except DatabaseError:
-            with suppress(FileNotFoundError):  # the commit failed after the renaming, or nothing was renamed yet
+            with suppress(
+                FileNotFoundError
+            ):  # the commit failed after the renaming, or nothing was renamed yet
                 os.rename(removed, name, src_dir_fd=parent, dst_dir_fd=parent)
             raise
         if is_folder:
@@ -212,9 +235,12 @@ def _opened(folder: Path, parents: Sequence[str]) -> Iterator[int]:
 
 
 def _parts(path: str) -> list[str]:
-    """The names on the way. Raises NoSuchArtifact for what is not a plain relative path of shown files."""
+    """The names on the way. Raises NoSuchArtifact for what is not a plain relative path of shown
+    files."""
     parts = path.split("/")
-    if any(not part or part in (".", "..") or "\x00" in part or not _is_shown(part) for part in parts):
+    if any(
+        not part or part in (".", "..") or "\x00" in part or not _is_shown(part) for part in parts
+    ):
         raise NoSuchArtifact(path)
     if parts == [names.LOCK]:
         raise NoSuchArtifact(path)

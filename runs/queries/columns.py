@@ -1,4 +1,5 @@
-"""The columns of the history that one chooses; the run's id and what can be done to it are always there."""
+"""The columns of the history that one chooses; the run's id and what can be done to it are always
+there."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """``name`` stands in the address (``columns=status,loss``); ``number``: aligned to the right."""
+    """``name`` stands in the address (``columns=status,loss``); ``number``: aligned to the
+    right."""
 
     name: str
     label: str
@@ -49,7 +51,8 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
-    """``status,loss`` as names of columns. Raises ValueError for one that there is not, or none at all."""
+    """``status,loss`` as names of columns. Raises ValueError for one that there is not, or none at
+    all."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in COLUMNS]:
         raise ValueError(f"There is no column {unknown[0][:64]!r}. There are {', '.join(COLUMNS)}.")

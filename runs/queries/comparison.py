@@ -9,7 +9,17 @@ from runs.models import MetricSeries, Run
 
 RUNS_MIN, RUNS_MAX = 2, 20
 # Of the request, what says how a run is handled and nothing about what comes out.
-_HANDLING = ("client_request_id", "dry_run", "name", "notes", "output_dir", "priority", "tags", "timeout_seconds", "webhook_url")
+_HANDLING = (
+    "client_request_id",
+    "dry_run",
+    "name",
+    "notes",
+    "output_dir",
+    "priority",
+    "tags",
+    "timeout_seconds",
+    "webhook_url",
+)
 # label, key of the run's summary, whether less is better (None: neither)
 _RESULTS = (
     ("Exact match before", "exact_match_before", None),
@@ -20,7 +30,11 @@ _RESULTS = (
     ("Tokens", "tokens", None),
     ("Tokens/s", "tokens_per_second", False),
 )
-_SERIES = (("Loss first", "loss", "first", None), ("Loss last", "loss", "last", True), ("Loss lowest", "loss", "minimum", True))
+_SERIES = (
+    ("Loss first", "loss", "first", None),
+    ("Loss last", "loss", "last", True),
+    ("Loss lowest", "loss", "minimum", True),
+)
 
 
 @dataclass(frozen=True)
@@ -46,16 +60,24 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     runs = list(runs)
     series: dict[tuple[Any, str], dict[str, Any]] = {
         (row["run"], row["name"]): dict(row)
-        for row in MetricSeries.objects.filter(run__in=runs, name="loss").values("run", "name", "first", "last", "minimum")
+        for row in MetricSeries.objects.filter(run__in=runs, name="loss").values(
+            "run", "name", "first", "last", "minimum"
+        )
     }
     known = dict(
-        Dataset.objects.filter(dataset_key__in={run.dataset_key for run in runs}).values_list("dataset_key", "fingerprint")
+        Dataset.objects.filter(dataset_key__in={run.dataset_key for run in runs}).values_list(
+            "dataset_key", "fingerprint"
+        )
     )
     fingerprints = [known.get(run.dataset_key, "") for run in runs]
     results = [
-        _line(label, [(series.get((run.pk, name)) or {}).get(key) for run in runs], less) for label, name, key, less in _SERIES
+        _line(label, [(series.get((run.pk, name)) or {}).get(key) for run in runs], less)
+        for label, name, key, less in _SERIES
     ]
-    results += [_line(label, [_number(run.summary.get(key)) for run in runs], less) for label, key, less in _RESULTS]
+    results += [
+        _line(label, [_number(run.summary.get(key)) for run in runs], less)
+        for label, key, less in _RESULTS
+    ]
     results.append(_line("Duration (s)", [run.duration_seconds for run in runs], None))
     return Comparison(
         runs=runs,
@@ -68,14 +90,29 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 def differences(runs: Sequence[Run]) -> list[Line]:
     """The fields of the requests in which the runs are not all the same."""
-    names = dict.fromkeys(name for run in runs for name in ("mode", "dataset_key", "model_id", *run.config))
+    names = dict.fromkeys(
+        name for run in runs for name in ("mode", "dataset_key", "model_id", *run.config)
+    )
     lines = []
     for name in names:
         if name in _HANDLING:
             continue
-        values = [getattr(run, name) if name in ("mode", "dataset_key", "model_id") else run.config.get(name) for run in runs]
+        values = [
+            getattr(run, name)
+            if name in ("mode", "dataset_key", "model_id")
+            else run.config.get(name)
+            for run in runs
+        ]
         if any(value != values[0] for value in values):
-            lines.append(Line(name, [", ".join(map(str, value)) if isinstance(value, list) else value for value in values]))
+            lines.append(
+                Line(
+                    name,
+                    [
+                        ", ".join(map(str, value)) if isinstance(value, list) else value
+                        for value in values
+                    ],
+                )
+            )
     return lines
 
 
@@ -89,4 +126,6 @@ def _line(label: str, values: list[float | None], less_is_better: bool | None) -
     if less_is_better is None or len(set(numbers)) < 2:
         return Line(label, values)
     best = min(numbers) if less_is_better else max(numbers)
-    return Line(label, values, frozenset(place for place, value in enumerate(values) if value == best))
+    return Line(
+        label, values, frozenset(place for place, value in enumerate(values) if value == best)
+    )

@@ -1,5 +1,5 @@
-"""Queries that are asked so often that they are compiled only once: to build one takes Python several times as long as the answer
-takes the database."""
+"""Queries that are asked so often that they are compiled only once: to build one takes Python
+several times as long as the answer takes the database."""
 
 from typing import Any
 
@@ -8,16 +8,20 @@ from django.db.models import Model, QuerySet
 
 
 class Compiled:
-    """A query of values, compiled by Django when it is first needed; its parameters are given each time."""
+    """A query of values, compiled by Django when it is first needed; its parameters are given each
+    time."""
 
     def __init__(self, rows: QuerySet[Any, Any]) -> None:
         compiler = rows.query.get_compiler(DEFAULT_DB_ALIAS)
         self._sql, _ = compiler.as_sql()
         self._apply = compiler.apply_converters
-        self._converters = compiler.get_converters([expression for expression, *_ in compiler.select])
+        self._converters = compiler.get_converters(
+            [expression for expression, *_ in compiler.select]
+        )
 
     def read(self, *parameters: Any) -> list[Any]:
-        """Rows as Django's ``values_list`` has them. ``parameters`` as the database has them, in the order of the query."""
+        """Rows as Django's ``values_list`` has them. ``parameters`` as the database has them, in
+        the order of the query."""
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
             return list(self._apply(cursor.fetchall(), self._converters))

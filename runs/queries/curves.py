@@ -1,9 +1,10 @@
 """Curves of metrics: every spike and every NaN of a million points in a few hundred.
 
-Points are put into buckets of a power of two, counted from the first point of the series, and a bucket shows its minimum, its
-maximum and its first value that is not a finite number. Nothing is averaged or drawn by lot: the answer is the same every time,
-and a bucket that is full looks the same however far the run has gone on. Chunks hold 1,024 points and know their extremes: a
-bucket of whole chunks is read from those alone.
+Points are put into buckets of a power of two, counted from the first point of the series, and a
+bucket shows its minimum, its maximum and its first value that is not a finite number. Nothing is
+averaged or drawn by lot: the answer is the same every time, and a bucket that is full looks the
+same however far the run has gone on. Chunks hold 1,024 points and know their extremes: a bucket of
+whole chunks is read from those alone.
 """
 
 import math
@@ -24,7 +25,8 @@ _BUCKET_MAX = 1 << 40
 
 @dataclass(frozen=True)
 class Segment:
-    """The points of one series whose steps lie between ``from_step`` and ``to_step``, both included; None: no limit."""
+    """The points of one series whose steps lie between ``from_step`` and ``to_step``, both
+    included; None: no limit."""
 
     series: MetricSeries
     from_step: int | None = None
@@ -32,14 +34,16 @@ class Segment:
 
     def holds(self, *steps: int) -> bool:
         return all(
-            (self.from_step is None or step >= self.from_step) and (self.to_step is None or step <= self.to_step)
+            (self.from_step is None or step >= self.from_step)
+            and (self.to_step is None or step <= self.to_step)
             for step in steps
         )
 
 
 @dataclass
 class Curve:
-    """Points in the order they were measured. ``bucket``: how many of the ``count`` points a bucket holds; 1: all are here."""
+    """Points in the order they were measured. ``bucket``: how many of the ``count`` points a bucket
+    holds; 1: all are here."""
 
     bucket: int = 1
     count: int = 0
@@ -71,7 +75,9 @@ class _Chunk:
     not_finite: int
     first_time: float
     last_time: float
-    columns: "tuple[array[int], array[float], array[float]] | None" = None  # steps, times, values: those inside the segment
+    columns: "tuple[array[int], array[float], array[float]] | None" = (
+        None  # steps, times, values: those inside the segment
+    )
     places: "Sequence[int]" = ()  # where in the chunk these points stand
 
     @property
@@ -105,7 +111,8 @@ class _Chunk:
 
 
 def read_curve(segments: Sequence[Segment], points: int) -> Curve:
-    """The segments one behind the other as a curve of at most ``points`` points; never fewer than three for each segment."""
+    """The segments one behind the other as a curve of at most ``points`` points; never fewer than
+    three for each segment."""
     chunks = [chunk for segment in segments for chunk in _read_chunks(segment)]
     _decode([chunk for chunk in chunks if not chunk.inside])
     chunks = [chunk for chunk in chunks if chunk.count]
@@ -125,9 +132,18 @@ def read_curve(segments: Sequence[Segment], points: int) -> Curve:
         buckets = [bucket for chunk in chunks for bucket in _split(chunk, curve.bucket)]
     else:
         groups = _group(chunks, curve.bucket)
-        _decode([next(chunk for chunk in group if chunk.not_finite) for group in groups if any(c.not_finite for c in group)])
+        _decode(
+            [
+                next(chunk for chunk in group if chunk.not_finite)
+                for group in groups
+                if any(c.not_finite for c in group)
+            ]
+        )
         _decode([chunks[0], chunks[-1]])
-        buckets = [_extremes([point for chunk in group for point in _outstanding(chunk)]) for group in groups]
+        buckets = [
+            _extremes([point for chunk in group for point in _outstanding(chunk)])
+            for group in groups
+        ]
     first, last = chunks[0].point(0), chunks[-1].point(chunks[-1].count - 1)
     if not _same(buckets[0][0], first):
         curve.add([first])
@@ -142,9 +158,13 @@ def _read_chunks(segment: Segment) -> list[_Chunk]:
     """The chunks that have points of the segment, without their points."""
     chunks = MetricChunk.objects.filter(series=segment.series).order_by("number")
     if segment.from_step is not None:
-        chunks = chunks.filter(Q(last_step__gte=segment.from_step) | Q(first_step__gte=segment.from_step))
+        chunks = chunks.filter(
+            Q(last_step__gte=segment.from_step) | Q(first_step__gte=segment.from_step)
+        )
     if segment.to_step is not None:
-        chunks = chunks.filter(Q(first_step__lte=segment.to_step) | Q(last_step__lte=segment.to_step))
+        chunks = chunks.filter(
+            Q(first_step__lte=segment.to_step) | Q(last_step__lte=segment.to_step)
+        )
     rows = chunks.values_list(
         "number", "count", "first_step", "last_step", "minimum", "maximum", "minimum_step", "maximum_step", "not_finite",
         _number_at("times", Value(1)), _number_at("times", F("count") * 8 - 7),
@@ -169,7 +189,10 @@ def _decode(chunks: Sequence[_Chunk]) -> None:
             rows = rows.filter(number__in=numbers)
         else:
             rows = rows.filter(number__range=(min(numbers), max(numbers)))
-        found = {number: columns for number, *columns in rows.values_list("number", "steps", "times", "values")}
+        found = {
+            number: columns
+            for number, *columns in rows.values_list("number", "steps", "times", "values")
+        }
         for chunk in wanted:
             if chunk.columns is None:
                 chunk.decode(*(bytes(column[: chunk.count * 8]) for column in found[chunk.number]))
@@ -180,14 +203,21 @@ def _count_buckets(chunks: Sequence[_Chunk], bucket: int) -> int:
         per_group = bucket // CHUNK_POINTS
         return len({(id(chunk.segment), chunk.number // per_group) for chunk in chunks})
     return sum(
-        -(-chunk.count // bucket) if chunk.inside else len({place // bucket for place in chunk.places}) for chunk in chunks
+        (
+            -(-chunk.count // bucket)
+            if chunk.inside
+            else len({place // bucket for place in chunk.places})
+        )
+        for chunk in chunks
     )
 
 
 def _group(chunks: Sequence[_Chunk], bucket: int) -> list[list[_Chunk]]:
     groups: dict[tuple[int, int], list[_Chunk]] = {}
     for chunk in chunks:
-        groups.setdefault((id(chunk.segment), chunk.number // (bucket // CHUNK_POINTS)), []).append(chunk)
+        groups.setdefault((id(chunk.segment), chunk.number // (bucket // CHUNK_POINTS)), []).append(
+            chunk
+        )
     return list(groups.values())
 
 
@@ -200,7 +230,9 @@ def _split(chunk: _Chunk, bucket: int) -> list[list[_Point]]:
         return [_extremes(points) for points in parts.values()]
     if chunk.not_finite:
         return [
-            _extremes([chunk.point(index) for index in range(start, min(start + bucket, chunk.count))])
+            _extremes(
+                [chunk.point(index) for index in range(start, min(start + bucket, chunk.count))]
+            )
             for start in range(0, chunk.count, bucket)
         ]
     assert chunk.columns is not None
@@ -209,15 +241,23 @@ def _split(chunk: _Chunk, bucket: int) -> list[list[_Point]]:
     for start in range(0, chunk.count, bucket):
         part = values[start : start + bucket]
         low, high = sorted((part.index(min(part)), part.index(max(part))))
-        found.append([chunk.point(start + low)] + ([chunk.point(start + high)] if high != low else []))
+        found.append(
+            [chunk.point(start + low)] + ([chunk.point(start + high)] if high != low else [])
+        )
     return found
 
 
 def _outstanding(chunk: _Chunk) -> list[_Point]:
-    """Minimum, maximum and first value that is not finite, from the summary as far as it says so."""
+    """Minimum, maximum and first value that is not finite, from the summary as far as it says
+    so."""
     if chunk.columns is not None and (chunk.not_finite or not chunk.inside):
         return _extremes([chunk.point(index) for index in range(chunk.count)])
-    if chunk.minimum is None or chunk.maximum is None or chunk.minimum_step is None or chunk.maximum_step is None:
+    if (
+        chunk.minimum is None
+        or chunk.maximum is None
+        or chunk.minimum_step is None
+        or chunk.maximum_step is None
+    ):
         return []
     return [
         (chunk.number, chunk.minimum_step, chunk.time_at(chunk.minimum_step), chunk.minimum),
@@ -226,7 +266,8 @@ def _outstanding(chunk: _Chunk) -> list[_Point]:
 
 
 def _extremes(points: Sequence[_Point]) -> list[_Point]:
-    """Minimum, maximum and first point that is not finite, each once, in the order of their steps."""
+    """Minimum, maximum and first point that is not finite, each once, in the order of their
+    steps."""
     finite = [point for point in points if math.isfinite(point[3])]
     found = [min(finite, key=_value), max(finite, key=_value)] if finite else []
     if len(finite) < len(points):
@@ -256,7 +297,8 @@ def as_json(value: float) -> float | str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a chain; ``first_step`` is its first measured step, ``to_step`` the last before a later attempt took over."""
+    """One run of a chain; ``first_step`` is its first measured step, ``to_step`` the last before a
+    later attempt took over."""
 
     run: Run
     first_step: int | None
@@ -264,10 +306,12 @@ class Attempt:
 
 
 def read_chain(run: Run) -> list[Attempt]:
-    """The runs that ``run`` retries or extends, oldest first, and itself. What a later run did again counts from that run, so the
-    whole is the one curve that led to the model."""
+    """The runs that ``run`` retries or extends, oldest first, and itself. What a later run did
+    again counts from that run, so the whole is the one curve that led to the model."""
     runs = [run]
-    while (earlier := runs[-1].retry_of or runs[-1].resume_from) is not None and len(runs) < CHAIN_MAX:
+    while (earlier := runs[-1].retry_of or runs[-1].resume_from) is not None and len(
+        runs
+    ) < CHAIN_MAX:
         if earlier.trashed_at is not None:
             break
         runs.append(earlier)
@@ -284,10 +328,17 @@ def read_chain(run: Run) -> list[Attempt]:
 
 
 def segments_of(
-    attempts: Sequence[Attempt], name: str, *, from_step: int | None = None, to_step: int | None = None
+    attempts: Sequence[Attempt],
+    name: str,
+    *,
+    from_step: int | None = None,
+    to_step: int | None = None,
 ) -> list[Segment]:
     """The parts of the curve ``name``, one of each attempt that measured it."""
-    series = {one.run_id: one for one in MetricSeries.objects.filter(run__in=[a.run for a in attempts], name=name)}
+    series = {
+        one.run_id: one
+        for one in MetricSeries.objects.filter(run__in=[a.run for a in attempts], name=name)
+    }
     found = []
     for attempt in attempts:
         if attempt.run.pk in series:

@@ -1,10 +1,12 @@
-"""The filter language of the history, the same in the page's search field and in the API's ``q`` (docs/filters.md).
+"""The filter language of the history, the same in the page's search field and in the API's ``q``
+(docs/filters.md).
 
     status:failed model:gemma tag:sweep-3 loss<1.5 after:2026-11-01 "two words"
 
-``parse`` reads it and knows where it is wrong; ``condition`` makes of it what the database is asked. A million rows are not
-searched for a word: the few different names of datasets and models are, by walking their index from name to name, and the
-runs are then found by those names. A word that no name holds finds nothing, at once.
+``parse`` reads it and knows where it is wrong; ``condition`` makes of it what the database is
+asked. A million rows are not searched for a word: the few different names of datasets and models
+are, by walking their index from name to name, and the runs are then found by those names. A word
+that no name holds finds nothing, at once.
 """
 
 import re
@@ -47,7 +49,8 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True)
 class Term:
-    """One condition: ``name`` is one of NAMES, or empty for a word; ``value`` is what its reader made of the text."""
+    """One condition: ``name`` is one of NAMES, or empty for a word; ``value`` is what its reader
+    made of the text."""
 
     name: str
     operator: str
@@ -60,16 +63,23 @@ def parse(text: str) -> list[Term]:
     position = _skip(text, 0)
     while position < len(text):
         name, operator, start = "", ":", position
-        if (named := _NAMED.match(text, position)) and not text.lower().startswith(_PRESET, position):
+        if (named := _NAMED.match(text, position)) and not text.lower().startswith(
+            _PRESET, position
+        ):
             name, operator, start = named[1].lower(), named[2], named.end()
             if name not in NAMES:
                 known = ", ".join(sorted(NAMES))
                 raise FilterError(
-                    f"{name!r} is no filter. There are {known}. Put text that holds {operator} in quotes.", position
+                    f"{name!r} is no filter. There are {known}. Put text that holds {operator} in"
+                    " quotes.",
+                    position,
                 )
         value, end = _value(text, start)
         if name and operator not in NAMES[name].operators:
-            raise FilterError(f"{name} takes {' '.join(NAMES[name].operators)}, not {operator}", start - len(operator))
+            raise FilterError(
+                f"{name} takes {' '.join(NAMES[name].operators)}, not {operator}",
+                start - len(operator),
+            )
         try:
             terms.append(Term(name, operator, NAMES[name].read(value) if name else value))
         except ValueError as error:
@@ -79,7 +89,8 @@ def parse(text: str) -> list[Term]:
 
 
 def split_terms(text: str) -> list[str]:
-    """The terms of a filter as they were typed. What cannot be read, from there on, is one of them."""
+    """The terms of a filter as they were typed. What cannot be read, from there on, is one of
+    them."""
     terms: list[str] = []
     position = _skip(text, 0)
     while position < len(text):
@@ -114,7 +125,7 @@ def _value(text: str, start: int) -> tuple[str, int]:
     return value, end
 
 
-# --- what the names take ----------------------------------------------------------------------------------------------
+# --- what the names take --------------------------------------------------------------------------
 
 
 def _text(text: str) -> str:
@@ -123,7 +134,9 @@ def _text(text: str) -> str:
 
 def _part_of_name(text: str) -> str:
     if not holds_word(text):
-        raise ValueError(f"names are found by their words: put a letter or a digit beside {text!r}.")
+        raise ValueError(
+            f"names are found by their words: put a letter or a digit beside {text!r}."
+        )
     return text
 
 
@@ -132,7 +145,9 @@ def _statuses(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for word in text.lower().split(","):
         if word not in groups and word not in RunStatus.values:
-            raise ValueError(f"{word!r} is no status. There are {', '.join([*RunStatus.values, *groups])}.")
+            raise ValueError(
+                f"{word!r} is no status. There are {', '.join([*RunStatus.values, *groups])}."
+            )
         found += groups.get(word, [RunStatus(word)] if word in RunStatus.values else [])
     return tuple(found)
 
@@ -167,7 +182,8 @@ def _duration(text: str) -> float:
 
 
 def _moment(text: str) -> datetime:
-    """An ISO date or time, ``today``, ``yesterday``, ``week`` (its Monday), ``month``, or how long ago: ``24h``, ``7d``."""
+    """An ISO date or time, ``today``, ``yesterday``, ``week`` (its Monday), ``month``, or how long
+    ago: ``24h``, ``7d``."""
     now = timezone.now().astimezone(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     named = {
@@ -183,7 +199,9 @@ def _moment(text: str) -> datetime:
             return now - timedelta(seconds=float(span[1]) * _SECONDS[span[2]])
         return parse_moment(text)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{text!r} is no date: write 2026-11-01, 2026-11-01T12:00:00Z, today, week, 24h or 7d.") from error
+        raise ValueError(
+            f"{text!r} is no date: write 2026-11-01, 2026-11-01T12:00:00Z, today, week, 24h or 7d."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -212,17 +230,21 @@ _NUMBERS = {"loss": "last_loss", "duration": "duration_seconds", "step": "step"}
 _UNINDEXED = frozenset({"note", *_NUMBERS})
 
 
-# --- what the database is asked ---------------------------------------------------------------------------------------
+# --- what the database is asked -------------------------------------------------------------------
 
 
 def reads_all(terms: list[Term]) -> bool:
-    """Return whether runs may have to be read one by one for what ``terms`` ask: there is no index for it."""
-    return any(term.name in _UNINDEXED or (term.name in ("", "name") and begins_with_sign(term.value)) for term in terms)
+    """Return whether runs may have to be read one by one for what ``terms`` ask: there is no index
+    for it."""
+    return any(
+        term.name in _UNINDEXED or (term.name in ("", "name") and begins_with_sign(term.value))
+        for term in terms
+    )
 
 
 def condition(terms: list[Term], *, by: AbstractBaseUser) -> Q:
-    """What holds for the runs that all terms describe; ``by`` is who ``owner:me`` means. Asks for the names of datasets and of
-    models when terms want a part of one."""
+    """What holds for the runs that all terms describe; ``by`` is who ``owner:me`` means. Asks for
+    the names of datasets and of models when terms want a part of one."""
     names = _Names()
     found = Q()
     for term in terms:
@@ -268,7 +290,8 @@ def _tags(name: str) -> QuerySet[RunTag]:
 def runs_named(text: str) -> Q:
     """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index.
 
-    Signs before its first word are not in the index; they are looked for in the names that the word finds.
+    Signs before its first word are not in the index; they are looked for in the names that the word
+    finds.
     """
     key = search_key(text)
     rows = RunNameKey.objects.filter(key__gte=key, key__lt=after_key(key)).order_by()
@@ -283,13 +306,20 @@ def runs_named(text: str) -> Q:
 def _listed(rows: QuerySet[Any]) -> Q:
     """Runs that ``rows`` of another table point at.
 
-    Up to LISTED_MAX are listed by their keys. Where there are more, the newest of them are soon found by walking the history; the
-    CASE keeps the database from joining the tables instead, for it guesses the length of a range of names badly.
+    Up to LISTED_MAX are listed by their keys. Where there are more, the newest of them are soon
+    found by walking the history; the CASE keeps the database from joining the tables instead, for
+    it guesses the length of a range of names badly.
     """
     found = list(rows.values_list("run", flat=True)[: LISTED_MAX + 1])
     if len(found) <= LISTED_MAX:
         return Q(pk__in=found)
-    return Q(Case(When(pk__in=rows.values("run"), then=Value(True)), default=Value(False), output_field=BooleanField()))
+    return Q(
+        Case(
+            When(pk__in=rows.values("run"), then=Value(True)),
+            default=Value(False),
+            output_field=BooleanField(),
+        )
+    )
 
 
 class _Names:
@@ -310,7 +340,8 @@ class _Names:
 
 
 def different_values(column: str, limit: int) -> list[str]:
-    """The different values of an indexed column of the runs: one look into the index for each, however many rows there are."""
+    """The different values of an indexed column of the runs: one look into the index for each,
+    however many rows there are."""
     column = {"dataset_key": "dataset_key", "model_id": "model_id"}[column]
     with connection.cursor() as cursor:
         cursor.execute(

@@ -1,7 +1,8 @@
 """Search a log of any size, a bounded part per request.
 
-Lines are found by bytes, so every answer says where to continue. The search ignores terminal colours and the case of ASCII
-letters. It takes time linear in the bytes scanned, whatever log and needle contain: no pattern is built from the needle.
+Lines are found by bytes, so every answer says where to continue. The search ignores terminal
+colours and the case of ASCII letters. It takes time linear in the bytes scanned, whatever log and
+needle contain: no pattern is built from the needle.
 """
 
 import os
@@ -25,8 +26,8 @@ _COLOUR = re.compile(rb"\x1b\[[0-9;:]*m")
 
 @dataclass(frozen=True)
 class Match:
-    """A line with the text in it. ``offset``: the byte its shown text begins at, the line's first unless it is long; ``line``:
-    lines after the one at the searched part's first byte."""
+    """A line with the text in it. ``offset``: the byte its shown text begins at, the line's first
+    unless it is long; ``line``: lines after the one at the searched part's first byte."""
 
     offset: int
     line: int
@@ -35,7 +36,8 @@ class Match:
 
 @dataclass(frozen=True)
 class Found:
-    """``matches`` among bytes ``offset`` to ``next_offset`` of a file of ``size`` bytes; all is searched when they are equal."""
+    """``matches`` among bytes ``offset`` to ``next_offset`` of a file of ``size`` bytes; all is
+    searched when they are equal."""
 
     offset: int
     next_offset: int
@@ -44,10 +46,11 @@ class Found:
 
 
 def search_log(path: Path, needle: str, *, offset: int, limit: int) -> Found:
-    """Lines with ``needle`` from byte ``offset`` on, each once: ``limit`` of them, or those in ``SCANNED_MAX_BYTES``.
+    """Lines with ``needle`` from byte ``offset`` on, each once: ``limit`` of them, or those in
+    ``SCANNED_MAX_BYTES``.
 
-    ``next_offset`` begins a line, unless a line is longer than a request reads. A missing file has 0 bytes. Raises
-    OffsetPastEnd, and BrokenFile for what is not a regular file.
+    ``next_offset`` begins a line, unless a line is longer than a request reads. A missing file has
+    0 bytes. Raises OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
     try:
         descriptor = files.open_regular(path)
@@ -72,19 +75,25 @@ def search_log(path: Path, needle: str, *, offset: int, limit: int) -> Found:
 
 
 def _end_of_scan(descriptor: int, offset: int, size: int) -> int:
-    """Behind the last whole line that one request reads; within a line only where that one line is all there is."""
+    """Behind the last whole line that one request reads; within a line only where that one line is
+    all there is."""
     end = min(size, offset + SCANNED_MAX_BYTES)
     if end == size:
         return end
     start = max(offset, end - _BLOCK)
     newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-    return start + newline + 1 if newline >= 0 else end - _OVERLAP  # the next request sees what lies across
+    return (
+        start + newline + 1 if newline >= 0 else end - _OVERLAP
+    )  # the next request sees what lies across
 
 
-def _places(descriptor: int, needle: bytes, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
+def _places(
+    descriptor: int, needle: bytes, offset: int, end: int
+) -> Iterator[tuple[int, int, int]]:
     """``(place of the match, start of its line, lines before it)``, once a line.
 
-    Read in blocks that begin with a line; a line longer than a block goes on with an overlap, in which no match is lost.
+    Read in blocks that begin with a line; a line longer than a block goes on with an overlap, in
+    which no match is lost.
     """
     position, line_start, lines = offset, offset, 0
     done_with_line = False  # the long line that goes on has matched already
@@ -120,7 +129,8 @@ def _places(descriptor: int, needle: bytes, offset: int, end: int) -> Iterator[t
 
 
 class _Searched:
-    """A block of a log, searched for a needle without regard to case and colours. Positions are those of the block as it is.
+    """A block of a log, searched for a needle without regard to case and colours. Positions are
+    those of the block as it is.
 
     A needle that consists of colours only is searched as it is.
     """
@@ -144,9 +154,12 @@ class _Searched:
         self._plain = b"".join(pieces).lower()
 
     def find(self, start: int) -> int:
-        """Return where the first match at or after ``start``, which is no position within a colour, begins, or -1."""
+        """Return where the first match at or after ``start``, which is no position within a colour,
+        begins, or -1."""
         piece = bisect_right(self._block_starts, start) - 1
-        found = self._plain.find(self._needle, self._plain_starts[piece] + start - self._block_starts[piece])
+        found = self._plain.find(
+            self._needle, self._plain_starts[piece] + start - self._block_starts[piece]
+        )
         if found < 0:
             return -1
         piece = bisect_right(self._plain_starts, found) - 1
@@ -160,4 +173,6 @@ def _match(descriptor: int, place: int, line_start: int, lines: int) -> Match:
         while data and 0x80 <= data[0] < 0xC0:  # within a character
             data, start = data[1:], start + 1
     line = data.split(b"\n", 1)[0]
-    return Match(start, lines, line.decode("utf-8", "ignore" if len(line) == len(data) else "replace"))
+    return Match(
+        start, lines, line.decode("utf-8", "ignore" if len(line) == len(data) else "replace")
+    )

@@ -1,8 +1,8 @@
 """Reading a log by byte offsets: any part of a file of any size in the time of that part.
 
-Offsets count bytes of the file, so that a reader always knows where to go on. The text is UTF-8; what is not becomes U+FFFD.
-A character that lies half behind the end of a part is left for the next one, so putting the parts together gives the same text
-as decoding the whole.
+Offsets count bytes of the file, so that a reader always knows where to go on. The text is UTF-8;
+what is not becomes U+FFFD. A character that lies half behind the end of a part is left for the next
+one, so putting the parts together gives the same text as decoding the whole.
 """
 
 import codecs
@@ -40,8 +40,9 @@ class Part:
 
 
 def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
-    """Up to ``limit`` bytes from ``offset`` on (a whole character in any case). ``complete``: nothing will be added any more, so
-    half a character at the very end is given out as U+FFFD instead of being kept back.
+    """Up to ``limit`` bytes from ``offset`` on (a whole character in any case). ``complete``:
+    nothing will be added any more, so half a character at the very end is given out as U+FFFD
+    instead of being kept back.
 
     A missing file has 0 bytes. Raises OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
@@ -64,17 +65,21 @@ def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
 
 
 def decode(data: bytes, *, final: bool) -> tuple[str, int]:
-    """``(text, bytes used)``; without ``final`` the beginning of a character at the end is not used."""
+    """``(text, bytes used)``; without ``final`` the beginning of a character at the end is not
+    used."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final)
     return text, len(data) - len(decoder.getstate()[0])
 
 
-def read_lines_before(path: Path, *, end: int | None, lines: int, limit: int, complete: bool) -> Part:
-    """The last ``lines`` lines before byte ``end`` (default: the end of the file), ``limit`` bytes of them at most.
+def read_lines_before(
+    path: Path, *, end: int | None, lines: int, limit: int, complete: bool
+) -> Part:
+    """The last ``lines`` lines before byte ``end`` (default: the end of the file), ``limit`` bytes
+    of them at most.
 
-    Reads ``limit`` bytes whatever the size of the file. Where the lines are longer than that, the part begins within a line, at a
-    character. Raises as ``read_part``.
+    Reads ``limit`` bytes whatever the size of the file. Where the lines are longer than that, the
+    part begins within a line, at a character. Raises as ``read_part``.
     """
     try:
         descriptor = files.open_regular(path)
@@ -108,7 +113,9 @@ def _start_of_lines(data: bytes, lines: int, *, from_first: bool) -> int:
         return position + 1
     if from_first:
         return 0
-    for start in range(min(CHARACTER_MAX_BYTES, len(data))):  # the window may begin within a character
+    for start in range(
+        min(CHARACTER_MAX_BYTES, len(data))
+    ):  # the window may begin within a character
         if not 0x80 <= data[start] < 0xC0:
             return start
     return 0
@@ -121,10 +128,11 @@ _counts_lock = threading.Lock()
 
 
 def count_lines(path: Path, offset: int) -> int | None:
-    """How many lines end before byte ``offset``; None behind the first 16 GiB or where there is no such file.
+    """How many lines end before byte ``offset``; None behind the first 16 GiB or where there is no
+    such file.
 
-    Counts on from where it got to in the same file before, so the pages of a reader cost what they add. 1 GB takes about a
-    second of one core, once.
+    Counts on from where it got to in the same file before, so the pages of a reader cost what they
+    add. 1 GB takes about a second of one core, once.
     """
     if offset > COUNTED_MAX_BYTES:
         return None

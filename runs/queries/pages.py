@@ -1,7 +1,9 @@
-"""A page of the run list as the API answers it: the read that is asked most, so nothing is done for it twice.
+"""A page of the run list as the API answers it: the read that is asked most, so nothing is done for
+it twice.
 
-The ORM says which runs; but to build such a query, and to make objects of its values, takes Python several times as long as the
-answer takes the database. So a selection is compiled once, and values go into the answer nearly as they come.
+The ORM says which runs; but to build such a query, and to make objects of its values, takes Python
+several times as long as the answer takes the database. So a selection is compiled once, and values
+go into the answer nearly as they come.
 """
 
 import uuid
@@ -15,23 +17,42 @@ from django.db import connection
 from runs.models import Run
 from runs.queries.selection import Cursor, Selection
 
-ROW_FIELDS = ("run_id", "name", "dataset_key", "model_id", "mode", "status", "started_at", "duration_seconds")
-_OFFSET_MAX = 2**62  # SQLite counts in 63 bits the rows that are passed over and those that are taken
+ROW_FIELDS = (
+    "run_id",
+    "name",
+    "dataset_key",
+    "model_id",
+    "mode",
+    "status",
+    "started_at",
+    "duration_seconds",
+)
+_OFFSET_MAX = (
+    2**62
+)  # SQLite counts in 63 bits the rows that are passed over and those that are taken
 _ANY_ROW = Cursor(datetime(2000, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
 
 Row = dict[str, Any]
 
 
 def read_page(
-    selection: Selection, *, limit: int, offset: int = 0, cursor: Cursor | None = None, oldest_first: bool = False
+    selection: Selection,
+    *,
+    limit: int,
+    offset: int = 0,
+    cursor: Cursor | None = None,
+    oldest_first: bool = False,
 ) -> tuple[list[Row], Cursor | None]:
-    """At most ``limit`` rows of ROW_FIELDS, ready for JSON, and where the next page starts: None behind the last one."""
+    """At most ``limit`` rows of ROW_FIELDS, ready for JSON, and where the next page starts: None
+    behind the last one."""
     if offset >= _OFFSET_MAX:
         return [], None
     # What was typed is seldom typed twice, and may hold queries of its own.
     compile_page = _compiled.__wrapped__ if selection.extra else _compiled
     try:
-        sql, parameters = compile_page(selection, cursor is not None, oldest_first, limit + 1, offset)
+        sql, parameters = compile_page(
+            selection, cursor is not None, oldest_first, limit + 1, offset
+        )
     except EmptyResultSet:
         return [], None
     if cursor is not None:
@@ -51,7 +72,9 @@ def read_page(
             "started_at": started_at and _utc(started_at),
             "duration_seconds": duration_seconds,
         }
-        for run_id, name, dataset_key, model_id, mode, status, started_at, duration_seconds, _ in found[:limit]
+        for run_id, name, dataset_key, model_id, mode, status, started_at, duration_seconds, _ in (
+            found[:limit]
+        )
     ]
     if len(found) <= limit:
         return rows, None
@@ -60,10 +83,17 @@ def read_page(
 
 
 @lru_cache(maxsize=512)
-def _compiled(selection: Selection, behind: bool, oldest_first: bool, limit: int, offset: int) -> tuple[str, tuple[Any, ...]]:
-    """SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the last three."""
-    runs = selection.in_order(Run.objects.visible(), behind=_ANY_ROW if behind else None, oldest_first=oldest_first)
-    return runs.values_list(*ROW_FIELDS, "created_at")[offset : offset + limit].query.sql_with_params()
+def _compiled(
+    selection: Selection, behind: bool, oldest_first: bool, limit: int, offset: int
+) -> tuple[str, tuple[Any, ...]]:
+    """SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the last
+    three."""
+    runs = selection.in_order(
+        Run.objects.visible(), behind=_ANY_ROW if behind else None, oldest_first=oldest_first
+    )
+    return runs.values_list(*ROW_FIELDS, "created_at")[
+        offset : offset + limit
+    ].query.sql_with_params()
 
 
 def _cursor_parameters(cursor: Cursor) -> tuple[Any, ...]:

@@ -1,4 +1,5 @@
-"""The queue at a glance, as the admin shows it: hosts and their slots, what executes, what waits, what failed lately.
+"""The queue at a glance, as the admin shows it: hosts and their slots, what executes, what waits,
+what failed lately.
 
 Every query reads a bounded number of rows through an index, whatever the tables hold.
 """
@@ -22,11 +23,22 @@ EXECUTING_MAX = 200
 NEXT_MAX = 15
 FAILED_MAX = 10
 COUNTED_MAX = 10_000
-# An attendant sends a canary task every ten seconds and replaces workers that leave it undone for thirty.
+# An attendant sends a canary task every ten seconds and replaces workers that leave it undone for
+# thirty.
 TASKS_SILENT = timedelta(seconds=60)
 # In the very words of its partial index, which SQLite does not see through a parameter.
 IS_WAITING = RawSQL('"runs_webhookdelivery"."state" = \'waiting\'', (), output_field=BooleanField())
-ROW = ("run_id", "name", "status", "mode", "dataset_key", "model_id", "priority", "created_at", "owner__username")
+ROW = (
+    "run_id",
+    "name",
+    "status",
+    "mode",
+    "dataset_key",
+    "model_id",
+    "priority",
+    "created_at",
+    "owner__username",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,10 @@ class QueueState:
         elif self.waiting_trainings and not self.slots:
             found.append("Trainings wait and no live host has a slot: TUNIX_SLOTS is 0 everywhere.")
         elif self.waiting_trainings and self.free and self.waits_long and not self.root_problem:
-            found.append("A run has waited longer than five minutes although slots are free: look at the attendants' logs.")
+            found.append(
+                "A run has waited longer than five minutes although slots are free: look at the"
+                " attendants' logs."
+            )
         silence = f"{settings.TUNIX_HOST_SILENT_SECONDS:,.15g} s"
         found += [
             f"{state.host.name} has not been heard of for longer than {silence} while it executes"
@@ -115,7 +130,8 @@ class QueueState:
             if not state.heard and state.executing
         ]
         found += [
-            f"The task workers of {state.host.name} have done nothing for a minute; its attendant replaces them."
+            f"The task workers of {state.host.name} have done nothing for a minute; its attendant"
+            " replaces them."
             for state in alive
             if not state.tasks_alive
         ]
@@ -125,7 +141,16 @@ class QueueState:
 def read_queue() -> QueueState:
     """Fourteen queries, each of bounded cost."""
     now = timezone.now()
-    fields = (*ROW, "started_at", "step", "total_steps", "supervised", "host_id", "message", "completed_at")
+    fields = (
+        *ROW,
+        "started_at",
+        "step",
+        "total_steps",
+        "supervised",
+        "host_id",
+        "message",
+        "completed_at",
+    )
     rows = Run.objects.select_related("owner").only(*fields)
     executing = list(rows.executing()[:EXECUTING_MAX])
     by_host: dict[Any, list[Run]] = defaultdict(list)
@@ -161,14 +186,23 @@ def read_queue() -> QueueState:
 
 
 def _next(rows: Any) -> list[Run]:
-    """The runs that are claimed next. Each kind by itself: only so the claim's index gives them in order."""
-    found = [run for supervised in (True, False) for run in rows.pending_in_order(supervised=supervised)[:NEXT_MAX]]
+    """The runs that are claimed next. Each kind by itself: only so the claim's index gives them in
+    order."""
+    found = [
+        run
+        for supervised in (True, False)
+        for run in rows.pending_in_order(supervised=supervised)[:NEXT_MAX]
+    ]
     found.sort(key=lambda run: (-run.priority, run.created_at, run.run_id))
     return found[:NEXT_MAX]
 
 
 def _failed(rows: Any) -> list[Run]:
-    found = [run for status in (RunStatus.FAILED, RunStatus.TIMEOUT) for run in rows.visible().failed(status)[:FAILED_MAX]]
+    found = [
+        run
+        for status in (RunStatus.FAILED, RunStatus.TIMEOUT)
+        for run in rows.visible().failed(status)[:FAILED_MAX]
+    ]
     found.sort(key=lambda run: run.completed_at, reverse=True)
     return found[:FAILED_MAX]
 

@@ -1,8 +1,10 @@
-"""The examples of a run as it was given them, from ``dataset.jsonl`` in its folder: which parts are learnt, which only given.
+"""The examples of a run as it was given them, from ``dataset.jsonl`` in its folder: which parts are
+learnt, which only given.
 
-Of a conversation the last message, the assistant's, is learnt; all before it is given (docs/training.md). Where within the text
-tokens begin and end, and what the model's chat template puts around the messages, only its tokenizer knows: of the first examples
-the training writes it into ``seen.json``.
+Of a conversation the last message, the assistant's, is learnt; all before it is given
+(docs/training.md). Where within the text tokens begin and end, and what the model's chat template
+puts around the messages, only its tokenizer knows: of the first examples the training writes it
+into ``seen.json``.
 """
 
 import os
@@ -40,7 +42,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class SamplePage:
-    """``next_offset``: the byte the next page begins at; None on the last one. ``unreadable``: lines that are no example."""
+    """``next_offset``: the byte the next page begins at; None on the last one. ``unreadable``:
+    lines that are no example."""
 
     samples: list[Sample]
     next_offset: int | None
@@ -50,7 +53,8 @@ class SamplePage:
 def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
     """Up to ``limit`` examples from byte ``offset`` on, which begins a line.
 
-    Raises FileNotFoundError where the run has no data of its own, OffsetPastEnd, and BrokenFile for what is not a regular file.
+    Raises FileNotFoundError where the run has no data of its own, OffsetPastEnd, and BrokenFile for
+    what is not a regular file.
     """
     descriptor = files.open_regular(folder / names.DATASET)
     with os.fdopen(descriptor, "rb") as file:
@@ -74,7 +78,8 @@ def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
 
 @dataclass(frozen=True)
 class Seen:
-    """An example as the model sees it: texts of its tokens and whether each is learnt; ``more``: tokens that are not shown."""
+    """An example as the model sees it: texts of its tokens and whether each is learnt; ``more``:
+    tokens that are not shown."""
 
     tokens: list[tuple[str, bool]]
     length: int
@@ -91,11 +96,18 @@ def read_seen(folder: Path) -> list[Seen]:
 
 
 def _seen(example: dict[str, Any]) -> Seen:
-    tokens = [files.clean_text(str(token)[:SEEN_TOKEN_MAX]) for token in example["tokens"][:SEEN_TOKENS_MAX]]
+    tokens = [
+        files.clean_text(str(token)[:SEEN_TOKEN_MAX])
+        for token in example["tokens"][:SEEN_TOKENS_MAX]
+    ]
     length = int(example["length"])
     # Runs of an earlier version: everything from the first learnt token on.
     spans = example.get("learnt") or [[example["learnt_from"], length]]
-    learnt = {index for start, end in spans[:SEEN_TOKENS_MAX] for index in range(max(0, int(start)), min(int(end), len(tokens)))}
+    learnt = {
+        index
+        for start, end in spans[:SEEN_TOKENS_MAX]
+        for index in range(max(0, int(start)), min(int(end), len(tokens)))
+    }
     shown = [(token, index in learnt) for index, token in enumerate(tokens)]
     return Seen(shown, length, max(0, length - len(tokens)))
 
@@ -105,12 +117,16 @@ def _parse(raw: bytes) -> Sample | None:
         line: dict[str, Any] = orjson.loads(raw)
         messages = line["messages"]
         segments = [
-            _segment(str(message["role"]), str(message["content"]), learnt=place == len(messages) - 1)
+            _segment(
+                str(message["role"]), str(message["content"]), learnt=place == len(messages) - 1
+            )
             for place, message in enumerate(messages)
         ]
         final = line.get("final_answer")
         held_out = line.get("split") == "held_out"
-        return Sample(str(line.get("id", "")), held_out, segments, None if final is None else str(final))
+        return Sample(
+            str(line.get("id", "")), held_out, segments, None if final is None else str(final)
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

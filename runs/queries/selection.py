@@ -1,4 +1,5 @@
-"""Which runs, in which order: the filters that history, API and admin share, and pages whose cost does not grow with depth."""
+"""Which runs, in which order: the filters that history, API and admin share, and pages whose cost
+does not grow with depth."""
 
 import base64
 import binascii
@@ -16,7 +17,8 @@ UUID_DIGITS = 32
 
 @dataclass(frozen=True)
 class Selection:
-    """Filters; None means any. ``after`` ≤ created < ``before``. ``extra``: what was typed (runs/queries/filters.py)."""
+    """Filters; None means any. ``after`` ≤ created < ``before``. ``extra``: what was typed
+    (runs/queries/filters.py)."""
 
     status: str | None = None
     dataset_key: str | None = None
@@ -30,43 +32,70 @@ class Selection:
     reads_all: bool = False  # ``extra`` may have to read every run
 
     def apply(self, runs: RunQuerySet) -> RunQuerySet:
-        exact = {"status": self.status, "dataset_key": self.dataset_key, "mode": self.mode, "model_id": self.model_id}
+        exact = {
+            "status": self.status,
+            "dataset_key": self.dataset_key,
+            "mode": self.mode,
+            "model_id": self.model_id,
+        }
         runs = runs.filter(**{name: value for name, value in exact.items() if value is not None})
         if self.owner is not None:
             runs = runs.filter(owner__username=self.owner)
         if self.tag is not None:
-            runs = runs.annotate(tagged=FilteredRelation("tags", condition=Q(tags__name=self.tag))).filter(tagged__isnull=False)
+            runs = runs.annotate(
+                tagged=FilteredRelation("tags", condition=Q(tags__name=self.tag))
+            ).filter(tagged__isnull=False)
         if self.after is not None:
             runs = runs.filter(created_at__gte=self.after)
         if self.before is not None:
             runs = runs.filter(created_at__lt=self.before)
         return runs.filter(self.extra)
 
-    def in_order(self, runs: RunQuerySet, *, behind: "Cursor | None" = None, oldest_first: bool = False) -> RunQuerySet:
+    def in_order(
+        self, runs: RunQuerySet, *, behind: "Cursor | None" = None, oldest_first: bool = False
+    ) -> RunQuerySet:
         """Those selected by age, the newest first; ``behind`` a row."""
-        # With a tag by the tag's own index, lest the database look for tagged runs among all of them.
-        moment, key = ("created_at", "run_id") if self.tag is None else ("tagged__run_created_at", "tagged__run_id")
+        # With a tag by the tag's own index, lest the database look for tagged runs among all of
+        # them.
+        moment, key = (
+            ("created_at", "run_id")
+            if self.tag is None
+            else ("tagged__run_created_at", "tagged__run_id")
+        )
         selected = self.apply(runs)
         if behind is not None:
             further = "gt" if oldest_first else "lt"
-            # The first condition alone bounds the index scan; the rest only decides among rows of the same moment.
+            # The first condition alone bounds the index scan; the rest only decides among rows of
+            # the same moment.
             selected = selected.filter((f"{moment}__{further}e", behind.created_at)).filter(
-                Q((f"{moment}__{further}", behind.created_at)) | Q((f"{key}__{further}", behind.run_id))
+                Q((f"{moment}__{further}", behind.created_at))
+                | Q((f"{key}__{further}", behind.run_id))
             )
-        return selected.order_by(moment, key) if oldest_first else selected.order_by(f"-{moment}", f"-{key}")
+        return (
+            selected.order_by(moment, key)
+            if oldest_first
+            else selected.order_by(f"-{moment}", f"-{key}")
+        )
 
 
 def runs_whose_id_begins(text: str) -> Q | None:
-    """Runs by the first digits of their id, as pages show it, by its index; None where ``text`` is no such beginning."""
+    """Runs by the first digits of their id, as pages show it, by its index; None where ``text`` is
+    no such beginning."""
     digits = text.replace("-", "").lower()
     if not 4 <= len(digits) <= UUID_DIGITS or set(digits) - set("0123456789abcdef"):
         return None
-    return Q(run_id__range=(uuid.UUID(digits.ljust(UUID_DIGITS, "0")), uuid.UUID(digits.ljust(UUID_DIGITS, "f"))))
+    return Q(
+        run_id__range=(
+            uuid.UUID(digits.ljust(UUID_DIGITS, "0")),
+            uuid.UUID(digits.ljust(UUID_DIGITS, "f")),
+        )
+    )
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """The last row of a page: the next page starts behind it, whatever has been added in front meanwhile."""
+    """The last row of a page: the next page starts behind it, whatever has been added in front
+    meanwhile."""
 
     created_at: datetime
     run_id: uuid.UUID
@@ -79,17 +108,24 @@ class Cursor:
     def decode(cls, text: str) -> "Cursor":
         """Raises ValueError."""
         try:
-            created_at, run_id = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split("|")
+            created_at, run_id = (
+                base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split("|")
+            )
             moment = datetime.fromisoformat(created_at)
             if moment.tzinfo is None:
                 raise ValueError
             return cls(moment.astimezone(UTC), uuid.UUID(run_id))
-        except (ValueError, OverflowError, binascii.Error) as error:  # overflow: before the year 1 or after 9999 in UTC
+        except (
+            ValueError,
+            OverflowError,
+            binascii.Error,
+        ) as error:  # overflow: before the year 1 or after 9999 in UTC
             raise ValueError("is not a cursor of this list.") from error
 
 
 def parse_moment(text: str) -> datetime:
-    """An ISO-8601 date (midnight, UTC) or date and time (UTC unless it says otherwise). Raises ValueError."""
+    """An ISO-8601 date (midnight, UTC) or date and time (UTC unless it says otherwise). Raises
+    ValueError."""
     message = "must be a date (2026-11-01) or a date and time (2026-11-01T12:00:00Z)."
     try:
         moment = parse_datetime(text.replace(" ", "+")) or parse_datetime(text)

@@ -16,7 +16,8 @@ CHUNKS_READ = 32  # of one run; of a longer one, chunks at even distances
 
 
 def read_sparklines(run_ids: Iterable[UUID], *, name: str = "loss") -> dict[UUID, str]:
-    """The ``points`` of an SVG polyline, WIDTH by HEIGHT, by run; runs with fewer than two finite values are left out.
+    """The ``points`` of an SVG polyline, WIDTH by HEIGHT, by run; runs with fewer than two finite
+    values are left out.
 
     Of the first chunk every value is looked at, of the others their smallest and largest."""
     rows = (
@@ -32,14 +33,17 @@ def read_sparklines(run_ids: Iterable[UUID], *, name: str = "loss") -> dict[UUID
     points: dict[UUID, list[tuple[float, float]]] = defaultdict(list)
     for run_id, number, count, first_step, last_step, low, high, steps, values in rows:
         if number == 0:
-            points[run_id] += zip(unpack("q", steps)[:count], unpack("d", values)[:count], strict=True)
+            points[run_id] += zip(
+                unpack("q", steps)[:count], unpack("d", values)[:count], strict=True
+            )
         elif low is not None:
             points[run_id] += [(first_step, high), (last_step, low)]
     return {run_id: line for run_id, found in points.items() if (line := draw(found))}
 
 
 def draw(points: list[tuple[float, float]]) -> str:
-    """``x,y x,y …``: in each of BUCKETS columns the smallest and the largest value, in the order of their steps."""
+    """``x,y x,y …``: in each of BUCKETS columns the smallest and the largest value, in the order of
+    their steps."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if len(finite) < 2:
         return ""

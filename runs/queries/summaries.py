@@ -1,6 +1,7 @@
 """What a run's summary says: the plan of a dry run with depth, the results of a training.
 
-A training command may be anybody's and write anything, so a value of another type than expected counts as missing.
+A training command may be anybody's and write anything, so a value of another type than expected
+counts as missing.
 """
 
 import math
@@ -16,7 +17,14 @@ NAME_MAX, PARTS_MAX = 100, 50  # of a part of the memory
 COUNT_MAX = 2**63 - 1
 SAMPLES_MAX, SAMPLE_MAX_CHARACTERS = 10, 10_000
 _SAMPLE = ("prompt", "expected", "before", "after")
-_RESULTS = ("loss_first", "loss_last", "eval_loss_before", "eval_loss_after", "steps", "tokens_per_second")
+_RESULTS = (
+    "loss_first",
+    "loss_last",
+    "eval_loss_before",
+    "eval_loss_after",
+    "steps",
+    "tokens_per_second",
+)
 _SHARES = ("exact_match_before", "exact_match_after")
 
 
@@ -31,19 +39,31 @@ class Bar:
 
 
 def read_plan(summary: Any) -> dict[str, Any] | None:
-    """Return what the training would be, by the report of a dry run with depth; None where there is none.
+    """Return what the training would be, by the report of a dry run with depth; None where there is
+    none.
 
-    ``histogram`` holds ``[from, to, examples]``, lengths in tokens; shares are of 1; memory is in bytes, on each device.
+    ``histogram`` holds ``[from, to, examples]``, lengths in tokens; shares are of 1; memory is in
+    bytes, on each device.
     """
     report = _part(summary, "preflight")
     if not report:
         return None
-    counts = {name: _count(report.get(name)) for name in ("examples", "held_out", "tokens", "answer_tokens", "dropped", "split")}
+    counts = {
+        name: _count(report.get(name))
+        for name in ("examples", "held_out", "tokens", "answer_tokens", "dropped", "split")
+    }
     truncated = _count(report.get("truncated"))
-    parts = {name[:NAME_MAX]: size for name, value in _part(report, "memory").items() if (size := _count(value)) is not None}
+    parts = {
+        name[:NAME_MAX]: size
+        for name, value in _part(report, "memory").items()
+        if (size := _count(value)) is not None
+    }
     needed = parts.pop("total", None)
     rows = report.get("row_lengths")
-    smoke = {name: _amount(_part(report, "smoke").get(name)) for name in ("loss", "grad_norm", "seconds", "memory_bytes")}
+    smoke = {
+        name: _amount(_part(report, "smoke").get(name))
+        for name in ("loss", "grad_norm", "seconds", "memory_bytes")
+    }
     return {
         **counts,
         "truncated": truncated,
@@ -53,7 +73,9 @@ def read_plan(summary: Any) -> dict[str, Any] | None:
         "steps_per_epoch": _count(report.get("steps_per_epoch")),
         "epochs": _amount(report.get("num_epochs")),
         "rows_per_step": _count(report.get("rows_per_step")),
-        "row_lengths": [row for row in rows[:ROW_LENGTHS_MAX] if _count(row) is not None] if isinstance(rows, list) else [],
+        "row_lengths": [row for row in rows[:ROW_LENGTHS_MAX] if _count(row) is not None]
+        if isinstance(rows, list)
+        else [],
         "padding_share": _share(report.get("padding_waste")),
         "parameters": _count(report.get("parameters")),
         "trainable_parameters": _count(report.get("trainable_parameters")),
@@ -74,7 +96,11 @@ def read_plan(summary: Any) -> dict[str, Any] | None:
 def bars_of(histogram: list[list[int]]) -> list[Bar]:
     """Return the bars of a plan's histogram; none where it counts nothing."""
     most = max((count for _, _, count in histogram), default=0)
-    return [Bar(start, end, count, round(100 * count / most, 2)) for start, end, count in histogram] if most else []
+    return (
+        [Bar(start, end, count, round(100 * count / most, 2)) for start, end, count in histogram]
+        if most
+        else []
+    )
 
 
 def read_result(summary: Any) -> dict[str, Any]:
@@ -87,7 +113,12 @@ def read_result(summary: Any) -> dict[str, Any]:
         | shares
         | {
             "samples": [
-                {name: "" if sample.get(name) is None else shorten(str(sample[name]), SAMPLE_MAX_CHARACTERS) for name in _SAMPLE}
+                {
+                    name: ""
+                    if sample.get(name) is None
+                    else shorten(str(sample[name]), SAMPLE_MAX_CHARACTERS)
+                    for name in _SAMPLE
+                }
                 for sample in (samples[:SAMPLES_MAX] if isinstance(samples, list) else [])
                 if isinstance(sample, dict)
             ]
@@ -109,11 +140,20 @@ def _histogram(rows: Any) -> list[list[int]]:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= COUNT_MAX
+        else None
+    )
 
 
 def _amount(value: Any, *, signed: bool = False) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > COUNT_MAX or math.isnan(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or abs(value) > COUNT_MAX
+        or math.isnan(value)
+    ):
         return None
     return value if signed or value >= 0 else None
 

@@ -1,6 +1,7 @@
 """The folder of checkpoints of a run, as the training program writes it and the server reads it.
 
-The standard library alone: server and training program decide with the same functions which checkpoints can be resumed from::
+The standard library alone: server and training program decide with the same functions which
+checkpoints can be resumed from::
 
     checkpoints/
       identity.json        the training that they belong to
@@ -19,7 +20,8 @@ from typing import Any
 from runs.runfolder import files
 
 IDENTITY = "identity.json"
-# What orbax reads first of a checkpoint and of each of its two items: without one of them nothing can be restored.
+# What orbax reads first of a checkpoint and of each of its two items: without one of them nothing
+# can be restored.
 REQUIRED = ("_CHECKPOINT_METADATA", "model_params/_METADATA", "optimizer_state/_METADATA")
 
 # Parameters that decide what a step computes on: a checkpoint is of use only where they are equal.
@@ -35,16 +37,17 @@ BINDING = (
     "too_long",
     "prompt_style",
 )
-# What these were before there were such parameters. Not read from runs.spec.manifest, because the test programs that
-# stand in for a training have no PyYAML.
+# What these were before there were such parameters. Not read from runs.spec.manifest, because the
+# test programs that stand in for a training have no PyYAML.
 BEFORE = {"prompt_style": "conversation"}
 
 
 def complete_steps(folder: Path) -> list[int]:
     """Steps of the complete checkpoints in ``folder``, ascending; empty if the folder is missing.
 
-    A checkpoint is written under a temporary name and renamed when it is complete. One that has lost a file without which it
-    cannot be restored is not complete, and a link in place of one does not count.
+    A checkpoint is written under a temporary name and renamed when it is complete. One that has
+    lost a file without which it cannot be restored is not complete, and a link in place of one does
+    not count.
 
     Raises:
         OSError: the folder is there and cannot be read.
@@ -58,7 +61,11 @@ def complete_steps(folder: Path) -> list[int]:
 
 def _is_complete(entry: os.DirEntry[str]) -> bool:
     is_step = entry.name.isascii() and entry.name.isdecimal() and str(int(entry.name)) == entry.name
-    return is_step and entry.is_dir(follow_symlinks=False) and all(os.path.isfile(f"{entry.path}/{name}") for name in REQUIRED)
+    return (
+        is_step
+        and entry.is_dir(follow_symlinks=False)
+        and all(os.path.isfile(f"{entry.path}/{name}") for name in REQUIRED)
+    )
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
@@ -70,14 +77,17 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
 
 
 def make_identity(*, model_id: str, training: dict[str, Any]) -> dict[str, Any]:
-    """The part of an identity that a request decides; the training program adds what it finds when it loads model and data."""
+    """The part of an identity that a request decides; the training program adds what it finds when
+    it loads model and data."""
     return {"model": model_id, **{name: training[name] for name in BINDING}}
 
 
 def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of ``found`` are of use.
+    """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of
+    ``found`` are of use.
 
-    A parameter that did not exist yet when the checkpoints were written counts as having its default.
+    A parameter that did not exist yet when the checkpoints were written counts as having its
+    default.
     """
     known = BEFORE | found
     return next((name for name, value in wanted.items() if known.get(name) != value), None)

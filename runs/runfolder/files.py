@@ -27,29 +27,36 @@ if TYPE_CHECKING:
 
 
 class BrokenFile(ValueError):
-    """A file of the run folder that is there and cannot be used: not a regular file, too large, or not a strict JSON object."""
+    """A file of the run folder that is there and cannot be used: not a regular file, too large, or
+    not a strict JSON object."""
 
 
 # --- text and time
 
 
 def timestamp(seconds: float | None = None) -> str:
-    """``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds: ``2025-01-31T12:00:00.000000Z``."""
+    """``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds:
+    ``2025-01-31T12:00:00.000000Z``."""
     microseconds = time.time_ns() // 1000 if seconds is None else int(seconds * 1_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(microseconds // 1_000_000))}.{microseconds % 1_000_000:06d}Z"
 
 
 def clean_text(text: str) -> str:
     """``text`` as every database stores it: NUL and lone surrogates become U+FFFD."""
-    # by hand: a codec for it would be imported at the end of a run, when the Python that started it may be gone
-    return "".join("\ufffd" if character == "\0" or "\ud800" <= character <= "\udfff" else character for character in text)
+    # by hand: a codec for it would be imported at the end of a run, when the Python that started it
+    # may be gone
+    return "".join(
+        "\ufffd" if character == "\0" or "\ud800" <= character <= "\udfff" else character
+        for character in text
+    )
 
 
 def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
-    """The end of an output file as text of at most ``max_bytes`` bytes of UTF-8, cut notice included.
+    """The end of an output file as text of at most ``max_bytes`` bytes of UTF-8, cut notice
+    included.
 
-    Never half a character: a cut falls between characters; NUL and bytes that are not UTF-8 become U+FFFD. Reads
-    ``max_bytes`` bytes whatever the size of the file. A missing file is empty output.
+    Never half a character: a cut falls between characters; NUL and bytes that are not UTF-8 become
+    U+FFFD. Reads ``max_bytes`` bytes whatever the size of the file. A missing file is empty output.
     """
     if max_bytes <= 0:
         return ""
@@ -69,14 +76,17 @@ def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     data = raw.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
     if not cut and len(data) <= max_bytes:
         return data.decode()
-    notice = f"[earlier output cut; all of it is in {os.path.basename(os.fspath(path))}]\n".encode("ascii", "replace")
+    notice = f"[earlier output cut; all of it is in {os.path.basename(os.fspath(path))}]\n".encode(
+        "ascii", "replace"
+    )
     if len(notice) > max_bytes // 2:
         notice = b""
     return (notice + _from_character(data[-(max_bytes - len(notice)) :])).decode()
 
 
 def _from_character(data: bytes) -> bytes:
-    """``data`` from its first character on: up to three continuation bytes of a character that was cut are left out."""
+    """``data`` from its first character on: up to three continuation bytes of a character that was
+    cut are left out."""
     start = 0
     while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:
         start += 1
@@ -87,7 +97,8 @@ def _from_character(data: bytes) -> bytes:
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor for reading a regular file. Raises FileNotFoundError, or BrokenFile for a link, pipe, folder or device."""
+    """A descriptor for reading a regular file. Raises FileNotFoundError, or BrokenFile for a link,
+    pipe, folder or device."""
     try:
         # O_NONBLOCK: a pipe in place of the file must not hang its reader
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -102,7 +113,8 @@ def open_regular(path: Path) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, or None if there is no such file. Raises BrokenFile with the reason."""
+    """The JSON object in ``path``, or None if there is no such file. Raises BrokenFile with the
+    reason."""
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
@@ -132,8 +144,9 @@ def _finite(text: str) -> float:
 
 
 def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:
-    """Put ``value`` into ``path``: whole or not at all, for whoever reads it. ``durable``: also after a power cut from when this
-    returns; what nobody needs then is spared the wait for the disk. Raises OSError."""
+    """Put ``value`` into ``path``: whole or not at all, for whoever reads it. ``durable``: also
+    after a power cut from when this returns; what nobody needs then is spared the wait for the
+    disk. Raises OSError."""
     path = os.fspath(path)
     staged = _stage(path, value, durable)
     try:
@@ -146,7 +159,8 @@ def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> No
 
 
 def create_json_once(path: Path, value: dict[str, Any]) -> bool:
-    """As ``write_json``, but only if nothing has that name yet: True for the one caller who made the file. Raises OSError."""
+    """As ``write_json``, but only if nothing has that name yet: True for the one caller who made
+    the file. Raises OSError."""
     path = os.fspath(path)
     attempts_left = 5
     while not os.path.lexists(path):
@@ -168,8 +182,11 @@ def create_json_once(path: Path, value: dict[str, Any]) -> bool:
 
 
 def reserve(path: Path) -> None:
-    """Put disk space aside for the next write of ``path``, so that a full disk cannot prevent it. Raises OSError."""
-    descriptor = os.open(_reserved(os.fspath(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE)
+    """Put disk space aside for the next write of ``path``, so that a full disk cannot prevent it.
+    Raises OSError."""
+    descriptor = os.open(
+        _reserved(os.fspath(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE
+    )
     try:
         os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
     finally:
@@ -182,10 +199,16 @@ def release(path: Path) -> None:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what killed writers left behind, and reservations other than that of exit.json. For the owner, at the run's end."""
+    """Remove what killed writers left behind, and reservations other than that of exit.json. For
+    the owner, at the run's end."""
     for entry in os.listdir(folder):
         name, _, suffix = entry[1:].rpartition(".")
-        if entry.startswith(".") and name in names.NAMES and len(suffix) == 8 and entry != f".{names.EXIT}.reserved":
+        if (
+            entry.startswith(".")
+            and name in names.NAMES
+            and len(suffix) == 8
+            and entry != f".{names.EXIT}.reserved"
+        ):
             unlink(os.path.join(folder, entry))
 
 
@@ -195,7 +218,8 @@ def _reserved(path: str) -> str:
 
 
 def _stage(path: str, value: dict[str, Any], durable: bool) -> str:
-    """Write ``value`` to a new file beside ``path``, or into the space reserved for ``path`` if there is some."""
+    """Write ``value`` to a new file beside ``path``, or into the space reserved for ``path`` if
+    there is some."""
     data = json.dumps(value, allow_nan=False, indent=1).encode() + b"\n"
     folder, name = os.path.split(path)
     # as long as the reserved name: renaming one to the other needs no room in a full folder
@@ -228,7 +252,9 @@ def _fill(path: str, flags: int, data: bytes, durable: bool) -> None:
 
 
 def unlink(path: str) -> None:
-    with contextlib.suppress(OSError):  # gone already, or the folder is; a temporary file is not worth an error
+    with contextlib.suppress(
+        OSError
+    ):  # gone already, or the folder is; a temporary file is not worth an error
         os.unlink(path)
 
 
@@ -244,7 +270,8 @@ def _sync_folder(path: str) -> None:
 
 
 def find_marker(folder: Path) -> str | None:
-    """The marker of the output root that ``folder`` is in, or None if no folder above it has one."""
+    """The marker of the output root that ``folder`` is in, or None if no folder above it has
+    one."""
     above = os.path.dirname(os.path.abspath(folder))
     while not os.path.exists(marker := os.path.join(above, names.HOSTS, names.ROOT_ID)):
         if above == os.path.dirname(above):
@@ -254,9 +281,11 @@ def find_marker(folder: Path) -> str | None:
 
 
 def try_lock(path: Path) -> int | None:
-    """Take the exclusive lock: its descriptor (closed on exec), or None while somebody holds it. Makes the file. Raises OSError.
+    """Take the exclusive lock: its descriptor (closed on exec), or None while somebody holds it.
+    Makes the file. Raises OSError.
 
-    The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in whatever process.
+    The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in
+    whatever process.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     ours = False

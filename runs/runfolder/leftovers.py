@@ -6,7 +6,14 @@ import os
 import signal
 import time
 
-from runs.runfolder.processes import Process, boot_id, descendants, processes_of_run, read_process, send_signal
+from runs.runfolder.processes import (
+    Process,
+    boot_id,
+    descendants,
+    processes_of_run,
+    read_process,
+    send_signal,
+)
 from runs.runfolder.records import read_keeper
 
 TYPE_CHECKING = False  # importing typing would cost a keeper 1 MB
@@ -15,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class StillAlive(RuntimeError):
-    """Processes that outlived SIGKILL: another user's, or stuck in the kernel. ``pids`` names them."""
+    """Processes that outlived SIGKILL: another user's, or stuck in the kernel. ``pids`` names
+    them."""
 
     def __init__(self, pids: list[int]):
         self.pids = pids
@@ -23,11 +31,12 @@ class StillAlive(RuntimeError):
 
 
 def kill_leftovers(folder: Path, run_id: str, *, timeout: float = 10.0) -> list[int]:
-    """SIGKILL all that is left of a run whose keeper is gone, until nothing is; return the pids. Raises StillAlive.
+    """SIGKILL all that is left of a run whose keeper is gone, until nothing is; return the pids.
+    Raises StillAlive.
 
-    For the holder of the lock. Found are: the pids recorded in keeper.json (same boot, same start time), their descendants, and
-    every process whose environment names the run. Not found is a process that threw its environment away after it had lost its
-    parent.
+    For the holder of the lock. Found are: the pids recorded in keeper.json (same boot, same start
+    time), their descendants, and every process whose environment names the run. Not found is a
+    process that threw its environment away after it had lost its parent.
     """
     killed: set[int] = set()
     give_up = time.monotonic() + timeout

@@ -17,8 +17,23 @@ SEEN = "seen.json"
 EXIT = "exit.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
-NAMES = (LOCK, MANIFEST, DATASET, COMMAND, KEEPER, STOP, STDOUT, STDERR, METRICS, SEEN, RESULT, PLAN, EXIT)
+NAMES = (
+    LOCK,
+    MANIFEST,
+    DATASET,
+    COMMAND,
+    KEEPER,
+    STOP,
+    STDOUT,
+    STDERR,
+    METRICS,
+    SEEN,
+    RESULT,
+    PLAN,
+    EXIT,
+)
 
-# Beside the runs, in the output root: what hosts keep there, and the id by which the database knows the root.
+# Beside the runs, in the output root: what hosts keep there, and the id by which the database knows
+# the root.
 HOSTS = ".hosts"
 ROOT_ID = "root_id"

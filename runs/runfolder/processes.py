@@ -1,4 +1,5 @@
-"""Processes of this host, as /proc shows them. Standard library, Linux only; shared by keeper and server."""
+"""Processes of this host, as /proc shows them. Standard library, Linux only; shared by keeper and
+server."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ RUN_ID_VARIABLE = "TUNIXRT_RUN_ID"
 
 
 class Process:
-    """One process from /proc/<pid>/stat. ``start_time`` is in clock ticks since boot; it tells reused pids apart."""
+    """One process from /proc/<pid>/stat. ``start_time`` is in clock ticks since boot; it tells
+    reused pids apart."""
 
     __slots__ = ("group", "parent", "pid", "start_time")
 
@@ -21,7 +23,8 @@ class Process:
 
 
 def read_process(pid: int) -> Process | None:
-    """The live process ``pid``, or None: no such process, or a zombie that its parent has not collected yet."""
+    """The live process ``pid``, or None: no such process, or a zombie that its parent has not
+    collected yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # the command name stands in parentheses and may itself hold spaces and parentheses
@@ -35,7 +38,8 @@ def read_process(pid: int) -> Process | None:
 
 
 def process_start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of the live process ``pid`` (field 22 of its stat, proc(5)); None if there is none."""
+    """Clock ticks from boot to the start of the live process ``pid`` (field 22 of its stat,
+    proc(5)); None if there is none."""
     process = read_process(pid)
     return process.start_time if process else None
 
@@ -53,7 +57,11 @@ def boot_id() -> str:
 
 def live_processes() -> list[Process]:
     """Every live process that this one can see."""
-    return [process for name in os.listdir("/proc") if name.isdigit() and (process := read_process(int(name)))]
+    return [
+        process
+        for name in os.listdir("/proc")
+        if name.isdigit() and (process := read_process(int(name)))
+    ]
 
 
 def descendants(pid: int) -> list[Process]:
@@ -71,12 +79,14 @@ def descendants(pid: int) -> list[Process]:
 
 
 def processes_of_run(run_id: str) -> list[Process]:
-    """The live processes, other than this one, that were started with TUNIXRT_RUN_ID=``run_id`` in their environment."""
+    """The live processes, other than this one, that were started with TUNIXRT_RUN_ID=``run_id`` in
+    their environment."""
     return processes_with(RUN_ID_VARIABLE, run_id)
 
 
 def processes_with(variable: str, value: str) -> list[Process]:
-    """The live processes, other than this one, that were started with ``variable``=``value`` in their environment."""
+    """The live processes, other than this one, that were started with ``variable``=``value`` in
+    their environment."""
     wanted = f"{variable}={value}".encode()
     found = []
     for process in live_processes():
@@ -91,15 +101,22 @@ def processes_with(variable: str, value: str) -> list[Process]:
 
 
 def processes_holding(target: str) -> list[Process]:
-    """The live processes, other than this one, that have something open that /proc/<pid>/fd shows as ``target``."""
-    return [process for process in live_processes() if process.pid != os.getpid() and has_open(process.pid, target)]
+    """The live processes, other than this one, that have something open that /proc/<pid>/fd shows
+    as ``target``."""
+    return [
+        process
+        for process in live_processes()
+        if process.pid != os.getpid() and has_open(process.pid, target)
+    ]
 
 
 def has_open(pid: int, target: str) -> bool:
-    """Whether a descriptor of process ``pid`` leads to ``target``, as a link of /proc/<pid>/fd shows it. False where this process
-    may not look."""
+    """Whether a descriptor of process ``pid`` leads to ``target``, as a link of /proc/<pid>/fd
+    shows it. False where this process may not look."""
     try:
-        return any(_target_of(f"/proc/{pid}/fd/{name}") == target for name in os.listdir(f"/proc/{pid}/fd"))
+        return any(
+            _target_of(f"/proc/{pid}/fd/{name}") == target for name in os.listdir(f"/proc/{pid}/fd")
+        )
     except OSError:
         return False  # another user's, or ended
 
@@ -112,7 +129,8 @@ def _target_of(link: str) -> str | None:
 
 
 def send_signal(process: Process, signal_number: int) -> None:
-    """Signal ``process`` if it is still the same one. One that is gone or may not be signalled is left alone."""
+    """Signal ``process`` if it is still the same one. One that is gone or may not be signalled is
+    left alone."""
     if same_process(process.pid, process.start_time):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, signal_number)

@@ -1,4 +1,5 @@
-"""Folders as trainings leave them, measured and removed: however deep they are, and whatever their files claim to be."""
+"""Folders as trainings leave them, measured and removed: however deep they are, and whatever their
+files claim to be."""
 
 import errno
 import os
@@ -13,8 +14,9 @@ FILES_MAX = 100_000  # files and folders that are measured: a second
 
 
 def bytes_below(folder: Path | str, *, dir_fd: int | None = None) -> int:
-    """Bytes that the files below ``folder`` take on disk, links not followed; of a great many files and folders, those of the
-    first. Relative to ``dir_fd``, if given. Raises OSError if it is there and cannot be read."""
+    """Bytes that the files below ``folder`` take on disk, links not followed; of a great many files
+    and folders, those of the first. Relative to ``dir_fd``, if given. Raises OSError if it is there
+    and cannot be read."""
     total = count = 0
     try:
         for path, folders, files, descriptor in os.fwalk(folder, dir_fd=dir_fd):
@@ -27,15 +29,17 @@ def bytes_below(folder: Path | str, *, dir_fd: int | None = None) -> int:
                 with suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
-                        total += min(status.st_size, status.st_blocks * 512)  # a file may claim any size and take none
+                        total += min(
+                            status.st_size, status.st_blocks * 512
+                        )  # a file may claim any size and take none
     except (FileNotFoundError, NotADirectoryError):
         return 0
     return total
 
 
 def remove_tree(folder: Path | str, *, dir_fd: int | None = None) -> None:
-    """Remove a folder and all in it, however deep: ``shutil.rmtree`` holds a frame and a descriptor for each folder on the way.
-    Relative to ``dir_fd``, if given. Raises OSError."""
+    """Remove a folder and all in it, however deep: ``shutil.rmtree`` holds a frame and a descriptor
+    for each folder on the way. Relative to ``dir_fd``, if given. Raises OSError."""
     while True:
         try:
             return shutil.rmtree(folder, dir_fd=dir_fd)
@@ -52,5 +56,10 @@ def _lift(folder: Path | str, dir_fd: int | None) -> None:
     for path, folders, _, descriptor in os.fwalk(folder, dir_fd=dir_fd):
         if path.count("/") - str(folder).count("/") >= DEPTH_MAX:
             for name in folders:
-                os.rename(name, f"{folder}/.lifted.{uuid.uuid4()}", src_dir_fd=descriptor, dst_dir_fd=dir_fd)
+                os.rename(
+                    name,
+                    f"{folder}/.lifted.{uuid.uuid4()}",
+                    src_dir_fd=descriptor,
+                    dst_dir_fd=dir_fd,
+                )
             folders.clear()

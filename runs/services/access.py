@@ -1,4 +1,5 @@
-"""Runs for somebody: what is there, whether they may do with it what they want, and what of it is not theirs to see."""
+"""Runs for somebody: what is there, whether they may do with it what they want, and what of it is
+not theirs to see."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,7 +22,9 @@ class RunNotFound(Missing):
         super().__init__(f"Run not found: {run_id}")
 
 
-def get_run_for(user: User, run_id: str | UUID, *, may: May, runs: RunQuerySet | None = None) -> Run:
+def get_run_for(
+    user: User, run_id: str | UUID, *, may: May, runs: RunQuerySet | None = None
+) -> Run:
     """Return the run, if it is there, not in the trash, and ``user`` may do that with it.
 
     Raises:
@@ -36,7 +39,8 @@ def get_run_for(user: User, run_id: str | UUID, *, may: May, runs: RunQuerySet |
 
 
 def read_run_for(user: User, run_id: str | UUID, read: Callable[[UUID], Answer | None]) -> Answer:
-    """The same for reading what is read without the model: all accounts may. Raises InvalidQuery, RunNotFound."""
+    """The same for reading what is read without the model: all accounts may. Raises InvalidQuery,
+    RunNotFound."""
     key = run_id if isinstance(run_id, UUID) else parse_uuid(run_id, "run_id")
     found = read(key)
     if found is None:
@@ -48,7 +52,8 @@ def require_priority(user: User, priority: int) -> None:
     """Raise NotAllowed if ``user`` may not put a run before those of others."""
     if priority > 0 and (role := role_of(user)) < Role.OPERATOR:
         raise NotAllowed(
-            f"A priority above 0 takes the role {Role.OPERATOR.label}; your account has the role {role.label}. Use 0 or less."
+            f"A priority above 0 takes the role {Role.OPERATOR.label}; your account has the role"
+            f" {role.label}. Use 0 or less."
         )
 
 

@@ -20,8 +20,15 @@ def set_priority(*, run: Run, by: User, priority: int) -> Run:
     with transaction.atomic():
         if Run.objects.filter(pk=run.pk, status=RunStatus.PENDING).update(priority=priority) != 1:
             reread(run, ["status"])
-            raise StateConflict(f"Only a pending run can be moved in the queue; this one is {run.status}.")
-        RunEvent.objects.create(run=run, reason=f"priority {run.priority} → {priority}", by=by.get_username(), at=timezone.now())
+            raise StateConflict(
+                f"Only a pending run can be moved in the queue; this one is {run.status}."
+            )
+        RunEvent.objects.create(
+            run=run,
+            reason=f"priority {run.priority} → {priority}",
+            by=by.get_username(),
+            at=timezone.now(),
+        )
     run.priority = priority
     return run
 
@@ -42,7 +49,11 @@ def annotate_run(
         if tags is not None:
             run.tags.exclude(name__in=tags).delete()
             RunTag.objects.bulk_create(RunTag.of(run, tags), ignore_conflicts=True)
-        given = {field: value for field, value in (("name", name), ("notes", notes), ("pinned", pinned)) if value is not None}
+        given = {
+            field: value
+            for field, value in (("name", name), ("notes", notes), ("pinned", pinned))
+            if value is not None
+        }
         for field, value in given.items():
             setattr(run, field, value)
         if given:
@@ -52,5 +63,10 @@ def annotate_run(
             RunNameKey.objects.bulk_create(RunNameKey.of(run))
         changed = [*(["tags"] if tags is not None else []), *given]
         if changed:
-            RunEvent.objects.create(run=run, reason=f"{', '.join(changed)} changed", by=by.get_username(), at=timezone.now())
+            RunEvent.objects.create(
+                run=run,
+                reason=f"{', '.join(changed)} changed",
+                by=by.get_username(),
+                at=timezone.now(),
+            )
     return run

@@ -14,7 +14,8 @@ from tunixrt.audit import system_user as system_user
 
 
 def request_cancel(*, run: Run, by: User) -> Run:
-    """Pending → cancelled at once; running → cancelling, and the keeper is to confirm. Asking again changes nothing.
+    """Pending → cancelled at once; running → cancelling, and the keeper is to confirm. Asking again
+    changes nothing.
 
     Raises:
         StateConflict: the run has ended.
@@ -29,10 +30,20 @@ def request_cancel(*, run: Run, by: User) -> Run:
         try:
             if run.status == RunStatus.PENDING:
                 return finish_run(
-                    run=run, status=RunStatus.CANCELLED, reason=reason, by=by.get_username(), cancel_requested_at=now
+                    run=run,
+                    status=RunStatus.CANCELLED,
+                    reason=reason,
+                    by=by.get_username(),
+                    cancel_requested_at=now,
                 )
             with measured_write("a cancel request"):
-                return transition(run, RunStatus.CANCELLING, reason=reason, by=by.get_username(), cancel_requested_at=now)
+                return transition(
+                    run,
+                    RunStatus.CANCELLING,
+                    reason=reason,
+                    by=by.get_username(),
+                    cancel_requested_at=now,
+                )
         except TransitionRefused:
             reread(run)
     raise StateConflict(f"The run is changing right now ({run.status}); try again.")

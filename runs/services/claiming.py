@@ -10,13 +10,22 @@ from tunixrt.audit import system_user as system_user
 
 
 def claim_run(*, run: Run, host: Host, by: str) -> Run:
-    """Take a pending run for ``host``. Raises TransitionRefused when somebody else was first: a run starts at most once."""
-    return transition(run, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now())
+    """Take a pending run for ``host``. Raises TransitionRefused when somebody else was first: a run
+    starts at most once."""
+    return transition(
+        run,
+        RunStatus.RUNNING,
+        reason=f"claimed by {host.name}",
+        by=by,
+        host=host,
+        started_at=timezone.now(),
+    )
 
 
 def next_pending(*, supervised: bool, limit: int) -> list[Run]:
-    """The pending runs of one kind in their order; on PostgreSQL those that no other worker has its hands on. In a transaction:
-    the caller claims them in it (SQLite: it holds the one write lock meanwhile)."""
+    """The pending runs of one kind in their order; on PostgreSQL those that no other worker has its
+    hands on. In a transaction: the caller claims them in it (SQLite: it holds the one write lock
+    meanwhile)."""
     pending = Run.objects.pending_in_order(supervised=supervised)
     if connection.features.has_select_for_update_skip_locked:
         pending = pending.select_for_update(skip_locked=True, of=("self",))
@@ -31,6 +40,11 @@ def claim_dry_runs(*, host: Host, limit: int, by: str) -> list[Run]:
         runs = next_pending(supervised=False, limit=limit)
         if runs:
             transition_together(
-                runs, RunStatus.RUNNING, reason=f"claimed by {host.name}", by=by, host=host, started_at=timezone.now()
+                runs,
+                RunStatus.RUNNING,
+                reason=f"claimed by {host.name}",
+                by=by,
+                host=host,
+                started_at=timezone.now(),
             )
     return runs

@@ -24,14 +24,27 @@ def trash_run(*, run: Run, by: User) -> None:
         StateConflict: it has not ended, or an active run goes on from its checkpoints.
     """
     with transaction.atomic():
-        if Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(trashed_at=timezone.now()) != 1:
+        if (
+            Run.objects.filter(pk=run.pk, status__in=TERMINAL, trashed_at=None).update(
+                trashed_at=timezone.now()
+            )
+            != 1
+        ):
             reread(run, ["status", "trashed_at"])
-            why = "it is in the trash already." if run.trashed_at else f"this one is {run.status}. Cancel it first."
+            why = (
+                "it is in the trash already."
+                if run.trashed_at
+                else f"this one is {run.status}. Cancel it first."
+            )
             raise StateConflict(f"Only an ended run can be deleted; {why}")
         require_no_heir(run)
-        RunEvent.objects.create(run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now())
+        RunEvent.objects.create(
+            run=run, reason="moved to the trash", by=by.get_username(), at=timezone.now()
+        )
         # The events go with the run; who deleted it is still to be known then.
-        write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message="moved to the trash")
+        write_log_entry(
+            by=by, target=run, name=str(run), flag=DELETION, message="moved to the trash"
+        )
 
 
 def purge_run(*, run: Run, by: User) -> int:
@@ -44,8 +57,14 @@ def purge_run(*, run: Run, by: User) -> int:
     if problem := root_away():
         raise StateConflict(problem)
     with transaction.atomic():
-        trashed = Run.objects.select_for_update().filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL).first()
-        if trashed is None:  # or somebody else has purged it, and its folder may be another run's by now
+        trashed = (
+            Run.objects.select_for_update()
+            .filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL)
+            .first()
+        )
+        if (
+            trashed is None
+        ):  # or somebody else has purged it, and its folder may be another run's by now
             raise StateConflict("Only a run in the trash can be purged.")
         require_no_heir(trashed)  # of runs trashed before heirs protected them
         set_aside(trashed)
@@ -53,7 +72,9 @@ def purge_run(*, run: Run, by: User) -> int:
     with transaction.atomic():
         message = f"deleted with files ({freed:,} bytes)"
         write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=message)
-        run.heirs.update(resume_from=trashed.resume_from_id)  # a retry of theirs finds what is left of the chain
+        run.heirs.update(
+            resume_from=trashed.resume_from_id
+        )  # a retry of theirs finds what is left of the chain
         run.delete()
     return freed
 

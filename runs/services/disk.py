@@ -1,7 +1,7 @@
 """What the runs of each owner take on disk, and the quota.
 
-A run's folder is measured once, when the run ends (``Run.disk_bytes``); removed files are subtracted. What is in the trash does
-not count: its owner cannot free it any earlier.
+A run's folder is measured once, when the run ends (``Run.disk_bytes``); removed files are
+subtracted. What is in the trash does not count: its owner cannot free it any earlier.
 """
 
 import time
@@ -48,15 +48,21 @@ class DiskUse:
         """A sentence from 80 % of the quota on."""
         if self.used < WARN_AT * self.quota:
             return None
-        what_next = "No new training is taken" if self.is_full else "When it is used up, no new training is taken"
+        what_next = (
+            "No new training is taken"
+            if self.is_full
+            else "When it is used up, no new training is taken"
+        )
         return (
             f"Your runs take {size(self.used)} of the {size(self.quota)} of disk that they may take"
-            f" ({self.used / self.quota:.0%}). {what_next}: delete runs, or remove their checkpoints and models."
+            f" ({self.used / self.quota:.0%}). {what_next}: delete runs, or remove their"
+            " checkpoints and models."
         )
 
 
 def quota_of(user: User) -> float | None:
-    """Return the bytes that the runs of an account may take: its own quota, or the setting's. None: as many as there are."""
+    """Return the bytes that the runs of an account may take: its own quota, or the setting's. None:
+    as many as there are."""
     own: DiskQuota | None = getattr(user, "disk_quota", None)
     gigabytes: float = settings.TUNIX_OWNER_DISK_QUOTA_GB if own is None else own.gigabytes
     return gigabytes * GB if gigabytes > 0 else None
@@ -80,7 +86,9 @@ def with_disk_use(users: QuerySet[User]) -> QuerySet[User]:
     rows = _counted(Run.objects.filter(owner=OuterRef("pk"))).order_by().values("owner")
     return users.annotate(
         disk_used=Coalesce(
-            Subquery(rows.annotate(total=Sum("disk_bytes")).values("total")), 0, output_field=models.BigIntegerField()
+            Subquery(rows.annotate(total=Sum("disk_bytes")).values("total")),
+            0,
+            output_field=models.BigIntegerField(),
         )
     )
 
@@ -102,7 +110,8 @@ def disk_warnings(user: User) -> list[str]:
 
 
 def require_disk(user: User) -> None:
-    """Raise QuotaExceeded if the runs of an account take all that they may. It says how much, and which take most."""
+    """Raise QuotaExceeded if the runs of an account take all that they may. It says how much, and
+    which take most."""
     use = disk_use(user)
     if use is None or not use.is_full:
         return
@@ -112,16 +121,18 @@ def require_disk(user: User) -> None:
         for run_id, name, count in rows.values_list("pk", "name", "disk_bytes")[:LARGEST_NAMED]
     )
     raise QuotaExceeded(
-        f"Your runs take {size(use.used)} of disk, and they may take {size(use.quota)}. Nothing was started. Delete runs that you"
-        f" no longer need, or remove their checkpoints and models; the largest: {largest}."
+        f"Your runs take {size(use.used)} of disk, and they may take {size(use.quota)}. Nothing was"
+        " started. Delete runs that you no longer need, or remove their checkpoints and models;"
+        f" the largest: {largest}."
     )
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def measure(run: Run) -> int | None:
-    """Return the bytes that the folder of an ended run takes; None if it cannot be read right now."""
+    """Return the bytes that the folder of an ended run takes; None if it cannot be read right
+    now."""
     if run.mode == RunMode.DRY_RUN and not run.supervised:
         return 0  # a manifest
     try:
@@ -131,14 +142,16 @@ def measure(run: Run) -> int | None:
 
 
 def measure_ended(*, seconds: float) -> bool:
-    """Measure ended runs that have not been: those of before there were quotas, and those that could not be read. For at most so
-    long; return whether some may be left."""
+    """Measure ended runs that have not been: those of before there were quotas, and those that
+    could not be read. For at most so long; return whether some may be left."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
         if root_away():
             return False
         runs = list(
-            Run.objects.filter(disk_bytes__isnull=True, completed_at__isnull=False).order_by("completed_at")[:MEASURE_BATCH]
+            Run.objects.filter(disk_bytes__isnull=True, completed_at__isnull=False).order_by(
+                "completed_at"
+            )[:MEASURE_BATCH]
         )
         measured = {run.pk: count for run in runs if (count := measure(run)) is not None}
         if not measured:

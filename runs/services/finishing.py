@@ -23,8 +23,11 @@ DRY_RUN_STDOUT = "Dry-run validation passed"
 DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
 
 
-def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = False, **fields: Any) -> Run:
-    """Write the end of a run, put its webhook into the outbox, and, if it was ``lost`` and asked for that, retry it.
+def finish_run(
+    *, run: Run, status: str, reason: str, by: str, lost: bool = False, **fields: Any
+) -> Run:
+    """Write the end of a run, put its webhook into the outbox, and, if it was ``lost`` and asked
+    for that, retry it.
 
     Raises TransitionRefused when it has an end already.
     """
@@ -47,9 +50,11 @@ def finish_run(*, run: Run, status: str, reason: str, by: str, lost: bool = Fals
     return run
 
 
-def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, **fields: Any) -> None:
-    """``finish_run`` for runs without files of one status that end alike, in one transaction. Raises TransitionRefused; then none
-    has ended."""
+def finish_together(
+    *, runs: Sequence[Run], status: str, reason: str, by: str, **fields: Any
+) -> None:
+    """``finish_run`` for runs without files of one status that end alike, in one transaction.
+    Raises TransitionRefused; then none has ended."""
     started = min((run.started_at for run in runs if run.started_at), default=None)
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
@@ -62,9 +67,11 @@ def finish_together(*, runs: Sequence[Run], status: str, reason: str, by: str, *
 
 
 def _retry_lost(run: Run) -> str:
-    """Retry a run that its host lost, if its request asked for that; what the message of the run says about it.
+    """Retry a run that its host lost, if its request asked for that; what the message of the run
+    says about it.
 
-    The request's ``auto_retry`` bounds how many automatic retries a chain may have; those that people asked for do not count.
+    The request's ``auto_retry`` bounds how many automatic retries a chain may have; those that
+    people asked for do not count.
 
     Raises:
         OutputRootAway: try again to end the run when the root is back.
@@ -81,11 +88,18 @@ def _retry_lost(run: Run) -> str:
     return f" Run {retry.run_id} tries again from {start}."
 
 
-def finish_failed(*, run: Run, problems: Iterable[str], by: str, warnings: Sequence[str] = ()) -> Run:
+def finish_failed(
+    *, run: Run, problems: Iterable[str], by: str, warnings: Sequence[str] = ()
+) -> Run:
     """A run that failed before anything was started: says exactly why, has no exit code."""
     reason = " ".join(problems)
     summary = {"warnings": list(warnings)} if warnings else {}
-    stderr = "\n".join([*(f"error: {problem}" for problem in problems), *(f"warning: {warning}" for warning in warnings)])
+    stderr = "\n".join(
+        [
+            *(f"error: {problem}" for problem in problems),
+            *(f"warning: {warning}" for warning in warnings),
+        ]
+    )
     return finish_run(
         run=run,
         status=RunStatus.FAILED,

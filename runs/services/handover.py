@@ -15,7 +15,8 @@ from tunixrt.refusals import Conflict
 from tunixrt.roles import May, Role, require, role_of
 
 BATCH = 100  # rows in one transaction, for which other writers wait on SQLite
-PAUSE_SECONDS = 0.05  # between two, so that they get their turn: waiting for SQLite's lock is trying again now and then
+# between two, so that they get their turn: waiting for SQLite's lock is trying again now and then
+PAUSE_SECONDS = 0.05
 
 
 class CannotOwn(Conflict):
@@ -47,11 +48,13 @@ def belongings(user: User, *, limit: int) -> Belongings:
 
 
 def hand_over(*, owner: User, to: User, by: User) -> Belongings:
-    """Make ``to`` the owner of all runs and datasets of ``owner``, those in the trash and those that are executing included.
+    """Make ``to`` the owner of all runs and datasets of ``owner``, those in the trash and those
+    that are executing included.
 
-    Done in batches, each a transaction of its own. Interrupted, or while ``owner`` goes on making runs, call it again: what has
-    been handed over is not found any more. Idempotency keys (``client_request_id``) are given up, since they are of the programs
-    of ``owner``. Traces, saved views and tokens stay.
+    Done in batches, each a transaction of its own. Interrupted, or while ``owner`` goes on making
+    runs, call it again: what has been handed over is not found any more. Idempotency keys
+    (``client_request_id``) are given up, since they are of the programs of ``owner``. Traces, saved
+    views and tokens stay.
 
     Raises:
         NotAllowed: ``by`` is no operator.
@@ -64,7 +67,8 @@ def hand_over(*, owner: User, to: User, by: User) -> Belongings:
         raise CannotOwn(f"The account {to.get_username()} is not active, so it cannot own runs.")
     if (role := role_of(to)) < Role.RESEARCHER:
         raise CannotOwn(
-            f"The account {to.get_username()} has the role {role.label}; owning runs takes the role {Role.RESEARCHER.label}."
+            f"The account {to.get_username()} has the role {role.label}; owning runs takes the role"
+            f" {Role.RESEARCHER.label}."
         )
     what = f"handed over from {owner.get_username()} to {to.get_username()}"
     runs = datasets = 0
@@ -76,7 +80,9 @@ def hand_over(*, owner: User, to: User, by: User) -> Belongings:
         _let_others_write()
     handed = Belongings(runs, datasets)
     if handed:
-        write_log_entry(by=by, target=owner, name=owner.get_username(), flag=CHANGE, message=f"{handed} {what}")
+        write_log_entry(
+            by=by, target=owner, name=owner.get_username(), flag=CHANGE, message=f"{handed} {what}"
+        )
     return handed
 
 
@@ -94,7 +100,9 @@ def _hand_over_runs(owner: User, to: User, by: User, what: str) -> int:
         keys = list(found.values_list("pk", flat=True))
         Run.objects.filter(pk__in=keys).update(owner=to, client_request_id=None)
         now = timezone.now()
-        RunEvent.objects.bulk_create(RunEvent(run_id=key, reason=what, by=by.get_username(), at=now) for key in keys)
+        RunEvent.objects.bulk_create(
+            RunEvent(run_id=key, reason=what, by=by.get_username(), at=now) for key in keys
+        )
     return len(keys)
 
 
@@ -106,6 +114,8 @@ def _hand_over_datasets(owner: User, to: User, by: User, what: str) -> int:
         moved = 0
         for dataset in datasets:
             if Dataset.objects.filter(pk=dataset.pk, created_by=owner).update(created_by=to):
-                write_log_entry(by=by, target=dataset, name=dataset.dataset_key, flag=CHANGE, message=what)
+                write_log_entry(
+                    by=by, target=dataset, name=dataset.dataset_key, flag=CHANGE, message=what
+                )
                 moved += 1
     return moved

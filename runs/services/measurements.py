@@ -26,10 +26,13 @@ Point = tuple[int, float, float]  # step, time, value
 
 
 def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
-    """Bring the new lines of metrics.jsonl home; returns how many points. Points and cursor are one transaction, so a line is
-    taken in once, whoever is killed when. ``to_the_end`` also takes a last line without its newline."""
+    """Bring the new lines of metrics.jsonl home; returns how many points. Points and cursor are one
+    transaction, so a line is taken in once, whoever is killed when. ``to_the_end`` also takes a
+    last line without its newline."""
     taken = 0
-    while (batch := _read_batch(folder / names.METRICS, run.metrics_offset, to_the_end)) is not None:
+    while (
+        batch := _read_batch(folder / names.METRICS, run.metrics_offset, to_the_end)
+    ) is not None:
         lines, offset = batch
         points, news = _parse(lines)
         with transaction.atomic():
@@ -47,22 +50,28 @@ def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
 
 
 def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes], int] | None:
-    """Whole lines from ``offset`` on and the offset behind them, or None when there is nothing new."""
+    """Whole lines from ``offset`` on and the offset behind them, or None when there is nothing
+    new."""
     try:
         descriptor = files.open_regular(path)
     except (OSError, files.BrokenFile):
-        return None  # not there, or nothing that a trainer's metrics could be: no reason to keep the run from its end
+        # not there, or nothing that a trainer's metrics could be: no reason to keep the run from
+        # its end
+        return None
     with open(descriptor, "rb") as file:
         file.seek(offset)
         data = file.read(BATCH_BYTES)
     end = data.rfind(b"\n") + 1
-    if end == 0 and (to_the_end or len(data) == BATCH_BYTES):  # a last line cut off by a kill, or one that never ends
+    if end == 0 and (
+        to_the_end or len(data) == BATCH_BYTES
+    ):  # a last line cut off by a kill, or one that never ends
         end = len(data)
     return (data[:end].split(b"\n"), offset + end) if end else None
 
 
 def _parse(lines: Iterable[bytes]) -> tuple[dict[str, list[Point]], dict[str, Any]]:
-    """``(points by name, columns of the run)``. A line that cannot be read is passed over: the log has it still."""
+    """``(points by name, columns of the run)``. A line that cannot be read is passed over: the log
+    has it still."""
     points: dict[str, list[Point]] = defaultdict(list)
     news: dict[str, Any] = {}
     for record in filter(None, map(read_line, lines)):
@@ -78,7 +87,8 @@ def _parse(lines: Iterable[bytes]) -> tuple[dict[str, list[Point]], dict[str, An
 
 @dataclass(frozen=True)
 class Record:
-    """A line of metrics.jsonl: what the training is going to do (``plan``: counts by name), or values of a step."""
+    """A line of metrics.jsonl: what the training is going to do (``plan``: counts by name), or
+    values of a step."""
 
     time: float
     step: int
@@ -98,7 +108,11 @@ def read_line(line: bytes) -> Record | None:
     if not isinstance(raw, dict):
         return None
     plan, values, step = raw.get("plan"), raw.get("values"), raw.get("step")
-    counts = {name: count for name, count in plan.items() if _is_count(count)} if isinstance(plan, dict) else {}
+    counts = (
+        {name: count for name, count in plan.items() if _is_count(count)}
+        if isinstance(plan, dict)
+        else {}
+    )
     numbers: dict[str, float] = {}
     at = 0
     if _is_count(step) and isinstance(values, dict):
@@ -109,7 +123,9 @@ def read_line(line: bytes) -> Record | None:
                 numbers[name] = number
     if not counts and not numbers:
         return None
-    return Record(_as_float(raw.get("time")) or 0.0, at, _as_float(raw.get("epoch")), numbers, counts)
+    return Record(
+        _as_float(raw.get("time")) or 0.0, at, _as_float(raw.get("epoch")), numbers, counts
+    )
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
@@ -140,7 +156,14 @@ def _append(run: Run, name: str, points: list[Point]) -> None:
     new: list[MetricChunk] = []
     for start in range(0, len(rest), CHUNK_POINTS):
         fresh = MetricChunk(
-            series=series, number=number + len(new), count=0, first_step=0, last_step=0, steps=b"", times=b"", values=b""
+            series=series,
+            number=number + len(new),
+            count=0,
+            first_step=0,
+            last_step=0,
+            steps=b"",
+            times=b"",
+            values=b"",
         )
         _fill(fresh, rest[start : start + CHUNK_POINTS])
         new.append(fresh)

@@ -1,11 +1,14 @@
-"""The output root, where every run has its folder: whether the right one is there, and how it is marked for its database.
+"""The output root, where every run has its folder: whether the right one is there, and how it is
+marked for its database.
 
-The root may be on a network file system or a mount of its own, so it can be away for a moment, or an empty mount point can stand
-in its place. What is missing there says nothing about the runs. So nothing is concluded from a missing file unless the root's
-marker is readable, and the root is never created where a database has already used one.
+The root may be on a network file system or a mount of its own, so it can be away for a moment, or
+an empty mount point can stand in its place. What is missing there says nothing about the runs. So
+nothing is concluded from a missing file unless the root's marker is readable, and the root is never
+created where a database has already used one.
 
-A restore leaves a note in the root before it changes anything and removes it as its last act. While the note is there, no other
-process starts or concludes anything, and the attendant does nothing at all.
+A restore leaves a note in the root before it changes anything and removes it as its last act. While
+the note is there, no other process starts or concludes anything, and the attendant does nothing at
+all.
 """
 
 import contextlib
@@ -31,7 +34,8 @@ _restores = threading.Event()  # this process
 
 
 def root_problem() -> str | None:
-    """Return why no run must be started on the output root, or None. Marks the root of a new database."""
+    """Return why no run must be started on the output root, or None. Marks the root of a new
+    database."""
     if problem := interrupted_restore():  # first: its database may have no tables
         return problem
     known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
@@ -53,24 +57,32 @@ def start_problem() -> str | None:
 
 
 def root_notice(user: User) -> str | None:
-    """Return what somebody whose runs wait for the output root should know about it, or None; operators also learn why. Changes
-    nothing."""
+    """Return what somebody whose runs wait for the output root should know about it, or None;
+    operators also learn why. Changes nothing."""
     known = OutputRoot.objects.first()
     if known is None:
         return None
     if reason := _away(known):
-        notice = "The output root is away: no run is started now. What waits starts by itself when it is back."
+        notice = (
+            "The output root is away: no run is started now. What waits starts by itself when it is"
+            " back."
+        )
     elif reason := _space_problem():
-        notice = "The output root is full: no run is started now. What waits starts by itself when there is room."
+        notice = (
+            "The output root is full: no run is started now. What waits starts by itself when there"
+            " is room."
+        )
     else:
         return None
     return f"{notice} {reason}" if role_of(user) >= Role.OPERATOR else notice
 
 
 def root_away() -> str | None:
-    """Return why the output root of this database cannot be seen right now, or None. Changes nothing.
+    """Return why the output root of this database cannot be seen right now, or None. Changes
+    nothing.
 
-    While it is away, missing files and folders mean nothing: no run is failed, started, retried or purged because of them.
+    While it is away, missing files and folders mean nothing: no run is failed, started, retried or
+    purged because of them.
     """
     if problem := interrupted_restore():
         return problem
@@ -78,11 +90,12 @@ def root_away() -> str | None:
     return None if known is None else _away(known)  # None: no host has used a root yet
 
 
-# --- a restore --------------------------------------------------------------------------------------------------------
+# --- a restore ------------------------------------------------------------------------------------
 
 
 def interrupted_restore() -> str | None:
-    """Return what to do if a restore was interrupted in this output root, else None. Does not ask the database."""
+    """Return what to do if a restore was interrupted in this output root, else None. Does not ask
+    the database."""
     if _restores.is_set():
         return None
     try:
@@ -96,15 +109,15 @@ def interrupted_restore() -> str | None:
     backup = note.get("backup")
     command = f"manage.py restore {shlex.quote(str(backup)) if backup else 'DIR'} --replace"
     return (
-        f"A restore was interrupted here; run {command} again. Until then nothing is started, and no status changes"
-        f" ({_note()} says so)."
+        f"A restore was interrupted here; run {command} again. Until then nothing is started, and"
+        f" no status changes ({_note()} says so)."
     )
 
 
 @contextlib.contextmanager
 def restoring(backup: Path) -> Iterator[None]:
-    """Keep all other processes from starting or concluding anything, until ``forget_restore`` is called; this one may, within the
-    block. Raises OSError if the note cannot be written."""
+    """Keep all other processes from starting or concluding anything, until ``forget_restore`` is
+    called; this one may, within the block. Raises OSError if the note cannot be written."""
     files.write_json(_note(), {"backup": str(backup)})
     _restores.set()
     try:
@@ -127,7 +140,7 @@ def _note() -> Path:
     return hosts_folder() / RESTORING
 
 
-# --- the marker -------------------------------------------------------------------------------------------------------
+# --- the marker -----------------------------------------------------------------------------------
 
 
 def _away(known: OutputRoot) -> str | None:
@@ -141,8 +154,10 @@ def _away(known: OutputRoot) -> str | None:
         return None
     says = "is missing" if found is None else f"says {found}"
     return (
-        f"The output root {settings.TUNIX_OUTPUT_ROOT} is not there, or is not this database's: its marker {_marker()} {says}."
-        " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. If it is the right one, restore the marker:"
+        f"The output root {settings.TUNIX_OUTPUT_ROOT} is not there, or is not this database's: its"
+        f" marker {_marker()} {says}."
+        " Mount the shared output root here, or set TUNIX_OUTPUT_ROOT. If it is the right one,"
+        " restore the marker:"
         f' {{"id": "{known.id}"}}'
     )
 
@@ -152,7 +167,8 @@ class RootAway(Busy):
 
 
 def while_root_is_there(folder: Path) -> Path:
-    """Return a run's folder. Raise RootAway if it is missing because the output root is away: then nothing follows from that."""
+    """Return a run's folder. Raise RootAway if it is missing because the output root is away: then
+    nothing follows from that."""
     try:
         seen = folder.is_dir()
     except OSError:
@@ -163,7 +179,8 @@ def while_root_is_there(folder: Path) -> Path:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether ``path`` does not exist although the output root is there. Raises OSError if the file system cannot tell."""
+    """Whether ``path`` does not exist although the output root is there. Raises OSError if the file
+    system cannot tell."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -172,7 +189,8 @@ def is_missing(path: Path) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder below the output root and those above it. Raises OSError, also if one of them is a symbolic link."""
+    """Make a folder below the output root and those above it. Raises OSError, also if one of them
+    is a symbolic link."""
     root: Path = settings.TUNIX_OUTPUT_ROOT
     if not root.is_dir() and not _root_in_use():
         with contextlib.suppress(FileExistsError):  # something else of that name: said below
@@ -186,7 +204,9 @@ def make_folder(path: Path) -> None:
             if folder.is_symlink():
                 raise OSError(f"{folder} has become a symbolic link") from None
             if not folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+                raise NotADirectoryError(
+                    errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)
+                ) from None
 
 
 def _marker() -> Path:
@@ -199,7 +219,10 @@ def _root_in_use() -> bool:
 
 def _unusable(error: OSError) -> str:
     root = settings.TUNIX_OUTPUT_ROOT
-    return f"The output root {root} cannot be used: {error.strerror or error}. Check its disk and permissions."
+    return (
+        f"The output root {root} cannot be used: {error.strerror or error}. Check its disk and"
+        " permissions."
+    )
 
 
 def _space_problem() -> str | None:
@@ -212,6 +235,7 @@ def _space_problem() -> str | None:
     if free >= ROOT_FREE_BYTES:
         return None
     return (
-        f"The output root {settings.TUNIX_OUTPUT_ROOT} is full: {free // 2**20} MB are free, {ROOT_FREE_BYTES // 2**20} MB are"
-        " needed to start a run. Make room; what waits starts by itself then."
+        f"The output root {settings.TUNIX_OUTPUT_ROOT} is full: {free // 2**20} MB are free,"
+        f" {ROOT_FREE_BYTES // 2**20} MB are needed to start a run. Make room; what waits starts by"
+        " itself then."
     )

@@ -1,4 +1,5 @@
-"""What can be said about a request before anything is started, without the training runtime and without a network."""
+"""What can be said about a request before anything is started, without the training runtime and
+without a network."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,8 @@ TEXTS_MAX = 50  # warnings, or sentences, of a training command
 
 @dataclass
 class Preflight:
-    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each. ``open``: those warnings that a
-    check with depth answers."""
+    """``problems`` make a run impossible, ``warnings`` are worth knowing; one sentence each.
+    ``open``: those warnings that a check with depth answers."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -49,23 +50,38 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
     training: dict[str, Any] = request.training
     examples = dataset.size - dataset.held_out_size
     if examples == 0:
-        part = "no example" if dataset.size == 0 else f"{dataset.held_out_size} held-out examples and none to train on"
-        preflight.problems.append(f"Dataset {dataset.dataset_key} is empty: it has {part}. Add traces in a new version of it.")
+        part = (
+            "no example"
+            if dataset.size == 0
+            else f"{dataset.held_out_size} held-out examples and none to train on"
+        )
+        preflight.problems.append(
+            f"Dataset {dataset.dataset_key} is empty: it has {part}. Add traces in a new version"
+            " of it."
+        )
         return
     if not training["packing"] and training["batch_size"] > examples:
         preflight.warnings.append(
-            f"batch_size {training['batch_size']} is larger than the {examples} training examples; each step sees all of them."
+            f"batch_size {training['batch_size']} is larger than the {examples} training examples;"
+            " each step sees all of them."
         )
     limit = training["max_seq_length"]
     shortest = dataset.stats.get("shortest_example_bytes")
     # Bytes bound byte tokens from below: for the presets this is exact enough to refuse.
-    if request.model.kind == "preset" and training["too_long"] == "drop" and shortest is not None and shortest > limit:
+    if (
+        request.model.kind == "preset"
+        and training["too_long"] == "drop"
+        and shortest is not None
+        and shortest > limit
+    ):
         preflight.problems.append(
-            f"Every example is longer than max_seq_length {limit}: the shortest has {shortest} tokens."
-            " Raise max_seq_length, or set too_long to truncate or split."
+            f"Every example is longer than max_seq_length {limit}: the shortest has {shortest}"
+            " tokens. Raise max_seq_length, or set too_long to truncate or split."
         )
     elif request.model.kind != "preset":
-        preflight.leave_open("Lengths in tokens are known once the training program has read the tokenizer.")
+        preflight.leave_open(
+            "Lengths in tokens are known once the training program has read the tokenizer."
+        )
 
 
 def _check_model(model: ModelReference, preflight: Preflight) -> None:
@@ -86,14 +102,18 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
         preflight.warnings.append(model.warning)
     if model.family is None:
         preflight.leave_open(
-            f"The name {model.model_id} does not tell the model's family; whether it can be trained shows when it is loaded."
+            f"The name {model.model_id} does not tell the model's family; whether it can be trained"
+            " shows when it is loaded."
         )
     else:
-        preflight.leave_open(f"{model.model_id} was not fetched: its files are checked when the training starts.")
+        preflight.leave_open(
+            f"{model.model_id} was not fetched: its files are checked when the training starts."
+        )
 
 
 def warnings_in(summary: Any) -> list[str]:
-    """Return the warnings of a dry run, by its summary: of what was checked here, and of the report of one with depth."""
+    """Return the warnings of a dry run, by its summary: of what was checked here, and of the report
+    of one with depth."""
     summary = summary if isinstance(summary, dict) else {}
     report = summary.get("preflight")
     reported = report.get("warnings") if isinstance(report, dict) else None
@@ -101,7 +121,8 @@ def warnings_in(summary: Any) -> list[str]:
 
 
 def texts_of(value: Any) -> list[str]:
-    """Return the texts in a list that a training command wrote: so many, each so long, and the last says how many more there are.
+    """Return the texts in a list that a training command wrote: so many, each so long, and the last
+    says how many more there are.
 
     Applied to its own answer it changes nothing.
     """
@@ -124,6 +145,7 @@ def _check_positions(request: RunRequest, dataset: Dataset, preflight: Preflight
     # A tokenizer rarely makes more tokens of a text than it has bytes.
     if positions < min(limit, longest):
         preflight.leave_open(
-            f"The model was made for {positions:,} positions (max_position_embeddings in config.json) and examples may be longer;"
-            f" max_seq_length {positions} keeps them within."
+            f"The model was made for {positions:,} positions (max_position_embeddings in"
+            f" config.json) and examples may be longer; max_seq_length {positions} keeps them"
+            " within."
         )

@@ -28,7 +28,8 @@ def request_of(run: Run) -> RunRequest:
 
 
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
-    """The manifest as YAML. Paths are relative to the run's folder, but for the model and a checkpoint to go on from."""
+    """The manifest as YAML. Paths are relative to the run's folder, but for the model and a
+    checkpoint to go on from."""
     resume_from = str(run_folder(run.resume_from) / names.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(
         build_manifest(
@@ -54,7 +55,8 @@ def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
 
 
 def _pinned_revision(run: Run) -> str | None:
-    """The commit of the hub model that the run before has trained: whose checkpoint is gone on from, or which is tried again."""
+    """The commit of the hub model that the run before has trained: whose checkpoint is gone on
+    from, or which is tried again."""
     for before in (run.resume_from, run.retry_of):
         if before is None or before.model_id != run.model_id:
             continue
@@ -63,7 +65,9 @@ def _pinned_revision(run: Run) -> str | None:
                 section = parse_manifest(file.read(MANIFEST_MAX_BYTES).decode())["model"]
         except (OSError, files.BrokenFile, UnicodeDecodeError, ManifestError):
             continue
-        if section["id"] == run.model_id and re.fullmatch(r"[0-9a-f]{40}", section["revision"] or ""):
+        if section["id"] == run.model_id and re.fullmatch(
+            r"[0-9a-f]{40}", section["revision"] or ""
+        ):
             return str(section["revision"])
     return None
 

@@ -1,4 +1,5 @@
-"""Keeping the disk: old runs go to the trash by age and number, the trash is emptied, every byte freed is reported."""
+"""Keeping the disk: old runs go to the trash by age and number, the trash is emptied, every byte
+freed is reported."""
 
 import logging
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ logger = logging.getLogger("tunixrt.retention")
 
 @dataclass
 class Pruned:
-    """What was done, or with ``dry_run`` would be: runs put into the trash, runs removed for good, bytes freed."""
+    """What was done, or with ``dry_run`` would be: runs put into the trash, runs removed for good,
+    bytes freed."""
 
     trashed: int = 0
     purged: int = 0
@@ -33,14 +35,19 @@ def prune_runs(
     trash_age: timedelta | None = None,
     dry_run: bool = False,
 ) -> Pruned:
-    """Put what is too old or too many into the trash, and empty what has been there for ``trash_age`` (TUNIX_TRASH_HOURS).
-    Pinned and active runs stay, so do those an active run goes on from. ``max_age`` and ``keep_newest`` of None keep everything.
+    """Put what is too old or too many into the trash, and empty what has been there for
+    ``trash_age`` (TUNIX_TRASH_HOURS). Pinned and active runs stay, so do those an active run goes
+    on from. ``max_age`` and ``keep_newest`` of None keep everything.
     """
     pruned = Pruned()
-    trash_before = timezone.now() - (timedelta(hours=settings.TUNIX_TRASH_HOURS) if trash_age is None else trash_age)
+    trash_before = timezone.now() - (
+        timedelta(hours=settings.TUNIX_TRASH_HOURS) if trash_age is None else trash_age
+    )
     for run in Run.objects.filter(trashed_at__lte=trash_before).iterator():
         try:
-            pruned.bytes_freed += deletion.folder_bytes(run) if dry_run else deletion.purge_run(run=run, by=by)
+            pruned.bytes_freed += (
+                deletion.folder_bytes(run) if dry_run else deletion.purge_run(run=run, by=by)
+            )
         except (OSError, StateConflict) as error:
             logger.warning("run %s stays in the trash: %s", run.run_id, error)
             continue
@@ -56,7 +63,11 @@ def prune_runs(
 
 
 def _expired(max_age: timedelta | None, keep_newest: int | None) -> Iterator[Run]:
-    ended: RunQuerySet = Run.objects.visible().filter(status__in=TERMINAL, pinned=False).exclude(pk__in=Run.objects.needed())
+    ended: RunQuerySet = (
+        Run.objects.visible()
+        .filter(status__in=TERMINAL, pinned=False)
+        .exclude(pk__in=Run.objects.needed())
+    )
     seen = set()
     if max_age is not None:
         for run in ended.filter(completed_at__lt=timezone.now() - max_age).iterator():
@@ -64,7 +75,14 @@ def _expired(max_age: timedelta | None, keep_newest: int | None) -> Iterator[Run
             yield run
     if keep_newest is not None:
         boundary = (
-            Run.objects.visible().newest_first().values_list("created_at", flat=True)[keep_newest : keep_newest + 1].first()
+            Run.objects.visible()
+            .newest_first()
+            .values_list("created_at", flat=True)[keep_newest : keep_newest + 1]
+            .first()
         )
         if boundary is not None:
-            yield from (run for run in ended.filter(created_at__lte=boundary).iterator() if run.pk not in seen)
+            yield from (
+                run
+                for run in ended.filter(created_at__lte=boundary).iterator()
+                if run.pk not in seen
+            )

@@ -17,18 +17,23 @@ from tunixrt.audit import system_user as system_user
 
 
 def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
-    """A new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint of ``find_source``, if any.
+    """A new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint of
+    ``find_source``, if any.
 
-    A retry of an extension is one as well: without ``resume`` it begins again at the checkpoint that is extended.
+    A retry of an extension is one as well: without ``resume`` it begins again at the checkpoint
+    that is extended.
 
     Raises:
-        StateConflict: the run has not ended, or is a completed training; the checkpoint of an extension is gone; checkpoints
-            cannot be read. And what submit_run raises.
+        StateConflict: the run has not ended, or is a completed training; the checkpoint of an
+            extension is gone; checkpoints cannot be read. And what submit_run raises.
     """
     if run.status not in TERMINAL:
         raise StateConflict(f"Only an ended run can be retried; this one is {run.status}.")
     if not run.is_retriable:
-        raise StateConflict("This training is completed: a retry would train nothing. Extend it, or clone it to train again.")
+        raise StateConflict(
+            "This training is completed: a retry would train nothing. Extend it, or clone it to"
+            " train again."
+        )
     return submit_retry(run, by=by, resume=resume)
 
 
@@ -42,7 +47,8 @@ def submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -
             _require_output_root()
         if source is None and run.extend_from_step is not None:
             raise StateConflict(
-                f"The checkpoint of step {run.extend_from_step} that this run extends is gone. Clone it to train from scratch."
+                f"The checkpoint of step {run.extend_from_step} that this run extends is gone."
+                " Clone it to train from scratch."
             )
         retry, _ = submit_run(
             request=request,
@@ -58,18 +64,26 @@ def submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -
     return _with_checkpoints_of(run, submit)
 
 
-def extend_run(*, run: Run, by: User, num_epochs: int | None = None, max_steps: int | None = None) -> Run:
-    """A new run that adds ``num_epochs`` or ``max_steps`` to a completed training, from its last checkpoint, in a folder of its
-    own. The learning rate schedule covers the added steps alone.
+def extend_run(
+    *, run: Run, by: User, num_epochs: int | None = None, max_steps: int | None = None
+) -> Run:
+    """A new run that adds ``num_epochs`` or ``max_steps`` to a completed training, from its last
+    checkpoint, in a folder of its own. The learning rate schedule covers the added steps alone.
 
     Raises:
         InvalidRequest: not exactly one of the two, or out of its range.
-        StateConflict: the run is no completed training, or has no checkpoint left; checkpoints cannot be read. And what
-            submit_run raises.
+        StateConflict: the run is no completed training, or has no checkpoint left; checkpoints
+            cannot be read. And what submit_run raises.
     """
     if (num_epochs is None) == (max_steps is None):
-        raise InvalidRequest({"non_field_errors": ["Give either num_epochs or max_steps: how much to add."]})
-    added = {"max_steps": max_steps} if num_epochs is None else {"num_epochs": num_epochs, "max_steps": None}
+        raise InvalidRequest(
+            {"non_field_errors": ["Give either num_epochs or max_steps: how much to add."]}
+        )
+    added = (
+        {"max_steps": max_steps}
+        if num_epochs is None
+        else {"num_epochs": num_epochs, "max_steps": None}
+    )
     amount, unit = (max_steps, "step") if num_epochs is None else (num_epochs, "epoch")
     name = name_of_extension(run.name, amount or 0, unit)
     request = clean_request(run.config | {"output_dir": None, "name": name} | added, of_run=True)
@@ -77,27 +91,35 @@ def extend_run(*, run: Run, by: User, num_epochs: int | None = None, max_steps: 
         raise StateConflict("A dry run trains nothing, so there is nothing to extend.")
     if not run.is_extensible:
         instead = "Retry it instead." if run.status in TERMINAL else "Wait for its end."
-        raise StateConflict(f"Only a completed training can be extended; this one is {run.status}. {instead}")
+        raise StateConflict(
+            f"Only a completed training can be extended; this one is {run.status}. {instead}"
+        )
 
     def submit() -> Run:
         step = None if run.trashed_at else usable_step(run, by=run)
         if step is None:
             _require_output_root()
-            raise StateConflict("This run has no checkpoint left to extend it from. Clone it to train from scratch.")
-        extension, _ = submit_run(request=request, by=by, queued=True, source=Source(run, step), extend_from_step=step)
+            raise StateConflict(
+                "This run has no checkpoint left to extend it from. Clone it to train from scratch."
+            )
+        extension, _ = submit_run(
+            request=request, by=by, queued=True, source=Source(run, step), extend_from_step=step
+        )
         return extension
 
     return _with_checkpoints_of(run, submit)
 
 
 def _require_output_root() -> None:
-    """Asked after a checkpoint was not found: while the output root is away, that means nothing. Raises OutputRootAway."""
+    """Asked after a checkpoint was not found: while the output root is away, that means nothing.
+    Raises OutputRootAway."""
     if problem := root_away():
         raise OutputRootAway(problem)
 
 
 def _with_checkpoints_of(run: Run, submit: Callable[[], Run]) -> Run:
-    """Submit a run that goes on from a checkpoint, and look again if that has been removed meanwhile. Raises StateConflict."""
+    """Submit a run that goes on from a checkpoint, and look again if that has been removed
+    meanwhile. Raises StateConflict."""
     for _ in range(3):
         try:
             return submit()
@@ -105,6 +127,7 @@ def _with_checkpoints_of(run: Run, submit: Callable[[], Run]) -> Run:
             reread(run)
         except OSError as error:
             raise StateConflict(
-                f"The checkpoints of this run cannot be read right now ({error.strerror or error}). Try again in a moment."
+                f"The checkpoints of this run cannot be read right now ({error.strerror or error})."
+                " Try again in a moment."
             ) from error
     raise StateConflict("The checkpoints of this run are being removed right now; try again.")

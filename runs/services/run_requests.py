@@ -1,4 +1,5 @@
-"""What one may ask of a run: the fields of a request, checked strictly. API, form, command line, retry and clone use it."""
+"""What one may ask of a run: the fields of a request, checked strictly. API, form, command line,
+retry and clone use it."""
 
 import os
 import re
@@ -49,7 +50,8 @@ class InvalidRequest(Refusal):
 
 @dataclass(frozen=True)
 class ModelReference:
-    """What a ``model_id`` names. ``kind``: preset, folder or hub; ``path`` of a folder is resolved."""
+    """What a ``model_id`` names. ``kind``: preset, folder or hub; ``path`` of a folder is
+    resolved."""
 
     model_id: str
     kind: str
@@ -80,8 +82,8 @@ class RunRequest:
     client_request_id: str | None = None
 
     def as_config(self) -> dict[str, Any]:
-        """The whole request as JSON, enough to run it again; ``clean_request`` takes it back. Without a name where none was
-        given: a repeated request is known by this."""
+        """The whole request as JSON, enough to run it again; ``clean_request`` takes it back.
+        Without a name where none was given: a repeated request is known by this."""
         return {
             **({} if self.name is None else {"name": self.name}),
             "dataset_key": self.dataset_key,
@@ -101,11 +103,13 @@ class RunRequest:
 
 
 def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
-    """Check a request as it came. Types are strict: ``"3"`` is not a number, ``1`` is not a boolean.
+    """Check a request as it came. Types are strict: ``"3"`` is not a number, ``1`` is not a
+    boolean.
 
     Args:
         data: the request.
-        of_run: it is that of a run that exists, which keeps its name and tags although new ones would be refused.
+        of_run: it is that of a run that exists, which keeps its name and tags although new ones
+            would be refused.
 
     Raises:
         InvalidRequest: every field that is wrong, missing or unknown.
@@ -161,7 +165,9 @@ def clean_extension(data: Any) -> dict[str, int]:
     if not isinstance(data, dict):
         raise InvalidRequest({"non_field_errors": ["The request must be a JSON object."]})
     errors = {
-        shortened(str(name)): ["Unknown field; an extension takes num_epochs or max_steps, and keeps everything else."]
+        shortened(str(name)): [
+            "Unknown field; an extension takes num_epochs or max_steps, and keeps everything else."
+        ]
         for name in sorted(set(data) - set(EXTENSION_FIELDS), key=str)[:NAMED_FIELDS]
     }
     given = [name for name in EXTENSION_FIELDS if name in data]
@@ -196,7 +202,14 @@ class _Reader:
         value = self.take(name)
         if value is None:
             if required:
-                self.fail(name, "This field may not be null." if name in self.data else "This field is required.")
+                self.fail(
+                    name,
+                    (
+                        "This field may not be null."
+                        if name in self.data
+                        else "This field is required."
+                    ),
+                )
         elif not isinstance(value, str):
             self.fail(name, "This field must be text.")
         elif required and not value:
@@ -204,7 +217,10 @@ class _Reader:
         elif len(value) > longest:
             self.fail(name, f"This field has at most {longest} characters, not {len(value)}.")
         elif _UNSTORABLE.search(value):
-            self.fail(name, "This field holds characters that cannot be stored (NUL or half a surrogate pair).")
+            self.fail(
+                name,
+                "This field holds characters that cannot be stored (NUL or half a surrogate pair).",
+            )
         else:
             return value
         return None
@@ -213,7 +229,14 @@ class _Reader:
         value = self.take(name)
         if value is None:
             if required:
-                self.fail(name, "This field may not be null." if name in self.data else "This field is required.")
+                self.fail(
+                    name,
+                    (
+                        "This field may not be null."
+                        if name in self.data
+                        else "This field is required."
+                    ),
+                )
             return None
         try:
             return parse(value)
@@ -240,12 +263,16 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
             self.fail(name, f"This field {not_a_number(value, whole=kind is int)}.")
         elif not minimum <= value <= maximum:
-            self.fail(name, f"This field must lie between {number_text(minimum)} and {number_text(maximum)}.")
+            self.fail(
+                name,
+                f"This field must lie between {number_text(minimum)} and {number_text(maximum)}.",
+            )
         return value
 
 
 def resolve_model(model_id: Any) -> ModelReference:
-    """What ``model_id`` names, and whether it may be named. Touches the file system for folders, never a network.
+    """What ``model_id`` names, and whether it may be named. Touches the file system for folders,
+    never a network.
 
     Raises:
         ValueError: not a preset, not a folder inside TUNIX_MODEL_ROOTS, not a hub id.
@@ -263,20 +290,26 @@ def resolve_model(model_id: Any) -> ModelReference:
         return ModelReference(model_id, "preset", family=PRESETS[name]["model_type"])
     if model_id.startswith(("/", "./")):
         path = _resolved(settings.BASE_DIR / model_id)
-        if path is None or not any(path.is_relative_to(root) and path != root for root in settings.TUNIX_MODEL_ROOTS):
-            raise ValueError("A model folder must lie inside one of the folders that TUNIX_MODEL_ROOTS names.")
+        if path is None or not any(
+            path.is_relative_to(root) and path != root for root in settings.TUNIX_MODEL_ROOTS
+        ):
+            raise ValueError(
+                "A model folder must lie inside one of the folders that TUNIX_MODEL_ROOTS names."
+            )
         return ModelReference(model_id, "folder", path=path)
     if ".." in model_id or not _HUB_ID.fullmatch(model_id):
         raise ValueError(
-            "This field must be preset:<name>, a folder inside TUNIX_MODEL_ROOTS (absolute or starting with ./),"
-            " or a hub id such as google/gemma-2b-it."
+            "This field must be preset:<name>, a folder inside TUNIX_MODEL_ROOTS (absolute or"
+            " starting with ./), or a hub id such as google/gemma-2b-it."
         )
     family, problem = family_of_hub_id(model_id)
     problem = problem or bare_name_problem(model_id)
     warning = None
     if folder := _folder_of_that_name(model_id):
         if problem or folder == f"./{model_id}":
-            problem = f"{problem or f'{model_id} is read as a hub id'}. Did you mean the folder {folder}?"
+            problem = (
+                f"{problem or f'{model_id} is read as a hub id'}. Did you mean the folder {folder}?"
+            )
         else:
             warning = f"{model_id} is read as a hub id; the folder of that name is {folder}."
     return ModelReference(model_id, "hub", family=family, problem=problem, warning=warning)
@@ -285,8 +318,14 @@ def resolve_model(model_id: Any) -> ModelReference:
 def _folder_of_that_name(name: str) -> str | None:
     """The ``model_id`` of the folder that somebody may have meant who left the path out."""
     for folder in (settings.BASE_DIR / name, *(root / name for root in settings.TUNIX_MODEL_ROOTS)):
-        if os.path.isdir(folder) and any(folder.is_relative_to(root) and folder != root for root in settings.TUNIX_MODEL_ROOTS):
-            return f"./{folder.relative_to(settings.BASE_DIR)}" if folder.is_relative_to(settings.BASE_DIR) else str(folder)
+        if os.path.isdir(folder) and any(
+            folder.is_relative_to(root) and folder != root for root in settings.TUNIX_MODEL_ROOTS
+        ):
+            return (
+                f"./{folder.relative_to(settings.BASE_DIR)}"
+                if folder.is_relative_to(settings.BASE_DIR)
+                else str(folder)
+            )
     return None
 
 
@@ -302,29 +341,50 @@ def clean_output_dir(value: Any) -> str | None:
         raise ValueError("A folder name must not hold control characters or backslashes.")
     path = PurePosixPath(value.strip().removeprefix("./output/"))
     if path.is_absolute() or ".." in path.parts or path.parts[:1] == ("~",):
-        raise ValueError("The folder must lie inside the output root: a relative path without '..'.")
-    if any(name.startswith(HIDDEN_PREFIX) for part in path.parts for name in (part, comparable_name(part))):
+        raise ValueError(
+            "The folder must lie inside the output root: a relative path without '..'."
+        )
+    if any(
+        name.startswith(HIDDEN_PREFIX)
+        for part in path.parts
+        for name in (part, comparable_name(part))
+    ):
         raise ValueError("Folder names must not start with a dot.")
-    if any(len(part.encode()) > 255 for part in path.parts) or len(str(path).encode()) > OUTPUT_DIR_MAX_BYTES:
-        raise ValueError(f"The path is too long: at most 255 bytes a name and {OUTPUT_DIR_MAX_BYTES} bytes in all.")
+    if (
+        any(len(part.encode()) > 255 for part in path.parts)
+        or len(str(path).encode()) > OUTPUT_DIR_MAX_BYTES
+    ):
+        raise ValueError(
+            f"The path is too long: at most 255 bytes a name and {OUTPUT_DIR_MAX_BYTES} bytes in"
+            " all."
+        )
     if not path.parts:
         return None
     folder = settings.TUNIX_OUTPUT_ROOT / path
-    if _resolved(folder) != folder:  # outside the root, or into the folder of another run under a second name
-        raise ValueError("The folder must lie inside the output root, and no part of it may be a symbolic link.")
+    if (
+        _resolved(folder) != folder
+    ):  # outside the root, or into the folder of another run under a second name
+        raise ValueError(
+            "The folder must lie inside the output root, and no part of it may be a symbolic link."
+        )
     if _is_uuid(comparable_name(path.parts[0])):
-        raise ValueError("A run id cannot be used as a folder name: those folders belong to their runs.")
+        raise ValueError(
+            "A run id cannot be used as a folder name: those folders belong to their runs."
+        )
     return str(path)
 
 
 def comparable_name(name: str) -> str:
     """Return ``name`` in a form that is equal for names that some file system takes for the same.
 
-    That is Unicode's canonical caseless matching (The Unicode Standard, D145), without characters that are not shown, which a
-    case-insensitive ext4 ignores, and without trailing dots and blanks, which SMB ignores.
+    That is Unicode's canonical caseless matching (The Unicode Standard, D145), without characters
+    that are not shown, which a case-insensitive ext4 ignores, and without trailing dots and blanks,
+    which SMB ignores.
     """
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
-    return "".join(character for character in folded if unicodedata.category(character) != "Cf").rstrip(". ")
+    return "".join(
+        character for character in folded if unicodedata.category(character) != "Cf"
+    ).rstrip(". ")
 
 
 def _resolved(path: Path) -> Path | None:
@@ -343,7 +403,8 @@ def _is_uuid(text: str) -> bool:
 
 
 def clean_tags(value: Any, *, kept: Collection[str] = ()) -> tuple[str, ...]:
-    """Return tags without repeats, in their order; those that are ``kept`` may be unreadable. Raises ValueError."""
+    """Return tags without repeats, in their order; those that are ``kept`` may be unreadable.
+    Raises ValueError."""
     if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
         raise ValueError("Tags must be a list of texts.")
     tags = tuple(dict.fromkeys(tag.strip() for tag in value))
@@ -351,17 +412,22 @@ def clean_tags(value: Any, *, kept: Collection[str] = ()) -> tuple[str, ...]:
         raise ValueError(f"A run has at most {TAGS_MAX} tags, not {len(tags)}.")
     for tag in tags:
         if not 1 <= len(tag) <= TAG_MAX_LENGTH or _CONTROL.search(tag):
-            raise ValueError(f"A tag has 1 to {TAG_MAX_LENGTH} characters and no control characters.")
+            raise ValueError(
+                f"A tag has 1 to {TAG_MAX_LENGTH} characters and no control characters."
+            )
         if tag not in kept and (problem := name_problem(tag)):
             raise ValueError(f"A tag {problem}.")
     return tags
 
 
 def clean_name(value: Any, *, kept: Collection[str] = ()) -> str:
-    """Return a run's name without blanks around it; one that is ``kept`` may be unreadable. Raises ValueError."""
+    """Return a run's name without blanks around it; one that is ``kept`` may be unreadable. Raises
+    ValueError."""
     name = value.strip() if isinstance(value, str) else ""
     if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
-        raise ValueError(f"A name is text of 1 to {NAME_MAX_LENGTH} characters without control characters.")
+        raise ValueError(
+            f"A name is text of 1 to {NAME_MAX_LENGTH} characters without control characters."
+        )
     if name not in kept and (problem := name_problem(name)):
         raise ValueError(f"A name {problem}.")
     return name
@@ -374,8 +440,14 @@ def clean_notes(value: Any) -> str:
 
 
 def clean_client_request_id(value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= CLIENT_REQUEST_ID_MAX_LENGTH or _CONTROL.search(value):
-        raise ValueError(f"This field must be text of 1 to {CLIENT_REQUEST_ID_MAX_LENGTH} characters.")
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= CLIENT_REQUEST_ID_MAX_LENGTH
+        or _CONTROL.search(value)
+    ):
+        raise ValueError(
+            f"This field must be text of 1 to {CLIENT_REQUEST_ID_MAX_LENGTH} characters."
+        )
     return value
 
 

@@ -1,4 +1,5 @@
-"""Is the training runtime here? Looked up without importing JAX, in milliseconds, whatever interpreter it lives in."""
+"""Is the training runtime here? Looked up without importing JAX, in milliseconds, whatever
+interpreter it lives in."""
 
 import importlib.metadata
 import re
@@ -33,26 +34,36 @@ class Runtime:
 
     @property
     def message(self) -> str:
-        return AVAILABLE_MESSAGE if self.available else f"{MISSING_MESSAGE} {self.why_not or INSTALL_HINT}"
+        return (
+            AVAILABLE_MESSAGE
+            if self.available
+            else f"{MISSING_MESSAGE} {self.why_not or INSTALL_HINT}"
+        )
 
 
 def tunix_command() -> list[str]:
     """The training program's command, to which ``train --config …`` is added.
 
-    ``-I`` and a built environment keep the project's `datasets` away from Hugging Face's (docs/adr/).
+    ``-I`` and a built environment keep the project's `datasets` away from Hugging Face's
+    (docs/adr/).
     """
     return list(settings.TUNIX_COMMAND) or [settings.TUNIX_PYTHON, "-I", "-u", str(LAUNCHER)]
 
 
 def local_runtime() -> Runtime:
-    """The runtime of this host; remembered for half a minute, since looking it up reads files or asks a process."""
+    """The runtime of this host; remembered for half a minute, since looking it up reads files or
+    asks a process."""
     ours = not settings.TUNIX_COMMAND and sys.executable == settings.TUNIX_PYTHON
     key = () if ours else tuple(tunix_command())
     now = time.monotonic()
     if key not in _remembered or now - _remembered[key][0] > _REMEMBER_SECONDS:
         _remembered[key] = (now, _ask(list(key)) if key else _installed_version())
     version = _remembered[key][1]
-    return Runtime(available=version is not None, version=version, why_not="" if version is not None else _what_is_missing())
+    return Runtime(
+        available=version is not None,
+        version=version,
+        why_not="" if version is not None else _what_is_missing(),
+    )
 
 
 def _what_is_missing() -> str:
@@ -61,8 +72,14 @@ def _what_is_missing() -> str:
         return ""
     program = str(settings.TUNIX_COMMAND[0])
     if shutil.which(program) is None:
-        return f"TUNIX_COMMAND names the program {program!r}, which is not there or cannot be executed: correct the setting."
-    return f"TUNIX_COMMAND names the program {program!r}, which does not answer to --version: correct the setting or the program."
+        return (
+            f"TUNIX_COMMAND names the program {program!r}, which is not there or cannot be"
+            " executed: correct the setting."
+        )
+    return (
+        f"TUNIX_COMMAND names the program {program!r}, which does not answer to --version: correct"
+        " the setting or the program."
+    )
 
 
 def _installed_version() -> str | None:
@@ -76,7 +93,13 @@ def _ask(command: list[str]) -> str | None:
     if shutil.which(command[0]) is None:
         return None
     try:
-        answer = subprocess.run([*command, "--version"], capture_output=True, timeout=10, stdin=subprocess.DEVNULL, check=False)
+        answer = subprocess.run(
+            [*command, "--version"],
+            capture_output=True,
+            timeout=10,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     if answer.returncode != 0:

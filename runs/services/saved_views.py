@@ -1,4 +1,5 @@
-"""Histories that somebody wants back, by name. The address is the view; only a name for it is kept."""
+"""Histories that somebody wants back, by name. The address is the view; only a name for it is
+kept."""
 
 import re
 from typing import Any
@@ -20,7 +21,8 @@ class ViewRefused(Refusal):
 
 
 def save_view(*, by: User, name: Any, query: str) -> tuple[SavedView, bool]:
-    """Keep a history under a name and return ``(view, created)``. An existing view of that name is replaced.
+    """Keep a history under a name and return ``(view, created)``. An existing view of that name is
+    replaced.
 
     ``query`` is the query string of a valid ``HistoryFilter``.
 
@@ -29,7 +31,9 @@ def save_view(*, by: User, name: Any, query: str) -> tuple[SavedView, bool]:
     """
     name = _clean_name(name)
     with transaction.atomic():
-        view, created = SavedView.objects.update_or_create(owner=by, name=name, defaults={"query": query})
+        view, created = SavedView.objects.update_or_create(
+            owner=by, name=name, defaults={"query": query}
+        )
         if created and SavedView.objects.filter(owner=by).count() > VIEWS_MAX:
             raise ViewRefused(f"At most {VIEWS_MAX} views are kept: delete one first.")
     return view, created
@@ -49,7 +53,9 @@ def rename_view(*, view: SavedView, name: Any) -> SavedView:
 def _clean_name(name: Any, *, kept: str | None = None) -> str:
     name = " ".join(name.split()) if isinstance(name, str) else ""
     if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
-        raise ViewRefused(f"A name has 1 to {NAME_MAX_LENGTH} characters and no control characters.")
+        raise ViewRefused(
+            f"A name has 1 to {NAME_MAX_LENGTH} characters and no control characters."
+        )
     if name != kept and (problem := name_problem(name)):
         raise ViewRefused(f"A name {problem}.")
     return name

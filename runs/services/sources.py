@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 from runs.models import Run, RunMode
 from runs.runfolder import names
-from runs.runfolder.checkpoints import complete_steps, first_difference, make_identity, read_identity
+from runs.runfolder.checkpoints import (
+    complete_steps,
+    first_difference,
+    make_identity,
+    read_identity,
+)
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder as run_folder
 from runs.spec.manifest import (
@@ -26,11 +31,13 @@ class SourceGone(Exception):
 
 
 def find_source(run: Run, *, anew: bool = False) -> Source | None:
-    """The newest checkpoint of ``run``, or else of the nearest run that it goes on from; None where there is none.
+    """The newest checkpoint of ``run``, or else of the nearest run that it goes on from; None where
+    there is none.
 
-    Only complete checkpoints of the same training count. A run in the trash is passed over, since its files may be purged at any
-    moment. A run that was started from scratch ends the search: what is older was left behind on purpose. An extension has no use
-    for checkpoints before the one that it extends; ``anew``, that one alone will do, and for any other run none.
+    Only complete checkpoints of the same training count. A run in the trash is passed over, since
+    its files may be purged at any moment. A run that was started from scratch ends the search: what
+    is older was left behind on purpose. An extension has no use for checkpoints before the one that
+    it extends; ``anew``, that one alone will do, and for any other run none.
 
     Raises:
         OSError: a folder cannot be read.
@@ -52,34 +59,52 @@ def usable_step(run: Run, *, by: Run) -> int | None:
     steps = complete_steps(folder)
     identity = read_identity(folder) if steps else None
     wanted = make_identity(model_id=by.model_id, training=parameter_defaults() | by.config)
-    if identity is None or first_difference(identity, wanted) is not None or steps[-1] < (by.extend_from_step or 0):
+    if (
+        identity is None
+        or first_difference(identity, wanted) is not None
+        or steps[-1] < (by.extend_from_step or 0)
+    ):
         return None
     return steps[-1]
 
 
 def hold_source(source: Source) -> None:
-    """Keep trash and removals away from ``source`` until the transaction ends: then the heir is there to be seen.
+    """Keep trash and removals away from ``source`` until the transaction ends: then the heir is
+    there to be seen.
 
     Raises:
         SourceGone: one of them was faster.
     """
-    there = Run.objects.select_for_update().filter(pk=source.run.pk, trashed_at=None).values_list("pk", flat=True)
-    if not list(there) or source.step not in complete_steps(run_folder(source.run) / names.CHECKPOINTS):
-        raise SourceGone(f"The checkpoint of step {source.step} of run {source.run.run_id} has just been removed.")
+    there = (
+        Run.objects.select_for_update()
+        .filter(pk=source.run.pk, trashed_at=None)
+        .values_list("pk", flat=True)
+    )
+    if not list(there) or source.step not in complete_steps(
+        run_folder(source.run) / names.CHECKPOINTS
+    ):
+        raise SourceGone(
+            f"The checkpoint of step {source.step} of run {source.run.run_id} has just been"
+            " removed."
+        )
 
 
 def require_no_heir(run: Run) -> None:
-    """Refuse to remove checkpoints that an active run goes on from. In the transaction that holds the row of ``run``.
+    """Refuse to remove checkpoints that an active run goes on from. In the transaction that holds
+    the row of ``run``.
 
     Raises:
         StateConflict: names the heir.
     """
     if (heir := run.active_heir()) is not None:
-        raise StateConflict(f"Run {heir.run_id} goes on from the checkpoints of this run and has not ended yet.")
+        raise StateConflict(
+            f"Run {heir.run_id} goes on from the checkpoints of this run and has not ended yet."
+        )
 
 
 def problem_with_source(run: Run) -> str | None:
-    """Why ``run``, which is to resume, cannot: its source is gone. Starting from scratch instead would be another training."""
+    """Why ``run``, which is to resume, cannot: its source is gone. Starting from scratch instead
+    would be another training."""
     if not run.resume:
         return None
     if run.resume_from is None:
@@ -88,9 +113,15 @@ def problem_with_source(run: Run) -> str | None:
         try:
             if usable_step(run.resume_from, by=run) is not None:
                 return None
-            gone = f"Run {run.resume_from.run_id} no longer has the checkpoint that this run was to go on from."
+            gone = (
+                f"Run {run.resume_from.run_id} no longer has the checkpoint that this run was to go"
+                " on from."
+            )
         except OSError as error:
-            return f"The checkpoints of run {run.resume_from.run_id} cannot be read ({error.strerror or error}). Retry it later."
+            return (
+                f"The checkpoints of run {run.resume_from.run_id} cannot be read"
+                f" ({error.strerror or error}). Retry it later."
+            )
     if run.extend_from_step is not None:
         return gone
     return f"{gone} Retry this run: it then starts from what is left, or from scratch."

@@ -47,14 +47,16 @@ def submit_run(
     extend_from_step: int | None = None,
     automatic: bool = False,
 ) -> tuple[Run, bool]:
-    """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the same transaction; with
-    ``claim_for`` it is claimed in the same transaction, so that no worker can come between. With ``source`` it goes on from that
-    checkpoint, which is protected from the same transaction on; with ``extend_from_step`` as well it is an extension.
+    """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the
+    same transaction; with ``claim_for`` it is claimed in the same transaction, so that no worker
+    can come between. With ``source`` it goes on from that checkpoint, which is protected from the
+    same transaction on; with ``extend_from_step`` as well it is an extension.
 
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is taken), QuotaExceeded, SourceGone.
+        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is
+        taken), QuotaExceeded, SourceGone.
         QueueFull: not for an automatic retry, whose run was let in before.
     """
     if found := find_submitted(request=request, by=by):
@@ -89,7 +91,11 @@ def submit_run(
         resume_from=source.run if source else None,
         extend_from_step=extend_from_step,
     )
-    reason = f"submitted; goes on from step {source.step} of run {source.run.run_id}" if source else "submitted"
+    reason = (
+        f"submitted; goes on from step {source.step} of run {source.run.run_id}"
+        if source
+        else "submitted"
+    )
     try:
         if not request.dry_run:
             require_free_folder(run)
@@ -102,14 +108,18 @@ def submit_run(
             run.save(force_insert=True)
             RunTag.objects.bulk_create(RunTag.of(run, request.tags))
             RunNameKey.objects.bulk_create(RunNameKey.of(run))
-            RunEvent.objects.create(run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now)
+            RunEvent.objects.create(
+                run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now
+            )
             if queued:
                 async_task("runs.tasks.launch_pending")
                 wake_attendants()
             if claim_for is not None:
                 claim_run(run=run, host=claim_for, by=by.get_username())
     except (IntegrityError, InvalidRequest):
-        if found := find_submitted(request=request, by=by):  # the same request came a moment earlier, and has the folder
+        if found := find_submitted(
+            request=request, by=by
+        ):  # the same request came a moment earlier, and has the folder
             return found, False
         if retry_of is not None:
             reread(retry_of)
@@ -118,35 +128,41 @@ def submit_run(
 
 
 def _require_room_in_queue(owner: User) -> None:
-    """In the transaction that adds a run: two requests at once are counted one after the other. Raises QueueFull."""
+    """In the transaction that adds a run: two requests at once are counted one after the other.
+    Raises QueueFull."""
     User.objects.select_for_update(no_key=True).get(pk=owner.pk)
     limit = settings.TUNIX_QUEUED_PER_ACCOUNT
     if Run.objects.pending_of(owner)[:limit].count() >= limit:
         raise QueueFull(
-            f"You have {limit:,} runs waiting, as many as an account may. Try again when some have started, or cancel some."
+            f"You have {limit:,} runs waiting, as many as an account may. Try again when some have"
+            " started, or cancel some."
         )
 
 
 def needs_process(request: RunRequest) -> bool:
-    """A training does, and a dry run with depth where the runtime is: it tokenises the data, with ``smoke`` it runs one step."""
+    """A training does, and a dry run with depth where the runtime is: it tokenises the data, with
+    ``smoke`` it runs one step."""
     with_depth = request.preflight == "full" or request.smoke
     return not request.dry_run or (with_depth and local_runtime().available)
 
 
 def find_submitted(*, request: RunRequest, by: User) -> Run | None:
-    """The run that this very request made before. Raises IdempotencyConflict if the id was used for another body."""
+    """The run that this very request made before. Raises IdempotencyConflict if the id was used for
+    another body."""
     if request.client_request_id is None:
         return None
     run = Run.objects.filter(owner=by, client_request_id=request.client_request_id).first()
     if run is not None and run.request_hash != _request_hash(request):
         raise IdempotencyConflict(
-            f"client_request_id {request.client_request_id!r} was used for another request (run {run.run_id})."
+            f"client_request_id {request.client_request_id!r} was used for another request (run"
+            f" {run.run_id})."
         )
     return run
 
 
 def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
-    """Decide 404 and 501 before anything is stored, and 400 for a webhook that cannot work. Stored requests keep theirs."""
+    """Decide 404 and 501 before anything is stored, and 400 for a webhook that cannot work. Stored
+    requests keep theirs."""
     own = request.webhook_url
     allowed = settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or own == settings.TUNIX_WEBHOOK_URL
     if own and (problem := problem_with(own, allow_private=allowed)):
@@ -154,7 +170,11 @@ def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
     dataset = find_dataset(request.dataset_key)
     if dataset is None:
         raise DatasetNotFound(request.dataset_key)
-    if not request.dry_run and not local_runtime().available and not (queued and runtime_elsewhere()):
+    if (
+        not request.dry_run
+        and not local_runtime().available
+        and not (queued and runtime_elsewhere())
+    ):
         raise RuntimeUnavailable(local_runtime().message)
     return dataset
 
@@ -165,17 +185,25 @@ def runtime_elsewhere() -> bool:
 
 
 def time_limit(request: RunRequest, *, queued: bool) -> float | None:
-    """Seconds: the request's own limit within the system's; a run in the request never takes longer than that may."""
+    """Seconds: the request's own limit within the system's; a run in the request never takes longer
+    than that may."""
     system = settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
     limits = [limit for limit in (request.timeout_seconds, system) if limit is not None]
     return min(limits, default=None)
 
 
 def warnings_of_run(
-    *, summary: Any, config: dict[str, Any], timeout_seconds: float | None, queued_at: datetime | None
+    *,
+    summary: Any,
+    config: dict[str, Any],
+    timeout_seconds: float | None,
+    queued_at: datetime | None,
 ) -> list[str]:
-    """Return what is worth knowing about a run, one sentence each: what a dry run found, and that its time was cut."""
-    cut = limit_warning(asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None)
+    """Return what is worth knowing about a run, one sentence each: what a dry run found, and that
+    its time was cut."""
+    cut = limit_warning(
+        asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None
+    )
     return [*([cut] if cut else []), *warnings_in(summary)]
 
 
@@ -186,8 +214,13 @@ def limit_warning(*, asked: Any, limit: float | None, queued: bool) -> str | Non
     cut = f"timeout_seconds {number_text(asked)} was cut to {number_text(limit)}"
     if queued:
         return f"{cut}: TUNIX_RUN_TIMEOUT_SECONDS limits every run to that."
-    return f"{cut}, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request. Queue it (Run Async, ?mode=async) to give it longer."
+    return (
+        f"{cut}, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request. Queue it (Run Async,"
+        " ?mode=async) to give it longer."
+    )
 
 
 def _request_hash(request: RunRequest) -> str:
-    return hashlib.sha256(orjson.dumps(request.as_config(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return hashlib.sha256(
+        orjson.dumps(request.as_config(), option=orjson.OPT_SORT_KEYS)
+    ).hexdigest()

@@ -18,7 +18,8 @@ _measured: list[float] = []  # write latencies of this process that are not in t
 
 @contextmanager
 def measured_write(what: str) -> Iterator[None]:
-    """Time a database write of the request path; one that is slower than TUNIX_SLOW_WRITE_MS is logged."""
+    """Time a database write of the request path; one that is slower than TUNIX_SLOW_WRITE_MS is
+    logged."""
     start = time.perf_counter()
     try:
         yield
@@ -30,7 +31,8 @@ def measured_write(what: str) -> Iterator[None]:
 
 
 def flush_measured() -> None:
-    """Bring this process's measurements into the database. Raises what the database raises; nothing is lost then."""
+    """Bring this process's measurements into the database. Raises what the database raises; nothing
+    is lost then."""
     batch = _measured[:]
     if not batch:
         return
@@ -43,7 +45,8 @@ def flush_measured() -> None:
 
 
 def flush_after_request(**kwargs: object) -> None:
-    """After the answer, so that nobody waits for it; kept for the next time if the database is away."""
+    """After the answer, so that nobody waits for it; kept for the next time if the database is
+    away."""
     try:
         flush_measured()
     except (OperationalError, InterfaceError) as error:

@@ -1,6 +1,6 @@
-"""Waking attendants when a run waits or has started, so that it does not wait for their next round: a byte into a named pipe for
-the one of this host, and on PostgreSQL a notification for those of all hosts. A wake-up that is lost does no harm: the rounds
-come anyway."""
+"""Waking attendants when a run waits or has started, so that it does not wait for their next round:
+a byte into a named pipe for the one of this host, and on PostgreSQL a notification for those of all
+hosts. A wake-up that is lost does no harm: the rounds come anyway."""
 
 import os
 import select
@@ -16,7 +16,8 @@ CHANNEL = "tunixrt_attendants"
 
 
 def hosts_folder() -> Path:
-    """Return the folder of locks, pipes and notes that hosts keep beside the runs; ``services.output_root`` makes it."""
+    """Return the folder of locks, pipes and notes that hosts keep beside the runs;
+    ``services.output_root`` makes it."""
     path: Path = settings.TUNIX_OUTPUT_ROOT / names.HOSTS
     return path
 
@@ -34,7 +35,8 @@ def wake_attendants() -> None:
 
 
 def wake_attendant() -> None:
-    """Wake the attendant of this host. Never waits, never fails: without an attendant there is nobody to wake."""
+    """Wake the attendant of this host. Never waits, never fails: without an attendant there is
+    nobody to wake."""
     try:
         descriptor = os.open(_pipe(), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
@@ -54,7 +56,9 @@ class WakeUp:
         if not _pipe().is_fifo():
             _pipe().unlink(missing_ok=True)
             os.mkfifo(_pipe(), 0o600)
-        self.descriptor = os.open(_pipe(), os.O_RDWR | os.O_NONBLOCK)  # read and write: never at its end
+        self.descriptor = os.open(
+            _pipe(), os.O_RDWR | os.O_NONBLOCK
+        )  # read and write: never at its end
         self._heard_from: Any = None  # the connection that listens
 
     def wait(self, seconds: float) -> bool:
@@ -78,7 +82,8 @@ class WakeUp:
         return bool(ready)
 
     def _begins_to_listen(self) -> bool:
-        """Listen for notifications. True for a new connection: what came before was not heard, so there may be something."""
+        """Listen for notifications. True for a new connection: what came before was not heard, so
+        there may be something."""
         connection.ensure_connection()
         if self._heard_from is connection.connection:
             return False
@@ -88,7 +93,8 @@ class WakeUp:
         return True
 
     def _take_notifications(self) -> bool:
-        """Take the notifications that have come, be it in the middle of a query; return whether there were any."""
+        """Take the notifications that have come, be it in the middle of a query; return whether
+        there were any."""
         with connection.wrap_database_errors:
             return bool(list(self._heard_from.notifies(timeout=0)))
 

@@ -1,8 +1,8 @@
 """Send what the outbox holds: at least once, signed, never in a run's way.
 
 The receiver checks ``X-Tunix-Signature: sha256=<hex>``, the HMAC-SHA256 with the shared secret of
-``<X-Tunix-Timestamp>\\n<X-Tunix-Delivery>\\n<the receiver's address>\\n<body>``: a message cannot be replayed to another receiver
-or as another delivery.
+``<X-Tunix-Timestamp>\\n<X-Tunix-Delivery>\\n<the receiver's address>\\n<body>``: a message cannot
+be replayed to another receiver or as another delivery.
 """
 
 import hashlib
@@ -33,7 +33,8 @@ AT_ONCE = 20
 
 
 def webhook_secret() -> bytes:
-    """Return TUNIX_WEBHOOK_SECRET, or a secret derived from SECRET_KEY (``manage.py webhook_secret`` prints it)."""
+    """Return TUNIX_WEBHOOK_SECRET, or a secret derived from SECRET_KEY (``manage.py
+    webhook_secret`` prints it)."""
     if settings.TUNIX_WEBHOOK_SECRET:
         return str(settings.TUNIX_WEBHOOK_SECRET).encode()
     return hmac.digest(settings.SECRET_KEY.encode(), b"tunixrt webhooks", "sha256").hex().encode()
@@ -45,11 +46,14 @@ def sign(*, timestamp: str, delivery: str, url: str, body: bytes) -> str:
 
 
 def deliver_due() -> int:
-    """Send what is due, several at once, and record each result as it comes; return how many attempts were made."""
+    """Send what is due, several at once, and record each result as it comes; return how many
+    attempts were made."""
     due = _take_due()
     if not due:
         return 0
-    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:  # the threads only wait for receivers; this one has the database
+    with ThreadPoolExecutor(
+        max_workers=AT_ONCE
+    ) as pool:  # the threads only wait for receivers; this one has the database
         attempts = {pool.submit(send, delivery): delivery for delivery in due}
         for attempt in as_completed(attempts):
             _record(attempts[attempt], attempt.result())
@@ -60,7 +64,9 @@ def _take_due() -> list[WebhookDelivery]:
     taken = []
     for delivery in due_deliveries().order_by("next_attempt_at")[:AT_ONCE]:
         lease = timezone.now() + LEASE
-        guard = WebhookDelivery.objects.filter(pk=delivery.pk, next_attempt_at=delivery.next_attempt_at)
+        guard = WebhookDelivery.objects.filter(
+            pk=delivery.pk, next_attempt_at=delivery.next_attempt_at
+        )
         if guard.update(next_attempt_at=lease) == 1:
             taken.append(delivery)
     return taken
@@ -85,7 +91,12 @@ def _record(delivery: WebhookDelivery, outcome: Outcome) -> None:
         delivery.state, delivery.next_attempt_at = DeliveryState.DELIVERED, None
     elif outcome.final or delivery.attempts >= MAX_ATTEMPTS:
         delivery.state, delivery.next_attempt_at = DeliveryState.GIVEN_UP, None
-        logger.warning("webhook %s of run %s given up: %s", delivery.pk, delivery.run_id, outcome.error or outcome.status_code)
+        logger.warning(
+            "webhook %s of run %s given up: %s",
+            delivery.pk,
+            delivery.run_id,
+            outcome.error or outcome.status_code,
+        )
     else:
         delivery.next_attempt_at = timezone.now() + pause_after(delivery.attempts)
     with transaction.atomic():
@@ -93,7 +104,11 @@ def _record(delivery: WebhookDelivery, outcome: Outcome) -> None:
             return  # the run was purged while we were sending
         delivery.save(update_fields=["attempts", "state", "next_attempt_at"])
         WebhookAttempt.objects.create(
-            delivery=delivery, at=outcome.at, status_code=outcome.status_code, error=outcome.error, seconds=outcome.seconds
+            delivery=delivery,
+            at=outcome.at,
+            status_code=outcome.status_code,
+            error=outcome.error,
+            seconds=outcome.seconds,
         )
 
 
@@ -112,11 +127,19 @@ def send(delivery: WebhookDelivery) -> Outcome:
         "User-Agent": "tunixrt-webhook",
         "X-Tunix-Delivery": str(delivery.pk),
         "X-Tunix-Timestamp": timestamp,
-        "X-Tunix-Signature": sign(timestamp=timestamp, delivery=str(delivery.pk), url=delivery.url, body=body),
+        "X-Tunix-Signature": sign(
+            timestamp=timestamp, delivery=str(delivery.pk), url=delivery.url, body=body
+        ),
     }
     status_code, error, final = None, "", False
     try:
-        status_code = post(delivery.url, body, headers, timeout=TIMEOUT_SECONDS, allow_private=_may_be_private(delivery.url))
+        status_code = post(
+            delivery.url,
+            body,
+            headers,
+            timeout=TIMEOUT_SECONDS,
+            allow_private=_may_be_private(delivery.url),
+        )
         if 300 <= status_code < 400:
             error = "The receiver answered with a redirect, which is not followed."
         elif not 200 <= status_code < 300:
@@ -127,5 +150,6 @@ def send(delivery: WebhookDelivery) -> Outcome:
 
 
 def _may_be_private(url: str) -> bool:
-    """The operator's own address may be anywhere; those of runs only where the operator allows it."""
+    """The operator's own address may be anywhere; those of runs only where the operator allows
+    it."""
     return bool(settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or url == settings.TUNIX_WEBHOOK_URL)

@@ -1,5 +1,5 @@
-"""The outbox of messages about ended runs. A message is a row that is made in the transaction that ends the run;
-``runs.services.webhook_delivery`` sends what is due.
+"""The outbox of messages about ended runs. A message is a row that is made in the transaction that
+ends the run; ``runs.services.webhook_delivery`` sends what is due.
 """
 
 from datetime import UTC, datetime
@@ -12,17 +12,22 @@ from runs.models import DeliveryState, Run, WebhookDelivery
 
 
 def announce_end(run: Run) -> None:
-    """Put a message about the end of ``run`` into the outbox for the operator's address and for the run's own, once each. Must be
-    called inside the transaction that ends the run."""
-    urls = dict.fromkeys(url for url in (settings.TUNIX_WEBHOOK_URL, run.config.get("webhook_url")) if url)
+    """Put a message about the end of ``run`` into the outbox for the operator's address and for the
+    run's own, once each. Must be called inside the transaction that ends the run."""
+    urls = dict.fromkeys(
+        url for url in (settings.TUNIX_WEBHOOK_URL, run.config.get("webhook_url")) if url
+    )
     WebhookDelivery.objects.bulk_create(
-        WebhookDelivery(run=run, url=url, payload=payload_of(run), next_attempt_at=timezone.now()) for url in urls
+        WebhookDelivery(run=run, url=url, payload=payload_of(run), next_attempt_at=timezone.now())
+        for url in urls
     )
 
 
 def due_deliveries() -> Any:
     """Return the query of deliveries that are to be sent now."""
-    return WebhookDelivery.objects.filter(state=DeliveryState.WAITING, next_attempt_at__lte=timezone.now())
+    return WebhookDelivery.objects.filter(
+        state=DeliveryState.WAITING, next_attempt_at__lte=timezone.now()
+    )
 
 
 def payload_of(run: Run) -> dict[str, Any]:

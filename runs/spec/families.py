@@ -1,4 +1,5 @@
-"""Which models can be trained: the families of google-tunix, the built-in presets, and what a hub id tells.
+"""Which models can be trained: the families of google-tunix, the built-in presets, and what a hub
+id tells.
 
 Plain Python: the web process judges a model id with it, the training program builds models with it.
 """
@@ -21,7 +22,8 @@ MODEL_TYPES: dict[str, str] = {
 
 BYTE_VOCABULARY = 260  # 256 byte values, then padding, begin, end and one spare id
 
-# Presets are config.json files of models with random weights and a byte vocabulary: nothing is downloaded.
+# Presets are config.json files of models with random weights and a byte vocabulary: nothing is
+# downloaded.
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny-llama": {
         "model_type": "llama",
@@ -39,11 +41,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# The first that matches names the family. Names that only look alike (CodeGemma, PaliGemma …) come first and are refused.
+# The first that matches names the family. Names that only look alike (CodeGemma, PaliGemma …) come
+# first and are refused.
 _HUB_NAMES: tuple[tuple[str, str | None], ...] = (
-    (r"pali-?gemma|code-?gemma|recurrent-?gemma|shield-?gemma|t5gemma|gemma-?3n|embedding-?gemma", None),
+    (
+        r"pali-?gemma|code-?gemma|recurrent-?gemma|shield-?gemma|t5gemma|gemma-?3n|embedding-?gemma",
+        None,
+    ),
     (r"qwen-?[\d.]*-?(vl|audio|omni)|qwen[\d.]*-?(vl|audio|omni)", None),
-    (r"llama-?4|llama-?3\.2-(11|90)b|vision|moe|qwen-?[\d.]+.*-a\d+(\.\d+)?b", None),  # other architectures under the same name
+    (
+        r"llama-?4|llama-?3\.2-(11|90)b|vision|moe|qwen-?[\d.]+.*-a\d+(\.\d+)?b",
+        None,
+    ),  # other architectures under the same name
     (r"distill-qwen", "qwen2"),
     (r"gemma-?3", "gemma3"),
     (r"gemma-?2-", "gemma2"),
@@ -68,29 +77,43 @@ def preset_names() -> list[str]:
 def family_of_hub_id(hub_id: str) -> tuple[str | None, str | None]:
     """What the name of a hub model tells: ``(family, problem)``.
 
-    ``(family, None)``: known. ``(None, None)``: the name does not tell. ``(None, sentence)``: cannot be trained.
+    ``(family, None)``: known. ``(None, None)``: the name does not tell. ``(None, sentence)``:
+    cannot be trained.
     """
     name = hub_id.rsplit("/", 1)[-1].lower()
     for pattern, family in _HUB_NAMES:
         if re.search(pattern, name):
             if family is None:
-                return None, f"{hub_id} is of a model family that cannot be trained here; families: {families_text()}"
+                return (
+                    None,
+                    (
+                        f"{hub_id} is of a model family that cannot be trained here; families:"
+                        f" {families_text()}"
+                    ),
+                )
             return family, None
     if match := _UNTRAINABLE.search(name):
-        return None, f"{hub_id} is of the family {match.group(0)}, which cannot be trained here; families: {families_text()}"
+        return (
+            None,
+            (
+                f"{hub_id} is of the family {match.group(0)}, which cannot be trained here;"
+                f" families: {families_text()}"
+            ),
+        )
     return None, None
 
 
 def bare_name_problem(model_id: str) -> str | None:
     """Why ``model_id`` cannot be a hub id: it has no owner. None: it has one.
 
-    The hub's few names without an owner (gpt2, bert-base-uncased …) are of families that cannot be trained.
+    The hub's few names without an owner (gpt2, bert-base-uncased …) are of families that cannot be
+    trained.
     """
     if "/" in model_id:
         return None
     return (
-        f"{model_id} names no model: a hub id is owner/name, such as google/gemma-2b-it; a folder is given by its path,"
-        " absolute or starting with ./"
+        f"{model_id} names no model: a hub id is owner/name, such as google/gemma-2b-it; a folder"
+        " is given by its path, absolute or starting with ./"
     )
 
 

@@ -1,7 +1,7 @@
 """The run manifest: what a training is asked to do, as one YAML file.
 
-This module is plain Python. Django (API, forms, preflight) and the training program both import it, so that the
-parameters of a training have one definition: name, type, default, range and help.
+This module is plain Python. Django (API, forms, preflight) and the training program both import it,
+so that the parameters of a training have one definition: name, type, default, range and help.
 
 A manifest is a mapping of five sections, drawn in ``docs/manifest.md``::
 
@@ -27,10 +27,13 @@ from typing import Any, ClassVar
 
 import yaml
 
-_FastDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # libyaml where PyYAML has it: ten times faster
+_FastDumper: Any = getattr(
+    yaml, "CSafeDumper", yaml.SafeDumper
+)  # libyaml where PyYAML has it: ten times faster
 
-# The scalars of the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema): tag, pattern, first characters. PyYAML
-# reads YAML 1.1, where 2e-4 and 1e3 are text, 010 is eight, 1:30 is ninety and `no` is false.
+# The scalars of the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema): tag,
+# pattern, first characters. PyYAML reads YAML 1.1, where 2e-4 and 1e3 are text, 010 is eight, 1:30
+# is ninety and `no` is false.
 _CORE_SCHEMA: tuple[tuple[str, str, list[str]], ...] = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -44,7 +47,8 @@ _CORE_SCHEMA: tuple[tuple[str, str, list[str]], ...] = (
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML with the scalars and tags of the 1.2 core schema. Refuses a key that is given twice."""
+    """Reads YAML with the scalars and tags of the 1.2 core schema. Refuses a key that is given
+    twice."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
@@ -68,7 +72,9 @@ class _Loader(yaml.SafeLoader):
                 key = self.construct_object(key_node, deep=True)
                 if key in seen:
                     problem = f"the key {value_text(key)} is given twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, problem, key_node.start_mark
+                    )
                 seen.add(key)
         return mapping
 
@@ -88,12 +94,15 @@ def _core_float(text: str) -> float:
 
 
 class _Dumper(_FastDumper):
-    """Writes YAML that readers of 1.1 and of 1.2 understand alike: text that either would take for something else is quoted."""
+    """Writes YAML that readers of 1.1 and of 1.2 understand alike: text that either would take for
+    something else is quoted."""
 
 
 for _tag, _pattern, _first in _CORE_SCHEMA:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first
+        )
 
 MANIFEST_VERSION = "1.0"
 DATASET_FORMAT = "tunix_sft"
@@ -120,9 +129,17 @@ def value_text(value: Any) -> str:
     """A value as a message shows it: as it stands in a request, ``true`` and not ``True``."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)  # YAML knows dates
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits; lists in lists in lists
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a number of more than 4,300 digits; lists in lists in lists
         return "this"
-    return shortened("".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in text[: SHOWN_CHARACTERS + 1]))
+    return shortened(
+        "".join(
+            one if one.isprintable() else f"\\u{ord(one):04x}"
+            for one in text[: SHOWN_CHARACTERS + 1]
+        )
+    )
 
 
 NUMBER_HINT = "write it without quotes, with a point for decimals, as in 0.0001"
@@ -147,8 +164,9 @@ class ManifestError(ValueError):
 class Parameter:
     """One training parameter.
 
-    ``type`` is bool, int, float, str or list (of strings). The bounds are inclusive, ``minimum`` unless ``exclusive_minimum``.
-    ``None`` is accepted where ``nullable`` and means what ``help`` says.
+    ``type`` is bool, int, float, str or list (of strings). The bounds are inclusive, ``minimum``
+    unless ``exclusive_minimum``. ``None`` is accepted where ``nullable`` and means what ``help``
+    says.
     """
 
     name: str
@@ -163,7 +181,8 @@ class Parameter:
     basic: bool = False
 
     def problem(self, value: Any) -> str | None:
-        """Say what is wrong with ``value``, or None. Numbers must be numbers: ``"3"`` and ``True`` are refused."""
+        """Say what is wrong with ``value``, or None. Numbers must be numbers: ``"3"`` and ``True``
+        are refused."""
         if value is None:
             return None if self.nullable else "must not be null"
         if self.type is bool:
@@ -214,13 +233,61 @@ class Parameter:
 
 
 _ALL = [
-    Parameter("learning_rate", float, 2e-5, "Peak learning rate.", 0, 1.0, exclusive_minimum=True, basic=True),
+    Parameter(
+        "learning_rate",
+        float,
+        2e-5,
+        "Peak learning rate.",
+        0,
+        1.0,
+        exclusive_minimum=True,
+        basic=True,
+    ),
     Parameter("num_epochs", int, 3, "Passes over the training part.", 1, 100, basic=True),
-    Parameter("batch_size", int, 8, "Rows a step: examples, or packed rows with packing.", 1, 512, basic=True),
-    Parameter("max_seq_length", int, 2048, "Longest row in tokens, prompt and answer.", 128, 32768, basic=True),
-    Parameter("seed", int, 0, "Seed of the weights, the LoRA matrices and the order of the data.", 0, 2**31 - 1),
-    Parameter("max_steps", int, None, "Stop after so many optimizer steps; null: after num_epochs.", 1, 10**8, nullable=True),
-    Parameter("lora_rank", int, None, "Rank of the LoRA matrices; null trains all weights.", 1, 1024, nullable=True),
+    Parameter(
+        "batch_size",
+        int,
+        8,
+        "Rows a step: examples, or packed rows with packing.",
+        1,
+        512,
+        basic=True,
+    ),
+    Parameter(
+        "max_seq_length",
+        int,
+        2048,
+        "Longest row in tokens, prompt and answer.",
+        128,
+        32768,
+        basic=True,
+    ),
+    Parameter(
+        "seed",
+        int,
+        0,
+        "Seed of the weights, the LoRA matrices and the order of the data.",
+        0,
+        2**31 - 1,
+    ),
+    Parameter(
+        "max_steps",
+        int,
+        None,
+        "Stop after so many optimizer steps; null: after num_epochs.",
+        1,
+        10**8,
+        nullable=True,
+    ),
+    Parameter(
+        "lora_rank",
+        int,
+        None,
+        "Rank of the LoRA matrices; null trains all weights.",
+        1,
+        1024,
+        nullable=True,
+    ),
     Parameter(
         "lora_alpha",
         float,
@@ -232,24 +299,39 @@ _ALL = [
         nullable=True,
     ),
     Parameter(
-        "lora_targets", list, None, "Projections that get LoRA matrices; null: all of them.", nullable=True, choices=LORA_TARGETS
+        "lora_targets",
+        list,
+        None,
+        "Projections that get LoRA matrices; null: all of them.",
+        nullable=True,
+        choices=LORA_TARGETS,
     ),
     Parameter("packing", bool, False, "Several examples in one row, each seeing only itself."),
     Parameter(
-        "too_long", str, "drop", "What happens to an example longer than max_seq_length.", choices=("drop", "truncate", "split")
+        "too_long",
+        str,
+        "drop",
+        "What happens to an example longer than max_seq_length.",
+        choices=("drop", "truncate", "split"),
     ),
     Parameter(
         "prompt_style",
         str,
         "conversation",
-        "Where a chat template writes something else before an answer when it asks for one than in a finished conversation: what "
-        "answers are learnt and measured after.",
+        "Where a chat template writes something else before an answer when it asks for one than in"
+        " a finished conversation: what answers are learnt and measured after.",
         choices=("conversation", "generation"),
     ),
     Parameter(
-        "lr_schedule", str, "cosine", "Shape of the learning rate after the warm-up.", choices=("cosine", "linear", "constant")
+        "lr_schedule",
+        str,
+        "cosine",
+        "Shape of the learning rate after the warm-up.",
+        choices=("cosine", "linear", "constant"),
     ),
-    Parameter("warmup_ratio", float, 0.03, "Share of the steps in which the learning rate rises.", 0, 1.0),
+    Parameter(
+        "warmup_ratio", float, 0.03, "Share of the steps in which the learning rate rises.", 0, 1.0
+    ),
     Parameter("weight_decay", float, 0.0, "AdamW weight decay.", 0, 1.0),
     Parameter(
         "max_grad_norm",
@@ -261,8 +343,20 @@ _ALL = [
         exclusive_minimum=True,
         nullable=True,
     ),
-    Parameter("gradient_accumulation_steps", int, 1, "Batches whose gradients make one optimizer step.", 1, 1024),
-    Parameter("gradient_checkpointing", bool, False, "Recompute activations in the backward pass: less memory, more time."),
+    Parameter(
+        "gradient_accumulation_steps",
+        int,
+        1,
+        "Batches whose gradients make one optimizer step.",
+        1,
+        1024,
+    ),
+    Parameter(
+        "gradient_checkpointing",
+        bool,
+        False,
+        "Recompute activations in the backward pass: less memory, more time.",
+    ),
     Parameter(
         "dtype",
         str,
@@ -281,11 +375,22 @@ _ALL = [
         nullable=True,
     ),
     Parameter(
-        "exact_match_examples", int, 50, "Held-out problems solved by greedy decoding before and after; 0: none.", 0, 100_000
+        "exact_match_examples",
+        int,
+        50,
+        "Held-out problems solved by greedy decoding before and after; 0: none.",
+        0,
+        100_000,
     ),
     Parameter("exact_match_max_tokens", int, 256, "Longest decoded answer in tokens.", 1, 8192),
     Parameter(
-        "checkpoint_every_steps", int, None, "Steps between two checkpoints; null: by minutes only.", 1, 10**8, nullable=True
+        "checkpoint_every_steps",
+        int,
+        None,
+        "Steps between two checkpoints; null: by minutes only.",
+        1,
+        10**8,
+        nullable=True,
     ),
     Parameter(
         "checkpoint_every_minutes",
@@ -298,13 +403,34 @@ _ALL = [
         nullable=True,
     ),
     Parameter("keep_last_checkpoints", int, 2, "Newest checkpoints that are kept.", 1, 1000),
-    Parameter("keep_best_checkpoints", int, 1, "Checkpoints with the lowest held-out loss that are kept besides.", 0, 1000),
-    Parameter("export_merged", bool, False, "LoRA: also write the merged model, not only the adapter."),
     Parameter(
-        "data_parallel", int, None, "Devices over which batches are spread with whole weights; null: 1.", 1, 4096, nullable=True
+        "keep_best_checkpoints",
+        int,
+        1,
+        "Checkpoints with the lowest held-out loss that are kept besides.",
+        0,
+        1000,
     ),
     Parameter(
-        "fsdp_parallel", int, None, "Devices over which the weights are spread; null: all that are left.", 1, 4096, nullable=True
+        "export_merged", bool, False, "LoRA: also write the merged model, not only the adapter."
+    ),
+    Parameter(
+        "data_parallel",
+        int,
+        None,
+        "Devices over which batches are spread with whole weights; null: 1.",
+        1,
+        4096,
+        nullable=True,
+    ),
+    Parameter(
+        "fsdp_parallel",
+        int,
+        None,
+        "Devices over which the weights are spread; null: all that are left.",
+        1,
+        4096,
+        nullable=True,
     ),
 ]
 
@@ -321,9 +447,19 @@ _SECTIONS: dict[str, tuple[tuple[str, type, bool], ...]] = {
         ("held_out", int, False),
     ),
     "model": (("id", str, True), ("path", str, False), ("revision", str, False)),
-    "output": (("checkpoints", str, False), ("model", str, False), ("metrics", str, False), ("result", str, False)),
+    "output": (
+        ("checkpoints", str, False),
+        ("model", str, False),
+        ("metrics", str, False),
+        ("result", str, False),
+    ),
 }
-OUTPUT_DEFAULTS = {"checkpoints": "checkpoints", "model": "model", "metrics": "metrics.jsonl", "result": "result.json"}
+OUTPUT_DEFAULTS = {
+    "checkpoints": "checkpoints",
+    "model": "model",
+    "metrics": "metrics.jsonl",
+    "result": "result.json",
+}
 
 
 def parameter_defaults() -> dict[str, Any]:
@@ -336,8 +472,8 @@ def warnings_of(training: dict[str, Any]) -> list[str]:
     rate = training.get("learning_rate", 0)
     if rate > LEARNING_RATE_USUAL_MAX:
         return [
-            f"learning_rate {rate:g} is far above what fine-tuning uses (1e-6 to 1e-3): training is likely to diverge."
-            " Check the place of its decimal point."
+            f"learning_rate {rate:g} is far above what fine-tuning uses (1e-6 to 1e-3): training is"
+            " likely to diverge. Check the place of its decimal point."
         ]
     return []
 
@@ -357,7 +493,9 @@ def build_manifest(
         "run_id": run_id,
         "dataset": dataset,
         "model": model,
-        "training": parameter_defaults() | {name: training[name] for name in PARAMETERS if name in training},
+        "training": (
+            parameter_defaults() | {name: training[name] for name in PARAMETERS if name in training}
+        ),
         "output": dict(OUTPUT_DEFAULTS),
         "resume_from": resume_from,
         "extend_from_step": extend_from_step,
@@ -371,15 +509,16 @@ def dump_manifest(manifest: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=256)
 def _dump_section(text: str) -> str:
-    """One section of a manifest, from JSON. Remembered: the queue writes hundreds of manifests a second, most of which differ in
-    their ``run_id`` alone, and writing YAML takes as long as everything else about a dry run."""
+    """One section of a manifest, from JSON. Remembered: the queue writes hundreds of manifests a
+    second, most of which differ in their ``run_id`` alone, and writing YAML takes as long as
+    everything else about a dry run."""
     dumped: str = yaml.dump(json.loads(text), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return dumped
 
 
 def with_revision(text: str, commit: str) -> str:
-    """The same YAML text with another ``model.revision``; comments and order stay. Text that writes its model in an unusual way
-    (an alias, say) stays as it is."""
+    """The same YAML text with another ``model.revision``; comments and order stay. Text that writes
+    its model in an unusual way (an alias, say) stays as it is."""
     before = parse_manifest(text)
     wanted = before | {"model": before["model"] | {"revision": commit}}
     document: Any = yaml.compose(text, Loader=_Loader)
@@ -392,7 +531,9 @@ def with_revision(text: str, commit: str) -> str:
     else:
         key, value = entries["id"]
         start = end = value.end_mark.index
-        written = (", " if section.flow_style else "\n" + " " * key.start_mark.column) + f'revision: "{commit}"'
+        written = (
+            ", " if section.flow_style else "\n" + " " * key.start_mark.column
+        ) + f'revision: "{commit}"'
     changed = text[:start] + written + text[end:]
     try:
         return changed if parse_manifest(changed) == wanted else text
@@ -413,17 +554,30 @@ def parse_manifest(text: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ManifestError({"manifest": "must be a mapping of sections"})
     problems: dict[str, str] = {}
-    known = {"manifest_version", "run_id", "dataset", "model", "training", "output", "resume_from", "extend_from_step"}
+    known = {
+        "manifest_version",
+        "run_id",
+        "dataset",
+        "model",
+        "training",
+        "output",
+        "resume_from",
+        "extend_from_step",
+    }
     for key in raw:
         if key not in known:
             problems[str(key)] = f"unknown section; known are {', '.join(sorted(known))}"
     if raw.get("manifest_version") != MANIFEST_VERSION:
-        problems["manifest_version"] = f'must be "{MANIFEST_VERSION}", not {raw.get("manifest_version")!r}'
+        problems["manifest_version"] = (
+            f'must be "{MANIFEST_VERSION}", not {raw.get("manifest_version")!r}'
+        )
     for key in ("run_id", "resume_from"):
         if raw.get(key) is not None and not isinstance(raw[key], str):
             problems[key] = "must be text"
     extended = raw.get("extend_from_step")
-    if extended is not None and (not isinstance(extended, int) or isinstance(extended, bool) or extended < 1):
+    if extended is not None and (
+        not isinstance(extended, int) or isinstance(extended, bool) or extended < 1
+    ):
         problems["extend_from_step"] = "must be a whole number of at least 1"
     manifest: dict[str, Any] = {
         "manifest_version": MANIFEST_VERSION,
@@ -433,7 +587,9 @@ def parse_manifest(text: str) -> dict[str, Any]:
     }
     for section, keys in _SECTIONS.items():
         manifest[section] = _parse_section(section, raw.get(section), keys, problems)
-    manifest["output"] = OUTPUT_DEFAULTS | {k: v for k, v in manifest["output"].items() if v is not None}
+    manifest["output"] = OUTPUT_DEFAULTS | {
+        k: v for k, v in manifest["output"].items() if v is not None
+    }
     if manifest["dataset"].get("format") not in (None, DATASET_FORMAT):
         problems["dataset.format"] = f"must be {DATASET_FORMAT}"
     training = raw.get("training", {})
@@ -445,7 +601,9 @@ def parse_manifest(text: str) -> dict[str, Any]:
             problems[f"training.{name}"] = "unknown parameter; docs/manifest.md lists them"
         elif problem := PARAMETERS[name].problem(value):
             problems[f"training.{name}"] = problem
-    manifest["training"] = parameter_defaults() | {name: value for name, value in training.items() if name in PARAMETERS}
+    manifest["training"] = parameter_defaults() | {
+        name: value for name, value in training.items() if name in PARAMETERS
+    }
     if problems:
         raise ManifestError(problems)
     return manifest
@@ -469,7 +627,9 @@ def _parse_section(
             if required:
                 problems[f"{section}.{name}"] = "is missing"
         elif not isinstance(item, kind) or isinstance(item, bool):
-            problems[f"{section}.{name}"] = "must be text" if kind is str else "must be a whole number"
+            problems[f"{section}.{name}"] = (
+                "must be text" if kind is str else "must be a whole number"
+            )
     return {name: value.get(name) for name, _, _ in keys}
 
 

@@ -1,4 +1,5 @@
-"""Names of runs: made where nobody gives one, and what a search finds them by. The id stays the key; names may repeat."""
+"""Names of runs: made where nobody gives one, and what a search finds them by. The id stays the
+key; names may repeat."""
 
 import random
 import re
@@ -39,7 +40,8 @@ def name_of_retry(name: str, attempt: int) -> str:
 
 
 def name_of_extension(name: str, added: int, unit: str) -> str:
-    """Return the name of a run that adds so many epochs or steps: ``brisk-otter-4127 +2 epochs``."""
+    """Return the name of a run that adds so many epochs or steps: ``brisk-otter-4127 +2
+    epochs``."""
     return _with_suffix(name, f" +{added} {unit}{'' if added == 1 else 's'}")
 
 
@@ -48,19 +50,22 @@ def _with_suffix(name: str, suffix: str) -> str:
     return (name if len(name) <= room else f"{name[: room - 1]}…") + suffix
 
 
-# --- what a search finds a name by --------------------------------------------------------------------------------------
+# --- what a search finds a name by ----------------------------------------------------------------
 
 
 def search_keys(name: str) -> set[bytes]:
-    """Return the name from each of its words on, each as ``search_key`` writes it: a search goes by the beginning of one."""
+    """Return the name from each of its words on, each as ``search_key`` writes it: a search goes by
+    the beginning of one."""
     text = _comparable(name)
     return {text[word.start() :].encode() for word in _WORD.finditer(text)} or {text.encode()}
 
 
 def search_key(text: str) -> bytes:
-    """Return what the keys of the names that hold ``text``, from the beginning of a word on, begin with.
+    """Return what the keys of the names that hold ``text``, from the beginning of a word on, begin
+    with.
 
-    Signs before the first word of ``text`` are not in it; ``begins_with_sign`` tells whether there are any.
+    Signs before the first word of ``text`` are not in it; ``begins_with_sign`` tells whether there
+    are any.
     """
     comparable = _comparable(text)
     word = _WORD.search(comparable)

@@ -1,7 +1,7 @@
 """What the training program leaves below ``checkpoints/``, for tests that do not train.
 
-The one place where tests make checkpoints. ``test_checkpoint_layout.py`` compares it with a real training. Standard library only:
-the scripted training program uses it as well.
+The one place where tests make checkpoints. ``test_checkpoint_layout.py`` compares it with a real
+training. Standard library only: the scripted training program uses it as well.
 """
 
 from __future__ import annotations
@@ -35,8 +35,15 @@ _CHECKPOINT = (
 
 def identity_file(*, model_id: str, training: dict[str, Any]) -> bytes:
     """``identity.json`` of a training, which is there before its first checkpoint."""
-    found = {"revision": None, "model_config": "d4d250599093d380", "dtype": "float32", "data": "b8806016d086e499ad8fadf84b98e5e7"}
-    return json.dumps(make_identity(model_id=model_id, training=training) | found, indent=1).encode()
+    found = {
+        "revision": None,
+        "model_config": "d4d250599093d380",
+        "dtype": "float32",
+        "data": "b8806016d086e499ad8fadf84b98e5e7",
+    }
+    return json.dumps(
+        make_identity(model_id=model_id, training=training) | found, indent=1
+    ).encode()
 
 
 def checkpoint_files(step: int) -> dict[str, bytes]:
@@ -45,7 +52,8 @@ def checkpoint_files(step: int) -> dict[str, bytes]:
 
 
 def leave_checkpoints(folder: Path, *steps: int, model_id: str, training: dict[str, Any]) -> None:
-    """What a training in ``folder`` that saved after each of ``steps`` has left; without steps, one that died before it saved."""
+    """What a training in ``folder`` that saved after each of ``steps`` has left; without steps, one
+    that died before it saved."""
     begin_checkpoints(folder, model_id=model_id, training=training)
     for step in steps:
         stage_checkpoint(folder, step)
@@ -60,7 +68,8 @@ def begin_checkpoints(folder: Path, *, model_id: str, training: dict[str, Any]) 
 
 
 def stage_checkpoint(folder: Path, step: int) -> None:
-    """A checkpoint under its temporary name, as a training that is killed while it saves leaves it."""
+    """A checkpoint under its temporary name, as a training that is killed while it saves leaves
+    it."""
     temporary = Path(folder) / "checkpoints" / f"{step}{TEMPORARY}"
     for name in _CHECKPOINT:
         (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +83,8 @@ def name_checkpoint(folder: Path, step: int) -> None:
 
 
 def remove_checkpoint(folder: Path, step: int) -> None:
-    """Remove a checkpoint in place and its metadata first: a kill leaves one that is not complete."""
+    """Remove a checkpoint in place and its metadata first: a kill leaves one that is not
+    complete."""
     checkpoint = Path(folder) / "checkpoints" / str(step)
     for name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
         (checkpoint / name).unlink()
@@ -82,7 +92,8 @@ def remove_checkpoint(folder: Path, step: int) -> None:
 
 
 def read_sections(manifest: Path) -> dict[str, dict[str, Any]]:
-    """The scalars of each section of a manifest, of what PyYAML writes; those outside all sections stand under ``""``."""
+    """The scalars of each section of a manifest, of what PyYAML writes; those outside all sections
+    stand under ``""``."""
     section: dict[str, Any] = {}
     sections = {"": section}
     for line in manifest.read_text(encoding="utf-8").splitlines():

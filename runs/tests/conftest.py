@@ -1,5 +1,5 @@
-"""Fixtures for the tests of runs: a small dataset, an output root per test, a training command that follows a script, and
-real servers and commands as processes of their own."""
+"""Fixtures for the tests of runs: a small dataset, an output root per test, a training command that
+follows a script, and real servers and commands as processes of their own."""
 
 import json
 import os
@@ -33,8 +33,11 @@ Start = Callable[..., "Program"]
 
 
 @pytest.fixture(autouse=True)
-def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The output root of this test and of the programs it starts; not made yet. No keeper outlives the test."""
+def output_root(
+    tmp_path: Path, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """The output root of this test and of the programs it starts; not made yet. No keeper outlives
+    the test."""
     root = (tmp_path / "output").resolve()
     settings.TUNIX_OUTPUT_ROOT = root
     monkeypatch.setenv("TUNIX_OUTPUT_ROOT", str(root))
@@ -45,16 +48,25 @@ def output_root(tmp_path: Path, settings: LazySettings, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def _unhurried(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run in the request may take an hour: its limit is for people who wait, and a busy machine is slow."""
+    """A run in the request may take an hour: its limit is for people who wait, and a busy machine
+    is slow."""
     settings.TUNIX_SYNC_TIMEOUT_SECONDS = HOUR
     monkeypatch.setenv("TUNIX_SYNC_TIMEOUT_SECONDS", str(HOUR))
 
 
 @pytest.fixture
 def make_dataset(db: None) -> Callable[..., Dataset]:
-    """Stores a dataset of made-up additions; the last ``held_out`` of its ``size`` examples are held out."""
+    """Stores a dataset of made-up additions; the last ``held_out`` of its ``size`` examples are
+    held out."""
 
-    def make(name: str = "sums", version: str = "v1", *, size: int = 3, held_out: int = 0, prompt: str = "{}+1=?") -> Dataset:
+    def make(
+        name: str = "sums",
+        version: str = "v1",
+        *,
+        size: int = 3,
+        held_out: int = 0,
+        prompt: str = "{}+1=?",
+    ) -> Dataset:
         items = [
             {
                 "prompt": prompt.format(number),
@@ -64,7 +76,9 @@ def make_dataset(db: None) -> Callable[..., Dataset]:
             for number in range(size)
         ]
         ids = [trace.pk for trace in create_traces(items=items, by=None)]
-        return create_dataset(name=name, version=version, trace_ids=ids, held_out_ids=ids[size - held_out :], by=None)
+        return create_dataset(
+            name=name, version=version, trace_ids=ids, held_out_ids=ids[size - held_out :], by=None
+        )
 
     return make
 
@@ -83,7 +97,8 @@ def body(dataset: Dataset) -> dict[str, Any]:
 
 @pytest.fixture
 def scripted(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Makes the training command a program that does what its script says (scripted_trainer.py), here and in started programs."""
+    """Makes the training command a program that does what its script says (scripted_trainer.py),
+    here and in started programs."""
 
     def use(*script: list[Any]) -> None:
         command = [sys.executable, "-I", "-S", str(TRAINER), json.dumps(script)]
@@ -108,7 +123,9 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def without_runtime(settings: LazySettings, monkeypatch: pytest.MonkeyPatch, bare_python: str) -> None:
+def without_runtime(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, bare_python: str
+) -> None:
     """The training interpreter is one that has no google-tunix."""
     settings.TUNIX_COMMAND = []
     settings.TUNIX_PYTHON = bare_python
@@ -117,14 +134,21 @@ def without_runtime(settings: LazySettings, monkeypatch: pytest.MonkeyPatch, bar
 
 
 @pytest.fixture
-def submit(user: User, dataset: Dataset, scripted: Script, request: pytest.FixtureRequest) -> Submit:
-    """Stores a pending run, local unless said otherwise, and starts nothing. Where the runtime is not installed, a script stands
-    in for it, since a local run is refused without one; a test of that asks for ``without_runtime``."""
+def submit(
+    user: User, dataset: Dataset, scripted: Script, request: pytest.FixtureRequest
+) -> Submit:
+    """Stores a pending run, local unless said otherwise, and starts nothing. Where the runtime is
+    not installed, a script stands in for it, since a local run is refused without one; a test of
+    that asks for ``without_runtime``."""
     if not local_runtime().available and "without_runtime" not in request.fixturenames:
         scripted(["say", "hello"])
 
     def make(*, queued: bool = True, by: User | None = None, **fields: Any) -> Run:
-        asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False} | fields
+        asked = {
+            "dataset_key": dataset.dataset_key,
+            "model_id": "preset:tiny-llama",
+            "dry_run": False,
+        } | fields
         run, _ = submit_run(request=clean_request(asked), by=by or user, queued=queued)
         return run
 
@@ -146,7 +170,8 @@ def run_dry(api: APIClient, body: dict[str, Any]) -> Callable[..., dict[str, Any
 
 @pytest.fixture
 def leave_deep_folders(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
-    """Makes folders inside each other, more than a recursive program can walk: pytest, too, could not remove them."""
+    """Makes folders inside each other, more than a recursive program can walk: pytest, too, could
+    not remove them."""
 
     def make(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -178,8 +203,8 @@ def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Start]:
-    """Starts a Python program of this project: ``program("manage.py", "attend")``; keywords are environment variables, but for
-    ``within`` (see Program)."""
+    """Starts a Python program of this project: ``program("manage.py", "attend")``; keywords are
+    environment variables, but for ``within`` (see Program)."""
     started: list[Program] = []
 
     def start(*arguments: str, within: Sequence[str] = (), **environment: str) -> Program:

@@ -1,4 +1,5 @@
-"""Runs on a disk that is really full: a program of its own, because it needs a small file system that nobody else sees.
+"""Runs on a disk that is really full: a program of its own, because it needs a small file system
+that nobody else sees.
 
     python full_disk.py <project> <folder>      prints one JSON object: a line of facts for every case
 
@@ -56,10 +57,13 @@ def deadline(disk: Path, make: Make) -> dict:
 
 
 def deadline_without_reservation(disk: Path, make: Make) -> dict:
-    """Somebody removed what was put aside for stop.json: no file can tell the trainer, SIGTERM does."""
+    """Somebody removed what was put aside for stop.json: no file can tell the trainer, SIGTERM
+    does."""
     with tempfile.TemporaryDirectory() as aside:
         held = Hold(Path(aside) / "hold", BEFORE_THE_COMMAND)
-        run = make(["touch", "ready"], ["sleep", 600], deadline=0.5, stop_wait=25, command=held.command).launch()
+        run = make(
+            ["touch", "ready"], ["sleep", 600], deadline=0.5, stop_wait=25, command=held.command
+        ).launch()
         keeper = held.stop_keeper(run.path)
         run.wait_for_file("ready")
         (run.path / ".stop.json.reserved").unlink()
@@ -75,7 +79,12 @@ def full_before_the_start(disk: Path, make: Make) -> dict:
     refused = run.start()
     left = sorted(os.listdir(run.path))
     full.unlink()
-    return {"code": refused.returncode, "stderr": refused.stderr, "left": left, "after": run.launch().end()}
+    return {
+        "code": refused.returncode,
+        "stderr": refused.stderr,
+        "left": left,
+        "after": run.launch().end(),
+    }
 
 
 def room_for_keeper_json_once(disk: Path, make: Make) -> dict:
@@ -84,12 +93,16 @@ def room_for_keeper_json_once(disk: Path, make: Make) -> dict:
     os.close(run.lock())
     full = fill(disk)
     pages_for_reservations_and_keeper_json = 5
-    os.truncate(full, full.stat().st_size - pages_for_reservations_and_keeper_json * os.sysconf("SC_PAGE_SIZE"))
+    os.truncate(
+        full,
+        full.stat().st_size - pages_for_reservations_and_keeper_json * os.sysconf("SC_PAGE_SIZE"),
+    )
     return {**run.launch().end(), "started": (run.path / "started").exists()}
 
 
 def shutdown_while_patient(disk: Path, make: Make) -> dict:
-    """The host wants to go down while an end cannot be written: the keeper goes too, the run is the reconciler's."""
+    """The host wants to go down while an end cannot be written: the keeper goes too, the run is the
+    reconciler's."""
     run = make(["touch", "ready"], ["sleep", 600]).launch()
     run.wait_for_file("ready")
     for name in (".exit.json.reserved", ".stop.json.reserved"):

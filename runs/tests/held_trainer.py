@@ -2,7 +2,8 @@
 
     python -I -u held_trainer.py <folder> <moment> train --config manifest.yaml
 
-The program is the real one. The project's folder stays off the path: `datasets` is Hugging Face's in here.
+The program is the real one. The project's folder stays off the path: `datasets` is Hugging Face's
+in here.
 """
 
 import os

@@ -1,8 +1,10 @@
-"""Holds a Python program at a moment that a test names; nothing in the program knows of it. Standard library only.
+"""Holds a Python program at a moment that a test names; nothing in the program knows of it.
+Standard library only.
 
-A moment is an audit event (https://docs.python.org/3/library/audit_events.html): ``os.fork 2`` is just before the second fork,
-``os.link keeper.json`` just before a link of that name is made, ``os.rename /4`` just before something gets the name ``4``.
-Whoever gets there writes its pid into ``<folder>/held`` and goes on once ``<folder>/go`` is there.
+A moment is an audit event (https://docs.python.org/3/library/audit_events.html): ``os.fork 2`` is
+just before the second fork, ``os.link keeper.json`` just before a link of that name is made,
+``os.rename /4`` just before something gets the name ``4``. Whoever gets there writes its pid into
+``<folder>/held`` and goes on once ``<folder>/go`` is there.
 """
 
 from __future__ import annotations
@@ -24,8 +26,12 @@ class Holder:
         if event != self.event:
             return
         self.seen += 1
-        paths = [os.fspath(argument) for argument in arguments if isinstance(argument, str | os.PathLike)]
-        if self.detail == str(self.seen) or any(f"/{path}".endswith(f"/{self.detail.lstrip('/')}") for path in paths):
+        paths = [
+            os.fspath(argument) for argument in arguments if isinstance(argument, str | os.PathLike)
+        ]
+        if self.detail == str(self.seen) or any(
+            f"/{path}".endswith(f"/{self.detail.lstrip('/')}") for path in paths
+        ):
             self.event = ""  # once, and none of what follows
             self.hold()
 

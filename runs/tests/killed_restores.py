@@ -1,7 +1,7 @@
 """Restores a backup again and again, each time killed one moment later, until it comes to its end.
 
-For a program of its own, because what is killed is a fork of it. A moment is just before a change of a folder (an audit event) or
-of the database (a statement), from the loading of the database on.
+For a program of its own, because what is killed is a fork of it. A moment is just before a change
+of a folder (an audit event) or of the database (a statement), from the loading of the database on.
 """
 
 import os
@@ -25,7 +25,15 @@ from runs.services.output_root import root_away
 from runs.services.reservations import run_folder
 from runs.tests.launching import wait_for
 
-EVENTS = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "sqlite3.connect"}
+EVENTS = {
+    "os.rename",
+    "os.link",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "shutil.rmtree",
+    "sqlite3.connect",
+}
 CHANGES = ("INSERT", "UPDATE", "DELETE")
 NOW = "written since the backup"
 
@@ -47,7 +55,9 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and not (event in ("os.remove", "os.rmdir") and arguments[-1] != -1):  # within rmtree: one of many
+        if event in EVENTS and not (
+            event in ("os.remove", "os.rmdir") and arguments[-1] != -1
+        ):  # within rmtree: one of many
             self.reach()
 
     def execute(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
@@ -118,7 +128,9 @@ def main(backup: Path) -> None:
             assert found in (before, restored), f"moment {moment}: {found}"
         else:
             interrupted += 1
-            assert problem.startswith(f"A restore was interrupted here; run manage.py restore {backup} --replace again."), problem
+            assert problem.startswith(
+                f"A restore was interrupted here; run manage.py restore {backup} --replace again."
+            ), problem
             left = known()
             Attendant(stop=lambda: True, with_workers=False).tick()
             launch_pending()
@@ -127,5 +139,7 @@ def main(backup: Path) -> None:
         connections.close_all()
         restore(backup)
         assert whole() == restored, f"moment {moment}: {whole()}"
-        assert {path.name for path in settings.TUNIX_OUTPUT_ROOT.iterdir()} == names, f"moment {moment}"
+        assert {path.name for path in settings.TUNIX_OUTPUT_ROOT.iterdir()} == names, (
+            f"moment {moment}"
+        )
     print(f"{moment} moments, {interrupted} of them leave an interrupted restore")

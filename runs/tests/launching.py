@@ -1,4 +1,5 @@
-"""What the tests of the keeper share: a run folder with a scripted trainer, a launcher, and waiting for facts."""
+"""What the tests of the keeper share: a run folder with a scripted trainer, a launcher, and waiting
+for facts."""
 
 from __future__ import annotations
 
@@ -38,13 +39,15 @@ def wait_for(fact: Callable[[], Value | None], what: str) -> Value:
 
 
 def bytes_read() -> int:
-    """What this thread has read from files so far: a measure of work that no busy machine changes."""
+    """What this thread has read from files so far: a measure of work that no busy machine
+    changes."""
     io = dict(line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
     return int(io["rchar"])
 
 
 def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., LaunchedRun]]:
-    """The body of a fixture: makes runs in fresh folders below ``path``; whatever they started is gone afterwards."""
+    """The body of a fixture: makes runs in fresh folders below ``path``; whatever they started is
+    gone afterwards."""
     runs: list[LaunchedRun] = []
 
     def make(*script: list[Any], **options: Any) -> LaunchedRun:
@@ -58,14 +61,17 @@ def launched_runs(path: Path, **defaults: Any) -> Iterator[Callable[..., Launche
             run.clean_up()
 
 
-# The trainer's process is there and recorded, its keeper waits for the command to start, the deadline runs.
+# The trainer's process is there and recorded, its keeper waits for the command to start, the
+# deadline runs.
 BEFORE_THE_COMMAND = "os.exec 1"
 
 
 class Hold:
-    """A moment in the start of a keeper at which it waits for the test: ``held_keeper.py`` tells what a moment is.
+    """A moment in the start of a keeper at which it waits for the test: ``held_keeper.py`` tells
+    what a moment is.
 
-    ``command`` takes the place of ``keeper.command``. Only the first keeper to get there is held, until ``release``.
+    ``command`` takes the place of ``keeper.command``. Only the first keeper to get there is held,
+    until ``release``.
     """
 
     def __init__(self, folder: Path, moment: str):
@@ -73,8 +79,22 @@ class Hold:
         self.folder = folder
         self.moment = moment
 
-    def command(self, path: Path, lock: int, python: str = sys.executable, flags: tuple[str, ...] = keeper.FLAGS) -> list[str]:
-        return [python, *flags, str(HELD_KEEPER), str(self.folder), self.moment, os.fspath(path), str(lock)]
+    def command(
+        self,
+        path: Path,
+        lock: int,
+        python: str = sys.executable,
+        flags: tuple[str, ...] = keeper.FLAGS,
+    ) -> list[str]:
+        return [
+            python,
+            *flags,
+            str(HELD_KEEPER),
+            str(self.folder),
+            self.moment,
+            os.fspath(path),
+            str(lock),
+        ]
 
     def wait(self) -> int:
         """The pid of the process that has got there; it stays there."""
@@ -89,7 +109,8 @@ class Hold:
         (self.folder / "go").touch()
 
     def stop_keeper(self, path: Path) -> int:
-        """Of a training held at ``BEFORE_THE_COMMAND``: SIGSTOP its keeper, let the command start, return the keeper's pid."""
+        """Of a training held at ``BEFORE_THE_COMMAND``: SIGSTOP its keeper, let the command start,
+        return the keeper's pid."""
         self.wait()
         pid: int = (records.read_keeper(path) or {})["keeper"]["pid"]
         os.kill(pid, signal.SIGSTOP)
@@ -97,8 +118,8 @@ class Hold:
         return pid
 
     def keep_waiting(self, path: Path, name: str) -> None:
-        """The same, and the keeper goes on once the command has made the file ``name``: so it meets a command that is ready,
-        whatever the clock says."""
+        """The same, and the keeper goes on once the command has made the file ``name``: so it meets
+        a command that is ready, whatever the clock says."""
         pid = self.stop_keeper(path)
         wait_for((path / name).exists, name)
         os.kill(pid, signal.SIGCONT)
@@ -143,18 +164,28 @@ class LaunchedRun:
         return wait_for(lambda: files.try_lock(self.path / names.LOCK), "the lock")
 
     def start(self, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Launch as the server does: take the lock, start the keeper, wait for its first process, let the lock go."""
+        """Launch as the server does: take the lock, start the keeper, wait for its first process,
+        let the lock go."""
         lock = self.lock()
         try:
             return self.start_with(lock, **options)
         finally:
             os.close(lock)
 
-    def start_with(self, lock: int, *, also: list[int] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+    def start_with(
+        self, lock: int, *, also: list[int] | None = None, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """``also``: descriptors that a careless launcher passes on besides the lock."""
         options = {"env": ENVIRONMENT, "stderr": subprocess.PIPE, **options}
         argv = (self.start_command or keeper.command)(self.path, lock, flags=self.flags)
-        return subprocess.run(argv, pass_fds=[lock, *(also or [])], text=True, timeout=PATIENCE, check=False, **options)
+        return subprocess.run(
+            argv,
+            pass_fds=[lock, *(also or [])],
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            **options,
+        )
 
     def launch(self, **options: Any) -> LaunchedRun:
         result = self.start(**options)
@@ -169,7 +200,9 @@ class LaunchedRun:
         return self.path / name
 
     def wait_for_trainer(self) -> dict[str, int]:
-        return wait_for(lambda: (self.read(names.KEEPER) or {}).get("trainer"), "the trainer's identity")
+        return wait_for(
+            lambda: (self.read(names.KEEPER) or {}).get("trainer"), "the trainer's identity"
+        )
 
     def is_locked(self) -> bool:
         lock = files.try_lock(self.path / names.LOCK)
@@ -178,7 +211,8 @@ class LaunchedRun:
         return lock is None
 
     def end(self) -> dict[str, Any]:
-        """Wait until the keeper is gone; what exit.json says. Nothing of the run may be left then."""
+        """Wait until the keeper is gone; what exit.json says. Nothing of the run may be left
+        then."""
         self.wait_for_file(names.EXIT)
         wait_for(lambda: not self.is_locked(), "the keeper's end")
         assert [process.pid for process in processes_of_run(self.run_id)] == []
@@ -196,5 +230,8 @@ class LaunchedRun:
         recorded = (self.read(names.KEEPER) or {}).get("keeper")
         if recorded and same_process(recorded["pid"], recorded["start_time"]):
             os.kill(recorded["pid"], 9)
-            wait_for(lambda: not same_process(recorded["pid"], recorded["start_time"]), "the keeper's death")
+            wait_for(
+                lambda: not same_process(recorded["pid"], recorded["start_time"]),
+                "the keeper's death",
+            )
         leftovers.kill_leftovers(self.path, self.run_id)

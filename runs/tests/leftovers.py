@@ -16,10 +16,21 @@ from runs.spec.manifest import PARAMETERS
 from runs.tests.checkpoint_layout import leave_checkpoints
 
 
-def make_run(owner: User, *, status: str = RunStatus.RUNNING, files: dict[str, bytes] | None = None, **fields: Any) -> Run:
+def make_run(
+    owner: User,
+    *,
+    status: str = RunStatus.RUNNING,
+    files: dict[str, bytes] | None = None,
+    **fields: Any,
+) -> Run:
     """A run as the database would have it in that status, and its folder with ``files`` in it."""
     now = timezone.now()
-    ended = status in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.TIMEOUT, RunStatus.CANCELLED)
+    ended = status in (
+        RunStatus.COMPLETED,
+        RunStatus.FAILED,
+        RunStatus.TIMEOUT,
+        RunStatus.CANCELLED,
+    )
     run = Run(
         dataset_key="adding-v1",
         model_id="preset:tiny-llama",
@@ -55,7 +66,12 @@ def leave_checkpoints_of(run: Run, *steps: int) -> None:
 
 def measured(step: int, *, time: float | None = None, **values: Any) -> bytes:
     """A line of metrics.jsonl."""
-    line = {"time": float(step) if time is None else time, "step": step, "epoch": step / 10, "values": values}
+    line = {
+        "time": float(step) if time is None else time,
+        "step": step,
+        "epoch": step / 10,
+        "values": values,
+    }
     return json.dumps(line).encode() + b"\n"
 
 

@@ -4,10 +4,12 @@ import socket
 
 
 class HeldPort:
-    """A port that nobody else is given, from now until ``close``, whether or not a server listens on it.
+    """A port that nobody else is given, from now until ``close``, whether or not a server listens
+    on it.
 
-    The socket is bound and never listens: a connection is refused while no server is there. A server may bind the same port
-    beside it, as `manage.py web` does (SO_REUSEPORT, same user); a stranger who asks for any port gets another one.
+    The socket is bound and never listens: a connection is refused while no server is there. A
+    server may bind the same port beside it, as `manage.py web` does (SO_REUSEPORT, same user); a
+    stranger who asks for any port gets another one.
     """
 
     def __init__(self) -> None:

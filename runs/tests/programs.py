@@ -1,4 +1,5 @@
-"""Commands of this project as processes that a test starts, and the end of all that they started. Needs no Django."""
+"""Commands of this project as processes that a test starts, and the end of all that they started.
+Needs no Django."""
 
 import os
 import subprocess
@@ -16,7 +17,8 @@ MARK = "TUNIXRT_TEST_MARK"
 
 
 class Program:
-    """A command of this project as a process in a session of its own. Its environment is marked, so all it starts is found."""
+    """A command of this project as a process in a session of its own. Its environment is marked, so
+    all it starts is found."""
 
     def __init__(
         self,
@@ -27,15 +29,19 @@ class Program:
         instead: dict[str, str] | None = None,
         **environment: str,
     ):
-        """``within``: a command that runs it, such as ``unshare``. ``environment`` comes on top of ours, or of what is given
-        ``instead`` of it."""
+        """``within``: a command that runs it, such as ``unshare``. ``environment`` comes on top of
+        ours, or of what is given ``instead`` of it."""
         self.mark = str(uuid.uuid4())
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*within, sys.executable, *arguments],
                 cwd=ROOT,
-                env={**(os.environ if instead is None else instead), **environment, MARK: self.mark},
+                env={
+                    **(os.environ if instead is None else instead),
+                    **environment,
+                    MARK: self.mark,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -58,7 +64,8 @@ class Program:
         return [process.pid for process in live_processes() if wanted in _environment(process.pid)]
 
     def kill(self) -> None:
-        """SIGKILL for it and all that it has started, keepers and trainings excepted: those have an environment of their own."""
+        """SIGKILL for it and all that it has started, keepers and trainings excepted: those have an
+        environment of their own."""
         while pids := self.family():
             for pid in pids:
                 try:
@@ -81,8 +88,12 @@ def end_keeper(path: Path) -> None:
     keeper, run_id = record.get("keeper"), record.get("run_id")
     if not isinstance(keeper, dict) or not isinstance(run_id, str):
         return  # a test's own invention
-    if isinstance(keeper.get("start_time"), int) and same_process(keeper["pid"], keeper["start_time"]):
+    if isinstance(keeper.get("start_time"), int) and same_process(
+        keeper["pid"], keeper["start_time"]
+    ):
         os.kill(keeper["pid"], 9)
-        wait_for(lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death")
+        wait_for(
+            lambda: not same_process(keeper["pid"], keeper["start_time"]), "the keeper's death"
+        )
     leftovers.kill_leftovers(path, run_id)
     wait_for(lambda: not processes_of_run(run_id), "the end of a training's processes")

@@ -1,10 +1,12 @@
-"""A training program that does what its script says and speaks the real file protocol (docs/run-folder.md).
+"""A training program that does what its script says and speaks the real file protocol
+(docs/run-folder.md).
 
     python scripted_trainer.py '[["say", "hello"], ["steps", 3, 0.01], ["exit", 0]]'
 
-Each item names a function below and its arguments. Standard library only, so that a test costs milliseconds and not a model.
-Its working folder is the run folder. Without a ``leave`` it ends with code 0. A folder in place of the script holds one script
-for each seed, ``<seed>.json``: so runs of one server differ.
+Each item names a function below and its arguments. Standard library only, so that a test costs
+milliseconds and not a model. Its working folder is the run folder. Without a ``leave`` it ends with
+code 0. A folder in place of the script holds one script for each seed, ``<seed>.json``: so runs of
+one server differ.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def write(stream: int, data: str) -> None:
 
 
 def flood(megabytes: int) -> None:
-    """Lines of 64 bytes, as fast as the disk takes them; a full disk ends the program with code 15."""
+    """Lines of 64 bytes, as fast as the disk takes them; a full disk ends the program with code
+    15."""
     block = b"".join(b"%062d\n\n" % number for number in range(16384))
     try:
         for _ in range(megabytes):
@@ -60,7 +63,8 @@ def put(name: str, text: str) -> None:
 
 
 def report(name: str) -> None:
-    """What this process was given: session, group, parent, environment, open files, signals, and what keeper.json said then."""
+    """What this process was given: session, group, parent, environment, open files, signals, and
+    what keeper.json said then."""
     with open("/proc/self/status", encoding="ascii") as file:
         signals = dict(line.split() for line in file if line.startswith(("SigBlk", "SigIgn")))
     with open("keeper.json", encoding="utf-8") as file:
@@ -91,23 +95,35 @@ def link(path: str) -> str | None:
 
 
 def checkpoint(*steps: int) -> None:
-    """Leave what the real training program has saved after these steps; without steps, what it leaves before it first saves."""
+    """Leave what the real training program has saved after these steps; without steps, what it
+    leaves before it first saves."""
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from runs.tests.checkpoint_layout import leave_checkpoints, read_sections  # noqa: PLC0415 - the path is not there before
+    from runs.tests.checkpoint_layout import (
+        leave_checkpoints,
+        read_sections,
+    )  # noqa: PLC0415 - the path is not there before
 
     folder = pathlib.Path.cwd()
     manifest = read_sections(folder / "manifest.yaml")
-    leave_checkpoints(folder, *steps, model_id=manifest["model"]["id"], training=manifest["training"])
+    leave_checkpoints(
+        folder, *steps, model_id=manifest["model"]["id"], training=manifest["training"]
+    )
 
 
 def steps(count: int, seconds: float) -> None:
-    """Train: a metrics line a step; stop.json and SIGTERM are obeyed between steps, with code 17, as the real trainer does."""
+    """Train: a metrics line a step; stop.json and SIGTERM are obeyed between steps, with code 17,
+    as the real trainer does."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     for step in range(1, count + 1):
         if os.path.exists("stop.json") or received:
             touch("saved")
             leave(17, "tunix: interrupted: stopped by request after saving a checkpoint.")
-        line = {"time": time.time(), "step": step, "epoch": step / count, "values": {"loss": 1.0 / step}}
+        line = {
+            "time": time.time(),
+            "step": step,
+            "epoch": step / count,
+            "values": {"loss": 1.0 / step},
+        }
         # on a full disk this trainer goes on, to be stopped
         with contextlib.suppress(OSError), open("metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -124,13 +140,21 @@ def measure(step: int, values: dict[str, float], at: float | None = None) -> Non
     """One line of the metrics, measured now or ``at``."""
     with open("metrics.jsonl", "a", encoding="utf-8") as file:
         file.write(
-            json.dumps({"time": time.time() if at is None else at, "step": step, "epoch": step / 10, "values": values}) + "\n"
+            json.dumps(
+                {
+                    "time": time.time() if at is None else at,
+                    "step": step,
+                    "epoch": step / 10,
+                    "values": values,
+                }
+            )
+            + "\n"
         )
 
 
 def wait(name: str, obeys: bool = True) -> None:
-    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as the real trainer does, or
-    not seen at all."""
+    """Until a file of this name is in the run folder; a stop meanwhile is obeyed with code 17, as
+    the real trainer does, or not seen at all."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     while not os.path.exists(name):
         if obeys and (os.path.exists("stop.json") or received):
@@ -139,7 +163,8 @@ def wait(name: str, obeys: bool = True) -> None:
 
 
 def save_on_term(seconds: float) -> None:
-    """Ignore stop.json; on the first SIGTERM save for so long; a second SIGTERM meanwhile spoils it."""
+    """Ignore stop.json; on the first SIGTERM save for so long; a second SIGTERM meanwhile spoils
+    it."""
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     touch("ready")
     while not received:
@@ -156,8 +181,9 @@ def ignore(name: str) -> None:
 
 
 def child(name: str, seconds: float, *options: str) -> None:
-    """Leave a child that sleeps; it is ready once the file ``name`` holds its pid. Options: ``session`` (its own), ``stubborn``
-    (ignores SIGTERM), ``nameless`` (no environment), ``talks`` (when SIGTERM ends it), ``brief`` (ends with its parent)."""
+    """Leave a child that sleeps; it is ready once the file ``name`` holds its pid. Options:
+    ``session`` (its own), ``stubborn`` (ignores SIGTERM), ``nameless`` (no environment), ``talks``
+    (when SIGTERM ends it), ``brief`` (ends with its parent)."""
     if os.fork():
         while not os.path.exists(name):
             time.sleep(0.005)
@@ -169,7 +195,17 @@ def child(name: str, seconds: float, *options: str) -> None:
     if "talks" in options:
         signal.signal(signal.SIGTERM, lambda number, frame: leave(0, "the child got SIGTERM"))
     if "nameless" in options:
-        os.execve(sys.executable, [sys.executable, "-I", "-S", __file__, json.dumps([["touch", name], ["sleep", seconds]])], {})
+        os.execve(
+            sys.executable,
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                __file__,
+                json.dumps([["touch", name], ["sleep", seconds]]),
+            ],
+            {},
+        )
     parent = os.getppid()
     touch(name)
     until = time.monotonic() + seconds
@@ -179,7 +215,8 @@ def child(name: str, seconds: float, *options: str) -> None:
 
 
 def fork_away(seconds: float) -> None:
-    """The program itself ends with code 0, its work goes on in a child with a session of its own."""
+    """The program itself ends with code 0, its work goes on in a child with a session of its
+    own."""
     if os.fork():
         while not os.path.exists("forked"):
             time.sleep(0.005)
@@ -200,10 +237,18 @@ def close_output() -> None:
 
 
 def spoil_metrics() -> None:
-    """Everything that is no measurement: half a line of JSON, other types, other shapes, NUL, a line that never ends."""
+    """Everything that is no measurement: half a line of JSON, other types, other shapes, NUL, a
+    line that never ends."""
     with open("metrics.jsonl", "ab") as file:
-        file.write(b'{"step": 1, "values": {"lo\n[1, 2]\nnull\n{"step": "one"}\n{"step": -1, "values": {"loss": 1}}\n')
-        file.write(b'{"step": 1, "values": {"a\\u0000": 1, "loss": "much"}}\n\xff\xfe\x00\n' + b"9" * 200_000 + b"\n")
+        file.write(
+            b'{"step": 1, "values": {"lo\n[1, 2]\nnull\n{"step": "one"}\n{"step": -1, "values":'
+            b' {"loss": 1}}\n'
+        )
+        file.write(
+            b'{"step": 1, "values": {"a\\u0000": 1, "loss": "much"}}\n\xff\xfe\x00\n'
+            + b"9" * 200_000
+            + b"\n"
+        )
 
 
 def spoil(name: str) -> None:
@@ -229,7 +274,8 @@ def leave(code: int, last_word: str = "") -> None:
 
 
 def read_script(given: str) -> list[list]:
-    """The script itself, or the one that its folder holds for the seed of the manifest; without one nothing is to be done."""
+    """The script itself, or the one that its folder holds for the seed of the manifest; without one
+    nothing is to be done."""
     if given.startswith("["):
         return json.loads(given)
     with open("manifest.yaml", encoding="utf-8") as file:

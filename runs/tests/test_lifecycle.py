@@ -1,4 +1,5 @@
-"""The life cycle: all pairs of statuses against the contract's table, guarded steps, and steps taken at the same moment."""
+"""The life cycle: all pairs of statuses against the contract's table, guarded steps, and steps
+taken at the same moment."""
 
 import threading
 import uuid
@@ -28,7 +29,13 @@ MakeRun = Callable[..., Run]
 @pytest.fixture
 def make(user: User) -> MakeRun:
     def create(status: str, **fields: Any) -> Run:
-        values: dict[str, Any] = {"dataset_key": "d-1", "model_id": "m", "mode": "local", "owner": user, "status": status}
+        values: dict[str, Any] = {
+            "dataset_key": "d-1",
+            "model_id": "m",
+            "mode": "local",
+            "owner": user,
+            "status": status,
+        }
         values["started_at"] = None if status == "pending" else NOON
         values["completed_at"] = NOON if status in TERMINAL else None
         values["exit_code"] = 0 if status == "completed" else None
@@ -103,7 +110,9 @@ def test_a_deleted_run_takes_no_step(make: MakeRun):
 @pytest.mark.django_db
 def test_fields_are_written_with_the_step_and_on_the_instance(make: MakeRun):
     run = step(make("pending"), "running")
-    done = transition(run, "failed", reason="broke", by="test", exit_code=3, message="it broke", completed_at=NOON)
+    done = transition(
+        run, "failed", reason="broke", by="test", exit_code=3, message="it broke", completed_at=NOON
+    )
 
     stored = Run.objects.get(pk=run.pk)
     for each in (done, stored):
@@ -120,13 +129,21 @@ def test_several_take_a_step_together_or_none_does(make: MakeRun):
         transition_together(stale, "failed", reason="all", by="test")
 
     assert refused.value.run.pk == runs[1].pk
-    assert sorted(Run.objects.values_list("status", flat=True)) == ["cancelling", "running", "running"]
+    assert sorted(Run.objects.values_list("status", flat=True)) == [
+        "cancelling",
+        "running",
+        "running",
+    ]
     assert RunEvent.objects.count() == 1
     runs[1].refresh_from_db()
     with pytest.raises(TransitionRefused):  # they must be of one status
         transition_together([runs[0], runs[1]], "failed", reason="all", by="test")
     transition_together([runs[0], runs[2]], "failed", reason="all", by="test")
-    assert sorted(Run.objects.values_list("status", flat=True)) == ["cancelling", "failed", "failed"]
+    assert sorted(Run.objects.values_list("status", flat=True)) == [
+        "cancelling",
+        "failed",
+        "failed",
+    ]
 
 
 class TestTheDatabaseHoldsTheInvariants:
@@ -164,7 +181,8 @@ class TestAtTheSameMoment:
     THREADS = 8
 
     def rush(self, work: Callable[[int], Any]) -> list[Any]:
-        """Each call in a thread with a connection of its own, all let go at once; results, refusals as None."""
+        """Each call in a thread with a connection of its own, all let go at once; results, refusals
+        as None."""
         barrier = threading.Barrier(self.THREADS, timeout=PATIENCE)
 
         def one(number: int) -> Any:
@@ -209,7 +227,9 @@ class TestAtTheSameMoment:
             run = make("pending")
             copies = [Run.objects.get(pk=run.pk) for _ in range(self.THREADS)]
 
-            results = self.rush(lambda number: step(copies[number], ("running", "cancelled")[number % 2]))  # noqa: B023
+            results = self.rush(
+                lambda number: step(copies[number], ("running", "cancelled")[number % 2])
+            )  # noqa: B023
 
             assert sum(result is not None for result in results) == 1
 
@@ -218,7 +238,9 @@ class TestAtTheSameMoment:
         groups = [[Run.objects.get(pk=run.pk) for run in runs] for _ in range(self.THREADS)]
 
         def claim(number: int) -> int:
-            transition_together(groups[number], "running", reason="tested", by="test", started_at=NOON)
+            transition_together(
+                groups[number], "running", reason="tested", by="test", started_at=NOON
+            )
             return number
 
         assert len([result for result in self.rush(claim) if result is not None]) == 1

@@ -1,7 +1,8 @@
 """What can go wrong in a training, each with the exit code that tells it apart.
 
-The launch script turns a ``TrainerError`` into its exit code and a last line on stderr: ``tunix: <kind>: <sentence>``.
-The sentence says what is wrong and the way out; it is written for the person who asked for the run.
+The launch script turns a ``TrainerError`` into its exit code and a last line on stderr: ``tunix:
+<kind>: <sentence>``. The sentence says what is wrong and the way out; it is written for the person
+who asked for the run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import errno
 
 
 class TrainerError(Exception):
-    """A failure with a known cause. ``exit_code`` is the process's, ``kind`` the word before the sentence on stderr."""
+    """A failure with a known cause. ``exit_code`` is the process's, ``kind`` the word before the
+    sentence on stderr."""
 
     exit_code = 1
     kind = "error"
@@ -72,7 +74,15 @@ class Interrupted(TrainerError):
     kind = "interrupted"
 
 
-_DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
+_DISK_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EFBIG,
+}
 _DISK_WORDS = (
     "No space left on device",
     "ENOSPC",
@@ -82,17 +92,24 @@ _DISK_WORDS = (
     "EFBIG",
     "Read-only file system",
 )
-_MEMORY_WORDS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "CUDA_ERROR_OUT_OF_MEMORY", "std::bad_alloc")
+_MEMORY_WORDS = (
+    "RESOURCE_EXHAUSTED",
+    "Out of memory",
+    "out of memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "std::bad_alloc",
+)
 _MEMORY_ADVICE = (
-    "make batch_size or max_seq_length smaller, raise gradient_accumulation_steps, or turn gradient_checkpointing or LoRA on"
+    "make batch_size or max_seq_length smaller, raise gradient_accumulation_steps, or turn"
+    " gradient_checkpointing or LoRA on"
 )
 
 
 def explain(error: BaseException) -> TrainerError | None:
     """The failure as one of ours, or None when its cause is unknown.
 
-    Memory and disk problems arrive as exceptions of many libraries. Disk words are looked for first: tensorstore reports
-    a full disk as RESOURCE_EXHAUSTED too.
+    Memory and disk problems arrive as exceptions of many libraries. Disk words are looked for
+    first: tensorstore reports a full disk as RESOURCE_EXHAUSTED too.
     """
     seen: set[int] = set()
     current: BaseException | None = error
@@ -101,15 +118,20 @@ def explain(error: BaseException) -> TrainerError | None:
         if isinstance(current, TrainerError):
             return current
         text = str(current)
-        if (isinstance(current, OSError) and current.errno in _DISK_ERRNOS) or any(word in text for word in _DISK_WORDS):
+        if (isinstance(current, OSError) and current.errno in _DISK_ERRNOS) or any(
+            word in text for word in _DISK_WORDS
+        ):
             cause = shortened(text, keep=_DISK_WORDS)
-            return StorageError(f"cannot write: {cause}; free some space or choose another folder, then start again")
+            return StorageError(
+                f"cannot write: {cause}; free some space or choose another folder, then start again"
+            )
         if isinstance(current, MemoryError) or any(word in text for word in _MEMORY_WORDS):
             cause = shortened(text, keep=_MEMORY_WORDS) or "MemoryError"
             return MemoryProblem(f"the memory does not suffice ({cause}); {_MEMORY_ADVICE}")
         if isinstance(current, ImportError) and not (current.name or "").startswith("runs"):
             return RuntimeMissing(
-                f"a library of the training runtime does not load: {shortened(text)}; `pip install -e '.[tunix]'` repairs it"
+                f"a library of the training runtime does not load: {shortened(text)}; `pip install"
+                " -e '.[tunix]'` repairs it"
             )
         if isinstance(current, KeyboardInterrupt):
             return Interrupted("interrupted from the keyboard before a checkpoint could be saved")
@@ -118,7 +140,8 @@ def explain(error: BaseException) -> TrainerError | None:
 
 
 def shortened(text: str, *, keep: tuple[str, ...] = ()) -> str:
-    """The first line of ``text``; of a long one its beginning and its end, since libraries put the cause last.
+    """The first line of ``text``; of a long one its beginning and its end, since libraries put the
+    cause last.
 
     The first of the words ``keep`` that ``text`` holds is never cut off.
     """

@@ -1,8 +1,9 @@
 """The ``tunix`` command: train, validate, --version.
 
-Started as ``[python, "-I", "-u", ".../runs/trainer/launch.py", …]``. Isolated mode keeps this folder, the working folder
-and PYTHONPATH out of ``sys.path``; the project's root is *appended*, so that ``import datasets`` gives Hugging Face's
-library although the project has an application of the same name (docs/architecture.md).
+Started as ``[python, "-I", "-u", ".../runs/trainer/launch.py", …]``. Isolated mode keeps this
+folder, the working folder and PYTHONPATH out of ``sys.path``; the project's root is *appended*, so
+that ``import datasets`` gives Hugging Face's library although the project has an application of the
+same name (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -23,26 +24,57 @@ MALLOC = {"glibc.malloc.hugetlb": "1", "glibc.malloc.arena_max": "2"}
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from runs.trainer.errors import RuntimeMissing, TrainerError, explain  # noqa: E402 - the path is set above
+from runs.trainer.errors import (
+    RuntimeMissing,
+    TrainerError,
+    explain,
+)  # noqa: E402 - the path is set above
 
 LIBRARY = "google-tunix"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tunix", description="Post-train language models with google-tunix.")
-    parser.add_argument("--version", action="store_true", help="print the version of google-tunix and stop")
+    parser = argparse.ArgumentParser(
+        prog="tunix", description="Post-train language models with google-tunix."
+    )
+    parser.add_argument(
+        "--version", action="store_true", help="print the version of google-tunix and stop"
+    )
     commands = parser.add_subparsers(dest="command", metavar="command")
-    train = commands.add_parser("train", help="train as a manifest says", description="Train as a manifest says.")
-    train.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
+    train = commands.add_parser(
+        "train", help="train as a manifest says", description="Train as a manifest says."
+    )
+    train.add_argument(
+        "--config",
+        required=True,
+        type=Path,
+        metavar="MANIFEST",
+        help="the manifest, see docs/manifest.md",
+    )
     validate = commands.add_parser(
         "validate",
         help="say what a training would do",
-        description="Read manifest, data and model and say what a training would do. Builds no model unless --smoke is given.",
+        description=(
+            "Read manifest, data and model and say what a training would do. Builds no model unless"
+            " --smoke is given."
+        ),
     )
-    validate.add_argument("--config", required=True, type=Path, metavar="MANIFEST", help="the manifest, see docs/manifest.md")
-    validate.add_argument("--smoke", action="store_true", help="load the model and run one real step")
-    validate.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    validate.add_argument("--report", type=Path, metavar="FILE", help="also write the report there, as JSON")
+    validate.add_argument(
+        "--config",
+        required=True,
+        type=Path,
+        metavar="MANIFEST",
+        help="the manifest, see docs/manifest.md",
+    )
+    validate.add_argument(
+        "--smoke", action="store_true", help="load the model and run one real step"
+    )
+    validate.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of text"
+    )
+    validate.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write the report there, as JSON"
+    )
     return parser
 
 
@@ -51,7 +83,9 @@ def library_version() -> str:
     try:
         return importlib.metadata.version(LIBRARY)
     except importlib.metadata.PackageNotFoundError as error:
-        raise RuntimeMissing(f"{LIBRARY} is not installed; `pip install -e '.[tunix]'` installs it") from error
+        raise RuntimeMissing(
+            f"{LIBRARY} is not installed; `pip install -e '.[tunix]'` installs it"
+        ) from error
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,8 +116,8 @@ def print_error(sentence: str) -> None:
 
 
 def print_error_and_silence_others(sentence: str) -> None:
-    """Write the very last line of stderr: a thread of a library (some write checkpoints) may be in the middle of a traceback, and
-    what it still has to say would come behind."""
+    """Write the very last line of stderr: a thread of a library (some write checkpoints) may be in
+    the middle of a traceback, and what it still has to say would come behind."""
     flush(sys.stderr)
     errors = os.dup(sys.stderr.fileno())
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -92,9 +126,11 @@ def print_error_and_silence_others(sentence: str) -> None:
 
 
 def main(argv: list[str] | None = None, print_last: Callable[[str], None] = print_error) -> int:
-    """Run the command; return the exit code (docs/manifest.md lists them). ``print_last`` writes the line that names an error.
+    """Run the command; return the exit code (docs/manifest.md lists them). ``print_last`` writes
+    the line that names an error.
 
-    The code stays what it is where nothing can be written: the disk that is full is often the one that the output goes to.
+    The code stays what it is where nothing can be written: the disk that is full is often the one
+    that the output goes to.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)
@@ -113,7 +149,9 @@ def main(argv: list[str] | None = None, print_last: Callable[[str], None] = prin
         if known is None:
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            known = TrainerError(f"unexpected {type(error).__name__}: {error}; the lines above say where")
+            known = TrainerError(
+                f"unexpected {type(error).__name__}: {error}; the lines above say where"
+            )
         flush(sys.stdout)
         with contextlib.suppress(OSError):
             print_last(f"tunix: {known.kind}: {' '.join(str(known).split())}")
@@ -126,17 +164,20 @@ def flush(stream: TextIO) -> None:
 
 
 def tune_memory() -> None:
-    """Start this program anew, as the same process, with memory in pages of 2 MB where the system offers them on request, and
-    without heaps for each of the compiler's threads.
+    """Start this program anew, as the same process, with memory in pages of 2 MB where the system
+    offers them on request, and without heaps for each of the compiler's threads.
 
-    A step takes and gives back hundreds of megabytes; in pages of 4 kB the kernel spends a tenth of the processor's time on it,
-    and address translation as much again. What a thread has freed in a heap of its own is of use to nobody.
-    The C library reads its settings only when a program starts. Those of the user's own are left alone.
+    A step takes and gives back hundreds of megabytes; in pages of 4 kB the kernel spends a tenth of
+    the processor's time on it, and address translation as much again. What a thread has freed in a
+    heap of its own is of use to nobody. The C library reads its settings only when a program
+    starts. Those of the user's own are left alone.
     """
     found = os.environ.get(TUNABLES, "")
     if not sys.platform.startswith("linux") or any(name in found for name in MALLOC):
         return
-    os.environ[TUNABLES] = ":".join(filter(None, [found, *(f"{name}={value}" for name, value in MALLOC.items())]))
+    os.environ[TUNABLES] = ":".join(
+        filter(None, [found, *(f"{name}={value}" for name, value in MALLOC.items())])
+    )
     with contextlib.suppress(OSError):  # slower, but as well
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -147,5 +188,6 @@ if __name__ == "__main__":
     code = main(print_last=print_error_and_silence_others)
     flush(sys.stdout)
     flush(sys.stderr)
-    # Libraries leave threads behind (tensorstore, tokenizers) that can hang or abort at interpreter shutdown.
+    # Libraries leave threads behind (tensorstore, tokenizers) that can hang or abort at interpreter
+    # shutdown.
     os._exit(code)

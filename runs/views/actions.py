@@ -1,4 +1,5 @@
-"""What a button on a page does to a run. Each calls the service that the API calls, and goes back with a message."""
+"""What a button on a page does to a run. Each calls the service that the API calls, and goes back
+with a message."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -66,14 +67,23 @@ def short(run: Run) -> str:
 def cancel(request: HttpRequest, run: Run) -> HttpResponse:
     run = attending.cancel_run(run=run, by=person(request))
     done = run.is_terminal
-    messages.success(request, f"Run {short(run)} is cancelled." if done else f"Run {short(run)} is asked to stop.")
+    messages.success(
+        request,
+        f"Run {short(run)} is cancelled." if done else f"Run {short(run)} is asked to stop.",
+    )
     return go_back(request, run)
 
 
 @run_action
 def retry(request: HttpRequest, run: Run) -> HttpResponse:
-    new = retrying.retry_run(run=run, by=person(request), resume=request.POST.get("resume") != "false")
-    begins = f"from the last checkpoint of run {short(new.resume_from)}" if new.resume_from else "from scratch"
+    new = retrying.retry_run(
+        run=run, by=person(request), resume=request.POST.get("resume") != "false"
+    )
+    begins = (
+        f"from the last checkpoint of run {short(new.resume_from)}"
+        if new.resume_from
+        else "from scratch"
+    )
     messages.success(request, f"This run tries {short(run)} again, {begins}.")
     return redirect("runs:detail", new.pk)
 
@@ -83,7 +93,10 @@ def extend(request: HttpRequest, run: Run) -> HttpResponse:
     """By epochs, or, where the form says so, by steps."""
     text = request.POST.get("amount", "").strip()
     if not (text.isascii() and text.isdecimal()):
-        messages.error(request, "Nothing was started. Say by how many epochs or steps to extend, as a whole number.")
+        messages.error(
+            request,
+            "Nothing was started. Say by how many epochs or steps to extend, as a whole number.",
+        )
         return go_back(request, run)
     added = clean_extension({request.POST.get("unit", "num_epochs"): int(text[:20])})
     new = retrying.extend_run(run=run, by=person(request), **added)
@@ -96,20 +109,28 @@ def trash(request: HttpRequest, run: Run) -> HttpResponse:
     deletion.trash_run(run=run, by=person(request))
     messages.success(request, f"Run {short(run)} is in the trash.")
     target = request.POST.get("next", "")
-    return go_back(request, run) if target and str(run.pk) not in target else redirect("runs:history")
+    return (
+        go_back(request, run) if target and str(run.pk) not in target else redirect("runs:history")
+    )
 
 
 @run_action
 def pin(request: HttpRequest, run: Run) -> HttpResponse:
     pinned = request.POST.get("pinned") == "true"
     annotations.annotate_run(run=run, by=person(request), pinned=pinned)
-    messages.success(request, f"Run {short(run)} is {'pinned: it is never tidied away' if pinned else 'no longer pinned'}.")
+    messages.success(
+        request,
+        f"Run {short(run)} is"
+        f" {'pinned: it is never tidied away' if pinned else 'no longer pinned'}.",
+    )
     return go_back(request, run)
 
 
 @run_action
 def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
-    path = request.GET.get("path", "")  # in the address: a form would send a line feed in a name as CR LF
+    path = request.GET.get(
+        "path", ""
+    )  # in the address: a form would send a line feed in a name as CR LF
     freed = artifacts.remove_artifact(run=run, path=path, by=person(request))
     messages.success(request, f"{isolate(path)} is deleted: {size(freed)} are free again.")
     return go_back(request, run)
@@ -122,12 +143,17 @@ def annotate(request: HttpRequest, run: Run) -> HttpResponse:
         if "name" in request.POST:
             changes["name"] = clean_name(request.POST["name"], kept=[run.name])
         if "tags" in request.POST:
-            changes["tags"] = clean_tags(split_tags(request.POST["tags"]), kept=[tag.name for tag in run.tags.all()])
+            changes["tags"] = clean_tags(
+                split_tags(request.POST["tags"]), kept=[tag.name for tag in run.tags.all()]
+            )
         if "notes" in request.POST:
             changes["notes"] = clean_notes(request.POST["notes"].replace("\r\n", "\n"))
     except ValueError as error:
         messages.error(request, f"Nothing was changed. {error}")
         return go_back(request, run)
     annotations.annotate_run(run=run, by=person(request), **changes)
-    messages.success(request, f"{' and '.join(changes).replace(' and ', ', ', len(changes) - 2).capitalize()} saved.")
+    messages.success(
+        request,
+        f"{' and '.join(changes).replace(' and ', ', ', len(changes) - 2).capitalize()} saved.",
+    )
     return go_back(request, run)

@@ -27,7 +27,8 @@ REFUSALS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Act:
-    """Something to do to several runs. ``refuses`` says in words why not to one of them, or nothing."""
+    """Something to do to several runs. ``refuses`` says in words why not to one of them, or
+    nothing."""
 
     title: str
     button: str
@@ -35,7 +36,11 @@ class Act:
     refuses: Callable[[Run], str]
 
     def why_not(self, run: Run, by: User) -> str:
-        return "belongs to somebody else" if why_not(by, May.ACT, owner_id=run.owner_id) else self.refuses(run)
+        return (
+            "belongs to somebody else"
+            if why_not(by, May.ACT, owner_id=run.owner_id)
+            else self.refuses(run)
+        )
 
 
 def _why_not_deleted(run: Run) -> str:
@@ -45,7 +50,12 @@ def _why_not_deleted(run: Run) -> str:
 
 
 ACTS = {
-    "cancel": Act("Cancel runs", "Cancel them", "asked to stop", lambda run: "" if run.is_active else "has ended"),
+    "cancel": Act(
+        "Cancel runs",
+        "Cancel them",
+        "asked to stop",
+        lambda run: "" if run.is_active else "has ended",
+    ),
     "tag": Act("Tag runs", "Change the tags", "tagged", lambda run: ""),
     "delete": Act("Delete runs", "Delete them", "moved to the trash", _why_not_deleted),
 }
@@ -59,15 +69,19 @@ class Row:
 
 
 def read_ids(query: QueryDict) -> list[UUID]:
-    """Every ``ids=`` of a query, which may hold several with commas between them, each once. Raises ValueError."""
-    texts = [text.strip() for value in query.getlist("ids") for text in value.split(",") if text.strip()]
+    """Every ``ids=`` of a query, which may hold several with commas between them, each once. Raises
+    ValueError."""
+    texts = [
+        text.strip() for value in query.getlist("ids") for text in value.split(",") if text.strip()
+    ]
     return list(dict.fromkeys(UUID(text) for text in texts))
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def chosen(request: HttpRequest) -> HttpResponse:
-    """GET: what would happen. POST: do it, to those runs on which one may act; the others are named."""
+    """GET: what would happen. POST: do it, to those runs on which one may act; the others are
+    named."""
     if request.method == "POST":
         require(person(request), May.MAKE)
     given = request.POST if request.method == "POST" else request.GET
@@ -82,7 +96,10 @@ def chosen(request: HttpRequest) -> HttpResponse:
         return _back(request, "No run is chosen: tick the boxes before the runs.")
     if len(ids) > CHOSEN_MAX:
         return _back(request, f"At most {CHOSEN_MAX} runs at once; {len(ids)} are chosen.")
-    runs = sorted(Run.objects.visible().filter(pk__in=ids).select_related("owner", "host"), key=lambda run: ids.index(run.pk))
+    runs = sorted(
+        Run.objects.visible().filter(pk__in=ids).select_related("owner", "host"),
+        key=lambda run: ids.index(run.pk),
+    )
     if request.method == "POST":
         return _do(request, given["do"], act, runs, missing=len(ids) - len(runs))
     deletes = given["do"] == "delete"
@@ -103,9 +120,15 @@ def chosen(request: HttpRequest) -> HttpResponse:
     return render(request, "runs/chosen.html", context)
 
 
-def _do(request: HttpRequest, name: str, act: Act, runs: list[Run], *, missing: int) -> HttpResponse:
+def _do(
+    request: HttpRequest, name: str, act: Act, runs: list[Run], *, missing: int
+) -> HttpResponse:
     by, count = person(request), 0
-    refusals = [f"{missing} of the chosen runs {'is' if missing == 1 else 'are'} no longer there."] if missing else []
+    refusals = (
+        [f"{missing} of the chosen runs {'is' if missing == 1 else 'are'} no longer there."]
+        if missing
+        else []
+    )
     for run in runs:
         try:
             require(by, May.ACT, owner_id=run.owner_id)

@@ -28,9 +28,14 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
     try:
         ids = read_ids(request.GET)
     except ValueError as error:
-        raise Refused("This address does not name runs: ids= takes run ids, with commas between them.") from error
+        raise Refused(
+            "This address does not name runs: ids= takes run ids, with commas between them."
+        ) from error
     if not RUNS_MIN <= len(ids) <= RUNS_MAX:
-        raise Refused(f"Choose {RUNS_MIN} to {RUNS_MAX} runs to compare; {len(ids)} {'is' if len(ids) == 1 else 'are'} chosen.")
+        raise Refused(
+            f"Choose {RUNS_MIN} to {RUNS_MAX} runs to compare; {len(ids)}"
+            f" {'is' if len(ids) == 1 else 'are'} chosen."
+        )
     fields = (
         "run_id",
         "name",
@@ -44,7 +49,9 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
         "created_at",
         "attempt",
     )
-    found = sorted(Run.objects.visible().filter(pk__in=ids).only(*fields), key=lambda run: ids.index(run.pk))
+    found = sorted(
+        Run.objects.visible().filter(pk__in=ids).only(*fields), key=lambda run: ids.index(run.pk)
+    )
     if len(found) < RUNS_MIN:
         raise Refused("Fewer than two of these runs are still there.")
     return found, len(ids) - len(found)
@@ -58,7 +65,11 @@ def compare(request: HttpRequest) -> HttpResponse:
     except Refused as refusal:
         messages.error(request, str(refusal))
         return render(request, "runs/compare.html", {"comparison": None}, status=refusal.status)
-    context = {"comparison": compare_runs(runs), "missing": missing, "ids": ",".join(str(run.pk) for run in runs)}
+    context = {
+        "comparison": compare_runs(runs),
+        "missing": missing,
+        "ids": ",".join(str(run.pk) for run in runs),
+    }
     return render(request, "runs/compare.html", context)
 
 
@@ -79,9 +90,24 @@ def compare_csv(request: HttpRequest) -> HttpResponse:
 def write_csv(file: HttpResponse, comparison: Comparison) -> None:
     lines = [*comparison.configuration, *comparison.results]
     writer = csv.writer(file)
-    writer.writerow(["run_id", "name", "status", "created_at", "fingerprint", *(_cell(line.label) for line in lines)])
+    writer.writerow(
+        [
+            "run_id",
+            "name",
+            "status",
+            "created_at",
+            "fingerprint",
+            *(_cell(line.label) for line in lines),
+        ]
+    )
     for place, run in enumerate(comparison.runs):
-        fixed = [run.pk, _cell(run.name), run.status, run.created_at.isoformat(), comparison.fingerprints[place]]
+        fixed = [
+            run.pk,
+            _cell(run.name),
+            run.status,
+            run.created_at.isoformat(),
+            comparison.fingerprints[place],
+        ]
         writer.writerow([*fixed, *(_cell(line.values[place]) for line in lines)])
 
 

@@ -45,7 +45,9 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     plan = read_plan(run.summary)
     context = {
         "run": run,
-        "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),  # empty where one may act on it
+        "why_not": why_not(
+            person(request), May.ACT, owner_id=run.owner_id
+        ),  # empty where one may act on it
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
         "retries": retries_of(run),
@@ -54,7 +56,10 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
         "warnings": submission.warnings_of_run(
-            summary=run.summary, config=run.config, timeout_seconds=run.timeout_seconds, queued_at=run.queued_at
+            summary=run.summary,
+            config=run.config,
+            timeout_seconds=run.timeout_seconds,
+            queued_at=run.queued_at,
         ),
         "plan": plan,
         "bars": bars_of(plan["histogram"]) if plan else [],
@@ -92,8 +97,13 @@ def extensions_of(run: Run) -> list[Run]:
 
 
 def retries_of(run: Run) -> list[Run]:
-    """The newest of its direct retries. Sorted here: asked for the newest, a database walks all runs by age to find them."""
-    retries = run.retries.visible().order_by().only("run_id", "name", "status", "created_at")[:RETRIES_MAX]
+    """The newest of its direct retries. Sorted here: asked for the newest, a database walks all
+    runs by age to find them."""
+    retries = (
+        run.retries.visible()
+        .order_by()
+        .only("run_id", "name", "status", "created_at")[:RETRIES_MAX]
+    )
     return sorted(retries, key=lambda retry: retry.created_at, reverse=True)[:RETRIES_SHOWN]
 
 
@@ -129,7 +139,9 @@ def read_outputs(run: Run) -> list[Output]:
         text = files.read_tail(path, limit) if followed else kept
         wanted = name == "stdout" or run.status in (RunStatus.FAILED, RunStatus.TIMEOUT)
         opened = wanted and (bool(text) or run.is_active)
-        outputs.append(Output(name, text, opened, live=followed or (run.supervised and path.is_file())))
+        outputs.append(
+            Output(name, text, opened, live=followed or (run.supervised and path.is_file()))
+        )
     return outputs
 
 
@@ -181,7 +193,13 @@ class ParameterRow:
 def parameters_of(run: Run) -> list[ParameterRow]:
     """Every training parameter with the run's value; those that people set first."""
     rows = [
-        ParameterRow(name, run.config.get(name, parameter.default), parameter.default, parameter.help, parameter.basic)
+        ParameterRow(
+            name,
+            run.config.get(name, parameter.default),
+            parameter.default,
+            parameter.help,
+            parameter.basic,
+        )
         for name, parameter in PARAMETERS.items()
     ]
     return sorted(rows, key=lambda row: not (row.basic or row.changed))

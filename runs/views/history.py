@@ -33,12 +33,18 @@ ROW_FIELDS = (
     "duration_seconds", "message", "config", "notes", "pinned", "attempt", "retry_of", "step", "total_steps", "last_loss",
     "owner__username", "trashed_at", "priority", "host__name",
 )  # fmt: skip
-RANGES = (("Last 24 h", "after:24h"), ("Last 7 days", "after:7d"), ("This week", "after:week"), ("This month", "after:month"))
+RANGES = (
+    ("Last 24 h", "after:24h"),
+    ("Last 7 days", "after:7d"),
+    ("This week", "after:week"),
+    ("This month", "after:month"),
+)
 
 
 @dataclass(frozen=True)
 class DateRange:
-    """A link: ``query`` is the search text with this range instead of another, or without it where it is chosen."""
+    """A link: ``query`` is the search text with this range instead of another, or without it where
+    it is chosen."""
 
     label: str
     query: str
@@ -50,12 +56,16 @@ def date_ranges(query: str) -> list[DateRange]:
     rest = " ".join(word for word in words if not word.lower().startswith("after:"))
     chosen = {word.lower() for word in words}
     return [
-        DateRange(label, rest if term in chosen else f"{rest} {term}".strip(), chosen=term in chosen) for label, term in RANGES
+        DateRange(
+            label, rest if term in chosen else f"{rest} {term}".strip(), chosen=term in chosen
+        )
+        for label, term in RANGES
     ]
 
 
 def remember_columns(request: HttpRequest) -> HttpResponse:
-    """What was ticked becomes part of the address, and what later histories show that name no columns."""
+    """What was ticked becomes part of the address, and what later histories show that name no
+    columns."""
     chosen = in_order(request.GET.getlist("columns")) or columns.DEFAULT
     address = request.GET.copy()
     for name in ("choose", "columns", "cursor"):
@@ -69,7 +79,9 @@ def remember_columns(request: HttpRequest) -> HttpResponse:
     else:
         year = timedelta(days=365)
         value = "|".join(chosen)
-        response.set_cookie(COLUMNS_COOKIE, value, max_age=year, secure=settings.TLS, httponly=True, samesite="Lax")
+        response.set_cookie(
+            COLUMNS_COOKIE, value, max_age=year, secure=settings.TLS, httponly=True, samesite="Lax"
+        )
     return response
 
 
@@ -91,14 +103,20 @@ def history(request: HttpRequest) -> HttpResponse:
         "ranges": date_ranges(request.GET.get("q", "")),
         "columns": [columns.COLUMNS[name] for name in shown],
         "shown": frozenset(shown),
-        "rare_shown": not set(shown) <= set(columns.DEFAULT),  # then each row asks for one after the other
+        "rare_shown": (
+            not set(shown) <= set(columns.DEFAULT)
+        ),  # then each row asks for one after the other
     }
     if valid:
         selection = form.selection(by=person(request))
         selected = selection.in_order(Run.objects.visible(), behind=form.cleaned_data["cursor"])
         tags = Prefetch("tags", RunTag.objects.all())
         with search(person(request), "q", reads_all=selection.reads_all):
-            rows = list(selected.select_related("owner", "host").only(*ROW_FIELDS).prefetch_related(tags)[: PAGE_SIZE + 1])
+            rows = list(
+                selected.select_related("owner", "host")
+                .only(*ROW_FIELDS)
+                .prefetch_related(tags)[: PAGE_SIZE + 1]
+            )
         runs = rows[:PAGE_SIZE]
         more = len(rows) > PAGE_SIZE
         context |= {
@@ -120,6 +138,8 @@ def history(request: HttpRequest) -> HttpResponse:
         "query": query,  # what would be kept
         "disk_warnings": disk_warnings(person(request)),
         "root_notice": root_notice(person(request)),
-        "kept": [(name, value) for name in HistoryFilter.FILTERS if (value := request.GET.get(name))],
+        "kept": [
+            (name, value) for name in HistoryFilter.FILTERS if (value := request.GET.get(name))
+        ],
     }
     return render(request, "runs/history.html", context, status=status)

@@ -1,5 +1,5 @@
-"""What a run learns from: its examples with the parts that count in the loss marked; and how long a dataset's examples are in
-the tokens of models that dry runs measured."""
+"""What a run learns from: its examples with the parts that count in the loss marked; and how long a
+dataset's examples are in the tokens of models that dry runs measured."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +40,15 @@ def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
     except (OSError, BrokenFile):
         page = None  # a dry run that writes none, or a folder that is gone
     seen = read_seen(reservations.run_folder(run)) if offset == 0 else []
-    return render(request, "runs/samples.html", {"run": run, "page": page, "first": offset == 0, "seen": seen})
+    return render(
+        request, "runs/samples.html", {"run": run, "page": page, "first": offset == 0, "seen": seen}
+    )
 
 
 @dataclass(frozen=True)
 class MeasuredLengths:
-    """What a full dry run counted. ``max_seq_length``: of that run; longer examples are cut or left out."""
+    """What a full dry run counted. ``max_seq_length``: of that run; longer examples are cut or left
+    out."""
 
     run: Run
     bars: list[Bar]
@@ -60,10 +63,17 @@ def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
     dataset = get_dataset_for(person(request), key, may=May.READ)
     measured: dict[str, MeasuredLengths] = {}
     recent = (
-        Run.objects.visible().filter(dataset_key=key).newest_first().only("name", "model_id", "config", "summary", "completed_at")
+        Run.objects.visible()
+        .filter(dataset_key=key)
+        .newest_first()
+        .only("name", "model_id", "config", "summary", "completed_at")
     )
     for run in recent[:RUNS_LOOKED_AT]:
-        if run.model_id in measured or (plan := read_plan(run.summary)) is None or not (bars := bars_of(plan["histogram"])):
+        if (
+            run.model_id in measured
+            or (plan := read_plan(run.summary)) is None
+            or not (bars := bars_of(plan["histogram"]))
+        ):
             continue
         measured[run.model_id] = MeasuredLengths(run, bars, run.config.get("max_seq_length"))
         if len(measured) == MODELS_SHOWN:

@@ -1,4 +1,5 @@
-"""Named histories: kept, opened, renamed, deleted. Each person has their own; in local mode the house has."""
+"""Named histories: kept, opened, renamed, deleted. Each person has their own; in local mode the
+house has."""
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -25,11 +26,15 @@ def saved_views(request: HttpRequest) -> HttpResponse:
     try:
         if not filters.is_valid():
             raise ViewRefused("The filters of this view cannot be used.")
-        view, created = save_view(by=person(request), name=request.POST.get("name"), query=filters.query)
+        view, created = save_view(
+            by=person(request), name=request.POST.get("name"), query=filters.query
+        )
     except ViewRefused as refusal:
         messages.error(request, f"The view was not kept. {refusal}")
         return redirect("runs:saved_views")
-    messages.success(request, f"The view {isolate(view.name)} {'is kept' if created else 'now shows this'}.")
+    messages.success(
+        request, f"The view {isolate(view.name)} {'is kept' if created else 'now shows this'}."
+    )
     return redirect(f"{reverse('runs:history')}?{view.query}")
 
 
@@ -51,5 +56,7 @@ def rename(request: HttpRequest, pk: int) -> HttpResponse:
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
     view = get_object_or_404(SavedView, pk=pk, owner=person(request))
     view.delete()
-    messages.success(request, f"The view {isolate(view.name)} is deleted. Its runs are where they were.")
+    messages.success(
+        request, f"The view {isolate(view.name)} is deleted. Its runs are where they were."
+    )
     return redirect("runs:saved_views")

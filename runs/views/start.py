@@ -42,20 +42,32 @@ DEFAULT_MODEL = "preset:tiny-llama"
 def start(request: HttpRequest) -> HttpResponse:
     require(person(request), May.MAKE)
     if request.method == "POST":
-        form = StartForm(request.POST, datasets=dataset_choices(request.POST.get("dataset_key", "")))
+        form = StartForm(
+            request.POST, datasets=dataset_choices(request.POST.get("dataset_key", ""))
+        )
         status, run = 400, None
         if form.is_valid():
-            status, run = check(request, form) if request.POST.get("action") == "check" else submit(request, form)
+            status, run = (
+                check(request, form)
+                if request.POST.get("action") == "check"
+                else submit(request, form)
+            )
         if run is not None and request.POST.get("action") != "check":
             return redirect("runs:detail", run.pk)
         context = page_context(form, person(request))
         if run is not None:
             plan = read_plan(run.summary)
-            context |= {"checked": run, "plan": plan, "bars": bars_of(plan["histogram"]) if plan else []}
+            context |= {
+                "checked": run,
+                "plan": plan,
+                "bars": bars_of(plan["histogram"]) if plan else [],
+            }
             context["warnings"] = [*time_warnings(form), *warnings_in(run.summary)]
         if request.htmx:  # type: ignore[attr-defined]
             return render(request, "runs/_preflight.html", context)
-        return render(request, "runs/start.html", context, status=200 if run is not None else status)
+        return render(
+            request, "runs/start.html", context, status=200 if run is not None else status
+        )
     initial = {
         "model_id": DEFAULT_MODEL,
         "client_request_id": uuid.uuid4(),
@@ -71,11 +83,14 @@ def start(request: HttpRequest) -> HttpResponse:
         else:
             initial |= cloned(source, person(request))
     form = StartForm(initial=initial, datasets=dataset_choices(str(initial["dataset_key"])))
-    return render(request, "runs/start.html", page_context(form, person(request)) | {"source": source})
+    return render(
+        request, "runs/start.html", page_context(form, person(request)) | {"source": source}
+    )
 
 
 def cloned(source: Run, by: User) -> dict[str, Any]:
-    """Return what the form shows of another run: anybody may clone one, without what is its owner's alone."""
+    """Return what the form shows of another run: anybody may clone one, without what is its owner's
+    alone."""
     initial = initial_from_config(source.config)
     if not may_see_secrets(by, source.owner_id):
         initial["webhook_url"] = ""
@@ -85,14 +100,16 @@ def cloned(source: Run, by: User) -> dict[str, Any]:
 
 
 def submit(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
-    """Hand the form's request to the services: ``(status of the page, run)``; without a run the form says why."""
+    """Hand the form's request to the services: ``(status of the page, run)``; without a run the
+    form says why."""
     assert form.request is not None
     asked = form.request
     try:
         require_priority(person(request), asked.priority)
         return 202, start_run(request, asked, queued=form.cleaned_data["run_async"])
     except refusals.IdempotencyConflict:
-        # The page was changed and sent again, after going back in the browser, say: that is another run.
+        # The page was changed and sent again, after going back in the browser, say: that is another
+        # run.
         changed = clean_request(asked.as_config() | {"client_request_id": str(uuid.uuid4())})
         try:
             return 202, start_run(request, changed, queued=form.cleaned_data["run_async"])
@@ -107,12 +124,15 @@ def time_warnings(form: StartForm) -> list[str]:
     assert form.request is not None
     queued = form.cleaned_data["run_async"]
     limit = submission.time_limit(form.request, queued=queued)
-    warning = submission.limit_warning(asked=form.request.timeout_seconds, limit=limit, queued=queued)
+    warning = submission.limit_warning(
+        asked=form.request.timeout_seconds, limit=limit, queued=queued
+    )
     return [warning] if warning else []
 
 
 def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
-    """A dry run of the form as it stands, as deep as this host can look, beside the form. The form itself stays to be sent."""
+    """A dry run of the form as it stands, as deep as this host can look, beside the form. The form
+    itself stays to be sent."""
     assert form.request is not None
     depth = "full" if local_runtime().available else "quick"
     asked = replace(
@@ -132,7 +152,9 @@ def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
             run, _ = launching.run_in_request(request=asked, by=person(request))
         except launching.CannotStart as reason:
             form.not_looked_at = why_not_now(reason)
-            run, _ = launching.run_in_request(request=replace(asked, preflight="quick", smoke=False), by=person(request))
+            run, _ = launching.run_in_request(
+                request=replace(asked, preflight="quick", smoke=False), by=person(request)
+            )
     except Refusal as refusal:
         return refused(form, refusal)
     return 200, run
@@ -153,7 +175,11 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
 
 def why_not_now(refusal: launching.CannotStart) -> str:
     """The reason in the words of the form, where a slot is all that is missing."""
-    return "Every slot of this host is training." if isinstance(refusal, launching.NoFreeSlot) else refusal.detail
+    return (
+        "Every slot of this host is training."
+        if isinstance(refusal, launching.NoFreeSlot)
+        else refusal.detail
+    )
 
 
 def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
@@ -166,7 +192,11 @@ def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
         case NotAllowed():
             form.add_error("priority", refusal.detail)
         case launching.CannotStart():
-            way_out = " Tick Run Async to queue the run." if isinstance(refusal, launching.NoFreeSlot) else ""
+            way_out = (
+                " Tick Run Async to queue the run."
+                if isinstance(refusal, launching.NoFreeSlot)
+                else ""
+            )
             form.add_error(None, f"{why_not_now(refusal)}{way_out}")
         case _:
             form.add_error(None, refusal.detail)
@@ -179,7 +209,9 @@ def page_context(form: StartForm, user: User) -> dict[str, object]:
         "form": form,
         "runtime": runtime,
         # Without a runtime here, another host may still take the run out of the queue.
-        "runtime_elsewhere": not runtime.available and Host.objects.alive().exclude(runtime_version="").exists(),
+        "runtime_elsewhere": (
+            not runtime.available and Host.objects.alive().exclude(runtime_version="").exists()
+        ),
         "has_datasets": len(form.fields["dataset_key"].widget.choices) > 1,
         "models": model_choices(),
         "disk_warnings": disk_warnings(user),
@@ -195,7 +227,13 @@ def dataset_choices(wanted: str) -> list[tuple[str, str]]:
     if wanted and all(key != wanted for key, _, _ in found):
         found += Dataset.objects.filter(dataset_key=wanted.replace("\x00", "")).values_list(*fields)
     return [
-        (key, f"{key} ({size - held_out:,} to train on{f', {held_out:,} held out' if held_out else ''})")
+        (
+            key,
+            (
+                f"{key} ({size - held_out:,} to train"
+                f" on{f', {held_out:,} held out' if held_out else ''})"
+            ),
+        )
         for key, size, held_out in found
     ]
 
@@ -203,7 +241,9 @@ def dataset_choices(wanted: str) -> list[tuple[str, str]]:
 def model_choices() -> list[str]:
     """Models to suggest: presets, folders below the model roots, and what runs used of late."""
     presets = [f"preset:{name}" for name in preset_names()]
-    folders = [str(path.parent) for root in settings.TUNIX_MODEL_ROOTS for path in _model_configs(root)]
+    folders = [
+        str(path.parent) for root in settings.TUNIX_MODEL_ROOTS for path in _model_configs(root)
+    ]
     recent = Run.objects.visible().newest_first().values_list("model_id", flat=True)[:MODELS_MAX]
     return list(dict.fromkeys([*presets, *folders, *recent]))[:MODELS_MAX]
 

@@ -1,4 +1,5 @@
-"""The admin as a whole: its name, and accounts, tokens and the audit log. Importing it registers them."""
+"""The admin as a whole: its name, and accounts, tokens and the audit log. Importing it registers
+them."""
 
 from django.contrib import admin
 

@@ -36,7 +36,9 @@ class AccountForm(UserChangeForm):
     def clean(self) -> Any:
         """Operators have staff status."""
         cleaned = super().clean()
-        if "is_staff" in self.fields and any(group.name == Role.OPERATOR.label for group in self.cleaned_data.get("groups", ())):
+        if "is_staff" in self.fields and any(
+            group.name == Role.OPERATOR.label for group in self.cleaned_data.get("groups", ())
+        ):
             self.cleaned_data["is_staff"] = True
         return cleaned
 
@@ -45,7 +47,10 @@ class AccountForm(UserChangeForm):
         if self.by.is_superuser:
             return groups
         given = [group for group in groups if group not in self.instance.groups.all()]
-        role = max((Role[group.name.upper()] for group in given if group.name in ROLE_NAMES), default=Role.VIEWER)
+        role = max(
+            (Role[group.name.upper()] for group in given if group.name in ROLE_NAMES),
+            default=Role.VIEWER,
+        )
         if role > role_of(self.by) or not permissions_of(given) <= self.by.get_all_permissions():
             raise forms.ValidationError("You cannot give an account more rights than yours.")
         return groups
@@ -53,7 +58,8 @@ class AccountForm(UserChangeForm):
 
 @admin.register(User)
 class AccountAdmin(FastListAdmin, UserAdmin):
-    """Django's own, in a list that is never counted. Accounts are deactivated, not deleted: what they did stays known."""
+    """Django's own, in a list that is never counted. Accounts are deactivated, not deleted: what
+    they did stays known."""
 
     form = AccountForm
     list_display = ("username", "role", "email", "is_active", "last_login")
@@ -106,8 +112,17 @@ class AccountAdmin(FastListAdmin, UserAdmin):
     def activate(self, request: HttpRequest, users: QuerySet[User]) -> None:
         self._switch(request, users, active=True, done="activated")
 
-    def _switch(self, request: HttpRequest, users: QuerySet[User], *, active: bool, done: str) -> None:
-        each(self, request, users, lambda user, by: set_active(user=user, by=by, active=active), "account", done)
+    def _switch(
+        self, request: HttpRequest, users: QuerySet[User], *, active: bool, done: str
+    ) -> None:
+        each(
+            self,
+            request,
+            users,
+            lambda user, by: set_active(user=user, by=by, active=active),
+            "account",
+            done,
+        )
 
 
 @admin.register(Group)
@@ -115,15 +130,22 @@ class RoleAdmin(GroupAdmin):
     """The groups that are roles stay as they are; others may carry permissions."""
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_change_permission(request, obj) and (obj is None or obj.name not in ROLE_NAMES)
+        return super().has_change_permission(request, obj) and (
+            obj is None or obj.name not in ROLE_NAMES
+        )
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_delete_permission(request, obj) and obj is not None and obj.name not in ROLE_NAMES
+        return (
+            super().has_delete_permission(request, obj)
+            and obj is not None
+            and obj.name not in ROLE_NAMES
+        )
 
 
 @admin.register(LogEntry)
 class AuditAdmin(ReadOnlyAdmin):
-    """What people did in the admin, and what they deleted anywhere. What happened to a run is among its events."""
+    """What people did in the admin, and what they deleted anywhere. What happened to a run is among
+    its events."""
 
     list_display = ("action_time", "user", "what", "content_type", "object_repr", "change")
     list_display_links = None
@@ -142,11 +164,18 @@ class AuditAdmin(ReadOnlyAdmin):
 
 
 class TokenForm(forms.ModelForm):
-    """For whom, for what and for how long. Nobody makes a token of an account with more rights than their own."""
+    """For whom, for what and for how long. Nobody makes a token of an account with more rights than
+    their own."""
 
-    username = forms.CharField(max_length=150, label="Account", help_text="The token can do what this account can.")
+    username = forms.CharField(
+        max_length=150, label="Account", help_text="The token can do what this account can."
+    )
     days = WholeNumberField(
-        min_value=1, max_value=DAYS_MAX, required=False, label="Valid for days", help_text="Empty: until it is revoked."
+        min_value=1,
+        max_value=DAYS_MAX,
+        required=False,
+        label="Valid for days",
+        help_text="Empty: until it is revoked.",
     )
     by: User  # who asks
 
@@ -161,7 +190,9 @@ class TokenForm(forms.ModelForm):
         return name
 
     def clean_username(self) -> User:
-        account = User.objects.filter(username=self.cleaned_data["username"], is_active=True).first()
+        account = User.objects.filter(
+            username=self.cleaned_data["username"], is_active=True
+        ).first()
         if account is None:
             raise forms.ValidationError("There is no active account of this name.")
         try:
@@ -183,7 +214,9 @@ class TokenAdmin(FastListAdmin):
     fields = readonly_fields = ("beginning", "user", "name", "reads_only", "made", "expires")
     actions = ("delete_selected",)
 
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+    def get_form(
+        self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
+    ) -> Any:
         if obj is not None:
             return super().get_form(request, obj, change, **kwargs)
         return type("TokenFormOfPerson", (TokenForm,), {"by": request.user})
@@ -230,18 +263,25 @@ class TokenAdmin(FastListAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         assert isinstance(request.user, User)
         fields = {name: form.cleaned_data[name] for name in ("name", "days", "read_only")}
-        token, request.made_token_key = make_token(of=form.cleaned_data["username"], by=request.user, **fields)  # type: ignore[attr-defined]
+        token, request.made_token_key = make_token(
+            of=form.cleaned_data["username"], by=request.user, **fields
+        )  # type: ignore[attr-defined]
         obj.__dict__.update(token.__dict__)
 
-    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
-        """Shows the key, this once: not through a message, which would lie in a cookie or a session."""
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        """Shows the key, this once: not through a message, which would lie in a cookie or a
+        session."""
         context = self.admin_site.each_context(request) | {
             "title": f"A token of {obj.user}",
             "opts": self.opts,
             "token": obj,
             "key": request.made_token_key,  # type: ignore[attr-defined]
         }
-        return TemplateResponse(request, "admin/token.html", context, headers={"Cache-Control": "no-store"})
+        return TemplateResponse(
+            request, "admin/token.html", context, headers={"Cache-Control": "no-store"}
+        )
 
     @admin.action(description="Revoke", permissions=["delete"])
     def delete_selected(self, request: HttpRequest, tokens: QuerySet[Any]) -> Any:
@@ -250,10 +290,19 @@ class TokenAdmin(FastListAdmin):
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         assert isinstance(request.user, User)
         tokens = list(objs)
-        return [str(token) for token in tokens], {"tokens": len(tokens)}, self._forbidden(request.user, tokens), []
+        return (
+            [str(token) for token in tokens],
+            {"tokens": len(tokens)},
+            self._forbidden(request.user, tokens),
+            [],
+        )
 
     def _forbidden(self, by: User, tokens: list[ApiToken]) -> set[str]:
-        return set() if all(self._may_revoke(by, token) for token in tokens) else {"token of an account with more rights"}
+        return (
+            set()
+            if all(self._may_revoke(by, token) for token in tokens)
+            else {"token of an account with more rights"}
+        )
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
         for token in queryset:

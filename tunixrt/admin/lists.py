@@ -1,4 +1,5 @@
-"""What the admin pages of every application share: lists that cost the same with a million rows, and rows nobody edits."""
+"""What the admin pages of every application share: lists that cost the same with a million rows,
+and rows nobody edits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,8 @@ SENTENCES_MAX = 10
 
 
 class LookAheadPaginator(Paginator):
-    """Never counts the rows: looks a few pages ahead of the page that is shown. ``count`` is true up to there; a page behind
-    the end is none of its pages.
+    """Never counts the rows: looks a few pages ahead of the page that is shown. ``count`` is true
+    up to there; a page behind the end is none of its pages.
     """
 
     PAGES_AHEAD = 5
@@ -41,7 +42,14 @@ class FastListAdmin(admin.ModelAdmin):
     list_max_show_all = 0
     sortable_by = ()
 
-    def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], per_page: int, *args: Any, **kwargs: Any) -> Paginator:
+    def get_paginator(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Any],
+        per_page: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Paginator:
         try:
             page = min(max(int(request.GET.get(PAGE_VAR, 1)), 1), 1_000_000)
         except ValueError:
@@ -87,7 +95,9 @@ def each(
     assert isinstance(request.user, User)
     chosen = list(rows[: ACTION_MAX + 1])
     if len(chosen) > ACTION_MAX:
-        model_admin.message_user(request, f"At most {ACTION_MAX} {noun}s at once; nothing was done.", messages.ERROR)
+        model_admin.message_user(
+            request, f"At most {ACTION_MAX} {noun}s at once; nothing was done.", messages.ERROR
+        )
         return
     count, refusals = 0, []
     for row in chosen:
@@ -99,8 +109,12 @@ def each(
             continue
         count += 1
     if count:
-        model_admin.message_user(request, f"{count} {noun}{'' if count == 1 else 's'} {done}.", messages.SUCCESS)
+        model_admin.message_user(
+            request, f"{count} {noun}{'' if count == 1 else 's'} {done}.", messages.SUCCESS
+        )
     for sentence in refusals[:SENTENCES_MAX]:
         model_admin.message_user(request, sentence, messages.WARNING)
     if len(refusals) > SENTENCES_MAX:
-        model_admin.message_user(request, f"… and {len(refusals) - SENTENCES_MAX} more.", messages.WARNING)
+        model_admin.message_user(
+            request, f"… and {len(refusals) - SENTENCES_MAX} more.", messages.WARNING
+        )

@@ -1,4 +1,5 @@
-"""Who may call the API: a token (knox), a login session, or, in local mode, anybody on this machine."""
+"""Who may call the API: a token (knox), a login session, or, in local mode, anybody on this
+machine."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +13,8 @@ READ_ONLY = "This token may only read."
 
 
 class TokenAuthentication(KnoxAuthentication):
-    """``Authorization: Token <key>``. Knox takes the key for UTF-8; bytes that are none are a wrong key, not an error of ours."""
+    """``Authorization: Token <key>``. Knox takes the key for UTF-8; bytes that are none are a wrong
+    key, not an error of ours."""
 
     def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         try:
@@ -25,7 +27,8 @@ class TokenAuthentication(KnoxAuthentication):
 
 
 class LocalAuthentication(authentication.BaseAuthentication):
-    """Local mode. A page of another site in the same browser is kept from writing: its requests name their origin."""
+    """Local mode. A page of another site in the same browser is kept from writing: its requests
+    name their origin."""
 
     def authenticate(self, request: Request) -> tuple[Any, None] | None:
         if not getattr(request._request, "local_access", False):
@@ -39,7 +42,8 @@ class LocalAuthentication(authentication.BaseAuthentication):
 
 
 class SessionAuthentication(authentication.SessionAuthentication):
-    """Django's login session, with the CSRF token on unsafe methods; never the stand-in user of local mode."""
+    """Django's login session, with the CSRF token on unsafe methods; never the stand-in user of
+    local mode."""
 
     def authenticate(self, request: Request) -> tuple[Any, Any] | None:
         if getattr(request._request, "local_access", False):

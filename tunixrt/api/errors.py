@@ -19,7 +19,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         error = DatabaseAway()
     if isinstance(error, Refusal):
         told = {"detail": error.detail, **error.messages, **error.extra}
-        return Response({**told, "detail": error.detail}, status=error.status, headers=error.headers)
+        return Response(
+            {**told, "detail": error.detail}, status=error.status, headers=error.headers
+        )
     response = views.exception_handler(error, context)
     if response is None:
         return None
@@ -34,15 +36,30 @@ def _validation_body(data: Any) -> dict[str, Any]:
     """Field → messages, and one sentence of them all in ``detail``."""
     if isinstance(data, list):
         data = {"non_field_errors": data}
-    body = {field: messages if isinstance(messages, list | dict) else [messages] for field, messages in data.items()}
-    return {"detail": join_bounded(_flatten("", body)), **{field: body[field] for field in body if field != "detail"}}
+    body = {
+        field: messages if isinstance(messages, list | dict) else [messages]
+        for field, messages in data.items()
+    }
+    return {
+        "detail": join_bounded(_flatten("", body)),
+        **{field: body[field] for field in body if field != "detail"},
+    }
 
 
 def _flatten(prefix: str, value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [line for key, item in value.items() for line in _flatten(f"{prefix}.{key}".strip("."), item)]
+        return [
+            line
+            for key, item in value.items()
+            for line in _flatten(f"{prefix}.{key}".strip("."), item)
+        ]
     if isinstance(value, list):
         if all(isinstance(item, str) for item in value):
             return [f"{prefix}: {' '.join(value)}".removeprefix("non_field_errors: ")]
-        return [line for number, item in enumerate(value) for line in _flatten(f"{prefix}[{number}]", item) if item]
+        return [
+            line
+            for number, item in enumerate(value)
+            for line in _flatten(f"{prefix}[{number}]", item)
+            if item
+        ]
     return [f"{prefix}: {value}"]

@@ -11,7 +11,8 @@ from tunixrt.refusals import TooLarge
 
 
 def read_bounded(stream: Any, limit: int, declared: str | None) -> bytes:
-    """Read a whole request body of at most ``limit`` bytes. Raises TooLarge before reading more than that."""
+    """Read a whole request body of at most ``limit`` bytes. Raises TooLarge before reading more
+    than that."""
     if declared and declared.isdigit() and int(declared) > limit:
         raise TooLarge(limit)
     body = stream.read(limit + 1)
@@ -21,7 +22,8 @@ def read_bounded(stream: Any, limit: int, declared: str | None) -> bytes:
 
 
 class JSONParser(BaseParser):
-    """RFC 8259 JSON only: no NaN, no lone surrogates, no NUL characters (PostgreSQL cannot store them)."""
+    """RFC 8259 JSON only: no NaN, no lone surrogates, no NUL characters (PostgreSQL cannot store
+    them)."""
 
     media_type = "application/json"
 

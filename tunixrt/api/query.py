@@ -32,7 +32,8 @@ class QueryReader:
         self.errors: dict[str, list[str]] = {}
 
     def take(self, name: str, parse: Callable[[str], Any], default: Any = None) -> Any:
-        """The parsed parameter, or ``default`` where it is absent or empty. ``parse`` raises ValueError with a sentence."""
+        """The parsed parameter, or ``default`` where it is absent or empty. ``parse`` raises
+        ValueError with a sentence."""
         self.seen.add(name)
         text = self.query.get(name, "")
         if text == "":

@@ -20,5 +20,7 @@ class JSONRenderer(BaseRenderer):
     charset = None
     render_style = "text"
 
-    def render(self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None) -> bytes:
+    def render(
+        self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
+    ) -> bytes:
         return b"" if data is None else to_json(data)

@@ -14,13 +14,21 @@ from tunixrt.sizes import size
 register = template.Library()
 register.filter("size", size)
 
-_UNITS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
+_UNITS = (
+    (86400 * 365, "year"),
+    (86400 * 30, "month"),
+    (86400 * 7, "week"),
+    (86400, "day"),
+    (3600, "hour"),
+    (60, "minute"),
+)
 NOTHING = "–"
 
 
 @register.filter
 def may(user: Any, what: str) -> bool:
-    """Return whether the account may do that (tunixrt/roles.py). For what one owns or nobody does."""
+    """Return whether the account may do that (tunixrt/roles.py). For what one owns or nobody
+    does."""
     return user.is_authenticated and not why_not(user, May(what), owner_id=user.pk)
 
 
@@ -31,7 +39,8 @@ def may_act_on(user: Any, run: Any) -> bool:
 
 @register.simple_tag
 def when(moment: datetime | None, nothing: str = NOTHING) -> str | SafeString:
-    """A moment as people say it, with the absolute time (UTC) in the title; the browser keeps the words fresh."""
+    """A moment as people say it, with the absolute time (UTC) in the title; the browser keeps the
+    words fresh."""
     if moment is None:
         return nothing
     utc = moment.astimezone(UTC)
@@ -58,7 +67,8 @@ def relative(moment: datetime) -> str:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """Seconds as people read them: ``0 s``, ``420 ms``, ``8.1 s``, ``41 s``, ``3 min 05 s``, ``2 h 14 min``, ``3 d 04 h``."""
+    """Seconds as people read them: ``0 s``, ``420 ms``, ``8.1 s``, ``41 s``, ``3 min 05 s``, ``2 h
+    14 min``, ``3 d 04 h``."""
     if seconds is None:
         return NOTHING
     if 0 < seconds < 0.9995:
@@ -77,7 +87,8 @@ def duration(seconds: float | None) -> str:
 
 @register.filter
 def number(value: Any) -> str:
-    """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``; ``true``, ``false``. Anything else as it is."""
+    """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``; ``true``, ``false``.
+    Anything else as it is."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, int | float):
@@ -91,7 +102,8 @@ def number(value: Any) -> str:
 
 @register.filter
 def percent(value: Any) -> str:
-    """A share of 0 to 1 as ``87.5 %``, in three digits and without an exponent. Anything else as it is."""
+    """A share of 0 to 1 as ``87.5 %``, in three digits and without an exponent. Anything else as it
+    is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return number(value)
     hundredths = value * 100
@@ -102,16 +114,22 @@ def percent(value: Any) -> str:
 
 @register.simple_tag
 def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> str | SafeString:
-    """How long something took, or, while it goes on, how long it has taken; the browser lets that count on."""
+    """How long something took, or, while it goes on, how long it has taken; the browser lets that
+    count on."""
     if seconds is None and going_on and since is not None:
         so_far = max(0.0, (timezone.now() - since).total_seconds())
-        return format_html('<span data-since="{}">{}</span>', since.astimezone(UTC).isoformat(), duration(float(int(so_far))))
+        return format_html(
+            '<span data-since="{}">{}</span>',
+            since.astimezone(UTC).isoformat(),
+            duration(float(int(so_far))),
+        )
     return duration(seconds)
 
 
 @register.filter
 def isolate(text: Any) -> str:
-    """Text of others inside an attribute or a sentence, where no ``<bdi>`` can stand: its direction stays its own."""
+    """Text of others inside an attribute or a sentence, where no ``<bdi>`` can stand: its direction
+    stays its own."""
     return f"\u2068{text}\u2069"  # first strong isolate, pop directional isolate (UAX 9)
 
 

@@ -1,4 +1,5 @@
-"""Markdown that people write, as harmless HTML: raw HTML is shown as text, links lead only where a browser may go."""
+"""Markdown that people write, as harmless HTML: raw HTML is shown as text, links lead only where a
+browser may go."""
 
 from django import template
 from django.utils.safestring import SafeString, mark_safe
@@ -6,19 +7,22 @@ from markdown_it import MarkdownIt
 
 register = template.Library()
 
-# markdown-it escapes everything it does not understand and refuses javascript:, vbscript:, file: and data: addresses.
-# Images would make the browser of whoever looks ask other hosts.
-# The time for brackets that are never closed grows with the nesting allowed.
+# markdown-it escapes everything it does not understand and refuses javascript:, vbscript:, file:
+# and data: addresses. Images would make the browser of whoever looks ask other hosts. The time for
+# brackets that are never closed grows with the nesting allowed.
 _OPTIONS = {"html": False, "breaks": True, "maxNesting": 10}
 _renderer = MarkdownIt("commonmark", _OPTIONS).enable("strikethrough").disable("image")
-_renderer_with_tables = MarkdownIt("commonmark", _OPTIONS).enable(["table", "strikethrough"]).disable("image")
+_renderer_with_tables = (
+    MarkdownIt("commonmark", _OPTIONS).enable(["table", "strikethrough"]).disable("image")
+)
 TABLE_CELLS_MAX = 5_000
 
 
 @register.filter
 def markdown(text: str) -> SafeString:
-    """Return ``text`` as HTML. Tables stay text when there could be more than ``TABLE_CELLS_MAX`` cells: Markdown fills every
-    row up to the header's columns, so a short text can make a table of quadratic size."""
+    """Return ``text`` as HTML. Tables stay text when there could be more than ``TABLE_CELLS_MAX``
+    cells: Markdown fills every row up to the header's columns, so a short text can make a table of
+    quadratic size."""
     lines = text.splitlines()
     cells = len(lines) * max((line.count("|") for line in lines), default=0)
     renderer = _renderer if cells > TABLE_CELLS_MAX else _renderer_with_tables

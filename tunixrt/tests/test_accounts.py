@@ -47,11 +47,16 @@ def logged_in(password: str = OLD) -> Client:
 
 
 def is_logged_in(client: Client) -> bool:
-    return client.get("/runs/new").status_code == 200 and client.get("/api/tunix/runs").status_code == 200
+    return (
+        client.get("/runs/new").status_code == 200
+        and client.get("/api/tunix/runs").status_code == 200
+    )
 
 
 def change(client: Client, old: str, new: str):
-    return client.post("/password", {"old_password": old, "new_password1": new, "new_password2": new})
+    return client.post(
+        "/password", {"old_password": old, "new_password1": new, "new_password2": new}
+    )
 
 
 class TestWhatAPasswordIs:
@@ -61,7 +66,10 @@ class TestWhatAPasswordIs:
             validate_password(password)
         assert "too few different characters" in " ".join(error.value.messages)
 
-    @pytest.mark.parametrize("password", ["kwdf        ", "пароль-и-пробел", "四つの文字です。はい", "a b c d e f g", NEW])
+    @pytest.mark.parametrize(
+        "password",
+        ["kwdf        ", "пароль-и-пробел", "四つの文字です。はい", "a b c d e f g", NEW],
+    )
     def test_a_few_different_characters_are_enough(self, password: str):
         validate_password(password)
 
@@ -82,15 +90,23 @@ class TestWhatAPasswordIs:
         with pytest.raises(CommandError, match="Aborting password change"):
             call_command("changepassword", "somebody", stdout=io.StringIO(), stderr=io.StringIO())
         monkeypatch.setitem(os.environ, "DJANGO_SUPERUSER_PASSWORD", password)
-        with pytest.raises(CommandError, match=r"DJANGO_SUPERUSER_PASSWORD: .*too few different characters"):
-            call_command("createsuperuser", "--noinput", "--username", "another", "--email", "a@example.org")
+        with pytest.raises(
+            CommandError, match=r"DJANGO_SUPERUSER_PASSWORD: .*too few different characters"
+        ):
+            call_command(
+                "createsuperuser", "--noinput", "--username", "another", "--email", "a@example.org"
+            )
 
         assert not User.objects.filter(username="another").exists()
         assert User.objects.get(pk=somebody.pk).check_password(OLD)
 
     def test_createsuperuser_asks_every_validator(self, db: None, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(os.environ, "DJANGO_SUPERUSER_USERNAME", "some-operator")
-        for password, reason in (("password", "too common"), ("some-operator", "too similar"), ("", "too short")):
+        for password, reason in (
+            ("password", "too common"),
+            ("some-operator", "too similar"),
+            ("", "too short"),
+        ):
             monkeypatch.setitem(os.environ, "DJANGO_SUPERUSER_PASSWORD", password)
             with pytest.raises(CommandError, match=reason):
                 call_command("createsuperuser", "--noinput", "--email", "a@example.org")
@@ -99,7 +115,15 @@ class TestWhatAPasswordIs:
         assert User.objects.get(username="some-operator", is_superuser=True).check_password(NEW)
 
     def test_createsuperuser_without_a_password_makes_an_account_without_one(self, db: None):
-        call_command("createsuperuser", "--noinput", "--username", "another", "--email", "a@example.org", verbosity=0)
+        call_command(
+            "createsuperuser",
+            "--noinput",
+            "--username",
+            "another",
+            "--email",
+            "a@example.org",
+            verbosity=0,
+        )
         assert not User.objects.get(username="another").has_usable_password()
 
 
@@ -107,7 +131,10 @@ class TestChangingIt:
     def test_the_page_is_linked_from_the_name_of_the_account(self, somebody: User):
         client = logged_in()
         assert 'class="who" href="/password"' in client.get("/").content.decode()
-        assert "Your password must have at least 4 different characters" in client.get("/password").content.decode()
+        assert (
+            "Your password must have at least 4 different characters"
+            in client.get("/password").content.decode()
+        )
 
     def test_it_ends_the_other_sessions_and_is_logged(self, somebody: User):
         here, elsewhere = logged_in(), logged_in()
@@ -120,10 +147,17 @@ class TestChangingIt:
         assert not is_logged_in(elsewhere)
         assert is_logged_in(logged_in(NEW))
         entry = LogEntry.objects.get()
-        assert (entry.user, entry.object_repr, entry.change_message) == (somebody, "somebody", "changed their own password")
+        assert (entry.user, entry.object_repr, entry.change_message) == (
+            somebody,
+            "somebody",
+            "changed their own password",
+        )
 
     def test_the_old_password_is_asked_for(self, somebody: User):
-        assert "old password was entered incorrectly" in change(logged_in(), "a wrong one", NEW).content.decode()
+        assert (
+            "old password was entered incorrectly"
+            in change(logged_in(), "a wrong one", NEW).content.decode()
+        )
         assert is_logged_in(logged_in(OLD))
 
     def test_it_needs_a_login(self, remote_client: Client):
@@ -149,7 +183,9 @@ def through_the_admin(user: User, active: bool) -> None:
     operator = Client(REMOTE_ADDR=FAR_AWAY)
     operator.force_login(User.objects.get(username="keeper-of-the-house"))
     fields = {"username": user.username, "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
-    page = operator.post(f"/admin/auth/user/{user.pk}/change/", fields | ({"is_active": "on"} if active else {}))
+    page = operator.post(
+        f"/admin/auth/user/{user.pk}/change/", fields | ({"is_active": "on"} if active else {})
+    )
     assert page.status_code == 302
 
 
@@ -179,7 +215,10 @@ def by_sql(user: User, active: bool) -> None:
 
 
 class TestWhenSessionsEnd:
-    @pytest.mark.parametrize("switch", [through_the_admin, by_save, by_saving_the_field, by_update, by_bulk_update, by_sql])
+    @pytest.mark.parametrize(
+        "switch",
+        [through_the_admin, by_save, by_saving_the_field, by_update, by_bulk_update, by_sql],
+    )
     def test_the_sessions_of_a_deactivated_account_never_work_again(
         self, somebody: User, staff: User, switch: Callable[[User, bool], None]
     ):
@@ -196,7 +235,9 @@ class TestWhenSessionsEnd:
         assert is_logged_in(other)
         assert is_logged_in(logged_in())
 
-    def test_a_session_that_a_login_left_at_the_moment_of_deactivation_ends_with_the_activation(self, somebody: User):
+    def test_a_session_that_a_login_left_at_the_moment_of_deactivation_ends_with_the_activation(
+        self, somebody: User
+    ):
         by_update(somebody, False)
         late = Client(REMOTE_ADDR=FAR_AWAY)
         late.force_login(somebody)

@@ -35,11 +35,20 @@ def test_a_key_is_shown_once_and_works(operator: Client, user: User, staff: User
 
     token = ApiToken.objects.get()
     assert (token.user, token.expiry) == (user, None)
-    assert Client(REMOTE_ADDR="192.0.2.1", headers={"authorization": f"Token {key}"}).get("/api/tunix/runs").status_code == 200
+    assert (
+        Client(REMOTE_ADDR="192.0.2.1", headers={"authorization": f"Token {key}"})
+        .get("/api/tunix/runs")
+        .status_code
+        == 200
+    )
     for page in (LIST, f"{LIST}{token.pk}/change/", "/admin/admin/logentry/", "/admin/"):
         assert key not in operator.get(page).content.decode()
     entry = LogEntry.objects.get()
-    assert (entry.user, entry.action_flag, entry.object_repr) == (staff, ADDITION, f"token {key[:8]}… of somebody")
+    assert (entry.user, entry.action_flag, entry.object_repr) == (
+        staff,
+        ADDITION,
+        f"token {key[:8]}… of somebody",
+    )
 
 
 def test_a_token_may_expire(operator: Client, user: User):
@@ -56,7 +65,9 @@ def test_a_token_may_expire(operator: Client, user: User):
         ({"days": "0"}, "greater than or equal to 1"),
     ],
 )
-def test_a_token_that_is_not_made(operator: Client, user: User, fields: dict[str, str], reason: str):
+def test_a_token_that_is_not_made(
+    operator: Client, user: User, fields: dict[str, str], reason: str
+):
     page = operator.post(f"{LIST}add/", {"username": "somebody", "days": ""} | fields)
     assert reason in page.content.decode()
     assert not ApiToken.objects.exists()
@@ -73,7 +84,12 @@ def test_revoking_asks_first_and_is_logged(operator: Client, user: User):
     operator.post(LIST, action | {"post": "yes"})
 
     assert not ApiToken.objects.exists()
-    assert Client(REMOTE_ADDR="192.0.2.1", headers={"authorization": f"Token {key}"}).get("/api/tunix/runs").status_code == 401
+    assert (
+        Client(REMOTE_ADDR="192.0.2.1", headers={"authorization": f"Token {key}"})
+        .get("/api/tunix/runs")
+        .status_code
+        == 401
+    )
     entry = LogEntry.objects.get(action_flag=DELETION)
     assert (entry.object_repr, entry.change_message) == (f"token {key[:8]}… of somebody", "revoked")
 
@@ -84,7 +100,9 @@ def test_a_token_is_never_edited(operator: Client, user: User):
     assert operator.post(f"{LIST}{token.pk}/change/", {"username": "x"}).status_code == 403
 
 
-@pytest.mark.parametrize("path", [LIST, "/admin/admin/logentry/", "/admin/auth/user/", "/admin/django_q/failure/"])
+@pytest.mark.parametrize(
+    "path", [LIST, "/admin/admin/logentry/", "/admin/auth/user/", "/admin/django_q/failure/"]
+)
 def test_lists_never_count(operator: Client, user: User, path: str):
     for _ in range(3):
         make_token(operator)

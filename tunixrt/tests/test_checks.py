@@ -1,4 +1,5 @@
-"""Settings that cannot work together are said by `manage.py check`, each with an id of its own (docs/settings.md)."""
+"""Settings that cannot work together are said by `manage.py check`, each with an id of its own
+(docs/settings.md)."""
 
 import os
 import subprocess
@@ -36,7 +37,9 @@ def configure(settings):
 
 
 def test_with_nothing_set_there_is_nothing_to_say(settings):
-    settings.ALLOWED_HOSTS = [host for host in settings.ALLOWED_HOSTS if host != "testserver"]  # Django's test runner adds it
+    settings.ALLOWED_HOSTS = [
+        host for host in settings.ALLOWED_HOSTS if host != "testserver"
+    ]  # Django's test runner adds it
     assert ids() == []
 
 
@@ -66,7 +69,9 @@ def test_without_local_mode_any_address_will_do(configure):
 
 
 @pytest.mark.parametrize(("local_mode", "expected"), [(True, ["tunixrt.W002"]), (False, [])])
-def test_local_mode_is_worth_a_warning_before_a_deployment(configure, local_mode: bool, expected: list[str]):
+def test_local_mode_is_worth_a_warning_before_a_deployment(
+    configure, local_mode: bool, expected: list[str]
+):
     configure(LOCAL_MODE=local_mode)
 
     assert ids(deploy=True) == expected
@@ -79,9 +84,12 @@ def test_another_module_named_datasets_is_found_out(configure, settings, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("slots", "threads", "expected"), [(2, 4, []), (3, 4, ["tunixrt.E004"]), (0, 2, []), (0, 1, ["tunixrt.E004"])]
+    ("slots", "threads", "expected"),
+    [(2, 4, []), (3, 4, ["tunixrt.E004"]), (0, 2, []), (0, 1, ["tunixrt.E004"])],
 )
-def test_runs_in_the_request_leave_two_threads_free(configure, slots: int, threads: int, expected: list[str]):
+def test_runs_in_the_request_leave_two_threads_free(
+    configure, slots: int, threads: int, expected: list[str]
+):
     configure(TUNIX_SLOTS=slots, WEB_THREADS=threads)
 
     assert ids() == expected
@@ -89,10 +97,19 @@ def test_runs_in_the_request_leave_two_threads_free(configure, slots: int, threa
 
 @pytest.mark.parametrize(
     "name",
-    ["TUNIX_SYNC_TIMEOUT_SECONDS", "TUNIX_RUN_TIMEOUT_SECONDS", "TUNIX_STOP_WAIT_SECONDS", "TUNIX_TERM_GRACE_SECONDS"],
+    [
+        "TUNIX_SYNC_TIMEOUT_SECONDS",
+        "TUNIX_RUN_TIMEOUT_SECONDS",
+        "TUNIX_STOP_WAIT_SECONDS",
+        "TUNIX_TERM_GRACE_SECONDS",
+    ],
 )
-@pytest.mark.parametrize(("value", "expected"), [(0.1, []), (0.0, ["tunixrt.E005"]), (-1.0, ["tunixrt.E005"])])
-def test_a_time_limit_is_greater_than_nothing(configure, name: str, value: float, expected: list[str]):
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.1, []), (0.0, ["tunixrt.E005"]), (-1.0, ["tunixrt.E005"])]
+)
+def test_a_time_limit_is_greater_than_nothing(
+    configure, name: str, value: float, expected: list[str]
+):
     configure(**{name: value})
 
     assert ids() == expected
@@ -110,14 +127,19 @@ def test_slots_are_not_negative(configure):
     assert ids() == ["tunixrt.E006"]
 
 
-@pytest.mark.parametrize(("size", "expected"), [(256, []), (10_240, []), (255, ["tunixrt.E007"]), (10_241, ["tunixrt.E007"])])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(256, []), (10_240, []), (255, ["tunixrt.E007"]), (10_241, ["tunixrt.E007"])],
+)
 def test_the_kept_output_has_a_size_the_contract_allows(configure, size: int, expected: list[str]):
     configure(TUNIX_OUTPUT_MAX_BYTES=size)
 
     assert ids() == expected
 
 
-@pytest.mark.parametrize("name", ["TUNIX_RETENTION_DAYS", "TUNIX_RETENTION_RUNS", "TUNIX_TRASH_HOURS"])
+@pytest.mark.parametrize(
+    "name", ["TUNIX_RETENTION_DAYS", "TUNIX_RETENTION_RUNS", "TUNIX_TRASH_HOURS"]
+)
 def test_what_is_kept_has_limits(configure, name: str):
     for value in (-1, 10**12, float("nan")):
         configure(**{name: value})
@@ -126,8 +148,12 @@ def test_what_is_kept_has_limits(configure, name: str):
     assert ids() == []
 
 
-@pytest.mark.parametrize(("silent", "lost", "expected"), [(60.0, 61.0, []), (60.0, 60.0, ["tunixrt.E008"])])
-def test_a_host_is_silent_before_it_is_lost(configure, silent: float, lost: float, expected: list[str]):
+@pytest.mark.parametrize(
+    ("silent", "lost", "expected"), [(60.0, 61.0, []), (60.0, 60.0, ["tunixrt.E008"])]
+)
+def test_a_host_is_silent_before_it_is_lost(
+    configure, silent: float, lost: float, expected: list[str]
+):
     configure(TUNIX_HOST_SILENT_SECONDS=silent, TUNIX_HOST_LOST_SECONDS=lost)
 
     assert ids() == expected
@@ -175,7 +201,11 @@ def test_what_a_command_writes_is_for_its_account_only(tmp_path: Path):
     subprocess.run(
         [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "TUNIXRT_ENV_FILE": "/dev/null", "TUNIXRT_VAR_DIR": str(tmp_path / "var")},
+        env={
+            "PATH": os.environ["PATH"],
+            "TUNIXRT_ENV_FILE": "/dev/null",
+            "TUNIXRT_VAR_DIR": str(tmp_path / "var"),
+        },
         umask=0o022,
         check=True,
     )

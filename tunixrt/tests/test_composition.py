@@ -1,4 +1,5 @@
-"""The composition (docker-compose.yml, Dockerfile): what reaches its containers, and that its commands work with exactly that."""
+"""The composition (docker-compose.yml, Dockerfile): what reaches its containers, and that its
+commands work with exactly that."""
 
 import os
 import re
@@ -17,13 +18,21 @@ from runs.tests.launching import PATIENCE, wait_for
 from runs.tests.ports import HeldPort
 from runs.tests.programs import Program
 from tunixrt import healthcheck
-from tunixrt.tests.composition import COMPOSE, Composition, MissingVariable, exec_form, final_image, interpolate
+from tunixrt.tests.composition import (
+    COMPOSE,
+    Composition,
+    MissingVariable,
+    exec_form,
+    final_image,
+    interpolate,
+)
 from tunixrt.tests.plugin import ROOT
 from tunixrt.tests.postgres import PostgresServer, postgres_server
 from tunixrt.tests.test_settings import code_defaults, documented
 
 OURS = ("migrate", "web", "worker")
-# How the containers are put together; a .env that was written for the machine itself must not change it.
+# How the containers are put together; a .env that was written for the machine itself must not
+# change it.
 FIXED = {
     "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "DEBUG", "TUNIXRT_LOCAL_MODE", "TUNIXRT_BIND", "TUNIXRT_ENV_FILE",
     "TUNIXRT_VAR_DIR", "TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_PYTHON", "HF_HOME",
@@ -65,11 +74,17 @@ def test_the_composition_does_not_start_without_its_secrets(name: str):
 @pytest.mark.parametrize("service", OURS)
 def test_every_setting_in_the_env_file_reaches_the_containers(service: str):
     """Webhook secret, retention, slots … and what only the training program reads."""
-    settings = {name: f"own {name}" for name in [*documented(), "HF_TOKEN", "HTTPS_PROXY", "XLA_FLAGS"]}
+    settings = {
+        name: f"own {name}" for name in [*documented(), "HF_TOKEN", "HTTPS_PROXY", "XLA_FLAGS"]
+    }
     dotenv = "".join(f"{name}='{value}'\n" for name, value in settings.items())
 
     environment = Composition(dotenv).environment(service)
-    fixed = {name: value for name, value in COMPOSE["services"][service]["environment"].items() if "$" not in value}
+    fixed = {
+        name: value
+        for name, value in COMPOSE["services"][service]["environment"].items()
+        if "$" not in value
+    }
 
     assert fixed.keys() >= FIXED
     assert fixed.items() <= environment.items()
@@ -82,7 +97,9 @@ def test_every_setting_in_the_env_file_reaches_the_containers(service: str):
 
 
 def test_every_setting_that_is_a_place_of_the_container_is_fixed():
-    places = {name for name in code_defaults() if re.search(r"_(DIR|FILE|ROOTS?|PYTHON|BIND|URL)$", name)}
+    places = {
+        name for name in code_defaults() if re.search(r"_(DIR|FILE|ROOTS?|PYTHON|BIND|URL)$", name)
+    }
 
     assert places - FIXED == {"TUNIX_WEBHOOK_URL"}
 
@@ -92,7 +109,8 @@ def test_without_an_env_file_the_composition_starts_all_the_same():
 
 
 def test_what_the_containers_write_lies_on_volumes_that_their_user_may_write():
-    """A volume takes owner and mode from the folder in the image; the project's folders are for their owner alone."""
+    """A volume takes owner and mode from the folder in the image; the project's folders are for
+    their owner alone."""
     made = re.search(r"install -d -m 700 -o tunixrt -g tunixrt ([^&\n]+)", final_image())
     assert made is not None
 
@@ -149,12 +167,18 @@ def test_grafana_does_not_start_with_a_password_that_everybody_knows(password: s
         ("tunix.example.org, other.example.org", "tunix.example.org"),
     ],
 )
-def test_the_health_check_asks_by_a_name_that_is_answered(allowed: str, name: str, settings, client):
+def test_the_health_check_asks_by_a_name_that_is_answered(
+    allowed: str, name: str, settings, client
+):
     assert healthcheck.accepted_name(allowed) == name
-    settings.ALLOWED_HOSTS = [host.strip() for host in allowed.split(",")] if allowed else ["localhost"]
+    settings.ALLOWED_HOSTS = (
+        [host.strip() for host in allowed.split(",")] if allowed else ["localhost"]
+    )
     settings.LOCAL_MODE = False
 
-    assert client.get("/static/nothing", headers={"host": name}).status_code == 404  # by any other name: 400
+    assert (
+        client.get("/static/nothing", headers={"host": name}).status_code == 404
+    )  # by any other name: 400
 
 
 def test_the_health_check_says_what_is_wrong():
@@ -173,7 +197,8 @@ def test_the_health_check_says_what_is_wrong():
 
 @dataclass
 class Containers:
-    """The composition as programs of this machine: its commands in its environment, but for places and addresses."""
+    """The composition as programs of this machine: its commands in its environment, but for places
+    and addresses."""
 
     composition: Composition
     folder: Path
@@ -182,14 +207,19 @@ class Containers:
 
     def environment(self, service: str) -> dict[str, str]:
         given = self.composition.environment(service)
-        moved = {name: value.replace("/var/lib/tunixrt", str(self.folder)) for name, value in given.items()}
+        moved = {
+            name: value.replace("/var/lib/tunixrt", str(self.folder))
+            for name, value in given.items()
+        }
         moved |= {
             "PATH": os.environ["PATH"],
             "TUNIX_PYTHON": sys.executable,
             "TUNIXRT_BIND": self.port.address,
             "PGHOST": self.database.socket,
         }
-        measuring = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+        measuring = {
+            name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")
+        }
         return moved | measuring
 
     def command(self, service: str) -> list[str]:
@@ -212,15 +242,25 @@ class Containers:
         return ended.stdout
 
     def is_well(self, service: str) -> bool:
-        check = self.composition.services[service].get("healthcheck", {}).get("test", ["CMD", *exec_form("HEALTHCHECK")])
+        check = (
+            self.composition.services[service]
+            .get("healthcheck", {})
+            .get("test", ["CMD", *exec_form("HEALTHCHECK")])
+        )
         assert check[:2] == ["CMD", "python"]
         ended = subprocess.run(
-            [sys.executable, *check[2:]], cwd=ROOT, env=self.environment(service), capture_output=True, check=False
+            [sys.executable, *check[2:]],
+            cwd=ROOT,
+            env=self.environment(service),
+            capture_output=True,
+            check=False,
         )
         return ended.returncode == 0
 
     def start(self, service: str) -> Program:
-        return Program(self.command(service), self.folder / f"{service}.log", instead=self.environment(service))
+        return Program(
+            self.command(service), self.folder / f"{service}.log", instead=self.environment(service)
+        )
 
 
 @pytest.fixture
@@ -231,19 +271,29 @@ def containers(tmp_path: Path, port: HeldPort) -> Iterator[Containers]:
         "DATABASE_URL=sqlite:///of-the-machine.sqlite3\nTUNIXRT_VAR_DIR=/srv/of-the-machine\n"
     )
     of_database = composition.environment("database")
-    assert of_database["POSTGRES_PASSWORD"] == composition.environment("web")["PGPASSWORD"] == PASSWORD
+    assert (
+        of_database["POSTGRES_PASSWORD"] == composition.environment("web")["PGPASSWORD"] == PASSWORD
+    )
     with postgres_server() as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
-            user, name = sql.Identifier(of_database["POSTGRES_USER"]), sql.Identifier(of_database["POSTGRES_DB"])
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(user, sql.Literal(PASSWORD)))
+            user, name = (
+                sql.Identifier(of_database["POSTGRES_USER"]),
+                sql.Identifier(of_database["POSTGRES_DB"]),
+            )
+            connection.execute(
+                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(user, sql.Literal(PASSWORD))
+            )
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, user))
         server.ask_for_passwords(of_database["POSTGRES_USER"])
         yield Containers(composition, tmp_path / "var", server, port)
 
 
 def test_every_command_of_the_composition_works_in_the_environment_it_gets(containers: Containers):
-    """From an empty database to a page that a person with the first account sees, without a proxy and without TLS."""
-    for folder in re.findall(r"/var/lib/tunixrt(/\w+)?", final_image().partition("install -d")[2].partition("\n")[0]):
+    """From an empty database to a page that a person with the first account sees, without a proxy
+    and without TLS."""
+    for folder in re.findall(
+        r"/var/lib/tunixrt(/\w+)?", final_image().partition("install -d")[2].partition("\n")[0]
+    ):
         (containers.folder / folder.lstrip("/")).mkdir(mode=0o700, parents=True, exist_ok=True)
     containers.run("migrate", containers.command("migrate"))
     containers.run(
@@ -260,7 +310,11 @@ def test_every_command_of_the_composition_works_in_the_environment_it_gets(conta
             page = client.get("/login")
             assert page.status_code == 200  # not sent to an HTTPS that is not there
             assert "strict-transport-security" not in page.headers
-            fields = {"csrfmiddlewaretoken": client.cookies["csrftoken"], "username": "ada", "password": "correct horse battery"}
+            fields = {
+                "csrfmiddlewaretoken": client.cookies["csrftoken"],
+                "username": "ada",
+                "password": "correct horse battery",
+            }
             assert client.post("/login", data=fields).status_code == 302
             assert client.get("/").status_code == 200
         containers.run("web", ["manage.py", "check", "--fail-level", "WARNING"])
@@ -273,7 +327,10 @@ def test_every_command_of_the_composition_works_in_the_environment_it_gets(conta
 def first_account() -> list[str]:
     """The documented step after `docker compose up`."""
     steps = {
-        re.search(r"docker compose exec web (python manage\.py createsuperuser)", (ROOT / name).read_text())
+        re.search(
+            r"docker compose exec web (python manage\.py createsuperuser)",
+            (ROOT / name).read_text(),
+        )
         for name in ("README.md", "docs/operations.md", "docker-compose.yml")
     }
     assert None not in steps, "each of them says how"

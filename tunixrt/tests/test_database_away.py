@@ -1,4 +1,5 @@
-"""A real server whose real database goes away and comes back: 503 meanwhile, no stack trace, no restart needed."""
+"""A real server whose real database goes away and comes back: 503 meanwhile, no stack trace, no
+restart needed."""
 
 import os
 import signal
@@ -43,7 +44,11 @@ def site(tmp_path: Path, port: HeldPort) -> Iterator[Site]:
             "TUNIXRT_BIND": port.address,
         }
         subprocess.run(
-            [sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environment, check=True, capture_output=True
+            [sys.executable, "manage.py", "migrate", "-v", "0"],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
         )
         session = subprocess.run(
             [sys.executable, "manage.py", "shell", "--no-imports", "-c", LOG_IN_SOMEBODY],
@@ -87,11 +92,19 @@ def test_answers_are_503_while_the_database_is_away(site: Site):
 
     site.database.stop()
 
-    for headers in ({}, {"Cookie": f"sessionid={site.session}"}, {"Authorization": "Token 0123456789"}):
+    for headers in (
+        {},
+        {"Cookie": f"sessionid={site.session}"},
+        {"Authorization": "Token 0123456789"},
+    ):
         answer = site.web.get("/api/tunix/runs", headers=headers)
-        assert (answer.status_code, answer.json()) == (503, {"detail": DatabaseAway().detail}), headers
+        assert (answer.status_code, answer.json()) == (503, {"detail": DatabaseAway().detail}), (
+            headers
+        )
         assert answer.headers["Retry-After"] == "5"
-    written = site.web.post("/api/tunix/run", json={"dataset_key": "a", "model_id": "preset:tiny-llama"})
+    written = site.web.post(
+        "/api/tunix/run", json={"dataset_key": "a", "model_id": "preset:tiny-llama"}
+    )
     assert (written.status_code, written.json()) == (503, {"detail": DatabaseAway().detail})
     for headers in ({}, {"Cookie": f"sessionid={site.session}"}):
         page = site.web.get("/", headers=headers)
@@ -105,4 +118,7 @@ def test_answers_are_503_while_the_database_is_away(site: Site):
     wait_for(lambda: site.web.get("/healthz").status_code == 200, "the database again")
     for _ in range(12):  # whichever thread answers, its connection is a new one
         assert site.web.get("/api/tunix/runs").status_code == 200
-    assert site.web.get("/api/tunix/runs", headers={"Cookie": f"sessionid={site.session}"}).status_code == 200
+    assert (
+        site.web.get("/api/tunix/runs", headers={"Cookie": f"sessionid={site.session}"}).status_code
+        == 200
+    )

@@ -92,7 +92,10 @@ def test_what_goes_on_counts_on() -> None:
         ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>\n"),
         ("[a](JaVaScRiPt&colon;alert(1))", "<p>[a](JaVaScRiPt:alert(1))</p>\n"),
         ("[a](data:text/html,x)", "<p>[a](data:text/html,x)</p>\n"),
-        ('[a](/runs "\\" onclick=\\"x")', '<p><a href="/runs" title="&quot; onclick=&quot;x">a</a></p>\n'),
+        (
+            '[a](/runs "\\" onclick=\\"x")',
+            '<p><a href="/runs" title="&quot; onclick=&quot;x">a</a></p>\n',
+        ),
     ],
 )
 def test_markdown_is_harmless(text: str, html: str) -> None:
@@ -137,5 +140,10 @@ def test_sizes_are_in_units_of_1000(count: float, text: str) -> None:
 def test_every_page_writes_sizes_alike() -> None:
     """Django's ``filesizeformat`` counts in units of 1024 and calls them MB all the same."""
     folders = [ROOT / name for name in ("templates", "runs", "datasets", "tunixrt")]
-    files = [path for folder in folders for ending in ("html", "py") for path in folder.rglob(f"*.{ending}")]
+    files = [
+        path
+        for folder in folders
+        for ending in ("html", "py")
+        for path in folder.rglob(f"*.{ending}")
+    ]
     assert [path for path in files if "filesizeformat" in path.read_text()] == [Path(__file__)]

@@ -14,7 +14,9 @@ from tunixrt.tests.plugin import ROOT
 from tunixrt.tests.test_packaging import make_targets
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+each_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
+)
 
 
 def headings(path: Path) -> set[str]:
@@ -53,7 +55,13 @@ def test_links_lead_somewhere(path: Path):
 @each_document
 def test_make_targets_exist(path: Path):
     code = re.findall(r"`make ([^`]+)`|^make (.+)$", path.read_text(), re.MULTILINE)
-    named = {word for spans in code for span in spans for word in span.partition("#")[0].split() if "=" not in word}
+    named = {
+        word
+        for spans in code
+        for span in spans
+        for word in span.partition("#")[0].split()
+        if "=" not in word
+    }
 
     assert named <= make_targets()
 
@@ -71,9 +79,13 @@ def test_no_machine_of_ours_is_named(path: Path):
 def test_every_route_of_the_api_has_an_example_and_every_example_a_route():
     text = "\n".join(path.read_text() for path in DOCUMENTS)
     # $run_id, {id} and sums-v1 stand for a parameter, and so are taken for one by the route
-    written = {re.sub(r"[${}]", "", path) for path in re.findall(r"(?<!\w)/api/[\w/$.{}-]*[\w}]", text)}
+    written = {
+        re.sub(r"[${}]", "", path) for path in re.findall(r"(?<!\w)/api/[\w/$.{}-]*[\w}]", text)
+    }
 
-    assert {"/" + resolve(path).route for path in written} == set(api_routes(get_resolver().url_patterns))
+    assert {"/" + resolve(path).route for path in written} == set(
+        api_routes(get_resolver().url_patterns)
+    )
 
 
 def test_routes_in_the_readme_exist():
@@ -82,10 +94,21 @@ def test_routes_in_the_readme_exist():
 
 
 def test_the_help_lists_every_target_with_a_sentence():
-    help_text = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    help_text = subprocess.run(
+        ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
 
     listed = set(re.findall(r"^  make ([a-z-]+) +\S", help_text, re.MULTILINE))
-    assert {"demo", "test", "test-core", "test-parity", "serve", "lint", "format", "clean"} <= listed
+    assert {
+        "demo",
+        "test",
+        "test-core",
+        "test-parity",
+        "serve",
+        "lint",
+        "format",
+        "clean",
+    } <= listed
     assert listed <= make_targets()
 
 
@@ -93,14 +116,19 @@ def test_decisions_are_numbered_dated_by_status_and_linked():
     records = sorted((ROOT / "docs" / "adr").glob("*.md"))
     architecture = (ROOT / "docs" / "architecture.md").read_text()
 
-    assert [path.name[:4] for path in records] == [f"{number:04}" for number in range(1, len(records) + 1)]
+    assert [path.name[:4] for path in records] == [
+        f"{number:04}" for number in range(1, len(records) + 1)
+    ]
     for path in records:
         assert re.search(
-            r"^Status: (accepted|accepted; amended by \[\d+\]\(\d{4}-[\w-]+\.md\)|superseded by \d+)$",
+            r"^Status: (accepted|accepted; amended by \[\d+\]\(\d{4}-[\w-]+\.md\)|superseded by"
+            r" \d+)$",
             path.read_text(),
             re.MULTILINE,
         )
-        assert {"## Context", "## Decision", "## Consequences"} <= set(path.read_text().splitlines())
+        assert {"## Context", "## Decision", "## Consequences"} <= set(
+            path.read_text().splitlines()
+        )
         assert f"(adr/{path.name})" in architecture
 
 
@@ -108,20 +136,36 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
 def test_the_picture_of_the_layers_is_the_contract():
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
     layers = next(contract["layers"] for contract in contracts if contract["id"] == "runs-layers")
     picture = ARCHITECTURE.partition("## Layers")[2].split("```")[1].strip().splitlines()
     assert [" | ".join(re.split(r"  +", line)[0].split(" · ")) for line in picture] == layers
 
 
 def test_each_behaviour_is_two_hops_away():
-    """Both functions exist where the table says, the first names the second, and so does its test file exist."""
+    """Both functions exist where the table says, the first names the second, and so does its test
+    file exist."""
     table = ARCHITECTURE.partition("## Where a behaviour is")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| .* \| `(\S+\.py)` `(\w+)` \| `(\S+\.py)` `(\w+)` \| `(\S+\.py)` \|$", table, re.MULTILINE)
+    rows = re.findall(
+        r"^\| .* \| `(\S+\.py)` `(\w+)` \| `(\S+\.py)` `(\w+)` \| `(\S+\.py)` \|$",
+        table,
+        re.MULTILINE,
+    )
     assert len(rows) >= 10
     for first_path, first, second_path, second, test in rows:
         for path, name in ((first_path, first), (second_path, second)):
-            assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), f"{path} has no {name}"
-        body = re.split(rf"^(?:def|class) {first}\b", (ROOT / first_path).read_text(), maxsplit=1, flags=re.MULTILINE)[1]
-        assert re.search(rf"\b{second}\b", body), f"{first} in {first_path} does not lead to {second}"
+            assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), (
+                f"{path} has no {name}"
+            )
+        body = re.split(
+            rf"^(?:def|class) {first}\b",
+            (ROOT / first_path).read_text(),
+            maxsplit=1,
+            flags=re.MULTILINE,
+        )[1]
+        assert re.search(rf"\b{second}\b", body), (
+            f"{first} in {first_path} does not lead to {second}"
+        )
         assert (ROOT / test).is_file()

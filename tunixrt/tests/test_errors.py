@@ -8,7 +8,15 @@ from rest_framework.test import APIClient
 import tunixrt.urls  # noqa: F401 - every module that has a refusal of its own is loaded
 from tunixrt.api.errors import exception_handler
 from tunixrt.errors import RefusalMiddleware, answer_refusal
-from tunixrt.refusals import DETAIL_MAX, ENTRIES_MAX, RETRY_AFTER, DatabaseAway, Refusal, TooLarge, TooMany
+from tunixrt.refusals import (
+    DETAIL_MAX,
+    ENTRIES_MAX,
+    RETRY_AFTER,
+    DatabaseAway,
+    Refusal,
+    TooLarge,
+    TooMany,
+)
 from tunixrt.tests.clients import NEARBY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tunixrt.tests.urls")]
@@ -27,7 +35,11 @@ def browser() -> Client:
         ("404", 404, {"detail": "No such thing."}),
         ("conflict", 409, {"detail": "Somebody was first."}),
         ("501", 501, {"detail": "No runtime."}),
-        ("list", 400, {"detail": "Send one or the other.", "non_field_errors": ["Send one or the other."]}),
+        (
+            "list",
+            400,
+            {"detail": "Send one or the other.", "non_field_errors": ["Send one or the other."]},
+        ),
         (
             "query",
             422,
@@ -51,7 +63,9 @@ def browser() -> Client:
         ("interface", 503, {"detail": DatabaseAway().detail}),
     ],
 )
-def test_an_error_of_the_api_is_json_with_detail(api: APIClient, name: str, status: int, body: dict):
+def test_an_error_of_the_api_is_json_with_detail(
+    api: APIClient, name: str, status: int, body: dict
+):
     response = api.get(f"/api/raise/{name}")
 
     assert response.status_code == status
@@ -103,8 +117,13 @@ def test_an_error_of_a_page_is_a_page(browser: Client, name: str, status: int, t
     assert "secret" not in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize(("name", "status"), [("400", 400), ("403", 403), ("404", 404), ("500", 500), ("operational", 503)])
-def test_below_the_api_every_error_is_json_whoever_raises_it(browser: Client, name: str, status: int):
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("400", 400), ("403", 403), ("404", 404), ("500", 500), ("operational", 503)],
+)
+def test_below_the_api_every_error_is_json_whoever_raises_it(
+    browser: Client, name: str, status: int
+):
     response = browser.get(f"/api/page/{name}")
 
     assert response.status_code == status
@@ -128,7 +147,11 @@ def test_a_form_without_its_token_is_explained():
 def test_an_error_repeats_a_bounded_part_of_a_request(api: APIClient):
     many = {f"{number}-{'k' * 2_000}": 1 for number in range(500)}
 
-    response = api.post("/api/datasets", many | {"name": "n" * 200_000, "version": "v1", "trace_ids": []}, format="json")
+    response = api.post(
+        "/api/datasets",
+        many | {"name": "n" * 200_000, "version": "v1", "trace_ids": []},
+        format="json",
+    )
 
     assert response.status_code == 400
     assert len(response.content) < 300_000
@@ -142,7 +165,9 @@ def refusal_classes(kind: type[Refusal] = Refusal) -> list[type[Refusal]]:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in refusal_classes() if kind.status in RETRY_AFTER], ids=lambda kind: kind.__name__
+    "kind",
+    [kind for kind in refusal_classes() if kind.status in RETRY_AFTER],
+    ids=lambda kind: kind.__name__,
 )
 def test_every_refusal_that_asks_to_come_back_says_when(kind: type[Refusal]):
     refusal = kind.__new__(kind)
@@ -165,14 +190,21 @@ def test_a_known_time_goes_before_the_usual_one():
 @pytest.mark.parametrize("status", RETRY_AFTER)
 def test_whoever_answers_so_says_when_to_come_back(status: int):
     """Pages that show a refusal beside their form, and libraries."""
-    answer = RefusalMiddleware(lambda request: HttpResponse(status=status))(RequestFactory().get("/"))
+    answer = RefusalMiddleware(lambda request: HttpResponse(status=status))(
+        RequestFactory().get("/")
+    )
 
     assert answer["Retry-After"] == str(RETRY_AFTER[status])
 
 
 def test_what_a_refusal_repeats_is_bounded_where_it_is_made():
-    refusal = Refusal(messages={f"{number}-{'k' * 2_000}": ["m" * 5_000] * 500 for number in range(200)})
+    refusal = Refusal(
+        messages={f"{number}-{'k' * 2_000}": ["m" * 5_000] * 500 for number in range(200)}
+    )
 
     assert len(refusal.detail) <= DETAIL_MAX
-    assert sum(len(field) + sum(map(len, said)) for field, said in refusal.messages.items()) < 2_200_000
+    assert (
+        sum(len(field) + sum(map(len, said)) for field, said in refusal.messages.items())
+        < 2_200_000
+    )
     assert len(refusal.messages) == ENTRIES_MAX + 1

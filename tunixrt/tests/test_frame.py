@@ -24,9 +24,13 @@ def test_login_and_logout(remote_client: Client, user: User, settings: LazySetti
     user.set_password("a long enough one")
     user.save(update_fields=["password"])
     assert remote_client.get("/")["Location"] == "/login?next=/"
-    wrong = remote_client.post("/login", {"username": "somebody", "password": "wrong", "next": "/runs/new"})
+    wrong = remote_client.post(
+        "/login", {"username": "somebody", "password": "wrong", "next": "/runs/new"}
+    )
     assert "Please enter a correct username and password" in wrong.content.decode()
-    right = remote_client.post("/login", {"username": "somebody", "password": "a long enough one", "next": "/runs/new"})
+    right = remote_client.post(
+        "/login", {"username": "somebody", "password": "a long enough one", "next": "/runs/new"}
+    )
     assert right["Location"] == "/runs/new"
     page = remote_client.get("/").content.decode()
     assert "somebody" in page
@@ -40,7 +44,9 @@ def test_nobody_logs_out_in_local_mode(local_client: Client) -> None:
     assert 'action="/logout"' not in local_client.get("/").content.decode()
 
 
-def test_an_error_page_asks_no_database(remote_client: Client, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+def test_an_error_page_asks_no_database(
+    remote_client: Client, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
     remote_client.cookies["sessionid"] = "of-somebody"
     with django_assert_num_queries(0):
         response = remote_client.get("/nothing-here")
@@ -48,16 +54,21 @@ def test_an_error_page_asks_no_database(remote_client: Client, django_assert_num
     assert "Not found" in response.content.decode()
 
 
-@pytest.mark.parametrize("path", sorted(TEMPLATES.rglob("*.html")), ids=lambda path: str(path.relative_to(TEMPLATES)))
+@pytest.mark.parametrize(
+    "path", sorted(TEMPLATES.rglob("*.html")), ids=lambda path: str(path.relative_to(TEMPLATES))
+)
 def test_templates_have_nothing_inline(path: Path) -> None:
     """The Content-Security-Policy allows our own files only."""
     text = path.read_text()
-    assert not re.findall(r"<script(?![^>]*\bsrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:|hx-on", text)
+    assert not re.findall(
+        r"<script(?![^>]*\bsrc=)[^>]*>|<style|\sstyle=|\son\w+=|javascript:|hx-on", text
+    )
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
 
 
 def test_templates_obey_the_arrows_of_the_apps() -> None:
-    """An app's templates use their own, those of the project, and, in runs alone, those of datasets."""
+    """An app's templates use their own, those of the project, and, in runs alone, those of
+    datasets."""
     used_by = {
         "runs": {"runs", "datasets"},
         "datasets": {"datasets"},
@@ -69,4 +80,6 @@ def test_templates_obey_the_arrows_of_the_apps() -> None:
         folder = path.relative_to(TEMPLATES).parts[0]
         for used in re.findall(r"{%\s*(?:include|extends)\s+[\"']([^\"']+)", path.read_text()):
             first, _, rest = used.partition("/")
-            assert not rest or first in {"components"} | used_by.get(folder, set()), f"{path} uses {used}"
+            assert not rest or first in {"components"} | used_by.get(folder, set()), (
+                f"{path} uses {used}"
+            )

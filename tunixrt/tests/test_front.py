@@ -1,4 +1,5 @@
-"""The front, served by granian: what it receives, whom it admits, what it sends. The application is front_application.py."""
+"""The front, served by granian: what it receives, whom it admits, what it sends. The application is
+front_application.py."""
 
 import asyncio
 import contextlib
@@ -22,7 +23,9 @@ from tunixrt.front import KNOWN_MAX, BodyRule, Front, Limits, Places
 from tunixrt.tests.plugin import ROOT
 from tunixrt.whose import ACCOUNT
 
-LIMITS = Limits(body=BodyRule(1), upload=BodyRule(1), upload_paths=frozenset(), slow_paths=frozenset())
+LIMITS = Limits(
+    body=BodyRule(1), upload=BodyRule(1), upload_paths=frozenset(), slow_paths=frozenset()
+)
 HEAD = b"Host: here\r\nConnection: close\r\n"
 
 
@@ -67,11 +70,20 @@ class Server:
 
 
 def get(path: str, *headers: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\n".encode() + HEAD + "".join(f"{line}\r\n" for line in headers).encode() + b"\r\n"
+    return (
+        f"GET {path} HTTP/1.1\r\n".encode()
+        + HEAD
+        + "".join(f"{line}\r\n" for line in headers).encode()
+        + b"\r\n"
+    )
 
 
 def post(path: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", f"Content-Length: {len(body) if length is None else length}", *headers]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"Content-Length: {len(body) if length is None else length}",
+        *headers,
+    ]
     return "\r\n".join(lines).encode() + b"\r\n" + HEAD + b"\r\n" + body
 
 
@@ -95,9 +107,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
         listening.close()
-        arguments = ["--interface", "rsgi", "--http", "1", "--no-ws", "--port", str(port), "--workers-kill-timeout", "1"]
+        arguments = [
+            "--interface",
+            "rsgi",
+            "--http",
+            "1",
+            "--no-ws",
+            "--port",
+            str(port),
+            "--workers-kill-timeout",
+            "1",
+        ]
         process = subprocess.Popen(
-            [sys.executable, "-m", "granian", *arguments, "tunixrt.tests.front_application:application"],
+            [
+                sys.executable,
+                "-m",
+                "granian",
+                *arguments,
+                "tunixrt.tests.front_application:application",
+            ],
             env=os.environ | {"FRONT_TEST_FOLDER": str(folder)},
             cwd=ROOT,
             stdout=log,
@@ -119,7 +147,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_a_request_arrives_as_wsgi_describes_it(server: Server) -> None:
     status, body = server.ask(
-        post("/a%20b/%C3%A9?x=%20&y", b"hello", "X-A: 1", "X-A: 2", "Cookie: a=1", "Cookie: b=2", "X_Sneaky: 1")
+        post(
+            "/a%20b/%C3%A9?x=%20&y",
+            b"hello",
+            "X-A: 1",
+            "X-A: 2",
+            "Cookie: a=1",
+            "Cookie: b=2",
+            "X_Sneaky: 1",
+        )
     )
 
     assert status == 200
@@ -167,7 +203,9 @@ def test_a_body_that_comes_too_slowly_is_refused(server: Server) -> None:
 
 
 def test_a_header_that_is_not_ascii_is_named(server: Server) -> None:
-    status, body = server.ask(b"GET / HTTP/1.1\r\nX-Client-Request-Id: \xc3\xa9\r\n" + HEAD + b"\r\n")
+    status, body = server.ask(
+        b"GET / HTTP/1.1\r\nX-Client-Request-Id: \xc3\xa9\r\n" + HEAD + b"\r\n"
+    )
 
     assert status == 400
     assert b"x-client-request-id" in body
@@ -186,18 +224,24 @@ def test_slow_bodies_hold_no_place(server: Server) -> None:
 def test_the_large_limit_is_for_who_may_upload(server: Server) -> None:
     large = b"x" * 100_000
 
-    assert server.ask(post("/upload", b"x", length=len(large)))[0] == 200  # the view answers, with an empty body
+    assert (
+        server.ask(post("/upload", b"x", length=len(large)))[0] == 200
+    )  # the view answers, with an empty body
     status, body = server.ask(post("/upload", large, "Authorization: may"))
     assert (status, len(json.loads(body)["body"])) == (200, len(large))
     assert server.ask(post("/upload", b"x", "Authorization: may", length=1_000_001))[0] == 413
 
 
 def test_uploads_at_once_are_bounded(server: Server) -> None:
-    first = server.send(post("/upload", b"x", "Authorization: may", "Expect: 100-continue", length=100))
+    first = server.send(
+        post("/upload", b"x", "Authorization: may", "Expect: 100-continue", length=100)
+    )
     assert first.recv(100).startswith(b"HTTP/1.1 100")  # it is being received
 
     assert server.retry_after(post("/upload", b"y", "Authorization: may")) == (429, 10)
-    second = server.send(post("/upload", b"x", "Authorization: may, too", "Expect: 100-continue", length=100))
+    second = server.send(
+        post("/upload", b"x", "Authorization: may, too", "Expect: 100-continue", length=100)
+    )
     assert second.recv(100).startswith(b"HTTP/1.1 100")
     assert server.retry_after(post("/upload", b"y", "Authorization: may, as well")) == (503, 5)
 
@@ -207,8 +251,13 @@ def test_uploads_at_once_are_bounded(server: Server) -> None:
     assert server.ask(post("/upload", b"y", "Authorization: may"))[0] == 200
 
 
-def test_requests_that_take_long_let_others_in_and_never_take_the_last_place(server: Server) -> None:
-    held = [server.send(post(f"/hold/slow-{number}", b"", f"Authorization: {number}")) for number in (1, 2, 3)]
+def test_requests_that_take_long_let_others_in_and_never_take_the_last_place(
+    server: Server,
+) -> None:
+    held = [
+        server.send(post(f"/hold/slow-{number}", b"", f"Authorization: {number}"))
+        for number in (1, 2, 3)
+    ]
     server.wait_for("slow-1")
     server.wait_for("slow-2")
 
@@ -237,7 +286,9 @@ def test_one_client_never_takes_the_last_place(server: Server) -> None:
 
 
 def test_what_is_sent_piece_by_piece_holds_no_place_and_is_bounded(server: Server) -> None:
-    streams = [server.send(get(f"/stream/piece-{number}", f"Authorization: {number}")) for number in (1, 2)]
+    streams = [
+        server.send(get(f"/stream/piece-{number}", f"Authorization: {number}")) for number in (1, 2)
+    ]
     server.wait_for("piece-1")
     server.wait_for("piece-2")
 
@@ -250,7 +301,9 @@ def test_what_is_sent_piece_by_piece_holds_no_place_and_is_bounded(server: Serve
 
 
 def test_one_client_has_a_share_of_the_downloads(server: Server) -> None:
-    streams = [server.send(get(f"/stream/mine-too-{number}", "Authorization: me")) for number in (1, 2)]
+    streams = [
+        server.send(get(f"/stream/mine-too-{number}", "Authorization: me")) for number in (1, 2)
+    ]
     server.wait_for("mine-too-1")
     server.wait_for("mine-too-2")
 
@@ -269,7 +322,10 @@ def test_who_has_used_least_is_admitted_first() -> None:
         places = Places(3, patience=1e6)  # one at a time
         held = threading.Event()
         first = places.visit(held.wait, client="many", who="many")
-        many = [places.visit(lambda: order.append("many"), client="many", who=f"token {number}") for number in range(100)]
+        many = [
+            places.visit(lambda: order.append("many"), client="many", who=f"token {number}")
+            for number in range(100)
+        ]
         one = places.visit(lambda: order.append("one"), client="one", who="one")
         held.set()
         await asyncio.gather(first.result, one.result, *(visit.result for visit in many))
@@ -292,7 +348,9 @@ def test_one_heavy_request_of_a_client_at_a_time() -> None:
             held.wait()
 
         names = ("one", "one", "two", "three")
-        heavy = [places.visit(partial(work, name), client=name, who=name, heavy=True) for name in names]
+        heavy = [
+            places.visit(partial(work, name), client=name, who=name, heavy=True) for name in names
+        ]
         quick = places.visit(lambda: begun.append("quick"), client="one", who="one")
         await quick.result
         assert [visit.admitted for visit in heavy] == [True, False, True, False]
@@ -305,7 +363,8 @@ def test_one_heavy_request_of_a_client_at_a_time() -> None:
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Server) -> None:
-    """Two hold the places that their client may have; what it asks further is never begun once it has gone."""
+    """Two hold the places that their client may have; what it asks further is never begun once it
+    has gone."""
     held = [server.send(get(f"/hold/here-{number}", "Authorization: leaving")) for number in (1, 2)]
     server.wait_for("here-1")
     server.wait_for("here-2")
@@ -322,7 +381,14 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Serv
 
 
 def test_a_client_is_an_account_once_django_has_found_one() -> None:
-    front = Front(lambda environ, start: HttpResponse(), places=1, streams=1, downloads=1, downloads_each=1, limits=LIMITS)
+    front = Front(
+        lambda environ, start: HttpResponse(),
+        places=1,
+        streams=1,
+        downloads=1,
+        downloads_each=1,
+        limits=LIMITS,
+    )
     mine = {"REMOTE_ADDR": "192.0.2.1", "HTTP_COOKIE": "theme=dark; sessionid=abc"}
     assert front._client_of(mine) == "address 192.0.2.1"
 
@@ -331,7 +397,9 @@ def test_a_client_is_an_account_once_django_has_found_one() -> None:
     assert front._client_of(mine | {"HTTP_COOKIE": "sessionid=abc; theme=light"}) == "account 7"
     assert front._client_of(mine | {"HTTP_COOKIE": "sessionid=made-up"}) == "address 192.0.2.1"
     for number in range(2 * KNOWN_MAX):
-        front._remember({"REMOTE_ADDR": "192.0.2.1", "HTTP_AUTHORIZATION": f"Token {number}", ACCOUNT: 8})
+        front._remember(
+            {"REMOTE_ADDR": "192.0.2.1", "HTTP_AUTHORIZATION": f"Token {number}", ACCOUNT: 8}
+        )
     assert len(front._accounts) == KNOWN_MAX
 
 

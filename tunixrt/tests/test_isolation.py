@@ -1,4 +1,5 @@
-"""What the tests stand on: folders and a database of their own, which programs started by a test see as well."""
+"""What the tests stand on: folders and a database of their own, which programs started by a test
+see as well."""
 
 import os
 import subprocess

@@ -15,7 +15,16 @@ from tunixrt.tests.clients import NEARBY
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("tunixrt.tests.urls")]
 
 LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1"]
-ELSEWHERE = ["192.0.2.1", "10.0.0.1", "0.0.0.0", "::", "2001:db8::1", "", "localhost", "127.0.0.1.example"]
+ELSEWHERE = [
+    "192.0.2.1",
+    "10.0.0.1",
+    "0.0.0.0",
+    "::",
+    "2001:db8::1",
+    "",
+    "localhost",
+    "127.0.0.1.example",
+]
 
 
 @pytest.mark.parametrize("address", LOOPBACK)
@@ -91,7 +100,13 @@ def test_a_page_of_another_site_cannot_write(headers: dict[str, str]):
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {"Origin": "http://testserver"}]
+    "headers",
+    [
+        {},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "http://testserver"},
+    ],
 )
 def test_programs_and_our_own_pages_can_write(headers: dict[str, str]):
     response = APIClient(**NEARBY).post("/api/echo", {"a": 1}, format="json", headers=headers)
@@ -103,7 +118,9 @@ def test_a_host_name_of_another_site_is_refused(settings):
     """DNS rebinding: a page's own name that suddenly means 127.0.0.1."""
     settings.ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
-    assert APIClient(**NEARBY).get("/api/echo", headers={"Host": "rebound.example"}).status_code == 400
+    assert (
+        APIClient(**NEARBY).get("/api/echo", headers={"Host": "rebound.example"}).status_code == 400
+    )
 
 
 def test_a_token_is_its_owner_from_anywhere(api_token: str):
@@ -134,7 +151,9 @@ def test_a_session_needs_the_csrf_token_to_write(user: User):
     assert refused.json()["detail"].startswith("CSRF Failed")
 
 
-@pytest.mark.parametrize(("address", "expected"), [*((a, True) for a in LOOPBACK), *((a, False) for a in ELSEWHERE)])
+@pytest.mark.parametrize(
+    ("address", "expected"), [*((a, True) for a in LOOPBACK), *((a, False) for a in ELSEWHERE)]
+)
 def test_is_loopback(address: str, expected: bool):
     assert is_loopback(address) is expected
 
@@ -160,18 +179,27 @@ def test_another_account_with_a_token_is_the_tokens_owner(api_token: str):
     assert client.get("/api/echo").json() == {"user": "somebody"}
 
 
-def test_a_deactivated_local_user_is_out_at_once_and_a_deleted_one_is_made_anew(local_client: Client):
+def test_a_deactivated_local_user_is_out_at_once_and_a_deleted_one_is_made_anew(
+    local_client: Client,
+):
     assert local_client.get("/api/echo").json() == {"user": "local"}
 
     User.objects.filter(username="local").update(is_active=False)
     assert local_client.get("/api/echo").status_code == 401
 
     User.objects.filter(username="local").delete()
-    assert local_client.post("/api/echo", {"a": 1}, content_type="application/json").json()["user"] == "local"
+    assert (
+        local_client.post("/api/echo", {"a": 1}, content_type="application/json").json()["user"]
+        == "local"
+    )
 
 
-@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
-def test_the_kernel_tells_whose_connection_it_is_while_it_is_open(family: socket.AddressFamily, host: str):
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+def test_the_kernel_tells_whose_connection_it_is_while_it_is_open(
+    family: socket.AddressFamily, host: str
+):
     with socket.socket(family) as listening, socket.socket(family) as client:
         listening.bind((host, 0))
         listening.listen()

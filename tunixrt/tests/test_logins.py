@@ -1,4 +1,5 @@
-"""Login attempts are limited for an account from an address, and for an address; and recorded without end to the record."""
+"""Login attempts are limited for an account from an address, and for an address; and recorded
+without end to the record."""
 
 import re
 from datetime import timedelta
@@ -35,7 +36,13 @@ def somebody(user: User) -> User:
     return user
 
 
-def log_in(password: str = "a wrong one", name: str = "somebody", address: str = FAR_AWAY, page: str = "/login", **more: str):
+def log_in(
+    password: str = "a wrong one",
+    name: str = "somebody",
+    address: str = FAR_AWAY,
+    page: str = "/login",
+    **more: str,
+):
     return Client(REMOTE_ADDR=address, **more).post(page, {"username": name, "password": password})
 
 
@@ -72,7 +79,9 @@ def test_a_login_takes_its_failures_back(somebody: User):
         for _ in range(2):
             assert log_in().status_code == 200
         assert log_in(RIGHT).status_code == 302
-        LoginAttempts.objects.exclude(count=0).filter(count__gte=6).update(count=0)  # the address's own limit is not in question
+        LoginAttempts.objects.exclude(count=0).filter(count__gte=6).update(
+            count=0
+        )  # the address's own limit is not in question
 
 
 def test_an_address_that_tries_many_names_is_refused(somebody: User):
@@ -104,7 +113,9 @@ def test_one_ipv6_network_is_one_address(somebody: User):
     assert log_in(RIGHT, address="2001:db8:0:1::1").status_code == 302
 
 
-def test_x_forwarded_for_counts_only_behind_a_proxy_and_only_its_last_entry(somebody: User, settings: LazySettings):
+def test_x_forwarded_for_counts_only_behind_a_proxy_and_only_its_last_entry(
+    somebody: User, settings: LazySettings
+):
     for number in range(3):
         log_in(HTTP_X_FORWARDED_FOR=f"198.51.100.{number}")
     assert_refused(log_in(HTTP_X_FORWARDED_FOR="198.51.100.9"))
@@ -128,7 +139,11 @@ def test_failures_are_in_the_audit_log_and_cannot_fill_it(somebody: User, settin
     for _ in range(3):
         log_in(name="nobody-here")
 
-    said = list(LogEntry.objects.order_by("id").values_list("user__username", "object_repr", "change_message"))
+    said = list(
+        LogEntry.objects.order_by("id").values_list(
+            "user__username", "object_repr", "change_message"
+        )
+    )
     assert said == [
         ("somebody", "somebody", f"failed login from {FAR_AWAY}"),
         ("somebody", "somebody", f"10 failed logins within 15 minutes, the last from {FAR_AWAY}"),
@@ -162,7 +177,9 @@ def test_networks_hold_their_addresses(address: str, inside: bool):
 
 
 def change_password(browser: Client, old: str, new: str = "another right pass phrase"):
-    return browser.post("/password", {"old_password": old, "new_password1": new, "new_password2": new})
+    return browser.post(
+        "/password", {"old_password": old, "new_password1": new, "new_password2": new}
+    )
 
 
 @pytest.fixture

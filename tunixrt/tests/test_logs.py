@@ -16,22 +16,30 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """What the console's handlers write of Django's records, through their own filters and formatters."""
+    """What the console's handlers write of Django's records, through their own filters and
+    formatters."""
     stream = io.StringIO()
-    consoles = [one for one in logging.getLogger("django").handlers if type(one) is logging.StreamHandler]
+    consoles = [
+        one for one in logging.getLogger("django").handlers if type(one) is logging.StreamHandler
+    ]
     before = [console.setStream(stream) for console in consoles]
     yield stream
     for console, usual in zip(consoles, before, strict=True):
         console.setStream(usual)
 
 
-def test_what_is_refused_is_a_line_without_a_traceback(user: User, remote_client: Client, log: io.StringIO) -> None:
+def test_what_is_refused_is_a_line_without_a_traceback(
+    user: User, remote_client: Client, log: io.StringIO
+) -> None:
     root = User.objects.create_superuser("root")
     set_role(user=user, role=Role.OPERATOR)
     remote_client.force_login(user)
     assert remote_client.get(f"/admin/auth/user/{root.pk}/password/").status_code == 403
     [line] = log.getvalue().splitlines()
-    assert line.endswith(f"WARNING django.request: Forbidden (Permission denied): /admin/auth/user/{root.pk}/password/")
+    assert line.endswith(
+        "WARNING django.request: Forbidden (Permission denied):"
+        f" /admin/auth/user/{root.pk}/password/"
+    )
 
 
 @pytest.mark.urls("tunixrt.tests.urls")

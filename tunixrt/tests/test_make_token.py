@@ -18,7 +18,9 @@ def make_token(*arguments: str) -> str:
 
 
 def ask(key: str):
-    return APIClient(REMOTE_ADDR="192.0.2.1").get("/api/echo", headers={"Authorization": f"Token {key}"})
+    return APIClient(REMOTE_ADDR="192.0.2.1").get(
+        "/api/echo", headers={"Authorization": f"Token {key}"}
+    )
 
 
 def test_the_printed_key_opens_the_api_and_is_stored_hashed(user: User):
@@ -52,7 +54,10 @@ def test_a_deactivated_account_has_no_way_in(user: User):
     "arguments",
     [
         ["nobody-here"],
-        *(["somebody", f"--days={days}"] for days in ("0", "-1", "3651", "999999999999", "1e400", "nan", "1e-300", "x")),
+        *(
+            ["somebody", f"--days={days}"]
+            for days in ("0", "-1", "3651", "999999999999", "1e400", "nan", "1e-300", "x")
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(user: User, arguments: list[str]):

@@ -1,4 +1,5 @@
-"""/metrics: for accounts, for addresses that the operator allows, and in local mode for this machine."""
+"""/metrics: for accounts, for addresses that the operator allows, and in local mode for this
+machine."""
 
 from collections.abc import Callable
 
@@ -23,7 +24,9 @@ def test_a_stranger_is_told_what_it_takes(remote_client: Client):
     assert (answer.status_code, b"TUNIXRT_METRICS_ALLOW" in answer.content) == (403, True)
 
 
-@pytest.mark.parametrize("header", ["Token wrong", "Token", "Token a b", "Token \xff", "Bearer x", "x" * 10_000])
+@pytest.mark.parametrize(
+    "header", ["Token wrong", "Token", "Token a b", "Token \xff", "Bearer x", "x" * 10_000]
+)
 def test_what_is_no_token_opens_nothing(db: None, header: str):
     assert ask(HTTP_AUTHORIZATION=header) == 403
 
@@ -50,7 +53,9 @@ def test_loopback_opens_in_local_mode_only_for_every_account_of_the_machine(sett
 def test_allowed_addresses_open_and_a_proxy_does_not_lend_its_own(settings: LazySettings):
     settings.LOCAL_MODE = False
     settings.METRICS_ALLOW = ["198.51.100.0/24", "2001:db8::7"]
-    assert [ask(address) for address in ("198.51.100.9", "2001:db8::7", "2001:db8::8", FAR_AWAY)] == [200, 200, 403, 403]
+    assert [
+        ask(address) for address in ("198.51.100.9", "2001:db8::7", "2001:db8::8", FAR_AWAY)
+    ] == [200, 200, 403, 403]
     assert ask(FAR_AWAY, HTTP_X_FORWARDED_FOR="198.51.100.9") == 403
     settings.BEHIND_PROXY = True
     assert ask("198.51.100.1", HTTP_X_FORWARDED_FOR="192.0.2.9") == 403

@@ -1,4 +1,5 @@
-"""Every migration is reversible: tried both ways on a database of its own, by what README.md's rollback does."""
+"""Every migration is reversible: tried both ways on a database of its own, by what README.md's
+rollback does."""
 
 import json
 import os
@@ -16,7 +17,8 @@ from tunixrt.tests.plugin import ROOT, SERVER_URL
 
 APPS = ["runs", "datasets", "tunixrt"]
 
-# One program for all the steps: each `manage.py` takes a second to start. Prints what every step left in the database.
+# One program for all the steps: each `manage.py` takes a second to start. Prints what every step
+# left in the database.
 _PROGRAM = """
 import json, sys
 import django
@@ -73,5 +75,7 @@ def test_every_migration_goes_back_and_forth(environment: dict[str, str]):
     schema = json.loads(ended.stdout)
 
     assert {"tunix_runs", "datasets_dataset"} <= schema["made"].keys()
-    assert not [table for table in schema["emptied"] if table.startswith(("tunix", "runs_", "datasets_"))]
+    assert not [
+        table for table in schema["emptied"] if table.startswith(("tunix", "runs_", "datasets_"))
+    ]
     assert schema["made again"] == schema["made"]

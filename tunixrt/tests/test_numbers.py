@@ -12,7 +12,16 @@ from tunixrt.numbers import NumberField, WholeNumberField, parse_number, parse_w
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("0.0001", 1e-4), ("1e-4", 1e-4), ("2E-05", 2e-5), (" .5 ", 0.5), ("3", 3.0), ("3.", 3.0), ("-1.5", -1.5), ("+2", 2.0)],
+    [
+        ("0.0001", 1e-4),
+        ("1e-4", 1e-4),
+        ("2E-05", 2e-5),
+        (" .5 ", 0.5),
+        ("3", 3.0),
+        ("3.", 3.0),
+        ("-1.5", -1.5),
+        ("+2", 2.0),
+    ],
 )
 def test_a_number(text: str, number: float) -> None:
     assert parse_number(text) == number
@@ -33,7 +42,24 @@ def test_a_comma_is_named_with_what_to_type(text: str, advice: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1_000", "1 000", "0x10", "nan", "inf", "\u0661", "1e", "--1", "1e999", "a,b", ",", "1" * 5000, "\u22121"]
+    "text",
+    [
+        "",
+        "x",
+        "1_000",
+        "1 000",
+        "0x10",
+        "nan",
+        "inf",
+        "\u0661",
+        "1e",
+        "--1",
+        "1e999",
+        "a,b",
+        ",",
+        "1" * 5000,
+        "\u22121",
+    ],
 )
 def test_what_is_no_number(text: str) -> None:
     with pytest.raises(ValueError, match="is no number"):
@@ -57,9 +83,12 @@ def test_what_is_no_whole_number(text: str, advice: str) -> None:
 
 
 def test_no_form_has_a_number_field_of_the_browser() -> None:
-    """``type=number`` drops what its language does not know: ``0,0001`` became 1.0 in an English browser."""
+    """``type=number`` drops what its language does not know: ``0,0001`` became 1.0 in an English
+    browser."""
     fields = [
-        field for form in (StartForm(datasets=[]), UploadForm(), HistoryFilter(), TokenForm()) for field in form.fields.values()
+        field
+        for form in (StartForm(datasets=[]), UploadForm(), HistoryFilter(), TokenForm())
+        for field in form.fields.values()
     ]
     assert [field for field in fields if isinstance(field.widget, forms.NumberInput)] == []
     for field in fields:

@@ -1,4 +1,5 @@
-"""Files that other programs read (compose, Docker, workflows, pre-commit, Procfile): valid, and what they name exists."""
+"""Files that other programs read (compose, Docker, workflows, pre-commit, Procfile): valid, and
+what they name exists."""
 
 import os
 import re
@@ -17,7 +18,9 @@ from tunixrt.tests.composition import COMPOSE, DOCKERFILE, Composition
 from tunixrt.tests.plugin import ROOT
 
 TEXT = (ROOT / "docker-compose.yml").read_text()
-SERVICES: dict[str, dict[str, Any]] = Composition(SECRET_KEY="k" * 50, POSTGRES_PASSWORD="p").services
+SERVICES: dict[str, dict[str, Any]] = Composition(
+    SECRET_KEY="k" * 50, POSTGRES_PASSWORD="p"
+).services
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -26,8 +29,15 @@ def make_targets() -> set[str]:
 
 
 def test_the_composition_is_web_worker_and_postgresql_and_on_demand_monitoring():
-    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"web", "worker", "database", "migrate"}
-    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]} == {"prometheus", "grafana"}
+    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {
+        "web",
+        "worker",
+        "database",
+        "migrate",
+    }
+    assert {
+        name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]
+    } == {"prometheus", "grafana"}
     assert all("image" in service for service in SERVICES.values())
     assert SERVICES["database"]["image"].startswith("postgres:")
 
@@ -43,7 +53,10 @@ def test_what_a_service_waits_for_exists_and_can_be_waited_for(name: str):
 
 
 def test_every_volume_is_declared_and_the_output_is_shared():
-    used = {name: {volume.split(":")[0] for volume in service["volumes"]} for name, service in SERVICES.items()}
+    used = {
+        name: {volume.split(":")[0] for volume in service["volumes"]}
+        for name, service in SERVICES.items()
+    }
 
     named = {volume for volume in set().union(*used.values()) if not volume.startswith("./")}
     assert named == COMPOSE["volumes"].keys()
@@ -56,7 +69,9 @@ def test_every_volume_is_declared_and_the_output_is_shared():
 
 def test_secrets_have_no_default_and_everything_else_has_one():
     for variable, operator in re.findall(r"\$\{(\w+)([^}]*)\}", TEXT):
-        assert operator.startswith(":?" if variable in {"SECRET_KEY", "POSTGRES_PASSWORD"} else ":-"), variable
+        assert operator.startswith(
+            ":?" if variable in {"SECRET_KEY", "POSTGRES_PASSWORD"} else ":-"
+        ), variable
     assert not re.search(r"(PASSWORD|SECRET_KEY): (?!\$\{)", TEXT)
 
 
@@ -76,8 +91,12 @@ def test_processes_that_keepers_leave_behind_are_collected():
 
 
 def test_containers_have_the_time_that_their_end_takes():
-    """Docker kills what has not ended by then, and a training would lose what it has learnt since its last checkpoint."""
-    grace = {name: int(SERVICES[name]["stop_grace_period"].removesuffix("s")) for name in ("web", "worker")}
+    """Docker kills what has not ended by then, and a training would lose what it has learnt since
+    its last checkpoint."""
+    grace = {
+        name: int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+        for name in ("web", "worker")
+    }
     saving = settings.TUNIX_STOP_WAIT_SECONDS + settings.TUNIX_TERM_GRACE_SECONDS + MARGIN_SECONDS
 
     assert grace["worker"] >= saving + 10  # the attendant's own end
@@ -97,11 +116,23 @@ def test_everything_is_published_on_loopback_only():
 
 
 def commands() -> list[list[str]]:
-    procfile = [line.split(": ", 1)[1].split() for line in (ROOT / "Procfile").read_text().splitlines()]
+    procfile = [
+        line.split(": ", 1)[1].split() for line in (ROOT / "Procfile").read_text().splitlines()
+    ]
     composed = [service["command"] for service in SERVICES.values() if "command" in service]
-    image = [re.findall(r'"([^"]+)"', line) for line in DOCKERFILE.splitlines() if line.startswith("CMD [")]
-    makefile = [shlex.split(line) for line in re.findall(r"manage\.py [a-z]+", (ROOT / "Makefile").read_text())]
-    return [command[command.index("manage.py") :] for command in [*procfile, *composed, *image, *makefile]]
+    image = [
+        re.findall(r'"([^"]+)"', line)
+        for line in DOCKERFILE.splitlines()
+        if line.startswith("CMD [")
+    ]
+    makefile = [
+        shlex.split(line)
+        for line in re.findall(r"manage\.py [a-z]+", (ROOT / "Makefile").read_text())
+    ]
+    return [
+        command[command.index("manage.py") :]
+        for command in [*procfile, *composed, *image, *makefile]
+    ]
 
 
 def test_every_command_exists():
@@ -110,8 +141,17 @@ def test_every_command_exists():
 
 
 def test_what_the_image_copies_exists_and_is_sent_to_docker():
-    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {path for line in DOCKERFILE.splitlines() if re.match(r"COPY (?!--)", line) for path in line.split()[1:-1]}
+    sent = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        path
+        for line in DOCKERFILE.splitlines()
+        if re.match(r"COPY (?!--)", line)
+        for path in line.split()[1:-1]
+    }
 
     assert copied == {"requirements", ".ci/environment", ".ci/install.py"}
     for path in [*copied, *sent]:
@@ -129,7 +169,9 @@ def test_the_image_runs_as_nobody_special_and_without_local_mode():
 
 
 def test_the_image_takes_the_extras_the_composition_gives():
-    assert SERVICES["web"]["build"]["args"].keys() == set(re.findall(r"^ARG (\w+)=", DOCKERFILE, re.MULTILINE))
+    assert SERVICES["web"]["build"]["args"].keys() == set(
+        re.findall(r"^ARG (\w+)=", DOCKERFILE, re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
@@ -148,7 +190,8 @@ def test_a_workflow_pins_its_actions_and_calls_what_exists(path: Path):
 
 
 def scripts() -> list[Any]:
-    """Every piece of shell that is to fail when something is wrong: steps of workflows, programs of .ci, the Makefile."""
+    """Every piece of shell that is to fail when something is wrong: steps of workflows, programs of
+    .ci, the Makefile."""
     steps = [
         pytest.param(step["run"], id=f"{path.name}:{step.get('name', step['run'][:20])}")
         for path in WORKFLOWS
@@ -156,8 +199,14 @@ def scripts() -> list[Any]:
         for step in job["steps"]
         if "run" in step
     ]
-    files = [path for path in (ROOT / ".ci").iterdir() if path.is_file() and path.read_bytes().startswith(b"#!")]
-    return steps + [pytest.param(path.read_text(), id=path.name) for path in [*files, ROOT / "Makefile"]]
+    files = [
+        path
+        for path in (ROOT / ".ci").iterdir()
+        if path.is_file() and path.read_bytes().startswith(b"#!")
+    ]
+    return steps + [
+        pytest.param(path.read_text(), id=path.name) for path in [*files, ROOT / "Makefile"]
+    ]
 
 
 @pytest.mark.parametrize("script", scripts())
@@ -173,10 +222,14 @@ def test_a_failure_before_a_pipe_counts(path: Path):
 
 
 @pytest.mark.parametrize(("code", "expected"), [(0, 1), (1, 0)], ids=["accepted", "refused"])
-def test_the_workflow_fails_when_the_composition_starts_without_its_secrets(tmp_path: Path, code: int, expected: int):
+def test_the_workflow_fails_when_the_composition_starts_without_its_secrets(
+    tmp_path: Path, code: int, expected: int
+):
     (script,) = [
         step["run"]
-        for step in yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["image"]["steps"]
+        for step in yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"][
+            "image"
+        ]["steps"]
         if "without its secrets" in step.get("name", "")
     ]
     (tmp_path / "docker").write_text(f"#!/bin/sh\nexit {code}\n")
@@ -184,7 +237,11 @@ def test_the_workflow_fails_when_the_composition_starts_without_its_secrets(tmp_
 
     ended = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
-        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SECRET_KEY": "k", "POSTGRES_PASSWORD": "p"},
+        env={
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "SECRET_KEY": "k",
+            "POSTGRES_PASSWORD": "p",
+        },
         capture_output=True,
         check=False,
     )
@@ -194,7 +251,9 @@ def test_the_workflow_fails_when_the_composition_starts_without_its_secrets(tmp_
 
 def test_there_is_a_workflow_for_each_occasion():
     assert [path.name for path in WORKFLOWS] == ["audit.yml", "ci.yml", "newest.yml", "runtime.yml"]
-    versions = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["core"]["strategy"]["matrix"]["python"]
+    versions = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["core"][
+        "strategy"
+    ]["matrix"]["python"]
     assert versions == ["3.11", "3.13"]
 
 
@@ -202,7 +261,9 @@ def test_pre_commit_has_local_hooks_only():
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
 
     assert repository["repo"] == "local"
-    assert {"format", "lint", "layers", "migrations"} <= {hook["id"] for hook in repository["hooks"]}
+    assert {"format", "lint", "layers", "migrations"} <= {
+        hook["id"] for hook in repository["hooks"]
+    }
 
 
 def test_programs_are_executable():

@@ -86,7 +86,9 @@ def test_no_body_is_an_empty_request(api: APIClient):
     assert post(api, b"").json()["data"] == {}
 
 
-@pytest.mark.parametrize("body", [b'"\\u0000"', b'{"a": ["b", {"c": "d\\u0000"}]}', b'{"a\\u0000": 1}'])
+@pytest.mark.parametrize(
+    "body", [b'"\\u0000"', b'{"a": ["b", {"c": "d\\u0000"}]}', b'{"a\\u0000": 1}']
+)
 def test_nul_characters_are_400_with_the_reason(api: APIClient, body: bytes):
     response = post(api, body)
 
@@ -99,7 +101,8 @@ def test_the_text_of_an_escape_is_no_nul():
 
 
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""],
 )
 def test_anything_but_json_is_415(api: APIClient, content_type: str):
     response = api.generic("POST", "/api/echo", b"{}", content_type=content_type)

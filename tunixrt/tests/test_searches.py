@@ -11,7 +11,10 @@ from tunixrt import searches as module
 from tunixrt.refusals import Busy, InvalidQuery, TooMany
 from tunixrt.searches import Searches, time_limit
 
-ENDLESS = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers) SELECT count(*) FROM numbers"
+ENDLESS = (
+    "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers) SELECT count(*)"
+    " FROM numbers"
+)
 
 
 @pytest.mark.django_db
@@ -30,7 +33,11 @@ def test_one_account_has_one_at_a_time_and_others_go_on():
     with searches.one_of(1):
         with pytest.raises(TooMany, match="Another search of yours"), searches.one_of(1):
             pass
-        with searches.one_of(2), pytest.raises(Busy, match="Searches of others"), searches.one_of(3):
+        with (
+            searches.one_of(2),
+            pytest.raises(Busy, match="Searches of others"),
+            searches.one_of(3),
+        ):
             pass
         with searches.one_of(3):
             pass
@@ -64,7 +71,9 @@ def test_one_that_ends_soon_is_waited_for():
         "/api/traces?q=x", "/api/datasets?q=x", "/?q=note:x", "/datasets?q=x", "/traces?q=x",
     ],
 )  # fmt: skip
-def test_whatever_may_read_everything_is_counted(api: APIClient, user: User, path: str, monkeypatch: pytest.MonkeyPatch):
+def test_whatever_may_read_everything_is_counted(
+    api: APIClient, user: User, path: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "searches", Searches(2, patience=0))
     api.force_login(user)
     assert api.get(path).status_code == 200

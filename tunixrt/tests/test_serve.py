@@ -22,7 +22,8 @@ from tunixrt.tests.plugin import ROOT
 
 
 class Terminal:
-    """A terminal and the session in it, whose first program is a shell that runs `make serve`, or `make serve` itself."""
+    """A terminal and the session in it, whose first program is a shell that runs `make serve`, or
+    `make serve` itself."""
 
     def __init__(self, folder: Path, port: HeldPort, *, in_shell: bool):
         self.mark = str(uuid.uuid4())
@@ -31,10 +32,17 @@ class Terminal:
         # the environment is there: the tests run in it
         self.url = port.url
         make = ["make", "--old-file=environment", "serve", f"FULL={shlex.quote(sys.executable)}"]
-        # tests that nohup started, or a script in the background, would hand on that they ignore the end of a terminal
+        # tests that nohup started, or a script in the background, would hand on that they ignore
+        # the end of a terminal
         afresh = ["env", "--default-signal=HUP,INT,QUIT"]
         self.process = subprocess.Popen(
-            ["setsid", "--ctty", *afresh, *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []), *make],
+            [
+                "setsid",
+                "--ctty",
+                *afresh,
+                *(["bash", "-ic", '"$@"; true', "bash"] if in_shell else []),
+                *make,
+            ],
             cwd=ROOT,
             stdin=inside,
             stdout=inside,
@@ -51,7 +59,8 @@ class Terminal:
         os.close(inside)
 
     def come_up(self) -> None:
-        """Until both programs are at work: a server that is told to stop while it starts takes longer for it."""
+        """Until both programs are at work: a server that is told to stop while it starts takes
+        longer for it."""
         self.read_until("tunixrt is at http://127.", "attending ")
         wait_for(self.answers, "the server")
 
@@ -78,18 +87,28 @@ class Terminal:
     def wait(self) -> None:
         """Until nothing is left that was started in it."""
         try:
-            wait_for(lambda: not processes_with(MARK, self.mark), "the end of all that was started in the terminal")
+            wait_for(
+                lambda: not processes_with(MARK, self.mark),
+                "the end of all that was started in the terminal",
+            )
         except AssertionError as error:
-            raise AssertionError(f"{error}; left: {[told(process) for process in processes_with(MARK, self.mark)]}") from None
+            raise AssertionError(
+                f"{error}; left: {[told(process) for process in processes_with(MARK, self.mark)]}"
+            ) from None
         self.process.wait()
 
 
 def told(process: Process) -> str:
-    """Return what a process is and what it does, for the message of a test that waits for its end."""
+    """Return what a process is and what it does, for the message of a test that waits for its
+    end."""
     place = Path(f"/proc/{process.pid}")
     try:
         command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        state = [line for line in (place / "status").read_text().splitlines() if line.startswith(("State", "Sig", "Shd"))]
+        state = [
+            line
+            for line in (place / "status").read_text().splitlines()
+            if line.startswith(("State", "Sig", "Shd"))
+        ]
         threads = [(task / "wchan").read_text() for task in (place / "task").iterdir()]
     except OSError as error:
         return f"{process.pid}: {error}"
@@ -131,5 +150,7 @@ def test_it_stops_on_ctrl_c(terminal: Terminal):
     terminal.press("\x03")
 
     with suppress(AssertionError):
-        terminal.read_until("nothing says this")  # to its end: a terminal holds only so much that nobody reads
+        terminal.read_until(
+            "nothing says this"
+        )  # to its end: a terminal holds only so much that nobody reads
     terminal.wait()

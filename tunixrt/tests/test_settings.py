@@ -1,4 +1,5 @@
-"""Settings: what the documents say of them is what the code reads; a wrong value is refused by its variable's name."""
+"""Settings: what the documents say of them is what the code reads; a wrong value is refused by its
+variable's name."""
 
 import ast
 import os
@@ -15,7 +16,11 @@ from tunixrt.tests.plugin import ROOT
 DOCUMENT = (ROOT / "docs" / "settings.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 # An environment with nothing set but what Python, and its coverage, need.
-BARE = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
+BARE = {
+    name: value
+    for name, value in os.environ.items()
+    if name == "PATH" or name.startswith("COVERAGE_")
+}
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
 
@@ -24,9 +29,10 @@ def code_defaults() -> dict[str, set[str | None]]:
     found: dict[str, set[str | None]] = {}
     for call in ast.walk(ast.parse((ROOT / "tunixrt" / "settings.py").read_text())):
         match call:
-            case ast.Call(func=ast.Attribute(value=ast.Name("env"), attr=kind), args=[ast.Constant(str(name)), *rest]) if (
-                kind != "read_env"
-            ):
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name("env"), attr=kind),
+                args=[ast.Constant(str(name)), *rest],
+            ) if kind != "read_env":
                 found.setdefault(name, set()).add(written(rest[0]) if rest else None)
     return found
 
@@ -79,18 +85,30 @@ def test_a_fixed_default_is_the_documented_one(name: str):
 
 
 def test_only_the_settings_read_our_variables():
-    for path in (path for app in ("tunixrt", "datasets", "runs") for path in (ROOT / app).rglob("*.py")):
-        if "tests" in path.parts or path.name in ("settings.py", "healthcheck.py") or "trainer" in path.parts:
+    for path in (
+        path for app in ("tunixrt", "datasets", "runs") for path in (ROOT / app).rglob("*.py")
+    ):
+        if (
+            "tests" in path.parts
+            or path.name in ("settings.py", "healthcheck.py")
+            or "trainer" in path.parts
+        ):
             continue
-        assert not re.search(r"(environ(\.get)?|getenv)[\[(]\s*['\"](TUNIX|SECRET|DATABASE|DEBUG)", path.read_text()), path
+        assert not re.search(
+            r"(environ(\.get)?|getenv)[\[(]\s*['\"](TUNIX|SECRET|DATABASE|DEBUG)", path.read_text()
+        ), path
 
 
-def load(variables: dict[str, str], tmp_path: Path, show: str = "'loaded'") -> subprocess.CompletedProcess[str]:
+def load(
+    variables: dict[str, str], tmp_path: Path, show: str = "'loaded'"
+) -> subprocess.CompletedProcess[str]:
     """Load the settings in a program of their own, with nothing else set, and print one of them."""
     return subprocess.run(
         [sys.executable, "-c", f"from tunixrt import settings; print({show})"],
         cwd=ROOT,
-        env=BARE | {"TUNIXRT_ENV_FILE": "/dev/null", "TUNIXRT_VAR_DIR": str(tmp_path / "var")} | variables,
+        env=BARE
+        | {"TUNIXRT_ENV_FILE": "/dev/null", "TUNIXRT_VAR_DIR": str(tmp_path / "var")}
+        | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -98,10 +116,18 @@ def load(variables: dict[str, str], tmp_path: Path, show: str = "'loaded'") -> s
 
 
 def test_the_example_file_is_readable_with_every_line_in_force(tmp_path: Path):
-    lines = [f"{name}={value}" for name, value in exemplified().items() if value and name != "TUNIXRT_VAR_DIR"]
+    lines = [
+        f"{name}={value}"
+        for name, value in exemplified().items()
+        if value and name != "TUNIXRT_VAR_DIR"
+    ]
     (tmp_path / "all.env").write_text("\n".join(lines))
 
-    loaded = load({"TUNIXRT_ENV_FILE": str(tmp_path / "all.env")}, tmp_path, "settings.TUNIX_HOST_NAME, settings.DATABASES")
+    loaded = load(
+        {"TUNIXRT_ENV_FILE": str(tmp_path / "all.env")},
+        tmp_path,
+        "settings.TUNIX_HOST_NAME, settings.DATABASES",
+    )
 
     assert loaded.returncode == 0, loaded.stderr
     assert "trainer-1" in loaded.stdout
@@ -153,9 +179,16 @@ def test_local_mode_makes_a_secret_key_and_keeps_it_to_itself(tmp_path: Path):
 
 
 def test_without_local_mode_everything_travels_over_tls(tmp_path: Path):
-    shown = "settings.SESSION_COOKIE_SECURE, settings.SECURE_SSL_REDIRECT, settings.SECURE_HSTS_SECONDS, settings.ALLOWED_HOSTS"
+    shown = (
+        "settings.SESSION_COOKIE_SECURE, settings.SECURE_SSL_REDIRECT,"
+        " settings.SECURE_HSTS_SECONDS, settings.ALLOWED_HOSTS"
+    )
 
-    server = load({"TUNIXRT_LOCAL_MODE": "false", "SECRET_KEY": "k" * 50, "TUNIXRT_BEHIND_PROXY": "true"}, tmp_path, shown)
+    server = load(
+        {"TUNIXRT_LOCAL_MODE": "false", "SECRET_KEY": "k" * 50, "TUNIXRT_BEHIND_PROXY": "true"},
+        tmp_path,
+        shown,
+    )
     local = load({}, tmp_path, shown)
 
     assert server.stdout == "True True 3600 []\n"
@@ -164,7 +197,10 @@ def test_without_local_mode_everything_travels_over_tls(tmp_path: Path):
 
 def test_a_server_without_a_proxy_redirects_to_no_https(tmp_path: Path):
     """Nothing would answer there."""
-    shown = "settings.TLS, settings.SECURE_SSL_REDIRECT, settings.SESSION_COOKIE_SECURE, settings.SECURE_HSTS_SECONDS"
+    shown = (
+        "settings.TLS, settings.SECURE_SSL_REDIRECT, settings.SESSION_COOKIE_SECURE,"
+        " settings.SECURE_HSTS_SECONDS"
+    )
 
     server = load({"TUNIXRT_LOCAL_MODE": "false", "SECRET_KEY": "k" * 50}, tmp_path, shown)
 
@@ -172,13 +208,23 @@ def test_a_server_without_a_proxy_redirects_to_no_https(tmp_path: Path):
 
 
 def test_browsers_are_told_nothing_about_other_servers_of_the_domain(tmp_path: Path):
-    shown = "hasattr(settings, 'SECURE_HSTS_PRELOAD'), hasattr(settings, 'SECURE_HSTS_INCLUDE_SUBDOMAINS')"
+    shown = (
+        "hasattr(settings, 'SECURE_HSTS_PRELOAD'), hasattr(settings,"
+        " 'SECURE_HSTS_INCLUDE_SUBDOMAINS')"
+    )
 
-    assert load({"TUNIXRT_BEHIND_PROXY": "true", "TUNIXRT_HSTS_SECONDS": "31536000"}, tmp_path, shown).stdout == "False False\n"
+    assert (
+        load(
+            {"TUNIXRT_BEHIND_PROXY": "true", "TUNIXRT_HSTS_SECONDS": "31536000"}, tmp_path, shown
+        ).stdout
+        == "False False\n"
+    )
 
 
 def test_an_address_of_a_database_with_a_raw_password_is_refused_without_showing_it(tmp_path: Path):
-    loaded = load({"DATABASE_URL": "postgresql://tunixrt:s3cr/et#1@database:5432/tunixrt"}, tmp_path)
+    loaded = load(
+        {"DATABASE_URL": "postgresql://tunixrt:s3cr/et#1@database:5432/tunixrt"}, tmp_path
+    )
 
     assert loaded.returncode != 0
     assert "percent-encoded" in loaded.stderr

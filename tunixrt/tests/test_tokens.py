@@ -1,4 +1,5 @@
-"""API tokens: made, seen and revoked by their owner, read-only if wanted, and gone with what they stood on."""
+"""API tokens: made, seen and revoked by their owner, read-only if wanted, and gone with what they
+stood on."""
 
 import io
 import re
@@ -69,22 +70,32 @@ class TestThePage:
         assert 1.99 < (token.expiry - token.created).total_seconds() / 86400 < 2.01
         assert browser.post("/tokens/revoke", {"token": token.pk})["Location"] == "/tokens"
         assert ask(key) == 401
-        assert list(LogEntry.objects.order_by("id").values_list("user", "action_flag", "object_repr", "change_message")) == [
+        assert list(
+            LogEntry.objects.order_by("id").values_list(
+                "user", "action_flag", "object_repr", "change_message"
+            )
+        ) == [
             (somebody.pk, ADDITION, f"token {key[:8]}… of somebody", "made, for 2 days"),
             (somebody.pk, DELETION, f"token {key[:8]}… of somebody", "revoked"),
         ]
 
-    def test_nobody_sees_or_revokes_those_of_others(self, browser: Client, staff: User, make_token: Callable[[User], str]):
+    def test_nobody_sees_or_revokes_those_of_others(
+        self, browser: Client, staff: User, make_token: Callable[[User], str]
+    ):
         key = make_token(staff)
         assert key[:8] not in browser.get("/tokens").content.decode()
-        assert browser.post("/tokens/revoke", {"token": ApiToken.objects.get().pk}).status_code == 404
+        assert (
+            browser.post("/tokens/revoke", {"token": ApiToken.objects.get().pk}).status_code == 404
+        )
         assert ask(key) == 200
 
     @pytest.mark.parametrize("token", ["", "x" * 200, "a\x00b"])
     def test_what_is_no_token_is_not_there(self, browser: Client, token: str):
         assert browser.post("/tokens/revoke", {"token": token}).status_code == 404
 
-    def test_one_in_the_admin_needs_a_name_that_can_be_read(self, admin_client: Client, admin_user: User):
+    def test_one_in_the_admin_needs_a_name_that_can_be_read(
+        self, admin_client: Client, admin_user: User
+    ):
         given = {"username": admin_user.username, "name": "a\u202eb"}
         page = admin_client.post("/admin/tunixrt/apitoken/add/", given).content.decode()
         assert "The name of a token must not hold U+202E RIGHT-TO-LEFT OVERRIDE" in page
@@ -120,13 +131,21 @@ class TestReadOnly:
 
     def test_another_token_of_the_account_writes(self, browser: Client):
         make(browser, read_only="on")
-        assert ask(make(browser), "post", "/api/tunix/run", data={}, content_type="application/json") == 400
+        assert (
+            ask(make(browser), "post", "/api/tunix/run", data={}, content_type="application/json")
+            == 400
+        )
 
 
 def by_page(user: User) -> None:
     client = Client(REMOTE_ADDR=FAR_AWAY)
     client.force_login(user)
-    assert client.post("/password", {"old_password": OLD, "new_password1": NEW, "new_password2": NEW}).status_code == 302
+    assert (
+        client.post(
+            "/password", {"old_password": OLD, "new_password1": NEW, "new_password2": NEW}
+        ).status_code
+        == 302
+    )
 
 
 def through_the_admin(user: User) -> None:
@@ -140,7 +159,10 @@ def taken_away_in_the_admin(user: User) -> None:
     client = Client(REMOTE_ADDR=FAR_AWAY)
     client.force_login(User.objects.get(username="keeper-of-the-house"))
     assert (
-        client.post(f"/admin/auth/user/{user.pk}/password/", {"usable_password": "false", "unset-password": "1"}).status_code
+        client.post(
+            f"/admin/auth/user/{user.pk}/password/",
+            {"usable_password": "false", "unset-password": "1"},
+        ).status_code
         == 302
     )
 
@@ -174,7 +196,16 @@ def deactivated_by_sql(user: User) -> None:
 
 @pytest.mark.parametrize(
     "end",
-    [by_page, through_the_admin, taken_away_in_the_admin, by_save, unusable, by_command, deactivated, deactivated_by_sql],
+    [
+        by_page,
+        through_the_admin,
+        taken_away_in_the_admin,
+        by_save,
+        unusable,
+        by_command,
+        deactivated,
+        deactivated_by_sql,
+    ],
 )
 def test_tokens_end_with_the_password_and_with_the_account(
     somebody: User, staff: User, make_token: Callable[[User], str], end: Callable[[User], None]
@@ -187,7 +218,9 @@ def test_tokens_end_with_the_password_and_with_the_account(
     assert (ask(gone), ask(kept)) == (401, 200)
 
 
-def test_a_hash_that_a_login_renews_is_no_new_password(somebody: User, make_token: Callable[[User], str], settings: LazySettings):
+def test_a_hash_that_a_login_renews_is_no_new_password(
+    somebody: User, make_token: Callable[[User], str], settings: LazySettings
+):
     key = make_token(somebody)
     settings.PASSWORD_HASHERS = [
         "django.contrib.auth.hashers.ScryptPasswordHasher",
@@ -216,11 +249,18 @@ class TestTokensOfOthers:
                 make_token_of(of=user, by=staff)
         assert ApiToken.objects.exists() is may
 
-    def test_a_command_says_in_the_audit_log_who_ran_it(self, user: User, monkeypatch: pytest.MonkeyPatch):
+    def test_a_command_says_in_the_audit_log_who_ran_it(
+        self, user: User, monkeypatch: pytest.MonkeyPatch
+    ):
         monkeypatch.setattr("getpass.getuser", lambda: "someone-at-the-machine")
-        call_command("make_token", "somebody", "--read-only", "--name", "metrics", stdout=io.StringIO())
+        call_command(
+            "make_token", "somebody", "--read-only", "--name", "metrics", stdout=io.StringIO()
+        )
 
         entry, token = LogEntry.objects.get(), ApiToken.objects.get()
         assert (token.read_only, token.name) == (True, "metrics")
         assert (entry.user.username, entry.object_repr) == ("system", str(token))
-        assert entry.change_message == "made by manage.py make_token, by someone-at-the-machine of this machine, read-only"
+        assert (
+            entry.change_message
+            == "made by manage.py make_token, by someone-at-the-machine of this machine, read-only"
+        )

@@ -14,7 +14,8 @@ from tunixrt import listeners
 
 @pytest.mark.parametrize("reusing", [False, True])
 def test_a_port_that_is_taken_is_said_in_a_sentence(settings, reusing: bool):
-    """Also when another server of the kind listens there, which would let us share the port with it."""
+    """Also when another server of the kind listens there, which would let us share the port with
+    it."""
     with socket.socket() as other:
         if reusing:
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -22,7 +23,10 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(settings, reusing: bool):
         other.listen()
         settings.BIND = f"127.0.0.1:{other.getsockname()[1]}"
 
-        with pytest.raises(CommandError, match=r"^Cannot listen on 127\.0\.0\.1:\d+: Address already in use\. .*TUNIXRT_BIND"):
+        with pytest.raises(
+            CommandError,
+            match=r"^Cannot listen on 127\.0\.0\.1:\d+: Address already in use\. .*TUNIXRT_BIND",
+        ):
             call_command("web")
 
 
@@ -44,7 +48,9 @@ with socket.socket() as listening:
 def test_whose_process_has_the_port_is_said(settings, where: str):
     settings.LOCAL_MODE = False
     command = [sys.executable, "-c", LISTENER, "a\x1b[31mserver"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         port = int(other.stdout.readline())
         settings.BIND = f"{where}:{port}"
@@ -54,7 +60,9 @@ def test_whose_process_has_the_port_is_said(settings, where: str):
 
         other.communicate()
     user = pwd.getpwuid(os.getuid()).pw_name
-    assert f"It is used by process {other.pid} of user {user}: {sys.executable} -c " in str(refused.value)
+    assert f"It is used by process {other.pid} of user {user}: {sys.executable} -c " in str(
+        refused.value
+    )
     assert str(refused.value).isprintable()
 
 
@@ -77,7 +85,9 @@ def test_addresses_of_the_kernels_table_can_be_read():
             pytest.skip("this machine has no IPv6")
         other.listen()
 
-        assert f"process {os.getpid()} of user" in str(listeners.who_listens("::1", other.getsockname()[1]))
+        assert f"process {os.getpid()} of user" in str(
+            listeners.who_listens("::1", other.getsockname()[1])
+        )
         assert listeners.who_listens("127.0.0.1", other.getsockname()[1]) is None
 
 

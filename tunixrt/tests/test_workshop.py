@@ -40,7 +40,10 @@ def test_the_requirements_are_those_of_the_project():
 
     assert declared.keys() == {"core", "tunix", "dev", "parity", "bench", "uv"}
     assert any(line.startswith("Django>=") for line in declared["core"])
-    assert not any(line.startswith(("google-tunix", "jax", "torch")) for line in [*declared["core"], *declared["dev"]])
+    assert not any(
+        line.startswith(("google-tunix", "jax", "torch"))
+        for line in [*declared["core"], *declared["dev"]]
+    )
 
 
 def read_lock(name: str, python: str) -> dict[str, tuple[str, list[str]]]:
@@ -52,7 +55,9 @@ def read_lock(name: str, python: str) -> dict[str, tuple[str, list[str]]]:
         "platform_machine": "x86_64",
     }
     found: dict[str, tuple[str, list[str]]] = {}
-    for entry in re.split(r"\n(?=\S)", install.lock_file(name).read_text().split("\n", 1)[1].strip()):
+    for entry in re.split(
+        r"\n(?=\S)", install.lock_file(name).read_text().split("\n", 1)[1].strip()
+    ):
         requirement = Requirement(entry.split("\\", 1)[0])
         if requirement.marker is None or requirement.marker.evaluate(environment):
             (pin,) = requirement.specifier
@@ -126,19 +131,32 @@ def test_pip_settings_are_passed_on_in_the_words_of_uv(tmp_path: Path):
 
 
 def test_an_additional_index_is_never_one_that_uv_may_take_a_package_from():
-    """Whoever registers a private package's name on the other index would be installed (dependency confusion)."""
+    """Whoever registers a private package's name on the other index would be installed (dependency
+    confusion)."""
     options = install.uv_options({"extra-index-url": ["https://other.example/simple"]}, {})
 
     assert options == []
-    assert "index-strategy" not in (ROOT / ".ci" / "install.py").read_text() + (ROOT / ".ci" / "lock.py").read_text()
+    assert (
+        "index-strategy"
+        not in (ROOT / ".ci" / "install.py").read_text() + (ROOT / ".ci" / "lock.py").read_text()
+    )
 
 
 def test_uv_that_somebody_has_set_up_is_left_alone():
-    assert install.uv_options({"index-url": ["https://a.example"]}, {"UV_DEFAULT_INDEX": "https://b.example"}) == []
+    assert (
+        install.uv_options(
+            {"index-url": ["https://a.example"]}, {"UV_DEFAULT_INDEX": "https://b.example"}
+        )
+        == []
+    )
 
 
-def test_pip_settings_come_from_files_and_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "pip.conf").write_text("[global]\nindex-url = https://files.example/simple\n[install]\nfind-links = /a\n  /b\n")
+def test_pip_settings_come_from_files_and_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://files.example/simple\n[install]\nfind-links = /a\n  /b\n"
+    )
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("PIP_CONSTRAINT", "/etc/constraints.txt")
 
@@ -179,26 +197,38 @@ def test_an_environment_that_holds_everything_is_left_alone_without_a_network(tm
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("changes", [{"python": "2.7"}, {"locks": {"dev": "of another day"}}, {"locks": {"core": "x"}}])
+@pytest.mark.parametrize(
+    "changes", [{"python": "2.7"}, {"locks": {"dev": "of another day"}}, {"locks": {"core": "x"}}]
+)
 def test_another_python_or_another_lock_make_it_new(tmp_path: Path, changes: dict[str, Any]):
     folder = tmp_path / "environment"
     make_stamp(folder, **changes)
 
-    assert install.read_stamp(folder).get("dev") != hashlib.sha256(install.lock_file("dev").read_bytes()).hexdigest()
+    assert (
+        install.read_stamp(folder).get("dev")
+        != hashlib.sha256(install.lock_file("dev").read_bytes()).hexdigest()
+    )
 
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """A folder with one wheel, `twin`, of two contents: the file that is there is not the one that was locked."""
+    """A folder with one wheel, `twin`, of two contents: the file that is there is not the one that
+    was locked."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     with zipfile.ZipFile(folder / "twin-1.0-py3-none-any.whl", "w") as file:
         file.writestr("twin.py", "")
-        file.writestr("twin-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: twin\nVersion: 1.0\n")
         file.writestr(
-            "twin-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            "twin-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: twin\nVersion: 1.0\n"
         )
-        file.writestr("twin-1.0.dist-info/RECORD", "twin.py,,\ntwin-1.0.dist-info/METADATA,,\ntwin-1.0.dist-info/WHEEL,,\n")
+        file.writestr(
+            "twin-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
+        file.writestr(
+            "twin-1.0.dist-info/RECORD",
+            "twin.py,,\ntwin-1.0.dist-info/METADATA,,\ntwin-1.0.dist-info/WHEEL,,\n",
+        )
     return folder
 
 
@@ -208,9 +238,15 @@ def test_a_file_with_another_hash_is_installed_neither_by_uv_nor_by_pip(
     environment = tmp_path / "environment"
     venv.create(environment, symlinks=True)
     (purelib,) = environment.glob("lib/*/site-packages")
-    (purelib / "borrowed.pth").write_text(sysconfig.get_path("purelib"))  # pip: installing it takes ten seconds
+    (purelib / "borrowed.pth").write_text(
+        sysconfig.get_path("purelib")
+    )  # pip: installing it takes ten seconds
     (environment / "bin" / "uv").symlink_to(Path(sys.prefix) / "bin" / "uv")
-    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONSTRAINT": ""}.items():
+    for name, value in {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+        "PIP_CONSTRAINT": "",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(install, "lock_file", lambda name: tmp_path / f"{name}.txt")
     (content,) = wheels.iterdir()
@@ -240,9 +276,16 @@ def test_no_python_that_fits_is_said_in_words(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("lines", "branches", "code"),
-    [((95, 100), (90, 100), 0), ((949, 1000), (100, 100), 1), ((100, 100), (899, 1000), 1), ((5, 5), (0, 0), 0)],
+    [
+        ((95, 100), (90, 100), 0),
+        ((949, 1000), (100, 100), 1),
+        ((100, 100), (899, 1000), 1),
+        ((5, 5), (0, 0), 0),
+    ],
 )
-def test_lines_and_branches_have_a_floor_each(tmp_path: Path, lines: tuple[int, int], branches: tuple[int, int], code: int):
+def test_lines_and_branches_have_a_floor_each(
+    tmp_path: Path, lines: tuple[int, int], branches: tuple[int, int], code: int
+):
     summary = {
         "covered_lines": lines[0],
         "num_statements": lines[1],
@@ -250,10 +293,17 @@ def test_lines_and_branches_have_a_floor_each(tmp_path: Path, lines: tuple[int, 
         "num_branches": branches[1],
     }
     report = tmp_path / "coverage.json"
-    report.write_text(json.dumps({"files": {"a.py": {"summary": summary, "missing_lines": [1]}}, "totals": summary}))
+    report.write_text(
+        json.dumps(
+            {"files": {"a.py": {"summary": summary, "missing_lines": [1]}}, "totals": summary}
+        )
+    )
 
     ended = subprocess.run(
-        [sys.executable, ROOT / ".ci" / "coverage_floor.py", report], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / ".ci" / "coverage_floor.py", report],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert ended.returncode == code

@@ -1,4 +1,5 @@
-"""Routes of the tests of this folder: the smallest views that show what the conventions of pages and API do."""
+"""Routes of the tests of this folder: the smallest views that show what the conventions of pages
+and API do."""
 
 from typing import Any
 
@@ -27,7 +28,9 @@ ERRORS: dict[str, Exception] = {
     "conflict": Conflict("Somebody was first."),
     "query": InvalidQuery({"limit": ["Too large.", "Too many."], "offset": ["Negative."]}),
     "501": NotHere("No runtime."),
-    "fields": ValidationError({"name": ["Too short.", "Too plain."], "items": [{}, {"text": ["Missing."]}]}),
+    "fields": ValidationError(
+        {"name": ["Too short.", "Too plain."], "items": [{}, {"text": ["Missing."]}]}
+    ),
     "list": ValidationError(["Send one or the other."]),
     "detail": ValidationError({"detail": "A field of that name."}),
 }

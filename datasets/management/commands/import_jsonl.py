@@ -14,16 +14,29 @@ from tunixrt.commands import number_between
 
 
 class Command(TunixrtCommand):
-    help = "Import a JSONL file as traces and a dataset. Bad lines are listed by number and reason; then nothing is stored."
+    help = (
+        "Import a JSONL file as traces and a dataset. Bad lines are listed by number and reason;"
+        " then nothing is stored."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", metavar="FILE", help="one JSON object a line; - reads standard input")
+        parser.add_argument(
+            "file", metavar="FILE", help="one JSON object a line; - reads standard input"
+        )
         parser.add_argument("--name", required=True)
         parser.add_argument("--version", required=True, dest="dataset_version")
         parser.add_argument("--description", default="")
-        parser.add_argument("--format", choices=list(FORMATS), help="default: recognised by the first line")
-        parser.add_argument("--held-out", type=_held_out, help="examples to hold out from training (200), or their share (0.1)")
-        parser.add_argument("--limit", type=number_between(int, 1, 10**9), help="read no more examples than this")
+        parser.add_argument(
+            "--format", choices=list(FORMATS), help="default: recognised by the first line"
+        )
+        parser.add_argument(
+            "--held-out",
+            type=_held_out,
+            help="examples to hold out from training (200), or their share (0.1)",
+        )
+        parser.add_argument(
+            "--limit", type=number_between(int, 1, 10**9), help="read no more examples than this"
+        )
         add_user_argument(parser)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
@@ -54,8 +67,9 @@ class Command(TunixrtCommand):
             raise CommandError(f"Cannot read {file}: {error.strerror or error}") from error
         stats = dataset.stats
         self.stdout.write(
-            f"Stored {dataset.dataset_key}: {dataset.size} examples ({stats['train']} to train on, {stats['held_out']} held out,"
-            f" {stats['with_final_answer']} with a final answer), format {dataset.provenance['format']}.\n{dataset.fingerprint}"
+            f"Stored {dataset.dataset_key}: {dataset.size} examples ({stats['train']} to train on,"
+            f" {stats['held_out']} held out, {stats['with_final_answer']} with a final answer),"
+            f" format {dataset.provenance['format']}.\n{dataset.fingerprint}"
         )
 
 

@@ -9,7 +9,10 @@ from datasets.services import DatasetNotFound, create_dataset, create_traces, ge
 
 
 class Command(BaseCommand):
-    help = "Make the dataset arithmetic-v1: worked two-digit additions, with a held-out part of pairs never shown in training."
+    help = (
+        "Make the dataset arithmetic-v1: worked two-digit additions, with a held-out part of pairs"
+        " never shown in training."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_user_argument(parser)
@@ -29,11 +32,15 @@ class Command(BaseCommand):
                 version=arithmetic.VERSION,
                 trace_ids=ids,
                 held_out_ids=ids[len(shown) :],
-                description="Two-digit additions with worked steps; no held-out pair is in the training part, in either order.",
+                description=(
+                    "Two-digit additions with worked steps; no held-out pair is in the training"
+                    " part, in either order."
+                ),
                 provenance={"source": "generator", "generator": "datasets.arithmetic", "seed": 0},
                 by=by,
             )
             verb = "made"
         self.stdout.write(
-            f"{key} {verb}: {dataset.size - dataset.held_out_size} examples to train on, {dataset.held_out_size} held out."
+            f"{key} {verb}: {dataset.size - dataset.held_out_size} examples to train on,"
+            f" {dataset.held_out_size} held out."
         )

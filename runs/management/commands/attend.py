@@ -9,11 +9,20 @@ from tunixrt import checks, parent
 
 
 class Command(BaseCommand):
-    requires_system_checks = [checks.SETTINGS]  # the others are about pages, which are 20 MB that need not be loaded here
-    help = "Look after this host's runs: start what waits, bring results home, keep the task workers alive."
+    requires_system_checks = [
+        checks.SETTINGS
+    ]  # the others are about pages, which are 20 MB that need not be loaded here
+    help = (
+        "Look after this host's runs: start what waits, bring results home, keep the task workers"
+        " alive."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--no-workers", action="store_true", help="do not start task workers (qcluster) of this host")
+        parser.add_argument(
+            "--no-workers",
+            action="store_true",
+            help="do not start task workers (qcluster) of this host",
+        )
         parent.add_end_with(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:

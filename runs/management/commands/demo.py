@@ -17,7 +17,8 @@ from runs.services.run_requests import clean_request
 from runs.services.runtime import local_runtime
 from tunixrt.local_mode import local_user
 
-# Two-digit addition with worked steps: enough training for a tiny model to solve sums it has never seen.
+# Two-digit addition with worked steps: enough training for a tiny model to solve sums it has never
+# seen.
 TRAINING: dict[str, Any] = {
     "model_id": "preset:tiny-llama",
     "learning_rate": 3e-3,
@@ -46,7 +47,10 @@ class Command(BaseCommand):
         self.stdout.write("1/3  Dataset: worked two-digit additions, made here")
         call_command("make_demo_dataset", stdout=self.stdout)
         dataset = Dataset.objects.get(name=NAME, version=VERSION)
-        self.stdout.write(f"     {dataset.dataset_key}: {dataset.size} examples, {dataset.held_out_size} of them held out")
+        self.stdout.write(
+            f"     {dataset.dataset_key}: {dataset.size} examples, {dataset.held_out_size} of them"
+            " held out"
+        )
 
         self.stdout.write("2/3  Dry run: check everything, start nothing")
         asked = TRAINING | {"dataset_key": dataset.dataset_key}
@@ -56,7 +60,9 @@ class Command(BaseCommand):
             raise CommandError(dry_run.stderr)
 
         self.stdout.write("3/3  Local run: train")
-        run, _ = submission.submit_run(request=clean_request(asked | {"dry_run": False}), by=local_user(), queued=True)
+        run, _ = submission.submit_run(
+            request=clean_request(asked | {"dry_run": False}), by=local_user(), queued=True
+        )
         self._train(run)
         self._report(run, dataset)
 
@@ -90,12 +96,23 @@ class Command(BaseCommand):
     @staticmethod
     def _progress(run: Run, seconds: float, first: tuple[int, float] | None) -> str:
         if first is None or not run.step or not run.total_steps:
-            return f"     {run.status}, {seconds:3.0f} s: loading and compiling, then the untrained model's held-out answers"
-        rate = run.metric_series.filter(name="tokens_per_second").values_list("last", flat=True).first() or 0
+            return (
+                f"     {run.status}, {seconds:3.0f} s: loading and compiling, then the untrained"
+                " model's held-out answers"
+            )
+        rate = (
+            run.metric_series.filter(name="tokens_per_second")
+            .values_list("last", flat=True)
+            .first()
+            or 0
+        )
         pace = (time.monotonic() - first[1]) / max(1, run.step - first[0])
         left = (run.total_steps - run.step) * pace
         loss = "" if run.last_loss is None else f", loss {run.last_loss:.4f}"
-        return f"     step {run.step}/{run.total_steps}{loss}, {rate:,.0f} tokens/s, about {left:.0f} s of training left"
+        return (
+            f"     step {run.step}/{run.total_steps}{loss}, {rate:,.0f} tokens/s, about {left:.0f}"
+            " s of training left"
+        )
 
     def _report(self, run: Run, dataset: Dataset) -> None:
         folder = reservations.run_folder(run)
@@ -106,15 +123,12 @@ class Command(BaseCommand):
         before, after = result["exact_match_before"], result["exact_match_after"]
         checkpoint = folder / result["checkpoint"]
         self.stdout.write(
-            f"\nRun          {run.run_id}\n"
-            f"Name         {run.name}\n"
-            f"Status       {run.status} in {run.duration_seconds:.0f} s\n"
-            f"Loss         {first:.3f} → {last:.4f}\n"
-            f"Exact match  {before:.1%} → {after:.1%} of {dataset.held_out_size} held-out problems\n"
-            f"Checkpoint   {checkpoint}\n"
-            f"Logs         {folder / names.STDOUT}\n"
-            f"Manifest     {folder / names.MANIFEST}\n"
-            f"Look at it   make serve, then http://127.0.0.1:8000/runs/{run.run_id}"
+            f"\nRun          {run.run_id}\nName         {run.name}\nStatus       {run.status} in"
+            f" {run.duration_seconds:.0f} s\nLoss         {first:.3f} → {last:.4f}\nExact match "
+            f" {before:.1%} → {after:.1%} of {dataset.held_out_size} held-out problems\nCheckpoint "
+            f"  {checkpoint}\nLogs         {folder / names.STDOUT}\nManifest    "
+            f" {folder / names.MANIFEST}\nLook at it   make serve, then"
+            f" http://127.0.0.1:8000/runs/{run.run_id}"
         )
         if int(checkpoint.name) not in complete_steps(checkpoint.parent):
             raise CommandError("The checkpoint is missing.")

@@ -10,11 +10,24 @@ from tunixrt.commands import not_empty
 
 
 class Command(BaseCommand):
-    help = "Make the account TO the owner of all runs and datasets of the account FROM. May be interrupted and called again."
+    help = (
+        "Make the account TO the owner of all runs and datasets of the account FROM. May be"
+        " interrupted and called again."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("owner", type=not_empty, metavar="FROM", help="whose runs and datasets; may be deactivated")
-        parser.add_argument("to", type=not_empty, metavar="TO", help="who gets them: an active account that may make runs")
+        parser.add_argument(
+            "owner",
+            type=not_empty,
+            metavar="FROM",
+            help="whose runs and datasets; may be deactivated",
+        )
+        parser.add_argument(
+            "to",
+            type=not_empty,
+            metavar="TO",
+            help="who gets them: an active account that may make runs",
+        )
 
     def handle(self, *args: Any, owner: str, to: str, **options: Any) -> None:
         handed = hand_over(owner=self._account(owner), to=self._account(to), by=system_user())

@@ -16,10 +16,24 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         days, keep = number_between(float, 0, DAYS_MAX), number_between(int, 0, KEEP_MAX)
-        parser.add_argument("--days", type=days, default=settings.TUNIX_RETENTION_DAYS, help="trash runs that ended before")
-        parser.add_argument("--keep", type=keep, default=settings.TUNIX_RETENTION_RUNS, help="trash all but the newest N")
-        parser.add_argument("--empty-trash", action="store_true", help="empty the trash now, however fresh it is")
-        parser.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+        parser.add_argument(
+            "--days",
+            type=days,
+            default=settings.TUNIX_RETENTION_DAYS,
+            help="trash runs that ended before",
+        )
+        parser.add_argument(
+            "--keep",
+            type=keep,
+            default=settings.TUNIX_RETENTION_RUNS,
+            help="trash all but the newest N",
+        )
+        parser.add_argument(
+            "--empty-trash", action="store_true", help="empty the trash now, however fresh it is"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what would be done, do nothing"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         days, keep = options["days"], options["keep"]
@@ -32,6 +46,6 @@ class Command(BaseCommand):
         )
         would = "would be " if options["dry_run"] else ""
         self.stdout.write(
-            f"{pruned.trashed} runs {would}put into the trash, {pruned.purged} {would}removed for good, "
-            f"{pruned.bytes_freed:,} bytes {would}freed."
+            f"{pruned.trashed} runs {would}put into the trash, {pruned.purged} {would}removed for"
+            f" good, {pruned.bytes_freed:,} bytes {would}freed."
         )

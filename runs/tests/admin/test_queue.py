@@ -61,7 +61,14 @@ pytestmark = pytest.mark.usefixtures("a_training_command")
 @pytest.fixture
 def host(db: None) -> Host:
     now = timezone.now()
-    return Host.objects.create(name="a-host", slots=2, heartbeat_at=now, canary_at=now, started_at=now, runtime_version="0.1.7")
+    return Host.objects.create(
+        name="a-host",
+        slots=2,
+        heartbeat_at=now,
+        canary_at=now,
+        started_at=now,
+        runtime_version="0.1.7",
+    )
 
 
 def look(client: Client) -> Parts:
@@ -74,7 +81,13 @@ def test_an_empty_system(operator: Client) -> None:
     parts = look(operator)
     assert parts["queue-waiting"] == ["0"]
     assert parts["queue-oldest"] == ["–"]
-    assert parts["queue-host"] == parts["queue-next"] == parts["queue-failed"] == parts["queue-problem"] == []
+    assert (
+        parts["queue-host"]
+        == parts["queue-next"]
+        == parts["queue-failed"]
+        == parts["queue-problem"]
+        == []
+    )
 
 
 def test_what_executes_waits_and_failed(operator: Client, submit: Submit, host: Host) -> None:
@@ -104,7 +117,8 @@ def test_says_what_is_wrong(operator: Client, submit: Submit, host: Host) -> Non
     submit()
     Run.objects.update(created_at=timezone.now() - timedelta(minutes=6))
     assert look(operator)["queue-problem"] == [
-        "A run has waited longer than five minutes although slots are free: look at the attendants' logs."
+        "A run has waited longer than five minutes although slots are free: look at the attendants'"
+        " logs."
     ]
     Host.objects.update(canary_at=timezone.now() - timedelta(minutes=2), slots=0)
     assert look(operator)["queue-problem"] == [
@@ -112,9 +126,13 @@ def test_says_what_is_wrong(operator: Client, submit: Submit, host: Host) -> Non
         "The task workers of a-host have done nothing for a minute; its attendant replaces them.",
     ]
     Host.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=10))
-    assert look(operator)["queue-problem"] == ["Runs wait and no host is alive: start “manage.py attend” on one."]
+    assert look(operator)["queue-problem"] == [
+        "Runs wait and no host is alive: start “manage.py attend” on one."
+    ]
     claim_run(run=Run.objects.get(), host=host, by="test")
-    assert look(operator)["queue-problem"] == ["a-host has not been heard of for longer than 60 s while it executes 1 run."]
+    assert look(operator)["queue-problem"] == [
+        "a-host has not been heard of for longer than 60 s while it executes 1 run."
+    ]
 
 
 def test_a_full_output_root_is_what_runs_wait_for(
@@ -128,7 +146,9 @@ def test_a_full_output_root_is_what_runs_wait_for(
     assert "is full:" in problem
 
 
-def test_runs_of_a_host_that_is_gone_are_not_forgotten(operator: Client, submit: Submit, host: Host) -> None:
+def test_runs_of_a_host_that_is_gone_are_not_forgotten(
+    operator: Client, submit: Submit, host: Host
+) -> None:
     run = submit()
     claim_run(run=run, host=host, by="test")
     Run.objects.update(host=None)
@@ -140,7 +160,13 @@ def test_messages_and_failed_tasks_of_the_task_queue(operator: Client) -> None:
     OrmQ.objects.create(key="tunixrt", payload="no payload of ours")
     now = timezone.now()
     Failure.objects.create(
-        id="f" * 32, name="canary-1", func="runs.tasks.canary", started=now, stopped=now, success=False, result="it <broke>"
+        id="f" * 32,
+        name="canary-1",
+        func="runs.tasks.canary",
+        started=now,
+        stopped=now,
+        success=False,
+        result="it <broke>",
     )
     page = operator.get(QUEUE).content.decode()
     assert "runs.tasks.canary" in page and "it &lt;broke&gt;" in page
@@ -148,13 +174,17 @@ def test_messages_and_failed_tasks_of_the_task_queue(operator: Client) -> None:
     assert operator.get("/admin/django_q/ormq/").status_code == 200
     assert operator.get(f"/admin/django_q/failure/{'f' * 32}/change/").status_code == 200
     operator.post(
-        "/admin/django_q/failure/", {"action": "delete_selected", "_selected_action": ["f" * 32], "post": "yes"}, follow=True
+        "/admin/django_q/failure/",
+        {"action": "delete_selected", "_selected_action": ["f" * 32], "post": "yes"},
+        follow=True,
     )
     assert not Failure.objects.exists()
 
 
 @pytest.mark.parametrize("permissions", [[], ["view_run"], ["view_host"]])
-def test_staff_without_the_permissions_see_nothing(remote_client: Client, user: User, permissions: list[str]) -> None:
+def test_staff_without_the_permissions_see_nothing(
+    remote_client: Client, user: User, permissions: list[str]
+) -> None:
     user.is_staff = True
     user.save()
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
@@ -184,7 +214,9 @@ def test_costs_the_same_whatever_waits_and_counts_no_further_than_it_shows(
         with CaptureQueriesContext(connection) as captured:
             look(operator)
         # what requests measure is written after them
-        return [query["sql"] for query in captured.captured_queries if query["sql"].startswith("SELECT")]
+        return [
+            query["sql"] for query in captured.captured_queries if query["sql"].startswith("SELECT")
+        ]
 
     submit()
     look(operator)  # what is read once and remembered
@@ -207,7 +239,10 @@ def test_failures_and_waiting_webhooks_are_found_by_their_index(submit: Submit, 
     rows = Run.objects.visible().failed("failed")[:10]
     if connection.vendor == "sqlite":
         assert "ix_tunix_runs_failed" in rows.explain() and "TEMP" not in rows.explain()
-        assert "INDEX ix_webhook_" in WebhookDelivery.objects.filter(queue_state.IS_WAITING).order_by().explain()
+        assert (
+            "INDEX ix_webhook_"
+            in WebhookDelivery.objects.filter(queue_state.IS_WAITING).order_by().explain()
+        )
     else:  # a planner that has seen three rows reads the table; whether the index serves is asked without that way
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan = off")

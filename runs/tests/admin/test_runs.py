@@ -38,8 +38,12 @@ def furnished(submit: Submit) -> Callable[..., list[Run]]:
             run = submit(tags=[f"tag-{number}"])
             claim_run(run=run, host=Host.objects.get_or_create(name=f"host-{number}")[0], by="test")
             MetricSeries.objects.create(run=run, name="loss", count=1, first=1.0, last=1.0)
-            delivery = WebhookDelivery.objects.create(run=run, url="https://example.org/", payload={})
-            WebhookAttempt.objects.create(delivery=delivery, at=datetime(2026, 3, 4, tzinfo=UTC), status_code=500, seconds=0.1)
+            delivery = WebhookDelivery.objects.create(
+                run=run, url="https://example.org/", payload={}
+            )
+            WebhookAttempt.objects.create(
+                delivery=delivery, at=datetime(2026, 3, 4, tzinfo=UTC), status_code=500, seconds=0.1
+            )
             runs.append(run)
         return runs
 
@@ -62,22 +66,33 @@ def test_only_staff_may_look(remote_client: Client, user: User, name: str) -> No
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_nothing_is_added_edited_or_deleted_by_hand(operator: Client, furnished: Callable[..., list[Run]], name: str) -> None:
+def test_nothing_is_added_edited_or_deleted_by_hand(
+    operator: Client, furnished: Callable[..., list[Run]], name: str
+) -> None:
     furnished(1)
     assert operator.get(f"/admin/runs/{name}/add/").status_code == 403
-    model: Any = {"run": Run, "runevent": RunEvent, "runtag": RunTag, "metricseries": MetricSeries}.get(name)
+    model: Any = {
+        "run": Run,
+        "runevent": RunEvent,
+        "runtag": RunTag,
+        "metricseries": MetricSeries,
+    }.get(name)
     model = model or {"host": Host, "webhookdelivery": WebhookDelivery}[name]
     pk = model.objects.first().pk
     page = operator.get(f"/admin/runs/{name}/{pk}/change/")
     assert page.status_code == 200
     assert 'name="_save"' not in page.content.decode()
-    assert operator.post(f"/admin/runs/{name}/{pk}/change/", {"status": "completed"}).status_code == 403
+    assert (
+        operator.post(f"/admin/runs/{name}/{pk}/change/", {"status": "completed"}).status_code
+        == 403
+    )
     assert operator.post(f"/admin/runs/{name}/{pk}/delete/", {"post": "yes"}).status_code == 403
     assert model.objects.filter(pk=pk).exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "queries"), [("run", 8), ("runevent", 4), ("runtag", 4), ("metricseries", 4), ("webhookdelivery", 4)]
+    ("name", "queries"),
+    [("run", 8), ("runevent", 4), ("runtag", 4), ("metricseries", 4), ("webhookdelivery", 4)],
 )
 @pytest.mark.parametrize("count", [1, 3])
 def test_lists_cost_the_same_queries_for_any_number_of_rows_and_never_count(
@@ -88,9 +103,14 @@ def test_lists_cost_the_same_queries_for_any_number_of_rows_and_never_count(
     with CaptureQueriesContext(connection) as captured:
         assert operator.get(f"/admin/runs/{name}/").status_code == 200
     statements = [query["sql"] for query in captured.captured_queries]
-    # The session, its user, a look ahead, the rows; for runs also their first and last date, and who and what to filter by.
+    # The session, its user, a look ahead, the rows; for runs also their first and last date, and
+    # who and what to filter by.
     assert len(statements) == queries, statements
-    assert not [statement for statement in statements if re.search(r"COUNT\(|DISTINCT|MIN\(|MAX\(", statement)]
+    assert not [
+        statement
+        for statement in statements
+        if re.search(r"COUNT\(|DISTINCT|MIN\(|MAX\(", statement)
+    ]
 
 
 def test_one_run_costs_the_same_queries_for_any_number_of_events(
@@ -127,14 +147,20 @@ def test_a_tag_is_found_by_its_name(operator: Client, submit: Submit) -> None:
 
 
 @pytest.mark.parametrize("where", ["host", "owner"])
-def test_runs_of_a_host_or_an_owner_come_by_an_index(operator: Client, furnished: Callable[..., list[Run]], where: str) -> None:
+def test_runs_of_a_host_or_an_owner_come_by_an_index(
+    operator: Client, furnished: Callable[..., list[Run]], where: str
+) -> None:
     """On SQLite; PostgreSQL reads so few rows as they lie."""
     first, _ = furnished(2)
     key = getattr(first, f"{where}_id")
     with CaptureQueriesContext(connection) as captured:
         page = operator.get("/admin/runs/run/", {f"{where}__id__exact": key}).content.decode()
     assert str(first.pk) in page
-    rows = next(query["sql"] for query in captured.captured_queries if '"tunix_runs"."run_id" AS "pk"' in query["sql"])
+    rows = next(
+        query["sql"]
+        for query in captured.captured_queries
+        if '"tunix_runs"."run_id" AS "pk"' in query["sql"]
+    )
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN QUERY PLAN {rows}")
@@ -149,23 +175,35 @@ def test_pages_that_are_not_there_do_no_harm(operator: Client, submit: Submit, p
     with CaptureQueriesContext(connection) as captured:
         assert operator.get(f"/admin/runs/run/?p={page}").status_code in (200, 302)
     if page == "7":  # behind the end: never all the rows at once
-        assert all("LIMIT" in query["sql"] for query in captured.captured_queries if "tunix_runs" in query["sql"])
+        assert all(
+            "LIMIT" in query["sql"]
+            for query in captured.captured_queries
+            if "tunix_runs" in query["sql"]
+        )
 
 
 def test_hostile_text_is_shown_as_text(operator: Client, submit: Submit) -> None:
     run = submit(tags=[HOSTILE], notes=HOSTILE)
-    Run.objects.filter(pk=run.pk).update(dataset_key=HOSTILE, model_id=HOSTILE, message=HOSTILE, stdout=HOSTILE)
+    Run.objects.filter(pk=run.pk).update(
+        dataset_key=HOSTILE, model_id=HOSTILE, message=HOSTILE, stdout=HOSTILE
+    )
     RunEvent.objects.create(run=run, reason=HOSTILE, by=HOSTILE)
     for path in ("run/", f"run/{run.pk}/change/", "runevent/", "runtag/"):
         assert "<script>alert" not in operator.get(f"/admin/runs/{path}").content.decode()
 
 
-@pytest.mark.parametrize("term", ["{id}", "{short}", "wanted-v1", "google/gemma-2b-it", "chosen", "keeper-of-the-house"])
-def test_search_finds_by_id_dataset_model_tag_and_owner(operator: Client, submit: Submit, staff: User, term: str) -> None:
+@pytest.mark.parametrize(
+    "term", ["{id}", "{short}", "wanted-v1", "google/gemma-2b-it", "chosen", "keeper-of-the-house"]
+)
+def test_search_finds_by_id_dataset_model_tag_and_owner(
+    operator: Client, submit: Submit, staff: User, term: str
+) -> None:
     wanted = submit(model_id="google/gemma-2b-it", tags=["chosen"], by=staff)
     Run.objects.filter(pk=wanted.pk).update(dataset_key="wanted-v1")
     submit()
-    page = operator.get("/admin/runs/run/", {"q": term.format(id=wanted.pk, short=str(wanted.pk)[:8])}).content.decode()
+    page = operator.get(
+        "/admin/runs/run/", {"q": term.format(id=wanted.pk, short=str(wanted.pk)[:8])}
+    ).content.decode()
     assert page.count('name="_selected_action"') == 1
     assert str(wanted.pk) in page
 
@@ -184,7 +222,10 @@ def test_filters_and_the_calendar(operator: Client, submit: Submit) -> None:
     Run.objects.filter(pk=old.pk).update(created_at=datetime(2025, 11, 5, 12, tzinfo=UTC))
     Run.objects.filter(pk=new.pk).update(created_at=datetime(2026, 2, 7, 12, tzinfo=UTC))
     page = operator.get("/admin/runs/run/").content.decode()
-    assert [year in page for year in ("created_at__year=2025", "created_at__year=2026", "created_at__year=2024")] == [
+    assert [
+        year in page
+        for year in ("created_at__year=2025", "created_at__year=2026", "created_at__year=2024")
+    ] == [
         True,
         True,
         False,
@@ -193,12 +234,21 @@ def test_filters_and_the_calendar(operator: Client, submit: Submit) -> None:
     assert "December" in page
     assert "October" not in page
     assert page.count('name="_selected_action"') == 1
-    page = operator.get("/admin/runs/run/?created_at__year=2025&created_at__month=11").content.decode()
+    page = operator.get(
+        "/admin/runs/run/?created_at__year=2025&created_at__month=11"
+    ).content.decode()
     assert "created_at__day=5" in page
     assert "created_at__day=4" not in page
-    page = operator.get("/admin/runs/run/?created_at__year=2025&created_at__month=11&created_at__day=5").content.decode()
+    page = operator.get(
+        "/admin/runs/run/?created_at__year=2025&created_at__month=11&created_at__day=5"
+    ).content.decode()
     assert page.count('name="_selected_action"') == 1
-    assert operator.get("/admin/runs/run/?status=failed").content.decode().count('name="_selected_action"') == 0
+    assert (
+        operator.get("/admin/runs/run/?status=failed")
+        .content.decode()
+        .count('name="_selected_action"')
+        == 0
+    )
 
 
 def test_trash_has_a_filter_of_its_own(operator: Client, submit: Submit) -> None:
@@ -213,10 +263,12 @@ def test_trash_has_a_filter_of_its_own(operator: Client, submit: Submit) -> None
     assert counts == [1, 1, 2]
 
 
-# --- actions ----------------------------------------------------------------------------------------------------------
+# --- actions --------------------------------------------------------------------------------------
 
 
-def test_cancel_does_what_it_can_and_says_what_it_could_not(operator: Client, submit: Submit) -> None:
+def test_cancel_does_what_it_can_and_says_what_it_could_not(
+    operator: Client, submit: Submit
+) -> None:
     pending, ended = submit(), submit()
     request_cancel(run=ended, by=ended.owner)
     page = do(operator, "cancel", pending, ended)
@@ -255,7 +307,9 @@ def test_move_to_the_front_of_the_queue(operator: Client, submit: Submit) -> Non
 def test_what_cannot_come_first_is_not_said_to(operator: Client, submit: Submit) -> None:
     first, run = submit(priority=100), submit()
     page = do(operator, "prioritise", run)
-    assert "1 run set to priority 100, the highest; older runs of that priority start first." in page
+    assert (
+        "1 run set to priority 100, the highest; older runs of that priority start first." in page
+    )
     assert "front" not in page.split("messagelist")[1].split("</ul>")[0]
     assert Run.objects.pending_in_order().first() == first
 
@@ -273,7 +327,9 @@ def test_trash_and_purge_with_a_preview_of_what_it_frees(operator: Client, submi
     preview = do(operator, "purge", run, query="?trash=in")
     assert "3.0 kB" in preview
     assert Run.objects.filter(pk=run.pk).exists()
-    assert "1 run deleted with files." in do(operator, "purge", run, query="?trash=in", confirmed="yes")
+    assert "1 run deleted with files." in do(
+        operator, "purge", run, query="?trash=in", confirmed="yes"
+    )
     assert not Run.objects.filter(pk=run.pk).exists()
     assert not folder.exists()
     entry = LogEntry.objects.latest("id")
@@ -290,7 +346,9 @@ def test_a_run_that_is_not_in_the_trash_is_not_purged(operator: Client, submit: 
     assert Run.objects.filter(pk=run.pk).exists()
 
 
-def test_staff_without_the_right_may_look_and_not_act(remote_client: Client, submit: Submit) -> None:
+def test_staff_without_the_right_may_look_and_not_act(
+    remote_client: Client, submit: Submit
+) -> None:
     viewer = User.objects.create_user("viewer", is_staff=True)
     viewer.user_permissions.add(Permission.objects.get(codename="view_run"))
     remote_client.force_login(viewer)

@@ -1,4 +1,5 @@
-"""Cancel, retry, delete and reorder in every status: the table of docs/reliability.md, through the API."""
+"""Cancel, retry, delete and reorder in every status: the table of docs/reliability.md, through the
+API."""
 
 from typing import Any
 
@@ -18,7 +19,8 @@ from tunixrt.tests.plugin import ROOT
 
 pytestmark = pytest.mark.django_db
 
-# status: (cancel → code and status afterwards, retry of a training → code, delete → code); a dry run is retried once it has ended
+# status: (cancel → code and status afterwards, retry of a training → code, delete → code); a dry
+# run is retried once it has ended
 TABLE: dict[str, tuple[tuple[int, str], int, int]] = {
     "pending": ((202, "cancelled"), 409, 409),
     "running": ((202, "cancelling"), 409, 409),
@@ -36,12 +38,22 @@ each_mode = pytest.mark.parametrize("dry_run", [False, True], ids=["local", "dry
 def run(submit: Submit, status: str, dry_run: bool) -> Run:
     run = submit(dry_run=dry_run)
     if status in ("cancelled", "pending"):
-        return run if status == "pending" else finish_run(run=run, status=status, reason="x", by="test")
+        return (
+            run
+            if status == "pending"
+            else finish_run(run=run, status=status, reason="x", by="test")
+        )
     claim_run(run=run, host=this_host(), by="test")
     if status == "cancelling":
         return transition(run, RunStatus.CANCELLING, reason="x", by="test")
     if status not in ACTIVE:
-        finish_run(run=run, status=status, reason="x", by="test", exit_code=0 if status == "completed" else None)
+        finish_run(
+            run=run,
+            status=status,
+            reason="x",
+            by="test",
+            exit_code=0 if status == "completed" else None,
+        )
     return run
 
 
@@ -75,7 +87,9 @@ class TestInEveryStatus:
     def test_retry(self, run: Run, status: str, dry_run: bool, api: APIClient) -> None:
         answer = api.post(f"/api/tunix/runs/{run.pk}/retry", {}, format="json")
 
-        assert answer.status_code == (202 if dry_run and status == "completed" else TABLE[status][1])
+        assert answer.status_code == (
+            202 if dry_run and status == "completed" else TABLE[status][1]
+        )
         retries = list(run.retries.all())
         if answer.status_code == 202:
             assert [str(retry.pk) for retry in retries] == [answer.json()["run_id"]]
@@ -91,7 +105,9 @@ class TestInEveryStatus:
         run.refresh_from_db()
         assert (run.trashed_at is not None) == (answer.status_code == 200)
         assert run.status == status
-        assert api.get(f"/api/tunix/runs/{run.pk}").status_code == (404 if answer.status_code == 200 else 200)
+        assert api.get(f"/api/tunix/runs/{run.pk}").status_code == (
+            404 if answer.status_code == 200 else 200
+        )
         if answer.status_code == 409:
             assert status in answer.json()["detail"]
 

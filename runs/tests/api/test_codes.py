@@ -1,4 +1,5 @@
-"""The codes of the contract at every path of the runs API: always JSON with `detail`, never a redirect, never a stack trace."""
+"""The codes of the contract at every path of the runs API: always JSON with `detail`, never a
+redirect, never a stack trace."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,10 @@ pytestmark = pytest.mark.django_db
 RUN_ID = "0b7e1c1e-0000-4000-8000-00000000000a"
 READ = ["/api/tunix/runs", f"/api/tunix/runs/{RUN_ID}", f"/api/tunix/runs/{RUN_ID}/status", f"/api/tunix/runs/{RUN_ID}/manifest",
         "/api/tunix/status"]  # fmt: skip
-WRITE = ["/api/tunix/run", *(f"/api/tunix/runs/{RUN_ID}/{action}" for action in ("cancel", "retry", "extend"))]
+WRITE = [
+    "/api/tunix/run",
+    *(f"/api/tunix/runs/{RUN_ID}/{action}" for action in ("cancel", "retry", "extend")),
+]
 FAR_AWAY = "192.0.2.1"
 
 
@@ -42,13 +46,26 @@ class TestWhoMayCall:
 
     @pytest.mark.parametrize("method", ["patch", "delete"])
     def test_changing_needs_a_login(self, method: str):
-        assert is_an_error(getattr(APIClient(REMOTE_ADDR=FAR_AWAY), method)(f"/api/tunix/runs/{RUN_ID}"), 401)
+        assert is_an_error(
+            getattr(APIClient(REMOTE_ADDR=FAR_AWAY), method)(f"/api/tunix/runs/{RUN_ID}"), 401
+        )
 
     @pytest.mark.parametrize(
-        "header", ["Token wrong", "Token", "Token a b", "Basic dTpw", "Bearer x", "Token \xff", "Token " + "x" * 9000]
+        "header",
+        [
+            "Token wrong",
+            "Token",
+            "Token a b",
+            "Basic dTpw",
+            "Bearer x",
+            "Token \xff",
+            "Token " + "x" * 9000,
+        ],
     )
     def test_a_wrong_authorization_is_401(self, header: str):
-        assert is_an_error(APIClient(REMOTE_ADDR=FAR_AWAY).get("/api/tunix/runs", HTTP_AUTHORIZATION=header), 401)
+        assert is_an_error(
+            APIClient(REMOTE_ADDR=FAR_AWAY).get("/api/tunix/runs", HTTP_AUTHORIZATION=header), 401
+        )
 
     def test_a_token_is_its_owner(self, api_token: str, body: dict[str, Any], user: User):
         client = APIClient(REMOTE_ADDR=FAR_AWAY, HTTP_AUTHORIZATION=f"Token {api_token}")
@@ -57,11 +74,18 @@ class TestWhoMayCall:
 
         assert answer["owner"] == user.username
 
-    def test_the_token_of_somebody_who_may_not_log_in_any_more_is_401(self, api_token: str, user: User):
+    def test_the_token_of_somebody_who_may_not_log_in_any_more_is_401(
+        self, api_token: str, user: User
+    ):
         user.is_active = False
         user.save()
 
-        assert is_an_error(APIClient(REMOTE_ADDR=FAR_AWAY).get("/api/tunix/runs", HTTP_AUTHORIZATION=f"Token {api_token}"), 401)
+        assert is_an_error(
+            APIClient(REMOTE_ADDR=FAR_AWAY).get(
+                "/api/tunix/runs", HTTP_AUTHORIZATION=f"Token {api_token}"
+            ),
+            401,
+        )
 
     def test_a_session_reads_and_writes_with_its_csrf_token(self, user: User, body: dict[str, Any]):
         client = APIClient(enforce_csrf_checks=True, REMOTE_ADDR=FAR_AWAY)
@@ -71,20 +95,29 @@ class TestWhoMayCall:
         assert is_an_error(client.delete(f"/api/tunix/runs/{RUN_ID}"), 403)
 
         client.cookies["csrftoken"] = "x" * 32
-        response = client.post("/api/tunix/run", body, format="json", headers={"X-CSRFToken": "x" * 32})
+        response = client.post(
+            "/api/tunix/run", body, format="json", headers={"X-CSRFToken": "x" * 32}
+        )
 
         assert response.status_code == 202
         assert response.json()["owner"] == user.username
 
-    def test_on_this_machine_nobody_needs_to_log_in(self, local_client: Client, body: dict[str, Any]):
+    def test_on_this_machine_nobody_needs_to_log_in(
+        self, local_client: Client, body: dict[str, Any]
+    ):
         response = local_client.post("/api/tunix/run", body, content_type="application/json")
 
         assert response.status_code == 202
         assert response.json()["owner"] == "local"
 
-    def test_a_page_of_another_site_in_a_local_browser_cannot_start_anything(self, local_client: Client, body: dict[str, Any]):
+    def test_a_page_of_another_site_in_a_local_browser_cannot_start_anything(
+        self, local_client: Client, body: dict[str, Any]
+    ):
         response = local_client.post(
-            "/api/tunix/run", body, content_type="application/json", headers={"Origin": "http://evil.example"}
+            "/api/tunix/run",
+            body,
+            content_type="application/json",
+            headers={"Origin": "http://evil.example"},
         )
 
         assert is_an_error(response, 403)
@@ -115,7 +148,9 @@ def test_paths_are_exactly_as_written(api: APIClient, path: str, tail: str):
         ("/api/tunix/status", {"GET"}),
     ],
 )
-def test_other_methods_are_405_and_options_names_the_right_ones(api: APIClient, path: str, allowed: set[str]):
+def test_other_methods_are_405_and_options_names_the_right_ones(
+    api: APIClient, path: str, allowed: set[str]
+):
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - allowed:
         assert is_an_error(api.generic(method, path), 405)
     named = api.options(path)["Allow"].replace(" ", "").split(",")
@@ -141,7 +176,9 @@ class TestInABrowser:
     def test_a_run_is_shown(self, local_client: Client, run_dry: Callable[..., dict[str, Any]]):
         answer = run_dry(notes="<script>alert(1)</script>")
 
-        response = local_client.get(f"/api/tunix/runs/{answer['run_id']}", headers={"Accept": "text/html"})
+        response = local_client.get(
+            f"/api/tunix/runs/{answer['run_id']}", headers={"Accept": "text/html"}
+        )
 
         assert response.status_code == 200
         assert answer["run_id"] in response.content.decode()
@@ -166,8 +203,12 @@ def test_what_is_done_to_an_unknown_run_is_404(api: APIClient, path: str):
 
 
 @pytest.mark.parametrize("path", WRITE)
-def test_a_form_is_415_where_a_body_is_read(api: APIClient, path: str, run_dry: Callable[..., dict[str, Any]]):
+def test_a_form_is_415_where_a_body_is_read(
+    api: APIClient, path: str, run_dry: Callable[..., dict[str, Any]]
+):
     path = path.replace(RUN_ID, run_dry()["run_id"])
     if not path.endswith("/cancel"):
-        assert is_an_error(api.post(path, b"a=b", content_type="application/x-www-form-urlencoded"), 415)
+        assert is_an_error(
+            api.post(path, b"a=b", content_type="application/x-www-form-urlencoded"), 415
+        )
         assert is_an_error(api.post(path, b"{", content_type="application/json"), 400)

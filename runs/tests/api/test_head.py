@@ -1,4 +1,5 @@
-"""HEAD of every route that answers GET: the status and the headers of GET, no body, and nothing read for it."""
+"""HEAD of every route that answers GET: the status and the headers of GET, no body, and nothing
+read for it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ def routes(resolver: URLResolver, namespace: str = "") -> Iterator[tuple[str, di
             assert pattern.name, f"{route} has no name"
             yield f"{namespace}{pattern.name}", route.converters
         elif pattern.namespace != ADMIN:
-            yield from routes(pattern, f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace)
+            yield from routes(
+                pattern, f"{namespace}{pattern.namespace}:" if pattern.namespace else namespace
+            )
 
 
 ROUTES = dict(routes(get_resolver("tunixrt.urls")))
@@ -49,14 +52,17 @@ QUERIES = {
 
 @pytest.fixture
 def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
-    """A value for every parameter of a route: of a run with files, its dataset, a trace of that, and a view."""
+    """A value for every parameter of a route: of a run with files, its dataset, a trace of that,
+    and a view."""
     run, other = (cancel_run(run=submit(), by=user) for _ in range(2))
     folder = run_folder(run)
     folder.mkdir(parents=True)
     (folder / "stdout.log").write_text("a line\n")
     (folder / "manifest.yaml").write_text("{}\n")
     (folder / "extra.bin").write_bytes(bytes(1000))
-    MetricSeries.objects.create(run=run, name="loss", count=1, first=1.0, last=1.0, minimum=1.0, maximum=1.0, last_step=1)
+    MetricSeries.objects.create(
+        run=run, name="loss", count=1, first=1.0, last=1.0, minimum=1.0, maximum=1.0, last_step=1
+    )
     view = SavedView.objects.create(owner=user, name="mine", query="")
     return {
         "run_id": run.pk, "other": other.pk, "key": dataset.dataset_key,
@@ -65,7 +71,9 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_every_route_that_answers_get_answers_head(remote_client: Client, user: User, there: dict[str, Any]):
+def test_every_route_that_answers_get_answers_head(
+    remote_client: Client, user: User, there: dict[str, Any]
+):
     remote_client.force_login(user)
     answered = set()
     for name, parameters in ROUTES.items():
@@ -80,9 +88,18 @@ def test_every_route_that_answers_get_answers_head(remote_client: Client, user: 
         head = remote_client.head(address)
         assert head.status_code == get.status_code in (200, 204, 302), name
         assert b"".join(head) == b"", name
-        fixed = lambda answer: {key: value for key, value in answer.items() if key not in ALWAYS_DIFFERENT}  # noqa: E731
+        fixed = lambda answer: {
+            key: value for key, value in answer.items() if key not in ALWAYS_DIFFERENT
+        }  # noqa: E731
         assert fixed(head) == fixed(get), name
-    assert {"runs:history", "runs:detail", "runs_api:events", "runs_api:artifact", "datasets_api:export", "metrics"} <= answered
+    assert {
+        "runs:history",
+        "runs:detail",
+        "runs_api:events",
+        "runs_api:artifact",
+        "datasets_api:export",
+        "metrics",
+    } <= answered
 
 
 def test_no_stream_is_read_for_head(rf: RequestFactory):
@@ -99,14 +116,18 @@ def test_no_stream_is_read_for_head(rf: RequestFactory):
             self.closed = True
 
     body = Body()
-    answer = HeadMiddleware(lambda request: StreamingHttpResponse(body, headers={"Content-Length": "7"}))(rf.head("/"))
+    answer = HeadMiddleware(
+        lambda request: StreamingHttpResponse(body, headers={"Content-Length": "7"})
+    )(rf.head("/"))
 
     assert (b"".join(answer), answer["Content-Length"]) == (b"", "7")
     answer.close()
     assert body.closed
 
 
-def test_a_real_server_ends_head_of_a_live_stream_at_once(program: Start, port: HeldPort, submit: Submit):
+def test_a_real_server_ends_head_of_a_live_stream_at_once(
+    program: Start, port: HeldPort, submit: Submit
+):
     """GET of the events of a run that waits never ends by itself."""
     run = submit()
     run_folder(run).mkdir(parents=True)
@@ -116,6 +137,9 @@ def test_a_real_server_ends_head_of_a_live_stream_at_once(program: Start, port: 
         download = client.head(f"/api/tunix/runs/{run.pk}/artifacts/extra.bin")
         page = client.head(f"/runs/{run.pk}")
 
-    assert (events.status_code, events.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+    assert (events.status_code, events.headers["Content-Type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
     assert (download.status_code, download.headers["Content-Length"]) == (200, "1000")
     assert (page.status_code, page.content) == (200, b"")

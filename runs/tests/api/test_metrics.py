@@ -31,13 +31,18 @@ def curve(api: APIClient, run: Run, query: str) -> list[tuple[int, Any]]:
 
 
 def store(run: Run, name: str, values: array) -> MetricSeries:
-    """As many points as one likes, as the intake leaves them: chunks with their extremes. Step and time count from 1."""
-    series = MetricSeries.objects.create(run=run, name=name, count=len(values), last_step=len(values))
+    """As many points as one likes, as the intake leaves them: chunks with their extremes. Step and
+    time count from 1."""
+    series = MetricSeries.objects.create(
+        run=run, name=name, count=len(values), last_step=len(values)
+    )
     chunks = []
     for number, start in enumerate(range(0, len(values), CHUNK_POINTS)):
         part = values[start : start + CHUNK_POINTS]
         steps = range(start + 1, start + len(part) + 1)
-        finite = [(value, step) for step, value in zip(steps, part, strict=True) if math.isfinite(value)]
+        finite = [
+            (value, step) for step, value in zip(steps, part, strict=True) if math.isfinite(value)
+        ]
         low, high = (min(finite), max(finite)) if finite else ((None, None), (None, None))
         chunks.append(
             MetricChunk(
@@ -68,7 +73,11 @@ def noise(count: int) -> array:
 def test_series_with_what_one_wants_to_know_first(api: APIClient, user: User):
     run = make_run(user)
     take_in(
-        run, measured(1, loss=3.5, learning_rate=0.1), measured(2, loss="NaN"), measured(3, loss=1.5), measured(3, eval_loss=2)
+        run,
+        measured(1, loss=3.5, learning_rate=0.1),
+        measured(2, loss="NaN"),
+        measured(3, loss=1.5),
+        measured(3, eval_loss=2),
     )
 
     answer = get(api, run)
@@ -76,9 +85,33 @@ def test_series_with_what_one_wants_to_know_first(api: APIClient, user: User):
     assert answer["run_id"] == str(run.run_id)
     assert answer["metrics_offset"] == run.metrics_offset
     assert answer["data"] == [
-        {"name": "eval_loss", "count": 1, "first": 2.0, "last": 2.0, "minimum": 2.0, "maximum": 2.0, "last_step": 3},
-        {"name": "learning_rate", "count": 1, "first": 0.1, "last": 0.1, "minimum": 0.1, "maximum": 0.1, "last_step": 1},
-        {"name": "loss", "count": 3, "first": 3.5, "last": 1.5, "minimum": 1.5, "maximum": 3.5, "last_step": 3},
+        {
+            "name": "eval_loss",
+            "count": 1,
+            "first": 2.0,
+            "last": 2.0,
+            "minimum": 2.0,
+            "maximum": 2.0,
+            "last_step": 3,
+        },
+        {
+            "name": "learning_rate",
+            "count": 1,
+            "first": 0.1,
+            "last": 0.1,
+            "minimum": 0.1,
+            "maximum": 0.1,
+            "last_step": 1,
+        },
+        {
+            "name": "loss",
+            "count": 3,
+            "first": 3.5,
+            "last": 1.5,
+            "minimum": 1.5,
+            "maximum": 3.5,
+            "last_step": 3,
+        },
     ]
 
 
@@ -100,9 +133,20 @@ def test_few_points_are_all_there(api: APIClient, user: User):
 
 def test_what_json_has_no_word_for_is_said_in_words(api: APIClient, user: User):
     run = make_run(user)
-    take_in(run, measured(1, loss="NaN"), measured(2, loss="Infinity"), measured(3, loss="-Infinity"), measured(4, loss=1))
+    take_in(
+        run,
+        measured(1, loss="NaN"),
+        measured(2, loss="Infinity"),
+        measured(3, loss="-Infinity"),
+        measured(4, loss=1),
+    )
 
-    assert curve(api, run, "?name=loss") == [(1, "NaN"), (2, "Infinity"), (3, "-Infinity"), (4, 1.0)]
+    assert curve(api, run, "?name=loss") == [
+        (1, "NaN"),
+        (2, "Infinity"),
+        (3, "-Infinity"),
+        (4, 1.0),
+    ]
 
 
 @pytest.mark.parametrize("points", [10, 11, 50, 499, 500, 1999, 5000])
@@ -180,13 +224,18 @@ def test_a_zoom_is_a_finer_look_at_the_same(api: APIClient, user: User):
     run = make_run(user)
     store(run, "loss", values)
 
-    assert curve(api, run, "?name=loss&from_step=2000&to_step=2003") == [(step, values[step - 1]) for step in range(2000, 2004)]
+    assert curve(api, run, "?name=loss&from_step=2000&to_step=2003") == [
+        (step, values[step - 1]) for step in range(2000, 2004)
+    ]
     part = curve(api, run, "?name=loss&points=100&from_step=1000&to_step=40000")
     assert (part[0][0], part[-1][0]) == (1000, 40_000)
     assert len(part) <= 100
     assert min(value for _, value in part) == min(values[999:40_000])
     assert max(value for _, value in part) == max(values[999:40_000])
-    assert curve(api, run, "?name=loss&from_step=49999") == [(49_999, values[49_998]), (50_000, values[49_999])]
+    assert curve(api, run, "?name=loss&from_step=49999") == [
+        (49_999, values[49_998]),
+        (50_000, values[49_999]),
+    ]
     assert curve(api, run, "?name=loss&to_step=1") == [(1, values[0])]
     assert curve(api, run, "?name=loss&from_step=60000") == []
 
@@ -195,7 +244,9 @@ def test_several_names_in_one_answer(api: APIClient, user: User):
     run = make_run(user)
     take_in(run, measured(1, loss=1, grad_norm=2))
 
-    assert [found["name"] for found in get(api, run, "?name=loss&name=grad_norm&name=loss")["data"]] == ["loss", "grad_norm"]
+    assert [
+        found["name"] for found in get(api, run, "?name=loss&name=grad_norm&name=loss")["data"]
+    ] == ["loss", "grad_norm"]
 
 
 def test_a_name_may_be_anything_and_does_nothing(api: APIClient, user: User):
@@ -225,7 +276,9 @@ def test_a_name_may_be_anything_and_does_nothing(api: APIClient, user: User):
         ("smooth=1", "smooth"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(api: APIClient, user: User, query: str, parameter: str):
+def test_what_cannot_be_read_is_refused_by_name(
+    api: APIClient, user: User, query: str, parameter: str
+):
     answer = api.get(f"/api/tunix/runs/{make_run(user).run_id}/metrics?{query}")
 
     assert answer.status_code == 422
@@ -238,12 +291,22 @@ def test_an_unknown_metric_is_named(api: APIClient, user: User):
 
     answer = api.get(f"/api/tunix/runs/{run.run_id}/metrics?name=accuracy")
 
-    assert (answer.status_code, answer.json()) == (404, {"detail": "This run has no metric 'accuracy'."})
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {"detail": "This run has no metric 'accuracy'."},
+    )
 
 
 def test_broken_lines_cost_nothing_but_themselves(api: APIClient, user: User):
     run = make_run(user)
-    take_in(run, measured(1, loss=1), b"{half\n", b'{"step": 2, "values": {"loss": NaN}}\n', b"\xff\xfe\n", measured(3, loss=3))
+    take_in(
+        run,
+        measured(1, loss=1),
+        b"{half\n",
+        b'{"step": 2, "values": {"loss": NaN}}\n',
+        b"\xff\xfe\n",
+        measured(3, loss=3),
+    )
 
     assert curve(api, run, "?name=loss") == [(1, 1.0), (3, 3.0)]
     assert get(api, run)["metrics_offset"] == sum(
@@ -260,7 +323,11 @@ def test_a_chain_of_retries_is_one_curve(api: APIClient, user: User):
     second = make_run(user, status=RunStatus.FAILED, retry_of=first, attempt=2)
     take_in(second, *(measured(step, loss=200 + step) for step in range(5, 12)))
     third = make_run(user, retry_of=second, attempt=3)
-    take_in(third, *(measured(step, loss=300 + step) for step in range(10, 13)), measured(12, eval_loss=1))
+    take_in(
+        third,
+        *(measured(step, loss=300 + step) for step in range(10, 13)),
+        measured(12, eval_loss=1),
+    )
 
     answer = get(api, third, "?name=loss&chain=1")
 
@@ -268,11 +335,35 @@ def test_a_chain_of_retries_is_one_curve(api: APIClient, user: User):
     assert found["steps"] == list(range(1, 13))
     assert found["values"] == [101, 102, 103, 104, 205, 206, 207, 208, 209, 310, 311, 312]
     assert answer["attempts"] == [
-        {"run_id": str(first.run_id), "name": first.name, "attempt": 1, "status": "failed", "first_step": 1, "to_step": 4},
-        {"run_id": str(second.run_id), "name": second.name, "attempt": 2, "status": "failed", "first_step": 5, "to_step": 9},
-        {"run_id": str(third.run_id), "name": third.name, "attempt": 3, "status": "running", "first_step": 10, "to_step": None},
+        {
+            "run_id": str(first.run_id),
+            "name": first.name,
+            "attempt": 1,
+            "status": "failed",
+            "first_step": 1,
+            "to_step": 4,
+        },
+        {
+            "run_id": str(second.run_id),
+            "name": second.name,
+            "attempt": 2,
+            "status": "failed",
+            "first_step": 5,
+            "to_step": 9,
+        },
+        {
+            "run_id": str(third.run_id),
+            "name": third.name,
+            "attempt": 3,
+            "status": "running",
+            "first_step": 10,
+            "to_step": None,
+        },
     ]
-    assert [series["name"] for series in get(api, third, "?chain=1")["data"]] == ["eval_loss", "loss"]
+    assert [series["name"] for series in get(api, third, "?chain=1")["data"]] == [
+        "eval_loss",
+        "loss",
+    ]
     assert curve(api, third, "?name=loss") == [(10, 310.0), (11, 311.0), (12, 312.0)]
     assert curve(api, third, "?name=loss&chain=1&from_step=4&to_step=5") == [(4, 104.0), (5, 205.0)]
     assert curve(api, third, "?name=loss&chain=1&points=10")[0] == (1, 101.0)
@@ -286,7 +377,11 @@ def test_a_retry_from_scratch_and_one_that_has_measured_nothing(api: APIClient, 
     waiting = make_run(user, status=RunStatus.PENDING, retry_of=scratch, attempt=3)
 
     assert curve(api, waiting, "?name=loss&chain=1") == [(1, 11.0)]
-    assert [attempt["first_step"] for attempt in get(api, waiting, "?chain=1")["attempts"]] == [1, 1, None]
+    assert [attempt["first_step"] for attempt in get(api, waiting, "?chain=1")["attempts"]] == [
+        1,
+        1,
+        None,
+    ]
 
 
 # --- size
@@ -317,4 +412,6 @@ def test_stored_as_the_intake_stores(api: APIClient, user: User, tmp_path: Path)
     )
 
     for points in (10, 500, 5000):
-        assert curve(api, stored, f"?name=loss&points={points}") == curve(api, taken, f"?name=loss&points={points}")
+        assert curve(api, stored, f"?name=loss&points={points}") == curve(
+            api, taken, f"?name=loss&points={points}"
+        )

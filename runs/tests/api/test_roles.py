@@ -1,4 +1,5 @@
-"""Who may do what: every route and method with every role, as the tables of docs/operations.md say; and what roles see."""
+"""Who may do what: every route and method with every role, as the tables of docs/operations.md say;
+and what roles see."""
 
 import re
 from collections.abc import Iterator
@@ -55,7 +56,11 @@ def routes(patterns: list[URLPattern | URLResolver], prefix: str = "/") -> Itera
 
 EVERY_ROUTE = sorted(set(routes(get_resolver().url_patterns)))
 PAGES = [route for route in EVERY_ROUTE if not route.startswith("/admin/")]
-EXPECTED = {(method, row[0].strip("`")): row[2:] for row in table("Pages and API") for method in row[1].split(", ")}
+EXPECTED = {
+    (method, row[0].strip("`")): row[2:]
+    for row in table("Pages and API")
+    for method in row[1].split(", ")
+}
 
 
 @dataclass
@@ -99,7 +104,9 @@ def house(submit: Submit) -> House:
 
 
 def is_refused(answer: Any) -> bool:
-    to_login = answer.status_code == 302 and answer["Location"].startswith(("/login?", "/admin/login/?"))
+    to_login = answer.status_code == 302 and answer["Location"].startswith(
+        ("/login?", "/admin/login/?")
+    )
     return answer.status_code in (401, 403) or to_login
 
 
@@ -111,7 +118,9 @@ def cell(house: House, role: str, method: str, route: str) -> str:
     own = house.ask(role, method, route, role)
     # Kept views of others are not even there.
     allowed_other = not is_refused(other) and not ("{pk}" in route and other.status_code == 404)
-    return {(True, True): "yes", (True, False): "own", (False, False): "no"}[not is_refused(own), allowed_other]
+    return {(True, True): "yes", (True, False): "own", (False, False): "no"}[
+        not is_refused(own), allowed_other
+    ]
 
 
 def test_the_table_names_every_route():
@@ -119,29 +128,43 @@ def test_the_table_names_every_route():
 
 
 def test_every_route_and_method_lets_in_whom_the_table_says(house: House):
-    found = {(method, route): [cell(house, role, method, route) for role in ROLES] for method, route in EXPECTED}
+    found = {
+        (method, route): [cell(house, role, method, route) for role in ROLES]
+        for method, route in EXPECTED
+    }
     assert found == EXPECTED
 
 
 def test_no_route_has_a_method_that_the_table_does_not_name(house: House):
-    unnamed = [(method, route) for route in PAGES for method in METHODS if (method, route) not in EXPECTED]
+    unnamed = [
+        (method, route) for route in PAGES for method in METHODS if (method, route) not in EXPECTED
+    ]
     answers = {each: house.ask("superuser", *each, "superuser").status_code for each in unnamed}
     assert {each: status for each, status in answers.items() if status != 405} == {}
 
 
 def test_a_refusal_names_the_role(house: House):
     answer = house.ask("viewer", "POST", "/api/tunix/run", "viewer")
-    sentence = "Making datasets and runs takes the role researcher; your account has the role viewer."
+    sentence = (
+        "Making datasets and runs takes the role researcher; your account has the role viewer."
+    )
     assert (answer.status_code, answer.json()) == (403, {"detail": sentence})
     page = house.ask("researcher", "POST", "/runs/{run_id}/cancel", "somebody else")
-    assert "Acting on what is not yours takes the role operator; your account has the role researcher." in page.content.decode()
+    assert (
+        "Acting on what is not yours takes the role operator; your account has the role researcher."
+        in page.content.decode()
+    )
 
 
 # --- the admin
 
 ADMIN = [route for route in EVERY_ROUTE if route.startswith("/admin/")]
 ADMIN_EXPECTED = {row[0].strip("`"): row[1:] for row in table("Admin")}
-OPEN = ("/admin/login/", "/admin/logout/", "/admin/autocomplete/")  # whoever comes; the last one serves none of our forms
+OPEN = (
+    "/admin/login/",
+    "/admin/logout/",
+    "/admin/autocomplete/",
+)  # whoever comes; the last one serves none of our forms
 SHARED = (  # of the admin as a whole: for whoever has staff status
     "/admin/", "/admin/jsi18n/", "/admin/password_change/", "/admin/password_change/done/",
     "/admin/r/{content_type_id}/{object_id}/",
@@ -157,7 +180,11 @@ def verb_of(route: str, method: str) -> str:
     ending = route.split("/", 4)[4]
     if ending.endswith(("add/", "delete/")):
         return ending.split("/")[-2]
-    return "change" if "password" in ending or (method == "POST" and ending.endswith("change/")) else "view"
+    return (
+        "change"
+        if "password" in ending or (method == "POST" and ending.endswith("change/"))
+        else "view"
+    )
 
 
 def instances(submit: Submit, user: User) -> dict[str, object]:
@@ -174,7 +201,9 @@ def instances(submit: Submit, user: User) -> dict[str, object]:
     return {f"{each._meta.app_label}.{each._meta.model_name}": each.pk for each in made}
 
 
-def test_every_page_of_the_admin_lets_in_whom_the_table_says(house: House, submit: Submit, user: User):
+def test_every_page_of_the_admin_lets_in_whom_the_table_says(
+    house: House, submit: Submit, user: User
+):
     objects = instances(submit, user)
     found: dict[str, dict[str, set[str]]] = {}
     for route in ADMIN:
@@ -182,7 +211,9 @@ def test_every_page_of_the_admin_lets_in_whom_the_table_says(house: House, submi
         if route in OPEN or "(?P" in route or re.fullmatch(r"/admin/\w+/\w+/{object_id}/", route):
             continue
         model = None if route in SHARED or route.count("/") <= 3 else model_of(route)
-        path = re.sub(r"{(object_id|id)}", str(objects.get(model or "", "1")), route).replace("{content_type_id}", "1")
+        path = re.sub(r"{(object_id|id)}", str(objects.get(model or "", "1")), route).replace(
+            "{content_type_id}", "1"
+        )
         for method in ("GET", "POST"):
             for role in ROLES:
                 allowed = not is_refused(house.ask(role, method, path, role))
@@ -194,7 +225,10 @@ def test_every_page_of_the_admin_lets_in_whom_the_table_says(house: House, submi
                     assert allowed is (role in ("operator", "superuser")), (role, method, route)
 
     words = {
-        model: [", ".join(verb for verb in VERBS if verb in may[role]) or "–" for role in ("operator", "superuser")]
+        model: [
+            ", ".join(verb for verb in VERBS if verb in may[role]) or "–"
+            for role in ("operator", "superuser")
+        ]
         for model, may in found.items()
     }
     assert words == ADMIN_EXPECTED
@@ -209,11 +243,15 @@ def test_actions_of_the_admin_are_for_operators(house: House, role: str):
     account.user_permissions.set(Permission.objects.filter(content_type__app_label="runs"))
     run = house.runs["somebody else"]
 
-    house.clients[role].post("/admin/runs/run/", {"action": "cancel", "_selected_action": [str(run.pk)]})
+    house.clients[role].post(
+        "/admin/runs/run/", {"action": "cancel", "_selected_action": [str(run.pk)]}
+    )
 
     run.refresh_from_db()
     assert run.status == "pending"
-    house.clients["operator"].post("/admin/runs/run/", {"action": "cancel", "_selected_action": [str(run.pk)]})
+    house.clients["operator"].post(
+        "/admin/runs/run/", {"action": "cancel", "_selected_action": [str(run.pk)]}
+    )
     run.refresh_from_db()
     assert run.status == "cancelled"
 
@@ -242,7 +280,12 @@ def test_operators_have_staff_status_and_lose_it_with_the_role(user: User, role:
 
 
 def edit(client: Client, user: User, **fields: object) -> Any:
-    given = {"username": user.username, "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00", "is_active": "on"} | fields
+    given = {
+        "username": user.username,
+        "date_joined_0": "2026-01-01",
+        "date_joined_1": "00:00:00",
+        "is_active": "on",
+    } | fields
     return client.post(f"/admin/auth/user/{user.pk}/change/", given)
 
 
@@ -265,7 +308,11 @@ class TestOperatorsAndAccounts:
 
         assert "You cannot give an account more rights than yours." in page.content.decode()
         user = User.objects.get(pk=user.pk)
-        assert (user.is_superuser, user.is_staff, user.get_all_permissions()) == (False, False, set())
+        assert (user.is_superuser, user.is_staff, user.get_all_permissions()) == (
+            False,
+            False,
+            set(),
+        )
 
     @pytest.mark.parametrize("how", ["superuser", "permission"])
     def test_an_account_with_more_rights_is_not_theirs(self, house: House, user: User, how: str):
@@ -282,7 +329,9 @@ class TestOperatorsAndAccounts:
             "usable_password": "true",
         }
         assert operator.post(f"/admin/auth/user/{user.pk}/password/", passwords).status_code == 403
-        page = operator.post("/admin/tunixrt/apitoken/add/", {"username": user.username, "days": ""})
+        page = operator.post(
+            "/admin/tunixrt/apitoken/add/", {"username": user.username, "days": ""}
+        )
         assert "has more rights than yours" in page.content.decode()
         operator.post("/admin/auth/user/", {"action": "deactivate", "_selected_action": [user.pk]})
         assert User.objects.get(pk=user.pk).is_active
@@ -298,16 +347,32 @@ class TestOperatorsAndAccounts:
         assert token.get("/api/tunix/runs").status_code == 200
 
         page = house.clients["operator"].get("/admin/auth/user/")
-        assert 'value="deactivate"' in page.content.decode() and 'value="delete_selected"' not in page.content.decode()
-        house.clients["operator"].post("/admin/auth/user/", {"action": "deactivate", "_selected_action": [user.pk]})
+        assert (
+            'value="deactivate"' in page.content.decode()
+            and 'value="delete_selected"' not in page.content.decode()
+        )
+        house.clients["operator"].post(
+            "/admin/auth/user/", {"action": "deactivate", "_selected_action": [user.pk]}
+        )
 
         assert token.get("/api/tunix/runs").status_code == 401
         entry = LogEntry.objects.latest("id")
-        assert (entry.user.username, entry.object_repr, entry.change_message) == ("the-operator", "somebody", "deactivated")
+        assert (entry.user.username, entry.object_repr, entry.change_message) == (
+            "the-operator",
+            "somebody",
+            "deactivated",
+        )
 
     def test_an_account_that_the_audit_log_names_is_not_deleted(self, user: User):
-        set_active(user=User.objects.create_user("another"), by=User.objects.create_superuser("boss"), active=False)
-        for delete in (User.objects.get(username="boss").delete, User.objects.filter(username="boss").delete):
+        set_active(
+            user=User.objects.create_user("another"),
+            by=User.objects.create_superuser("boss"),
+            active=False,
+        )
+        for delete in (
+            User.objects.get(username="boss").delete,
+            User.objects.filter(username="boss").delete,
+        ):
             with pytest.raises(ProtectedError, match="Deactivate it instead"), transaction.atomic():
                 delete()
         assert LogEntry.objects.get().user.username == "boss"
@@ -325,7 +390,9 @@ class TestOperatorsAndAccounts:
         group = Group.objects.get_or_create(name="operator")[0]
         boss = house.clients["superuser"]
         assert boss.post(f"/admin/auth/group/{group.pk}/change/", {"name": "x"}).status_code == 403
-        assert boss.post(f"/admin/auth/group/{group.pk}/delete/", {"post": "yes"}).status_code == 403
+        assert (
+            boss.post(f"/admin/auth/group/{group.pk}/delete/", {"post": "yes"}).status_code == 403
+        )
 
 
 # --- what roles see and may say
@@ -355,7 +422,10 @@ def test_webhook_addresses_of_others_are_masked_everywhere(told: Run, submit: Su
     program, browser = reading(other)
     second = submit()
 
-    assert program.get(f"/api/tunix/runs/{told.pk}").json()["config"]["webhook_url"] == "https://hooks.example.org/…"
+    assert (
+        program.get(f"/api/tunix/runs/{told.pk}").json()["config"]["webhook_url"]
+        == "https://hooks.example.org/…"
+    )
     ids = f"{told.pk},{second.pk}"
     paths = [
         f"/runs/{told.pk}", f"/runs/{told.pk}/data", f"/runs/new?clone={told.pk}", f"/runs/compare?ids={ids}",
@@ -388,19 +458,30 @@ def test_staff_that_is_no_operator_sees_none_in_the_admin(told: Run):
 
 
 class TestPriority:
-    @pytest.mark.parametrize(("role", "status"), [(Role.RESEARCHER, 403), (Role.OPERATOR, 202), (Role.SUPERUSER, 202)])
+    @pytest.mark.parametrize(
+        ("role", "status"), [(Role.RESEARCHER, 403), (Role.OPERATOR, 202), (Role.SUPERUSER, 202)]
+    )
     def test_above_0_takes_an_operator(self, user: User, submit: Submit, role: Role, status: int):
         submit()  # its dataset
         set_role(user=user, role=role)
         program, browser = reading(user)
         body = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "priority": 1}
         assert program.post("/api/tunix/run", body, format="json").status_code == status
-        page = browser.post("/runs/new", filled(browser, "?dataset=sums-v1") | {"priority": "1", "action": "dry-run"})
+        page = browser.post(
+            "/runs/new",
+            filled(browser, "?dataset=sums-v1") | {"priority": "1", "action": "dry-run"},
+        )
         assert (b"A priority above 0 takes the role operator" in page.content) is (status == 403)
 
     def test_who_clones_a_preferred_run_gets_no_preference(self, user: User, submit: Submit):
         preferred = submit(priority=50)
-        assert reading(user)[1].get(f"/runs/new?clone={preferred.pk}").context["form"].initial["priority"] == 0
+        assert (
+            reading(user)[1]
+            .get(f"/runs/new?clone={preferred.pk}")
+            .context["form"]
+            .initial["priority"]
+            == 0
+        )
 
 
 def test_pages_offer_what_one_may_do(told: Run, user: User):
@@ -425,12 +506,18 @@ def test_several_at_once_are_done_where_one_may_and_named_where_not(submit: Subm
     _, browser = reading(user)
     chosen = {"do": "cancel", "ids": f"{mine.pk},{theirs.pk}"}
 
-    assert "Nothing: it belongs to somebody else." in browser.get("/runs/chosen", chosen).content.decode()
+    assert (
+        "Nothing: it belongs to somebody else."
+        in browser.get("/runs/chosen", chosen).content.decode()
+    )
     page = browser.post("/runs/chosen", chosen, follow=True).content.decode()
 
     assert "1 run asked to stop." in page
     assert f"Run {str(theirs.pk)[:8]}: Acting on what is not yours takes the role operator" in page
-    assert set(Run.objects.values_list("pk", "status")) == {(mine.pk, "cancelled"), (theirs.pk, "pending")}
+    assert set(Run.objects.values_list("pk", "status")) == {
+        (mine.pk, "cancelled"),
+        (theirs.pk, "pending"),
+    }
 
 
 def test_what_somebody_owns_who_may_only_read_is_not_theirs_to_act_on(user: User):

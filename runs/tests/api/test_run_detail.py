@@ -1,4 +1,5 @@
-"""GET, PATCH and DELETE /api/tunix/runs/{run_id}, its manifest, and asking it to stop or to be tried again."""
+"""GET, PATCH and DELETE /api/tunix/runs/{run_id}, its manifest, and asking it to stop or to be
+tried again."""
 
 import os
 import uuid
@@ -84,7 +85,15 @@ class TestStatus:
 
         status = api.get(url(answer, "/status")).json()
 
-        assert list(status) == ["run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code"]
+        assert list(status) == [
+            "run_id",
+            "name",
+            "status",
+            "queued_at",
+            "started_at",
+            "completed_at",
+            "exit_code",
+        ]
         assert status == {name: answer[name] for name in status}
 
     def test_reads_only_the_columns_it_shows(self, api: APIClient, run_dry: RunDry):
@@ -141,21 +150,34 @@ class TestPatch:
     def test_changes_tags_notes_and_pin(self, api: APIClient, run_dry: RunDry, user: User):
         answer = run_dry(tags=["a", "b"], notes="old")
 
-        response = api.patch(url(answer), {"tags": ["b", "c"], "notes": "new", "pinned": True}, format="json")
+        response = api.patch(
+            url(answer), {"tags": ["b", "c"], "notes": "new", "pinned": True}, format="json"
+        )
 
         assert response.status_code == 200
-        assert (response.json()["tags"], response.json()["notes"], response.json()["pinned"]) == (["b", "c"], "new", True)
+        assert (response.json()["tags"], response.json()["notes"], response.json()["pinned"]) == (
+            ["b", "c"],
+            "new",
+            True,
+        )
         assert api.get(url(answer)).json() == response.json()
         event = RunEvent.objects.last()
         assert event is not None
-        assert (event.reason, event.by, event.new) == ("tags, notes, pinned changed", user.username, "")
+        assert (event.reason, event.by, event.new) == (
+            "tags, notes, pinned changed",
+            user.username,
+            "",
+        )
 
     def test_leaves_alone_what_is_not_named(self, api: APIClient, run_dry: RunDry):
         answer = run_dry(tags=["a"], notes="old")
 
         assert api.patch(url(answer), {}, format="json").json() == answer
         assert api.patch(url(answer), {"notes": ""}, format="json").json() == answer | {"notes": ""}
-        assert api.patch(url(answer), {"tags": []}, format="json").json() == answer | {"notes": "", "tags": []}
+        assert api.patch(url(answer), {"tags": []}, format="json").json() == answer | {
+            "notes": "",
+            "tags": [],
+        }
 
     @pytest.mark.parametrize(
         ("sent", "field"),
@@ -172,7 +194,9 @@ class TestPatch:
             ([], "detail"),
         ],
     )
-    def test_refuses_everything_else_and_changes_nothing(self, api: APIClient, run_dry: RunDry, sent: Any, field: str):
+    def test_refuses_everything_else_and_changes_nothing(
+        self, api: APIClient, run_dry: RunDry, sent: Any, field: str
+    ):
         answer = run_dry()
 
         asked = sent | {"notes": "x"} if isinstance(sent, dict) and field != "notes" else sent
@@ -218,12 +242,16 @@ class TestDelete:
         response = api.delete(url(run))
 
         assert response.status_code == 409
-        assert response.json() == {"detail": "Only an ended run can be deleted; this one is pending. Cancel it first."}
+        assert response.json() == {
+            "detail": "Only an ended run can be deleted; this one is pending. Cancel it first."
+        }
         assert api.get(url(run)).status_code == 200
 
 
 class TestCancel:
-    def test_a_waiting_run_is_cancelled_at_once(self, api: APIClient, submit: Submit, scripted: Script, user: User):
+    def test_a_waiting_run_is_cancelled_at_once(
+        self, api: APIClient, submit: Submit, scripted: Script, user: User
+    ):
         scripted()
         run = submit()
 
@@ -231,12 +259,18 @@ class TestCancel:
 
         assert response.status_code == 202
         answer = response.json()
-        assert (answer["status"], answer["exit_code"], answer["started_at"]) == ("cancelled", None, None)
+        assert (answer["status"], answer["exit_code"], answer["started_at"]) == (
+            "cancelled",
+            None,
+            None,
+        )
         assert answer["message"] == f"cancelled by {user.username}"
         assert answer["completed_at"].endswith("Z")
         assert launching.launch_pending() == 0
 
-    def test_a_training_stops_at_its_next_step(self, api: APIClient, submit: Submit, scripted: Script, user: User):
+    def test_a_training_stops_at_its_next_step(
+        self, api: APIClient, submit: Submit, scripted: Script, user: User
+    ):
         scripted(["touch", "begun"], ["steps", 100_000, 0.01])
         run = submit()
         assert launching.launch_pending() == 1
@@ -250,12 +284,19 @@ class TestCancel:
         wait_for(lambda: attend() == 0, "the end")
         answer = api.get(url(run)).json()
         assert (answer["status"], answer["exit_code"]) == ("cancelled", 17)
-        assert answer["message"] == f"Cancelled by {user.username}; the training stopped by itself (exit code 17)."
+        assert (
+            answer["message"]
+            == f"Cancelled by {user.username}; the training stopped by itself (exit code 17)."
+        )
         assert (run_folder(run) / "saved").exists()
-        changes = [event.new for event in RunEvent.objects.filter(run=run).exclude(new="").order_by("id")]
+        changes = [
+            event.new for event in RunEvent.objects.filter(run=run).exclude(new="").order_by("id")
+        ]
         assert changes == ["pending", "running", "cancelling", "cancelled"]
 
-    def test_a_training_that_completes_first_is_completed(self, api: APIClient, submit: Submit, scripted: Script):
+    def test_a_training_that_completes_first_is_completed(
+        self, api: APIClient, submit: Submit, scripted: Script
+    ):
         scripted(["touch", "begun"], ["wait", "go", False])
         run = submit()
         launching.launch_pending()
@@ -276,7 +317,9 @@ class TestCancel:
 
 
 class TestRetry:
-    def test_is_a_new_run_of_the_same_request(self, api: APIClient, submit: Submit, scripted: Script):
+    def test_is_a_new_run_of_the_same_request(
+        self, api: APIClient, submit: Submit, scripted: Script
+    ):
         scripted(["leave", 3])
         run = submit(output_dir="mine", num_epochs=7, tags=["a"], client_request_id="once")
         launching.launch_pending()
@@ -287,13 +330,19 @@ class TestRetry:
         assert response.status_code == 202
         answer = response.json()
         assert answer["run_id"] != str(run.run_id)
-        assert (answer["retry_of"], answer["attempt"], answer["status"]) == (str(run.run_id), 2, "pending")
+        assert (answer["retry_of"], answer["attempt"], answer["status"]) == (
+            str(run.run_id),
+            2,
+            "pending",
+        )
         assert answer["output_dir"] == answer["run_id"]
         assert answer["config"] == run.config | {"output_dir": None, "name": answer["name"]}
         assert answer["tags"] == ["a"]
         assert answer["resume"] is False  # there is no checkpoint to go on from
 
-    @pytest.mark.parametrize(("sent", "resume"), [({}, True), ({"resume": True}, True), ({"resume": False}, False)])
+    @pytest.mark.parametrize(
+        ("sent", "resume"), [({}, True), ({"resume": True}, True), ({"resume": False}, False)]
+    )
     def test_goes_on_from_the_last_checkpoint_unless_told_otherwise(
         self, api: APIClient, submit: Submit, scripted: Script, sent: Answer, resume: bool
     ):
@@ -309,7 +358,9 @@ class TestRetry:
         assert answer["resume"] is resume
         assert answer["resume_from"] == (str(run.run_id) if resume else None)
         launching.launch_pending()
-        manifest = parse_manifest((run_folder(Run.objects.get(pk=answer["run_id"])) / "manifest.yaml").read_text())
+        manifest = parse_manifest(
+            (run_folder(Run.objects.get(pk=answer["run_id"])) / "manifest.yaml").read_text()
+        )
         assert manifest["resume_from"] == (str(checkpoints) if resume else None)
 
     @pytest.mark.parametrize(
@@ -324,7 +375,12 @@ class TestRetry:
         ids=["pinned", "not pinned", "a branch", "of another model", "no manifest"],
     )
     def test_trains_the_commit_of_the_hub_that_the_first_one_has_trained(
-        self, api: APIClient, submit: Submit, scripted: Script, written: dict[str, str | None] | None, expected: str | None
+        self,
+        api: APIClient,
+        submit: Submit,
+        scripted: Script,
+        written: dict[str, str | None] | None,
+        expected: str | None,
     ):
         """The training program writes it into its manifest; the branch may have moved on since."""
         scripted(["leave", 3])
@@ -340,7 +396,10 @@ class TestRetry:
         retry = Run.objects.get(pk=api.post(url(run, "/retry")).json()["run_id"])
         launching.launch_pending()
 
-        assert parse_manifest((run_folder(retry) / "manifest.yaml").read_text())["model"]["revision"] == expected
+        assert (
+            parse_manifest((run_folder(retry) / "manifest.yaml").read_text())["model"]["revision"]
+            == expected
+        )
 
     def test_of_a_dry_run_is_a_dry_run(self, api: APIClient, run_dry: RunDry):
         answer = api.post(url(run_dry(), "/retry")).json()
@@ -352,7 +411,9 @@ class TestRetry:
         response = api.post(url(submit(), "/retry"))
 
         assert response.status_code == 409
-        assert response.json() == {"detail": "Only an ended run can be retried; this one is pending."}
+        assert response.json() == {
+            "detail": "Only an ended run can be retried; this one is pending."
+        }
 
     def test_another_body_is_400(self, api: APIClient, run_dry: RunDry):
         answer = run_dry()
@@ -373,7 +434,12 @@ class TestRetry:
         assert api.post(url(answer, "/retry")).status_code == 404
 
     def test_of_a_local_run_without_the_runtime_is_501(
-        self, api: APIClient, submit: Submit, scripted: Script, request: pytest.FixtureRequest, user: User
+        self,
+        api: APIClient,
+        submit: Submit,
+        scripted: Script,
+        request: pytest.FixtureRequest,
+        user: User,
     ):
         scripted()
         run = submit()
@@ -402,7 +468,9 @@ def test_another_method_is_405(api: APIClient, run_dry: RunDry, tail: str, metho
     assert list(response.json()) == ["detail"]
 
 
-def test_a_transition_in_between_is_seen_by_cancel(api: APIClient, submit: Submit, scripted: Script, user: User):
+def test_a_transition_in_between_is_seen_by_cancel(
+    api: APIClient, submit: Submit, scripted: Script, user: User
+):
     """What the caller read may be old: the row decides."""
     scripted()
     run = submit()

@@ -27,8 +27,19 @@ def make(user: User) -> MakeRun:
     """Stores a run as it might stand in the history."""
 
     def create(**fields: Any) -> Run:
-        values: dict[str, Any] = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "mode": "dry-run", "owner": user}
-        values |= {"status": "completed", "exit_code": 0, "completed_at": NOON, "started_at": NOON, "created_at": timezone.now()}
+        values: dict[str, Any] = {
+            "dataset_key": "sums-v1",
+            "model_id": "preset:tiny-llama",
+            "mode": "dry-run",
+            "owner": user,
+        }
+        values |= {
+            "status": "completed",
+            "exit_code": 0,
+            "completed_at": NOON,
+            "started_at": NOON,
+            "created_at": timezone.now(),
+        }
         values |= fields
         if values["status"] != "completed" and "exit_code" not in fields:
             values["exit_code"] = None
@@ -87,11 +98,19 @@ def test_takes_one_query_however_many_rows(api: APIClient, make: MakeRun, count:
 def test_is_ordered_by_creation_and_then_by_id(api: APIClient, make: MakeRun):
     tied = [make(created_at=NOON, run_id=uuid.UUID(int=number)) for number in (3, 1, 2)]
     older = make(created_at=NOON - timedelta(microseconds=1), run_id=uuid.UUID(int=9))
-    newer = make(created_at=NOON + timedelta(microseconds=1), run_id=uuid.UUID(int=0), started_at=NOON - timedelta(days=1))
+    newer = make(
+        created_at=NOON + timedelta(microseconds=1),
+        run_id=uuid.UUID(int=0),
+        started_at=NOON - timedelta(days=1),
+    )
 
     by_id = [str(tied[0].run_id), str(tied[2].run_id), str(tied[1].run_id)]
     assert ids(api.get(URL).json()) == [str(newer.run_id), *by_id, str(older.run_id)]
-    assert ids(api.get(f"{URL}?order=oldest").json()) == [str(older.run_id), *reversed(by_id), str(newer.run_id)]
+    assert ids(api.get(f"{URL}?order=oldest").json()) == [
+        str(older.run_id),
+        *reversed(by_id),
+        str(newer.run_id),
+    ]
 
 
 class TestPages:
@@ -104,7 +123,10 @@ class TestPages:
         assert first["pagination"]["next_offset"] == 1
         assert len(api.get(f"{URL}?limit=100").json()["data"]) == 3
 
-    @pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "1.5", "1e2", "٣", "0x10", " 5", "5 ", "--5", "-", "9" * 30])
+    @pytest.mark.parametrize(
+        "limit",
+        ["0", "101", "-1", "x", "1.5", "1e2", "٣", "0x10", " 5", "5 ", "--5", "-", "9" * 30],
+    )
     def test_another_limit_is_422(self, api: APIClient, limit: str):
         response = api.get(URL, {"limit": limit})
 
@@ -116,8 +138,12 @@ class TestPages:
     def test_another_offset_is_422(self, api: APIClient, offset: str):
         assert set(api.get(URL, {"offset": offset}).json()) == {"detail", "offset"}
 
-    @pytest.mark.parametrize("offset", ["0", str(2**31), str(2**62 - 1), str(2**62), str(2**63 - 1)])
-    def test_an_offset_behind_the_end_is_an_empty_page(self, api: APIClient, make: MakeRun, offset: str):
+    @pytest.mark.parametrize(
+        "offset", ["0", str(2**31), str(2**62 - 1), str(2**62), str(2**63 - 1)]
+    )
+    def test_an_offset_behind_the_end_is_an_empty_page(
+        self, api: APIClient, make: MakeRun, offset: str
+    ):
         make()
         response = api.get(URL, {"offset": offset, "limit": "100"})
 
@@ -126,7 +152,9 @@ class TestPages:
         assert response.json()["pagination"]["next_offset"] is None
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
-    def test_by_offset_and_by_cursor_show_every_run_once(self, api: APIClient, make: MakeRun, size: int):
+    def test_by_offset_and_by_cursor_show_every_run_once(
+        self, api: APIClient, make: MakeRun, size: int
+    ):
         for number in range(7):  # every two at the same moment
             make(created_at=NOON + timedelta(seconds=number // 2))
         everything = ids(api.get(URL).json())
@@ -135,7 +163,9 @@ class TestPages:
         for order, expected in (("newest", everything), ("oldest", everything[::-1])):
             seen, page = [], {"next_offset": 0}
             while page["next_offset"] is not None:
-                answer = api.get(URL, {"limit": size, "offset": page["next_offset"], "order": order}).json()
+                answer = api.get(
+                    URL, {"limit": size, "offset": page["next_offset"], "order": order}
+                ).json()
                 seen += ids(answer)
                 page = answer["pagination"]
             assert seen == expected
@@ -160,7 +190,14 @@ class TestPages:
 
     @pytest.mark.parametrize(
         "cursor",
-        ["x", "é", "AAAA", "a" * 300, encoded("2026-01-01|abc"), encoded(f"2026-01-01T00:00:00|{uuid.UUID(int=1)}")],
+        [
+            "x",
+            "é",
+            "AAAA",
+            "a" * 300,
+            encoded("2026-01-01|abc"),
+            encoded(f"2026-01-01T00:00:00|{uuid.UUID(int=1)}"),
+        ],
     )
     def test_what_is_no_cursor_is_422(self, api: APIClient, cursor: str):
         response = api.get(URL, {"cursor": cursor})
@@ -168,11 +205,19 @@ class TestPages:
         assert response.status_code == 422
         assert response.json()["cursor"] == ["is not a cursor of this list."]
 
-    @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+00:00"])
-    def test_a_cursor_from_the_end_of_time_is_no_error(self, api: APIClient, make: MakeRun, moment: str):
+    @pytest.mark.parametrize(
+        "moment",
+        ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+00:00"],
+    )
+    def test_a_cursor_from_the_end_of_time_is_no_error(
+        self, api: APIClient, make: MakeRun, moment: str
+    ):
         make()
 
-        assert api.get(URL, {"cursor": encoded(f"{moment}|{uuid.UUID(int=1)}")}).status_code in (200, 422)
+        assert api.get(URL, {"cursor": encoded(f"{moment}|{uuid.UUID(int=1)}")}).status_code in (
+            200,
+            422,
+        )
 
     def test_a_cursor_is_the_same_after_a_round_trip(self):
         cursor = Cursor(NOON + timedelta(microseconds=7), uuid.uuid4())
@@ -188,7 +233,14 @@ class TestFilters:
             assert ids(api.get(URL, {"status": status}).json()) == [str(run.run_id)], status
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("status", "done"), ("status", "COMPLETED"), ("mode", "async"), ("mode", "dry_run"), ("order", "up")]
+        ("name", "value"),
+        [
+            ("status", "done"),
+            ("status", "COMPLETED"),
+            ("mode", "async"),
+            ("mode", "dry_run"),
+            ("order", "up"),
+        ],
     )
     def test_another_choice_is_422_with_the_choices(self, api: APIClient, name: str, value: str):
         response = api.get(URL, {name: value})
@@ -208,7 +260,13 @@ class TestFilters:
 
     def test_by_mode_dataset_model_owner_and_tag(self, api: APIClient, make: MakeRun, staff: User):
         plain = make()
-        other = make(mode="local", dataset_key="chat-v2", model_id="google/gemma-2b-it", owner=staff, tags=["gpu", "night"])
+        other = make(
+            mode="local",
+            dataset_key="chat-v2",
+            model_id="google/gemma-2b-it",
+            owner=staff,
+            tags=["gpu", "night"],
+        )
 
         for name, value in {
             "mode": "local",
@@ -218,14 +276,20 @@ class TestFilters:
             "tag": "gpu",
         }.items():
             assert ids(api.get(URL, {name: value}).json()) == [str(other.run_id)], name
-        assert ids(api.get(URL, {"mode": "dry-run", "dataset_key": "sums-v1"}).json()) == [str(plain.run_id)]
+        assert ids(api.get(URL, {"mode": "dry-run", "dataset_key": "sums-v1"}).json()) == [
+            str(plain.run_id)
+        ]
         assert ids(api.get(URL, {"mode": "dry-run", "tag": "gpu"}).json()) == []
         assert ids(api.get(URL, {"tag": "gp"}).json()) == []
 
     @pytest.mark.parametrize("order", ["newest", "oldest"])
-    def test_tagged_runs_are_paged_by_the_tags_own_index(self, api: APIClient, make: MakeRun, order: str):
+    def test_tagged_runs_are_paged_by_the_tags_own_index(
+        self, api: APIClient, make: MakeRun, order: str
+    ):
         hours = [3, 1, 2, 2, 5]
-        tagged = [make(created_at=NOON + timedelta(hours=hour), tags=["other", "gpu"]) for hour in hours]
+        tagged = [
+            make(created_at=NOON + timedelta(hours=hour), tags=["other", "gpu"]) for hour in hours
+        ]
         make(created_at=NOON, tags=["other"])
         wanted = sorted(tagged, key=lambda run: (run.created_at, run.pk), reverse=order == "newest")
         query: dict[str, Any] = {"tag": "gpu", "order": order, "limit": 2}
@@ -239,7 +303,11 @@ class TestFilters:
 
         assert seen == [str(run.pk) for run in wanted]
         if connection.vendor == "sqlite":  # PostgreSQL reads so few rows as they lie
-            plan = Selection(tag="gpu").in_order(Run.objects.visible(), oldest_first=order == "oldest").explain()
+            plan = (
+                Selection(tag="gpu")
+                .in_order(Run.objects.visible(), oldest_first=order == "oldest")
+                .explain()
+            )
             assert "ix_run_tag_newest" in plan and "TEMP B-TREE" not in plan
 
     @pytest.mark.parametrize("name", ["dataset_key", "model_id", "owner", "tag", "q"])
@@ -253,7 +321,12 @@ class TestFilters:
         assert api.get(f"{URL}?q={raw}").status_code in (200, 422)
 
     def test_by_free_text(self, api: APIClient, make: MakeRun):
-        run = make(dataset_key="gsm8k-v1", model_id="HuggingFaceTB/SmolLM2", notes="for the 100% case", message="loss_is_fine")
+        run = make(
+            dataset_key="gsm8k-v1",
+            model_id="HuggingFaceTB/SmolLM2",
+            notes="for the 100% case",
+            message="loss_is_fine",
+        )
         make()
 
         for text in (
@@ -284,16 +357,24 @@ class TestFilters:
         assert found(after="2026-03-02T12:00:00.000001Z") == [2]
         assert found(after="2026-03-02 12:00") == [1, 2]
 
-    @pytest.mark.parametrize("text", ["yesterday", "2026-13-01", "2026-02-30", "2026-03-01T25:00", "12:00", "1772366400", "-"])
+    @pytest.mark.parametrize(
+        "text",
+        ["yesterday", "2026-13-01", "2026-02-30", "2026-03-01T25:00", "12:00", "1772366400", "-"],
+    )
     @pytest.mark.parametrize("name", ["after", "before"])
     def test_what_is_no_date_is_422(self, api: APIClient, name: str, text: str):
         assert api.get(URL, {name: text}).json()[name] == [
             "must be a date (2026-11-01) or a date and time (2026-11-01T12:00:00Z)."
         ]
 
-    @pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+    @pytest.mark.parametrize(
+        "text",
+        ["0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"],
+    )
     @pytest.mark.parametrize("name", ["after", "before"])
-    def test_the_ends_of_time_are_no_error(self, api: APIClient, make: MakeRun, name: str, text: str):
+    def test_the_ends_of_time_are_no_error(
+        self, api: APIClient, make: MakeRun, name: str, text: str
+    ):
         make()
 
         response = api.get(URL, {name: text})
@@ -312,7 +393,9 @@ def test_deleted_runs_are_not_shown(api: APIClient, make: MakeRun):
 def test_moments_without_a_zone_are_utc():
     assert parse_moment("2026-03-01T12:00:00") == NOON
     assert parse_moment("2026-03-01T13:00:00+01:00") == NOON
-    assert parse_moment("2026-03-01T13:00:00 01:00") == NOON  # a plus sign that a form turned into a space
+    assert (
+        parse_moment("2026-03-01T13:00:00 01:00") == NOON
+    )  # a plus sign that a form turned into a space
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])

@@ -1,4 +1,5 @@
-"""GET /api/tunix/status: is the training runtime here? True to the environment that it is asked in."""
+"""GET /api/tunix/status: is the training runtime here? True to the environment that it is asked
+in."""
 
 import importlib.metadata
 import shlex
@@ -21,13 +22,18 @@ MISSING = {
     "available": False,
     "version": None,
     "runtime_required": False,
-    "message": "Tunix runtime not available. Install with `pip install -e '.[tunix]'` to enable local execution.",
+    "message": (
+        "Tunix runtime not available. Install with `pip install -e '.[tunix]'` to enable local"
+        " execution."
+    ),
 }
 ASK = "import importlib.metadata as m; print(m.version('google-tunix'))"
 
 
 def test_tells_what_is_installed_beside_the_server(api: APIClient):
-    asked = subprocess.run([sys.executable, "-I", "-c", ASK], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        [sys.executable, "-I", "-c", ASK], capture_output=True, text=True, check=False
+    )
 
     answer = api.get(URL).json()
 
@@ -55,7 +61,9 @@ def test_another_interpreter_without_the_runtime_has_none(api: APIClient, withou
 
 
 @pytest.mark.tunix
-def test_another_interpreter_with_the_runtime_is_asked(api: APIClient, settings: LazySettings, tmp_path: Path):
+def test_another_interpreter_with_the_runtime_is_asked(
+    api: APIClient, settings: LazySettings, tmp_path: Path
+):
     """A GPU box may keep its JAX environment apart."""
     link = tmp_path / "python"
     link.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
@@ -86,13 +94,17 @@ def test_another_training_command_tells_its_own_version(api: APIClient, scripted
         ["sh", "-c", "echo"],
     ],
 )
-def test_a_command_that_cannot_tell_its_version_is_no_runtime(api: APIClient, settings: LazySettings, command: list[str]):
+def test_a_command_that_cannot_tell_its_version_is_no_runtime(
+    api: APIClient, settings: LazySettings, command: list[str]
+):
     settings.TUNIX_COMMAND = command
 
     answer = api.get(URL).json()
 
     assert answer | {"message": ""} == MISSING | {"message": ""}
-    assert answer["message"].startswith(f"Tunix runtime not available. TUNIX_COMMAND names the program '{command[0]}', which ")
+    assert answer["message"].startswith(
+        f"Tunix runtime not available. TUNIX_COMMAND names the program '{command[0]}', which "
+    )
 
 
 def test_a_training_command_that_is_not_there_is_named_and_not_called_an_installation(
@@ -100,8 +112,8 @@ def test_a_training_command_that_is_not_there_is_named_and_not_called_an_install
 ):
     settings.TUNIX_COMMAND = ["/no/such/program", "--secret"]
     said = (
-        "Tunix runtime not available. TUNIX_COMMAND names the program '/no/such/program', which is not there or cannot be"
-        " executed: correct the setting."
+        "Tunix runtime not available. TUNIX_COMMAND names the program '/no/such/program', which is"
+        " not there or cannot be executed: correct the setting."
     )
 
     refused = api.post("/api/tunix/run", body | {"dry_run": False}, format="json")
@@ -110,7 +122,9 @@ def test_a_training_command_that_is_not_there_is_named_and_not_called_an_install
     assert (refused.status_code, refused.json()["detail"]) == (501, said)
 
 
-def test_a_command_that_says_nonsense_does_not_break_the_answer(api: APIClient, settings: LazySettings):
+def test_a_command_that_says_nonsense_does_not_break_the_answer(
+    api: APIClient, settings: LazySettings
+):
     settings.TUNIX_COMMAND = ["sh", "-c", "printf '\\377\\0 %0200d' 7"]
 
     assert api.get(URL).json()["version"] == "unknown"
@@ -126,7 +140,9 @@ def test_a_command_that_says_nonsense_does_not_break_the_answer(api: APIClient, 
         ("7" * 65, "unknown"),
     ],
 )
-def test_only_what_may_be_a_version_is_shown_as_one(api: APIClient, settings: LazySettings, said: str, version: str):
+def test_only_what_may_be_a_version_is_shown_as_one(
+    api: APIClient, settings: LazySettings, said: str, version: str
+):
     settings.TUNIX_COMMAND = ["sh", "-c", f"printf '%s' '{said}'"]
 
     answer = api.get(URL).json()
@@ -134,7 +150,9 @@ def test_only_what_may_be_a_version_is_shown_as_one(api: APIClient, settings: La
     assert (answer["available"], answer["version"]) == (True, version)
 
 
-def test_a_process_is_asked_once_in_half_a_minute(settings: LazySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_process_is_asked_once_in_half_a_minute(
+    settings: LazySettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     assert runtime._REMEMBER_SECONDS == 30
     log = tmp_path / "asked"
     command = tmp_path / "trainer"
@@ -147,7 +165,9 @@ def test_a_process_is_asked_once_in_half_a_minute(settings: LazySettings, tmp_pa
     assert log.read_text() == "x\n"
 
 
-def test_what_is_installed_here_is_looked_up_once_in_half_a_minute(settings: LazySettings, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_installed_here_is_looked_up_once_in_half_a_minute(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+):
     settings.TUNIX_COMMAND, settings.TUNIX_PYTHON = [], sys.executable
     looked_up: list[str] = []
     look_up = importlib.metadata.version
@@ -188,7 +208,14 @@ print(datasets.__file__)
         "TUNIXRT_VAR_DIR": str(tmp_path),
         "TUNIXRT_ENV_FILE": "/dev/null",
     }
-    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
 
     assert ended.returncode == 0, ended.stderr
     assert Path(ended.stdout.strip()) == ROOT / "datasets" / "__init__.py"
@@ -198,7 +225,12 @@ def test_the_projects_own_trainer_is_started_in_isolation(settings: LazySettings
     settings.TUNIX_COMMAND = []
     settings.TUNIX_PYTHON = "/opt/gpu/bin/python"
 
-    assert tunix_command() == ["/opt/gpu/bin/python", "-I", "-u", str(ROOT / "runs" / "trainer" / "launch.py")]
+    assert tunix_command() == [
+        "/opt/gpu/bin/python",
+        "-I",
+        "-u",
+        str(ROOT / "runs" / "trainer" / "launch.py"),
+    ]
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])

@@ -1,4 +1,5 @@
-"""POST /api/tunix/run: every field of the contract's table, at both ends of its range, and what is stored of it."""
+"""POST /api/tunix/run: every field of the contract's table, at both ends of its range, and what is
+stored of it."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -74,7 +75,9 @@ def test_answers_all_fields_of_the_contract(post, user: User):
     assert answer["started_at"] <= answer["completed_at"]
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, good, _ in RANGES for value in good])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, good, _ in RANGES for value in good]
+)
 def test_takes_both_ends_of_a_range(post, user: User, name: str, value: Any):
     set_role(user=user, role=Role.OPERATOR)  # a priority above 0 takes that
     response = post(**{name: value})
@@ -83,7 +86,9 @@ def test_takes_both_ends_of_a_range(post, user: User, name: str, value: Any):
     assert Run.objects.get().config[name] == value
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, _, bad in RANGES for value in bad])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, _, bad in RANGES for value in bad]
+)
 def test_refuses_what_lies_outside_a_range(post, name: str, value: Any):
     response = post(**{name: value})
 
@@ -102,13 +107,17 @@ def test_a_number_must_be_a_number(post, name: str, value: Any):
     assert list(response.json()) == ["detail", name]
 
 
-@pytest.mark.parametrize("name", ["num_epochs", "batch_size", "max_seq_length", "priority", "auto_retry"])
+@pytest.mark.parametrize(
+    "name", ["num_epochs", "batch_size", "max_seq_length", "priority", "auto_retry"]
+)
 def test_a_whole_number_must_be_whole(post, name: str):
     assert post(**{name: 200.5}).status_code == 400
     assert post(**{name: 8.0}).status_code == 400
 
 
-@pytest.mark.parametrize("name", [name for name, parameter in PARAMETERS.items() if not parameter.nullable])
+@pytest.mark.parametrize(
+    "name", [name for name, parameter in PARAMETERS.items() if not parameter.nullable]
+)
 def test_a_parameter_without_a_meaning_for_null_refuses_it(post, name: str):
     assert post(**{name: None}).json()[name] == ["This field must not be null."]
 
@@ -137,7 +146,9 @@ class TestDatasetKey:
     def test_takes_one_character_short_of_nothing_and_256(self, api: APIClient, user: User):
         for name, version in (("a", "b"), ("n" * 200, "v" * 55)):
             key = create_dataset(name=name, version=version, trace_ids=[], by=user).dataset_key
-            response = api.post(URL, {"dataset_key": key, "model_id": "preset:tiny-llama"}, format="json")
+            response = api.post(
+                URL, {"dataset_key": key, "model_id": "preset:tiny-llama"}, format="json"
+            )
             assert response.status_code == 202
             assert response.json()["dataset_key"] == key
 
@@ -163,7 +174,9 @@ class TestDatasetKey:
 
 
 class TestModelId:
-    @pytest.mark.parametrize("model_id", ["m", "m" * 256, "google/gemma-2b-it", "a/b", "preset:tiny-llama"])
+    @pytest.mark.parametrize(
+        "model_id", ["m", "m" * 256, "google/gemma-2b-it", "a/b", "preset:tiny-llama"]
+    )
     def test_takes_presets_and_hub_ids_of_1_to_256_characters(self, post, model_id: str):
         response = post(model_id=model_id)
 
@@ -178,10 +191,17 @@ class TestModelId:
         assert answer["message"].startswith(f"{model_id} names no model: a hub id is owner/name")
         assert "absolute or starting with ./" in answer["stderr"]
 
-    def test_a_folder_without_its_path_is_named_with_it(self, post, settings: LazySettings, tmp_path):
+    def test_a_folder_without_its_path_is_named_with_it(
+        self, post, settings: LazySettings, tmp_path
+    ):
         project, far = tmp_path.resolve() / "project", tmp_path.resolve() / "far"
         settings.BASE_DIR, settings.TUNIX_MODEL_ROOTS = project, [project / "models", far]
-        for folder in (project / "models/near-model", project / "models/gpt2", far / "far-model", far / "Qwen/Qwen3-0.6B"):
+        for folder in (
+            project / "models/near-model",
+            project / "models/gpt2",
+            far / "far-model",
+            far / "Qwen/Qwen3-0.6B",
+        ):
             folder.mkdir(parents=True)
 
         for model_id, meant in (
@@ -193,7 +213,9 @@ class TestModelId:
             answer = post(model_id=model_id).json()
             assert answer["status"] == "failed"
             assert f"Did you mean the folder {meant}?" in answer["stderr"]
-        answer = post(model_id="Qwen/Qwen3-0.6B").json()  # may be either: the hub's, and that is said
+        answer = post(
+            model_id="Qwen/Qwen3-0.6B"
+        ).json()  # may be either: the hub's, and that is said
         assert answer["status"] == "completed"
         assert f"the folder of that name is {far}/Qwen/Qwen3-0.6B." in str(answer)
 
@@ -215,7 +237,9 @@ class TestModelId:
         assert response.status_code == 400
         assert response.json()["model_id"] == ["There is no preset 'huge'; presets: tiny-llama."]
 
-    def test_a_folder_may_be_absolute_or_relative_to_the_project(self, post, settings: LazySettings, tmp_path):
+    def test_a_folder_may_be_absolute_or_relative_to_the_project(
+        self, post, settings: LazySettings, tmp_path
+    ):
         root = tmp_path.resolve()
         settings.TUNIX_MODEL_ROOTS = [root]
         settings.BASE_DIR = root
@@ -279,7 +303,18 @@ class TestTags:
         assert post(tags=tags).status_code == 202
 
     @pytest.mark.parametrize(
-        "tags", ["a", {"a": 1}, [1], [""], ["  "], ["t" * 65], ["a\nb"], [str(number) for number in range(21)], [None]]
+        "tags",
+        [
+            "a",
+            {"a": 1},
+            [1],
+            [""],
+            ["  "],
+            ["t" * 65],
+            ["a\nb"],
+            [str(number) for number in range(21)],
+            [None],
+        ],
     )
     def test_refuses_anything_else(self, post, tags: Any):
         assert list(post(tags=tags).json()) == ["detail", "tags"]
@@ -319,14 +354,26 @@ def test_unknown_fields_are_refused_with_their_names(post):
 def test_everything_that_is_wrong_is_said_at_once(post):
     response = post(dataset_key=1, model_id="", num_epochs=0, batch_size="8", surplus=1)
 
-    assert set(response.json()) == {"detail", "dataset_key", "model_id", "num_epochs", "batch_size", "surplus"}
+    assert set(response.json()) == {
+        "detail",
+        "dataset_key",
+        "model_id",
+        "num_epochs",
+        "batch_size",
+        "surplus",
+    }
 
 
 def test_a_run_has_its_first_event_from_the_moment_it_is_stored(post, user: User):
     post()
 
     first = RunEvent.objects.order_by("id")[0]
-    assert (first.old, first.new, first.reason, first.by) == ("", "pending", "submitted", user.username)
+    assert (first.old, first.new, first.reason, first.by) == (
+        "",
+        "pending",
+        "submitted",
+        user.username,
+    )
 
 
 class TestAsync:
@@ -350,7 +397,15 @@ class TestAsync:
         assert response.status_code == 422
         assert not Run.objects.exists()
 
-    def test_an_unknown_dataset_and_a_bad_body_are_refused_before_anything_is_queued(self, api: APIClient, body: dict[str, Any]):
-        assert api.post(f"{URL}?mode=async", body | {"dataset_key": "no"}, format="json").status_code == 404
-        assert api.post(f"{URL}?mode=async", body | {"num_epochs": 0}, format="json").status_code == 400
+    def test_an_unknown_dataset_and_a_bad_body_are_refused_before_anything_is_queued(
+        self, api: APIClient, body: dict[str, Any]
+    ):
+        assert (
+            api.post(f"{URL}?mode=async", body | {"dataset_key": "no"}, format="json").status_code
+            == 404
+        )
+        assert (
+            api.post(f"{URL}?mode=async", body | {"num_epochs": 0}, format="json").status_code
+            == 400
+        )
         assert not Run.objects.exists()

@@ -1,5 +1,5 @@
-"""POST /api/tunix/run with what nobody should send: a clear 4xx or a failed dry run that says why; never a 500, never a file
-outside the output root, nothing half stored."""
+"""POST /api/tunix/run with what nobody should send: a clear 4xx or a failed dry run that says why;
+never a 500, never a file outside the output root, nothing half stored."""
 
 import json
 import os
@@ -33,7 +33,18 @@ MODEL_PATHS = [
     "file:///etc/passwd", "http://example.org/m", "C:\\models\\m", "models\\m", "a//b", "/models/x", "a/b/", ".hidden", "a..b",
     "a\x01b", "a b", "ünï/code", "-rf", "a/-b", "a/.b", "preset:", "preset:../x", "preset:tiny-llama ", "PRESET:tiny-llama",
 ]  # fmt: skip
-KEY_PATHS = ["../sums-v1", "/etc/passwd", "sums-v1/..", "sums-v1/", " sums-v1", "sums-v1\n", "SUMS-V1", "%", "_", "'; --"]
+KEY_PATHS = [
+    "../sums-v1",
+    "/etc/passwd",
+    "sums-v1/..",
+    "sums-v1/",
+    " sums-v1",
+    "sums-v1\n",
+    "SUMS-V1",
+    "%",
+    "_",
+    "'; --",
+]
 
 
 @pytest.fixture
@@ -71,7 +82,9 @@ class TestNoJsonObject:
         assert response.json()["detail"].startswith(("Malformed JSON: ", "NUL characters"))
         assert nothing_is_stored(output_root)
 
-    @pytest.mark.parametrize("data", [b"[]", b"null", b'"text"', b"7", b"true", b'[{"dataset_key": "a"}]'])
+    @pytest.mark.parametrize(
+        "data", [b"[]", b"null", b'"text"', b"7", b"true", b'[{"dataset_key": "a"}]']
+    )
     def test_another_json_value_is_400(self, send, data: bytes):
         response = send(data)
 
@@ -106,7 +119,13 @@ class TestSize:
     def test_an_answer_does_not_throw_a_large_value_back(self, post):
         large = "x" * 1_000_000
 
-        for fields in ({"num_epochs": large}, {"dtype": large}, {"lora_targets": [large]}, {large: 1}, {"seed": [large]}):
+        for fields in (
+            {"num_epochs": large},
+            {"dtype": large},
+            {"lora_targets": [large]},
+            {large: 1},
+            {"seed": [large]},
+        ):
             response = post(**fields)
             assert response.status_code == 400
             assert len(response.content) < 2000
@@ -128,7 +147,8 @@ class TestSize:
 
 class TestContentType:
     @pytest.mark.parametrize(
-        "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x"]
+        "content_type",
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x"],
     )
     def test_another_one_is_415(self, send, content_type: str):
         response = send(b"dataset_key=a", content_type)
@@ -142,7 +162,9 @@ class TestContentType:
 
 @pytest.mark.parametrize("path", [*OUTSIDE, *HIDDEN_PATHS, *NOT_A_NAME])
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_an_output_dir_outside_the_root_is_400(post, scripted, output_root: Path, path: str, dry_run: bool):
+def test_an_output_dir_outside_the_root_is_400(
+    post, scripted, output_root: Path, path: str, dry_run: bool
+):
     scripted()
     response = post(output_dir=path, dry_run=dry_run)
 
@@ -236,8 +258,12 @@ def test_a_dataset_key_with_tricks_is_unknown(post, output_root: Path, key: str)
     assert nothing_is_stored(output_root)
 
 
-@pytest.mark.parametrize("name", ["dataset_key", "model_id", "output_dir", "notes", "webhook_url", "client_request_id"])
-def test_a_lone_surrogate_or_nul_in_text_never_reaches_the_database(post, send, body: dict[str, Any], name: str):
+@pytest.mark.parametrize(
+    "name", ["dataset_key", "model_id", "output_dir", "notes", "webhook_url", "client_request_id"]
+)
+def test_a_lone_surrogate_or_nul_in_text_never_reaches_the_database(
+    post, send, body: dict[str, Any], name: str
+):
     for escape in (b"\\ud800", b"\\udfff", b"\\u0000"):
         data = orjson.dumps(body | {name: "MARK"}).replace(b"MARK", b"a" + escape + b"b")
         assert send(data).status_code == 400
@@ -245,7 +271,17 @@ def test_a_lone_surrogate_or_nul_in_text_never_reaches_the_database(post, send, 
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.org", "example.org", "http://", "javascript:alert(1)", "http://a b/", 7, [], "http://x\ny/"]
+    "url",
+    [
+        "ftp://example.org",
+        "example.org",
+        "http://",
+        "javascript:alert(1)",
+        "http://a b/",
+        7,
+        [],
+        "http://x\ny/",
+    ],
 )
 def test_a_webhook_must_be_an_http_address(post, url: Any):
     assert list(post(webhook_url=url).json()) == ["detail", "webhook_url"]
@@ -260,7 +296,11 @@ def test_the_longest_folder_name_can_be_stored_whatever_its_characters(post, scr
 
     assert response.status_code == 202
     assert response.json()["output_dir"] == longest
-    assert list(post(output_dir="/".join(chr(0x10000 + number * 61) for number in range(250)), dry_run=False).json()) == [
+    assert list(
+        post(
+            output_dir="/".join(chr(0x10000 + number * 61) for number in range(250)), dry_run=False
+        ).json()
+    ) == [
         "detail",
         "output_dir",
     ]
@@ -274,20 +314,29 @@ class TestAnExampleLongerThanTheLimit:
 
         assert answer["status"] == "failed"
         assert answer["exit_code"] is None
-        assert answer["message"].startswith("Every example is longer than max_seq_length 128: the shortest has ")
+        assert answer["message"].startswith(
+            "Every example is longer than max_seq_length 128: the shortest has "
+        )
         assert "Raise max_seq_length" in answer["stderr"]
 
     @pytest.mark.parametrize("too_long", ["truncate", "split"])
     def test_another_handling_can_be_asked_for(self, post, make_dataset, too_long: str):
         longer = make_dataset("longer", prompt="x" * 128 + "{}")
 
-        assert post(dataset_key=longer.dataset_key, max_seq_length=128, too_long=too_long).json()["status"] == "completed"
+        assert (
+            post(dataset_key=longer.dataset_key, max_seq_length=128, too_long=too_long).json()[
+                "status"
+            ]
+            == "completed"
+        )
 
     def test_one_of_several_is_not_the_end(self, post, make_dataset, dataset: Dataset):
         mixed = make_dataset("mixed", size=2, prompt="{}")
         assert mixed.stats["shortest_example_bytes"] < 128
 
-        assert post(dataset_key=mixed.dataset_key, max_seq_length=128).json()["status"] == "completed"
+        assert (
+            post(dataset_key=mixed.dataset_key, max_seq_length=128).json()["status"] == "completed"
+        )
 
 
 def test_an_empty_dataset_is_a_failed_dry_run(post, make_dataset):
@@ -296,7 +345,10 @@ def test_an_empty_dataset_is_a_failed_dry_run(post, make_dataset):
     answer = post(dataset_key="empty-v1").json()
 
     assert answer["status"] == "failed"
-    assert answer["message"] == "Dataset empty-v1 is empty: it has no example. Add traces in a new version of it."
+    assert (
+        answer["message"]
+        == "Dataset empty-v1 is empty: it has no example. Add traces in a new version of it."
+    )
     assert answer["stderr"].startswith("error: Dataset empty-v1 is empty")
     assert answer["stdout"] == ""
 
@@ -304,22 +356,30 @@ def test_an_empty_dataset_is_a_failed_dry_run(post, make_dataset):
 def test_a_dataset_that_is_all_held_out_is_a_failed_dry_run(post, make_dataset):
     make_dataset("held", size=2, held_out=2)
 
-    assert "2 held-out examples and none to train on" in post(dataset_key="held-v1").json()["message"]
+    assert (
+        "2 held-out examples and none to train on" in post(dataset_key="held-v1").json()["message"]
+    )
 
 
-# --- whatever else ------------------------------------------------------------------------------------------------------
+# --- whatever else --------------------------------------------------------------------------------
 
 FIELDS = ["dataset_key", "model_id", "output_dir", "dry_run", "smoke", "preflight", "tags", "notes", "priority",
           "timeout_seconds", "auto_retry", "webhook_url", "client_request_id", *PARAMETERS]  # fmt: skip
 ALLOWED = {202, 400, 404, 409, 501}
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=8,
 )
 near_misses = {
-    "model_id": st.sampled_from(["preset:tiny-llama", "google/gemma-2b-it", "./models/x", "gpt2", *MODEL_PATHS]),
+    "model_id": st.sampled_from(
+        ["preset:tiny-llama", "google/gemma-2b-it", "./models/x", "gpt2", *MODEL_PATHS]
+    ),
     "output_dir": st.sampled_from([None, "a", "a/b", *OUTSIDE]) | texts,
     "dry_run": st.just(True),
     "tags": st.lists(texts, max_size=3),
@@ -350,7 +410,9 @@ def test_almost_right_requests_stay_inside_the_root(
     if response.status_code == 202:
         assert response.json()["status"] in ("completed", "failed")
     assert set(os.listdir(output_root.parent)) - set(before) <= {"output"}
-    assert connection.in_atomic_block  # the transaction of the test is whole: no statement has broken it
+    assert (
+        connection.in_atomic_block
+    )  # the transaction of the test is whole: no statement has broken it
 
 
 @hostile
@@ -376,14 +438,27 @@ def test_any_bytes_are_answered(api: APIClient, data: bytes):
         (
             "learning_rate",
             "0,0001",
-            'This field must be a number, not "0,0001": write it without quotes, with a point for decimals, as in 0.0001.',
+            (
+                'This field must be a number, not "0,0001": write it without quotes, with a point'
+                " for decimals, as in 0.0001."
+            ),
         ),
         (
             "timeout_seconds",
             "90",
-            'This field must be a number, not "90": write it without quotes, with a point for decimals, as in 0.0001.',
+            (
+                'This field must be a number, not "90": write it without quotes, with a point for'
+                " decimals, as in 0.0001."
+            ),
         ),
-        ("num_epochs", "1,000", 'This field must be a whole number, not "1,000": write digits without quotes and separators.'),
+        (
+            "num_epochs",
+            "1,000",
+            (
+                'This field must be a whole number, not "1,000": write digits without quotes and'
+                " separators."
+            ),
+        ),
     ],
 )
 def test_messages_say_values_as_they_stand_in_a_request(post, field: str, value: Any, said: str):

@@ -1,4 +1,5 @@
-"""Backup and restore, on the database of the tests: what was there is there again, and what is refused changes nothing."""
+"""Backup and restore, on the database of the tests: what was there is there again, and what is
+refused changes nothing."""
 
 import hashlib
 import json
@@ -79,7 +80,9 @@ def backup(target: Path, user: User) -> Callable[..., Made]:
 @pytest.fixture
 def restore(target: Path) -> Restore:
     def put_back(*, replace: bool = True) -> list[str]:
-        restored = restore_backup(folder=target, replace=replace, how="by a test", say=lambda sentence: None)
+        restored = restore_backup(
+            folder=target, replace=replace, how="by a test", say=lambda sentence: None
+        )
         return restored.warnings
 
     return put_back
@@ -121,24 +124,37 @@ def executing(user: User, root: Path, config: dict[str, Any]) -> Run:
 
 def begun() -> dict[str, bytes]:
     """What a keeper has written of a training that has started."""
-    keeper = {"version": 1, "host": "elsewhere", "boot_id": "of another machine", "started_at": "2026-01-01T00:00:00.000000Z"}
+    keeper = {
+        "version": 1,
+        "host": "elsewhere",
+        "boot_id": "of another machine",
+        "started_at": "2026-01-01T00:00:00.000000Z",
+    }
     return {"keeper.json": json.dumps(keeper).encode(), "stdout.log": b"step 1\n"}
 
 
 def complete(run: Run) -> None:
     """The training ends well, and its keeper says so."""
-    record = records.exit_record(run_id=str(run.pk), reason="exit", message="", exit_code=0, duration_seconds=1.0)
+    record = records.exit_record(
+        run_id=str(run.pk), reason="exit", message="", exit_code=0, duration_seconds=1.0
+    )
     files.write_json(run_folder(run) / names.EXIT, record)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def rows() -> list[str]:
     """All that is known of people, runs and datasets."""
     return sorted(
-        serializers.serialize("json", [row]) for model in (User, Run, Dataset, OutputRoot) for row in model._default_manager.all()
+        serializers.serialize("json", [row])
+        for model in (User, Run, Dataset, OutputRoot)
+        for row in model._default_manager.all()
     )
 
 
@@ -160,9 +176,9 @@ def test_what_is_restored_is_what_was_there(
     assert restore(replace=False) == []
 
     assert rows() == before
-    assert files_below(root) == {name: content for name, content in below.items() if not name.endswith("/lock")} | {
-        f".hosts/{settings.TUNIX_HOST_NAME}.attend": b""
-    }
+    assert files_below(root) == {
+        name: content for name, content in below.items() if not name.endswith("/lock")
+    } | {f".hosts/{settings.TUNIX_HOST_NAME}.attend": b""}
     assert root_away() is None
     assert settings.SECRET_KEY_FILE.read_text() == settings.SECRET_KEY
     assert stat.S_IMODE(settings.SECRET_KEY_FILE.stat().st_mode) == 0o600
@@ -171,7 +187,9 @@ def test_what_is_restored_is_what_was_there(
     assert (retry.resume_from_id, retry.resume) == (ended.pk, True)
 
 
-def test_a_backup_is_for_the_account_that_made_it(ended: Run, target: Path, backup: Callable[..., Made]) -> None:
+def test_a_backup_is_for_the_account_that_made_it(
+    ended: Run, target: Path, backup: Callable[..., Made]
+) -> None:
     target.mkdir(parents=True)  # empty: as good as new
     backup()
     assert [entry.name for entry in target.parent.iterdir()] == ["monday"]
@@ -180,7 +198,8 @@ def test_a_backup_is_for_the_account_that_made_it(ended: Run, target: Path, back
 
 
 class TestRunsThatWereActive:
-    """The database is saved a moment before the folders: what happens in between is only in the folders."""
+    """The database is saved a moment before the folders: what happens in between is only in the
+    folders."""
 
     def test_one_that_was_executing_has_failed_and_its_retry_resumes(
         self, executing: Run, backup: Callable[..., Made], restore: Restore, root: Path, user: User
@@ -199,14 +218,18 @@ class TestRunsThatWereActive:
         assert not Host.objects.alive().exists()
         assert retry_run(run=run, by=User.objects.get(username="somebody")).resume_from == run
 
-    def test_one_that_was_to_be_retried_by_itself_is(self, executing: Run, backup: Callable[..., Made], restore: Restore) -> None:
+    def test_one_that_was_to_be_retried_by_itself_is(
+        self, executing: Run, backup: Callable[..., Made], restore: Restore
+    ) -> None:
         Run.objects.update(config=executing.config | {"auto_retry": 1})
         backup()
         restore()
         retry = Run.objects.get(retry_of=executing)
         assert (retry.status, retry.resume_from_id) == (RunStatus.PENDING, executing.pk)
 
-    def test_one_that_was_being_cancelled_has_ended(self, executing: Run, backup: Callable[..., Made], restore: Restore) -> None:
+    def test_one_that_was_being_cancelled_has_ended(
+        self, executing: Run, backup: Callable[..., Made], restore: Restore
+    ) -> None:
         Run.objects.update(status=RunStatus.CANCELLING)
         backup()
         restore()
@@ -238,13 +261,17 @@ class TestRunsThatWereActive:
         assert run.status == (RunStatus.COMPLETED if ends else RunStatus.FAILED)
         assert [event.new for event in run.events.all()] == [RunStatus.RUNNING, run.status]
 
-    def test_one_that_waited_still_waits(self, user: User, root: Path, backup: Callable[..., Made], restore: Restore) -> None:
+    def test_one_that_waited_still_waits(
+        self, user: User, root: Path, backup: Callable[..., Made], restore: Restore
+    ) -> None:
         shutil.rmtree(run_folder(make_run(user, status=RunStatus.PENDING)))
         backup()
         restore()
         assert Run.objects.get().status == RunStatus.PENDING
 
-    def test_one_without_a_folder_has_failed(self, executing: Run, backup: Callable[..., Made], restore: Restore) -> None:
+    def test_one_without_a_folder_has_failed(
+        self, executing: Run, backup: Callable[..., Made], restore: Restore
+    ) -> None:
         backup(at={"Measuring": lambda: shutil.rmtree(run_folder(executing))})
         restore()
         assert Run.objects.get().message.startswith("Restored from the backup")
@@ -252,12 +279,16 @@ class TestRunsThatWereActive:
     def test_one_that_was_made_meanwhile_is_in_neither(
         self, ended: Run, root: Path, user: User, backup: Callable[..., Made], restore: Restore
     ) -> None:
-        backup(at={"Measuring": lambda: make_run(user, output_dir="new", files={"stdout.log": b"x"})})
+        backup(
+            at={"Measuring": lambda: make_run(user, output_dir="new", files={"stdout.log": b"x"})}
+        )
         restore()
         assert Run.objects.get() == ended
         assert sorted(path.name for path in root.iterdir()) == [".hosts", "team"]
 
-    def test_one_that_was_purged_meanwhile_has_no_files(self, ended: Run, backup: Callable[..., Made], restore: Restore) -> None:
+    def test_one_that_was_purged_meanwhile_has_no_files(
+        self, ended: Run, backup: Callable[..., Made], restore: Restore
+    ) -> None:
         made = backup(at={"Measuring": lambda: shutil.rmtree(run_folder(ended))})
         assert made.runs == 0
         restore()
@@ -287,16 +318,28 @@ class TestNoBackup:
         file.write_text("x")
         link.symlink_to(target)
         dangling.symlink_to("nowhere")
-        for place, what in ((file, "a file"), (link, "a symbolic link to /"), (dangling, "a symbolic link to nowhere")):
+        for place, what in (
+            (file, "a file"),
+            (link, "a symbolic link to /"),
+            (dangling, "a symbolic link to nowhere"),
+        ):
             with pytest.raises(BackupRefused, match=f"{place.name} is {what}.*Name a new folder"):
                 make_backup(folder=place, by=user, how="", say=print)
 
     def test_into_a_place_that_cannot_be_written(self, target: Path, user: User) -> None:
-        """Not even by root: there is a file where a folder has to be, no folder can be made there, the name is too long."""
+        """Not even by root: there is a file where a folder has to be, no folder can be made there,
+        the name is too long."""
         target.parent.mkdir()
         (target.parent / "file").write_text("x")
-        for place in (target.parent / "file" / "monday", Path("/proc/self/backup"), Path("/proc/x/backup"), target / ("x" * 256)):
-            with pytest.raises(BackupRefused, match=r"The backup cannot be made: .*Nothing was left behind"):
+        for place in (
+            target.parent / "file" / "monday",
+            Path("/proc/self/backup"),
+            Path("/proc/x/backup"),
+            target / ("x" * 256),
+        ):
+            with pytest.raises(
+                BackupRefused, match=r"The backup cannot be made: .*Nothing was left behind"
+            ):
                 make_backup(folder=place, by=user, how="", say=print)
         (target.parent / "file").unlink()
         assert list(target.parent.iterdir()) == []
@@ -309,7 +352,9 @@ class TestNoBackup:
             backup()
         assert not target.parent.exists()
 
-    def test_into_a_folder_that_another_backup_has_made_meanwhile(self, target: Path, backup: Callable[..., Made]) -> None:
+    def test_into_a_folder_that_another_backup_has_made_meanwhile(
+        self, target: Path, backup: Callable[..., Made]
+    ) -> None:
         def make() -> None:
             target.mkdir()
             (target / "precious").write_text("x")
@@ -331,7 +376,9 @@ class TestNoBackup:
         with pytest.raises(BackupRefused, match="is not there"):
             backup()
 
-    def test_without_room(self, backup: Callable[..., Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_room(
+        self, backup: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(archive, "SPARE_BYTES", 2**60)
         with pytest.raises(BackupRefused, match="too little room"):
             backup()
@@ -347,12 +394,20 @@ class TestNoBackup:
         ("program", "reason"),
         [
             (None, "pg_dump is not installed. Install the client programs of PostgreSQL"),
-            ("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n", "of PostgreSQL 9, which cannot handle"),
+            (
+                "#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n",
+                "of PostgreSQL 9, which cannot handle",
+            ),
             ("#!/bin/sh\necho hello\n", "does not say its version"),
         ],
     )
     def test_without_a_fitting_pg_dump(
-        self, backup: Callable[..., Made], program: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        backup: Callable[..., Made],
+        program: str | None,
+        reason: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         if connection.vendor == "sqlite":
             pytest.skip("SQLite needs no program")
@@ -364,7 +419,9 @@ class TestNoBackup:
             backup()
 
 
-def test_a_backup_may_have_any_name_that_a_folder_may_have(ended: Run, target: Path, user: User) -> None:
+def test_a_backup_may_have_any_name_that_a_folder_may_have(
+    ended: Run, target: Path, user: User
+) -> None:
     for name in ("x" * 255, "ä" * 127):
         assert make_backup(folder=target / name, by=user, how="", say=print).folder == target / name
         assert (target / name / "manifest.json").exists()
@@ -408,15 +465,21 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit of the key": lambda target: flip_a_bit(target / "secret_key"),
     "a bit of the manifest": lambda target: flip_a_bit(target / "manifest.json"),
     "half a manifest": lambda target: os.truncate(target / "manifest.json", 100),
-    "an empty manifest": lambda target: rewrite(target, lambda content: [content.pop(name) for name in ("runs", "output")]),
+    "an empty manifest": lambda target: rewrite(
+        target, lambda content: [content.pop(name) for name in ("runs", "output")]
+    ),
     "a missing file": lambda target: (target / LOG).unlink(),
     "a missing folder": lambda target: shutil.rmtree(target / "output"),
     "a missing database": lambda target: next(target.glob(DATABASE)).unlink(),
     "a further file": lambda target: (target / LOG).with_name("further").write_text("x"),
     "a link": lambda target: replace_by_a_link(target / LOG),
     "a link to a folder": lambda target: replace_by_a_link(target / "output" / "team"),
-    "a name that leads out": lambda target: rewrite_runs(target, lambda line: line.update(folder="../../precious")),
-    "an absolute name": lambda target: rewrite_runs(target, lambda line: line.update(folder="/etc")),
+    "a name that leads out": lambda target: rewrite_runs(
+        target, lambda line: line.update(folder="../../precious")
+    ),
+    "an absolute name": lambda target: rewrite_runs(
+        target, lambda line: line.update(folder="/etc")
+    ),
     "a hidden name": lambda target: rewrite_runs(target, lambda line: line.update(folder=".hosts")),
     "a line that is none": lambda target: rewrite_runs(target, lambda line: line.clear()),
 }
@@ -426,7 +489,9 @@ class TestNoRestore:
     """Refused with a sentence, and nothing has changed."""
 
     @pytest.fixture(autouse=True)
-    def _nothing_has_changed(self, ended: Run, root: Path, backup: Callable[..., Made], settings: LazySettings) -> Iterator[None]:
+    def _nothing_has_changed(
+        self, ended: Run, root: Path, backup: Callable[..., Made], settings: LazySettings
+    ) -> Iterator[None]:
         backup()
         ended.notes = "written after the backup"
         ended.save(update_fields=["notes"])
@@ -435,7 +500,11 @@ class TestNoRestore:
         settings.SECRET_KEY_FILE.write_text("the key of now")
 
         def archived() -> dict[str, bytes]:
-            return {name: content for name, content in files_below(root).items() if not name.endswith((".attend", "lock"))}
+            return {
+                name: content
+                for name, content in files_below(root).items()
+                if not name.endswith((".attend", "lock"))
+            }
 
         before = rows(), archived()
         yield
@@ -506,7 +575,9 @@ class TestNoRestore:
     def test_while_an_attendant_runs(self, root: Path, restore: Restore) -> None:
         lock = files.try_lock(root / ".hosts" / "another-host.attend")
         assert lock is not None
-        with pytest.raises(BackupRefused, match="The attendant of the host 'another-host' is running"):
+        with pytest.raises(
+            BackupRefused, match="The attendant of the host 'another-host' is running"
+        ):
             restore()
         os.close(lock)
 
@@ -523,15 +594,20 @@ class TestNoRestore:
             restore()
         os.close(lock)
 
-    def test_while_somebody_uses_the_database(self, restore: Restore, program: Any, tmp_path: Path) -> None:
+    def test_while_somebody_uses_the_database(
+        self, restore: Restore, program: Any, tmp_path: Path
+    ) -> None:
         ready = tmp_path / "ready"
         code = (
-            "import django, pathlib, time; django.setup(); from django.db import connection; connection.ensure_connection();"
-            f" pathlib.Path({str(ready)!r}).touch(); time.sleep(1000)"
+            "import django, pathlib, time; django.setup(); from django.db import connection;"
+            f" connection.ensure_connection(); pathlib.Path({str(ready)!r}).touch();"
+            " time.sleep(1000)"
         )
         other = program("-c", code, DJANGO_SETTINGS_MODULE="tunixrt.settings")
         wait_for(ready.exists, "the other program")
-        with pytest.raises(BackupRefused, match=r"uses the database. Stop the web server|connections"):
+        with pytest.raises(
+            BackupRefused, match=r"uses the database. Stop the web server|connections"
+        ):
             restore()
         other.kill()
 
@@ -556,10 +632,22 @@ class TestNoRestore:
 
 
 def test_a_restore_may_be_killed_at_any_moment_and_is_done_again(
-    user: User, root: Path, config: dict[str, Any], backup: Callable[..., Made], target: Path, program: Any
+    user: User,
+    root: Path,
+    config: dict[str, Any],
+    backup: Callable[..., Made],
+    target: Path,
+    program: Any,
 ) -> None:
-    """What is left is untouched, or restored, or nothing is started and concluded until it is done again."""
-    make_run(user, status=RunStatus.FAILED, files={"stdout.log": b"said"}, output_dir="team/one", config=config)
+    """What is left is untouched, or restored, or nothing is started and concluded until it is done
+    again."""
+    make_run(
+        user,
+        status=RunStatus.FAILED,
+        files={"stdout.log": b"said"},
+        output_dir="team/one",
+        config=config,
+    )
     make_run(user, status=RunStatus.RUNNING, host=this_host(), files=begun(), config=config)
     shutil.rmtree(run_folder(make_run(user, status=RunStatus.PENDING, config=config)))
     backup()
@@ -572,7 +660,9 @@ def test_a_restore_may_be_killed_at_any_moment_and_is_done_again(
     restores = program("-c", code, str(target), DJANGO_SETTINGS_MODULE="tunixrt.settings")
 
     assert restores.wait() == 0, restores.said()
-    moments, interrupted = [int(word) for word in restores.said().splitlines()[-1].split() if word.isdigit()]
+    moments, interrupted = [
+        int(word) for word in restores.said().splitlines()[-1].split() if word.isdigit()
+    ]
     assert moments > interrupted > 10, restores.said()
 
 
@@ -604,7 +694,8 @@ def test_after_an_interrupted_restore_everybody_says_what_to_do(
 def test_a_restore_that_fails_after_an_interrupted_one_leaves_it_interrupted(
     ended: Run, root: Path, target: Path, backup: Callable[..., Made], restore: Restore
 ) -> None:
-    """The folders that the interrupted one has moved belong to the database, perhaps: they stay until a restore succeeds."""
+    """The folders that the interrupted one has moved belong to the database, perhaps: they stay
+    until a restore succeeds."""
     backup()
     leave_an_interrupted_restore(root, target)
     (root / ".hosts" / "root_id").unlink()
@@ -632,7 +723,10 @@ def test_what_fails_after_the_change_is_said_and_done_again(
 ) -> None:
     backup()
     settings.SECRET_KEY_FILE.mkdir(parents=True)  # so that the key cannot be put there
-    with pytest.raises(BackupRefused, match=r"in place, but what follows failed: .*Run the same command again, with --replace"):
+    with pytest.raises(
+        BackupRefused,
+        match=r"in place, but what follows failed: .*Run the same command again, with --replace",
+    ):
         restore()
     assert "A restore was interrupted here" in str(root_away())
     settings.SECRET_KEY_FILE.rmdir()
@@ -640,7 +734,9 @@ def test_what_fails_after_the_change_is_said_and_done_again(
     assert root_away() is None
 
 
-def test_a_signal_during_the_change_waits_for_its_end(ended: Run, root: Path, backup: Callable[..., Made], target: Path) -> None:
+def test_a_signal_during_the_change_waits_for_its_end(
+    ended: Run, root: Path, backup: Callable[..., Made], target: Path
+) -> None:
     """Else the folders would be moved back although the database has been exchanged."""
     backup()
     run_folder(ended).joinpath("stdout.log").write_text("of now")
@@ -668,14 +764,21 @@ def test_a_signal_during_the_change_waits_for_its_end(ended: Run, root: Path, ba
 
 
 def test_no_password_is_on_a_command_line(
-    ended: Run, backup: Callable[..., Made], restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ended: Run,
+    backup: Callable[..., Made],
+    restore: Restore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if connection.vendor == "sqlite":
         pytest.skip("SQLite has no password")
     said = tmp_path / "said"
     for name in ("pg_dump", "pg_restore", "psql"):
         real = shlex.quote(shutil.which(name) or name)
-        script = f'#!/bin/sh\necho "{name} $PGPASSWORD: $*" >> {shlex.quote(str(said))}\nexec {real} "$@"\n'
+        script = (
+            f'#!/bin/sh\necho "{name} $PGPASSWORD: $*" >> {shlex.quote(str(said))}\nexec {real}'
+            ' "$@"\n'
+        )
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -684,12 +787,18 @@ def test_no_password_is_on_a_command_line(
     backup()
     restore()
 
-    calls = [line.split(": ", 1) for line in said.read_text().splitlines() if "--version" not in line]
-    assert {call for call, _ in calls} == {f"{name} s3cret/#" for name in ("pg_dump", "pg_restore", "psql")}
+    calls = [
+        line.split(": ", 1) for line in said.read_text().splitlines() if "--version" not in line
+    ]
+    assert {call for call, _ in calls} == {
+        f"{name} s3cret/#" for name in ("pg_dump", "pg_restore", "psql")
+    }
     assert not [arguments for _, arguments in calls if "s3cret" in arguments]
 
 
-def test_what_a_killed_restore_has_left_is_removed(ended: Run, root: Path, backup: Callable[..., Made], restore: Restore) -> None:
+def test_what_a_killed_restore_has_left_is_removed(
+    ended: Run, root: Path, backup: Callable[..., Made], restore: Restore
+) -> None:
     backup()
     for name in (".restoring-x", ".replaced-x"):
         (root / name).mkdir()
@@ -702,7 +811,9 @@ def test_what_a_killed_restore_has_left_is_removed(ended: Run, root: Path, backu
     assert root_away() is None
 
 
-def test_a_backup_of_an_older_version_is_migrated(ended: Run, backup: Callable[..., Made], restore: Restore) -> None:
+def test_a_backup_of_an_older_version_is_migrated(
+    ended: Run, backup: Callable[..., Made], restore: Restore
+) -> None:
     before = rows()
     call_command("migrate", "runs", "0012", verbosity=0)
     try:
@@ -734,7 +845,12 @@ def test_the_commands_say_what_they_do_and_refuse_in_a_sentence(
         call_command("backup", str(target))
     with pytest.raises(CommandError, match="--replace puts the backup in place"):
         call_command("restore", str(target))
-    for command in (["backup", ""], ["restore", ""], ["hand_over", "", "somebody"], ["hand_over", "somebody", " "]):
+    for command in (
+        ["backup", ""],
+        ["restore", ""],
+        ["hand_over", "", "somebody"],
+        ["hand_over", "somebody", " "],
+    ):
         with pytest.raises(CommandError, match="is empty"):
             call_command(*command)
     call_command("restore", str(target), "--replace")

@@ -1,4 +1,5 @@
-"""Copying a run's folder while a training writes to it. What happens in between is done when the copy has got that far."""
+"""Copying a run's folder while a training writes to it. What happens in between is done when the
+copy has got that far."""
 
 import os
 import shutil
@@ -15,7 +16,12 @@ from runs.backup.copying import FolderCopy, copy_folder, opened
 from runs.runfolder import names
 from runs.runfolder.checkpoints import BINDING, complete_steps
 from runs.runfolder.tree import bytes_below, remove_tree
-from runs.tests.checkpoint_layout import checkpoint_files, leave_checkpoints, name_checkpoint, stage_checkpoint
+from runs.tests.checkpoint_layout import (
+    checkpoint_files,
+    leave_checkpoints,
+    name_checkpoint,
+    stage_checkpoint,
+)
 from tunixrt.tests.plugin import ROOT
 
 TRAINING = dict.fromkeys(BINDING)
@@ -62,7 +68,13 @@ def test_all_but_lock_and_temporary_names_is_copied_with_its_times(run: Path) ->
 
     kept = {file.path for file in copy.files}
     assert kept == {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
-    top = {names.KEEPER, names.MANIFEST, names.STDOUT, "checkpoints/identity.json", "model/.gitattributes"}
+    top = {
+        names.KEEPER,
+        names.MANIFEST,
+        names.STDOUT,
+        "checkpoints/identity.json",
+        "model/.gitattributes",
+    }
     assert kept == top | checkpoint_names(5) | checkpoint_names(10)
     assert (target / names.STDOUT).stat().st_mtime_ns == 10**18
     assert all(path.stat().st_mode & 0o077 == 0 for path in [target, *target.rglob("*")])
@@ -129,13 +141,19 @@ def test_a_checkpoint_that_is_being_written_is_left_out(run: Path) -> None:
 
     target, _ = copied(run)
 
-    assert sorted(path.name for path in (target / "checkpoints").iterdir()) == ["10", "5", "identity.json"]
+    assert sorted(path.name for path in (target / "checkpoints").iterdir()) == [
+        "10",
+        "5",
+        "identity.json",
+    ]
 
 
 FIRST_OF_THE_NEWEST = 5  # three files and identity.json come before
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_copied_is_left_out_and_the_one_before_is_whole(run: Path) -> None:
+def test_a_checkpoint_that_is_removed_while_it_is_copied_is_left_out_and_the_one_before_is_whole(
+    run: Path,
+) -> None:
     """Removed in any order: its metadata may have been copied before."""
 
     def remove_data() -> None:
@@ -149,7 +167,9 @@ def test_a_checkpoint_that_is_removed_while_it_is_copied_is_left_out_and_the_one
     assert copy.warnings == []
 
 
-def test_when_all_known_checkpoints_are_replaced_meanwhile_the_new_ones_are_copied(run: Path) -> None:
+def test_when_all_known_checkpoints_are_replaced_meanwhile_the_new_ones_are_copied(
+    run: Path,
+) -> None:
     def replace() -> None:
         for step in (5, 10):
             shutil.rmtree(run / "checkpoints" / str(step))
@@ -169,23 +189,32 @@ def test_a_training_that_replaces_them_faster_than_that_is_reported(run: Path) -
 
     shutil.rmtree(run / "checkpoints" / "5")
     count = len(checkpoint_names(10))
-    # "checkpoints" itself is another folder then: what was opened is empty, so no further one is found
-    target, copy = copied(run, at={FIRST_OF_THE_NEWEST + offset: replace for offset in range(count)})
+    # "checkpoints" itself is another folder then: what was opened is empty, so no further one is
+    # found
+    target, copy = copied(
+        run, at={FIRST_OF_THE_NEWEST + offset: replace for offset in range(count)}
+    )
 
     assert complete_steps(target / "checkpoints") == []
     (warning,) = copy.warnings
-    assert warning.startswith("none of its checkpoints is in this backup: they were replaced faster")
+    assert warning.startswith(
+        "none of its checkpoints is in this backup: they were replaced faster"
+    )
 
 
 class TestWhatCannotBeCopied:
     """Left out with a warning: no run keeps the others from being backed up."""
 
-    def test_folders_in_folders_without_end(self, run: Path, leave_deep_folders: Callable[[Path], None]) -> None:
+    def test_folders_in_folders_without_end(
+        self, run: Path, leave_deep_folders: Callable[[Path], None]
+    ) -> None:
         leave_deep_folders(run)
 
         target, copy = copied(run)
 
-        assert copy.warnings == ["what lies deeper than 64 folders or has a path of more than 2,000 bytes is left out"]
+        assert copy.warnings == [
+            "what lies deeper than 64 folders or has a path of more than 2,000 bytes is left out"
+        ]
         assert (target / names.STDOUT).exists()
         assert bytes_below(run) > 0
         remove_tree(run)
@@ -204,10 +233,15 @@ class TestWhatCannotBeCopied:
         before = bytes_below(run)
         assert before < 2**30
         target, copy = copied(run)
-        assert copy.warnings == ["huge cannot be copied: it claims to have 4,398,046,511,104 bytes and has next to none on disk"]
+        assert copy.warnings == [
+            "huge cannot be copied: it claims to have 4,398,046,511,104 bytes and has next to none"
+            " on disk"
+        ]
         assert not (target / "huge").exists()
 
-    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="without setpriv (util-linux) root reads everything")
+    @pytest.mark.skipif(
+        shutil.which("setpriv") is None, reason="without setpriv (util-linux) root reads everything"
+    )
     def test_what_may_not_be_read(self, run: Path) -> None:
         (run / "closed").mkdir()
         (run / "closed" / "file").write_text("x")
@@ -215,12 +249,16 @@ class TestWhatCannotBeCopied:
         (run / names.MANIFEST).chmod(0)
         (run / "checkpoints" / "10" / "_CHECKPOINT_METADATA").chmod(0)
         code = (
-            "import sys; from pathlib import Path; from runs.backup.copying import copy_folder, opened\n"
-            "with opened(Path(sys.argv[1]), ['run']) as source:\n"
-            "    copy = copy_folder(source, Path(sys.argv[2]), progress=lambda size: None)\n"
-            "print(*copy.warnings, sep='\\n')"
+            "import sys; from pathlib import Path; from runs.backup.copying import copy_folder,"
+            " opened\nwith opened(Path(sys.argv[1]), ['run']) as source:\n    copy ="
+            " copy_folder(source, Path(sys.argv[2]), progress=lambda size:"
+            " None)\nprint(*copy.warnings, sep='\\n')"
         )
-        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"] if os.geteuid() == 0 else []
+        as_others = (
+            ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+            if os.geteuid() == 0
+            else []
+        )
         target = run.parents[1] / "copy"
         program = [*as_others, sys.executable, "-c", code, str(run.parent), str(target)]
         said = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -241,7 +279,9 @@ def test_what_is_removed_before_it_is_read_is_left_out(run: Path) -> None:
     assert not (target / "b").exists()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/../b", "a//b", "/a", "a/", "a\0", ".hosts", None, 7, ["a"], "a/b/.."])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/../b", "a//b", "/a", "a/", "a\0", ".hosts", None, 7, ["a"], "a/b/.."]
+)
 def test_a_name_that_could_lead_elsewhere_is_no_path(name: object) -> None:
     with pytest.raises(Damaged):
         path_parts(name)

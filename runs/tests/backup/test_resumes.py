@@ -1,4 +1,5 @@
-"""With google-tunix: the system is backed up while it trains and then destroyed; in a restored one the training goes on."""
+"""With google-tunix: the system is backed up while it trains and then destroyed; in a restored one
+the training goes on."""
 
 import json
 import os
@@ -57,7 +58,9 @@ def elsewhere(tmp_path: Path) -> Iterator[dict[str, str]]:
         server, name = os.environ[SERVER_URL], f"tunixrt_restored_{os.getpid()}"
         with psycopg.connect(server, autocommit=True) as administrator:
             administrator.execute(f"CREATE DATABASE {name}")
-            yield variables | {"DATABASE_URL": urlunsplit(urlsplit(server)._replace(path=f"/{name}"))}
+            yield variables | {
+                "DATABASE_URL": urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+            }
             administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
     for record in var.rglob(names.KEEPER):
         end_keeper(record.parent)
@@ -79,10 +82,19 @@ def test_a_training_goes_on_from_its_checkpoint_in_a_restored_system(
     hold.mkdir()
     held_trainer = str(Path(__file__).parents[1] / "held_trainer.py")
     settings.TUNIX_COMMAND = [sys.executable, "-I", "-u", held_trainer, str(hold), "os.rename /4"]
-    few = {"max_steps": 6, "checkpoint_every_steps": 2, "max_seq_length": 128, "batch_size": 3, "exact_match_examples": 0}
+    few = {
+        "max_steps": 6,
+        "checkpoint_every_steps": 2,
+        "max_seq_length": 128,
+        "batch_size": 3,
+        "exact_match_examples": 0,
+    }
     run = submit(dataset_key=make_dataset("few", size=9).dataset_key, num_epochs=9, **few)
     launch_pending()
-    wait_for(lambda: (hold / "held").exists() or (run_folder(run) / names.EXIT).exists(), "the second checkpoint")
+    wait_for(
+        lambda: (hold / "held").exists() or (run_folder(run) / names.EXIT).exists(),
+        "the second checkpoint",
+    )
     assert (hold / "held").exists(), (run_folder(run) / names.STDERR).read_text()
     assert complete_steps(run_folder(run) / names.CHECKPOINTS) == [2]
 

@@ -1,4 +1,5 @@
-"""Fixtures of the browser tests: one Chromium and one house for all of them, a fresh profile for each test."""
+"""Fixtures of the browser tests: one Chromium and one house for all of them, a fresh profile for
+each test."""
 
 import contextlib
 import os
@@ -9,21 +10,35 @@ from typing import Any
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from runs.tests.browser.house import House
 from runs.tests.launching import PATIENCE
 from tunixrt.tests.plugin import SERVER_URL, with_database
 
 EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 SLOW = PATIENCE * 1000  # milliseconds
 
 Visit = Callable[..., Page]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the browser tests, and keep them together where the random order has put the first: they share a house."""
+    """Mark the browser tests, and keep them together where the random order has put the first: they
+    share a house."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.browser)
@@ -33,23 +48,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[:] = [*others[:place], *ours, *others[place:]]
 
 
-# One for the package, not for the session: Playwright keeps an event loop in this thread, and where one is, Django keeps its
-# database away from all other tests.
+# One for the package, not for the session: Playwright keeps an event loop in this thread, and where
+# one is, Django keeps its database away from all other tests.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, EXECUTABLES)), None)
     with sync_playwright() as playwright:
         # Without one of the system's: the one that `playwright install chromium` has brought.
         executable = found or playwright.chromium.executable_path
-        assert os.path.exists(executable), "These tests need Debian's chromium; pytest -m 'not browser' leaves them out."
+        assert os.path.exists(executable), (
+            "These tests need Debian's chromium; pytest -m 'not browser' leaves them out."
+        )
         expect.set_options(timeout=SLOW)
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=SLOW)
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=ARGUMENTS, timeout=SLOW
+        )
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="package")
-def house(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[House]:
+def house(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[House]:
     """A server and an attendant with one slot: of two trainings the second waits."""
     folder = tmp_path_factory.mktemp("house")
     with contextlib.ExitStack() as stack:
@@ -76,7 +97,8 @@ def _own_database() -> Iterator[str]:
 
 @pytest.fixture
 def visit(browser: Browser, house: House) -> Iterator[Visit]:
-    """Opens a page of the house in a fresh profile. What it says on the console or asks of other hosts fails the test."""
+    """Opens a page of the house in a fresh profile. What it says on the console or asks of other
+    hosts fails the test."""
     contexts: list[BrowserContext] = []
     trouble: list[str] = []
 
@@ -87,13 +109,22 @@ def visit(browser: Browser, house: House) -> Iterator[Visit]:
         page = context.new_page()
         page.on("console", hear)
         page.on("pageerror", lambda error: trouble.append(f"{page.url}: {error}"))
-        page.on("request", lambda asked: None if asked.url.startswith((house.url, "data:")) else trouble.append(asked.url))
+        page.on(
+            "request",
+            lambda asked: (
+                None if asked.url.startswith((house.url, "data:")) else trouble.append(asked.url)
+            ),
+        )
         page.goto(path)
         return page
 
     def hear(said: ConsoleMessage) -> None:
         # That the page itself has a code from 400 on is what such a test is about.
-        own_code = said.text.startswith("Failed to load resource") and said.page and said.location.get("url") == said.page.url
+        own_code = (
+            said.text.startswith("Failed to load resource")
+            and said.page
+            and said.location.get("url") == said.page.url
+        )
         if said.type in ("error", "warning") and not own_code:
             trouble.append(f"{said.location.get('url')}: {said.text}")
 

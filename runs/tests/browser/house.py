@@ -1,6 +1,8 @@
-"""A house of its own: web server and attendant as `make serve` starts them, with a database and folders that nobody else uses.
+"""A house of its own: web server and attendant as `make serve` starts them, with a database and
+folders that nobody else uses.
 
-Django is not asked here: what is in the house comes by its pages and its API, from this machine and so in local mode.
+Django is not asked here: what is in the house comes by its pages and its API, from this machine and
+so in local mode.
 """
 
 import contextlib
@@ -29,7 +31,8 @@ class House:
     """Up once made; ``close`` ends every process. Keywords are environment variables."""
 
     def __init__(self, folder: Path, *, database_url: str = "", **environment: str):
-        """``folder`` holds everything; ``database_url`` names the database, by default SQLite in the folder."""
+        """``folder`` holds everything; ``database_url`` names the database, by default SQLite in
+        the folder."""
         self.output_root = folder / "output"
         self.scripts = folder / "scripts"
         for path in (self.output_root, self.scripts):
@@ -42,7 +45,9 @@ class House:
             "TUNIXRT_BIND": self.port.address,
             "DATABASE_URL": database_url,
             "TUNIX_SYNC_TIMEOUT_SECONDS": str(HOUR),
-            "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.scripts)]),
+            "TUNIX_COMMAND": shlex.join(
+                [sys.executable, "-I", "-S", str(TRAINER), str(self.scripts)]
+            ),
             **environment,
         }
         self._seeds = count(1)
@@ -51,7 +56,9 @@ class House:
         for line in (ROOT / "Procfile").read_text().splitlines():
             name, _, command = line.partition(":")
             words = shlex.split(command)
-            arguments = words[words.index("manage.py") :][:2]  # without the interpreter, and the shell's part
+            arguments = words[words.index("manage.py") :][
+                :2
+            ]  # without the interpreter, and the shell's part
             self._programs.append(Program(arguments, folder / f"{name}.log", **self.environment))
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
         try:
@@ -68,7 +75,9 @@ class House:
         """Run a management command; what it printed."""
         command = [sys.executable, "manage.py", *arguments]
         environ = self.whole_environment() | environment
-        return subprocess.run(command, cwd=ROOT, env=environ, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(
+            command, cwd=ROOT, env=environ, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     def answers(self) -> bool:
         for program in self._programs:
@@ -101,9 +110,14 @@ class House:
 
     def add_dataset(self, name: str, *, size: int = 3, version: str = "v1") -> str:
         """Upload made-up additions; the dataset's key."""
-        lines = (json.dumps({"prompt": f"{number} + 1 = ?", "completion": str(number + 1)}) + "\n" for number in range(size))
+        lines = (
+            json.dumps({"prompt": f"{number} + 1 = ?", "completion": str(number + 1)}) + "\n"
+            for number in range(size)
+        )
         file = {"file": (f"{name}.jsonl", "".join(lines))}
-        key = self.ask("POST", "/api/datasets/ingest", files=file, data={"name": name, "version": version})["dataset_key"]
+        key = self.ask(
+            "POST", "/api/datasets/ingest", files=file, data={"name": name, "version": version}
+        )["dataset_key"]
         return str(key)
 
     def script(self, *actions: list[Any]) -> int:
@@ -114,8 +128,17 @@ class House:
 
     def submit(self, dataset_key: str, *actions: list[Any], **fields: Any) -> str:
         """Put a local run into the queue, whose training does so; the run's id."""
-        body = {"dataset_key": dataset_key, "model_id": "preset:tiny-llama", "dry_run": False, "seed": self.script(*actions)}
-        return str(self.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=body | fields)["run_id"])
+        body = {
+            "dataset_key": dataset_key,
+            "model_id": "preset:tiny-llama",
+            "dry_run": False,
+            "seed": self.script(*actions),
+        }
+        return str(
+            self.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=body | fields)[
+                "run_id"
+            ]
+        )
 
     def run_dry(self, dataset_key: str, **fields: Any) -> str:
         """Do a dry run; the run's id."""
@@ -126,7 +149,8 @@ class House:
         return str(self.ask("GET", f"/api/tunix/runs/{run_id}/status")["status"])
 
     def wait(self, run_id: str, *statuses: str, patience: float = PATIENCE) -> str:
-        """Until the run is in one of ``statuses``, by default at its end; ``patience`` in seconds."""
+        """Until the run is in one of ``statuses``, by default at its end; ``patience`` in
+        seconds."""
         until = time.monotonic() + patience
         while (status := self.status(run_id)) not in (statuses or ENDED):
             assert time.monotonic() < until, f"{run_id} is still {status}"

@@ -1,4 +1,5 @@
-"""Curves as they are drawn: inside their figures, with a dot for what no line reaches, with whole labels, in UTC."""
+"""Curves as they are drawn: inside their figures, with a dot for what no line reaches, with whole
+labels, in UTC."""
 
 import re
 from typing import Any
@@ -40,9 +41,13 @@ PAINTED = """(canvas, variable) => {
 START = 1767225600  # 2026-01-01 00:00:00 UTC, the year before in New York
 
 
-def measured(house: House, dataset: str, *records: tuple[int, dict[str, Any]], **fields: Any) -> str:
+def measured(
+    house: House, dataset: str, *records: tuple[int, dict[str, Any]], **fields: Any
+) -> str:
     """A run that measured these values, a second apart."""
-    run = house.submit(dataset, *(["measure", step, values, START + step] for step, values in records), **fields)
+    run = house.submit(
+        dataset, *(["measure", step, values, START + step] for step, values in records), **fields
+    )
     assert house.wait(run) == "completed"
     return run
 
@@ -61,7 +66,8 @@ def painted(chart: Locator) -> int:
 
 @pytest.fixture
 def curves(house: House, dataset: str) -> str:
-    """A run with five charts; its losses stand alone between what is not a number, and its learning rate begins at 0."""
+    """A run with five charts; its losses stand alone between what is not a number, and its learning
+    rate begins at 0."""
     values = [2.0, "NaN", 4.0, "NaN", 8.0]
     return measured(
         house,
@@ -69,7 +75,13 @@ def curves(house: House, dataset: str) -> str:
         *(
             (
                 step,
-                {"loss": loss, "learning_rate": step - 1, "grad_norm": 0.0, "tokens_per_second": 1e6 * step, "memory_bytes": 1e9},
+                {
+                    "loss": loss,
+                    "learning_rate": step - 1,
+                    "grad_norm": 0.0,
+                    "tokens_per_second": 1e6 * step,
+                    "memory_bytes": 1e9,
+                },
             )
             for step, loss in enumerate(values, 1)
         ),
@@ -103,11 +115,16 @@ def test_a_point_between_gaps_is_a_dot(visit: Visit, curves: str):
 
 def test_what_a_logarithmic_axis_leaves_out_is_said(visit: Visit, curves: str):
     page = visit(f"/runs/{curves}")
-    rate, norm = (page.get_by_test_id(f"chart-{name}").get_by_test_id("not-shown") for name in ("learning_rate", "grad_norm"))
+    rate, norm = (
+        page.get_by_test_id(f"chart-{name}").get_by_test_id("not-shown")
+        for name in ("learning_rate", "grad_norm")
+    )
     expect(rate).to_be_empty()
     page.get_by_label("Logarithmic").check()
     expect(rate).to_contain_text("1 of 5 points")
-    expect(norm).to_contain_text("5 of 5 points")  # nothing is left, and that is no reason to stop drawing
+    expect(norm).to_contain_text(
+        "5 of 5 points"
+    )  # nothing is left, and that is no reason to stop drawing
     expect(page.get_by_test_id("chart-loss").get_by_test_id("not-shown")).to_be_empty()
     page.get_by_label("Logarithmic").uncheck()
     expect(norm).to_be_empty()
@@ -127,13 +144,19 @@ def test_moments_are_utc_wherever_one_is(visit: Visit, curves: str):
     assert "2026-01-01" in texts
     assert "19:00" not in texts
     page.get_by_test_id("chart-loss").locator(".u-over").hover()
-    expect(page.get_by_test_id("chart-loss").locator(".u-legend")).to_contain_text("2026-01-01 00:00:0")
+    expect(page.get_by_test_id("chart-loss").locator(".u-legend")).to_contain_text(
+        "2026-01-01 00:00:0"
+    )
     expect(page.get_by_test_id("time-zone")).to_contain_text("UTC")
 
 
 def test_labels_of_a_comparison_are_whole(visit: Visit, house: House, dataset: str, curves: str):
     other = measured(
-        house, dataset, (1, {"tokens_per_second": 1_000_000.0, "loss": "NaN"}), (3, {"loss": -1.0}), (5, {"loss": 3.0})
+        house,
+        dataset,
+        (1, {"tokens_per_second": 1_000_000.0, "loss": "NaN"}),
+        (3, {"loss": -1.0}),
+        (5, {"loss": 3.0}),
     )
     page = visit_recorded(visit, f"/runs/compare?ids={curves},{other}")
     shown = page.get_by_test_id("curves")

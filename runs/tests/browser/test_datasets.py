@@ -21,7 +21,12 @@ def upload(page: Page, file: Path, name: str) -> None:
 
 def test_a_file_becomes_a_dataset_that_can_be_trained_on(visit: Visit, tmp_path: Path):
     file = tmp_path / "sums.jsonl"
-    file.write_text("".join(json.dumps({"prompt": f"{n} + 1 = ?", "completion": str(n + 1)}) + "\n" for n in range(12)))
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": f"{n} + 1 = ?", "completion": str(n + 1)}) + "\n"
+            for n in range(12)
+        )
+    )
     page = visit("/")
 
     upload(page, file, "uploaded")
@@ -36,7 +41,9 @@ def test_a_file_becomes_a_dataset_that_can_be_trained_on(visit: Visit, tmp_path:
 
 def test_bad_lines_are_named_and_nothing_is_stored(visit: Visit, house: House, tmp_path: Path):
     file = tmp_path / "bad.jsonl"
-    file.write_text('{"prompt": "1 + 1 = ?", "completion": "2"}\nnot json\n{"prompt": 3, "completion": "4"}\n')
+    file.write_text(
+        '{"prompt": "1 + 1 = ?", "completion": "2"}\nnot json\n{"prompt": 3, "completion": "4"}\n'
+    )
     page = visit("/")
 
     upload(page, file, "bad")

@@ -1,4 +1,5 @@
-"""A page that is kept up to date has one connection at a time: nothing of an earlier one acts on a later one."""
+"""A page that is kept up to date has one connection at a time: nothing of an earlier one acts on a
+later one."""
 
 import re
 
@@ -8,7 +9,11 @@ from runs.tests.browser.conftest import Visit
 from runs.tests.browser.house import House
 
 LONG = 120_000  # milliseconds on the page's clock: longer than every timer of live.js
-STREAM, STATUS, LOGS = re.compile(r"/events\?"), re.compile(r"/status$"), re.compile(r"/logs\?.*offset=")
+STREAM, STATUS, LOGS = (
+    re.compile(r"/events\?"),
+    re.compile(r"/status$"),
+    re.compile(r"/logs\?.*offset="),
+)
 
 
 def look(page: Page, *, away: bool) -> None:
@@ -22,10 +27,19 @@ def look(page: Page, *, away: bool) -> None:
     )
 
 
-def test_an_answer_that_comes_late_leaves_the_new_stream_alone(visit: Visit, house: House, dataset: str):
-    """A page asks, since it got no stream; hidden and shown again it opens one while an answer is still on its way. When that
-    came, the page closed its new stream and went back to asking."""
-    run = house.submit(dataset, ["say", "first"], ["wait", "more"], ["say", "second"], ["wait", "end"], ["say", "third"])
+def test_an_answer_that_comes_late_leaves_the_new_stream_alone(
+    visit: Visit, house: House, dataset: str
+):
+    """A page asks, since it got no stream; hidden and shown again it opens one while an answer is
+    still on its way. When that came, the page closed its new stream and went back to asking."""
+    run = house.submit(
+        dataset,
+        ["say", "first"],
+        ["wait", "more"],
+        ["say", "second"],
+        ["wait", "end"],
+        ["say", "third"],
+    )
     house.wait(run, "running")
     page = visit("about:blank")
     page.clock.install()
@@ -39,12 +53,16 @@ def test_an_answer_that_comes_late_leaves_the_new_stream_alone(visit: Visit, hou
     page.unroute(STREAM)
 
     look(page, away=True)
-    with page.expect_event("requestfailed", lambda request: STATUS.search(request.url) is not None):  # given up, not answered
+    with page.expect_event(
+        "requestfailed", lambda request: STATUS.search(request.url) is not None
+    ):  # given up, not answered
         look(page, away=False)
     expect(state).to_have_text("live")
     page.unroute(STATUS)
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if LOGS.search(request.url) else None)
+    page.on(
+        "request", lambda request: asked.append(request.url) if LOGS.search(request.url) else None
+    )
     page.clock.run_for(LONG)
 
     house.tell(run, "more")
@@ -57,8 +75,12 @@ def test_an_answer_that_comes_late_leaves_the_new_stream_alone(visit: Visit, hou
     assert len(held) == 1
 
 
-def test_a_hidden_page_gives_its_stream_back_and_takes_another(visit: Visit, house: House, dataset: str):
-    run = house.submit(dataset, ["say", "first"], ["wait", "more"], ["say", "second"], ["wait", "end"])
+def test_a_hidden_page_gives_its_stream_back_and_takes_another(
+    visit: Visit, house: House, dataset: str
+):
+    run = house.submit(
+        dataset, ["say", "first"], ["wait", "more"], ["say", "second"], ["wait", "end"]
+    )
     house.wait(run, "running")
     page = visit("about:blank")
     page.clock.install()

@@ -1,4 +1,5 @@
-"""Names as long as they may be, without a place to break: no page becomes wider than the window, on a phone or a wide screen."""
+"""Names as long as they may be, without a place to break: no page becomes wider than the window, on
+a phone or a wide screen."""
 
 import json
 from urllib.parse import quote
@@ -12,8 +13,9 @@ LONG = "W" * 200
 ODD = f"line\nfeed {LONG}"[:200]
 NOTES = f"{LONG}\n\n`{LONG}`\n\n# {LONG}\n\n| {LONG} | b |\n|---|---|\n| 1 | {LONG} |"
 SCREENS = ((390, 844), (1440, 900))
-# Opens what is folded, and names what is wider than it may be: the page, and every box that would scroll to the side. Some scroll
-# on purpose: a comparison, which has a column for each run, tables of the admin, a history of which all columns are shown.
+# Opens what is folded, and names what is wider than it may be: the page, and every box that would
+# scroll to the side. Some scroll on purpose: a comparison, which has a column for each run, tables
+# of the admin, a history of which all columns are shown.
 TOO_WIDE = """(all) => {
   for (const one of document.querySelectorAll("details")) one.open = true;
   const found = [];
@@ -32,7 +34,9 @@ TOO_WIDE = """(all) => {
 }"""
 PAGES = {
     "history": "/",
-    "history-columns": "/?columns=dataset,model,mode,status,started,duration,loss,owner,host,outcome,notes",
+    "history-columns": (
+        "/?columns=dataset,model,mode,status,started,duration,loss,owner,host,outcome,notes"
+    ),
     "history-filtered": "/?q={q}",
     "history-error": "/?q={long}:x",
     "detail": "/runs/{run}",
@@ -89,7 +93,9 @@ def long(house: House) -> dict[str, str]:
     line = {"prompt": LONG, "completion": f"{LONG}\n{LONG}"}
     file = {"file": (f"{LONG}.jsonl", json.dumps(line) + "\n")}
     data = {"name": LONG, "version": "v1", "description": LONG}
-    dataset = house.ask("POST", "/api/datasets/ingest", files=file, data=data, **theirs)["dataset_key"]
+    dataset = house.ask("POST", "/api/datasets/ingest", files=file, data=data, **theirs)[
+        "dataset_key"
+    ]
 
     def submit(number: int, *actions: list[object]) -> str:
         body = {
@@ -97,14 +103,22 @@ def long(house: House) -> dict[str, str]:
             "tags": [f"{number}{LONG}"[:64], f"{LONG}"[:64]], "notes": NOTES,
             "output_dir": f"{LONG}/{number}{LONG}", "client_request_id": f"{number}{LONG}",
         }  # fmt: skip
-        run = str(house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=body, **theirs)["run_id"])
+        run = str(
+            house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=body, **theirs)[
+                "run_id"
+            ]
+        )
         house.wait(run)
         return run
 
     sample = dict.fromkeys(("prompt", "expected", "before", "after"), LONG)
     run = submit(
         1,
-        ["put", "result.json", json.dumps({"samples": [sample], "loss_first": 2.0, "loss_last": 1.0})],
+        [
+            "put",
+            "result.json",
+            json.dumps({"samples": [sample], "loss_first": 2.0, "loss_last": 1.0}),
+        ],
         ["measure", 1, {"loss": 2.0, LONG[:100]: 1.0}],
         ["say", LONG],
         ["put", f"checkpoints/{LONG}/{ODD}", "x"],
@@ -112,9 +126,12 @@ def long(house: House) -> dict[str, str]:
     )
     failed = submit(2, ["leave", 13, f"tunix: memory: {LONG}"])
     dry = str(
-        house.ask("POST", "/api/tunix/run", json={"dataset_key": dataset, "model_id": f"g{LONG}/{LONG}"[:250]}, **theirs)[
-            "run_id"
-        ]
+        house.ask(
+            "POST",
+            "/api/tunix/run",
+            json={"dataset_key": dataset, "model_id": f"g{LONG}/{LONG}"[:250]},
+            **theirs,
+        )["run_id"]
     )
     house.client.get("/runs/new")  # a form, which brings the cookie
     view = {
@@ -138,12 +155,19 @@ def test_no_page_is_wider_than_the_window(visit: Visit, long: dict[str, str]):
         page.goto(path.format(**long))
         for width, height in SCREENS:
             page.set_viewport_size({"width": width, "height": height})
-            found += [f"{name} at {width}: {one}" for one in page.evaluate(TOO_WIDE, name == "history-columns")]
+            found += [
+                f"{name} at {width}: {one}"
+                for one in page.evaluate(TOO_WIDE, name == "history-columns")
+            ]
     assert not found, "\n".join(found)
 
 
-def test_a_file_with_a_line_feed_in_its_name_is_downloaded(visit: Visit, house: House, long: dict[str, str]):
+def test_a_file_with_a_line_feed_in_its_name_is_downloaded(
+    visit: Visit, house: House, long: dict[str, str]
+):
     page = visit(f"/runs/{long['run']}")
     links = page.get_by_test_id("files").get_by_role("link").all()
-    odd = [address for link in links if (address := link.get_attribute("href")) and "%0A" in address]
+    odd = [
+        address for link in links if (address := link.get_attribute("href")) and "%0A" in address
+    ]
     assert [house.client.get(address).text for address in odd[-1:]] == ["x"]

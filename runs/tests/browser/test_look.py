@@ -1,5 +1,5 @@
-"""What every page looks like to everybody: light and dark, from a phone to a wide screen, without a serious violation of
-WCAG 2.2 AA (axe-core), and with nothing wider than the window."""
+"""What every page looks like to everybody: light and dark, from a phone to a wide screen, without a
+serious violation of WCAG 2.2 AA (axe-core), and with nothing wider than the window."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,23 @@ from runs.tests.browser.house import House
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
 # All rules once; in the dark only colours are different, and on a phone what lies where.
 LOOKS = {
-    "light, wide": ("light", (1440, 900), {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}),
+    "light, wide": (
+        "light",
+        (1440, 900),
+        {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]},
+    ),
     "dark, phone": (
         "dark",
         (390, 844),
-        {"type": "rule", "values": ["color-contrast", "link-in-text-block", "target-size", "scrollable-region-focusable"]},
+        {
+            "type": "rule",
+            "values": [
+                "color-contrast",
+                "link-in-text-block",
+                "target-size",
+                "scrollable-region-focusable",
+            ],
+        },
     ),
 }
 STILL = {"reduced_motion": "reduce"}  # a colour on its way to another is neither
@@ -33,7 +45,8 @@ AXE_RUN = """async (rules) => {
 
 
 def violations(page: Page, path: str) -> list[str]:
-    """What axe finds on a page, light on a wide screen and dark on a phone, with everything unfolded."""
+    """What axe finds on a page, light on a wide screen and dark on a phone, with everything
+    unfolded."""
     page.goto(path)
     page.evaluate(AXE)
     found = []
@@ -51,8 +64,14 @@ def violations(page: Page, path: str) -> list[str]:
 def furnished(house: House) -> Iterator[dict[str, str]]:
     """Runs of every kind and what else there is to see: a name for each, and its id or key."""
     dataset = house.add_dataset("look", size=12)
-    measured = [["measure", step, {"loss": 1 / step, "learning_rate": 1e-4, "eval_loss": 2 / step}] for step in range(1, 5)]
-    coloured = ["say", "\x1b[31mred\x1b[0m \x1b[33;1myellow\x1b[0m \x1b[44mon blue\x1b[0m \x1b[2mdim\x1b[0m"]
+    measured = [
+        ["measure", step, {"loss": 1 / step, "learning_rate": 1e-4, "eval_loss": 2 / step}]
+        for step in range(1, 5)
+    ]
+    coloured = [
+        "say",
+        "\x1b[31mred\x1b[0m \x1b[33;1myellow\x1b[0m \x1b[44mon blue\x1b[0m \x1b[2mdim\x1b[0m",
+    ]
     failed = house.submit(dataset, ["leave", 13, "tunix: memory: too large"], tags=["look"])
     completed = house.submit(
         dataset,
@@ -60,12 +79,17 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
         coloured,
         ["checkpoint", 4],
         tags=["look", "second"],
-        notes="# Notes\n\nwith [a link](https://example.org), `code`, > a quotation\n\n| a | b |\n|---|---|\n| 1 | 2 |",
+        notes=(
+            "# Notes\n\nwith [a link](https://example.org), `code`, > a quotation\n\n| a | b"
+            " |\n|---|---|\n| 1 | 2 |"
+        ),
     )
     for run in (failed, completed):
         house.wait(run)
     retried = str(house.ask("POST", f"/api/tunix/runs/{failed}/retry")["run_id"])
-    extended = str(house.ask("POST", f"/api/tunix/runs/{completed}/extend", json={"max_steps": 5})["run_id"])
+    extended = str(
+        house.ask("POST", f"/api/tunix/runs/{completed}/extend", json={"max_steps": 5})["run_id"]
+    )
     for run in (retried, extended):
         house.wait(run)
     running = house.submit(dataset, ["plan", 9], *measured, coloured, ["wait", "go"])
@@ -74,7 +98,9 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
     house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
     house.wait(running, "running")
     trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
-    house.manage("make_token", "local", "--name", "what the token is for", "--days", "30", "--read-only")
+    house.manage(
+        "make_token", "local", "--name", "what the token is for", "--days", "30", "--read-only"
+    )
     yield {
         "dataset": dataset,
         "dry": house.run_dry(dataset),

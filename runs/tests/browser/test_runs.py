@@ -1,4 +1,5 @@
-"""A run in the browser: started, followed live to its end without a reload, stopped, tried again, compared."""
+"""A run in the browser: started, followed live to its end without a reload, stopped, tried again,
+compared."""
 
 import re
 
@@ -61,14 +62,18 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     log, chart = page.get_by_test_id("log-stdout"), page.get_by_test_id("chart-loss")
     expect(log).to_contain_text("first words")
     expect(chart.get_by_test_id("latest")).to_contain_text("3.25")
-    expect(page.get_by_test_id("progress").get_by_role("progressbar")).to_have_attribute("value", "2")
+    expect(page.get_by_test_id("progress").get_by_role("progressbar")).to_have_attribute(
+        "value", "2"
+    )
     drawn = chart.locator("canvas").screenshot()
 
     house.tell(run, "more")
 
     expect(log).to_contain_text("<b>more</b> words")
     expect(chart.get_by_test_id("latest")).to_contain_text("1.125")
-    expect(page.get_by_test_id("progress").get_by_role("progressbar")).to_have_attribute("value", "3")
+    expect(page.get_by_test_id("progress").get_by_role("progressbar")).to_have_attribute(
+        "value", "3"
+    )
     wait_for(lambda: chart.locator("canvas").screenshot() != drawn, "the new point")
     expect(status_of(page)).to_have_text("running")
 
@@ -77,7 +82,9 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     expect(status_of(page)).to_have_text("completed")
     expect(log).to_contain_text("last words")
     expect(page.get_by_test_id("events").get_by_role("listitem")).to_have_count(3)
-    expect(page.get_by_test_id("extend")).to_be_visible()  # the buttons are those of a completed training
+    expect(
+        page.get_by_test_id("extend")
+    ).to_be_visible()  # the buttons are those of a completed training
     expect(page.get_by_test_id("progress")).to_be_hidden()
     assert page.evaluate("window.stayed") is True
 
@@ -120,7 +127,9 @@ def test_a_running_training_is_cancelled_and_tried_again(visit: Visit, house: Ho
 
 def test_a_failed_run_says_why_and_shows_its_errors(visit: Visit, house: House, dataset: str):
     last = "tunix: memory: the model does not fit; lower batch_size."
-    run = house.submit(dataset, ["complain", "\x1b[31mred\x1b[0m <script>alert(1)</script>"], ["leave", 13, last])
+    run = house.submit(
+        dataset, ["complain", "\x1b[31mred\x1b[0m <script>alert(1)</script>"], ["leave", 13, last]
+    )
     house.wait(run)
 
     page = visit(f"/runs/{run}")
@@ -132,7 +141,12 @@ def test_a_failed_run_says_why_and_shows_its_errors(visit: Visit, house: House, 
 
 
 def test_the_log_follows_until_one_scrolls_up(visit: Visit, house: House, dataset: str):
-    run = house.submit(dataset, *(["say", f"line {number}"] for number in range(300)), ["wait", "more"], ["say", "new"])
+    run = house.submit(
+        dataset,
+        *(["say", f"line {number}"] for number in range(300)),
+        ["wait", "more"],
+        ["say", "new"],
+    )
     page = visit(f"/runs/{run}")
     log, follow = page.get_by_test_id("log-stdout"), page.get_by_test_id("follow-stdout")
     expect(log).to_contain_text("line 299")
@@ -158,7 +172,14 @@ def test_a_dry_run_and_the_check_before_it(visit: Visit, house: House, dataset: 
     page = visit("/runs/new")
     expect(page.get_by_test_id("run-dry")).to_be_disabled()  # no dataset is chosen
     fill_in(
-        page, dataset, house.script(["say", '{"total_steps": 7, "tokens": 123, "sentences": ["Seven steps."], "warnings": []}'])
+        page,
+        dataset,
+        house.script(
+            [
+                "say",
+                '{"total_steps": 7, "tokens": 123, "sentences": ["Seven steps."], "warnings": []}',
+            ]
+        ),
     )
     page.get_by_test_id("check").click()
     preflight = page.get_by_test_id("preflight")
@@ -199,15 +220,18 @@ def test_the_page_waits_for_a_run_in_the_request(visit: Visit, house: House, dat
     fill_in(page, dataset, house.script(["wait", "go"]))
     page.get_by_role("checkbox", name="Run Async").uncheck()
     # Playwright's own clicks and looks wait for the answer, which is what is waited for here.
-    said, pressed_again = page.evaluate(
-        """() => new Promise((done) => {
+    said, pressed_again = page.evaluate("""() => new Promise((done) => {
           const [button, executing] = ["run-local", "executing"].map((id) => document.querySelector(`[data-testid=${id}]`));
           button.click();
           setTimeout(() => done([executing.checkVisibility(), !button.disabled]), 100);
-        })"""
-    )
+        })""")
     assert (said, pressed_again) == (True, False)
-    [run] = wait_for(lambda: house.ask("GET", "/api/tunix/runs", params={"dataset_key": dataset})["data"] or None, "the row")
+    [run] = wait_for(
+        lambda: (
+            house.ask("GET", "/api/tunix/runs", params={"dataset_key": dataset})["data"] or None
+        ),
+        "the row",
+    )
     house.tell(run["run_id"], "go")
     page.wait_for_url(DETAIL)
     expect(status_of(page)).to_have_text("completed")
@@ -272,7 +296,9 @@ def test_search_by_key_and_by_the_filter_language(visit: Visit, dataset: str, sw
 
 
 def test_the_history_shows_what_goes_on_without_a_reload(visit: Visit, house: House, dataset: str):
-    run = house.submit(dataset, ["plan", 4], ["measure", 1, {"loss": 2.0}], ["wait", "go"], tags=[dataset])
+    run = house.submit(
+        dataset, ["plan", 4], ["measure", 1, {"loss": 2.0}], ["wait", "go"], tags=[dataset]
+    )
     page = visit(f"/?tag={dataset}")
     row = page.get_by_test_id("run-row")
     expect(row.get_by_test_id("run-status")).to_have_text("running")

@@ -21,7 +21,10 @@ def test_a_run_is_started_read_and_cancelled(page: Page, house: House, dataset: 
     seed = house.script(*(["say", f"line {number}"] for number in range(2000)), ["wait", "never"])
     run = start_async(page, dataset, seed)
     house.wait(run, "running")
-    while "line 1999" not in house.ask("GET", f"/api/tunix/runs/{run}/logs?stream=stdout&tail_lines=1")["text"]:
+    while (
+        "line 1999"
+        not in house.ask("GET", f"/api/tunix/runs/{run}/logs?stream=stdout&tail_lines=1")["text"]
+    ):
         pass
     page.get_by_test_id("refresh").click()
 

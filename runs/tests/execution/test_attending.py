@@ -1,4 +1,5 @@
-"""Looking after running runs: every branch of attend_run, with real keepers, real kills and real leftovers."""
+"""Looking after running runs: every branch of attend_run, with real keepers, real kills and real
+leftovers."""
 
 import os
 import subprocess
@@ -40,7 +41,8 @@ def keeper_pid(run: Run) -> int:
 
 
 def claimed(submit: Submit) -> Run:
-    """As a launcher leaves it that dies between claim and start. Needs ``scripted``, or the runtime."""
+    """As a launcher leaves it that dies between claim and start. Needs ``scripted``, or the
+    runtime."""
     assert root_problem() is None
     run = submit()
     make_folder(run_folder(run))
@@ -58,7 +60,9 @@ class TestAlive:
         run.refresh_from_db()
         assert (run.status, run.step, run.last_loss) == ("running", 3, 1 / 3)
 
-    def test_a_cancel_that_never_reached_the_folder_is_passed_on(self, submit: Submit, scripted: Script):
+    def test_a_cancel_that_never_reached_the_folder_is_passed_on(
+        self, submit: Submit, scripted: Script
+    ):
         """The web server died between the row and the file."""
         scripted(["touch", "begun"], ["steps", 100_000, 0.01])
         run = started(submit)
@@ -82,7 +86,10 @@ class TestAlive:
         os.kill(keeper_pid(run), 9)
         record = records.read_keeper(run_folder(run))
         assert record is not None
-        files.write_json(run_folder(run) / names.KEEPER, record | {"keeper": {"pid": zombie.pid, "start_time": 1}})
+        files.write_json(
+            run_folder(run) / names.KEEPER,
+            record | {"keeper": {"pid": zombie.pid, "start_time": 1}},
+        )
 
         wait_for(lambda: attend() == 0, "the end")
 
@@ -93,7 +100,9 @@ class TestAlive:
 
 class TestEnded:
     @pytest.mark.parametrize(("code", "status"), [(0, "completed"), (3, "failed")])
-    def test_the_end_is_brought_home(self, submit: Submit, scripted: Script, code: int, status: str):
+    def test_the_end_is_brought_home(
+        self, submit: Submit, scripted: Script, code: int, status: str
+    ):
         scripted(["say", "hello"], ["leave", code])
         run = started(submit)
 
@@ -138,7 +147,9 @@ class TestKilled:
         assert (run.status, run.exit_code) == ("failed", -9)
         assert "killed by signal 9 (SIGKILL)" in run.message
 
-    def test_while_it_was_being_cancelled_it_failed_all_the_same(self, submit: Submit, scripted: Script, user: User):
+    def test_while_it_was_being_cancelled_it_failed_all_the_same(
+        self, submit: Submit, scripted: Script, user: User
+    ):
         scripted(["touch", "begun"], ["ignore", "SIGTERM"], ["sleep", 600])
         run = started(submit)
         wait_for((run_folder(run) / "begun").exists, "the training")
@@ -150,21 +161,33 @@ class TestKilled:
         run.refresh_from_db()
         assert run.status == "failed"
 
-    def test_a_run_of_another_boot_was_lost_with_its_machine(self, submit: Submit, scripted: Script):
+    def test_a_run_of_another_boot_was_lost_with_its_machine(
+        self, submit: Submit, scripted: Script
+    ):
         scripted()
         run = claimed(submit)
         folder = run_folder(run)
-        record = {"version": 1, "run_id": str(run.run_id), "boot_id": "another", "keeper": {"pid": 1, "start_time": 1}}
+        record = {
+            "version": 1,
+            "run_id": str(run.run_id),
+            "boot_id": "another",
+            "keeper": {"pid": 1, "start_time": 1},
+        }
         files.write_json(folder / names.KEEPER, record)
         Run.objects.update(process=record)
 
         attend()
 
         run.refresh_from_db()
-        assert (run.status, run.message) == ("failed", "The training was lost: its machine was restarted.")
+        assert (run.status, run.message) == (
+            "failed",
+            "The training was lost: its machine was restarted.",
+        )
         assert read_process(1) is not None  # a number of another boot is nobody's
 
-    def test_a_stranger_with_the_recorded_number_is_left_alone(self, submit: Submit, scripted: Script):
+    def test_a_stranger_with_the_recorded_number_is_left_alone(
+        self, submit: Submit, scripted: Script
+    ):
         scripted()
         run = claimed(submit)
         folder = run_folder(run)
@@ -172,7 +195,13 @@ class TestKilled:
             recorded = {"pid": stranger.pid, "start_time": 1}
             files.write_json(
                 folder / names.KEEPER,
-                {"version": 1, "run_id": str(run.run_id), "boot_id": boot_id(), "keeper": recorded, "trainer": recorded},
+                {
+                    "version": 1,
+                    "run_id": str(run.run_id),
+                    "boot_id": boot_id(),
+                    "keeper": recorded,
+                    "trainer": recorded,
+                },
             )
 
             attend()
@@ -182,7 +211,10 @@ class TestKilled:
         run.refresh_from_db()
         assert run.status == "failed"
 
-    @pytest.mark.parametrize("content", ["", "[]", '{"keeper": 7}', '{"keeper": {"pid": "x"}}', '{"trainer": {"pid": -1}}'])
+    @pytest.mark.parametrize(
+        "content",
+        ["", "[]", '{"keeper": 7}', '{"keeper": {"pid": "x"}}', '{"trainer": {"pid": -1}}'],
+    )
     def test_a_broken_record_names_nobody(self, submit: Submit, scripted: Script, content: str):
         scripted()
         run = claimed(submit)
@@ -216,7 +248,9 @@ class TestNeverStarted:
         assert run.message == "cancelled before the training started"
         assert not (run_folder(run) / names.KEEPER).exists()
 
-    def test_a_cancel_found_in_the_folder_keeps_the_training_from_starting(self, submit: Submit, scripted: Script, user: User):
+    def test_a_cancel_found_in_the_folder_keeps_the_training_from_starting(
+        self, submit: Submit, scripted: Script, user: User
+    ):
         scripted(["say", "hello"])
         run = claimed(submit)
         records.request_stop(run_folder(run), "cancel", "ada")
@@ -224,7 +258,11 @@ class TestNeverStarted:
         wait_for(lambda: attend() == 0, "the end")
 
         run.refresh_from_db()
-        assert (run.status, run.stdout, run.message) == ("cancelled", "", "Cancelled by ada before the training started.")
+        assert (run.status, run.stdout, run.message) == (
+            "cancelled",
+            "",
+            "Cancelled by ada before the training started.",
+        )
 
 
 class TestDryRuns:
@@ -247,7 +285,11 @@ class TestDryRuns:
 
 
 def test_the_trouble_of_one_run_does_not_keep_the_others_waiting(
-    submit: Submit, scripted: Script, settings: LazySettings, output_root: Path, caplog: pytest.LogCaptureFixture
+    submit: Submit,
+    scripted: Script,
+    settings: LazySettings,
+    output_root: Path,
+    caplog: pytest.LogCaptureFixture,
 ):
     settings.TUNIX_SLOTS = 2
     scripted(["say", "hello"])
@@ -295,7 +337,9 @@ def cancelled(run: Run, user: User) -> Run:
 
 
 class TestLateStops:
-    def test_a_cancel_after_the_end_leaves_no_stop(self, submit: Submit, scripted: Script, user: User):
+    def test_a_cancel_after_the_end_leaves_no_stop(
+        self, submit: Submit, scripted: Script, user: User
+    ):
         scripted(["say", "hello"])
         run = started(submit)
         wait_for((run_folder(run) / names.EXIT).exists, "the end")
@@ -321,7 +365,12 @@ class TestRetriesOfTheLost:
         scripted(["sleep", 600])
         run = self.lose(started(submit, auto_retry=1))
         retry = Run.objects.exclude(pk=run.pk).get()
-        assert (retry.status, retry.attempt, retry.retry_of_id, retry.owner) == ("pending", 2, run.pk, run.owner)
+        assert (retry.status, retry.attempt, retry.retry_of_id, retry.owner) == (
+            "pending",
+            2,
+            run.pk,
+            run.owner,
+        )
         assert f"Run {retry.run_id} tries again from scratch." in run.message
 
         launch_pending()
@@ -329,7 +378,9 @@ class TestRetriesOfTheLost:
 
         assert Run.objects.count() == 2
 
-    def test_those_that_people_asked_for_do_not_count(self, submit: Submit, scripted: Script, user: User):
+    def test_those_that_people_asked_for_do_not_count(
+        self, submit: Submit, scripted: Script, user: User
+    ):
         scripted(["steps", 100_000, 0.01])  # looks for stop.json
         first = cancelled(started(submit, auto_retry=1), user)
         by_hand = retry_run(run=first, by=user)
@@ -356,7 +407,9 @@ class TestRetriesOfTheLost:
 
         assert Run.objects.count() == 1
 
-    def test_one_that_cannot_be_retried_ends_all_the_same(self, submit: Submit, scripted: Script, dataset):
+    def test_one_that_cannot_be_retried_ends_all_the_same(
+        self, submit: Submit, scripted: Script, dataset
+    ):
         scripted(["sleep", 600])
         run = started(submit, auto_retry=1)
         dataset.delete()

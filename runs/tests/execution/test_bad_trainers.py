@@ -1,4 +1,5 @@
-"""Trainers that misbehave: each has a stated outcome with the reason in words (docs/reliability.md), through the whole system."""
+"""Trainers that misbehave: each has a stated outcome with the reason in words
+(docs/reliability.md), through the whole system."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,10 @@ def train(api: APIClient, body: Answer, scripted: Script) -> Callable[..., Answe
         response = api.post("/api/tunix/run", body | {"dry_run": False} | fields, format="json")
         assert response.status_code == 202, response.content
         answer: Answer = response.json()
-        wait_for(lambda: not processes_of_run(answer["run_id"]), "the keeper's end, and that of whatever the training left")
+        wait_for(
+            lambda: not processes_of_run(answer["run_id"]),
+            "the keeper's end, and that of whatever the training left",
+        )
         return answer
 
     return post
@@ -41,14 +45,23 @@ def test_one_that_forks_away_has_ended_with_its_own_code(train: Callable[..., An
 
 
 def test_one_that_ignores_sigterm_is_killed(
-    train: Callable[..., Answer], settings: LazySettings, hold: Callable[[str], Hold], output_root: Path
+    train: Callable[..., Answer],
+    settings: LazySettings,
+    hold: Callable[[str], Hold],
+    output_root: Path,
 ) -> None:
     settings.TUNIX_STOP_WAIT_SECONDS = settings.TUNIX_TERM_GRACE_SECONDS = 0.2
     held = hold(BEFORE_THE_COMMAND)
 
     with ThreadPoolExecutor(1) as aside:
         waiting = aside.submit(held.keep_waiting, output_root / "mine", "deaf")
-        answer = train(["ignore", "SIGTERM"], ["touch", "deaf"], ["sleep", 600], timeout_seconds=1, output_dir="mine")
+        answer = train(
+            ["ignore", "SIGTERM"],
+            ["touch", "deaf"],
+            ["sleep", 600],
+            timeout_seconds=1,
+            output_dir="mine",
+        )
         waiting.result()
 
     assert (answer["status"], answer["exit_code"]) == ("timeout", None)
@@ -58,7 +71,11 @@ def test_one_that_ignores_sigterm_is_killed(
 def test_one_that_closes_its_output_is_waited_for(train: Callable[..., Answer]) -> None:
     answer = train(["say", "last words"], ["close_output"], ["steps", 5, 0.05], ["leave", 3])
 
-    assert (answer["status"], answer["exit_code"], answer["stdout"]) == ("failed", 3, "last words\n")
+    assert (answer["status"], answer["exit_code"], answer["stdout"]) == (
+        "failed",
+        3,
+        "last words\n",
+    )
     assert answer["step"] == 5
 
 
@@ -72,12 +89,18 @@ def test_a_flood_is_on_disk_and_its_end_in_the_row(train: Callable[..., Answer])
     assert answer["stdout"].endswith("the end\n")
 
 
-def test_bytes_that_are_no_text_are_kept_on_disk_and_replaced_in_the_row(train: Callable[..., Answer]) -> None:
+def test_bytes_that_are_no_text_are_kept_on_disk_and_replaced_in_the_row(
+    train: Callable[..., Answer],
+) -> None:
     raw = b"a\x00b\xc3"
 
     answer = train(["write", 1, raw.hex()], ["write", 2, b"\xff\xfe".hex()], ["leave", 1])
 
-    assert (answer["status"], answer["stdout"], answer["stderr"]) == ("failed", "a\ufffdb\ufffd", "\ufffd\ufffd")
+    assert (answer["status"], answer["stdout"], answer["stderr"]) == (
+        "failed",
+        "a\ufffdb\ufffd",
+        "\ufffd\ufffd",
+    )
     assert (run_folder(Run.objects.get()) / "stdout.log").read_bytes() == raw
 
 
@@ -88,7 +111,9 @@ def test_measurements_that_cannot_be_read_are_passed_over(train: Callable[..., A
 
 
 @pytest.mark.parametrize("options", [[], ["session"], ["stubborn"], ["session", "stubborn"]])
-def test_a_child_that_is_left_behind_is_ended_and_said(train: Callable[..., Answer], options: list[str]) -> None:
+def test_a_child_that_is_left_behind_is_ended_and_said(
+    train: Callable[..., Answer], options: list[str]
+) -> None:
     answer = train(["child", "ready", 600, *options], ["leave", 1])
 
     assert answer["status"] == "failed"
@@ -98,15 +123,25 @@ def test_a_child_that_is_left_behind_is_ended_and_said(train: Callable[..., Answ
 def test_exit_0_without_a_word_is_completed(train: Callable[..., Answer]) -> None:
     answer = train()
 
-    assert (answer["status"], answer["exit_code"], answer["stdout"], answer["stderr"]) == ("completed", 0, "", "")
+    assert (answer["status"], answer["exit_code"], answer["stdout"], answer["stderr"]) == (
+        "completed",
+        0,
+        "",
+        "",
+    )
     assert answer["summary"] == {}
 
 
-def test_an_output_folder_that_cannot_be_made_is_said(train: Callable[..., Answer], output_root: Path) -> None:
+def test_an_output_folder_that_cannot_be_made_is_said(
+    train: Callable[..., Answer], output_root: Path
+) -> None:
     output_root.mkdir(exist_ok=True)
     (output_root / "shelf").write_text("a file where a folder has to be")
 
     answer = train(output_dir="shelf/mine")
 
     assert (answer["status"], answer["exit_code"]) == ("failed", None)
-    assert "cannot be written: Not a directory. Check the output root's permissions and free space." in answer["message"]
+    assert (
+        "cannot be written: Not a directory. Check the output root's permissions and free space."
+        in answer["message"]
+    )

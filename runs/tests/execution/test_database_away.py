@@ -1,4 +1,5 @@
-"""Execution is primary: the database goes away during a run in the request, and the run, its answer and its result remain."""
+"""Execution is primary: the database goes away during a run in the request, and the run, its answer
+and its result remain."""
 
 import os
 import subprocess
@@ -18,11 +19,18 @@ TRACE = {"prompt": "1+1=?", "steps": [], "final_answer": "2"}
 
 
 def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
-    program: Start, port: HeldPort, scripted: Script, output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Start,
+    port: HeldPort,
+    scripted: Script,
+    output_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     scripted(["touch", "begun"], ["wait", "go"], ["steps", 3, 0], ["say", "trained"])
     with (
-        postgres_server(durable=True) as database,  # what was committed must be there after the crash
+        postgres_server(
+            durable=True
+        ) as database,  # what was committed must be there after the crash
         httpx.Client(base_url=port.url, timeout=PATIENCE, trust_env=False) as client,
     ):
         monkeypatch.setenv("DATABASE_URL", database.url())
@@ -32,11 +40,20 @@ def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
         site = program("manage.py", "web", TUNIXRT_BIND=port.address)
         wait_for(lambda: answers(client, site), "the server")
         trace = client.post("/api/traces", json=TRACE).json()
-        made = client.post("/api/datasets", json={"name": "sums", "version": "v1", "trace_ids": [trace["id"]]})
+        made = client.post(
+            "/api/datasets", json={"name": "sums", "version": "v1", "trace_ids": [trace["id"]]}
+        )
         assert made.status_code == 201, made.text
-        asked = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "dry_run": False, "output_dir": "mine"}
+        asked = {
+            "dataset_key": "sums-v1",
+            "model_id": "preset:tiny-llama",
+            "dry_run": False,
+            "output_dir": "mine",
+        }
         heard: list[httpx.Response] = []
-        thread = threading.Thread(target=lambda: heard.append(client.post("/api/tunix/run", json=asked)))
+        thread = threading.Thread(
+            target=lambda: heard.append(client.post("/api/tunix/run", json=asked))
+        )
         thread.start()
         wait_for((output_root / "mine" / "begun").exists, "the training")
 
@@ -46,17 +63,27 @@ def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
         thread.join(PATIENCE)
         assert heard[0].status_code == 202, heard[0].text
         answer = heard[0].json()
-        assert (answer["status"], answer["exit_code"], answer["stdout"]) == ("completed", 0, "trained\n")
+        assert (answer["status"], answer["exit_code"], answer["stdout"]) == (
+            "completed",
+            0,
+            "trained\n",
+        )
         assert client.get(f"/api/tunix/runs/{answer['run_id']}").status_code == 503
 
         attendant = program("manage.py", "attend", "--no-workers")
-        wait_for(lambda: "the database is away" in attendant.said() or "attending " in attendant.said(), "the attendant")
+        wait_for(
+            lambda: "the database is away" in attendant.said() or "attending " in attendant.said(),
+            "the attendant",
+        )
         database.start()
 
         wait_for(lambda: stored(client, answer["run_id"]) == "completed", "the end in the row")
         row = client.get(f"/api/tunix/runs/{answer['run_id']}").json()
         assert (row["stdout"], row["step"], row["last_loss"]) == ("trained\n", 3, 1 / 3)
-        assert (row["completed_at"], row["duration_seconds"]) == (answer["completed_at"], answer["duration_seconds"])
+        assert (row["completed_at"], row["duration_seconds"]) == (
+            answer["completed_at"],
+            answer["duration_seconds"],
+        )
 
 
 def answers(client: httpx.Client, site: Program) -> bool:

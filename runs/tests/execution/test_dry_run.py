@@ -1,4 +1,5 @@
-"""A dry run checks everything that can be checked at once, writes the manifest, and starts nothing."""
+"""A dry run checks everything that can be checked at once, writes the manifest, and starts
+nothing."""
 
 import json
 import struct
@@ -47,7 +48,9 @@ def test_the_life_of_one_is_in_its_events(run_dry: Callable[..., Answer]):
     assert steps == [("", "pending"), ("pending", "running"), ("running", "completed")]
 
 
-def test_writes_the_manifest_and_nothing_else(run_dry: Callable[..., Answer], dataset: Dataset, output_root: Path):
+def test_writes_the_manifest_and_nothing_else(
+    run_dry: Callable[..., Answer], dataset: Dataset, output_root: Path
+):
     answer = run_dry(num_epochs=5)
 
     run = Run.objects.get()
@@ -91,11 +94,16 @@ def test_needs_no_runtime(run_dry: Callable[..., Answer], without_runtime: None)
     ("model_id", "warning"),
     [
         ("preset:tiny-llama", "preset:tiny-llama starts from random weights (llama)."),
-        ("google/gemma-2b-it", "google/gemma-2b-it was not fetched: its files are checked when the training starts."),
+        (
+            "google/gemma-2b-it",
+            "google/gemma-2b-it was not fetched: its files are checked when the training starts.",
+        ),
         ("acme/secret-1b", "The name acme/secret-1b does not tell the model's family"),
     ],
 )
-def test_what_could_not_be_checked_is_a_warning(run_dry: Callable[..., Answer], model_id: str, warning: str):
+def test_what_could_not_be_checked_is_a_warning(
+    run_dry: Callable[..., Answer], model_id: str, warning: str
+):
     answer = run_dry(model_id=model_id)
 
     assert answer["status"] == "completed"
@@ -104,7 +112,13 @@ def test_what_could_not_be_checked_is_a_warning(run_dry: Callable[..., Answer], 
 
 
 @pytest.mark.parametrize(
-    "model_id", ["openai-community/gpt2", "google/paligemma-3b", "mistralai/Mistral-7B-v0.1", "bert-base-uncased"]
+    "model_id",
+    [
+        "openai-community/gpt2",
+        "google/paligemma-3b",
+        "mistralai/Mistral-7B-v0.1",
+        "bert-base-uncased",
+    ],
 )
 def test_a_family_that_cannot_be_trained_fails(run_dry: Callable[..., Answer], model_id: str):
     answer = run_dry(model_id=model_id)
@@ -122,12 +136,18 @@ def test_a_failed_one_writes_nothing(run_dry: Callable[..., Answer], output_root
 
 
 @pytest.mark.parametrize(("size", "warned"), [(3, False), (4, True)])
-def test_a_batch_larger_than_the_data_is_a_warning(run_dry: Callable[..., Answer], size: int, warned: bool):
-    assert ("is larger than the 3 training examples" in " ".join(run_dry(batch_size=size)["warnings"])) is warned
+def test_a_batch_larger_than_the_data_is_a_warning(
+    run_dry: Callable[..., Answer], size: int, warned: bool
+):
+    assert (
+        "is larger than the 3 training examples" in " ".join(run_dry(batch_size=size)["warnings"])
+    ) is warned
     assert "is larger than" not in " ".join(run_dry(batch_size=size, packing=True)["warnings"])
 
 
-def test_all_problems_are_said_at_once(run_dry: Callable[..., Answer], make_dataset: Callable[..., Dataset]):
+def test_all_problems_are_said_at_once(
+    run_dry: Callable[..., Answer], make_dataset: Callable[..., Dataset]
+):
     make_dataset("empty", size=0)
 
     answer = run_dry(dataset_key="empty-v1", model_id="gpt2")
@@ -165,7 +185,10 @@ def test_a_queued_one_that_cannot_work_fails_with_the_reason(api: APIClient, bod
 
     assert launch_pending() == 2
 
-    assert sorted(Run.objects.values_list("model_id", "status")) == [("gpt2", "failed"), ("preset:tiny-llama", "completed")]
+    assert sorted(Run.objects.values_list("model_id", "status")) == [
+        ("gpt2", "failed"),
+        ("preset:tiny-llama", "completed"),
+    ]
 
 
 def test_a_dataset_that_is_gone_by_then_fails_it(api: APIClient, body: Answer, dataset: Dataset):
@@ -177,7 +200,9 @@ def test_a_dataset_that_is_gone_by_then_fails_it(api: APIClient, body: Answer, d
     assert Run.objects.get().message == "Dataset not found: sums-v1"
 
 
-def test_a_model_that_may_no_longer_be_named_fails_it(api: APIClient, body: Answer, settings: LazySettings, tmp_path: Path):
+def test_a_model_that_may_no_longer_be_named_fails_it(
+    api: APIClient, body: Answer, settings: LazySettings, tmp_path: Path
+):
     settings.TUNIX_MODEL_ROOTS = [tmp_path.resolve()]
     api.post(f"{URL}?mode=async", body | {"model_id": f"{tmp_path.resolve()}/model"}, format="json")
     settings.TUNIX_MODEL_ROOTS = []
@@ -186,10 +211,12 @@ def test_a_model_that_may_no_longer_be_named_fails_it(api: APIClient, body: Answ
 
     run = Run.objects.get()
     assert run.status == "failed"
-    assert run.message.startswith("The request is no longer valid: model_id: A model folder must lie inside")
+    assert run.message.startswith(
+        "The request is no longer valid: model_id: A model folder must lie inside"
+    )
 
 
-# --- a model folder -----------------------------------------------------------------------------------------------------
+# --- a model folder -------------------------------------------------------------------------------
 
 
 class ModelFolder:
@@ -208,7 +235,11 @@ class ModelFolder:
             size = 4
             for length in tensor.shape:
                 size *= length
-            header[tensor.name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+            header[tensor.name] = {
+                "dtype": "F32",
+                "shape": list(tensor.shape),
+                "data_offsets": [end, end + size],
+            }
             end += size
         text = json.dumps(header).encode()
         with (path / "model.safetensors").open("wb") as file:
@@ -247,14 +278,21 @@ def test_a_truncated_safetensors_file_fails(run_dry: Callable[..., Answer], mode
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 100])
-def test_a_safetensors_file_without_its_header_fails(run_dry: Callable[..., Answer], model: ModelFolder, size: int):
+def test_a_safetensors_file_without_its_header_fails(
+    run_dry: Callable[..., Answer], model: ModelFolder, size: int
+):
     with (model.path / "model.safetensors").open("r+b") as file:
         file.truncate(size)
 
-    assert "model.safetensors is truncated or not a safetensors file" in run_dry(model_id=str(model.path))["stderr"]
+    assert (
+        "model.safetensors is truncated or not a safetensors file"
+        in run_dry(model_id=str(model.path))["stderr"]
+    )
 
 
-def test_a_tokenizer_without_a_template_is_a_warning(run_dry: Callable[..., Answer], model: ModelFolder):
+def test_a_tokenizer_without_a_template_is_a_warning(
+    run_dry: Callable[..., Answer], model: ModelFolder
+):
     model.write("tokenizer_config.json", {})
 
     answer = run_dry(model_id=str(model.path))
@@ -263,7 +301,9 @@ def test_a_tokenizer_without_a_template_is_a_warning(run_dry: Callable[..., Answ
     assert "the tokenizer has no chat template" in " ".join(answer["warnings"])
 
 
-def test_examples_beyond_the_models_positions_are_a_warning(run_dry: Callable[..., Answer], model: ModelFolder):
+def test_examples_beyond_the_models_positions_are_a_warning(
+    run_dry: Callable[..., Answer], model: ModelFolder
+):
     assert "positions" not in " ".join(run_dry(model_id=str(model.path))["warnings"])
 
     model.write("config.json", PRESETS["tiny-llama"] | {"max_position_embeddings": 8})
@@ -284,7 +324,11 @@ def test_examples_beyond_the_models_positions_are_a_warning(run_dry: Callable[..
         ("model.safetensors", None, "there is no safetensors file"),
         ("tokenizer.json", None, "there is no tokenizer"),
         ("tokenizer.json", "\x00", "tokenizer.json is not valid JSON"),
-        ("generation_config.json", '{"eos_token_id": ["x", null]}', "generation_config.json: eos_token_id is ['x', None]"),
+        (
+            "generation_config.json",
+            '{"eos_token_id": ["x", null]}',
+            "generation_config.json: eos_token_id is ['x', None]",
+        ),
     ],
 )
 def test_a_broken_model_folder_fails_with_the_file_named(
@@ -306,6 +350,8 @@ def test_a_learning_rate_that_is_seldom_meant_is_a_warning(
 ):
     answer = run_dry(learning_rate=rate)
 
-    assert any("learning_rate 0.5 is far above" in warning for warning in answer["warnings"]) is warned
+    assert (
+        any("learning_rate 0.5 is far above" in warning for warning in answer["warnings"]) is warned
+    )
     assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["warnings"] == answer["warnings"]
     assert answer["status"] == "completed"

@@ -1,4 +1,5 @@
-"""What the training program sees of our environment: an allow-list; no secret of the server, no PYTHONPATH."""
+"""What the training program sees of our environment: an allow-list; no secret of the server, no
+PYTHONPATH."""
 
 import json
 import os
@@ -55,7 +56,9 @@ def report(api: APIClient, body: dict[str, Any], scripted: Script) -> Any:
         scripted(["report", "facts.json"])
         answer = api.post("/api/tunix/run", body | {"dry_run": False}, format="json").json()
         assert answer["status"] == "completed", answer
-        facts: dict[str, Any] = json.loads((run_folder(Run.objects.get()) / "facts.json").read_text())
+        facts: dict[str, Any] = json.loads(
+            (run_folder(Run.objects.get()) / "facts.json").read_text()
+        )
         return facts
 
     return train
@@ -71,7 +74,9 @@ def test_secrets_never_reach_the_trainer(report, monkeypatch: pytest.MonkeyPatch
     assert SECRET not in json.dumps(environment)
 
 
-def test_nor_do_the_keeper_or_any_file_of_the_folder(report, monkeypatch: pytest.MonkeyPatch, settings: LazySettings):
+def test_nor_do_the_keeper_or_any_file_of_the_folder(
+    report, monkeypatch: pytest.MonkeyPatch, settings: LazySettings
+):
     settings.SECRET_KEY = SECRET
     for name in FORBIDDEN:
         monkeypatch.setenv(name, SECRET)
@@ -92,14 +97,18 @@ def test_what_a_training_needs_reaches_it(report, monkeypatch: pytest.MonkeyPatc
     assert {name: environment.get(name) for name in ALLOWED} == ALLOWED
 
 
-def test_the_run_is_named_and_caches_outlive_it(report, settings: LazySettings, monkeypatch: pytest.MonkeyPatch):
+def test_the_run_is_named_and_caches_outlive_it(
+    report, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
 
     facts = report()
 
     run = Run.objects.get()
     assert facts["run_id"] == str(run.run_id)
-    assert facts["environment"]["JAX_COMPILATION_CACHE_DIR"] == str(settings.VAR_DIR / "cache" / "jax")
+    assert facts["environment"]["JAX_COMPILATION_CACHE_DIR"] == str(
+        settings.VAR_DIR / "cache" / "jax"
+    )
     assert facts["environment"]["TUNIXRT_CACHE_DIR"] == str(settings.VAR_DIR / "cache" / "tokens")
     assert facts["cwd"] == str(run_folder(run))
 
@@ -124,9 +133,14 @@ def test_the_web_process_sees_our_datasets():
 
 @pytest.mark.tunix
 @pytest.mark.parametrize("how", ["PYTHONPATH", "working folder"])
-def test_the_training_process_sees_hugging_faces_datasets(monkeypatch: pytest.MonkeyPatch, how: str):
-    """Started as the trainer is, it finds the library although the project has an application of the same name."""
-    environment = trainer_environment(Run()) | ({"PYTHONPATH": str(ROOT)} if how == "PYTHONPATH" else {})
+def test_the_training_process_sees_hugging_faces_datasets(
+    monkeypatch: pytest.MonkeyPatch, how: str
+):
+    """Started as the trainer is, it finds the library although the project has an application of
+    the same name."""
+    environment = trainer_environment(Run()) | (
+        {"PYTHONPATH": str(ROOT)} if how == "PYTHONPATH" else {}
+    )
     probe = f"""
 import runpy, sys
 sys.argv = ["launch.py", "--version"]
@@ -138,7 +152,12 @@ import runs.spec.manifest
 print(runs.spec.manifest.__file__)
 """
     ended = subprocess.run(
-        [sys.executable, "-I", "-u", "-c", probe], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-u", "-c", probe],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,5 @@
-"""The end of a run comes home from its folder: once, whoever brings it, and whatever the folder holds."""
+"""The end of a run comes home from its folder: once, whoever brings it, and whatever the folder
+holds."""
 
 import json
 import os
@@ -36,12 +37,17 @@ def running(submit: Submit, scripted: Script) -> Run:
     run = claim_run(run=submit(), host=this_host(), by="test")
     folder = run_folder(run)
     folder.mkdir(parents=True)
-    files.write_json(folder / names.KEEPER, {"version": 1, "run_id": str(run.run_id), "host": "here", "started_at": None})
+    files.write_json(
+        folder / names.KEEPER,
+        {"version": 1, "run_id": str(run.run_id), "host": "here", "started_at": None},
+    )
     return run
 
 
 def leave_end(run: Run, **fields: Any) -> None:
-    record = records.exit_record(run_id=str(run.run_id), reason="exit", message="m", ended_at=ENDED, duration_seconds=5.0)
+    record = records.exit_record(
+        run_id=str(run.run_id), reason="exit", message="m", ended_at=ENDED, duration_seconds=5.0
+    )
     files.write_json(run_folder(run) / names.EXIT, record | fields)
 
 
@@ -51,20 +57,36 @@ def leave_end(run: Run, **fields: Any) -> None:
         ({"exit_code": 0}, "completed", 0, "Training completed."),
         ({"exit_code": 1, "message": "broke"}, "failed", 1, "broke"),
         ({"exit_code": None, "signal": 11, "message": "crashed"}, "failed", -11, "crashed"),
-        ({"reason": "cancel", "exit_code": 17, "message": "Cancelled by ada"}, "cancelled", 17, "Cancelled by ada"),
+        (
+            {"reason": "cancel", "exit_code": 17, "message": "Cancelled by ada"},
+            "cancelled",
+            17,
+            "Cancelled by ada",
+        ),
         ({"reason": "cancel", "signal": 9}, "cancelled", -9, "m"),
         ({"reason": "cancel"}, "cancelled", None, "m"),
         ({"reason": "cancel", "exit_code": 0}, "completed", 0, "Training completed."),
         ({"reason": "timeout", "exit_code": 17}, "timeout", None, "m"),
         ({"reason": "timeout", "exit_code": 0}, "completed", 0, "Training completed."),
         ({"reason": "lost", "message": "gone"}, "failed", None, "gone"),
-        ({"reason": "start_failed", "message": "no such program"}, "failed", None, "no such program"),
+        (
+            {"reason": "start_failed", "message": "no such program"},
+            "failed",
+            None,
+            "no such program",
+        ),
         ({"exit_code": 3, "message": ""}, "failed", 3, "The training failed."),
     ],
 )
 @pytest.mark.parametrize("cancelling", [False, True])
 def test_what_an_end_means(
-    running: Run, end: dict[str, Any], status: str, exit_code: int | None, message: str, cancelling: bool, user: User
+    running: Run,
+    end: dict[str, Any],
+    status: str,
+    exit_code: int | None,
+    message: str,
+    cancelling: bool,
+    user: User,
 ):
     if cancelling:
         Run.objects.update(status="cancelling")
@@ -106,15 +128,24 @@ def test_one_that_was_being_cancelled_meanwhile_gets_its_end_all_the_same(runnin
 
 def test_the_last_measurements_and_the_result_come_with_it(running: Run):
     folder = run_folder(running)
-    (folder / names.METRICS).write_text('{"step": 1, "time": 1.0, "values": {"loss": 2.5}}')  # its newline was never written
-    files.write_json(folder / names.RESULT, {"loss_last": 2.5, "model": None, "samples": [{"prompt": "1+1=?", "after": "2"}]})
+    (folder / names.METRICS).write_text(
+        '{"step": 1, "time": 1.0, "values": {"loss": 2.5}}'
+    )  # its newline was never written
+    files.write_json(
+        folder / names.RESULT,
+        {"loss_last": 2.5, "model": None, "samples": [{"prompt": "1+1=?", "after": "2"}]},
+    )
     leave_end(running, exit_code=0)
 
     bring_home(running, by="test")
 
     running.refresh_from_db()
     assert (running.step, running.last_loss) == (1, 2.5)
-    assert running.summary == {"loss_last": 2.5, "model": None, "samples": [{"prompt": "1+1=?", "after": "2"}]}
+    assert running.summary == {
+        "loss_last": 2.5,
+        "model": None,
+        "samples": [{"prompt": "1+1=?", "after": "2"}],
+    }
 
 
 def test_a_result_of_any_kind_is_stored_and_shown(running: Run, api: APIClient):
@@ -138,12 +169,19 @@ def test_a_result_of_any_kind_is_stored_and_shown(running: Run, api: APIClient):
 
     summary = api.get(f"/api/tunix/runs/{running.run_id}").json()["summary"]
     assert summary["samples"] == [{"before": "a\ufffdb\ufffdc", "after": "\ufffd"}]
-    assert (summary["steps"], summary["least"], summary["huge"], summary["loss"]) == (None, -(2**63), None, 1e15)
+    assert (summary["steps"], summary["least"], summary["huge"], summary["loss"]) == (
+        None,
+        -(2**63),
+        None,
+        1e15,
+    )
     assert summary["k\ufffdey"] == 1
     assert "bottom" not in json.dumps(summary)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": NaN}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": NaN}', b"[" * 100_000]
+)
 def test_a_result_that_cannot_be_read_is_none_and_that_is_said(running: Run, content: bytes):
     (run_folder(running) / names.RESULT).write_bytes(content)
     leave_end(running, exit_code=0)
@@ -186,12 +224,15 @@ def test_nothing_strange_in_the_folder_keeps_the_end_away(running: Run, kind: st
 
 @pytest.mark.parametrize("kind", [*STRANGE, "garbage", "list", "endless"])
 def test_something_else_in_the_place_of_the_end_is_no_end(running: Run, kind: str):
-    """The trainer can write there too. Its keeper is gone, so the run is lost; it must not hang for ever."""
+    """The trainer can write there too. Its keeper is gone, so the run is lost; it must not hang for
+    ever."""
     path = run_folder(running) / names.EXIT
     if kind in STRANGE:
         make_strange(path, kind)
     else:
-        path.write_bytes({"garbage": b"\x00\x01", "list": b"[]", "endless": b'{"a":' * 50_000}[kind])
+        path.write_bytes(
+            {"garbage": b"\x00\x01", "list": b"[]", "endless": b'{"a":' * 50_000}[kind]
+        )
 
     attend_run(running)
 
@@ -247,13 +288,19 @@ def test_a_folder_that_stays_removed_is_the_end(running: Run, monkeypatch: pytes
     assert attend() == 1
     running.refresh_from_db()
     assert (running.status, running.exit_code) == ("failed", None)
-    assert running.message == "The run's folder is gone: somebody removed it while the run was executing."
+    assert (
+        running.message
+        == "The run's folder is gone: somebody removed it while the run was executing."
+    )
 
 
 @pytest.mark.django_db(transaction=True)
 def test_two_who_bring_it_home_at_the_same_moment_bring_one_end(running: Run):
     folder = run_folder(running)
-    lines = [json.dumps({"step": step, "time": 1.0, "values": {"loss": 1 / step}}) for step in range(1, 2001)]
+    lines = [
+        json.dumps({"step": step, "time": 1.0, "values": {"loss": 1 / step}})
+        for step in range(1, 2001)
+    ]
     (folder / names.METRICS).write_text("\n".join(lines) + "\n")
     leave_end(running, exit_code=0)
     copies = [Run.objects.get(pk=running.pk) for _ in range(6)]

@@ -1,4 +1,5 @@
-"""Several hosts: whose output root it is, who fell silent, who is lost, and what happens to their runs."""
+"""Several hosts: whose output root it is, who fell silent, who is lost, and what happens to their
+runs."""
 
 import os
 from datetime import timedelta
@@ -39,7 +40,9 @@ def impatient(settings: LazySettings, *, silent: float = 0.0, lost: float = 1e9)
     settings.TUNIX_HOST_SILENT_SECONDS, settings.TUNIX_HOST_LOST_SECONDS = silent, lost
 
 
-def test_a_silent_host_is_shown_and_its_runs_keep_their_status(theirs: Run, elsewhere: Host, settings: LazySettings) -> None:
+def test_a_silent_host_is_shown_and_its_runs_keep_their_status(
+    theirs: Run, elsewhere: Host, settings: LazySettings
+) -> None:
     impatient(settings)
     observer = Observer()
     for _ in range(3):
@@ -60,17 +63,23 @@ def test_its_own_beat_clears_the_mark(db: None) -> None:
     assert timezone.now() - host.heartbeat_at < timedelta(minutes=1)
 
 
-def test_a_host_that_beats_is_never_lost_whatever_its_clock_says(theirs: Run, elsewhere: Host, settings: LazySettings) -> None:
+def test_a_host_that_beats_is_never_lost_whatever_its_clock_says(
+    theirs: Run, elsewhere: Host, settings: LazySettings
+) -> None:
     impatient(settings, lost=0.0)
     observer = Observer()
     for minutes in range(3):  # an hour behind, but moving
-        Host.objects.filter(pk=elsewhere.pk).update(heartbeat_at=timezone.now() - timedelta(minutes=60 - minutes))
+        Host.objects.filter(pk=elsewhere.pk).update(
+            heartbeat_at=timezone.now() - timedelta(minutes=60 - minutes)
+        )
         observer.observe()
     theirs.refresh_from_db()
     assert theirs.status == RunStatus.RUNNING
 
 
-def test_a_lost_host_fails_its_runs_and_the_asked_for_retry_follows(theirs: Run, settings: LazySettings) -> None:
+def test_a_lost_host_fails_its_runs_and_the_asked_for_retry_follows(
+    theirs: Run, settings: LazySettings
+) -> None:
     impatient(settings, lost=0.0)
     observer = Observer()
     observer.observe()
@@ -84,7 +93,9 @@ def test_a_lost_host_fails_its_runs_and_the_asked_for_retry_follows(theirs: Run,
     assert (retry.status, retry.attempt, retry.resume) == (RunStatus.PENDING, 2, False)
 
 
-def test_automatic_retries_are_bounded(theirs: Run, elsewhere: Host, settings: LazySettings) -> None:
+def test_automatic_retries_are_bounded(
+    theirs: Run, elsewhere: Host, settings: LazySettings
+) -> None:
     impatient(settings, lost=0.0)
     observer = Observer()
     observer.observe()
@@ -98,7 +109,9 @@ def test_automatic_retries_are_bounded(theirs: Run, elsewhere: Host, settings: L
     assert not retry.retries.exists()
 
 
-def test_the_database_being_away_starts_the_observation_anew(theirs: Run, settings: LazySettings) -> None:
+def test_the_database_being_away_starts_the_observation_anew(
+    theirs: Run, settings: LazySettings
+) -> None:
     impatient(settings, lost=0.0)
     observer = Observer()
     observer.observe()
@@ -122,25 +135,37 @@ def test_a_lock_that_is_held_is_a_life(theirs: Run, settings: LazySettings) -> N
 
 def test_an_end_on_the_shared_root_is_brought_home(theirs: Run, settings: LazySettings) -> None:
     impatient(settings, lost=0.0)
-    end = records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0, duration_seconds=1.5)
+    end = records.exit_record(
+        run_id=str(theirs.run_id), reason="exit", message="", exit_code=0, duration_seconds=1.5
+    )
     files.write_json(reservations.run_folder(theirs) / names.EXIT, end)
     observer = Observer()
     observer.observe()
     observer.observe()
     theirs.refresh_from_db()
-    assert (theirs.status, theirs.exit_code, theirs.duration_seconds) == (RunStatus.COMPLETED, 0, 1.5)
+    assert (theirs.status, theirs.exit_code, theirs.duration_seconds) == (
+        RunStatus.COMPLETED,
+        0,
+        1.5,
+    )
 
 
-def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, scripted: Script, user: User, elsewhere: Host) -> None:
+def test_a_run_that_was_taken_away_has_its_keeper_stopped(
+    submit: Submit, scripted: Script, user: User, elsewhere: Host
+) -> None:
     scripted(["steps", 100_000, 0.01])
     run = submit()
     assert launching.launch_pending() == 1
     run.refresh_from_db()
     path = reservations.run_folder(run)
-    Run.objects.filter(pk=run.pk).update(host=elsewhere)  # as another host's judgement and retry would look from here
+    Run.objects.filter(pk=run.pk).update(
+        host=elsewhere
+    )  # as another host's judgement and retry would look from here
 
     stop_taken_away()
-    assert (files.read_json(path / names.STOP) or {})["by"] == "attendant: the run was taken away from this host"
+    assert (files.read_json(path / names.STOP) or {})[
+        "by"
+    ] == "attendant: the run was taken away from this host"
     wait_for((path / names.EXIT).exists, "the keeper's end")
     lock = wait_for(lambda: files.try_lock(path / names.LOCK), "the lock")
     os.close(lock)
@@ -149,10 +174,14 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(submit: Submit, script
 
 
 def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
-    """A run that is taken away may end while it is told to stop; its folder would tell of a stop that nobody obeyed."""
+    """A run that is taken away may end while it is told to stop; its folder would tell of a stop
+    that nobody obeyed."""
     path = reservations.run_folder(theirs)
     hosts.note_keeper(theirs)
-    files.write_json(path / names.EXIT, records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0))
+    files.write_json(
+        path / names.EXIT,
+        records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0),
+    )
     records.request_stop(path, "cancel", "attendant: the run was taken away from this host")
 
     stop_taken_away()
@@ -165,7 +194,10 @@ def test_a_stop_that_came_before_the_end_stays(theirs: Run) -> None:
     path = reservations.run_folder(theirs)
     hosts.note_keeper(theirs)
     records.request_stop(path, "cancel", "somebody")
-    files.write_json(path / names.EXIT, records.exit_record(run_id=str(theirs.run_id), reason="cancel", message="", exit_code=17))
+    files.write_json(
+        path / names.EXIT,
+        records.exit_record(run_id=str(theirs.run_id), reason="cancel", message="", exit_code=17),
+    )
 
     stop_taken_away()
 
@@ -185,7 +217,9 @@ def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Scr
     assert not (reservations.run_folder(run) / names.STOP).exists()
 
 
-def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(submit: Submit, scripted: Script) -> None:
+def test_a_host_that_was_deleted_is_made_anew_and_keeps_its_runs(
+    submit: Submit, scripted: Script
+) -> None:
     scripted(["steps", 100_000, 0.01])
     run = submit()
     assert launching.launch_pending() == 1
@@ -222,7 +256,7 @@ def test_a_deleted_host_goes_on_claiming(submit: Submit, scripted: Script) -> No
     assert launching.launch_pending() == 1
 
 
-# --- the output root --------------------------------------------------------------------------------------------------
+# --- the output root ------------------------------------------------------------------------------
 
 
 def test_the_first_host_marks_the_root(db: None, output_root: Path) -> None:
@@ -232,7 +266,12 @@ def test_the_first_host_marks_the_root(db: None, output_root: Path) -> None:
 
 
 def test_another_root_claims_nothing(
-    submit: Submit, scripted: Script, output_root: Path, tmp_path: Path, settings: LazySettings, api: APIClient
+    submit: Submit,
+    scripted: Script,
+    output_root: Path,
+    tmp_path: Path,
+    settings: LazySettings,
+    api: APIClient,
 ) -> None:
     scripted(["say", "hello"])
     first = submit()

@@ -1,4 +1,5 @@
-"""An idle system: the attendant sleeps until it is woken, and resident processes hold what they need and no more."""
+"""An idle system: the attendant sleeps until it is woken, and resident processes hold what they
+need and no more."""
 
 import os
 import signal
@@ -38,7 +39,7 @@ def wake_up(output_root: Path, transactional_db: None) -> Iterator[WakeUp]:
     found.close()
 
 
-# --- waking up --------------------------------------------------------------------------------------------------------
+# --- waking up ------------------------------------------------------------------------------------
 
 
 def test_a_queued_run_wakes_the_attendant(wake_up: WakeUp, submit: Submit):
@@ -48,7 +49,8 @@ def test_a_queued_run_wakes_the_attendant(wake_up: WakeUp, submit: Submit):
 
 
 def test_a_start_by_somebody_else_wakes_the_attendant(wake_up: WakeUp, submit: Submit):
-    """A request or a task worker has started the training; its attendant looks four times a second from now on."""
+    """A request or a task worker has started the training; its attendant looks four times a second
+    from now on."""
     submit()
     while wake_up.wait(0):
         pass
@@ -68,7 +70,8 @@ def test_nobody_is_woken_for_a_transaction_that_was_rolled_back(wake_up: WakeUp)
 
 @pytest.mark.parametrize("in_a_query", [False, True])
 def test_a_notification_wakes_the_attendants_of_other_hosts(wake_up: WakeUp, in_a_query: bool):
-    """Their pipes are out of reach. One that comes while the attendant asks something else is not lost."""
+    """Their pipes are out of reach. One that comes while the attendant asks something else is not
+    lost."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has one host")
     elsewhere = connection.copy()
@@ -95,7 +98,9 @@ def test_a_new_connection_looks_once_more(wake_up: WakeUp):
     assert not wake_up.wait(0)
 
 
-def test_a_signal_ends_the_attendants_sleep(output_root: Path, transactional_db: None, monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_ends_the_attendants_sleep(
+    output_root: Path, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(attendant, "BEAT_SECONDS", FOR_EVER)
     wait = WakeUp.wait
 
@@ -136,7 +141,7 @@ def test_waking_never_waits(output_root: Path, db: None):
     found.close()
 
 
-# --- task workers -----------------------------------------------------------------------------------------------------
+# --- task workers ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -154,7 +159,9 @@ def test_a_killed_worker_is_replaced_and_the_others_stay(workers: Workers):
     os.kill(first, signal.SIGKILL)
 
     def two_again() -> set[int] | None:
-        workers.keep()  # as the attendant does at each beat; the killed one may still be on its way out at the first
+        # as the attendant does at each beat; the killed one may still be on its way out at the
+        # first
+        workers.keep()
         now = {process.pid for process in workers.processes()} - {first}
         return now if len(now) == 2 else None
 
@@ -217,13 +224,20 @@ sleeping_task()
 def test_a_task_that_ignores_its_time_limit_ends_its_worker_and_is_named():
     program = f"import django; django.setup()\n{OVERRUNNING}"
 
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert ended.returncode == 1
     assert "sleeping_task" in ended.stderr
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 ATTENDANT = """
 import sys
@@ -238,12 +252,28 @@ print(*sorted(sys.modules))
 
 def test_the_attendant_loads_nothing_that_only_pages_need():
     found = subprocess.run(
-        [sys.executable, "-c", ATTENDANT], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
+        [sys.executable, "-c", ATTENDANT],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     loaded = set(found.stdout.split())
     assert {"runs.execution.attendant", "django_q.worker"} <= loaded
-    assert not {"pycurl", "requests", "rest_framework.views", "rest_framework.renderers", "tunixrt.urls", "numpy", "jax"} & loaded
+    assert (
+        not {
+            "pycurl",
+            "requests",
+            "rest_framework.views",
+            "rest_framework.renderers",
+            "tunixrt.urls",
+            "numpy",
+            "jax",
+        }
+        & loaded
+    )
 
 
 def test_the_attendant_checks_its_settings(settings: LazySettings):

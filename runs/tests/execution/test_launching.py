@@ -1,4 +1,5 @@
-"""From a pending run to a keeper: slots, order, several launchers at once, and launchers that are killed on the way."""
+"""From a pending run to a keeper: slots, order, several launchers at once, and launchers that are
+killed on the way."""
 
 import os
 import signal
@@ -16,7 +17,13 @@ from rest_framework.test import APIClient
 
 from runs.execution import hosts
 from runs.execution.attending import attend
-from runs.execution.launching import NoFreeSlot, free_slots, launch_lock, launch_pending, run_in_request
+from runs.execution.launching import (
+    NoFreeSlot,
+    free_slots,
+    launch_lock,
+    launch_pending,
+    run_in_request,
+)
 from runs.models import Host, OutputRoot, Run, RunEvent
 from runs.runfolder import files, names
 from runs.services.output_root import root_problem
@@ -39,7 +46,9 @@ def all_ended() -> bool:
 
 @pytest.mark.django_db
 class TestSlots:
-    def test_as_many_are_started_as_slots_are_free(self, submit: Submit, scripted: Script, settings: LazySettings):
+    def test_as_many_are_started_as_slots_are_free(
+        self, submit: Submit, scripted: Script, settings: LazySettings
+    ):
         settings.TUNIX_SLOTS = 2
         scripted(["sleep", 600])
         for _ in range(3):
@@ -51,7 +60,9 @@ class TestSlots:
         assert free_slots(hosts.this_host()) == 0
         assert launch_pending() == 0
 
-    def test_an_ended_run_makes_room_for_the_next(self, submit: Submit, scripted: Script, settings: LazySettings):
+    def test_an_ended_run_makes_room_for_the_next(
+        self, submit: Submit, scripted: Script, settings: LazySettings
+    ):
         settings.TUNIX_SLOTS = 1
         scripted()
         for _ in range(3):
@@ -61,16 +72,22 @@ class TestSlots:
 
         assert statuses() == ["completed"] * 3
 
-    def test_dry_runs_and_the_runs_of_other_hosts_take_none(self, submit: Submit, scripted: Script, settings: LazySettings):
+    def test_dry_runs_and_the_runs_of_other_hosts_take_none(
+        self, submit: Submit, scripted: Script, settings: LazySettings
+    ):
         settings.TUNIX_SLOTS = 1
         scripted()
         other = Host.objects.create(name="other")
         run = submit()
-        Run.objects.filter(pk=run.pk).update(status="running", host=other, started_at="2026-01-01T00:00:00Z")
+        Run.objects.filter(pk=run.pk).update(
+            status="running", host=other, started_at="2026-01-01T00:00:00Z"
+        )
 
         assert free_slots(hosts.this_host()) == 1
 
-    def test_without_one_a_run_in_the_request_is_409_and_no_row(self, api: APIClient, body, submit: Submit, scripted: Script):
+    def test_without_one_a_run_in_the_request_is_409_and_no_row(
+        self, api: APIClient, body, submit: Submit, scripted: Script
+    ):
         scripted(["sleep", 600])
         submit()
         launch_pending()
@@ -80,13 +97,20 @@ class TestSlots:
         assert response.status_code == 409
         assert "Use ?mode=async to queue the run." in response.json()["detail"]
         assert Run.objects.count() == 1
-        assert api.post("/api/tunix/run?mode=async", body | {"dry_run": False}, format="json").status_code == 202
+        assert (
+            api.post(
+                "/api/tunix/run?mode=async", body | {"dry_run": False}, format="json"
+            ).status_code
+            == 202
+        )
         assert api.post("/api/tunix/run", body, format="json").status_code == 202
 
 
 @pytest.mark.django_db
 class TestOrder:
-    def test_priority_goes_first_and_then_age(self, submit: Submit, scripted: Script, settings: LazySettings):
+    def test_priority_goes_first_and_then_age(
+        self, submit: Submit, scripted: Script, settings: LazySettings
+    ):
         settings.TUNIX_SLOTS = 5
         scripted()
         for number, priority in enumerate([0, -1, 100, 0, 100]):
@@ -94,7 +118,13 @@ class TestOrder:
 
         assert launch_pending() == 5
 
-        assert list(Run.objects.order_by("started_at").values_list("notes", flat=True)) == ["2", "4", "0", "3", "1"]
+        assert list(Run.objects.order_by("started_at").values_list("notes", flat=True)) == [
+            "2",
+            "4",
+            "0",
+            "3",
+            "1",
+        ]
 
 
 @pytest.mark.django_db
@@ -128,7 +158,9 @@ class TestWhatCannotBeStarted:
         assert broken.message.startswith("gpt2 is of the family gpt2")
         assert sound.status == "completed"
 
-    def test_a_folder_that_cannot_be_made(self, submit: Submit, scripted: Script, output_root: Path):
+    def test_a_folder_that_cannot_be_made(
+        self, submit: Submit, scripted: Script, output_root: Path
+    ):
         scripted()
         run = submit(output_dir="a/b")
         output_root.mkdir(exist_ok=True)
@@ -152,7 +184,11 @@ class TestWhatCannotBeStarted:
         assert run.message.startswith(f"The run's folder {run.run_id} cannot be written: ")
 
     def test_a_keeper_that_refuses(
-        self, submit: Submit, scripted: Script, monkeypatch: pytest.MonkeyPatch, settings: LazySettings
+        self,
+        submit: Submit,
+        scripted: Script,
+        monkeypatch: pytest.MonkeyPatch,
+        settings: LazySettings,
     ):
         scripted()
         settings.TUNIX_STOP_WAIT_SECONDS = -1  # what no keeper takes
@@ -162,7 +198,10 @@ class TestWhatCannotBeStarted:
 
         run.refresh_from_db()
         assert run.status == "failed"
-        assert "its keeper did not start (exit code 5): keeper: command.json: stop_wait_seconds" in run.message
+        assert (
+            "its keeper did not start (exit code 5): keeper: command.json: stop_wait_seconds"
+            in run.message
+        )
 
     def test_a_dataset_that_is_gone(self, submit: Submit, scripted: Script, dataset):
         scripted()
@@ -190,7 +229,9 @@ class TestWhatCannotBeStarted:
 
 @pytest.mark.django_db
 class TestTheOutputRoot:
-    def test_gets_its_marker_with_the_first_run(self, submit: Submit, scripted: Script, output_root: Path):
+    def test_gets_its_marker_with_the_first_run(
+        self, submit: Submit, scripted: Script, output_root: Path
+    ):
         scripted()
         submit()
 
@@ -199,7 +240,9 @@ class TestTheOutputRoot:
         marker = files.read_json(output_root / ".hosts" / names.ROOT_ID)
         assert marker == {"id": str(OutputRoot.objects.get().pk)}
 
-    def test_of_another_database_takes_no_runs(self, api: APIClient, body, submit: Submit, scripted: Script, output_root: Path):
+    def test_of_another_database_takes_no_runs(
+        self, api: APIClient, body, submit: Submit, scripted: Script, output_root: Path
+    ):
         scripted()
         submit()
         (output_root / ".hosts").mkdir(parents=True)
@@ -212,7 +255,9 @@ class TestTheOutputRoot:
         assert statuses() == ["pending"]
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"id": 7}'])
-    def test_with_a_broken_marker_takes_no_runs(self, submit: Submit, scripted: Script, output_root: Path, content: str):
+    def test_with_a_broken_marker_takes_no_runs(
+        self, submit: Submit, scripted: Script, output_root: Path, content: str
+    ):
         scripted()
         submit()
         (output_root / ".hosts").mkdir(parents=True)
@@ -221,7 +266,9 @@ class TestTheOutputRoot:
         assert launch_pending() == 0
         assert statuses() == ["pending"]
 
-    def test_that_was_lost_after_the_first_run_takes_no_more(self, submit: Submit, scripted: Script, settings, tmp_path: Path):
+    def test_that_was_lost_after_the_first_run_takes_no_more(
+        self, submit: Submit, scripted: Script, settings, tmp_path: Path
+    ):
         scripted()
         submit()
         launch_pending()
@@ -236,7 +283,12 @@ class TestTheOutputRoot:
 @pytest.mark.django_db(transaction=True)
 class TestSeveralLaunchers:
     def test_threads_and_processes_start_each_run_once(
-        self, submit: Submit, scripted: Script, settings: LazySettings, program: Start, monkeypatch: pytest.MonkeyPatch
+        self,
+        submit: Submit,
+        scripted: Script,
+        settings: LazySettings,
+        program: Start,
+        monkeypatch: pytest.MonkeyPatch,
     ):
         settings.TUNIX_SLOTS = 3
         monkeypatch.setenv("TUNIX_SLOTS", "3")
@@ -247,7 +299,10 @@ class TestSeveralLaunchers:
         assert root_problem() is None  # it makes what the lock is in
         with launch_lock():  # the processes wait here for each other
             others = [program("manage.py", "shell", "--no-imports", "-c", LAUNCH) for _ in range(2)]
-            wait_for(lambda: all(_waits_for_the_launch_lock(other.process.pid) for other in others), "the other launchers")
+            wait_for(
+                lambda: all(_waits_for_the_launch_lock(other.process.pid) for other in others),
+                "the other launchers",
+            )
 
         def launch(_: int) -> int:
             try:
@@ -264,13 +319,21 @@ class TestSeveralLaunchers:
         assert launched == 3
         assert statuses() == ["pending", "pending", "running", "running", "running"]
         for run in Run.objects.filter(status="running"):
-            wait_for(lambda: (run_folder(run) / "stdout.log").read_bytes() == b"once\n", "the training")  # noqa: B023
+            wait_for(
+                lambda: (run_folder(run) / "stdout.log").read_bytes() == b"once\n", "the training"
+            )  # noqa: B023
             assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
-    def test_one_slot_and_many_requests_at_once(self, user: User, dataset, scripted: Script, settings: LazySettings):
+    def test_one_slot_and_many_requests_at_once(
+        self, user: User, dataset, scripted: Script, settings: LazySettings
+    ):
         settings.TUNIX_SLOTS = 1
         scripted(["wait", "go"])
-        asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}
+        asked = {
+            "dataset_key": dataset.dataset_key,
+            "model_id": "preset:tiny-llama",
+            "dry_run": False,
+        }
         barrier = threading.Barrier(6, timeout=PATIENCE)
 
         def post(_: int) -> str:
@@ -292,12 +355,16 @@ class TestSeveralLaunchers:
 
 def _waits_for_the_launch_lock(pid: int) -> bool:
     """Whether the kernel lists ``pid`` among those that wait for a flock."""
-    return any(f" {pid} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines())
+    return any(
+        f" {pid} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines()
+    )
 
 
 @pytest.mark.django_db(transaction=True)
 class TestKilledLaunchers:
-    def test_before_the_claim_nothing_has_happened(self, submit: Submit, scripted: Script, program: Start):
+    def test_before_the_claim_nothing_has_happened(
+        self, submit: Submit, scripted: Script, program: Start
+    ):
         scripted(["say", "trained"])
         run = submit()
         assert root_problem() is None  # it makes what the lock is in
@@ -314,12 +381,16 @@ class TestKilledLaunchers:
         run.refresh_from_db()
         assert (run.status, run.stdout) == ("completed", "trained\n")
 
-    def test_after_the_claim_the_attendant_starts_it(self, submit: Submit, scripted: Script, program: Start):
+    def test_after_the_claim_the_attendant_starts_it(
+        self, submit: Submit, scripted: Script, program: Start
+    ):
         scripted(["say", "trained"])
         run = submit()
         folder = run_folder(run)
         folder.mkdir(parents=True)
-        os.mkfifo(folder / names.MANIFEST)  # opening it for writing waits for a reader, and there is none
+        os.mkfifo(
+            folder / names.MANIFEST
+        )  # opening it for writing waits for a reader, and there is none
         launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH)
         wait_for((folder / names.DATASET).exists, "the launcher at its work")
         run.refresh_from_db()
@@ -337,10 +408,14 @@ class TestKilledLaunchers:
         assert (run.status, run.stdout) == ("completed", "trained\n")
         assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
-    def test_after_the_start_the_training_goes_on(self, submit: Submit, scripted: Script, program: Start, tmp_path: Path):
+    def test_after_the_start_the_training_goes_on(
+        self, submit: Submit, scripted: Script, program: Start, tmp_path: Path
+    ):
         scripted(["touch", "begun"], ["wait", "go"], ["say", "trained"])
         run = submit()
-        launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH + "; import time; time.sleep(60)")
+        launcher = program(
+            "manage.py", "shell", "--no-imports", "-c", LAUNCH + "; import time; time.sleep(60)"
+        )
         wait_for((run_folder(run) / "begun").exists, "the training")
 
         launcher.kill()
@@ -357,7 +432,10 @@ class TestKilledLaunchers:
     [
         ("os.fork 1", ("completed", "exit")),  # the first process
         ("os.fork 2", ("completed", "exit")),  # its child
-        ("os.link keeper.json", ("completed", "exit")),  # the owner, the moment before it takes the run
+        (
+            "os.link keeper.json",
+            ("completed", "exit"),
+        ),  # the owner, the moment before it takes the run
         ("os.remove 2", ("failed", "lost")),  # it has taken the run, and nobody knows yet
         ("os.fork 3", ("failed", "lost")),  # it has told the launcher, and no trainer is there yet
     ],

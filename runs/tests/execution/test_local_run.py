@@ -1,4 +1,5 @@
-"""A local run in the request: a real keeper, a real process, and its end in answer, row and folder."""
+"""A local run in the request: a real keeper, a real process, and its end in answer, row and
+folder."""
 
 import json
 import os
@@ -53,7 +54,9 @@ class TestTheEnd:
         assert 0 <= answer["duration_seconds"] <= time.monotonic() - began
         assert answer["created_at"] <= answer["started_at"] <= answer["completed_at"]
 
-    def test_get_answers_the_same_as_post(self, scripted: Script, train: Callable[..., Answer], api: APIClient):
+    def test_get_answers_the_same_as_post(
+        self, scripted: Script, train: Callable[..., Answer], api: APIClient
+    ):
         scripted(["say", "learning"], ["steps", 2, 0])
 
         answer = train()
@@ -61,7 +64,9 @@ class TestTheEnd:
         assert api.get(f"/api/tunix/runs/{answer['run_id']}").json() == answer
 
     @pytest.mark.parametrize("code", [1, 2, 10, 15, 255])
-    def test_another_exit_code_is_failed_with_it(self, scripted: Script, train: Callable[..., Answer], code: int):
+    def test_another_exit_code_is_failed_with_it(
+        self, scripted: Script, train: Callable[..., Answer], code: int
+    ):
         scripted(["leave", code])
 
         answer = train()
@@ -69,15 +74,25 @@ class TestTheEnd:
         assert (answer["status"], answer["exit_code"]) == ("failed", code)
         assert answer["message"] == f"The training command exited with code {code}."
 
-    def test_the_trainers_last_word_is_the_message(self, scripted: Script, train: Callable[..., Answer]):
-        scripted(["complain", "noise"], ["leave", 12, "tunix: model: the tensor x is missing; take another folder"])
+    def test_the_trainers_last_word_is_the_message(
+        self, scripted: Script, train: Callable[..., Answer]
+    ):
+        scripted(
+            ["complain", "noise"],
+            ["leave", 12, "tunix: model: the tensor x is missing; take another folder"],
+        )
 
         answer = train()
 
         assert answer["message"] == "tunix: model: the tensor x is missing; take another folder"
-        assert answer["stderr"] == "noise\ntunix: model: the tensor x is missing; take another folder\n"
+        assert (
+            answer["stderr"]
+            == "noise\ntunix: model: the tensor x is missing; take another folder\n"
+        )
 
-    def test_a_signal_is_failed_with_its_negative_number(self, scripted: Script, train: Callable[..., Answer]):
+    def test_a_signal_is_failed_with_its_negative_number(
+        self, scripted: Script, train: Callable[..., Answer]
+    ):
         scripted(["kill_self", 9])
 
         answer = train()
@@ -96,11 +111,15 @@ class TestTheEnd:
         answer = train()
 
         assert (answer["status"], answer["exit_code"]) == ("failed", None)
-        assert answer["message"] == (
-            f"The training command could not be started: {command}: was not found, or the interpreter that its first line names."
+        assert (
+            answer["message"]
+            == f"The training command could not be started: {command}: was not found, or the"
+            " interpreter that its first line names."
         )
 
-    def test_what_the_training_measured_is_home(self, scripted: Script, train: Callable[..., Answer]):
+    def test_what_the_training_measured_is_home(
+        self, scripted: Script, train: Callable[..., Answer]
+    ):
         scripted(["steps", 4, 0])
 
         answer = train()
@@ -123,11 +142,17 @@ class TestTheTimeLimit:
         answer = train(timeout_seconds=1)
 
         assert (answer["status"], answer["exit_code"]) == ("timeout", None)
-        assert answer["message"] == "Stopped at its time limit of 1 second; the training stopped by itself (exit code 17)."
+        assert (
+            answer["message"]
+            == "Stopped at its time limit of 1 second; the training stopped by itself (exit code"
+            " 17)."
+        )
         assert answer["stdout"] == "begun\n"
         assert answer["duration_seconds"] >= 1
 
-    def test_of_the_system_ends_it(self, scripted: Script, train: Callable[..., Answer], settings: LazySettings):
+    def test_of_the_system_ends_it(
+        self, scripted: Script, train: Callable[..., Answer], settings: LazySettings
+    ):
         settings.TUNIX_SYNC_TIMEOUT_SECONDS = 0.3
         scripted(["steps", 100_000, 0.01])
 
@@ -136,7 +161,9 @@ class TestTheTimeLimit:
         assert answer["status"] == "timeout"
         assert answer["timeout_seconds"] == 0.3
 
-    def test_of_a_queued_run_is_another(self, submit: Submit, settings: LazySettings, scripted: Script):
+    def test_of_a_queued_run_is_another(
+        self, submit: Submit, settings: LazySettings, scripted: Script
+    ):
         scripted()
         settings.TUNIX_SYNC_TIMEOUT_SECONDS = 5.0
         assert submit().timeout_seconds is None
@@ -156,14 +183,23 @@ class TestTheFolder:
         answer = train(learning_rate=0.25)
 
         folder = output_root / answer["run_id"]
-        assert {"manifest.yaml", "dataset.jsonl", "command.json", "keeper.json", "exit.json", "stdout.log", "stderr.log"} <= set(
-            os.listdir(folder)
-        )
+        assert {
+            "manifest.yaml",
+            "dataset.jsonl",
+            "command.json",
+            "keeper.json",
+            "exit.json",
+            "stdout.log",
+            "stderr.log",
+        } <= set(os.listdir(folder))
         manifest = parse_manifest((folder / "manifest.yaml").read_text())
         assert manifest["training"]["learning_rate"] == 0.25
         lines = [json.loads(line) for line in (folder / "dataset.jsonl").read_text().splitlines()]
         assert len(lines) == dataset.size
-        assert lines[0]["messages"] == [{"role": "user", "content": "0+1=?"}, {"role": "assistant", "content": "0+1\n1"}]
+        assert lines[0]["messages"] == [
+            {"role": "user", "content": "0+1=?"},
+            {"role": "assistant", "content": "0+1\n1"},
+        ]
         assert lines[0]["split"] == "train"
         command = json.loads((folder / "command.json").read_text())
         assert command["argv"][-3:] == ["train", "--config", "manifest.yaml"]
@@ -177,23 +213,31 @@ class TestTheFolder:
         assert answer["output_dir"] == "a/b"
         assert (output_root / "a/b/stdout.log").read_text() == "hello\n"
 
-    def test_with_spaces_and_letters_of_all_kinds_works(self, scripted: Script, train: Callable[..., Answer], output_root: Path):
+    def test_with_spaces_and_letters_of_all_kinds_works(
+        self, scripted: Script, train: Callable[..., Answer], output_root: Path
+    ):
         scripted(["say", "hello"])
 
         assert train(output_dir="Größe 1 ✓/'quoted' $HOME")["status"] == "completed"
         assert (output_root / "Größe 1 ✓" / "'quoted' $HOME" / "exit.json").exists()
 
-    def test_that_a_run_has_is_400_naming_the_run(self, scripted: Script, train: Callable[..., Answer], local):
+    def test_that_a_run_has_is_400_naming_the_run(
+        self, scripted: Script, train: Callable[..., Answer], local
+    ):
         scripted()
         first = train(output_dir="mine")
 
         for path in ("mine", "./output/mine", "mine/inside", "mine/checkpoints"):
             response = local(output_dir=path)
             assert response.status_code == 400
-            assert response.json()["output_dir"] == [f"The folder mine belongs to run {first['run_id']}."]
+            assert response.json()["output_dir"] == [
+                f"The folder mine belongs to run {first['run_id']}."
+            ]
         assert Run.objects.count() == 1
 
-    def test_above_that_of_a_run_is_400_naming_the_run(self, scripted: Script, train: Callable[..., Answer], local):
+    def test_above_that_of_a_run_is_400_naming_the_run(
+        self, scripted: Script, train: Callable[..., Answer], local
+    ):
         scripted()
         first = train(output_dir="a/b/c")
 
@@ -202,14 +246,18 @@ class TestTheFolder:
             assert response.status_code == 400
             assert first["run_id"] in response.json()["output_dir"][0]
 
-    def test_above_that_of_a_run_that_has_not_begun_is_400_too(self, scripted: Script, submit: Submit, local):
+    def test_above_that_of_a_run_that_has_not_begun_is_400_too(
+        self, scripted: Script, submit: Submit, local
+    ):
         scripted()
         waiting = submit(output_dir="a_b/c", queued=True)
 
         response = local(output_dir="a_b")
 
         assert response.status_code == 400
-        assert response.json()["output_dir"] == [f"The folder a_b holds the folder of run {waiting.run_id}."]
+        assert response.json()["output_dir"] == [
+            f"The folder a_b holds the folder of run {waiting.run_id}."
+        ]
         assert local(output_dir="aXb").status_code == 202
 
     @pytest.mark.parametrize("kind", ["file in it", "file", "link"])
@@ -231,13 +279,17 @@ class TestTheFolder:
         assert list(response.json()) == ["detail", "output_dir"]
         assert not Run.objects.exists()
 
-    def test_that_is_there_and_empty_is_fine(self, scripted: Script, train: Callable[..., Answer], output_root: Path):
+    def test_that_is_there_and_empty_is_fine(
+        self, scripted: Script, train: Callable[..., Answer], output_root: Path
+    ):
         scripted()
         (output_root / "mine").mkdir(parents=True)
 
         assert train(output_dir="mine")["status"] == "completed"
 
-    def test_below_a_file_cannot_be_made(self, scripted: Script, train: Callable[..., Answer], output_root: Path):
+    def test_below_a_file_cannot_be_made(
+        self, scripted: Script, train: Callable[..., Answer], output_root: Path
+    ):
         scripted()
         output_root.mkdir()
         (output_root / "file").write_text("precious")
@@ -255,7 +307,9 @@ class TestTheFolder:
         assert train(output_dir="mine")["status"] == "completed"
 
 
-def test_an_output_root_that_cannot_be_made_is_said(scripted: Script, local, settings: LazySettings, tmp_path: Path):
+def test_an_output_root_that_cannot_be_made_is_said(
+    scripted: Script, local, settings: LazySettings, tmp_path: Path
+):
     scripted()
     (tmp_path / "file").write_text("in the way")
     settings.TUNIX_OUTPUT_ROOT = tmp_path / "file" / "output"
@@ -263,14 +317,18 @@ def test_an_output_root_that_cannot_be_made_is_said(scripted: Script, local, set
     response = local()
 
     assert response.status_code == 409
-    assert response.json()["detail"].startswith(f"The output root {tmp_path}/file/output cannot be used: Not a directory.")
+    assert response.json()["detail"].startswith(
+        f"The output root {tmp_path}/file/output cannot be used: Not a directory."
+    )
     assert not Run.objects.exists()
 
 
 class TestWhatCannotWork:
     """Nothing is started: the run fails with the reason and has no exit code."""
 
-    def test_an_empty_dataset(self, scripted: Script, train: Callable[..., Answer], make_dataset: Callable[..., Dataset]):
+    def test_an_empty_dataset(
+        self, scripted: Script, train: Callable[..., Answer], make_dataset: Callable[..., Dataset]
+    ):
         scripted()
         make_dataset("empty", size=0)
 
@@ -295,7 +353,10 @@ class TestWithoutTheRuntime:
 
         assert response.status_code == 501
         assert response.json() == {
-            "detail": "Tunix runtime not available. Install with `pip install -e '.[tunix]'` to enable local execution."
+            "detail": (
+                "Tunix runtime not available. Install with `pip install -e '.[tunix]'` to enable"
+                " local execution."
+            )
         }
         assert not Run.objects.exists()
 
@@ -309,9 +370,13 @@ class TestWithoutTheRuntime:
         assert response.status_code == 501
         assert not Run.objects.exists()
 
-    def test_queued_it_is_taken_when_another_live_host_has_it(self, api: APIClient, body: Answer, without_runtime: None):
+    def test_queued_it_is_taken_when_another_live_host_has_it(
+        self, api: APIClient, body: Answer, without_runtime: None
+    ):
         def post() -> int:
-            return api.post(f"{URL}?mode=async", body | {"dry_run": False}, format="json").status_code
+            return api.post(
+                f"{URL}?mode=async", body | {"dry_run": False}, format="json"
+            ).status_code
 
         other = Host.objects.create(name="gpu-box", runtime_version="0.1.7")
         assert post() == 501  # not heard of
@@ -333,18 +398,24 @@ class TestSlots:
         response = local()
 
         assert response.status_code == 409
-        assert response.json() == {"detail": "Every slot of this host is training. Use ?mode=async to queue the run."}
+        assert response.json() == {
+            "detail": "Every slot of this host is training. Use ?mode=async to queue the run."
+        }
         assert not Run.objects.exists()
         assert os.listdir(output_root) == [".hosts"]
 
-    def test_one_is_free_again_after_the_end(self, scripted: Script, train: Callable[..., Answer], settings: LazySettings):
+    def test_one_is_free_again_after_the_end(
+        self, scripted: Script, train: Callable[..., Answer], settings: LazySettings
+    ):
         settings.TUNIX_SLOTS = 1
         scripted()
 
         assert [train()["status"] for _ in range(3)] == ["completed"] * 3
 
 
-def test_the_row_is_there_before_anything_is_executed(scripted: Script, train: Callable[..., Answer]):
+def test_the_row_is_there_before_anything_is_executed(
+    scripted: Script, train: Callable[..., Answer]
+):
     """The keeper's own record is younger than the row and its claim."""
     scripted(["report", "facts.json"])
 

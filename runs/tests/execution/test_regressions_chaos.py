@@ -1,4 +1,5 @@
-"""What the chaos harness (benchmarks/chaos) and the thinking about it have found: one test each, so that it stays mended."""
+"""What the chaos harness (benchmarks/chaos) and the thinking about it have found: one test each, so
+that it stays mended."""
 
 import os
 import signal
@@ -79,14 +80,19 @@ def test_a_claim_that_cannot_be_committed_leaves_no_lock(
 def test_a_run_whose_keeper_was_killed_at_its_start_goes_by_lock_and_files(
     submit: Submit, scripted: Script, hold: Callable[[str], Hold], moment: str
 ) -> None:
-    """The first process of the keeper is killed, before or after it handed the run over. The row said failed either way."""
+    """The first process of the keeper is killed, before or after it handed the run over. The row
+    said failed either way."""
     scripted(["say", "hello"])
     run = submit()
     held = hold(moment)
 
     def kill_the_first() -> None:
         held.wait()
-        (first,) = (each.pid for each in live_processes() if each.parent == os.getpid() and held.started(each.pid))
+        (first,) = (
+            each.pid
+            for each in live_processes()
+            if each.parent == os.getpid() and held.started(each.pid)
+        )
         os.kill(first, signal.SIGKILL)
 
     with ThreadPoolExecutor(1) as aside:
@@ -120,13 +126,13 @@ def refusing(db: None) -> str:
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
             cursor.execute(
-                "CREATE TRIGGER refuse BEFORE UPDATE ON tunix_runs WHEN NEW.stdout LIKE '%unspeakable%'"
-                " BEGIN SELECT RAISE(ABORT, 'refused'); END"
+                "CREATE TRIGGER refuse BEFORE UPDATE ON tunix_runs WHEN NEW.stdout LIKE"
+                " '%unspeakable%' BEGIN SELECT RAISE(ABORT, 'refused'); END"
             )
         else:
             cursor.execute(
-                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$ LANGUAGE plpgsql;"
-                "CREATE TRIGGER refuse BEFORE UPDATE ON tunix_runs FOR EACH ROW"
+                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$"
+                " LANGUAGE plpgsql;CREATE TRIGGER refuse BEFORE UPDATE ON tunix_runs FOR EACH ROW"
                 " WHEN (NEW.stdout LIKE '%unspeakable%') EXECUTE FUNCTION refuse()"
             )
     return word
@@ -156,7 +162,8 @@ def test_an_end_that_the_database_refuses_does_not_keep_the_others_waiting(
 def test_trouble_with_launching_does_not_keep_news_and_heartbeat_back(
     submit: Submit, scripted: Script, settings: LazySettings
 ) -> None:
-    """Launching, attending and beating were one block: what broke the first was the end of the other two."""
+    """Launching, attending and beating were one block: what broke the first was the end of the
+    other two."""
     settings.TUNIX_SLOTS = 2
     scripted(["say", "hello"])
     first = submit()
@@ -189,7 +196,9 @@ def test_one_cancelled_dry_run_does_not_keep_its_batch_waiting(submit: Submit, u
     assert set(Run.objects.values_list("status", flat=True)) == {"completed"}
 
 
-def test_a_dry_run_of_a_host_that_went_away_is_answered_by_another(submit: Submit, elsewhere: Host) -> None:
+def test_a_dry_run_of_a_host_that_went_away_is_answered_by_another(
+    submit: Submit, elsewhere: Host
+) -> None:
     """It waited until its own host came back, or was failed as lost though nothing had to run."""
     run = claim_run(run=submit(dry_run=True), host=elsewhere, by="queue")
     Run.objects.update(started_at=timezone.now() - timedelta(seconds=11))
@@ -200,7 +209,9 @@ def test_a_dry_run_of_a_host_that_went_away_is_answered_by_another(submit: Submi
     assert (run.status, run.exit_code) == ("completed", 0)
 
 
-def test_a_run_of_a_lost_host_keeps_its_output(submit: Submit, elsewhere: Host, settings: LazySettings) -> None:
+def test_a_run_of_a_lost_host_keeps_its_output(
+    submit: Submit, elsewhere: Host, settings: LazySettings
+) -> None:
     """The shared root has the log; the row stayed empty."""
     run = claim_run(run=submit(), host=elsewhere, by="queue")
     folder = run_folder(run)
@@ -241,7 +252,8 @@ def test_what_a_killed_keeper_left_of_a_run_that_was_taken_away_is_ended(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_request_sees_an_end_that_left_no_exit_json(submit: Submit, elsewhere: Host) -> None:
-    """It waited for a file that never came until its whole patience was over: here a day, which no test may take."""
+    """It waited for a file that never came until its whole patience was over: here a day, which no
+    test may take."""
     run = claim_run(run=submit(timeout_seconds=86_400), host=elsewhere, by="queue")
     finish_failed(run=Run.objects.get(pk=run.pk), problems=["The dataset is gone."], by="elsewhere")
 
@@ -253,7 +265,8 @@ def test_a_request_sees_an_end_that_left_no_exit_json(submit: Submit, elsewhere:
 class TestTaskWorkers:
     @pytest.mark.django_db(transaction=True)
     def test_those_of_a_killed_predecessor_are_replaced(self) -> None:
-        """Main process and attendant were killed together; the rest of the cluster went on for ever beside the new one."""
+        """Main process and attendant were killed together; the rest of the cluster went on for ever
+        beside the new one."""
         predecessor, workers = Workers(), Workers()
         try:
             predecessor.keep()
@@ -302,11 +315,13 @@ class TestTaskWorkers:
     ],
 )
 def test_claiming_and_attending_walk_an_index(runs: Callable[[], RunQuerySet], index: str) -> None:
-    """SQLite left the partial indexes unused: it sorted all that waits for every claim, and read all that a host has ever
-    executed in every round of the attendant."""
+    """SQLite left the partial indexes unused: it sorted all that waits for every claim, and read
+    all that a host has ever executed in every round of the attendant."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":  # a table without rows is read as a whole otherwise
-            cursor.execute("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off")
+            cursor.execute(
+                "SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off"
+            )
         plan = runs().explain()
         if connection.vendor == "postgresql":
             cursor.execute("RESET ALL")
@@ -317,9 +332,14 @@ def test_claiming_and_attending_walk_an_index(runs: Callable[[], RunQuerySet], i
 
 
 def test_a_full_disk_keeps_the_queue_waiting(
-    submit: Submit, scripted: Script, api: APIClient, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    submit: Submit,
+    scripted: Script,
+    api: APIClient,
+    body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All that waited was claimed and failed within seconds, a night's work for the sake of some megabytes."""
+    """All that waited was claimed and failed within seconds, a night's work for the sake of some
+    megabytes."""
     scripted(["say", "hello"])
     run = submit()
     with monkeypatch.context() as full:
@@ -337,7 +357,9 @@ def test_a_full_disk_keeps_the_queue_waiting(
     assert run.status == "completed"
 
 
-def test_a_note_that_a_full_disk_left_empty_names_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_that_a_full_disk_left_empty_names_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It named the working folder of the attendant, which got a lock file."""
     monkeypatch.chdir(tmp_path)
     notes = hosts_folder() / f"{this_host().name}.keepers"
@@ -351,7 +373,8 @@ def test_a_note_that_a_full_disk_left_empty_names_no_folder(tmp_path: Path, monk
 
 
 def test_what_a_purged_run_went_on_from_is_left_to_its_heirs(submit: Submit, user: User) -> None:
-    """With the row went its place in the chain: a retry of its heir began from scratch, though an older checkpoint was there."""
+    """With the row went its place in the chain: a retry of its heir began from scratch, though an
+    older checkpoint was there."""
 
     def end(run: Run, *steps: int) -> Run:
         claim_run(run=run, host=this_host(), by="test")

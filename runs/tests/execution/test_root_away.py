@@ -1,4 +1,5 @@
-"""The output root goes away for a moment (a network file system, a mount): nothing is concluded from what cannot be seen."""
+"""The output root goes away for a moment (a network file system, a mount): nothing is concluded
+from what cannot be seen."""
 
 import errno
 import json
@@ -122,7 +123,9 @@ def test_a_training_goes_on(training: Run, output_root: Path, away: Away) -> Non
     ends_well(training)
 
 
-def test_a_training_whose_launcher_could_not_tell_is_not_started_twice(training: Run, output_root: Path) -> None:
+def test_a_training_whose_launcher_could_not_tell_is_not_started_twice(
+    training: Run, output_root: Path
+) -> None:
     """Its folder was made anew, and in an empty one nothing has started yet."""
     Run.objects.update(process=None)
     with unmounted(output_root):
@@ -145,7 +148,9 @@ def test_only_its_own_folder_that_stays_away_is_the_end_of_a_run(training: Run) 
     assert (training.status, training.message) == ("failed", attending.FOLDER_GONE)
 
 
-def test_patience_starts_anew_after_the_root_was_away(training: Run, output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_starts_anew_after_the_root_was_away(
+    training: Run, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 0.0
     monkeypatch.setattr(attending, "FOLDER_PATIENCE_SECONDS", 5.0)
     monkeypatch.setattr(attending.time, "monotonic", lambda: now)
@@ -196,7 +201,12 @@ def test_what_waits_goes_on_waiting(submit: Submit, output_root: Path, away: Awa
 @pytest.mark.parametrize("path", ["/", "/runs/new", "/runs/{run}"])
 @pytest.mark.usefixtures("in_use")
 def test_pages_say_that_what_waits_waits_for_the_root(
-    submit: Submit, output_root: Path, monkeypatch: pytest.MonkeyPatch, operator: Client, user: User, path: str
+    submit: Submit,
+    output_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    operator: Client,
+    user: User,
+    path: str,
 ) -> None:
     run = submit()
     path = path.format(run=run.pk)
@@ -207,7 +217,10 @@ def test_pages_say_that_what_waits_waits_for_the_root(
     monkeypatch.setattr("runs.services.output_root.ROOT_FREE_BYTES", 2**80)
     assert "The output root is full: no run is started now." in elsewhere.get(path).content.decode()
     assert f"The output root {output_root} is full" in operator.get(path).content.decode()
-    assert str(output_root) not in elsewhere.get(path).content.decode().split("root-notice")[1].split("</p>")[0]
+    assert (
+        str(output_root)
+        not in elsewhere.get(path).content.decode().split("root-notice")[1].split("</p>")[0]
+    )
     with moved(output_root):  # what is not there is not full
         page = operator.get(path).content.decode().split("root-notice")[1].split("</p>")[0]
         assert "The output root is away: no run is started now." in page
@@ -215,10 +228,16 @@ def test_pages_say_that_what_waits_waits_for_the_root(
         assert not output_root.exists()
 
 
-@pytest.mark.parametrize(("last_moment", "status"), [("make_folder", "pending"), ("write_jsonl", "running")])
+@pytest.mark.parametrize(
+    ("last_moment", "status"), [("make_folder", "pending"), ("write_jsonl", "running")]
+)
 @pytest.mark.usefixtures("in_use")
 def test_a_run_that_is_just_being_started_is_started_later(
-    submit: Submit, output_root: Path, monkeypatch: pytest.MonkeyPatch, last_moment: str, status: str
+    submit: Submit,
+    output_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    last_moment: str,
+    status: str,
 ) -> None:
     """It was failed: its folder could not be written."""
     run = submit()
@@ -250,7 +269,7 @@ def test_a_dry_run_does_not_make_the_root_anew(submit: Submit, output_root: Path
     assert "The manifest cannot be written" in run.message
 
 
-# --- bringing an end home ---------------------------------------------------------------------------------------------
+# --- bringing an end home -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -266,11 +285,19 @@ def ended(submit: Submit, scripted: Script) -> Run:
 
 def is_whole(run: Run) -> None:
     run.refresh_from_db()
-    assert (run.status, run.stdout, run.step, run.summary) == ("completed", "trained\n", 40, {"learnt": "sums"})
+    assert (run.status, run.stdout, run.step, run.summary) == (
+        "completed",
+        "trained\n",
+        40,
+        {"learnt": "sums"},
+    )
 
 
-def test_what_is_read_of_an_end_is_all_there_is(ended: Run, output_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The root goes away once exit.json has been read. Measurements, output and result were lost."""
+def test_what_is_read_of_an_end_is_all_there_is(
+    ended: Run, output_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The root goes away once exit.json has been read. Measurements, output and result were
+    lost."""
     real = homecoming.take_in_metrics
 
     def late(*arguments: Any, **options: Any) -> int:
@@ -285,11 +312,17 @@ def test_what_is_read_of_an_end_is_all_there_is(ended: Run, output_root: Path, m
     is_whole(ended)
 
 
-def test_an_end_that_can_be_read_in_part_is_brought_home_later(ended: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_that_can_be_read_in_part_is_brought_home_later(
+    ended: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = homecoming.outcome
 
     def troubled(*arguments: Any) -> Any:
-        monkeypatch.setattr(files, "open_regular", lambda path: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")))
+        monkeypatch.setattr(
+            files,
+            "open_regular",
+            lambda path: (_ for _ in ()).throw(OSError(errno.ESTALE, "stale")),
+        )
         return real(*arguments)
 
     with monkeypatch.context() as patch:
@@ -305,7 +338,9 @@ def test_an_end_that_can_be_read_in_part_is_brought_home_later(ended: Run, monke
     is_whole(ended)
 
 
-def test_an_end_that_could_not_be_seen_for_a_moment_is_not_set_aside(ended: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_that_could_not_be_seen_for_a_moment_is_not_set_aside(
+    ended: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(attending, "read_end", lambda folder: None)
         attend()
@@ -314,11 +349,13 @@ def test_an_end_that_could_not_be_seen_for_a_moment_is_not_set_aside(ended: Run,
     assert not list(run_folder(ended).glob("*.broken-*"))
 
 
-# --- other hosts ------------------------------------------------------------------------------------------------------
+# --- other hosts ----------------------------------------------------------------------------------
 
 
 @every_kind
-def test_the_runs_of_a_silent_host_are_not_lost(training: Run, output_root: Path, settings: LazySettings, away: Away) -> None:
+def test_the_runs_of_a_silent_host_are_not_lost(
+    training: Run, output_root: Path, settings: LazySettings, away: Away
+) -> None:
     """What tells its live trainings from dead ones are their locks."""
     settings.TUNIX_HOST_SILENT_SECONDS = settings.TUNIX_HOST_LOST_SECONDS = 0.0
     other = Host.objects.create(name="elsewhere", heartbeat_at=timezone.now())
@@ -335,7 +372,9 @@ def test_the_runs_of_a_silent_host_are_not_lost(training: Run, output_root: Path
 
 
 @every_kind
-def test_a_keeper_of_a_run_that_was_taken_away_is_not_forgotten(training: Run, output_root: Path, away: Away) -> None:
+def test_a_keeper_of_a_run_that_was_taken_away_is_not_forgotten(
+    training: Run, output_root: Path, away: Away
+) -> None:
     other = Host.objects.create(name="elsewhere", heartbeat_at=timezone.now())
     Run.objects.update(host=other)
     with away(output_root):
@@ -346,7 +385,7 @@ def test_a_keeper_of_a_run_that_was_taken_away_is_not_forgotten(training: Run, o
     wait_for((run_folder(training) / names.EXIT).exists, "the keeper's end")
 
 
-# --- the marker -------------------------------------------------------------------------------------------------------
+# --- the marker -----------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("in_use")
@@ -379,7 +418,7 @@ def test_an_attendant_that_comes_up_meanwhile_waits(output_root: Path, program: 
     wait_for(lambda: "attending " in attendant.said(), "the attendant")
 
 
-# --- the keeper -------------------------------------------------------------------------------------------------------
+# --- the keeper -----------------------------------------------------------------------------------
 
 
 class TestKeeper:
@@ -393,7 +432,9 @@ class TestKeeper:
         files.write_json(files_of_hosts / names.ROOT_ID, {"id": "x"})
         run = LaunchedRun(root / "run")
         lock = run.lock()
-        yield supervisor.Supervisor(str(run.path), lock, supervisor.Command(str(run.path)), os.getpid())
+        yield supervisor.Supervisor(
+            str(run.path), lock, supervisor.Command(str(run.path)), os.getpid()
+        )
         os.close(lock)
 
     @staticmethod
@@ -402,13 +443,17 @@ class TestKeeper:
         return keeper._folder_is_gone(keeper.folder_seen + supervisor.FOLDER_GONE_SECONDS)
 
     @pytest.mark.parametrize("away", [moved, unmounted], ids=lambda kind: kind.__name__)
-    def test_trains_on_while_the_root_is_away(self, keeper: supervisor.Supervisor, tmp_path: Path, away: Away) -> None:
+    def test_trains_on_while_the_root_is_away(
+        self, keeper: supervisor.Supervisor, tmp_path: Path, away: Away
+    ) -> None:
         with away(tmp_path / "root"):
             assert not self.is_gone(keeper)
         assert not self.is_gone(keeper)
 
     @pytest.mark.parametrize("what", ["run", "."])
-    def test_ends_when_the_folder_or_all_is_removed(self, keeper: supervisor.Supervisor, tmp_path: Path, what: str) -> None:
+    def test_ends_when_the_folder_or_all_is_removed(
+        self, keeper: supervisor.Supervisor, tmp_path: Path, what: str
+    ) -> None:
         shutil.rmtree(tmp_path / "root" / what)
         assert self.is_gone(keeper)
 
@@ -416,7 +461,9 @@ class TestKeeper:
         os.rename(keeper.folder, keeper.folder + " aside")
         assert self.is_gone(keeper)
 
-    def test_writes_the_end_once_the_root_is_back(self, keeper: supervisor.Supervisor, tmp_path: Path) -> None:
+    def test_writes_the_end_once_the_root_is_back(
+        self, keeper: supervisor.Supervisor, tmp_path: Path
+    ) -> None:
         """It gave up at once, and a completed training counted as lost."""
         looked = threading.Event()
         real = keeper._folder_is_there
@@ -427,7 +474,9 @@ class TestKeeper:
             return there
 
         keeper._folder_is_there = look  # type: ignore[method-assign]
-        end = records.exit_record(run_id=keeper.command.run_id, reason="exit", message="", exit_code=0)
+        end = records.exit_record(
+            run_id=keeper.command.run_id, reason="exit", message="", exit_code=0
+        )
         with moved(tmp_path / "root"):
             writer = threading.Thread(target=keeper._write_exit, args=(end,))
             writer.start()
@@ -444,7 +493,9 @@ def test_readers_say_that_the_root_is_away_instead_of_that_there_is_nothing(
     with away(output_root):
         for part in ("logs", "artifacts", "manifest"):
             answer = api.get(f"/api/tunix/runs/{training.pk}/{part}")
-            assert (answer.status_code, "output root" in answer.json()["detail"]) == (503, True), part
+            assert (answer.status_code, "output root" in answer.json()["detail"]) == (503, True), (
+                part
+            )
     assert api.get(f"/api/tunix/runs/{training.pk}/manifest").status_code == 200
 
     ends_well(training)

@@ -1,4 +1,5 @@
-"""The end of a container: where it follows from the attendant's end, its trainings save first; elsewhere they go on."""
+"""The end of a container: where it follows from the attendant's end, its trainings save first;
+elsewhere they go on."""
 
 import os
 import signal
@@ -19,7 +20,8 @@ from runs.tests.launching import wait_for
 from runs.tests.programs import Program
 
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-# As an init program in a container: one command, whose signals and end are its own. Its name is what tells it.
+# As an init program in a container: one command, whose signals and end are its own. Its name is
+# what tells it.
 INIT = """
 import ctypes, os, signal, sys
 child = os.fork()
@@ -59,13 +61,19 @@ def begins(run: Run, attendant: Program) -> None:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("first", [ATTEND, ["-c", INIT, *ATTEND]], ids=["attendant", "init"])
-def test_a_stopped_container_lets_its_trainings_save(training: Run, program: Start, first: list[str]):
+def test_a_stopped_container_lets_its_trainings_save(
+    training: Run, program: Start, first: list[str]
+):
     """The kernel kills all that is left in a PID namespace when its first process ends."""
     if problem := namespaces_problem():
         pytest.skip(f"this process may not make a PID namespace: {problem}")
     container = program(*first, within=NAMESPACE)
     begins(training, container)
-    (first_process,) = [process for process in descendants(container.process.pid) if process.parent == container.process.pid]
+    (first_process,) = [
+        process
+        for process in descendants(container.process.pid)
+        if process.parent == container.process.pid
+    ]
 
     os.kill(first_process.pid, signal.SIGTERM)
 
@@ -97,7 +105,9 @@ def test_anywhere_else_the_trainings_go_on(training: Run, program: Start):
 class TestWhoEndsWithTheAttendant:
     @pytest.fixture
     def place(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-        def put(*, pid: int, parent: int, first: str = "", namespace: str = "pid:[4026532000]") -> None:
+        def put(
+            *, pid: int, parent: int, first: str = "", namespace: str = "pid:[4026532000]"
+        ) -> None:
             monkeypatch.setattr(os, "getpid", lambda: pid)
             monkeypatch.setattr(os, "getppid", lambda: parent)
             monkeypatch.setattr(os, "readlink", lambda path: namespace)
@@ -109,13 +119,17 @@ class TestWhoEndsWithTheAttendant:
         place(pid=1, parent=0)
         assert stopping.ends_with_attendant()
 
-    @pytest.mark.parametrize("init", ["tini", "docker-init", "podman-init", "catatonit", "dumb-init"])
+    @pytest.mark.parametrize(
+        "init", ["tini", "docker-init", "podman-init", "catatonit", "dumb-init"]
+    )
     def test_the_only_command_of_an_init_does(self, place: Callable[..., None], init: str):
         place(pid=7, parent=1, first=init)
         assert stopping.ends_with_attendant()
 
     @pytest.mark.parametrize("manager", ["systemd", "supervisord", "s6-svscan", "init", "bash"])
-    def test_the_service_of_a_process_manager_does_not(self, place: Callable[..., None], manager: str):
+    def test_the_service_of_a_process_manager_does_not(
+        self, place: Callable[..., None], manager: str
+    ):
         place(pid=7, parent=1, first=manager)
         assert not stopping.ends_with_attendant()
 
@@ -128,7 +142,9 @@ class TestWhoEndsWithTheAttendant:
         assert not stopping.ends_with_attendant()
 
     @pytest.mark.parametrize("given", [True, False])
-    def test_the_setting_decides(self, place: Callable[..., None], settings: LazySettings, given: bool):
+    def test_the_setting_decides(
+        self, place: Callable[..., None], settings: LazySettings, given: bool
+    ):
         place(pid=1 if not given else 7, parent=5)
         settings.TUNIX_STOP_WITH_ATTENDANT = given
         assert stopping.ends_with_attendant() is given

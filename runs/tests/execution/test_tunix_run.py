@@ -27,8 +27,11 @@ def train(api: APIClient, body: dict[str, Any], settings: LazySettings) -> Any:
     return post
 
 
-def test_a_small_training_completes_with_a_checkpoint(train: Any, dataset: Dataset, monkeypatch: pytest.MonkeyPatch):
-    """PYTHONPATH names the project here: the trainer must not take our `datasets` for Hugging Face's."""
+def test_a_small_training_completes_with_a_checkpoint(
+    train: Any, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    """PYTHONPATH names the project here: the trainer must not take our `datasets` for Hugging
+    Face's."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
 
     answer = train(max_steps=4, num_epochs=9, learning_rate=1e-2, exact_match_examples=0)
@@ -50,7 +53,11 @@ def test_a_small_training_completes_with_a_checkpoint(train: Any, dataset: Datas
 def test_a_dry_run_with_depth_has_a_whole_plan(train: Any, dataset: Dataset):
     answer = train(dry_run=True, preflight="full", num_epochs=2)
 
-    assert (answer["status"], answer["stdout"], answer["stderr"]) == ("completed", "Dry-run validation passed", "")
+    assert (answer["status"], answer["stdout"], answer["stderr"]) == (
+        "completed",
+        "Dry-run validation passed",
+        "",
+    )
     plan = answer["plan"]
     assert (plan["examples"], plan["steps"], plan["truncated_share"]) == (3, 2, 0)
     assert sum(count for _, _, count in plan["histogram"]) == 3
@@ -63,7 +70,8 @@ def test_a_dry_run_with_depth_has_a_whole_plan(train: Any, dataset: Dataset):
 
 
 def test_what_the_training_program_refuses_is_said_in_words(train: Any, make_dataset: Any):
-    """Only the training program counts tokens exactly: with its template the example is longer than the limit."""
+    """Only the training program counts tokens exactly: with its template the example is longer than
+    the limit."""
     make_dataset("long", size=1, prompt="x" * 123)
 
     answer = train(dataset_key="long-v1", max_steps=1)

@@ -1,4 +1,5 @@
-"""A real server (`manage.py web`) is killed during a run in the request: the training goes on, and its end comes home."""
+"""A real server (`manage.py web`) is killed during a run in the request: the training goes on, and
+its end comes home."""
 
 import os
 import socket
@@ -52,13 +53,21 @@ def server(program: Start, port: HeldPort) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def asked(dataset: Dataset) -> Callable[..., dict[str, Any]]:
-    return lambda **fields: {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False} | fields
+    return lambda **fields: (
+        {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False}
+        | fields
+    )
 
 
 def test_the_training_goes_on_and_its_end_arrives_in_the_row(
-    server: Callable[..., Server], asked: Callable[..., dict[str, Any]], scripted: Script, output_root: Path
+    server: Callable[..., Server],
+    asked: Callable[..., dict[str, Any]],
+    scripted: Script,
+    output_root: Path,
 ):
-    scripted(["say", "begun"], ["touch", "begun"], ["wait", "go"], ["steps", 4, 0], ["say", "trained"])
+    scripted(
+        ["say", "begun"], ["touch", "begun"], ["wait", "go"], ["steps", 4, 0], ["say", "trained"]
+    )
     site = server()
     heard: list[str] = []
 
@@ -87,7 +96,11 @@ def test_the_training_goes_on_and_its_end_arrives_in_the_row(
     run.refresh_from_db()
     assert (run.status, run.exit_code, run.stdout) == ("completed", 0, "begun\ntrained\n")
     assert (run.step, run.last_loss) == (4, 1 / 4)
-    assert [event.new for event in RunEvent.objects.filter(run=run).order_by("id")] == ["pending", "running", "completed"]
+    assert [event.new for event in RunEvent.objects.filter(run=run).order_by("id")] == [
+        "pending",
+        "running",
+        "completed",
+    ]
 
     scripted()
     site = server()  # back again: it shows the end, and has a slot for the next one
@@ -96,16 +109,26 @@ def test_the_training_goes_on_and_its_end_arrives_in_the_row(
 
 
 def test_a_real_server_keeps_the_contract(
-    server: Callable[..., Server], asked: Callable[..., dict[str, Any]], scripted: Script, output_root: Path
+    server: Callable[..., Server],
+    asked: Callable[..., dict[str, Any]],
+    scripted: Script,
+    output_root: Path,
 ):
     scripted(["touch", "begun"], ["wait", "go"])
     site = server()
 
     with pytest.raises(httpx.ReadTimeout):  # a client that goes away does not end the training
-        site.client.post("/api/tunix/run", json=asked(output_dir="mine"), timeout=httpx.Timeout(PATIENCE, read=0.3))
+        site.client.post(
+            "/api/tunix/run",
+            json=asked(output_dir="mine"),
+            timeout=httpx.Timeout(PATIENCE, read=0.3),
+        )
     wait_for((output_root / "mine" / "begun").exists, "the training")
     (output_root / "mine" / "go").touch()
-    wait_for(lambda: Run.objects.filter(status="completed").exists(), "the end that the server brought home")
+    wait_for(
+        lambda: Run.objects.filter(status="completed").exists(),
+        "the end that the server brought home",
+    )
 
     large = b'{"notes": "' + b"x" * 10_000_000 + b'"}'
     json = {"Content-Type": "application/json"}
@@ -151,7 +174,9 @@ def test_another_account_of_this_machine_is_refused_by_a_real_server(server: Cal
     finally:
         os.seteuid(0)
     with connection:
-        connection.sendall(b"GET /api/tunix/runs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            b"GET /api/tunix/runs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         answer = connection.makefile("rb").read()
 
     assert answer.startswith(b"HTTP/1.1 403 ")

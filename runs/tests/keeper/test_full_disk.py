@@ -1,4 +1,5 @@
-"""A full disk costs a run its output, never its end: on a real file system of 256 kB (runs/tests/full_disk.py)."""
+"""A full disk costs a run its output, never its end: on a real file system of 256 kB
+(runs/tests/full_disk.py)."""
 
 import json
 import os
@@ -16,17 +17,35 @@ MOUNT = 'mount -t tmpfs -o size=256k tmpfs "$1" || exit 77; shift; exec "$@"'
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    """What full_disk.py found. The mount lives in a namespace of its own and is gone with the program."""
+    """What full_disk.py found. The mount lives in a namespace of its own and is gone with the
+    program."""
     disk = tmp_path_factory.mktemp("disk")
     program = Path(__file__).parents[1] / "full_disk.py"
-    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    argv = [*namespace, "sh", "-c", MOUNT, "sh", str(disk), sys.executable, str(program), str(program.parents[2]), str(disk)]
+    namespace = (
+        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+    )
+    argv = [
+        *namespace,
+        "sh",
+        "-c",
+        MOUNT,
+        "sh",
+        str(disk),
+        sys.executable,
+        str(program),
+        str(program.parents[2]),
+        str(disk),
+    ]
     try:
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=4 * PATIENCE, check=False)
+        result = subprocess.run(
+            argv, capture_output=True, text=True, timeout=4 * PATIENCE, check=False
+        )
     except FileNotFoundError:
         pytest.skip("no `unshare` (util-linux) here: a full disk cannot be made")
     if result.returncode == 77 or "unshare" in result.stderr:
-        pytest.skip(f"this machine does not let us mount a small file system: {result.stderr.strip()}")
+        pytest.skip(
+            f"this machine does not let us mount a small file system: {result.stderr.strip()}"
+        )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 

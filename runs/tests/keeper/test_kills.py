@@ -1,4 +1,5 @@
-"""Real kills: of the launcher, the first process and the keeper, at every moment; and what the lock then says."""
+"""Real kills: of the launcher, the first process and the keeper, at every moment; and what the lock
+then says."""
 
 import os
 import signal
@@ -10,10 +11,16 @@ import pytest
 
 from runs.keeper import program as keeper
 from runs.runfolder import leftovers, names, records
-from runs.runfolder.processes import process_start_time, processes_of_run, read_process, same_process
+from runs.runfolder.processes import (
+    process_start_time,
+    processes_of_run,
+    read_process,
+    same_process,
+)
 from runs.tests.launching import ENVIRONMENT, launched_runs, wait_for
 
-# Takes the lock and, at a word, starts the keeper as the server does; then it lives until it is killed.
+# Takes the lock and, at a word, starts the keeper as the server does; then it lives until it is
+# killed.
 LAUNCHER = """
 import os, subprocess, sys, time
 sys.path.append(sys.argv[1])
@@ -59,7 +66,9 @@ def launch():
         command = keeper.command(training.path, LOCK_OF_LAUNCHER)
         argv = [sys.executable, "-I", "-c", LAUNCHER, root, str(training.path), *command]
         pipe = subprocess.PIPE
-        launcher = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT)
+        launcher = subprocess.Popen(
+            argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT
+        )
         launchers.append(launcher)
         assert launcher.stdout is not None
         assert launcher.stdout.readline() == "locked\n"
@@ -112,10 +121,16 @@ def test_a_launcher_killed_after_the_start_leaves_lock_and_training_to_the_keepe
 
 @pytest.mark.parametrize(
     ("victim", "moment"),
-    [*(("launcher", moment) for moment in NOT_TAKEN + TAKEN), *(("first process", moment) for moment in NOT_TAKEN)],
+    [
+        *(("launcher", moment) for moment in NOT_TAKEN + TAKEN),
+        *(("first process", moment) for moment in NOT_TAKEN),
+    ],
 )
-def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(run, launch, hold, victim, moment):
-    """Whatever the moment: once the lock is free, the run has ended with its whole output, or can be started."""
+def test_killed_during_the_start_a_run_is_started_once_or_not_at_all(
+    run, launch, hold, victim, moment
+):
+    """Whatever the moment: once the lock is free, the run has ended with its whole output, or can
+    be started."""
     held = hold(moment)
     training = run(["say", "once"])
     launcher = launch(training)
@@ -165,9 +180,13 @@ def test_a_keeper_killed_while_stopped_frees_the_lock_as_well(run):
 
 
 def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
-    """They outlive the trainer; a session of their own does not hide them, nor do they hold the lock."""
+    """They outlive the trainer; a session of their own does not hide them, nor do they hold the
+    lock."""
     training = run(
-        ["child", "first", 600, "session", "stubborn"], ["child", "second", 600], ["touch", "ready"], ["sleep", 600]
+        ["child", "first", 600, "session", "stubborn"],
+        ["child", "second", 600],
+        ["touch", "ready"],
+        ["sleep", 600],
     ).launch()
     training.wait_for_file("ready")
     grandchildren = {int((training.path / name).read_text()) for name in ("first", "second")}
@@ -183,14 +202,22 @@ def test_grandchildren_of_a_killed_keeper_are_found_by_their_environment(run):
     assert training.end()["reason"] == "lost"
 
 
-@pytest.mark.parametrize(("moment", "taken"), [("os.fork 2", False), ("os.link keeper.json", False), ("os.remove 2", True)])
+@pytest.mark.parametrize(
+    ("moment", "taken"),
+    [("os.fork 2", False), ("os.link keeper.json", False), ("os.remove 2", True)],
+)
 def test_a_keeper_killed_before_its_word_is_told_to_the_launcher(run, hold, moment, taken):
-    """Either it had written keeper.json, and the run is the reconciler's, or the run can be launched again."""
+    """Either it had written keeper.json, and the run is the reconciler's, or the run can be
+    launched again."""
     held = hold(moment)
     training = run(["say", "once"])
     lock = training.lock()
     process = subprocess.Popen(
-        keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        keeper.command(training.path, lock),
+        pass_fds=[lock],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     os.close(lock)
 
@@ -205,13 +232,16 @@ def test_a_keeper_killed_before_its_word_is_told_to_the_launcher(run, hold, mome
     if taken:
         assert training.read(names.EXIT) is None
         leftovers.kill_leftovers(training.path, training.run_id)
-        assert records.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+        assert (
+            records.write_lost_exit(training.path, training.run_id, "Killed.")["reason"] == "lost"
+        )
     else:
         assert training.launch().end()["exit_code"] == 0
 
 
 def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
-    """A namespace of processes of its own: keeper.json has numbers of the inside, which are nobody's or a stranger's outside."""
+    """A namespace of processes of its own: keeper.json has numbers of the inside, which are
+    nobody's or a stranger's outside."""
     training = run(["touch", "ready"], ["sleep", 600])
     lock = training.lock()
     keep = keeper.command(training.path, lock, flags=training.flags)
@@ -221,7 +251,12 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
     pipe = subprocess.PIPE
     try:
         container = subprocess.Popen(
-            [*apart, *first, *keep], pass_fds=[lock], env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True
+            [*apart, *first, *keep],
+            pass_fds=[lock],
+            env=ENVIRONMENT,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
         )
     except FileNotFoundError:
         pytest.skip("no `unshare` (util-linux) here")
@@ -231,7 +266,9 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
         assert container.stdout is not None and container.stderr is not None
         code = container.stdout.readline().strip()
         if not code:
-            pytest.skip(f"this machine does not let us make a namespace: {container.stderr.read().strip()}")
+            pytest.skip(
+                f"this machine does not let us make a namespace: {container.stderr.read().strip()}"
+            )
         assert int(code) == keeper.STARTED
         training.wait_for_file("ready")
         record = training.read(names.KEEPER)
@@ -250,15 +287,20 @@ def test_in_a_container_numbers_mean_nothing_outside_and_the_lock_tells(run):
 
 @pytest.mark.parametrize("moment", TAKEN)
 def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, hold, moment):
-    """From keeper.json on, at every moment: no trainer has run, or it was recorded; and none is left running."""
+    """From keeper.json on, at every moment: no trainer has run, or it was recorded; and none is
+    left running."""
     held = hold(moment)
     training = run(["touch", "ran"], ["sleep", 600])
     lock = training.lock()
-    process = subprocess.Popen(keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT)
+    process = subprocess.Popen(
+        keeper.command(training.path, lock), pass_fds=[lock], env=ENVIRONMENT
+    )
     os.close(lock)
     waiting = held.wait()
     pid = training.keeper_pid()
-    assert (waiting == pid) is (moment != "os.exec 1")  # there the trainer waits, in front of its command
+    assert (waiting == pid) is (
+        moment != "os.exec 1"
+    )  # there the trainer waits, in front of its command
     os.kill(pid, signal.SIGKILL)
     process.wait()
     held.release()

@@ -1,4 +1,5 @@
-"""The keeper from launch to a normal end: who owns the run, what the trainer is given, and how an end is told."""
+"""The keeper from launch to a normal end: who owns the run, what the trainer is given, and how an
+end is told."""
 
 import json
 import os
@@ -46,7 +47,8 @@ def test_the_trainer_is_recorded_before_its_first_instruction(run):
 
 
 def test_what_the_trainer_is_given(run):
-    """A session and group of its own, no descriptor of ours, no signal ignored or blocked, the environment and the run's id."""
+    """A session and group of its own, no descriptor of ours, no signal ignored or blocked, the
+    environment and the run's id."""
     training = run(["report", "facts.json"])
     lock = training.lock()
     read_end, write_end = os.pipe()
@@ -69,11 +71,22 @@ def test_what_the_trainer_is_given(run):
     assert facts["environment"]["HF_HOME"] == "/somewhere"
     assert facts["run_id"] == training.run_id
     assert int(facts["signals"]["SigBlk:"], 16) == 0
-    # Python itself ignores two signals in every program; 32 and 33 are the C library's own, which no program can set
-    ignored = {number for number in range(1, 65) if int(facts["signals"]["SigIgn:"], 16) >> (number - 1) & 1}
+    # Python itself ignores two signals in every program; 32 and 33 are the C library's own, which
+    # no program can set
+    ignored = {
+        number
+        for number in range(1, 65)
+        if int(facts["signals"]["SigIgn:"], 16) >> (number - 1) & 1
+    }
     assert ignored - {32, 33} == {signal.SIGPIPE, signal.SIGXFSZ}
-    outputs = {"0": "/dev/null", "1": str(training.path / "stdout.log"), "2": str(training.path / "stderr.log")}
-    assert {number: target for number, target in facts["files"].items() if not target.endswith("/fd")} == outputs
+    outputs = {
+        "0": "/dev/null",
+        "1": str(training.path / "stdout.log"),
+        "2": str(training.path / "stderr.log"),
+    }
+    assert {
+        number: target for number, target in facts["files"].items() if not target.endswith("/fd")
+    } == outputs
 
 
 def test_a_second_keeper_is_refused_while_the_first_runs_and_after(run):
@@ -135,14 +148,18 @@ def test_a_command_that_cannot_be_used_starts_nothing(run, change, sentence):
     result = training.start()
     assert result.returncode == keeper.BAD_COMMAND
     assert sentence in result.stderr
-    assert sorted(os.listdir(training.path)) == sorted({names.LOCK, *([] if change is None else [names.COMMAND])})
+    assert sorted(os.listdir(training.path)) == sorted(
+        {names.LOCK, *([] if change is None else [names.COMMAND])}
+    )
     assert not training.is_locked()
 
 
 @pytest.mark.parametrize("arguments", [[], ["folder"], ["folder", "three"], ["folder", "3", "4"]])
 def test_wrong_arguments_are_told(arguments):
     program = keeper.command("x", 3, flags=FLAGS)[:-2]
-    result = subprocess.run([*program, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    result = subprocess.run(
+        [*program, *arguments], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
     assert result.returncode == keeper.USAGE
     assert "usage" in result.stderr
 
@@ -165,12 +182,15 @@ def test_a_descriptor_of_another_lock_is_refused(run, tmp_path):
 
 
 def test_closed_standard_streams_do_no_harm(run):
-    """As a daemon without streams starts it: the lock and our pipes must not end up as the trainer's output."""
+    """As a daemon without streams starts it: the lock and our pipes must not end up as the
+    trainer's output."""
     training = run(["say", "words"], ["report", "facts.json"])
     lock = training.lock()
     argv = keeper.command(training.path, lock, flags=FLAGS)
     shell = " ".join(f"'{argument}'" for argument in argv)
-    result = subprocess.run(["sh", "-c", f"exec {shell} 0<&- 1>&- 2>&-"], pass_fds=[lock], env=ENVIRONMENT, check=False)
+    result = subprocess.run(
+        ["sh", "-c", f"exec {shell} 0<&- 1>&- 2>&-"], pass_fds=[lock], env=ENVIRONMENT, check=False
+    )
     os.close(lock)
     assert result.returncode == keeper.STARTED
     assert training.end()["exit_code"] == 0
@@ -186,12 +206,36 @@ def test_closed_standard_streams_do_no_harm(run):
     [
         ([], 0, None, "The training command completed."),
         ([["leave", 3]], 3, None, "The training command exited with code 3."),
-        ([["leave", 127]], 127, None, "The training command exited with code 127: a program it calls was not found."),
-        ([["leave", 126]], 126, None, "The training command exited with code 126: a program it calls cannot be executed."),
-        ([["leave", 11, "tunix: data: The dataset is empty."]], 11, None, "tunix: data: The dataset is empty."),
-        ([["leave", 0, "tunix: note: nothing is wrong."]], 0, None, "The training command completed."),
         (
-            [["complain", "tunix: early: old."], ["complain", "tunix: model: No weights."], ["leave", 12, "noise at exit"]],
+            [["leave", 127]],
+            127,
+            None,
+            "The training command exited with code 127: a program it calls was not found.",
+        ),
+        (
+            [["leave", 126]],
+            126,
+            None,
+            "The training command exited with code 126: a program it calls cannot be executed.",
+        ),
+        (
+            [["leave", 11, "tunix: data: The dataset is empty."]],
+            11,
+            None,
+            "tunix: data: The dataset is empty.",
+        ),
+        (
+            [["leave", 0, "tunix: note: nothing is wrong."]],
+            0,
+            None,
+            "The training command completed.",
+        ),
+        (
+            [
+                ["complain", "tunix: early: old."],
+                ["complain", "tunix: model: No weights."],
+                ["leave", 12, "noise at exit"],
+            ],
             12,
             None,
             "tunix: model: No weights.",
@@ -200,8 +244,10 @@ def test_closed_standard_streams_do_no_harm(run):
             [["leave", 137]],
             137,
             None,
-            "The training command exited with code 137: what a shell says when the program it runs is killed by "
-            "signal 9 (SIGKILL).",
+            (
+                "The training command exited with code 137: what a shell says when the program it"
+                " runs is killed by signal 9 (SIGKILL)."
+            ),
         ),
         (
             [["kill_self", signal.SIGSEGV]],
@@ -219,9 +265,17 @@ def test_closed_standard_streams_do_no_harm(run):
             [["kill_self", signal.SIGRTMIN + 6]],
             None,
             signal.SIGRTMIN + 6,
-            f"The training command was killed by signal {signal.SIGRTMIN + 6}; somebody outside sent it.",
+            (
+                f"The training command was killed by signal {signal.SIGRTMIN + 6}; somebody outside"
+                " sent it."
+            ),
         ),
-        ([["spoil", "stderr.log"], ["leave", 9]], 9, None, "The training command exited with code 9."),
+        (
+            [["spoil", "stderr.log"], ["leave", 9]],
+            9,
+            None,
+            "The training command exited with code 9.",
+        ),
     ],
 )
 def test_the_end_is_told(run, script, code, number, message):
@@ -229,7 +283,12 @@ def test_the_end_is_told(run, script, code, number, message):
     training = run(["say", "to stdout"], *script).launch()
     record = training.end()
     assert record["run_id"] == training.run_id
-    assert (record["exit_code"], record["signal"], record["reason"], record["message"]) == (code, number, "exit", message)
+    assert (record["exit_code"], record["signal"], record["reason"], record["message"]) == (
+        code,
+        number,
+        "exit",
+        message,
+    )
     assert record["host"] == os.uname().nodename
     assert record["started_at"] < record["ended_at"]
     assert 0 < record["duration_seconds"] <= time.monotonic() - began
@@ -273,7 +332,12 @@ def test_a_command_that_cannot_be_executed(run, argv, sentence):
     record = training.end()
     assert record["reason"] == "start_failed"
     assert sentence in record["message"]
-    assert (record["exit_code"], record["signal"], record["started_at"], record["duration_seconds"]) == (None, None, None, None)
+    assert (
+        record["exit_code"],
+        record["signal"],
+        record["started_at"],
+        record["duration_seconds"],
+    ) == (None, None, None, None)
 
 
 def test_a_working_folder_that_is_missing(run, tmp_path):
@@ -293,8 +357,9 @@ def test_output_is_never_written_through_a_link(run, tmp_path):
 
 
 def test_a_keeper_that_runs_out_of_descriptors_still_tells_the_end(run):
-    """A fault of the keeper: the trainer's end is known, and written as soon as that is possible. Nothing is imported late:
-    the Python that started a long training may have been replaced by then."""
+    """A fault of the keeper: the trainer's end is known, and written as soon as that is possible.
+    Nothing is imported late: the Python that started a long training may have been replaced by
+    then."""
     training = run(["touch", "ready"], ["wait", "go"], ["leave", 3]).launch()
     training.wait_for_file("ready")
     pid, trainer = training.keeper_pid(), training.wait_for_trainer()
@@ -332,7 +397,8 @@ def test_a_trainer_that_closes_its_output_is_waited_for(run):
 
 
 def test_a_keeper_costs_at_most_12_megabytes(run):
-    """Measured with the flags of production, while the trainer runs: resident memory, shared pages counted in full."""
+    """Measured with the flags of production, while the trainer runs: resident memory, shared pages
+    counted in full."""
     training = run(["touch", "runs"], ["sleep", 600], flags=keeper.FLAGS).launch()
     training.wait_for_file("runs")
     rollup = Path(f"/proc/{training.keeper_pid()}/smaps_rollup").read_text()
@@ -363,9 +429,16 @@ def test_the_command_names_this_interpreter_and_file(tmp_path):
 
 def test_the_keeper_imports_nothing_of_the_server(run):
     """Nor anything heavy: what it imports it carries for days."""
-    program = "import sys; sys.path.append(sys.argv[1]); import runs.keeper.program; print(*sys.modules)"
+    program = (
+        "import sys; sys.path.append(sys.argv[1]); import runs.keeper.program; print(*sys.modules)"
+    )
     root = str(Path(keeper.__file__).parents[2])
-    result = subprocess.run([sys.executable, *keeper.FLAGS, "-c", program, root], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, *keeper.FLAGS, "-c", program, root],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     modules = set(result.stdout.split())
     ours = {name for name in modules if name.startswith(("runs", "datasets", "tunixrt"))}
     assert ours == {
@@ -374,18 +447,33 @@ def test_the_keeper_imports_nothing_of_the_server(run):
         *("runs.runfolder", "runs.runfolder.files", "runs.runfolder.names"),
         *("runs.runfolder.processes", "runs.runfolder.records"),
     }
-    assert not modules & {"django", "typing", "pathlib", "subprocess", "asyncio", "threading", "logging", "datetime", "tempfile"}
+    assert not modules & {
+        "django",
+        "typing",
+        "pathlib",
+        "subprocess",
+        "asyncio",
+        "threading",
+        "logging",
+        "datetime",
+        "tempfile",
+    }
 
 
 def test_the_first_process_leaves_no_zombie_and_reports_only_after_keeper_json(run):
     training = run(["sleep", 600])
     lock = training.lock()
     process = subprocess.Popen(
-        keeper.command(training.path, lock, flags=FLAGS), pass_fds=[lock], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        keeper.command(training.path, lock, flags=FLAGS),
+        pass_fds=[lock],
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
     )
     wait_for(lambda: process.poll() is not None, "the first process")
     os.close(lock)
     assert process.returncode == keeper.STARTED
     assert training.read(names.KEEPER) is not None
     # init, or whoever adopts orphans here, is the keeper's parent; never the launcher
-    assert f"PPid:\t{os.getpid()}\n" not in Path(f"/proc/{training.keeper_pid()}/status").read_text()
+    assert (
+        f"PPid:\t{os.getpid()}\n" not in Path(f"/proc/{training.keeper_pid()}/status").read_text()
+    )

@@ -1,4 +1,5 @@
-"""Stopping: the ladder rung by rung, the deadline, who wins a race, and that nothing stays behind."""
+"""Stopping: the ladder rung by rung, the deadline, who wins a race, and that nothing stays
+behind."""
 
 import os
 import shutil
@@ -43,9 +44,14 @@ def test_a_cooperative_trainer_stops_by_itself_and_saves(run):
 
 
 def test_one_that_does_not_look_gets_sigterm_and_time_to_save(run):
-    """The grace is the group's: a shell that dies at once on SIGTERM does not cost its child the saving, nor a second SIGTERM."""
+    """The grace is the group's: a shell that dies at once on SIGTERM does not cost its child the
+    saving, nor a second SIGTERM."""
     script = LaunchedRun.trainer(["save_on_term", 0.5])
-    training = run(argv=["sh", "-c", 'trap "exit 143" TERM; "$@" & wait', "sh", *script], stop_wait=0.05, term_grace=20.0)
+    training = run(
+        argv=["sh", "-c", 'trap "exit 143" TERM; "$@" & wait', "sh", *script],
+        stop_wait=0.05,
+        term_grace=20.0,
+    )
     training.launch()
     training.wait_for_file("ready")
     records.request_stop(training.path, "cancel", "ada")
@@ -61,11 +67,16 @@ def test_the_command_of_a_dry_run_is_a_check(run):
     training = run(argv=["sh", "-c", script, "validate"], stop_wait=0.0, term_grace=20.0).launch()
     training.wait_for_file("ready")
     records.request_stop(training.path, "cancel", "ada")
-    assert training.end()["message"] == "Cancelled by ada; the check stopped on SIGTERM (exit code 143)."
+    assert (
+        training.end()["message"]
+        == "Cancelled by ada; the check stopped on SIGTERM (exit code 143)."
+    )
 
 
 def test_one_that_ignores_sigterm_is_killed(run):
-    training = run(["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600], stop_wait=0.05, term_grace=0.2).launch()
+    training = run(
+        ["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600], stop_wait=0.05, term_grace=0.2
+    ).launch()
     training.wait_for_file("ready")
     records.request_stop(training.path, "cancel", "ada")
     record = training.end()
@@ -101,7 +112,9 @@ def test_exit_0_is_completed_even_if_a_stop_was_asked_for(run):
     (training.path / "go").touch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
-    assert record["message"] == "The training command completed. The request to stop it came too late."
+    assert (
+        record["message"] == "The training command completed. The request to stop it came too late."
+    )
     assert training.read(names.STOP) is None
 
 
@@ -135,13 +148,19 @@ def test_the_deadline_is_a_stop_request_of_the_keeper(run):
     training = run(["steps", 100_000, 0.01], deadline=0.4).launch()
     record = training.end()
     assert (record["reason"], record["exit_code"]) == ("timeout", 17)
-    assert record["message"] == "Stopped at its time limit of 0.4 seconds; the training stopped by itself (exit code 17)."
+    assert (
+        record["message"]
+        == "Stopped at its time limit of 0.4 seconds; the training stopped by itself (exit code"
+        " 17)."
+    )
     assert 0.4 <= record["duration_seconds"] <= time.monotonic() - began
     assert training.read(names.STOP)["by"] == "keeper"
 
 
 def test_one_that_completes_after_its_deadline_is_completed_and_no_stop_is_left(run):
-    record = (training := run(["wait", "stop.json", False], ["leave", 0], deadline=0.2).launch()).end()
+    record = (
+        training := run(["wait", "stop.json", False], ["leave", 0], deadline=0.2).launch()
+    ).end()
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert record["duration_seconds"] >= 0.2
     assert training.read(names.STOP) is None
@@ -153,12 +172,16 @@ def test_a_limit_of_the_server_is_a_timeout_too(run):
     records.request_stop(training.path, "timeout", "server")
     record = training.end()
     assert record["reason"] == "timeout"
-    assert record["message"] == "Stopped at its time limit; the training stopped by itself (exit code 17)."
+    assert (
+        record["message"]
+        == "Stopped at its time limit; the training stopped by itself (exit code 17)."
+    )
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_cancel_that_came_before_the_deadline_counts(run, hold, late):
-    """Whether the deadline passes on the way down the ladder, or has passed when the keeper first looks."""
+    """Whether the deadline passes on the way down the ladder, or has passed when the keeper first
+    looks."""
     held = hold(BEFORE_THE_COMMAND)
     script = (["ignore", "SIGTERM"], ["touch", "ready"], ["sleep", 600])
     training = run(*script, deadline=DEADLINE, stop_wait=0.5, term_grace=2 * DEADLINE).launch()
@@ -239,7 +262,9 @@ def test_other_signals_do_not_touch_the_keeper(run, name):
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["session"], ["stubborn"], ["session", "stubborn"], ["nameless", "session"]], ids="-".join
+    "options",
+    [[], ["session"], ["stubborn"], ["session", "stubborn"], ["nameless", "session"]],
+    ids="-".join,
 )
 def test_no_child_stays_after_a_normal_end(run, options):
     training = run(["child", "child", 600, *options], ["leave", 0], term_grace=0.3).launch()
@@ -251,7 +276,8 @@ def test_no_child_stays_after_a_normal_end(run, options):
 
 
 def test_a_helper_that_ends_by_itself_is_left_to_it(run, hold):
-    """The keeper sleeps until the helper has followed the trainer: a helper that is slow would get a SIGTERM, rightly."""
+    """The keeper sleeps until the helper has followed the trainer: a helper that is slow would get
+    a SIGTERM, rightly."""
     held = hold(BEFORE_THE_COMMAND)
     training = run(["child", "child", 600, "brief", "talks"], ["leave", 0]).launch()
     keeper = held.stop_keeper(training.path)
@@ -269,14 +295,21 @@ def test_a_trainer_that_forks_away_has_ended_and_its_output_is_kept(run):
     assert (record["reason"], record["exit_code"]) == ("exit", 0)
     assert process_start_time(pid_in(training, "forked")) is None
 
-    training = run(["child", "child", 600, "session", "talks"], ["say", "from the trainer"], ["leave", 0]).launch()
+    training = run(
+        ["child", "child", 600, "session", "talks"], ["say", "from the trainer"], ["leave", 0]
+    ).launch()
     training.end()
     assert (training.path / "stdout.log").read_text() == "from the trainer\n"
     assert (training.path / "stderr.log").read_text() == "the child got SIGTERM\n"
 
 
 def test_a_grandchild_with_a_session_of_its_own_goes_with_a_cancelled_trainer(run):
-    training = run(["child", "child", 600, "session", "nameless"], ["touch", "ready"], ["sleep", 600], stop_wait=0.0).launch()
+    training = run(
+        ["child", "child", 600, "session", "nameless"],
+        ["touch", "ready"],
+        ["sleep", 600],
+        stop_wait=0.0,
+    ).launch()
     training.wait_for_file("ready")
     records.request_stop(training.path, "cancel", "ada")
     assert training.end()["reason"] == "cancel"
@@ -288,5 +321,7 @@ def test_a_removed_folder_ends_the_training(run):
     training.wait_for_file("ready")
     keeper, trainer = training.keeper_pid(), training.wait_for_trainer()["pid"]
     shutil.rmtree(training.path)
-    wait_for(lambda: read_process(trainer) is None and read_process(keeper) is None, "the end of both")
+    wait_for(
+        lambda: read_process(trainer) is None and read_process(keeper) is None, "the end of both"
+    )
     assert not training.path.exists()

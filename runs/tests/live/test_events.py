@@ -32,7 +32,10 @@ from runs.tests.programs import Program
 from tunixrt.credentials import Credential
 from tunixrt.models import AccountSession, ApiToken
 
-HOSTILE = "<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 data: x\r\rid: 7\n\n\0\u2028 🙂".encode() + b"\xff\xfe\n"
+HOSTILE = (
+    "<script>alert(1)</script>\x1b[2J\x1b]0;title\x07 data: x\r\rid: 7\n\n\0\u2028 🙂".encode()
+    + b"\xff\xfe\n"
+)
 LIMIT = 4
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -59,7 +62,9 @@ class Reading:
         return "".join(event.data["text"] for event in list(self.events) if event.name == name)
 
     def wait_for(self, name: str, count: int = 1) -> Event:
-        return wait_for(lambda: next(iter(self.named(name)[count - 1 :]), None), f"event {name} no. {count}")
+        return wait_for(
+            lambda: next(iter(self.named(name)[count - 1 :]), None), f"event {name} no. {count}"
+        )
 
     def named(self, name: str) -> list[Event]:
         return [event for event in list(self.events) if event.name == name]
@@ -94,7 +99,8 @@ class Site:
             return False
 
     def stop(self) -> None:
-        """End the server in order. What is sent piece by piece must not keep it: it would wait for an hour."""
+        """End the server in order. What is sent piece by piece must not keep it: it would wait for
+        an hour."""
         self.client.close()
         self.process.terminate()
         try:
@@ -106,15 +112,24 @@ class Site:
     @contextmanager
     def reading(self, run: Run, query: str = "", **headers: str) -> Iterator[Reading]:
         reading = Reading()
-        headers = {"Accept": "text/event-stream"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        headers = {"Accept": "text/event-stream"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
         client = httpx.Client(base_url=self.url, timeout=PATIENCE)
-        with client, client.stream("GET", f"/api/tunix/runs/{run.run_id}/events{query}", headers=headers) as answer:
+        with (
+            client,
+            client.stream(
+                "GET", f"/api/tunix/runs/{run.run_id}/events{query}", headers=headers
+            ) as answer,
+        ):
             reading.status, reading.headers = answer.status_code, dict(answer.headers)
             thread = threading.Thread(target=self._read, args=(answer, reading))
             thread.start()
             yield reading
             with suppress(OSError):  # a reader that waits does not notice a close
-                answer.extensions["network_stream"].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                answer.extensions["network_stream"].get_extra_info("socket").shutdown(
+                    socket.SHUT_RDWR
+                )
             thread.join(PATIENCE)
 
     @staticmethod
@@ -138,7 +153,11 @@ def parse(block: bytes) -> list[Event]:
         assert name in ("event", "id", "data", "retry", ":", ""), line
         assert name not in fields
         fields[name] = value
-    return [Event(fields["event"], fields["id"], json.loads(fields["data"]))] if "event" in fields else []
+    return (
+        [Event(fields["event"], fields["id"], json.loads(fields["data"]))]
+        if "event" in fields
+        else []
+    )
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +173,9 @@ def output_root(root: Path, settings: LazySettings) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(root: Path, django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(
+    root: Path, django_db_setup: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
     log = tmp_path_factory.mktemp("site") / "web.log"
     site = Site(root, log, TUNIXRT_MAX_STREAMS=str(LIMIT))
     yield site
@@ -171,7 +192,9 @@ def end(run: Run, status: str = RunStatus.COMPLETED, exit_code: int | None = 0) 
     """As keeper and attendant end a run: exit.json, then the row."""
     record = records.exit_record(run_id=str(run.run_id), reason="exit", message="")
     files.write_json(run_folder(run) / names.EXIT, record)
-    Run.objects.filter(pk=run.pk).update(status=status, exit_code=exit_code, completed_at=timezone.now(), message="All done.")
+    Run.objects.filter(pk=run.pk).update(
+        status=status, exit_code=exit_code, completed_at=timezone.now(), message="All done."
+    )
 
 
 # --- what is told
@@ -185,12 +208,20 @@ def test_a_run_from_its_first_line_to_its_end(site: Site, user: User):
         assert reading.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert reading.headers["cache-control"] == "no-cache, no-transform"
         assert reading.wait_for("status").data["status"] == "running"
-        assert reading.wait_for("stdout").data == {"offset": 0, "next_offset": 7, "text": "before\n"}
+        assert reading.wait_for("stdout").data == {
+            "offset": 0,
+            "next_offset": 7,
+            "text": "before\n",
+        }
         append(run, "stdout.log", b"while it runs\n")
         assert reading.wait_for("stdout", 2).data["text"] == "while it runs\n"
         append(run, "stderr.log", b"oops\n")
         assert reading.wait_for("stderr").id == "o21.e5.m0.s1"
-        append(run, "metrics.jsonl", b'{"time": 1.0, "plan": {"total_steps": 9}}\n' + measured(1, loss=2.5, grad_norm="NaN"))
+        append(
+            run,
+            "metrics.jsonl",
+            b'{"time": 1.0, "plan": {"total_steps": 9}}\n' + measured(1, loss=2.5, grad_norm="NaN"),
+        )
         assert reading.wait_for("metrics").data == {
             "records": [
                 {"time": 1.0, "plan": {"total_steps": 9}},
@@ -210,7 +241,8 @@ def test_a_run_from_its_first_line_to_its_end(site: Site, user: User):
 
 
 def test_what_is_printed_arrives_at_once(site: Site, user: User):
-    """Each line before the next one is written: nothing waits for more. How long it takes: make bench-web."""
+    """Each line before the next one is written: nothing waits for more. How long it takes: make
+    bench-web."""
     run = make_run(user, files={"stdout.log": b""})
 
     with site.reading(run) as reading:
@@ -239,11 +271,20 @@ def test_a_step_of_the_status_is_told(site: Site, user: User):
         end(run, RunStatus.CANCELLED, None)
         reading.wait_for("end")
 
-    assert [event.data["status"] for event in reading.named("status")] == ["pending", "running", "cancelling", "cancelled"]
+    assert [event.data["status"] for event in reading.named("status")] == [
+        "pending",
+        "running",
+        "cancelling",
+        "cancelled",
+    ]
 
 
 def test_a_run_that_has_ended_is_told_and_over(site: Site, user: User):
-    run = make_run(user, status=RunStatus.FAILED, files={"stdout.log": HOSTILE, "metrics.jsonl": measured(3, loss=1)[:-1]})
+    run = make_run(
+        user,
+        status=RunStatus.FAILED,
+        files={"stdout.log": HOSTILE, "metrics.jsonl": measured(3, loss=1)[:-1]},
+    )
 
     with site.reading(run) as reading:
         wait_for(lambda: reading.ended, "the end of the stream")
@@ -270,7 +311,11 @@ def test_who_comes_back_misses_and_repeats_nothing(site: Site, user: User):
     run = make_run(
         user,
         status=RunStatus.COMPLETED,
-        files={"stdout.log": HOSTILE * 3000, "stderr.log": b"e" * 100, "metrics.jsonl": measured(1, loss=1)},
+        files={
+            "stdout.log": HOSTILE * 3000,
+            "stderr.log": b"e" * 100,
+            "metrics.jsonl": measured(1, loss=1),
+        },
     )
     with site.reading(run) as whole:
         wait_for(lambda: whole.ended, "the end of the stream")
@@ -302,7 +347,10 @@ def test_frames_put_together_are_the_files(tmp_path: Path, size: int):
                 position = stream.Position.decode(event.id)
         assert position == frame.position
 
-    assert told == {"stdout": log.decode("utf-8", "replace"), "stderr": log[::-1].decode("utf-8", "replace")}
+    assert told == {
+        "stdout": log.decode("utf-8", "replace"),
+        "stderr": log[::-1].decode("utf-8", "replace"),
+    }
 
 
 def test_lines_of_metrics_come_whole(tmp_path: Path):
@@ -325,7 +373,9 @@ def test_a_log_that_was_cut_or_replaced_does_no_harm(tmp_path: Path):
     (tmp_path / "stderr.log").symlink_to("/etc/passwd")
     (tmp_path / "metrics.jsonl").mkdir()
 
-    frame = stream.read_frame(tmp_path, stream.State(1, {"status": "running"}), stream.Position(stdout=100, status=1))
+    frame = stream.read_frame(
+        tmp_path, stream.State(1, {"status": "running"}), stream.Position(stdout=100, status=1)
+    )
 
     assert frame == stream.Frame(b"", stream.Position(stdout=5, status=1))
 
@@ -334,7 +384,16 @@ def test_a_log_that_was_cut_or_replaced_does_no_harm(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "position", ["o1", "o-1.e0.m0", "o1.e1.m1.s1.x", "o1e1m1", "o99999999999999999999.e0.m0", "o6.e0.m0", "o0.e0.m1"]
+    "position",
+    [
+        "o1",
+        "o-1.e0.m0",
+        "o1.e1.m1.s1.x",
+        "o1e1m1",
+        "o99999999999999999999.e0.m0",
+        "o6.e0.m0",
+        "o0.e0.m1",
+    ],
 )
 def test_a_position_that_is_none_is_refused(site: Site, user: User, position: str):
     run = make_run(user, files={"stdout.log": b"12345"})
@@ -352,7 +411,9 @@ def test_codes(site: Site, user: User):
     assert site.client.get("/api/tunix/runs/17/events").status_code == 422
     assert site.client.get(f"{address}?since=3").status_code == 422
     assert site.client.post(address).status_code == 405
-    stranger = site.client.get(address, headers={"X-Forwarded-For": "192.0.2.1", "Accept": "text/event-stream"})
+    stranger = site.client.get(
+        address, headers={"X-Forwarded-For": "192.0.2.1", "Accept": "text/event-stream"}
+    )
     assert (stranger.status_code, stranger.headers["content-type"]) == (401, "application/json")
 
 
@@ -371,7 +432,12 @@ def test_places_are_bounded_and_given_back(site: Site, user: User):
                 assert "piece by piece" in answer.json()["detail"]
             return answer.status_code == 503
 
-    with site.reading(run) as one, site.reading(run) as two, site.reading(run) as three, site.reading(run) as four:
+    with (
+        site.reading(run) as one,
+        site.reading(run) as two,
+        site.reading(run) as three,
+        site.reading(run) as four,
+    ):
         held = [one, two, three, four]
         wait_for(lambda: all(reading.events for reading in held), "first events")
         assert refused()
@@ -387,12 +453,17 @@ def test_places_are_bounded_and_given_back(site: Site, user: User):
 
 
 def test_viewers_hold_no_database_connection(site: Site, user: User):
-    """Beside the one that asks for the status of all, there are those of the places where answers are made."""
+    """Beside the one that asks for the status of all, there are those of the places where answers
+    are made."""
     run = make_run(user, files={"stdout.log": b""})
     with site.reading(run) as one, site.reading(run) as two, site.reading(run) as three:
-        wait_for(lambda: all(reading.named("status") for reading in (one, two, three)), "first events")
+        wait_for(
+            lambda: all(reading.named("status") for reading in (one, two, three)), "first events"
+        )
         with ThreadPoolExecutor(12) as crowd:
-            answers = list(crowd.map(lambda _: site.client.get("/api/tunix/runs").status_code, range(48)))
+            answers = list(
+                crowd.map(lambda _: site.client.get("/api/tunix/runs").status_code, range(48))
+            )
         assert answers == [200] * 48
         assert 1 <= open_connections(site) <= 1 + settings.WEB_THREADS
 
@@ -400,11 +471,18 @@ def test_viewers_hold_no_database_connection(site: Site, user: User):
 def open_connections(site: Site) -> int:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid"
+                " <> pg_backend_pid()"
+            )
             return int(cursor.fetchone()[0])
     database = os.path.realpath(str(connection.settings_dict["NAME"]))
     folders = [Path(f"/proc/{process.pid}/fd") for process in descendants(site.process.pid)]
-    return sum(os.path.realpath(descriptor) == database for folder in folders for descriptor in folder.iterdir())
+    return sum(
+        os.path.realpath(descriptor) == database
+        for folder in folders
+        for descriptor in folder.iterdir()
+    )
 
 
 def test_a_shutdown_ends_streams_at_once(root: Path, user: User, tmp_path: Path):
@@ -418,7 +496,9 @@ def test_a_shutdown_ends_streams_at_once(root: Path, user: User, tmp_path: Path)
     assert reading.named("end") == []
 
 
-def test_a_stream_ends_when_its_token_is_revoked(site: Site, user: User, make_token: Callable[[User], str]):
+def test_a_stream_ends_when_its_token_is_revoked(
+    site: Site, user: User, make_token: Callable[[User], str]
+):
     run = make_run(user, files={"stdout.log": b"hello\n"})
     gone, kept = make_token(user), make_token(user)
     with (
@@ -442,7 +522,12 @@ def viewer(root: Path) -> Iterator[Callable[..., stream.Viewer]]:
     opened: list[stream.Viewer] = []
 
     def make(run: Run, **options: Any) -> stream.Viewer:
-        given = {"limit": 10, "each": 10, "credential": Credential(run.owner_id, run.owner.password), **options}
+        given = {
+            "limit": 10,
+            "each": 10,
+            "credential": Credential(run.owner_id, run.owner.password),
+            **options,
+        }
         opened.append(stream.Viewer(run, run_folder(run), stream.Position(), **given))
         return opened[-1]
 
@@ -452,7 +537,9 @@ def viewer(root: Path) -> Iterator[Callable[..., stream.Viewer]]:
     wait_for(lambda: not stream.hub._threads, "the end of the watching threads")
 
 
-def test_silence_is_broken_by_a_comment(viewer: Callable[..., stream.Viewer], user: User, monkeypatch: pytest.MonkeyPatch):
+def test_silence_is_broken_by_a_comment(
+    viewer: Callable[..., stream.Viewer], user: User, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(stream, "HEARTBEAT_SECONDS", 0.05)
     one = viewer(make_run(user))
 
@@ -463,7 +550,9 @@ def test_silence_is_broken_by_a_comment(viewer: Callable[..., stream.Viewer], us
     assert next(one) == b":\n\n"
 
 
-def test_a_viewer_who_never_reads_gives_the_place_back(viewer: Callable[..., stream.Viewer], user: User):
+def test_a_viewer_who_never_reads_gives_the_place_back(
+    viewer: Callable[..., stream.Viewer], user: User
+):
     run = make_run(user)
     one = viewer(run, limit=1)
     with pytest.raises(stream.TooManyStreams):
@@ -475,7 +564,9 @@ def test_a_viewer_who_never_reads_gives_the_place_back(viewer: Callable[..., str
     assert stream.hub.viewers == 1
 
 
-def test_one_account_has_a_share_of_the_streams(viewer: Callable[..., stream.Viewer], user: User, staff: User):
+def test_one_account_has_a_share_of_the_streams(
+    viewer: Callable[..., stream.Viewer], user: User, staff: User
+):
     run = make_run(user)
     tokens = [Credential(user.pk, user.password, token=name) for name in ("one", "two", "three")]
     first, _ = (viewer(run, credential=token, each=2) for token in tokens[:2])
@@ -506,11 +597,17 @@ LOSSES: dict[str, Callable[[User], object]] = {
     ],
 )  # fmt: skip
 def test_what_opens_the_door_no_longer_ends_the_stream(
-    viewer: Callable[..., stream.Viewer], user: User, loss: str, lost: str, monkeypatch: pytest.MonkeyPatch
+    viewer: Callable[..., stream.Viewer],
+    user: User,
+    loss: str,
+    lost: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(stream, "CREDENTIAL_SECONDS", 1e9)  # only when the test looks
     token, _ = ApiToken.objects.create(user=user, expiry=timedelta(hours=1))
-    session = AccountSession.objects.create(pk="s" * 32, session_data="", expire_date=token.expiry, account=user)
+    session = AccountSession.objects.create(
+        pk="s" * 32, session_data="", expire_date=token.expiry, account=user
+    )
     run = make_run(user)
     kinds = {
         "t": viewer(run, credential=Credential(user.pk, user.password, token=token.pk)),
@@ -524,14 +621,19 @@ def test_what_opens_the_door_no_longer_ends_the_stream(
 
     stream.hub._check_credentials()
 
-    assert {kind for kind, one in kinds.items() if one._credential in stream.hub.refused} == set(lost)
+    assert {kind for kind, one in kinds.items() if one._credential in stream.hub.refused} == set(
+        lost
+    )
     for kind in lost:
         with pytest.raises(StopIteration):
             next(kinds[kind])
 
 
 def test_the_database_may_be_away(
-    viewer: Callable[..., stream.Viewer], user: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    viewer: Callable[..., stream.Viewer],
+    user: User,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
     """Logs go on while the status cannot be asked for; it is told when it can."""
     run = make_run(user, files={"stdout.log": b""})
@@ -551,4 +653,6 @@ def test_the_database_may_be_away(
 
     rest = b"".join(one)
 
-    assert b'"status":"completed"' in rest and rest.rstrip().endswith(b'data: {"status":"completed"}')
+    assert b'"status":"completed"' in rest and rest.rstrip().endswith(
+        b'data: {"status":"completed"}'
+    )

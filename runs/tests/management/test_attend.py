@@ -1,4 +1,5 @@
-"""`manage.py attend` as a real process: it takes what is queued, one is enough, and it leaves nothing behind."""
+"""`manage.py attend` as a real process: it takes what is queued, one is enough, and it leaves
+nothing behind."""
 
 import os
 import signal
@@ -46,7 +47,9 @@ def attended(attendant: Program) -> bool:
     return "attending " in attendant.said()
 
 
-def test_what_is_queued_is_done_and_stopping_leaves_no_process(queue, scripted: Script, program: Start):
+def test_what_is_queued_is_done_and_stopping_leaves_no_process(
+    queue, scripted: Script, program: Start
+):
     scripted(["say", "trained"], ["steps", 3, 0.01])
     waiting = [queue(dry_run=False), queue()]
     attendant = program("manage.py", "attend")
@@ -56,12 +59,18 @@ def test_what_is_queued_is_done_and_stopping_leaves_no_process(queue, scripted: 
     for run in waiting:
         wait_for(lambda: ended(run), "the end")  # noqa: B023
         assert run.status == "completed"
-        assert [event.new for event in RunEvent.objects.filter(run=run).order_by("id")] == ["pending", "running", "completed"]
+        assert [event.new for event in RunEvent.objects.filter(run=run).order_by("id")] == [
+            "pending",
+            "running",
+            "completed",
+        ]
     host = Host.objects.get()
     assert (host.runtime_version, host.slots) == ("1.0", 1)
     assert host.heartbeat_at is not None
     assert Host.objects.alive().get() == host
-    wait_for(lambda: Host.objects.exclude(canary_at=None).exists(), "the task workers' sign of life")
+    wait_for(
+        lambda: Host.objects.exclude(canary_at=None).exists(), "the task workers' sign of life"
+    )
     assert len(attendant.family()) > 2  # its task workers
 
     attendant.process.send_signal(signal.SIGTERM)
@@ -71,7 +80,9 @@ def test_what_is_queued_is_done_and_stopping_leaves_no_process(queue, scripted: 
     assert "Traceback" not in attendant.said()
 
 
-def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(queue, scripted: Script, program: Start):
+def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(
+    queue, scripted: Script, program: Start
+):
     """And the training outlives its attendant."""
     scripted(["touch", "begun"], ["wait", "go"], ["steps", 2, 0], ["say", "trained"])
     first = program("manage.py", "attend", "--no-workers")
@@ -91,7 +102,9 @@ def test_a_second_one_waits_and_takes_over_when_the_first_is_killed(queue, scrip
     assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
 
-def test_one_that_waits_can_be_stopped(output_root: Path, settings: LazySettings, caplog: pytest.LogCaptureFixture):
+def test_one_that_waits_can_be_stopped(
+    output_root: Path, settings: LazySettings, caplog: pytest.LogCaptureFixture
+):
     caplog.set_level("INFO", "tunixrt.attendant")
     (output_root / ".hosts").mkdir(parents=True)
     first = files.try_lock(output_root / ".hosts" / f"{settings.TUNIX_HOST_NAME}.attend")

@@ -1,4 +1,5 @@
-"""`manage.py demo`: what it says, and that it ends well only if everything happened. The training itself: test_tunix_run.py."""
+"""`manage.py demo`: what it says, and that it ends well only if everything happened. The training
+itself: test_tunix_run.py."""
 
 import io
 import json
@@ -54,7 +55,9 @@ def test_it_reports_what_happened(db: None, scripted: Script) -> None:
         ([CHECKPOINT, finishing_with(exact_match_after=0.1)], "did not learn"),
     ],
 )
-def test_anything_else_is_an_error(db: None, scripted: Script, script: list[Any], reason: str) -> None:
+def test_anything_else_is_an_error(
+    db: None, scripted: Script, script: list[Any], reason: str
+) -> None:
     scripted(*script)
     with pytest.raises(CommandError, match=reason):
         demo()

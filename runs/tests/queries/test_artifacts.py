@@ -38,7 +38,9 @@ def test_the_files_of_a_run_by_kind(api: APIClient, user: User):
     answer = api.get(url(run)).json()
 
     assert answer["truncated"] is False
-    assert [(row["path"], row["size"], row["kind"], row["removable"]) for row in answer["data"]] == [
+    assert [
+        (row["path"], row["size"], row["kind"], row["removable"]) for row in answer["data"]
+    ] == [
         *((path, 2, "checkpoint", True) for path in sorted(checkpoint_files(100))),
         *((path, 2, "checkpoint", True) for path in sorted(checkpoint_files(200))),
         ("dataset.jsonl", 3, "dataset", False),
@@ -52,8 +54,21 @@ def test_the_files_of_a_run_by_kind(api: APIClient, user: User):
 
 
 def test_numbers_in_names_are_ordered_by_their_value(api: APIClient, user: User):
-    """Checkpoints in the order of their steps, also where the listing is cut; any name a file system takes can be compared."""
-    names = ["checkpoints/9/a", "checkpoints/10/a", "checkpoints/100/a", "a", "a1b2", "a1b10", "a٣", "²", "007", "7", "7x"]
+    """Checkpoints in the order of their steps, also where the listing is cut; any name a file
+    system takes can be compared."""
+    names = [
+        "checkpoints/9/a",
+        "checkpoints/10/a",
+        "checkpoints/100/a",
+        "a",
+        "a1b2",
+        "a1b10",
+        "a٣",
+        "²",
+        "007",
+        "7",
+        "7x",
+    ]
     run = make_run(user, files=dict.fromkeys(names, b""))
 
     listed = [row["path"] for row in api.get(url(run)).json()["data"]]
@@ -63,7 +78,10 @@ def test_numbers_in_names_are_ordered_by_their_value(api: APIClient, user: User)
     assert [path for path in listed if path in checkpoints] == checkpoints
     assert listed.index("a1b2") < listed.index("a1b10")
     part = artifacts.list_artifacts(run_folder(run) / "checkpoints", limit=2)
-    assert ([artifact.path for artifact in part.artifacts], part.truncated) == (["9/a", "10/a"], True)
+    assert ([artifact.path for artifact in part.artifacts], part.truncated) == (
+        ["9/a", "10/a"],
+        True,
+    )
 
 
 def test_a_listing_is_bounded(api: APIClient, user: User):
@@ -71,7 +89,10 @@ def test_a_listing_is_bounded(api: APIClient, user: User):
 
     answer = api.get(url(run), {"limit": 5}).json()
 
-    assert ([row["path"] for row in answer["data"]], answer["truncated"]) == ([f"file {number:02}" for number in range(5)], True)
+    assert ([row["path"] for row in answer["data"]], answer["truncated"]) == (
+        [f"file {number:02}" for number in range(5)],
+        True,
+    )
     assert api.get(url(run), {"limit": 20}).json()["truncated"] is False
     assert api.get(url(run), {"limit": 5001}).status_code == 422
 
@@ -102,7 +123,10 @@ def test_a_download_is_a_download(api: APIClient, user: User):
     assert answer.getvalue() == b"<script>alert(1)</script>"
     assert answer.headers["Content-Type"] == "application/octet-stream"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Content-Disposition"] == "attachment; filename*=UTF-8''%C3%A9vil%20%22name%22.html"
+    assert (
+        answer.headers["Content-Disposition"]
+        == "attachment; filename*=UTF-8''%C3%A9vil%20%22name%22.html"
+    )
     part = api.get(url(run, "/model/model.safetensors"), headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.getvalue()) == (206, b"y" * 10)
     assert part.headers["Content-Range"] == "bytes 10-19/50"
@@ -128,7 +152,14 @@ def test_no_link_leads_out(api: APIClient, user: User, secret: Path):
     listed = {row["path"] for row in api.get(url(run)).json()["data"]}
 
     assert listed == {name for name in FILES if name not in ("lock", ".exit.json.reserved")}
-    for path in ("/link", "/folder/file", "/folder", "/checkpoints/300/file", "/model/link", "/pipe"):
+    for path in (
+        "/link",
+        "/folder/file",
+        "/folder",
+        "/checkpoints/300/file",
+        "/model/link",
+        "/pipe",
+    ):
         assert api.get(url(run, path)).status_code == 404, path
     for path in ("/checkpoints/300", "/checkpoints/300/file", "/model/link"):
         assert api.delete(url(run, path)).status_code == 404, path
@@ -177,7 +208,10 @@ def test_removing_frees_and_is_recorded(api: APIClient, user: User):
 
     answer = api.delete(url(run, "/checkpoints/100"))
 
-    assert (answer.status_code, answer.json()) == (200, {"removed": "checkpoints/100", "bytes_freed": 36})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"removed": "checkpoints/100", "bytes_freed": 36},
+    )
     assert not (run_folder(run) / "checkpoints" / "100").exists()
     assert (run_folder(run) / "checkpoints" / "200").exists()
     event = run.events.get()
@@ -201,14 +235,18 @@ def test_what_is_in_use_or_is_the_record_of_the_run_stays(api: APIClient, user: 
     assert (run_folder(active) / "checkpoints" / "100").exists()
 
 
-def test_folders_without_end_can_be_removed(api: APIClient, user: User, leave_deep_folders: Callable[[Path], None]):
+def test_folders_without_end_can_be_removed(
+    api: APIClient, user: User, leave_deep_folders: Callable[[Path], None]
+):
     run = make_run(user, status=RunStatus.FAILED, files=FILES)
     leave_deep_folders(run_folder(run) / "model")
     assert api.get(url(run)).json()["truncated"] is True
 
     assert api.delete(url(run, "/model")).status_code == 200
 
-    assert not [path for path in run_folder(run).iterdir() if "model" in path.name or "removed" in path.name]
+    assert not [
+        path for path in run_folder(run).iterdir() if "model" in path.name or "removed" in path.name
+    ]
 
 
 def test_strangers_get_nothing(user: User):

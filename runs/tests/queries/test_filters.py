@@ -14,7 +14,15 @@ from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunTag
-from runs.queries.filters import NAMES, FilterError, Term, condition, different_values, parse, split_terms
+from runs.queries.filters import (
+    NAMES,
+    FilterError,
+    Term,
+    condition,
+    different_values,
+    parse,
+    split_terms,
+)
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MakeRun = Callable[..., Run]
@@ -61,7 +69,9 @@ def test_names_have_no_case_and_models_by_preset_need_no_quotes() -> None:
     ]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("5m", 300), ("1.5h", 5400), ("250ms", 0.25), ("2d", 172800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("5m", 300), ("1.5h", 5400), ("250ms", 0.25), ("2d", 172800)]
+)
 def test_durations_have_units(text: str, seconds: float) -> None:
     assert parse(f"duration>{text}") == [Term("duration", ">", seconds)]
 
@@ -69,7 +79,9 @@ def test_durations_have_units(text: str, seconds: float) -> None:
 def test_moments_are_dates_or_ages() -> None:
     assert parse("after:2026-03-01") == [Term("after", ":", datetime(2026, 3, 1, tzinfo=UTC))]
     assert parse("before:2026-03-01T13:00:00+01:00")[0].value == NOON
-    assert abs(parse("after:24h")[0].value - (timezone.now() - timedelta(days=1))) < timedelta(seconds=10)
+    assert abs(parse("after:24h")[0].value - (timezone.now() - timedelta(days=1))) < timedelta(
+        seconds=10
+    )
     today, week, month = (parse(f"after:{word}")[0].value for word in ("today", "week", "month"))
     assert (today.hour, today.minute, week.weekday(), month.day) == (0, 0, 0, 1)
     assert parse("after:yesterday")[0].value == today - timedelta(days=1)
@@ -105,7 +117,10 @@ def test_a_mistake_is_pointed_at(text: str, position: int, said: str) -> None:
     assert str(error.value).startswith(f"Character {position + 1}: ")
 
 
-@given(st.text(max_size=60) | st.lists(st.sampled_from(sorted(NAMES) + list(':<>="\\ a1é\u2003'))).map("".join))
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(sorted(NAMES) + list(':<>="\\ a1é\u2003'))).map("".join)
+)
 def test_any_text_is_read_or_refused_inside_itself(text: str) -> None:
     try:
         anything = bool(parse(text))
@@ -121,13 +136,18 @@ def test_quoted_text_is_itself(text: str) -> None:
 
 
 def test_terms_are_split_as_they_were_typed() -> None:
-    text = '  gemma  note:"x  after:7d"   after:24h "two  words" loss<1 note:"never closed after:7d '
+    text = (
+        '  gemma  note:"x  after:7d"   after:24h "two  words" loss<1 note:"never closed after:7d '
+    )
     assert split_terms(text) == [
         "gemma", 'note:"x  after:7d"', "after:24h", '"two  words"', "loss<1", 'note:"never closed after:7d',
     ]  # fmt: skip
 
 
-@given(st.text(max_size=60) | st.lists(st.sampled_from(sorted(NAMES) + list(':<>="\\ a1é\u2003'))).map("".join))
+@given(
+    st.text(max_size=60)
+    | st.lists(st.sampled_from(sorted(NAMES) + list(':<>="\\ a1é\u2003'))).map("".join)
+)
 def test_any_text_is_split_and_means_the_same(text: str) -> None:
     again = " ".join(split_terms(text))
     try:
@@ -183,7 +203,9 @@ def test_a_word_that_no_name_holds_reads_no_run(
         assert list(Run.objects.filter(wanted)) == []
 
 
-def test_a_part_of_one_name_is_answered_by_the_index_of_that_name(make: MakeRun, user: User) -> None:
+def test_a_part_of_one_name_is_answered_by_the_index_of_that_name(
+    make: MakeRun, user: User
+) -> None:
     make(model_id="google/gemma-2b-it")
     wanted = Run.objects.visible().newest_first().filter(condition(parse("model:gemma"), by=user))
     if connection.vendor == "sqlite":
@@ -192,7 +214,9 @@ def test_a_part_of_one_name_is_answered_by_the_index_of_that_name(make: MakeRun,
     assert wanted.count() == 1
 
 
-def test_more_names_than_a_query_lists(make: MakeRun, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_names_than_a_query_lists(
+    make: MakeRun, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = {make(model_id=f"gemma-{number}") for number in range(4)}
     make()
     monkeypatch.setattr("runs.queries.filters.MATCHES_MAX", 3)

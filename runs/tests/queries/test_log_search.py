@@ -40,7 +40,9 @@ def everything(api: APIClient, run: Run, **query: object) -> list[dict]:
 
 def test_lines_with_the_text_and_where_they_are(api: APIClient, user: User):
     run = make_run(
-        user, status=RunStatus.FAILED, files={"stdout.log": b"one\ntwo Loss\nthree loss loss\nfour\n", "stderr.log": b"loss\n"}
+        user,
+        status=RunStatus.FAILED,
+        files={"stdout.log": b"one\ntwo Loss\nthree loss loss\nfour\n", "stderr.log": b"loss\n"},
     )
 
     assert ask(api, run, search="loss", line_numbers=1) == {
@@ -50,10 +52,16 @@ def test_lines_with_the_text_and_where_they_are(api: APIClient, user: User):
         "next_offset": 34,
         "size": 34,
         "complete": True,
-        "matches": [{"offset": 4, "line": 2, "text": "two Loss"}, {"offset": 13, "line": 3, "text": "three loss loss"}],
+        "matches": [
+            {"offset": 4, "line": 2, "text": "two Loss"},
+            {"offset": 13, "line": 3, "text": "three loss loss"},
+        ],
     }
     assert [match["line"] for match in ask(api, run, search="loss", offset=13)["matches"]] == [None]
-    assert [match["line"] for match in ask(api, run, search="loss", offset=13, line_numbers=1)["matches"]] == [3]
+    assert [
+        match["line"]
+        for match in ask(api, run, search="loss", offset=13, line_numbers=1)["matches"]
+    ] == [3]
     assert ask(api, run, search="loss", stream="stderr")["size"] == 5
     assert ask(api, run, search="nowhere")["matches"] == []
 
@@ -71,10 +79,15 @@ def test_many_matches_come_in_parts(api: APIClient, user: User):
 
 
 def test_hostile_content_is_found_as_it_is(api: APIClient, user: User):
-    log = b"<script>alert(1)</script>\n\x1b[31mst\x1b[1;32mep\x1b[0m 5\n\xff\xfe half \xf0\x9f\nh\xc3\xa9llo\0 there\n"
+    log = (
+        b"<script>alert(1)</script>\n\x1b[31mst\x1b[1;32mep\x1b[0m 5\n\xff\xfe half"
+        b" \xf0\x9f\nh\xc3\xa9llo\0 there\n"
+    )
     run = make_run(user, files={"stdout.log": log})
 
-    assert [match["text"] for match in everything(api, run, search="<script>")] == ["<script>alert(1)</script>"]
+    assert [match["text"] for match in everything(api, run, search="<script>")] == [
+        "<script>alert(1)</script>"
+    ]
     (coloured,) = everything(api, run, search="STEP")
     assert (coloured["line"], coloured["offset"]) == (2, 26)
     assert [match["line"] for match in everything(api, run, search="half")] == [3]
@@ -83,7 +96,16 @@ def test_hostile_content_is_found_as_it_is(api: APIClient, user: User):
 
 def test_a_long_line_is_shown_around_its_first_match(api: APIClient, user: User):
     run = make_run(
-        user, files={"stdout.log": b"start\n" + b"x" * 3_000_000 + b"NEEDLE" + b"y" * 3_000_000 + b"needle\nlast needle\n"}
+        user,
+        files={
+            "stdout.log": (
+                b"start\n"
+                + b"x" * 3_000_000
+                + b"NEEDLE"
+                + b"y" * 3_000_000
+                + b"needle\nlast needle\n"
+            )
+        },
     )
 
     long, last = everything(api, run, search="needle")
@@ -93,16 +115,23 @@ def test_a_long_line_is_shown_around_its_first_match(api: APIClient, user: User)
     assert long["offset"] == 6 + 3_000_000 - search.SHOWN_BEFORE
 
 
-def test_text_across_the_blocks_that_are_read_is_found(api: APIClient, user: User, monkeypatch: pytest.MonkeyPatch):
+def test_text_across_the_blocks_that_are_read_is_found(
+    api: APIClient, user: User, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(search, "_BLOCK", 1 << 17)
     for shift in range(-8, 1):
-        run = make_run(user, files={"stdout.log": b"x" * ((1 << 17) + shift) + b"needle" + b"z" * 300_000})
+        run = make_run(
+            user, files={"stdout.log": b"x" * ((1 << 17) + shift) + b"needle" + b"z" * 300_000}
+        )
         assert [match["line"] for match in everything(api, run, search="needle")] == [1], shift
 
 
 @settings(max_examples=60)
 @given(
-    data=st.lists(st.sampled_from([b"ab", b"a", b"b", b"\n", b"\x1b[31m", b"A", b"ccccccc", b"\r"]), max_size=60),
+    data=st.lists(
+        st.sampled_from([b"ab", b"a", b"b", b"\n", b"\x1b[31m", b"A", b"ccccccc", b"\r"]),
+        max_size=60,
+    ),
     limit=st.integers(1, 4),
     scanned=st.integers(8, 40),
 )
@@ -209,7 +238,9 @@ print(len(search_log(Path({str(path)!r}), {needle!r}, offset=0, limit=500).match
     assert found.strip() in ("0", "1")
 
 
-def test_colours_in_the_needle_are_ignored_and_a_needle_of_colours_is_found(api: APIClient, user: User):
+def test_colours_in_the_needle_are_ignored_and_a_needle_of_colours_is_found(
+    api: APIClient, user: User
+):
     run = make_run(user, files={"stdout.log": b"plain\n\x1b[31mred\x1b[0m text\n"})
 
     assert [match["line"] for match in everything(api, run, search="\x1b[1mred\x1b[0m text")] == [2]

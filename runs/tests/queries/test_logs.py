@@ -15,7 +15,10 @@ from runs.services.reservations import run_folder
 from runs.tests.launching import bytes_read
 from runs.tests.leftovers import make_run
 
-HOSTILE = "<script>alert(1)</script>\x1b[31m\x1b]0;title\x07\0 héllo 🙂\r\n".encode() + b"\xff\xfe half \xf0\x9f"
+HOSTILE = (
+    "<script>alert(1)</script>\x1b[31m\x1b]0;title\x07\0 héllo 🙂\r\n".encode()
+    + b"\xff\xfe half \xf0\x9f"
+)
 
 
 def url(run: Run, rest: str = "") -> str:
@@ -29,7 +32,10 @@ def read(api: APIClient, run: Run, **query: object) -> dict:
 
 
 def download(api: APIClient, run: Run, stream: str = "stdout", **headers: str):
-    answer = api.get(url(run, f"/{stream}"), headers={key.replace("_", "-"): value for key, value in headers.items()})
+    answer = api.get(
+        url(run, f"/{stream}"),
+        headers={key.replace("_", "-"): value for key, value in headers.items()},
+    )
     return answer, answer.getvalue()
 
 
@@ -39,7 +45,14 @@ def test_a_part_says_where_the_next_one_begins(api: APIClient, user: User):
     first = read(api, run, limit=8)
     rest = read(api, run, offset=first["next_offset"])
 
-    assert first == {"stream": "stdout", "offset": 0, "next_offset": 8, "size": 14, "complete": False, "text": "one\ntwo\n"}
+    assert first == {
+        "stream": "stdout",
+        "offset": 0,
+        "next_offset": 8,
+        "size": 14,
+        "complete": False,
+        "text": "one\ntwo\n",
+    }
     assert (rest["text"], rest["next_offset"]) == ("three\n", 14)
     assert read(api, run, offset=14)["text"] == ""
     assert read(api, run, stream="stderr")["text"] == "oops\n"
@@ -82,7 +95,14 @@ def test_a_run_without_a_folder_has_an_empty_log(api: APIClient, user: User):
     run = make_run(user, status=RunStatus.PENDING)
     run_folder(run).rmdir()
 
-    assert read(api, run) == {"stream": "stdout", "offset": 0, "next_offset": 0, "size": 0, "complete": False, "text": ""}
+    assert read(api, run) == {
+        "stream": "stdout",
+        "offset": 0,
+        "next_offset": 0,
+        "size": 0,
+        "complete": False,
+        "text": "",
+    }
     assert read(api, run, tail_lines=5)["text"] == ""
     answer, content = download(api, run)
     assert (answer.status_code, content) == (200, b"")
@@ -107,7 +127,9 @@ def test_a_run_without_a_folder_has_an_empty_log(api: APIClient, user: User):
         ("colour=red", "colour"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(api: APIClient, user: User, query: str, parameter: str):
+def test_what_cannot_be_read_is_refused_by_name(
+    api: APIClient, user: User, query: str, parameter: str
+):
     run = make_run(user, files={"stdout.log": b"one\ntwo\nthree\n"})
 
     answer = api.get(f"{url(run)}?{query}")
@@ -144,7 +166,9 @@ def test_a_link_in_place_of_a_log_is_not_followed(api: APIClient, user: User, tm
 
 
 def test_the_last_lines(api: APIClient, user: User):
-    run = make_run(user, files={"stdout.log": b"".join(b"line %d\n" % number for number in range(1, 1001))})
+    run = make_run(
+        user, files={"stdout.log": b"".join(b"line %d\n" % number for number in range(1, 1001))}
+    )
 
     last = read(api, run, tail_lines=3, line_numbers=1)
     before = read(api, run, tail_lines=2, before=last["offset"], line_numbers=1)
@@ -214,7 +238,10 @@ def test_a_whole_log_is_a_download_and_nothing_else(api: APIClient, user: User):
     assert content == HOSTILE
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Content-Disposition"] == f"attachment; filename*=UTF-8''{run.run_id}-stdout.log"
+    assert (
+        answer.headers["Content-Disposition"]
+        == f"attachment; filename*=UTF-8''{run.run_id}-stdout.log"
+    )
     assert answer.headers["Content-Length"] == str(len(HOSTILE))
 
 
@@ -236,7 +263,14 @@ def test_a_whole_log_is_a_download_and_nothing_else(api: APIClient, user: User):
         ("bytes=9999999999999999999999-", 200, b"0123456789", None),
     ],
 )
-def test_ranges(api: APIClient, user: User, asked: str, status: int, content: bytes | None, content_range: str | None):
+def test_ranges(
+    api: APIClient,
+    user: User,
+    asked: str,
+    status: int,
+    content: bytes | None,
+    content_range: str | None,
+):
     run = make_run(user, files={"stderr.log": b"0123456789"})
 
     answer, received = download(api, run, "stderr", Range=asked)

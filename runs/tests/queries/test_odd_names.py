@@ -1,4 +1,5 @@
-"""Whatever names and texts a training leaves in its folder: every file is listed, read and removed, and no page fails."""
+"""Whatever names and texts a training leaves in its folder: every file is listed, read and removed,
+and no page fails."""
 
 import html
 import os
@@ -27,7 +28,11 @@ NAMES = [
 def run(db: None) -> Run:
     """An ended run with a file and a checkpoint of every name, whose content is the name."""
     owner = User.objects.create_user("owner")
-    files = {f"{folder}{name}": name.encode() for name in NAMES for folder in ("", "checkpoints/", f"model/{name}/")}
+    files = {
+        f"{folder}{name}": name.encode()
+        for name in NAMES
+        for folder in ("", "checkpoints/", f"model/{name}/")
+    }
     return make_run(owner, status=RunStatus.COMPLETED, files=files)
 
 
@@ -64,10 +69,14 @@ def test_every_checkpoint_is_deleted_by_its_button(local_client: Client, run: Ru
 def test_the_api_lists_reads_and_removes_them(api: APIClient, run: Run):
     api.force_authenticate(run.owner)
     base = f"/api/tunix/runs/{run.pk}/artifacts"
-    assert {row["path"] for row in api.get(base).json()["data"] if row["kind"] == "other"} == set(NAMES)
+    assert {row["path"] for row in api.get(base).json()["data"] if row["kind"] == "other"} == set(
+        NAMES
+    )
     for name in NAMES:
         assert b"".join(api.get(f"{base}/{quote(name)}")) == name.encode()
-        assert api.delete(f"{base}/checkpoints/{quote(name)}").json()["bytes_freed"] == len(name.encode())
+        assert api.delete(f"{base}/checkpoints/{quote(name)}").json()["bytes_freed"] == len(
+            name.encode()
+        )
 
 
 def test_a_name_that_is_not_text_is_left_out(local_client: Client, api: APIClient, run: Run):

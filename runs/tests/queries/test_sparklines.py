@@ -1,4 +1,5 @@
-"""Sparklines: every spike of a small run, the outline of a large one, nothing where there is nothing."""
+"""Sparklines: every spike of a small run, the outline of a large one, nothing where there is
+nothing."""
 
 import itertools
 import json
@@ -26,7 +27,10 @@ def measure(run: Run, values: list[float]) -> None:
 
 
 def test_the_first_and_last_step_and_the_extremes_touch_the_border() -> None:
-    line = [tuple(map(float, point.split(","))) for point in draw([(5, 1.0), (6, 9.0), (9, 0.5)]).split()]
+    line = [
+        tuple(map(float, point.split(",")))
+        for point in draw([(5, 1.0), (6, 9.0), (9, 0.5)]).split()
+    ]
     assert line == [(1.0, 17.9), (20.5, 1.0), (79.0, 19.0)]
 
 
@@ -48,7 +52,9 @@ def test_a_flat_line_is_a_line() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_one_query_for_all(submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int) -> None:
+def test_one_query_for_all(
+    submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+) -> None:
     runs = [submit() for _ in range(count)]
     for run in runs:
         measure(run, [3.0, math.nan, 1.0])
@@ -60,7 +66,9 @@ def test_one_query_for_all(submit: Submit, django_assert_num_queries: DjangoAsse
 def test_a_long_run_is_drawn_by_its_chunks(submit: Submit) -> None:
     run = submit()
     measure(run, [10 - step / CHUNK_POINTS for step in range(3 * CHUNK_POINTS)])
-    line = [tuple(map(float, point.split(","))) for point in read_sparklines([run.pk])[run.pk].split()]
+    line = [
+        tuple(map(float, point.split(","))) for point in read_sparklines([run.pk])[run.pk].split()
+    ]
     assert line[0] == (1.0, 1.0)
     assert line[-1] == (79.0, 19.0)
     assert all(one[1] <= two[1] for one, two in itertools.pairwise(line))

@@ -1,4 +1,5 @@
-"""The run folder: files that are whole or not there, the lock, the end of the output, and what is left of a run."""
+"""The run folder: files that are whole or not there, the lock, the end of the output, and what is
+left of a run."""
 
 import fcntl
 import json
@@ -14,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from runs.runfolder import files, leftovers, records
-from runs.runfolder.processes import boot_id, descendants, process_start_time, processes_of_run, read_process, same_process
+from runs.runfolder.processes import (
+    boot_id,
+    descendants,
+    process_start_time,
+    processes_of_run,
+    read_process,
+    same_process,
+)
 from runs.tests.launching import PATIENCE, bytes_read, wait_for
 
 # --- text and time
@@ -205,7 +213,9 @@ def test_a_write_uses_up_its_reservation(tmp_path):
     assert reserved.st_blocks * 512 >= files.RESERVED_BYTES
     files.write_json(tmp_path / "exit.json", {"a": 1})
     assert os.stat(tmp_path / "exit.json").st_ino == reserved.st_ino
-    assert json.loads((tmp_path / "exit.json").read_text()) == {"a": 1}  # nothing of the zeros is left
+    assert json.loads((tmp_path / "exit.json").read_text()) == {
+        "a": 1
+    }  # nothing of the zeros is left
     assert os.listdir(tmp_path) == ["exit.json"]
 
 
@@ -241,7 +251,8 @@ def test_of_many_who_create_a_file_one_does(tmp_path):
 
 @pytest.mark.parametrize("times", range(7))
 def test_cleaning_up_at_the_same_moment_does_not_lose_a_stop_request(tmp_path, monkeypatch, times):
-    """So often in a row the cleaner comes between writing and linking: five times are an error, never a silent loss."""
+    """So often in a row the cleaner comes between writing and linking: five times are an error,
+    never a silent loss."""
     link, cleaned = os.link, []
 
     def link_behind_the_cleaner(*arguments, **options):
@@ -262,7 +273,14 @@ def test_cleaning_up_at_the_same_moment_does_not_lose_a_stop_request(tmp_path, m
 
 def test_cleaning_up_removes_our_leftovers_only(tmp_path):
     ours = [".exit.json.0123abcd", ".stop.json.reserved", ".result.json.ffffffff"]
-    others = [".exit.json.reserved", ".hidden", ".exit.json.bak", "exit.json.0123abcd", "stdout.log", ".env.0123abcd"]
+    others = [
+        ".exit.json.reserved",
+        ".hidden",
+        ".exit.json.bak",
+        "exit.json.0123abcd",
+        "stdout.log",
+        ".env.0123abcd",
+    ]
     for name in (*ours, *others):
         (tmp_path / name).touch()
     files.remove_temporary_files(tmp_path)
@@ -300,7 +318,8 @@ def test_no_lock_without_a_folder(tmp_path):
 
 @pytest.mark.parametrize("made_again", [False, True])
 def test_a_lock_on_a_removed_file_is_no_lock(tmp_path, monkeypatch, made_again):
-    """The folder may be purged between open and flock: whoever gets a lock has it on the file that is there."""
+    """The folder may be purged between open and flock: whoever gets a lock has it on the file that
+    is there."""
     path = tmp_path / "lock"
     flock = fcntl.flock
 
@@ -340,12 +359,19 @@ def test_a_lost_end_never_replaces_a_real_one(tmp_path):
 
 
 def test_a_lost_end_knows_host_and_start_from_the_keeper_and_cleans_up(tmp_path):
-    files.write_json(tmp_path / "keeper.json", {"host": "gpu-1", "started_at": "2025-01-01T00:00:00.000000Z"})
+    files.write_json(
+        tmp_path / "keeper.json", {"host": "gpu-1", "started_at": "2025-01-01T00:00:00.000000Z"}
+    )
     for name in ("exit.json", "stop.json"):
         files.reserve(tmp_path / name)
     record = records.write_lost_exit(tmp_path, "r", "The host was restarted.")
     assert (record["host"], record["started_at"]) == ("gpu-1", "2025-01-01T00:00:00.000000Z")
-    assert (record["reason"], record["exit_code"], record["signal"], record["duration_seconds"]) == ("lost", None, None, None)
+    assert (
+        record["reason"],
+        record["exit_code"],
+        record["signal"],
+        record["duration_seconds"],
+    ) == ("lost", None, None, None)
     assert sorted(os.listdir(tmp_path)) == ["exit.json", "keeper.json"]
 
 
@@ -402,7 +428,9 @@ def test_a_process_whose_first_thread_has_ended_is_alive(process):
     """
     threaded = process([sys.executable, "-I", "-S", "-c", program])
     stat = Path(f"/proc/{threaded.pid}/stat")
-    wait_for(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "the end of the first thread")
+    wait_for(
+        lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "the end of the first thread"
+    )
     assert read_process(threaded.pid) is not None
 
 
@@ -417,7 +445,9 @@ def test_a_name_with_spaces_and_parentheses_is_read_right(process, tmp_path):
 
 
 def test_descendants_are_found_through_sessions(process):
-    shell = process(["sh", "-c", "setsid sh -c 'sleep 60 & echo; wait' & wait"], stdout=subprocess.PIPE)
+    shell = process(
+        ["sh", "-c", "setsid sh -c 'sleep 60 & echo; wait' & wait"], stdout=subprocess.PIPE
+    )
     assert shell.stdout is not None
     shell.stdout.readline()
     found = descendants(shell.pid)
@@ -435,8 +465,16 @@ def test_processes_of_a_run_are_known_by_their_environment(process):
 
 
 def recorded(tmp_path, sleeper, **changes):
-    identity = {"pid": sleeper.pid, "start_time": process_start_time(sleeper.pid), "pgid": sleeper.pid, **changes}
-    files.write_json(tmp_path / "keeper.json", {"boot_id": boot_id(), "keeper": {"pid": 2**22 + 1}, "trainer": identity})
+    identity = {
+        "pid": sleeper.pid,
+        "start_time": process_start_time(sleeper.pid),
+        "pgid": sleeper.pid,
+        **changes,
+    }
+    files.write_json(
+        tmp_path / "keeper.json",
+        {"boot_id": boot_id(), "keeper": {"pid": 2**22 + 1}, "trainer": identity},
+    )
 
 
 def test_a_recorded_process_that_still_lives_is_killed_with_its_children(process, tmp_path):
@@ -445,7 +483,9 @@ def test_a_recorded_process_that_still_lives_is_killed_with_its_children(process
     recorded(tmp_path, shell)
     assert leftovers.kill_leftovers(tmp_path, "run-1") == sorted([shell.pid, child])
     assert shell.wait() == -signal.SIGKILL
-    wait_for(lambda: process_start_time(child) is None, "the end of the child, which nobody waits for")
+    wait_for(
+        lambda: process_start_time(child) is None, "the end of the child, which nobody waits for"
+    )
 
 
 @pytest.mark.parametrize("change", ["start", "boot", "number", "nothing", "broken"])
@@ -468,7 +508,10 @@ def test_a_process_that_only_has_the_same_number_is_left_alone(process, tmp_path
 
 def test_killing_leftovers_never_means_oneself(tmp_path):
     me = {"pid": os.getpid(), "start_time": process_start_time(os.getpid())}
-    files.write_json(tmp_path / "keeper.json", {"boot_id": boot_id(), "keeper": me, "trainer": {"pid": 1, "start_time": 1}})
+    files.write_json(
+        tmp_path / "keeper.json",
+        {"boot_id": boot_id(), "keeper": me, "trainer": {"pid": 1, "start_time": 1}},
+    )
     assert leftovers.kill_leftovers(tmp_path, "run-1") == []
 
 

@@ -1,4 +1,5 @@
-"""Every action of a person leaves who did it: among the run's events, or in the audit log where the run goes away."""
+"""Every action of a person leaves who did it: among the run's events, or in the audit log where the
+run goes away."""
 
 from collections.abc import Callable
 
@@ -53,11 +54,19 @@ def said_by(run: Run, name: str = "other") -> list[str]:
 
 def test_acts_on_a_waiting_run(submit: Submit, page: Client, by_api: APIClient) -> None:
     def admin(action: str) -> Act:
-        return lambda run: page.post("/admin/runs/run/", {"action": action, "_selected_action": [str(run.pk)]})
+        return lambda run: page.post(
+            "/admin/runs/run/", {"action": action, "_selected_action": [str(run.pk)]}
+        )
 
     acts: dict[str, tuple[Act, str]] = {
-        "cancelled in the API": (lambda run: by_api.post(f"/api/tunix/runs/{run.pk}/cancel"), "cancelled by other"),
-        "cancelled on the page": (lambda run: page.post(f"/runs/{run.pk}/cancel"), "cancelled by other"),
+        "cancelled in the API": (
+            lambda run: by_api.post(f"/api/tunix/runs/{run.pk}/cancel"),
+            "cancelled by other",
+        ),
+        "cancelled on the page": (
+            lambda run: page.post(f"/runs/{run.pk}/cancel"),
+            "cancelled by other",
+        ),
         "cancelled with others": (
             lambda run: page.post("/runs/chosen", {"do": "cancel", "ids": str(run.pk)}),
             "cancelled by other",
@@ -65,8 +74,14 @@ def test_acts_on_a_waiting_run(submit: Submit, page: Client, by_api: APIClient) 
         "cancelled in the admin": (admin("cancel"), "cancelled by other"),
         "moved in the admin": (admin("prioritise"), "priority 0 → 1"),
         "pinned in the admin": (admin("pin"), "pinned changed"),
-        "pinned on the page": (lambda run: page.post(f"/runs/{run.pk}/pin", {"pinned": "true"}), "pinned changed"),
-        "tagged on the page": (lambda run: page.post(f"/runs/{run.pk}/annotate", {"tags": "a"}), "tags changed"),
+        "pinned on the page": (
+            lambda run: page.post(f"/runs/{run.pk}/pin", {"pinned": "true"}),
+            "pinned changed",
+        ),
+        "tagged on the page": (
+            lambda run: page.post(f"/runs/{run.pk}/annotate", {"tags": "a"}),
+            "tags changed",
+        ),
         "tagged with others": (
             lambda run: page.post("/runs/chosen", {"do": "tag", "ids": str(run.pk), "add": "a"}),
             "tags changed",
@@ -89,7 +104,9 @@ def test_acts_on_an_ended_run(submit: Submit, page: Client, by_api: APIClient) -
     acts: dict[str, Act] = {
         "API": lambda run: by_api.post(f"/api/tunix/runs/{run.pk}/retry"),
         "page": lambda run: page.post(f"/runs/{run.pk}/retry"),
-        "admin": lambda run: page.post("/admin/runs/run/", {"action": "retry", "_selected_action": [str(run.pk)]}),
+        "admin": lambda run: page.post(
+            "/admin/runs/run/", {"action": "retry", "_selected_action": [str(run.pk)]}
+        ),
     }
     for name, act in acts.items():
         run = ended(submit())
@@ -101,7 +118,11 @@ def test_acts_on_an_ended_run(submit: Submit, page: Client, by_api: APIClient) -
     page.post(f"/runs/{run.pk}/remove-file?path=checkpoints/1")
     assert said_by(run) == ["checkpoints/1 removed (36 bytes)"]
     entry = LogEntry.objects.get(action_flag=DELETION)  # outlives the run
-    assert (entry.user.username, entry.object_id, entry.change_message) == ("other", str(run.pk), said_by(run)[0])
+    assert (entry.user.username, entry.object_id, entry.change_message) == (
+        "other",
+        str(run.pk),
+        said_by(run)[0],
+    )
 
 
 @pytest.mark.parametrize("where", ["API", "page", "chosen", "admin"])
@@ -125,13 +146,23 @@ def test_who_deleted_a_run_is_known_when_it_is_gone(
 
     trashed, purged = LogEntry.objects.order_by("id")
     assert (trashed.user, trashed.object_id, trashed.action_flag) == (other, pk, DELETION)
-    assert (purged.user.username, purged.object_id, purged.change_message) == ("system", pk, "deleted with files (0 bytes)")
+    assert (purged.user.username, purged.object_id, purged.change_message) == (
+        "system",
+        pk,
+        "deleted with files (0 bytes)",
+    )
     assert pk in page.get("/admin/admin/logentry/").content.decode()
 
 
-def test_a_run_that_is_deleted_twice_says_so(submit: Submit, by_api: APIClient, page: Client) -> None:
+def test_a_run_that_is_deleted_twice_says_so(
+    submit: Submit, by_api: APIClient, page: Client
+) -> None:
     run = ended(submit())
     assert by_api.delete(f"/api/tunix/runs/{run.pk}").status_code == 200
-    answer = page.post("/admin/runs/run/?trash=in", {"action": "trash", "_selected_action": [str(run.pk)]}, follow=True)
+    answer = page.post(
+        "/admin/runs/run/?trash=in",
+        {"action": "trash", "_selected_action": [str(run.pk)]},
+        follow=True,
+    )
     assert "it is in the trash already" in answer.content.decode()
     assert LogEntry.objects.count() == 1

@@ -1,4 +1,5 @@
-"""What an owner's runs take on disk: measured once, freed by what removes files; the quota warns and then refuses."""
+"""What an owner's runs take on disk: measured once, freed by what removes files; the quota warns
+and then refuses."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -78,7 +79,11 @@ class TestMeasuring:
         assert bytes_below(tmp_path / "missing") == 0
 
     def test_what_frees_the_disk_frees_the_quota(self, user: User, settings: LazySettings) -> None:
-        run = make_run(user, status=RunStatus.FAILED, files={"checkpoints/5/x": b"x" * 700, "stdout.log": b"x" * 300})
+        run = make_run(
+            user,
+            status=RunStatus.FAILED,
+            files={"checkpoints/5/x": b"x" * 700, "stdout.log": b"x" * 300},
+        )
         Run.objects.update(disk_bytes=1000)
         other = taking(user, 5000)
 
@@ -116,7 +121,9 @@ class TestMeasuring:
         tasks.measure()
         assert OrmQ.objects.count() == 1  # it goes on by itself
 
-    def test_nothing_is_measured_while_the_output_root_is_away(self, user: User, settings: LazySettings) -> None:
+    def test_nothing_is_measured_while_the_output_root_is_away(
+        self, user: User, settings: LazySettings
+    ) -> None:
         make_run(user, status=RunStatus.FAILED)
         (settings.TUNIX_OUTPUT_ROOT / ".hosts" / "root_id").unlink()
         assert measure_ended(seconds=10.0) is False
@@ -134,14 +141,21 @@ class TestMeasuring:
 
 
 class TestTheQuota:
-    def test_there_is_none_unless_it_is_set(self, user: User, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    def test_there_is_none_unless_it_is_set(
+        self, user: User, django_assert_num_queries: DjangoAssertNumQueries
+    ) -> None:
         taking(user, 10**15)
         with django_assert_num_queries(1):
             assert disk_use(user) is None
         assert disk_warnings(user) == []
 
     def test_it_warns_from_four_fifths_on(
-        self, api: APIClient, user: User, settings: LazySettings, request_body: dict[str, Any], body: dict[str, Any]
+        self,
+        api: APIClient,
+        user: User,
+        settings: LazySettings,
+        request_body: dict[str, Any],
+        body: dict[str, Any],
     ) -> None:
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 10.0
         run = taking(user, 7.9 * GB)
@@ -152,12 +166,18 @@ class TestTheQuota:
             answer = api.post("/api/tunix/run", asked, format="json")
             assert answer.status_code == 202
             assert answer.json()["warnings"][-1:] == [
-                "Your runs take 8.0 GB of the 10.0 GB of disk that they may take (80%). When it is used up, no new training is"
-                " taken: delete runs, or remove their checkpoints and models."
+                "Your runs take 8.0 GB of the 10.0 GB of disk that they may take (80%). When it is"
+                " used up, no new training is taken: delete runs, or remove their checkpoints and"
+                " models."
             ]
 
     def test_when_it_is_used_up_no_training_is_taken(
-        self, api: APIClient, user: User, settings: LazySettings, request_body: dict[str, Any], body: dict[str, Any]
+        self,
+        api: APIClient,
+        user: User,
+        settings: LazySettings,
+        request_body: dict[str, Any],
+        body: dict[str, Any],
     ) -> None:
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 10.0
         run, _ = taking(user, 9 * GB, config=request_body), taking(user, 1.2 * GB)
@@ -172,8 +192,9 @@ class TestTheQuota:
         for refusal in refusals:
             assert refusal.status_code == 409
             assert refusal.json()["detail"].startswith(
-                "Your runs take 10.2 GB of disk, and they may take 10.0 GB. Nothing was started. Delete runs that you no longer"
-                f" need, or remove their checkpoints and models; the largest: {run.name} ({str(run.pk)[:8]}, 9.0 GB), "
+                "Your runs take 10.2 GB of disk, and they may take 10.0 GB. Nothing was started."
+                " Delete runs that you no longer need, or remove their checkpoints and models; the"
+                f" largest: {run.name} ({str(run.pk)[:8]}, 9.0 GB), "
             )
         assert Run.objects.count() == count
         dry = api.post("/api/tunix/run", body, format="json").json()
@@ -190,9 +211,14 @@ class TestTheQuota:
         first = api.post("/api/tunix/run?mode=async", asked, format="json").json()
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 1.0
         taking(user, 2 * GB)
-        assert api.post("/api/tunix/run?mode=async", asked, format="json").json()["run_id"] == first["run_id"]
+        assert (
+            api.post("/api/tunix/run?mode=async", asked, format="json").json()["run_id"]
+            == first["run_id"]
+        )
 
-    def test_it_is_the_quota_of_who_asks(self, submit: Submit, user: User, staff: User, settings: LazySettings) -> None:
+    def test_it_is_the_quota_of_who_asks(
+        self, submit: Submit, user: User, staff: User, settings: LazySettings
+    ) -> None:
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 1.0
         run = submit()
         taking(user, 2 * GB)
@@ -202,7 +228,9 @@ class TestTheQuota:
         run.refresh_from_db()
         assert retry_run(run=run, by=staff).owner == staff
 
-    def test_a_lost_run_says_why_it_is_not_tried_again(self, submit: Submit, user: User, settings: LazySettings) -> None:
+    def test_a_lost_run_says_why_it_is_not_tried_again(
+        self, submit: Submit, user: User, settings: LazySettings
+    ) -> None:
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 1.0
         run = submit(auto_retry=1)
         taking(user, 2 * GB)
@@ -211,7 +239,9 @@ class TestTheQuota:
         assert run.message.startswith("Lost. It is not tried again: Your runs take 2.0 GB of disk")
 
     @pytest.mark.parametrize(("own", "quota"), [(50.0, 50 * GB), (0.0, None)])
-    def test_an_account_may_have_its_own(self, user: User, settings: LazySettings, own: float, quota: float | None) -> None:
+    def test_an_account_may_have_its_own(
+        self, user: User, settings: LazySettings, own: float, quota: float | None
+    ) -> None:
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 10.0
         DiskQuota.objects.create(account=user, gigabytes=own)
         use = disk_use(user)
@@ -223,7 +253,9 @@ class TestTheQuota:
 
 
 class TestPages:
-    def test_the_history_and_the_form_warn(self, user: User, remote_client: Client, settings: LazySettings, dataset: Any) -> None:
+    def test_the_history_and_the_form_warn(
+        self, user: User, remote_client: Client, settings: LazySettings, dataset: Any
+    ) -> None:
         remote_client.force_login(user)
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 10.0
         run = taking(user, 5 * GB)
@@ -231,17 +263,30 @@ class TestPages:
             assert "disk-warning" not in remote_client.get(path).content.decode()
         Run.objects.filter(pk=run.pk).update(disk_bytes=9 * GB)
         for path in ("/", "/runs/new"):
-            assert "Your runs take 9.0 GB of the 10.0 GB of disk" in remote_client.get(path).content.decode()
+            assert (
+                "Your runs take 9.0 GB of the 10.0 GB of disk"
+                in remote_client.get(path).content.decode()
+            )
 
     def test_the_form_says_why_it_is_refused(
-        self, user: User, remote_client: Client, settings: LazySettings, request_body: dict[str, Any]
+        self,
+        user: User,
+        remote_client: Client,
+        settings: LazySettings,
+        request_body: dict[str, Any],
     ) -> None:
         remote_client.force_login(user)
         settings.TUNIX_OWNER_DISK_QUOTA_GB = 1.0
         taking(user, 2 * GB)
-        page = remote_client.post("/runs/new", filled(remote_client, "?dataset=sums-v1") | {"action": "local", "run_async": "on"})
+        page = remote_client.post(
+            "/runs/new",
+            filled(remote_client, "?dataset=sums-v1") | {"action": "local", "run_async": "on"},
+        )
         assert page.status_code == 409
-        assert "Your runs take 2.0 GB of disk, and they may take 1.0 GB. Nothing was started." in page.content.decode()
+        assert (
+            "Your runs take 2.0 GB of disk, and they may take 1.0 GB. Nothing was started."
+            in page.content.decode()
+        )
 
     def test_operators_see_the_use_of_each_owner_and_change_quotas(
         self, user: User, operator: Client, settings: LazySettings
@@ -251,9 +296,18 @@ class TestPages:
         taking(user, 3 * GB, trashed_at=timezone.now())
         assert "4.0 GB of 10.0 GB" in operator.get("/admin/auth/user/").content.decode()
 
-        fields = {"username": "somebody", "is_active": "on", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+        fields = {
+            "username": "somebody",
+            "is_active": "on",
+            "date_joined_0": "2026-01-01",
+            "date_joined_1": "00:00:00",
+        }
         page = f"/admin/auth/user/{user.pk}/change/"
-        for typed, shown in (("25", "4.0 GB of 25.0 GB"), ("0", "4.0 GB<"), ("", "4.0 GB of 10.0 GB")):
+        for typed, shown in (
+            ("25", "4.0 GB of 25.0 GB"),
+            ("0", "4.0 GB<"),
+            ("", "4.0 GB of 10.0 GB"),
+        ):
             assert operator.post(page, fields | {"quota": typed}).status_code == 302
             assert shown in operator.get("/admin/auth/user/").content.decode()
         assert DiskQuota.objects.count() == 0

@@ -1,4 +1,5 @@
-"""Adding steps to a completed training: what is stored, what is refused, what retries of an extension do."""
+"""Adding steps to a completed training: what is stored, what is refused, what retries of an
+extension do."""
 
 import json
 import shutil
@@ -34,12 +35,19 @@ pytestmark = pytest.mark.django_db
 
 def end(run: Run, *steps: int, status: str = RunStatus.COMPLETED, lost: bool = False) -> Run:
     """Let a pending run start and end; its training has saved after ``steps``."""
-    assert root_problem() is None  # before the first claim: later a root without its marker would be a stranger's
+    assert (
+        root_problem() is None
+    )  # before the first claim: later a root without its marker would be a stranger's
     claim_run(run=run, host=this_host(), by="test")
     if run.mode == "local":
         leave_checkpoints_of(run, *steps)
     return finish_run(
-        run=run, status=status, reason="x", by="test", exit_code=0 if status == RunStatus.COMPLETED else None, lost=lost
+        run=run,
+        status=status,
+        reason="x",
+        by="test",
+        exit_code=0 if status == RunStatus.COMPLETED else None,
+        lost=lost,
     )
 
 
@@ -51,7 +59,11 @@ def manifest(run: Run) -> dict[str, Any]:
 @pytest.fixture
 def completed(submit: Submit) -> Run:
     """A training of 10 steps, asked for with an own folder, tags and a request id."""
-    return end(submit(output_dir="mine", num_epochs=7, max_steps=10, tags=["a"], client_request_id="once"), 5, 10)
+    return end(
+        submit(output_dir="mine", num_epochs=7, max_steps=10, tags=["a"], client_request_id="once"),
+        5,
+        10,
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,8 +81,14 @@ def test_it_is_a_new_run_from_the_last_checkpoint(
     assert response.status_code == 202
     answer = response.json()
     assert (answer["status"], answer["retry_of"], answer["attempt"]) == ("pending", None, 1)
-    assert (answer["resume"], answer["resume_from"], answer["extend_from_step"]) == (True, str(completed.pk), 10)
-    assert answer["config"] == completed.config | {"output_dir": None, "name": answer["name"]} | stored
+    assert (answer["resume"], answer["resume_from"], answer["extend_from_step"]) == (
+        True,
+        str(completed.pk),
+        10,
+    )
+    assert (
+        answer["config"] == completed.config | {"output_dir": None, "name": answer["name"]} | stored
+    )
     assert (answer["output_dir"], answer["tags"]) == (answer["run_id"], ["a"])
     assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["extend_from_step"] == 10
     run = Run.objects.get(pk=answer["run_id"])
@@ -100,7 +118,9 @@ def test_it_is_a_new_run_from_the_last_checkpoint(
         ("much", "non_field_errors"),
     ],
 )
-def test_a_bad_amount_is_400_and_named(completed: Run, api: APIClient, asked: Any, field: str) -> None:
+def test_a_bad_amount_is_400_and_named(
+    completed: Run, api: APIClient, asked: Any, field: str
+) -> None:
     response = api.post(f"/api/tunix/runs/{completed.pk}/extend", asked, format="json")
     assert response.status_code == 400
     assert list(response.json()) == ["detail", field]
@@ -108,7 +128,14 @@ def test_a_bad_amount_is_400_and_named(completed: Run, api: APIClient, asked: An
 
 
 @pytest.mark.parametrize(
-    "status", [RunStatus.PENDING, RunStatus.RUNNING, RunStatus.FAILED, RunStatus.TIMEOUT, RunStatus.CANCELLED]
+    "status",
+    [
+        RunStatus.PENDING,
+        RunStatus.RUNNING,
+        RunStatus.FAILED,
+        RunStatus.TIMEOUT,
+        RunStatus.CANCELLED,
+    ],
 )
 def test_only_a_completed_training_is_extended(submit: Submit, api: APIClient, status: str) -> None:
     run = submit()
@@ -139,8 +166,11 @@ def test_without_a_checkpoint_there_is_nothing_to_extend(completed: Run, api: AP
     assert "no checkpoint left" in response.json()["detail"]
 
 
-def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(completed: Run, api: APIClient) -> None:
-    """A file system that fails says something else than one without checkpoints: here a name longer than it takes."""
+def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(
+    completed: Run, api: APIClient
+) -> None:
+    """A file system that fails says something else than one without checkpoints: here a name longer
+    than it takes."""
     Run.objects.filter(pk=completed.pk).update(output_dir="x" * 300)
     response = api.post(f"/api/tunix/runs/{completed.pk}/extend", {"max_steps": 1}, format="json")
     assert response.status_code == 409
@@ -167,27 +197,37 @@ class TestRetries:
     def extension(self, completed: Run, user: User) -> Run:
         return extend_run(run=completed, by=user, max_steps=20)
 
-    def test_it_goes_on_with_its_own_checkpoint_and_schedule(self, extension: Run, user: User) -> None:
+    def test_it_goes_on_with_its_own_checkpoint_and_schedule(
+        self, extension: Run, user: User
+    ) -> None:
         retry = retry_run(run=end(extension, 12, status="failed"), by=user)
         assert (retry.resume_from, retry.extend_from_step) == (extension, 10)
         assert manifest(retry)["extend_from_step"] == 10
 
-    def test_one_that_died_before_it_saved_begins_with_what_it_extends(self, completed: Run, extension: Run, user: User) -> None:
+    def test_one_that_died_before_it_saved_begins_with_what_it_extends(
+        self, completed: Run, extension: Run, user: User
+    ) -> None:
         retry = retry_run(run=end(extension, status="failed"), by=user)
         assert (retry.resume_from, retry.extend_from_step) == (completed, 10)
 
-    def test_from_scratch_is_the_checkpoint_that_it_extends(self, completed: Run, extension: Run, user: User) -> None:
+    def test_from_scratch_is_the_checkpoint_that_it_extends(
+        self, completed: Run, extension: Run, user: User
+    ) -> None:
         retry = retry_run(run=end(extension, 12, status="failed"), by=user, resume=False)
         assert (retry.resume_from, retry.extend_from_step) == (completed, 10)
         again = retry_run(run=end(retry, 14, status="failed"), by=user)
         assert again.resume_from == retry
 
-    def test_without_what_it_extends_it_is_not_retried(self, completed: Run, extension: Run, api: APIClient) -> None:
+    def test_without_what_it_extends_it_is_not_retried(
+        self, completed: Run, extension: Run, api: APIClient
+    ) -> None:
         end(extension, status="failed")
         shutil.rmtree(run_folder(completed) / names.CHECKPOINTS / "10")  # 5 is left, and of no use
         response = api.post(f"/api/tunix/runs/{extension.pk}/retry")
         assert response.status_code == 409
-        assert "The checkpoint of step 10 that this run extends is gone." in response.json()["detail"]
+        assert (
+            "The checkpoint of step 10 that this run extends is gone." in response.json()["detail"]
+        )
 
     def test_a_lost_one_that_cannot_be_retried_says_why(self, submit: Submit, user: User) -> None:
         first = end(submit(auto_retry=1), 10)
@@ -197,7 +237,9 @@ class TestRetries:
         assert extension.message.startswith("x It is not tried again: The checkpoint of step 10")
         assert not extension.retries.exists()
 
-    def test_a_waiting_one_whose_checkpoint_is_gone_fails_and_says_so(self, completed: Run, extension: Run) -> None:
+    def test_a_waiting_one_whose_checkpoint_is_gone_fails_and_says_so(
+        self, completed: Run, extension: Run
+    ) -> None:
         shutil.rmtree(run_folder(completed) / names.CHECKPOINTS / "10")
         launch_pending()
         extension.refresh_from_db()
@@ -239,8 +281,13 @@ class TestPage:
             ({}, "as a whole number"),
         ],
     )
-    def test_a_bad_amount_is_said(self, completed: Run, local_client: Client, form: dict[str, str], words: str) -> None:
-        assert words in local_client.post(f"/runs/{completed.pk}/extend", form, follow=True).content.decode()
+    def test_a_bad_amount_is_said(
+        self, completed: Run, local_client: Client, form: dict[str, str], words: str
+    ) -> None:
+        assert (
+            words
+            in local_client.post(f"/runs/{completed.pk}/extend", form, follow=True).content.decode()
+        )
         assert Run.objects.count() == 1
 
     def test_without_a_checkpoint_it_says_so(self, completed: Run, local_client: Client) -> None:
@@ -251,15 +298,21 @@ class TestPage:
 
     def test_others_are_not_offered_it(self, submit: Submit, local_client: Client) -> None:
         for run in (end(submit(), 5, status="failed"), end(submit(dry_run=True)), submit()):
-            assert 'data-testid="extend"' not in local_client.get(f"/runs/{run.pk}").content.decode()
+            assert (
+                'data-testid="extend"' not in local_client.get(f"/runs/{run.pk}").content.decode()
+            )
 
-    def test_the_history_offers_no_retry_of_a_completed_training(self, completed: Run, local_client: Client) -> None:
+    def test_the_history_offers_no_retry_of_a_completed_training(
+        self, completed: Run, local_client: Client
+    ) -> None:
         assert f"/runs/{completed.pk}/retry" not in local_client.get("/").content.decode()
 
 
 @pytest.mark.tunix
 @pytest.mark.django_db(transaction=True)
-def test_with_the_real_training_program(submit: Submit, user: User, make_dataset: Callable[..., Dataset]) -> None:
+def test_with_the_real_training_program(
+    submit: Submit, user: User, make_dataset: Callable[..., Dataset]
+) -> None:
     def trained(run: Run) -> Run:
         launch_pending()
         wait_for(lambda: attend() == 0, "the end")
@@ -268,10 +321,19 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
         return run
 
     settings = {"max_seq_length": 128, "batch_size": 2, "exact_match_examples": 0}
-    first = trained(submit(dataset_key=make_dataset("few", size=6).dataset_key, num_epochs=1, **settings))
+    first = trained(
+        submit(dataset_key=make_dataset("few", size=6).dataset_key, num_epochs=1, **settings)
+    )
 
     extension = trained(extend_run(run=first, by=user, max_steps=4))
 
-    assert (extension.step, extension.total_steps, extension.summary["extended_from_step"]) == (7, 7, 3)
-    lines = [json.loads(line) for line in (run_folder(extension) / names.METRICS).read_text().splitlines()]
+    assert (extension.step, extension.total_steps, extension.summary["extended_from_step"]) == (
+        7,
+        7,
+        3,
+    )
+    lines = [
+        json.loads(line)
+        for line in (run_folder(extension) / names.METRICS).read_text().splitlines()
+    ]
     assert [line["step"] for line in lines if "loss" in line.get("values", {})] == [4, 5, 6, 7]

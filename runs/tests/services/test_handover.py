@@ -1,4 +1,5 @@
-"""A leaver's runs and datasets get another owner: all of them, in batches, once, and it stays known who had them."""
+"""A leaver's runs and datasets get another owner: all of them, in batches, once, and it stays known
+who had them."""
 
 import io
 
@@ -33,14 +34,22 @@ def heir(db: None) -> User:
 def owned(submit: Submit, dataset: Dataset, user: User) -> list[Run]:
     """Three runs of ``user``, one of them in the trash, and a dataset."""
     Dataset.objects.update(created_by=user)
-    runs = [submit(client_request_id=f"request-{number}", webhook_url="https://hooks.example.org/key") for number in range(3)]
+    runs = [
+        submit(client_request_id=f"request-{number}", webhook_url="https://hooks.example.org/key")
+        for number in range(3)
+    ]
     trash_run(run=request_cancel(run=runs[0], by=user), by=user)
     return runs
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])
 def test_all_runs_and_datasets_get_the_new_owner(
-    owned: list[Run], user: User, heir: User, staff: User, monkeypatch: pytest.MonkeyPatch, batch: int
+    owned: list[Run],
+    user: User,
+    heir: User,
+    staff: User,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
 ) -> None:
     monkeypatch.setattr(handover, "BATCH", batch)
 
@@ -51,7 +60,11 @@ def test_all_runs_and_datasets_get_the_new_owner(
     assert Dataset.objects.get().created_by == heir
     for run in owned:
         assert run.events.get(by=staff.username).reason == "handed over from somebody to heir"
-    entries = LogEntry.objects.filter(user=staff).order_by("pk").values_list("object_repr", "change_message")
+    entries = (
+        LogEntry.objects.filter(user=staff)
+        .order_by("pk")
+        .values_list("object_repr", "change_message")
+    )
     assert list(entries) == [
         ("sums-v1", "handed over from somebody to heir"),
         ("somebody", "3 runs and 1 dataset handed over from somebody to heir"),
@@ -65,8 +78,14 @@ def test_no_transaction_holds_more_than_a_batch(
     with CaptureQueriesContext(connection) as queries:
         hand_over(owner=user, to=heir, by=staff)
 
-    told = [query["sql"].split('"')[0] for query in queries]  # "RELEASE SAVEPOINT " is the end of a transaction in a test
-    first, second = (place for place, query in enumerate(queries) if query["sql"].startswith('UPDATE "tunix_runs"'))
+    told = [
+        query["sql"].split('"')[0] for query in queries
+    ]  # "RELEASE SAVEPOINT " is the end of a transaction in a test
+    first, second = (
+        place
+        for place, query in enumerate(queries)
+        if query["sql"].startswith('UPDATE "tunix_runs"')
+    )
     assert "RELEASE SAVEPOINT " in told[first:second]
 
 
@@ -77,7 +96,9 @@ def test_again_nothing_is_left_to_do(owned: list[Run], user: User, heir: User, s
     assert LogEntry.objects.count() == entries
 
 
-def test_the_new_owner_acts_on_them_and_the_old_one_no_longer_does(owned: list[Run], user: User, heir: User, staff: User) -> None:
+def test_the_new_owner_acts_on_them_and_the_old_one_no_longer_does(
+    owned: list[Run], user: User, heir: User, staff: User
+) -> None:
     hand_over(owner=user, to=heir, by=staff)
     clients = {}
     for person in (user, heir):
@@ -86,17 +107,26 @@ def test_the_new_owner_acts_on_them_and_the_old_one_no_longer_does(owned: list[R
     path = f"/api/tunix/runs/{owned[1].pk}"
     assert clients["somebody"].post(f"{path}/cancel").status_code == 403
     assert clients["heir"].post(f"{path}/cancel").status_code == 202
-    assert clients["somebody"].get(path).json()["config"]["webhook_url"] == "https://hooks.example.org/…"
-    assert clients["heir"].get(path).json()["config"]["webhook_url"] == "https://hooks.example.org/key"
+    assert (
+        clients["somebody"].get(path).json()["config"]["webhook_url"]
+        == "https://hooks.example.org/…"
+    )
+    assert (
+        clients["heir"].get(path).json()["config"]["webhook_url"] == "https://hooks.example.org/key"
+    )
 
 
-def test_who_cannot_own_runs_gets_none(owned: list[Run], user: User, heir: User, staff: User) -> None:
+def test_who_cannot_own_runs_gets_none(
+    owned: list[Run], user: User, heir: User, staff: User
+) -> None:
     with pytest.raises(NotAllowed, match="operator"):
         hand_over(owner=user, to=heir, by=heir)
     with pytest.raises(CannotOwn, match="one and the same"):
         hand_over(owner=user, to=user, by=staff)
     set_role(user=heir, role=Role.VIEWER)
-    with pytest.raises(CannotOwn, match="heir has the role viewer; owning runs takes the role researcher"):
+    with pytest.raises(
+        CannotOwn, match="heir has the role viewer; owning runs takes the role researcher"
+    ):
         hand_over(owner=user, to=heir, by=staff)
     User.objects.filter(pk=heir.pk).update(is_active=False)
     heir.refresh_from_db()
@@ -125,11 +155,15 @@ def act(client: Client, action: str, *users: User, **more: str) -> str:
 
 
 class TestTheAdmin:
-    def test_it_asks_to_whom_and_does_it(self, owned: list[Run], user: User, heir: User, operator: Client) -> None:
+    def test_it_asks_to_whom_and_does_it(
+        self, owned: list[Run], user: User, heir: User, operator: Client
+    ) -> None:
         page = act(operator, "hand_over", user)
         assert "somebody owns 3 runs and 1 dataset." in page
         assert Run.objects.filter(owner=user).count() == 3
-        assert "There is no account of this name." in act(operator, "hand_over", user, to="nobody-here")
+        assert "There is no account of this name." in act(
+            operator, "hand_over", user, to="nobody-here"
+        )
         assert "one and the same account" in act(operator, "hand_over", user, to="somebody")
 
         page = act(operator, "hand_over", user, to="heir")
@@ -141,10 +175,17 @@ class TestTheAdmin:
         assert "Choose one account" in act(operator, "hand_over", user, heir)
 
     def test_a_great_many_are_for_the_command(
-        self, owned: list[Run], user: User, heir: User, operator: Client, monkeypatch: pytest.MonkeyPatch
+        self,
+        owned: list[Run],
+        user: User,
+        heir: User,
+        operator: Client,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(owners, "HANDED_MAX", 2)
-        assert "use manage.py hand_over somebody NEW-OWNER" in act(operator, "hand_over", user, to="heir")
+        assert "use manage.py hand_over somebody NEW-OWNER" in act(
+            operator, "hand_over", user, to="heir"
+        )
         assert Run.objects.filter(owner=user).count() == 3
 
     def test_a_researcher_may_not(self, owned: list[Run], user: User, heir: User) -> None:
@@ -153,12 +194,21 @@ class TestTheAdmin:
         act(client, "hand_over", user, to="heir")
         assert Run.objects.filter(owner=user).count() == 3
 
-    def test_the_deactivation_of_an_owner_offers_it(self, owned: list[Run], user: User, heir: User, operator: Client) -> None:
+    def test_the_deactivation_of_an_owner_offers_it(
+        self, owned: list[Run], user: User, heir: User, operator: Client
+    ) -> None:
         page = act(operator, "deactivate", user, heir)
         assert page.count("still owns") == 1
-        assert "The account somebody still owns 3 runs and 1 dataset. To give them to somebody else" in page
+        assert (
+            "The account somebody still owns 3 runs and 1 dataset. To give them to somebody else"
+            in page
+        )
         act(operator, "activate", user)
 
-        fields = {"username": "somebody", "date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+        fields = {
+            "username": "somebody",
+            "date_joined_0": "2026-01-01",
+            "date_joined_1": "00:00:00",
+        }
         page = operator.post(f"{LIST}{user.pk}/change/", fields, follow=True).content.decode()
         assert "The account somebody still owns 3 runs and 1 dataset" in page

@@ -1,4 +1,5 @@
-"""The same client_request_id again: the first run, nothing new, also when the requests arrive at the same moment."""
+"""The same client_request_id again: the first run, nothing new, also when the requests arrive at
+the same moment."""
 
 import json
 import threading
@@ -58,10 +59,17 @@ class TestOneAfterTheOther:
 
     def test_the_body_goes_before_the_headers(self, post):
         assert (
-            post(headers={"X-Client-Request-Id": "b", "Idempotency-Key": "c"}, client_request_id="a").json()["client_request_id"]
+            post(
+                headers={"X-Client-Request-Id": "b", "Idempotency-Key": "c"}, client_request_id="a"
+            ).json()["client_request_id"]
             == "a"
         )
-        assert post(headers={"X-Client-Request-Id": "b", "Idempotency-Key": "c"}).json()["client_request_id"] == "b"
+        assert (
+            post(headers={"X-Client-Request-Id": "b", "Idempotency-Key": "c"}).json()[
+                "client_request_id"
+            ]
+            == "b"
+        )
 
     def test_another_body_is_409_naming_the_first_run(self, post):
         first = post(client_request_id="once").json()
@@ -69,14 +77,28 @@ class TestOneAfterTheOther:
         response = post(client_request_id="once", num_epochs=4)
 
         assert response.status_code == 409
-        assert response.json() == {"detail": f"client_request_id 'once' was used for another request (run {first['run_id']})."}
+        assert response.json() == {
+            "detail": (
+                f"client_request_id 'once' was used for another request (run {first['run_id']})."
+            )
+        }
         assert Run.objects.count() == 1
 
     @pytest.mark.parametrize(
-        "fields", [{"num_epochs": 3}, {"output_dir": None}, {"tags": []}, {"dry_run": True}, {"output_dir": ""}]
+        "fields",
+        [
+            {"num_epochs": 3},
+            {"output_dir": None},
+            {"tags": []},
+            {"dry_run": True},
+            {"output_dir": ""},
+        ],
     )
     def test_saying_a_default_is_the_same_body(self, post, fields: Answer):
-        assert post(client_request_id="once").json()["run_id"] == post(client_request_id="once", **fields).json()["run_id"]
+        assert (
+            post(client_request_id="once").json()["run_id"]
+            == post(client_request_id="once", **fields).json()["run_id"]
+        )
 
     def test_a_bad_body_is_400_before_anything_is_looked_up(self, post):
         post(client_request_id="once")
@@ -110,7 +132,10 @@ class TestOneAfterTheOther:
         assert list(post(client_request_id=key).json()) == ["detail", "client_request_id"]
 
     def test_a_header_is_held_to_the_same_limits(self, post):
-        assert list(post(headers={"Idempotency-Key": "k" * 256}).json()) == ["detail", "client_request_id"]
+        assert list(post(headers={"Idempotency-Key": "k" * 256}).json()) == [
+            "detail",
+            "client_request_id",
+        ]
 
     def test_an_unknown_dataset_leaves_no_trace_of_the_id(self, post):
         assert post(client_request_id="once", dataset_key="no").status_code == 404
@@ -130,7 +155,9 @@ class TestOneAfterTheOther:
 class TestAtTheSameMoment:
     def rush(self, user: User, url: str, data: bytes) -> list[tuple[int, Answer]]:
         barrier = threading.Barrier(AT_ONCE, timeout=PATIENCE)
-        APIClient().get("/healthz")  # a server has loaded its middleware before it lets anybody in; django-prometheus needs that
+        APIClient().get(
+            "/healthz"
+        )  # a server has loaded its middleware before it lets anybody in; django-prometheus needs that
 
         def one(_: int) -> tuple[int, Answer]:
             client = APIClient(REMOTE_ADDR="192.0.2.1")
@@ -149,7 +176,9 @@ class TestAtTheSameMoment:
 
     @pytest.mark.parametrize("query", ["", "?mode=async"])
     def test_fifty_dry_runs_are_one(self, user: User, body: Answer, query: str):
-        answers = self.rush(user, URL + query, json.dumps(body | {"client_request_id": "once"}).encode())
+        answers = self.rush(
+            user, URL + query, json.dumps(body | {"client_request_id": "once"}).encode()
+        )
 
         assert [status for status, _ in answers] == [202] * AT_ONCE
         assert len({answer["run_id"] for _, answer in answers}) == 1

@@ -1,4 +1,5 @@
-"""Measurements come from metrics.jsonl into the database: each line once, broken ones passed over, fast enough."""
+"""Measurements come from metrics.jsonl into the database: each line once, broken ones passed over,
+fast enough."""
 
 import json
 import math
@@ -17,7 +18,13 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from runs.models import MetricChunk, MetricSeries, Run
-from runs.services.measurements import BATCH_BYTES, CHUNK_POINTS, SERIES_MAX, take_in_metrics, unpack
+from runs.services.measurements import (
+    BATCH_BYTES,
+    CHUNK_POINTS,
+    SERIES_MAX,
+    take_in_metrics,
+    unpack,
+)
 from runs.tests.launching import PATIENCE
 
 pytestmark = pytest.mark.django_db
@@ -53,7 +60,12 @@ def test_no_file_is_no_news(run: Run, tmp_path: Path):
 
 
 def test_lines_become_points_and_the_runs_own_columns(run: Run, tmp_path: Path):
-    write(tmp_path, json.dumps({"time": 0.5, "plan": {"total_steps": 40}}) + "\n", line(1, loss=2.0, lr=0.1), line(2, loss=1.5))
+    write(
+        tmp_path,
+        json.dumps({"time": 0.5, "plan": {"total_steps": 40}}) + "\n",
+        line(1, loss=2.0, lr=0.1),
+        line(2, loss=1.5),
+    )
 
     assert take_in_metrics(run, tmp_path) == 3
 
@@ -63,7 +75,14 @@ def test_lines_become_points_and_the_runs_own_columns(run: Run, tmp_path: Path):
         assert (each.step, each.total_steps, each.last_loss) == (2, 40, 1.5)
         assert each.metrics_offset == (tmp_path / "metrics.jsonl").stat().st_size
     series = MetricSeries.objects.get(name="loss")
-    assert (series.count, series.first, series.last, series.minimum, series.maximum, series.last_step) == (
+    assert (
+        series.count,
+        series.first,
+        series.last,
+        series.minimum,
+        series.maximum,
+        series.last_step,
+    ) == (
         2,
         2.0,
         1.5,
@@ -132,7 +151,14 @@ def test_a_time_that_is_none_is_zero(run: Run, tmp_path: Path):
 
 
 def test_values_that_are_not_finite_are_kept_and_summed_up_apart(run: Run, tmp_path: Path):
-    write(tmp_path, line(1, loss="NaN"), line(2, loss=3), line(3, loss="Infinity"), line(4, loss=1), line(5, loss="-Infinity"))
+    write(
+        tmp_path,
+        line(1, loss="NaN"),
+        line(2, loss=3),
+        line(3, loss="Infinity"),
+        line(4, loss=1),
+        line(5, loss="-Infinity"),
+    )
 
     assert take_in_metrics(run, tmp_path) == 5
 
@@ -142,7 +168,13 @@ def test_values_that_are_not_finite_are_kept_and_summed_up_apart(run: Run, tmp_p
     series = MetricSeries.objects.get()
     assert (series.first, series.last, series.minimum, series.maximum) == (None, None, 1.0, 3.0)
     chunk = MetricChunk.objects.get()
-    assert (chunk.not_finite, chunk.minimum, chunk.minimum_step, chunk.maximum, chunk.maximum_step) == (3, 1.0, 4, 3.0, 2)
+    assert (
+        chunk.not_finite,
+        chunk.minimum,
+        chunk.minimum_step,
+        chunk.maximum,
+        chunk.maximum_step,
+    ) == (3, 1.0, 4, 3.0, 2)
     assert (run.last_loss, run.step) == (None, 5)
 
 
@@ -158,19 +190,32 @@ def test_only_what_is_not_finite_has_no_least_and_no_greatest(run: Run, tmp_path
 def test_chunks_are_filled_one_after_the_other(run: Run, tmp_path: Path, batches: list[int]):
     step = 0
     for count in batches:
-        write(tmp_path, *(line(step + number, loss=float(-step - number)) for number in range(count)))
+        write(
+            tmp_path, *(line(step + number, loss=float(-step - number)) for number in range(count))
+        )
         step += count
         take_in_metrics(run, tmp_path)
 
-    assert points(run, "loss") == [(number, float(number), float(-number)) for number in range(step)]
-    sizes = list(MetricChunk.objects.order_by("number").values_list("number", "count", "first_step", "last_step"))
+    assert points(run, "loss") == [
+        (number, float(number), float(-number)) for number in range(step)
+    ]
+    sizes = list(
+        MetricChunk.objects.order_by("number").values_list(
+            "number", "count", "first_step", "last_step"
+        )
+    )
     expected = [
         (number, min(CHUNK_POINTS, step - start), start, min(start + CHUNK_POINTS, step) - 1)
         for number, start in enumerate(range(0, step, CHUNK_POINTS))
     ]
     assert sizes == expected
     series = MetricSeries.objects.get()
-    assert (series.count, series.first, series.last, series.minimum) == (step, 0.0, 1.0 - step, 1.0 - step)
+    assert (series.count, series.first, series.last, series.minimum) == (
+        step,
+        0.0,
+        1.0 - step,
+        1.0 - step,
+    )
 
 
 def test_a_resumed_training_may_count_again_from_its_checkpoint(run: Run, tmp_path: Path):
@@ -181,7 +226,13 @@ def test_a_resumed_training_may_count_again_from_its_checkpoint(run: Run, tmp_pa
 
 
 def test_a_flood_of_names_is_bounded(run: Run, tmp_path: Path):
-    write(tmp_path, *(line(1, **{f"m{start + number}": 1.0 for number in range(100)}) for start in range(0, 500, 100)))
+    write(
+        tmp_path,
+        *(
+            line(1, **{f"m{start + number}": 1.0 for number in range(100)})
+            for start in range(0, 500, 100)
+        ),
+    )
     take_in_metrics(run, tmp_path)
 
     assert MetricSeries.objects.count() == SERIES_MAX
@@ -191,7 +242,11 @@ def test_a_flood_of_names_is_bounded(run: Run, tmp_path: Path):
 def test_what_is_no_file_is_not_read(run: Run, tmp_path: Path, kind: str):
     path = tmp_path / "metrics.jsonl"
     (tmp_path / "elsewhere").write_text(line(1, loss=1.0))
-    {"link": lambda: path.symlink_to(tmp_path / "elsewhere"), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    {
+        "link": lambda: path.symlink_to(tmp_path / "elsewhere"),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+    }[kind]()
 
     assert take_in_metrics(run, tmp_path) == 0
 
@@ -215,7 +270,10 @@ def test_several_takers_at_the_same_moment_take_each_line_once(run: Run, tmp_pat
         try:
             for each in range(rounds):
                 if barrier.wait() == 0:
-                    write(tmp_path, *(line(each * 400 + number, loss=1.0, lr=0.5) for number in range(400)))
+                    write(
+                        tmp_path,
+                        *(line(each * 400 + number, loss=1.0, lr=0.5) for number in range(400)),
+                    )
                 barrier.wait()
                 taken += take_in_metrics(own, tmp_path)
             return taken
@@ -234,7 +292,13 @@ def test_a_hundred_thousand_points_take_a_bounded_number_of_queries(
     run: Run, tmp_path: Path, django_assert_max_num_queries: Callable[..., Any]
 ):
     count = 20_000
-    write(tmp_path, *(line(step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=5, tokens_per_second=7.5) for step in range(count)))
+    write(
+        tmp_path,
+        *(
+            line(step, loss=1.0, lr=0.1, grad_norm=2.0, tokens=5, tokens_per_second=7.5)
+            for step in range(count)
+        ),
+    )
 
     with django_assert_max_num_queries(100):
         assert take_in_metrics(run, tmp_path) == 5 * count
@@ -244,7 +308,9 @@ def test_a_hundred_thousand_points_take_a_bounded_number_of_queries(
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 records = st.fixed_dictionaries(
@@ -259,8 +325,14 @@ records = st.fixed_dictionaries(
 
 
 @effort(max_examples=40)
-@given(lines=st.lists(records.map(lambda record: json.dumps(record).encode()) | st.binary(max_size=40), max_size=6))
-def test_any_lines_are_taken_without_an_error(run: Run, tmp_path: Path, lines: list[bytes], make_empty: Callable[[], None]):
+@given(
+    lines=st.lists(
+        records.map(lambda record: json.dumps(record).encode()) | st.binary(max_size=40), max_size=6
+    )
+)
+def test_any_lines_are_taken_without_an_error(
+    run: Run, tmp_path: Path, lines: list[bytes], make_empty: Callable[[], None]
+):
     make_empty()
     write(tmp_path, *(each + b"\n" for each in lines))
 

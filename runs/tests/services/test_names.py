@@ -34,7 +34,8 @@ from runs.spec.naming import (
 from runs.tests.conftest import Submit
 
 RunDry = Callable[..., dict[str, Any]]
-HOSTILE = "Ärger <b>&\u202e"  # HTML and a right-to-left override of an old name, which must stay within itself
+# HTML and a right-to-left override of an old name, which must stay within itself
+HOSTILE = "Ärger <b>&\u202e"
 
 
 def found(text: str, by: User) -> set[Run]:
@@ -65,7 +66,9 @@ def test_a_given_name_is_kept_without_the_blanks_around_it(run_dry: RunDry) -> N
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\nb", "a\x7f", 5, True, ["a"], {}])
-def test_what_is_no_name_is_refused(api: APIClient, body: dict[str, Any], run_dry: RunDry, name: Any) -> None:
+def test_what_is_no_name_is_refused(
+    api: APIClient, body: dict[str, Any], run_dry: RunDry, name: Any
+) -> None:
     for answer in (
         api.post("/api/tunix/run", body | {"name": name}, format="json"),
         api.patch(f"/api/tunix/runs/{run_dry()['run_id']}", {"name": name}, format="json"),
@@ -106,7 +109,9 @@ def test_names_and_tags_that_cannot_be_seen_or_turn_the_text_are_refused(
             api.patch(path, {field: value}, format="json"),
         ):
             assert (answer.status_code, field in answer.json()) == (400, True)
-            assert re.search(r"must (not hold U\+|hold a character that can be seen)", answer.json()[field][0])
+            assert re.search(
+                r"must (not hold U\+|hold a character that can be seen)", answer.json()[field][0]
+            )
 
 
 @pytest.mark.parametrize(
@@ -127,10 +132,14 @@ def test_joiners_that_spell_something_are_part_of_a_name(name: str) -> None:
     assert clean_name(name) == name
 
 
-def test_runs_with_such_names_and_tags_keep_them(submit: Submit, user: User, api: APIClient, local_client: Client) -> None:
+def test_runs_with_such_names_and_tags_keep_them(
+    submit: Submit, user: User, api: APIClient, local_client: Client
+) -> None:
     run = submit(tags=["odd"], dry_run=False)
     run.tags.update(name="o\u200bdd")
-    Run.objects.filter(pk=run.pk).update(name="a\u202eb", config=run.config | {"tags": ["o\u200bdd"]})
+    Run.objects.filter(pk=run.pk).update(
+        name="a\u202eb", config=run.config | {"tags": ["o\u200bdd"]}
+    )
     run.refresh_from_db()
     finish_run(run=run, status="cancelled", reason="test", by="test")
 
@@ -139,7 +148,10 @@ def test_runs_with_such_names_and_tags_keep_them(submit: Submit, user: User, api
     changes = {"name": "a\u202eb", "tags": ["o\u200bdd", "new"]}
     assert api.patch(f"/api/tunix/runs/{run.pk}", changes, format="json").status_code == 200
     form = {"name": "a\u202eb", "tags": "o\u200bdd", "notes": "new"}
-    assert "Name, tags and notes saved." in local_client.post(f"/runs/{run.pk}/annotate", form, follow=True).content.decode()
+    assert (
+        "Name, tags and notes saved."
+        in local_client.post(f"/runs/{run.pk}/annotate", form, follow=True).content.decode()
+    )
     run.refresh_from_db()
     assert (run.name, run.notes) == ("a\u202eb", "new")
 
@@ -178,11 +190,18 @@ def test_every_answer_of_the_api_has_it(api: APIClient, run_dry: RunDry) -> None
 
 
 def test_the_webhook_has_it(submit: Submit) -> None:
-    finish_run(run=submit(name="mine", webhook_url="https://example.org/x"), status="cancelled", reason="test", by="test")
+    finish_run(
+        run=submit(name="mine", webhook_url="https://example.org/x"),
+        status="cancelled",
+        reason="test",
+        by="test",
+    )
     assert WebhookDelivery.objects.get().payload["name"] == "mine"
 
 
-def test_pages_show_it_within_itself(submit: Submit, local_client: Client, admin_client: Client) -> None:
+def test_pages_show_it_within_itself(
+    submit: Submit, local_client: Client, admin_client: Client
+) -> None:
     run, other = submit(name="mine"), submit(name="other")
     Run.objects.filter(pk=run.pk).update(name=HOSTILE)
     escaped = "Ärger &lt;b&gt;&amp;\u202e"
@@ -200,25 +219,48 @@ def test_pages_show_it_within_itself(submit: Submit, local_client: Client, admin
         assert "<b>&" not in page, path
     for path in ("/admin/runs/run/", reverse("admin:runs_queue")):
         assert escaped in admin_client.get(path).content.decode(), path
-    assert local_client.get(f"/runs/compare.csv?ids={run.pk},{other.pk}").content.decode().count("other") == 1
+    assert (
+        local_client.get(f"/runs/compare.csv?ids={run.pk},{other.pk}")
+        .content.decode()
+        .count("other")
+        == 1
+    )
 
 
-def test_what_belongs_to_a_run_says_its_name(submit: Submit, user: User, local_client: Client, admin_client: Client) -> None:
+def test_what_belongs_to_a_run_says_its_name(
+    submit: Submit, user: User, local_client: Client, admin_client: Client
+) -> None:
     run = submit(name="mine", tags=["t"], webhook_url="https://example.org/x", dry_run=False)
-    MetricSeries.objects.create(run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1)
+    MetricSeries.objects.create(
+        run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1
+    )
     finish_run(run=run, status="cancelled", reason="test", by="test")
     for name in ("runevent", "webhookdelivery", "runtag", "metricseries"):
-        assert f"{run.pk}</a> <bdi>mine</bdi>" in admin_client.get(f"/admin/runs/{name}/").content.decode(), name
+        assert (
+            f"{run.pk}</a> <bdi>mine</bdi>"
+            in admin_client.get(f"/admin/runs/{name}/").content.decode()
+        ), name
     retry = retry_run(run=run, by=user)
-    assert f"{str(retry.pk)[:8]}</a> <bdi>mine #2</bdi>" in local_client.get(f"/runs/{run.pk}").content.decode()
-    assert f"{str(run.pk)[:8]}</a> <bdi>mine</bdi>" in local_client.get(f"/runs/{retry.pk}").content.decode()
-    assert f"{retry.pk}</a> <bdi>mine #2</bdi>" in admin_client.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
+    assert (
+        f"{str(retry.pk)[:8]}</a> <bdi>mine #2</bdi>"
+        in local_client.get(f"/runs/{run.pk}").content.decode()
+    )
+    assert (
+        f"{str(run.pk)[:8]}</a> <bdi>mine</bdi>"
+        in local_client.get(f"/runs/{retry.pk}").content.decode()
+    )
+    assert (
+        f"{retry.pk}</a> <bdi>mine #2</bdi>"
+        in admin_client.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
+    )
 
 
 # --- changed
 
 
-def test_it_is_changed_by_patch_and_then_found_by_its_new_name_alone(api: APIClient, run_dry: RunDry, user: User) -> None:
+def test_it_is_changed_by_patch_and_then_found_by_its_new_name_alone(
+    api: APIClient, run_dry: RunDry, user: User
+) -> None:
     run = Run.objects.get(pk=run_dry(name="old words")["run_id"])
     answer = api.patch(f"/api/tunix/runs/{run.pk}", {"name": " new sounds "}, format="json")
     assert (answer.status_code, answer.json()["name"]) == (200, "new sounds")
@@ -228,10 +270,14 @@ def test_it_is_changed_by_patch_and_then_found_by_its_new_name_alone(api: APICli
 
 def test_it_is_changed_on_the_runs_page(submit: Submit, local_client: Client) -> None:
     run = submit(name="old")
-    page = local_client.post(f"/runs/{run.pk}/annotate", {"name": "new", "tags": "a", "notes": ""}, follow=True).content.decode()
+    page = local_client.post(
+        f"/runs/{run.pk}/annotate", {"name": "new", "tags": "a", "notes": ""}, follow=True
+    ).content.decode()
     assert "Name, tags and notes saved." in page
     assert 'name="name" id="id_name" value="new"' in page
-    page = local_client.post(f"/runs/{run.pk}/annotate", {"name": " "}, follow=True).content.decode()
+    page = local_client.post(
+        f"/runs/{run.pk}/annotate", {"name": " "}, follow=True
+    ).content.decode()
     assert "Nothing was changed. A name is text of 1 to 128 characters" in page
     run.refresh_from_db()
     assert run.name == "new"
@@ -266,7 +312,9 @@ def test_finds_it_from_the_beginning_of_any_word_on(submit: Submit, user: User, 
     assert found(text, user) - found("name:brisking", user) == {run}
 
 
-@pytest.mark.parametrize("text", ["name:tter", "name:other", 'name:"otter plain"', 'name:"otter 4"', "name:#4127"])
+@pytest.mark.parametrize(
+    "text", ["name:tter", "name:other", 'name:"otter plain"', 'name:"otter 4"', "name:#4127"]
+)
 def test_finds_nothing_else(submit: Submit, user: User, text: str) -> None:
     submit(name="brisk-otter-4127")
     assert found(text, user) == set()
@@ -277,7 +325,9 @@ def test_finds_names_whatever_their_case_and_form(submit: Submit, user: User) ->
     assert found("name:STRASSE", user) == found("name:e\u0301te\u0301", user) == {run}
 
 
-def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finds_more_than_a_query_lists(
+    submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = {submit(name=f"sweep {number}") for number in range(4)}
     submit(name="other")
     monkeypatch.setattr("runs.queries.filters.LISTED_MAX", 3)
@@ -286,7 +336,9 @@ def test_finds_more_than_a_query_lists(submit: Submit, user: User, monkeypatch: 
 
 
 @pytest.mark.parametrize("listed", [2000, 1])
-def test_signs_before_a_word_are_looked_for_too(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
+def test_signs_before_a_word_are_looked_for_too(
+    submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch, listed: int
+) -> None:
     monkeypatch.setattr("runs.queries.filters.LISTED_MAX", listed)
     second, percent = submit(name="brisk-otter-4127 #2"), submit(name="100 %2_a")
     submit(name="brisk-otter-2000"), submit(name="2 more"), submit(name="x2_a")
@@ -325,7 +377,9 @@ def test_a_search_reads_a_range_of_the_index(submit: Submit, user: User) -> None
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute(
-                "EXPLAIN QUERY PLAN SELECT run_id FROM runs_runnamekey WHERE key >= %s AND key < %s LIMIT 9", [b"a", b"a\xff"]
+                "EXPLAIN QUERY PLAN SELECT run_id FROM runs_runnamekey WHERE key >= %s AND key < %s"
+                " LIMIT 9",
+                [b"a", b"a\xff"],
             )
             assert "USING COVERING INDEX ix_run_name_key (key>? AND key<?)" in cursor.fetchone()[-1]
 
@@ -346,7 +400,9 @@ def test_keys_go_with_the_run(submit: Submit) -> None:
 
 
 def test_extend_names_what_it_adds(submit: Submit, user: User) -> None:
-    from runs.tests.services.test_extend import end  # noqa: PLC0415 - a completed training with a checkpoint
+    from runs.tests.services.test_extend import (
+        end,
+    )  # noqa: PLC0415 - a completed training with a checkpoint
 
     run = end(submit(name="mine"), 5, 10)
     assert extend_run(run=run, by=user, num_epochs=2).name == "mine +2 epochs"
@@ -354,11 +410,15 @@ def test_extend_names_what_it_adds(submit: Submit, user: User) -> None:
     assert extend_run(run=run, by=user, max_steps=1).name == "ours +1 step"
 
 
-def test_the_migration_names_runs_that_have_none_so_that_they_are_found(submit: Submit, user: User) -> None:
+def test_the_migration_names_runs_that_have_none_so_that_they_are_found(
+    submit: Submit, user: User
+) -> None:
     runs = [submit(), submit()]
     RunNameKey.objects.all().delete()
     Run.objects.update(name="")
-    import_module("runs.migrations.0012_run_names").name_the_unnamed(None, connection.schema_editor())
+    import_module("runs.migrations.0012_run_names").name_the_unnamed(
+        None, connection.schema_editor()
+    )
     for run in runs:
         run.refresh_from_db()
         assert re.fullmatch(r"[a-z]{3,8}-[a-z]{3,8}-[1-9][0-9]{3}", run.name)

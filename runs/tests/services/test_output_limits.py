@@ -1,4 +1,5 @@
-"""stdout and stderr of a row: the end of the output, at most 10,240 bytes of valid UTF-8, whatever the trainer wrote."""
+"""stdout and stderr of a row: the end of the output, at most 10,240 bytes of valid UTF-8, whatever
+the trainer wrote."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,9 @@ def test_output_of_exactly_the_limit_is_whole(stdout_of: Callable[[bytes], str])
     assert stdout_of(written) == written.decode()
 
 
-def test_one_byte_more_keeps_the_end_and_says_so_within_the_limit(stdout_of: Callable[[bytes], str]):
+def test_one_byte_more_keeps_the_end_and_says_so_within_the_limit(
+    stdout_of: Callable[[bytes], str],
+):
     kept = stdout_of(b"a" + b"x" * (LIMIT - 1) + b"\n")
 
     assert len(kept.encode()) == LIMIT
@@ -52,14 +55,18 @@ def test_one_byte_more_keeps_the_end_and_says_so_within_the_limit(stdout_of: Cal
 
 @pytest.mark.parametrize("character", ["é", "✓", "🙂"])
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
-def test_a_cut_never_leaves_half_a_character(stdout_of: Callable[[bytes], str], character: str, shift: int):
+def test_a_cut_never_leaves_half_a_character(
+    stdout_of: Callable[[bytes], str], character: str, shift: int
+):
     kept = stdout_of(b"x" * shift + character.encode() * 8_000)
 
     assert LIMIT - 4 < len(kept.encode()) <= LIMIT
     assert set(kept.removeprefix(NOTICE)) == {character}
 
 
-def test_nul_and_bytes_that_are_no_text_are_replaced_and_the_rest_is_kept(stdout_of: Callable[[bytes], str]):
+def test_nul_and_bytes_that_are_no_text_are_replaced_and_the_rest_is_kept(
+    stdout_of: Callable[[bytes], str],
+):
     kept = stdout_of(b"a\x00b\xff\xfec\xed\xa0\x80d\xc3\n")
 
     assert kept.startswith("a\ufffdb\ufffd\ufffdc\ufffd")
@@ -104,7 +111,9 @@ def test_the_reasons_of_a_failed_dry_run_are_held_to_it_too(
     settings.TUNIX_MODEL_ROOTS = [root]
     settings.TUNIX_OUTPUT_MAX_BYTES = 256
 
-    answer = api.post("/api/tunix/run", body | {"model_id": f"{root}/{'é' * 100}"}, format="json").json()
+    answer = api.post(
+        "/api/tunix/run", body | {"model_id": f"{root}/{'é' * 100}"}, format="json"
+    ).json()
 
     assert answer["status"] == "failed"
     assert 0 < len(answer["stderr"].encode()) <= 256

@@ -24,7 +24,9 @@ def _two(settings: LazySettings) -> None:
     settings.TUNIX_QUEUED_PER_ACCOUNT = 2
 
 
-def test_an_account_has_so_many_runs_waiting(api: APIClient, body: dict[str, Any], staff: User, submit: Submit):
+def test_an_account_has_so_many_runs_waiting(
+    api: APIClient, body: dict[str, Any], staff: User, submit: Submit
+):
     first, _ = (api.post(QUEUE, body, format="json").json() for _ in range(2))
 
     refused = api.post(QUEUE, body, format="json")
@@ -33,7 +35,9 @@ def test_an_account_has_so_many_runs_waiting(api: APIClient, body: dict[str, Any
     assert Run.objects.count() == 2
 
     submit(by=staff)  # others go on
-    assert api.post("/api/tunix/run", body, format="json").status_code == 202  # and so does what needs no queue
+    assert (
+        api.post("/api/tunix/run", body, format="json").status_code == 202
+    )  # and so does what needs no queue
     api.post(f"/api/tunix/runs/{first['run_id']}/cancel")
     assert api.post(QUEUE, body, format="json").status_code == 202
 
@@ -53,7 +57,10 @@ def test_a_retry_counts_unless_nobody_asked_for_it(user: User, submit: Submit):
 
     with pytest.raises(refusals.QueueFull):
         retrying.retry_run(run=failed, by=user)
-    assert retrying._submit_retry(failed, by=user, resume=True, automatic=True).status == RunStatus.PENDING
+    assert (
+        retrying._submit_retry(failed, by=user, resume=True, automatic=True).status
+        == RunStatus.PENDING
+    )
 
 
 def test_the_form_says_so(remote_client: Client, user: User, submit: Submit, dataset: Dataset):

@@ -1,4 +1,5 @@
-"""One folder, one run: whoever asks at the same moment, whatever the file system makes of names, whoever is purged meanwhile."""
+"""One folder, one run: whoever asks at the same moment, whatever the file system makes of names,
+whoever is purged meanwhile."""
 
 import threading
 from collections.abc import Callable
@@ -45,23 +46,34 @@ def _scripted(a_training_command: None) -> None:
 
 
 class TestAtTheSameMoment:
-    """The first request is held open between its check and its commit, until the second one is about to write."""
+    """The first request is held open between its check and its commit, until the second one is
+    about to write."""
 
     @pytest.fixture
     def ask(self, dataset: Dataset) -> Callable[[str], Run]:
-        """Each is asked by another account: the requests of one wait for each other before they come to the folders."""
+        """Each is asked by another account: the requests of one wait for each other before they
+        come to the folders."""
 
         people = [User.objects.create_user(f"person-{number}") for number in range(5)]
 
         def ask(path: str) -> Run:
-            asked = {"dataset_key": dataset.dataset_key, "model_id": "preset:tiny-llama", "dry_run": False, "output_dir": path}
-            return submission.submit_run(request=clean_request(asked), by=people.pop(), queued=True)[0]
+            asked = {
+                "dataset_key": dataset.dataset_key,
+                "model_id": "preset:tiny-llama",
+                "dry_run": False,
+                "output_dir": path,
+            }
+            return submission.submit_run(
+                request=clean_request(asked), by=people.pop(), queued=True
+            )[0]
 
         return ask
 
     @pytest.mark.django_db(transaction=True)
     @pytest.mark.parametrize(("first", "second"), PAIRS[:4])
-    def test_folders_that_overlap_are_given_to_one(self, ask: Callable[[str], Run], first: str, second: str):
+    def test_folders_that_overlap_are_given_to_one(
+        self, ask: Callable[[str], Run], first: str, second: str
+    ):
         asked, about_to_write = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -104,7 +116,9 @@ class TestAtTheSameMoment:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_folders_that_overlap_are_refused_one_after_the_other(submit: Submit, first: str, second: str):
+def test_folders_that_overlap_are_refused_one_after_the_other(
+    submit: Submit, first: str, second: str
+):
     run = submit(output_dir=first)
 
     with pytest.raises(InvalidRequest, match=str(run.run_id)):
@@ -144,17 +158,22 @@ def test_a_retry_needs_no_reservation(submit: Submit, user: User):
     assert not FolderReservation.objects.filter(run=retry).exists()
 
 
-# --- at the start -----------------------------------------------------------------------------------------------------
+# --- at the start ---------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", [names.KEEPER, names.EXIT])
-def test_the_end_of_another_run_is_not_taken_for_its_own(submit: Submit, scripted: Script, name: str):
+def test_the_end_of_another_run_is_not_taken_for_its_own(
+    submit: Submit, scripted: Script, name: str
+):
     """Somebody copied a run to where another one was to start."""
     scripted(["say", "hello"])
     run = submit(output_dir="n")
     run_folder(run).mkdir(parents=True)
-    files.write_json(run_folder(run) / name, records.exit_record(run_id="another", reason="exit", message="", exit_code=0))
+    files.write_json(
+        run_folder(run) / name,
+        records.exit_record(run_id="another", reason="exit", message="", exit_code=0),
+    )
 
     launch_pending()
 
@@ -164,7 +183,9 @@ def test_the_end_of_another_run_is_not_taken_for_its_own(submit: Submit, scripte
 
 
 @pytest.mark.django_db
-def test_a_link_that_took_the_place_of_a_folder_leads_nowhere(submit: Submit, scripted: Script, output_root: Path):
+def test_a_link_that_took_the_place_of_a_folder_leads_nowhere(
+    submit: Submit, scripted: Script, output_root: Path
+):
     scripted(["say", "hello"])
     run = submit(output_dir="a/run")
     (output_root / "b").mkdir(parents=True)
@@ -178,7 +199,7 @@ def test_a_link_that_took_the_place_of_a_folder_leads_nowhere(submit: Submit, sc
     assert list((output_root / "b").iterdir()) == []
 
 
-# --- purging ----------------------------------------------------------------------------------------------------------
+# --- purging --------------------------------------------------------------------------------------
 
 
 def trashed(run: Run, by: User) -> Run:
@@ -197,7 +218,8 @@ def with_file(run: Run) -> Path:
 
 @pytest.mark.django_db
 def test_a_purge_that_comes_second_spares_the_next_run_in_the_folder(submit: Submit, user: User):
-    """Two purges had read the same row; between them the folder was freed and given to another run."""
+    """Two purges had read the same row; between them the folder was freed and given to another
+    run."""
     late = trashed(submit(output_dir="n"), user)
     assert deletion.purge_run(run=Run.objects.get(pk=late.pk), by=late.owner) == 0
     precious = with_file(submit(output_dir="n"))
@@ -209,11 +231,16 @@ def test_a_purge_that_comes_second_spares_the_next_run_in_the_folder(submit: Sub
 
 
 @pytest.mark.django_db
-def test_a_folder_is_reserved_until_its_files_are_gone(submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_is_reserved_until_its_files_are_gone(
+    submit: Submit, user: User, monkeypatch: pytest.MonkeyPatch
+):
     run = trashed(submit(output_dir="n"), user)
     with_file(run)
     with monkeypatch.context() as broken:
-        broken.setattr("shutil.rmtree", lambda path, **named: (_ for _ in ()).throw(OSError("the disk is in trouble")))
+        broken.setattr(
+            "shutil.rmtree",
+            lambda path, **named: (_ for _ in ()).throw(OSError("the disk is in trouble")),
+        )
         with pytest.raises(OSError, match="in trouble"):
             deletion.purge_run(run=run, by=run.owner)
     for path in ("n", "n/sub"):
@@ -227,10 +254,14 @@ def test_a_folder_is_reserved_until_its_files_are_gone(submit: Submit, user: Use
 
 @pytest.fixture
 def stored_before(user: User) -> Callable[..., list[Run]]:
-    """Ended runs as versions stored them that let folders overlap, in the trash, with files, and migrated."""
+    """Ended runs as versions stored them that let folders overlap, in the trash, with files, and
+    migrated."""
 
     def make(*paths: str) -> list[Run]:
-        runs = [make_run(user, status="failed", output_dir=path, files={"stdout.log": b"x" * 10}) for path in paths]
+        runs = [
+            make_run(user, status="failed", output_dir=path, files={"stdout.log": b"x" * 10})
+            for path in paths
+        ]
         migration = import_module("runs.migrations.0009_folder_reservations")
         migration.reserve_what_runs_have(apps, SimpleNamespace(connection=connection))
         return [trashed(run, user) for run in runs]
@@ -239,11 +270,15 @@ def stored_before(user: User) -> Callable[..., list[Run]]:
 
 
 @pytest.mark.django_db
-def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(stored_before: Callable[..., list[Run]]):
+def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(
+    stored_before: Callable[..., list[Run]],
+):
     outer, inner = stored_before("n", "n/checkpoints/sub")
     (run_folder(outer) / "checkpoints" / "step").write_bytes(b"x" * 100)
 
-    assert deletion.purge_run(run=outer, by=outer.owner) == 10  # what holds the folder of another run stays
+    assert (
+        deletion.purge_run(run=outer, by=outer.owner) == 10
+    )  # what holds the folder of another run stays
 
     assert (run_folder(inner) / "stdout.log").exists()
     assert deletion.purge_run(run=inner, by=inner.owner) == 10
@@ -251,7 +286,9 @@ def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(store
 
 
 @pytest.mark.django_db
-def test_files_inside_the_folder_of_another_run_go_with_that_run(stored_before: Callable[..., list[Run]]):
+def test_files_inside_the_folder_of_another_run_go_with_that_run(
+    stored_before: Callable[..., list[Run]],
+):
     outer, inner = stored_before("n", "n/checkpoints")
 
     assert deletion.purge_run(run=inner, by=inner.owner) == 0
@@ -262,7 +299,9 @@ def test_files_inside_the_folder_of_another_run_go_with_that_run(stored_before: 
 
 
 @pytest.mark.django_db
-def test_names_that_this_file_system_tells_apart_are_two_folders(stored_before: Callable[..., list[Run]]):
+def test_names_that_this_file_system_tells_apart_are_two_folders(
+    stored_before: Callable[..., list[Run]],
+):
     first, second = stored_before("n", "N")
 
     assert deletion.purge_run(run=first, by=first.owner) == 10
@@ -277,7 +316,9 @@ def test_a_purge_does_not_follow_links(submit: Submit, user: User, output_root: 
     precious = with_file(submit(output_dir="precious/sub"))
     run = trashed(submit(output_dir="n/sub"), user)
     (output_root / link).parent.mkdir(exist_ok=True)
-    (output_root / link).symlink_to(output_root / "precious" / link.removeprefix("n").removeprefix("/"))
+    (output_root / link).symlink_to(
+        output_root / "precious" / link.removeprefix("n").removeprefix("/")
+    )
 
     assert deletion.purge_run(run=run, by=run.owner) == 0
 
@@ -285,7 +326,9 @@ def test_a_purge_does_not_follow_links(submit: Submit, user: User, output_root: 
 
 
 @pytest.mark.django_db
-def test_nothing_is_purged_while_the_output_root_is_away(submit: Submit, user: User, output_root: Path):
+def test_nothing_is_purged_while_the_output_root_is_away(
+    submit: Submit, user: User, output_root: Path
+):
     assert root_problem() is None
     run = trashed(submit(output_dir="n"), user)
     with_file(run)

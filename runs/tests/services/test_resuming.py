@@ -1,4 +1,5 @@
-"""Which checkpoint a retry goes on from, and what keeps that checkpoint until the retry has ended."""
+"""Which checkpoint a retry goes on from, and what keeps that checkpoint until the retry has
+ended."""
 
 import json
 import os
@@ -50,8 +51,11 @@ End = Callable[..., Run]
 
 
 def end(run: Run, *steps: int, status: str = RunStatus.FAILED, lost: bool = False) -> Run:
-    """Let a pending run start and end; its training has saved after ``steps`` (none: it died before its first checkpoint)."""
-    assert root_problem() is None  # before the first claim: later a root without its marker would be a stranger's
+    """Let a pending run start and end; its training has saved after ``steps`` (none: it died before
+    its first checkpoint)."""
+    assert (
+        root_problem() is None
+    )  # before the first claim: later a root without its marker would be a stranger's
     claim_run(run=run, host=this_host(), by="test")
     leave_checkpoints_of(run, *steps)
     return finish_run(run=run, status=status, reason="x", by="test", lost=lost)
@@ -67,7 +71,9 @@ def checkpoints(run: Run) -> str:
 
 
 class TestSource:
-    def test_a_run_that_died_before_it_saved_is_retried_from_scratch(self, submit: Submit, user: User) -> None:
+    def test_a_run_that_died_before_it_saved_is_retried_from_scratch(
+        self, submit: Submit, user: User
+    ) -> None:
         """Its folder of checkpoints is there, with identity.json alone."""
         run = end(submit())
 
@@ -85,7 +91,11 @@ class TestSource:
 
         fourth = api.post(f"/api/tunix/runs/{third.pk}/retry").json()
 
-        assert (fourth["retry_of"], fourth["resume"], fourth["resume_from"]) == (str(third.pk), True, str(first.pk))
+        assert (fourth["retry_of"], fourth["resume"], fourth["resume_from"]) == (
+            str(third.pk),
+            True,
+            str(first.pk),
+        )
         run = Run.objects.get(pk=fourth["run_id"])
         assert run.events.get().reason == f"submitted; goes on from step 10 of run {first.pk}"
         assert manifest(run)["resume_from"] == checkpoints(first)
@@ -101,7 +111,9 @@ class TestSource:
         from_scratch = end(retry_run(run=first, by=user, resume=False))
         assert retry_run(run=from_scratch, by=user).resume_from is None
 
-    def test_a_purged_run_between_does_not_hide_the_checkpoint(self, submit: Submit, user: User) -> None:
+    def test_a_purged_run_between_does_not_hide_the_checkpoint(
+        self, submit: Submit, user: User
+    ) -> None:
         first = end(submit(), 5)
         second = end(retry_run(run=first, by=user))
         third = end(retry_run(run=second, by=user))
@@ -120,7 +132,9 @@ class TestSource:
         third.refresh_from_db()
         assert retry_run(run=third, by=user).resume_from == first
 
-    def test_checkpoints_of_another_training_are_passed_over(self, submit: Submit, user: User) -> None:
+    def test_checkpoints_of_another_training_are_passed_over(
+        self, submit: Submit, user: User
+    ) -> None:
         first = end(submit(), 5)
         second = end(retry_run(run=first, by=user), 6)
         identity = run_folder(second) / names.CHECKPOINTS / "identity.json"
@@ -133,7 +147,9 @@ class TestSource:
         retry = retry_run(run=end(submit(dry_run=True), 5), by=user)
         assert (retry.mode, retry.resume) == ("dry-run", False)
 
-    def test_a_lost_run_without_a_checkpoint_is_retried_from_scratch_by_itself(self, submit: Submit) -> None:
+    def test_a_lost_run_without_a_checkpoint_is_retried_from_scratch_by_itself(
+        self, submit: Submit
+    ) -> None:
         run = end(submit(auto_retry=1), lost=True)
         retry = run.retries.get()
         assert (retry.resume, retry.automatic_retries) == (False, 1)
@@ -144,7 +160,10 @@ class TestSource:
         second = end(first.retries.get(), lost=True)
         third = second.retries.get()
         assert third.resume_from == first
-        assert second.message == f"x Run {third.pk} tries again from the last checkpoint of run {first.pk}."
+        assert (
+            second.message
+            == f"x Run {third.pk} tries again from the last checkpoint of run {first.pk}."
+        )
 
     def test_rows_of_before_name_the_run_they_retried(self, submit: Submit, user: User) -> None:
         first = end(submit(), 5)
@@ -152,7 +171,9 @@ class TestSource:
         scratch = retry_run(run=first, by=user, resume=False)
         Run.objects.update(resume_from=None)
 
-        import_module("runs.migrations.0010_resume_from").name_the_source(apps, SimpleNamespace(connection=connection))
+        import_module("runs.migrations.0010_resume_from").name_the_source(
+            apps, SimpleNamespace(connection=connection)
+        )
 
         second.refresh_from_db()
         scratch.refresh_from_db()
@@ -184,8 +205,13 @@ class TestProtection:
     ) -> None:
         advance(heir, status)
 
-        answers = [api.delete(f"/api/tunix/runs/{source.pk}{path}") for path in ("", "/artifacts/checkpoints/5")]
-        pruned = prune_runs(by=user, max_age=timedelta(seconds=-1), keep_newest=0, trash_age=timedelta())
+        answers = [
+            api.delete(f"/api/tunix/runs/{source.pk}{path}")
+            for path in ("", "/artifacts/checkpoints/5")
+        ]
+        pruned = prune_runs(
+            by=user, max_age=timedelta(seconds=-1), keep_newest=0, trash_age=timedelta()
+        )
         foreseen = prune_runs(by=user, max_age=timedelta(seconds=-1), keep_newest=0, dry_run=True)
 
         for answer in answers:
@@ -196,8 +222,12 @@ class TestProtection:
         assert source.trashed_at is None
         assert sources.find_source(source) == Source(source, 5)
 
-    def test_the_page_that_asks_before_deleting_says_so(self, source: Run, heir: Run, local_client: Client) -> None:
-        page = local_client.get("/runs/chosen", {"do": "delete", "ids": str(source.pk)}).content.decode()
+    def test_the_page_that_asks_before_deleting_says_so(
+        self, source: Run, heir: Run, local_client: Client
+    ) -> None:
+        page = local_client.get(
+            "/runs/chosen", {"do": "delete", "ids": str(source.pk)}
+        ).content.decode()
         assert "Nothing: it has checkpoints that an active run goes on from." in page
 
     def test_when_the_heir_has_ended_it_may_go(self, source: Run, heir: Run, user: User) -> None:
@@ -216,7 +246,9 @@ class TestProtection:
         with pytest.raises(StateConflict):
             trash_run(run=source, by=user)
 
-    def test_a_run_trashed_before_heirs_protected_it_is_not_purged(self, source: Run, heir: Run, user: User) -> None:
+    def test_a_run_trashed_before_heirs_protected_it_is_not_purged(
+        self, source: Run, heir: Run, user: User
+    ) -> None:
         Run.objects.filter(pk=source.pk).update(trashed_at=timezone.now())
         source.refresh_from_db()
         with pytest.raises(StateConflict, match=str(heir.pk)):
@@ -224,19 +256,26 @@ class TestProtection:
         assert prune_runs(by=user, trash_age=timedelta()).purged == 0
         assert run_folder(source).exists()
 
-    def test_a_checkpoint_that_is_removed_after_it_was_found_is_not_promised(self, source: Run, user: User) -> None:
+    def test_a_checkpoint_that_is_removed_after_it_was_found_is_not_promised(
+        self, source: Run, user: User
+    ) -> None:
         artifacts.remove_artifact(run=source, path="checkpoints/5", by=source.owner)
         request = clean_request(source.config | {"output_dir": None})
 
         with pytest.raises(SourceGone):
-            submission.submit_run(request=request, by=user, queued=True, retry_of=source, source=Source(source, 5))
+            submission.submit_run(
+                request=request, by=user, queued=True, retry_of=source, source=Source(source, 5)
+            )
 
         assert Run.objects.count() == 1
         assert not list((run_folder(source) / names.CHECKPOINTS).glob(".*"))
 
 
-def beside(act: Callable[[], Any]) -> tuple[threading.Thread, threading.Event, list[BaseException | None]]:
-    """Do something in a thread with a connection of its own: the thread, when it is done, and what it raised."""
+def beside(
+    act: Callable[[], Any],
+) -> tuple[threading.Thread, threading.Event, list[BaseException | None]]:
+    """Do something in a thread with a connection of its own: the thread, when it is done, and what
+    it raised."""
     done = threading.Event()
     raised: list[BaseException | None] = []
 
@@ -257,9 +296,12 @@ def beside(act: Callable[[], Any]) -> tuple[threading.Thread, threading.Event, l
 
 @pytest.mark.django_db(transaction=True)
 class TestAtTheSameMoment:
-    """One transaction is open when the other begins. The other waits for it, however long that takes."""
+    """One transaction is open when the other begins. The other waits for it, however long that
+    takes."""
 
-    LONG_ENOUGH = 0.3  # seconds in which one that does not wait would be done; it is right as well if it has not begun by then
+    # seconds in which one that does not wait would be done; it is right as well if it has not begun
+    # by then
+    LONG_ENOUGH = 0.3
 
     @pytest.mark.parametrize("what", ["run", "checkpoint"])
     def test_a_retry_comes_first(self, source: Run, user: User, what: str) -> None:
@@ -308,7 +350,9 @@ class TestWhileTheOutputRootIsAway:
         away.rename(output_root)
         assert retry_run(run=source, by=user).resume_from == source
 
-    def test_a_lost_run_is_ended_and_retried_when_it_is_back(self, submit: Submit, output_root: Path) -> None:
+    def test_a_lost_run_is_ended_and_retried_when_it_is_back(
+        self, submit: Submit, output_root: Path
+    ) -> None:
         run = submit(auto_retry=1)
         assert root_problem() is None
         claim_run(run=run, host=this_host(), by="test")
@@ -350,23 +394,37 @@ class TestWhenItIsGone:
 
 
 class TestPages:
-    def test_the_page_says_where_a_retry_begins_and_offers_scratch(self, source: Run, local_client: Client) -> None:
+    def test_the_page_says_where_a_retry_begins_and_offers_scratch(
+        self, source: Run, local_client: Client
+    ) -> None:
         page = local_client.get(f"/runs/{source.pk}").content.decode()
         assert f'title="From step 5 of run {str(source.pk)[:8]}"' in page
         assert 'data-testid="retry-from-scratch"' in page
 
-        page = local_client.post(f"/runs/{source.pk}/retry", {"resume": "false"}, follow=True).content.decode()
+        page = local_client.post(
+            f"/runs/{source.pk}/retry", {"resume": "false"}, follow=True
+        ).content.decode()
 
         assert f"This run tries {str(source.pk)[:8]} again, from scratch." in page
         assert source.retries.get().resume is False
 
-    def test_without_a_checkpoint_there_is_nothing_to_choose(self, submit: Submit, local_client: Client) -> None:
-        assert "retry-from-scratch" not in local_client.get(f"/runs/{end(submit()).pk}").content.decode()
+    def test_without_a_checkpoint_there_is_nothing_to_choose(
+        self, submit: Submit, local_client: Client
+    ) -> None:
+        assert (
+            "retry-from-scratch"
+            not in local_client.get(f"/runs/{end(submit()).pk}").content.decode()
+        )
 
-    def test_the_page_of_the_heir_names_its_source(self, source: Run, user: User, local_client: Client) -> None:
+    def test_the_page_of_the_heir_names_its_source(
+        self, source: Run, user: User, local_client: Client
+    ) -> None:
         heir = end(retry_run(run=end(retry_run(run=source, by=user)), by=user))
         address = f"/runs/{heir.pk}"
-        assert f'data-testid="resume-from" class="mono" href="/runs/{source.pk}"' in local_client.get(address).content.decode()
+        assert (
+            f'data-testid="resume-from" class="mono" href="/runs/{source.pk}"'
+            in local_client.get(address).content.decode()
+        )
         trash_run(run=source, by=user)
         assert "which is in the trash" in local_client.get(address).content.decode()
         deletion.purge_run(run=Run.objects.get(pk=source.pk), by=source.owner)
@@ -382,8 +440,11 @@ class TestPages:
 
 @pytest.mark.tunix
 @pytest.mark.django_db(transaction=True)
-def test_with_the_real_training_program(submit: Submit, user: User, make_dataset: Callable[..., Dataset]) -> None:
-    """Killed before its first checkpoint, retried, stopped with a checkpoint, retried, cancelled in the queue, retried."""
+def test_with_the_real_training_program(
+    submit: Submit, user: User, make_dataset: Callable[..., Dataset]
+) -> None:
+    """Killed before its first checkpoint, retried, stopped with a checkpoint, retried, cancelled in
+    the queue, retried."""
 
     def train(run: Run, *, until: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
         """Start a run and wait until its metrics are as they should be; they stay so."""
@@ -413,7 +474,11 @@ def test_with_the_real_training_program(submit: Submit, user: User, make_dataset
         return ended(run)
 
     # a hundred thousand steps, or a tenth of that if packed
-    endless = {"dataset_key": make_dataset("many", size=1000).dataset_key, "num_epochs": 100, "batch_size": 1}
+    endless = {
+        "dataset_key": make_dataset("many", size=1000).dataset_key,
+        "num_epochs": 100,
+        "batch_size": 1,
+    }
     first = submit(**endless, max_seq_length=128, exact_match_examples=0)
     train(first, until=steps)
     assert kill(first).status == "failed"
@@ -453,12 +518,16 @@ class TestARunThatIsPurgedMeanwhile:
 
     @pytest.mark.parametrize("steps", [(), (5,)])
     @pytest.mark.parametrize("dry_run", [False, True])
-    def test_a_retry(self, gone: Callable[..., Run], user: User, steps: tuple[int, ...], dry_run: bool) -> None:
+    def test_a_retry(
+        self, gone: Callable[..., Run], user: User, steps: tuple[int, ...], dry_run: bool
+    ) -> None:
         with pytest.raises(refusals.RunGone, match="It has just been deleted"):
             retry_run(run=gone(*steps, dry_run=dry_run), by=user)
         assert not Run.objects.exists()
 
-    def test_a_retry_that_would_go_on_from_the_run_before(self, gone: Callable[..., Run], submit: Submit, user: User) -> None:
+    def test_a_retry_that_would_go_on_from_the_run_before(
+        self, gone: Callable[..., Run], submit: Submit, user: User
+    ) -> None:
         first = end(submit(), 5)
         second = end(retry_run(run=first, by=user))
         stale = Run.objects.get(pk=second.pk)

@@ -33,7 +33,9 @@ def age(run: Run, **ago: float) -> None:
     Run.objects.filter(pk=run.pk).update(completed_at=moment, created_at=moment)
 
 
-def test_deleting_trashes_then_the_purge_frees_the_disk(ended: Run, api: APIClient, user: User, settings: LazySettings) -> None:
+def test_deleting_trashes_then_the_purge_frees_the_disk(
+    ended: Run, api: APIClient, user: User, settings: LazySettings
+) -> None:
     folder = reservations.run_folder(ended)
     response = api.delete(f"/api/tunix/runs/{ended.run_id}")
     assert (response.status_code, response.json()) == (200, {"trashed": True})
@@ -53,7 +55,9 @@ def test_an_active_run_is_not_deleted(submit: Submit, api: APIClient) -> None:
     run = submit()
     response = api.delete(f"/api/tunix/runs/{run.run_id}")
     assert response.status_code == 409
-    assert response.json() == {"detail": "Only an ended run can be deleted; this one is pending. Cancel it first."}
+    assert response.json() == {
+        "detail": "Only an ended run can be deleted; this one is pending. Cancel it first."
+    }
     assert api.get(f"/api/tunix/runs/{run.run_id}/status").status_code == 200
 
 
@@ -111,10 +115,14 @@ def test_retention_by_number_keeps_the_newest(submit: Submit, user: User) -> Non
     assert prune_runs(by=user, keep_newest=10).trashed == 0
 
 
-def test_a_rehearsal_does_nothing(ended: Run, user: User, settings: LazySettings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rehearsal_does_nothing(
+    ended: Run, user: User, settings: LazySettings, capsys: pytest.CaptureFixture[str]
+) -> None:
     age(ended, days=31)
     call_command("prune_runs", "--days", "30", "--dry-run")
-    assert capsys.readouterr().out.startswith("1 runs would be put into the trash, 0 would be removed")
+    assert capsys.readouterr().out.startswith(
+        "1 runs would be put into the trash, 0 would be removed"
+    )
     assert list(Run.objects.visible()) == [ended]
     deletion.trash_run(run=ended, by=user)
     settings.TUNIX_TRASH_HOURS = 0.0
@@ -123,14 +131,18 @@ def test_a_rehearsal_does_nothing(ended: Run, user: User, settings: LazySettings
     assert reservations.run_folder(ended).is_dir()
 
 
-def test_the_trash_can_be_emptied_at_once(ended: Run, user: User, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_trash_can_be_emptied_at_once(
+    ended: Run, user: User, capsys: pytest.CaptureFixture[str]
+) -> None:
     deletion.trash_run(run=ended, by=user)
     call_command("prune_runs", "--empty-trash")
     assert "1 removed for good, 1,000 bytes freed." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("on", "left"), [(False, 1), (True, 0)])
-def test_the_task_follows_the_settings(ended: Run, settings: LazySettings, on: bool, left: int) -> None:
+def test_the_task_follows_the_settings(
+    ended: Run, settings: LazySettings, on: bool, left: int
+) -> None:
     age(ended, days=31)
     settings.TUNIX_RETENTION, settings.TUNIX_RETENTION_DAYS = on, 30.0
     tasks.prune()

@@ -21,7 +21,11 @@ from runs.tests.conftest import Submit
 def scrape() -> dict[str, float]:
     """Sample → value, of our own families."""
     text = Client().get("/metrics").content.decode()
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("tunix_")}
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith("tunix_")
+    }
 
 
 def test_the_very_next_scrape_counts_a_run(api: APIClient, body: dict[str, Any]) -> None:
@@ -78,12 +82,18 @@ def test_the_queue_and_the_hosts_are_gauged(submit: Submit) -> None:
     assert samples['tunix_queue_depth{mode="dry-run"}'] == 1
     elapsed = time.time() - began
     assert 0 <= samples['tunix_queue_oldest_pending_seconds{mode="local"}'] <= elapsed
-    ages = [value for name, value in samples.items() if name.startswith("tunix_host_heartbeat_age_seconds")]
+    ages = [
+        value
+        for name, value in samples.items()
+        if name.startswith("tunix_host_heartbeat_age_seconds")
+    ]
     assert len(ages) == 1
     assert 0 <= ages[0] <= elapsed
 
 
-def test_slow_writes_are_logged(caplog: pytest.LogCaptureFixture, submit: Submit, settings: LazySettings) -> None:
+def test_slow_writes_are_logged(
+    caplog: pytest.LogCaptureFixture, submit: Submit, settings: LazySettings
+) -> None:
     settings.TUNIX_SLOW_WRITE_MS = 0.0
     with caplog.at_level(logging.WARNING, "tunixrt.database"):
         submit()

@@ -26,8 +26,9 @@ from tunixrt.outbound import not_public
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers each POST with the next of ``answers`` (then 200) and keeps what came. ``endless`` names the part of an answer that
-    goes on, a little every tenth of a second, until ``released``."""
+    """Answers each POST with the next of ``answers`` (then 200) and keeps what came. ``endless``
+    names the part of an answer that goes on, a little every tenth of a second, until
+    ``released``."""
 
     daemon_threads = True
 
@@ -105,7 +106,9 @@ def make_due(delivery: WebhookDelivery) -> None:
     delivery.save(update_fields=["next_attempt_at"])
 
 
-def test_the_end_of_a_run_is_told_signed_and_once(submit: Submit, user: User, receiver: Receiver) -> None:
+def test_the_end_of_a_run_is_told_signed_and_once(
+    submit: Submit, user: User, receiver: Receiver
+) -> None:
     run = end(submit(webhook_url=receiver.url), user)
 
     assert webhook_delivery.deliver_due() == 1
@@ -124,12 +127,17 @@ def test_the_end_of_a_run_is_told_signed_and_once(submit: Submit, user: User, re
     delivery = only_delivery(run)
     signed = f"{headers['X-Tunix-Timestamp']}\n{delivery.pk}\n{receiver.url}\n".encode() + body
     assert headers["X-Tunix-Delivery"] == str(delivery.pk)
-    assert headers["X-Tunix-Signature"] == f"sha256={hmac.new(secret, signed, hashlib.sha256).hexdigest()}"
+    assert (
+        headers["X-Tunix-Signature"]
+        == f"sha256={hmac.new(secret, signed, hashlib.sha256).hexdigest()}"
+    )
     assert delivery.state == DeliveryState.DELIVERED
     assert [attempt.status_code for attempt in delivery.log.all()] == [200]
 
 
-def test_a_dry_run_answered_in_the_request_is_told(api: APIClient, body: dict[str, Any], receiver: Receiver) -> None:
+def test_a_dry_run_answered_in_the_request_is_told(
+    api: APIClient, body: dict[str, Any], receiver: Receiver
+) -> None:
     answer = api.post("/api/tunix/run", body | {"webhook_url": receiver.url}, format="json").json()
     webhook_delivery.deliver_due()
     assert json.loads(receiver.got[0][2])["status"] == "completed"
@@ -149,7 +157,10 @@ def test_the_operators_address_is_told_of_every_run_and_a_runs_own_as_well(
     same = end(submit(webhook_url=settings.TUNIX_WEBHOOK_URL), user)
 
     assert only_delivery(first).url == "https://everyone.example/hook"
-    assert {delivery.url for delivery in second.webhook_deliveries.all()} == {"https://everyone.example/hook", receiver.url}
+    assert {delivery.url for delivery in second.webhook_deliveries.all()} == {
+        "https://everyone.example/hook",
+        receiver.url,
+    }
     assert only_delivery(same).url == "https://everyone.example/hook"
 
 
@@ -166,7 +177,10 @@ def test_the_operators_address_may_be_private_without_allowing_it_for_runs(
     [(path, _, _)] = receiver.got
     assert path == "/hook?x=1"
     states = {delivery.url: delivery.state for delivery in run.webhook_deliveries.all()}
-    assert states == {receiver.url: DeliveryState.DELIVERED, f"{receiver.url}&own=1": DeliveryState.GIVEN_UP}
+    assert states == {
+        receiver.url: DeliveryState.DELIVERED,
+        f"{receiver.url}&own=1": DeliveryState.GIVEN_UP,
+    }
 
 
 def test_a_secret_of_ones_own(settings: LazySettings) -> None:
@@ -175,7 +189,9 @@ def test_a_secret_of_ones_own(settings: LazySettings) -> None:
     assert webhook_delivery.webhook_secret() == b"told to the receiver" != derived
 
 
-def test_a_failing_receiver_is_tried_again_later(submit: Submit, user: User, receiver: Receiver) -> None:
+def test_a_failing_receiver_is_tried_again_later(
+    submit: Submit, user: User, receiver: Receiver
+) -> None:
     receiver.answers = [(500, {}), (503, {})]
     run = end(submit(webhook_url=receiver.url), user)
     for _ in range(3):
@@ -184,7 +200,11 @@ def test_a_failing_receiver_is_tried_again_later(submit: Submit, user: User, rec
     delivery = only_delivery(run)
     assert delivery.state == DeliveryState.DELIVERED
     assert [attempt.status_code for attempt in delivery.log.all()] == [500, 503, 200]
-    assert [attempt.error for attempt in delivery.log.all()] == ["The receiver answered 500.", "The receiver answered 503.", ""]
+    assert [attempt.error for attempt in delivery.log.all()] == [
+        "The receiver answered 500.",
+        "The receiver answered 503.",
+        "",
+    ]
 
 
 def test_pauses_double_up_to_an_hour() -> None:
@@ -212,7 +232,10 @@ def test_redirects_are_not_followed(submit: Submit, user: User, receiver: Receiv
     run = end(submit(webhook_url=receiver.url), user)
     webhook_delivery.deliver_due()
     assert len(receiver.got) == 1
-    assert only_delivery(run).log.get().error == "The receiver answered with a redirect, which is not followed."
+    assert (
+        only_delivery(run).log.get().error
+        == "The receiver answered with a redirect, which is not followed."
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,16 +257,24 @@ def test_redirects_are_not_followed(submit: Submit, user: User, receiver: Receiv
         "[::127.0.0.1]",
     ],
 )
-def test_private_addresses_are_refused(host: str, submit: Submit, user: User, settings: LazySettings) -> None:
+def test_private_addresses_are_refused(
+    host: str, submit: Submit, user: User, settings: LazySettings
+) -> None:
     settings.TUNIX_WEBHOOK_ALLOW_PRIVATE = False
     run = end(submit(), user)
-    delivery = WebhookDelivery.objects.create(run=run, url=f"http://{host}:9/", payload={}, next_attempt_at=timezone.now())
+    delivery = WebhookDelivery.objects.create(
+        run=run, url=f"http://{host}:9/", payload={}, next_attempt_at=timezone.now()
+    )
 
     webhook_delivery.deliver_due()
 
     assert "TUNIX_WEBHOOK_ALLOW_PRIVATE allows it" in delivery.log.get().error
     delivery.refresh_from_db()
-    assert (delivery.state, delivery.attempts, delivery.next_attempt_at) == (DeliveryState.GIVEN_UP, 1, None)
+    assert (delivery.state, delivery.attempts, delivery.next_attempt_at) == (
+        DeliveryState.GIVEN_UP,
+        1,
+        None,
+    )
 
 
 def test_refused_addresses_are_said_in_the_right_number() -> None:
@@ -283,7 +314,10 @@ def test_a_private_address_is_taken_where_the_operator_allows_it(
     private, own = "http://10.0.0.1/", "http://192.168.0.1/"
     for allowed, url, status in ((True, private, 202), (False, own, 202), (False, private, 400)):
         settings.TUNIX_WEBHOOK_ALLOW_PRIVATE, settings.TUNIX_WEBHOOK_URL = allowed, own
-        assert api.post("/api/tunix/run", body | {"webhook_url": url}, format="json").status_code == status
+        assert (
+            api.post("/api/tunix/run", body | {"webhook_url": url}, format="json").status_code
+            == status
+        )
 
 
 @pytest.mark.parametrize(
@@ -343,7 +377,9 @@ def test_a_receiver_that_never_ends_its_answer_is_given_up_in_time(
     assert "timed out" in only_delivery(run).log.get().error.lower()
 
 
-def test_an_answer_of_any_size_is_cut_and_its_status_counts(submit: Submit, user: User, receiver: Receiver) -> None:
+def test_an_answer_of_any_size_is_cut_and_its_status_counts(
+    submit: Submit, user: User, receiver: Receiver
+) -> None:
     receiver.answer_body = b"x" * 10_000_000
     run = end(submit(webhook_url=receiver.url), user)
     webhook_delivery.deliver_due()
@@ -358,7 +394,9 @@ def test_a_result_is_recorded_while_a_slow_receiver_is_waited_for(
         quick = end(submit(webhook_url=receiver.url), user)
         record = webhook_delivery._record
 
-        def record_and_release(delivery: WebhookDelivery, outcome: webhook_delivery.Outcome) -> None:
+        def record_and_release(
+            delivery: WebhookDelivery, outcome: webhook_delivery.Outcome
+        ) -> None:
             record(delivery, outcome)
             if delivery.run_id == quick.pk:
                 slow.released.set()  # only now the slow receiver answers
@@ -378,16 +416,22 @@ def test_proxies_of_the_environment_are_not_used(
     assert len(receiver.got) == 1
 
 
-def test_one_worker_sends_while_the_others_wait(submit: Submit, user: User, receiver: Receiver) -> None:
+def test_one_worker_sends_while_the_others_wait(
+    submit: Submit, user: User, receiver: Receiver
+) -> None:
     run = end(submit(webhook_url=receiver.url), user)
     delivery = only_delivery(run)
     stale = WebhookDelivery.objects.get(pk=delivery.pk)
     assert webhook_delivery._take_due() == [delivery]
     assert webhook_delivery._take_due() == []
-    assert WebhookDelivery.objects.get(pk=delivery.pk).next_attempt_at - stale.next_attempt_at > timedelta(seconds=60)
+    assert WebhookDelivery.objects.get(
+        pk=delivery.pk
+    ).next_attempt_at - stale.next_attempt_at > timedelta(seconds=60)
 
 
-def test_a_run_purged_while_its_message_is_sent_does_no_harm(submit: Submit, user: User, receiver: Receiver) -> None:
+def test_a_run_purged_while_its_message_is_sent_does_no_harm(
+    submit: Submit, user: User, receiver: Receiver
+) -> None:
     run = end(submit(webhook_url=receiver.url), user)
     [delivery] = webhook_delivery._take_due()
     outcome = webhook_delivery.send(delivery)
@@ -398,7 +442,10 @@ def test_a_run_purged_while_its_message_is_sent_does_no_harm(submit: Submit, use
     assert not WebhookDelivery.objects.exists()
 
 
-@pytest.mark.parametrize("url", ["ftp://host.example/", "http://", "javascript:alert(1)", "http://host.example:99999999/", 5])
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://host.example/", "http://", "javascript:alert(1)", "http://host.example:99999999/", 5],
+)
 def test_addresses_that_are_none(url: Any, api: APIClient, body: dict[str, Any]) -> None:
     response = api.post("/api/tunix/run", body | {"webhook_url": url}, format="json")
     assert response.status_code == 400

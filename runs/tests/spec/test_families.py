@@ -62,7 +62,8 @@ def test_a_family_that_cannot_be_trained(hub_id: str):
 
 
 @pytest.mark.parametrize(
-    "hub_id", ["acme/secret-1b", "m", "a/b", "optimus/prime", "acme/berta", "acme/1.5b-chat", "org/delphi-9"]
+    "hub_id",
+    ["acme/secret-1b", "m", "a/b", "optimus/prime", "acme/berta", "acme/1.5b-chat", "org/delphi-9"],
 )
 def test_a_name_that_does_not_tell(hub_id: str):
     assert family_of_hub_id(hub_id) == (None, None)

@@ -1,4 +1,5 @@
-"""runs.spec.manifest: every parameter at both ends of its range, unknown keys named, whatever YAML is thrown at it."""
+"""runs.spec.manifest: every parameter at both ends of its range, unknown keys named, whatever YAML
+is thrown at it."""
 
 import json
 import math
@@ -29,9 +30,17 @@ from runs.spec.manifest import (
     with_revision,
 )
 
-DATASET = {"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft", "fingerprint": "f", "examples": 3, "held_out": 0}
+DATASET = {
+    "key": "sums-v1",
+    "path": "dataset.jsonl",
+    "format": "tunix_sft",
+    "fingerprint": "f",
+    "examples": 3,
+    "held_out": 0,
+}
 MODEL = {"id": "preset:tiny-llama", "path": None, "revision": None}
-# The contract's table and the documented rest, written down again: (type, default, least, greatest).
+# The contract's table and the documented rest, written down again: (type, default, least,
+# greatest).
 CONTRACT = {
     "learning_rate": (float, 2e-5, 0, 1.0),
     "num_epochs": (int, 3, 1, 100),
@@ -57,7 +66,9 @@ def problems_of(value: Any) -> dict[str, str]:
 def test_the_parameters_of_the_contract(name: str):
     parameter = PARAMETERS[name]
 
-    assert (parameter.type, parameter.default, parameter.minimum, parameter.maximum) == CONTRACT[name]
+    assert (parameter.type, parameter.default, parameter.minimum, parameter.maximum) == CONTRACT[
+        name
+    ]
     assert parameter.basic
     assert not parameter.nullable
 
@@ -72,14 +83,20 @@ class TestNumbers:
             least = math.nextafter(least, math.inf) if parameter.type is float else least + 1
         for value in (least, parameter.maximum):
             assert parameter.problem(parameter.type(value)) is None
-            assert parse_manifest(yaml.safe_dump(manifest(training={parameter.name: parameter.type(value)})))
+            assert parse_manifest(
+                yaml.safe_dump(manifest(training={parameter.name: parameter.type(value)}))
+            )
 
     def test_the_next_ones_are_out(self, parameter: Parameter):
         assert parameter.minimum is not None
         assert parameter.maximum is not None
         step = 1 if parameter.type is int else 1e-9
         below = parameter.minimum if parameter.exclusive_minimum else parameter.minimum - step
-        above = math.nextafter(parameter.maximum, math.inf) if parameter.type is float else parameter.maximum + 1
+        above = (
+            math.nextafter(parameter.maximum, math.inf)
+            if parameter.type is float
+            else parameter.maximum + 1
+        )
         assert parameter.problem(parameter.type(below)) == (
             f"must be greater than {parameter.minimum:,}"
             if parameter.exclusive_minimum
@@ -108,7 +125,15 @@ class TestNumbers:
 def test_a_choice_is_one_of_its_names(parameter: Parameter):
     for choice in parameter.choices:
         assert parameter.problem(choice) is None
-    wrong: tuple[Any, ...] = ("", parameter.choices[0].upper(), parameter.choices[0] + " ", 1, True, [], None)
+    wrong: tuple[Any, ...] = (
+        "",
+        parameter.choices[0].upper(),
+        parameter.choices[0] + " ",
+        1,
+        True,
+        [],
+        None,
+    )
     for value in wrong:
         assert parameter.problem(value) is not None, value
     assert parameter.range_text == ", ".join(parameter.choices)
@@ -128,7 +153,17 @@ def test_lora_targets_are_some_of_the_projections():
     targets = PARAMETERS["lora_targets"]
 
     right: tuple[Any, ...] = (None, ["q_proj"], list(LORA_TARGETS), ("q_proj", "v_proj"))
-    wrong: tuple[Any, ...] = ([], ["q"], ["q_proj", 7], "q_proj", {"q_proj": 1}, 7, [["q_proj"]], [None], ["q_proj", "q_proj"])
+    wrong: tuple[Any, ...] = (
+        [],
+        ["q"],
+        ["q_proj", 7],
+        "q_proj",
+        {"q_proj": 1},
+        7,
+        [["q_proj"]],
+        [None],
+        ["q_proj", "q_proj"],
+    )
     for value in right:
         assert targets.problem(value) is None
     for value in wrong:
@@ -136,7 +171,9 @@ def test_lora_targets_are_some_of_the_projections():
 
 
 def test_every_default_is_in_its_range_and_every_parameter_explains_itself():
-    assert parameter_defaults() == {name: parameter.default for name, parameter in PARAMETERS.items()}
+    assert parameter_defaults() == {
+        name: parameter.default for name, parameter in PARAMETERS.items()
+    }
     for parameter in PARAMETERS.values():
         assert parameter.problem(parameter.default) is None
         assert parameter.help.endswith(".")
@@ -150,7 +187,11 @@ class TestReading:
         assert list(yaml.safe_load(dump_manifest(built))) == list(built)
 
     def test_it_is_written_as_one_document(self):
-        built = manifest(dataset=DATASET | {"key": "größe-✓: #1 'x' \"y\" {z}"}, run_id="no", resume_from="/x/\u2028y")
+        built = manifest(
+            dataset=DATASET | {"key": "größe-✓: #1 'x' \"y\" {z}"},
+            run_id="no",
+            resume_from="/x/\u2028y",
+        )
 
         assert dump_manifest(built) == yaml.safe_dump(built, sort_keys=False, allow_unicode=True)
 
@@ -160,14 +201,18 @@ class TestReading:
         assert parse_manifest(dump_manifest(built)) == built
 
     def test_what_is_left_out_gets_its_default(self):
-        read = parse_manifest(yaml.safe_dump({"manifest_version": "1.0", "dataset": DATASET, "model": {"id": "x"}}))
+        read = parse_manifest(
+            yaml.safe_dump({"manifest_version": "1.0", "dataset": DATASET, "model": {"id": "x"}})
+        )
 
         assert read["training"] == parameter_defaults()
         assert read["output"] == OUTPUT_DEFAULTS
         assert (read["run_id"], read["resume_from"], read["model"]["path"]) == (None, None, None)
 
     def test_another_place_for_an_output_is_kept(self):
-        assert parse_manifest(yaml.safe_dump(manifest(output={"model": "m"})))["output"] == OUTPUT_DEFAULTS | {"model": "m"}
+        assert parse_manifest(yaml.safe_dump(manifest(output={"model": "m"})))[
+            "output"
+        ] == OUTPUT_DEFAULTS | {"model": "m"}
 
     @pytest.mark.parametrize(
         ("changes", "problem"),
@@ -209,11 +254,18 @@ class TestReading:
         assert problem in str(ManifestError(problems))
 
     def test_all_that_is_wrong_is_said_at_once(self):
-        wrong = manifest(manifest_version="9", dataset={"key": 1}, training={"seed": -1, "x": 1}, extra=1)
-
-        assert {"manifest_version", "dataset.key", "dataset.path", "training.seed", "training.x", "extra"} <= set(
-            problems_of(wrong)
+        wrong = manifest(
+            manifest_version="9", dataset={"key": 1}, training={"seed": -1, "x": 1}, extra=1
         )
+
+        assert {
+            "manifest_version",
+            "dataset.key",
+            "dataset.path",
+            "training.seed",
+            "training.x",
+            "extra",
+        } <= set(problems_of(wrong))
 
     @pytest.mark.parametrize(
         "text",
@@ -250,7 +302,10 @@ def test_long_text_is_shown_in_part():
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["dataset", "model", "training", "output", "key", "seed"]) | st.integers(), inner, max_size=4
+                st.sampled_from(["dataset", "model", "training", "output", "key", "seed"])
+                | st.integers(),
+                inner,
+                max_size=4,
             )
         ),
         max_leaves=8,
@@ -263,15 +318,17 @@ def test_any_yaml_is_a_manifest_or_named_problems(value: Any):
     assert all(sentence.strip() for sentence in problems.values())
 
 
-# --- The scalars of a hand-written manifest -------------------------------------------------------------------------------
+# --- The scalars of a hand-written manifest -------------------------------------------------------
 
 
 def written_by_hand(name: str, text: str) -> Any:
     """The value of a training parameter that stands in a manifest as ``text``."""
     whole = dump_manifest(manifest(training={}))
-    return parse_manifest(f"{whole.replace('training: {}', 'training:')}".replace("training:", f"training:\n  {name}: {text}"))[
-        "training"
-    ][name]
+    return parse_manifest(
+        f"{whole.replace('training: {}', 'training:')}".replace(
+            "training:", f"training:\n  {name}: {text}"
+        )
+    )["training"][name]
 
 
 @pytest.mark.parametrize(
@@ -321,26 +378,53 @@ def test_what_is_no_number_and_no_boolean_of_yaml_1_2_is_refused_by_name(name: s
     assert list(error.value.problems) == [f"training.{name}"]
 
 
-@pytest.mark.parametrize("text", ["no", "yes", "on", "off", "y", "1_000", "1:30", "2026-01-01", "=", "<<", "0b1", "nan", "inf"])
+@pytest.mark.parametrize(
+    "text",
+    ["no", "yes", "on", "off", "y", "1_000", "1:30", "2026-01-01", "=", "<<", "0b1", "nan", "inf"],
+)
 def test_text_that_only_yaml_1_1_takes_for_something_else_stays_text(text: str):
     read = parse_manifest(
-        f'manifest_version: "1.0"\nrun_id: {text}\ndataset: {{key: d, path: p, format: tunix_sft}}\nmodel: {{id: m}}\n'
+        f'manifest_version: "1.0"\nrun_id: {text}\ndataset: {{key: d, path: p, format:'
+        " tunix_sft}\nmodel: {id: m}\n"
     )
 
     assert read["run_id"] == text
 
 
 def test_a_key_that_is_given_twice_is_refused():
-    text = dump_manifest(manifest(training={"seed": 1})).replace("  seed: 1\n", "  seed: 1\n  seed: 2\n")
+    text = dump_manifest(manifest(training={"seed": 1})).replace(
+        "  seed: 1\n", "  seed: 1\n  seed: 2\n"
+    )
 
     assert '"seed" is given twice' in problems_of(text)["manifest"]
 
 
-# Everything that a reader of YAML 1.1 or 1.2 may take for a number, a boolean, null or a time, and plain text.
+# Everything that a reader of YAML 1.1 or 1.2 may take for a number, a boolean, null or a time, and
+# plain text.
 _texts = (
-    st.from_regex(r"[-+]?[0-9]{0,3}[._:eE]{0,2}[-+]?[0-9]{0,3}|0[xob][0-9a-f]{0,3}|[0-9]{4}-[0-9]{2}-[0-9]{2}", fullmatch=True)
+    st.from_regex(
+        r"[-+]?[0-9]{0,3}[._:eE]{0,2}[-+]?[0-9]{0,3}|0[xob][0-9a-f]{0,3}|[0-9]{4}-[0-9]{2}-[0-9]{2}",
+        fullmatch=True,
+    )
     | st.sampled_from(
-        ["no", "Yes", "ON", "off", "~", "null", "NULL", "true", "FALSE", ".inf", "-.INF", ".nan", "<<", "=", "y", ""]
+        [
+            "no",
+            "Yes",
+            "ON",
+            "off",
+            "~",
+            "null",
+            "NULL",
+            "true",
+            "FALSE",
+            ".inf",
+            "-.INF",
+            ".nan",
+            "<<",
+            "=",
+            "y",
+            "",
+        ]
     )
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 )
@@ -352,7 +436,9 @@ def _trainings(draw: st.DrawFn) -> dict[str, Any]:
     for name in draw(st.lists(st.sampled_from(list(PARAMETERS)), max_size=6, unique=True)):
         parameter = PARAMETERS[name]
         if parameter.type is int:
-            kind: st.SearchStrategy[Any] = st.integers(int(parameter.minimum or 0) + 1, int(parameter.maximum or 0))
+            kind: st.SearchStrategy[Any] = st.integers(
+                int(parameter.minimum or 0) + 1, int(parameter.maximum or 0)
+            )
         elif parameter.type is float:
             kind = st.floats(parameter.minimum, parameter.maximum, exclude_min=True)
         elif parameter.type is bool:
@@ -394,7 +480,10 @@ def test_a_revision_is_written_into_a_manifest_and_nothing_else_is_changed(model
     assert with_revision(changed, COMMIT) == changed
 
 
-@pytest.mark.parametrize("model", ["model:\n  id: &name owner/name\n  revision: *name\n", 'model:\n  id: "owner\\\n    /name"\n'])
+@pytest.mark.parametrize(
+    "model",
+    ["model:\n  id: &name owner/name\n  revision: *name\n", 'model:\n  id: "owner\\\n    /name"\n'],
+)
 def test_a_manifest_of_an_unusual_form_is_left_alone_or_right(model: str):
     before = parse_manifest(HEAD + model)
 
@@ -404,12 +493,18 @@ def test_a_manifest_of_an_unusual_form_is_left_alone_or_right(model: str):
 
 
 @effort(max_examples=60)
-@given(run_id=_texts, key=_texts, model=_texts, resume_from=st.none() | _texts, training=_trainings())
+@given(
+    run_id=_texts, key=_texts, model=_texts, resume_from=st.none() | _texts, training=_trainings()
+)
 def test_any_manifest_that_was_written_is_read_as_it_was(
     run_id: str, key: str, model: str, resume_from: str | None, training: dict[str, Any]
 ):
     built = build_manifest(
-        run_id=run_id, dataset=DATASET | {"key": key}, model=MODEL | {"id": model}, training=training, resume_from=resume_from
+        run_id=run_id,
+        dataset=DATASET | {"key": key},
+        model=MODEL | {"id": model},
+        training=training,
+        resume_from=resume_from,
     )
 
     text = dump_manifest(built)
@@ -422,7 +517,15 @@ def test_values_are_said_as_they_stand_in_a_request():
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested]
-    said = {True: "true", None: "null", 0.5: "0.5", "é": '"é"', "a\n": '"a\\n"', "\u202e": '"\\u202e"', "\ud800": '"\\ud800"'}
+    said = {
+        True: "true",
+        None: "null",
+        0.5: "0.5",
+        "é": '"é"',
+        "a\n": '"a\\n"',
+        "\u202e": '"\\u202e"',
+        "\ud800": '"\\ud800"',
+    }
     for value, text in said.items():
         assert value_text(value) == text
     assert value_text(["x", 1]) == '["x", 1]'
@@ -432,6 +535,13 @@ def test_values_are_said_as_they_stand_in_a_request():
 
 
 def test_numbers_are_said_in_full():
-    said = {10**8: "100,000,000", 31_536_000.0: "31,536,000", 2e-5: "0.00002", 1.0: "1", 0.5: "0.5", 1e-9: "0.000000001"}
+    said = {
+        10**8: "100,000,000",
+        31_536_000.0: "31,536,000",
+        2e-5: "0.00002",
+        1.0: "1",
+        0.5: "0.5",
+        1e-9: "0.000000001",
+    }
     for value, text in said.items():
         assert number_text(value) == text

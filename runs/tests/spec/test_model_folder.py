@@ -1,4 +1,5 @@
-"""Model folders are judged from headers alone, in the same words everywhere, and nothing in them can crash the judge."""
+"""Model folders are judged from headers alone, in the same words everywhere, and nothing in them
+can crash the judge."""
 
 import json
 import os
@@ -11,7 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runs.spec.architectures import Tensor, UnsupportedModel, count_parameters, read_architecture, tensors
+from runs.spec.architectures import (
+    Tensor,
+    UnsupportedModel,
+    count_parameters,
+    read_architecture,
+    tensors,
+)
 from runs.spec.families import PRESETS
 from runs.spec.model_folder import INDEX, check_model_folder, open_model_folder
 from runs.tests.launching import bytes_read
@@ -44,7 +51,11 @@ def write_safetensors(path: Path, table: list[Tensor], *, dtype: str = "F32") ->
     header, position = {}, 0
     for tensor in table:
         end = position + tensor.size * size
-        header[tensor.name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        header[tensor.name] = {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
         position = end
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(position))
@@ -89,9 +100,16 @@ def test_the_check_reads_no_weights_and_needs_the_standard_library_only(folder: 
     import runs.spec.model_folder as module  # noqa: PLC0415 - looked at, not used
 
     roots = {getattr(value, "__module__", "").partition(".")[0] for value in vars(module).values()}
-    assert roots <= {"", "builtins", "runs", "typing", "pathlib", "dataclasses", "__future__", "_frozen_importlib"} | set(
-        sys.stdlib_module_names
-    )
+    assert roots <= {
+        "",
+        "builtins",
+        "runs",
+        "typing",
+        "pathlib",
+        "dataclasses",
+        "__future__",
+        "_frozen_importlib",
+    } | set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("path", ["missing", "nul\0byte", "x" * 5000])
@@ -109,7 +127,13 @@ def test_a_missing_file_is_named(name: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pytorch_model.bin", "PyTorch's format only: where PyTorch is installed, AutoModelForCausalLM.from_pretrained"),
+        (
+            "pytorch_model.bin",
+            (
+                "PyTorch's format only: where PyTorch is installed,"
+                " AutoModelForCausalLM.from_pretrained"
+            ),
+        ),
         ("consolidated.00.pth", "PyTorch's format only: where PyTorch is installed"),
         ("model-q4.gguf", "llama.cpp (GGUF) only: use the checkpoint in safetensors"),
         ("flax_model.msgpack", "Flax only: use the checkpoint in safetensors"),
@@ -130,7 +154,17 @@ def test_an_adapter_without_its_model_says_what_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": NaN', b"[" * 100_000, b'"text"', b"1" * 10_000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"a": NaN',
+        b"[" * 100_000,
+        b'"text"',
+        b"1" * 10_000,
+    ],
 )
 def test_a_config_that_is_no_json_object(content: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(content)
@@ -151,7 +185,10 @@ def test_a_config_that_is_no_json_object(content: bytes, folder: Path) -> None:
         ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_type 'dynamic'"),
         ({"rope_scaling": {"type": "linear"}}, "factor is None"),
         ({"rope_scaling": [1]}, "rope_scaling"),
-        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor",
+        ),
         ({"rope_theta": "10000"}, "rope_theta is '10000'"),
         ({"rope_theta": -1}, "rope_theta is -1"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
@@ -173,14 +210,19 @@ def test_a_config_that_is_no_json_object(content: bytes, folder: Path) -> None:
         ({"rope_scaling": {"rope_type": "default", "rope_theta": None}}, "rope_theta is None"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "by kind of layer"),
         ({"max_position_embeddings": None}, "max_position_embeddings is None"),
-        ({"original_max_position_embeddings": 0, "rope_scaling": LLAMA3}, "original_max_position_embeddings is 0"),
+        (
+            {"original_max_position_embeddings": 0, "rope_scaling": LLAMA3},
+            "original_max_position_embeddings is 0",
+        ),
         ({"layer_types": ["full_attention"]}, "layer_types"),
         ({"eos_token_id": ["x", None]}, "eos_token_id is ['x', None]"),
         ({"bos_token_id": [1]}, "bos_token_id is [1]"),
         ({"pad_token_id": 32}, "pad_token_id 32 is not in the vocabulary"),
     ],
 )
-def test_what_would_be_computed_differently_is_refused_by_name(changes: dict[str, Any], words: str, folder: Path) -> None:
+def test_what_would_be_computed_differently_is_refused_by_name(
+    changes: dict[str, Any], words: str, folder: Path
+) -> None:
     change_config(folder, **changes)
     assert words in only_problem(folder)
 
@@ -193,10 +235,18 @@ def test_what_would_be_computed_differently_is_refused_by_name(changes: dict[str
         ("qwen3", {"attention_bias": True}, "attention_bias"),
         ("qwen2", {"use_sliding_window": "false"}, "use_sliding_window is 'false'"),
         ("qwen2", {"sliding_window": "x"}, "sliding_window is 'x'"),
-        ("qwen3", {"use_sliding_window": True, "sliding_window": 0, "max_window_layers": 0}, "sliding_window is 0"),
         (
             "qwen3",
-            {"use_sliding_window": True, "sliding_window": None, "layer_types": ["sliding_attention"] * 2},
+            {"use_sliding_window": True, "sliding_window": 0, "max_window_layers": 0},
+            "sliding_window is 0",
+        ),
+        (
+            "qwen3",
+            {
+                "use_sliding_window": True,
+                "sliding_window": None,
+                "layer_types": ["sliding_attention"] * 2,
+            },
             "sliding_window",
         ),
         ("qwen3", {"head_dim": None}, "head_dim is None"),
@@ -209,7 +259,11 @@ def test_what_would_be_computed_differently_is_refused_by_name(changes: dict[str
         ("gemma3", {"model_type": "gemma3"}, "text_config is missing"),
         (
             "gemma3",
-            {"model_type": "gemma3", "text_config": FAMILIES["gemma3"], "tie_word_embeddings": False},
+            {
+                "model_type": "gemma3",
+                "text_config": FAMILIES["gemma3"],
+                "tie_word_embeddings": False,
+            },
             "tie_word_embeddings",
         ),
         ("gemma2", {"layer_types": ["full_attention"]}, "layer_types"),
@@ -234,7 +288,9 @@ def test_truncated_and_extended_files(folder: Path) -> None:
     for size in (0, 4, 8, 100, len(whole) - 1):
         file.write_bytes(whole[:size])
         problem = only_problem(folder)
-        assert "model.safetensors is truncated" in problem or "model.safetensors is damaged" in problem
+        assert (
+            "model.safetensors is truncated" in problem or "model.safetensors is damaged" in problem
+        )
     file.write_bytes(whole + b"\0")
     assert "damaged" in only_problem(folder)
 
@@ -278,16 +334,22 @@ def test_wrong_shapes_missing_and_foreign_tensors_are_named(folder: Path) -> Non
     table = tensors(read_architecture(LLAMA | {"intermediate_size": 25}))
     write_safetensors(folder / "model.safetensors", table)
     problems, _ = check_model_folder(folder)
-    assert problems[0] == (
-        "the tensor model.layers.0.mlp.gate_proj.weight has the shape [25, 16] in model.safetensors, "
-        "but config.json makes it [24, 16]; 5 more tensors have other shapes as well"
+    assert (
+        problems[0] == "the tensor model.layers.0.mlp.gate_proj.weight has the shape [25, 16] in"
+        " model.safetensors, but config.json makes it [24, 16]; 5 more tensors have other shapes"
+        " as well"
     )
     table = tensors(read_architecture(LLAMA))
     write_safetensors(folder / "model.safetensors", table[1:])
-    assert only_problem(folder) == "the tensor model.embed_tokens.weight is missing from the safetensors files"
+    assert (
+        only_problem(folder)
+        == "the tensor model.embed_tokens.weight is missing from the safetensors files"
+    )
     bias = Tensor("model.layers.0.self_attn.q_proj.bias", (), (16,), (16,), (0,))
     write_safetensors(folder / "model.safetensors", [*table, bias])
-    assert "model.layers.0.self_attn.q_proj.bias is not part of a llama model" in only_problem(folder)
+    assert "model.layers.0.self_attn.q_proj.bias is not part of a llama model" in only_problem(
+        folder
+    )
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3"])
@@ -295,22 +357,35 @@ def test_a_number_type_that_cannot_be_trained_is_said_once(dtype: str, folder: P
     write_safetensors(folder / "model.safetensors", tensors(read_architecture(LLAMA)), dtype=dtype)
     problem = only_problem(folder)
     assert problem.startswith(
-        "21 tensors (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight …) have the number type"
+        "21 tensors (model.embed_tokens.weight, model.layers.0.self_attn.q_proj.weight …) have the"
+        " number type"
     )
     assert dtype in problem
     assert "convert the weights to bfloat16" in problem
 
 
 def test_names_without_their_prefix_are_understood(folder: Path) -> None:
-    table = [replace(tensor, name=tensor.name.removeprefix("model.")) for tensor in tensors(read_architecture(LLAMA))]
+    table = [
+        replace(tensor, name=tensor.name.removeprefix("model."))
+        for tensor in tensors(read_architecture(LLAMA))
+    ]
     write_safetensors(folder / "model.safetensors", table)
     assert check_model_folder(folder) == ([], [])
-    write_safetensors(folder / "model.safetensors", [*table, replace(table[0], name="model.embed_tokens.weight")])
-    assert only_problem(folder) == "the tensor model.embed_tokens.weight is there twice, as model.embed_tokens.weight as well"
+    write_safetensors(
+        folder / "model.safetensors", [*table, replace(table[0], name="model.embed_tokens.weight")]
+    )
+    assert (
+        only_problem(folder)
+        == "the tensor model.embed_tokens.weight is there twice, as model.embed_tokens.weight as"
+        " well"
+    )
 
 
 def test_names_of_another_model_are_one_sentence(folder: Path) -> None:
-    table = [replace(tensor, name="transformer." + tensor.name) for tensor in tensors(read_architecture(LLAMA))]
+    table = [
+        replace(tensor, name="transformer." + tensor.name)
+        for tensor in tensors(read_architecture(LLAMA))
+    ]
     write_safetensors(folder / "model.safetensors", table)
     problem = only_problem(folder)
     assert problem.startswith("21 tensors (model.embed_tokens.weight, ")
@@ -322,7 +397,9 @@ def test_of_a_tied_pair_one_is_enough_and_two_are_compared_later(folder: Path) -
     change_config(folder, tie_word_embeddings=True)
     problems, warnings = check_model_folder(folder)
     assert problems == []
-    assert warnings == ["lm_head.weight beside tied embeddings must equal them; the training program compares them"]
+    assert warnings == [
+        "lm_head.weight beside tied embeddings must equal them; the training program compares them"
+    ]
     write_safetensors(folder / "model.safetensors", tensors(read_architecture(LLAMA))[1:])
     assert check_model_folder(folder) == ([], [])
     assert open_model_folder(folder).entries["model.embed_tokens.weight"].shape == (32, 16)
@@ -345,7 +422,12 @@ def test_shards_with_an_index(folder: Path) -> None:
     assert check_model_folder(folder) == ([], [])
     (folder / "b.safetensors").unlink()
     assert "names b.safetensors, which is missing" in only_problem(folder)
-    for content in ("{", "{}", '{"weight_map": {"a": 3}}', '{"weight_map": {"a": "../../etc/x.safetensors"}}'):
+    for content in (
+        "{",
+        "{}",
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "../../etc/x.safetensors"}}',
+    ):
         (folder / INDEX).write_text(content)
         assert INDEX in only_problem(folder)
 
@@ -366,17 +448,27 @@ def test_no_chat_template_is_a_warning(folder: Path) -> None:
 
 
 def test_what_is_computed_otherwise_than_config_json_says_is_a_warning(tmp_path: Path) -> None:
-    gemma3 = write_folder(tmp_path / "gemma3", FAMILIES["gemma3"] | {"attn_logit_softcapping": 50.0})
-    assert "attn_logit_softcapping 50.0 of config.json is not applied" in check_model_folder(gemma3)[1][0]
+    gemma3 = write_folder(
+        tmp_path / "gemma3", FAMILIES["gemma3"] | {"attn_logit_softcapping": 50.0}
+    )
+    assert (
+        "attn_logit_softcapping 50.0 of config.json is not applied"
+        in check_model_folder(gemma3)[1][0]
+    )
     gemma = write_folder(tmp_path / "gemma", FAMILIES["gemma"] | {"hidden_act": "gelu"})
-    assert "hidden_act gelu of config.json is computed in its tanh form" in check_model_folder(gemma)[1][0]
+    assert (
+        "hidden_act gelu of config.json is computed in its tanh form"
+        in check_model_folder(gemma)[1][0]
+    )
 
 
 def test_dropout_that_is_not_applied_is_a_warning(folder: Path) -> None:
     change_config(folder, attention_dropout=0.1)
     problems, warnings = check_model_folder(folder)
     assert problems == []
-    assert warnings == ["attention_dropout 0.1 of config.json is not applied: training runs without dropout"]
+    assert warnings == [
+        "attention_dropout 0.1 of config.json is not applied: training runs without dropout"
+    ]
 
 
 def test_a_damaged_tokenizer_is_named(folder: Path) -> None:
@@ -415,7 +507,9 @@ def test_a_malformed_file_is_named(name: str, content: bytes, folder: Path) -> N
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("nothing", path)])
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "merges.txt", INDEX])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer_config.json", "merges.txt", INDEX]
+)
 def test_what_is_no_file_is_named(name: str, make: Any, folder: Path) -> None:
     (folder / name).unlink(missing_ok=True)
     make(folder / name)
@@ -426,7 +520,10 @@ def test_a_header_that_says_a_tensor_twice_is_damaged(folder: Path) -> None:
     entry = b'{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     text = b'{"a":' + entry + b',"a":' + entry + b"}"
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
-    assert "model.safetensors is damaged: its header is not valid JSON: it says 'a' twice" in only_problem(folder)
+    assert (
+        "model.safetensors is damaged: its header is not valid JSON: it says 'a' twice"
+        in only_problem(folder)
+    )
 
 
 def test_control_characters_from_a_file_never_reach_a_sentence(folder: Path) -> None:
@@ -439,14 +536,30 @@ def test_control_characters_from_a_file_never_reach_a_sentence(folder: Path) -> 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 keys = st.sampled_from(
     [
         *LLAMA,
-        *("head_dim", "rope_scaling", "rope_parameters", "layer_types", "sliding_window", "max_window_layers", "text_config"),
-        *("use_sliding_window", "attn_logit_softcapping", "query_pre_attn_scalar", "hidden_act", "hidden_activation"),
+        *(
+            "head_dim",
+            "rope_scaling",
+            "rope_parameters",
+            "layer_types",
+            "sliding_window",
+            "max_window_layers",
+            "text_config",
+        ),
+        *(
+            "use_sliding_window",
+            "attn_logit_softcapping",
+            "query_pre_attn_scalar",
+            "hidden_act",
+            "hidden_activation",
+        ),
         *(
             "sliding_window_pattern",
             "max_position_embeddings",
@@ -455,7 +568,12 @@ keys = st.sampled_from(
             "eos_token_id",
             "pad_token_id",
         ),
-        *("original_max_position_embeddings", "partial_rotary_factor", "rope_local_base_freq", "tie_word_embeddings"),
+        *(
+            "original_max_position_embeddings",
+            "partial_rotary_factor",
+            "rope_local_base_freq",
+            "tie_word_embeddings",
+        ),
     ]
 )
 
@@ -494,14 +612,39 @@ def test_head_dim_and_rope_are_derived_as_transformers_does() -> None:
 @pytest.mark.parametrize(
     ("family", "changes", "expected"),
     [
-        ("qwen2", {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, {"windows": [None, None]}),
-        ("qwen3", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": -1}, {"windows": [5, 5]}),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 5}, {"windows": [None, None]}),  # 28 layers come first
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
+            {"windows": [None, None]},
+        ),
+        (
+            "qwen3",
+            {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": -1},
+            {"windows": [5, 5]},
+        ),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 5},
+            {"windows": [None, None]},
+        ),  # 28 layers come first
         ("qwen2", {"attention_bias": True, "mlp_bias": True}, {}),
         ("gemma3", {"attn_logit_softcapping": 3.0}, {"attention_softcap": None}),
         ("gemma2", {"attn_logit_softcapping": 3.0}, {"attention_softcap": 3.0}),
-        ("gemma2", {}, {"attention_softcap": 50.0, "final_softcap": 30.0, "query_scale": 1 / 16, "windows": [4096, None]}),
-        ("llama", {"query_pre_attn_scalar": 3, "final_logit_softcapping": 2.0}, {"query_scale": 0.5, "final_softcap": None}),
+        (
+            "gemma2",
+            {},
+            {
+                "attention_softcap": 50.0,
+                "final_softcap": 30.0,
+                "query_scale": 1 / 16,
+                "windows": [4096, None],
+            },
+        ),
+        (
+            "llama",
+            {"query_pre_attn_scalar": 3, "final_logit_softcapping": 2.0},
+            {"query_scale": 0.5, "final_softcap": None},
+        ),
         ("gemma", {"query_pre_attn_scalar": 4}, {"query_scale": 8**-0.5}),
         ("llama", {"num_key_value_heads": None}, {"kv_heads": 4}),
         ("llama", {}, {"positions": 2048}),
@@ -511,19 +654,35 @@ def test_head_dim_and_rope_are_derived_as_transformers_does() -> None:
 def test_odd_configurations_are_read_as_transformers_reads_them(
     family: str, changes: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    """The numbers against transformers itself: runs/trainer/parity_tests/test_parity_odd_configs.py."""
+    """The numbers against transformers itself:
+    runs/trainer/parity_tests/test_parity_odd_configs.py."""
     architecture = read_architecture(FAMILIES[family] | changes)
     plain = read_architecture(FAMILIES[family])
     found = {key: getattr(architecture, key) for key in expected}
-    assert {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()} == expected
+    assert {
+        key: list(value) if isinstance(value, tuple) else value for key, value in found.items()
+    } == expected
     assert expected or architecture == plain
 
 
 def test_the_length_before_scaling_may_stand_outside() -> None:
-    scaled = LLAMA | {"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 16}, "max_position_embeddings": 64}
+    scaled = LLAMA | {
+        "rope_scaling": LLAMA3 | {"original_max_position_embeddings": 16},
+        "max_position_embeddings": 64,
+    }
     assert read_architecture(scaled).ropes[0].original_max_position_embeddings == 16
-    assert read_architecture(scaled | {"original_max_position_embeddings": 32}).ropes[0].original_max_position_embeddings == 32
-    assert read_architecture(scaled | {"rope_scaling": LLAMA3}).ropes[0].original_max_position_embeddings == 64
+    assert (
+        read_architecture(scaled | {"original_max_position_embeddings": 32})
+        .ropes[0]
+        .original_max_position_embeddings
+        == 32
+    )
+    assert (
+        read_architecture(scaled | {"rope_scaling": LLAMA3})
+        .ropes[0]
+        .original_max_position_embeddings
+        == 64
+    )
 
 
 def test_parameters_are_counted_from_config_alone() -> None:
@@ -533,4 +692,7 @@ def test_parameters_are_counted_from_config_alone() -> None:
     assert count_parameters(config) == (total, total)
     lora = 4 * 8 * (4 * (128 + 128) + 3 * (128 + 384))
     assert count_parameters(config, lora_rank=8) == (total + lora, lora)
-    assert count_parameters(config, lora_rank=8, lora_targets=["q_proj"]) == (total + 4 * 8 * 256, 4 * 8 * 256)
+    assert count_parameters(config, lora_rank=8, lora_targets=["q_proj"]) == (
+        total + 4 * 8 * 256,
+        4 * 8 * 256,
+    )

@@ -33,12 +33,19 @@ def press(client: Client, run: Run, action: str, **data: str) -> str:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_only_somebody_logged_in_may_press_them(remote_client: Client, ended: Run, action: str) -> None:
+def test_only_somebody_logged_in_may_press_them(
+    remote_client: Client, ended: Run, action: str
+) -> None:
     response = remote_client.post(f"/runs/{ended.pk}/{action}")
     assert response.status_code == 302
     assert response["Location"].startswith("/login?next=")
     ended.refresh_from_db()
-    assert (ended.status, ended.trashed_at, ended.pinned, ended.retries.count()) == ("cancelled", None, False, 0)
+    assert (ended.status, ended.trashed_at, ended.pinned, ended.retries.count()) == (
+        "cancelled",
+        None,
+        False,
+        0,
+    )
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -58,7 +65,9 @@ def test_a_run_that_is_not_there_is_404(local_client: Client, action: str) -> No
     assert local_client.post(f"/runs/{uuid.uuid4()}/{action}").status_code == 404
 
 
-def test_somebody_with_an_account_may_act_from_far_away(remote_client: Client, submit: Submit, user: User) -> None:
+def test_somebody_with_an_account_may_act_from_far_away(
+    remote_client: Client, submit: Submit, user: User
+) -> None:
     remote_client.force_login(user)
     run = submit()
     press(remote_client, run, "cancel")
@@ -123,7 +132,9 @@ def test_pin_and_unpin(local_client: Client, ended: Run) -> None:
 
 
 def test_annotate(local_client: Client, ended: Run) -> None:
-    page = press(local_client, ended, "annotate", tags="one, two ,, one", notes="first line\r\nsecond")
+    page = press(
+        local_client, ended, "annotate", tags="one, two ,, one", notes="first line\r\nsecond"
+    )
     assert "Tags and notes saved." in page
     ended.refresh_from_db()
     assert ended.notes == "first line\nsecond"
@@ -154,8 +165,18 @@ def test_goes_back_to_the_page_of_ours_that_asked(local_client: Client, submit: 
 
 
 @pytest.mark.parametrize(
-    "target", ["https://example.org/", "//example.org/", "/\\example.org", "javascript:alert(1)", "\t//example.org"]
+    "target",
+    [
+        "https://example.org/",
+        "//example.org/",
+        "/\\example.org",
+        "javascript:alert(1)",
+        "\t//example.org",
+    ],
 )
 def test_never_goes_to_another_site(local_client: Client, submit: Submit, target: str) -> None:
     run = submit()
-    assert local_client.post(f"/runs/{run.pk}/cancel", {"next": target})["Location"] == f"/runs/{run.pk}"
+    assert (
+        local_client.post(f"/runs/{run.pk}/cancel", {"next": target})["Location"]
+        == f"/runs/{run.pk}"
+    )

@@ -1,4 +1,5 @@
-"""Several runs at once: the preview says what would happen, the button does it, and what cannot be done is said."""
+"""Several runs at once: the preview says what would happen, the button does it, and what cannot be
+done is said."""
 
 import uuid
 from pathlib import Path
@@ -26,21 +27,28 @@ def ended(submit: Submit) -> Run:
 
 
 def preview(client: Client, do: str, *runs: Run) -> str:
-    response = client.get("/runs/chosen", {"do": do, "ids": [run.pk for run in runs], "next": "/?mode=local"})
+    response = client.get(
+        "/runs/chosen", {"do": do, "ids": [run.pk for run in runs], "next": "/?mode=local"}
+    )
     assert response.status_code == 200
     return response.content.decode()
 
 
 def press(client: Client, do: str, *runs: Run, **fields: str) -> str:
     response = client.post(
-        "/runs/chosen", {"do": do, "ids": [run.pk for run in runs], "next": "/?mode=local"} | fields, follow=True
+        "/runs/chosen",
+        {"do": do, "ids": [run.pk for run in runs], "next": "/?mode=local"} | fields,
+        follow=True,
     )
     assert response.redirect_chain == [("/?mode=local", 302)]
     return response.content.decode()
 
 
 def test_only_for_somebody_logged_in(remote_client: Client, ended: Run) -> None:
-    for response in (remote_client.get("/runs/chosen"), remote_client.post("/runs/chosen", {"do": "delete", "ids": ended.pk})):
+    for response in (
+        remote_client.get("/runs/chosen"),
+        remote_client.post("/runs/chosen", {"do": "delete", "ids": ended.pk}),
+    ):
         assert response.status_code == 302
         assert response["Location"].startswith("/login?next=")
     ended.refresh_from_db()
@@ -59,7 +67,9 @@ def test_the_list_offers_it_for_every_row(local_client: Client, ended: Run) -> N
     assert 'name="next" value="/?mode=local"' in page
 
 
-def test_deleting_shows_what_it_frees_and_what_stays(local_client: Client, ended: Run, submit: Submit, output_root: Path) -> None:
+def test_deleting_shows_what_it_frees_and_what_stays(
+    local_client: Client, ended: Run, submit: Submit, output_root: Path
+) -> None:
     folder = run_folder(ended)
     folder.mkdir(parents=True)
     (folder / "stdout.log").write_bytes(b"x" * 3000)
@@ -101,7 +111,9 @@ def test_tag(local_client: Client, ended: Run, submit: Submit) -> None:
     annotate_run(run=ended, by=ended.owner, tags=("old", "kept"))
     other = submit()
     assert 'name="add"' in preview(local_client, "tag", ended, other)
-    assert "2 runs tagged." in press(local_client, "tag", ended, other, add="new, kept", remove="old")
+    assert "2 runs tagged." in press(
+        local_client, "tag", ended, other, add="new, kept", remove="old"
+    )
     assert [tag.name for tag in ended.tags.all()] == ["kept", "new"]
     assert [tag.name for tag in other.tags.all()] == ["kept", "new"]
 
@@ -122,10 +134,15 @@ def test_the_second_of_two_people_sees_what_happened(local_client: Client, ended
         ("do=delete", "No run is chosen"),
         (f"do=explode&ids={uuid.UUID(int=7)}", "Choose runs in the list"),
         ("do=delete&ids=nonsense", "Choose runs in the list"),
-        ("do=delete&ids=" + ",".join(str(uuid.UUID(int=number)) for number in range(101)), "At most 100 runs at once; 101"),
+        (
+            "do=delete&ids=" + ",".join(str(uuid.UUID(int=number)) for number in range(101)),
+            "At most 100 runs at once; 101",
+        ),
     ],
 )
-def test_a_choice_that_makes_no_sense_goes_back_and_says_so(local_client: Client, query: str, said: str) -> None:
+def test_a_choice_that_makes_no_sense_goes_back_and_says_so(
+    local_client: Client, query: str, said: str
+) -> None:
     response = local_client.get(f"/runs/chosen?{query}&next=https://example.org/", follow=True)
     assert response.redirect_chain == [("/", 302)]
     assert said in response.content.decode()
@@ -133,7 +150,10 @@ def test_a_choice_that_makes_no_sense_goes_back_and_says_so(local_client: Client
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_preview_reads_the_runs_in_one_query(
-    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+    local_client: Client,
+    submit: Submit,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    count: int,
 ) -> None:
     runs = [submit() for _ in range(count)]
     local_client.get("/")

@@ -1,4 +1,5 @@
-"""The columns of the history: in the address, remembered, and the same for the part that refreshes itself."""
+"""The columns of the history: in the address, remembered, and the same for the part that refreshes
+itself."""
 
 import re
 from pathlib import Path
@@ -27,7 +28,9 @@ def labels(names: tuple[str, ...]) -> list[str]:
     return [COLUMNS[name].label for name in names]
 
 
-def test_without_a_choice_there_are_those_of_the_contract(local_client: Client, submit: Submit) -> None:
+def test_without_a_choice_there_are_those_of_the_contract(
+    local_client: Client, submit: Submit
+) -> None:
     submit()
     assert headings(local_client, "/") == labels(DEFAULT)
     for label in ("Dataset", "Model", "Mode", "Status", "Started At", "Duration"):
@@ -45,9 +48,13 @@ def test_the_address_says_which(local_client: Client, submit: Submit) -> None:
     assert headings(local_client, "/") == labels(DEFAULT)  # somebody's link changes nothing here
 
 
-def test_what_is_ticked_goes_into_the_address_and_is_remembered(local_client: Client, submit: Submit) -> None:
+def test_what_is_ticked_goes_into_the_address_and_is_remembered(
+    local_client: Client, submit: Submit
+) -> None:
     submit()
-    answer = local_client.get("/?choose=1&mode=local&cursor=x&columns=loss&columns=dataset&columns=nonsense")
+    answer = local_client.get(
+        "/?choose=1&mode=local&cursor=x&columns=loss&columns=dataset&columns=nonsense"
+    )
     assert (answer.status_code, answer["Location"]) == (302, "/?mode=local&columns=dataset,loss")
     cookie = answer.cookies["history_columns"]
     assert (cookie.value, cookie["httponly"], cookie["samesite"]) == ("dataset|loss", True, "Lax")
@@ -78,22 +85,41 @@ def test_a_column_that_there_is_not_is_said(local_client: Client) -> None:
 
 
 def test_every_column_shows_what_it_is_called_after(local_client: Client, submit: Submit) -> None:
-    run = submit(learning_rate=3e-4, num_epochs=7, batch_size=5, max_seq_length=640, priority=9, notes="a <note>")
+    run = submit(
+        learning_rate=3e-4,
+        num_epochs=7,
+        batch_size=5,
+        max_seq_length=640,
+        priority=9,
+        notes="a <note>",
+    )
     claim_run(run=run, host=Host.objects.create(name="a-host"), by="test")
     page = local_client.get(f"/?columns={','.join(COLUMNS)}").content.decode()
     cells = dict(re.findall(r'<td data-label="([^"]+)"[^>]*>(.*?)</td>', page, re.DOTALL))
     assert set(labels(tuple(COLUMNS))) <= set(cells)
     shown = {label: re.sub(r"<[^>]+>", "", cell).strip() for label, cell in cells.items()}
     assert shown["Learning rate"] == "0.0003"
-    assert (shown["Epochs"], shown["Batch size"], shown["Sequence length"], shown["Priority"]) == ("7", "5", "640", "9")
+    assert (shown["Epochs"], shown["Batch size"], shown["Sequence length"], shown["Priority"]) == (
+        "7",
+        "5",
+        "640",
+        "9",
+    )
     assert (shown["Host"], shown["Owner"], shown["Attempt"]) == ("a-host", "somebody", "1")
-    assert (shown["Notes"], shown["Status"], shown["Created"]) == ("a &lt;note&gt;", "running", "just now")
+    assert (shown["Notes"], shown["Status"], shown["Created"]) == (
+        "a &lt;note&gt;",
+        "running",
+        "just now",
+    )
     assert f'colspan="{len(COLUMNS) + 2}"' in page
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_all_columns_cost_the_queries_of_the_usual_ones(
-    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+    local_client: Client,
+    submit: Submit,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    count: int,
 ) -> None:
     for _ in range(count):
         submit()

@@ -1,4 +1,5 @@
-"""The compare page: only what differs, what came of it, the same data or not; as a page and as CSV."""
+"""The compare page: only what differs, what came of it, the same data or not; as a page and as
+CSV."""
 
 import csv
 import json
@@ -33,10 +34,20 @@ def train(submit: Submit) -> Callable[..., Run]:
         claim_run(run=run, host=host, by="test")
         folder = run_folder(run)
         folder.mkdir(parents=True)
-        lines = [json.dumps({"time": 1.0, "step": step, "values": {"loss": loss}}) for step, loss in enumerate(losses)]
+        lines = [
+            json.dumps({"time": 1.0, "step": step, "values": {"loss": loss}})
+            for step, loss in enumerate(losses)
+        ]
         (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
         take_in_metrics(run, folder)
-        finish_run(run=run, status="completed", reason="over", by="test", exit_code=0, summary=summary or {})
+        finish_run(
+            run=run,
+            status="completed",
+            reason="over",
+            by="test",
+            exit_code=0,
+            summary=summary or {},
+        )
         return run
 
     return make
@@ -51,14 +62,29 @@ def test_only_for_somebody_logged_in(remote_client: Client) -> None:
     assert remote_client.get("/runs/compare.csv").status_code == 302
 
 
-def test_shows_differences_results_and_the_best(local_client: Client, train: Callable[..., Run]) -> None:
-    one = train(4.0, 1.0, 2.0, learning_rate=1e-4, tags=["a"], summary={"exact_match_after": 0.5, "tokens_per_second": 900})
+def test_shows_differences_results_and_the_best(
+    local_client: Client, train: Callable[..., Run]
+) -> None:
+    one = train(
+        4.0,
+        1.0,
+        2.0,
+        learning_rate=1e-4,
+        tags=["a"],
+        summary={"exact_match_after": 0.5, "tokens_per_second": 900},
+    )
     two = train(5.0, 0.5, learning_rate=3e-4, notes="other", summary={"exact_match_after": 0.75})
     response = local_client.get(f"/runs/compare?{address(two, one)}")
     comparison = response.context["comparison"]
     assert comparison.runs == [two, one]
-    assert [(line.label, line.values) for line in comparison.configuration] == [("learning_rate", [3e-4, 1e-4])]
-    results = {line.label: (line.values, set(line.best)) for line in comparison.results if line.label != "Duration (s)"}
+    assert [(line.label, line.values) for line in comparison.configuration] == [
+        ("learning_rate", [3e-4, 1e-4])
+    ]
+    results = {
+        line.label: (line.values, set(line.best))
+        for line in comparison.results
+        if line.label != "Duration (s)"
+    }
     assert results == {
         "Loss first": ([5.0, 4.0], set()),
         "Loss last": ([0.5, 2.0], {0}),
@@ -134,7 +160,10 @@ def test_csv_has_a_line_for_each_run(local_client: Client, train: Callable[..., 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_costs_the_same_queries_for_any_number_of_runs(
-    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+    local_client: Client,
+    submit: Submit,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    count: int,
 ) -> None:
     runs = [request_cancel(run=(run := submit()), by=run.owner) for _ in range(count)]
     local_client.get("/")

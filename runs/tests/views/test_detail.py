@@ -38,7 +38,12 @@ def finished(submit: Submit, status: str = "completed", **fields: Any) -> Run:
     claim_run(run=run, host=Host.objects.get_or_create(name="a-host")[0], by="test")
     exit_code = 0 if status == "completed" else 1
     return finish_run(
-        run=run, status=status, reason=fields.pop("reason", "It is over."), by="test", exit_code=exit_code, **fields
+        run=run,
+        status=status,
+        reason=fields.pop("reason", "It is over."),
+        by="test",
+        exit_code=exit_code,
+        **fields,
     )
 
 
@@ -72,7 +77,12 @@ def test_shows_all_fields(local_client: Client, submit: Submit) -> None:
         duration_seconds=185.4,
         stdout="said this",
         stderr="complained so",
-        request={"tags": ["chosen"], "priority": 7, "timeout_seconds": 7200, "client_request_id": "my-request"},
+        request={
+            "tags": ["chosen"],
+            "priority": 7,
+            "timeout_seconds": 7200,
+            "client_request_id": "my-request",
+        },
     )
     Run.objects.filter(pk=run.pk).update(created_at=moment, started_at=moment, completed_at=moment)
     page = page_of(local_client, run)
@@ -82,7 +92,10 @@ def test_shows_all_fields(local_client: Client, submit: Submit) -> None:
         "chosen", "2 h 00 min", "my-request", "2026-03-04 05:06:07 UTC", run.output_dir,
     ):  # fmt: skip
         assert shown in page
-    assert '<span class="status large is-failed" data-testid="run-status" data-live-status>failed</span>' in page
+    assert (
+        '<span class="status large is-failed" data-testid="run-status"'
+        " data-live-status>failed</span>" in page
+    )
 
 
 def test_says_why_and_who_and_when(local_client: Client, submit: Submit) -> None:
@@ -98,9 +111,15 @@ def test_says_why_and_who_and_when(local_client: Client, submit: Submit) -> None
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [("pending", "Waiting in the queue"), ("running", "Running on <bdi>a-host</bdi>"), ("cancelling", "Asked to stop")],
+    [
+        ("pending", "Waiting in the queue"),
+        ("running", "Running on <bdi>a-host</bdi>"),
+        ("cancelling", "Asked to stop"),
+    ],
 )
-def test_says_in_words_what_an_active_run_does(local_client: Client, submit: Submit, status: str, words: str) -> None:
+def test_says_in_words_what_an_active_run_does(
+    local_client: Client, submit: Submit, status: str, words: str
+) -> None:
     run = submit()
     if status != "pending":
         claim_run(run=run, host=Host.objects.create(name="a-host"), by="test")
@@ -109,10 +128,13 @@ def test_says_in_words_what_an_active_run_does(local_client: Client, submit: Sub
     assert words in page_of(local_client, run)
 
 
-def test_shows_the_configuration_with_defaults_and_what_was_changed(local_client: Client, submit: Submit) -> None:
+def test_shows_the_configuration_with_defaults_and_what_was_changed(
+    local_client: Client, submit: Submit
+) -> None:
     page = page_of(local_client, submit(learning_rate=3e-4, lora_rank=16))
     assert (
-        '<tr class="changed"><td class="mono" title="Peak learning rate.">learning_rate</td><td class="mono">0.0003</td>' in page
+        '<tr class="changed"><td class="mono" title="Peak learning rate.">learning_rate</td><td'
+        ' class="mono">0.0003</td>' in page
     )
     before, rest = page.split('id="other-parameters"')
     assert ">lora_rank<" in before
@@ -120,12 +142,16 @@ def test_shows_the_configuration_with_defaults_and_what_was_changed(local_client
     assert ">warmup_ratio<" in rest
 
 
-def test_shows_the_command_that_was_executed_and_links_the_manifest(local_client: Client, submit: Submit) -> None:
+def test_shows_the_command_that_was_executed_and_links_the_manifest(
+    local_client: Client, submit: Submit
+) -> None:
     run = submit()
     path = run_folder(run)
     path.mkdir(parents=True)
     assert "The manifest is written when the run starts." in page_of(local_client, run)
-    files.write_json(path / names.COMMAND, {"argv": ["/opt/some python", "train", "--config", "manifest.yaml"]})
+    files.write_json(
+        path / names.COMMAND, {"argv": ["/opt/some python", "train", "--config", "manifest.yaml"]}
+    )
     (path / names.MANIFEST).write_text("manifest_version: '1.0'\n")
     page = page_of(local_client, run)
     assert f"cd {path}" in page
@@ -135,7 +161,9 @@ def test_shows_the_command_that_was_executed_and_links_the_manifest(local_client
     assert local_client.get(link).content == b"manifest_version: '1.0'\n"
 
 
-def test_shows_what_an_executing_run_has_written_so_far(local_client: Client, submit: Submit) -> None:
+def test_shows_what_an_executing_run_has_written_so_far(
+    local_client: Client, submit: Submit
+) -> None:
     run = submit()
     claim_run(run=run, host=Host.objects.create(name="a-host"), by="test")
     assert "Nothing has been written yet." in page_of(local_client, run)
@@ -149,7 +177,9 @@ def test_shows_what_an_executing_run_has_written_so_far(local_client: Client, su
 
 def test_refreshes_itself_only_while_it_is_active(local_client: Client, submit: Submit) -> None:
     run = submit()
-    assert f'hx-get="/runs/{run.pk}" hx-trigger="run:status from:body, every 10s' in page_of(local_client, run)
+    assert f'hx-get="/runs/{run.pk}" hx-trigger="run:status from:body, every 10s' in page_of(
+        local_client, run
+    )
     part = page_of(local_client, run, **{"HX-Request": "true"})
     assert part.startswith('<div id="live"')
     request_cancel(run=run, by=run.owner)
@@ -178,9 +208,15 @@ def test_shows_what_came_of_it(local_client: Client, submit: Submit) -> None:
 
 
 def test_shows_the_commit_of_a_hub_model(local_client: Client, submit: Submit) -> None:
-    assert f'data-testid="revision">{"a" * 40}<' in page_of(local_client, finished(submit, summary={"model_revision": "a" * 40}))
-    assert "<script>alert" not in page_of(local_client, finished(submit, summary={"model_revision": HOSTILE}))
-    assert 'data-testid="revision"' not in page_of(local_client, finished(submit, summary={"model_revision": None}))
+    assert f'data-testid="revision">{"a" * 40}<' in page_of(
+        local_client, finished(submit, summary={"model_revision": "a" * 40})
+    )
+    assert "<script>alert" not in page_of(
+        local_client, finished(submit, summary={"model_revision": HOSTILE})
+    )
+    assert 'data-testid="revision"' not in page_of(
+        local_client, finished(submit, summary={"model_revision": None})
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,13 +230,20 @@ def test_shows_the_commit_of_a_hub_model(local_client: Client, submit: Submit) -
         {"exact_match_after": []},
     ],
 )
-def test_a_result_file_that_makes_no_sense_does_no_harm(local_client: Client, submit: Submit, summary: dict[str, Any]) -> None:
+def test_a_result_file_that_makes_no_sense_does_no_harm(
+    local_client: Client, submit: Submit, summary: dict[str, Any]
+) -> None:
     page_of(local_client, finished(submit, summary=summary))
 
 
 def test_hostile_output_is_shown_as_text(local_client: Client, submit: Submit) -> None:
     run = finished(
-        submit, "failed", reason=HOSTILE, stdout=HOSTILE, stderr=HOSTILE, request={"notes": HOSTILE, "tags": [HOSTILE[:24]]}
+        submit,
+        "failed",
+        reason=HOSTILE,
+        stdout=HOSTILE,
+        stderr=HOSTILE,
+        request={"notes": HOSTILE, "tags": [HOSTILE[:24]]},
     )
     page = page_of(local_client, run)
     assert "<script>alert" not in page
@@ -208,8 +251,13 @@ def test_hostile_output_is_shown_as_text(local_client: Client, submit: Submit) -
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;" in page
 
 
-def test_notes_are_markdown_without_any_html_of_their_own(local_client: Client, submit: Submit) -> None:
-    notes = "**bold** [in](/runs/new) [out](javascript:alert(1)) <b onclick=alert(1)>x</b> ![pixel](https://example.org/x.png)"
+def test_notes_are_markdown_without_any_html_of_their_own(
+    local_client: Client, submit: Submit
+) -> None:
+    notes = (
+        "**bold** [in](/runs/new) [out](javascript:alert(1)) <b onclick=alert(1)>x</b>"
+        " ![pixel](https://example.org/x.png)"
+    )
     page = page_of(local_client, submit(notes=notes))
     assert "<strong>bold</strong>" in page
     assert '<a href="/runs/new">in</a>' in page
@@ -243,13 +291,20 @@ def test_offers_what_can_be_done_in_its_status(local_client: Client, submit: Sub
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_costs_the_same_queries_for_any_number_of_events_and_tags(
-    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+    local_client: Client,
+    submit: Submit,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    count: int,
 ) -> None:
     run = submit()
     for number in range(count):
         annotate_run(run=run, by=run.owner, tags=tuple(f"tag-{each}" for each in range(number + 1)))
-    page_of(local_client, run)  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(7):  # the local user, the run, its events, tags, retries, the dataset; it waits: the root
+    page_of(
+        local_client, run
+    )  # the local user is made and remembered, and the writes before are counted
+    with django_assert_num_queries(
+        7
+    ):  # the local user, the run, its events, tags, retries, the dataset; it waits: the root
         page_of(local_client, run)
 
 
@@ -311,12 +366,17 @@ def test_files_are_listed_with_size_and_download(local_client: Client, with_file
         ("model", 2048, True), ("stdout.log", 5, False),
     ]  # fmt: skip
     page = response.content.decode()
-    assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/checkpoints/10/model_params/_METADATA" download' in page
+    assert (
+        f'href="/api/tunix/runs/{with_files.pk}/artifacts/checkpoints/10/model_params/_METADATA"'
+        " download" in page
+    )
     assert f'href="/api/tunix/runs/{with_files.pk}/artifacts/stdout.log" download' in page
 
 
 def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
-    page = local_client.post(f"/runs/{with_files.pk}/remove-file?path=checkpoints/10", follow=True).content.decode()
+    page = local_client.post(
+        f"/runs/{with_files.pk}/remove-file?path=checkpoints/10", follow=True
+    ).content.decode()
     assert "\u2068checkpoints/10\u2069 is deleted: 36 bytes are free again." in page
     assert not (run_folder(with_files) / "checkpoints/10").exists()
     assert (run_folder(with_files) / "model/model.safetensors").exists()
@@ -324,10 +384,21 @@ def test_a_checkpoint_is_deleted(local_client: Client, with_files: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "stdout.log", "../x", "checkpoints/11", "checkpoints/identity.json", "model/../stdout.log", "/etc/passwd"]
+    "path",
+    [
+        "",
+        "stdout.log",
+        "../x",
+        "checkpoints/11",
+        "checkpoints/identity.json",
+        "model/../stdout.log",
+        "/etc/passwd",
+    ],
 )
 def test_nothing_else_is_deleted(local_client: Client, with_files: Run, path: str) -> None:
-    page = local_client.post(f"/runs/{with_files.pk}/remove-file?path={path}", follow=True).content.decode()
+    page = local_client.post(
+        f"/runs/{with_files.pk}/remove-file?path={path}", follow=True
+    ).content.decode()
     assert "that could be read or removed" in page
     assert (run_folder(with_files) / "stdout.log").exists()
 
@@ -343,7 +414,9 @@ def test_files_of_an_active_run_stay(local_client: Client, submit: Submit) -> No
     assert path.exists()
 
 
-def test_the_output_of_a_queued_dry_run_comes_with_its_end(submit: Submit, local_client: Client) -> None:
+def test_the_output_of_a_queued_dry_run_comes_with_its_end(
+    submit: Submit, local_client: Client
+) -> None:
     """It has no process whose log could be followed, so the part is fetched anew."""
     run = submit(dry_run=True)
     page = local_client.get(f"/runs/{run.pk}").content.decode()
@@ -356,7 +429,9 @@ def test_the_output_of_a_queued_dry_run_comes_with_its_end(submit: Submit, local
     assert "Dry-run validation passed" in part[part.index('id="part-output"') :]
 
 
-def test_the_log_of_a_training_is_followed_and_never_fetched_as_a_part(submit: Submit, local_client: Client) -> None:
+def test_the_log_of_a_training_is_followed_and_never_fetched_as_a_part(
+    submit: Submit, local_client: Client
+) -> None:
     page = local_client.get(f"/runs/{submit().pk}").content.decode()
     assert "part-output" not in page
     assert 'data-live-log="stdout"' in page

@@ -71,7 +71,16 @@ def test_says_what_to_do_when_there_are_no_runs(local_client: Client) -> None:
 def test_shows_every_column_of_a_run(local_client: Client, submit: Submit) -> None:
     run = submit(model_id="google/gemma-2b-it")
     page = local_client.get("/").content.decode()
-    for heading in ("Run ID", "Dataset", "Model", "Mode", "Status", "Started At", "Duration", "Actions"):
+    for heading in (
+        "Run ID",
+        "Dataset",
+        "Model",
+        "Mode",
+        "Status",
+        "Started At",
+        "Duration",
+        "Actions",
+    ):
         assert f">{heading}</th>" in page
     assert Rows(page).ids == [str(run.pk)]
     assert Rows(page).statuses == ["pending"]
@@ -93,14 +102,22 @@ def test_shows_every_status_with_its_own_badge(local_client: Client, submit: Sub
         if status == "cancelling":
             request_cancel(run=run, by=run.owner)
         elif status != "running":
-            finish_run(run=run, status=status, reason="over", by="test", exit_code=0 if status == "completed" else None)
+            finish_run(
+                run=run,
+                status=status,
+                reason="over",
+                by="test",
+                exit_code=0 if status == "completed" else None,
+            )
     page = local_client.get("/").content.decode()
     assert Rows(page).statuses == wanted[::-1]
     for status in wanted:
         assert f'class="status is-{status}"' in page
 
 
-def test_newest_first_and_older_pages_by_cursor_while_new_runs_arrive(local_client: Client, submit: Submit) -> None:
+def test_newest_first_and_older_pages_by_cursor_while_new_runs_arrive(
+    local_client: Client, submit: Submit
+) -> None:
     runs = [str(submit(dry_run=True).pk) for _ in range(25)]
     first = local_client.get("/")
     assert Rows(first.content.decode()).ids == runs[:4:-1]
@@ -120,12 +137,16 @@ def test_newest_first_and_older_pages_by_cursor_while_new_runs_arrive(local_clie
         "q=model:gemma+dataset:SUMS+status:pending",
     ],
 )  # fmt: skip
-def test_each_filter_finds_its_run(local_client: Client, submit: Submit, staff: User, query: str) -> None:
+def test_each_filter_finds_its_run(
+    local_client: Client, submit: Submit, staff: User, query: str
+) -> None:
     wanted = submit(model_id="google/gemma-2b-it", tags=["chosen"], notes="a note about it")
     other = submit(dry_run=True, by=staff)
     request_cancel(run=other, by=staff)
     Run.objects.filter(pk=wanted.pk).update(created_at=datetime(2026, 3, 2, tzinfo=UTC))
-    Run.objects.filter(pk=other.pk).update(created_at=datetime(2026, 3, 4, tzinfo=UTC), dataset_key="other-v1")
+    Run.objects.filter(pk=other.pk).update(
+        created_at=datetime(2026, 3, 4, tzinfo=UTC), dataset_key="other-v1"
+    )
     assert len(ids(local_client)) == 2
     found = ids(local_client, "?" + query.format(id=wanted.pk, short=str(wanted.pk)[:8]))
     assert found == [str(wanted.pk)]
@@ -148,7 +169,16 @@ def test_no_match_is_said_with_a_way_out(local_client: Client, submit: Submit) -
 
 
 @pytest.mark.parametrize(
-    "query", ["status=nonsense", "mode=fast", "after=yesterday", "cursor=abc", "q=" + "x" * 257, "after=0000-01-01", "q=%00"]
+    "query",
+    [
+        "status=nonsense",
+        "mode=fast",
+        "after=yesterday",
+        "cursor=abc",
+        "q=" + "x" * 257,
+        "after=0000-01-01",
+        "q=%00",
+    ],
 )
 def test_a_filter_that_cannot_be_used_is_a_visible_error(local_client: Client, query: str) -> None:
     response = local_client.get(f"/?{query}")
@@ -167,7 +197,9 @@ def test_refreshes_itself_only_while_a_run_is_active(local_client: Client, submi
     run = submit()
     assert 'hx-trigger="every 3s' in local_client.get("/").content.decode()
     request_cancel(run=run, by=run.owner)
-    assert "hx-trigger" not in local_client.get("/", headers={"HX-Request": "true"}).content.decode()
+    assert (
+        "hx-trigger" not in local_client.get("/", headers={"HX-Request": "true"}).content.decode()
+    )
 
 
 def test_the_refreshed_part_is_the_part_of_the_page(local_client: Client, submit: Submit) -> None:
@@ -204,12 +236,19 @@ def test_hostile_text_is_shown_as_text(local_client: Client, submit: Submit) -> 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_costs_the_same_queries_for_any_number_of_rows(
-    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+    local_client: Client,
+    submit: Submit,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    count: int,
 ) -> None:
     for number in range(count):
         annotate_run(run=(run := submit()), by=run.owner, tags=(f"tag-{number}",))
-    local_client.get("/")  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(7):  # the local user, the runs, their tags, their losses; kept views, the disk quota, the root
+    local_client.get(
+        "/"
+    )  # the local user is made and remembered, and the writes before are counted
+    with django_assert_num_queries(
+        7
+    ):  # the local user, the runs, their tags, their losses; kept views, the disk quota, the root
         assert len(ids(local_client)) == count
 
 
@@ -217,7 +256,13 @@ def test_times_are_absolute_in_the_title(local_client: Client, submit: Submit) -
     run = submit()
     claim_run(run=run, host=Host.objects.create(name="a-host"), by="test")
     moment = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
-    finish_run(run=run, status="failed", reason="over", by="test", completed_at=moment + timedelta(seconds=185))
+    finish_run(
+        run=run,
+        status="failed",
+        reason="over",
+        by="test",
+        completed_at=moment + timedelta(seconds=185),
+    )
     Run.objects.filter(pk=run.pk).update(started_at=moment, duration_seconds=185.4)
     page = local_client.get("/").content.decode()
     assert 'datetime="2026-03-04T05:06:07.000Z" title="2026-03-04 05:06:07 UTC"' in page
@@ -227,12 +272,17 @@ def test_times_are_absolute_in_the_title(local_client: Client, submit: Submit) -
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_word_costs_a_query_and_those_for_names_more(
-    local_client: Client, submit: Submit, django_assert_num_queries: DjangoAssertNumQueries, count: int
+    local_client: Client,
+    submit: Submit,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    count: int,
 ) -> None:
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(13):  # user, datasets, models, tags and names for each word, then as without
+    with django_assert_num_queries(
+        13
+    ):  # user, datasets, models, tags and names for each word, then as without
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 
@@ -247,7 +297,9 @@ def test_a_filter_with_a_mistake_points_at_it(local_client: Client) -> None:
 
 def test_date_ranges_leave_quoted_text_alone(local_client: Client) -> None:
     query = 'note:"x  after:7d" AFTER:24h'
-    for address in re.findall(r'<a class="tag" href="(\?q=[^"]*)"', local_client.get("/", {"q": query}).content.decode()):
+    for address in re.findall(
+        r'<a class="tag" href="(\?q=[^"]*)"', local_client.get("/", {"q": query}).content.decode()
+    ):
         assert "note%3A%22x++after%3A7d%22" in address
         assert local_client.get(f"/{address.replace('&amp;', '&')}").status_code == 200
 
@@ -258,11 +310,16 @@ def test_date_ranges_replace_each_other_and_can_be_left(local_client: Client) ->
     assert 'href="?q=gemma&amp;status=failed" aria-current="true"' in page
 
 
-def test_the_loss_is_drawn_in_the_row(local_client: Client, submit: Submit, output_root: Path) -> None:
+def test_the_loss_is_drawn_in_the_row(
+    local_client: Client, submit: Submit, output_root: Path
+) -> None:
     run, other = submit(), submit()
     folder = run_folder(run)
     folder.mkdir(parents=True)
-    points = [{"time": 1.0, "step": step, "values": {"loss": value}} for step, value in ((0, 4.0), (1, 2.0), (2, 3.0))]
+    points = [
+        {"time": 1.0, "step": step, "values": {"loss": value}}
+        for step, value in ((0, 4.0), (1, 2.0), (2, 3.0))
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     take_in_metrics(run, folder)
     response = local_client.get("/")

@@ -1,5 +1,5 @@
-"""Text of others keeps its direction to itself: on every page it stands in an element that isolates it, so that an override in a
-name turns nothing around that stands beside it."""
+"""Text of others keeps its direction to itself: on every page it stands in an element that isolates
+it, so that an override in a name turns nothing around that stands beside it."""
 
 import json
 import re
@@ -15,17 +15,42 @@ from datasets.services import create_dataset, create_traces
 from runs.models import Host, MetricSeries, Run, RunEvent, RunStatus, RunTag, SavedView
 from runs.tests.leftovers import make_run
 
-TURNED = "\u202etxt.exe"  # RIGHT-TO-LEFT OVERRIDE: shown as exe.txt, and everything after it backwards
+TURNED = (  # RIGHT-TO-LEFT OVERRIDE: shown as exe.txt, and everything after it backwards
+    "\u202etxt.exe"
+)
 ISOLATING = {"bdi", "pre", "textarea", "option", "title"}  # a block or a text of its own
 FIRST, POP = "\u2068", "\u2069"  # the characters that isolate where no element can stand
 ISOLATED = re.compile(f"{FIRST}[^{POP}]*{POP}")
-ALONE = {"title", "value", "href", "action", "content", "hx-get", "data-live-run"}  # shown by themselves, or not at all
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+ALONE = {
+    "title",
+    "value",
+    "href",
+    "action",
+    "content",
+    "hx-get",
+    "data-live-run",
+}  # shown by themselves, or not at all
+VOID = {
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
 BLOCKS = {"td", "th", "dd", "li", "p", "h1", "h2", "h3", "div"}
 
 
 class Finder(HTMLParser):
-    """Collects where text of others stands unisolated. ``blocks``: elements that isolate when they hold nothing else."""
+    """Collects where text of others stands unisolated. ``blocks``: elements that isolate when they
+    hold nothing else."""
 
     def __init__(self, *, blocks: frozenset[str] = frozenset()) -> None:
         super().__init__()
@@ -51,7 +76,9 @@ class Finder(HTMLParser):
         if TURNED not in data:
             return
         self.seen += 1
-        isolated = any(isolates for _, isolates in self.path) or TURNED not in ISOLATED.sub("", data)
+        isolated = any(isolates for _, isolates in self.path) or TURNED not in ISOLATED.sub(
+            "", data
+        )
         alone = self.path and self.path[-1][0] in self.blocks and data.strip() == TURNED
         if not isolated and not alone:
             self.open.append(f"{'>'.join(tag for tag, _ in self.path[-4:])}: {data.strip()[:80]!r}")
@@ -63,7 +90,12 @@ def there(user: User, local_client: Client) -> dict[str, Any]:
     local_client.get("/")  # makes the account of local mode
     owner = User.objects.create_user(TURNED)
     items = [
-        {"prompt": TURNED, "steps": [{"i": 0, "type": TURNED, "content": TURNED}], "final_answer": TURNED, "meta": {"x": TURNED}},
+        {
+            "prompt": TURNED,
+            "steps": [{"i": 0, "type": TURNED, "content": TURNED}],
+            "final_answer": TURNED,
+            "meta": {"x": TURNED},
+        },
         {"prompt": f"{TURNED} 2", "steps": [], "final_answer": TURNED},
     ]
     traces = create_traces(items=items, by=owner)
@@ -93,20 +125,42 @@ def there(user: User, local_client: Client) -> dict[str, Any]:
         "summary": summary, "stdout": TURNED, "stderr": TURNED, "config": {"num_epochs": 1, "note": TURNED},
     }  # fmt: skip
     runs = []
-    for number, status in enumerate((RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.RUNNING, RunStatus.PENDING)):
+    for number, status in enumerate(
+        (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.RUNNING, RunStatus.PENDING)
+    ):
         output_dir = f"{TURNED}/{number}"
         run = make_run(
-            owner, status=status, files=files, model_id=f"{TURNED}{'' if number else ' '}", output_dir=output_dir, **common
+            owner,
+            status=status,
+            files=files,
+            model_id=f"{TURNED}{'' if number else ' '}",
+            output_dir=output_dir,
+            **common,
         )
         run.client_request_id = f"{TURNED}{number}"
         run.save()
         RunTag.objects.create(run=run, name=TURNED, run_created_at=run.created_at)
         RunEvent.objects.create(run=run, reason=TURNED, by=TURNED, at=timezone.now())
-        MetricSeries.objects.create(run=run, name=TURNED, count=1, first=1.0, last=1.0, minimum=1.0, maximum=1.0, last_step=1)
+        MetricSeries.objects.create(
+            run=run,
+            name=TURNED,
+            count=1,
+            first=1.0,
+            last=1.0,
+            minimum=1.0,
+            maximum=1.0,
+            last_step=1,
+        )
         runs.append(run)
     mine = User.objects.get(username="local")
     SavedView.objects.create(owner=mine, name=TURNED, query=f"owner={TURNED}")
-    return {"runs": runs, "dataset": dataset, "traces": traces, "host": host, "view": SavedView.objects.get()}
+    return {
+        "runs": runs,
+        "dataset": dataset,
+        "traces": traces,
+        "host": host,
+        "view": SavedView.objects.get(),
+    }
 
 
 def test_every_page_isolates_it(local_client: Client, there: dict[str, Any]) -> None:
@@ -119,7 +173,10 @@ def test_every_page_isolates_it(local_client: Client, there: dict[str, Any]) -> 
         "/runs/new",
         f"/runs/new?clone={runs[0].pk}",
         f"/runs/compare?ids={runs[0].pk},{runs[1].pk}",
-        *(f"/runs/chosen?do={do}&ids={runs[0].pk},{runs[2].pk}" for do in ("delete", "tag", "cancel")),
+        *(
+            f"/runs/chosen?do={do}&ids={runs[0].pk},{runs[2].pk}"
+            for do in ("delete", "tag", "cancel")
+        ),
         *(f"/runs/{run.pk}" for run in runs),
         f"/runs/{runs[0].pk}/data",
         "/datasets",
@@ -140,12 +197,17 @@ def test_every_page_isolates_it(local_client: Client, there: dict[str, Any]) -> 
         if not finder.seen:
             unseen.append(path)
     assert not opened, "\n".join(sorted({re.sub("[0-9a-f-]{36}", "ID", one) for one in opened}))
-    assert {path.split("?")[0] for path in unseen} <= {"/runs/new"}  # there it stands in fields only
+    assert {path.split("?")[0] for path in unseen} <= {
+        "/runs/new"
+    }  # there it stands in fields only
 
 
 def test_messages_isolate_it(local_client: Client, there: dict[str, Any]) -> None:
     view = there["view"]
-    for path, data in ((f"/runs/views/{view.pk}/rename", {"name": TURNED}), (f"/runs/views/{view.pk}/delete", {})):
+    for path, data in (
+        (f"/runs/views/{view.pk}/rename", {"name": TURNED}),
+        (f"/runs/views/{view.pk}/delete", {}),
+    ):
         page = local_client.post(path, data, follow=True).content.decode()
         assert f"{FIRST}{TURNED}{POP}" in page
 

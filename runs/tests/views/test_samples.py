@@ -1,4 +1,5 @@
-"""What a run learns from, with the parts that count in the loss; and lengths in tokens as dry runs counted them."""
+"""What a run learns from, with the parts that count in the loss; and lengths in tokens as dry runs
+counted them."""
 
 import json
 import re
@@ -47,12 +48,22 @@ def test_only_the_answer_of_a_training_example_is_learnt(local_client: Client, u
     run = make_run(user, files={"dataset.jsonl": lines(LINE, LINE | {"split": "held_out"})})
     page = local_client.get(f"/runs/{run.pk}/data").content.decode()
     given = [("given", "system", "Be brief."), ("given", "user", "What is 2+2?")]
-    assert segments(page) == [*given, ("learnt", "assistant", "2+2=4\n4"), *given, ("given", "assistant", "2+2=4\n4")]
+    assert segments(page) == [
+        *given,
+        ("learnt", "assistant", "2+2=4\n4"),
+        *given,
+        ("given", "assistant", "2+2=4\n4"),
+    ]
     assert "held out: measured, never learnt" in page
-    assert "Exact match compares the last line of the model's answer with <code><bdi>4</bdi></code>" in page
+    assert (
+        "Exact match compares the last line of the model's answer with <code><bdi>4</bdi></code>"
+        in page
+    )
 
 
-def test_it_is_the_export_of_the_dataset(local_client: Client, submit: Submit, dataset: Dataset) -> None:
+def test_it_is_the_export_of_the_dataset(
+    local_client: Client, submit: Submit, dataset: Dataset
+) -> None:
     run = submit()
     assert write_jsonl(dataset, make_folder(run) / "dataset.jsonl") == 3
     for address, count in ((f"/runs/{run.pk}", 4), (f"/runs/{run.pk}/data", 6)):
@@ -81,9 +92,17 @@ def test_pages_lead_through_all_of_them(local_client: Client, user: User) -> Non
     assert found == [row["id"] for row in rows]
 
 
-def test_what_cannot_be_read_is_counted_and_what_is_hostile_is_text(local_client: Client, user: User) -> None:
-    hostile = {"id": HOSTILE, "messages": [{"role": HOSTILE, "content": HOSTILE}], "final_answer": HOSTILE}
-    content = b"no json\n" + lines([1], {"messages": 5}, {"messages": [7]}, hostile) + b"\n\xff\xfe\n"
+def test_what_cannot_be_read_is_counted_and_what_is_hostile_is_text(
+    local_client: Client, user: User
+) -> None:
+    hostile = {
+        "id": HOSTILE,
+        "messages": [{"role": HOSTILE, "content": HOSTILE}],
+        "final_answer": HOSTILE,
+    }
+    content = (
+        b"no json\n" + lines([1], {"messages": 5}, {"messages": [7]}, hostile) + b"\n\xff\xfe\n"
+    )
     run = make_run(user, files={"dataset.jsonl": content})
     page = local_client.get(f"/runs/{run.pk}/data").content.decode()
     assert "<script>" not in page.split("</head>")[1].replace('<script src="', "")
@@ -105,49 +124,84 @@ def test_a_run_without_data_of_its_own(local_client: Client, user: User) -> None
     assert local_client.get(f"/runs/{uuid.uuid4()}/data").status_code == 404
 
 
-@pytest.mark.parametrize(("query", "status"), [("99999", 404), ("-1", 200), ("x", 200), ("9" * 30, 200)])
+@pytest.mark.parametrize(
+    ("query", "status"), [("99999", 404), ("-1", 200), ("x", 200), ("9" * 30, 200)]
+)
 def test_places_that_are_none(local_client: Client, user: User, query: str, status: int) -> None:
     run = make_run(user, files={"dataset.jsonl": lines(LINE)})
     assert local_client.get(f"/runs/{run.pk}/data", {"from": query}).status_code == status
 
 
-def test_a_link_in_its_place_is_not_followed(local_client: Client, user: User, tmp_path: Path) -> None:
+def test_a_link_in_its_place_is_not_followed(
+    local_client: Client, user: User, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_bytes(lines(LINE))
     run = make_run(user, files={"stdout.log": b""})
     (make_folder(run) / "dataset.jsonl").symlink_to(tmp_path / "secret")
     assert "No data lies in this run" in local_client.get(f"/runs/{run.pk}/data").content.decode()
 
 
-def test_the_first_examples_token_by_token_as_the_training_wrote_them(local_client: Client, user: User) -> None:
+def test_the_first_examples_token_by_token_as_the_training_wrote_them(
+    local_client: Client, user: User
+) -> None:
     example = {"tokens": ["<s>", "2+2", "=", HOSTILE, "4"], "learnt_from": 3, "length": 9}
     content = json.dumps({"examples": [example]}).encode()
     run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
     page = local_client.get(f"/runs/{run.pk}/data").content.decode()
     assert re.findall(r'given-token"><bdi>(.*?)</bdi></span>', page) == ["&lt;s&gt;", "2+2", "="]
-    assert re.findall(r'learnt-token"><bdi>(.*?)</bdi></mark>', page) == ["&lt;script&gt;alert(1)&lt;/script&gt;\ufffd", "4"]
+    assert re.findall(r'learnt-token"><bdi>(.*?)</bdi></mark>', page) == [
+        "&lt;script&gt;alert(1)&lt;/script&gt;\ufffd",
+        "4",
+    ]
     assert "9 tokens" in page and "4 more tokens" in page
-    assert "given-token" not in local_client.get(f"/runs/{run.pk}/data", {"from": "5"}).content.decode()
+    assert (
+        "given-token"
+        not in local_client.get(f"/runs/{run.pk}/data", {"from": "5"}).content.decode()
+    )
 
 
 def test_spans_of_learnt_tokens_are_marked(user: User) -> None:
-    example = {"tokens": ["q", "a", "<end>", "\n", "q", "b"], "learnt": [[1, 3], [5, 90]], "learnt_from": 1, "length": 9}
+    example = {
+        "tokens": ["q", "a", "<end>", "\n", "q", "b"],
+        "learnt": [[1, 3], [5, 90]],
+        "learnt_from": 1,
+        "length": 9,
+    }
     run = make_run(user, files={"seen.json": json.dumps({"examples": [example]}).encode()})
     (seen,) = read_seen(run_folder(run))
-    assert seen.tokens == [("q", False), ("a", True), ("<end>", True), ("\n", False), ("q", False), ("b", True)]
+    assert seen.tokens == [
+        ("q", False),
+        ("a", True),
+        ("<end>", True),
+        ("\n", False),
+        ("q", False),
+        ("b", True),
+    ]
     assert (seen.length, seen.more) == (9, 3)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b'{"examples": 3}', b'{"examples": [1]}', b'{"examples": [{"tokens": 1}]}', b"\xff"]
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"examples": 3}',
+        b'{"examples": [1]}',
+        b'{"examples": [{"tokens": 1}]}',
+        b"\xff",
+    ],
 )
-def test_nonsense_in_their_place_shows_none(local_client: Client, user: User, content: bytes) -> None:
+def test_nonsense_in_their_place_shows_none(
+    local_client: Client, user: User, content: bytes
+) -> None:
     run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
     page = local_client.get(f"/runs/{run.pk}/data").content.decode()
     assert 'data-testid="seen"' not in page
     assert segments(page)
 
 
-# --- lengths in tokens ------------------------------------------------------------------------------------------------
+# --- lengths in tokens ----------------------------------------------------------------------------
 
 
 def measured(submit: Submit, model_id: str, rows: object, **fields: object) -> Run:
@@ -157,14 +211,19 @@ def measured(submit: Submit, model_id: str, rows: object, **fields: object) -> R
     return run
 
 
-def test_lengths_in_tokens_are_those_of_the_latest_dry_runs(local_client: Client, submit: Submit) -> None:
+def test_lengths_in_tokens_are_those_of_the_latest_dry_runs(
+    local_client: Client, submit: Submit
+) -> None:
     measured(submit, "preset:tiny-llama", [[0, 15, 9]])
     run = measured(submit, "preset:tiny-llama", [[0, 15, 1], [16, 31, 4]], max_seq_length=512)
     measured(submit, "google/gemma-2b-it", [[0, 15, 2]])
     submit()  # a training measures none
     for headers in ({}, {"hx-request": "true"}):
         page = local_client.get("/datasets/sums-v1/tokens", headers=headers).content.decode()
-        assert re.findall(r"<h3><bdi>(.*?)</bdi></h3>", page) == ["google/gemma-2b-it", "preset:tiny-llama"]
+        assert re.findall(r"<h3><bdi>(.*?)</bdi></h3>", page) == [
+            "google/gemma-2b-it",
+            "preset:tiny-llama",
+        ]
         assert re.findall(r'<rect width="(.*?)"', page) == ["100.00", "25.00", "100.00"]
         assert f'href="/runs/{run.pk}"' in page and "limit was 512 tokens" in page
     page = local_client.get("/datasets/sums-v1").content.decode()
@@ -173,16 +232,26 @@ def test_lengths_in_tokens_are_those_of_the_latest_dry_runs(local_client: Client
 
 
 @pytest.mark.parametrize("rows", [None, 5, [], [[1, 2]], [[0, 15, 0]]])
-def test_a_report_without_lengths_shows_none(local_client: Client, submit: Submit, rows: object) -> None:
+def test_a_report_without_lengths_shows_none(
+    local_client: Client, submit: Submit, rows: object
+) -> None:
     measured(submit, "preset:tiny-llama", rows)
-    assert "No dry run of this dataset has counted tokens" in local_client.get("/datasets/sums-v1/tokens").content.decode()
+    assert (
+        "No dry run of this dataset has counted tokens"
+        in local_client.get("/datasets/sums-v1/tokens").content.decode()
+    )
 
 
-def test_no_more_runs_are_looked_at_than_said(local_client: Client, submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_runs_are_looked_at_than_said(
+    local_client: Client, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(view, "RUNS_LOOKED_AT", 1)
     measured(submit, "preset:tiny-llama", [[0, 15, 9]])
     submit()
-    assert "No dry run of this dataset has counted tokens" in local_client.get("/datasets/sums-v1/tokens").content.decode()
+    assert (
+        "No dry run of this dataset has counted tokens"
+        in local_client.get("/datasets/sums-v1/tokens").content.decode()
+    )
 
 
 def test_lengths_of_a_dataset_that_is_not_there(local_client: Client, db: None) -> None:

@@ -37,11 +37,16 @@ def test_a_view_is_kept_opened_renamed_and_deleted(page: Client, user: User) -> 
 
     view = SavedView.objects.get()
     assert (view.owner, view.name) == (user, "failed lately")
-    expected = urlencode({"q": "loss<1.5 after:7d", "status": "failed", "tag": 'a"b', "columns": "status,loss"})
+    expected = urlencode(
+        {"q": "loss<1.5 after:7d", "status": "failed", "tag": 'a"b', "columns": "status,loss"}
+    )
     assert (view.query, address) == (expected, f"/?{expected}")
     assert page.get(address).status_code == 200
     assert links(page) == [(expected.replace("&", "&amp;"), "failed lately")]
-    assert 'data-testid="view" aria-current="true"><bdi>failed lately</bdi>' in page.get(address).content.decode()
+    assert (
+        'data-testid="view" aria-current="true"><bdi>failed lately</bdi>'
+        in page.get(address).content.decode()
+    )
 
     page.post(f"/runs/views/{view.pk}/rename", {"name": "red"})
     assert [name for _, name in links(page)] == ["red"]
@@ -126,7 +131,11 @@ def test_hostile_names_are_text(page: Client) -> None:
 
 
 def test_who_may(remote_client: Client, page: Client) -> None:
-    assert Client(REMOTE_ADDR="192.0.2.1").post("/runs/views", {"name": "x"})["Location"].startswith("/login")
+    assert (
+        Client(REMOTE_ADDR="192.0.2.1")
+        .post("/runs/views", {"name": "x"})["Location"]
+        .startswith("/login")
+    )
     assert page.put("/runs/views").status_code == 405
     assert page.get("/runs/views/1/delete").status_code == 405
 

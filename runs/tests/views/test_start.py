@@ -59,12 +59,19 @@ def test_nobody_is_shown_anything_without_a_login(remote_client: Client) -> None
     assert Run.objects.count() == 0
 
 
-def test_shows_every_parameter_with_its_default_and_range(local_client: Client, dataset: Dataset) -> None:
+def test_shows_every_parameter_with_its_default_and_range(
+    local_client: Client, dataset: Dataset
+) -> None:
     page = page_of(local_client)
     for name in PARAMETERS:
         assert f'name="{name}"' in page
     basic, advanced = page.split(' id="advanced"')
-    for name, value in (("learning_rate", "2e-05"), ("num_epochs", "3"), ("batch_size", "8"), ("max_seq_length", "2048")):
+    for name, value in (
+        ("learning_rate", "2e-05"),
+        ("num_epochs", "3"),
+        ("batch_size", "8"),
+        ("max_seq_length", "2048"),
+    ):
         assert f'name="{name}" value="{value}"' in basic
     assert 'inputmode="decimal"' in basic
     assert 'type="number"' not in page
@@ -82,7 +89,9 @@ def test_the_form_as_it_comes_asks_for_the_defaults(local_client: Client, datase
     assert config["dry_run"] is True
 
 
-def test_buttons_are_disabled_with_the_reason_when_there_is_no_dataset(local_client: Client, scripted: Script) -> None:
+def test_buttons_are_disabled_with_the_reason_when_there_is_no_dataset(
+    local_client: Client, scripted: Script
+) -> None:
     scripted()
     page = page_of(local_client)
     assert "disabled" in button(page, DRY)
@@ -110,7 +119,9 @@ def test_local_is_offered_when_another_host_has_the_runtime(
     assert "disabled" in button(page_of(local_client), LOCAL)
 
 
-def test_both_buttons_work_when_all_is_there(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_both_buttons_work_when_all_is_there(
+    local_client: Client, dataset: Dataset, scripted: Script
+) -> None:
     scripted()
     page = page_of(local_client)
     assert "disabled" not in button(page, DRY)
@@ -120,22 +131,35 @@ def test_both_buttons_work_when_all_is_there(local_client: Client, dataset: Data
 
 def test_a_dry_run_shows_its_result(local_client: Client, dataset: Dataset) -> None:
     data = at_once(local_client, "?dataset=sums-v1")
-    response = local_client.post("/runs/new", data | {"action": "dry-run", "num_epochs": "5"}, follow=True)
+    response = local_client.post(
+        "/runs/new", data | {"action": "dry-run", "num_epochs": "5"}, follow=True
+    )
     run = Run.objects.get()
     assert response.redirect_chain == [(f"/runs/{run.pk}", 302)]
-    assert (run.mode, run.status, run.config["num_epochs"], run.owner.username) == ("dry-run", "completed", 5, "local")
+    assert (run.mode, run.status, run.config["num_epochs"], run.owner.username) == (
+        "dry-run",
+        "completed",
+        5,
+        "local",
+    )
     assert "Dry-run completed successfully. Configuration is valid." in response.content.decode()
 
 
-def test_a_dry_run_that_fails_says_why(local_client: Client, make_dataset: Callable[..., Dataset]) -> None:
+def test_a_dry_run_that_fails_says_why(
+    local_client: Client, make_dataset: Callable[..., Dataset]
+) -> None:
     make_dataset("nothing", size=0)
     data = at_once(local_client, "?dataset=nothing-v1")
-    page = local_client.post("/runs/new", data | {"action": "dry-run"}, follow=True).content.decode()
+    page = local_client.post(
+        "/runs/new", data | {"action": "dry-run"}, follow=True
+    ).content.decode()
     assert Run.objects.get().status == "failed"
     assert "Dataset nothing-v1 is empty" in page
 
 
-def test_a_local_run_waits_and_shows_its_output(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_a_local_run_waits_and_shows_its_output(
+    local_client: Client, dataset: Dataset, scripted: Script
+) -> None:
     scripted(["say", "trained a little"])
     data = at_once(local_client, "?dataset=sums-v1")
     page = local_client.post("/runs/new", data | {"action": "local"}, follow=True).content.decode()
@@ -144,17 +168,23 @@ def test_a_local_run_waits_and_shows_its_output(local_client: Client, dataset: D
     assert "trained a little" in page
 
 
-def test_an_asynchronous_run_is_queued(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_an_asynchronous_run_is_queued(
+    local_client: Client, dataset: Dataset, scripted: Script
+) -> None:
     scripted()
     data = filled(local_client, "?dataset=sums-v1")
-    page = local_client.post("/runs/new", data | {"action": "local", "run_async": "on"}, follow=True).content.decode()
+    page = local_client.post(
+        "/runs/new", data | {"action": "local", "run_async": "on"}, follow=True
+    ).content.decode()
     run = Run.objects.get()
     assert (run.mode, run.status) == ("local", "pending")
     assert run.queued_at is not None
     assert "Waiting in the queue" in page
 
 
-def test_every_field_reaches_the_run(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_every_field_reaches_the_run(
+    local_client: Client, dataset: Dataset, scripted: Script
+) -> None:
     scripted()
     given = {
         "dataset_key": "sums-v1", "model_id": "google/gemma-2b-it", "learning_rate": "3e-4", "lora_rank": "16",
@@ -204,7 +234,11 @@ def test_every_field_reaches_the_run(local_client: Client, dataset: Dataset, scr
 def test_a_wrong_field_is_marked_and_what_was_typed_stays(
     local_client: Client, dataset: Dataset, field: str, value: str, said: str
 ) -> None:
-    data = filled(local_client, "?dataset=sums-v1") | {"notes": "typed before", "action": "dry-run", field: value}
+    data = filled(local_client, "?dataset=sums-v1") | {
+        "notes": "typed before",
+        "action": "dry-run",
+        field: value,
+    }
     response = local_client.post("/runs/new", data)
     assert response.status_code == 400
     page = response.content.decode()
@@ -214,7 +248,9 @@ def test_a_wrong_field_is_marked_and_what_was_typed_stays(
     assert Run.objects.count() == 0
 
 
-def test_an_unknown_dataset_is_404_and_said_at_its_field(local_client: Client, dataset: Dataset) -> None:
+def test_an_unknown_dataset_is_404_and_said_at_its_field(
+    local_client: Client, dataset: Dataset
+) -> None:
     data = filled(local_client) | {"dataset_key": "gone-v1", "action": "dry-run"}
     response = local_client.post("/runs/new", data)
     assert response.status_code == 404
@@ -222,7 +258,9 @@ def test_an_unknown_dataset_is_404_and_said_at_its_field(local_client: Client, d
     assert "Dataset not found" not in response.content.decode()
 
 
-def test_without_the_runtime_a_local_run_is_501(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
+def test_without_the_runtime_a_local_run_is_501(
+    local_client: Client, dataset: Dataset, without_runtime: None
+) -> None:
     data = at_once(local_client, "?dataset=sums-v1") | {"action": "local"}
     response = local_client.post("/runs/new", data)
     assert response.status_code == 501
@@ -262,17 +300,26 @@ def test_the_same_form_sent_twice_starts_one_run(local_client: Client, dataset: 
     assert Run.objects.count() == 1
 
 
-def test_going_back_and_changing_the_form_starts_another_run(local_client: Client, dataset: Dataset) -> None:
+def test_going_back_and_changing_the_form_starts_another_run(
+    local_client: Client, dataset: Dataset
+) -> None:
     data = filled(local_client, "?dataset=sums-v1") | {"action": "dry-run"}
     local_client.post("/runs/new", data)
     local_client.post("/runs/new", data | {"num_epochs": "7"})
     assert sorted(run.config["num_epochs"] for run in Run.objects.all()) == [3, 7]
 
 
-def test_a_clone_fills_the_form_but_for_the_folder(local_client: Client, submit: Submit, scripted: Script) -> None:
+def test_a_clone_fills_the_form_but_for_the_folder(
+    local_client: Client, submit: Submit, scripted: Script
+) -> None:
     scripted()
     source = submit(
-        model_id="google/gemma-2b-it", learning_rate=3e-4, lora_rank=16, tags=["one", "two"], output_dir="mine", notes="n"
+        model_id="google/gemma-2b-it",
+        learning_rate=3e-4,
+        lora_rank=16,
+        tags=["one", "two"],
+        output_dir="mine",
+        notes="n",
     )
     data = filled(local_client, f"?clone={source.pk}")
     local_client.post("/runs/new", data | {"action": "local", "run_async": "on"})
@@ -283,11 +330,15 @@ def test_a_clone_fills_the_form_but_for_the_folder(local_client: Client, submit:
 
 
 @pytest.mark.parametrize("wanted", ["00000000-0000-4000-8000-000000000000", "nonsense"])
-def test_a_clone_of_nothing_shows_the_defaults_and_says_so(local_client: Client, dataset: Dataset, wanted: str) -> None:
+def test_a_clone_of_nothing_shows_the_defaults_and_says_so(
+    local_client: Client, dataset: Dataset, wanted: str
+) -> None:
     assert "The run to clone is not there" in page_of(local_client, f"?clone={wanted}")
 
 
-def test_dataset_and_model_of_a_link_are_chosen(local_client: Client, make_dataset: Callable[..., Dataset]) -> None:
+def test_dataset_and_model_of_a_link_are_chosen(
+    local_client: Client, make_dataset: Callable[..., Dataset]
+) -> None:
     make_dataset("one")
     make_dataset("two", held_out=1)
     page = page_of(local_client, "?dataset=one-v1&model=google/gemma-2b-it")
@@ -298,13 +349,22 @@ def test_dataset_and_model_of_a_link_are_chosen(local_client: Client, make_datas
 
 def test_hostile_values_are_shown_as_text(local_client: Client, dataset: Dataset) -> None:
     hostile = "<script>alert(1)</script>\"'"
-    data = filled(local_client) | {"action": "dry-run", "dataset_key": hostile, "model_id": hostile, "notes": hostile}
+    data = filled(local_client) | {
+        "action": "dry-run",
+        "dataset_key": hostile,
+        "model_id": hostile,
+        "notes": hostile,
+    }
     page = local_client.post("/runs/new", data).content.decode()
     assert "<script>alert" not in page
-    assert "<script>alert" not in page_of(local_client, f"?dataset={hostile}&model={hostile}&clone={hostile}")
+    assert "<script>alert" not in page_of(
+        local_client, f"?dataset={hostile}&model={hostile}&clone={hostile}"
+    )
 
 
-def test_a_check_answers_beside_the_form_and_leaves_it(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
+def test_a_check_answers_beside_the_form_and_leaves_it(
+    local_client: Client, dataset: Dataset, without_runtime: None
+) -> None:
     data = filled(local_client, f"?dataset={dataset.dataset_key}") | {
         "action": "check",
         "learning_rate": "0.001",
@@ -323,17 +383,23 @@ def test_a_check_answers_beside_the_form_and_leaves_it(local_client: Client, dat
     assert Run.objects.count() == 2
 
 
-def test_a_check_by_htmx_is_the_answer_alone(local_client: Client, dataset: Dataset, without_runtime: None) -> None:
+def test_a_check_by_htmx_is_the_answer_alone(
+    local_client: Client, dataset: Dataset, without_runtime: None
+) -> None:
     data = filled(local_client, f"?dataset={dataset.dataset_key}") | {"action": "check"}
     text = local_client.post("/runs/new", data, headers={"HX-Request": "true"}).content.decode()
     assert text.startswith('<section id="preflight"')
     assert "hidden" not in text.split(">")[0]
-    wrong = local_client.post("/runs/new", data | {"num_epochs": "0"}, headers={"HX-Request": "true"})
+    wrong = local_client.post(
+        "/runs/new", data | {"num_epochs": "0"}, headers={"HX-Request": "true"}
+    )
     assert "<strong>Epochs:</strong> This field must be at least 1." in wrong.content.decode()
     assert Run.objects.count() == 1
 
 
-def test_a_full_check_shows_the_plan(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_a_full_check_shows_the_plan(
+    local_client: Client, dataset: Dataset, scripted: Script
+) -> None:
     report = {
         "total_steps": 12, "examples": 8, "tokens": 3456, "dropped": 1, "truncated": 2, "sentences": ["12 steps in 3 epochs."],
         "memory": {"total": 2**30}, "memory_there": 2**33, "warnings": ["One example is <long>."],
@@ -353,7 +419,7 @@ def test_a_full_check_shows_the_plan(local_client: Client, dataset: Dataset, scr
         assert shown in page
 
 
-# --- what cannot be looked at, or not for so long ----------------------------------------------------------------------
+# --- what cannot be looked at, or not for so long -------------------------------------------------
 
 
 @pytest.fixture
@@ -368,7 +434,9 @@ def test_a_full_disk_is_not_said_to_be_a_busy_slot(
     local_client: Client, dataset: Dataset, scripted: Script, full_disk: str, action: str
 ) -> None:
     scripted()
-    response = local_client.post("/runs/new", at_once(local_client, "?dataset=sums-v1") | {"action": action})
+    response = local_client.post(
+        "/runs/new", at_once(local_client, "?dataset=sums-v1") | {"action": action}
+    )
     assert full_disk in response.content.decode()
     assert "slot" not in response.content.decode().split('id="preflight"')[-1]
     assert "Every slot" not in response.content.decode()
@@ -391,11 +459,15 @@ def test_an_unknown_dataset_is_404_while_every_slot_is_taken(
 ) -> None:
     scripted()
     settings.TUNIX_SLOTS = 0
-    response = local_client.post("/runs/new", filled(local_client) | {"dataset_key": "gone-v1", "action": "check"})
+    response = local_client.post(
+        "/runs/new", filled(local_client) | {"dataset_key": "gone-v1", "action": "check"}
+    )
     assert response.status_code == 404
 
 
-def test_run_async_is_on_at_first_and_stays_as_it_was_sent(local_client: Client, dataset: Dataset) -> None:
+def test_run_async_is_on_at_first_and_stays_as_it_was_sent(
+    local_client: Client, dataset: Dataset
+) -> None:
     ticked = re.compile(r'name="run_async"[^>]* checked')
     assert ticked.search(page_of(local_client))
     data = at_once(local_client, "?dataset=sums-v1") | {"num_epochs": "0", "action": "local"}
@@ -407,26 +479,52 @@ def test_a_time_limit_that_a_run_in_the_request_cannot_have_is_said(
 ) -> None:
     scripted()
     settings.TUNIX_SYNC_TIMEOUT_SECONDS = 1234.0
-    cut = "timeout_seconds 3,600 was cut to 1,234, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the request."
+    cut = (
+        "timeout_seconds 3,600 was cut to 1,234, TUNIX_SYNC_TIMEOUT_SECONDS, for a run in the"
+        " request."
+    )
     assert "Without Run Async it is cut to 1,234 s." in page_of(local_client)
     data = at_once(local_client, "?dataset=sums-v1") | {"timeout_seconds": "3600"}
     assert cut in local_client.post("/runs/new", data | {"action": "check"}).content.decode()
-    assert cut in local_client.post("/runs/new", data | {"action": "local"}, follow=True).content.decode()
+    assert (
+        cut
+        in local_client.post("/runs/new", data | {"action": "local"}, follow=True).content.decode()
+    )
     queued = data | {"run_async": "on", "client_request_id": ""}
-    assert "was cut" not in local_client.post("/runs/new", queued | {"action": "check"}).content.decode()
-    assert "was cut" not in local_client.post("/runs/new", queued | {"action": "local"}, follow=True).content.decode()
+    assert (
+        "was cut"
+        not in local_client.post("/runs/new", queued | {"action": "check"}).content.decode()
+    )
+    assert (
+        "was cut"
+        not in local_client.post(
+            "/runs/new", queued | {"action": "local"}, follow=True
+        ).content.decode()
+    )
 
 
-def test_automatic_retries_are_promised_for_what_they_are_made_for(local_client: Client, dataset: Dataset) -> None:
+def test_automatic_retries_are_promised_for_what_they_are_made_for(
+    local_client: Client, dataset: Dataset
+) -> None:
     page = page_of(local_client)
     assert "full memory" not in page
-    assert "when the training was lost with its process or its host, or its host was stopped" in page
+    assert (
+        "when the training was lost with its process or its host, or its host was stopped" in page
+    )
 
 
-def test_depth_smoke_and_retries_reach_the_run(local_client: Client, dataset: Dataset, scripted: Script) -> None:
+def test_depth_smoke_and_retries_reach_the_run(
+    local_client: Client, dataset: Dataset, scripted: Script
+) -> None:
     scripted()
     data = filled(local_client, f"?dataset={dataset.dataset_key}")
-    data |= {"action": "local", "run_async": "on", "auto_retry": "2", "preflight": "full", "smoke": "on"}
+    data |= {
+        "action": "local",
+        "run_async": "on",
+        "auto_retry": "2",
+        "preflight": "full",
+        "smoke": "on",
+    }
     assert local_client.post("/runs/new", data).status_code == 302
     config = Run.objects.get().config
     assert (config["auto_retry"], config["preflight"], config["smoke"]) == (2, "full", True)
@@ -445,7 +543,9 @@ def test_depth_smoke_and_retries_reach_the_run(local_client: Client, dataset: Da
 def test_a_number_that_cannot_be_read_is_refused_beside_its_field(
     local_client: Client, dataset: Dataset, field: str, text: str, says: str
 ) -> None:
-    response = local_client.post("/runs/new", filled(local_client, "?dataset=sums-v1") | {"action": "dry-run", field: text})
+    response = local_client.post(
+        "/runs/new", filled(local_client, "?dataset=sums-v1") | {"action": "dry-run", field: text}
+    )
     assert response.status_code == 400
     assert says in " ".join(response.context["form"].errors[field])
     assert f'value="{text}"' in response.content.decode()  # what was typed is still there
@@ -470,6 +570,10 @@ def test_a_training_that_starts_warns_of_it_too(
     local_client: Client, dataset: Dataset, scripted: Script, rate: str, warned: bool
 ) -> None:
     scripted()
-    data = filled(local_client, "?dataset=sums-v1") | {"action": "local", "run_async": "on", "learning_rate": rate}
+    data = filled(local_client, "?dataset=sums-v1") | {
+        "action": "local",
+        "run_async": "on",
+        "learning_rate": rate,
+    }
     page = local_client.post("/runs/new", data, follow=True).content.decode()
     assert (HIGH in page) is warned

@@ -24,7 +24,8 @@ from runs.trainer.reporting.metrics import say
 
 @dataclass
 class Prepared:
-    """What a training is made of. ``folder`` is the manifest's; paths in the manifest are relative to it."""
+    """What a training is made of. ``folder`` is the manifest's; paths in the manifest are relative
+    to it."""
 
     manifest: dict[str, Any]
     folder: Path
@@ -43,7 +44,8 @@ class Prepared:
 
     @property
     def start(self) -> int:
-        """The step at which the schedule begins: 0, or for an extension that of the checkpoint it extends."""
+        """The step at which the schedule begins: 0, or for an extension that of the checkpoint it
+        extends."""
         return self.manifest["extend_from_step"] or 0
 
     @property
@@ -53,7 +55,9 @@ class Prepared:
     def held_out(self) -> Iterator[HostBatch]:
         """The held-out part, in a fixed order."""
         for rows in self.held_out_rows:
-            yield self.builder.build(0, rows, micro_batches=1, rows_per_batch=self.plan.rows_per_batch)
+            yield self.builder.build(
+                0, rows, micro_batches=1, rows_per_batch=self.plan.rows_per_batch
+            )
 
     def example_names(self, pieces: np.ndarray) -> list[str]:
         """The ids of the examples that these pieces are of."""
@@ -61,8 +65,11 @@ class Prepared:
         return [example.id for example in examples_at(self.dataset_path, offsets)]
 
 
-def prepare(manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, check_stop: Callable[[], None]) -> Prepared:
-    """Load the model and tokenise the dataset, both at once where the tokenizer's folder is known beforehand.
+def prepare(
+    manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, check_stop: Callable[[], None]
+) -> Prepared:
+    """Load the model and tokenise the dataset, both at once where the tokenizer's folder is known
+    beforehand.
 
     Raises:
         DataError, ModelError, MemoryProblem, StorageError: what is wrong with them.
@@ -83,7 +90,11 @@ def prepare(manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, che
             seed=training["seed"],
             gradient_checkpointing=training["gradient_checkpointing"],
         )
-        tokenizer, data = early.result() if early else tokenise(manifest, folder, model.tokenizer_path, check_stop)
+        tokenizer, data = (
+            early.result()
+            if early
+            else tokenise(manifest, folder, model.tokenizer_path, check_stop)
+        )
     data.check_vocabulary(model.vocab_size)
     if model.revision:
         section["revision"] = model.revision
@@ -98,5 +109,7 @@ def prepare(manifest: dict[str, Any], folder: Path, mesh: jax.sharding.Mesh, che
             seed=training["seed"],
         )
     plan, rows, total = plan_data(data, training, extend_from=manifest["extend_from_step"])
-    builder = BatchBuilder(data, shards=mesh.size, process=jax.process_index(), processes=jax.process_count())
+    builder = BatchBuilder(
+        data, shards=mesh.size, process=jax.process_index(), processes=jax.process_count()
+    )
     return Prepared(manifest, folder, dtype, model, tokenizer, data, plan, total, builder, rows)

@@ -67,14 +67,18 @@ def _versions() -> dict[str, str]:
 
 
 def export(prepared: Prepared, result: dict[str, Any]) -> str:
-    """Write the model folder; its path relative to the run folder. With several processes every one must call this."""
+    """Write the model folder; its path relative to the run folder. With several processes every one
+    must call this."""
     name = str(prepared.manifest["output"]["model"])
     export_model(
         prepared.model,
         prepared.folder / name,
         lora=prepared.training["lora_rank"] is not None,
         merged=prepared.training["export_merged"],
-        card={**{key: prepared.manifest[key] for key in ("run_id", "dataset", "model", "training")}, "result": result},
+        card={
+            **{key: prepared.manifest[key] for key in ("run_id", "dataset", "model", "training")},
+            "result": result,
+        },
     )
     return name
 
@@ -84,9 +88,19 @@ def result_sentences(result: dict[str, Any]) -> list[str]:
 
     def change(name: str) -> str | None:
         first, last = result[f"{name}_before"], result[f"{name}_after"]
-        return None if last is None else f"{first:.4g} → {last:.4g}" if first is not None else f"{last:.4g}"
+        return (
+            None
+            if last is None
+            else f"{first:.4g} → {last:.4g}"
+            if first is not None
+            else f"{last:.4g}"
+        )
 
-    added = "" if not result["extended_from_step"] else f", {result['steps'] - result['extended_from_step']:,} of them added"
+    added = (
+        ""
+        if not result["extended_from_step"]
+        else f", {result['steps'] - result['extended_from_step']:,} of them added"
+    )
     sentences = [f"Trained {result['steps']:,} steps{added}, {result['tokens']:,} tokens."]
     if result["loss_first"] is not None:
         sentences[0] += f" Loss {result['loss_first']:.4g} → {result['loss_last']:.4g}."

@@ -15,21 +15,35 @@ from runs.trainer.loop.step import SftTrainer
 
 
 def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Load the model and run the first step: its loss, gradient norm, seconds with loading, and bytes in use afterwards."""
+    """Load the model and run the first step: its loss, gradient norm, seconds with loading, and
+    bytes in use afterwards."""
     training = manifest["training"]
     started = time.monotonic()
-    mesh = make_mesh(data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"])
+    mesh = make_mesh(
+        data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"]
+    )
     with mesh:
         prepared = prepare(manifest, folder, mesh, lambda: None)
         trainer = SftTrainer(
             prepared.model.module,
-            make_optimizer(training, total=prepared.total, start=prepared.start, dtype=prepared.dtype),
+            make_optimizer(
+                training, total=prepared.total, start=prepared.start, dtype=prepared.dtype
+            ),
             on_step=lambda outcome: None,
         )
         plan = prepared.plan
         step, rows = next(plan.steps())
-        host = prepared.builder.build(step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch)
+        host = prepared.builder.build(
+            step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch
+        )
         values = {name: float(value) for name, value in trainer.first_step(host.batch).items()}
     if not all(math.isfinite(value) for value in values.values()):
-        raise NotANumber(f"the first step gives loss {values['loss']} and gradient norm {values['grad_norm']}; use dtype float32")
-    return {**values, "seconds": round(time.monotonic() - started, 2), "memory_bytes": memory_in_use()}
+        raise NotANumber(
+            f"the first step gives loss {values['loss']} and gradient norm {values['grad_norm']};"
+            " use dtype float32"
+        )
+    return {
+        **values,
+        "seconds": round(time.monotonic() - started, 2),
+        "memory_bytes": memory_in_use(),
+    }

@@ -13,7 +13,13 @@ from runs.runfolder.checkpoints import make_identity
 from runs.trainer.commands.prepare import Prepared, prepare
 from runs.trainer.commands.result import export, make_result, result_sentences
 from runs.trainer.data.batches import Prefetcher
-from runs.trainer.data.inputs import input_warnings, open_manifest, pin_revision, plan_facts, plan_sentences
+from runs.trainer.data.inputs import (
+    input_warnings,
+    open_manifest,
+    pin_revision,
+    plan_facts,
+    plan_sentences,
+)
 from runs.trainer.data.seen import first_seen
 from runs.trainer.errors import Interrupted, StorageError
 from runs.trainer.evaluation.exact_match import ExactMatch
@@ -38,7 +44,10 @@ def train_from_manifest(config: Path) -> None:
     stop = StopWatch(folder)
     stop.install()
     start_devices()
-    mesh = make_mesh(data_parallel=manifest["training"]["data_parallel"], fsdp_parallel=manifest["training"]["fsdp_parallel"])
+    mesh = make_mesh(
+        data_parallel=manifest["training"]["data_parallel"],
+        fsdp_parallel=manifest["training"]["fsdp_parallel"],
+    )
     with mesh:
         stop.check()
         prepared = prepare(manifest, folder, mesh, stop.check)
@@ -66,45 +75,65 @@ def train(prepared: Prepared, stop: StopWatch) -> None:
         say(sentence)
 
 
-def _train(prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch) -> dict[str, Any]:
+def _train(
+    prepared: Prepared, loop: Loop, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch
+) -> dict[str, Any]:
     resumed = _restore(prepared, loop, checkpoints)
     begun = resumed or 0
     facts = {"resumed_from_step": resumed, "extended_from_step": prepared.start or None}
     metrics.plan({**plan_facts(prepared.data, prepared.plan, prepared.total), **facts})
     for sentence in plan_sentences(prepared.data, prepared.plan, prepared.training, prepared.total):
         say(sentence)
-    for sentence in input_warnings(prepared.tokenizer, prepared.data, positions=prepared.model.architecture.positions):
+    for sentence in input_warnings(
+        prepared.tokenizer, prepared.data, positions=prepared.model.architecture.positions
+    ):
         say(sentence)
     if jax.process_index() == 0:
         write_json(prepared.folder / SEEN, first_seen(prepared.data, prepared.tokenizer))
     problems = _exact_match(prepared)
     if begun == prepared.start:
         loop.tally.eval_loss_before = loop.evaluate(begun)
-        loop.tally.exact_match_before, loop.tally.outputs_before = _solve(problems, loop, begun, metrics, stop)
+        loop.tally.exact_match_before, loop.tally.outputs_before = _solve(
+            problems, loop, begun, metrics, stop
+        )
     loop.run()
     checkpoints.finish()
     if loop.stopped_by:
         step = loop.trainer.train_steps
-        saved = f"a checkpoint of step {step} is saved; start the run again to go on" if step else "nothing was trained yet"
-        raise Interrupted(f"stopped by {loop.stopped_by} after step {step} of {prepared.total}; {saved}")
+        saved = (
+            f"a checkpoint of step {step} is saved; start the run again to go on"
+            if step
+            else "nothing was trained yet"
+        )
+        raise Interrupted(
+            f"stopped by {loop.stopped_by} after step {step} of {prepared.total}; {saved}"
+        )
     exact, outputs = _solve(problems, loop, prepared.total, metrics, stop)
-    result = make_result(prepared, loop, resumed=resumed, exact_match=exact, problems=problems, outputs=outputs)
+    result = make_result(
+        prepared, loop, resumed=resumed, exact_match=exact, problems=problems, outputs=outputs
+    )
     result["model"] = export(prepared, result)
     if jax.process_index() == 0:
         write_json(prepared.folder / prepared.manifest["output"]["result"], result)
     return result
 
 
-def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch) -> Loop:
+def _make_loop(
+    prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch
+) -> Loop:
     return Loop(
         trainer_of=lambda on_step: SftTrainer(
             prepared.model.module,
-            make_optimizer(prepared.training, total=prepared.total, start=prepared.start, dtype=prepared.dtype),
+            make_optimizer(
+                prepared.training, total=prepared.total, start=prepared.start, dtype=prepared.dtype
+            ),
             on_step=on_step,
         ),
         training=prepared.training,
         plan=prepared.plan,
-        prefetcher_of=lambda start, end: Prefetcher(prepared.builder, prepared.plan, start=start, stop=end),
+        prefetcher_of=lambda start, end: Prefetcher(
+            prepared.builder, prepared.plan, start=start, stop=end
+        ),
         held_out=prepared.held_out if prepared.held_out_rows else None,
         start=prepared.start,
         total=prepared.total,
@@ -116,10 +145,11 @@ def _make_loop(prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFil
 
 
 def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | None:
-    """Go on from this folder's own newest checkpoint, else from that of ``resume_from``, else begin (None).
+    """Go on from this folder's own newest checkpoint, else from that of ``resume_from``, else begin
+    (None).
 
-    An extension begins with the weights and the optimizer of the checkpoint that it extends; what it tells about itself, but for
-    the number of tokens, begins anew.
+    An extension begins with the weights and the optimizer of the checkpoint that it extends; what
+    it tells about itself, but for the number of tokens, begins anew.
 
     Raises:
         StorageError: there is no such checkpoint, or it is of no use here.
@@ -130,24 +160,35 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
     if found is None and source is not None:
         folder = prepared.folder / source
         if not folder.is_dir():
-            raise StorageError(f"resume_from: there is no folder {folder}; name the checkpoints folder of the run to go on from")
-        with Checkpoints(folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True) as other:
+            raise StorageError(
+                f"resume_from: there is no folder {folder}; name the checkpoints folder of the run"
+                " to go on from"
+            )
+        with Checkpoints(
+            folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True
+        ) as other:
             found = other.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
         if found is None:
-            raise StorageError(f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to begin anew")
+            raise StorageError(
+                f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to"
+                " begin anew"
+            )
     if found is None:
         if start:
             raise StorageError(
-                f"extend_from_step: there is no checkpoint of step {start} to extend; name its folder as resume_from"
+                f"extend_from_step: there is no checkpoint of step {start} to extend; name its"
+                " folder as resume_from"
             )
         return None
     step, state = found
-    tally = Tally(**{name: value for name, value in state.items() if name in Tally.__dataclass_fields__})
+    tally = Tally(
+        **{name: value for name, value in state.items() if name in Tally.__dataclass_fields__}
+    )
     if start and tally.start != start:  # not the extension's own
         if step != start:
             raise StorageError(
-                f"extend_from_step: the newest checkpoint in {folder} that can be read is of step {step}, not of step {start}; "
-                "extend the training from a step that is there"
+                f"extend_from_step: the newest checkpoint in {folder} that can be read is of step"
+                f" {step}, not of step {start}; extend the training from a step that is there"
             )
         tally = Tally(tokens=tally.tokens)
     tally.start = start
@@ -155,7 +196,10 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
     loop.trainer.start_at(step)
     say(f"Resumed from step {step}.")
     if start:
-        say(f"Extends a training of {start:,} steps by {prepared.total - start:,}, with a learning rate schedule over these.")
+        say(
+            f"Extends a training of {start:,} steps by {prepared.total - start:,}, with a learning"
+            " rate schedule over these."
+        )
     return step
 
 

@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.spec.architectures import Architecture, UnsupportedModel, count_parameters, read_architecture, remarks
+from runs.spec.architectures import (
+    Architecture,
+    UnsupportedModel,
+    count_parameters,
+    read_architecture,
+    remarks,
+)
 from runs.spec.families import PRESETS, preset_names
 from runs.spec.manifest import warnings_of
 from runs.spec.model_folder import FolderProblem, ModelFolder, read_config
-from runs.trainer.data.inputs import input_warnings, open_manifest, plan_data, plan_facts, plan_sentences, tokenise
+from runs.trainer.data.inputs import (
+    input_warnings,
+    open_manifest,
+    plan_data,
+    plan_facts,
+    plan_sentences,
+    tokenise,
+)
 from runs.trainer.data.plan import DataPlan
 from runs.trainer.data.tokens import TokenisedData
 from runs.trainer.errors import ModelError
@@ -24,8 +37,8 @@ GIB = 2**30
 
 
 def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
-    """Check manifest, data and model, its weights too where they are here; with ``smoke`` load the model and run one real step,
-    of which nothing is kept.
+    """Check manifest, data and model, its weights too where they are here; with ``smoke`` load the
+    model and run one real step, of which nothing is kept.
 
     Obeys ``stop.json`` between its parts, up to the last.
 
@@ -41,7 +54,9 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     training = manifest["training"]
     model = _find_model(manifest["model"], folder)
     architecture, warnings = model.architecture, model.warnings + warnings_of(training)
-    total, trainable = count_parameters(model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"])
+    total, trainable = count_parameters(
+        model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"]
+    )
     tokenizer, data = tokenise(manifest, folder, model.tokenizer, check_stop)
     data.check_vocabulary(architecture.vocab)
     check_stop()
@@ -61,12 +76,15 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     report["sentences"] = plan_sentences(data, plan, training, steps)
     if report["memory"]["total"] > report["memory_there"]:
         report["warnings"].append(
-            f"The training needs about {report['memory']['total'] / GIB:.1f} GiB of memory on each device, and there are "
-            f"{report['memory_there'] / GIB:.1f} GiB: lower batch_size or max_seq_length, use LoRA or gradient_checkpointing."
+            f"The training needs about {report['memory']['total'] / GIB:.1f} GiB of memory on each"
+            f" device, and there are {report['memory_there'] / GIB:.1f} GiB: lower batch_size or"
+            " max_seq_length, use LoRA or gradient_checkpointing."
         )
     check_stop()
     if smoke:
-        from runs.trainer.commands.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
+        from runs.trainer.commands.smoke import (
+            run_one_step,
+        )  # noqa: PLC0415 - loads google-tunix, which only a real step needs
 
         report["smoke"] = run_one_step(manifest, folder)
     elif model.files is not None:
@@ -77,7 +95,8 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Model:
-    """What is known of a model before it is loaded; ``tokenizer``: its folder (None: bytes), ``files``: its weights, if here."""
+    """What is known of a model before it is loaded; ``tokenizer``: its folder (None: bytes),
+    ``files``: its weights, if here."""
 
     config: dict[str, Any]
     architecture: Architecture
@@ -91,14 +110,19 @@ def _find_model(section: dict[str, Any], folder: Path) -> _Model:
     name: str = section["id"]
     if section["path"] is None and name.startswith("preset:"):
         if name.removeprefix("preset:") not in PRESETS:
-            raise ModelError(f"there is no preset {name.removeprefix('preset:')!r}; presets: {', '.join(preset_names())}")
+            raise ModelError(
+                f"there is no preset {name.removeprefix('preset:')!r}; presets:"
+                f" {', '.join(preset_names())}"
+            )
         config = dict(PRESETS[name.removeprefix("preset:")])
         return _Model(config, read_architecture(config), None, None, [])
     if section["path"] is not None:
         path = folder / section["path"]
         files = open_model(name, path)
         return _Model(files.config, files.architecture, path, files, list(files.warnings))
-    from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - half a second that only hub ids need
+    from runs.trainer.modeling.hub import (
+        fetch,
+    )  # noqa: PLC0415 - half a second that only hub ids need
 
     path, commit = fetch(name, section["revision"], weights=False)
     try:
@@ -111,7 +135,8 @@ def _find_model(section: dict[str, Any], folder: Path) -> _Model:
 
 
 def _histogram(data: TokenisedData) -> list[list[int]]:
-    """``[from, up to, examples]`` in at most a dozen classes of equal width over all examples of the dataset."""
+    """``[from, up to, examples]`` in at most a dozen classes of equal width over all examples of
+    the dataset."""
     fine = data.counts["length_histogram"]
     longest = fine[-1][0] + 16
     width = 16 * max(1, math.ceil(longest / 16 / 12))
@@ -126,15 +151,27 @@ def _waste(data: TokenisedData, training: dict[str, Any], *, packing: bool) -> f
 
 
 def _memory(
-    architecture: Architecture, training: dict[str, Any], plan: DataPlan, *, total: int, trainable: int
+    architecture: Architecture,
+    training: dict[str, Any],
+    plan: DataPlan,
+    *,
+    total: int,
+    trainable: int,
 ) -> dict[str, Any]:
     # Everything before needs no JAX, so that a bad manifest or dataset is told at once.
     import jax  # noqa: PLC0415
 
-    from runs.trainer.loop.devices import choose_dtype, make_mesh, memory_there, start_devices  # noqa: PLC0415
+    from runs.trainer.loop.devices import (
+        choose_dtype,
+        make_mesh,
+        memory_there,
+        start_devices,
+    )  # noqa: PLC0415
 
     start_devices()
-    mesh = make_mesh(data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"])
+    mesh = make_mesh(
+        data_parallel=training["data_parallel"], fsdp_parallel=training["fsdp_parallel"]
+    )
     dtype = choose_dtype(training["dtype"])
     estimate = memory_estimate(
         architecture,
@@ -166,17 +203,27 @@ def print_report(report: dict[str, Any], *, as_json: bool) -> None:
     print("Lengths in tokens:")
     for start, end, count in report["length_histogram"]:
         print(f"  {start:>6}–{end:<6} {count:>9,}")
-    print(f"Padding: {report['padding_waste_packed']:.1%} with packing, {report['padding_waste_unpacked']:.1%} without.")
-    share = report["trainable_parameters"] / report["parameters"]
-    print(f"Parameters: {report['parameters']:,}, of which {report['trainable_parameters']:,} are trained ({share:.1%}).")
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in report["memory"].items() if name != "total")
     print(
-        f"Memory: about {report['memory']['total'] / GIB:.1f} GiB on each of {report['devices']} {report['backend']} device(s) "
-        f"({parts}); there are {report['memory_there'] / GIB:.1f} GiB."
+        f"Padding: {report['padding_waste_packed']:.1%} with packing,"
+        f" {report['padding_waste_unpacked']:.1%} without."
+    )
+    share = report["trainable_parameters"] / report["parameters"]
+    print(
+        f"Parameters: {report['parameters']:,}, of which {report['trainable_parameters']:,} are"
+        f" trained ({share:.1%})."
+    )
+    parts = ", ".join(
+        f"{name} {size / GIB:.2f}" for name, size in report["memory"].items() if name != "total"
+    )
+    print(
+        f"Memory: about {report['memory']['total'] / GIB:.1f} GiB on each of {report['devices']}"
+        f" {report['backend']} device(s) ({parts}); there are {report['memory_there'] / GIB:.1f}"
+        " GiB."
     )
     for warning in report["warnings"]:
         print(f"Warning: {warning}")
     if smoke := report["smoke"]:
         print(
-            f"One step: loss {smoke['loss']:.4g}, gradient norm {smoke['grad_norm']:.4g}, {smoke['seconds']:.1f} s with loading."
+            f"One step: loss {smoke['loss']:.4g}, gradient norm {smoke['grad_norm']:.4g},"
+            f" {smoke['seconds']:.1f} s with loading."
         )

@@ -1,1 +1,2 @@
-"""From a dataset file to batches: examples, chat templates, tokens, packing, the plan of an epoch."""
+"""From a dataset file to batches: examples, chat templates, tokens, packing, the plan of an
+epoch."""

@@ -19,8 +19,8 @@ from runs.trainer.data.tokens import TokenisedData
 class Batch:
     """What a step computes on, all ``[A, B, L]``: A micro-batches of B rows of L tokens.
 
-    ``tokens`` int32; ``segments`` int32, which sequence of its row a token belongs to, from 1, and 0 for padding;
-    ``answer`` bool, whether the token is to be learnt.
+    ``tokens`` int32; ``segments`` int32, which sequence of its row a token belongs to, from 1, and
+    0 for padding; ``answer`` bool, whether the token is to be learnt.
     """
 
     tokens: Any
@@ -30,7 +30,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class HostBatch:
-    """A batch and what is known of it on the host. ``tokens`` counts the real ones, ``pieces`` are their sequences."""
+    """A batch and what is known of it on the host. ``tokens`` counts the real ones, ``pieces`` are
+    their sequences."""
 
     batch: Batch
     step: int
@@ -41,16 +42,22 @@ class HostBatch:
 class BatchBuilder:
     """Fills arrays from the tokenised data.
 
-    With several processes each builds only its own rows: process p of P has the p-th P-th of every micro-batch.
+    With several processes each builds only its own rows: process p of P has the p-th P-th of every
+    micro-batch.
     """
 
-    def __init__(self, data: TokenisedData, *, shards: int = 1, process: int = 0, processes: int = 1):
-        """``shards``: devices over which rows are spread; the number of rows is rounded up to a multiple of it."""
+    def __init__(
+        self, data: TokenisedData, *, shards: int = 1, process: int = 0, processes: int = 1
+    ):
+        """``shards``: devices over which rows are spread; the number of rows is rounded up to a
+        multiple of it."""
         self._data = data
         self._shards = shards
         self._process, self._processes = process, processes
 
-    def build(self, step: int, rows: StepRows, *, micro_batches: int, rows_per_batch: int) -> HostBatch:
+    def build(
+        self, step: int, rows: StepRows, *, micro_batches: int, rows_per_batch: int
+    ) -> HostBatch:
         padded = -(-rows_per_batch // self._shards) * self._shards
         shape = (micro_batches, padded, rows.length)
         tokens = np.zeros(shape, dtype=np.int32)
@@ -71,7 +78,10 @@ class BatchBuilder:
                 answer[micro, row, position:end] = learnt[start : start + length]
                 position = end
             count += position
-        local = slice(self._process * padded // self._processes, (self._process + 1) * padded // self._processes)
+        local = slice(
+            self._process * padded // self._processes,
+            (self._process + 1) * padded // self._processes,
+        )
         batch = Batch(tokens[:, local], segments[:, local], answer[:, local])
         members = np.concatenate(rows.rows) if rows.rows else np.empty(0, dtype=np.int64)
         return HostBatch(batch, step, count, members)
@@ -86,7 +96,9 @@ class Prefetcher:
         """Batches of steps ``start`` to ``stop`` - 1."""
         self._queue: queue.Queue[HostBatch | Exception | None] = queue.Queue(maxsize=self.AHEAD)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(builder, plan, start, stop), name="prefetch", daemon=True)
+        self._thread = threading.Thread(
+            target=self._fill, args=(builder, plan, start, stop), name="prefetch", daemon=True
+        )
         self._thread.start()
 
     def _fill(self, builder: BatchBuilder, plan: DataPlan, start: int, stop: int) -> None:
@@ -94,7 +106,14 @@ class Prefetcher:
             for step, rows in plan.steps(start=start):
                 if step >= stop or self._closed.is_set():
                     break
-                self._put(builder.build(step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch))
+                self._put(
+                    builder.build(
+                        step,
+                        rows,
+                        micro_batches=plan.micro_batches,
+                        rows_per_batch=plan.rows_per_batch,
+                    )
+                )
             self._put(None)
         except Exception as error:  # noqa: BLE001 - raised again where the batch is taken
             self._put(error)

@@ -1,8 +1,9 @@
 """Chat templates: how a template lays out a conversation, and where in it each text lies.
 
-A template is a program. To know which characters of its output are whose, it is run twice: on the conversation, and on its
-skeleton, in which a placeholder stands for each text. The skeleton with the texts put in must equal the rendered conversation:
-then every position is known, and nothing is ever searched for. A conversation for which this cannot be done is refused by name.
+A template is a program. To know which characters of its output are whose, it is run twice: on the
+conversation, and on its skeleton, in which a placeholder stands for each text. The skeleton with
+the texts put in must equal the rendered conversation: then every position is known, and nothing is
+ever searched for. A conversation for which this cannot be done is refused by name.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ Messages = list[dict[str, str]]
 Part = tuple[str, bool]  # a text, and whether the template wrote it
 Pieces = tuple[str | int, ...]  # what the template writes, and numbers of texts
 
-CONVERSATION, GENERATION = "conversation", "generation"  # see ``prompt_style`` in runs/spec/manifest.py
+CONVERSATION, GENERATION = (
+    "conversation",
+    "generation",
+)  # see ``prompt_style`` in runs/spec/manifest.py
 
-# One character a text, of the private use area of plane 15; whatever the texts hold, skeletons hold only placeholders.
+# One character a text, of the private use area of plane 15; whatever the texts hold, skeletons hold
+# only placeholders.
 _FIRST, _LAST = 0xF0000, 0xFFFFD
 _PLACEHOLDERS = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
 _REMEMBERED = 4096
@@ -33,8 +38,8 @@ _REMEMBERED = 4096
 class Skeleton:
     """A conversation without its texts.
 
-    ``marked`` are the messages with placeholders. ``owners`` holds the message of each text, ``required`` the numbers of those
-    that the template must show.
+    ``marked`` are the messages with placeholders. ``owners`` holds the message of each text,
+    ``required`` the numbers of those that the template must show.
     """
 
     marked: tuple[tuple[str, str], ...]
@@ -51,11 +56,14 @@ class Layout:
     """A row: the prompt, then what is learnt.
 
     Attributes:
-        prompt, answer, end: what stands before the answer, the answer, and what the template writes after it.
+        prompt, answer, end: what stands before the answer, the answer, and what the template writes
+            after it.
         end_length: characters of ``end`` up to and including the token that ends the answer.
         end_added: whether that is the end token, because the template writes none.
-        rendered: the whole conversation as the template renders it; differs from the row with ``prompt_style: generation``.
-        asked: what the template makes of the messages before the answer when it asks for one; empty where it refuses.
+        rendered: the whole conversation as the template renders it; differs from the row with
+            ``prompt_style: generation``.
+        asked: what the template makes of the messages before the answer when it asks for one; empty
+            where it refuses.
     """
 
     prompt: Pieces
@@ -73,7 +81,9 @@ class Layout:
     @property
     def before_answer(self) -> Pieces:
         """The rendered conversation up to its last text."""
-        return self.rendered[: max(index for index, piece in enumerate(self.rendered) if isinstance(piece, int))]
+        return self.rendered[
+            : max(index for index, piece in enumerate(self.rendered) if isinstance(piece, int))
+        ]
 
     @property
     def prompt_is_asked(self) -> bool:
@@ -83,7 +93,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class LaidOut:
-    """A conversation in its layout. ``system_moved``: its system message was put before the first question."""
+    """A conversation in its layout. ``system_moved``: its system message was put before the first
+    question."""
 
     layout: Layout
     texts: list[str]
@@ -92,7 +103,10 @@ class LaidOut:
 
     def parts(self, pieces: Pieces) -> list[Part]:
         """``pieces`` with the texts put in, each part with whether the template wrote it."""
-        return [(piece, True) if isinstance(piece, str) else (self.texts[piece], False) for piece in pieces]
+        return [
+            (piece, True) if isinstance(piece, str) else (self.texts[piece], False)
+            for piece in pieces
+        ]
 
 
 class ChatTemplate:
@@ -106,12 +120,16 @@ class ChatTemplate:
         self._layouts: dict[tuple[tuple[str, str], ...], Layout] = {}
         source = str(tokenizer.chat_template)
         if _PLACEHOLDERS.search(source):
-            raise DataError("the chat template contains characters of a private use area (U+F0000 and above); remove them")
+            raise DataError(
+                "the chat template contains characters of a private use area (U+F0000 and above);"
+                " remove them"
+            )
         self.control = ControlTokens(tokenizer, f"{source}\n{self._probe()}")
         self._system_refused = self._refuses_system()
 
     def _probe(self) -> str:
-        """What the template writes around texts: control tokens may be put together from parts (``'<|' + role + '|>'``)."""
+        """What the template writes around texts: control tokens may be put together from parts
+        (``'<|' + role + '|>'``)."""
         texts = []
         for roles in (("user", "assistant"), ("system", "user", "assistant", "user", "assistant")):
             messages = [{"role": role, "content": chr(_FIRST)} for role in roles]
@@ -123,7 +141,9 @@ class ChatTemplate:
         return "\n".join(texts)
 
     def _refuses_system(self) -> bool:
-        messages = [{"role": role, "content": f"{role} 7"} for role in ("system", "user", "assistant")]
+        messages = [
+            {"role": role, "content": f"{role} 7"} for role in ("system", "user", "assistant")
+        ]
         try:
             self._lay_out(messages, moved=False)
         except DataError:
@@ -134,7 +154,8 @@ class ChatTemplate:
         """Where everything lies once ``messages`` are rendered; the last one is the answer.
 
         Raises:
-            DataError: the template refuses the conversation, or does not show its texts as they are.
+            DataError: the template refuses the conversation, or does not show its texts as they
+                are.
         """
         if messages[0]["role"] == "system" and self._system_refused:
             return self._lay_out(system_into_user(messages), moved=True)
@@ -156,7 +177,8 @@ class ChatTemplate:
         found = LaidOut(layout, texts, skeleton.owners, moved)
         rendered = self._render(messages, generation=False)
         if _text(found.parts(layout.rendered)) != rendered:
-            # A template may write the time of day; and where it looks into other messages, it is enough to know the answer.
+            # A template may write the time of day; and where it looks into other messages, it is
+            # enough to know the answer.
             found = LaidOut(self._remember(skeleton), texts, skeleton.owners, moved)
             if _text(found.parts(found.layout.rendered)) != rendered:
                 found = self._answer_alone(messages, rendered, moved)
@@ -165,13 +187,17 @@ class ChatTemplate:
         return found
 
     def _answer_alone(self, messages: Messages, rendered: str, moved: bool) -> LaidOut:
-        """Lay out with a placeholder for the answer only: no text of the other messages may contain a control token then."""
+        """Lay out with a placeholder for the answer only: no text of the other messages may contain
+        a control token then."""
         for number, message in enumerate(messages[:-1], start=1):
-            found = self.control.found(message["content"]) or _PLACEHOLDERS.search(message["content"])
+            found = self.control.found(message["content"]) or _PLACEHOLDERS.search(
+                message["content"]
+            )
             if found:
                 raise DataError(
-                    f"message {number} contains {found[0]!r}, and the chat template changes the texts of this conversation, so "
-                    "that text and control tokens cannot be told apart; change the message or the template"
+                    f"message {number} contains {found[0]!r}, and the chat template changes the"
+                    " texts of this conversation, so that text and control tokens cannot be told"
+                    " apart; change the message or the template"
                 )
         skeleton, texts = self._skeleton(messages, answer_alone=True)
         layout = self._find_layout(skeleton)
@@ -183,8 +209,9 @@ class ChatTemplate:
     def _compare(found: LaidOut, pieces: Pieces, rendered: str) -> None:
         if _text(found.parts(pieces)) != rendered:
             raise DataError(
-                "the chat template changes the texts of the conversation, so that what is learnt would not be the answer; "
-                "give the tokenizer a template that shows them as they are"
+                "the chat template changes the texts of the conversation, so that what is learnt"
+                " would not be the answer; give the tokenizer a template that shows them as"
+                " they are"
             )
 
     def _remember(self, skeleton: Skeleton) -> Layout:
@@ -193,9 +220,11 @@ class ChatTemplate:
         layout = self._layouts[skeleton.marked] = self._find_layout(skeleton)
         return layout
 
-    def _skeleton(self, messages: Messages, *, answer_alone: bool = False) -> tuple[Skeleton, list[str]]:
-        """The skeleton and its texts. White space around a text stays, so that a template trims both alike; so do the tags of an
-        assistant's message, which templates look for."""
+    def _skeleton(
+        self, messages: Messages, *, answer_alone: bool = False
+    ) -> tuple[Skeleton, list[str]]:
+        """The skeleton and its texts. White space around a text stays, so that a template trims
+        both alike; so do the tags of an assistant's message, which templates look for."""
         marked: list[tuple[str, str]] = []
         texts: list[str] = []
         owners: list[int] = []
@@ -217,11 +246,14 @@ class ChatTemplate:
                 text = segment.strip()
                 if index % 2 or not text:
                     if segment == REASONING_TAGS[1] and position < last:
-                        numbers.clear()  # templates leave the reasoning of earlier turns out, on purpose
+                        # templates leave the reasoning of earlier turns out, on purpose
+                        numbers.clear()
                     out.append(segment)
                     continue
                 if len(texts) > _LAST - _FIRST:
-                    raise DataError(f"the conversation has more than {_LAST - _FIRST:,} texts; split it")
+                    raise DataError(
+                        f"the conversation has more than {_LAST - _FIRST:,} texts; split it"
+                    )
                 before = segment[: len(segment) - len(segment.lstrip())]
                 out += before, chr(_FIRST + len(texts)), segment[len(before) + len(text) :]
                 numbers.append(len(texts))
@@ -244,27 +276,36 @@ class ChatTemplate:
             return self._after_asked(messages, whole, asked, place)
         if place is None:
             raise DataError(
-                "the chat template leaves a part of the answer out (templates of reasoning models drop what stands before "
-                "</think>); set prompt_style to generation, or change the answer or the template"
+                "the chat template leaves a part of the answer out (templates of reasoning models"
+                " drop what stands before </think>); set prompt_style to generation, or change the"
+                " answer or the template"
             )
         start, end = place
         if asked and whole.startswith(asked) and not whole[len(asked) : start].strip():
             start = len(asked)  # what lies between is white space, which the model has to write
         return self._layout(whole[:start], whole[start:end], whole[end:], whole, asked)
 
-    def _after_asked(self, messages: Messages, whole: str, asked: str, place: tuple[int, int] | None) -> Layout:
-        """The layout with ``prompt_style: generation``: the answer stands after what the template writes when it asks for one."""
+    def _after_asked(
+        self, messages: Messages, whole: str, asked: str, place: tuple[int, int] | None
+    ) -> Layout:
+        """The layout with ``prompt_style: generation``: the answer stands after what the template
+        writes when it asks for one."""
         if not asked:
-            raise DataError("the chat template does not ask for this answer; set prompt_style to conversation")
+            raise DataError(
+                "the chat template does not ask for this answer; set prompt_style to conversation"
+            )
         if place and asked == self._render(messages[:-1], generation=False):
             before = last_words(_pieces(whole[: place[0]])).removeprefix(last_words(_pieces(asked)))
             if before.strip():
                 raise DataError(
-                    f"the chat template ignores add_generation_prompt: {shown(before)} stands before an answer, and it would be "
-                    "learnt as a part of it; set prompt_style to conversation, or give the tokenizer another template"
+                    f"the chat template ignores add_generation_prompt: {shown(before)} stands"
+                    " before an answer, and it would be learnt as a part of it; set prompt_style"
+                    " to conversation, or give the tokenizer another template"
                 )
         if place and whole[: place[0]].startswith(asked):
-            return self._layout(asked, whole[len(asked) : place[1]], whole[place[1] :], whole, asked)
+            return self._layout(
+                asked, whole[len(asked) : place[1]], whole[place[1] :], whole, asked
+            )
         answer = messages[-1]["content"].strip()
         end = max(whole.rfind(text) for text in _PLACEHOLDERS.findall(answer)) + 1
         if place:
@@ -276,34 +317,61 @@ class ChatTemplate:
         end_added = length is None
         if length is None:
             if not self._tokenizer.eos_token:
-                raise DataError("the chat template ends an answer with no control token, and there is no end token; define one")
+                raise DataError(
+                    "the chat template ends an answer with no control token, and there is no end"
+                    " token; define one"
+                )
             end += self._tokenizer.eos_token
             length = len(end)
         if _PLACEHOLDERS.search(end[:length]):
             raise DataError(
-                "the chat template writes another message before it ends the answer; give the tokenizer another template"
+                "the chat template writes another message before it ends the answer; give the"
+                " tokenizer another template"
             )
-        return Layout(_pieces(prompt), _pieces(answer), _pieces(end), length, end_added, _pieces(whole), _pieces(asked))
+        return Layout(
+            _pieces(prompt),
+            _pieces(answer),
+            _pieces(end),
+            length,
+            end_added,
+            _pieces(whole),
+            _pieces(asked),
+        )
 
     def _check_shown(self, skeleton: Skeleton, whole: str) -> None:
-        """Raise DataError if a text of the conversation is missing, or the answer is blank or not there exactly once."""
+        """Raise DataError if a text of the conversation is missing, or the answer is blank or not
+        there exactly once."""
         counts = Counter(ord(placeholder) - _FIRST for placeholder in _PLACEHOLDERS.findall(whole))
         last = len(skeleton.marked) - 1
         answer = [number for number, owner in enumerate(skeleton.owners) if owner == last]
         if not answer:
             raise DataError("the assistant's answer is blank; there is nothing to learn")
         if not counts[answer[-1]]:
-            raise DataError("the chat template leaves the assistant's answer out; give the tokenizer another template")
+            raise DataError(
+                "the chat template leaves the assistant's answer out; give the tokenizer another"
+                " template"
+            )
         if any(counts[number] > 1 for number in answer):
-            raise DataError("the chat template writes the answer more than once; give the tokenizer another template")
+            raise DataError(
+                "the chat template writes the answer more than once; give the tokenizer another"
+                " template"
+            )
         for number in sorted(skeleton.required.difference(counts, answer)):
             position = skeleton.owners[number]
             role = skeleton.marked[position][0]
-            raise DataError(f"the chat template leaves message {position + 1} ({role}) out; give the tokenizer another template")
+            raise DataError(
+                f"the chat template leaves message {position + 1} ({role}) out; give the tokenizer"
+                " another template"
+            )
 
     def _find_answer(self, marked: str, whole: str) -> tuple[int, int] | None:
         """Where the answer with all its tags lies; white space around tags may differ."""
-        tokens = [part for segment in self.control.tags.split(marked) for part in _PLACEHOLDERS.split(segment) if part.strip()]
+        tokens = [
+            part
+            for segment in self.control.tags.split(marked)
+            for part in _PLACEHOLDERS.split(segment)
+            if part.strip()
+        ]
         found = re.search(r"\s*".join(re.escape(token.strip()) for token in tokens), whole)
         if found is None:
             return None
@@ -316,15 +384,22 @@ class ChatTemplate:
 
     def _render(self, messages: Messages, *, generation: bool) -> str:
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation
+            )
         except Exception as error:  # templates raise what they like
-            raise DataError(f"the chat template refuses a conversation: {error}; correct the messages or the template") from error
+            raise DataError(
+                f"the chat template refuses a conversation: {error}; correct the messages or the"
+                " template"
+            ) from error
         return self._begin + str(text)
 
 
 def _pieces(text: str) -> Pieces:
     parts = _PLACEHOLDERS.split(text)
-    return tuple(ord(part) - _FIRST if index % 2 else part for index, part in enumerate(parts) if part)
+    return tuple(
+        ord(part) - _FIRST if index % 2 else part for index, part in enumerate(parts) if part
+    )
 
 
 def _text(parts: Iterable[Part]) -> str:

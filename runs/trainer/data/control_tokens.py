@@ -1,8 +1,9 @@
 """Control tokens, and how a text that contains their names stays text.
 
-A tokenizer finds control tokens anywhere in what it is given: it cannot tell the template's ``<|im_end|>`` from one that
-somebody typed. Texts without such names go through the tokenizer as it is. The others go through its twin, a copy that knows
-every control token under an alias only: the alias stands where the template writes the token, and names in texts mean nothing.
+A tokenizer finds control tokens anywhere in what it is given: it cannot tell the template's
+``<|im_end|>`` from one that somebody typed. Texts without such names go through the tokenizer as it
+is. The others go through its twin, a copy that knows every control token under an alias only: the
+alias stands where the template writes the token, and names in texts mean nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 from runs.trainer.errors import DataError, ModelError
 
 REASONING_TAGS = ("<think>", "</think>")
-# Added tokens that are not marked as special are control tokens if they look like one: <|user|>, [INST]. Those that look like
-# tags can be mere vocabulary (<table> is, of Gemma): they are control tokens if the template writes them.
+# Added tokens that are not marked as special are control tokens if they look like one: <|user|>,
+# [INST]. Those that look like tags can be mere vocabulary (<table> is, of Gemma): they are control
+# tokens if the template writes them.
 _BRACKETED = re.compile(r"[<\[{].*\w.*[>\]}]", re.DOTALL)
 _TAG = re.compile(r"</?\w[\w-]*>")
 # Aliases come from the end of the last private use area, where no font has signs.
@@ -25,28 +27,35 @@ _ALIAS_LAST = 0x10FFFD
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer: the special tokens, and other added tokens that structure a conversation.
+    """The control tokens of a tokenizer: the special tokens, and other added tokens that structure
+    a conversation.
 
     Attributes:
         ids: id of each by name; ``all_ids`` without the names.
         ends: the names that can end an answer: all but the tags.
-        tags: matches what an assistant's message may contain as tokens: reasoning tags, and tags that are not marked as special
-            (``<tool_call>``).
-        everywhere: whether texts must always go through the twin, because a normalizer makes control tokens out of other texts.
+        tags: matches what an assistant's message may contain as tokens: reasoning tags, and tags
+            that are not marked as special (``<tool_call>``).
+        everywhere: whether texts must always go through the twin, because a normalizer makes
+            control tokens out of other texts.
     """
 
     def __init__(self, tokenizer: Any, template: str):
         """``template``: the template's source, and what it writes around texts."""
         added = {token.content: (id, token) for id, token in tokenizer.added_tokens_decoder.items()}
-        special = {name for name, (_, token) in added.items() if token.special} | (set(tokenizer.all_special_tokens) & set(added))
+        special = {name for name, (_, token) in added.items() if token.special} | (
+            set(tokenizer.all_special_tokens) & set(added)
+        )
         written = {
             name
             for name in added
-            if _BRACKETED.fullmatch(name) and (not _TAG.fullmatch(name) or name in template or name in REASONING_TAGS)
+            if _BRACKETED.fullmatch(name)
+            and (not _TAG.fullmatch(name) or name in template or name in REASONING_TAGS)
         }
         names = sorted(special | written)
         self.ids: dict[str, int] = {name: added[name][0] for name in names if name}
-        tags = {name for name in self.ids if name not in special and _TAG.fullmatch(name)} | set(REASONING_TAGS)
+        tags = {name for name in self.ids if name not in special and _TAG.fullmatch(name)} | set(
+            REASONING_TAGS
+        )
         self.ends = frozenset(set(self.ids) - tags)
         self.tags = re.compile(f"({_any_of(tags)})")
         self.everywhere = tokenizer.backend_tokenizer.normalizer is not None and any(
@@ -54,10 +63,16 @@ class ControlTokens:
         )
         self._names = re.compile(_any_of(self.ids))
         self._backend = tokenizer.backend_tokenizer
-        self._aliases = {name: chr(_ALIAS_LAST - number) * len(name) for number, name in enumerate(self.ids)}
-        self._alias_of_first = re.compile(f"[{chr(_ALIAS_LAST - len(self.ids))}-{chr(_ALIAS_LAST)}]")
+        self._aliases = {
+            name: chr(_ALIAS_LAST - number) * len(name) for number, name in enumerate(self.ids)
+        }
+        self._alias_of_first = re.compile(
+            f"[{chr(_ALIAS_LAST - len(self.ids))}-{chr(_ALIAS_LAST)}]"
+        )
         self.all_ids = frozenset(self.ids.values())
-        self._countable = self.all_ids - {tokenizer.unk_token_id}  # which stands for any word that the tokenizer does not know
+        self._countable = self.all_ids - {
+            tokenizer.unk_token_id
+        }  # which stands for any word that the tokenizer does not know
         self.starts_in_template = lru_cache(maxsize=4096)(self.starts)
 
     def found(self, text: str) -> re.Match[str] | None:
@@ -70,10 +85,13 @@ class ControlTokens:
 
     def end_in(self, text: str) -> int | None:
         """Where the first control token that can end an answer ends in ``text``."""
-        return next((match.end() for match in self._names.finditer(text) if match[0] in self.ends), None)
+        return next(
+            (match.end() for match in self._names.finditer(text) if match[0] in self.ends), None
+        )
 
     def encode_apart(self, texts: list[list[tuple[str, bool]]]) -> list[Any]:
-        """Encodings of texts made of parts, each ``(text, whether the template wrote it)``; offsets count in the joined parts.
+        """Encodings of texts made of parts, each ``(text, whether the template wrote it)``; offsets
+        count in the joined parts.
 
         Raises:
             DataError: a text cannot be kept apart from control tokens.
@@ -82,11 +100,15 @@ class ControlTokens:
         encodings = self._twin.encode_batch([text for text, _ in aliased], add_special_tokens=False)
         for encoding, (_, count) in zip(encodings, aliased, strict=True):
             if sum(id in self._countable for id in encoding.ids) != count:
-                raise DataError("the tokenizer cannot keep the text of a message apart from its control tokens; change the text")
+                raise DataError(
+                    "the tokenizer cannot keep the text of a message apart from its control tokens;"
+                    " change the text"
+                )
         return list(encodings)
 
     def _with_aliases(self, parts: Iterable[tuple[str, bool]]) -> tuple[str, int]:
-        """The joined text with an alias for each control token of the template, and how many there are."""
+        """The joined text with an alias for each control token of the template, and how many there
+        are."""
         joined, count = [], 0
         for text, from_template in parts:
             if from_template:
@@ -94,7 +116,10 @@ class ControlTokens:
                 joined.append(replaced)
                 count += number
             elif self._alias_of_first.search(text):
-                raise DataError("a message has characters of the last private use area (U+10FF00 and above); remove them")
+                raise DataError(
+                    "a message has characters of the last private use area (U+10FF00 and above);"
+                    " remove them"
+                )
             else:
                 joined.append(text)
         return "".join(joined), count
@@ -117,17 +142,24 @@ class ControlTokens:
         try:
             twin = Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # the library raises Exception itself
-            raise ModelError(f"texts cannot be kept apart from the control tokens of this kind of tokenizer: {error}") from error
-        moved = [name for name, id in self.ids.items() if twin.token_to_id(self._aliases[name]) != id]
+            raise ModelError(
+                "texts cannot be kept apart from the control tokens of this kind of tokenizer:"
+                f" {error}"
+            ) from error
+        moved = [
+            name for name, id in self.ids.items() if twin.token_to_id(self._aliases[name]) != id
+        ]
         if moved:
             raise ModelError(
-                f"texts cannot be kept apart from the control tokens of this tokenizer: {moved[0]} has no id of its own"
+                f"texts cannot be kept apart from the control tokens of this tokenizer: {moved[0]}"
+                " has no id of its own"
             )
         return twin
 
 
 def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
-    """Give tokens of a model's vocabulary other names: a model must not compose a control token out of a text either."""
+    """Give tokens of a model's vocabulary other names: a model must not compose a control token out
+    of a text either."""
     if isinstance(model["vocab"], dict):
         model["vocab"] = {names.get(token, token): id for token, id in model["vocab"].items()}
     else:  # Unigram
@@ -140,7 +172,8 @@ def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """A pattern that matches the longest of ``words``; it branches letter by letter, because there can be thousands."""
+    """A pattern that matches the longest of ``words``; it branches letter by letter, because there
+    can be thousands."""
     branches: dict[str, list[str]] = {}
     for word in words:
         if word:
@@ -151,5 +184,8 @@ def _any_of(words: Iterable[str]) -> str:
     for letter, rests in branches.items():
         longer = [rest for rest in rests if rest]
         further = _any_of(longer) if longer else ""
-        patterns.append(re.escape(letter) + (f"(?:{further})?" if further and len(longer) < len(rests) else further))
+        patterns.append(
+            re.escape(letter)
+            + (f"(?:{further})?" if further and len(longer) < len(rests) else further)
+        )
     return patterns[0] if len(patterns) == 1 else f"(?:{'|'.join(patterns)})"

@@ -1,7 +1,7 @@
 """Reading ``dataset.jsonl`` (format tunix_sft): one example a line, streamed, bad lines named.
 
-A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split": "train"|"held_out"}``; the last
-message is the assistant's.
+A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split":
+"train"|"held_out"}``; the last message is the assistant's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def read_examples(path: Path) -> Iterator[Example]:
     """Yield the examples in file order.
 
     Raises:
-        DataError: the file cannot be read; or, after the last line, that there were bad lines or no lines at all.
-            The number and reason of the first few bad lines are in the sentence.
+        DataError: the file cannot be read; or, after the last line, that there were bad lines or no
+            lines at all. The number and reason of the first few bad lines are in the sentence.
     """
     problems: list[str] = []
     bad = good = 0
@@ -60,7 +60,9 @@ def read_examples(path: Path) -> Iterator[Example]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     if bad:
         more = f"; and {bad - len(problems)} more" if bad > len(problems) else ""
-        raise DataError(f"{bad} bad line(s) in {path.name}: {'; '.join(problems)}{more}. Correct or remove them")
+        raise DataError(
+            f"{bad} bad line(s) in {path.name}: {'; '.join(problems)}{more}. Correct or remove them"
+        )
     if not good:
         raise DataError(f"{path.name} is empty: nothing can be learnt from no examples")
 
@@ -91,7 +93,9 @@ def parse_line(raw: bytes, line: int, offset: int) -> Example:
     split = value.get("split", "train")
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, neither train nor held_out")
-    return Example(line, offset, str(value.get("id", line)), clean, final_answer, split == "held_out")
+    return Example(
+        line, offset, str(value.get("id", line)), clean, final_answer, split == "held_out"
+    )
 
 
 def _check_message(message: Any, position: int) -> dict[str, str]:
@@ -99,13 +103,17 @@ def _check_message(message: Any, position: int) -> dict[str, str]:
         raise ValueError(f"message {position + 1} is not an object")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"message {position + 1} has the role {role!r}, not one of {', '.join(ROLES)}")
+        raise ValueError(
+            f"message {position + 1} has the role {role!r}, not one of {', '.join(ROLES)}"
+        )
     if not isinstance(content, str):
         raise ValueError(f"message {position + 1} has no text")
     try:
         content.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"message {position + 1} holds half a character (a lone surrogate)") from None
+        raise ValueError(
+            f"message {position + 1} holds half a character (a lone surrogate)"
+        ) from None
     return {"role": role, "content": content}
 
 

@@ -1,4 +1,5 @@
-"""What a training reads, without its model: manifest, tokenised data, plan. Nothing here imports JAX."""
+"""What a training reads, without its model: manifest, tokenised data, plan. Nothing here imports
+JAX."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
 
 
 def pin_revision(config: Path, commit: str) -> None:
-    """Write the commit of a hub model into its manifest, so that starting it again trains the same model."""
+    """Write the commit of a hub model into its manifest, so that starting it again trains the same
+    model."""
     text = config.read_text(encoding="utf-8")
     pinned = with_revision(text, commit)
     if pinned == text:
@@ -38,9 +40,13 @@ def pin_revision(config: Path, commit: str) -> None:
 
 
 def tokenise(
-    manifest: dict[str, Any], folder: Path, tokenizer_folder: Path | None, check_stop: Callable[[], None]
+    manifest: dict[str, Any],
+    folder: Path,
+    tokenizer_folder: Path | None,
+    check_stop: Callable[[], None],
 ) -> tuple[Tokenizer, TokenisedData]:
-    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or the manifest's folder.
+    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or
+    the manifest's folder.
 
     Raises ModelError: the tokenizer cannot be used. DataError: see ``tokenised_data``.
     """
@@ -57,27 +63,31 @@ def tokenise(
 
 
 def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int) -> list[str]:
-    """What people should know about how their conversations become tokens, of which the model was made for ``positions``."""
+    """What people should know about how their conversations become tokens, of which the model was
+    made for ``positions``."""
     warnings = [*tokenizer.notes]
     if count := data.counts["systems_moved"]:
         warnings.append(
-            f"The chat template takes no system message: in {count:,} examples it is put before the first user message."
+            f"The chat template takes no system message: in {count:,} examples it is put before the"
+            " first user message."
         )
     if count := data.counts["control_texts"]:
         warnings.append(
-            f"{count:,} texts contain names of the tokenizer's control tokens, such as those that end a turn; "
-            "they are read as text, not as control tokens."
+            f"{count:,} texts contain names of the tokenizer's control tokens, such as those that"
+            " end a turn; they are read as text, not as control tokens."
         )
     if beyond := int((data.pieces["length"] > positions).sum()):
         warnings.append(
-            f"{beyond:,} of {len(data.pieces):,} examples have more tokens than the model has positions ({positions:,}, "
-            f"max_position_embeddings in config.json); lower max_seq_length to {positions}."
+            f"{beyond:,} of {len(data.pieces):,} examples have more tokens than the model has"
+            f" positions ({positions:,}, max_position_embeddings in config.json); lower"
+            f" max_seq_length to {positions}."
         )
     return warnings
 
 
 def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
-    """The tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with its files."""
+    """The tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with its
+    files."""
     try:
         if folder is not None:
             check_tokenizer(folder)
@@ -87,13 +97,16 @@ def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
     except (TrainerError, KeyboardInterrupt, SystemExit, MemoryError, ImportError):
         raise
     except BaseException as error:  # the tokenizers library panics, which is no Exception, on files that it does not understand
-        raise ModelError(f"the tokenizer in {folder} cannot be used: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"the tokenizer in {folder} cannot be used: {type(error).__name__}: {error}"
+        ) from error
 
 
 def plan_data(
     data: TokenisedData, training: dict[str, Any], *, extend_from: int | None = None
 ) -> tuple[DataPlan, list[StepRows], int]:
-    """The plan of the training part, the batches of the held-out part, and the last optimizer step."""
+    """The plan of the training part, the batches of the held-out part, and the last optimizer
+    step."""
     train, held_out = data.select(held_out=False), data.select(held_out=True)
     length, packing = training["max_seq_length"], training["packing"]
     plan = DataPlan(
@@ -114,7 +127,10 @@ def plan_data(
         row_lengths=plan.row_lengths,
     )
     total = total_steps(
-        plan.steps_per_epoch, num_epochs=training["num_epochs"], max_steps=training["max_steps"], extend_from=extend_from
+        plan.steps_per_epoch,
+        num_epochs=training["num_epochs"],
+        max_steps=training["max_steps"],
+        extend_from=extend_from,
     )
     return plan, rows, total
 
@@ -138,15 +154,23 @@ def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any
     }
 
 
-def plan_sentences(data: TokenisedData, plan: DataPlan, training: dict[str, Any], total: int) -> list[str]:
+def plan_sentences(
+    data: TokenisedData, plan: DataPlan, training: dict[str, Any], total: int
+) -> list[str]:
     """What people should know about the plan before the first step."""
     train, held = data.counts["train"], data.counts["held_out"]
     epochs = total / plan.steps_per_epoch
     sentences = [
-        f"{train['examples']:,} examples to learn from ({train['tokens']:,} tokens, {train['answer_tokens']:,} of answers), "
-        f"{held['examples']:,} held out.",
-        f"{total:,} steps: {epochs:.4g} epochs of {plan.steps_per_epoch:,}, {plan.micro_batches * plan.rows_per_batch} rows a "
-        f"step of {' or '.join(map(str, plan.row_lengths))} tokens, {plan.padding_waste():.1%} padding.",
+        (
+            f"{train['examples']:,} examples to learn from ({train['tokens']:,} tokens,"
+            f" {train['answer_tokens']:,} of answers), {held['examples']:,} held out."
+        ),
+        (
+            f"{total:,} steps: {epochs:.4g} epochs of {plan.steps_per_epoch:,},"
+            f" {plan.micro_batches * plan.rows_per_batch} rows a step of"
+            f" {' or '.join(map(str, plan.row_lengths))} tokens, {plan.padding_waste():.1%}"
+            " padding."
+        ),
     ]
     for name, words in (
         ("dropped", "longer than max_seq_length and left out (too_long: drop)"),
@@ -158,7 +182,7 @@ def plan_sentences(data: TokenisedData, plan: DataPlan, training: dict[str, Any]
             sentences.append(f"{number:,} examples are {words}.")
     if plan.smaller_than_batch:
         sentences.append(
-            f"The batch ({training['batch_size'] * training['gradient_accumulation_steps']} rows) is larger than the training "
-            f"part ({plan.row_count} rows): every step sees all of it."
+            f"The batch ({training['batch_size'] * training['gradient_accumulation_steps']} rows)"
+            f" is larger than the training part ({plan.row_count} rows): every step sees all of it."
         )
     return sentences

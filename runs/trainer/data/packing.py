@@ -11,15 +11,18 @@ WORTH_A_BUCKET = 0.9  # another bucket must leave at most this share of the padd
 def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
     """Best-fit decreasing: put sequences into as few rows of ``capacity`` tokens as it goes.
 
-    Each sequence, longest first, goes to the row whose free space it fills best; equal lengths keep their order, so the result
-    is a function of the input alone. At most 11/9 of the fewest possible rows, plus one (Johnson, 1973).
+    Each sequence, longest first, goes to the row whose free space it fills best; equal lengths keep
+    their order, so the result is a function of the input alone. At most 11/9 of the fewest possible
+    rows, plus one (Johnson, 1973).
 
     Returns:
-        the row of each sequence, int32 ``[n]``, and the number of rows. Rows are numbered in order of opening.
+        the row of each sequence, int32 ``[n]``, and the number of rows. Rows are numbered in order
+        of opening.
     """
     row_of = np.empty(len(lengths), dtype=np.int32)
     open_rows: dict[int, list[int]] = {}  # free space → rows that have it
-    spaces = 0  # bit s is set while open_rows has rows with s tokens free: finding the best fit is one shift
+    # bit s is set while open_rows has rows with s tokens free: finding the best fit is one shift
+    spaces = 0
     rows = 0
     for index in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[index])
@@ -42,7 +45,8 @@ def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
 
 
 def group_rows(row_of: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Members of every row: ``members[starts[r]:starts[r + 1]]`` are the sequences of row r, in their own order."""
+    """Members of every row: ``members[starts[r]:starts[r + 1]]`` are the sequences of row r, in
+    their own order."""
     members = np.argsort(row_of, kind="stable").astype(np.int32)
     starts = np.zeros(rows + 1, dtype=np.int64)
     np.cumsum(np.bincount(row_of, minlength=rows), out=starts[1:])
@@ -50,7 +54,8 @@ def group_rows(row_of: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucket_lengths(lengths: np.ndarray, longest: int) -> list[int]:
-    """At most four row lengths, ascending, that waste the least padding; the last holds the longest sequence.
+    """At most four row lengths, ascending, that waste the least padding; the last holds the longest
+    sequence.
 
     Lengths are multiples of 16 up to 256 tokens and of 64 above, never more than ``longest``.
     """
@@ -58,7 +63,8 @@ def bucket_lengths(lengths: np.ndarray, longest: int) -> list[int]:
     candidates = np.flatnonzero(counts)
     below = np.concatenate([[0], np.cumsum(counts[candidates])])
     count = len(candidates)
-    # best[k][j]: fewest padded tokens when k buckets cover the first j candidates; the k-th bucket ends at candidate j.
+    # best[k][j]: fewest padded tokens when k buckets cover the first j candidates; the k-th bucket
+    # ends at candidate j.
     best = np.full((MOST_BUCKETS + 1, count + 1), np.inf)
     best[0, 0] = 0
     choice = np.zeros((MOST_BUCKETS + 1, count + 1), dtype=int)
@@ -68,7 +74,10 @@ def bucket_lengths(lengths: np.ndarray, longest: int) -> list[int]:
             choice[k, j] = int(np.argmin(costs))
             best[k, j] = costs[choice[k, j]]
     buckets = 1
-    while buckets < min(MOST_BUCKETS, count) and best[buckets + 1, count] <= WORTH_A_BUCKET * best[buckets, count]:
+    while (
+        buckets < min(MOST_BUCKETS, count)
+        and best[buckets + 1, count] <= WORTH_A_BUCKET * best[buckets, count]
+    ):
         buckets += 1
     chosen: list[int] = []
     end = count

@@ -1,7 +1,8 @@
-"""Which sequences make up which step: a function of the data, the settings, the seed and the epoch alone.
+"""Which sequences make up which step: a function of the data, the settings, the seed and the epoch
+alone.
 
-Nothing is drawn while training: step s of epoch e can be computed without the steps before it, so a resumed run sees the very
-batches that the uninterrupted one would have seen.
+Nothing is drawn while training: step s of epoch e can be computed without the steps before it, so a
+resumed run sees the very batches that the uninterrupted one would have seen.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from runs.trainer.data.packing import bucket_lengths, group_rows, pack
 
 @dataclass(frozen=True)
 class StepRows:
-    """The rows of one step (or of one held-out batch): each row a list of pieces, all rows ``length`` tokens long."""
+    """The rows of one step (or of one held-out batch): each row a list of pieces, all rows
+    ``length`` tokens long."""
 
     length: int
     rows: list[np.ndarray]
@@ -27,10 +29,11 @@ class StepRows:
 class DataPlan:
     """The order of the data.
 
-    ``micro_batches`` × ``rows_per_batch`` rows make a step; every step has one of a few shapes. With packing, rows are packed
-    once, and every epoch shuffles the rows; without it, every epoch shuffles the examples, deals them into steps of
-    one length bucket each, and shuffles the steps. What is too few for a step of its bucket joins the next longer bucket, so
-    that every step but the last is full.
+    ``micro_batches`` × ``rows_per_batch`` rows make a step; every step has one of a few shapes.
+    With packing, rows are packed once, and every epoch shuffles the rows; without it, every epoch
+    shuffles the examples, deals them into steps of one length bucket each, and shuffles the steps.
+    What is too few for a step of its bucket joins the next longer bucket, so that every step but
+    the last is full.
     """
 
     def __init__(
@@ -85,7 +88,9 @@ class DataPlan:
         """The steps of one epoch, as a sequence."""
         if self.packing:
             order = self._generator(epoch + 1).permutation(self._row_count)
-            return _Epoch([(self.row_lengths[0], chunk) for chunk in self._deal(order)], self._packed_row)
+            return _Epoch(
+                [(self.row_lengths[0], chunk) for chunk in self._deal(order)], self._packed_row
+            )
         return _Epoch(self._bucketed(epoch), self._single_row)
 
     def padding_waste(self) -> float:
@@ -111,11 +116,14 @@ class DataPlan:
             full += [(length, chunk) for chunk in self._deal(members[:whole])]
             rest = members[whole:]
         shuffled = [full[i] for i in generator.permutation(len(full))]
-        # The unfinished step comes last; its rows are of mixed lengths, so it gets the shape that holds them all.
+        # The unfinished step comes last; its rows are of mixed lengths, so it gets the shape that
+        # holds them all.
         return [*shuffled, (self.row_lengths[-1], rest)] if len(rest) else shuffled
 
     def _deal(self, order: np.ndarray) -> list[np.ndarray]:
-        return [order[i : i + self._rows_per_step] for i in range(0, len(order), self._rows_per_step)]
+        return [
+            order[i : i + self._rows_per_step] for i in range(0, len(order), self._rows_per_step)
+        ]
 
     def _generator(self, stream: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, stream])
@@ -132,13 +140,19 @@ class _Epoch:
         return len(self.plan)
 
     def __getitem__(self, where: slice) -> Iterator[StepRows]:
-        return (StepRows(length, [self._members(int(row)) for row in rows]) for length, rows in self.plan[where])
+        return (
+            StepRows(length, [self._members(int(row)) for row in rows])
+            for length, rows in self.plan[where]
+        )
 
 
-def total_steps(steps_per_epoch: int, *, num_epochs: int, max_steps: int | None, extend_from: int | None = None) -> int:
+def total_steps(
+    steps_per_epoch: int, *, num_epochs: int, max_steps: int | None, extend_from: int | None = None
+) -> int:
     """The last optimizer step of the training.
 
-    An extension adds its steps to ``extend_from``: ``max_steps`` where it is set, whatever ``num_epochs`` says.
+    An extension adds its steps to ``extend_from``: ``max_steps`` where it is set, whatever
+    ``num_epochs`` says.
     """
     steps = steps_per_epoch * num_epochs
     if extend_from is not None:
@@ -147,11 +161,19 @@ def total_steps(steps_per_epoch: int, *, num_epochs: int, max_steps: int | None,
 
 
 def held_out_batches(
-    pieces: np.ndarray, lengths: np.ndarray, *, rows_per_batch: int, max_length: int, packing: bool, row_lengths: list[int]
+    pieces: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    rows_per_batch: int,
+    max_length: int,
+    packing: bool,
+    row_lengths: list[int],
 ) -> list[StepRows]:
-    """Batches of the held-out part, in a fixed order and in the shapes of the training where they fit.
+    """Batches of the held-out part, in a fixed order and in the shapes of the training where they
+    fit.
 
-    Shapes: ``max_length`` with packing, else the training's ``row_lengths``, and one longer one if a held-out example needs it.
+    Shapes: ``max_length`` with packing, else the training's ``row_lengths``, and one longer one if
+    a held-out example needs it.
     """
     if len(pieces) == 0:
         return []
@@ -159,7 +181,10 @@ def held_out_batches(
         row_of, rows = pack(lengths, max_length)
         members, starts = group_rows(row_of, rows)
         packed = [pieces[members[starts[row] : starts[row + 1]]] for row in range(rows)]
-        return [StepRows(max_length, packed[i : i + rows_per_batch]) for i in range(0, rows, rows_per_batch)]
+        return [
+            StepRows(max_length, packed[i : i + rows_per_batch])
+            for i in range(0, rows, rows_per_batch)
+        ]
     shapes = [*row_lengths]
     if lengths.max() > shapes[-1]:
         shapes.append(bucket_lengths(lengths, max_length)[-1])

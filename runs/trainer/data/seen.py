@@ -1,4 +1,5 @@
-"""``seen.json``: the first examples as the model sees them, token by token, and which of them count in the loss."""
+"""``seen.json``: the first examples as the model sees them, token by token, and which of them count
+in the loss."""
 
 from __future__ import annotations
 
@@ -14,9 +15,14 @@ TOKENS_MAX = 400  # of each; a token's text costs decoding everything before it
 
 
 def first_seen(data: TokenisedData, tokenizer: Tokenizer) -> dict[str, Any]:
-    """``examples``: of each the texts of its first ``tokens``, the spans of those that count in the loss (``learnt``), the index
-    of the first of them (``learnt_from``), and its ``length`` in tokens."""
-    return {"examples": [_seen(data, tokenizer, int(index)) for index in data.select(held_out=False)[:EXAMPLES]]}
+    """``examples``: of each the texts of its first ``tokens``, the spans of those that count in the
+    loss (``learnt``), the index of the first of them (``learnt_from``), and its ``length`` in
+    tokens."""
+    return {
+        "examples": [
+            _seen(data, tokenizer, int(index)) for index in data.select(held_out=False)[:EXAMPLES]
+        ]
+    }
 
 
 def _seen(data: TokenisedData, tokenizer: Tokenizer, index: int) -> dict[str, Any]:
@@ -24,7 +30,12 @@ def _seen(data: TokenisedData, tokenizer: Tokenizer, index: int) -> dict[str, An
     start, length = int(piece["start"]), int(piece["length"])
     ids = data.tokens[start : start + min(length, TOKENS_MAX)].tolist()
     spans = _spans(data.learnt[start : start + length])
-    return {"tokens": texts_of(ids, tokenizer), "learnt": spans, "learnt_from": spans[0][0], "length": length}
+    return {
+        "tokens": texts_of(ids, tokenizer),
+        "learnt": spans,
+        "learnt_from": spans[0][0],
+        "length": length,
+    }
 
 
 def _spans(mask: np.ndarray) -> list[list[int]]:

@@ -1,7 +1,8 @@
 """Tokenizers: from messages to token ids, and which of them are learnt.
 
-Two kinds: bytes (built-in presets) and any Hugging Face fast tokenizer from a folder. Both turn a conversation into one row
-of ids of which only the last assistant message, with the token that ends it, is learnt.
+Two kinds: bytes (built-in presets) and any Hugging Face fast tokenizer from a folder. Both turn a
+conversation into one row of ids of which only the last assistant message, with the token that ends
+it, is learnt.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runs.spec.model_folder import FolderProblem, read_end_ids
-from runs.trainer.data.chat import CONVERSATION, GENERATION, ChatTemplate, LaidOut, Messages, Part, last_words, shown
+from runs.trainer.data.chat import (
+    CONVERSATION,
+    GENERATION,
+    ChatTemplate,
+    LaidOut,
+    Messages,
+    Part,
+    last_words,
+    shown,
+)
 from runs.trainer.data.control_tokens import ControlTokens
 from runs.trainer.errors import DataError, ModelError
 
@@ -48,11 +58,13 @@ class Tokenizer(Protocol):
         """Ids of what the model is given when it is to answer ``messages``."""
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
-        """Text of an answer, without its ending token; with ``marks`` the special tokens by name."""
+        """Text of an answer, without its ending token; with ``marks`` the special tokens by
+        name."""
 
 
 class ByteTokenizer:
-    """256 byte values, then padding 256, begin 257, end 258 (``families.BYTE_VOCABULARY`` counts a spare id too).
+    """256 byte values, then padding 256, begin 257, end 258 (``families.BYTE_VOCABULARY`` counts a
+    spare id too).
 
     Template: begin, then every message followed by a newline, the assistant's by end.
     """
@@ -82,27 +94,34 @@ class ByteTokenizer:
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         named = {self.BEGIN: b"<begin>", self.END: b"<end>"} if marks else {}
-        return b"".join(bytes([id]) if id < 256 else named.get(id, b"") for id in ids).decode("utf-8", errors="replace")
+        return b"".join(bytes([id]) if id < 256 else named.get(id, b"") for id in ids).decode(
+            "utf-8", errors="replace"
+        )
 
 
 # For base models, whose tokenizer has no chat template. The end token follows every answer.
 PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'system' %}{{ message.content }}\n\n"
-    "{% elif message.role == 'user' %}Question: {{ message.content }}\n"
-    "{% else %}Answer: {{ message.content }}{{ eos_token }}{% if not loop.last %}\n{% endif %}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}"
+    "{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n{% elif"
+    " message.role == 'user' %}Question: {{ message.content }}\n{% else %}Answer: {{"
+    " message.content }}{{ eos_token }}{% if not loop.last %}\n{% endif %}{% endif %}{% endfor %}{%"
+    " if add_generation_prompt %}Answer:{% endif %}"
 )
 
 
-# Answers that must be learnt exactly before a template is trusted: an unlikely one, and such as are parts of control tokens.
-PROBE_ROLES = (("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user", "assistant"))
+# Answers that must be learnt exactly before a template is trusted: an unlikely one, and such as are
+# parts of control tokens.
+PROBE_ROLES = (
+    ("user", "assistant"),
+    ("system", "user", "assistant"),
+    ("user", "assistant", "user", "assistant"),
+)
 PROBE_ANSWERS = ("Qz7 wExk-93 vB?", "d", "m", "of", "end", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A row about to be encoded: its parts, and where the answer and the token that ends it lie in the joined text."""
+    """A row about to be encoded: its parts, and where the answer and the token that ends it lie in
+    the joined text."""
 
     parts: list[Part]
     start: int
@@ -113,7 +132,11 @@ class _Row:
         layout = found.layout
         prompt, answer = found.parts(layout.prompt), found.parts(layout.answer)
         start = _length(prompt)
-        return cls([*prompt, *answer, *found.parts(layout.end)], start, start + _length(answer) + layout.end_length)
+        return cls(
+            [*prompt, *answer, *found.parts(layout.end)],
+            start,
+            start + _length(answer) + layout.end_length,
+        )
 
     @property
     def text(self) -> str:
@@ -121,16 +144,19 @@ class _Row:
 
 
 class ChatTokenizer:
-    """A Hugging Face fast tokenizer with its chat template, or with ``PLAIN_TEMPLATE`` when it has none.
+    """A Hugging Face fast tokenizer with its chat template, or with ``PLAIN_TEMPLATE`` when it has
+    none.
 
-    Learnt are the answer and the token that ends it (chat.py says where they lie); a token that spans the border to what stands
-    before belongs to the answer. What people wrote is text: control tokens come from the template alone (control_tokens.py).
+    Learnt are the answer and the token that ends it (chat.py says where they lie); a token that
+    spans the border to what stands before belongs to the answer. What people wrote is text: control
+    tokens come from the template alone (control_tokens.py).
     """
 
     def __init__(self, folder: Path, *, prompt_style: str = CONVERSATION):
         """``prompt_style``: after what an answer stands, see runs/spec/manifest.py.
 
-        Raises ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that cannot be trained with.
+        Raises ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that
+        cannot be trained with.
         """
         self._tokenizer = _load(folder)
         self.notes: list[str] = []
@@ -140,25 +166,38 @@ class ChatTokenizer:
             self._template = ChatTemplate(self._tokenizer, prompt_style=prompt_style, begin=begin)
             end = self._probe()
         except DataError as error:
-            raise ModelError(f"the tokenizer in {folder} cannot be trained with: {error}") from error
+            raise ModelError(
+                f"the tokenizer in {folder} cannot be trained with: {error}"
+            ) from error
         self.fingerprint = _fingerprint(folder, f"{self._tokenizer.chat_template}\0{prompt_style}")
         self.stop_ids: tuple[int, ...] = self._find_stop_ids(folder, end)
 
     def _use_plain_template(self, folder: Path) -> str:
         """Set the plain template; return what is put before everything."""
         if self._tokenizer.eos_token is None:
-            raise ModelError(f"the tokenizer in {folder} has neither a chat template nor an end token; give it one of them")
-        self.notes.append("The tokenizer has no chat template: a plain one is used (Question: … / Answer: …).")
+            raise ModelError(
+                f"the tokenizer in {folder} has neither a chat template nor an end token; give it"
+                " one of them"
+            )
+        self.notes.append(
+            "The tokenizer has no chat template: a plain one is used (Question: … / Answer: …)."
+        )
         self._tokenizer.chat_template = PLAIN_TEMPLATE
         bos = self._tokenizer.bos_token
-        return str(bos) if bos and self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id] else ""
+        return (
+            str(bos)
+            if bos and self._tokenizer("a")["input_ids"][:1] == [self._tokenizer.bos_token_id]
+            else ""
+        )
 
     def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
         found = [self._template.lay_out(messages) for messages in conversations]
         rows = [_Row.of(each) for each in found]
         return [
             self._encoded(each, row, encoding, forges)
-            for each, row, (encoding, forges) in zip(found, rows, self._encode_rows(rows), strict=True)
+            for each, row, (encoding, forges) in zip(
+                found, rows, self._encode_rows(rows), strict=True
+            )
         ]
 
     def encode_prompt(self, messages: Messages) -> list[int]:
@@ -167,7 +206,8 @@ class ChatTokenizer:
             prompt = found.parts(found.layout.prompt)
             [(encoding, _)] = self._encode_rows([_Row(prompt, 0, 0)])
             return list(encoding.ids)
-        # As in training: where the answer's first letter and what stands before it are one token, the model writes that token.
+        # As in training: where the answer's first letter and what stands before it are one token,
+        # the model writes that token.
         row = _Row.of(found)
         [(encoding, _)] = self._encode_rows([row])
         ids: list[int] = encoding.ids
@@ -175,20 +215,36 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         # Cleaning up would change texts: "a ." to "a.".
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not marks, clean_up_tokenization_spaces=False))
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=not marks, clean_up_tokenization_spaces=False
+            )
+        )
 
     def _encode_rows(self, rows: list[_Row]) -> list[tuple[Any, bool]]:
         """The encoding of each row, and whether its texts would make control tokens."""
         control = self._template.control
         texts = [row.text for row in rows]
-        forging = [_control_starts(row.parts, control) != control.starts(text) for row, text in zip(rows, texts, strict=True)]
+        forging = [
+            _control_starts(row.parts, control) != control.starts(text)
+            for row, text in zip(rows, texts, strict=True)
+        ]
         apart = [control.everywhere or forges for forges in forging]
         plain = [text for text, is_apart in zip(texts, apart, strict=True) if not is_apart]
         # The templates write their own special tokens.
-        encodings = self._tokenizer(plain, add_special_tokens=False, return_attention_mask=False).encodings if plain else []
-        others = control.encode_apart([row.parts for row, is_apart in zip(rows, apart, strict=True) if is_apart])
+        encodings = (
+            self._tokenizer(plain, add_special_tokens=False, return_attention_mask=False).encodings
+            if plain
+            else []
+        )
+        others = control.encode_apart(
+            [row.parts for row, is_apart in zip(rows, apart, strict=True) if is_apart]
+        )
         of_kind = {False: iter(encodings), True: iter(others)}
-        return [(next(of_kind[is_apart]), forges) for is_apart, forges in zip(apart, forging, strict=True)]
+        return [
+            (next(of_kind[is_apart]), forges)
+            for is_apart, forges in zip(apart, forging, strict=True)
+        ]
 
     def _encoded(self, found: LaidOut, row: _Row, encoding: Any, forges: bool) -> Encoded:
         ids: list[int] = encoding.ids
@@ -196,25 +252,40 @@ class ChatTokenizer:
         last = encoding.char_to_token(row.end - 1)
         if last is None or ids[last] not in self._template.control.all_ids:
             raise DataError(
-                "the tokenizer joins the token that ends the answer with other text; change the answer or the template"
+                "the tokenizer joins the token that ends the answer with other text; change the"
+                " answer or the template"
             )
         if first >= last:
-            raise DataError("the tokenizer has no tokens for the answer; change the answer or the tokenizer")
+            raise DataError(
+                "the tokenizer has no tokens for the answer; change the answer or the tokenizer"
+            )
         # A name may also come about where a text and the template meet: then no text contains it.
-        control_texts = max(1, sum(self._template.control.found(text) is not None for text in found.texts)) if forges else 0
+        control_texts = (
+            max(1, sum(self._template.control.found(text) is not None for text in found.texts))
+            if forges
+            else 0
+        )
         return Encoded(ids, [(first, last + 1)], control_texts, found.system_moved)
 
     def _first_token(self, encoding: Any, ids: list[int], start: int) -> int:
-        """The first token with a character from ``start`` on, unless it is a control token that swallows white space."""
+        """The first token with a character from ``start`` on, unless it is a control token that
+        swallows white space."""
         index = encoding.char_to_token(start)
         if index is None:  # a tokenizer may leave white space out of its offsets
-            index = next((i for i, (_, end) in enumerate(encoding.offsets) if end > start), len(ids))
-        if index < len(ids) and ids[index] in self._template.control.all_ids and encoding.token_to_chars(index)[0] < start:
+            index = next(
+                (i for i, (_, end) in enumerate(encoding.offsets) if end > start), len(ids)
+            )
+        if (
+            index < len(ids)
+            and ids[index] in self._template.control.all_ids
+            and encoding.token_to_chars(index)[0] < start
+        ):
             index += 1
         return int(index)
 
     def _probe(self) -> int:
-        """Encode made-up conversations and check what would be learnt; return the id that ends an answer.
+        """Encode made-up conversations and check what would be learnt; return the id that ends an
+        answer.
 
         Raises DataError: the template, or the tokenizer with it, cannot be trained with.
         """
@@ -222,7 +293,10 @@ class ChatTokenizer:
         end: int | None = None
         for roles in PROBE_ROLES:
             conversations = [
-                [{"role": role, "content": answer if role == "assistant" else f"Hm, {role}?"} for role in roles]
+                [
+                    {"role": role, "content": answer if role == "assistant" else f"Hm, {role}?"}
+                    for role in roles
+                ]
                 for answer in PROBE_ANSWERS
             ]
             try:
@@ -242,24 +316,34 @@ class ChatTokenizer:
         return end
 
     def _check_learnt(self, found: LaidOut, encoded: Encoded) -> None:
-        """Raises DataError: by what the tokenizer decodes, something else than the answer and its end would be learnt."""
+        """Raises DataError: by what the tokenizer decodes, something else than the answer and its
+        end would be learnt."""
         layout = found.layout
         end = _joined(found.parts(layout.end))[: layout.end_length]
         expected = _without_space(_joined(found.parts(layout.answer)) + end)
         if expected not in _without_space(self.decode(encoded.ids, marks=True)):
-            return  # the tokenizer changes texts (to lower case, for one); their places are known from the layout
+            # the tokenizer changes texts (to lower case, for one); their places are known from the
+            # layout
+            return
         [(first, last)] = encoded.learnt
         learnt = _without_space(self.decode(encoded.ids[first:last], marks=True))
         before = learnt.removesuffix(expected)
         spanning = _without_space(self.decode(encoded.ids[first : first + 1], marks=True))
         if before == learnt or len(before) >= max(len(spanning), 1):
-            raise DataError(f"of {shown(expected)} only {shown(learnt)} would be learnt: the tokenizer's offsets are wrong")
+            raise DataError(
+                f"of {shown(expected)} only {shown(learnt)} would be learnt: the tokenizer's"
+                " offsets are wrong"
+            )
 
     def _note_layout(self, found: LaidOut) -> None:
         layout = found.layout
         if layout.end_added:
-            self.notes.append(f"The chat template does not end an answer: {self._tokenizer.eos_token} is added.")
-        before, asked = (_joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked))
+            self.notes.append(
+                f"The chat template does not end an answer: {self._tokenizer.eos_token} is added."
+            )
+        before, asked = (
+            _joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked)
+        )
         if before.startswith(asked) and not before[len(asked) :].strip():
             return
         finished, asks = last_words(layout.before_answer), last_words(layout.asked)
@@ -269,13 +353,15 @@ class ChatTokenizer:
         if self._prompt_style == GENERATION:
             style, other, used = GENERATION, CONVERSATION, asks
         self.notes.append(
-            f"The chat template writes {shown(finished)} before an answer in a conversation, but {shown(asks)} when it asks for "
-            f"one, as servers do. Here answers are learnt and measured after {shown(used)} (prompt_style: {style}); "
-            f"prompt_style: {other} chooses the other."
+            f"The chat template writes {shown(finished)} before an answer in a conversation, but"
+            f" {shown(asks)} when it asks for one, as servers do. Here answers are learnt and"
+            f" measured after {shown(used)} (prompt_style: {style}); prompt_style: {other} chooses"
+            " the other."
         )
 
     def _find_stop_ids(self, folder: Path, end: int) -> tuple[int, ...]:
-        """The end token, those of generation_config.json, and the token with which the template ends an answer."""
+        """The end token, those of generation_config.json, and the token with which the template
+        ends an answer."""
         found = {end}
         if self._tokenizer.eos_token_id is not None:
             found.add(self._tokenizer.eos_token_id)
@@ -286,15 +372,24 @@ class ChatTokenizer:
 
 
 def _load(folder: Path) -> Any:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - two seconds that the built-in presets need not spend
+    from transformers import (
+        AutoTokenizer,
+    )  # noqa: PLC0415 - two seconds that the built-in presets need not spend
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the library raises OSError, ValueError, KeyError, … for the many ways a folder can be wrong
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"no usable tokenizer in {folder}: {first}; put the model's tokenizer files there") from error
+        raise ModelError(
+            f"no usable tokenizer in {folder}: {first}; put the model's tokenizer files there"
+        ) from error
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"the tokenizer in {folder} has no fast form (tokenizer.json); convert it with transformers first")
+        raise ModelError(
+            f"the tokenizer in {folder} has no fast form (tokenizer.json); convert it with"
+            " transformers first"
+        )
     return tokenizer
 
 
@@ -337,5 +432,6 @@ def _control_starts(parts: list[Part], control: ControlTokens) -> tuple[int, ...
 
 
 def load_tokenizer(folder: Path | None, *, prompt_style: str = CONVERSATION) -> Tokenizer:
-    """The tokenizer in ``folder``; None means bytes, before whose answers the same stands always."""
+    """The tokenizer in ``folder``; None means bytes, before whose answers the same stands
+    always."""
     return ByteTokenizer() if folder is None else ChatTokenizer(folder, prompt_style=prompt_style)

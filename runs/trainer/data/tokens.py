@@ -1,8 +1,9 @@
 """The tokenised dataset: memory-mapped files, made once and found again by what they depend on.
 
-``pieces.bin`` holds one record a trainable sequence (``PIECE``), ``tokens.bin`` all their ids one after another, ``learnt.bin``
-whether each of them is learnt, ``answers.bin`` the byte offsets of held-out lines with a final answer, ``meta.json`` the counts.
-A million examples cost some twenty megabytes of records, mapped, not read.
+``pieces.bin`` holds one record a trainable sequence (``PIECE``), ``tokens.bin`` all their ids one
+after another, ``learnt.bin`` whether each of them is learnt, ``answers.bin`` the byte offsets of
+held-out lines with a final answer, ``meta.json`` the counts. A million examples cost some twenty
+megabytes of records, mapped, not read.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from runs.trainer.data.tokenizer import Encoded, Tokenizer
 from runs.trainer.errors import DataError, ModelError
 
 LAYOUT = "3"  # part of the key: another layout is another cache
-# Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or so many characters.
+# Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or
+# so many characters.
 CHUNK_EXAMPLES, CHUNK_CHARACTERS = 1024, 2**21
 
-# start: index into tokens.bin and learnt.bin; length: tokens; offset: byte offset of the example's line in dataset.jsonl.
+# start: index into tokens.bin and learnt.bin; length: tokens; offset: byte offset of the example's
+# line in dataset.jsonl.
 PIECE = np.dtype([("start", "<i8"), ("offset", "<i8"), ("length", "<i4"), ("held_out", "?")])
 
 
 @dataclass(frozen=True)
 class TokenisedData:
-    """``pieces`` [n] of PIECE, ``tokens`` [sum of lengths] int32 and ``learnt`` bool, ``answers`` [k] int64; ``counts`` for the
-    reports."""
+    """``pieces`` [n] of PIECE, ``tokens`` [sum of lengths] int32 and ``learnt`` bool, ``answers``
+    [k] int64; ``counts`` for the reports."""
 
     pieces: np.ndarray
     tokens: np.ndarray
@@ -89,7 +92,12 @@ def _key(dataset: Path, tokenizer: str, max_length: int, too_long: str) -> str:
 
 
 def _build(
-    dataset: Path, folder: Path, tokenizer: Tokenizer, max_length: int, too_long: str, check_stop: Callable[[], None]
+    dataset: Path,
+    folder: Path,
+    tokenizer: Tokenizer,
+    max_length: int,
+    too_long: str,
+    check_stop: Callable[[], None],
 ) -> None:
     """Write the files under a temporary name, then rename: a folder that is there is whole."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -106,12 +114,16 @@ def _build(
             for chunk in _chunks(read_examples(dataset)):
                 check_stop()
                 encoded = _encode(tokenizer, chunk)
-                _write_chunk(chunk, encoded, counts, max_length, too_long, (tokens, learnt, pieces, answers))
+                _write_chunk(
+                    chunk, encoded, counts, max_length, too_long, (tokens, learnt, pieces, answers)
+                )
         (temporary / "meta.json").write_text(json.dumps(counts.as_dict()))
         try:
             os.rename(temporary, folder)
         except OSError:
-            if not (folder / "meta.json").is_file():  # else another run was faster, with the same content
+            if not (
+                folder / "meta.json"
+            ).is_file():  # else another run was faster, with the same content
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -188,7 +200,15 @@ def _write_chunk(
             answers.write(np.int64(example.offset).tobytes())
         cut = list(_cut(ids, mask, max_length, too_long))
         if len(ids) > max_length:
-            count["dropped" if not cut and too_long == "drop" else "split" if too_long == "split" else "truncated"] += 1
+            count[
+                (
+                    "dropped"
+                    if not cut and too_long == "drop"
+                    else "split"
+                    if too_long == "split"
+                    else "truncated"
+                )
+            ] += 1
         if not cut and not (len(ids) > max_length and too_long == "drop"):
             count["no_answer"] += 1
         for piece, piece_mask in cut:
@@ -210,15 +230,20 @@ def _arrays(row: Encoded) -> tuple[np.ndarray, np.ndarray]:
     mask = np.zeros(len(row.ids), dtype=bool)
     for start, end in row.learnt:
         mask[start:end] = True
-    mask[:1] = False  # the first token of a row has nothing before it from which it could be foretold
+    mask[:1] = (
+        False  # the first token of a row has nothing before it from which it could be foretold
+    )
     return np.asarray(row.ids, dtype="<i4"), mask
 
 
-def _cut(ids: np.ndarray, mask: np.ndarray, max_length: int, too_long: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _cut(
+    ids: np.ndarray, mask: np.ndarray, max_length: int, too_long: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The sequences that an example becomes, each with which of its tokens are learnt.
 
-    A sequence without a learnt token is left out. ``split`` makes windows of ``max_length``; each but the first begins with a
-    quarter of a window that the one before has learnt already, as context, so that every answer token is learnt exactly once.
+    A sequence without a learnt token is left out. ``split`` makes windows of ``max_length``; each
+    but the first begins with a quarter of a window that the one before has learnt already, as
+    context, so that every answer token is learnt exactly once.
     """
     if len(ids) <= max_length or too_long == "truncate":
         if mask[:max_length].any():
@@ -268,12 +293,15 @@ def _check_not_empty(counts: dict[str, Any], max_length: int, too_long: str) -> 
     if train["pieces"]:
         return
     if not train["examples"]:
-        raise DataError("the dataset has no training part: every example is held out; change the share held out")
+        raise DataError(
+            "the dataset has no training part: every example is held out; change the share held out"
+        )
     if train["dropped"] == train["examples"]:
         raise DataError(
-            f"every example is longer than max_seq_length {max_length}; raise it, or set too_long to truncate or split"
+            f"every example is longer than max_seq_length {max_length}; raise it, or set too_long"
+            " to truncate or split"
         )
     raise DataError(
-        f"nothing is left to learn: within max_seq_length {max_length} (too_long: {too_long}) no example has a token of its "
-        "answer; raise max_seq_length"
+        f"nothing is left to learn: within max_seq_length {max_length} (too_long: {too_long}) no"
+        " example has a token of its answer; raise max_seq_length"
     )

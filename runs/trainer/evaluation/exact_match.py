@@ -1,6 +1,7 @@
 """Greedy exact match: held-out problems solved by google-tunix's sampler, in batches.
 
-Solved: the last non-empty line of the output equals the last non-empty line of ``final_answer``, both stripped.
+Solved: the last non-empty line of the output equals the last non-empty line of ``final_answer``,
+both stripped.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ SAMPLES = 5  # outputs that go into result.json
 class _Ids:
     """google-tunix's sampler takes strings; ours are lists of ids already.
 
-    Padding is -1, an id no prompt has: many tokenizers pad with the token that also ends a turn, which the sampler would then
-    hide from attention wherever it occurs in a prompt.
+    Padding is -1, an id no prompt has: many tokenizers pad with the token that also ends a turn,
+    which the sampler would then hide from attention wherever it occurs in a prompt.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -50,7 +51,8 @@ class _Ids:
 
 
 class _Sampler(Sampler):
-    """Keeps its compiled functions between evaluations, but not the weights, which change and are large."""
+    """Keeps its compiled functions between evaluations, but not the weights, which change and are
+    large."""
 
     def take(self, module: nnx.Module) -> None:
         self._transformer_state = nnx.variables(module)
@@ -63,7 +65,8 @@ class _Sampler(Sampler):
 
 
 class ExactMatch:
-    """The first ``count`` held-out problems with a final answer, ready to be solved again and again."""
+    """The first ``count`` held-out problems with a final answer, ready to be solved again and
+    again."""
 
     def __init__(
         self,
@@ -76,10 +79,13 @@ class ExactMatch:
         max_prompt: int,
         max_tokens: int,
     ):
-        """``offsets``: byte offsets of the candidates' lines. Prompts of more than ``max_prompt`` tokens count as not solved."""
+        """``offsets``: byte offsets of the candidates' lines. Prompts of more than ``max_prompt``
+        tokens count as not solved."""
         self._tokenizer = tokenizer
         self._examples = examples_at(dataset, [int(offset) for offset in offsets[:count]])
-        self._prompts = [tokenizer.encode_prompt(example.messages[:-1]) for example in self._examples]
+        self._prompts = [
+            tokenizer.encode_prompt(example.messages[:-1]) for example in self._examples
+        ]
         self._fits = [i for i, prompt in enumerate(self._prompts) if len(prompt) <= max_prompt]
         longest = max((len(self._prompts[i]) for i in self._fits), default=1)
         # One prompt length, one batch size: one compilation.
@@ -91,7 +97,14 @@ class ExactMatch:
             num_kv_heads=model_config.num_kv_heads,
             head_dim=model_config.head_dim,
         )
-        per_row = 2 * 4 * self._config.cache_size * self._config.num_layers * self._config.num_kv_heads * self._config.head_dim
+        per_row = (
+            2
+            * 4
+            * self._config.cache_size
+            * self._config.num_layers
+            * self._config.num_kv_heads
+            * self._config.head_dim
+        )
         self._rows = int(max(1, min(MOST_ROWS, CACHE_BYTES // per_row, len(self._fits) or 1)))
         self._sampler: _Sampler | None = None
 
@@ -111,7 +124,9 @@ class ExactMatch:
                 check_stop()
                 rows = order[start : start + self._rows]
                 filled = (rows * self._rows)[: self._rows]
-                for i, text in zip(rows, self._generate([self._prompts[i] for i in filled]), strict=False):
+                for i, text in zip(
+                    rows, self._generate([self._prompts[i] for i in filled]), strict=False
+                ):
                     outputs[i] = text
         finally:
             self._sampler.release()
@@ -134,7 +149,8 @@ class ExactMatch:
     def _generate(self, prompts: list[list[int]]) -> list[str]:
         assert self._sampler is not None
         with warnings.catch_warnings():
-            # Without logits buffers some donated arrays find no use; harmless, but said at every compilation.
+            # Without logits buffers some donated arrays find no use; harmless, but said at every
+            # compilation.
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
             output = self._sampler(
                 [tuple(prompt) for prompt in prompts],  # type: ignore[misc]

@@ -1,1 +1,2 @@
-"""The training loop, shared by all objectives: steps, optimizer, checkpoints, stop requests, devices."""
+"""The training loop, shared by all objectives: steps, optimizer, checkpoints, stop requests,
+devices."""

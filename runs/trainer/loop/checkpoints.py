@@ -1,8 +1,10 @@
-"""Checkpoints: what a training needs to go on, written asynchronously and atomically by google-tunix's manager (orbax).
+"""Checkpoints: what a training needs to go on, written asynchronously and atomically by
+google-tunix's manager (orbax).
 
-``checkpoints/<step>/`` appears whole or not at all (written under a temporary name, then renamed). ``checkpoints/identity.json``
-says to which training they belong; checkpoints of another model or another order of the data are refused by name. Which ones
-are complete is decided in ``runs.runfolder.checkpoints``, for the server as well.
+``checkpoints/<step>/`` appears whole or not at all (written under a temporary name, then renamed).
+``checkpoints/identity.json`` says to which training they belong; checkpoints of another model or
+another order of the data are refused by name. Which ones are complete is decided in
+``runs.runfolder.checkpoints``, for the server as well.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from runs.trainer.reporting.metrics import say, write_json
 
 
 class Retention:
-    """orbax's preservation policy: the newest N, and besides the M with the lowest held-out loss."""
+    """orbax's preservation policy: the newest N, and besides the M with the lowest held-out
+    loss."""
 
     def __init__(self, *, last: int, best: int):
         self._last, self._best = last, best
@@ -37,7 +40,9 @@ class Retention:
 
     def best(self, steps: Sequence[int]) -> list[int]:
         """Steps with the lowest held-out loss, lowest first; at equal losses the earlier."""
-        measured = sorted((self.eval_losses[step], step) for step in steps if step in self.eval_losses)
+        measured = sorted(
+            (self.eval_losses[step], step) for step in steps if step in self.eval_losses
+        )
         return [step for _, step in measured[: self._best]]
 
     def is_among_best(self, loss: float, steps: Sequence[int]) -> bool:
@@ -48,11 +53,21 @@ class Retention:
 class Checkpoints(checkpoint_manager.CheckpointManager):
     """The checkpoints of one run folder.
 
-    ``identity`` describes the training; every value of it must be equal for a checkpoint to be used.
+    ``identity`` describes the training; every value of it must be equal for a checkpoint to be
+    used.
     """
 
-    def __init__(self, folder: Path, *, identity: dict[str, Any], keep_last: int, keep_best: int, read_only: bool = False):
-        """Raises StorageError: the folder cannot be used, or holds checkpoints of another training."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        identity: dict[str, Any],
+        keep_last: int,
+        keep_best: int,
+        read_only: bool = False,
+    ):
+        """Raises StorageError: the folder cannot be used, or holds checkpoints of another
+        training."""
         self.folder = folder.absolute()
         self.retention = Retention(last=keep_last, best=keep_best)
         self._unreadable: set[int] = set()
@@ -60,7 +75,9 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         check_identity(self.folder, identity)
         _quiet()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self.retention, cleanup_tmp_directories=not read_only, read_only=read_only
+            preservation_policy=self.retention,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         )
         try:
             if not read_only:
@@ -71,7 +88,9 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             if not read_only and not self.steps():
                 write_json(self.folder / IDENTITY, identity)
         except OSError as error:
-            raise StorageError(f"cannot write checkpoints to {folder}: {error.strerror or error}") from error
+            raise StorageError(
+                f"cannot write checkpoints to {folder}: {error.strerror or error}"
+            ) from error
         self._read_eval_losses()
 
     @property
@@ -93,7 +112,8 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         state: dict[str, Any],
         eval_loss: float | None,
     ) -> None:
-        """Save in the background; returns when the weights may change again. ``state`` comes back from ``restore``.
+        """Save in the background; returns when the weights may change again. ``state`` comes back
+        from ``restore``.
 
         Raises:
             StorageError: this checkpoint, or the one before it, could not be written.
@@ -108,7 +128,14 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         metadata = {**state, "eval_loss": eval_loss, "saved_at": time.time()}
         self._writing = step
         try:
-            self.save(step, model, optimizer, save_only_lora_params=lora, force=True, custom_metadata=metadata)
+            self.save(
+                step,
+                model,
+                optimizer,
+                save_only_lora_params=lora,
+                force=True,
+                custom_metadata=metadata,
+            )
         except Exception as error:
             raise self._cannot_write(error) from error
 
@@ -121,10 +148,14 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             raise self._cannot_write(error) from error
         self._writing = None
 
-    def restore(self, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool) -> tuple[int, dict[str, Any]] | None:
-        """Restore the newest complete checkpoint into ``model`` and ``optimizer``: its step and ``state``; None: there is none.
+    def restore(
+        self, model: nnx.Module, optimizer: nnx.Optimizer, *, lora: bool
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Restore the newest complete checkpoint into ``model`` and ``optimizer``: its step and
+        ``state``; None: there is none.
 
-        One that cannot be read (a damaged disk) is passed over with a sentence, for the one before it.
+        One that cannot be read (a damaged disk) is passed over with a sentence, for the one before
+        it.
 
         Raises:
             StorageError: there are checkpoints, and none can be read.
@@ -132,25 +163,32 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         failure: Exception | None = None
         for step in reversed(complete_steps(self.folder)):
             try:
-                found, state = self.maybe_restore(model, optimizer, step=step, restore_only_lora_params=lora)
+                found, state = self.maybe_restore(
+                    model, optimizer, step=step, restore_only_lora_params=lora
+                )
                 return found, dict(state)
             except Exception as error:  # tensorstore and orbax raise what they like
                 if (known := explain(error)) is not None and not isinstance(known, StorageError):
                     raise
                 failure = error
                 self._unreadable.add(step)
-                say(f"The checkpoint of step {step} cannot be read and is passed over: {_short(error)}")
+                say(
+                    f"The checkpoint of step {step} cannot be read and is passed over:"
+                    f" {_short(error)}"
+                )
         if failure is None:
             return None
         raise StorageError(
-            f"no checkpoint in {self.folder} can be read ({_short(failure)}); move the folder away to start anew"
+            f"no checkpoint in {self.folder} can be read ({_short(failure)}); move the folder away"
+            " to start anew"
         ) from failure
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close, and wait for what is still being written. An error that is on its way already goes first."""
+        """Close, and wait for what is still being written. An error that is on its way already goes
+        first."""
         try:
             self.close()
         except Exception as error:
@@ -158,7 +196,8 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
                 raise self._cannot_write(error) from error
 
     def _remove_incomplete(self) -> None:
-        """Make room for what a damaged disk or a person has left of a checkpoint: its step is to be saved again."""
+        """Make room for what a damaged disk or a person has left of a checkpoint: its step is to be
+        saved again."""
         for step in set(self.steps()) - set(complete_steps(self.folder)):
             self.manager.delete(step)
 
@@ -173,24 +212,28 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
 
     def _cannot_write(self, error: Exception) -> TrainerError:
         known = explain(error)
-        what = "a checkpoint" if self._writing is None else f"the checkpoint of step {self._writing}"
+        what = (
+            "a checkpoint" if self._writing is None else f"the checkpoint of step {self._writing}"
+        )
         reason = _short(error) if known is None else str(known)
         return StorageError(f"{what} could not be written to {self.folder}: {reason}")
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Refuse a folder whose checkpoints are of another training. Raises StorageError, naming the first difference."""
+    """Refuse a folder whose checkpoints are of another training. Raises StorageError, naming the
+    first difference."""
     if not complete_steps(folder):
         return
     found = read_identity(folder)
     if found is None:
         raise StorageError(
-            f"{folder} holds checkpoints without a readable {IDENTITY}: this program did not write them; choose another folder"
+            f"{folder} holds checkpoints without a readable {IDENTITY}: this program did not write"
+            " them; choose another folder"
         )
     if name := first_difference(found, identity):
         raise StorageError(
-            f"the checkpoints in {folder} are of another training: {name} is {found.get(name)!r} there and {identity[name]!r} "
-            "here; correct the manifest, or choose another folder"
+            f"the checkpoints in {folder} are of another training: {name} is {found.get(name)!r}"
+            f" there and {identity[name]!r} here; correct the manifest, or choose another folder"
         )
 
 
@@ -201,8 +244,9 @@ def _short(error: BaseException) -> str:
 def _quiet() -> None:
     """Keep orbax's own words off stderr; its failures reach us as exceptions as well.
 
-    It reports every file at INFO, retried ones at WARNING and failures at ERROR, each several times with its traceback. After a
-    failure it closes the event loop of a write, and tensorstore's threads cannot report the other parts to that loop any more.
+    It reports every file at INFO, retried ones at WARNING and failures at ERROR, each several times
+    with its traceback. After a failure it closes the event loop of a write, and tensorstore's
+    threads cannot report the other parts to that loop any more.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

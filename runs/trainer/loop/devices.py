@@ -13,16 +13,22 @@ import numpy as np
 
 from runs.trainer.errors import ManifestProblem, RuntimeMissing
 
-AXES = ("data", "fsdp", "tp")  # whole weights · weights spread · tensor parallel, which google-tunix's models name, always 1
+AXES = (
+    "data",
+    "fsdp",
+    "tp",
+)  # whole weights · weights spread · tensor parallel, which google-tunix's models name, always 1
 BATCH_AXES = ("data", "fsdp")  # rows are spread over both
 
 
 def start_devices() -> None:
-    """Join the other processes, if the environment names a coordinator, and set the compilation cache.
+    """Join the other processes, if the environment names a coordinator, and set the compilation
+    cache.
 
-    ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are those of ``jax.distributed``; on clusters that
-    JAX knows (Slurm, MPI, Cloud TPU) the first suffices. ``JAX_COMPILATION_CACHE_DIR`` is read by JAX itself; small
-    programs are cached too, since a training has many.
+    ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID`` are those of
+    ``jax.distributed``; on clusters that JAX knows (Slurm, MPI, Cloud TPU) the first suffices.
+    ``JAX_COMPILATION_CACHE_DIR`` is read by JAX itself; small programs are cached too, since a
+    training has many.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -30,31 +36,39 @@ def start_devices() -> None:
     try:
         if os.environ.get("JAX_COORDINATOR_ADDRESS"):
             count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-            jax.distributed.initialize(num_processes=int(count) if count else None, process_id=int(index) if index else None)
+            jax.distributed.initialize(
+                num_processes=int(count) if count else None,
+                process_id=int(index) if index else None,
+            )
         jax.devices()
     except (RuntimeError, ValueError) as error:
         raise RuntimeMissing(f"JAX cannot use its devices: {error}") from error
 
 
 def make_mesh(*, data_parallel: int | None, fsdp_parallel: int | None) -> jax.sharding.Mesh:
-    """Mesh ``data × fsdp × tp`` over all devices. ``jax.make_mesh`` would make explicit axes, on which google-tunix fails.
+    """Mesh ``data × fsdp × tp`` over all devices. ``jax.make_mesh`` would make explicit axes, on
+    which google-tunix fails.
 
     Raises:
         ManifestProblem: the product is not the number of devices.
     """
     devices = np.array(jax.devices())
-    data = data_parallel or (len(devices) // fsdp_parallel if fsdp_parallel and len(devices) % fsdp_parallel == 0 else 1)
+    data = data_parallel or (
+        len(devices) // fsdp_parallel if fsdp_parallel and len(devices) % fsdp_parallel == 0 else 1
+    )
     fsdp = fsdp_parallel or len(devices) // data
     if data * fsdp != len(devices):
         raise ManifestProblem(
-            f"data_parallel {data} × fsdp_parallel {fsdp} is not the number of devices, {len(devices)}; "
-            "leave one of them null, or set both so that their product is the number of devices"
+            f"data_parallel {data} × fsdp_parallel {fsdp} is not the number of devices,"
+            f" {len(devices)}; leave one of them null, or set both so that their product is the"
+            " number of devices"
         )
     return jax.sharding.Mesh(devices.reshape(data, fsdp, 1), AXES)
 
 
 def choose_dtype(name: str) -> Any:
-    """``auto`` is bfloat16 on TPUs and on GPUs that compute in it (capability 8.0 and up), else float32."""
+    """``auto`` is bfloat16 on TPUs and on GPUs that compute in it (capability 8.0 and up), else
+    float32."""
     if name != "auto":
         return jnp.dtype(name)
     device = jax.devices()[0]
@@ -74,15 +88,17 @@ def memory_in_use() -> int:
 
 
 def give_memory_back() -> None:
-    """Return to the system what steps have freed. The C library (glibc; others have no such call) keeps it, in pieces too small
-    for the next step's arrays: on CPUs the process grew by a third within its first fifty steps."""
+    """Return to the system what steps have freed. The C library (glibc; others have no such call)
+    keeps it, in pieces too small for the next step's arrays: on CPUs the process grew by a third
+    within its first fifty steps."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None and jax.default_backend() == "cpu":
         trim(0)
 
 
 def memory_there() -> int:
-    """Bytes that a training may use: memory of one accelerator, or what this machine (or its container) has free."""
+    """Bytes that a training may use: memory of one accelerator, or what this machine (or its
+    container) has free."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
@@ -90,7 +106,8 @@ def memory_there() -> int:
 
 
 def machine_memory() -> int:
-    """Available bytes of this machine, or of its container where that has less (control groups 2 and 1)."""
+    """Available bytes of this machine, or of its container where that has less (control groups 2
+    and 1)."""
     available = 0
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
@@ -98,7 +115,10 @@ def machine_memory() -> int:
                 available = int(line.split()[1]) * 1024
     for limit, usage in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
     ):
         try:
             with open(limit, encoding="ascii") as top, open(usage, encoding="ascii") as now:

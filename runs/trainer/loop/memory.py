@@ -8,11 +8,15 @@ from runs.spec.architectures import Architecture
 
 _LOSS_CHUNK = 2**24  # logits of one chunk of the loss (loss.CHUNK_LOGITS)
 
-# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by layers; how much more a step
-# takes than its arrays, because freed pieces are too small for the next one.
+# Measured on CPUs (docs/training.md): interpreter and libraries; what compiling takes and keeps, by
+# layers; how much more a step takes than its arrays, because freed pieces are too small for the
+# next one.
 _INTERPRETER = 450 * 2**20
 _COMPILER, _COMPILER_BY_LAYER = 300 * 2**20, 22 * 2**20
-_COMPILER_LORA, _COMPILER_LORA_BY_LAYER = 220 * 2**20, 6 * 2**20  # its optimizer works on all layers at once
+_COMPILER_LORA, _COMPILER_LORA_BY_LAYER = (
+    220 * 2**20,
+    6 * 2**20,
+)  # its optimizer works on all layers at once
 _SPARE = 0.2
 _ACCELERATOR = 1000 * 2**20  # the program's share of an accelerator's memory; not measured
 
@@ -30,58 +34,89 @@ def memory_estimate(
     replicas: int = 1,
     on_cpu: bool = True,
 ) -> dict[str, int]:
-    """Bytes on each device, by what they are for: the most there is at once, in a step and while its program is compiled.
+    """Bytes on each device, by what they are for: the most there is at once, in a step and while
+    its program is compiled.
 
-    ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices; ``rows`` of ``length`` tokens
-    in a micro-batch, spread over ``shards × replicas`` devices. docs/training.md has the figures that it was held against.
+    ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices;
+    ``rows`` of ``length`` tokens in a micro-batch, spread over ``shards × replicas`` devices.
+    docs/training.md has the figures that it was held against.
     """
     lora = training["lora_rank"] is not None
     width = 4 if lora else itemsize  # LoRA matrices are float32
     a = architecture
     frozen = total - trainable if lora else 0
-    outside = a.vocab * a.hidden * (1 if a.tied else 2)  # embeddings and head, which are no part of a layer
+    outside = (
+        a.vocab * a.hidden * (1 if a.tied else 2)
+    )  # embeddings and head, which are no part of a layer
     weights = frozen * itemsize + trainable * width
-    # A loop over the layers has their weights side by side, beside the layers' own (modeling/decoder.py).
+    # A loop over the layers has their weights side by side, beside the layers' own
+    # (modeling/decoder.py).
     looped = (total - trainable * lora - outside) * itemsize + trainable * 4 * lora
     gradients = trainable * width
     of_layers = gradients if lora else gradients - outside * width
 
     local_rows = -(-rows // (shards * replicas))
     tokens = local_rows * length
-    kept = a.layers * tokens * itemsize * (a.hidden if training["gradient_checkpointing"] else _kept(a))
-    # Scores of one block of queries (modeling/attention.py), forward and backward, in float32; once more before a soft cap.
+    kept = (
+        a.layers
+        * tokens
+        * itemsize
+        * (a.hidden if training["gradient_checkpointing"] else _kept(a))
+    )
+    # Scores of one block of queries (modeling/attention.py), forward and backward, in float32; once
+    # more before a soft cap.
     block = max(128, -(-length // 1024) * 128)
-    scores = (3 if a.attention_softcap is None else 4) * 4 * local_rows * a.heads * min(block, length) * length
-    at_work = scores + tokens * itemsize * (_of_a_layer(a) + (_kept(a) if training["gradient_checkpointing"] else 0))
+    scores = (
+        (3 if a.attention_softcap is None else 4)
+        * 4
+        * local_rows
+        * a.heads
+        * min(block, length)
+        * length
+    )
+    at_work = scores + tokens * itemsize * (
+        _of_a_layer(a) + (_kept(a) if training["gradient_checkpointing"] else 0)
+    )
     # Logits, their softmax and their gradient.
     loss = (3 if a.final_softcap is None else 4) * 4 * min(_LOSS_CHUNK, tokens * a.vocab)
     parts = {
         # A step gives all weights anew, the frozen ones as well.
         "weights": (2 * weights + looped) // shards,
-        "gradients": (2 if training["gradient_accumulation_steps"] > 1 else 1) * gradients // shards,
-        "optimizer": trainable * (8 + (4 if width < 4 else 0)) // shards,  # two moments, and a float32 copy of narrower weights
+        "gradients": (2 if training["gradient_accumulation_steps"] > 1 else 1)
+        * gradients
+        // shards,
+        "optimizer": trainable
+        * (8 + (4 if width < 4 else 0))
+        // shards,  # two moments, and a float32 copy of narrower weights
         "activations": kept + at_work,
         # It comes before the layers' backward pass, whose place it has.
         "loss": max(0, loss - at_work - of_layers // shards),
     }
     if on_cpu:
-        start, each = (_COMPILER_LORA, _COMPILER_LORA_BY_LAYER) if lora else (_COMPILER, _COMPILER_BY_LAYER)
+        start, each = (
+            (_COMPILER_LORA, _COMPILER_LORA_BY_LAYER) if lora else (_COMPILER, _COMPILER_BY_LAYER)
+        )
         parts["program"] = _INTERPRETER + start + each * a.layers
-        parts["spare"] = int(_SPARE * sum(size for name, size in parts.items() if name != "program"))
+        parts["spare"] = int(
+            _SPARE * sum(size for name, size in parts.items() if name != "program")
+        )
     else:
         parts["program"] = _ACCELERATOR
     return {**parts, "total": sum(parts.values())}
 
 
 def _kept(a: Architecture) -> int:
-    """Numbers that each layer keeps for the backward pass, a token (modeling/decoder.py): its input and the outputs of its
-    projections and its attention.
+    """Numbers that each layer keeps for the backward pass, a token (modeling/decoder.py): its input
+    and the outputs of its projections and its attention.
     """
-    return 2 * a.hidden + 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim + 2 * a.intermediate
+    return (
+        2 * a.hidden + 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim + 2 * a.intermediate
+    )
 
 
 def _of_a_layer(a: Architecture) -> int:
-    """Numbers that the layer at work has, a token: inputs of its norms, projections, attention and activation."""
+    """Numbers that the layer at work has, a token: inputs of its norms, projections, attention and
+    activation."""
     attention = 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim
     norms = 4 if a.is_gemma else 2
     return (norms + 4) * a.hidden + 2 * attention + 4 * a.intermediate

@@ -1,16 +1,20 @@
-"""google-tunix's trainer with the parts replaced that are not right, or not fast, for supervised fine-tuning.
+"""google-tunix's trainer with the parts replaced that are not right, or not fast, for supervised
+fine-tuning.
 
-Used as it is: the training loop, the optimizer on ``nnx`` modules (LoRA weights only, where there are any), the compiled and
-cached step with a donated optimizer state, placing batches on the mesh, holding the number of steps in flight.
+Used as it is: the training loop, the optimizer on ``nnx`` modules (LoRA weights only, where there
+are any), the compiled and cached step with a donated optimizer state, placing batches on the mesh,
+holding the number of steps in flight.
 
 Replaced, each for a reason:
 
-* **gradient accumulation** is inside the compiled step. Upstream wraps the optimizer in ``optax.MultiSteps``, which gives every
-  micro-batch the same weight; batches with few answer tokens then count too much. Here losses and gradients are summed
-  and divided once by the number of learnt tokens, which equals one big batch.
+* **gradient accumulation** is inside the compiled step. Upstream wraps the optimizer in
+  ``optax.MultiSteps``, which gives every micro-batch the same weight; batches with few answer
+  tokens then count too much. Here losses and gradients are summed and divided once by the number of
+  learnt tokens, which equals one big batch.
 * **the held-out loss** is weighted by tokens. Upstream takes the mean of batch means.
-* **step boundaries** belong to ``DataHooks``: evaluation, checkpoints and stop requests happen between steps
-  (``loop.py``). Upstream skips batches one by one on resume and saves by its own clock.
+* **step boundaries** belong to ``DataHooks``: evaluation, checkpoints and stop requests happen
+  between steps (``loop.py``). Upstream skips batches one by one on resume and saves by its own
+  clock.
 * **metrics** go to ``metrics.jsonl``. Upstream keeps every value in a list for the whole training.
 """
 
@@ -37,10 +41,11 @@ _BATCH_SPEC = (None, BATCH_AXES)  # of arrays [A, B, L]
 
 
 class SftTrainer(peft_trainer.PeftTrainer):
-    """Trains on ``Batch`` (arrays ``[A, B, L]``); each step ends with a call of ``on_step`` with its outcome.
+    """Trains on ``Batch`` (arrays ``[A, B, L]``); each step ends with a call of ``on_step`` with
+    its outcome.
 
-    The outcome is a dictionary of device scalars: ``loss`` (mean over learnt tokens), ``answer_tokens``, ``grad_norm`` (before
-    clipping). Reading one waits for the step.
+    The outcome is a dictionary of device scalars: ``loss`` (mean over learnt tokens),
+    ``answer_tokens``, ``grad_norm`` (before clipping). Reading one waits for the step.
     """
 
     def __init__(
@@ -73,13 +78,20 @@ class SftTrainer(peft_trainer.PeftTrainer):
     def _prepare_inputs(self, input_data: Batch) -> Batch:
         """Place a batch on the mesh, rows over its batch axes. Each process brings its own rows.
 
-        Upstream's placement looks whether the rows *of one process* divide evenly over *all* devices, and takes the rows of
-        different processes for copies of each other when they do not. It leaves alone what is placed already.
+        Upstream's placement looks whether the rows *of one process* divide evenly over *all*
+        devices, and takes the rows of different processes for copies of each other when they do
+        not. It leaves alone what is placed already.
         """
-        sharding = NamedSharding(pxla.thread_resources.env.physical_mesh, PartitionSpec(*_BATCH_SPEC))
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), input_data)
+        sharding = NamedSharding(
+            pxla.thread_resources.env.physical_mesh, PartitionSpec(*_BATCH_SPEC)
+        )
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, x), input_data
+        )
 
-    def _train_step(self, model: nnx.Module, optimizer: nnx.Optimizer, inputs: Batch) -> tuple[jax.Array, Any, jax.Array]:
+    def _train_step(
+        self, model: nnx.Module, optimizer: nnx.Optimizer, inputs: Batch
+    ) -> tuple[jax.Array, Any, jax.Array]:
         graph, *states = nnx.split(model, self.trained, ...)
         trained, rest = states
 
@@ -93,7 +105,9 @@ class SftTrainer(peft_trainer.PeftTrainer):
             return total / count, count
 
         if inputs.tokens.shape[0] == 1:
-            (loss, count), gradients = jax.value_and_grad(mean, has_aux=True)(trained, jax.tree.map(lambda x: x[0], inputs))
+            (loss, count), gradients = jax.value_and_grad(mean, has_aux=True)(
+                trained, jax.tree.map(lambda x: x[0], inputs)
+            )
         else:
             gradient = jax.value_and_grad(sums, has_aux=True)
 
@@ -102,7 +116,9 @@ class SftTrainer(peft_trainer.PeftTrainer):
                 return jax.tree.map(jnp.add, carry, (total, count, gradients)), None
 
             zero = jax.tree.map(jnp.zeros_like, trained)
-            (total, count, gradients), _ = jax.lax.scan(add, (jnp.float32(0), jnp.float32(0), zero), inputs)
+            (total, count, gradients), _ = jax.lax.scan(
+                add, (jnp.float32(0), jnp.float32(0), zero), inputs
+            )
             count = jnp.maximum(count, 1.0)
             loss = total / count
             gradients = jax.tree.map(lambda g: g / count.astype(g.dtype), gradients)
@@ -111,7 +127,9 @@ class SftTrainer(peft_trainer.PeftTrainer):
         return loss, {"loss": loss, "answer_tokens": count, "grad_norm": norm}, norm
 
     def _eval_step(self, model: nnx.Module, inputs: Batch) -> Any:
-        return self.eval_loss_fn(model, **self.gen_model_input_fn(jax.tree.map(lambda x: x[0], inputs)))
+        return self.eval_loss_fn(
+            model, **self.gen_model_input_fn(jax.tree.map(lambda x: x[0], inputs))
+        )
 
     def _post_process_train_step(self, aux: Any) -> None:
         self._on_step(aux)
@@ -141,7 +159,8 @@ def _unpack(batch: Batch) -> dict[str, jax.Array]:
 
 
 class StepBoundary(hooks.DataHooks):
-    """Hands the loop its next batch; None ends the training. ``next_batch`` may do as it likes between two steps."""
+    """Hands the loop its next batch; None ends the training. ``next_batch`` may do as it likes
+    between two steps."""
 
     def __init__(self, next_batch: Callable[[], Batch | None]):
         self._next_batch = next_batch

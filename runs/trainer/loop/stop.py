@@ -13,8 +13,8 @@ from runs.trainer.errors import Interrupted
 class StopWatch:
     """Remembers that a stop was asked for; the training looks at it at every step boundary.
 
-    ``stop.json`` is the run folder's one stop request (docs/architecture.md); signals serve people at a terminal and
-    process managers.
+    ``stop.json`` is the run folder's one stop request (docs/architecture.md); signals serve people
+    at a terminal and process managers.
     """
 
     def __init__(self, folder: Path):
@@ -35,7 +35,10 @@ class StopWatch:
             return self._signal
         return "stop.json" if os.path.exists(self._path) else None
 
-    def check(self, when: str = "outside of the training steps; start the run again to go on") -> None:
-        """Raise Interrupted when a stop was asked for. For the times outside of the steps, when there is nothing to save."""
+    def check(
+        self, when: str = "outside of the training steps; start the run again to go on"
+    ) -> None:
+        """Raise Interrupted when a stop was asked for. For the times outside of the steps, when
+        there is nothing to save."""
         if reason := self.reason():
             raise Interrupted(f"stopped by {reason} {when}")

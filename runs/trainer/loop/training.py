@@ -1,4 +1,5 @@
-"""What happens at the boundaries between steps: metrics, held-out loss, checkpoints, stop requests."""
+"""What happens at the boundaries between steps: metrics, held-out loss, checkpoints, stop
+requests."""
 
 from __future__ import annotations
 
@@ -24,12 +25,14 @@ from runs.trainer.loop.stop import StopWatch
 from runs.trainer.reporting.metrics import MetricsFile, Progress, say
 
 NAMED_EXAMPLES = 8  # examples named when a step fails
-TRIM_SECONDS = 20.0  # between two times that freed memory is given back, which costs the step under way some 0.2 s
+# between two times that freed memory is given back, which costs the step under way some 0.2 s
+TRIM_SECONDS = 20.0
 
 
 @dataclass
 class Tally:
-    """What a training remembers of itself; saved with every checkpoint and carried on by a resumed run."""
+    """What a training remembers of itself; saved with every checkpoint and carried on by a resumed
+    run."""
 
     tokens: int = 0  # real ones (no padding) that went through a step
     loss_first: float | None = None
@@ -38,7 +41,9 @@ class Tally:
     eval_loss_last: float | None = None
     exact_match_before: float | None = None
     outputs_before: list[str] = field(default_factory=list)
-    start: int = 0  # the step at which the schedule began: that of the checkpoint which an extension extends
+    start: int = (
+        0  # the step at which the schedule began: that of the checkpoint which an extension extends
+    )
 
 
 @dataclass
@@ -56,8 +61,9 @@ class _Window:
 class Loop:
     """Feeds ``SftTrainer`` and looks after everything between its steps.
 
-    One step is always in flight: its outcome is read when the next one has been dispatched, so that the device
-    never waits for the host. Before a checkpoint everything is read, so a weight that is not a number is never saved.
+    One step is always in flight: its outcome is read when the next one has been dispatched, so that
+    the device never waits for the host. Before a checkpoint everything is read, so a weight that is
+    not a number is never saved.
     """
 
     def __init__(
@@ -83,7 +89,12 @@ class Loop:
         self.timed_steps = 0
         self._training, self._plan, self.total = training, plan, total
         self._prefetcher_of = prefetcher_of
-        self._held_out, self._checkpoints, self._metrics, self._stop = held_out, checkpoints, metrics, stop
+        self._held_out, self._checkpoints, self._metrics, self._stop = (
+            held_out,
+            checkpoints,
+            metrics,
+            stop,
+        )
         self._name_examples = name_examples
         self._progress = Progress(total)
         self._pending: deque[tuple[int, HostBatch, dict[str, jax.Array], bool]] = deque()
@@ -115,15 +126,26 @@ class Loop:
             prefetcher.close()
 
     def evaluate(self, step: int) -> float | None:
-        """Held-out loss now, into the metrics; None without a held-out part. Raises NotANumber and Interrupted."""
+        """Held-out loss now, into the metrics; None without a held-out part. Raises NotANumber and
+        Interrupted."""
         if self._held_out is None:
             return None
-        alone = jax.process_count() == 1  # several processes must not leave a common computation one by one
-        loss = self.trainer.held_out_loss(self._held_out(), self._stop.check if alone else lambda: None)
-        self._metrics.values(step, self.epoch(step), {"eval_loss": loss, "eval_perplexity": perplexity(loss)})
+        alone = (
+            jax.process_count() == 1
+        )  # several processes must not leave a common computation one by one
+        loss = self.trainer.held_out_loss(
+            self._held_out(), self._stop.check if alone else lambda: None
+        )
+        self._metrics.values(
+            step, self.epoch(step), {"eval_loss": loss, "eval_perplexity": perplexity(loss)}
+        )
         say(f"step {step}/{self.total} held-out loss {loss:.4f} perplexity {perplexity(loss):.4g}")
         if not math.isfinite(loss):
-            advice = "use a lower learning_rate or dtype float32" if step else "look at the model's weights, or use dtype float32"
+            advice = (
+                "use a lower learning_rate or dtype float32"
+                if step
+                else "look at the model's weights, or use dtype float32"
+            )
             raise NotANumber(f"the held-out loss is {loss} at step {step}; {advice}")
         self.tally.eval_loss_last = loss
         self._eval_loss = (step, loss)
@@ -134,14 +156,21 @@ class Loop:
         """Write a checkpoint of everything up to ``step`` in the background."""
         measured = self._eval_loss[1] if self._eval_loss and self._eval_loss[0] == step else None
         self._checkpoints.save_now(
-            step, self.trainer.model, self.trainer.optimizer, lora=self.lora, state=dict(vars(self.tally)), eval_loss=measured
+            step,
+            self.trainer.model,
+            self.trainer.optimizer,
+            lora=self.lora,
+            state=dict(vars(self.tally)),
+            eval_loss=measured,
         )
         self._saved_at = self._read_at = time.monotonic()
 
     def _on_step(self, outcome: dict[str, jax.Array]) -> None:
         assert self._current is not None
         shape = self._current.batch.tokens.shape
-        self._pending.append((self._current.step + 1, self._current, outcome, shape not in self._shapes))
+        self._pending.append(
+            (self._current.step + 1, self._current, outcome, shape not in self._shapes)
+        )
         self._shapes.add(shape)
 
     def _next_batch(self) -> Batch | None:
@@ -154,7 +183,10 @@ class Loop:
             self._read_outcomes(keep=0)
             try:
                 loss = self.evaluate(step)
-                save = save or (loss is not None and self._checkpoints.retention.is_among_best(loss, self._checkpoints.steps()))
+                save = save or (
+                    loss is not None
+                    and self._checkpoints.retention.is_among_best(loss, self._checkpoints.steps())
+                )
             except Interrupted:
                 stop = True  # below, after a checkpoint
         if step > 0 and (save or stop or step >= self.total):
@@ -171,13 +203,25 @@ class Loop:
     def _is_save_due(self, step: int) -> bool:
         if self._current is None:
             return False  # nothing trained yet
-        steps, minutes = self._training["checkpoint_every_steps"], self._training["checkpoint_every_minutes"]
-        return bool(steps and step % steps == 0) or bool(minutes and time.monotonic() - self._saved_at >= 60 * minutes)
+        steps, minutes = (
+            self._training["checkpoint_every_steps"],
+            self._training["checkpoint_every_minutes"],
+        )
+        return bool(steps and step % steps == 0) or bool(
+            minutes and time.monotonic() - self._saved_at >= 60 * minutes
+        )
 
     def _is_eval_due(self, step: int) -> bool:
-        if self._held_out is None or self._current is None or (self._eval_loss and self._eval_loss[0] == step):
+        if (
+            self._held_out is None
+            or self._current is None
+            or (self._eval_loss and self._eval_loss[0] == step)
+        ):
             return False
-        return step % (self._training["eval_every_steps"] or self._plan.steps_per_epoch) == 0 or step >= self.total
+        return (
+            step % (self._training["eval_every_steps"] or self._plan.steps_per_epoch) == 0
+            or step >= self.total
+        )
 
     def _agree(self, stop: bool, save: bool) -> tuple[bool, bool]:
         """All processes do what the first one sees: their clocks and signals differ."""
@@ -220,7 +264,13 @@ class Loop:
 
     def _log(self, step: int) -> None:
         window = self._window
-        rate = learning_rate(step - 1, total=self.total, start=self.tally.start, xp=np, **schedule_settings(self._training))
+        rate = learning_rate(
+            step - 1,
+            total=self.total,
+            start=self.tally.start,
+            xp=np,
+            **schedule_settings(self._training),
+        )
         values = {
             "loss": window.loss / max(window.answers, 1.0),
             "learning_rate": float(rate),
@@ -230,22 +280,37 @@ class Loop:
             "memory_bytes": memory_in_use(),
         }
         self._metrics.values(step, self.epoch(step), values)
-        pace = self.seconds / self.timed_steps if self.timed_steps else window.seconds / window.steps
-        self._progress.step(step=step, epoch=self.epoch(step), values=values, seconds_left=pace * (self.total - step))
+        pace = (
+            self.seconds / self.timed_steps if self.timed_steps else window.seconds / window.steps
+        )
+        self._progress.step(
+            step=step,
+            epoch=self.epoch(step),
+            values=values,
+            seconds_left=pace * (self.total - step),
+        )
 
     def _check_finite(self, step: int, host: HostBatch, values: dict[str, float]) -> None:
         wrong = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
         if not wrong:
             return
-        self._metrics.values(step, self.epoch(step), {name: values[name] for name in ("loss", "grad_norm")})
+        self._metrics.values(
+            step, self.epoch(step), {name: values[name] for name in ("loss", "grad_norm")}
+        )
         names = self._name_examples(host.pieces[:NAMED_EXAMPLES])
         more = f" and {len(host.pieces) - len(names)} more" if len(host.pieces) > len(names) else ""
         what = "the loss" if wrong[0] == "loss" else "the gradient"
-        # Nothing has been learnt before the first step, so no learning rate is to blame, and all weights are numbers.
-        advice = "use a lower learning_rate, a lower max_grad_norm or dtype float32" if step > 1 else "use dtype float32"
+        # Nothing has been learnt before the first step, so no learning rate is to blame, and all
+        # weights are numbers.
+        advice = (
+            "use a lower learning_rate, a lower max_grad_norm or dtype float32"
+            if step > 1
+            else "use dtype float32"
+        )
         raise NotANumber(
-            f"{what} is {values[wrong[0]]} at step {step}, whose batch holds the examples {', '.join(names)}{more}; "
-            f"{advice}, or look at these examples" + ("" if step > 1 else " and at the model, which was not trained yet")
+            f"{what} is {values[wrong[0]]} at step {step}, whose batch holds the examples"
+            f" {', '.join(names)}{more}; {advice}, or look at these examples"
+            + ("" if step > 1 else " and at the model, which was not trained yet")
         )
 
     def epoch(self, step: int) -> float:

@@ -1,6 +1,8 @@
-"""google-tunix's models, built from an ``Architecture`` and corrected where they differ from the reference.
+"""google-tunix's models, built from an ``Architecture`` and corrected where they differ from the
+reference.
 
-One class per family, derived from google-tunix's own, so that its trainer and its sampler take them as theirs.
+One class per family, derived from google-tunix's own, so that its trainer and its sampler take them
+as theirs.
 """
 
 from __future__ import annotations
@@ -26,9 +28,10 @@ Cache = dict[str, dict[str, jax.Array]]
 class _Decoder:
     """What all families share: the pass through the layers, with the last projection kept apart.
 
-    The call is google-tunix's: ``(tokens [B, L], positions [B, L], cache, attention_mask [B, L, S]) → (logits, cache)``.
-    ``decode_only_last_token`` (used by the sampler's prefill) computes logits of the last position only;
-    ``hidden_only`` returns the hidden states ``[B, L, D]`` after the final norm in their place.
+    The call is google-tunix's: ``(tokens [B, L], positions [B, L], cache, attention_mask [B, L, S])
+    → (logits, cache)``. ``decode_only_last_token`` (used by the sampler's prefill) computes logits
+    of the last position only; ``hidden_only`` returns the hidden states ``[B, L, D]`` after the
+    final norm in their place.
     """
 
     embedder: Any
@@ -68,7 +71,9 @@ class _Decoder:
         """Logits ``[..., V]`` of hidden states ``[..., D]``, soft cap included."""
         if hasattr(self, "lm_head"):
             # The head is an einsum over [B, T, D]; chunks of a loss come with any number of axes.
-            logits = self.lm_head(hidden.reshape(1, -1, hidden.shape[-1])).reshape(*hidden.shape[:-1], -1)
+            logits = self.lm_head(hidden.reshape(1, -1, hidden.shape[-1])).reshape(
+                *hidden.shape[:-1], -1
+            )
         else:
             logits = self.embedder.decode(hidden)
         cap = getattr(self, "final_softcap", None)
@@ -91,9 +96,11 @@ class _Decoder:
         return self.embedder.input_embedding.value.shape[0]
 
     def _without_cache(self, x: jax.Array, tables: Any, mask: jax.Array) -> jax.Array:
-        """The layers of a training. Until the backward pass the input of each is kept, and what ``_is_kept`` says.
+        """The layers of a training. Until the backward pass the input of each is kept, and what
+        ``_is_kept`` says.
 
-        Layers that compute alike are one loop of the compiled program: to compile it takes as long as to compile one of them.
+        Layers that compute alike are one loop of the compiled program: to compile it takes as long
+        as to compile one of them.
         """
         graphs, states = zip(*(nnx.split(layer) for layer in self.layers), strict=True)
         period = _period(graphs)
@@ -103,7 +110,9 @@ class _Decoder:
                 x = one(x, graph, state, prevent_cse=False)  # a loop keeps passes apart by itself
             return x, None
 
-        def one(x: jax.Array, graph: Any, state: nnx.State, *, prevent_cse: bool = True) -> jax.Array:
+        def one(
+            x: jax.Array, graph: Any, state: nnx.State, *, prevent_cse: bool = True
+        ) -> jax.Array:
             def run(x: jax.Array, state: nnx.State) -> jax.Array:
                 return self._layer(nnx.merge(graph, state), x, tables, None, mask)[1]
 
@@ -112,13 +121,18 @@ class _Decoder:
 
         looped = len(graphs) // period * period if len(graphs) >= 2 * period else 0
         if looped:
-            stacks = (jax.tree.map(lambda *parts: jnp.stack(parts), *states[k:looped:period]) for k in range(period))
+            stacks = (
+                jax.tree.map(lambda *parts: jnp.stack(parts), *states[k:looped:period])
+                for k in range(period)
+            )
             x, _ = jax.lax.scan(several, x, tuple(stacks))
         for graph, state in zip(graphs[looped:], states[looped:], strict=True):
             x = one(x, graph, state)
         return x
 
-    def _layer(self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
+    def _layer(
+        self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array
+    ) -> tuple[Any, jax.Array]:
         # What upstream passes on as positions are our tables.
         return layer(x, tables, cache, mask)
 
@@ -126,13 +140,16 @@ class _Decoder:
 def _period(graphs: tuple[Any, ...]) -> int:
     """After how many layers their structure comes again: 1 where all are alike, 6 in Gemma 3."""
     return next(
-        period for period in range(1, len(graphs) + 1) if all(a == b for a, b in zip(graphs, graphs[period:], strict=False))
+        period
+        for period in range(1, len(graphs) + 1)
+        if all(a == b for a, b in zip(graphs, graphs[period:], strict=False))
     )
 
 
 def _is_kept(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
-    """What is expensive: projections of rows of tokens, and what attention names. Norms, rotations, activations and the sums of
-    weights and LoRA matrices are computed again: they cost little time and would be two thirds of the memory.
+    """What is expensive: projections of rows of tokens, and what attention names. Norms, rotations,
+    activations and the sums of weights and LoRA matrices are computed again: they cost little time
+    and would be two thirds of the memory.
     """
     if primitive is jax.lax.dot_general_p:
         _, (left_batch, _) = parameters["dimension_numbers"]
@@ -150,14 +167,22 @@ class Llama(_Decoder, llama3.Llama3):
 class Qwen2(_Decoder, qwen2.Qwen2):
     """Qwen 2 and 2.5."""
 
-    def _layer(self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array) -> tuple[Any, jax.Array]:
+    def _layer(
+        self, layer: Any, x: jax.Array, tables: Any, cache: Any, mask: jax.Array
+    ) -> tuple[Any, jax.Array]:
         # Upstream passes sines and cosines on apart; our tables travel in the place of the sines.
         return layer(x, cache, mask, tables, None)
 
 
 class Qwen2Attention(Attention):
     def __call__(  # type: ignore[override]  # upstream's layer calls it so
-        self, x: jax.Array, cache: Any, attn_mask: jax.Array, sin: Any, cos: None, segment_ids: None = None
+        self,
+        x: jax.Array,
+        cache: Any,
+        attn_mask: jax.Array,
+        sin: Any,
+        cos: None,
+        segment_ids: None = None,
     ) -> Any:
         return super().__call__(x, sin, cache, attn_mask)
 
@@ -167,7 +192,9 @@ class Qwen3(_Decoder, qwen3.Qwen3):
 
 
 class Qwen3Attention(Attention):
-    def __call__(self, x: jax.Array, tables: Any, cache: Any, mask: jax.Array, segment_ids: None = None) -> Any:
+    def __call__(
+        self, x: jax.Array, tables: Any, cache: Any, mask: jax.Array, segment_ids: None = None
+    ) -> Any:
         return super().__call__(x, tables, cache, mask)
 
 
@@ -180,7 +207,8 @@ class Gemma3(_Decoder, gemma3.Gemma3):
 
 
 class GemmaNorm(nnx.Module):
-    """Gemma's RMS norm in float32 and with the epsilon of config.json; upstream computes in the model's dtype with 1e-6."""
+    """Gemma's RMS norm in float32 and with the epsilon of config.json; upstream computes in the
+    model's dtype with 1e-6."""
 
     def __init__(self, upstream: Any, epsilon: float):
         self.scale = upstream.scale
@@ -188,12 +216,21 @@ class GemmaNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
-        normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon)
+        normed = wide * jax.lax.rsqrt(
+            jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.epsilon
+        )
         return (normed * (1.0 + self.scale.value.astype(jnp.float32))).astype(x.dtype)
 
 
-def build(architecture: Architecture, *, dtype: Any, gradient_checkpointing: bool, axes: tuple[str, ...] = ()) -> nnx.Module:
-    """The module of an architecture, with google-tunix's own random weights. Meant for ``nnx.eval_shape``.
+def build(
+    architecture: Architecture,
+    *,
+    dtype: Any,
+    gradient_checkpointing: bool,
+    axes: tuple[str, ...] = (),
+) -> nnx.Module:
+    """The module of an architecture, with google-tunix's own random weights. Meant for
+    ``nnx.eval_shape``.
 
     ``axes``: those of the mesh.
     """
@@ -235,16 +272,26 @@ def make_model_config(architecture: Architecture, *, dtype: Any, axes: tuple[str
         "num_kv_heads": a.kv_heads,
         "head_dim": a.head_dim,
     }
-    library: Any = {"llama": llama3, "qwen2": qwen2, "qwen3": qwen3, "gemma3": gemma3}.get(a.family, gemma)
+    library: Any = {"llama": llama3, "qwen2": qwen2, "qwen3": qwen3, "gemma3": gemma3}.get(
+        a.family, gemma
+    )
     if "data" in axes:
-        # Upstream spreads rows over the fsdp axis only and would gather what lies on different data-parallel devices.
+        # Upstream spreads rows over the fsdp axis only and would gather what lies on different
+        # data-parallel devices.
         default = library.ShardingConfig.get_default_sharding()
-        rows = {name: (("data", "fsdp"), *getattr(default, name)[1:]) for name in ("act_btd", "act_btf", "act_btnh")}
+        rows = {
+            name: (("data", "fsdp"), *getattr(default, name)[1:])
+            for name in ("act_btd", "act_btf", "act_btnh")
+        }
         shape["shd_config"] = dataclasses.replace(default, **rows)
     shape["remat_config"] = library.RematConfig.NONE  # ours is in _Decoder
     if a.family == "llama":
         return llama3.ModelConfig(
-            **shape, vocab_size=a.vocab, rope_theta=int(a.ropes[0].theta), norm_eps=a.norm_eps, weight_tying=a.tied
+            **shape,
+            vocab_size=a.vocab,
+            rope_theta=int(a.ropes[0].theta),
+            norm_eps=a.norm_eps,
+            weight_tying=a.tied,
         )
     if a.family in ("qwen2", "qwen3"):
         return library.ModelConfig(
@@ -258,7 +305,9 @@ def make_model_config(architecture: Architecture, *, dtype: Any, axes: tuple[str
         )
     sliding = next((window for window in a.windows if window is not None), None)
     if a.family == "gemma3":
-        return gemma3.ModelConfig(**shape, num_embed=a.vocab, sliding_window_size=sliding or 1, param_dtype=dtype)
+        return gemma3.ModelConfig(
+            **shape, num_embed=a.vocab, sliding_window_size=sliding or 1, param_dtype=dtype
+        )
     kinds = gemma.AttentionType
     return gemma.ModelConfig(
         **shape,
@@ -267,6 +316,8 @@ def make_model_config(architecture: Architecture, *, dtype: Any, axes: tuple[str
         attn_logits_soft_cap=a.attention_softcap,
         use_post_attn_norm=a.family == "gemma2",
         use_post_ffw_norm=a.family == "gemma2",
-        attention_types=tuple(kinds.GLOBAL if window is None else kinds.LOCAL_SLIDING for window in a.windows),
+        attention_types=tuple(
+            kinds.GLOBAL if window is None else kinds.LOCAL_SLIDING for window in a.windows
+        ),
         sliding_window_size=sliding,
     )

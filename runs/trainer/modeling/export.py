@@ -1,4 +1,5 @@
-"""The trained model for the rest of the world: Hugging Face folders and PEFT adapters, each with a model card."""
+"""The trained model for the rest of the world: Hugging Face folders and PEFT adapters, each with a
+model card."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ _CLASSES = {
     "gemma3": "Gemma3ForCausalLM",
 }
 
-# Files beside the weights that belong to a model: tokenizer, template, generation settings, licence.
+# Files beside the weights that belong to a model: tokenizer, template, generation settings,
+# licence.
 _COMPANIONS = re.compile(
     r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.json|merges\.txt|chat_template\..*|generation_config\.json|"
     r"(LICENSE|LICENCE|NOTICE|USE_POLICY).*",
@@ -41,12 +43,16 @@ _COMPANIONS = re.compile(
 Fetch = Callable[[Tensor], np.ndarray]
 
 
-def export_model(loaded: LoadedModel, out_dir: Path, *, lora: bool, merged: bool, card: Mapping[str, Any]) -> None:
-    """Write what was trained to ``out_dir``, whole or not at all: a folder of that name appears by a rename.
+def export_model(
+    loaded: LoadedModel, out_dir: Path, *, lora: bool, merged: bool, card: Mapping[str, Any]
+) -> None:
+    """Write what was trained to ``out_dir``, whole or not at all: a folder of that name appears by
+    a rename.
 
-    Full training: a Hugging Face folder. LoRA: a PEFT adapter and, if ``merged``, the merged model in ``merged/`` inside it.
-    Weights keep the dtype they were trained in. ``card`` is what the README.md tells (``run_id``, ``dataset``, ``model``,
-    ``training``, ``result``). Every process of a distributed run must call this; the first one writes.
+    Full training: a Hugging Face folder. LoRA: a PEFT adapter and, if ``merged``, the merged model
+    in ``merged/`` inside it. Weights keep the dtype they were trained in. ``card`` is what the
+    README.md tells (``run_id``, ``dataset``, ``model``, ``training``, ``result``). Every process of
+    a distributed run must call this; the first one writes.
 
     Raises:
         StorageError: the disk is full or cannot be written.
@@ -67,14 +73,17 @@ def export_model(loaded: LoadedModel, out_dir: Path, *, lora: bool, merged: bool
         if writes:
             _replace(partial, out_dir)
     except OSError as error:
-        raise StorageError(f"the model cannot be written to {out_dir}: {error.strerror or error}") from error
+        raise StorageError(
+            f"the model cannot be written to {out_dir}: {error.strerror or error}"
+        ) from error
     finally:
         if writes:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(partial: Path, out_dir: Path) -> None:
-    """Put the finished folder in place; an earlier one of that name goes only once the new one is whole on the disk."""
+    """Put the finished folder in place; an earlier one of that name goes only once the new one is
+    whole on the disk."""
     old = out_dir.with_name(f".{out_dir.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out_dir.exists():
@@ -105,7 +114,8 @@ def _write_model(loaded: LoadedModel, folder: Path | None, card: Mapping[str, An
 
 
 def _write_adapter(loaded: LoadedModel, folder: Path | None, card: Mapping[str, Any]) -> None:
-    """PEFT's format: ``lora_A [rank, in]`` and ``lora_B [out, rank]`` of each adapted projection."""
+    """PEFT's format: ``lora_A [rank, in]`` and ``lora_B [out, rank]`` of each adapted
+    projection."""
     settings: LoraSettings = loaded.lora
     matrices: dict[str, np.ndarray] = {}
     for tensor in tensors(loaded.architecture):
@@ -114,11 +124,17 @@ def _write_adapter(loaded: LoadedModel, folder: Path | None, card: Mapping[str, 
             name = _peft_name(loaded, tensor).removesuffix(".weight")
             for letter in ("a", "b"):
                 variable = getattr(owner, f"{tensor.projection}_lora_{letter}")
-                matrices[f"{name}.lora_{letter.upper()}.weight"] = _whole(variable.value).astype(np.float32).T
+                matrices[f"{name}.lora_{letter.upper()}.weight"] = (
+                    _whole(variable.value).astype(np.float32).T
+                )
     if folder is None:
         return
     with (folder / "adapter_model.safetensors").open("wb") as stream:
-        write_one(stream, {name: (array.dtype, array.shape) for name, array in matrices.items()}, iter(matrices.values()))
+        write_one(
+            stream,
+            {name: (array.dtype, array.shape) for name, array in matrices.items()},
+            iter(matrices.values()),
+        )
     _write_json(folder / "adapter_config.json", _adapter_config(loaded, settings))
     _copy_companions(loaded, folder)
     (folder / "README.md").write_text(model_card(loaded, card, adapter=True), encoding="utf-8")
@@ -148,7 +164,11 @@ def _adapter_config(loaded: LoadedModel, settings: LoraSettings) -> dict[str, An
 
 
 def _base_name(loaded: LoadedModel) -> str:
-    return str(loaded.folder.resolve()) if loaded.folder and loaded.revision is None else loaded.model_id
+    return (
+        str(loaded.folder.resolve())
+        if loaded.folder and loaded.revision is None
+        else loaded.model_id
+    )
 
 
 def _peft_name(loaded: LoadedModel, tensor: Tensor) -> str:
@@ -186,7 +206,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _fetcher(loaded: LoadedModel) -> Fetch:
-    """``tensor → array`` in the checkpoint's layout, LoRA matrices merged; the last parameter is kept for its other slices."""
+    """``tensor → array`` in the checkpoint's layout, LoRA matrices merged; the last parameter is
+    kept for its other slices."""
     last: dict[tuple[str | int, ...], np.ndarray] = {}
 
     def fetch(tensor: Tensor) -> np.ndarray:
@@ -200,7 +221,9 @@ def _fetcher(loaded: LoadedModel) -> Fetch:
             return array
         b = getattr(owner, f"{tensor.projection}_lora_b")
         update = _whole(b.value).astype(np.float32).T @ _whole(a.value).astype(np.float32).T
-        return (array.astype(np.float32) + np.float32(loaded.lora.scale) * update).astype(array.dtype)
+        return (array.astype(np.float32) + np.float32(loaded.lora.scale) * update).astype(
+            array.dtype
+        )
 
     return fetch
 

@@ -24,10 +24,12 @@ PRESET_PREFIX = "preset:"
 
 @dataclass
 class LoadedModel:
-    """A model ready to train. ``module(tokens, positions, cache, attention_mask) → (logits, cache)``.
+    """A model ready to train. ``module(tokens, positions, cache, attention_mask) → (logits,
+    cache)``.
 
-    ``config`` is the content of config.json; ``folder`` and ``tokenizer_path`` are None for presets (byte tokenizer);
-    ``revision`` is the resolved commit of a hub model; ``lora`` is set by ``apply_lora``.
+    ``config`` is the content of config.json; ``folder`` and ``tokenizer_path`` are None for presets
+    (byte tokenizer); ``revision`` is the resolved commit of a hub model; ``lora`` is set by
+    ``apply_lora``.
     """
 
     module: nnx.Module
@@ -63,8 +65,8 @@ def load_model(
 ) -> LoadedModel:
     """Build the model and bring its weights to the devices of ``mesh`` in ``dtype``.
 
-    ``preset:<name>`` has random weights of ``seed``; else ``path`` is a Hugging Face folder; without a path ``model_id`` is a
-    hub id, fetched at ``revision`` into the usual cache.
+    ``preset:<name>`` has random weights of ``seed``; else ``path`` is a Hugging Face folder;
+    without a path ``model_id`` is a hub id, fetched at ``revision`` into the usual cache.
 
     Raises:
         ModelError: what is wrong with the model, in one sentence.
@@ -72,7 +74,13 @@ def load_model(
     """
     dtype = jnp.dtype(dtype)
     if model_id.startswith(PRESET_PREFIX) and path is None:
-        return _load_preset(model_id, dtype=dtype, mesh=mesh, seed=seed, gradient_checkpointing=gradient_checkpointing)
+        return _load_preset(
+            model_id,
+            dtype=dtype,
+            mesh=mesh,
+            seed=seed,
+            gradient_checkpointing=gradient_checkpointing,
+        )
     commit = None
     if path is None:
         path, commit = hub.fetch(model_id, revision)
@@ -98,7 +106,9 @@ def load_model(
     )
 
 
-def _load_preset(model_id: str, *, dtype: Any, mesh: Any, seed: int, gradient_checkpointing: bool) -> LoadedModel:
+def _load_preset(
+    model_id: str, *, dtype: Any, mesh: Any, seed: int, gradient_checkpointing: bool
+) -> LoadedModel:
     name = model_id.removeprefix(PRESET_PREFIX)
     if name not in PRESETS:
         raise ModelError(f"there is no preset {name!r}; presets: {', '.join(preset_names())}")
@@ -123,30 +133,45 @@ def _load_preset(model_id: str, *, dtype: Any, mesh: Any, seed: int, gradient_ch
 
 
 def _materialize(
-    architecture: Architecture, read: Callable[[Tensor], np.ndarray], *, dtype: Any, mesh: Any, gradient_checkpointing: bool
+    architecture: Architecture,
+    read: Callable[[Tensor], np.ndarray],
+    *,
+    dtype: Any,
+    mesh: Any,
+    gradient_checkpointing: bool,
 ) -> Any:
-    """Build the module without weights, then fill every parameter, one at a time, straight to its devices."""
+    """Build the module without weights, then fill every parameter, one at a time, straight to its
+    devices."""
     axes = () if mesh is None else mesh.axis_names
     with mesh if mesh is not None else contextlib.nullcontext():
         abstract = nnx.eval_shape(
-            lambda: decoder.build(architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing, axes=axes)
+            lambda: decoder.build(
+                architecture, dtype=dtype, gradient_checkpointing=gradient_checkpointing, axes=axes
+            )
         )
     graph, state = nnx.split(abstract)
     parts = weights.by_parameter(tensors(architecture))
     filled = []
     for path, variable in nnx.to_flat_state(state):
         arrays = [weights.to_parameter(tensor, read(tensor)) for tensor in parts.pop(path)]
-        array = arrays[0] if len(arrays) == 1 and parts is not None and variable.shape == arrays[0].shape else np.stack(arrays)
+        array = (
+            arrays[0]
+            if len(arrays) == 1 and parts is not None and variable.shape == arrays[0].shape
+            else np.stack(arrays)
+        )
         if array.shape != variable.shape:
             raise AssertionError(f"{path}: {array.shape} instead of {variable.shape}")
-        filled.append((path, variable.replace(weights.place(array, dtype, _sharding(variable, mesh)))))
+        filled.append(
+            (path, variable.replace(weights.place(array, dtype, _sharding(variable, mesh))))
+        )
     if parts:
         raise AssertionError(f"parameters without a place: {sorted(map(str, parts))}")
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def _sharding(variable: Any, mesh: Any) -> jax.sharding.Sharding | None:
-    """Upstream's placement of a parameter on the mesh; an axis that does not divide evenly stays whole."""
+    """Upstream's placement of a parameter on the mesh; an axis that does not divide evenly stays
+    whole."""
     if mesh is None:
         return None
     names = variable.get_metadata().get("out_sharding") or ()

@@ -1,4 +1,5 @@
-"""LoRA: low-rank matrices beside frozen projections (Hu et al., 2021, https://arxiv.org/abs/2106.09685)."""
+"""LoRA: low-rank matrices beside frozen projections (Hu et al., 2021,
+https://arxiv.org/abs/2106.09685)."""
 
 from __future__ import annotations
 
@@ -21,26 +22,34 @@ from runs.trainer.modeling.weights import by_parameter, place
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def adapted(x: jax.Array, matrix: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    """``x·(W + scale·A·B)`` of ``x [..., in]``, a frozen ``W [in, out]``, ``A [in, rank]`` and ``B [rank, out]``.
+    """``x·(W + scale·A·B)`` of ``x [..., in]``, a frozen ``W [in, out]``, ``A [in, rank]`` and ``B
+    [rank, out]``.
 
-    In float32 the update is added to the weights, which are smaller than the activations: the textbook form
-    ``x·W + scale·(x·A)·B`` passes over a batch's activations several times more, a third of a step's time on a CPU. In lower
-    precision small updates would be rounded away in the sum, so there the textbook form is used. ``W`` gets no gradient.
+    In float32 the update is added to the weights, which are smaller than the activations: the
+    textbook form ``x·W + scale·(x·A)·B`` passes over a batch's activations several times more, a
+    third of a step's time on a CPU. In lower precision small updates would be rounded away in the
+    sum, so there the textbook form is used. ``W`` gets no gradient.
     """
     return _adapted(x, matrix, a, b, scale)
 
 
-def _adapted(x: jax.Array, matrix: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def _adapted(
+    x: jax.Array, matrix: jax.Array, a: jax.Array, b: jax.Array, scale: float
+) -> jax.Array:
     if x.dtype == jnp.float32:
         return x @ (matrix + scale * (a @ b))
     return x @ matrix + (scale * (x @ a.astype(x.dtype))) @ b.astype(x.dtype)
 
 
-def _adapted_forward(x: jax.Array, matrix: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> tuple[jax.Array, Any]:
+def _adapted_forward(
+    x: jax.Array, matrix: jax.Array, a: jax.Array, b: jax.Array, scale: float
+) -> tuple[jax.Array, Any]:
     return _adapted(x, matrix, a, b, scale), (x, matrix, a, b)
 
 
-def _adapted_backward(scale: float, saved: Any, gradient: jax.Array) -> tuple[jax.Array, None, jax.Array, jax.Array]:
+def _adapted_backward(
+    scale: float, saved: Any, gradient: jax.Array
+) -> tuple[jax.Array, None, jax.Array, jax.Array]:
     x, matrix, a, b = saved
     rows, back = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
     low = scale * (back @ b.T.astype(back.dtype))  # [tokens, rank]
@@ -70,14 +79,25 @@ class LoraSettings:
 class LoraProjection(nnx.Module):
     """A frozen projection of google-tunix with LoRA matrices beside it.
 
-    For each checkpoint matrix ``[out, in]`` that is adapted there are ``<name>_lora_a [in, rank]`` and
-    ``<name>_lora_b [rank, out]``, ``nnx.LoRAParam`` in float32: what google-tunix's trainer, sampler and checkpoints look for.
+    For each checkpoint matrix ``[out, in]`` that is adapted there are ``<name>_lora_a [in, rank]``
+    and ``<name>_lora_b [rank, out]``, ``nnx.LoRAParam`` in float32: what google-tunix's trainer,
+    sampler and checkpoints look for.
     """
 
-    def __init__(self, base: Any, parts: tuple[Tensor, ...], settings: LoraSettings, seed: int, mesh: jax.sharding.Mesh | None):
+    def __init__(
+        self,
+        base: Any,
+        parts: tuple[Tensor, ...],
+        settings: LoraSettings,
+        seed: int,
+        mesh: jax.sharding.Mesh | None,
+    ):
         # Small, and whole on every device.
-        everywhere = None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        # Without what tells one layer from another: layers that compute alike are found by their structure (decoder.py).
+        everywhere = (
+            None if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        )
+        # Without what tells one layer from another: layers that compute alike are found by their
+        # structure (decoder.py).
         self.parts = tuple(replace(part, name="", path=()) for part in parts)
         self.weight_name = str(parts[0].path[-1])
         self.scale = settings.scale
@@ -86,11 +106,22 @@ class LoraProjection(nnx.Module):
             if part.projection in settings.targets:
                 out, width = part.shape
                 generator = np.random.default_rng([seed, zlib.crc32(part.name.encode())])
-                # As PEFT starts: A uniform in ±1/sqrt(in), B zero, so that the first step starts from the base model.
-                a = generator.uniform(-1.0, 1.0, (width, settings.rank)).astype(np.float32) * np.float32(width**-0.5)
+                # As PEFT starts: A uniform in ±1/sqrt(in), B zero, so that the first step starts
+                # from the base model.
+                a = generator.uniform(-1.0, 1.0, (width, settings.rank)).astype(
+                    np.float32
+                ) * np.float32(width**-0.5)
                 b = np.zeros((settings.rank, out), np.float32)
-                setattr(self, f"{part.projection}_lora_a", nnx.LoRAParam(place(a, np.float32, everywhere)))
-                setattr(self, f"{part.projection}_lora_b", nnx.LoRAParam(place(b, np.float32, everywhere)))
+                setattr(
+                    self,
+                    f"{part.projection}_lora_a",
+                    nnx.LoRAParam(place(a, np.float32, everywhere)),
+                )
+                setattr(
+                    self,
+                    f"{part.projection}_lora_b",
+                    nnx.LoRAParam(place(b, np.float32, everywhere)),
+                )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         weight = jax.lax.stop_gradient(getattr(self, self.weight_name).value)
@@ -102,22 +133,37 @@ class LoraProjection(nnx.Module):
         outs = 1 if np.prod(part.expanded[:1]) == part.shape[0] else 2
         order = [*range(outs, len(part.expanded)), *range(outs)]
         stored = weight if part.index is None else weight[part.index]
-        matrix = stored.transpose([part.axes.index(axis) for axis in order]).reshape(part.shape[1], part.shape[0])
+        matrix = stored.transpose([part.axes.index(axis) for axis in order]).reshape(
+            part.shape[1], part.shape[0]
+        )
         flat = x.reshape(*x.shape[: x.ndim - (len(part.expanded) - outs)], part.shape[1])
         a = getattr(self, f"{part.projection}_lora_a", None)
         b = getattr(self, f"{part.projection}_lora_b", None)
-        y = flat @ matrix if a is None or b is None else adapted(flat, matrix, a.value, b.value, self.scale)
+        y = (
+            flat @ matrix
+            if a is None or b is None
+            else adapted(flat, matrix, a.value, b.value, self.scale)
+        )
         return y.reshape(*flat.shape[:-1], *part.expanded[:outs])
 
 
 def apply_lora(
-    loaded: LoadedModel, *, rank: int, alpha: float | None, targets: list[str] | tuple[str, ...] | None, seed: int
+    loaded: LoadedModel,
+    *,
+    rank: int,
+    alpha: float | None,
+    targets: list[str] | tuple[str, ...] | None,
+    seed: int,
 ) -> None:
-    """Put LoRA matrices beside the projections named by ``targets`` (Hugging Face names; None: all), in place.
+    """Put LoRA matrices beside the projections named by ``targets`` (Hugging Face names; None:
+    all), in place.
 
-    Afterwards only they are ``nnx.LoRAParam``; the base weights get no gradient. ``alpha`` None means twice the rank.
+    Afterwards only they are ``nnx.LoRAParam``; the base weights get no gradient. ``alpha`` None
+    means twice the rank.
     """
-    settings = LoraSettings(rank, float(alpha if alpha is not None else 2 * rank), tuple(targets or LORA_TARGETS))
+    settings = LoraSettings(
+        rank, float(alpha if alpha is not None else 2 * rank), tuple(targets or LORA_TARGETS)
+    )
     unknown = [name for name in settings.targets if name not in LORA_TARGETS]
     if unknown:
         raise ModelError(f"lora_targets: {unknown[0]!r} is not one of {', '.join(LORA_TARGETS)}")
@@ -127,5 +173,9 @@ def apply_lora(
             for step in path[:-2]:
                 owner = owner[step] if isinstance(step, int) else getattr(owner, step)
             name = str(path[-2])
-            setattr(owner, name, LoraProjection(getattr(owner, name), tuple(parts), settings, seed, loaded.mesh))
+            setattr(
+                owner,
+                name,
+                LoraProjection(getattr(owner, name), tuple(parts), settings, seed, loaded.mesh),
+            )
     loaded.lora = settings

@@ -1,8 +1,9 @@
-"""The files of a model folder: what a training and its validation both ask of them. Nothing here imports JAX.
+"""The files of a model folder: what a training and its validation both ask of them. Nothing here
+imports JAX.
 
-``open_model`` judges headers and what follows from them, ``read_weights`` gives one tensor after a look at its numbers,
-``check_weights`` looks at all of them. ``tunix validate`` calls the first and the last, loading the first two, so that the one
-refuses what the other would.
+``open_model`` judges headers and what follows from them, ``read_weights`` gives one tensor after a
+look at its numbers, ``check_weights`` looks at all of them. ``tunix validate`` calls the first and
+the last, loading the first two, so that the one refuses what the other would.
 """
 
 from __future__ import annotations
@@ -13,16 +14,27 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from runs.spec.model_folder import EMBEDDING, HEAD, Entry, FolderProblem, ModelFolder, open_model_folder
+from runs.spec.model_folder import (
+    EMBEDDING,
+    HEAD,
+    Entry,
+    FolderProblem,
+    ModelFolder,
+    open_model_folder,
+)
 from runs.trainer.errors import ModelError
 
 NUMPY = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-_EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80}  # all ones in infinity and NaN; four times as fast as asking each number
+_EXPONENT = {
+    "F16": 0x7C00,
+    "BF16": 0x7F80,
+}  # all ones in infinity and NaN; four times as fast as asking each number
 _PIECE = 2**20  # numbers looked at together
 
 
 def open_model(model_id: str, path: Path) -> ModelFolder:
-    """Return what the headers of a model folder say. Raises ModelError: why it cannot be loaded, in one sentence."""
+    """Return what the headers of a model folder say. Raises ModelError: why it cannot be loaded, in
+    one sentence."""
     try:
         folder = open_model_folder(path)
     except FolderProblem as error:
@@ -31,14 +43,16 @@ def open_model(model_id: str, path: Path) -> ModelFolder:
         head, embedding = read_array(folder.entries[HEAD]), read_array(folder.entries[EMBEDDING])
         if not _same(head, embedding):
             raise ModelError(
-                f"the model {model_id} cannot be loaded: config.json ties the output head to the embeddings, "
-                f"but {HEAD} differs from them; set tie_word_embeddings to false if the head is meant to be its own"
+                f"the model {model_id} cannot be loaded: config.json ties the output head to the"
+                f" embeddings, but {HEAD} differs from them; set tie_word_embeddings to false if"
+                " the head is meant to be its own"
             )
     return folder
 
 
 def read_array(entry: Entry) -> np.ndarray:
-    """One tensor as a memory-mapped array: nothing is read before it is used. Raises ModelError when the file is gone."""
+    """One tensor as a memory-mapped array: nothing is read before it is used. Raises ModelError
+    when the file is gone."""
     count = entry.end - entry.start
     try:
         data = (
@@ -52,13 +66,15 @@ def read_array(entry: Entry) -> np.ndarray:
 
 
 def read_weights(name: str, entry: Entry) -> np.ndarray:
-    """Return ``read_array`` of a tensor. Raises ModelError if it holds anything but numbers of float32."""
+    """Return ``read_array`` of a tensor. Raises ModelError if it holds anything but numbers of
+    float32."""
     array = read_array(entry)
     wrong = sum(_not_finite(entry, piece) for piece in _pieces(array))
     if wrong:
         raise ModelError(
-            f"the tensor {name} in {entry.file.name} has {wrong:,} of {array.size:,} weights that are NaN, infinite or too large "
-            "for float32; the model cannot compute with them: use an undamaged copy of it"
+            f"the tensor {name} in {entry.file.name} has {wrong:,} of {array.size:,} weights that"
+            " are NaN, infinite or too large for float32; the model cannot compute with them: use"
+            " an undamaged copy of it"
         )
     return array
 
@@ -84,5 +100,9 @@ def _not_finite(entry: Entry, piece: np.ndarray) -> int:
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
-    pairs = zip(_pieces(first), _pieces(second), strict=True)  # their shapes are equal, or the folder had been refused
-    return all(np.array_equal(a.astype(np.float32), b.astype(np.float32), equal_nan=True) for a, b in pairs)
+    pairs = zip(
+        _pieces(first), _pieces(second), strict=True
+    )  # their shapes are equal, or the folder had been refused
+    return all(
+        np.array_equal(a.astype(np.float32), b.astype(np.float32), equal_nan=True) for a, b in pairs
+    )

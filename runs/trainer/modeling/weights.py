@@ -44,10 +44,12 @@ def by_parameter(table: Iterable[Tensor]) -> dict[Any, list[Tensor]]:
 
 
 def random_array(tensor: Tensor, architecture: Architecture, seed: int) -> np.ndarray:
-    """Fresh float32 weights in the checkpoint's layout; they depend on the seed and the tensor's name only.
+    """Fresh float32 weights in the checkpoint's layout; they depend on the seed and the tensor's
+    name only.
 
-    Norms are ones (Gemma's, which add one, zeros), biases zero, embeddings narrow so that the first loss is that of a guess;
-    a matrix has the variance of its fan-in, those that end a residual branch less, by the number of branches.
+    Norms are ones (Gemma's, which add one, zeros), biases zero, embeddings narrow so that the first
+    loss is that of a guess; a matrix has the variance of its fan-in, those that end a residual
+    branch less, by the number of branches.
     """
     if len(tensor.shape) == 1:
         ones = "norm" in tensor.name and not architecture.is_gemma
@@ -63,11 +65,14 @@ def place(array: np.ndarray, dtype: Any, sharding: jax.sharding.Sharding | None)
     """The array on its devices in ``dtype``; with a sharding each device receives only its part."""
     if sharding is None:
         return jax.device_put(np.ascontiguousarray(array, dtype=dtype))
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: np.ascontiguousarray(array[index], dtype=dtype))
+    return jax.make_array_from_callback(
+        array.shape, sharding, lambda index: np.ascontiguousarray(array[index], dtype=dtype)
+    )
 
 
 def write_safetensors(folder: Path, names: Names, arrays: Iterator[np.ndarray]) -> None:
-    """Write ``model.safetensors``, or shards with an index beyond SHARD_BYTES, one tensor in memory at a time.
+    """Write ``model.safetensors``, or shards with an index beyond SHARD_BYTES, one tensor in memory
+    at a time.
 
     ``names`` gives dtype and shape of each tensor, ``arrays`` their contents in the same order.
     """
@@ -82,22 +87,33 @@ def write_safetensors(folder: Path, names: Names, arrays: Iterator[np.ndarray]) 
         filled += size
     files: dict[str, str] = {}
     for number, members in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = (
+            "model.safetensors"
+            if len(shards) == 1
+            else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        )
         with (folder / file).open("wb") as stream:
             write_one(stream, {name: names[name] for name in members}, arrays)
         files |= dict.fromkeys(members, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files}
-        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / INDEX).write_text(
+            json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
 
 def write_one(stream: BinaryIO, names: Names, arrays: Iterator[np.ndarray]) -> None:
-    """One safetensors file (https://huggingface.co/docs/safetensors), flushed to the disk: header length, header, data."""
+    """One safetensors file (https://huggingface.co/docs/safetensors), flushed to the disk: header
+    length, header, data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, (dtype, shape) in names.items():
         end = position + int(np.prod(shape)) * dtype.itemsize
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [position, end],
+        }
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

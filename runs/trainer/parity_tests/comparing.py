@@ -21,18 +21,24 @@ class Piece:
     first_position: int = 0
 
 
-# Positions past 1,000, longer than every window, several query blocks, a last block that is not full.
+# Positions past 1,000, longer than every window, several query blocks, a last block that is not
+# full.
 LENGTH = 1040
 PIECES = (
     Piece(row=0, start=0, length=1040),  # a whole row
-    Piece(row=1, start=30, length=400),  # padding before, two packed, padding between and after, positions far out
+    Piece(
+        row=1, start=30, length=400
+    ),  # padding before, two packed, padding between and after, positions far out
     Piece(row=1, start=430, length=41),
     Piece(row=1, start=600, length=90, first_position=2000),
 )
 
 
-def make_rows(vocabulary: int, *, length: int = LENGTH, pieces: tuple[Piece, ...] = PIECES) -> dict[str, np.ndarray]:
-    """``tokens``, ``positions`` ``[B, L]``, block-diagonal causal ``mask [B, L, L]``; padding is token 0 and sees nothing."""
+def make_rows(
+    vocabulary: int, *, length: int = LENGTH, pieces: tuple[Piece, ...] = PIECES
+) -> dict[str, np.ndarray]:
+    """``tokens``, ``positions`` ``[B, L]``, block-diagonal causal ``mask [B, L, L]``; padding is
+    token 0 and sees nothing."""
     rows = 1 + max(piece.row for piece in pieces)
     generator = np.random.default_rng(7)
     tokens, positions, segments = (np.zeros((rows, length), np.int32) for _ in range(3))
@@ -42,14 +48,21 @@ def make_rows(vocabulary: int, *, length: int = LENGTH, pieces: tuple[Piece, ...
         positions[piece.row, span] = np.arange(piece.length) + piece.first_position
         segments[piece.row, span] = number
     same = (segments[:, :, None] == segments[:, None, :]) & (segments[:, :, None] > 0)
-    return {"tokens": tokens, "positions": positions, "mask": same & np.tril(np.ones((length, length), bool))}
+    return {
+        "tokens": tokens,
+        "positions": positions,
+        "mask": same & np.tril(np.ones((length, length), bool)),
+    }
 
 
 def our_logits(loaded: LoadedModel, rows: dict[str, np.ndarray]) -> np.ndarray:
-    """Logits ``[B, L, V]`` in float32, by the path that training takes: hidden states, then the projection."""
+    """Logits ``[B, L, V]`` in float32, by the path that training takes: hidden states, then the
+    projection."""
 
     @jax.jit
     def run(tokens: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
         return project(loaded.module, forward_hidden(loaded.module, tokens, positions, mask))
 
-    return np.asarray(run(*(jnp.asarray(rows[name]) for name in ("tokens", "positions", "mask"))), np.float32)
+    return np.asarray(
+        run(*(jnp.asarray(rows[name]) for name in ("tokens", "positions", "mask"))), np.float32
+    )

@@ -1,4 +1,5 @@
-"""Tiny random checkpoints made by ``transformers``, one for every way a family computes, and their reference logits."""
+"""Tiny random checkpoints made by ``transformers``, one for every way a family computes, and their
+reference logits."""
 
 from __future__ import annotations
 
@@ -31,9 +32,15 @@ _LLAMA3 = {
 # Name → (model_type, what differs from _BASE).
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"rope_theta": 123_456.0, "head_dim": 16, "rms_norm_eps": 1e-3}),
-    "llama-tied": ("llama", {"rope_theta": 10_000.0, "tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "llama-tied": (
+        "llama",
+        {"rope_theta": 10_000.0, "tie_word_embeddings": True, "num_key_value_heads": 4},
+    ),
     "llama3-scaling": ("llama", {"rope_theta": 500_000.0, "rope_scaling": _LLAMA3, "head_dim": 16}),
-    "llama-linear-scaling": ("llama", {"rope_theta": 10_000.0, "rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "llama-linear-scaling": (
+        "llama",
+        {"rope_theta": 10_000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    ),
     "qwen2": ("qwen2", {"rope_theta": 1_000_000.0}),
     "qwen2-tied-window": (
         "qwen2",
@@ -46,9 +53,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen3": ("qwen3", {"rope_theta": 5_000_000.0, "head_dim": 16}),
-    "qwen3-tied": ("qwen3", {"rope_theta": 1_000_000.0, "head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3-tied": (
+        "qwen3",
+        {"rope_theta": 1_000_000.0, "head_dim": 32, "tie_word_embeddings": True},
+    ),
     "gemma": ("gemma", {"head_dim": 16, "num_key_value_heads": 1}),
-    "gemma-equal-heads": ("gemma", {"head_dim": 16, "num_key_value_heads": 4, "rope_theta": 50_000.0, "rms_norm_eps": 1e-4}),
+    "gemma-equal-heads": (
+        "gemma",
+        {"head_dim": 16, "num_key_value_heads": 4, "rope_theta": 50_000.0, "rms_norm_eps": 1e-4},
+    ),
     "gemma2": (
         "gemma2",
         {
@@ -97,7 +110,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_checkpoint(folder: Path, name: str, *, dtype: torch.dtype = torch.float32) -> Path:
-    """A checkpoint with loud weights, so that a wrong computation shows: logits of several units, norms far from one."""
+    """A checkpoint with loud weights, so that a wrong computation shows: logits of several units,
+    norms far from one."""
     model_type, changes = CASES[name]
     config = transformers.AutoConfig.for_model(model_type, **{**_BASE, **changes})
     torch.manual_seed(sum(map(ord, name)))

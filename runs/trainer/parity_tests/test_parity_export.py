@@ -24,12 +24,23 @@ from runs.trainer.parity_tests.reference import (
 )
 
 TOLERANCE = 1e-3
-FAMILIES = ["llama", "llama-tied", "qwen2", "qwen3-tied", "gemma", "gemma-equal-heads", "gemma2-27b", "gemma3"]
+FAMILIES = [
+    "llama",
+    "llama-tied",
+    "qwen2",
+    "qwen3-tied",
+    "gemma",
+    "gemma-equal-heads",
+    "gemma2-27b",
+    "gemma3",
+]
 LENGTH = 60
 
 
 def load(folder: Path) -> LoadedModel:
-    return load_model(model_id=folder.name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0)
+    return load_model(
+        model_id=folder.name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
 
 
 def disturb(module: nnx.Module, kind: type, size: float) -> None:
@@ -37,7 +48,10 @@ def disturb(module: nnx.Module, kind: type, size: float) -> None:
     state = nnx.state(module, kind)
     leaves, structure = jax.tree.flatten(state)
     generator = np.random.default_rng(3)
-    moved = [leaf + size * jnp.asarray(generator.standard_normal(leaf.shape), leaf.dtype) for leaf in leaves]
+    moved = [
+        leaf + size * jnp.asarray(generator.standard_normal(leaf.shape), leaf.dtype)
+        for leaf in leaves
+    ]
     nnx.update(module, jax.tree.unflatten(structure, moved))
 
 
@@ -46,7 +60,9 @@ def rows(vocabulary: int = VOCABULARY) -> dict[str, np.ndarray]:
 
 
 def difference(reference: Any, ours: np.ndarray, vocabulary: int = VOCABULARY) -> float:
-    return float(np.abs(reference_logits(reference.eval(), rows(vocabulary)["tokens"][0]) - ours[0]).max())
+    return float(
+        np.abs(reference_logits(reference.eval(), rows(vocabulary)["tokens"][0]) - ours[0]).max()
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -62,7 +78,9 @@ def test_full_weights_load_in_transformers(name: str, checkpoints: Path, tmp_pat
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_adapter_loads_in_peft_and_merged_model_in_transformers(name: str, checkpoints: Path, tmp_path: Path) -> None:
+def test_adapter_loads_in_peft_and_merged_model_in_transformers(
+    name: str, checkpoints: Path, tmp_path: Path
+) -> None:
     base = make_checkpoint(checkpoints, name)
     loaded = load(base)
     untrained = our_logits(loaded, rows())
@@ -79,7 +97,9 @@ def test_adapter_loads_in_peft_and_merged_model_in_transformers(name: str, check
 
 @pytest.mark.parametrize("targets", [["q_proj"], ["v_proj", "down_proj"]])
 @pytest.mark.parametrize("name", ["llama", "gemma", "gemma-equal-heads"])
-def test_some_targets_only(name: str, targets: list[str], checkpoints: Path, tmp_path: Path) -> None:
+def test_some_targets_only(
+    name: str, targets: list[str], checkpoints: Path, tmp_path: Path
+) -> None:
     base = make_checkpoint(checkpoints, name)
     loaded = load(base)
     apply_lora(loaded, rank=2, alpha=None, targets=targets, seed=1)
@@ -107,7 +127,9 @@ def test_lora_gradients_equal_pefts(checkpoints: Path, tmp_path: Path) -> None:
         return -picked.mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(lora)
-    model = peft.PeftModel.from_pretrained(load_reference(base), tmp_path / "model", is_trainable=True)
+    model = peft.PeftModel.from_pretrained(
+        load_reference(base), tmp_path / "model", is_trainable=True
+    )
     with torch.enable_grad():
         ids = torch.from_numpy(data["tokens"].astype(np.int64))
         result = model(input_ids=ids, labels=ids)
@@ -117,10 +139,16 @@ def test_lora_gradients_equal_pefts(checkpoints: Path, tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             parts = name.split(".")  # …layers.N.self_attn.q_proj.lora_A.default.weight
-            layer, block, projection, matrix = parts[parts.index("layers") + 1 : parts.index("layers") + 5]
-            owner = gradient["layers"][int(layer)]["attn" if block == "self_attn" else "mlp"][projection]
+            layer, block, projection, matrix = parts[
+                parts.index("layers") + 1 : parts.index("layers") + 5
+            ]
+            owner = gradient["layers"][int(layer)]["attn" if block == "self_attn" else "mlp"][
+                projection
+            ]
             ours = owner[f"{projection}_lora_{matrix[-1].lower()}"]
-            np.testing.assert_allclose(np.asarray(jax.tree.leaves(ours)[0]).T, parameter.grad.numpy(), atol=1e-3, rtol=1e-2)
+            np.testing.assert_allclose(
+                np.asarray(jax.tree.leaves(ours)[0]).T, parameter.grad.numpy(), atol=1e-3, rtol=1e-2
+            )
             compared += 1
     assert compared == 2 * 7 * 2
 
@@ -132,21 +160,38 @@ def test_mixed_dtypes_and_shards(checkpoints: Path, tmp_path: Path) -> None:
             parameter.data = parameter.to(torch.bfloat16)
     reference.save_pretrained(tmp_path / "mixed", max_shard_size="20KB")
     assert len(list((tmp_path / "mixed").glob("*.safetensors"))) > 2
-    kinds = set(json.loads((tmp_path / "mixed" / "model.safetensors.index.json").read_text())["weight_map"].values())
+    kinds = set(
+        json.loads((tmp_path / "mixed" / "model.safetensors.index.json").read_text())[
+            "weight_map"
+        ].values()
+    )
     assert len(kinds) > 2
-    assert difference(load_reference(tmp_path / "mixed"), our_logits(load(tmp_path / "mixed"), rows())) <= TOLERANCE
+    assert (
+        difference(load_reference(tmp_path / "mixed"), our_logits(load(tmp_path / "mixed"), rows()))
+        <= TOLERANCE
+    )
 
 
 def test_bfloat16_stays_near_the_float32_reference(checkpoints: Path, tmp_path: Path) -> None:
-    """In bfloat16 only rounding separates us from the reference, and the exported files hold bfloat16."""
+    """In bfloat16 only rounding separates us from the reference, and the exported files hold
+    bfloat16."""
     base = make_checkpoint(checkpoints, "llama", dtype=torch.bfloat16)
-    loaded = load_model(model_id="x", path=base, revision=None, dtype=jnp.bfloat16, mesh=None, seed=0)
-    ours, exact = our_logits(loaded, rows()), reference_logits(load_reference(base), rows()["tokens"][0])
+    loaded = load_model(
+        model_id="x", path=base, revision=None, dtype=jnp.bfloat16, mesh=None, seed=0
+    )
+    ours, exact = (
+        our_logits(loaded, rows()),
+        reference_logits(load_reference(base), rows()["tokens"][0]),
+    )
     assert np.abs(ours[0] - exact).mean() < 0.02 * np.abs(exact).mean()
     export_model(loaded, tmp_path / "model", lora=False, merged=False, card={})
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", trust_remote_code=False)
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", trust_remote_code=False
+    )
     assert again.dtype == torch.bfloat16
-    np.testing.assert_array_equal(reference_logits(load_reference(tmp_path / "model"), rows()["tokens"][0]), exact)
+    np.testing.assert_array_equal(
+        reference_logits(load_reference(tmp_path / "model"), rows()["tokens"][0]), exact
+    )
 
 
 def test_multimodal_gemma3_gives_its_language_model(checkpoints: Path, tmp_path: Path) -> None:
@@ -169,9 +214,13 @@ def test_multimodal_gemma3_gives_its_language_model(checkpoints: Path, tmp_path:
         "image_size": 28,
         "patch_size": 14,
     }
-    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=95)
+    config = transformers.Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=95
+    )
     torch.manual_seed(0)
-    model = transformers.Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager")
+    model = transformers.Gemma3ForConditionalGeneration._from_config(
+        config, attn_implementation="eager"
+    )
     loud(model)
     base = tmp_path / "multimodal"
     model.save_pretrained(base)
@@ -189,7 +238,9 @@ def test_multimodal_gemma3_gives_its_language_model(checkpoints: Path, tmp_path:
 
 
 def test_preset_loads_as_a_llama(tmp_path: Path) -> None:
-    loaded = load_model(model_id="preset:tiny-llama", path=None, revision=None, dtype=jnp.float32, mesh=None, seed=5)
+    loaded = load_model(
+        model_id="preset:tiny-llama", path=None, revision=None, dtype=jnp.float32, mesh=None, seed=5
+    )
     disturb(loaded.module, nnx.Param, 0.05)
     ours = our_logits(loaded, rows(loaded.vocab_size))
     export_model(loaded, tmp_path / "model", lora=False, merged=False, card={"run_id": "r"})

@@ -1,4 +1,5 @@
-"""Our logits against the reference's: every family, padding, packing, positions past 1,000, in float32."""
+"""Our logits against the reference's: every family, padding, packing, positions past 1,000, in
+float32."""
 
 import os
 from pathlib import Path
@@ -9,7 +10,13 @@ import pytest
 
 from runs.trainer.modeling import forward_hidden, load_model, project
 from runs.trainer.parity_tests.comparing import PIECES, Piece, make_rows, our_logits
-from runs.trainer.parity_tests.reference import CASES, VOCABULARY, load_reference, make_checkpoint, reference_logits
+from runs.trainer.parity_tests.reference import (
+    CASES,
+    VOCABULARY,
+    load_reference,
+    make_checkpoint,
+    reference_logits,
+)
 
 TOLERANCE = 1e-3
 
@@ -17,23 +24,31 @@ TOLERANCE = 1e-3
 @pytest.mark.parametrize("name", CASES)
 def test_logits_equal_the_reference(name: str, checkpoints: Path) -> None:
     folder = make_checkpoint(checkpoints, name)
-    loaded = load_model(model_id=name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0)
+    loaded = load_model(
+        model_id=name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
     reference = load_reference(folder)
     rows = make_rows(VOCABULARY)
     ours = our_logits(loaded, rows)
     spread = []
     for piece in PIECES:
         span = slice(piece.start, piece.start + piece.length)
-        expected = reference_logits(reference, rows["tokens"][piece.row, span], piece.first_position)
+        expected = reference_logits(
+            reference, rows["tokens"][piece.row, span], piece.first_position
+        )
         spread.append(expected.std())
         assert np.abs(ours[piece.row, span] - expected).max() <= TOLERANCE
     assert min(spread) > 0.5, "the checkpoint is too quiet to show a difference"
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"])
-def test_hidden_states_and_projection_are_the_models_own_logits(name: str, checkpoints: Path) -> None:
+def test_hidden_states_and_projection_are_the_models_own_logits(
+    name: str, checkpoints: Path
+) -> None:
     folder = make_checkpoint(checkpoints, name)
-    loaded = load_model(model_id=name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0)
+    loaded = load_model(
+        model_id=name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
     rows = make_rows(VOCABULARY, length=150, pieces=(Piece(row=0, start=0, length=130),))
     tokens, positions, mask = (jnp.asarray(rows[key]) for key in ("tokens", "positions", "mask"))
     own, cache = loaded.module(tokens, positions, None, mask)
@@ -46,8 +61,13 @@ def test_hidden_states_and_projection_are_the_models_own_logits(name: str, check
 
 def check_real_model(folder: Path) -> float:
     """Largest logit difference on a packed row of a real model; positions go past 1,000."""
-    loaded = load_model(model_id=folder.name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0)
-    pieces = (Piece(row=0, start=0, length=700), Piece(row=0, start=700, length=300, first_position=1200))
+    loaded = load_model(
+        model_id=folder.name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
+    pieces = (
+        Piece(row=0, start=0, length=700),
+        Piece(row=0, start=700, length=300, first_position=1200),
+    )
     rows = make_rows(loaded.vocab_size, length=1024, pieces=pieces)
     ours = our_logits(loaded, rows)
     reference = load_reference(folder)

@@ -1,7 +1,8 @@
-"""Configurations that hardly any checkpoint has: computed as ``transformers`` computes them, or refused by name.
+"""Configurations that hardly any checkpoint has: computed as ``transformers`` computes them, or
+refused by name.
 
-``transformers`` reads keys that it never applies, takes defaults that differ by family, and refuses what looks harmless; each of
-these was a model trained on something else, silently.
+``transformers`` reads keys that it never applies, takes defaults that differ by family, and refuses
+what looks harmless; each of these was a model trained on something else, silently.
 """
 
 import json
@@ -76,7 +77,10 @@ _ONE_ROPE: list[Change] = [
     {"rope_scaling": LLAMA3},
     {"rope_scaling": LLAMA3, "max_position_embeddings": ABSENT},
     {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}},
-    {"rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16}, "original_max_position_embeddings": 64},
+    {
+        "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 16},
+        "original_max_position_embeddings": 64,
+    },
     {"rope_scaling": {**LLAMA3, "factor": 0.5}},
     {"rope_scaling": {**LLAMA3, "rope_theta": 77.0}, "rope_theta": 500.0},
     {"rope_scaling": LLAMA3, "rope_parameters": {"rope_theta": 33.0, "rope_type": "default"}},
@@ -84,8 +88,15 @@ _ONE_ROPE: list[Change] = [
     {"rope_parameters": {"rope_type": "default"}, "rope_theta": 44.0},
     {"default_theta": 55.0, "rope_base": 3.0},
 ]
-_UNCAPPED: list[Change] = [{"query_pre_attn_scalar": 3}, {"attn_logit_softcapping": 2.0}, {"final_logit_softcapping": 2.0}]
-_WINDOWS_IGNORED: list[Change] = [{"sliding_window": 5, "use_sliding_window": True}, {"layer_types": [SLIDING, SLIDING]}]
+_UNCAPPED: list[Change] = [
+    {"query_pre_attn_scalar": 3},
+    {"attn_logit_softcapping": 2.0},
+    {"final_logit_softcapping": 2.0},
+]
+_WINDOWS_IGNORED: list[Change] = [
+    {"sliding_window": 5, "use_sliding_window": True},
+    {"layer_types": [SLIDING, SLIDING]},
+]
 _ALTERNATE = {"layer_types": [FULL, SLIDING]}
 _QWEN: list[Change] = [
     *_EVERYWHERE,
@@ -100,7 +111,12 @@ _QWEN: list[Change] = [
     {"use_sliding_window": True, "sliding_window": 500, "max_window_layers": 0},
     {"use_sliding_window": True, "sliding_window": ABSENT, "max_window_layers": 0},
     {"use_sliding_window": True, "sliding_window": 5, "layer_types": [SLIDING, FULL]},
-    {"use_sliding_window": True, "sliding_window": 5, "layer_types": [FULL, FULL], "max_window_layers": 0},
+    {
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "layer_types": [FULL, FULL],
+        "max_window_layers": 0,
+    },
     {"use_sliding_window": False, "sliding_window": 5, "max_window_layers": 0},
     {"sliding_window": 5, "max_window_layers": 0},
     {"use_bidirectional_attention": True, "mlp_bias": True, "final_logit_softcapping": 2.0},
@@ -154,7 +170,10 @@ EQUAL: dict[str, list[Change]] = {
         {"sliding_window_pattern": 2},
         {"rope_parameters": {}},
         {"rope_parameters": {FULL: {"rope_theta": 5e4, "rope_type": "default"}}, **_ALTERNATE},
-        {"rope_parameters": {FULL: {"rope_theta": 5e4, "rope_type": "default"}, SLIDING: None}, **_ALTERNATE},
+        {
+            "rope_parameters": {FULL: {"rope_theta": 5e4, "rope_type": "default"}, SLIDING: None},
+            **_ALTERNATE,
+        },
         {
             "rope_parameters": {
                 FULL: {"rope_theta": 5e4, "rope_type": "default"},
@@ -170,7 +189,8 @@ EQUAL: dict[str, list[Change]] = {
 
 
 class Family:
-    """One checkpoint of a family, its weights under any configuration. Ours are computed once for each architecture."""
+    """One checkpoint of a family, its weights under any configuration. Ours are computed once for
+    each architecture."""
 
     def __init__(self, name: str, folder: Path):
         self.name, self.folder = name, folder / name
@@ -179,7 +199,9 @@ class Family:
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         loud(model)
         model.save_pretrained(self.folder)
-        self.rows = make_rows(VOCABULARY, length=LENGTH, pieces=(Piece(row=0, start=0, length=LENGTH),))
+        self.rows = make_rows(
+            VOCABULARY, length=LENGTH, pieces=(Piece(row=0, start=0, length=LENGTH),)
+        )
         self._ours: dict[Any, np.ndarray] = {}
 
     def configure(self, changes: Change) -> dict[str, Any]:
@@ -192,7 +214,14 @@ class Family:
         return reference_logits(load_reference(self.folder), self.rows["tokens"][0])
 
     def ours(self) -> np.ndarray:
-        loaded = load_model(model_id=self.name, path=self.folder, revision=None, dtype=jnp.float32, mesh=None, seed=0)
+        loaded = load_model(
+            model_id=self.name,
+            path=self.folder,
+            revision=None,
+            dtype=jnp.float32,
+            mesh=None,
+            seed=0,
+        )
         if loaded.architecture not in self._ours:
             with jax.disable_jit():  # tiny: to compile takes longer than to compute
                 self._ours[loaded.architecture] = our_logits(loaded, self.rows)[0]
@@ -224,7 +253,8 @@ def test_odd_configurations_are_computed_as_the_reference_does(name: str, famili
 
 
 def test_gemma_1_is_computed_in_the_tanh_form_whatever_gelu_means(families: Any) -> None:
-    """The one deliberate difference: the exact form, which the reference reads in "gelu", is not what Gemma 1 was made with."""
+    """The one deliberate difference: the exact form, which the reference reads in "gelu", is not
+    what Gemma 1 was made with."""
     family: Family = families("gemma")
     family.configure({"hidden_act": "gelu_pytorch_tanh"})
     expected = family.expected()
@@ -233,7 +263,9 @@ def test_gemma_1_is_computed_in_the_tanh_form_whatever_gelu_means(families: Any)
     assert np.abs(expected - family.expected()).max() > TOLERANCE
 
 
-odd_numbers = st.sampled_from([None, True, False, 0, 1, 2, 3, 5, 8, 64, -1, 0.5, 1.0, 3.0, 10_000.0, "x", ABSENT])
+odd_numbers = st.sampled_from(
+    [None, True, False, 0, 1, 2, 3, 5, 8, 64, -1, 0.5, 1.0, 3.0, 10_000.0, "x", ABSENT]
+)
 ropes = st.fixed_dictionaries(
     {},
     optional={
@@ -247,18 +279,40 @@ ropes = st.fixed_dictionaries(
         "partial_rotary_factor": st.sampled_from([0.5, 1.0, None]),
     },
 )
-nested_ropes = st.fixed_dictionaries({}, optional={FULL: ropes | st.none(), SLIDING: ropes | st.none()})
+nested_ropes = st.fixed_dictionaries(
+    {}, optional={FULL: ropes | st.none(), SLIDING: ropes | st.none()}
+)
 _NUMBERS = (
-    *("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "use_sliding_window"),
-    *("max_window_layers", "sliding_window_pattern", "is_causal", "attention_bias", "mlp_bias", "use_bidirectional_attention"),
-    *("tie_word_embeddings", "rms_norm_eps", "rope_theta", "rope_local_base_freq", "partial_rotary_factor"),
+    *(
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "query_pre_attn_scalar",
+        "sliding_window",
+        "use_sliding_window",
+    ),
+    *(
+        "max_window_layers",
+        "sliding_window_pattern",
+        "is_causal",
+        "attention_bias",
+        "mlp_bias",
+        "use_bidirectional_attention",
+    ),
+    *(
+        "tie_word_embeddings",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_local_base_freq",
+        "partial_rotary_factor",
+    ),
     *("original_max_position_embeddings", "num_key_value_heads", "head_dim", "pad_token_id"),
 )
 odd_changes = st.fixed_dictionaries(
     {},
     optional={
         **dict.fromkeys(_NUMBERS, odd_numbers),
-        "layer_types": st.lists(st.sampled_from([SLIDING, FULL]), min_size=2, max_size=2) | st.none(),
+        "layer_types": st.lists(st.sampled_from([SLIDING, FULL]), min_size=2, max_size=2)
+        | st.none(),
         "rope_scaling": ropes | st.none(),
         "rope_parameters": ropes | nested_ropes | st.none(),
         "hidden_act": st.sampled_from(["silu", "swish", "gelu_pytorch_tanh", "relu", None]),
@@ -267,9 +321,13 @@ odd_changes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(name=st.sampled_from(sorted(FAMILIES)), changes=odd_changes)
-def test_any_configuration_is_computed_as_the_reference_does_or_refused(name: str, changes: Change, families: Any) -> None:
+def test_any_configuration_is_computed_as_the_reference_does_or_refused(
+    name: str, changes: Change, families: Any
+) -> None:
     family: Family = families(name)
     family.configure(changes)
     try:

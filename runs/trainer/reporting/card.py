@@ -1,4 +1,5 @@
-"""The README.md of an exported model: what it is, what it was trained on, how, and with what result."""
+"""The README.md of an exported model: what it is, what it was trained on, how, and with what
+result."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -
     """
     base = loaded.model_id if loaded.folder is None or loaded.revision else loaded.folder.name
     licence = base_licence(loaded)
-    front: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    front: dict[str, Any] = {
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": "text-generation",
+    }
     if loaded.revision:
         front["base_model"] = loaded.model_id
     if licence:
@@ -40,7 +44,11 @@ def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -
         else "A model trained from random weights:"
     )
     dataset, result = dict(card.get("dataset") or {}), dict(card.get("result") or {})
-    unstated = "none, the weights began as random numbers" if loaded.folder is None else "not stated in the model folder"
+    unstated = (
+        "none, the weights began as random numbers"
+        if loaded.folder is None
+        else "not stated in the model folder"
+    )
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
@@ -59,21 +67,36 @@ def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -
         "",
     ]
     lines += [
-        f"- {name}: {dataset[name]}" for name in ("key", "fingerprint", "examples", "held_out") if dataset.get(name) is not None
+        f"- {name}: {dataset[name]}"
+        for name in ("key", "fingerprint", "examples", "held_out")
+        if dataset.get(name) is not None
     ]
     lines += ["", "## Result", ""]
     lines += [
-        f"- {name}: {value}" for name, value in result.items() if isinstance(value, int | float) and not isinstance(value, bool)
+        f"- {name}: {value}"
+        for name, value in result.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     if loaded.folder is None:
         lines += ["", _BYTE_TOKENIZER.strip()]
-    manifest = {key: card[key] for key in ("dataset", "model", "training") if card.get(key) is not None}
-    lines += ["", "## Manifest", "", "```yaml", yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True).strip(), "```", ""]
+    manifest = {
+        key: card[key] for key in ("dataset", "model", "training") if card.get(key) is not None
+    }
+    lines += [
+        "",
+        "## Manifest",
+        "",
+        "```yaml",
+        yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True).strip(),
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def base_licence(loaded: LoadedModel) -> str | None:
-    """The licence of the base model as its folder states it: its model card's front matter, else its config.json."""
+    """The licence of the base model as its folder states it: its model card's front matter, else
+    its config.json."""
     if loaded.folder is None:
         return None
     try:

@@ -1,4 +1,5 @@
-"""What a training writes down while it runs: ``metrics.jsonl``, the progress lines on stdout, ``result.json``."""
+"""What a training writes down while it runs: ``metrics.jsonl``, the progress lines on stdout,
+``result.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 
 
 def strict(value: Any) -> Any:
-    """The value with every number that JSON does not know as a string: "NaN", "Infinity", "-Infinity"."""
+    """The value with every number that JSON does not know as a string: "NaN", "Infinity",
+    "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
@@ -38,7 +40,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 class MetricsFile:
     """``metrics.jsonl``: one JSON object a line, appended and flushed.
 
-    A run that goes on after a crash appends; steps since the checkpoint then occur twice, and the later line counts.
+    A run that goes on after a crash appends; steps since the checkpoint then occur twice, and the
+    later line counts.
     """
 
     def __init__(self, path: Path, *, write: bool = True):
@@ -72,7 +75,8 @@ class MetricsFile:
 
 
 class Progress:
-    """Progress as plain lines: ``step 12/375 epoch 0.10 loss 1.234 lr 2.0e-05 1,234 tokens/s eta 00:01:20``."""
+    """Progress as plain lines: ``step 12/375 epoch 0.10 loss 1.234 lr 2.0e-05 1,234 tokens/s eta
+    00:01:20``."""
 
     SECONDS_BETWEEN = 0.5
 
@@ -80,14 +84,17 @@ class Progress:
         self._total = total_steps
         self._printed_at = 0.0
 
-    def step(self, *, step: int, epoch: float, values: dict[str, float], seconds_left: float) -> None:
+    def step(
+        self, *, step: int, epoch: float, values: dict[str, float], seconds_left: float
+    ) -> None:
         now = time.monotonic()
         if step < self._total and now - self._printed_at < self.SECONDS_BETWEEN:
             return
         self._printed_at = now
         print(
-            f"step {step}/{self._total} epoch {epoch:.2f} loss {values['loss']:.4g} lr {values['learning_rate']:.1e} "
-            f"{values['tokens_per_second']:,.0f} tokens/s eta {clock(seconds_left)}",
+            f"step {step}/{self._total} epoch {epoch:.2f} loss {values['loss']:.4g} lr"
+            f" {values['learning_rate']:.1e} {values['tokens_per_second']:,.0f} tokens/s eta"
+            f" {clock(seconds_left)}",
             flush=True,
         )
 

@@ -1,6 +1,8 @@
-"""The training program's own tests: a second pytest, isolated from Django and from the project's ``datasets``.
+"""The training program's own tests: a second pytest, isolated from Django and from the project's
+``datasets``.
 
-A compilation cache is shared by all tests, by the processes that run them (pytest-xdist) and by the processes that they start.
+A compilation cache is shared by all tests, by the processes that run them (pytest-xdist) and by the
+processes that they start.
 """
 
 import os
@@ -15,15 +17,20 @@ ROOT = Path(__file__).resolve().parents[3]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # the first process makes the cache, and removes it at its end
+if (
+    "PYTEST_XDIST_WORKER" not in os.environ
+):  # the first process makes the cache, and removes it at its end
     _CACHE = tempfile.TemporaryDirectory(prefix="trainer-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
-# Isolated mode does not reach the processes that run the tests: without this the working folder would be on their path.
+# Isolated mode does not reach the processes that run the tests: without this the working folder
+# would be on their path.
 os.environ["PYTHONSAFEPATH"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("TUNIXRT_CACHE_DIR", None)
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of what these tests do
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0"  # compiling is most of what these tests do
+)
 
 import hypothesis  # noqa: E402 - the path and the environment are set above
 import jax  # noqa: E402 - the path and the environment are set above
@@ -31,10 +38,14 @@ import jax  # noqa: E402 - the path and the environment are set above
 from runs.trainer.loop.devices import start_devices  # noqa: E402 - the path and the environment are set above
 from runs.trainer.tests.helpers import Run, arithmetic, write_llama  # noqa: E402
 
-# As for the tests of the core (tunixrt/tests/plugin.py): neither chance nor a busy machine fails a test.
+# As for the tests of the core (tunixrt/tests/plugin.py): neither chance nor a busy machine fails a
+# test.
 _check = hypothesis.HealthCheck
 _PROFILE = hypothesis.settings(
-    deadline=None, database=None, print_blob=True, suppress_health_check=[_check.too_slow, _check.function_scoped_fixture]
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[_check.too_slow, _check.function_scoped_fixture],
 )
 hypothesis.settings.register_profile("same", _PROFILE, derandomize=True)
 hypothesis.settings.register_profile("search", _PROFILE, derandomize=False)
@@ -55,7 +66,8 @@ def _devices():
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs are kept for as long as a process lives; some hundred of them take gigabytes."""
+    """Compiled programs are kept for as long as a process lives; some hundred of them take
+    gigabytes."""
     yield
     jax.clear_caches()
 
@@ -79,7 +91,8 @@ def llama(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, llama):
-    """A finished training of one epoch with the settings of all tests, to be looked at and compared with, not to be changed."""
+    """A finished training of one epoch with the settings of all tests, to be looked at and compared
+    with, not to be changed."""
     run = Run.write(
         tmp_path_factory.mktemp("trained") / "run",
         examples=arithmetic(48, held_out=8),
@@ -92,9 +105,19 @@ def trained(tmp_path_factory, llama):
 
 @pytest.fixture
 def make_run(tmp_path, llama):
-    """``make_run(name, examples=…, model=…, **training)`` writes a run folder and returns a ``Run``."""
+    """``make_run(name, examples=…, model=…, **training)`` writes a run folder and returns a
+    ``Run``."""
 
-    def make(name="run", *, examples=None, model=None, dataset=None, resume_from=None, extend_from_step=None, **training):
+    def make(
+        name="run",
+        *,
+        examples=None,
+        model=None,
+        dataset=None,
+        resume_from=None,
+        extend_from_step=None,
+        **training,
+    ):
         folder = tmp_path / name
         return Run.write(
             folder,

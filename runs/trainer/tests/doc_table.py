@@ -1,10 +1,17 @@
-"""The table of docs/manifest.md as runs/spec/manifest.py has it. ``python -m runs.trainer.tests.doc_table`` prints it."""
+"""The table of docs/manifest.md as runs/spec/manifest.py has it. ``python -m
+runs.trainer.tests.doc_table`` prints it."""
 
 from typing import Any
 
 from runs.spec.manifest import PARAMETERS, Parameter
 
-TYPES = {bool: "true / false", int: "whole number", float: "number", str: "text", list: "list of text"}
+TYPES = {
+    bool: "true / false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    list: "list of text",
+}
 
 
 def parameter_rows() -> list[str]:
@@ -12,7 +19,13 @@ def parameter_rows() -> list[str]:
     rows = []
     for parameter in PARAMETERS.values():
         kind = TYPES[parameter.type] + (" or null" if parameter.nullable else "")
-        cells = (f"`{parameter.name}`", kind, shown(parameter.default), range_of(parameter), parameter.help)
+        cells = (
+            f"`{parameter.name}`",
+            kind,
+            shown(parameter.default),
+            range_of(parameter),
+            parameter.help,
+        )
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
@@ -30,7 +43,13 @@ def shown(value: Any) -> str:
     """A default as YAML writes it."""
     if value is None:
         return "null"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Hugging Face's hub over HTTP on loopback, as far as its client asks it: revisions, trees and files of model repositories."""
+"""Hugging Face's hub over HTTP on loopback, as far as its client asks it: revisions, trees and
+files of model repositories."""
 
 import hashlib
 import json
@@ -14,7 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repository:
-    """Commits, the newest last, each with its files. ``sizes``: what is claimed of a file. ``gated``: nobody may read it."""
+    """Commits, the newest last, each with its files. ``sizes``: what is claimed of a file.
+    ``gated``: nobody may read it."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -38,7 +40,8 @@ class Repository:
 
 @dataclass
 class Hub:
-    """``asked`` has every request: ``GET /owner/name/resolve/…/config.json``. ``down``: it answers 503."""
+    """``asked`` has every request: ``GET /owner/name/resolve/…/config.json``. ``down``: it answers
+    503."""
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -47,7 +50,11 @@ class Hub:
 
     def contents(self) -> list[str]:
         """Names of the files that were fetched, in order."""
-        return [request.rsplit("/", 1)[1] for request in self.asked if request.startswith("GET ") and "/resolve/" in request]
+        return [
+            request.rsplit("/", 1)[1]
+            for request in self.asked
+            if request.startswith("GET ") and "/resolve/" in request
+        ]
 
 
 @contextmanager
@@ -85,18 +92,31 @@ def serve() -> Iterator[Hub]:
                 return
             files = repository.commits[commit]
             if what == "revision":
-                self._send_json({"id": f"{owner}/{name}", "sha": commit, "siblings": [{"rfilename": file} for file in files]})
+                self._send_json(
+                    {
+                        "id": f"{owner}/{name}",
+                        "sha": commit,
+                        "siblings": [{"rfilename": file} for file in files],
+                    }
+                )
             elif what == "tree":
                 self._send_json(
                     [
-                        {"type": "file", "path": file, "size": repository.size(file, content), "oid": _digest(content)}
+                        {
+                            "type": "file",
+                            "path": file,
+                            "size": repository.size(file, content),
+                            "oid": _digest(content),
+                        }
                         for file, content in files.items()
                     ]
                 )
             elif rest[1] in files:
                 content = files[rest[1]]
                 size = {"X-Linked-Size": str(repository.size(rest[1], content))}
-                self._send(200, content, {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": commit} | size)
+                self._send(
+                    200, content, {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": commit} | size
+                )
             else:
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
 
@@ -127,4 +147,6 @@ def serve() -> Iterator[Hub]:
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:40]  # as long as the commit of git that it stands for
+    return hashlib.sha256(content).hexdigest()[
+        :40
+    ]  # as long as the commit of git that it stands for

@@ -38,8 +38,8 @@ CONFIG = {
 }
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message.role }}|>{{ message.content | trim }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content | trim }}<|end|>\n{%"
+    " endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 # Training settings of the tests, unless they say otherwise: short, and nothing by the clock.
@@ -59,14 +59,32 @@ def arithmetic(count: int, *, held_out: int = 0, seed: int = 0) -> list[dict[str
     lines = []
     for index in range(count):
         a, b = generator.randint(10, 99), generator.randint(10, 99)
-        lines.append(line(f"sum-{index}", f"{a}+{b}=?", str(a + b), final_answer=str(a + b), held_out=index >= count - held_out))
+        lines.append(
+            line(
+                f"sum-{index}",
+                f"{a}+{b}=?",
+                str(a + b),
+                final_answer=str(a + b),
+                held_out=index >= count - held_out,
+            )
+        )
     return lines
 
 
-def line(name: str, question: str, answer: str, *, final_answer: str | None = None, held_out: bool = False) -> dict[str, Any]:
+def line(
+    name: str,
+    question: str,
+    answer: str,
+    *,
+    final_answer: str | None = None,
+    held_out: bool = False,
+) -> dict[str, Any]:
     return {
         "id": name,
-        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ],
         "final_answer": final_answer,
         "split": "held_out" if held_out else "train",
     }
@@ -75,24 +93,33 @@ def line(name: str, question: str, answer: str, *, final_answer: str | None = No
 def byte_tokenizer(template: str | None = CHAT_TEMPLATE, **tokens: str) -> PreTrainedTokenizerFast:
     """A Hugging Face tokenizer of the 256 bytes and a few special tokens: ids 256 and up."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
+    backend = Tokenizer(
+        models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[])
+    )
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **{"eos_token": "<|end|>", "pad_token": "<|end|>", **tokens})
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, **{"eos_token": "<|end|>", "pad_token": "<|end|>", **tokens}
+    )
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]}
+    )
     tokenizer.chat_template = template
     return tokenizer
 
 
 def write_llama(folder: Path, *, seed: int = 0, overflow: bool = False, **config: Any) -> None:
-    """A Hugging Face folder: random weights (so large that the loss is no number, if ``overflow``) and the byte tokenizer."""
+    """A Hugging Face folder: random weights (so large that the loss is no number, if ``overflow``)
+    and the byte tokenizer."""
     settings = {**CONFIG, **config}
     generator = np.random.default_rng(seed)
     weights = {}
     for tensor in tensors(read_architecture(settings)):
         is_norm = len(tensor.shape) == 1
         weights[tensor.name] = (
-            np.ones(tensor.shape, np.float32) if is_norm else generator.normal(0, 0.05, tensor.shape).astype(np.float32)
+            np.ones(tensor.shape, np.float32)
+            if is_norm
+            else generator.normal(0, 0.05, tensor.shape).astype(np.float32)
         )
     if overflow:
         weights["model.norm.weight"][:] = 3e38
@@ -110,11 +137,23 @@ class Run:
 
     @classmethod
     def write(
-        cls, folder: Path, *, examples: list[dict[str, Any]], model: Path | str, training: dict[str, Any], **manifest: Any
+        cls,
+        folder: Path,
+        *,
+        examples: list[dict[str, Any]],
+        model: Path | str,
+        training: dict[str, Any],
+        **manifest: Any,
     ) -> "Run":
         folder.mkdir(parents=True)
-        (folder / "dataset.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8")
-        section = {"id": model, "path": None} if isinstance(model, str) else {"id": "./tiny", "path": str(model)}
+        (folder / "dataset.jsonl").write_text(
+            "".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8"
+        )
+        section = (
+            {"id": model, "path": None}
+            if isinstance(model, str)
+            else {"id": "./tiny", "path": str(model)}
+        )
         manifest = build_manifest(
             run_id="test",
             dataset={"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft"},
@@ -133,10 +172,21 @@ class Run:
         """Train in this process; the exit code."""
         return launch.main(["train", "--config", str(self.config)])
 
-    def start(self, command: str = "train", *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, command: str = "train", *arguments: str, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start the real command in a process of its own, as the keeper does."""
         return subprocess.Popen(
-            [sys.executable, "-I", "-u", str(LAUNCH), command, "--config", "manifest.yaml", *arguments],
+            [
+                sys.executable,
+                "-I",
+                "-u",
+                str(LAUNCH),
+                command,
+                "--config",
+                "manifest.yaml",
+                *arguments,
+            ],
             cwd=self.folder,
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
@@ -144,7 +194,9 @@ class Run:
             text=True,
         )
 
-    def finish(self, command: str = "train", *arguments: str, **environment: str) -> tuple[int, str, str]:
+    def finish(
+        self, command: str = "train", *arguments: str, **environment: str
+    ) -> tuple[int, str, str]:
         """Run the real command to its end: exit code, stdout, stderr."""
         process = self.start(command, *arguments, **environment)
         out, err = process.communicate(timeout=PATIENCE)
@@ -156,11 +208,17 @@ class Run:
 
     def losses(self) -> dict[int, float]:
         """Loss by step; of a step that occurs twice, the later one."""
-        return {m["step"]: m["values"]["loss"] for m in self.metrics() if "loss" in m.get("values", {})}
+        return {
+            m["step"]: m["values"]["loss"] for m in self.metrics() if "loss" in m.get("values", {})
+        }
 
     def result(self) -> dict[str, Any]:
         return json.loads((self.folder / "result.json").read_text())
 
     def checkpoints(self) -> list[int]:
         folder = self.folder / "checkpoints"
-        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.exists() else []
+        return (
+            sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+            if folder.exists()
+            else []
+        )

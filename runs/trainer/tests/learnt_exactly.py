@@ -1,6 +1,7 @@
 """Conversations at random, and whether what is learnt of them is exactly the answer and its end.
 
-The expectations come from ``transformers`` and from reading ids back as text, not from the code under test.
+The expectations come from ``transformers`` and from reading ids back as text, not from the code
+under test.
 """
 
 import json
@@ -17,8 +18,11 @@ from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tests.tokenizer_families import LOSSLESS, NAMES, make_tokenizer_folder
 
 GENERATION = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-CASES: dict[str, str] = json.loads(Path(__file__).with_name("cases").joinpath("chat_templates.json").read_text())
-# Those of the reports, and the ways of well-known models. <think> and the like are tokens of all families.
+CASES: dict[str, str] = json.loads(
+    Path(__file__).with_name("cases").joinpath("chat_templates.json").read_text()
+)
+# Those of the reports, and the ways of well-known models. <think> and the like are tokens of all
+# families.
 TEMPLATES: dict[str, str] = {
     **CASES,
     "plain turns": "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}" + GENERATION,
@@ -64,18 +68,25 @@ REFUSED_STYLES = {("no generation prompt", "generation")}
 WORDS = [*NAMES, "d", "m", "of", "end", "user", "assistant", "<|", "|>", "<", ">", "</think", "think>", "s>", "🙂", "👩\u200d🚀",
          "é", "日本", " ", "  ", "\n", "\t", "\u00a0", "\u2003", "Answer:", "[INST]", "### Human: ", "17+4", "\U000f0000",
          "\ufdd0", "Ġ", "{{ eos_token }}"]  # fmt: skip
-# No lone surrogates, which a dataset cannot hold, and no lower block, which SentencePiece reads as a blank.
+# No lone surrogates, which a dataset cannot hold, and no lower block, which SentencePiece reads as
+# a blank.
 letters = st.characters(codec="utf-8", exclude_characters="▁")
-texts = st.lists(st.one_of(st.sampled_from(WORDS), st.text(letters, max_size=4)), max_size=6).map("".join)
-answers = st.one_of(st.sampled_from(["d", "m", "of", "end", "hello", "<think>why</think>fine", " padded \n"]), texts).filter(
-    str.strip
+texts = st.lists(st.one_of(st.sampled_from(WORDS), st.text(letters, max_size=4)), max_size=6).map(
+    "".join
 )
+answers = st.one_of(
+    st.sampled_from(["d", "m", "of", "end", "hello", "<think>why</think>fine", " padded \n"]), texts
+).filter(str.strip)
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[dict[str, str]]:
     """Perhaps a system message and an earlier turn, then a question and its answer."""
-    roles = [*draw(st.sampled_from([[], ["system"]])), *draw(st.sampled_from([[], ["user", "assistant"]])), "user"]
+    roles = [
+        *draw(st.sampled_from([[], ["system"]])),
+        *draw(st.sampled_from([[], ["user", "assistant"]])),
+        "user",
+    ]
     messages = [{"role": role, "content": draw(texts)} for role in roles]
     return [*messages, {"role": "assistant", "content": draw(answers)}]
 
@@ -83,7 +94,9 @@ def conversations(draw: st.DrawFn) -> list[dict[str, str]]:
 class Exactness:
     """A tokenizer with a template, and what must hold of each conversation."""
 
-    def __init__(self, folder: Path, *, family: str, template: str, prompt_style: str = "conversation"):
+    def __init__(
+        self, folder: Path, *, family: str, template: str, prompt_style: str = "conversation"
+    ):
         self.family, self.template, self.prompt_style = family, template, prompt_style
         self.refused: str | None = None
         try:
@@ -92,7 +105,9 @@ class Exactness:
             self.refused = str(error)
             return
         self.reference: Any = self.tokenizer._tokenizer
-        self.control = {self.reference.convert_tokens_to_ids(name) for name in NAMES} - {self.reference.unk_token_id}
+        self.control = {self.reference.convert_tokens_to_ids(name) for name in NAMES} - {
+            self.reference.unk_token_id
+        }
 
     def check(self, messages: list[dict[str, str]]) -> str:
         """Returns "learnt" or why the conversation was refused; raises AssertionError."""
@@ -106,9 +121,17 @@ class Exactness:
         answer = messages[-1]["content"]
         assert 0 <= start < end <= len(ids)
         self._check_ids(messages, ids, encoded.control_texts)
-        # Control tokens are those that the template writes, and the tags of answers. Nothing that anyone wrote is one.
-        plain = [{**message, "content": "x" if message["content"].strip() else message["content"]} for message in messages]
-        tags = sum(len(re.findall("</?think>", message["content"])) for message in messages if message["role"] == "assistant")
+        # Control tokens are those that the template writes, and the tags of answers. Nothing that
+        # anyone wrote is one.
+        plain = [
+            {**message, "content": "x" if message["content"].strip() else message["content"]}
+            for message in messages
+        ]
+        tags = sum(
+            len(re.findall("</?think>", message["content"]))
+            for message in messages
+            if message["role"] == "assistant"
+        )
         wanted = sum(id in self.control for id in self.tokenizer.encode([plain])[0].ids)
         assert wanted <= sum(id in self.control for id in ids) <= wanted + tags
         self._check_learnt(ids, start, end, answer)
@@ -118,7 +141,9 @@ class Exactness:
             assert self._read(prompt).strip() == self._read(ids[:start]).strip()
         return "learnt"
 
-    def _check_ids(self, messages: list[dict[str, str]], ids: list[int], control_texts: int) -> None:
+    def _check_ids(
+        self, messages: list[dict[str, str]], ids: list[int], control_texts: int
+    ) -> None:
         """Without control tokens in texts the ids are those of ``apply_chat_template``."""
         names_in = [sum(name in message["content"] for name in NAMES) for message in messages]
         if any(names_in):
@@ -127,7 +152,10 @@ class Exactness:
         found = self.tokenizer._template.lay_out(messages)
         [apart] = self.tokenizer._template.control.encode_apart([found.parts(found.layout.row)])
         assert apart.ids == ids  # the twin reads texts as the tokenizer does
-        if self.prompt_style == "generation" or self.template in ("no system messages", "drops system messages"):
+        if self.prompt_style == "generation" or self.template in (
+            "no system messages",
+            "drops system messages",
+        ):
             return
         expected = self.reference.apply_chat_template(messages, tokenize=True, return_dict=False)
         if self.template == "tags in words":
@@ -144,21 +172,30 @@ class Exactness:
                 shown |= {_without_space(text) for text in shown}
                 learnt, rest = _without_space(learnt), _without_space(rest)
                 end_mark = _without_space(end_mark)
-                if self.prompt_style == "generation":  # the template's own tags are learnt, or asked after
+                if (
+                    self.prompt_style == "generation"
+                ):  # the template's own tags are learnt, or asked after
                     shown |= {text.removeprefix("<think>") for text in shown}
-                    shown |= {before + text for text in shown for before in ("<think>", "<think></think>")}
-            # White space that the template writes before an answer is learnt, and a token across the border.
+                    shown |= {
+                        before + text for text in shown for before in ("<think>", "<think></think>")
+                    }
+            # White space that the template writes before an answer is learnt, and a token across
+            # the border.
             fitting = [text for text in shown if learnt.endswith(text)]
             assert fitting, f"learnt {learnt!r}, not {answer!r}"
             before = learnt.removesuffix(max(fitting, key=len))
-            assert not before.strip() or not rest.endswith(max(fitting, key=len)), f"learnt {learnt!r}, not {answer!r}"
+            assert not before.strip() or not rest.endswith(max(fitting, key=len)), (
+                f"learnt {learnt!r}, not {answer!r}"
+            )
             return
         wanted = _without_space(self._read(self._ids_of(answer)))
         if self.family == "wordpiece" or self.prompt_style == "generation":
             assert _without_space(learnt).endswith(_without_space(end_mark))
             assert len(_without_space(learnt)) > len(_without_space(end_mark))
             return
-        assert _without_space(learnt) == wanted + _without_space(end_mark), f"learnt {learnt!r}, not {answer!r}"
+        assert _without_space(learnt) == wanted + _without_space(end_mark), (
+            f"learnt {learnt!r}, not {answer!r}"
+        )
 
     def _may_be_refused(self, messages: list[dict[str, str]]) -> bool:
         contents = [message["content"] for message in messages]
@@ -170,7 +207,9 @@ class Exactness:
         return nothing_to_read or any(ord(letter) >= 0x10FF00 for letter in "".join(contents))
 
     def _ids_of(self, text: str) -> list[int]:
-        ids: list[int] = self.reference(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids: list[int] = self.reference(text, add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
         return ids
 
     def _read(self, ids: list[int]) -> str:
@@ -178,7 +217,8 @@ class Exactness:
 
 
 def check_family(family: str, root: Path, *, prompt_style: str, examples: int) -> Counter[str]:
-    """Check ``examples`` conversations with every template; how many were learnt and how many refused."""
+    """Check ``examples`` conversations with every template; how many were learnt and how many
+    refused."""
     found: Counter[str] = Counter()
     for number, (template, source) in enumerate(TEMPLATES.items()):
         folder = make_tokenizer_folder(root / str(number), family, source)
@@ -187,7 +227,12 @@ def check_family(family: str, root: Path, *, prompt_style: str, examples: int) -
         assert (exactness.refused is not None) == refused, (template, exactness.refused)
         if not refused:
 
-            @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+            @settings(
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            )
             @given(conversations())
             def hold(messages: list[dict[str, str]]) -> None:
                 found["learnt" if exactness.check(messages) == "learnt" else "refused"] += 1  # noqa: B023 - runs at once

@@ -26,8 +26,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", "rope_theta": 5e6},
     "gemma": {"model_type": "gemma", "num_key_value_heads": 1},
-    "gemma2": {"model_type": "gemma2", "attn_logit_softcapping": 3.0, "final_logit_softcapping": 9.0, **_WINDOWS},
-    "gemma3": {"model_type": "gemma3_text", "sliding_window_pattern": 3, "num_key_value_heads": 4, **_WINDOWS},
+    "gemma2": {
+        "model_type": "gemma2",
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 9.0,
+        **_WINDOWS,
+    },
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "sliding_window_pattern": 3,
+        "num_key_value_heads": 4,
+        **_WINDOWS,
+    },
 }
 
 
@@ -43,8 +53,14 @@ def make_folder(folder: Path, family: str, **changes: Any) -> Path:
     def arrays() -> Any:
         for tensor in table:
             # Quiet embeddings: tied and loud, they would only repeat the last token.
-            scale = 0.4 if len(tensor.shape) == 1 else (1.5 if tensor.projection else 0.3) * tensor.shape[-1] ** -0.5
-            yield generator.standard_normal(tensor.shape, dtype=np.float32) * np.float32(scale) + (len(tensor.shape) == 1)
+            scale = (
+                0.4
+                if len(tensor.shape) == 1
+                else (1.5 if tensor.projection else 0.3) * tensor.shape[-1] ** -0.5
+            )
+            yield generator.standard_normal(tensor.shape, dtype=np.float32) * np.float32(scale) + (
+                len(tensor.shape) == 1
+            )
 
     write_safetensors(folder, names, arrays())
     return folder

@@ -1,4 +1,5 @@
-"""Models that cannot be trained, named before the first step: exit code 12, and nothing written that looks like a result."""
+"""Models that cannot be trained, named before the first step: exit code 12, and nothing written
+that looks like a result."""
 
 import json
 

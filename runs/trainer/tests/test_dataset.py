@@ -10,12 +10,22 @@ from runs.trainer.tests.helpers import line
 
 
 def write(path, *lines):
-    path.write_bytes(b"".join((text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n" for text in lines))
+    path.write_bytes(
+        b"".join(
+            (text if isinstance(text, bytes) else json.dumps(text).encode()) + b"\n"
+            for text in lines
+        )
+    )
     return path
 
 
 def test_lines_become_examples_in_order(tmp_path):
-    path = write(tmp_path / "d.jsonl", line("a", "1+1?", "2", final_answer="2"), b"  ", line("b", "übung?", "ja", held_out=True))
+    path = write(
+        tmp_path / "d.jsonl",
+        line("a", "1+1?", "2", final_answer="2"),
+        b"  ",
+        line("b", "übung?", "ja", held_out=True),
+    )
 
     first, second = read_examples(path)
 
@@ -40,10 +50,16 @@ USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content"
         ({"messages": ["x"]}, "message 1 is not an object"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has the role 'robot'"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "message 2 has no text"),
-        ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "message 2 holds half a character"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "\ud800"}]},
+            "message 2 holds half a character",
+        ),
         ({"messages": [USER]}, "the last message is not the assistant's"),
         ({"messages": [ANSWER]}, "has no message of a user"),
-        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, "the assistant's answer is empty"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": " \n"}]},
+            "the assistant's answer is empty",
+        ),
         ({"messages": [USER, ANSWER], "final_answer": 3}, "final_answer is neither text nor null"),
         ({"messages": [USER, ANSWER], "split": "test"}, "split is 'test'"),
     ],
@@ -83,7 +99,10 @@ def test_the_last_line_is_what_exact_match_compares():
     ("examples", "words"),
     [
         ([line("a", "q", "a", held_out=True)], "every example is held out"),
-        ([line("a", "q" * 200, "a"), line("b", "q" * 300, "a")], "every example is longer than max_seq_length 128"),
+        (
+            [line("a", "q" * 200, "a"), line("b", "q" * 300, "a")],
+            "every example is longer than max_seq_length 128",
+        ),
     ],
 )
 def test_nothing_to_learn_from_ends_with_11(make_run, capsys, examples, words):
@@ -105,4 +124,9 @@ def test_a_bad_line_ends_the_training_with_11(make_run, capsys):
     with open(run.folder / "dataset.jsonl", "a") as file:
         file.write("{}\n")
     assert run.train() == 11
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("tunix: data: 1 bad line(s) in dataset.jsonl: line 49:")
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .splitlines()[-1]
+        .startswith("tunix: data: 1 bad line(s) in dataset.jsonl: line 49:")
+    )

@@ -13,7 +13,11 @@ TEXT = (LAUNCH.parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_parameters_is_that_of_the_code():
-    documented = re.findall(r"^\| `(\w+)` \| .*$", TEXT.split("## Parameters of `training`")[1].split("\n## ")[0], re.MULTILINE)
+    documented = re.findall(
+        r"^\| `(\w+)` \| .*$",
+        TEXT.split("## Parameters of `training`")[1].split("\n## ")[0],
+        re.MULTILINE,
+    )
     assert documented == list(PARAMETERS)
     for row in parameter_rows():
         assert row in TEXT.splitlines(), row
@@ -28,4 +32,8 @@ def test_every_exit_code_is_documented():
 def test_the_example_is_a_manifest():
     example = TEXT.split("```yaml\n")[1].split("```")[0]
     manifest = parse_manifest(example)
-    assert manifest["training"]["batch_size"] == yaml.safe_load(example)["training"]["batch_size"] == 32
+    assert (
+        manifest["training"]["batch_size"]
+        == yaml.safe_load(example)["training"]["batch_size"]
+        == 32
+    )

@@ -17,12 +17,17 @@ def checkpoints(run):
 
 
 def rates(run):
-    return {m["step"]: m["values"]["learning_rate"] for m in run.metrics() if "learning_rate" in m.get("values", {})}
+    return {
+        m["step"]: m["values"]["learning_rate"]
+        for m in run.metrics()
+        if "learning_rate" in m.get("values", {})
+    }
 
 
 @pytest.fixture
 def extend(make_run):
-    """``extend(run, step, name=…, **training)``: a run that extends ``run`` from ``step``, not trained yet."""
+    """``extend(run, step, name=…, **training)``: a run that extends ``run`` from ``step``, not
+    trained yet."""
 
     def make(run, step, *, name="extension", **training):
         return make_run(name, resume_from=checkpoints(run), extend_from_step=step, **training)
@@ -39,16 +44,26 @@ def test_it_goes_on_with_step_data_and_optimizer(make_run, extend):
 
     assert extension.train() == 0
 
-    assert extension.losses() == pytest.approx({step: loss for step, loss in whole.losses().items() if step > 5}, rel=1e-5)
+    assert extension.losses() == pytest.approx(
+        {step: loss for step, loss in whole.losses().items() if step > 5}, rel=1e-5
+    )
     result, of_first, of_whole = extension.result(), first.result(), whole.result()
-    assert (result["steps"], result["resumed_from_step"], result["extended_from_step"]) == (15, 5, 5)
+    assert (result["steps"], result["resumed_from_step"], result["extended_from_step"]) == (
+        15,
+        5,
+        5,
+    )
     assert result["tokens"] == of_whole["tokens"]
     assert result["eval_loss_before"] == pytest.approx(of_first["eval_loss_after"], rel=1e-5)
     assert result["eval_loss_after"] == pytest.approx(of_whole["eval_loss_after"], rel=1e-5)
     assert result["loss_first"] == extension.losses()[6]
     assert first.checkpoints() == [5]  # left as it was
     plan = extension.metrics()[0]["plan"]
-    assert (plan["total_steps"], plan["resumed_from_step"], plan["extended_from_step"]) == (15, 5, 5)
+    assert (plan["total_steps"], plan["resumed_from_step"], plan["extended_from_step"]) == (
+        15,
+        5,
+        5,
+    )
 
 
 def test_its_schedule_is_one_over_the_added_steps(extend, trained):
@@ -56,7 +71,9 @@ def test_its_schedule_is_one_over_the_added_steps(extend, trained):
     assert extension.train() == 0
 
     settings = schedule_settings({**TRAINING, "lr_schedule": "cosine", "warmup_ratio": 0.2})
-    expected = {6 + step: float(learning_rate(step, total=10, xp=np, **settings)) for step in range(10)}
+    expected = {
+        6 + step: float(learning_rate(step, total=10, xp=np, **settings)) for step in range(10)
+    }
     assert rates(extension) == pytest.approx(expected)
 
 
@@ -84,7 +101,9 @@ def uninterrupted(tmp_path_factory, llama, trained):
     return run
 
 
-@pytest.mark.parametrize("saved", [[6, 8], []], ids=["after a checkpoint", "before the first checkpoint"])
+@pytest.mark.parametrize(
+    "saved", [[6, 8], []], ids=["after a checkpoint", "before the first checkpoint"]
+)
 @pytest.mark.parametrize("where", ["same folder", "new folder"])
 def test_a_killed_one_goes_on_as_if_it_had_not_been(uninterrupted, extend, trained, saved, where):
     whole = uninterrupted
@@ -98,10 +117,18 @@ def test_a_killed_one_goes_on_as_if_it_had_not_been(uninterrupted, extend, train
     assert again.train() == 0
 
     begun = max(saved, default=5)
-    assert again.losses() == pytest.approx({step: loss for step, loss in whole.losses().items() if step > begun}, rel=1e-5)
-    assert rates(again) == pytest.approx({step: rate for step, rate in rates(whole).items() if step > begun})
+    assert again.losses() == pytest.approx(
+        {step: loss for step, loss in whole.losses().items() if step > begun}, rel=1e-5
+    )
+    assert rates(again) == pytest.approx(
+        {step: rate for step, rate in rates(whole).items() if step > begun}
+    )
     result, expected = again.result(), whole.result()
-    assert (result["steps"], result["resumed_from_step"], result["extended_from_step"]) == (15, begun, 5)
+    assert (result["steps"], result["resumed_from_step"], result["extended_from_step"]) == (
+        15,
+        begun,
+        5,
+    )
     for name in ("tokens", "loss_first", "eval_loss_before", "eval_loss_after"):
         assert result[name] == pytest.approx(expected[name], rel=1e-5), name
 
@@ -117,7 +144,9 @@ def test_an_extension_can_be_extended(extend, trained):
     assert (result["steps"], result["extended_from_step"]) == (13, 10)
     assert result["eval_loss_before"] == pytest.approx(first.result()["eval_loss_after"], rel=1e-5)
     assert result["loss_first"] == second.losses()[11]
-    assert rates(second)[11] == pytest.approx(TRAINING["learning_rate"])  # a schedule of its own: the peak again
+    assert rates(second)[11] == pytest.approx(
+        TRAINING["learning_rate"]
+    )  # a schedule of its own: the peak again
 
 
 def test_a_checkpoint_of_another_step_is_refused(extend, trained, capsys):

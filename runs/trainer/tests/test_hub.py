@@ -1,4 +1,5 @@
-"""Models by hub id, against a hub on loopback: what is asked first, what is refused, which commit is trained again."""
+"""Models by hub id, against a hub on loopback: what is asked first, what is refused, which commit
+is trained again."""
 
 import ast
 import json
@@ -25,7 +26,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serve() as hub:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         write_llama(tmp_path / "first")
         hub.repositories[MODEL] = Repository()
@@ -39,7 +44,9 @@ def test_the_configuration_comes_before_everything_else(hub: Hub):
 
     assert hub.contents()[0] == "config.json"
     assert commit == folder.name == hub.repositories[MODEL].resolve("main")
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in folder.iterdir()
+    }
 
 
 def test_without_weights_only_the_description_comes(hub: Hub):
@@ -66,7 +73,9 @@ def change_config(hub: Hub, tmp_path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_a_model_that_cannot_be_trained_is_refused_before_its_weights_come(hub: Hub, tmp_path: Path, weights: bool):
+def test_a_model_that_cannot_be_trained_is_refused_before_its_weights_come(
+    hub: Hub, tmp_path: Path, weights: bool
+):
     change_config(hub, tmp_path, model_type="mixtral")
 
     with pytest.raises(ModelError, match=f"{MODEL} cannot be loaded: .*mixtral"):
@@ -76,10 +85,14 @@ def test_a_model_that_cannot_be_trained_is_refused_before_its_weights_come(hub: 
 
 
 @pytest.mark.parametrize("weights", [True, False])
-def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_weights_come(hub: Hub, weights: bool):
+def test_a_model_that_the_disk_has_no_room_for_is_refused_before_its_weights_come(
+    hub: Hub, weights: bool
+):
     hub.repositories[MODEL].sizes["model.safetensors"] = 10**18
 
-    with pytest.raises(StorageError, match=rf"^1000000000\.0 GB of {MODEL} .* GB are free; .*HF_HOME"):
+    with pytest.raises(
+        StorageError, match=rf"^1000000000\.0 GB of {MODEL} .* GB are free; .*HF_HOME"
+    ):
         fetch(MODEL, None, weights=weights)
 
     assert hub.contents() == ["config.json"]
@@ -93,9 +106,12 @@ def test_weights_that_are_in_the_cache_need_no_room(hub: Hub):
 
 
 @pytest.mark.parametrize(
-    ("file", "words"), [("config.json", "has no config.json"), ("model.safetensors", "no weights as safetensors")]
+    ("file", "words"),
+    [("config.json", "has no config.json"), ("model.safetensors", "no weights as safetensors")],
 )
-def test_a_repository_without_what_a_model_needs_is_refused(hub: Hub, tmp_path: Path, file: str, words: str):
+def test_a_repository_without_what_a_model_needs_is_refused(
+    hub: Hub, tmp_path: Path, file: str, words: str
+):
     (tmp_path / "first" / file).rename(tmp_path / "first" / "pytorch_model.bin")
     hub.repositories[MODEL].push(tmp_path / "first")
 
@@ -123,7 +139,9 @@ def test_code_beside_a_model_is_not_fetched(hub: Hub, tmp_path: Path):
         ("owner/gated", None, "owner/gated is gated: accept its terms"),
     ],
 )
-def test_what_the_hub_refuses_is_said(hub: Hub, tmp_path: Path, name: str, revision: str | None, words: str):
+def test_what_the_hub_refuses_is_said(
+    hub: Hub, tmp_path: Path, name: str, revision: str | None, words: str
+):
     hub.repositories["owner/gated"] = Repository(hub.repositories[MODEL].commits, gated=True)
 
     with pytest.raises(ModelError, match=words):
@@ -153,7 +171,13 @@ def test_offline_nobody_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_training_started_again_trains_the_same_commit(hub: Hub, tmp_path: Path):
     """Also when the branch has moved on in between."""
-    run = Run.write(tmp_path / "run", examples=arithmetic(16), model=MODEL, resume_from=None, training={"num_epochs": 1})
+    run = Run.write(
+        tmp_path / "run",
+        examples=arithmetic(16),
+        model=MODEL,
+        resume_from=None,
+        training={"num_epochs": 1},
+    )
     run.config.write_text("# mine\n" + run.config.read_text())
     commit = hub.repositories[MODEL].resolve("main")
 
@@ -178,11 +202,17 @@ def test_a_training_started_again_trains_the_same_commit(hub: Hub, tmp_path: Pat
 def calls_of_from_pretrained() -> list[tuple[str, ast.Call]]:
     found = []
     for path in sorted(
-        path for part in ("runs", "benchmarks", "datasets", "tunixrt", "docs") for path in (ROOT / part).rglob("*.py")
+        path
+        for part in ("runs", "benchmarks", "datasets", "tunixrt", "docs")
+        for path in (ROOT / part).rglob("*.py")
     ):
         text = path.read_text()
         for node in ast.walk(ast.parse(text)) if "from_pretrained" in text else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "from_pretrained"
+            ):
                 found.append((f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}", node))
     return found
 

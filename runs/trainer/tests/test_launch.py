@@ -31,17 +31,21 @@ def test_version_is_that_of_google_tunix_and_needs_no_jax(tmp_path):
     assert process.stdout == f"tunix {importlib.metadata.version('google-tunix')}\n"
     assert process.returncode == 0
     assert process.stderr == ""
-    probe = "import sys; from runs.trainer import launch; launch.main(['--version']); print('jax' in sys.modules)"
+    probe = (
+        "import sys; from runs.trainer import launch; launch.main(['--version']); print('jax' in"
+        " sys.modules)"
+    )
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.append({str(ROOT)!r}); {probe}"]
-    assert subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "False"
+    assert (
+        subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1] == "False"
+    )
 
 
 def test_datasets_is_hugging_faces_also_with_pythonpath_set(tmp_path):
     """The project's own application of that name is on the path, but behind site-packages."""
     probe = tmp_path / "probe.py"
     probe.write_text(
-        textwrap.dedent(
-            f"""
+        textwrap.dedent(f"""
             import runpy, sys
             sys.argv = ["tunix", "--version"]
             try:
@@ -52,12 +56,15 @@ def test_datasets_is_hugging_faces_also_with_pythonpath_set(tmp_path):
                 pass
             import datasets, runs.spec.manifest
             print(datasets.load_dataset.__module__, datasets.__file__)
-            """
-        )
+            """)
     )
     for environment in ({}, {"PYTHONPATH": str(ROOT)}):
         process = subprocess.run(
-            [sys.executable, "-I", str(probe)], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+            [sys.executable, "-I", str(probe)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
         )
         module, file = process.stdout.splitlines()[-1].split(" ", 1)
         assert module == "datasets.load"
@@ -65,7 +72,9 @@ def test_datasets_is_hugging_faces_also_with_pythonpath_set(tmp_path):
         assert not file.startswith(str(ROOT / "datasets"))
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["dance"], ["train", "--config", "x", "--fast"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["train"], ["dance"], ["train", "--config", "x", "--fast"]]
+)
 def test_wrong_usage_ends_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -79,10 +88,14 @@ def last_line_of_errors(capsys):
 
 def test_a_manifest_that_is_missing_or_wrong_ends_with_10(make_run, tmp_path, capsys):
     assert main(["train", "--config", str(tmp_path / "none.yaml")]) == 10
-    assert last_line_of_errors(capsys).startswith("tunix: manifest: none.yaml: manifest: cannot read")
+    assert last_line_of_errors(capsys).startswith(
+        "tunix: manifest: none.yaml: manifest: cannot read"
+    )
 
     run = make_run(batch_size=8)
-    run.config.write_text(run.config.read_text().replace("batch_size: 8", "batch_size: 0\n  speed: 3"))
+    run.config.write_text(
+        run.config.read_text().replace("batch_size: 8", "batch_size: 0\n  speed: 3")
+    )
     assert run.train() == 10
     last = last_line_of_errors(capsys)
     assert "training.batch_size: must be at least 1" in last
@@ -92,7 +105,10 @@ def test_a_manifest_that_is_missing_or_wrong_ends_with_10(make_run, tmp_path, ca
 def test_a_mesh_that_does_not_fit_the_devices_ends_with_10(make_run, capsys):
     run = make_run(data_parallel=2, fsdp_parallel=3)
     assert run.train() == 10
-    assert "data_parallel 2 × fsdp_parallel 3 is not the number of devices, 1" in last_line_of_errors(capsys)
+    assert (
+        "data_parallel 2 × fsdp_parallel 3 is not the number of devices, 1"
+        in last_line_of_errors(capsys)
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,14 +133,18 @@ def test_a_model_whose_tokenizer_is_missing_ends_with_12(make_run, llama, tmp_pa
 
 
 def limited(run, resource, amount):
-    """Train in a process that may use only so much: ``-v`` address space in kB, ``-f`` size of a file in blocks of 512 bytes."""
-    # -B: under a limit on files Python leaves cut .pyc files behind, and whoever imports them next fails.
+    """Train in a process that may use only so much: ``-v`` address space in kB, ``-f`` size of a
+    file in blocks of 512 bytes."""
+    # -B: under a limit on files Python leaves cut .pyc files behind, and whoever imports them next
+    # fails.
     command = [sys.executable, "-I", "-B", "-u", str(LAUNCH), "train", "--config", "manifest.yaml"]
     return subprocess.run(
         ["sh", "-c", f'ulimit {resource} {amount}; exec "$@"', "sh", *command],
         cwd=run.folder,
         # Not the shared cache of compiled programs: a cut entry would be there for ever.
-        env={name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"},
+        env={
+            name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"
+        },
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -133,9 +153,17 @@ def limited(run, resource, amount):
 
 def test_too_little_memory_ends_with_13(make_run, capsys):
     """A step that would need terabytes: the allocation itself fails, at once and cleanly."""
-    run = make_run(examples=arithmetic(512), batch_size=512, max_seq_length=32768, packing=False, too_long="drop")
+    run = make_run(
+        examples=arithmetic(512),
+        batch_size=512,
+        max_seq_length=32768,
+        packing=False,
+        too_long="drop",
+    )
     text = run.config.read_text()
-    run.config.write_text(text.replace("packing: false", "packing: true").replace("batch_size: 512", "batch_size: 1"))
+    run.config.write_text(
+        text.replace("packing: false", "packing: true").replace("batch_size: 512", "batch_size: 1")
+    )
     process = limited(run, "-v", 6 * 2**20)
     last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 13, last
@@ -160,8 +188,17 @@ os.write(2, b"and more")
 
 @pytest.mark.parametrize("broken", ["stdout", "stderr", "both"])
 def test_the_exit_code_is_the_same_where_the_output_cannot_be_written(tmp_path, broken):
-    """Output and checkpoints often share the disk that is full; 1 in place of 15 would say that the program is at fault."""
-    command = [sys.executable, "-I", "-u", str(LAUNCH), "train", "--config", str(tmp_path / "missing.yaml")]
+    """Output and checkpoints often share the disk that is full; 1 in place of 15 would say that the
+    program is at fault."""
+    command = [
+        sys.executable,
+        "-I",
+        "-u",
+        str(LAUNCH),
+        "train",
+        "--config",
+        str(tmp_path / "missing.yaml"),
+    ]
     with open("/dev/full", "w") as full:
         process = subprocess.run(
             command,
@@ -173,7 +210,8 @@ def test_the_exit_code_is_the_same_where_the_output_cannot_be_written(tmp_path, 
 
 
 def test_a_disk_that_takes_no_more_ends_with_15(make_run):
-    """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole is left."""
+    """Files may not grow beyond 20 kB: the checkpoint cannot be written. Nothing that looks whole
+    is left."""
     run = make_run(num_epochs=1)
     assert main(["validate", "--config", str(run.config)]) == 0  # the tokenised data is there
     process = limited(run, "-f", 40)
@@ -186,8 +224,17 @@ def test_a_disk_that_takes_no_more_ends_with_15(make_run):
 
 
 def test_every_failure_has_a_code_of_its_own():
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.TrainerError)]
-    assert len({kind.exit_code for kind in kinds}) == len({kind.kind for kind in kinds}) == len(kinds) == 9
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.TrainerError)
+    ]
+    assert (
+        len({kind.exit_code for kind in kinds})
+        == len({kind.kind for kind in kinds})
+        == len(kinds)
+        == 9
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +242,12 @@ def test_every_failure_has_a_code_of_its_own():
     [
         (MemoryError(), 13),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes."), 13),
-        (ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [OS error 28: ENOSPC]"), 15),
+        (
+            ValueError(
+                "RESOURCE_EXHAUSTED: Error writing: No space left on device [OS error 28: ENOSPC]"
+            ),
+            15,
+        ),
         (OSError(28, "No space left on device"), 15),
         (PermissionError(13, "Permission denied"), 15),
         (ModuleNotFoundError("No module named 'jax'", name="jax"), 16),

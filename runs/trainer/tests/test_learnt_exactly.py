@@ -1,4 +1,5 @@
-"""Whatever tokenizer, template and texts: learnt is exactly the answer and its end, or the example is refused by name.
+"""Whatever tokenizer, template and texts: learnt is exactly the answer and its end, or the example
+is refused by name.
 
 ``make test-parity`` looks at many more texts (parity_tests/test_parity_tokens.py).
 """

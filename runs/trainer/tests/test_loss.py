@@ -19,7 +19,9 @@ from runs.trainer.tests.helpers import write_llama
 @pytest.fixture(params=["tied", "untied"])
 def module(request, tmp_path):
     write_llama(tmp_path / "m", tie_word_embeddings=request.param == "tied", vocab_size=300)
-    return load_model(model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0).module
+    return load_model(
+        model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0
+    ).module
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +37,29 @@ def data():
 
 
 def batch(data, rows, length):
-    built = BatchBuilder(data).build(0, StepRows(length, [np.array(r) for r in rows]), micro_batches=1, rows_per_batch=len(rows))
-    return {name: jnp.asarray(getattr(built.batch, name)[0]) for name in ("tokens", "segments", "answer")}
+    built = BatchBuilder(data).build(
+        0, StepRows(length, [np.array(r) for r in rows]), micro_batches=1, rows_per_batch=len(rows)
+    )
+    return {
+        name: jnp.asarray(getattr(built.batch, name)[0])
+        for name in ("tokens", "segments", "answer")
+    }
 
 
 def plain_loss(module, tokens, positions, attention_mask, labels, weights):
     """The textbook form: all logits, optax's cross entropy."""
     logits, _ = module(tokens, positions, None, attention_mask)
-    return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights), weights.sum()
+    return jnp.sum(
+        optax.softmax_cross_entropy_with_integer_labels(logits, labels) * weights
+    ), weights.sum()
 
 
 def gradients(module, function, inputs, kind=nnx.Param):
     graph, *states = nnx.split(module, kind, ...)
     trained, rest = states
-    run = jax.jit(jax.value_and_grad(lambda t: function(nnx.merge(graph, t, rest), **inputs), has_aux=True))
+    run = jax.jit(
+        jax.value_and_grad(lambda t: function(nnx.merge(graph, t, rest), **inputs), has_aux=True)
+    )
     (total, count), found = run(trained)
     return float(total), float(count), dict(nnx.to_flat_state(found))
 
@@ -59,29 +70,39 @@ def test_value_and_gradients_equal_the_plain_loss(module, data, monkeypatch, chu
     monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk_logits)
     inputs = model_inputs(**batch(data, [[i] for i in range(6)], 50))
 
-    total, count, found = gradients(module, lambda m, **i: answer_loss(m, train_head=True, **i), inputs)
+    total, count, found = gradients(
+        module, lambda m, **i: answer_loss(m, train_head=True, **i), inputs
+    )
     plain_total, plain_count, expected = gradients(module, plain_loss, inputs)
 
     assert count == plain_count == int((data.pieces["length"][:6] - 3).sum())
     assert total == pytest.approx(plain_total, rel=1e-6)
     assert found.keys() == expected.keys()
     for path, gradient in found.items():
-        np.testing.assert_allclose(gradient[...], expected[path][...], rtol=2e-4, atol=2e-5, err_msg=str(path))
+        np.testing.assert_allclose(
+            gradient[...], expected[path][...], rtol=2e-4, atol=2e-5, err_msg=str(path)
+        )
 
 
 def test_lora_gradients_equal_the_plain_loss(tmp_path, data):
     write_llama(tmp_path / "m")
-    loaded = load_model(model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0)
+    loaded = load_model(
+        model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
     apply_lora(loaded, rank=4, alpha=8.0, targets=None, seed=0)
     inputs = model_inputs(**batch(data, [[0], [1], [2]], 48))
 
-    total, _, found = gradients(loaded.module, lambda m, **i: answer_loss(m, train_head=False, **i), inputs, nnx.LoRAParam)
+    total, _, found = gradients(
+        loaded.module, lambda m, **i: answer_loss(m, train_head=False, **i), inputs, nnx.LoRAParam
+    )
     plain_total, _, expected = gradients(loaded.module, plain_loss, inputs, nnx.LoRAParam)
 
     assert total == pytest.approx(plain_total, rel=1e-6)
     assert len(found) == 14
     for path, gradient in found.items():
-        np.testing.assert_allclose(gradient[...], expected[path][...], rtol=2e-4, atol=2e-5, err_msg=str(path))
+        np.testing.assert_allclose(
+            gradient[...], expected[path][...], rtol=2e-4, atol=2e-5, err_msg=str(path)
+        )
 
 
 def test_packed_and_unpacked_give_the_same_loss_and_gradients(module, data):
@@ -94,7 +115,9 @@ def test_packed_and_unpacked_give_the_same_loss_and_gradients(module, data):
     assert two[0] == pytest.approx(one[0], rel=1e-5)
     assert two[1] == one[1]
     for path, gradient in one[2].items():
-        np.testing.assert_allclose(two[2][path][...], gradient[...], rtol=1e-3, atol=1e-4, err_msg=str(path))
+        np.testing.assert_allclose(
+            two[2][path][...], gradient[...], rtol=1e-3, atol=1e-4, err_msg=str(path)
+        )
 
 
 def test_inputs_of_a_packed_row():
@@ -113,7 +136,9 @@ def test_inputs_of_a_packed_row():
 def test_no_array_of_all_logits_is_made(data, tmp_path):
     """Neither in the loss nor in its gradient: nothing of the size rows × length × vocabulary."""
     write_llama(tmp_path / "m", vocab_size=50_000)
-    loaded = load_model(model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0)
+    loaded = load_model(
+        model_id="./m", path=tmp_path / "m", revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
     graph, state = nnx.split(loaded.module)
     rows = batch(data, [[i % 12] for i in range(16)], 128)
 

@@ -1,4 +1,5 @@
-"""The estimate of memory against what trainings took, measured on CPUs (docs/training.md has the table)."""
+"""The estimate of memory against what trainings took, measured on CPUs (docs/training.md has the
+table)."""
 
 from typing import Any
 
@@ -51,25 +52,42 @@ MEASURED = [
 ]
 
 
-def estimate(config: dict[str, Any], rank: int | None, rows: int, length: int, **changes: Any) -> dict[str, int]:
+def estimate(
+    config: dict[str, Any], rank: int | None, rows: int, length: int, **changes: Any
+) -> dict[str, int]:
     total, trainable = count_parameters(config, lora_rank=rank)
-    training = {"lora_rank": rank, "gradient_checkpointing": False, "gradient_accumulation_steps": 1} | changes
+    training = {
+        "lora_rank": rank,
+        "gradient_checkpointing": False,
+        "gradient_accumulation_steps": 1,
+    } | changes
     return memory_estimate(
-        read_architecture(config), training, total=total, trainable=trainable, rows=rows, length=length, itemsize=4
+        read_architecture(config),
+        training,
+        total=total,
+        trainable=trainable,
+        rows=rows,
+        length=length,
+        itemsize=4,
     )
 
 
 @pytest.mark.parametrize(("config", "rank", "rows", "length", "measured"), MEASURED)
-def test_the_estimate_is_never_below_what_was_measured_and_close_above(config, rank, rows, length, measured):
+def test_the_estimate_is_never_below_what_was_measured_and_close_above(
+    config, rank, rows, length, measured
+):
     found = estimate(config, rank, rows, length)["total"] / MIB
     assert measured <= found <= 1.13 * measured
 
 
 @pytest.mark.parametrize(("rank", "step"), [(None, 3751), (16, 1815 + 513)])
 def test_a_step_of_smollm2_takes_what_its_compiled_program_says(rank, step):
-    """XLA's account (``memory_analysis``) of arguments, results and temporaries; with LoRA the frozen weights come anew too."""
+    """XLA's account (``memory_analysis``) of arguments, results and temporaries; with LoRA the
+    frozen weights come anew too."""
     parts = estimate(SMOLLM2, rank, 2, 512)
-    assert (parts["total"] - parts["program"] - parts["spare"]) / MIB == pytest.approx(step, rel=0.04)
+    assert (parts["total"] - parts["program"] - parts["spare"]) / MIB == pytest.approx(
+        step, rel=0.04
+    )
 
 
 def test_what_is_said_to_need_less_needs_less():

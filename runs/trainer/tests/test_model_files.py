@@ -1,4 +1,5 @@
-"""Whatever the files of a model folder hold, validation answers with 0, or with 12 and one sentence, and training agrees."""
+"""Whatever the files of a model folder hold, validation answers with 0, or with 12 and one
+sentence, and training agrees."""
 
 import copy
 import json
@@ -62,20 +63,42 @@ def poison(number: float, name: str = "model.layers.0.mlp.up_proj.weight") -> Sp
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (poison(np.nan), "model.layers.0.mlp.up_proj.weight in model.safetensors has 1 of 2,048 weights that are NaN"),
+        (
+            poison(np.nan),
+            (
+                "model.layers.0.mlp.up_proj.weight in model.safetensors has 1 of 2,048 weights that"
+                " are NaN"
+            ),
+        ),
         (poison(-np.inf), "infinite"),
         (
-            change_weights(lambda w: w.update({"model.norm.weight": w["model.norm.weight"].astype(np.float64) * 1e300})),
+            change_weights(
+                lambda w: w.update(
+                    {"model.norm.weight": w["model.norm.weight"].astype(np.float64) * 1e300}
+                )
+            ),
             "model.norm.weight in model.safetensors has 32 of 32 weights",
         ),
         (
-            change_weights(lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"] + np.float32(1e-3)})),
+            change_weights(
+                lambda w: w.update(
+                    {"lm_head.weight": w["model.embed_tokens.weight"] + np.float32(1e-3)}
+                )
+            ),
             "lm_head.weight differs",
         ),
-        (change_weights(lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].copy()})), None),
+        (
+            change_weights(
+                lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].copy()})
+            ),
+            None,
+        ),
         (change_json("config.json", attention_bias=True), "attention_bias"),
         (change_json("config.json", is_causal=False), "is_causal"),
-        (change_json("generation_config.json", eos_token_id=["x", None]), "eos_token_id is ['x', None]"),
+        (
+            change_json("generation_config.json", eos_token_id=["x", None]),
+            "eos_token_id is ['x', None]",
+        ),
         (change_json("generation_config.json", eos_token_id=True), "eos_token_id is True"),
         (change_json("generation_config.json", eos_token_id=10**40), "eos_token_id is 1000"),
         (change_json("tokenizer_config.json", eos_token=7), "eos_token is 7"),
@@ -84,11 +107,18 @@ def poison(number: float, name: str = "model.layers.0.mlp.up_proj.weight") -> Sp
         (put("tokenizer.json", b"{}"), "tokenizer"),
         (put("added_tokens.json", b'{"<x>": -1}'), "added_tokens.json"),
         (replace_by_pipe("generation_config.json"), "generation_config.json is not a regular file"),
-        (replace_by_pipe("special_tokens_map.json"), "special_tokens_map.json is not a regular file"),
+        (
+            replace_by_pipe("special_tokens_map.json"),
+            "special_tokens_map.json is not a regular file",
+        ),
     ],
 )
 def test_validation_refuses_what_training_refuses_in_the_same_words(
-    make_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Spoil, words: str | None
+    make_run: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Spoil,
+    words: str | None,
 ) -> None:
     write_llama(tmp_path / "model")
     spoil(tmp_path / "model")
@@ -105,20 +135,28 @@ def test_validation_refuses_what_training_refuses_in_the_same_words(
         assert not (run.folder / "result.json").exists()
 
 
-def test_the_real_program_ends_with_a_sentence_and_not_with_a_traceback(make_run: Any, tmp_path: Path) -> None:
+def test_the_real_program_ends_with_a_sentence_and_not_with_a_traceback(
+    make_run: Any, tmp_path: Path
+) -> None:
     write_llama(tmp_path / "model")
     change_json("generation_config.json", eos_token_id=["x", None])(tmp_path / "model")
     run = make_run(model=tmp_path / "model", examples=arithmetic(8))
     code, _, err = run.finish("validate")
     assert code == 12
     assert "Traceback" not in err
-    assert err.strip().splitlines()[-1].startswith("tunix: model: generation_config.json: eos_token_id")
+    assert (
+        err.strip()
+        .splitlines()[-1]
+        .startswith("tunix: model: generation_config.json: eos_token_id")
+    )
 
 
 def test_weights_of_a_bare_decoder_are_loaded(make_run: Any, tmp_path: Path) -> None:
     """As ``LlamaModel.save_pretrained`` writes them: without ``model.`` before the names."""
     write_llama(tmp_path / "model")
-    change_weights(lambda w: [w.update({name.removeprefix("model."): w.pop(name)}) for name in list(w)])(tmp_path / "model")
+    change_weights(
+        lambda w: [w.update({name.removeprefix("model."): w.pop(name)}) for name in list(w)]
+    )(tmp_path / "model")
     run = make_run(model=tmp_path / "model", examples=arithmetic(8), max_steps=1)
     assert main(["validate", "--config", str(run.config)]) == 0
     assert run.train() == 0
@@ -131,26 +169,42 @@ odd_values = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-3, 3),
-    st.sampled_from([2**31, 2**63, 10**400, -(10**30), 1e308, 5e-324, float("nan"), float("inf"), 0.5, -1.5]),
+    st.sampled_from(
+        [2**31, 2**63, 10**400, -(10**30), 1e308, 5e-324, float("nan"), float("inf"), 0.5, -1.5]
+    ),
     st.sampled_from(["", "x", "null", "\0", "\ud800", "é" * 500, "<|end|>"]),
     st.lists(st.none() | st.integers(-1, 300) | st.text(max_size=2), max_size=3),
     st.dictionaries(
-        st.sampled_from(["content", "type", "a", ""]), st.none() | st.integers(-1, 9) | st.text(max_size=2), max_size=2
+        st.sampled_from(["content", "type", "a", ""]),
+        st.none() | st.integers(-1, 9) | st.text(max_size=2),
+        max_size=2,
     ),
 )
 files = st.sampled_from(
     [
-        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+        *(
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ),
         *("added_tokens.json", "model.safetensors.index.json", "model.safetensors"),
     ]
 )
 CONTENT: dict[str, Any] = {  # of files that a folder need not have
     "generation_config.json": {"eos_token_id": [256], "bos_token_id": 1, "temperature": 0.7},
-    "special_tokens_map.json": {"eos_token": {"content": "<|end|>", "lstrip": False}, "pad_token": "<|end|>"},
+    "special_tokens_map.json": {
+        "eos_token": {"content": "<|end|>", "lstrip": False},
+        "pad_token": "<|end|>",
+    },
     "added_tokens.json": {"<|user|>": 257},
     "model.safetensors.index.json": {
         "metadata": {"total_size": 1},
-        "weight_map": {"model.norm.weight": "model.safetensors", "lm_head.weight": "model.safetensors"},
+        "weight_map": {
+            "model.norm.weight": "model.safetensors",
+            "lm_head.weight": "model.safetensors",
+        },
     },
 }
 CONFIG_KEYS = (
@@ -177,7 +231,13 @@ CONFIG_KEYS = (
 
 def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Paths to everything in a JSON value; of long lists and vocabularies the first few."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path, *(spot for key, item in list(inner)[:12] for spot in spots(item, (*path, key)))]
 
 
@@ -206,7 +266,16 @@ def spoil_bytes(content: bytes, way: str) -> bytes:
 
 
 WAYS = (
-    *("byte order mark", "two bytes a letter", "not UTF-8", "empty", "cut", "nested without end", "said twice", "not finite"),
+    *(
+        "byte order mark",
+        "two bytes a letter",
+        "not UTF-8",
+        "empty",
+        "cut",
+        "nested without end",
+        "said twice",
+        "not finite",
+    ),
     *("a long number", "another thing behind", "zeros"),
 )
 NOT_FILES: dict[str, Callable[[Path], Any]] = {
@@ -220,13 +289,21 @@ NOT_FILES: dict[str, Callable[[Path], Any]] = {
 def read_part(path: Path) -> Any:
     """The JSON in a file: of safetensors the header."""
     content = path.read_bytes()
-    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")] if path.suffix == ".safetensors" else content)
+    return json.loads(
+        content[8 : 8 + int.from_bytes(content[:8], "little")]
+        if path.suffix == ".safetensors"
+        else content
+    )
 
 
 def write_part(path: Path, content: bytes) -> None:
     if path.suffix == ".safetensors":
         whole = path.read_bytes()
-        content = len(content).to_bytes(8, "little") + content + whole[8 + int.from_bytes(whole[:8], "little") :]
+        content = (
+            len(content).to_bytes(8, "little")
+            + content
+            + whole[8 + int.from_bytes(whole[:8], "little") :]
+        )
     path.write_bytes(content)
 
 
@@ -254,11 +331,22 @@ def test_any_file_of_a_model_folder_is_read_or_refused(
             path.unlink()
             NOT_FILES[data.draw(st.sampled_from(sorted(NOT_FILES)))](path)
         elif how == "bytes":
-            write_part(path, spoil_bytes(json.dumps(part).encode(), data.draw(st.sampled_from(WAYS))))
+            write_part(
+                path, spoil_bytes(json.dumps(part).encode(), data.draw(st.sampled_from(WAYS)))
+            )
         else:
-            places = spots(part)[1:] + ([(key,) for key in CONFIG_KEYS] if name == "config.json" else [])
-            write_part(path, json.dumps(change_at(part, data.draw(st.sampled_from(places)), data.draw(odd_values))).encode())
-        run = Run.write(Path(place) / "run", examples=arithmetic(4), model=folder, resume_from=None, training={})
+            places = spots(part)[1:] + (
+                [(key,) for key in CONFIG_KEYS] if name == "config.json" else []
+            )
+            write_part(
+                path,
+                json.dumps(
+                    change_at(part, data.draw(st.sampled_from(places)), data.draw(odd_values))
+                ).encode(),
+            )
+        run = Run.write(
+            Path(place) / "run", examples=arithmetic(4), model=folder, resume_from=None, training={}
+        )
         capsys.readouterr()
         code = main(["validate", "--config", str(run.config)])
         err = capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""Attention and LoRA are hand-written for speed; they must equal the textbook in value and gradient."""
+"""Attention and LoRA are hand-written for speed; they must equal the textbook in value and
+gradient."""
 
 from typing import Any
 
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 
 from runs.spec.architectures import Rope
-from runs.trainer.modeling.attention import MASKED, attention, causal_attention, inverse_frequencies, rotary_tables, rotate
+from runs.trainer.modeling.attention import (
+    MASKED,
+    attention,
+    causal_attention,
+    inverse_frequencies,
+    rotary_tables,
+    rotate,
+)
 from runs.trainer.modeling.lora import adapted
 
 BATCH, LENGTH, HEADS, GROUPS, HEAD_DIM = 2, 260, 4, 2, 8
@@ -23,30 +31,47 @@ def _exact():
 def inputs(length: int = LENGTH) -> tuple[jax.Array, ...]:
     """Queries, keys, values, and a packed causal mask with padding at the end."""
     generator = np.random.default_rng(0)
-    shapes = ((BATCH, length, HEADS, HEAD_DIM), (BATCH, length, GROUPS, HEAD_DIM), (BATCH, length, GROUPS, HEAD_DIM))
+    shapes = (
+        (BATCH, length, HEADS, HEAD_DIM),
+        (BATCH, length, GROUPS, HEAD_DIM),
+        (BATCH, length, GROUPS, HEAD_DIM),
+    )
     arrays = [jnp.asarray(generator.standard_normal(shape), jnp.float32) for shape in shapes]
     segments = np.minimum(np.arange(length) // 90, 2) + 1
     segments[-7:] = 0
-    mask = (segments[:, None] == segments[None, :]) & (segments[:, None] > 0) & np.tril(np.ones((length, length), bool))
+    mask = (
+        (segments[:, None] == segments[None, :])
+        & (segments[:, None] > 0)
+        & np.tril(np.ones((length, length), bool))
+    )
     return (*arrays, jnp.asarray(np.broadcast_to(mask, (BATCH, length, length))))
 
 
-def textbook(queries: Any, keys: Any, values: Any, mask: Any, window: int | None, softcap: float | None) -> jax.Array:
+def textbook(
+    queries: Any, keys: Any, values: Any, mask: Any, window: int | None, softcap: float | None
+) -> jax.Array:
     keys, values = (jnp.repeat(x, HEADS // GROUPS, axis=2) for x in (keys, values))
     scores = jnp.einsum("btnh,bsnh->bnts", queries, keys)
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
     distance = jnp.arange(queries.shape[1])[:, None] - jnp.arange(keys.shape[1])[None, :]
     seen = mask if window is None else mask & (distance < window)
-    return jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(jnp.where(seen[:, None], scores, MASKED)), values)
+    return jnp.einsum(
+        "bnts,bsnh->btnh", jax.nn.softmax(jnp.where(seen[:, None], scores, MASKED)), values
+    )
 
 
 @pytest.mark.parametrize(
-    ("length", "window", "softcap"), [(40, None, None), (LENGTH, None, 2.0), (LENGTH, 50, None), (LENGTH, 1, 2.0), (40, 99, None)]
+    ("length", "window", "softcap"),
+    [(40, None, None), (LENGTH, None, 2.0), (LENGTH, 50, None), (LENGTH, 1, 2.0), (40, 99, None)],
 )
-def test_causal_attention_and_its_gradient(length: int, window: int | None, softcap: float | None) -> None:
+def test_causal_attention_and_its_gradient(
+    length: int, window: int | None, softcap: float | None
+) -> None:
     queries, keys, values, mask = inputs(length)
-    real = mask.any(-1)[:, :, None, None]  # what padding gives does not matter, as long as it is finite
+    real = mask.any(-1)[
+        :, :, None, None
+    ]  # what padding gives does not matter, as long as it is finite
 
     def loss(function: Any) -> Any:
         def total(*arrays: jax.Array) -> jax.Array:
@@ -98,17 +123,23 @@ def test_scaled_frequencies() -> None:
 def test_adapted_projection_and_its_gradient(dtype: Any, tolerance: float) -> None:
     generator = np.random.default_rng(1)
     x, matrix, a, b = (
-        jnp.asarray(generator.standard_normal(shape), jnp.float32) for shape in ((2, 5, 6), (6, 7), (6, 3), (3, 7))
+        jnp.asarray(generator.standard_normal(shape), jnp.float32)
+        for shape in ((2, 5, 6), (6, 7), (6, 3), (3, 7))
     )
     cotangent = jnp.asarray(generator.standard_normal((2, 5, 7)), jnp.float32)
 
     def ours(x: Any, a: Any, b: Any) -> jax.Array:
-        return (adapted(x.astype(dtype), matrix.astype(dtype), a, b, 0.5).astype(jnp.float32) * cotangent).sum()
+        return (
+            adapted(x.astype(dtype), matrix.astype(dtype), a, b, 0.5).astype(jnp.float32)
+            * cotangent
+        ).sum()
 
     def textbook(x: Any, a: Any, b: Any) -> jax.Array:
         return ((x @ matrix + 0.5 * (x @ a) @ b) * cotangent).sum()
 
-    got, expected = (jax.value_and_grad(function, argnums=(0, 1, 2))(x, a, b) for function in (ours, textbook))
+    got, expected = (
+        jax.value_and_grad(function, argnums=(0, 1, 2))(x, a, b) for function in (ours, textbook)
+    )
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=tolerance * float(jnp.abs(other).max()))
     assert got[1][1].dtype == jnp.float32
@@ -122,6 +153,8 @@ def test_frozen_weights_get_no_gradient() -> None:
 def test_small_updates_survive_bfloat16() -> None:
     """An update too small for the rounding of a bfloat16 weight still moves the output."""
     x = jnp.ones((1, 64), jnp.bfloat16)
-    matrix = jnp.where(jnp.arange(64)[:, None] % 2 == 0, 1.0, -1.0).astype(jnp.bfloat16)  # the product is zero
+    matrix = jnp.where(jnp.arange(64)[:, None] % 2 == 0, 1.0, -1.0).astype(
+        jnp.bfloat16
+    )  # the product is zero
     a, b = jnp.full((64, 1), 1e-3), jnp.ones((1, 1))
     assert float(adapted(x, matrix, a, b, 1.0)[0, 0]) == pytest.approx(0.064, rel=0.02)

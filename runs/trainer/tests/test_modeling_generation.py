@@ -1,4 +1,5 @@
-"""google-tunix's sampler on our modules: greedy decoding with its cache equals the whole forward pass, token by token."""
+"""google-tunix's sampler on our modules: greedy decoding with its cache equals the whole forward
+pass, token by token."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from runs.trainer.tests.modeling_folders import CONFIGS, make_folder
 
 STEPS = 14
 LENGTH = 16 + STEPS
-# Of different lengths, so that the sampler pads on the left; the longest is longer than the windows.
+# Of different lengths, so that the sampler pads on the left; the longest is longer than the
+# windows.
 PROMPTS = ("3 7 11 40 9 5 22 17 31 8 2 60 33", "12 4", "50 49 48 47 46")
 
 
@@ -51,7 +53,9 @@ def greedy(logits_of: Any, prompt: list[int]) -> list[int]:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_greedy_decoding_equals_the_forward_pass(family: str, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / family, family)
-    loaded = load_model(model_id=family, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0)
+    loaded = load_model(
+        model_id=family, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0
+    )
     config = loaded.model_config
     if family in ("llama", "gemma"):  # LoRA as well, with matrices that do something
         apply_lora(loaded, rank=2, alpha=4.0, targets=None, seed=0)
@@ -60,7 +64,10 @@ def test_greedy_decoding_equals_the_forward_pass(family: str, tmp_path: Path) ->
             noise = np.random.default_rng(0).standard_normal(down.down_proj_lora_b.value.shape)
             down.down_proj_lora_b.value = jnp.asarray(noise, jnp.float32)
     cache = CacheConfig(
-        cache_size=LENGTH + 10, num_layers=config.num_layers, num_kv_heads=config.num_kv_heads, head_dim=config.head_dim
+        cache_size=LENGTH + 10,
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
     )
     sampler = Sampler(loaded.module, Numbers(), cache)
     # The sampler takes every 0 for padding, also one that the model has made.
@@ -72,7 +79,9 @@ def test_greedy_decoding_equals_the_forward_pass(family: str, tmp_path: Path) ->
         forbidden_tokens=[0],
     )
     mask = jnp.tril(jnp.ones((1, LENGTH, LENGTH), bool))
-    logits_of = jax.jit(lambda tokens: loaded.module(tokens, jnp.arange(LENGTH)[None], None, mask)[0])
+    logits_of = jax.jit(
+        lambda tokens: loaded.module(tokens, jnp.arange(LENGTH)[None], None, mask)[0]
+    )
     decoded: set[int] = set()
     for prompt, tokens in zip(PROMPTS, output.tokens, strict=True):
         expected = greedy(logits_of, [1, *map(int, prompt.split())])

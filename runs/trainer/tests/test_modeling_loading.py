@@ -1,4 +1,5 @@
-"""Loading, LoRA and export: what is deterministic, what is frozen, what is refused, what is never half written."""
+"""Loading, LoRA and export: what is deterministic, what is frozen, what is refused, what is never
+half written."""
 
 import json
 import os
@@ -16,14 +17,28 @@ from flax import nnx
 from runs.spec.architectures import count_parameters
 from runs.spec.families import PRESETS
 from runs.trainer.errors import ModelError, StorageError
-from runs.trainer.modeling import LoadedModel, apply_lora, export_model, forward_hidden, load_model, project
+from runs.trainer.modeling import (
+    LoadedModel,
+    apply_lora,
+    export_model,
+    forward_hidden,
+    load_model,
+    project,
+)
 from runs.trainer.tests.modeling_folders import CONFIGS, make_folder
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def load(model_id: str = "preset:tiny-llama", path: Path | None = None, **changes: Any) -> LoadedModel:
-    arguments: dict[str, Any] = {"revision": None, "dtype": jnp.float32, "mesh": None, "seed": 0} | changes
+def load(
+    model_id: str = "preset:tiny-llama", path: Path | None = None, **changes: Any
+) -> LoadedModel:
+    arguments: dict[str, Any] = {
+        "revision": None,
+        "dtype": jnp.float32,
+        "mesh": None,
+        "seed": 0,
+    } | changes
     return load_model(model_id=model_id, path=path, **arguments)
 
 
@@ -40,7 +55,11 @@ def hidden(module: nnx.Module, length: int = 12) -> jax.Array:
 
 
 def row(length: int = 12) -> tuple[jax.Array, ...]:
-    return jnp.arange(length)[None] + 3, jnp.arange(length)[None], jnp.tril(jnp.ones((1, length, length), bool))
+    return (
+        jnp.arange(length)[None] + 3,
+        jnp.arange(length)[None],
+        jnp.tril(jnp.ones((1, length, length), bool)),
+    )
 
 
 def test_presets_depend_on_the_seed_only() -> None:
@@ -53,7 +72,8 @@ def test_presets_depend_on_the_seed_only() -> None:
 
 
 def test_a_fresh_preset_guesses() -> None:
-    """Before training every byte is about as likely as any other: the loss starts at the logarithm of the vocabulary."""
+    """Before training every byte is about as likely as any other: the loss starts at the logarithm
+    of the vocabulary."""
     loaded = load()
     logits = project(loaded.module, hidden(loaded.module, 64))
     loss = -jax.nn.log_softmax(logits[0, :-1])[jnp.arange(63), row(64)[0][0, 1:]].mean()
@@ -66,8 +86,13 @@ def test_every_family_is_loaded_and_exported_unchanged(family: str, tmp_path: Pa
     loaded = load(family, folder)
     export_model(loaded, tmp_path / "out", lora=False, merged=False, card={"run_id": "r"})
     assert equal(leaves(loaded.module), leaves(load("again", tmp_path / "out").module))
-    assert (folder / "model.safetensors").stat().st_size == (tmp_path / "out" / "model.safetensors").stat().st_size
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == CONFIGS[family]["model_type"]
+    assert (folder / "model.safetensors").stat().st_size == (
+        tmp_path / "out" / "model.safetensors"
+    ).stat().st_size
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["model_type"]
+        == CONFIGS[family]["model_type"]
+    )
     total, _ = count_parameters(loaded.config)
     assert sum(leaf.size for leaf in leaves(loaded.module)) == total
 
@@ -80,8 +105,15 @@ def test_lora_starts_from_the_base_and_trains_nothing_else(family: str, tmp_path
     assert adapted.lora.alpha == 4.0
     np.testing.assert_allclose(hidden(plain.module), hidden(adapted.module), atol=1e-4)
     trained = sum(leaf.size for leaf in leaves(adapted.module, nnx.LoRAParam))
-    assert trained == count_parameters(plain.config, lora_rank=2, lora_targets=["q_proj", "v_proj", "down_proj"])[1]
-    assert equal(leaves(plain.module), leaves(adapted.module, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam))))
+    assert (
+        trained
+        == count_parameters(
+            plain.config, lora_rank=2, lora_targets=["q_proj", "v_proj", "down_proj"]
+        )[1]
+    )
+    assert equal(
+        leaves(plain.module), leaves(adapted.module, nnx.All(nnx.Param, nnx.Not(nnx.LoRAParam)))
+    )
 
     graph, lora, rest = nnx.split(adapted.module, nnx.LoRAParam, ...)
 
@@ -106,10 +138,21 @@ def test_lora_depends_on_its_seed_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "layers", "loops"),
-    [("llama", 2, 1), ("llama", 9, 1), ("qwen3", 9, 1), ("gemma2", 9, 2), ("gemma3", 3, 0), ("gemma3", 6, 3), ("gemma3", 11, 3)],
+    [
+        ("llama", 2, 1),
+        ("llama", 9, 1),
+        ("qwen3", 9, 1),
+        ("gemma2", 9, 2),
+        ("gemma3", 3, 0),
+        ("gemma3", 6, 3),
+        ("gemma3", 11, 3),
+    ],
 )
-def test_layers_that_compute_alike_are_a_loop(family: str, layers: int, loops: int, tmp_path: Path) -> None:
-    """``loops``: how many different layers one pass of it has; what is left over follows, and with a cache there is none."""
+def test_layers_that_compute_alike_are_a_loop(
+    family: str, layers: int, loops: int, tmp_path: Path
+) -> None:
+    """``loops``: how many different layers one pass of it has; what is left over follows, and with
+    a cache there is none."""
     loaded = load("x", make_folder(tmp_path / "base", family, num_hidden_layers=layers))
     apply_lora(loaded, rank=3, alpha=6.0, targets=None, seed=1)
     positions, module = jnp.arange(24)[None], loaded.module
@@ -131,7 +174,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(family: str, tmp_path
 
     def gradient(**changes: Any) -> list[Any]:
         graph, state = nnx.split(load("x", folder, **changes).module)
-        loss = jax.grad(lambda state: jnp.sin(forward_hidden(nnx.merge(graph, state), *row(40))).sum())
+        loss = jax.grad(
+            lambda state: jnp.sin(forward_hidden(nnx.merge(graph, state), *row(40))).sum()
+        )
         assert ("policy=None" in str(jax.make_jaxpr(loss)(state))) == bool(changes)
         return jax.tree.leaves(jax.jit(loss)(state))
 
@@ -188,7 +233,9 @@ def test_lora_targets_are_checked() -> None:
 def test_bfloat16_keeps_adapters_in_float32() -> None:
     loaded = load(dtype=jnp.bfloat16)
     apply_lora(loaded, rank=2, alpha=None, targets=None, seed=0)
-    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(loaded.module, nnx.LoRAParam))} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(loaded.module, nnx.LoRAParam))} == {
+        jnp.dtype(jnp.float32)
+    }
     assert hidden(loaded.module).dtype == jnp.bfloat16
 
 
@@ -227,7 +274,9 @@ try:
 except StorageError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", code], capture_output=True, text=True, check=True
+    )
     assert "cannot be written" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert "second" not in (tmp_path / "model" / "README.md").read_text()
@@ -247,10 +296,21 @@ def test_companions_and_licence_travel_along(tmp_path: Path) -> None:
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nBase")
     (folder / "training_state.bin").write_text("not ours")
     loaded = load("x", folder)
-    card = {"run_id": "r1", "dataset": {"key": "d-v1", "fingerprint": "f00"}, "result": {"loss_last": 0.5, "samples": ["s"]}}
+    card = {
+        "run_id": "r1",
+        "dataset": {"key": "d-v1", "fingerprint": "f00"},
+        "result": {"loss_last": 0.5, "samples": ["s"]},
+    }
     export_model(loaded, tmp_path / "out", lora=False, merged=False, card=card)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "LICENSE"}
+    assert names == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "LICENSE",
+    }
     text = (tmp_path / "out" / "README.md").read_text()
     for words in ("license: apache-2.0", "run r1", "d-v1", "f00", "loss_last: 0.5"):
         assert words in text
@@ -286,7 +346,10 @@ lora = jax.tree.leaves(nnx.state(loaded.module, nnx.LoRAParam))
 assert all(len(array.sharding.device_set) == 4 and array.is_fully_replicated for array in lora)
 export_model(loaded, Path({str(tmp_path / "out")!r}), lora=True, merged=True, card={{}})
 """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
     subprocess.run([sys.executable, "-I", "-c", code], check=True, env=environment)
     merged = load("merged", tmp_path / "out" / "merged")
     for one, other in zip(leaves(merged.module), leaves(load("base", folder).module), strict=True):

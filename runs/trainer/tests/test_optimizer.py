@@ -7,13 +7,22 @@ import optax
 import pytest
 
 from runs.spec.manifest import parameter_defaults
-from runs.trainer.loop.optimizer import across_layers, decayed, float32_master, learning_rate, make_optimizer
+from runs.trainer.loop.optimizer import (
+    across_layers,
+    decayed,
+    float32_master,
+    learning_rate,
+    make_optimizer,
+)
 
 SETTINGS = {"peak": 1.0, "total": 100, "warmup_ratio": 0.1}
 
 
 def rates(shape, **settings):
-    return [float(learning_rate(step, shape=shape, xp=np, **{**SETTINGS, **settings})) for step in range(100)]
+    return [
+        float(learning_rate(step, shape=shape, xp=np, **{**SETTINGS, **settings}))
+        for step in range(100)
+    ]
 
 
 def test_warm_up_rises_and_starts_above_zero():
@@ -35,16 +44,32 @@ def test_the_log_and_the_compiled_step_agree():
     for shape in ("cosine", "linear", "constant"):
         compiled = jax.jit(lambda step, shape=shape: learning_rate(step, shape=shape, **SETTINGS))
         steps = (0, 9, 10, 50, 99)
-        assert [float(compiled(step)) for step in steps] == pytest.approx([rates(shape)[s] for s in steps], rel=1e-4)
+        assert [float(compiled(step)) for step in steps] == pytest.approx(
+            [rates(shape)[s] for s in steps], rel=1e-4
+        )
 
 
-PARAMS = {"layers": {"0": {"q_proj": {"w": jnp.ones((2, 2)), "bias": jnp.ones((2, 2))}, "input_layernorm": {"w": jnp.ones(2)}}}}
+PARAMS = {
+    "layers": {
+        "0": {
+            "q_proj": {"w": jnp.ones((2, 2)), "bias": jnp.ones((2, 2))},
+            "input_layernorm": {"w": jnp.ones(2)},
+        }
+    }
+}
 
 
 def test_norms_and_biases_do_not_decay():
-    assert decayed(PARAMS) == {"layers": {"0": {"q_proj": {"w": True, "bias": False}, "input_layernorm": {"w": False}}}}
-    optimizer = make_optimizer({**parameter_defaults(), "weight_decay": 0.5, "learning_rate": 0.1, "warmup_ratio": 0.0}, total=10)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
+    assert decayed(PARAMS) == {
+        "layers": {"0": {"q_proj": {"w": True, "bias": False}, "input_layernorm": {"w": False}}}
+    }
+    optimizer = make_optimizer(
+        {**parameter_defaults(), "weight_decay": 0.5, "learning_rate": 0.1, "warmup_ratio": 0.0},
+        total=10,
+    )
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS
+    )
     layer = updates["layers"]["0"]
     np.testing.assert_allclose(layer["q_proj"]["w"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(layer["q_proj"]["bias"], 0)
@@ -67,10 +92,20 @@ def test_layers_are_updated_together_as_they_would_be_apart():
             }
         }
 
-    settings = {**parameter_defaults(), "weight_decay": 0.1, "learning_rate": 0.1, "lora_rank": None}
+    settings = {
+        **parameter_defaults(),
+        "weight_decay": 0.1,
+        "learning_rate": 0.1,
+        "lora_rank": None,
+    }
     apart, params = make_optimizer(settings, total=10), of(0)
     together = across_layers(apart)
-    assert {leaf.shape for leaf in jax.tree.leaves(together.init(params))} == {(), (3, 4, 2), (1, 5, 2), (4, 2, 3)}
+    assert {leaf.shape for leaf in jax.tree.leaves(together.init(params))} == {
+        (),
+        (3, 4, 2),
+        (1, 5, 2),
+        (4, 2, 3),
+    }
     results = []
     for optimizer in (apart, together):
         weights, state = params, optimizer.init(params)
@@ -87,8 +122,15 @@ def test_the_state_keeps_its_form_when_settings_change():
     """A resumed run may switch clipping or decay on and off."""
     defaults = parameter_defaults()
     forms = {
-        jax.tree.structure(jax.tree.leaves(make_optimizer({**defaults, **change}, total=10).init(PARAMS)))
-        for change in ({}, {"max_grad_norm": None}, {"weight_decay": 0.1}, {"lr_schedule": "linear"})
+        jax.tree.structure(
+            jax.tree.leaves(make_optimizer({**defaults, **change}, total=10).init(PARAMS))
+        )
+        for change in (
+            {},
+            {"max_grad_norm": None},
+            {"weight_decay": 0.1},
+            {"lr_schedule": "linear"},
+        )
     }
     assert len(forms) == 1
 
@@ -96,7 +138,9 @@ def test_the_state_keeps_its_form_when_settings_change():
 @pytest.mark.parametrize("shape", ["cosine", "linear", "constant"])
 def test_the_schedule_of_an_extension_is_one_over_the_added_steps(shape):
     settings = {"peak": 0.1, "warmup_ratio": 0.1, "shape": shape, "xp": np}
-    added = [float(learning_rate(1000 + step, start=1000, total=1050, **settings)) for step in range(50)]
+    added = [
+        float(learning_rate(1000 + step, start=1000, total=1050, **settings)) for step in range(50)
+    ]
     assert added == [float(learning_rate(step, total=50, **settings)) for step in range(50)]
 
 
@@ -145,7 +189,9 @@ def test_small_updates_of_bfloat16_weights_are_not_lost():
 def test_only_narrow_weights_have_a_second_copy():
     def numbers(dtype, **training):
         params = {"w": jnp.ones(30, dtype)}
-        state = make_optimizer({**parameter_defaults(), **training}, total=10, dtype=dtype).init(params)
+        state = make_optimizer({**parameter_defaults(), **training}, total=10, dtype=dtype).init(
+            params
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
 
     assert numbers(jnp.float32) == numbers(jnp.bfloat16, lora_rank=4) == 60

@@ -13,7 +13,14 @@ LENGTHS = GENERATOR.integers(5, 120, size=203)
 
 
 def make_plan(lengths=LENGTHS, **settings):
-    settings = {"batch_size": 8, "accumulation": 1, "max_length": 128, "packing": False, "seed": 3, **settings}
+    settings = {
+        "batch_size": 8,
+        "accumulation": 1,
+        "max_length": 128,
+        "packing": False,
+        "seed": 3,
+        **settings,
+    }
     return DataPlan(pieces=np.arange(len(lengths)) + 1000, lengths=lengths, **settings)
 
 
@@ -90,7 +97,9 @@ def test_epochs_and_seeds_differ_in_order():
 def test_accumulation_takes_the_same_sequences_as_the_big_batch():
     big = first_epoch(make_plan(batch_size=24))
     small = first_epoch(make_plan(batch_size=8, accumulation=3))
-    assert [[row.tolist() for row in step.rows] for step in big] == [[row.tolist() for row in step.rows] for step in small]
+    assert [[row.tolist() for row in step.rows] for step in big] == [
+        [row.tolist() for row in step.rows] for step in small
+    ]
 
 
 def test_a_batch_larger_than_the_dataset_shrinks_to_it():
@@ -115,8 +124,12 @@ def test_the_longest_bucket_is_at_most_the_longest_row():
 def test_held_out_batches_hold_everything_once():
     pieces, lengths = np.arange(30), LENGTHS[:30]
     for packing in (False, True):
-        batches = held_out_batches(pieces, lengths, rows_per_batch=4, max_length=128, packing=packing, row_lengths=[64])
-        assert sorted(int(p) for batch in batches for row in batch.rows for p in row) == list(range(30))
+        batches = held_out_batches(
+            pieces, lengths, rows_per_batch=4, max_length=128, packing=packing, row_lengths=[64]
+        )
+        assert sorted(int(p) for batch in batches for row in batch.rows for p in row) == list(
+            range(30)
+        )
         assert all(lengths[row].sum() <= batch.length for batch in batches for row in batch.rows)
         assert len({batch.length for batch in batches}) <= 2
 

@@ -17,7 +17,9 @@ from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.trainer.loop.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
 
-LONG = arithmetic(800)  # 10,000 steps in a hundred epochs: a training that no test is too slow to stop
+LONG = arithmetic(
+    800
+)  # 10,000 steps in a hundred epochs: a training that no test is too slow to stop
 
 
 def wait_for(condition):
@@ -30,7 +32,8 @@ def wait_for(condition):
 
 
 def test_kill_and_resume_gives_the_uninterrupted_training(make_run):
-    """kill -9 in the middle: at most one interval is lost, and the numbers afterwards are those of a run without the kill."""
+    """kill -9 in the middle: at most one interval is lost, and the numbers afterwards are those of
+    a run without the kill."""
     whole = make_run("whole", num_epochs=8, checkpoint_every_steps=5)
     assert whole.train() == 0
 
@@ -42,7 +45,8 @@ def test_kill_and_resume_gives_the_uninterrupted_training(make_run):
     before = max(killed.losses())
     saved = killed.checkpoints()
     assert saved, "no checkpoint survived"
-    # One interval, and the steps that these tiny models take while the next checkpoint is being written.
+    # One interval, and the steps that these tiny models take while the next checkpoint is being
+    # written.
     assert before - max(saved) <= 2 * 5
 
     assert killed.train() == 0
@@ -52,7 +56,9 @@ def test_kill_and_resume_gives_the_uninterrupted_training(make_run):
     assert killed.result()["tokens"] == whole.result()["tokens"]
     assert killed.result()["loss_first"] == whole.result()["loss_first"]
     assert killed.result()["eval_loss_before"] == whole.result()["eval_loss_before"]
-    assert killed.result()["eval_loss_after"] == pytest.approx(whole.result()["eval_loss_after"], rel=1e-5)
+    assert killed.result()["eval_loss_after"] == pytest.approx(
+        whole.result()["eval_loss_after"], rel=1e-5
+    )
 
 
 def check_stopped(run, code, err, way):
@@ -60,7 +66,11 @@ def check_stopped(run, code, err, way):
     step = run.checkpoints()[-1]
     assert step == max(run.losses())
     assert (
-        err.strip().splitlines()[-1].startswith(f"tunix: interrupted: stopped by {way} after step {step} of 10000; a checkpoint")
+        err.strip()
+        .splitlines()[-1]
+        .startswith(
+            f"tunix: interrupted: stopped by {way} after step {step} of 10000; a checkpoint"
+        )
     )
     assert not (run.folder / "result.json").exists()
     assert not (run.folder / "model").exists()
@@ -84,7 +94,9 @@ def test_other_stop_requests_save_at_the_step_boundary(make_run, capsys, way):
     def ask():
         wait_for(lambda: len(run.losses()) >= 3)
         if way == "stop.json":
-            (run.folder / "stop.json").write_text('{"reason": "cancel", "by": "test", "at": "2024-01-01T00:00:00.000000Z"}')
+            (run.folder / "stop.json").write_text(
+                '{"reason": "cancel", "by": "test", "at": "2024-01-01T00:00:00.000000Z"}'
+            )
         else:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -99,7 +111,9 @@ def test_other_stop_requests_save_at_the_step_boundary(make_run, capsys, way):
 def test_resume_from_another_runs_checkpoints(make_run):
     first = make_run("first", num_epochs=2)
     assert first.train() == 0
-    longer = make_run("longer", num_epochs=4, lr_schedule="constant", resume_from="../first/checkpoints")
+    longer = make_run(
+        "longer", num_epochs=4, lr_schedule="constant", resume_from="../first/checkpoints"
+    )
 
     assert longer.train() == 0
 
@@ -117,7 +131,9 @@ def test_a_torn_line_of_metrics_is_dropped(make_run, trained):
 
     assert run.train() == 0
 
-    assert [entry for entry in run.metrics() if "plan" in entry][-1]["plan"]["resumed_from_step"] == 5
+    assert [entry for entry in run.metrics() if "plan" in entry][-1]["plan"][
+        "resumed_from_step"
+    ] == 5
 
 
 def test_an_unfinished_checkpoint_is_passed_over(make_run):
@@ -164,7 +180,8 @@ def test_a_checkpoint_that_has_lost_a_file_is_passed_over_and_saved_again(make_r
 
 
 def test_the_identity_is_that_of_the_training_whose_checkpoints_are_complete(make_run, trained):
-    """What is left of another training's checkpoint, which nobody can restore, is in nobody's way."""
+    """What is left of another training's checkpoint, which nobody can restore, is in nobody's
+    way."""
     run = make_run(num_epochs=1, seed=1)
     shutil.copytree(trained.folder / "checkpoints", run.folder / "checkpoints")
     (run.folder / "checkpoints" / "5" / "_CHECKPOINT_METADATA").unlink()
@@ -176,7 +193,8 @@ def test_the_identity_is_that_of_the_training_whose_checkpoints_are_complete(mak
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"), [({"lora_rank": 4}, "lora_rank is None there and 4 here"), ({"seed": 1}, "seed is 0")]
+    ("setting", "words"),
+    [({"lora_rank": 4}, "lora_rank is None there and 4 here"), ({"seed": 1}, "seed is 0")],
 )
 def test_checkpoints_of_other_settings_are_refused(make_run, trained, capsys, setting, words):
     other = make_run(num_epochs=1, **setting)
@@ -191,7 +209,9 @@ def test_checkpoints_of_other_settings_are_refused(make_run, trained, capsys, se
 
 def test_checkpoints_of_another_model_are_refused(make_run, trained, tmp_path, capsys):
     write_llama(tmp_path / "wide", intermediate_size=80)
-    other = make_run(num_epochs=1, model=tmp_path / "wide", resume_from=str(trained.folder / "checkpoints"))
+    other = make_run(
+        num_epochs=1, model=tmp_path / "wide", resume_from=str(trained.folder / "checkpoints")
+    )
 
     assert other.train() == 15
 
@@ -205,12 +225,20 @@ def test_resume_from_nothing_is_said(make_run, capsys):
 
 
 def test_best_checkpoints_are_kept_besides_the_last(make_run):
-    """What is learnt is the opposite of what is held out: the held-out loss is best early, before the first answer is sure."""
-    examples = [line(f"x{i}", "which?", "no" * 9 if i >= 40 else "on" * 9, held_out=i >= 40) for i in range(48)]
+    """What is learnt is the opposite of what is held out: the held-out loss is best early, before
+    the first answer is sure."""
+    examples = [
+        line(f"x{i}", "which?", "no" * 9 if i >= 40 else "on" * 9, held_out=i >= 40)
+        for i in range(48)
+    ]
     run = make_run(examples=examples, num_epochs=8, learning_rate=2e-2, keep_last_checkpoints=1)
     assert run.train() == 0
 
-    measured = {m["step"]: m["values"]["eval_loss"] for m in run.metrics() if "eval_loss" in m.get("values", {}) and m["step"]}
+    measured = {
+        m["step"]: m["values"]["eval_loss"]
+        for m in run.metrics()
+        if "eval_loss" in m.get("values", {}) and m["step"]
+    }
     best = min(measured, key=measured.get)
     assert best < 40
     assert run.checkpoints() == [best, 40]
@@ -230,14 +258,24 @@ def test_retention_keeps_the_newest_and_the_best():
 @pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [1, 2, 3, 4, 5]), (10_080, [5])])
 def test_checkpoints_by_minutes(make_run, minutes, steps):
     """The time has passed after every step, or after none but the last, which is always saved."""
-    run = make_run(num_epochs=1, checkpoint_every_steps=None, checkpoint_every_minutes=minutes, keep_last_checkpoints=1000)
+    run = make_run(
+        num_epochs=1,
+        checkpoint_every_steps=None,
+        checkpoint_every_minutes=minutes,
+        keep_last_checkpoints=1000,
+    )
     assert run.train() == 0
     assert run.checkpoints() == steps
 
 
 def test_what_scripted_programs_leave_unfinished_is_unfinished_for_orbax(tmp_path):
-    """The same temporary name: programs that stand in for a training that is killed while it saves leave what it leaves."""
+    """The same temporary name: programs that stand in for a training that is killed while it saves
+    leave what it leaves."""
     leave_checkpoints(tmp_path, 5, model_id="m", training=parameter_defaults())
     stage_checkpoint(tmp_path, 6)
-    staged = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir() and is_tmp_checkpoint(path)]
+    staged = [
+        path.name
+        for path in (tmp_path / "checkpoints").iterdir()
+        if path.is_dir() and is_tmp_checkpoint(path)
+    ]
     assert staged == ["6.orbax-checkpoint-tmp"]

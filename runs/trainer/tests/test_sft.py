@@ -9,19 +9,28 @@ from runs.trainer.tests.helpers import PATIENCE, Run, arithmetic, line
 
 
 def uneven(count):
-    """Answers of very different length, so that micro-batches have very different numbers of learnt tokens."""
+    """Answers of very different length, so that micro-batches have very different numbers of learnt
+    tokens."""
     return [line(f"x{i}", f"q{i}", "ab" * (1 + (i * i) % 29)) for i in range(count)]
 
 
 def test_accumulated_steps_equal_big_batches(make_run):
-    settings = {"examples": uneven(48), "num_epochs": 2, "weight_decay": 0.1, "packing": True}  # one shape to compile
+    settings = {
+        "examples": uneven(48),
+        "num_epochs": 2,
+        "weight_decay": 0.1,
+        "packing": True,
+    }  # one shape to compile
     big = make_run("big", batch_size=6, **settings)
     small = make_run("small", batch_size=2, gradient_accumulation_steps=3, **settings)
     assert big.train() == small.train() == 0
 
     assert len(big.losses()) == 2 * big.metrics()[0]["plan"]["steps_per_epoch"] >= 6
     assert small.losses() == pytest.approx(big.losses(), rel=1e-4)
-    norms = [[m["values"]["grad_norm"] for m in run.metrics() if "grad_norm" in m.get("values", {})] for run in (big, small)]
+    norms = [
+        [m["values"]["grad_norm"] for m in run.metrics() if "grad_norm" in m.get("values", {})]
+        for run in (big, small)
+    ]
     assert norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
@@ -31,12 +40,17 @@ def test_packed_training_starts_from_the_loss_of_unpacked_training(make_run):
     unpacked = make_run("unpacked", batch_size=512, num_epochs=1, packing=False)
     assert packed.train() == unpacked.train() == 0
 
-    one, two = ([m["values"] for m in run.metrics() if "loss" in m.get("values", {})] for run in (packed, unpacked))
+    one, two = (
+        [m["values"] for m in run.metrics() if "loss" in m.get("values", {})]
+        for run in (packed, unpacked)
+    )
     assert len(one) == len(two) == 1
     assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=1e-5)
     assert one[0]["grad_norm"] == pytest.approx(two[0]["grad_norm"], rel=1e-4)
     assert one[0]["tokens"] == two[0]["tokens"]
-    assert packed.result()["eval_loss_after"] == pytest.approx(unpacked.result()["eval_loss_after"], rel=1e-4)
+    assert packed.result()["eval_loss_after"] == pytest.approx(
+        unpacked.result()["eval_loss_after"], rel=1e-4
+    )
 
 
 def test_gradient_checkpointing_changes_no_number(make_run, trained):
@@ -73,14 +87,20 @@ def one(tmp_path_factory, llama):
 def test_four_devices_give_the_numbers_of_one(make_run, one):
     """On simulated devices, two groups of two; the batch of 6 rows is not a multiple of 4."""
     mesh = {"data_parallel": 2, "fsdp_parallel": 2}
-    four = make_run("four", **SIX_ROWS, num_epochs=1, exact_match_examples=2, exact_match_max_tokens=4, **mesh)
+    four = make_run(
+        "four", **SIX_ROWS, num_epochs=1, exact_match_examples=2, exact_match_max_tokens=4, **mesh
+    )
 
-    code, _, err = four.finish(XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4")
+    code, _, err = four.finish(
+        XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
+    )
 
     assert code == 0, err
     assert four.result()["devices"] == 4
     assert four.losses() == pytest.approx(one.losses(), rel=1e-4)
-    assert four.result()["eval_loss_after"] == pytest.approx(one.result()["eval_loss_after"], rel=1e-4)
+    assert four.result()["eval_loss_after"] == pytest.approx(
+        one.result()["eval_loss_after"], rel=1e-4
+    )
     # And a checkpoint of four devices is one that a single device can go on from.
     longer = make_run("longer", **SIX_ROWS, num_epochs=2, resume_from="../four/checkpoints")
     assert longer.train() == 0
@@ -88,7 +108,8 @@ def test_four_devices_give_the_numbers_of_one(make_run, one):
 
 
 def test_two_processes_give_the_numbers_of_one(make_run, one):
-    """``jax.distributed`` on one machine: each process builds its own rows, the first one writes."""
+    """``jax.distributed`` on one machine: each process builds its own rows, the first one
+    writes."""
     two = make_run("two", **SIX_ROWS, num_epochs=1)
     port = HeldPort()
     environment = {"JAX_COORDINATOR_ADDRESS": port.address, "JAX_NUM_PROCESSES": "2"}

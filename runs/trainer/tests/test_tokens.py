@@ -17,7 +17,11 @@ def build(tmp_path, examples, *, max_length=128, too_long="drop"):
     path = tmp_path / "dataset.jsonl"
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return tokenised_data(
-        path, tokenizer=ByteTokenizer(), max_length=max_length, too_long=too_long, cache_root=tmp_path / "cache"
+        path,
+        tokenizer=ByteTokenizer(),
+        max_length=max_length,
+        too_long=too_long,
+        cache_root=tmp_path / "cache",
     )
 
 
@@ -117,7 +121,9 @@ def test_tokens_are_mapped_not_read(tmp_path):
 
 def test_the_texts_of_tokens_put_together_are_the_text():
     tokenizer = ByteTokenizer()
-    ids = tokenizer.encode([[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]])[0].ids
+    ids = tokenizer.encode(
+        [[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]]
+    )[0].ids
 
     assert texts_of(ids, tokenizer) == ["<begin>", "n", "", "é", "?", "\n", "", "", "日", "<end>"]
     assert texts_of(ids[:3], tokenizer) == ["<begin>", "n", "\ufffd"]  # cut within a character

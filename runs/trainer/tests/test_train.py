@@ -10,7 +10,9 @@ from runs.trainer.tests.helpers import arithmetic, line, write_llama
 
 
 def test_a_training_learns_and_writes_everything_down(make_run, capsys):
-    run = make_run(num_epochs=6, checkpoint_every_steps=10, keep_last_checkpoints=2, keep_best_checkpoints=1)
+    run = make_run(
+        num_epochs=6, checkpoint_every_steps=10, keep_last_checkpoints=2, keep_best_checkpoints=1
+    )
 
     assert run.train() == 0
 
@@ -21,7 +23,14 @@ def test_a_training_learns_and_writes_everything_down(make_run, capsys):
     steps = [entry for entry in lines if "loss" in entry["values"]]
     assert [entry["step"] for entry in steps] == list(range(1, 31))
     assert steps[-1]["epoch"] == 6.0
-    assert set(steps[0]["values"]) == {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "memory_bytes"}
+    assert set(steps[0]["values"]) == {
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "tokens_per_second",
+        "memory_bytes",
+    }
     assert all(isinstance(entry["time"], float) for entry in lines)
     held_out = [entry["values"] for entry in lines if "eval_loss" in entry["values"]]
     assert len(held_out) == 7  # before, and after each epoch
@@ -40,13 +49,17 @@ def test_a_training_learns_and_writes_everything_down(make_run, capsys):
     seen = json.loads((run.folder / "seen.json").read_text())["examples"]
     assert len(seen) == 3
     with open(run.folder / "dataset.jsonl") as file:
-        question, answer = (message["content"] for message in json.loads(file.readline())["messages"])
+        question, answer = (
+            message["content"] for message in json.loads(file.readline())["messages"]
+        )
     border = seen[0]["learnt_from"]
     assert "".join(seen[0]["tokens"][:border]) == f"<|user|>{question}<|end|>\n<|assistant|>"
     assert "".join(seen[0]["tokens"][border:]) == f"{answer}<|end|>\n"
     [[start, end]] = seen[0]["learnt"]
     assert start == border
-    assert "".join(seen[0]["tokens"][start:end]) == f"{answer}<|end|>"  # nothing but the answer and its end
+    assert (
+        "".join(seen[0]["tokens"][start:end]) == f"{answer}<|end|>"
+    )  # nothing but the answer and its end
     assert seen[0]["length"] == len(seen[0]["tokens"])
 
     out = capsys.readouterr().out
@@ -55,8 +68,17 @@ def test_a_training_learns_and_writes_everything_down(make_run, capsys):
 
 
 def test_exact_match_before_and_after(make_run):
-    examples = [line(f"x{i}", f"question {i}", "it is\n42", final_answer="42", held_out=i >= 40) for i in range(48)]
-    run = make_run(examples=examples, num_epochs=6, learning_rate=2e-2, exact_match_examples=6, exact_match_max_tokens=16)
+    examples = [
+        line(f"x{i}", f"question {i}", "it is\n42", final_answer="42", held_out=i >= 40)
+        for i in range(48)
+    ]
+    run = make_run(
+        examples=examples,
+        num_epochs=6,
+        learning_rate=2e-2,
+        exact_match_examples=6,
+        exact_match_max_tokens=16,
+    )
 
     assert run.train() == 0
 
@@ -70,7 +92,11 @@ def test_exact_match_before_and_after(make_run):
         "before": result["samples"][0]["before"],
         "after": "it is\n42",
     }
-    assert [entry["values"]["exact_match"] for entry in run.metrics() if "exact_match" in entry.get("values", {})] == [0.0, 1.0]
+    assert [
+        entry["values"]["exact_match"]
+        for entry in run.metrics()
+        if "exact_match" in entry.get("values", {})
+    ] == [0.0, 1.0]
 
 
 def test_lora_trains_nothing_but_its_matrices(make_run, llama):
@@ -122,7 +148,9 @@ def test_not_a_number_names_the_step_and_the_examples(make_run, tmp_path, capsys
     assert run.train() == 14
 
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("tunix: nan: the loss is nan at step 1, whose batch holds the examples sum-")
+    assert last.startswith(
+        "tunix: nan: the loss is nan at step 1, whose batch holds the examples sum-"
+    )
     assert "learning_rate" not in last, "nothing has been learnt yet"
     assert run.checkpoints() == []
     assert not (run.folder / "model").exists()
@@ -149,7 +177,9 @@ def test_a_batch_larger_than_the_dataset_is_said(make_run, capsys):
     assert run.train() == 0
 
     assert run.result()["steps"] == 2
-    assert "The batch (64 rows) is larger than the training part (5 rows)" in capsys.readouterr().out
+    assert (
+        "The batch (64 rows) is larger than the training part (5 rows)" in capsys.readouterr().out
+    )
 
 
 def test_result_is_strict_json(trained):

@@ -19,7 +19,9 @@ def report(run, capsys, *arguments):
 
 def test_the_report_holds_what_the_training_does(make_run, capsys):
     long = [line(f"long-{i}", "q" * 200, "a") for i in range(3)]
-    run = make_run(examples=[*arithmetic(40), *long, *arithmetic(8, held_out=8)], num_epochs=2, lora_rank=4)
+    run = make_run(
+        examples=[*arithmetic(40), *long, *arithmetic(8, held_out=8)], num_epochs=2, lora_rank=4
+    )
 
     found = report(run, capsys)
     assert run.train() == 0
@@ -27,24 +29,37 @@ def test_the_report_holds_what_the_training_does(make_run, capsys):
     plan = run.metrics()[0]["plan"]
     planned = plan.keys() - {"resumed_from_step", "extended_from_step"}
     assert {name: found[name] for name in planned} == {name: plan[name] for name in planned}
-    assert (found["examples"], found["held_out"], found["dropped"], found["total_steps"]) == (43, 8, 3, 10)
+    assert (found["examples"], found["held_out"], found["dropped"], found["total_steps"]) == (
+        43,
+        8,
+        3,
+        10,
+    )
     assert sum(count for _, _, count in found["length_histogram"]) == 51
     assert found["padding_waste"] == found["padding_waste_unpacked"]
     assert 0 <= found["padding_waste_packed"] < 1
     assert found["smoke"] is None
     # 1 layer: q 32→32, k and v 32→16, o 32→32, gate and up 32→64, down 64→32; rank 4
     assert found["trainable_parameters"] == 4 * (64 + 48 + 48 + 64 + 96 + 96 + 96)
-    assert found["memory"]["total"] == sum(size for name, size in found["memory"].items() if name != "total")
+    assert found["memory"]["total"] == sum(
+        size for name, size in found["memory"].items() if name != "total"
+    )
     assert found["memory_there"] > 2**28
 
 
-def test_smoke_runs_the_first_step_and_writes_nothing_but_the_tokenised_data(make_run, trained, capsys):
+def test_smoke_runs_the_first_step_and_writes_nothing_but_the_tokenised_data(
+    make_run, trained, capsys
+):
     run = make_run(num_epochs=1)
     smoke = report(run, capsys, "--smoke")["smoke"]
     assert smoke["loss"] == pytest.approx(trained.losses()[1], rel=1e-6)
     assert smoke["grad_norm"] > 0
     assert smoke["memory_bytes"] > 0
-    assert sorted(path.name for path in run.folder.iterdir()) == ["cache", "dataset.jsonl", "manifest.yaml"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "cache",
+        "dataset.jsonl",
+        "manifest.yaml",
+    ]
 
 
 def test_text_for_people(make_run, capsys):
@@ -72,8 +87,13 @@ def test_the_report_is_written_beside_the_text(make_run, capsys):
 def test_a_check_that_is_asked_to_stop_stops(make_run, capsys):
     run = make_run()
     (run.folder / "stop.json").write_text("{}")
-    assert main(["validate", "--config", str(run.config), "--report", str(run.folder / "plan.json")]) == 17
-    assert "interrupted: stopped by stop.json before the check was finished" in capsys.readouterr().err
+    assert (
+        main(["validate", "--config", str(run.config), "--report", str(run.folder / "plan.json")])
+        == 17
+    )
+    assert (
+        "interrupted: stopped by stop.json before the check was finished" in capsys.readouterr().err
+    )
     assert not (run.folder / "plan.json").exists()
 
 
@@ -90,7 +110,13 @@ def test_a_stop_at_the_last_moment_is_obeyed(make_run, capsys, monkeypatch):
 
 def test_too_little_memory_is_a_warning(make_run, capsys):
     examples = [line("a", "q", "a" * 2_000)] * 600
-    run = make_run(model="preset:tiny-llama", batch_size=512, max_seq_length=2048, packing=True, examples=examples)
+    run = make_run(
+        model="preset:tiny-llama",
+        batch_size=512,
+        max_seq_length=2048,
+        packing=True,
+        examples=examples,
+    )
     found = report(run, capsys)
     assert any("lower batch_size" in warning for warning in found["warnings"])
 
@@ -103,7 +129,12 @@ def with_template(llama, folder, template):
 
 
 def test_the_number_of_texts_with_control_tokens_is_said(make_run, capsys):
-    examples = [*arithmetic(20), line("a", "say <|end|>", "<|end|> ends it"), line("b", "<|user|>", "c"), line("c", "<|x|>", "d")]
+    examples = [
+        *arithmetic(20),
+        line("a", "say <|end|>", "<|end|> ends it"),
+        line("b", "<|user|>", "c"),
+        line("c", "<|x|>", "d"),
+    ]
     found = report(make_run(examples=examples), capsys)
     assert [warning for warning in found["warnings"] if "control tokens" in warning] == [
         "3 texts contain names of the tokenizer's control tokens, such as those that end a turn; "
@@ -111,17 +142,28 @@ def test_the_number_of_texts_with_control_tokens_is_said(make_run, capsys):
     ]
 
 
-def test_it_is_said_where_training_and_prompting_render_differently(make_run, llama, tmp_path, capsys):
+def test_it_is_said_where_training_and_prompting_render_differently(
+    make_run, llama, tmp_path, capsys
+):
     template = CASES["generation prompt is no prefix of the whole (reasoning models)"]
     model = with_template(llama, tmp_path / "model", template)
-    assert any("prompt_style: conversation" in warning for warning in report(make_run(model=model), capsys)["warnings"])
+    assert any(
+        "prompt_style: conversation" in warning
+        for warning in report(make_run(model=model), capsys)["warnings"]
+    )
     generation = make_run("generation", model=model, prompt_style="generation")
-    assert any("prompt_style: generation" in warning for warning in report(generation, capsys)["warnings"])
+    assert any(
+        "prompt_style: generation" in warning for warning in report(generation, capsys)["warnings"]
+    )
     assert not report(make_run("plain"), capsys)["warnings"]
 
 
-@pytest.mark.parametrize("template", ["leaves the answer out", "changes the text", "says the answer twice", "damaged"])
-def test_templates_that_cannot_be_trained_with_end_a_run_with_the_models_code(make_run, llama, tmp_path, capsys, template):
+@pytest.mark.parametrize(
+    "template", ["leaves the answer out", "changes the text", "says the answer twice", "damaged"]
+)
+def test_templates_that_cannot_be_trained_with_end_a_run_with_the_models_code(
+    make_run, llama, tmp_path, capsys, template
+):
     source = TEMPLATES.get(template, "{% for m in messages %}{{ m.content }")
     run = make_run(model=with_template(llama, tmp_path / "model", source))
     assert main(["validate", "--config", str(run.config)]) == 12
@@ -134,7 +176,9 @@ def test_templates_that_cannot_be_trained_with_end_a_run_with_the_models_code(ma
 @pytest.mark.parametrize(("rate", "warned"), [(0.5, True), (0.1, False)])
 def test_a_learning_rate_that_is_seldom_meant_is_a_warning(make_run, capsys, rate, warned):
     found = report(make_run(learning_rate=rate), capsys)
-    assert any("learning_rate 0.5 is far above" in warning for warning in found["warnings"]) is warned
+    assert (
+        any("learning_rate 0.5 is far above" in warning for warning in found["warnings"]) is warned
+    )
 
 
 def test_examples_beyond_the_positions_of_the_model_are_a_warning(make_run, tmp_path, capsys):
@@ -142,13 +186,14 @@ def test_examples_beyond_the_positions_of_the_model_are_a_warning(make_run, tmp_
     long = line("long", "q" * 40, "a")
     run = make_run(model=tmp_path / "short", examples=[*arithmetic(8), long])
     assert report(run, capsys)["warnings"] == [
-        "1 of 9 examples have more tokens than the model has positions (24, max_position_embeddings in config.json); "
-        "lower max_seq_length to 24."
+        "1 of 9 examples have more tokens than the model has positions (24, max_position_embeddings"
+        " in config.json); lower max_seq_length to 24."
     ]
 
 
 @pytest.mark.parametrize(
-    ("change", "code"), [(("batch_size: 8", "batch_size: none"), 10), (("dataset.jsonl", "missing.jsonl"), 11)]
+    ("change", "code"),
+    [(("batch_size: 8", "batch_size: none"), 10), (("dataset.jsonl", "missing.jsonl"), 11)],
 )
 def test_what_cannot_work_is_said_with_its_code(make_run, capsys, change, code):
     run = make_run()

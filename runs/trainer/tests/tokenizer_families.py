@@ -1,10 +1,20 @@
-"""Small tokenizers of every family that has a fast form, trained in milliseconds, with control tokens of every kind."""
+"""Small tokenizers of every family that has a fast form, trained in milliseconds, with control
+tokens of every kind."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 # The names are in the corpus: a tokenizer's model could compose them out of letters.
@@ -19,7 +29,10 @@ CORPUS = [
 ] * 3
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 # How tiktoken's encodings split texts.
-TIKTOKEN = r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TIKTOKEN = (
+    r"(?i:'s|'t|'re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def byte_level() -> Tokenizer:
@@ -27,7 +40,9 @@ def byte_level() -> Tokenizer:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
+    )
     backend.decoder = decoders.ByteLevel()
     return backend
 
@@ -36,23 +51,31 @@ def tiktoken() -> Tokenizer:
     """Llama 3, Qwen: words that are in the vocabulary are taken whole."""
     split = pre_tokenizers.Split(Regex(TIKTOKEN), "isolated")
     backend = Tokenizer(models.BPE(ignore_merges=True))
-    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
+    )
     backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     return backend
 
 
 def _sentencepiece_bpe() -> Tokenizer:
-    """A model of characters and merges with bytes for all others, the control tokens in its vocabulary."""
+    """A model of characters and merges with bytes for all others, the control tokens in its
+    vocabulary."""
     backend = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=700, special_tokens=[*SPECIAL, *BYTES], show_progress=False)
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=700, special_tokens=[*SPECIAL, *BYTES], show_progress=False),
     )
     content = json.loads(backend.to_str())
-    content["added_tokens"] = []  # only the bytes would be wrong here; the others come back with the names
+    content[
+        "added_tokens"
+    ] = []  # only the bytes would be wrong here; the others come back with the names
     fallback = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend = Tokenizer.from_str(json.dumps(content))
     backend.decoder = decoders.Sequence([*fallback, decoders.Strip(" ", 1, 0)])
@@ -63,7 +86,9 @@ def llama2() -> Tokenizer:
     """Llama 2: a normalizer puts a blank before whatever follows a control token."""
     backend = _sentencepiece_bpe()
     backend.pre_tokenizer = None
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     return backend
 
 
@@ -80,7 +105,9 @@ def gemma() -> Tokenizer:
     backend.normalizer = normalizers.Replace(" ", "▁")
     backend.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     backend.add_tokens([AddedToken(text, normalized=False) for text in ("\n\n", "▁▁", "\t")])
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return backend
 
 
@@ -88,7 +115,9 @@ def unigram() -> Tokenizer:
     """T5, XLM-R: the vocabulary holds the control tokens as pieces with the best score."""
     backend = Tokenizer(models.Unigram())
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
+    )
     backend.train_from_iterator(CORPUS, trainer)
     content = json.loads(backend.to_str())
     content["model"]["vocab"] += [[byte, -30.0] for byte in BYTES]
@@ -103,13 +132,17 @@ def wordpiece() -> Tokenizer:
     backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False))
+    backend.train_from_iterator(
+        CORPUS,
+        trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False),
+    )
     backend.decoder = decoders.WordPiece()
     return backend
 
 
 FAMILIES: dict[str, Callable[[], Tokenizer]] = {
-    maker.__name__: maker for maker in (byte_level, tiktoken, llama2, metaspace, gemma, unigram, wordpiece)
+    maker.__name__: maker
+    for maker in (byte_level, tiktoken, llama2, metaspace, gemma, unigram, wordpiece)
 }
 # Families whose decoder gives back exactly the text that was encoded.
 LOSSLESS = ("byte_level", "gemma")
@@ -118,14 +151,25 @@ LOSSLESS = ("byte_level", "gemma")
 def make_tokenizer_folder(folder: Path, family: str, template: str | None) -> Path:
     """A folder with the files of a tokenizer of ``family``."""
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=FAMILIES[family](), unk_token="<unk>", bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>"
+        tokenizer_object=FAMILIES[family](),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="<|end|>",
+        pad_token="<|end|>",
     )
     tokenizer.add_special_tokens(
-        {"additional_special_tokens": [name for name in SPECIAL if name not in ("<unk>", "<s>", "<|end|>")]}
+        {
+            "additional_special_tokens": [
+                name for name in SPECIAL if name not in ("<unk>", "<s>", "<|end|>")
+            ]
+        }
     )
     # As DeepSeek has its turns: added and normalized, not marked as special.
     tokenizer.add_tokens(
-        [AddedToken(name, normalized=name == TURN and family != "llama2", special=False) for name in (*MARKUP, TURN)]
+        [
+            AddedToken(name, normalized=name == TURN and family != "llama2", special=False)
+            for name in (*MARKUP, TURN)
+        ]
     )
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)

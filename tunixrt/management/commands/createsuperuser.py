@@ -15,10 +15,13 @@ class Command(createsuperuser.Command):
         password = os.environ.get("DJANGO_SUPERUSER_PASSWORD")
         if not options["interactive"] and password is not None:
             username, email = (
-                options.get(name) or os.environ.get(f"DJANGO_SUPERUSER_{name.upper()}", "") for name in ("username", "email")
+                options.get(name) or os.environ.get(f"DJANGO_SUPERUSER_{name.upper()}", "")
+                for name in ("username", "email")
             )
             try:
                 validate_password(password, User(username=username, email=email))
             except ValidationError as error:
-                raise CommandError(f"DJANGO_SUPERUSER_PASSWORD: {' '.join(error.messages)}") from error
+                raise CommandError(
+                    f"DJANGO_SUPERUSER_PASSWORD: {' '.join(error.messages)}"
+                ) from error
         super().handle(*args, **options)

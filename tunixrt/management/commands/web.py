@@ -31,8 +31,8 @@ class Command(BaseCommand):
             raise CommandError(problem)
         if settings.LOCAL_MODE:
             self.stderr.write(
-                f"Local mode: listening on {settings.BIND} only; the account that started this server needs no login"
-                " and acts as the user `local`."
+                f"Local mode: listening on {settings.BIND} only; the account that started this"
+                " server needs no login and acts as the user `local`."
             )
         self.stderr.write(f"tunixrt is at http://{settings.BIND}/")
         arguments = [
@@ -42,32 +42,47 @@ class Command(BaseCommand):
             *("--workers", "1"),
             *("--backpressure", str(CONNECTIONS)),
             "--no-ws",
-            # A reader who takes nothing must not hold a shutdown up; a run in the request may finish.
-            *("--workers-kill-timeout", str(min(MAX_KILL_TIMEOUT, math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5))),
+            # A reader who takes nothing must not hold a shutdown up; a run in the request may
+            # finish.
+            *(
+                "--workers-kill-timeout",
+                str(min(MAX_KILL_TIMEOUT, math.ceil(settings.TUNIX_SYNC_TIMEOUT_SECONDS) + 5)),
+            ),
             *("--log-level", "error"),
             "tunixrt.rsgi:application",
         ]
         allow_open_files(2 * CONNECTIONS)
-        os.environ.setdefault("MALLOC_ARENA_MAX", "2")  # glibc gives threads heaps of their own, which stay mostly empty
+        os.environ.setdefault(
+            "MALLOC_ARENA_MAX", "2"
+        )  # glibc gives threads heaps of their own, which stay mostly empty
         # granian's own allocator, too, gives back what it has not used for a second
-        os.environ.setdefault("_RJEM_MALLOC_CONF", "background_thread:true,narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0")
+        os.environ.setdefault(
+            "_RJEM_MALLOC_CONF",
+            "background_thread:true,narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0",
+        )
         os.chdir(settings.BASE_DIR)
         os.execv(sys.executable, arguments)
 
 
 def listening_problem(host: str, port: str) -> str | None:
-    """Why nobody can listen there. The server itself would end with a page of its inner workings, or, where another server of
-    its kind listens, share the port with it in silence."""
+    """Why nobody can listen there. The server itself would end with a page of its inner workings,
+    or, where another server of its kind listens, share the port with it in silence."""
     used = ""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         try:
             with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server before us has left is no obstacle
+                probe.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+                )  # what a server before us has left is no obstacle
                 probe.bind(address)
                 probe.listen()
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and (holder := who_listens(str(address[0]), int(address[1]))):
+            if error.errno == errno.EADDRINUSE and (
+                holder := who_listens(str(address[0]), int(address[1]))
+            ):
                 used = f" It is used by {holder}."
             raise
     except OSError as error:
@@ -77,8 +92,8 @@ def listening_problem(host: str, port: str) -> str | None:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files to ``count``, as far as the system allows: the usual 1,024 are fewer than
-    ``CONNECTIONS``."""
+    """Raise this process's limit of open files to ``count``, as far as the system allows: the usual
+    1,024 are fewer than ``CONNECTIONS``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -27,7 +27,8 @@ class TraceAdmin(ReadOnlyAdmin):
         f"An id or content hash; or text in prompt or final answer of the newest {SEARCHED_MAX:,}"
     )
     fields = (
-        "id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash", "created_at", "created_by", "datasets",
+        "id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash",
+        "created_at", "created_by", "datasets",
     )  # fmt: skip
     readonly_fields = ("datasets",)
 
@@ -78,8 +79,8 @@ class DatasetAdmin(ReadOnlyAdmin):
     list_select_related = ("created_by",)
     search_fields = ("dataset_key", "description", "fingerprint")
     fields = (
-        "dataset_key", "name", "version", "description", "format", "size", "held_out_size", "fingerprint", "stats", "provenance",
-        "created_at", "created_by", "first_items",
+        "dataset_key", "name", "version", "description", "format", "size", "held_out_size",
+        "fingerprint", "stats", "provenance", "created_at", "created_by", "first_items",
     )  # fmt: skip
     readonly_fields = ("first_items",)
 

@@ -24,7 +24,8 @@ def parse_number(text: str) -> float:
     if not _NUMBER.fullmatch(text):
         raise ValueError(
             _comma(text)
-            or f"{_shown(text)} is no number: write digits, with a point for decimals, as in 0.0001."
+            or f"{_shown(text)} is no number: write digits, with a point for decimals, as in"
+            " 0.0001."
         )
     number = float(text)
     if not math.isfinite(number):

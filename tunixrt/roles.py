@@ -136,8 +136,9 @@ def outranks(user: User, other: User) -> bool:
 _OPERATED_APPS = ("runs", "datasets", "django_q")
 _OPERATED = frozenset(
     (
-        "auth.view_user", "auth.add_user", "auth.change_user", "admin.view_logentry", "django_q.delete_failure",
-        "runs.change_run", "tunixrt.view_apitoken", "tunixrt.add_apitoken", "tunixrt.delete_apitoken",
+        "auth.view_user", "auth.add_user", "auth.change_user", "admin.view_logentry",
+        "django_q.delete_failure", "runs.change_run", "tunixrt.view_apitoken",
+        "tunixrt.add_apitoken", "tunixrt.delete_apitoken",
     )
 )  # fmt: skip
 
@@ -161,9 +162,7 @@ class RoleBackend(BaseBackend):
 
 @cache
 def _views() -> frozenset[str]:
-    from django.apps import (
-        apps,
-    )  # noqa: PLC0415 - models are loaded by the time of the first request
+    from django.apps import apps  # noqa: PLC0415 - models are loaded by the time of the first request
 
     return frozenset(
         f"{app}.view_{model._meta.model_name}"

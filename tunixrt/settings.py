@@ -125,7 +125,9 @@ TEMPLATES = [
 if env.str("DATABASE_URL", ""):
     try:
         DATABASES = {"default": env.dj_db_url("DATABASE_URL")}
-    except EnvValidationError:  # environs' own sentence does not say what to do; the value holds a password and is not shown
+    except EnvValidationError:
+        # environs' own sentence does not say what to do; the value holds a password and is not
+        # shown.
         raise ImproperlyConfigured(
             "DATABASE_URL is not the address of a database. It reads"
             " postgresql://user:password@host:5432/name, with special characters of the password"

@@ -129,19 +129,35 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
         "seconds": {"quiet": round(quiet), "attack": round(over - attacked)},
         "load average": {name: round(load, 1) for name, load in loads.items()},
         "runs": findings.runs,
-        "answers": {name: dict(sorted(counted.items())) for name, counted in sorted(tally.answers.items())},
+        "answers": {
+            name: dict(sorted(counted.items())) for name, counted in sorted(tally.answers.items())
+        },
         "webhooks": dict(sorted(tally.webhooks.items())),
         "streams of one account": tally.most_streams,
-        "connections": {"before": before.connections, "attack": during.connections, "after": after.connections},
-        "descriptors": {"before": before.descriptors, "attack": during.descriptors, "after": after.descriptors},
+        "connections": {
+            "before": before.connections,
+            "attack": during.connections,
+            "after": after.connections,
+        },
+        "descriptors": {
+            "before": before.descriptors,
+            "attack": during.descriptors,
+            "after": after.descriptors,
+        },
         "bodies on disk, MB at most": round(spooled / 1e6),
-        "PSS, MB": {name: round(state.pss / 1e6) for name, state in (("before", before), ("attack", during), ("after", after))},
+        "PSS, MB": {
+            name: round(state.pss / 1e6)
+            for name, state in (("before", before), ("attack", during), ("after", after))
+        },
         "PSS by process (of it no file), MB": {
-            name: " → ".join(f"{size / 1e6:.0f} ({own / 1e6:.0f})" for size, own in (memory_before.get(name, (0, 0)), now))
+            name: " → ".join(
+                f"{size / 1e6:.0f} ({own / 1e6:.0f})"
+                for size, own in (memory_before.get(name, (0, 0)), now)
+            )
             for name, now in system.memory_by_process().items()
             if now[0] > 20e6
         },
-    }  # fmt: skip
+    }
     print(json.dumps(figures, indent=1, ensure_ascii=False))
     for problem in problems:
         print(f"[problem] {problem}")

@@ -1,8 +1,10 @@
 """The chaos harness: ``python -m benchmarks.chaos``. docs/reliability.md says what it does, proves
 and has found.
 
-``house``    the system under test, in a temporary folder: database, web server, attendants with their task workers
-``trainer``  the training command of the runs: does what a plan says and keeps a journal outside the run folder
+``house``    the system under test, in a temporary folder: database, web server, attendants with
+             their task workers
+``trainer``  the training command of the runs: does what a plan says and keeps a journal outside
+             the run folder
 ``load``     clients that submit, cancel, retry and delete through the HTTP API
 ``monkey``   what is killed, stopped, lost and filled, by a seed
 ``sweeper``  somebody who deletes runs and files

@@ -23,7 +23,8 @@ from django.db import connection
 from benchmarks.chaos.house import ROOT, House, ask, write_plan
 
 KINDS = {
-    "complete": 30, "relay": 24, "fail": 10, "signal": 6, "timeout": 9, "stubborn": 6, "family": 10, "broken": 8, "silent": 4,
+    "complete": 30, "relay": 24, "fail": 10, "signal": 6, "timeout": 9, "stubborn": 6, "family": 10,
+    "broken": 8, "silent": 4,
 }  # fmt: skip
 DRY_SHARE, SYNC_SHARE, TWICE_SHARE, NAMED_SHARE, AUTO_SHARE = 0.3, 0.15, 0.2, 0.6, 0.4
 REAL_STEPS, REAL_AUTO_RETRY = 60, 3

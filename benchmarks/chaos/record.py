@@ -15,9 +15,9 @@ from typing import Any
 
 COLUMNS = (
     "seed", "database", "minutes", "load", "runs", "deeds", "kills", "violations",
-    "retries: asked for + automatic, extensions", "from the run before + further back + scratch", "purged, refused",
-    "killed → failed, all", "killed → failed, attendant and database up", "cancel → cancelled, all",
-    "stored → training started", "stdout kept", "settled after",
+    "retries: asked for + automatic, extensions", "from the run before + further back + scratch",
+    "purged, refused", "killed → failed, all", "killed → failed, attendant and database up",
+    "cancel → cancelled, all", "stored → training started", "stdout kept", "settled after",
 )  # fmt: skip
 
 

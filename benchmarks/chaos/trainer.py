@@ -31,12 +31,12 @@ from pathlib import Path
 STARTED = time.time()  # before what takes longer to import
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from runs.runfolder.checkpoints import (
+from runs.runfolder.checkpoints import (  # noqa: E402
     complete_steps,
     first_difference,
     make_identity,
     read_identity,
-)  # noqa: E402
+)
 from runs.tests import checkpoint_layout as layout  # noqa: E402
 
 FOLDER = Path()  # the run's: where this program is started

@@ -1,4 +1,6 @@
-"""The pipeline that google-tunix's examples suggest, run by .venv's Python with -I:  side_obvious.py SETTINGS.json
+"""The pipeline that google-tunix's examples suggest.
+
+    .venv/bin/python -I side_obvious.py SETTINGS.json
 
 Its own Llama with its own loader, LoRA by qwix, ``PeftTrainer`` with its default loss, every
 example padded, one example a step: the attention scores of one row already take gigabytes. Appends

@@ -1,4 +1,6 @@
-"""trl's SFTTrainer with peft on PyTorch, run by .venv-bench's Python with -I:  side_trl.py SETTINGS.json
+"""trl's SFTTrainer with peft on PyTorch.
+
+    .venv-bench/bin/python -I side_trl.py SETTINGS.json
 
 As well as it can be set for this comparison: best-fit packing, loss on the answers only
 (prompt-completion data), float32, scaled dot product attention (transformers builds the

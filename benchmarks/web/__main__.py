@@ -61,10 +61,7 @@ class WebHouse(House):
 def measure(database: str, options: argparse.Namespace) -> None:
     with web_house(database) as built:
         built.open()
-        from benchmarks.web import (
-            large_run,
-            lists,
-        )  # noqa: PLC0415 - their models need the settings that open() has made
+        from benchmarks.web import large_run, lists  # noqa: PLC0415 - their models need the settings that open() has made
 
         make_datasets(built)
         rows = 0

@@ -63,7 +63,8 @@ def _large_run(built: House) -> uuid.UUID:
                 + (step * 7919 % 1000) / 5000
             )
             file.write(
-                f'{{"time":{1.7e9 + step},"step":{step},"epoch":1,"values":{{"loss":{loss:.5f}}}}}\n'
+                f'{{"time":{1.7e9 + step},"step":{step},"epoch":1,'
+                f'"values":{{"loss":{loss:.5f}}}}}\n'
             )
     taken = take_in_metrics(run, folder, to_the_end=True)
     if taken != METRIC_POINTS:

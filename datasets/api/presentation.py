@@ -5,8 +5,8 @@ from typing import Any
 from datasets.models import Dataset, Trace
 
 MANIFEST_FIELDS = (
-    "dataset_key", "name", "version", "description", "size", "held_out_size", "format", "created_at", "stats", "fingerprint",
-    "provenance",
+    "dataset_key", "name", "version", "description", "size", "held_out_size", "format",
+    "created_at", "stats", "fingerprint", "provenance",
 )  # fmt: skip
 ROW_FIELDS = (
     "dataset_key",

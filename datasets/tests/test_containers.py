@@ -78,7 +78,10 @@ def sqlite(folder) -> bytes:
         (b"\xfe\xff" + LINES.decode().encode("utf-16-be"), "UTF-16", "one JSON object a line"),
         (LINES.decode().encode("utf-32"), "UTF-32", "one JSON object a line"),
         (b"%PDF-1.7\n", "PDF", "cannot be read"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a Git LFS pointer", "`git lfs pull`"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "a Git LFS pointer", "`git lfs pull`",
+        ),
         (b"\n<!DOCTYPE html>\n<html>", "an HTML or XML page", "one JSON object a line"),
         (b'<?xml version="1.0"?>', "an HTML or XML page", "one JSON object a line"),
         (b"\x00\x01\x02\n\x03", "binary", "one JSON object a line"),
@@ -88,8 +91,14 @@ def sqlite(folder) -> bytes:
         (b"\xef\xbb\xbf\n [ {\n}]", "a JSON array", "`jq -c '.[]'`"),
         (json.dumps(ROWS * (MAX_LINE_BYTES // 100)).encode(), "a JSON array", "`jq -c '.[]'`"),
         (b"[]", "a JSON array", "one JSON object a line"),
-        (json.dumps(ROWS[0], indent=2).encode(), "one JSON document over several lines", "`jq -c .`"),
-        (json.dumps({"data": ROWS}, indent=4).encode(), "one JSON document over several lines", "`jq -c .`"),
+        (
+            json.dumps(ROWS[0], indent=2).encode(),
+            "one JSON document over several lines", "`jq -c .`",
+        ),
+        (
+            json.dumps({"data": ROWS}, indent=4).encode(),
+            "one JSON document over several lines", "`jq -c .`",
+        ),
     ],
 )  # fmt: skip
 def test_a_file_of_another_kind_is_named_and_what_to_do(content, kind, advice):

@@ -5,7 +5,8 @@
     manifest.json      what is in it, with sizes and SHA-256 hashes
     database.sqlite3   or database.dump: the database
     secret_key         what sessions and webhooks are signed with
-    runs.jsonl         one line per run that has a folder: its status, and its files with sizes and hashes
+    runs.jsonl         one line per run that has a folder: its status, and its files with sizes
+                       and hashes
     output/            the folders of the runs
 
 No name in a manifest is used as a path before ``path_parts`` has accepted it.

@@ -82,7 +82,8 @@ def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, li
         request, dataset, preflight = preflight_of(run, find=find)
     except DatabaseError:
         raise
-    except Exception as error:  # one that cannot be checked must not keep the others of its batch from their answers
+    except Exception as error:
+        # One that cannot be checked must not keep the others of its batch from their answers.
         logger.exception("dry run %s could not be checked", run.run_id)
         return False, [f"The check failed: {type(error).__name__}: {error}"], []
     if not preflight.passed or request is None or dataset is None:

@@ -214,9 +214,9 @@ def _launch_one(host: Host) -> bool:
             return False  # cancelled or taken this moment: the next round looks again
         except BaseException:
             if lock is not None:
-                os.close(
-                    lock
-                )  # the commit failed, or nobody knows; a lock that we kept would pass for a keeper for ever
+                # The commit failed, or nobody knows. A lock that we kept would pass for a keeper
+                # for ever.
+                os.close(lock)
             raise
     if lock is not None:
         with (

@@ -55,7 +55,8 @@ _RANKS: dict[str, int] = {
 }
 _ENDED = 3
 _STATE_FIELDS = (
-    "run_id", "status", "message", "exit_code", "queued_at", "started_at", "completed_at", "duration_seconds",
+    "run_id", "status", "message", "exit_code", "queued_at", "started_at", "completed_at",
+    "duration_seconds",
 )  # fmt: skip
 _CACHED_FRAMES = 16
 _CACHED_BYTES = 1 << 15

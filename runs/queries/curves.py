@@ -166,8 +166,9 @@ def _read_chunks(segment: Segment) -> list[_Chunk]:
             Q(first_step__lte=segment.to_step) | Q(last_step__lte=segment.to_step)
         )
     rows = chunks.values_list(
-        "number", "count", "first_step", "last_step", "minimum", "maximum", "minimum_step", "maximum_step", "not_finite",
-        _number_at("times", Value(1)), _number_at("times", F("count") * 8 - 7),
+        "number", "count", "first_step", "last_step", "minimum", "maximum", "minimum_step",
+        "maximum_step", "not_finite", _number_at("times", Value(1)),
+        _number_at("times", F("count") * 8 - 7),
     )  # fmt: skip
     return [_Chunk(segment, *row[:9], *unpack("d", bytes(row[9]) + bytes(row[10]))) for row in rows]
 

@@ -349,7 +349,8 @@ def different_values(column: str, limit: int) -> list[str]:
             WITH RECURSIVE names(name) AS (
                 SELECT MIN({column}) FROM tunix_runs
                 UNION ALL
-                SELECT (SELECT MIN({column}) FROM tunix_runs WHERE {column} > names.name) FROM names WHERE names.name IS NOT NULL
+                SELECT (SELECT MIN({column}) FROM tunix_runs WHERE {column} > names.name)
+                FROM names WHERE names.name IS NOT NULL
             )
             SELECT name FROM names WHERE name IS NOT NULL LIMIT %s
             """,  # noqa: S608 - the column is one of the two above

@@ -58,7 +58,8 @@ def draw(points: list[tuple[float, float]]) -> str:
         inside = columns[column]
         kept += sorted({min(inside, key=_value), max(inside, key=_value)})
     return " ".join(
-        f"{1 + (step - first) / across * (WIDTH - 2):.1f},{1 + (1 - (value - low) / up) * (HEIGHT - 2):.1f}"
+        f"{1 + (step - first) / across * (WIDTH - 2):.1f},"
+        f"{1 + (1 - (value - low) / up) * (HEIGHT - 2):.1f}"
         for step, value in kept
     )
 

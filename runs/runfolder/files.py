@@ -38,7 +38,8 @@ def timestamp(seconds: float | None = None) -> str:
     """``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds:
     ``2025-01-31T12:00:00.000000Z``."""
     microseconds = time.time_ns() // 1000 if seconds is None else int(seconds * 1_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(microseconds // 1_000_000))}.{microseconds % 1_000_000:06d}Z"
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(microseconds // 1_000_000))
+    return f"{whole}.{microseconds % 1_000_000:06d}Z"
 
 
 def clean_text(text: str) -> str:

@@ -8,19 +8,21 @@ import unicodedata
 NAME_MAX_LENGTH = 128
 
 ADJECTIVES = (
-    "amber", "ample", "azure", "bold", "brave", "bright", "brisk", "calm", "candid", "clear", "clever", "coral",
-    "crisp", "deep", "deft", "eager", "early", "even", "fair", "fine", "fleet", "fresh", "frank", "gentle",
-    "glad", "golden", "grand", "green", "happy", "hardy", "honest", "humble", "jolly", "keen", "kind", "light",
-    "lively", "loyal", "lucid", "mellow", "merry", "mild", "modest", "neat", "nimble", "noble", "patient", "plain",
-    "polite", "proud", "quick", "quiet", "rapid", "ready", "scarlet", "serene", "silver", "smooth", "steady", "sunny",
-    "swift", "tidy", "vivid", "warm",
+    "amber", "ample", "azure", "bold", "brave", "bright", "brisk", "calm", "candid", "clear",
+    "clever", "coral", "crisp", "deep", "deft", "eager", "early", "even", "fair", "fine", "fleet",
+    "fresh", "frank", "gentle", "glad", "golden", "grand", "green", "happy", "hardy", "honest",
+    "humble", "jolly", "keen", "kind", "light", "lively", "loyal", "lucid", "mellow", "merry",
+    "mild", "modest", "neat", "nimble", "noble", "patient", "plain", "polite", "proud", "quick",
+    "quiet", "rapid", "ready", "scarlet", "serene", "silver", "smooth", "steady", "sunny", "swift",
+    "tidy", "vivid", "warm",
 )  # fmt: skip
 NOUNS = (
-    "acorn", "alder", "anchor", "arbor", "aspen", "badger", "basin", "beacon", "beaver", "birch", "breeze", "bridge",
-    "brook", "canyon", "cedar", "cliff", "cloud", "clover", "comet", "coral", "cove", "crane", "creek", "delta",
-    "dune", "falcon", "fern", "fjord", "forest", "garden", "glacier", "harbor", "hazel", "heron", "hill", "island",
-    "juniper", "lagoon", "lake", "lantern", "larch", "maple", "marsh", "meadow", "meteor", "orchard", "otter", "pebble",
-    "pine", "planet", "prairie", "reef", "ridge", "river", "robin", "spruce", "stone", "stream", "summit", "thicket",
+    "acorn", "alder", "anchor", "arbor", "aspen", "badger", "basin", "beacon", "beaver", "birch",
+    "breeze", "bridge", "brook", "canyon", "cedar", "cliff", "cloud", "clover", "comet", "coral",
+    "cove", "crane", "creek", "delta", "dune", "falcon", "fern", "fjord", "forest", "garden",
+    "glacier", "harbor", "hazel", "heron", "hill", "island", "juniper", "lagoon", "lake", "lantern",
+    "larch", "maple", "marsh", "meadow", "meteor", "orchard", "otter", "pebble", "pine", "planet",
+    "prairie", "reef", "ridge", "river", "robin", "spruce", "stone", "stream", "summit", "thicket",
     "valley", "willow", "wren", "zephyr",
 )  # fmt: skip
 

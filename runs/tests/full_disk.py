@@ -1,7 +1,9 @@
 """Runs on a disk that is really full: a program of its own, because it needs a small file system
 that nobody else sees.
 
-    python full_disk.py <project> <folder>      prints one JSON object: a line of facts for every case
+    python full_disk.py <project> <folder>
+
+prints one JSON object: a line of facts for every case.
 
 test_keeper_full_disk.py starts it in a mount namespace with a small tmpfs on the folder.
 """
@@ -135,8 +137,8 @@ def patience(disk: Path, make: Make) -> dict:
 
 
 CASES = (
-    output_fills_the_disk, cancel, deadline, deadline_without_reservation, full_before_the_start, room_for_keeper_json_once,
-    patience, shutdown_while_patient,
+    output_fills_the_disk, cancel, deadline, deadline_without_reservation, full_before_the_start,
+    room_for_keeper_json_once, patience, shutdown_while_patient,
 )  # fmt: skip
 
 if __name__ == "__main__":

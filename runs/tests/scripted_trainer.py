@@ -98,10 +98,10 @@ def checkpoint(*steps: int) -> None:
     """Leave what the real training program has saved after these steps; without steps, what it
     leaves before it first saves."""
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from runs.tests.checkpoint_layout import (
+    from runs.tests.checkpoint_layout import (  # noqa: PLC0415 - the path is not there before
         leave_checkpoints,
         read_sections,
-    )  # noqa: PLC0415 - the path is not there before
+    )
 
     folder = pathlib.Path.cwd()
     manifest = read_sections(folder / "manifest.yaml")
@@ -294,8 +294,9 @@ def main(script: list[list]) -> None:
 
 
 ACTIONS = (
-    say, complain, write, flood, touch, put, checkpoint, report, steps, plan, measure, wait, save_on_term, ignore, child,
-    fork_away, stop_self, close_output, sleep, kill_self, leave, spoil, spoil_metrics,
+    say, complain, write, flood, touch, put, checkpoint, report, steps, plan, measure, wait,
+    save_on_term, ignore, child, fork_away, stop_self, close_output, sleep, kill_self, leave, spoil,
+    spoil_metrics,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from runs.tests.launching import PATIENCE
 
 # Written down here again, from the contract, so that an arrow added by mistake is noticed.
 ARROWS = {
-    ("pending", "running"), ("pending", "cancelled"),
-    ("running", "completed"), ("running", "failed"), ("running", "timeout"), ("running", "cancelling"),
-    ("cancelling", "cancelled"), ("cancelling", "completed"), ("cancelling", "failed"), ("cancelling", "timeout"),
+    ("pending", "running"), ("pending", "cancelled"), ("running", "completed"),
+    ("running", "failed"), ("running", "timeout"), ("running", "cancelling"),
+    ("cancelling", "cancelled"), ("cancelling", "completed"), ("cancelling", "failed"),
+    ("cancelling", "timeout"),
 }  # fmt: skip
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MakeRun = Callable[..., Run]
@@ -228,8 +229,11 @@ class TestAtTheSameMoment:
             copies = [Run.objects.get(pk=run.pk) for _ in range(self.THREADS)]
 
             results = self.rush(
-                lambda number: step(copies[number], ("running", "cancelled")[number % 2])
-            )  # noqa: B023
+                lambda number: step(
+                    copies[number],  # noqa: B023
+                    ("running", "cancelled")[number % 2],
+                )
+            )
 
             assert sum(result is not None for result in results) == 1
 

@@ -24,11 +24,11 @@ MALLOC = {"glibc.malloc.hugetlb": "1", "glibc.malloc.arena_max": "2"}
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from runs.trainer.errors import (
+from runs.trainer.errors import (  # noqa: E402 - the path is set above
     RuntimeMissing,
     TrainerError,
     explain,
-)  # noqa: E402 - the path is set above
+)
 
 LIBRARY = "google-tunix"
 

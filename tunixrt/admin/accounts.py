@@ -68,10 +68,18 @@ class AccountAdmin(FastListAdmin, UserAdmin):
     _OF_OPERATORS = (
         (None, {"fields": ("username", "password")}),
         ("Person", {"fields": ("first_name", "last_name", "email")}),
-        ("Rights", {"fields": ("is_active", "groups"), "description": "The groups viewer, researcher and operator are roles; an"
-         " account in none of them is a researcher."}),
+        (
+            "Rights",
+            {
+                "fields": ("is_active", "groups"),
+                "description": (
+                    "The groups viewer, researcher and operator are roles; an account in none of"
+                    " them is a researcher."
+                ),
+            },
+        ),
         ("Dates", {"fields": ("last_login", "date_joined")}),
-    )  # fmt: skip
+    )
 
     @admin.display(description="role")
     def role(self, user: User) -> str:

@@ -9,7 +9,8 @@ xdist each process has a database and folders of its own.
 The tests run in random order (pytest-randomly); the last lines name the seed that repeats it
 (docs/testing.md).
 
-    TEST_DATABASE_URL   another PostgreSQL server instead of the one from PyPI; its user must be allowed to make databases
+    TEST_DATABASE_URL   another PostgreSQL server instead of the one from PyPI; its user must be
+                        allowed to make databases
 """
 
 import contextlib

@@ -34,8 +34,9 @@ OURS = ("migrate", "web", "worker")
 # How the containers are put together; a .env that was written for the machine itself must not
 # change it.
 FIXED = {
-    "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "DEBUG", "TUNIXRT_LOCAL_MODE", "TUNIXRT_BIND", "TUNIXRT_ENV_FILE",
-    "TUNIXRT_VAR_DIR", "TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_PYTHON", "HF_HOME",
+    "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "DEBUG", "TUNIXRT_LOCAL_MODE", "TUNIXRT_BIND",
+    "TUNIXRT_ENV_FILE", "TUNIXRT_VAR_DIR", "TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_PYTHON",
+    "HF_HOME",
 }  # fmt: skip
 COMPOSED = {"SECRET_KEY", "ALLOWED_HOSTS", "TUNIX_HOST_NAME", "PGPASSWORD"}
 SECRETS = {"SECRET_KEY": "k" * 50, "POSTGRES_PASSWORD": "p"}
@@ -267,7 +268,8 @@ class Containers:
 def containers(tmp_path: Path, port: HeldPort) -> Iterator[Containers]:
     quoted = PASSWORD.replace("'", r"\'")
     composition = Composition(
-        f"SECRET_KEY='{'k' * 50}'\nPOSTGRES_PASSWORD='{quoted}'\nALLOWED_HOSTS=*\nTUNIX_SLOTS=2\nTUNIX_RETENTION=true\n"
+        f"SECRET_KEY='{'k' * 50}'\nPOSTGRES_PASSWORD='{quoted}'\n"
+        "ALLOWED_HOSTS=*\nTUNIX_SLOTS=2\nTUNIX_RETENTION=true\n"
         "DATABASE_URL=sqlite:///of-the-machine.sqlite3\nTUNIXRT_VAR_DIR=/srv/of-the-machine\n"
     )
     of_database = composition.environment("database")

@@ -159,8 +159,9 @@ def test_no_row_holds_a_name_or_an_address(somebody: User):
 @pytest.mark.parametrize(
     ("address", "network"),
     [
-        ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
-        ("", ""), ("unix:", "unix:"), ("x" * 1000, "x" * 64),
+        ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("", ""), ("unix:", "unix:"),
+        ("x" * 1000, "x" * 64),
     ],
 )  # fmt: skip
 def test_what_tells_one_client_from_another(address: str, network: str):
@@ -169,8 +170,10 @@ def test_what_tells_one_client_from_another(address: str, network: str):
 
 @pytest.mark.parametrize(
     ("address", "inside"),
-    [("198.51.100.7", True), ("::ffff:198.51.100.7", True), ("203.0.113.5", True), ("203.0.113.6", False), ("2001:db8::5", True),
-     ("", False), ("nonsense", False)],
+    [
+        ("198.51.100.7", True), ("::ffff:198.51.100.7", True), ("203.0.113.5", True),
+        ("203.0.113.6", False), ("2001:db8::5", True), ("", False), ("nonsense", False),
+    ],
 )  # fmt: skip
 def test_networks_hold_their_addresses(address: str, inside: bool):
     assert lies_in(address, ["198.51.100.0/24", "203.0.113.5", "2001:db8::/32"]) is inside

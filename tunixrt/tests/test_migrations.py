@@ -32,8 +32,13 @@ def schema():
             columns = connection.introspection.get_table_description(cursor, table)
             constraints = connection.introspection.get_constraints(cursor, table)
             tables[table] = {
-                "columns": sorted([c.name, str(c.type_code), c.null_ok, str(c.default)] for c in columns),
-                "constraints": sorted([n, c["columns"], c["unique"], c["check"], c["index"]] for n, c in constraints.items()),
+                "columns": sorted(
+                    [c.name, str(c.type_code), c.null_ok, str(c.default)] for c in columns
+                ),
+                "constraints": sorted(
+                    [n, c["columns"], c["unique"], c["check"], c["index"]]
+                    for n, c in constraints.items()
+                ),
             }
         return tables
 

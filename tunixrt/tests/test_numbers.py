@@ -30,8 +30,9 @@ def test_a_number(text: str, number: float) -> None:
 @pytest.mark.parametrize(
     ("text", "advice"),
     [
-        ("0,0001", "write 0.0001, "), (",5", "write 0.5, "), ("2,5e-4", "write 2.5e-4, "), ("-0,5", "write -0.5, "),
-        ("1,000", "write 1.000 or 1000, "), ("1,000,000", "write 1000000, "), ("1,000.5", "write 1000.5, "),
+        ("0,0001", "write 0.0001, "), (",5", "write 0.5, "), ("2,5e-4", "write 2.5e-4, "),
+        ("-0,5", "write -0.5, "), ("1,000", "write 1.000 or 1000, "),
+        ("1,000,000", "write 1000000, "), ("1,000.5", "write 1000.5, "),
         ("1.000,5", "as in 1000.5"), ("0,1,2", "as in 1000.5"),
     ],
 )  # fmt: skip
@@ -73,9 +74,12 @@ def test_a_whole_number(text: str, number: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "advice"),
-    [("1,000", "has a comma: write 1000,"), ("2,5", "no whole number"), ("2.5", "no whole number"), ("1e3", "no whole number"),
-     ("1_0", "no whole number"), ("3.0", "no whole number"), ("10.000", "no whole number"),
-     ("\u0663", "no whole number"), ("9" * 5000, "no whole number")],
+    [
+        ("1,000", "has a comma: write 1000,"), ("2,5", "no whole number"),
+        ("2.5", "no whole number"), ("1e3", "no whole number"), ("1_0", "no whole number"),
+        ("3.0", "no whole number"), ("10.000", "no whole number"), ("\u0663", "no whole number"),
+        ("9" * 5000, "no whole number"),
+    ],
 )  # fmt: skip
 def test_what_is_no_whole_number(text: str, advice: str) -> None:
     with pytest.raises(ValueError, match=advice):

@@ -67,8 +67,9 @@ def test_one_that_ends_soon_is_waited_for():
 @pytest.mark.parametrize(
     "path",
     [
-        "/api/tunix/runs?q=note:x", "/api/tunix/runs?q=loss<1", "/api/tunix/runs?q=duration>9h", "/api/tunix/runs?q=step:7",
-        "/api/traces?q=x", "/api/datasets?q=x", "/?q=note:x", "/datasets?q=x", "/traces?q=x",
+        "/api/tunix/runs?q=note:x", "/api/tunix/runs?q=loss<1", "/api/tunix/runs?q=duration>9h",
+        "/api/tunix/runs?q=step:7", "/api/traces?q=x", "/api/datasets?q=x", "/?q=note:x",
+        "/datasets?q=x", "/traces?q=x",
     ],
 )  # fmt: skip
 def test_whatever_may_read_everything_is_counted(

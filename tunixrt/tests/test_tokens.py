@@ -101,8 +101,10 @@ class TestThePage:
         assert "The name of a token must not hold U+202E RIGHT-TO-LEFT OVERRIDE" in page
         assert not ApiToken.objects.exists()
 
-    @pytest.mark.parametrize("fields", [{"days": "0"}, {"days": "x"}, {"days": "9" * 30}, {"name": "x" * 101}, {"name": "\u200b"},
-                                        {"name": "a\u202eb"}])  # fmt: skip
+    @pytest.mark.parametrize("fields", [
+        {"days": "0"}, {"days": "x"}, {"days": "9" * 30}, {"name": "x" * 101}, {"name": "\u200b"},
+        {"name": "a\u202eb"},
+    ])  # fmt: skip
     def test_a_token_that_is_not_made(self, browser: Client, fields: dict[str, str]):
         assert browser.post("/tokens", fields).status_code == 400
         assert not ApiToken.objects.exists()
@@ -125,8 +127,10 @@ class TestReadOnly:
         assert ask(key) == 200
         assert ask(key, path="/metrics") == 200
         assert ask(key, path="/api/uploads/permission") == 403  # asked before a body is received
-        for method, path in (("post", "/api/tunix/run"), ("post", "/api/traces"), ("patch", "/api/tunix/runs/x"),
-                             ("delete", "/api/tunix/runs/x"), ("put", "/api/traces")):  # fmt: skip
+        for method, path in (
+            ("post", "/api/tunix/run"), ("post", "/api/traces"), ("patch", "/api/tunix/runs/x"),
+            ("delete", "/api/tunix/runs/x"), ("put", "/api/traces"),
+        ):  # fmt: skip
             assert ask(key, method, path, data={}, content_type="application/json") == 403
 
     def test_another_token_of_the_account_writes(self, browser: Client):
@@ -235,8 +239,9 @@ class TestTokensOfOthers:
     @pytest.mark.parametrize(
         ("by", "of", "may"),
         [
-            (Role.VIEWER, Role.VIEWER, False), (Role.RESEARCHER, Role.VIEWER, False), (Role.OPERATOR, Role.VIEWER, True),
-            (Role.OPERATOR, Role.OPERATOR, True), (Role.OPERATOR, Role.SUPERUSER, False), (Role.SUPERUSER, Role.SUPERUSER, True),
+            (Role.VIEWER, Role.VIEWER, False), (Role.RESEARCHER, Role.VIEWER, False),
+            (Role.OPERATOR, Role.VIEWER, True), (Role.OPERATOR, Role.OPERATOR, True),
+            (Role.OPERATOR, Role.SUPERUSER, False), (Role.SUPERUSER, Role.SUPERUSER, True),
         ],
     )  # fmt: skip
     def test_who_makes_them(self, user: User, staff: User, by: Role, of: Role, may: bool):

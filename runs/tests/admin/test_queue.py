@@ -243,7 +243,9 @@ def test_failures_and_waiting_webhooks_are_found_by_their_index(submit: Submit, 
             "INDEX ix_webhook_"
             in WebhookDelivery.objects.filter(queue_state.IS_WAITING).order_by().explain()
         )
-    else:  # a planner that has seen three rows reads the table; whether the index serves is asked without that way
+    else:
+        # A planner that has seen three rows reads the table. Forbid that, to see whether the index
+        # serves.
         with connection.cursor() as cursor:
             cursor.execute("SET LOCAL enable_seqscan = off")
         assert "ix_tunix_runs_failed" in rows.explain()

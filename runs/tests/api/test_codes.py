@@ -14,8 +14,10 @@ from runs.tests.conftest import Script, Submit
 
 pytestmark = pytest.mark.django_db
 RUN_ID = "0b7e1c1e-0000-4000-8000-00000000000a"
-READ = ["/api/tunix/runs", f"/api/tunix/runs/{RUN_ID}", f"/api/tunix/runs/{RUN_ID}/status", f"/api/tunix/runs/{RUN_ID}/manifest",
-        "/api/tunix/status"]  # fmt: skip
+READ = [
+    "/api/tunix/runs", f"/api/tunix/runs/{RUN_ID}", f"/api/tunix/runs/{RUN_ID}/status",
+    f"/api/tunix/runs/{RUN_ID}/manifest", "/api/tunix/status",
+]  # fmt: skip
 WRITE = [
     "/api/tunix/run",
     *(f"/api/tunix/runs/{RUN_ID}/{action}" for action in ("cancel", "retry", "extend")),

@@ -28,21 +28,26 @@ Answer = dict[str, Any]
 RANDOM_WEIGHTS = "preset:tiny-llama starts from random weights (llama)."
 # As `tunix validate --report` writes it (runs/trainer/tests/test_validate.py compares the names).
 REPORT: Answer = {
-    "total_steps": 12, "steps_per_epoch": 4, "num_epochs": 3.0, "examples": 40, "held_out": 8, "tokens": 3456,
-    "answer_tokens": 345, "dropped": 3, "truncated": 2, "split": 0, "rows_per_step": 8, "row_lengths": [128, 256],
-    "padding_waste": 0.25,
-    "padding_waste_packed": 0.1, "padding_waste_unpacked": 0.25, "length_histogram": [[0, 15, 10], [16, 31, 0], [32, 47, 38]],
-    "parameters": 1000, "trainable_parameters": 100, "dtype": "float32", "backend": "cpu", "devices": 1,
+    "total_steps": 12, "steps_per_epoch": 4, "num_epochs": 3.0, "examples": 40, "held_out": 8,
+    "tokens": 3456, "answer_tokens": 345, "dropped": 3, "truncated": 2, "split": 0,
+    "rows_per_step": 8, "row_lengths": [128, 256], "padding_waste": 0.25,
+    "padding_waste_packed": 0.1, "padding_waste_unpacked": 0.25,
+    "length_histogram": [[0, 15, 10], [16, 31, 0], [32, 47, 38]], "parameters": 1000,
+    "trainable_parameters": 100, "dtype": "float32", "backend": "cpu", "devices": 1,
     "memory": {"total": 2**30, "weights": 2**29, "activations": 2**29}, "memory_there": 2**33,
     "sentences": ["12 steps: 3 epochs of 4."], "warnings": ["One example is <long>."],
     "smoke": {"loss": 5.5, "grad_norm": 1.5, "seconds": 2.0, "memory_bytes": 2**20},
 }  # fmt: skip
 PLAN: Answer = {
-    "examples": 40, "held_out": 8, "tokens": 3456, "answer_tokens": 345, "dropped": 3, "split": 0, "truncated": 2,
-    "truncated_share": 0.05, "histogram": [[0, 15, 10], [16, 31, 0], [32, 47, 38]], "steps": 12, "steps_per_epoch": 4,
-    "epochs": 3.0, "rows_per_step": 8, "row_lengths": [128, 256], "padding_share": 0.25, "parameters": 1000,
-    "trainable_parameters": 100, "dtype": "float32", "backend": "cpu", "devices": 1,
-    "memory": {"needed_bytes": 2**30, "available_bytes": 2**33, "parts": {"weights": 2**29, "activations": 2**29}},
+    "examples": 40, "held_out": 8, "tokens": 3456, "answer_tokens": 345, "dropped": 3, "split": 0,
+    "truncated": 2, "truncated_share": 0.05, "histogram": [[0, 15, 10], [16, 31, 0], [32, 47, 38]],
+    "steps": 12, "steps_per_epoch": 4, "epochs": 3.0, "rows_per_step": 8, "row_lengths": [128, 256],
+    "padding_share": 0.25, "parameters": 1000, "trainable_parameters": 100, "dtype": "float32",
+    "backend": "cpu", "devices": 1,
+    "memory": {
+        "needed_bytes": 2**30, "available_bytes": 2**33,
+        "parts": {"weights": 2**29, "activations": 2**29},
+    },
     "smoke": {"loss": 5.5, "grad_norm": 1.5, "seconds": 2.0, "memory_bytes": 2**20},
     "sentences": ["12 steps: 3 epochs of 4."], "warnings": ["One example is <long>."],
 }  # fmt: skip
@@ -238,9 +243,10 @@ def test_the_page_has_a_panel_that_needs_no_script(
     panel = re.search(r'<section[^>]*data-testid="plan">.*?</section>', page, re.DOTALL)
     assert panel is not None
     for shown in (
-        "<dt>Steps</dt><dd>12</dd>", "<dt>Examples</dt><dd>40</dd>", "<dt>Tokens</dt><dd>3,456</dd>",
-        "<dt>Truncated</dt><dd>5 %</dd>", "of 8.6 GB",
-        "Examples by length, held-out ones as well", "<bdi>12 steps: 3 epochs of 4.</bdi>", "8 of 128 or 256 tokens",
+        "<dt>Steps</dt><dd>12</dd>", "<dt>Examples</dt><dd>40</dd>",
+        "<dt>Tokens</dt><dd>3,456</dd>", "<dt>Truncated</dt><dd>5 %</dd>", "of 8.6 GB",
+        "Examples by length, held-out ones as well", "<bdi>12 steps: 3 epochs of 4.</bdi>",
+        "8 of 128 or 256 tokens",
     ):  # fmt: skip
         assert shown in panel[0], shown
     assert re.findall(r'<rect width="(.*?)"', panel[0]) == ["26.32", "0.00", "100.00"]
@@ -291,8 +297,9 @@ HOSTILE: list[Any] = [
     [{"prompt": 5}],
 ]
 NAMES = [
-    "preflight", "warnings", "samples", "loss_first", "loss_last", "exact_match_before", "exact_match_after", "eval_loss_before",
-    "eval_loss_after", "steps", "tokens_per_second", "model_revision",
+    "preflight", "warnings", "samples", "loss_first", "loss_last", "exact_match_before",
+    "exact_match_after", "eval_loss_before", "eval_loss_after", "steps", "tokens_per_second",
+    "model_revision",
 ]  # fmt: skip
 
 

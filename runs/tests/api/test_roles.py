@@ -73,8 +73,9 @@ class House:
 
     def ask(self, role: str, method: str, route: str, owner: str) -> Any:
         values = {
-            "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk), "key": "sums-v1", "stream": "stdout",
-            "path": "model/x", "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
+            "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk), "key": "sums-v1",
+            "stream": "stdout", "path": "model/x",
+            "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
         }  # fmt: skip
         path = re.sub(r"{(\w+)}", lambda match: values[match[1]], route)
         client = self.clients[role]
@@ -191,11 +192,15 @@ def instances(submit: Submit, user: User) -> dict[str, object]:
     run, host = submit(), Host.objects.create(name="a-host")
     now = timezone.now()
     made = [
-        run, host, user, Group.objects.create(name="a group"), ApiToken.objects.create(user=user)[0], Trace.objects.all()[0],
-        Dataset.objects.get(), RunEvent.objects.all()[0], RunTag.objects.create(run=run, name="t", run_created_at=now),
-        MetricSeries.objects.create(run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1),
+        run, host, user, Group.objects.create(name="a group"),
+        ApiToken.objects.create(user=user)[0], Trace.objects.all()[0], Dataset.objects.get(),
+        RunEvent.objects.all()[0], RunTag.objects.create(run=run, name="t", run_created_at=now),
+        MetricSeries.objects.create(
+            run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1,
+        ),
         WebhookDelivery.objects.create(run=run, url="http://x/", payload={}, next_attempt_at=now),
-        LogEntry.objects.create(user=user, action_flag=1, action_time=now), OrmQ.objects.create(key="x", payload="x", lock=now),
+        LogEntry.objects.create(user=user, action_flag=1, action_time=now),
+        OrmQ.objects.create(key="x", payload="x", lock=now),
         Failure.objects.create(id="f", name="f", func="f", started=now, stopped=now, success=False),
     ]  # fmt: skip
     return {f"{each._meta.app_label}.{each._meta.model_name}": each.pk for each in made}
@@ -428,8 +433,9 @@ def test_webhook_addresses_of_others_are_masked_everywhere(told: Run, submit: Su
     )
     ids = f"{told.pk},{second.pk}"
     paths = [
-        f"/runs/{told.pk}", f"/runs/{told.pk}/data", f"/runs/new?clone={told.pk}", f"/runs/compare?ids={ids}",
-        f"/runs/compare.csv?ids={ids}", f"/api/tunix/runs/{told.pk}/manifest", "/api/tunix/runs", "/",
+        f"/runs/{told.pk}", f"/runs/{told.pk}/data", f"/runs/new?clone={told.pk}",
+        f"/runs/compare?ids={ids}", f"/runs/compare.csv?ids={ids}",
+        f"/api/tunix/runs/{told.pk}/manifest", "/api/tunix/runs", "/",
     ]  # fmt: skip
     for path in paths:
         assert b"T0/secret" not in browser.get(path).content, path

@@ -255,7 +255,10 @@ class TestFilters:
     def test_an_empty_one_filters_nothing(self, api: APIClient, make: MakeRun):
         make()
 
-        query = "limit=20&offset=0&status=&dataset_key=&mode=&model_id=&tag=&q=&after=&before=&cursor=&owner="
+        query = (
+            "limit=20&offset=0&status=&dataset_key=&mode=&model_id=&tag=&q=&after=&before="
+            "&cursor=&owner="
+        )
         assert len(api.get(f"{URL}?{query}").json()["data"]) == 1
 
     def test_by_mode_dataset_model_owner_and_tag(self, api: APIClient, make: MakeRun, staff: User):

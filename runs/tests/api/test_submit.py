@@ -59,8 +59,8 @@ def test_answers_all_fields_of_the_contract(post, user: User):
     answer = post().json()
 
     contract = {
-        "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout", "stderr",
-        "duration_seconds", "started_at", "completed_at", "message",
+        "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout",
+        "stderr", "duration_seconds", "started_at", "completed_at", "message",
     }  # fmt: skip
     assert contract <= set(answer)
     run = Run.objects.get()
@@ -124,12 +124,14 @@ def test_a_parameter_without_a_meaning_for_null_refuses_it(post, name: str):
 
 def test_every_training_parameter_can_be_given_and_reaches_the_manifest(post):
     training = {
-        "learning_rate": 0.5, "num_epochs": 2, "batch_size": 3, "max_seq_length": 256, "seed": 7, "max_steps": 11,
-        "lora_rank": 4, "lora_alpha": 9.5, "lora_targets": ["q_proj", "down_proj"], "packing": True, "too_long": "split",
-        "prompt_style": "generation", "lr_schedule": "linear", "warmup_ratio": 0.5, "weight_decay": 0.25, "max_grad_norm": 2.5,
-        "gradient_accumulation_steps": 2, "gradient_checkpointing": True, "dtype": "float32", "log_every_steps": 3,
-        "eval_every_steps": 4, "exact_match_examples": 5, "exact_match_max_tokens": 6, "checkpoint_every_steps": 7,
-        "checkpoint_every_minutes": 8.5, "keep_last_checkpoints": 9, "keep_best_checkpoints": 10, "export_merged": True,
+        "learning_rate": 0.5, "num_epochs": 2, "batch_size": 3, "max_seq_length": 256, "seed": 7,
+        "max_steps": 11, "lora_rank": 4, "lora_alpha": 9.5, "lora_targets": ["q_proj", "down_proj"],
+        "packing": True, "too_long": "split", "prompt_style": "generation", "lr_schedule": "linear",
+        "warmup_ratio": 0.5, "weight_decay": 0.25, "max_grad_norm": 2.5,
+        "gradient_accumulation_steps": 2, "gradient_checkpointing": True, "dtype": "float32",
+        "log_every_steps": 3, "eval_every_steps": 4, "exact_match_examples": 5,
+        "exact_match_max_tokens": 6, "checkpoint_every_steps": 7, "checkpoint_every_minutes": 8.5,
+        "keep_last_checkpoints": 9, "keep_best_checkpoints": 10, "export_merged": True,
         "data_parallel": 1, "fsdp_parallel": 1,
     }  # fmt: skip
     assert set(training) == set(PARAMETERS)

@@ -24,14 +24,15 @@ URL = "/api/tunix/run"
 
 HIDDEN_PATHS = [".hidden", "a/.hidden", ".hosts", ".hosts/x"]
 OUTSIDE = [
-    "..", "../x", "a/../../x", "/", "/etc/passwd", "//etc", "~", "~/x", "./output/../x", "./output//etc/passwd", "./output/~",
-    "a/..", "..\\x", "C:\\x", "\\\\host\\share",
+    "..", "../x", "a/../../x", "/", "/etc/passwd", "//etc", "~", "~/x", "./output/../x",
+    "./output//etc/passwd", "./output/~", "a/..", "..\\x", "C:\\x", "\\\\host\\share",
 ]  # fmt: skip
 NOT_A_NAME = ["a\x01b", "a\nb", "a\x7fb", "a" * 256, "/".join(["a" * 200] * 6), "é" * 128]
 MODEL_PATHS = [
-    "/", "/etc", "/etc/passwd", "./", "./..", "./../..", "./models", "../models/x", "..", "a/../b", "a/b/c", "~/model", "~",
-    "file:///etc/passwd", "http://example.org/m", "C:\\models\\m", "models\\m", "a//b", "/models/x", "a/b/", ".hidden", "a..b",
-    "a\x01b", "a b", "ünï/code", "-rf", "a/-b", "a/.b", "preset:", "preset:../x", "preset:tiny-llama ", "PRESET:tiny-llama",
+    "/", "/etc", "/etc/passwd", "./", "./..", "./../..", "./models", "../models/x", "..", "a/../b",
+    "a/b/c", "~/model", "~", "file:///etc/passwd", "http://example.org/m", "C:\\models\\m",
+    "models\\m", "a//b", "/models/x", "a/b/", ".hidden", "a..b", "a\x01b", "a b", "ünï/code", "-rf",
+    "a/-b", "a/.b", "preset:", "preset:../x", "preset:tiny-llama ", "PRESET:tiny-llama",
 ]  # fmt: skip
 KEY_PATHS = [
     "../sums-v1",
@@ -68,10 +69,12 @@ class TestNoJsonObject:
     @pytest.mark.parametrize(
         "data",
         [
-            b"{", b"}", b"{'a': 1}", b"\xff\xfe", b"\xef\xbb\xbf{}", b'{"a": 1,}', b"NaN", b'{"learning_rate": NaN}',
-            b'{"learning_rate": Infinity}', b'{"learning_rate": -Infinity}', b'{"learning_rate": 1e999}', b'{"a": "\x00"}',
-            b'{"dataset_key": "\\ud800"}', b'{"dataset_key": "\xed\xa0\x80"}', b"[" * 100_000, b'{"a":' * 5000, b"\x00", b" ",
-            b'{"notes": "a\\u0000b"}', b'{"\\u0000": 1}', b'{"a": [{"b": "\\u0000"}]}',
+            b"{", b"}", b"{'a': 1}", b"\xff\xfe", b"\xef\xbb\xbf{}", b'{"a": 1,}', b"NaN",
+            b'{"learning_rate": NaN}', b'{"learning_rate": Infinity}',
+            b'{"learning_rate": -Infinity}', b'{"learning_rate": 1e999}', b'{"a": "\x00"}',
+            b'{"dataset_key": "\\ud800"}', b'{"dataset_key": "\xed\xa0\x80"}', b"[" * 100_000,
+            b'{"a":' * 5000, b"\x00", b" ", b'{"notes": "a\\u0000b"}', b'{"\\u0000": 1}',
+            b'{"a": [{"b": "\\u0000"}]}',
         ],
     )  # fmt: skip
     def test_is_400_with_the_place_or_the_reason(self, send, output_root: Path, data: bytes):
@@ -363,8 +366,10 @@ def test_a_dataset_that_is_all_held_out_is_a_failed_dry_run(post, make_dataset):
 
 # --- whatever else --------------------------------------------------------------------------------
 
-FIELDS = ["dataset_key", "model_id", "output_dir", "dry_run", "smoke", "preflight", "tags", "notes", "priority",
-          "timeout_seconds", "auto_retry", "webhook_url", "client_request_id", *PARAMETERS]  # fmt: skip
+FIELDS = [
+    "dataset_key", "model_id", "output_dir", "dry_run", "smoke", "preflight", "tags", "notes",
+    "priority", "timeout_seconds", "auto_retry", "webhook_url", "client_request_id", *PARAMETERS,
+]  # fmt: skip
 ALLOWED = {202, 400, 404, 409, 501}
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 anything = st.recursive(

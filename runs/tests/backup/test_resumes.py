@@ -41,9 +41,12 @@ while not retry.is_terminal:
     attend()
     time.sleep(0.05)
     retry.refresh_from_db()
-lines = (run_folder(retry) / "metrics.jsonl").read_text().splitlines() if run_folder(retry).exists() else []
-steps = sorted({line["step"] for line in map(json.loads, lines) if "loss" in line.get("values", {})})
-print(json.dumps({"was": [run.status, run.message], "is": [retry.status, retry.message], "steps": steps}))
+folder = run_folder(retry)
+lines = (folder / "metrics.jsonl").read_text().splitlines() if folder.exists() else []
+values = map(json.loads, lines)
+steps = sorted({line["step"] for line in values if "loss" in line.get("values", {})})
+was, now = [run.status, run.message], [retry.status, retry.message]
+print(json.dumps({"was": was, "is": now, "steps": steps}))
 """
 
 

@@ -23,8 +23,10 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
 };
 """
 FITS = """() => [...document.querySelectorAll(".charts-grid figure")].every((figure) => {
-  const [outer, inner] = [figure, figure.querySelector("canvas")].map((one) => one.getBoundingClientRect());
-  return inner.left >= outer.left - 1 && inner.right <= outer.right + 1 && inner.width > outer.width - 2;
+  const outer = figure.getBoundingClientRect();
+  const inner = figure.querySelector("canvas").getBoundingClientRect();
+  const within = inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
+  return within && inner.width > outer.width - 2;
 })"""
 # How many pixels of a canvas have the colour of a series.
 PAINTED = """(canvas, variable) => {
@@ -33,7 +35,8 @@ PAINTED = """(canvas, variable) => {
   document.body.append(probe);
   const wanted = getComputedStyle(probe).color.match(/[\\d.]+/g).map(Number);
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const near = (at) => [0, 1, 2].every((part) => Math.abs(data[at + part] - wanted[part]) < 3) && data[at + 3] > 250;
+  const near = (at) =>
+    [0, 1, 2].every((part) => Math.abs(data[at + part] - wanted[part]) < 3) && data[at + 3] > 250;
   let count = 0;
   for (let at = 0; at < data.length; at += 4) count += near(at);
   return count;

@@ -22,13 +22,17 @@ TOO_WIDE = """(all) => {
   const by = document.documentElement.scrollWidth - innerWidth;
   if (by > 0) {
     const right = (one) => one.getBoundingClientRect().right;
-    const widest = [...document.querySelectorAll("body *")].reduce((one, other) => (right(other) > right(one) ? other : one));
+    const wider = (one, other) => (right(other) > right(one) ? other : one);
+    const widest = [...document.querySelectorAll("body *")].reduce(wider);
     found.push(`the page, by ${by} pixels: ${widest.cloneNode(false).outerHTML}`);
   }
   for (const box of document.querySelectorAll("body *")) {
-    if (all || !/auto|scroll/.test(getComputedStyle(box).overflowX) || box.scrollWidth <= box.clientWidth + 1) continue;
-    if (box.querySelector(":scope > .compare") || box.closest("#changelist, .queue-table")) continue;
-    found.push(`a box, by ${box.scrollWidth - box.clientWidth} pixels: ${box.cloneNode(false).outerHTML}`);
+    if (all || !/auto|scroll/.test(getComputedStyle(box).overflowX)) continue;
+    const by = box.scrollWidth - box.clientWidth;
+    if (by <= 1) continue;
+    if (box.querySelector(":scope > .compare")) continue;
+    if (box.closest("#changelist, .queue-table")) continue;
+    found.push(`a box, by ${by} pixels: ${box.cloneNode(false).outerHTML}`);
   }
   return found;
 }"""
@@ -99,9 +103,10 @@ def long(house: House) -> dict[str, str]:
 
     def submit(number: int, *actions: list[object]) -> str:
         body = {
-            "dataset_key": dataset, "model_id": "preset:tiny-llama", "dry_run": False, "seed": house.script(*actions),
-            "tags": [f"{number}{LONG}"[:64], f"{LONG}"[:64]], "notes": NOTES,
-            "output_dir": f"{LONG}/{number}{LONG}", "client_request_id": f"{number}{LONG}",
+            "dataset_key": dataset, "model_id": "preset:tiny-llama", "dry_run": False,
+            "seed": house.script(*actions), "tags": [f"{number}{LONG}"[:64], f"{LONG}"[:64]],
+            "notes": NOTES, "output_dir": f"{LONG}/{number}{LONG}",
+            "client_request_id": f"{number}{LONG}",
         }  # fmt: skip
         run = str(
             house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=body, **theirs)[
@@ -143,8 +148,9 @@ def long(house: House) -> dict[str, str]:
     trace = house.ask("GET", "/api/traces", params={"limit": 1, "q": LONG})["data"][0]["id"]
     rows = house.client.get("/admin/datasets/dataset/").text
     return {
-        "dataset": str(dataset), "run": run, "failed": failed, "dry": dry, "trace": trace, "long": LONG,
-        "q": quote(f"tag:{LONG[:64]}"), "dataset_pk": rows.split("/admin/datasets/dataset/")[-1].split("/")[0],
+        "dataset": str(dataset), "run": run, "failed": failed, "dry": dry, "trace": trace,
+        "long": LONG, "q": quote(f"tag:{LONG[:64]}"),
+        "dataset_pk": rows.split("/admin/datasets/dataset/")[-1].split("/")[0],
     }  # fmt: skip
 
 

@@ -37,10 +37,12 @@ LOOKS = {
 STILL = {"reduced_motion": "reduce"}  # a colour on its way to another is neither
 AXE_RUN = """async (rules) => {
   document.querySelectorAll("details").forEach((one) => (one.open = true));
-  const { violations } = await axe.run(document, { runOnly: rules, resultTypes: ["violations"], preload: false });
+  const options = { runOnly: rules, resultTypes: ["violations"], preload: false };
+  const { violations } = await axe.run(document, options);
+  const reasons = (any) => any.map(({ message }) => message).join("; ");
   return violations
     .filter(({ impact }) => impact === "serious" || impact === "critical")
-    .flatMap(({ id, nodes }) => nodes.map(({ html, any }) => `${id}: ${html} ${any.map(({ message }) => message).join("; ")}`));
+    .flatMap(({ id, nodes }) => nodes.map(({ html, any }) => `${id}: ${html} ${reasons(any)}`));
 }"""
 
 

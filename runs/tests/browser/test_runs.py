@@ -221,7 +221,8 @@ def test_the_page_waits_for_a_run_in_the_request(visit: Visit, house: House, dat
     page.get_by_role("checkbox", name="Run Async").uncheck()
     # Playwright's own clicks and looks wait for the answer, which is what is waited for here.
     said, pressed_again = page.evaluate("""() => new Promise((done) => {
-          const [button, executing] = ["run-local", "executing"].map((id) => document.querySelector(`[data-testid=${id}]`));
+          const find = (id) => document.querySelector(`[data-testid=${id}]`);
+          const [button, executing] = ["run-local", "executing"].map(find);
           button.click();
           setTimeout(() => done([executing.checkVisibility(), !button.disabled]), 100);
         })""")

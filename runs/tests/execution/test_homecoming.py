@@ -247,10 +247,12 @@ def test_something_else_in_the_place_of_the_end_is_no_end(running: Run, kind: st
 @pytest.mark.parametrize(
     "fields",
     [
-        {"exit_code": "0"}, {"exit_code": True}, {"exit_code": 10**12}, {"exit_code": [0]}, {"exit_code": 1.5},
-        {"signal": 10**12}, {"reason": 7}, {"reason": None}, {"message": {"a": 1}}, {"message": None}, {"message": "a\u0000b"},
-        {"duration_seconds": "5"}, {"duration_seconds": 10**400}, {"ended_at": None}, {"ended_at": "yesterday"}, {"ended_at": 7},
-        {"ended_at": "0001-01-01T00:00:00+14:00"}, {"ended_at": "2026-03-01T12:00:05"},
+        {"exit_code": "0"}, {"exit_code": True}, {"exit_code": 10**12}, {"exit_code": [0]},
+        {"exit_code": 1.5}, {"signal": 10**12}, {"reason": 7}, {"reason": None},
+        {"message": {"a": 1}}, {"message": None}, {"message": "a\u0000b"},
+        {"duration_seconds": "5"}, {"duration_seconds": 10**400}, {"ended_at": None},
+        {"ended_at": "yesterday"}, {"ended_at": 7}, {"ended_at": "0001-01-01T00:00:00+14:00"},
+        {"ended_at": "2026-03-01T12:00:05"},
     ],
 )  # fmt: skip
 def test_an_end_of_wrong_types_is_an_end_all_the_same(running: Run, fields: dict[str, Any]):

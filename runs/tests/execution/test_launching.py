@@ -319,9 +319,8 @@ class TestSeveralLaunchers:
         assert launched == 3
         assert statuses() == ["pending", "pending", "running", "running", "running"]
         for run in Run.objects.filter(status="running"):
-            wait_for(
-                lambda: (run_folder(run) / "stdout.log").read_bytes() == b"once\n", "the training"
-            )  # noqa: B023
+            log = run_folder(run) / "stdout.log"
+            wait_for(lambda: log.read_bytes() == b"once\n", "the training")  # noqa: B023
             assert RunEvent.objects.filter(run=run, new="running").count() == 1
 
     def test_one_slot_and_many_requests_at_once(

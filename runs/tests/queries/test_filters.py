@@ -34,8 +34,9 @@ def make(user: User) -> MakeRun:
 
     def create(tags: tuple[str, ...] = (), **fields: Any) -> Run:
         values = {
-            "dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "mode": "dry-run", "owner": user, "status": "failed",
-            "completed_at": NOON, "started_at": NOON, "created_at": NOON,
+            "dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "mode": "dry-run",
+            "owner": user, "status": "failed", "completed_at": NOON, "started_at": NOON,
+            "created_at": NOON,
         }  # fmt: skip
         run = Run.objects.create(**values | fields)
         RunTag.objects.bulk_create(RunTag.of(run, tags))
@@ -140,7 +141,8 @@ def test_terms_are_split_as_they_were_typed() -> None:
         '  gemma  note:"x  after:7d"   after:24h "two  words" loss<1 note:"never closed after:7d '
     )
     assert split_terms(text) == [
-        "gemma", 'note:"x  after:7d"', "after:24h", '"two  words"', "loss<1", 'note:"never closed after:7d',
+        "gemma", 'note:"x  after:7d"', "after:24h", '"two  words"', "loss<1",
+        'note:"never closed after:7d',
     ]  # fmt: skip
 
 
@@ -166,9 +168,10 @@ def test_any_text_is_split_and_means_the_same(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "status:timeout", "status:timeout,running", "mode:local", "dataset:GSM", "model:gemma", "tag:sweep-3", "owner:me",
-        "owner:keeper-of-the-house", "note:paper", "note:memory", "after:2026-03-02", "loss<1", "loss<=0.5", "loss:0.5",
-        "duration>60", "duration>=2m", "step>10", "step:300", "gemma", "GSM8K", "sweep-3", "gemma sweep-3 loss<1",
+        "status:timeout", "status:timeout,running", "mode:local", "dataset:GSM", "model:gemma",
+        "tag:sweep-3", "owner:me", "owner:keeper-of-the-house", "note:paper", "note:memory",
+        "after:2026-03-02", "loss<1", "loss<=0.5", "loss:0.5", "duration>60", "duration>=2m",
+        "step>10", "step:300", "gemma", "GSM8K", "sweep-3", "gemma sweep-3 loss<1",
         '"google/gemma 2b"', "owner:me status:ended",
     ],
 )  # fmt: skip
@@ -176,9 +179,9 @@ def test_finds_the_one_that_is_meant(make: MakeRun, staff: User, text: str) -> N
     make(created_at=NOON - timedelta(days=9), last_loss=2.0, duration_seconds=5, step=4)
     make(tags=("sweep",), created_at=NOON - timedelta(days=9))
     wanted = make(
-        ("sweep-3", "other"), dataset_key="gsm8k-v1", model_id="google/gemma 2b", mode="local", status="timeout", owner=staff,
-        notes="as in the paper", message="out of memory", created_at=NOON + timedelta(days=2), last_loss=0.5,
-        duration_seconds=120, step=300,
+        ("sweep-3", "other"), dataset_key="gsm8k-v1", model_id="google/gemma 2b", mode="local",
+        status="timeout", owner=staff, notes="as in the paper", message="out of memory",
+        created_at=NOON + timedelta(days=2), last_loss=0.5, duration_seconds=120, step=300,
     )  # fmt: skip
     assert found(text, staff) == {wanted}
 

@@ -17,10 +17,11 @@ from runs.services.reservations import run_folder
 from runs.tests.leftovers import make_run
 
 NAMES = [
-    "line\nfeed", "\nfirst", "last\n", "carriage\rreturn", "both\r\nof them", "tab\there", "-rf", "--", "100%", "%0A", "%252e",
-    "a?b=c", "a#b", "a&amp;b", "<script>alert(1)</script>", "\"'`$(id)", "back\\slash", " blank ", "~",
-    "a;b", "a+b", "a:b", "@", "[x]", "{{ x }}",
-    "\u202eexe.txt", "\u05d0\u05d1", "\x01\x7f", "\u0085", "\u2028", "e\u0301", "\U0001f600", "w" * 255, "\u00e9" * 127,
+    "line\nfeed", "\nfirst", "last\n", "carriage\rreturn", "both\r\nof them", "tab\there", "-rf",
+    "--", "100%", "%0A", "%252e", "a?b=c", "a#b", "a&amp;b", "<script>alert(1)</script>",
+    "\"'`$(id)", "back\\slash", " blank ", "~", "a;b", "a+b", "a:b", "@", "[x]", "{{ x }}",
+    "\u202eexe.txt", "\u05d0\u05d1", "\x01\x7f", "\u0085", "\u2028", "e\u0301", "\U0001f600",
+    "w" * 255, "\u00e9" * 127,
 ]  # fmt: skip
 
 

@@ -155,9 +155,8 @@ class TestOneAfterTheOther:
 class TestAtTheSameMoment:
     def rush(self, user: User, url: str, data: bytes) -> list[tuple[int, Answer]]:
         barrier = threading.Barrier(AT_ONCE, timeout=PATIENCE)
-        APIClient().get(
-            "/healthz"
-        )  # a server has loaded its middleware before it lets anybody in; django-prometheus needs that
+        # A server loads its middleware before it lets anybody in; django-prometheus needs that.
+        APIClient().get("/healthz")
 
         def one(_: int) -> tuple[int, Answer]:
             client = APIClient(REMOTE_ADDR="192.0.2.1")

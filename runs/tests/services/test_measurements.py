@@ -123,14 +123,16 @@ def test_at_the_end_a_last_line_without_its_newline_counts(run: Run, tmp_path: P
 
 VALUES_BEGIN = b'{"step": 1, "values": '
 BROKEN = [
-    b"", b"{", b"[]", b"null", b"7", b'"text"', b"\xff\xfe", b"\x00", b'{"step": 1}', b'{"step": 1, "values": []}',
-    b'{"step": "1", "values": {"loss": 1}}', b'{"step": true, "values": {"loss": 1}}', b'{"step": -1, "values": {"loss": 1}}',
-    b'{"step": 2147483648, "values": {"loss": 1}}', b'{"step": 1.5, "values": {"loss": 1}}', b'{"values": {"loss": 1}}',
-    VALUES_BEGIN + b'{"loss": "2"}}', VALUES_BEGIN + b'{"loss": null}}', VALUES_BEGIN + b'{"loss": true}}',
-    VALUES_BEGIN + b'{"loss": [1]}}', VALUES_BEGIN + b'{"": 1}}', VALUES_BEGIN + b'{"a\\u0000": 1}}',
-    VALUES_BEGIN + b'{"' + b"n" * 129 + b'": 1}}', VALUES_BEGIN + b'{"loss": NaN}}', VALUES_BEGIN + b'{"loss": 1e999}}',
-    VALUES_BEGIN + b'{"\\ud800": 1}}', b'{"plan": 7}', b'{"plan": {"total_steps": "9"}}', b'{"plan": {"total_steps": -9}}',
-    b"x" * 70_000, b"x" * (BATCH_BYTES + 100),
+    b"", b"{", b"[]", b"null", b"7", b'"text"', b"\xff\xfe", b"\x00", b'{"step": 1}',
+    b'{"step": 1, "values": []}', b'{"step": "1", "values": {"loss": 1}}',
+    b'{"step": true, "values": {"loss": 1}}', b'{"step": -1, "values": {"loss": 1}}',
+    b'{"step": 2147483648, "values": {"loss": 1}}', b'{"step": 1.5, "values": {"loss": 1}}',
+    b'{"values": {"loss": 1}}', VALUES_BEGIN + b'{"loss": "2"}}', VALUES_BEGIN + b'{"loss": null}}',
+    VALUES_BEGIN + b'{"loss": true}}', VALUES_BEGIN + b'{"loss": [1]}}', VALUES_BEGIN + b'{"": 1}}',
+    VALUES_BEGIN + b'{"a\\u0000": 1}}', VALUES_BEGIN + b'{"' + b"n" * 129 + b'": 1}}',
+    VALUES_BEGIN + b'{"loss": NaN}}', VALUES_BEGIN + b'{"loss": 1e999}}',
+    VALUES_BEGIN + b'{"\\ud800": 1}}', b'{"plan": 7}', b'{"plan": {"total_steps": "9"}}',
+    b'{"plan": {"total_steps": -9}}', b"x" * 70_000, b"x" * (BATCH_BYTES + 100),
 ]  # fmt: skip
 
 

@@ -400,9 +400,7 @@ def test_keys_go_with_the_run(submit: Submit) -> None:
 
 
 def test_extend_names_what_it_adds(submit: Submit, user: User) -> None:
-    from runs.tests.services.test_extend import (
-        end,
-    )  # noqa: PLC0415 - a completed training with a checkpoint
+    from runs.tests.services.test_extend import end  # noqa: PLC0415 - a completed training with a checkpoint
 
     run = end(submit(name="mine"), 5, 10)
     assert extend_run(run=run, by=user, num_epochs=2).name == "mine +2 epochs"

@@ -270,8 +270,9 @@ class TestReading:
     @pytest.mark.parametrize(
         "text",
         [
-            "", "[]", "7", "text", "null", "- a", "{", "a: b: c", "\t", "!!python/object:os.system x", "a: *b",
-            "a: !!timestamp x", "a: !!bool x", "a: !!int x", "a: !!float x", "a: !!binary x", "a: !!set {x}", "? [a]\n: b",
+            "", "[]", "7", "text", "null", "- a", "{", "a: b: c", "\t",
+            "!!python/object:os.system x", "a: *b", "a: !!timestamp x", "a: !!bool x", "a: !!int x",
+            "a: !!float x", "a: !!binary x", "a: !!set {x}", "? [a]\n: b",
         ],
     )  # fmt: skip
     def test_what_is_no_mapping_is_no_manifest(self, text: str):
@@ -365,11 +366,12 @@ def test_whole_numbers_are_those_of_yaml_1_2(text: str):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("batch_size", "1_000"), ("batch_size", "1:30"), ("batch_size", "0b11"), ("batch_size", "2026-01-01"),
-        ("batch_size", "1e1"), ("batch_size", "'8'"), ("learning_rate", "0,0001"), ("learning_rate", "1_0e-5"),
-        ("learning_rate", "'2e-5'"),
-        ("learning_rate", "2e"), ("learning_rate", ".inf"), ("learning_rate", ".nan"), ("learning_rate", "0x"),
-        ("packing", "yes"), ("packing", "on"), ("packing", "n"), ("packing", "1"), ("packing", "'true'"),
+        ("batch_size", "1_000"), ("batch_size", "1:30"), ("batch_size", "0b11"),
+        ("batch_size", "2026-01-01"), ("batch_size", "1e1"), ("batch_size", "'8'"),
+        ("learning_rate", "0,0001"), ("learning_rate", "1_0e-5"), ("learning_rate", "'2e-5'"),
+        ("learning_rate", "2e"), ("learning_rate", ".inf"), ("learning_rate", ".nan"),
+        ("learning_rate", "0x"), ("packing", "yes"), ("packing", "on"), ("packing", "n"),
+        ("packing", "1"), ("packing", "'true'"),
     ],
 )  # fmt: skip
 def test_what_is_no_number_and_no_boolean_of_yaml_1_2_is_refused_by_name(name: str, text: str):

@@ -198,7 +198,8 @@ def test_shows_progress(local_client: Client, submit: Submit) -> None:
 def test_shows_what_came_of_it(local_client: Client, submit: Submit) -> None:
     result = {
         "loss_first": 2.8714, "loss_last": 0.3905, "eval_loss_before": 2.9, "eval_loss_after": 0.4,
-        "exact_match_before": 0.0, "exact_match_after": 0.84, "steps": 400, "tokens_per_second": 9412.3,
+        "exact_match_before": 0.0, "exact_match_after": 0.84, "steps": 400,
+        "tokens_per_second": 9412.3,
         "samples": [{"prompt": HOSTILE, "expected": "68", "before": "", "after": "17 + 51 = 68"}],
     }  # fmt: skip
     page = page_of(local_client, finished(submit, summary=result))

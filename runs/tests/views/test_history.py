@@ -132,8 +132,9 @@ def test_newest_first_and_older_pages_by_cursor_while_new_runs_arrive(
 @pytest.mark.parametrize(
     "query",
     [
-        "status=pending", "mode=local", "dataset_key=sums-v1", "model_id=google/gemma-2b-it", "tag=chosen", "owner=somebody",
-        "after=2026-03-01&before=2026-03-03", "q=GEMMA", "q=note:%22a+note+about+it%22", "q={id}", "q={short}", "q=chosen",
+        "status=pending", "mode=local", "dataset_key=sums-v1", "model_id=google/gemma-2b-it",
+        "tag=chosen", "owner=somebody", "after=2026-03-01&before=2026-03-03", "q=GEMMA",
+        "q=note:%22a+note+about+it%22", "q={id}", "q={short}", "q=chosen",
         "q=model:gemma+dataset:SUMS+status:pending",
     ],
 )  # fmt: skip

@@ -110,9 +110,11 @@ def there(user: User, local_client: Client) -> dict[str, Any]:
         "final_answer": TURNED,
     }
     files = {
-        TURNED: b"", f"checkpoints/{TURNED}": b"", f"checkpoints/10/{TURNED}": b"", "stdout.log": TURNED.encode(),
-        "dataset.jsonl": json.dumps(line).encode() + b"\n",
-        "seen.json": json.dumps({"examples": [{"tokens": [TURNED, TURNED], "learnt_from": 1, "length": 2}]}).encode(),
+        TURNED: b"", f"checkpoints/{TURNED}": b"", f"checkpoints/10/{TURNED}": b"",
+        "stdout.log": TURNED.encode(), "dataset.jsonl": json.dumps(line).encode() + b"\n",
+        "seen.json": json.dumps(
+            {"examples": [{"tokens": [TURNED, TURNED], "learnt_from": 1, "length": 2}]}
+        ).encode(),
     }  # fmt: skip
     histogram = [[1, 2, 3]]
     summary = {
@@ -121,8 +123,9 @@ def there(user: User, local_client: Client) -> dict[str, Any]:
         "preflight": {"length_histogram": histogram, "warnings": [TURNED]},
     }
     common: dict[str, Any] = {
-        "dataset_key": dataset.dataset_key, "message": TURNED, "notes": f"{TURNED}\n\n* {TURNED}", "host": host,
-        "summary": summary, "stdout": TURNED, "stderr": TURNED, "config": {"num_epochs": 1, "note": TURNED},
+        "dataset_key": dataset.dataset_key, "message": TURNED, "notes": f"{TURNED}\n\n* {TURNED}",
+        "host": host, "summary": summary, "stdout": TURNED, "stderr": TURNED,
+        "config": {"num_epochs": 1, "note": TURNED},
     }  # fmt: skip
     runs = []
     for number, status in enumerate(

@@ -187,11 +187,11 @@ def test_every_field_reaches_the_run(
 ) -> None:
     scripted()
     given = {
-        "dataset_key": "sums-v1", "model_id": "google/gemma-2b-it", "learning_rate": "3e-4", "lora_rank": "16",
-        "lora_alpha": "8.5", "lora_targets": ["q_proj", "v_proj"], "packing": "on", "too_long": "split", "tags": "one, two",
-        "notes": "a\r\nb",
-        "priority": "-5", "timeout_seconds": "90.5", "output_dir": "chosen/folder", "webhook_url": "https://example.org/hook",
-        "max_grad_norm": "",
+        "dataset_key": "sums-v1", "model_id": "google/gemma-2b-it", "learning_rate": "3e-4",
+        "lora_rank": "16", "lora_alpha": "8.5", "lora_targets": ["q_proj", "v_proj"],
+        "packing": "on", "too_long": "split", "tags": "one, two", "notes": "a\r\nb",
+        "priority": "-5", "timeout_seconds": "90.5", "output_dir": "chosen/folder",
+        "webhook_url": "https://example.org/hook", "max_grad_norm": "",
     }  # fmt: skip
     data = filled(local_client) | given | {"action": "local", "run_async": "on"}
     response = local_client.post("/runs/new", data)
@@ -199,8 +199,9 @@ def test_every_field_reaches_the_run(
     run = Run.objects.get()
     wanted = {
         "model_id": "google/gemma-2b-it", "learning_rate": 3e-4, "lora_rank": 16, "lora_alpha": 8.5,
-        "lora_targets": ["q_proj", "v_proj"], "packing": True, "too_long": "split", "max_grad_norm": None,
-        "tags": ["one", "two"], "notes": "a\nb", "priority": -5, "timeout_seconds": 90.5, "output_dir": "chosen/folder",
+        "lora_targets": ["q_proj", "v_proj"], "packing": True, "too_long": "split",
+        "max_grad_norm": None, "tags": ["one", "two"], "notes": "a\nb", "priority": -5,
+        "timeout_seconds": 90.5, "output_dir": "chosen/folder",
         "webhook_url": "https://example.org/hook", "dry_run": False,
     }  # fmt: skip
     assert {name: run.config[name] for name in wanted} == wanted
@@ -401,8 +402,9 @@ def test_a_full_check_shows_the_plan(
     local_client: Client, dataset: Dataset, scripted: Script
 ) -> None:
     report = {
-        "total_steps": 12, "examples": 8, "tokens": 3456, "dropped": 1, "truncated": 2, "sentences": ["12 steps in 3 epochs."],
-        "memory": {"total": 2**30}, "memory_there": 2**33, "warnings": ["One example is <long>."],
+        "total_steps": 12, "examples": 8, "tokens": 3456, "dropped": 1, "truncated": 2,
+        "sentences": ["12 steps in 3 epochs."], "memory": {"total": 2**30}, "memory_there": 2**33,
+        "warnings": ["One example is <long>."],
     }  # fmt: skip
     scripted(["put", "plan.json", json.dumps(report)])
     data = filled(local_client, f"?dataset={dataset.dataset_key}") | {"action": "check"}

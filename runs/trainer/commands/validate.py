@@ -82,9 +82,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         )
     check_stop()
     if smoke:
-        from runs.trainer.commands.smoke import (
-            run_one_step,
-        )  # noqa: PLC0415 - loads google-tunix, which only a real step needs
+        from runs.trainer.commands.smoke import run_one_step  # noqa: PLC0415 - loads google-tunix, which only a real step needs
 
         report["smoke"] = run_one_step(manifest, folder)
     elif model.files is not None:
@@ -120,9 +118,7 @@ def _find_model(section: dict[str, Any], folder: Path) -> _Model:
         path = folder / section["path"]
         files = open_model(name, path)
         return _Model(files.config, files.architecture, path, files, list(files.warnings))
-    from runs.trainer.modeling.hub import (
-        fetch,
-    )  # noqa: PLC0415 - half a second that only hub ids need
+    from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - half a second that only hub ids need
 
     path, commit = fetch(name, section["revision"], weights=False)
     try:
@@ -161,12 +157,12 @@ def _memory(
     # Everything before needs no JAX, so that a bad manifest or dataset is told at once.
     import jax  # noqa: PLC0415
 
-    from runs.trainer.loop.devices import (
+    from runs.trainer.loop.devices import (  # noqa: PLC0415
         choose_dtype,
         make_mesh,
         memory_there,
         start_devices,
-    )  # noqa: PLC0415
+    )
 
     start_devices()
     mesh = make_mesh(

@@ -96,7 +96,8 @@ def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
         raise ModelError(str(error)) from error
     except (TrainerError, KeyboardInterrupt, SystemExit, MemoryError, ImportError):
         raise
-    except BaseException as error:  # the tokenizers library panics, which is no Exception, on files that it does not understand
+    except BaseException as error:
+        # The tokenizers library panics, which is no Exception, on files it does not understand.
         raise ModelError(
             f"the tokenizer in {folder} cannot be used: {type(error).__name__}: {error}"
         ) from error

@@ -301,7 +301,8 @@ class ChatTokenizer:
             ]
             try:
                 found = self._template.lay_out(conversations[0])
-            except DataError as error:  # a template need not take every kind; a conversation that it refuses is named
+            except DataError as error:
+                # A template need not take every kind; a conversation that it refuses is named.
                 problem = problem or error
                 continue
             encoded = self.encode(conversations)
@@ -372,15 +373,14 @@ class ChatTokenizer:
 
 
 def _load(folder: Path) -> Any:
-    from transformers import (
-        AutoTokenizer,
-    )  # noqa: PLC0415 - two seconds that the built-in presets need not spend
+    from transformers import AutoTokenizer  # noqa: PLC0415 - two seconds that the built-in presets need not spend
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # the library raises OSError, ValueError, KeyError, … for the many ways a folder can be wrong
+    except Exception as error:
+        # The library raises OSError, ValueError, KeyError, … for the many faults of a folder.
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"no usable tokenizer in {folder}: {first}; put the model's tokenizer files there"

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 _BYTE_TOKENIZER = """\
 ## Tokenizer
 
-This model reads bytes: a text's token ids are its UTF-8 bytes (0–255). 256 is padding, 257 begins a conversation, 258
+This model reads bytes: a text's token ids are its UTF-8 bytes (0–255). 256 is padding, \
+257 begins a conversation, 258
 ends an answer. A prompt is 257, then each message's bytes followed by 10 (a newline).
 """
 

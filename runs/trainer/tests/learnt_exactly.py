@@ -25,38 +25,48 @@ CASES: dict[str, str] = json.loads(
 # families.
 TEMPLATES: dict[str, str] = {
     **CASES,
-    "plain turns": "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}" + GENERATION,
+    "plain turns": (
+        "{{ bos_token }}{% for m in messages %}"
+        "<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}" + GENERATION
+    ),
     "turns that are not marked as special": (
         "{% for m in messages %}<|turn|>{{ m.role }}\n{{ m.content }}<|end|>{% endfor %}"
         "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
     ),
     "instructions": (
-        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
         "{% else %} {{ m.content | trim }} {{ '</s>' }}{% endif %}{% endfor %}"
     ),
     "no system messages": (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% if messages[0].role == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}" + GENERATION
     ),
     "drops system messages": (
-        "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}" + GENERATION
+        "{% for m in messages if m.role != 'system' %}"
+        "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}" + GENERATION
     ),
     "lays reasoning out anew": (
-        "{% for m in messages %}<|{{ m.role }}|>{% set c = m.content %}{% if m.role == 'assistant' %}{% set r = '' %}"
-        "{% if '</think>' in c %}{% set r = c.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+        "{% for m in messages %}<|{{ m.role }}|>{% set c = m.content %}"
+        "{% if m.role == 'assistant' %}{% set r = '' %}{% if '</think>' in c %}"
+        "{% set r = c.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
         "{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}"
-        "{% if loop.last %}{{ '<think>\n' + r + '\n</think>\n\n' }}{% endif %}{% endif %}{{ c }}<|end|>{% endfor %}" + GENERATION
+        "{% if loop.last %}{{ '<think>\n' + r + '\n</think>\n\n' }}{% endif %}{% endif %}"
+        "{{ c }}<|end|>{% endfor %}" + GENERATION
     ),
     "leaves the answer out": (
-        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}{% endfor %}"
-        "{{ eos_token }}"
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}"
+        "{% endif %}{% endfor %}{{ eos_token }}"
     ),
     "cuts long answers": (
-        "{% for m in messages %}<|{{ m.role }}|>{{ m.content[:20] }}<|end|>{% endfor %}" + GENERATION
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content[:20] }}<|end|>{% endfor %}"
+        + GENERATION
     ),
     "says the answer twice": (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
-        "{% if not add_generation_prompt %}{{ messages[-1].content }}{% else %}<|assistant|>{% endif %}"
+        "{% if not add_generation_prompt %}{{ messages[-1].content }}"
+        "{% else %}<|assistant|>{% endif %}"
     ),
 }  # fmt: skip
 # What each writes after an answer, up to its end token.
@@ -65,9 +75,11 @@ ENDS = {"tags in words": "\n<|end|>", "instructions": " </s>"}
 REFUSED = {"changes the text", "leaves the answer out", "says the answer twice"}
 REFUSED_STYLES = {("no generation prompt", "generation")}
 
-WORDS = [*NAMES, "d", "m", "of", "end", "user", "assistant", "<|", "|>", "<", ">", "</think", "think>", "s>", "🙂", "👩\u200d🚀",
-         "é", "日本", " ", "  ", "\n", "\t", "\u00a0", "\u2003", "Answer:", "[INST]", "### Human: ", "17+4", "\U000f0000",
-         "\ufdd0", "Ġ", "{{ eos_token }}"]  # fmt: skip
+WORDS = [
+    *NAMES, "d", "m", "of", "end", "user", "assistant", "<|", "|>", "<", ">", "</think", "think>",
+    "s>", "🙂", "👩\u200d🚀", "é", "日本", " ", "  ", "\n", "\t", "\u00a0", "\u2003", "Answer:",
+    "[INST]", "### Human: ", "17+4", "\U000f0000", "\ufdd0", "Ġ", "{{ eos_token }}",
+]  # fmt: skip
 # No lone surrogates, which a dataset cannot hold, and no lower block, which SentencePiece reads as
 # a blank.
 letters = st.characters(codec="utf-8", exclude_characters="▁")

@@ -264,7 +264,9 @@ from pathlib import Path
 import jax.numpy as jnp
 from runs.trainer.errors import StorageError
 from runs.trainer.modeling import export_model, load_model
-loaded = load_model(model_id="preset:tiny-llama", path=None, revision=None, dtype=jnp.float32, mesh=None, seed=0)
+loaded = load_model(
+    model_id="preset:tiny-llama", path=None, revision=None, dtype=jnp.float32, mesh=None, seed=0
+)
 out = Path({str(tmp_path / "model")!r})
 export_model(loaded, out, lora=False, merged=False, card={{}})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -329,7 +331,10 @@ from flax import nnx
 from runs.trainer.modeling import apply_lora, export_model, forward_hidden, load_model
 mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2, 1), ("data", "fsdp", "tp"))
 def load(mesh):
-    return load_model(model_id="x", path=Path({str(folder)!r}), revision=None, dtype=jnp.float32, mesh=mesh, seed=0)
+    path = Path({str(folder)!r})
+    return load_model(
+        model_id="x", path=path, revision=None, dtype=jnp.float32, mesh=mesh, seed=0
+    )
 loaded, single = load(mesh), load(None)
 kernel = loaded.module.layers[0].mlp.gate_proj.kernel.value
 assert len({{shard.device for shard in kernel.addressable_shards}}) == 4

@@ -218,7 +218,7 @@ def test_a_control_token_across_the_border_of_a_text_stays_text(tmp_path):
     assert encoded.control_texts == 1
 
 
-def test_a_text_without_control_tokens_has_the_ids_of_apply_chat_template_whatever_its_neighbours_hold(
+def test_a_text_without_control_tokens_has_the_ids_of_apply_chat_template_beside_any_other(
     tmp_path,
 ):
     tokenizer = load(tmp_path, CHATML)

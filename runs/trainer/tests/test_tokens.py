@@ -46,7 +46,8 @@ def test_drop(tmp_path):
     data = build(tmp_path, [LONG, SHORT])
     assert len(data.pieces) == 1
     assert data.counts["train"] == {
-        "examples": 2, "pieces": 1, "tokens": 5, "answer_tokens": 2, "dropped": 1, "truncated": 0, "split": 0, "no_answer": 0
+        "examples": 2, "pieces": 1, "tokens": 5, "answer_tokens": 2,
+        "dropped": 1, "truncated": 0, "split": 0, "no_answer": 0,
     }  # fmt: skip
 
 

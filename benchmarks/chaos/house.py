@@ -176,6 +176,7 @@ class House:
             "SECRET_KEY": "chaos-" + "k" * 50,
             "TUNIX_COMMAND": shlex.join([sys.executable, "-I", "-S", str(TRAINER), str(self.workshop)]),
             "TUNIX_SLOTS": str(self.slots),
+            "TUNIX_QUEUED_PER_ACCOUNT": "1000000",  # all runs are one account's
             "TUNIX_HOST_NAME": host,
             "TUNIXRT_BIND": f"127.0.0.1:{self.port}",
             "TUNIXRT_WEB_THREADS": str(self.slots + 4),

@@ -47,6 +47,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"%PDF-", "PDF", "Examples cannot be read from it."),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the data", "Fetch the data first (`git lfs pull`)."),
 )
+SIGNATURE_BYTES = max(place + len(signature) for place, signature, _, _ in _SIGNATURES)
 _MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
 _ARRAY = re.compile(rb"\[\s*(\{|$)")
 
@@ -55,7 +56,7 @@ def foreign_kind(start: bytes, first: bytes, *, complete: bool, second: bytes | 
     """Name the kind of a file that is not JSON Lines, and say what to do. None: it may be JSON Lines.
 
     Args:
-        start: how the file starts, byte order mark included.
+        start: at least the first ``SIGNATURE_BYTES`` bytes of the file, byte order mark included.
         first: the first line that is not blank, or its beginning where not ``complete``.
         second: the second line that is not blank; None: there is none, or it is too long.
     """
@@ -65,7 +66,7 @@ def foreign_kind(start: bytes, first: bytes, *, complete: bool, second: bytes | 
     first = first.strip()
     if _MARKUP.match(first):
         return f"The file is an HTML or XML page, perhaps an error or login page in place of the data. {JSON_LINES}"
-    if b"\x00" in start and not first.startswith(b"{"):
+    if b"\x00" in first and not first.startswith(b"{"):
         return f"The file is binary, of a kind that is not known here. {JSON_LINES}"
     value = _parsed(first) if complete else None
     second = None if second is None else second.strip()

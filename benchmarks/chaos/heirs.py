@@ -253,7 +253,19 @@ class Heirs:
             goes_on = f"goes on from {run.resume_from_id}" if run.resume else "from scratch"
             steps, _ = self.saved(run_id, run)
             told.append(f"{run_id} {goes_on}, saved {steps}, {gone}; deleted {run.trashed_at}, files went {self._went(run_id)}")
+            told.append(self._told_of(run))
         return "; ".join(told)
+
+    def _told_of(self, run: Any) -> str:
+        """What else tells how a run came to go on from where it did: its events, its source, its trainer's journal."""
+        run_id = str(run.pk)
+        events = [f"{event.at.timestamp():.2f} {event.new or '-'} {event.reason}" for event in run.events.all()]
+        journal = self.proof.house.workshop / "journal" / run_id
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        return (
+            f"  {self.proof.plan(run)['kind']}, attempt {run.attempt}, extends step {run.extend_from_step}, "
+            f"automatic {run.automatic_retries}, source {self.proof.sweeper.sources.get(run_id)}, {events}, journal {lines}"
+        )
 
     def begin(self, run_id: str, run: Any) -> tuple[int | None, str | None]:
         """The step it began at (0: from scratch; None: it did not come so far), and whose that was where that is known."""

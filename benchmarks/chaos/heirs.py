@@ -172,19 +172,25 @@ class Heirs:
         """The newest checkpoint of the nearest run in its chain that has one. Where a kill came between a checkpoint and the
         journal, or a removal in the moment of the request, either answer is right."""
         run_id, start = str(heir.parent.pk), heir.run.extend_from_step or 0
+        left: bool | None = False  # behind on purpose; None: nobody can tell
         while run_id:
             run = self.proof.runs[run_id]
             steps, certain = self.saved(run_id, run)
             # of no use to an extension: what is older than what it extends, and to one that begins anew, whatever is newer
             steps = {step for step in steps if step == start or (step > start and True in heir.asked)}
             gone = self._is_gone(run_id, run, heir.stored)
-            if steps and gone is not True:
+            if steps and gone is not True and left is not True:
                 heir.candidates.append((run_id, steps))
-                if certain and gone is False and len(heir.asked) == 1:
+                if certain and gone is False and left is False and len(heir.asked) == 1:
                     heir.has_source = True
                     return
-            # one that began from scratch left behind what is older
+            # one that began from scratch left behind what is older; a retry of an extension that began anew, what lies between
             older = self.heirs.get(run_id)
+            if older is not None and older.run.extend_from_step is not None:
+                if is_extension(older.run):
+                    left = False
+                elif False in older.asked and left is False:
+                    left = True if older.asked == {False} else None
             run_id = str(older.parent.pk) if older is not None and older.run.resume else ""
 
     def saved(self, run_id: str, run: Any) -> tuple[set[int], bool]:

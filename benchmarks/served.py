@@ -84,12 +84,13 @@ def serving(
         served = Served(held.number, mark, environment, folder / "log")
         with served.log.open("wb") as output:
             process = subprocess.Popen(
+                # -o: the environment is there; an older checkout may ask for another
                 [
                     "make",
                     "-o",
                     "environment",
                     "serve",
-                ],  # -o: the environment is there; an older checkout may ask for another
+                ],
                 cwd=checkout,
                 env=environment,
                 stdin=subprocess.DEVNULL,

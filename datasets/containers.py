@@ -58,6 +58,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
         "Fetch the data first (`git lfs pull`).",
     ),
 )
+SIGNATURE_BYTES = max(place + len(signature) for place, signature, _, _ in _SIGNATURES)
 _MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
 _ARRAY = re.compile(rb"\[\s*(\{|$)")
 
@@ -69,7 +70,7 @@ def foreign_kind(
     Lines.
 
     Args:
-        start: how the file starts, byte order mark included.
+        start: at least the first ``SIGNATURE_BYTES`` bytes of the file, byte order mark included.
         first: the first line that is not blank, or its beginning where not ``complete``.
         second: the second line that is not blank; None: there is none, or it is too long.
     """
@@ -82,7 +83,7 @@ def foreign_kind(
             "The file is an HTML or XML page, perhaps an error or login page in place of the data."
             f" {JSON_LINES}"
         )
-    if b"\x00" in start and not first.startswith(b"{"):
+    if b"\x00" in first and not first.startswith(b"{"):
         return f"The file is binary, of a kind that is not known here. {JSON_LINES}"
     value = _parsed(first) if complete else None
     second = None if second is None else second.strip()

@@ -19,7 +19,7 @@ import orjson
 from django.contrib.auth.models import User
 
 from datasets import services
-from datasets.containers import HEAD_BYTES, foreign_kind
+from datasets.containers import HEAD_BYTES, SIGNATURE_BYTES, foreign_kind
 from datasets.formats import FORMATS, LineError, parse_line, recognise, to_trace
 from datasets.models import Dataset, Split
 from datasets.schema import TraceData
@@ -86,12 +86,22 @@ class _Source:
         self._file = file
         self._file_name = file_name
         self._hash = hashlib.sha256()
-        self._beginning = b""  # of the file, as it is
+        self._ahead = b""  # read to tell the kind of the file, not yet taken as a line
         self.bytes = 0
         self.whole = False
 
+    def _look_ahead(self) -> bytes:
+        """The first bytes of the file, whatever lines they are: a binary file has line feeds
+        anywhere."""
+        while len(self._ahead) < SIGNATURE_BYTES and (part := self._file.readline(SIGNATURE_BYTES)):
+            self._ahead += part
+        return self._ahead
+
     def _readline(self, limit: int) -> bytes:
-        part = self._file.readline(limit)
+        if end := self._ahead.find(b"\n") + 1:
+            part, self._ahead = self._ahead[:end], self._ahead[end:]
+        else:
+            part, self._ahead = self._ahead + self._file.readline(limit - len(self._ahead)), b""
         self._hash.update(part)
         self.bytes += len(part)
         return part
@@ -102,13 +112,14 @@ class _Source:
 
         Raises ImportRefused for a file of another kind, before the first line.
         """
+        start = self._look_ahead()
         lines = self._lines()
         first, second = next(lines, None), next(lines, None)
         if first is None:
             return
         number, content, beginning = first
         if reason := foreign_kind(
-            self._beginning,
+            start,
             beginning if content is None else content,
             complete=content is not None,
             second=second and second[1],
@@ -125,7 +136,6 @@ class _Source:
         while raw := self._readline(MAX_LINE_BYTES + 2):
             number += 1
             if number == 1:
-                self._beginning = raw[:HEAD_BYTES]
                 raw = raw.removeprefix(_BOM)
             content = raw.removesuffix(b"\n").removesuffix(b"\r")
             if len(content) > MAX_LINE_BYTES:

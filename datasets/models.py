@@ -38,9 +38,8 @@ class Trace(models.Model):
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(
-                F("created_at").desc(), F("id").desc(), name="ix_traces_newest"
-            ),  # every list of traces
+            # every list of traces
+            models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),
         ]
 
     def __str__(self) -> str:
@@ -80,9 +79,8 @@ class Dataset(models.Model):
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(
-                F("created_at").desc(), F("id").desc(), name="ix_datasets_newest"
-            ),  # every list of datasets
+            # every list of datasets
+            models.Index(F("created_at").desc(), F("id").desc(), name="ix_datasets_newest"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["name", "version"], name="uq_dataset_name_version"),

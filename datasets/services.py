@@ -163,9 +163,8 @@ def _insert_rows(
     """What bulk_create does, in half the time: on SQLite an import holds the only write lock, so
     every microsecond a row counts (docs/datasets.md has the figures).
     """
-    database = connections[
-        router.db_for_write(model)
-    ]  # itself, not the proxy: it is asked for every value
+    # itself, not the proxy: it is asked for every value
+    database = connections[router.db_for_write(model)]
     fields = [cast("Field[Any, Any]", model._meta.get_field(name)) for name in names]
     quote = database.ops.quote_name
     columns = ", ".join(quote(str(field.column)) for field in fields)

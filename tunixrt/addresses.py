@@ -4,9 +4,8 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
-_GLOBAL_UNICAST = ipaddress.ip_network(
-    "2000::/3"
-)  # RFC 4291; whatever lies outside has a special purpose
+# RFC 4291; whatever lies outside has a special purpose
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _DOCUMENTATION = ipaddress.ip_network("3fff::/20")  # RFC 9637, which Python 3.11 does not know
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _ISATAP = (0x00005EFE, 0x02005EFE)  # RFC 5214: these 32 bits stand before an IPv4 address

@@ -119,9 +119,8 @@ class Limits:
     uploads: int = 8
     uploads_each: int = 3  # of one client
     in_memory: int = 16 << 10  # bytes of one body; the rest is on disk
-    large: int = (
-        256 << 10
-    )  # bytes of a body that takes long to read, and many times its length of memory
+    # bytes of a body that takes long to read, and many times its length of memory
+    large: int = 256 << 10
     spare_disk: int = 256 << 20  # bytes that uploads leave free
 
 
@@ -154,16 +153,14 @@ class Front:
         self._composing = threading.Semaphore(COMPOSING)
         self._give_back = GiveBack()
         self._bodies = 0
-        self._accounts: dict[
-            bytes, str
-        ] = {}  # by the hash of a token or session, used last at the end
+        # by the hash of a token or session, used last at the end
+        self._accounts: dict[bytes, str] = {}
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         environ = make_environ(scope)
         if self._uid_of_peer is not None and is_loopback(environ["REMOTE_ADDR"]):
-            environ[PEER_UID] = self._uid_of_peer(
-                scope.client, scope.server
-            )  # at each request: ports are used again
+            # at each request: ports are used again
+            environ[PEER_UID] = self._uid_of_peer(scope.client, scope.server)
         slow = scope.method == "POST" and scope.path in self._limits.slow_paths
         with contextlib.ExitStack() as body:
             if scope.method in ("GET", "HEAD", "OPTIONS") and not _announces_body(environ):
@@ -186,9 +183,8 @@ class Front:
         ).start()
         gone = asyncio.ensure_future(_disconnected(exchange))
         await asyncio.wait({gone, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if (
-            not ended.done()
-        ):  # a live stream with nothing to send would notice at its second heartbeat
+        # a live stream with nothing to send would notice at its second heartbeat
+        if not ended.done():
             await loop.run_in_executor(None, _abandon, answer)
         gone.cancel()
         await ended
@@ -354,9 +350,8 @@ class Front:
                 (self._streams, "live streams") if live else (self._downloads, "downloads")
             )
             release = shares.take(self._client_of(environ), what)
-            pieces: Iterable[bytes] = (
-                response if live else _Composed(response, self._composing)
-            )  # a live one waits for its run
+            # a live one waits for its run
+            pieces: Iterable[bytes] = response if live else _Composed(response, self._composing)
         except Refusal as refused:
             response.close()
             return self._answer(environ | {REFUSED: refused})
@@ -481,9 +476,8 @@ class Places:
         self._patience = patience
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="place")
         self._waiting: dict[str, deque[_Visit]] = {}  # by client
-        self._used: dict[
-            str, tuple[float, float]
-        ] = {}  # by client: seconds in places lately, and when that was counted
+        # by client: seconds in places lately, and when that was counted
+        self._used: dict[str, tuple[float, float]] = {}
         self._inside: dict[_Visit, float] = {}
         self._slow = 0
         self._heavy: set[str | bytes] = set()  # whose

@@ -21,9 +21,8 @@ def who_listens(address: str, port: int) -> str | None:
         ]
         if not holders:
             return f"a process of user {user}"
-        first = min(
-            holders, key=lambda process: (process.start_time, process.pid)
-        )  # its children share the socket
+        # its children share the socket
+        first = min(holders, key=lambda process: (process.start_time, process.pid))
         return f"process {first.pid} of user {user}{_command(first)}"
     return None
 

@@ -108,9 +108,8 @@ def _count(bucket: str, limit: int) -> int:
 def _row(bucket: str, now: datetime) -> LoginAttempts:
     """Return the bucket's row, locked; begins its count anew when its time is over. In a
     transaction."""
-    LoginAttempts.objects.filter(
-        until__lte=now
-    ).delete()  # of everybody: no more rows than attempts in a span of time
+    # of everybody: no more rows than attempts in a span of time
+    LoginAttempts.objects.filter(until__lte=now).delete()
     LoginAttempts.objects.bulk_create(
         [LoginAttempts(bucket=bucket, count=0, until=now + WINDOW)], ignore_conflicts=True
     )

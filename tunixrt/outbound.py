@@ -40,16 +40,14 @@ def post(
         if not allow_private and not is_public(host):
             refused.append(host)
             return int(pycurl.SOCKET_BAD)
-        return sockets.enter_context(
-            socket.socket(family, kind, protocol)
-        )  # curl works with a duplicate
+        # curl works with a duplicate
+        return sockets.enter_context(socket.socket(family, kind, protocol))
 
     def discard(data: bytes) -> int:
         nonlocal received
         received += len(data)
-        return (
-            len(data) if received <= ANSWER_MAX_BYTES else 0
-        )  # less than was given ends the transfer
+        # less than was given ends the transfer
+        return len(data) if received <= ANSWER_MAX_BYTES else 0
 
     curl = pycurl.Curl()
     with contextlib.ExitStack() as sockets, contextlib.closing(curl):
@@ -60,9 +58,8 @@ def post(
         curl.setopt(pycurl.TIMEOUT_MS, int(timeout * 1000))
         curl.setopt(pycurl.OPENSOCKETFUNCTION, open_socket)
         curl.setopt(pycurl.WRITEFUNCTION, discard)
-        certificates = (
-            ssl.get_default_verify_paths()
-        )  # the system's, or what SSL_CERT_FILE and SSL_CERT_DIR name
+        # the system's, or what SSL_CERT_FILE and SSL_CERT_DIR name
+        certificates = ssl.get_default_verify_paths()
         if certificates.cafile:
             curl.setopt(pycurl.CAINFO, certificates.cafile)
         if certificates.capath:

@@ -12,12 +12,10 @@ _NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 _ESTABLISHED = 1
 _NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
-_REQUEST = struct.Struct(
-    "=BBBxI"
-)  # inet_diag_req_v2 up to its socket id: family, protocol, extensions, states
-_ANSWER = struct.Struct(
-    "=BBBB48xIIIII"
-)  # inet_diag_msg: family, state, …, socket id, expires, queues, uid, inode
+# inet_diag_req_v2 up to its socket id: family, protocol, extensions, states
+_REQUEST = struct.Struct("=BBBxI")
+# inet_diag_msg: family, state, …, socket id, expires, queues, uid, inode
+_ANSWER = struct.Struct("=BBBB48xIIIII")
 
 
 def uid_of_peer(client: str, server: str) -> int | None:

@@ -49,9 +49,8 @@ class May(StrEnum):
 def role_of(user: User | AnonymousUser) -> Role:
     """Return the highest role of an account. Costs one query for each account object that is not a
     superuser's."""
-    if user.is_superuser or (
-        user.username == SYSTEM_USERNAME and not user.is_active
-    ):  # who runs commands has the database
+    # who runs commands has the database
+    if user.is_superuser or (user.username == SYSTEM_USERNAME and not user.is_active):
         return Role.SUPERUSER
     known: Role | None = getattr(user, "_role", None)
     if known is None:

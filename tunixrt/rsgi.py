@@ -9,6 +9,9 @@ import threading
 
 from django.core.wsgi import get_wsgi_application
 
+from tunixrt.memory import keep_what_is_loaded, leave_out_unused_libraries
+
+leave_out_unused_libraries()
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
 django = get_wsgi_application()
 
@@ -18,7 +21,6 @@ from django.conf import settings  # noqa: E402
 from runs.live.stream import hub  # noqa: E402
 from tunixrt.client_address import address_in, network_of  # noqa: E402
 from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
-from tunixrt.memory import keep_what_is_loaded  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
 
 # How long a thread that computes keeps the interpreter from another that wants it; Python's own is
@@ -27,9 +29,8 @@ from tunixrt.peers import uid_of_peer  # noqa: E402
 SWITCH_SECONDS = 0.0005
 DOWNLOADS = 32  # and exports, at once
 UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
-TRAININGS = frozenset(
-    {"/api/tunix/run", "/runs/new"}
-)  # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
+# one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
+TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})
 
 
 class Application(Front):

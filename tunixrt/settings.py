@@ -248,9 +248,8 @@ USE_TZ = True
 
 STATIC_URL = "static/"
 STATIC_ROOT = VAR_DIR / "static"
-STATIC_ROOT.mkdir(
-    parents=True, exist_ok=True
-)  # WhiteNoise warns at every start about one that is missing
+# WhiteNoise warns at every start about one that is missing
+STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and the first page
 WHITENOISE_AUTOREFRESH = DEBUG
 

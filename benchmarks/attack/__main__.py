@@ -30,9 +30,8 @@ from benchmarks.attack.system import LONG_SEED, UPLOAD_MAX_BYTES, State, System,
 from benchmarks.chaos.figures import quantile
 
 STREAMS_PER_ACCOUNT = 40  # a fifth of TUNIXRT_MAX_STREAMS
-REFUSALS = {
-    "503"
-}  # the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
+# the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
+REFUSALS = {"503"}
 SPOOLED_MAX = 8 * UPLOAD_MAX_BYTES + 20 * (5 << 20)  # the uploads at once, and some other bodies
 # What Python's arenas, the database caches of the places and modules of the first use may take for
 # good, of all processes.

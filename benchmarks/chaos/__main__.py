@@ -97,9 +97,8 @@ def _torment(built: House, arguments: argparse.Namespace) -> int:
     )
     monkey = Monkey(built, arguments.seed, arguments.pace)
     sweeper = Sweeper(built, load, monkey, arguments.seed)
-    broken: list[
-        threading.ExceptHookArgs
-    ] = []  # a client of ours that breaks proves nothing any more
+    # a client of ours that breaks proves nothing any more
+    broken: list[threading.ExceptHookArgs] = []
     threading.excepthook = broken.append
     began = time.monotonic()
     load.start()

@@ -31,12 +31,13 @@ LOST = (
     "Host stopped:",
     "folder was removed while",
 )
+# how a run says that its source is gone
 GONE = (
     "no longer has the checkpoint",
     "has been deleted",
     "resume_from",
     "extend_from_step",
-)  # how a run says that its source is gone
+)
 
 
 @dataclass
@@ -49,9 +50,8 @@ class Heir:
     automatic: bool
     asked: set[bool]
     stored: tuple[float, float]  # it was stored between these moments
-    candidates: list[tuple[str, set[int]]] = field(
-        default_factory=list
-    )  # what it may go on from: run id, steps
+    # what it may go on from: run id, steps
+    candidates: list[tuple[str, set[int]]] = field(default_factory=list)
     has_source: bool = False  # the last of them was there for certain
 
 
@@ -243,6 +243,7 @@ class Heirs:
         between a checkpoint and the journal, or a removal in the moment of the request, either
         answer is right."""
         run_id, start = str(heir.parent.pk), heir.run.extend_from_step or 0
+        left: bool | None = False  # behind on purpose; None: nobody can tell
         while run_id:
             run = self.proof.runs[run_id]
             steps, certain = self.saved(run_id, run)
@@ -252,13 +253,19 @@ class Heirs:
                 step for step in steps if step == start or (step > start and True in heir.asked)
             }
             gone = self._is_gone(run_id, run, heir.stored)
-            if steps and gone is not True:
+            if steps and gone is not True and left is not True:
                 heir.candidates.append((run_id, steps))
-                if certain and gone is False and len(heir.asked) == 1:
+                if certain and gone is False and left is False and len(heir.asked) == 1:
                     heir.has_source = True
                     return
-            # one that began from scratch left behind what is older
+            # one that began from scratch left behind what is older; a retry of an extension that
+            # began anew, what lies between
             older = self.heirs.get(run_id)
+            if older is not None and older.run.extend_from_step is not None:
+                if is_extension(older.run):
+                    left = False
+                elif False in older.asked and left is False:
+                    left = True if older.asked == {False} else None
             run_id = str(older.parent.pk) if older is not None and older.run.resume else ""
 
     def saved(self, run_id: str, run: Any) -> tuple[set[int], bool]:
@@ -369,7 +376,25 @@ class Heirs:
                 f"{run_id} {goes_on}, saved {steps}, {gone}; deleted {run.trashed_at}, files went"
                 f" {self._went(run_id)}"
             )
+            told.append(self._told_of(run))
         return "; ".join(told)
+
+    def _told_of(self, run: Any) -> str:
+        """What else tells how a run came to go on from where it did: its events, its source, its
+        trainer's journal."""
+        run_id = str(run.pk)
+        events = [
+            f"{event.at.timestamp():.2f} {event.new or '-'} {event.reason}"
+            for event in run.events.all()
+        ]
+        journal = self.proof.house.workshop / "journal" / run_id
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        source = self.proof.sweeper.sources.get(run_id)
+        return (
+            f"  {self.proof.plan(run)['kind']}, attempt {run.attempt}, extends step"
+            f" {run.extend_from_step}, automatic {run.automatic_retries}, source {source},"
+            f" {events}, journal {lines}"
+        )
 
     def begin(self, run_id: str, run: Any) -> tuple[int | None, str | None]:
         """The step it began at (0: from scratch; None: it did not come so far), and whose that was

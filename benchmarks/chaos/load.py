@@ -143,9 +143,8 @@ class Load:
             submission.seed for submission in self.submissions if submission.kind == "real"
         }
         self.real_runs: set[str] = set()
-        self.acts: list[
-            tuple[str, Answer]
-        ] = []  # (run id, answer) of cancels, retries and deletions
+        # (run id, answer) of cancels, retries and deletions
+        self.acts: list[tuple[str, Answer]] = []
         self.deleting = threading.Lock()  # held while runs go to the trash, and while it is emptied
         self.odd: list[Answer] = []  # answers that nobody should ever get
         self.known: list[str] = []  # run ids
@@ -328,9 +327,8 @@ class Load:
 
     def meddle(self, act: str, run_id: str, draw: random.Random) -> None:
         path = f"/api/tunix/runs/{run_id}"
-        if act == "look" or (
-            act == "cancel" and run_id in self.real_runs
-        ):  # it would never come to its first checkpoint
+        # it would never come to its first checkpoint
+        if act == "look" or (act == "cancel" and run_id in self.real_runs):
             self._call(
                 "GET",
                 draw.choice(

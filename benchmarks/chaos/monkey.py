@@ -51,9 +51,8 @@ class Monkey:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed * 7919 + 3)
-        self.stopped: list[
-            tuple[float, Process, Deed]
-        ] = []  # SIGSTOPped keepers and when they go on
+        # SIGSTOPped keepers and when they go on
+        self.stopped: list[tuple[float, Process, Deed]] = []
         self.disk_full: tuple[float, Deed] | None = None  # when it is to be free again
         self.disk_spared_until = 0.0
         weights: dict[Callable[[], Deed | list[Deed] | None], float] = {
@@ -390,9 +389,8 @@ class Monkey:
         seconds = self.random.choice((0.5, 1.5, 3.0))
         at = time.time()
         self.house.fill_disk()
-        deed = Deed(
-            at, "disk full", f"for {seconds:g} s", until=math.inf
-        )  # until it is free, whatever comes between
+        # until it is free, whatever comes between
+        deed = Deed(at, "disk full", f"for {seconds:g} s", until=math.inf)
         self.disk_full = at + seconds, deed
         self.disk_spared_until = at + DISK_SECONDS
         return deed

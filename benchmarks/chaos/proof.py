@@ -24,11 +24,12 @@ from runs.runfolder.processes import live_processes
 SLACK_SECONDS = (
     1.0  # a race between two things that happen in the same second has two right answers
 )
+# how a full disk may end a run before its first step
 STORAGE = (
     "cannot be written",
     "did not start",
     "No space left",
-)  # how a full disk may end a run before its first step
+)
 KILLED = ("keeper", "keeper SIGTERM")
 ENDED = ("completed", "failed", "timeout", "cancelled")
 

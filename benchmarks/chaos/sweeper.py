@@ -53,16 +53,13 @@ class Sweeper:
         self.random = random.Random(seed * 41 + 11)
         self.removals: list[Removal] = []
         self.seen: dict[str, Any] = {}  # runs in the trash, by id, before anybody purged them
-        self.parents: dict[
-            str, str
-        ] = {}  # of retries, by id: a purge takes the parent's name from their rows
-        self.sources: dict[
-            str, str
-        ] = {}  # whose checkpoints a run was to go on from; a purge names the one before instead
+        # of retries, by id: a purge takes the parent's name from their rows
+        self.parents: dict[str, str] = {}
+        # whose checkpoints a run was to go on from; a purge names the one before instead
+        self.sources: dict[str, str] = {}
         self.extended: dict[str, str] = {}  # the same of extensions
-        self.saved: dict[
-            str, list[int]
-        ] = {}  # the steps of their checkpoints, before anybody removed them
+        # the steps of their checkpoints, before anybody removed them
+        self.saved: dict[str, list[int]] = {}
         self._retention_due = time.monotonic() + RETENTION_SECONDS / 2
         self._thread = threading.Thread(target=self._run, name="sweeper")
 

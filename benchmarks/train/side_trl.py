@@ -90,9 +90,8 @@ def main(path: str) -> None:
 
     def counted(features: list[dict[str, Any]]) -> dict[str, Any]:
         batch = collate(features)
-        clock.tokens.append(
-            batch["input_ids"].numel()
-        )  # rows are joined end to end: none of it is padding
+        # rows are joined end to end: none of it is padding
+        clock.tokens.append(batch["input_ids"].numel())
         return batch
 
     trainer.data_collator = counted

@@ -25,9 +25,8 @@ class Segment:
 
     side: str
     steps: list[tuple[float, int | None]] = field(default_factory=list)
-    processor: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # samples: seconds since the start, seconds of all cores
+    # samples: seconds since the start, seconds of all cores
+    processor: list[tuple[float, float]] = field(default_factory=list)
     peak_bytes: int = 0
 
     def sentence(self, warm: int) -> str:

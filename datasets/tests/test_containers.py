@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -11,7 +12,7 @@ import zipfile
 
 import pytest
 
-from datasets.importers import MAX_LINE_BYTES, BadLines, ImportRefused, import_file
+from datasets.importers import MAX_LINE_BYTES, BadLines, ImportRefused, _Source, import_file
 from datasets.tests.factory import jsonl, nothing_is_stored, trace_body
 
 pytestmark = pytest.mark.django_db
@@ -105,6 +106,32 @@ def test_a_file_of_another_kind_is_named_and_what_to_do(content, kind, advice):
     reason = refusal_of(content)
     assert reason.startswith(f"The file is {kind}")
     assert advice in reason
+
+
+@pytest.mark.parametrize(
+    "when", [(2026, 11, 30, 1, 16, 0), (2026, 11, 30, 1, 20, 20), (1985, 5, 10, 10, 10, 20)]
+)
+def test_a_workbook_is_known_whatever_time_it_was_saved_at(when):
+    """The date of a zip's entry is binary, and may hold line feeds."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("xl/workbook.xml", when), LINES)
+    assert b"\n" in file.getvalue()[:30]
+
+    assert refusal_of(file.getvalue()).startswith("The file is an Excel workbook")
+
+
+@pytest.mark.parametrize("lines", [b"\n\n\n", b"\n" * 300, b"a\n" * 200])
+def test_short_lines_at_the_start_are_read_whole(lines):
+    """What is read ahead to tell the kind of the file is not lost, and lines keep their numbers."""
+    source = _Source(io.BytesIO(lines + LINES), "lines.jsonl")
+
+    read = list(source.lines())
+
+    numbered = enumerate((lines + LINES).split(b"\n"), 1)
+    assert read == [(number, line) for number, line in numbered if line]
+    assert source.bytes == len(lines + LINES)
+    assert source.sha256 == hashlib.sha256(lines + LINES).hexdigest()
 
 
 def test_a_database_file_is_named(tmp_path):

@@ -283,10 +283,11 @@ class RunEvents(APIView):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
         limits = {"limit": settings.MAX_STREAMS, "each": settings.STREAMS_PER_ACCOUNT}
         viewer = stream.Viewer(run, folder, position, Credential.of(request), **limits)
+        # the second is for nginx
         headers = {
             "Cache-Control": "no-cache, no-transform",
             "X-Accel-Buffering": "no",
-        }  # the second is for nginx
+        }
         return StreamingHttpResponse(
             viewer, content_type="text/event-stream; charset=utf-8", headers=headers
         )

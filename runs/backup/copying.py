@@ -27,9 +27,8 @@ WARNINGS_MAX = 10  # of one run
 PATH_MAX_BYTES = (
     2000  # of a path inside a run's folder; the system's limit is 4096 with what is before it
 )
-SPARSE_BYTES = (
-    2**30
-)  # from this size on, a file that takes less than a hundredth on disk is no file of a training
+# from this size on, a file that takes less than a hundredth on disk is no file of a training
+SPARSE_BYTES = 2**30
 _STEP = re.compile(r"[0-9]+(\..*)?", re.ASCII)  # of a checkpoint, under its own or a temporary name
 
 Progress = Callable[[int], None]  # is told the bytes of each file
@@ -135,9 +134,8 @@ def _copy_checkpoints(source: int, target: Path, copy: FolderCopy, progress: Pro
     there = Path(f"/proc/self/fd/{source}")
     copied: set[int] = set()
     had_any = False
-    for _ in range(
-        ATTEMPTS
-    ):  # while a checkpoint is copied, the training may save a newer one and remove this one
+    # while a checkpoint is copied, the training may save a newer one and remove this one
+    for _ in range(ATTEMPTS):
         for step in reversed(complete_steps(there)):
             had_any = True
             if step not in copied and _copy_checkpoint(source, step, target, copy, progress):

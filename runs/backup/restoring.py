@@ -335,9 +335,8 @@ def _verify_and_change(folder: Path, manifest: dict[str, Any], how: str, say: Sa
                 with _change(folder, root, staged, replaced, commit):
                     _finish(root, restored, secret_key, root_id, manifest, message, say)
     finally:
-        with suppress(
-            OSError
-        ):  # unless something is in it: then it is removed, or moved back, elsewhere
+        # unless something is in it: then it is removed, or moved back, elsewhere
+        with suppress(OSError):
             os.rmdir(replaced)
         shutil.rmtree(staged, ignore_errors=True)
     return restored
@@ -468,9 +467,8 @@ def _keep_secret_key(secret_key: str) -> str | None:
         )
     path: Path = settings.SECRET_KEY_FILE
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, delete=False
-    ) as file:  # made with mode 0600
+    # made with mode 0600
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(secret_key)
     os.replace(file.name, path)
     return None
@@ -486,9 +484,8 @@ def _settle(restored: Restored, manifest: dict[str, Any], say: Say) -> None:
     if known - {(app, name) for app, names in manifest["migrations"].items() for name in names}:
         say("The backup is of an older version: migrating its database")
         call_command("migrate", verbosity=0, interactive=False)
-    Host.objects.update(
-        heartbeat_at=None, canary_at=None, silent_since=None
-    )  # those of then are not heard of now
+    # those of then are not heard of now
+    Host.objects.update(heartbeat_at=None, canary_at=None, silent_since=None)
     for run in Run.objects.filter(status=RunStatus.PENDING, supervised=True):
         if has_begun(run_folder(run)):
             end = read_end(run_folder(run)) or {}

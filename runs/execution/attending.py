@@ -32,9 +32,8 @@ from runs.services.output_root import is_missing, root_away
 
 logger = logging.getLogger("tunixrt.runs")
 
-_missing_since: dict[
-    uuid.UUID, float
-] = {}  # runs whose folder could not be found, by this process's monotonic clock
+# runs whose folder could not be found, by this process's monotonic clock
+_missing_since: dict[uuid.UUID, float] = {}
 
 DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
 # a process that the kernel holds back is tried again in the next round; other runs wait meanwhile
@@ -51,9 +50,8 @@ def attend(host: Host | None = None) -> int:
     return how many there are. One run's trouble does not keep the others waiting. While the output
     root is away, nothing is concluded about trainings."""
     ours = Q(host=host or this_host())
-    forsaken = Q(
-        supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE
-    )  # whoever took it: any host can answer it
+    # whoever took it: any host can answer it
+    forsaken = Q(supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE)
     runs = list(Run.objects.executing().filter(ours | forsaken).select_related("retry_of"))
     seen = runs
     if any(run.supervised for run in runs) and root_away():
@@ -97,9 +95,8 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
         return run
     try:
         run.refresh_from_db(fields=["status"])
-        if (
-            run.status not in EXECUTING
-        ):  # it ended while we were on our way here; nothing of it may start again
+        # it ended while we were on our way here; nothing of it may start again
+        if run.status not in EXECUTING:
             return run
         if read_end(folder) is not None:
             return bring_home(run, by=by)

@@ -37,9 +37,8 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
     take_in_metrics(run, folder, to_the_end=True)
     status, reason, columns = outcome(run, folder, end)
     columns["lost"] = end.get("reason") in LOST_REASONS
-    if (
-        read_end(folder) != end
-    ):  # a file system in trouble: what was read since may be incomplete, and an end is final
+    # a file system in trouble: what was read since may be incomplete, and an end is final
+    if read_end(folder) != end:
         raise OSError(errno.ESTALE, f"{names.EXIT} of run {run.run_id} went away while it was read")
     try:
         return finishing.finish_run(run=run, status=status, reason=reason, by=by, **columns)
@@ -47,9 +46,8 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
         run.refresh_from_db()
         if run.status in TERMINAL:
             return run
-        return finishing.finish_run(
-            run=run, status=status, reason=reason, by=by, **columns
-        )  # it was being cancelled
+        # it was being cancelled
+        return finishing.finish_run(run=run, status=status, reason=reason, by=by, **columns)
 
 
 @contextmanager

@@ -87,9 +87,8 @@ def _is_stopped(folder: Path, run_id: str) -> bool:
             )
         return False
     try:
-        if (read_end(folder) or {}).get(
-            "reason", "lost"
-        ) == "lost":  # no keeper saw to it that nothing is left
+        # no keeper saw to it that nothing is left
+        if (read_end(folder) or {}).get("reason", "lost") == "lost":
             leftovers.kill_leftovers(folder, run_id, timeout=KILL_SECONDS)
         records.withdraw_late_stop(folder)
     except leftovers.StillAlive as error:
@@ -130,9 +129,8 @@ class Observer:
         self._seen.clear()
 
     def observe(self) -> None:
-        if (
-            root_away()
-        ):  # the locks on it are what tells a dead host from one whose attendant is dead
+        # the locks on it are what tells a dead host from one whose attendant is dead
+        if root_away():
             self._seen.clear()
             return
         now = time.monotonic()
@@ -167,9 +165,8 @@ class Observer:
 
     @staticmethod
     def _judge_lost(host: Host, silence: float) -> None:
-        for run in Run.objects.executing_on(host).filter(
-            supervised=True
-        ):  # any host answers the others
+        # any host answers the others
+        for run in Run.objects.executing_on(host).filter(supervised=True):
             folder = reservations.run_folder(run)
             missing = is_missing(folder)
             lock = None if missing else files.try_lock(folder / names.LOCK)
@@ -189,9 +186,8 @@ class Observer:
                     continue
                 if read_end(folder) is None:
                     records.write_lost_exit(folder, str(run.run_id), reason)
-                bring_home(
-                    run, by=settings.TUNIX_HOST_NAME
-                )  # with the output and the measurements that it left
+                # with the output and the measurements that it left
+                bring_home(run, by=settings.TUNIX_HOST_NAME)
             except TransitionRefused as refused:
                 logger.info("run %s: %s", run.run_id, refused)
             finally:

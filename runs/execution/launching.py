@@ -109,10 +109,11 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
         except TransitionRefused:  # another host took it out of the queue first: wait for that one
             lock = None
     if lock is not None:
+        # cancelled meanwhile: the attendant ends it
         with (
             _closing(lock),
             suppress(TransitionRefused),
-        ):  # cancelled meanwhile: the attendant ends it
+        ):
             start(run, lock)
     return wait_for(run), True
 
@@ -137,9 +138,8 @@ def wait_for(run: Run) -> Run:
     ):
         time.sleep(pause)
         pause = min(pause * 1.3, 0.25)
-        if (
-            time.monotonic() >= look
-        ):  # not every end leaves an exit.json: another host may have found the dataset gone
+        # not every end leaves an exit.json: another host may have found the dataset gone
+        if time.monotonic() >= look:
             look = time.monotonic() + LOOK_SECONDS
             try:
                 run.refresh_from_db()
@@ -219,10 +219,11 @@ def _launch_one(host: Host) -> bool:
                 os.close(lock)
             raise
     if lock is not None:
+        # cancelled meanwhile: the attendant ends it
         with (
             _closing(lock),
             suppress(TransitionRefused),
-        ):  # cancelled meanwhile: the attendant ends it
+        ):
             start(run, lock)
     return True
 
@@ -294,9 +295,8 @@ def _start(run: Run, lock: int) -> None:
     write_jsonl(dataset, folder / names.DATASET)
     manifest = preparation.manifest_of(run, dataset=dataset, request=request)
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
-    files.write_json(
-        folder / names.COMMAND, _command(run, folder), durable=False
-    )  # no keeper yet: written anew
+    # no keeper yet: written anew
+    files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)
     note_keeper(run)
     # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not
     # what we believe.

@@ -22,10 +22,11 @@ UNREADABLE_REPORT = (
     " known: {}"
 )
 UNREADABLE_RESULT = "The training command wrote a result that cannot be read: {}"
+# of exit.json: not the training's own doing, so auto_retry applies
 LOST_REASONS = (
     "lost",
     "host stopped",
-)  # of exit.json: not the training's own doing, so auto_retry applies
+)
 RESULT_DEPTH = 16  # of result.json; what lies deeper is left out
 SUMMARY_MAX_BYTES = 1_000_000  # of a report or a result, as JSON
 _TEXTS = ("warnings", "sentences")  # lists of a report that people read
@@ -191,9 +192,8 @@ def storable(value: Any, depth: int = 0) -> Any:
     bits, no great depth. An untrained byte model does write NUL into its samples."""
     if isinstance(value, str):
         return files.clean_text(value)
-    if (
-        isinstance(value, int | float) and not SMALLEST <= value <= LARGEST
-    ):  # PostgreSQL makes large floats whole
+    # PostgreSQL makes large floats whole
+    if isinstance(value, int | float) and not SMALLEST <= value <= LARGEST:
         return None
     if isinstance(value, dict | list) and depth == RESULT_DEPTH:
         return None

@@ -139,9 +139,8 @@ class Workers:
             return False
         if not waiting:
             self.canary_sent, self._canary_is_back = now, False
-        async_task(
-            "runs.tasks.canary"
-        )  # again while none came back: the workers of another host may have taken it
+        # again while none came back: the workers of another host may have taken it
+        async_task("runs.tasks.canary")
         return False
 
     def _kill(self) -> None:

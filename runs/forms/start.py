@@ -119,9 +119,8 @@ class StartForm(forms.Form):
     priority = WholeNumberField(
         initial=0,
         help_text=f"Higher starts earlier. {PRIORITY_RANGE[0]} to {PRIORITY_RANGE[1]}.",
-        widget=forms.TextInput(
-            attrs={"autocomplete": "off"}
-        ),  # the keys of inputmode=numeric have no minus on some phones
+        # the keys of inputmode=numeric have no minus on some phones
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     timeout_seconds = NumberField(
         label="Time limit",

@@ -24,9 +24,8 @@ import os
 import signal
 import sys
 
-if (
-    __name__ == "__main__"
-):  # -I leaves the project out of the path; appended, it cannot hide a library
+# -I leaves the project out of the path; appended, it cannot hide a library
+if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from runs.keeper.supervisor import Command, Supervisor
@@ -143,9 +142,8 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
     signal.pthread_sigmask(
         signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
     )
-    signal.signal(
-        signal.SIGCHLD, signal.SIG_DFL
-    )  # a launcher that ignores it would keep the exit codes from us
+    # a launcher that ignores it would keep the exit codes from us
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     folder = os.path.abspath(arguments[0])
     try:
         while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:

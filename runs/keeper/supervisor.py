@@ -76,9 +76,8 @@ class Command:
             if value.get("deadline_seconds") is None
             else self._seconds(value, "deadline_seconds")
         )
-        self.must_meet_deadline = (
-            value.get("must_meet_deadline") is True
-        )  # completed after it was stopped there: timeout
+        # completed after it was stopped there: timeout
+        self.must_meet_deadline = value.get("must_meet_deadline") is True
         self.stop_wait = self._seconds(value, "stop_wait_seconds")
         self.term_grace = self._seconds(value, "term_grace_seconds")
 
@@ -192,9 +191,8 @@ class Supervisor:
         for descriptor in self.outputs:
             with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
                 os.fsync(descriptor)
-        if (
-            record["reason"] == "exit"
-        ):  # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
+        # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
+        if record["reason"] == "exit":
             records.withdraw_stop(self.folder)
         self._write_exit(record)
 
@@ -208,11 +206,12 @@ class Supervisor:
             self._start()
         except StartFailed as error:
             self._clear_away()
+            # nothing of the command has run
             self.started_at, self.status, self.leftovers = (
                 None,
                 None,
                 0,
-            )  # nothing of the command has run
+            )
             return self._record("start_failed", str(error))
         self._wait()
         # what counts is what was asked while the trainer lived, so look before the time that
@@ -315,15 +314,15 @@ class Supervisor:
         whatever is there."""
         if now >= self.term_at and not self.term_sent:
             self.term_sent = True
-            if (
-                self.stop is None
-            ):  # SIGTERM is the first that it hears, so it has the time for its next step as well
+            # SIGTERM is the first that it hears, so it has the time for its next step as well
+            if self.stop is None:
                 self.grace += self.command.stop_wait
             self.kill_at = min(self.kill_at, now + self.grace)
+            # a stopped process cannot act on SIGTERM
             for number in (
                 signal.SIGTERM,
                 signal.SIGCONT,
-            ):  # a stopped process cannot act on SIGTERM
+            ):
                 self._signal_group(number)
         if now >= self.kill_at:
             self.kill_sent = True
@@ -340,9 +339,8 @@ class Supervisor:
         (``touch``) is a cancel by hand."""
         if self.stop is None and deadline_passed:
             try:
-                records.request_stop(
-                    self.folder, "timeout", "keeper"
-                )  # somebody else's may be there: it counts
+                # somebody else's may be there: it counts
+                records.request_stop(self.folder, "timeout", "keeper")
             except OSError:  # the trainer cannot be told by a file: on to SIGTERM
                 self.stop = {"reason": "timeout", "by": "keeper"}
                 self.term_at = time.monotonic()
@@ -431,9 +429,8 @@ class Supervisor:
         pause = 0.01
         while self._kill_descendants() or self._reap():
             self._rest(pause)
-            pause = min(
-                1.0, pause * 1.5
-            )  # only the kernel can hold one back now, and it may take its time
+            # only the kernel can hold one back now, and it may take its time
+            pause = min(1.0, pause * 1.5)
 
     def _all_end_by(self, moment: float) -> bool:
         while self._reap():
@@ -500,9 +497,8 @@ class Supervisor:
 
     def _how_it_ended(self, code: int) -> str:
         end = f"exit code {code}" if code > 0 else signal_name(-code)
-        what = (
-            "the check" if "validate" in self.command.argv else "the training"
-        )  # a dry run's command checks
+        # a dry run's command checks
+        what = "the check" if "validate" in self.command.argv else "the training"
         if self.kill_sent:
             return f"{what} ignored SIGTERM for {_seconds(self.grace)} and was killed ({end})"
         if self.term_sent:

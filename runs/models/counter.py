@@ -12,6 +12,7 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import F
 
 RUNS, DURATION, WRITES = "runs", "duration_seconds", "db_write_ms"  # families
+# seconds
 DURATION_BUCKETS = (
     0.01,
     0.05,
@@ -29,7 +30,7 @@ DURATION_BUCKETS = (
     43_200,
     86_400,
     604_800,
-)  # seconds
+)
 WRITE_BUCKETS = (0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)  # milliseconds
 SHARDS = 8
 
@@ -44,9 +45,8 @@ class CounterQuerySet(models.QuerySet["Counter"]):
     def add(self, additions: Mapping[tuple[str, str], Sequence[float]]) -> None:
         """Add the observed values of each ``(family, label)``. Call it inside a transaction."""
         shard = os.getpid() % SHARDS
-        for (family, label), values in sorted(
-            additions.items()
-        ):  # one order for all writers: no deadlock
+        # one order for all writers: no deadlock
+        for (family, label), values in sorted(additions.items()):
             row = self.filter(family=family, label=label, shard=shard)
             change = {"count": F("count") + len(values), "total": F("total") + sum(values)}
             if row.update(**change):

@@ -32,9 +32,8 @@ class FolderReservation(models.Model):
     own = models.BooleanField()
 
     class Meta:
-        indexes = [
-            models.Index(fields=["key"], name="ix_folder_reservation_key")
-        ]  # whether a folder is free
+        # whether a folder is free
+        indexes = [models.Index(fields=["key"], name="ix_folder_reservation_key")]
 
     def __str__(self) -> str:
         return self.key

@@ -188,9 +188,8 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["dataset_key"], name="ix_tunix_runs_dataset_key"),  # contract
             models.Index(fields=["started_at"], name="ix_tunix_runs_started_at"),  # contract
-            models.Index(
-                F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_newest"
-            ),  # the history
+            # the history
+            models.Index(F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_newest"),
             # the history, filtered
             models.Index(
                 "status",
@@ -219,9 +218,10 @@ class Run(models.Model):
                 F("run_id").desc(),
                 name="ix_tunix_runs_owner_newest",
             ),
+            # in the admin
             models.Index(
                 "host", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_host_newest"
-            ),  # in the admin
+            ),
             # the claim of the queue; not partial, since SQLite would rather sort all that waits
             # than walk a partial index
             models.Index(

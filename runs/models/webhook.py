@@ -31,12 +31,12 @@ class WebhookDelivery(models.Model):
         ordering = ["-created_at", "-id"]
         verbose_name_plural = "webhook deliveries"
         indexes = [
+            # what is due
             models.Index(
                 fields=["next_attempt_at"], name="ix_webhook_due", condition=Q(state="waiting")
-            ),  # what is due
-            models.Index(
-                F("state"), F("id").desc(), name="ix_webhook_state"
-            ),  # the admin's list, filtered
+            ),
+            # the admin's list, filtered
+            models.Index(F("state"), F("id").desc(), name="ix_webhook_state"),
         ]
 
     def __str__(self) -> str:

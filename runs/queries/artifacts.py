@@ -189,9 +189,8 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 RunEvent.objects.create(
                     run=run, reason=reason, by=by.get_username(), at=timezone.now()
                 )
-                write_log_entry(
-                    by=by, target=run, name=str(run), flag=DELETION, message=reason
-                )  # the events go with the run
+                # the events go with the run
+                write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=reason)
                 Run.objects.filter(pk=run.pk).update(
                     disk_bytes=Greatest(F("disk_bytes") - freed, 0)
                 )
@@ -199,9 +198,8 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
         except FileNotFoundError as error:
             raise NoSuchArtifact(path) from error  # somebody else was faster
         except DatabaseError:
-            with suppress(
-                FileNotFoundError
-            ):  # the commit failed after the renaming, or nothing was renamed yet
+            # the commit failed after the renaming, or nothing was renamed yet
+            with suppress(FileNotFoundError):
                 os.rename(removed, name, src_dir_fd=parent, dst_dir_fd=parent)
             raise
         if is_folder:

@@ -82,9 +82,8 @@ def _end_of_scan(descriptor: int, offset: int, size: int) -> int:
         return end
     start = max(offset, end - _BLOCK)
     newline = os.pread(descriptor, end - start, start).rfind(b"\n")
-    return (
-        start + newline + 1 if newline >= 0 else end - _OVERLAP
-    )  # the next request sees what lies across
+    # the next request sees what lies across
+    return start + newline + 1 if newline >= 0 else end - _OVERLAP
 
 
 def _places(

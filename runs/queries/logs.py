@@ -113,9 +113,8 @@ def _start_of_lines(data: bytes, lines: int, *, from_first: bool) -> int:
         return position + 1
     if from_first:
         return 0
-    for start in range(
-        min(CHARACTER_MAX_BYTES, len(data))
-    ):  # the window may begin within a character
+    # the window may begin within a character
+    for start in range(min(CHARACTER_MAX_BYTES, len(data))):
         if not 0x80 <= data[start] < 0xC0:
             return start
     return 0

@@ -27,9 +27,8 @@ ROW_FIELDS = (
     "started_at",
     "duration_seconds",
 )
-_OFFSET_MAX = (
-    2**62
-)  # SQLite counts in 63 bits the rows that are passed over and those that are taken
+# SQLite counts in 63 bits the rows that are passed over and those that are taken
+_OFFSET_MAX = 2**62
 _ANY_ROW = Cursor(datetime(2000, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
 
 Row = dict[str, Any]

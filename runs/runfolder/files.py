@@ -253,9 +253,8 @@ def _fill(path: str, flags: int, data: bytes, durable: bool) -> None:
 
 
 def unlink(path: str) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # gone already, or the folder is; a temporary file is not worth an error
+    # gone already, or the folder is; a temporary file is not worth an error
+    with contextlib.suppress(OSError):
         os.unlink(path)
 
 

@@ -29,9 +29,8 @@ def bytes_below(folder: Path | str, *, dir_fd: int | None = None) -> int:
                 with suppress(FileNotFoundError):
                     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
-                        total += min(
-                            status.st_size, status.st_blocks * 512
-                        )  # a file may claim any size and take none
+                        # a file may claim any size and take none
+                        total += min(status.st_size, status.st_blocks * 512)
     except (FileNotFoundError, NotADirectoryError):
         return 0
     return total

@@ -62,9 +62,8 @@ def purge_run(*, run: Run, by: User) -> int:
             .filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL)
             .first()
         )
-        if (
-            trashed is None
-        ):  # or somebody else has purged it, and its folder may be another run's by now
+        # or somebody else has purged it, and its folder may be another run's by now
+        if trashed is None:
             raise StateConflict("Only a run in the trash can be purged.")
         require_no_heir(trashed)  # of runs trashed before heirs protected them
         set_aside(trashed)
@@ -72,9 +71,8 @@ def purge_run(*, run: Run, by: User) -> int:
     with transaction.atomic():
         message = f"deleted with files ({freed:,} bytes)"
         write_log_entry(by=by, target=run, name=str(run), flag=DELETION, message=message)
-        run.heirs.update(
-            resume_from=trashed.resume_from_id
-        )  # a retry of theirs finds what is left of the chain
+        # a retry of theirs finds what is left of the chain
+        run.heirs.update(resume_from=trashed.resume_from_id)
         run.delete()
     return freed
 

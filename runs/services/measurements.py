@@ -62,9 +62,8 @@ def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes],
         file.seek(offset)
         data = file.read(BATCH_BYTES)
     end = data.rfind(b"\n") + 1
-    if end == 0 and (
-        to_the_end or len(data) == BATCH_BYTES
-    ):  # a last line cut off by a kill, or one that never ends
+    # a last line cut off by a kill, or one that never ends
+    if end == 0 and (to_the_end or len(data) == BATCH_BYTES):
         end = len(data)
     return (data[:end].split(b"\n"), offset + end) if end else None
 

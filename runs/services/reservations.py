@@ -49,9 +49,8 @@ def reserve_folder(run: Run) -> None:
         return
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(%s)", [_RESERVING]
-            )  # until the transaction ends
+            # until the transaction ends
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_RESERVING])
     _require_free(run)
     keys = folder_keys(run.output_dir)
     FolderReservation.objects.bulk_create(
@@ -134,9 +133,8 @@ def set_aside(run: Run) -> None:
     other runs inside this one stay too.
     """
     folder = run_folder(run)
-    if (
-        not folder.is_dir() or folder.resolve() != folder
-    ):  # a symbolic link leads to what is not ours
+    # a symbolic link leads to what is not ours
+    if not folder.is_dir() or folder.resolve() != folder:
         return
     others = [run_folder(other) for other in _sharing(run)]
     if any(_lies_in(folder, other) for other in others):

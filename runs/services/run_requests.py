@@ -361,9 +361,8 @@ def clean_output_dir(value: Any) -> str | None:
     if not path.parts:
         return None
     folder = settings.TUNIX_OUTPUT_ROOT / path
-    if (
-        _resolved(folder) != folder
-    ):  # outside the root, or into the folder of another run under a second name
+    # outside the root, or into the folder of another run under a second name
+    if _resolved(folder) != folder:
         raise ValueError(
             "The folder must lie inside the output root, and no part of it may be a symbolic link."
         )

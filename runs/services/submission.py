@@ -117,9 +117,8 @@ def submit_run(
             if claim_for is not None:
                 claim_run(run=run, host=claim_for, by=by.get_username())
     except (IntegrityError, InvalidRequest):
-        if found := find_submitted(
-            request=request, by=by
-        ):  # the same request came a moment earlier, and has the folder
+        # the same request came a moment earlier, and has the folder
+        if found := find_submitted(request=request, by=by):
             return found, False
         if retry_of is not None:
             reread(retry_of)

@@ -56,9 +56,8 @@ class WakeUp:
         if not _pipe().is_fifo():
             _pipe().unlink(missing_ok=True)
             os.mkfifo(_pipe(), 0o600)
-        self.descriptor = os.open(
-            _pipe(), os.O_RDWR | os.O_NONBLOCK
-        )  # read and write: never at its end
+        # read and write: never at its end
+        self.descriptor = os.open(_pipe(), os.O_RDWR | os.O_NONBLOCK)
         self._heard_from: Any = None  # the connection that listens
 
     def wait(self, seconds: float) -> bool:

@@ -51,9 +51,8 @@ def deliver_due() -> int:
     due = _take_due()
     if not due:
         return 0
-    with ThreadPoolExecutor(
-        max_workers=AT_ONCE
-    ) as pool:  # the threads only wait for receivers; this one has the database
+    # the threads only wait for receivers; this one has the database
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         attempts = {pool.submit(send, delivery): delivery for delivery in due}
         for attempt in as_completed(attempts):
             _record(attempts[attempt], attempt.result())

@@ -482,9 +482,8 @@ def _ropes(family: str, values: Mapping[str, Any]) -> dict[str, Rope]:
         )
     merged = scaling or parameters
     merged.setdefault("rope_theta", values.get("rope_theta", 10_000.0))
-    if (
-        "original_max_position_embeddings" in values
-    ):  # stands above the one inside, as in transformers
+    # stands above the one inside, as in transformers
+    if "original_max_position_embeddings" in values:
         merged["original_max_position_embeddings"] = values["original_max_position_embeddings"]
     one = _rope(merged, values)
     return {FULL: one, SLIDING: one}

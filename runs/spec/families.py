@@ -49,10 +49,11 @@ _HUB_NAMES: tuple[tuple[str, str | None], ...] = (
         None,
     ),
     (r"qwen-?[\d.]*-?(vl|audio|omni)|qwen[\d.]*-?(vl|audio|omni)", None),
+    # other architectures under the same name
     (
         r"llama-?4|llama-?3\.2-(11|90)b|vision|moe|qwen-?[\d.]+.*-a\d+(\.\d+)?b",
         None,
-    ),  # other architectures under the same name
+    ),
     (r"distill-qwen", "qwen2"),
     (r"gemma-?3", "gemma3"),
     (r"gemma-?2-", "gemma2"),

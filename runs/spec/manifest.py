@@ -27,9 +27,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-_FastDumper: Any = getattr(
-    yaml, "CSafeDumper", yaml.SafeDumper
-)  # libyaml where PyYAML has it: ten times faster
+# libyaml where PyYAML has it: ten times faster
+_FastDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 # The scalars of the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103-core-schema): tag,
 # pattern, first characters. PyYAML reads YAML 1.1, where 2e-4 and 1e3 are text, 010 is eight, 1:30

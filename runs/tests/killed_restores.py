@@ -55,9 +55,8 @@ class Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in EVENTS and not (
-            event in ("os.remove", "os.rmdir") and arguments[-1] != -1
-        ):  # within rmtree: one of many
+        # within rmtree: one of many
+        if event in EVENTS and not (event in ("os.remove", "os.rmdir") and arguments[-1] != -1):
             self.reach()
 
     def execute(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:

@@ -75,7 +75,7 @@ class Hold:
     """
 
     def __init__(self, folder: Path, moment: str):
-        files.mkdir()
+        folder.mkdir()
         self.folder = folder
         self.moment = moment
 

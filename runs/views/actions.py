@@ -128,9 +128,8 @@ def pin(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def remove_file(request: HttpRequest, run: Run) -> HttpResponse:
-    path = request.GET.get(
-        "path", ""
-    )  # in the address: a form would send a line feed in a name as CR LF
+    # in the address: a form would send a line feed in a name as CR LF
+    path = request.GET.get("path", "")
     freed = artifacts.remove_artifact(run=run, path=path, by=person(request))
     messages.success(request, f"{isolate(path)} is deleted: {size(freed)} are free again.")
     return go_back(request, run)

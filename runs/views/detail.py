@@ -45,9 +45,8 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     plan = read_plan(run.summary)
     context = {
         "run": run,
-        "why_not": why_not(
-            person(request), May.ACT, owner_id=run.owner_id
-        ),  # empty where one may act on it
+        # empty where one may act on it
+        "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
         "retries": retries_of(run),

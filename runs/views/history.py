@@ -104,9 +104,8 @@ def history(request: HttpRequest) -> HttpResponse:
         "ranges": date_ranges(request.GET.get("q", "")),
         "columns": [columns.COLUMNS[name] for name in shown],
         "shown": frozenset(shown),
-        "rare_shown": (
-            not set(shown) <= set(columns.DEFAULT)
-        ),  # then each row asks for one after the other
+        # then each row asks for one after the other
+        "rare_shown": (not set(shown) <= set(columns.DEFAULT)),
     }
     if valid:
         selection = form.selection(by=person(request))

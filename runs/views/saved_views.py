@@ -22,13 +22,12 @@ def saved_views(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         views = SavedView.objects.filter(owner=person(request))[:VIEWS_MAX]
         return render(request, "runs/saved_views.html", {"views": views})
-    filters = HistoryFilter(QueryDict(request.POST.get("query", "")))
+    query = HistoryFilter(QueryDict(request.POST.get("query", ""))).query  # leaves the cursor out
+    filters = HistoryFilter(QueryDict(query))
     try:
         if not filters.is_valid():
             raise ViewRefused("The filters of this view cannot be used.")
-        view, created = save_view(
-            by=person(request), name=request.POST.get("name"), query=filters.query
-        )
+        view, created = save_view(by=person(request), name=request.POST.get("name"), query=query)
     except ViewRefused as refusal:
         messages.error(request, f"The view was not kept. {refusal}")
         return redirect("runs:saved_views")

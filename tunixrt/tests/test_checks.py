@@ -37,9 +37,8 @@ def configure(settings):
 
 
 def test_with_nothing_set_there_is_nothing_to_say(settings):
-    settings.ALLOWED_HOSTS = [
-        host for host in settings.ALLOWED_HOSTS if host != "testserver"
-    ]  # Django's test runner adds it
+    # Django's test runner adds it
+    settings.ALLOWED_HOSTS = [host for host in settings.ALLOWED_HOSTS if host != "testserver"]
     assert ids() == []
 
 

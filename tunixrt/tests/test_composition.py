@@ -177,9 +177,8 @@ def test_the_health_check_asks_by_a_name_that_is_answered(
     )
     settings.LOCAL_MODE = False
 
-    assert (
-        client.get("/static/nothing", headers={"host": name}).status_code == 404
-    )  # by any other name: 400
+    # by any other name: 400
+    assert client.get("/static/nothing", headers={"host": name}).status_code == 404
 
 
 def test_the_health_check_says_what_is_wrong():

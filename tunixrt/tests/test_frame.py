@@ -66,6 +66,12 @@ def test_templates_have_nothing_inline(path: Path) -> None:
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text)
 
 
+def test_lines_of_templates_have_at_most_160_characters() -> None:
+    for path in TEMPLATES.rglob("*.html"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert len(line) <= 160, f"{path}:{number} has {len(line)} characters"
+
+
 def test_templates_obey_the_arrows_of_the_apps() -> None:
     """An app's templates use their own, those of the project, and, in runs alone, those of
     datasets."""

@@ -224,9 +224,8 @@ def test_slow_bodies_hold_no_place(server: Server) -> None:
 def test_the_large_limit_is_for_who_may_upload(server: Server) -> None:
     large = b"x" * 100_000
 
-    assert (
-        server.ask(post("/upload", b"x", length=len(large)))[0] == 200
-    )  # the view answers, with an empty body
+    # the view answers, with an empty body
+    assert server.ask(post("/upload", b"x", length=len(large)))[0] == 200
     status, body = server.ask(post("/upload", large, "Authorization: may"))
     assert (status, len(json.loads(body)["body"])) == (200, len(large))
     assert server.ask(post("/upload", b"x", "Authorization: may", length=1_000_001))[0] == 413

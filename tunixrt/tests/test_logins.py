@@ -79,9 +79,8 @@ def test_a_login_takes_its_failures_back(somebody: User):
         for _ in range(2):
             assert log_in().status_code == 200
         assert log_in(RIGHT).status_code == 302
-        LoginAttempts.objects.exclude(count=0).filter(count__gte=6).update(
-            count=0
-        )  # the address's own limit is not in question
+        # the address's own limit is not in question
+        LoginAttempts.objects.exclude(count=0).filter(count__gte=6).update(count=0)
 
 
 def test_an_address_that_tries_many_names_is_refused(somebody: User):

@@ -150,7 +150,6 @@ def test_it_stops_on_ctrl_c(terminal: Terminal):
     terminal.press("\x03")
 
     with suppress(AssertionError):
-        terminal.read_until(
-            "nothing says this"
-        )  # to its end: a terminal holds only so much that nobody reads
+        # to its end: a terminal holds only so much that nobody reads
+        terminal.read_until("nothing says this")
     terminal.wait()

@@ -238,9 +238,8 @@ def test_a_file_with_another_hash_is_installed_neither_by_uv_nor_by_pip(
     environment = tmp_path / "environment"
     venv.create(environment, symlinks=True)
     (purelib,) = environment.glob("lib/*/site-packages")
-    (purelib / "borrowed.pth").write_text(
-        sysconfig.get_path("purelib")
-    )  # pip: installing it takes ten seconds
+    # pip: installing it takes ten seconds
+    (purelib / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     (environment / "bin" / "uv").symlink_to(Path(sys.prefix) / "bin" / "uv")
     for name, value in {
         "PIP_NO_INDEX": "1",

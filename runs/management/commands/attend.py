@@ -9,9 +9,8 @@ from tunixrt import checks, parent
 
 
 class Command(BaseCommand):
-    requires_system_checks = [
-        checks.SETTINGS
-    ]  # the others are about pages, which are 20 MB that need not be loaded here
+    # the others are about pages, which are 20 MB that need not be loaded here
+    requires_system_checks = [checks.SETTINGS]
     help = (
         "Look after this host's runs: start what waits, bring results home, keep the task workers"
         " alive."

@@ -173,9 +173,8 @@ def test_a_flood_of_warnings_is_cut_and_says_how_many_more(tmp_path: Path) -> No
         warnings = warnings_in(summary)
         assert (len(warnings), warnings[-1]) == (TEXTS_MAX, f"And {3_001 - TEXTS_MAX:,} more.")
         assert len(json.dumps(summary)) < 200_000
-    plan = read_plan(
-        {"preflight": {"warnings": flood, "sentences": flood}}
-    )  # of a row that was stored before
+    # of a row that was stored before
+    plan = read_plan({"preflight": {"warnings": flood, "sentences": flood}})
     assert plan is not None
     assert len(plan["warnings"]) == len(plan["sentences"]) == TEXTS_MAX
     assert max(map(len, plan["warnings"] + plan["sentences"])) <= 1_000

@@ -161,11 +161,12 @@ def test_a_refusal_names_the_role(house: House):
 
 ADMIN = [route for route in EVERY_ROUTE if route.startswith("/admin/")]
 ADMIN_EXPECTED = {row[0].strip("`"): row[1:] for row in table("Admin")}
+# whoever comes; the last one serves none of our forms
 OPEN = (
     "/admin/login/",
     "/admin/logout/",
     "/admin/autocomplete/",
-)  # whoever comes; the last one serves none of our forms
+)
 SHARED = (  # of the admin as a whole: for whoever has staff status
     "/admin/", "/admin/jsi18n/", "/admin/password_change/", "/admin/password_change/done/",
     "/admin/r/{content_type_id}/{object_id}/",

@@ -396,9 +396,8 @@ def test_deleted_runs_are_not_shown(api: APIClient, make: MakeRun):
 def test_moments_without_a_zone_are_utc():
     assert parse_moment("2026-03-01T12:00:00") == NOON
     assert parse_moment("2026-03-01T13:00:00+01:00") == NOON
-    assert (
-        parse_moment("2026-03-01T13:00:00 01:00") == NOON
-    )  # a plus sign that a form turned into a space
+    # a plus sign that a form turned into a space
+    assert parse_moment("2026-03-01T13:00:00 01:00") == NOON
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])

@@ -215,9 +215,8 @@ class TestModelId:
             answer = post(model_id=model_id).json()
             assert answer["status"] == "failed"
             assert f"Did you mean the folder {meant}?" in answer["stderr"]
-        answer = post(
-            model_id="Qwen/Qwen3-0.6B"
-        ).json()  # may be either: the hub's, and that is said
+        # may be either: the hub's, and that is said
+        answer = post(model_id="Qwen/Qwen3-0.6B").json()
         assert answer["status"] == "completed"
         assert f"the folder of that name is {far}/Qwen/Qwen3-0.6B." in str(answer)
 

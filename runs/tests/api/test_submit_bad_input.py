@@ -415,9 +415,8 @@ def test_almost_right_requests_stay_inside_the_root(
     if response.status_code == 202:
         assert response.json()["status"] in ("completed", "failed")
     assert set(os.listdir(output_root.parent)) - set(before) <= {"output"}
-    assert (
-        connection.in_atomic_block
-    )  # the transaction of the test is whole: no statement has broken it
+    # the transaction of the test is whole: no statement has broken it
+    assert connection.in_atomic_block
 
 
 @hostile

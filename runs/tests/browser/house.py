@@ -56,9 +56,8 @@ class House:
         for line in (ROOT / "Procfile").read_text().splitlines():
             name, _, command = line.partition(":")
             words = shlex.split(command)
-            arguments = words[words.index("manage.py") :][
-                :2
-            ]  # without the interpreter, and the shell's part
+            # without the interpreter, and the shell's part
+            arguments = words[words.index("manage.py") :][:2]
             self._programs.append(Program(arguments, folder / f"{name}.log", **self.environment))
         self.client = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
         try:

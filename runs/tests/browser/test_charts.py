@@ -125,9 +125,8 @@ def test_what_a_logarithmic_axis_leaves_out_is_said(visit: Visit, curves: str):
     expect(rate).to_be_empty()
     page.get_by_label("Logarithmic").check()
     expect(rate).to_contain_text("1 of 5 points")
-    expect(norm).to_contain_text(
-        "5 of 5 points"
-    )  # nothing is left, and that is no reason to stop drawing
+    # nothing is left, and that is no reason to stop drawing
+    expect(norm).to_contain_text("5 of 5 points")
     expect(page.get_by_test_id("chart-loss").get_by_test_id("not-shown")).to_be_empty()
     page.get_by_label("Logarithmic").uncheck()
     expect(norm).to_be_empty()

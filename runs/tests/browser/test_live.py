@@ -53,9 +53,8 @@ def test_an_answer_that_comes_late_leaves_the_new_stream_alone(
     page.unroute(STREAM)
 
     look(page, away=True)
-    with page.expect_event(
-        "requestfailed", lambda request: STATUS.search(request.url) is not None
-    ):  # given up, not answered
+    # given up, not answered
+    with page.expect_event("requestfailed", lambda request: STATUS.search(request.url) is not None):
         look(page, away=False)
     expect(state).to_have_text("live")
     page.unroute(STATUS)

@@ -82,9 +82,8 @@ def test_from_pending_to_completed_without_a_reload(visit: Visit, house: House, 
     expect(status_of(page)).to_have_text("completed")
     expect(log).to_contain_text("last words")
     expect(page.get_by_test_id("events").get_by_role("listitem")).to_have_count(3)
-    expect(
-        page.get_by_test_id("extend")
-    ).to_be_visible()  # the buttons are those of a completed training
+    # the buttons are those of a completed training
+    expect(page.get_by_test_id("extend")).to_be_visible()
     expect(page.get_by_test_id("progress")).to_be_hidden()
     assert page.evaluate("window.stayed") is True
 

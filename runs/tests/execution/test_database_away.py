@@ -28,9 +28,8 @@ def test_the_answer_comes_from_the_folder_and_the_row_gets_it_later(
 ):
     scripted(["touch", "begun"], ["wait", "go"], ["steps", 3, 0], ["say", "trained"])
     with (
-        postgres_server(
-            durable=True
-        ) as database,  # what was committed must be there after the crash
+        # what was committed must be there after the crash
+        postgres_server(durable=True) as database,
         httpx.Client(base_url=port.url, timeout=PATIENCE, trust_env=False) as client,
     ):
         monkeypatch.setenv("DATABASE_URL", database.url())

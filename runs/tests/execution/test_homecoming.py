@@ -128,9 +128,8 @@ def test_one_that_was_being_cancelled_meanwhile_gets_its_end_all_the_same(runnin
 
 def test_the_last_measurements_and_the_result_come_with_it(running: Run):
     folder = run_folder(running)
-    (folder / names.METRICS).write_text(
-        '{"step": 1, "time": 1.0, "values": {"loss": 2.5}}'
-    )  # its newline was never written
+    # its newline was never written
+    (folder / names.METRICS).write_text('{"step": 1, "time": 1.0, "values": {"loss": 2.5}}')
     files.write_json(
         folder / names.RESULT,
         {"loss_last": 2.5, "model": None, "samples": [{"prompt": "1+1=?", "after": "2"}]},

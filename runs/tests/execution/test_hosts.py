@@ -158,9 +158,8 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(
     assert launching.launch_pending() == 1
     run.refresh_from_db()
     path = reservations.run_folder(run)
-    Run.objects.filter(pk=run.pk).update(
-        host=elsewhere
-    )  # as another host's judgement and retry would look from here
+    # as another host's judgement and retry would look from here
+    Run.objects.filter(pk=run.pk).update(host=elsewhere)
 
     stop_taken_away()
     assert (files.read_json(path / names.STOP) or {})[

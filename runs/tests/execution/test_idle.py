@@ -205,7 +205,7 @@ def test_a_worker_has_a_session_of_its_own_and_a_name(workers: Workers):
 
 OVERRUNNING = """
 import time
-from runs import task_workers
+from runs.execution import workers as task_workers
 task_workers.OVERRUN_SECONDS = 0.0
 timer = task_workers.Timer()
 timer.value = 60
@@ -274,6 +274,34 @@ def test_the_attendant_loads_nothing_that_only_pages_need():
         }
         & loaded
     )
+
+
+def test_the_web_server_loads_no_library_that_it_does_not_use():
+    program = (
+        "import sys, tunixrt.rsgi, tunixrt.urls\n"  # the routes are loaded by the first request
+        "print(*sorted(name for name, module in sys.modules.items() if module))"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    loaded = set(found.stdout.split())
+    assert {"rest_framework.views", "runs.api.views"} <= loaded
+    unused = {
+        "requests",
+        "pygments",
+        "django.contrib.postgres.fields",
+        "numpy",
+        "jax",
+        "transformers",
+    }
+    assert not (unused | ({"psycopg"} if connection.vendor == "sqlite" else set())) & loaded
 
 
 def test_the_attendant_checks_its_settings(settings: LazySettings):

@@ -387,9 +387,8 @@ class TestKilledLaunchers:
         run = submit()
         folder = run_folder(run)
         folder.mkdir(parents=True)
-        os.mkfifo(
-            folder / names.MANIFEST
-        )  # opening it for writing waits for a reader, and there is none
+        # opening it for writing waits for a reader, and there is none
+        os.mkfifo(folder / names.MANIFEST)
         launcher = program("manage.py", "shell", "--no-imports", "-c", LAUNCH)
         wait_for((folder / names.DATASET).exists, "the launcher at its work")
         run.refresh_from_db()
@@ -431,10 +430,11 @@ class TestKilledLaunchers:
     [
         ("os.fork 1", ("completed", "exit")),  # the first process
         ("os.fork 2", ("completed", "exit")),  # its child
+        # the owner, the moment before it takes the run
         (
             "os.link keeper.json",
             ("completed", "exit"),
-        ),  # the owner, the moment before it takes the run
+        ),
         ("os.remove 2", ("failed", "lost")),  # it has taken the run, and nobody knows yet
         ("os.fork 3", ("failed", "lost")),  # it has told the launcher, and no trainer is there yet
     ],

@@ -24,8 +24,8 @@ from runs.tests.launching import ENVIRONMENT, launched_runs, wait_for
 LAUNCHER = """
 import os, subprocess, sys, time
 sys.path.append(sys.argv[1])
-from runs import folder
-lock = os.dup2(folder.try_lock(sys.argv[2] + "/lock"), 100)
+from runs.runfolder import files
+lock = os.dup2(files.try_lock(sys.argv[2] + "/lock"), 100)
 print("locked", flush=True)
 sys.stdin.readline()
 process = subprocess.Popen(sys.argv[3:], pass_fds=[lock])
@@ -298,9 +298,8 @@ def test_a_keeper_killed_at_its_start_never_leaves_an_unrecorded_training(run, h
     os.close(lock)
     waiting = held.wait()
     pid = training.keeper_pid()
-    assert (waiting == pid) is (
-        moment != "os.exec 1"
-    )  # there the trainer waits, in front of its command
+    # there the trainer waits, in front of its command
+    assert (waiting == pid) is (moment != "os.exec 1")
     os.kill(pid, signal.SIGKILL)
     process.wait()
     held.release()

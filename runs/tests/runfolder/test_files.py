@@ -213,9 +213,8 @@ def test_a_write_uses_up_its_reservation(tmp_path):
     assert reserved.st_blocks * 512 >= files.RESERVED_BYTES
     files.write_json(tmp_path / "exit.json", {"a": 1})
     assert os.stat(tmp_path / "exit.json").st_ino == reserved.st_ino
-    assert json.loads((tmp_path / "exit.json").read_text()) == {
-        "a": 1
-    }  # nothing of the zeros is left
+    # nothing of the zeros is left
+    assert json.loads((tmp_path / "exit.json").read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["exit.json"]
 
 

@@ -35,9 +35,8 @@ pytestmark = pytest.mark.django_db
 
 def end(run: Run, *steps: int, status: str = RunStatus.COMPLETED, lost: bool = False) -> Run:
     """Let a pending run start and end; its training has saved after ``steps``."""
-    assert (
-        root_problem() is None
-    )  # before the first claim: later a root without its marker would be a stranger's
+    # before the first claim: later a root without its marker would be a stranger's
+    assert root_problem() is None
     claim_run(run=run, host=this_host(), by="test")
     if run.mode == "local":
         leave_checkpoints_of(run, *steps)

@@ -78,9 +78,8 @@ def test_no_transaction_holds_more_than_a_batch(
     with CaptureQueriesContext(connection) as queries:
         hand_over(owner=user, to=heir, by=staff)
 
-    told = [
-        query["sql"].split('"')[0] for query in queries
-    ]  # "RELEASE SAVEPOINT " is the end of a transaction in a test
+    # "RELEASE SAVEPOINT " is the end of a transaction in a test
+    told = [query["sql"].split('"')[0] for query in queries]
     first, second = (
         place
         for place, query in enumerate(queries)

@@ -35,9 +35,8 @@ def test_an_account_has_so_many_runs_waiting(
     assert Run.objects.count() == 2
 
     submit(by=staff)  # others go on
-    assert (
-        api.post("/api/tunix/run", body, format="json").status_code == 202
-    )  # and so does what needs no queue
+    # and so does what needs no queue
+    assert api.post("/api/tunix/run", body, format="json").status_code == 202
     api.post(f"/api/tunix/runs/{first['run_id']}/cancel")
     assert api.post(QUEUE, body, format="json").status_code == 202
 
@@ -58,7 +57,7 @@ def test_a_retry_counts_unless_nobody_asked_for_it(user: User, submit: Submit):
     with pytest.raises(refusals.QueueFull):
         retrying.retry_run(run=failed, by=user)
     assert (
-        retrying._submit_retry(failed, by=user, resume=True, automatic=True).status
+        retrying.submit_retry(failed, by=user, resume=True, automatic=True).status
         == RunStatus.PENDING
     )
 

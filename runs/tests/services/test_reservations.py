@@ -276,9 +276,8 @@ def test_runs_that_lie_in_each_other_keep_their_files_until_the_last_purge(
     outer, inner = stored_before("n", "n/checkpoints/sub")
     (run_folder(outer) / "checkpoints" / "step").write_bytes(b"x" * 100)
 
-    assert (
-        deletion.purge_run(run=outer, by=outer.owner) == 10
-    )  # what holds the folder of another run stays
+    # what holds the folder of another run stays
+    assert deletion.purge_run(run=outer, by=outer.owner) == 10
 
     assert (run_folder(inner) / "stdout.log").exists()
     assert deletion.purge_run(run=inner, by=inner.owner) == 10

@@ -53,9 +53,8 @@ End = Callable[..., Run]
 def end(run: Run, *steps: int, status: str = RunStatus.FAILED, lost: bool = False) -> Run:
     """Let a pending run start and end; its training has saved after ``steps`` (none: it died before
     its first checkpoint)."""
-    assert (
-        root_problem() is None
-    )  # before the first claim: later a root without its marker would be a stranger's
+    # before the first claim: later a root without its marker would be a stranger's
+    assert root_problem() is None
     claim_run(run=run, host=this_host(), by="test")
     leave_checkpoints_of(run, *steps)
     return finish_run(run=run, status=status, reason="x", by="test", lost=lost)

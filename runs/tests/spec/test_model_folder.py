@@ -622,11 +622,12 @@ def test_head_dim_and_rope_are_derived_as_transformers_does() -> None:
             {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": -1},
             {"windows": [5, 5]},
         ),
+        # 28 layers come first
         (
             "qwen2",
             {"use_sliding_window": True, "sliding_window": 5},
             {"windows": [None, None]},
-        ),  # 28 layers come first
+        ),
         ("qwen2", {"attention_bias": True, "mlp_bias": True}, {}),
         ("gemma3", {"attn_logit_softcapping": 3.0}, {"attention_softcap": None}),
         ("gemma2", {"attn_logit_softcapping": 3.0}, {"attention_softcap": 3.0}),

@@ -300,12 +300,10 @@ def test_costs_the_same_queries_for_any_number_of_events_and_tags(
     run = submit()
     for number in range(count):
         annotate_run(run=run, by=run.owner, tags=tuple(f"tag-{each}" for each in range(number + 1)))
-    page_of(
-        local_client, run
-    )  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(
-        7
-    ):  # the local user, the run, its events, tags, retries, the dataset; it waits: the root
+    # the local user is made and remembered, and the writes before are counted
+    page_of(local_client, run)
+    # the local user, the run, its events, tags, retries, the dataset; it waits: the root
+    with django_assert_num_queries(7):
         page_of(local_client, run)
 
 

@@ -244,12 +244,10 @@ def test_costs_the_same_queries_for_any_number_of_rows(
 ) -> None:
     for number in range(count):
         annotate_run(run=(run := submit()), by=run.owner, tags=(f"tag-{number}",))
-    local_client.get(
-        "/"
-    )  # the local user is made and remembered, and the writes before are counted
-    with django_assert_num_queries(
-        7
-    ):  # the local user, the runs, their tags, their losses; kept views, the disk quota, the root
+    # the local user is made and remembered, and the writes before are counted
+    local_client.get("/")
+    # the local user, the runs, their tags, their losses; kept views, the disk quota, the root
+    with django_assert_num_queries(7):
         assert len(ids(local_client)) == count
 
 
@@ -281,9 +279,8 @@ def test_a_word_costs_a_query_and_those_for_names_more(
     for _ in range(count):
         submit()
     local_client.get("/")
-    with django_assert_num_queries(
-        13
-    ):  # user, datasets, models, tags and names for each word, then as without
+    # user, datasets, models, tags and names for each word, then as without
+    with django_assert_num_queries(13):
         assert len(ids(local_client, "?q=llama+sums")) == count
 
 

@@ -21,6 +21,7 @@ TURNED = (  # RIGHT-TO-LEFT OVERRIDE: shown as exe.txt, and everything after it 
 ISOLATING = {"bdi", "pre", "textarea", "option", "title"}  # a block or a text of its own
 FIRST, POP = "\u2068", "\u2069"  # the characters that isolate where no element can stand
 ISOLATED = re.compile(f"{FIRST}[^{POP}]*{POP}")
+# shown by themselves, or not at all
 ALONE = {
     "title",
     "value",
@@ -29,7 +30,7 @@ ALONE = {
     "content",
     "hx-get",
     "data-live-run",
-}  # shown by themselves, or not at all
+}
 VOID = {
     "area",
     "base",
@@ -200,9 +201,8 @@ def test_every_page_isolates_it(local_client: Client, there: dict[str, Any]) -> 
         if not finder.seen:
             unseen.append(path)
     assert not opened, "\n".join(sorted({re.sub("[0-9a-f-]{36}", "ID", one) for one in opened}))
-    assert {path.split("?")[0] for path in unseen} <= {
-        "/runs/new"
-    }  # there it stands in fields only
+    # there it stands in fields only
+    assert {path.split("?")[0] for path in unseen} <= {"/runs/new"}
 
 
 def test_messages_isolate_it(local_client: Client, there: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ def lines(*rows: object) -> bytes:
 
 def segments(page: str) -> list[tuple[str, str, str]]:
     """(kind, role, text) of every message shown."""
-    head = r'data-testid="(learnt|given)"><p class="segment-head"><strong><bdi>(.*?)</bdi></strong>'
+    head = r'data-testid="(learnt|given)"><p\s+class="segment-head">'
+    head += r"<strong><bdi>(.*?)</bdi></strong>"
     pattern = head + r'.*?segment-text"><bdi>(.*?)</bdi></div>'
     return re.findall(pattern, page, re.DOTALL)
 

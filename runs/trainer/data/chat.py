@@ -22,10 +22,11 @@ Messages = list[dict[str, str]]
 Part = tuple[str, bool]  # a text, and whether the template wrote it
 Pieces = tuple[str | int, ...]  # what the template writes, and numbers of texts
 
+# see ``prompt_style`` in runs/spec/manifest.py
 CONVERSATION, GENERATION = (
     "conversation",
     "generation",
-)  # see ``prompt_style`` in runs/spec/manifest.py
+)
 
 # One character a text, of the private use area of plane 15; whatever the texts hold, skeletons hold
 # only placeholders.

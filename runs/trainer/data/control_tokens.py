@@ -70,9 +70,8 @@ class ControlTokens:
             f"[{chr(_ALIAS_LAST - len(self.ids))}-{chr(_ALIAS_LAST)}]"
         )
         self.all_ids = frozenset(self.ids.values())
-        self._countable = self.all_ids - {
-            tokenizer.unk_token_id
-        }  # which stands for any word that the tokenizer does not know
+        # which stands for any word that the tokenizer does not know
+        self._countable = self.all_ids - {tokenizer.unk_token_id}
         self.starts_in_template = lru_cache(maxsize=4096)(self.starts)
 
     def found(self, text: str) -> re.Match[str] | None:

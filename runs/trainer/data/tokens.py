@@ -121,9 +121,8 @@ def _build(
         try:
             os.rename(temporary, folder)
         except OSError:
-            if not (
-                folder / "meta.json"
-            ).is_file():  # else another run was faster, with the same content
+            # else another run was faster, with the same content
+            if not (folder / "meta.json").is_file():
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

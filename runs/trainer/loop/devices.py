@@ -13,11 +13,12 @@ import numpy as np
 
 from runs.trainer.errors import ManifestProblem, RuntimeMissing
 
+# whole weights · weights spread · tensor parallel, which google-tunix's models name, always 1
 AXES = (
     "data",
     "fsdp",
     "tp",
-)  # whole weights · weights spread · tensor parallel, which google-tunix's models name, always 1
+)
 BATCH_AXES = ("data", "fsdp")  # rows are spread over both
 
 

@@ -13,10 +13,11 @@ _LOSS_CHUNK = 2**24  # logits of one chunk of the loss (loss.CHUNK_LOGITS)
 # next one.
 _INTERPRETER = 450 * 2**20
 _COMPILER, _COMPILER_BY_LAYER = 300 * 2**20, 22 * 2**20
+# its optimizer works on all layers at once
 _COMPILER_LORA, _COMPILER_LORA_BY_LAYER = (
     220 * 2**20,
     6 * 2**20,
-)  # its optimizer works on all layers at once
+)
 _SPARE = 0.2
 _ACCELERATOR = 1000 * 2**20  # the program's share of an accelerator's memory; not measured
 
@@ -45,9 +46,8 @@ def memory_estimate(
     width = 4 if lora else itemsize  # LoRA matrices are float32
     a = architecture
     frozen = total - trainable if lora else 0
-    outside = (
-        a.vocab * a.hidden * (1 if a.tied else 2)
-    )  # embeddings and head, which are no part of a layer
+    # embeddings and head, which are no part of a layer
+    outside = a.vocab * a.hidden * (1 if a.tied else 2)
     weights = frozen * itemsize + trainable * width
     # A loop over the layers has their weights side by side, beside the layers' own
     # (modeling/decoder.py).

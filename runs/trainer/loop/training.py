@@ -130,9 +130,8 @@ class Loop:
         Interrupted."""
         if self._held_out is None:
             return None
-        alone = (
-            jax.process_count() == 1
-        )  # several processes must not leave a common computation one by one
+        # several processes must not leave a common computation one by one
+        alone = jax.process_count() == 1
         loss = self.trainer.held_out_loss(
             self._held_out(), self._stop.check if alone else lambda: None
         )

@@ -26,9 +26,8 @@ class Piece:
 LENGTH = 1040
 PIECES = (
     Piece(row=0, start=0, length=1040),  # a whole row
-    Piece(
-        row=1, start=30, length=400
-    ),  # padding before, two packed, padding between and after, positions far out
+    # padding before, two packed, padding between and after, positions far out
+    Piece(row=1, start=30, length=400),
     Piece(row=1, start=430, length=41),
     Piece(row=1, start=600, length=90, first_position=2000),
 )

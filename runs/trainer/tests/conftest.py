@@ -17,9 +17,8 @@ ROOT = Path(__file__).resolve().parents[3]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-if (
-    "PYTEST_XDIST_WORKER" not in os.environ
-):  # the first process makes the cache, and removes it at its end
+# the first process makes the cache, and removes it at its end
+if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="trainer-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 # Isolated mode does not reach the processes that run the tests: without this the working folder

@@ -147,6 +147,5 @@ def serve() -> Iterator[Hub]:
 
 
 def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[
-        :40
-    ]  # as long as the commit of git that it stands for
+    # as long as the commit of git that it stands for
+    return hashlib.sha256(content).hexdigest()[:40]

@@ -184,9 +184,8 @@ class Exactness:
                 shown |= {_without_space(text) for text in shown}
                 learnt, rest = _without_space(learnt), _without_space(rest)
                 end_mark = _without_space(end_mark)
-                if (
-                    self.prompt_style == "generation"
-                ):  # the template's own tags are learnt, or asked after
+                # the template's own tags are learnt, or asked after
+                if self.prompt_style == "generation":
                     shown |= {text.removeprefix("<think>") for text in shown}
                     shown |= {
                         before + text for text in shown for before in ("<think>", "<think></think>")

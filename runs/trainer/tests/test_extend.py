@@ -144,9 +144,8 @@ def test_an_extension_can_be_extended(extend, trained):
     assert (result["steps"], result["extended_from_step"]) == (13, 10)
     assert result["eval_loss_before"] == pytest.approx(first.result()["eval_loss_after"], rel=1e-5)
     assert result["loss_first"] == second.losses()[11]
-    assert rates(second)[11] == pytest.approx(
-        TRAINING["learning_rate"]
-    )  # a schedule of its own: the peak again
+    # a schedule of its own: the peak again
+    assert rates(second)[11] == pytest.approx(TRAINING["learning_rate"])
 
 
 def test_a_checkpoint_of_another_step_is_refused(extend, trained, capsys):

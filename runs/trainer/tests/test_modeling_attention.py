@@ -69,9 +69,8 @@ def test_causal_attention_and_its_gradient(
     length: int, window: int | None, softcap: float | None
 ) -> None:
     queries, keys, values, mask = inputs(length)
-    real = mask.any(-1)[
-        :, :, None, None
-    ]  # what padding gives does not matter, as long as it is finite
+    # what padding gives does not matter, as long as it is finite
+    real = mask.any(-1)[:, :, None, None]
 
     def loss(function: Any) -> Any:
         def total(*arrays: jax.Array) -> jax.Array:
@@ -153,8 +152,7 @@ def test_frozen_weights_get_no_gradient() -> None:
 def test_small_updates_survive_bfloat16() -> None:
     """An update too small for the rounding of a bfloat16 weight still moves the output."""
     x = jnp.ones((1, 64), jnp.bfloat16)
-    matrix = jnp.where(jnp.arange(64)[:, None] % 2 == 0, 1.0, -1.0).astype(
-        jnp.bfloat16
-    )  # the product is zero
+    # the product is zero
+    matrix = jnp.where(jnp.arange(64)[:, None] % 2 == 0, 1.0, -1.0).astype(jnp.bfloat16)
     a, b = jnp.full((64, 1), 1e-3), jnp.ones((1, 1))
     assert float(adapted(x, matrix, a, b, 1.0)[0, 0]) == pytest.approx(0.064, rel=0.02)

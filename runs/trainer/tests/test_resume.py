@@ -17,9 +17,8 @@ from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.trainer.loop.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
 
-LONG = arithmetic(
-    800
-)  # 10,000 steps in a hundred epochs: a training that no test is too slow to stop
+# 10,000 steps in a hundred epochs: a training that no test is too slow to stop
+LONG = arithmetic(800)
 
 
 def wait_for(condition):

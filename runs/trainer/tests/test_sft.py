@@ -15,12 +15,13 @@ def uneven(count):
 
 
 def test_accumulated_steps_equal_big_batches(make_run):
+    # one shape to compile
     settings = {
         "examples": uneven(48),
         "num_epochs": 2,
         "weight_decay": 0.1,
         "packing": True,
-    }  # one shape to compile
+    }
     big = make_run("big", batch_size=6, **settings)
     small = make_run("small", batch_size=2, gradient_accumulation_steps=3, **settings)
     assert big.train() == small.train() == 0

@@ -57,9 +57,8 @@ def test_a_training_learns_and_writes_everything_down(make_run, capsys):
     assert "".join(seen[0]["tokens"][border:]) == f"{answer}<|end|>\n"
     [[start, end]] = seen[0]["learnt"]
     assert start == border
-    assert (
-        "".join(seen[0]["tokens"][start:end]) == f"{answer}<|end|>"
-    )  # nothing but the answer and its end
+    # nothing but the answer and its end
+    assert "".join(seen[0]["tokens"][start:end]) == f"{answer}<|end|>"
     assert seen[0]["length"] == len(seen[0]["tokens"])
 
     out = capsys.readouterr().out

@@ -73,9 +73,8 @@ def _sentencepiece_bpe() -> Tokenizer:
         trainers.BpeTrainer(vocab_size=700, special_tokens=[*SPECIAL, *BYTES], show_progress=False),
     )
     content = json.loads(backend.to_str())
-    content[
-        "added_tokens"
-    ] = []  # only the bytes would be wrong here; the others come back with the names
+    # only the bytes would be wrong here; the others come back with the names
+    content["added_tokens"] = []
     fallback = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend = Tokenizer.from_str(json.dumps(content))
     backend.decoder = decoders.Sequence([*fallback, decoders.Strip(" ", 1, 0)])

@@ -52,9 +52,8 @@ class Command(BaseCommand):
             "tunixrt.rsgi:application",
         ]
         allow_open_files(2 * CONNECTIONS)
-        os.environ.setdefault(
-            "MALLOC_ARENA_MAX", "2"
-        )  # glibc gives threads heaps of their own, which stay mostly empty
+        # glibc gives threads heaps of their own, which stay mostly empty
+        os.environ.setdefault("MALLOC_ARENA_MAX", "2")
         # granian's own allocator, too, gives back what it has not used for a second
         os.environ.setdefault(
             "_RJEM_MALLOC_CONF",
@@ -74,9 +73,8 @@ def listening_problem(host: str, port: str) -> str | None:
         )[0]
         try:
             with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-                )  # what a server before us has left is no obstacle
+                # what a server before us has left is no obstacle
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
                 probe.listen()
         except OSError as error:

@@ -60,7 +60,7 @@ import asyncio
 import sys
 sys.path.append(sys.argv[1])
 import tensorstore
-from runs.trainer import checkpoints
+from runs.trainer.loop import checkpoints
 checkpoints._quiet()
 promise, future = tensorstore.Promise.new()
 async def write():

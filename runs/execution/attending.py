@@ -18,6 +18,8 @@ from django.db.models import Q
 from django.utils import timezone
 
 from runs.execution.dry_run import answer_dry_run
+from runs.execution.engine import JobState
+from runs.execution.engines import engine_for
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.execution.launching import note_process, start
@@ -34,13 +36,17 @@ logger = logging.getLogger("tunixrt.runs")
 
 # runs whose folder could not be found, by this process's monotonic clock
 _missing_since: dict[uuid.UUID, float] = {}
+# jobs that their engine calls started and that have no keeper, by the same clock
+_started_since: dict[uuid.UUID, float] = {}
 
 DRY_RUN_PATIENCE = timedelta(seconds=10)  # a dry run that takes longer has lost its process
 # a process that the kernel holds back is tried again in the next round; other runs wait meanwhile
 KILL_SECONDS = 2.0
-FOLDER_PATIENCE_SECONDS = (
-    5.0  # longer than a keeper's, which ends the training when its folder stays away
-)
+# longer than a keeper's, which ends the training when its folder stays away
+FOLDER_PATIENCE_SECONDS = 5.0
+CANCELLED_BEFORE = "cancelled before the training started"
+# An engine that says "started" without a keeper for so long is wrong: the job is submitted again.
+JOB_START_SECONDS = 900.0
 LOST_MESSAGE = "The training was lost: its keeper was killed."
 FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
 
@@ -102,7 +108,7 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
             return bring_home(run, by=by)
         _set_broken_end_aside(folder)
         if not os.path.lexists(folder / names.KEEPER):
-            return _start_or_cancel(run, lock, by=by)
+            return _start_or_cancel(run, folder, lock, by=by)
         killed = leftovers.kill_leftovers(folder, str(run.run_id), timeout=KILL_SECONDS)
         records.write_lost_exit(folder, str(run.run_id), _lost_message(run, killed))
         return bring_home(run, by=by)
@@ -120,17 +126,24 @@ def _set_broken_end_aside(folder: Path) -> None:
         os.rename(path, folder / f"{names.EXIT}.broken-{os.urandom(4).hex()}")
 
 
-def _start_or_cancel(run: Run, lock: int, *, by: str) -> Run:
-    """Claimed, but nothing has started: its launcher died in between, or is at it right now and has
-    our lock next."""
+def _start_or_cancel(run: Run, folder: Path, lock: int, *, by: str) -> Run:
+    """Claimed, without a keeper: its launcher died in between, or its job has yet to start."""
+    engine, run_id = engine_for(run), str(run.run_id)
     if run.status == RunStatus.CANCELLING:
+        engine.cancel(run_id)
+        # A job that starts all the same finds that the run has ended.
+        records.write_end(folder, run_id, reason="cancel", message=CANCELLED_BEFORE)
         return finishing.finish_run(
-            run=run,
-            status=RunStatus.CANCELLED,
-            reason="cancelled before the training started",
-            by=by,
+            run=run, status=RunStatus.CANCELLED, reason=CANCELLED_BEFORE, by=by
         )
-    start(run, lock)
+    state = engine.poll(run_id)
+    if state is JobState.STARTED:
+        since = _started_since.setdefault(run.pk, time.monotonic())
+        if time.monotonic() - since < JOB_START_SECONDS:
+            return run
+    _started_since.pop(run.pk, None)
+    if state is not JobState.WAITING:
+        start(run, lock)
     return run
 
 

@@ -8,7 +8,6 @@ there all the while.
 import logging
 import os
 import time
-from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -16,14 +15,15 @@ from django.conf import settings
 from django.db.models import Q
 from django.utils import timezone
 
+from runs.execution.engines import engine_for
 from runs.execution.homecoming import bring_home
+from runs.execution.local import keepers_folder
 from runs.execution.outcome import read_end
 from runs.lifecycle import TransitionRefused
 from runs.models import EXECUTING, Host, Run, RunEvent
 from runs.runfolder import files, leftovers, names, records
 from runs.services import finishing, reservations
 from runs.services.output_root import is_missing, root_away
-from runs.services.wakeup import hosts_folder
 
 logger = logging.getLogger("tunixrt.hosts")
 
@@ -41,26 +41,13 @@ def this_host() -> Host:
 # --- keepers of this host -------------------------------------------------------------------------
 
 
-def note_keeper(run: Run) -> None:
-    """Remember that this host starts a keeper for ``run``, so that it is found even if the run is
-    taken away meanwhile."""
-    folder = _keepers_folder()
-    (folder / str(run.run_id)).write_text(str(reservations.run_folder(run)))
-
-
-def _keepers_folder() -> Path:
-    path: Path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.keepers"
-    path.mkdir(exist_ok=True)
-    return path
-
-
 def stop_taken_away() -> None:
     """Stop the keepers of runs that are ours no longer: judged lost while we were away, and perhaps
     retried elsewhere."""
     if root_away():
         return
-    noted = {entry.name: entry for entry in _keepers_folder().iterdir()}
-    _adopt(noted)
+    noted = {entry.name: entry for entry in keepers_folder().iterdir()}
+    _adopt()
     ours = (
         Run.objects.executing()
         .filter(Q(host=this_host()) | Q(host=None), pk__in=list(noted))
@@ -99,20 +86,11 @@ def _is_stopped(folder: Path, run_id: str) -> bool:
     return True
 
 
-def _adopt(noted: Collection[str]) -> None:
-    """Executing runs whose host was deleted from the table: ours if we started them; else, if they
-    have no keeper, anybody's."""
+def _adopt() -> None:
+    """Take charge of executing runs whose host was deleted from the table."""
     for run in Run.objects.executing().filter(host=None, supervised=True):
-        folder = reservations.run_folder(run)
-        lock = (
-            None
-            if str(run.pk) in noted or not folder.is_dir()
-            else files.try_lock(folder / names.LOCK)
-        )
-        if str(run.pk) in noted or lock is not None or is_missing(folder):
+        if engine_for(run).adopt(str(run.pk), reservations.run_folder(run)):
             Run.objects.filter(pk=run.pk, host=None).update(host=this_host())
-        if lock is not None:
-            os.close(lock)
 
 
 # --- the others -----------------------------------------------------------------------------------

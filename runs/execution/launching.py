@@ -3,7 +3,6 @@
 import fcntl
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +16,12 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 
 from datasets.services import write_jsonl
 from runs.execution.dry_run import answer_dry_run, answer_dry_runs
+from runs.execution.engine import Job, JobState, NotPlaced
+from runs.execution.engines import ENGINES, engine_for
 from runs.execution.environment import trainer_environment
 from runs.execution.homecoming import bring_home
-from runs.execution.hosts import note_keeper, this_host
+from runs.execution.hosts import this_host
 from runs.execution.outcome import outcome, read_end, storable
-from runs.keeper import program as keeper
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
 from runs.runfolder import files, names, records
@@ -37,7 +37,6 @@ logger = logging.getLogger("tunixrt.runs")
 
 DRY_RUN_BATCH = 50
 LAUNCH_SECONDS = 40.0  # one task launches for at most this long; its time limit is 60 s
-KEEPER_START_SECONDS = 15.0  # it takes 40 ms
 USED = (
     "The run's folder holds files of another run, put there while this one was waiting. Submit it"
     " with another folder."
@@ -93,7 +92,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     if found := submission.find_submitted(request=request, by=by):
         return found, False
     submission.check_submittable(request=request, queued=False)
-    if problem := root_problem():
+    if problem := ENGINES["local"].check():
         raise RootUnusable(problem)
     host = this_host()
     with launch_lock():
@@ -297,49 +296,17 @@ def _start(run: Run, lock: int) -> None:
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
     # no keeper yet: written anew
     files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)
-    note_keeper(run)
     # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not
     # what we believe.
-    starter = subprocess.Popen(
-        keeper.command(folder, lock),
-        pass_fds=[lock],
-        env=trainer_environment(run),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    said = _wait_for_start(run, starter)
-    if starter.returncode < 0 or starter.returncode == keeper.KILLED:
-        # on the way: perhaps the run has its keeper, perhaps not; the attendant finds out
-        logger.warning(
-            "run %s: its keeper was killed while it started (%s)", run.run_id, starter.returncode
-        )
+    job = Job(str(run.run_id), folder, trainer_environment(run), lock)
+    try:
+        state = engine_for(run).submit(job)
+    except NotPlaced as refusal:
+        _fail_to_start(run, [f"The run could not be started: {refusal}"])
         return
-    if starter.returncode not in (keeper.STARTED, keeper.TAKEN):
-        lines = said.decode("utf-8", "replace").strip().splitlines()
-        raise RuntimeError(
-            f"its keeper did not start (exit code {starter.returncode}):"
-            f" {lines[-1] if lines else 'no reason given'}"
-        )
-    note_process(run, folder)
+    if state is JobState.STARTED:
+        note_process(run, folder)
     wake_attendant()  # which looks more often from now on
-
-
-def _wait_for_start(run: Run, starter: "subprocess.Popen[bytes]") -> bytes:
-    """Wait for the first process of a keeper; what it said. One that takes too long is killed."""
-    with starter:
-        try:
-            return starter.communicate(timeout=KEEPER_START_SECONDS)[1]
-        except (
-            OSError,
-            subprocess.SubprocessError,
-        ) as error:  # the keeper may have taken the run all the same
-            logger.warning("run %s: no word of its keeper: %s", run.run_id, error)
-            starter.kill()
-        except BaseException:
-            starter.kill()
-            raise
-    return b""
 
 
 def note_process(run: Run, folder: Path) -> None:

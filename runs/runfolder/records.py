@@ -75,8 +75,8 @@ def exit_record(
     }
 
 
-def write_lost_exit(folder: files.Path, run_id: str, message: str) -> dict[str, Any]:
-    """Write the end of a run whose keeper is gone, unless its end is written; return what exit.json
+def write_end(folder: files.Path, run_id: str, *, reason: str, message: str) -> dict[str, Any]:
+    """Write the end of a run that has no keeper, unless its end is written; return what exit.json
     then holds.
 
     For the holder of the lock, after ``kill_leftovers``. When the run ended is unknown:
@@ -86,7 +86,7 @@ def write_lost_exit(folder: files.Path, run_id: str, message: str) -> dict[str, 
     path = os.path.join(folder, names.EXIT)
     record = exit_record(
         run_id=run_id,
-        reason="lost",
+        reason=reason,
         message=message,
         started_at=keeper.get("started_at"),
         host=keeper.get("host"),
@@ -94,6 +94,11 @@ def write_lost_exit(folder: files.Path, run_id: str, message: str) -> dict[str, 
     files.remove_temporary_files(folder)
     files.create_json_once(path, record)
     return files.read_json(path) or record
+
+
+def write_lost_exit(folder: files.Path, run_id: str, message: str) -> dict[str, Any]:
+    """``write_end`` for a run whose keeper is gone."""
+    return write_end(folder, run_id, reason="lost", message=message)
 
 
 def read_keeper(folder: files.Path) -> dict[str, Any] | None:

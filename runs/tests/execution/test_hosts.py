@@ -11,9 +11,10 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from runs.execution import hosts, launching
+from runs.execution import launching
 from runs.execution.attendant import beat
 from runs.execution.hosts import Observer, stop_taken_away, this_host
+from runs.execution.local import keepers_folder
 from runs.models import Host, Run, RunStatus
 from runs.runfolder import files, names, records
 from runs.services import claiming, reservations
@@ -172,11 +173,16 @@ def test_a_run_that_was_taken_away_has_its_keeper_stopped(
     assert not list((path.parent / ".hosts").glob("*.keepers/*"))
 
 
+def note_keeper(run: Run) -> None:
+    """As the local engine notes it before it starts a keeper."""
+    (keepers_folder() / str(run.pk)).write_text(str(reservations.run_folder(run)))
+
+
 def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
     """A run that is taken away may end while it is told to stop; its folder would tell of a stop
     that nobody obeyed."""
     path = reservations.run_folder(theirs)
-    hosts.note_keeper(theirs)
+    note_keeper(theirs)
     files.write_json(
         path / names.EXIT,
         records.exit_record(run_id=str(theirs.run_id), reason="exit", message="", exit_code=0),
@@ -191,7 +197,7 @@ def test_a_stop_that_came_after_the_end_is_taken_back(theirs: Run) -> None:
 
 def test_a_stop_that_came_before_the_end_stays(theirs: Run) -> None:
     path = reservations.run_folder(theirs)
-    hosts.note_keeper(theirs)
+    note_keeper(theirs)
     records.request_stop(path, "cancel", "somebody")
     files.write_json(
         path / names.EXIT,
@@ -208,7 +214,7 @@ def test_the_next_run_in_the_folder_is_not_stopped(submit: Submit, scripted: Scr
     scripted(["steps", 100_000, 0.01])
     run = submit(output_dir="shared")
     assert launching.launch_pending() == 1
-    notes = hosts._keepers_folder()
+    notes = keepers_folder()
     (notes / "00000000-0000-4000-8000-000000000000").write_text(str(reservations.run_folder(run)))
 
     stop_taken_away()

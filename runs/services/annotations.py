@@ -7,9 +7,7 @@ from django.utils import timezone
 from runs.models import Run, RunEvent, RunNameKey, RunStatus, RunTag
 from runs.services.access import reread
 from runs.services.refusals import StateConflict
-from runs.services.reservations import run_folder as run_folder
 from runs.services.run_requests import PRIORITY_RANGE, InvalidRequest
-from tunixrt.audit import system_user as system_user
 
 
 def set_priority(*, run: Run, by: User, priority: int) -> Run:

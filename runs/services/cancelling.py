@@ -8,9 +8,7 @@ from runs.models import TERMINAL, Run, RunStatus
 from runs.services.access import reread
 from runs.services.finishing import finish_run
 from runs.services.refusals import StateConflict
-from runs.services.reservations import run_folder as run_folder
 from runs.services.telemetry import measured_write
-from tunixrt.audit import system_user as system_user
 
 
 def request_cancel(*, run: Run, by: User) -> Run:

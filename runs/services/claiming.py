@@ -5,8 +5,6 @@ from django.utils import timezone
 
 from runs.lifecycle import transition, transition_together
 from runs.models import Host, Run, RunStatus
-from runs.services.reservations import run_folder as run_folder
-from tunixrt.audit import system_user as system_user
 
 
 def claim_run(*, run: Run, host: Host, by: str) -> Run:

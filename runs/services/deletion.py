@@ -10,10 +10,8 @@ from runs.runfolder.tree import bytes_below
 from runs.services.access import reread
 from runs.services.output_root import root_away
 from runs.services.refusals import StateConflict
-from runs.services.reservations import remove_set_aside, set_aside
-from runs.services.reservations import run_folder as run_folder
+from runs.services.reservations import remove_set_aside, run_folder, set_aside
 from runs.services.sources import require_no_heir
-from tunixrt.audit import system_user as system_user
 from tunixrt.audit import write_log_entry
 
 

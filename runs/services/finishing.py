@@ -12,11 +12,9 @@ from runs.lifecycle import transition, transition_together
 from runs.models import Run, RunMode, RunStatus
 from runs.services.disk import measure
 from runs.services.refusals import OutputRootAway
-from runs.services.reservations import run_folder as run_folder
 from runs.services.retrying import submit_retry
 from runs.services.telemetry import measured_write
 from runs.services.webhooks import announce_end
-from tunixrt.audit import system_user as system_user
 from tunixrt.refusals import Refusal
 
 DRY_RUN_STDOUT = "Dry-run validation passed"

@@ -7,7 +7,7 @@ from datasets.models import Dataset
 from runs.models import Run
 from runs.runfolder import files, names
 from runs.services.preflight import Preflight, check_request
-from runs.services.reservations import run_folder as run_folder
+from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
 from runs.services.sources import problem_with_source
 from runs.spec.manifest import (
@@ -17,7 +17,6 @@ from runs.spec.manifest import (
     dump_manifest,
     parse_manifest,
 )
-from tunixrt.audit import system_user as system_user
 
 MANIFEST_MAX_BYTES = 2**20  # of one that is read again: the training program may have written to it
 

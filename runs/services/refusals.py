@@ -1,7 +1,5 @@
 """The refusals of the services."""
 
-from runs.services.reservations import run_folder as run_folder
-from tunixrt.audit import system_user as system_user
 from tunixrt.refusals import Conflict, Missing, NotHere, TooMany
 
 

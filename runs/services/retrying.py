@@ -8,12 +8,10 @@ from runs.models import TERMINAL, Run, RunMode
 from runs.services.access import reread
 from runs.services.output_root import root_away
 from runs.services.refusals import OutputRootAway, StateConflict
-from runs.services.reservations import run_folder as run_folder
 from runs.services.run_requests import InvalidRequest, clean_request
 from runs.services.sources import Source, SourceGone, find_source, usable_step
 from runs.services.submission import submit_run
 from runs.spec.naming import name_of_extension, name_of_retry
-from tunixrt.audit import system_user as system_user
 
 
 def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:

@@ -11,11 +11,10 @@ from runs.runfolder.checkpoints import (
     read_identity,
 )
 from runs.services.refusals import StateConflict
-from runs.services.reservations import run_folder as run_folder
+from runs.services.reservations import run_folder
 from runs.spec.manifest import (
     parameter_defaults,
 )
-from tunixrt.audit import system_user as system_user
 
 
 @dataclass(frozen=True)

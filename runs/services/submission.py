@@ -22,7 +22,6 @@ from runs.services.preflight import warnings_in
 from runs.services.preparation import find_dataset
 from runs.services.refusals import IdempotencyConflict, QueueFull, RuntimeUnavailable
 from runs.services.reservations import require_free_folder, reserve_folder
-from runs.services.reservations import run_folder as run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
 from runs.services.sources import Source, hold_source
@@ -33,7 +32,6 @@ from runs.spec.manifest import (
 )
 from runs.spec.naming import make_name
 from tunixrt.addresses import problem_with
-from tunixrt.audit import system_user as system_user
 
 
 def submit_run(

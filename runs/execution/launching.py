@@ -279,6 +279,8 @@ def _fail_to_start(run: Run, problems: list[str], warnings: Sequence[str] = ()) 
     if away := root_away():
         logger.warning("run %s is started later: %s", run.run_id, away)
     else:
+        with suppress(OSError):  # what a launcher that was killed has left behind
+            files.remove_temporary_files(reservations.run_folder(run))
         finishing.finish_failed(run=run, problems=problems, warnings=warnings, by="launcher")
 
 

@@ -2,8 +2,10 @@
 leftovers."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+import datasets.services
+from datasets.models import Dataset
+from datasets.services import write_jsonl
 from runs.execution.attending import attend, attend_run, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
@@ -47,6 +52,23 @@ def claimed(submit: Submit) -> Run:
     run = submit()
     make_folder(run_folder(run))
     return claim_run(run=run, host=this_host(), by="test")
+
+
+def kill_while_writing(dataset: Dataset, path: Path) -> None:
+    """Kill a process in the middle of the export of a dataset."""
+
+    def lines(_: Dataset) -> Iterator[bytes]:
+        yield b"{}\n"
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            datasets.services.export_lines = lines  # type: ignore[assignment]
+            write_jsonl(dataset, path)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 class TestAlive:
@@ -235,6 +257,27 @@ class TestNeverStarted:
 
         run.refresh_from_db()
         assert (run.status, run.stdout) == ("completed", "hello\n")
+
+    @pytest.mark.parametrize("end", ["failed", "cancelled"])
+    def test_files_of_a_launcher_that_was_killed_go_with_its_end(
+        self, submit: Submit, scripted: Script, user: User, dataset: Dataset, end: str
+    ):
+        """A full disk is what fails the second start, and what these files would keep full."""
+        scripted(["say", "hello"])
+        run = claimed(submit)
+        folder = run_folder(run)
+        kill_while_writing(dataset, folder / names.DATASET)
+        assert len(list(folder.glob(".dataset.jsonl.*"))) == 1
+        if end == "failed":
+            (folder / names.MANIFEST).mkdir()
+        else:
+            cancel_run(run=run, by=user)
+
+        attend()
+
+        run.refresh_from_db()
+        assert run.status == end
+        assert list(folder.glob(".dataset.jsonl.*")) == []
 
     def test_cancelled_in_between_it_is_not(self, submit: Submit, scripted: Script, user: User):
         scripted(["say", "hello"])

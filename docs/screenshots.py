@@ -250,7 +250,7 @@ PAGES = {
     "detail-dry-run": Picture("/runs/{impossible}"),
     "compare": Picture("/runs/compare?ids={slow},{fast},{wild}", logarithmic),
     "start": Picture("/runs/new?clone={fast}", check_first),
-    "samples": Picture("/runs/{fast}/data"),
+    "samples": Picture("/runs/{fast}/samples"),
     "views": Picture("/", keep_views),
     "delete": Picture("/runs/chosen?do=delete&ids={slow},{plain},{live}"),
     "datasets": Picture("/datasets"),

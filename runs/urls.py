@@ -8,7 +8,7 @@ from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.history import history
 from runs.views.samples import samples, token_lengths
-from runs.views.saved_views import delete, rename, saved_views
+from runs.views.saved_views import delete_view, rename_view, saved_views
 from runs.views.start import start
 
 app_name = "runs"
@@ -20,10 +20,10 @@ urlpatterns = [
     path("runs/compare.csv", compare_csv, name="compare_csv"),
     path("datasets/<str:key>/tokens", token_lengths, name="token_lengths"),
     path("runs/views", saved_views, name="saved_views"),
-    path("runs/views/<int:pk>/rename", rename, name="rename_view"),
-    path("runs/views/<int:pk>/delete", delete, name="delete_view"),
+    path("runs/views/<int:pk>/rename", rename_view, name="rename_view"),
+    path("runs/views/<int:pk>/delete", delete_view, name="delete_view"),
     path("runs/<uuid:run_id>", detail, name="detail"),
-    path("runs/<uuid:run_id>/data", samples, name="samples"),
+    path("runs/<uuid:run_id>/samples", samples, name="samples"),
     path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
     path("runs/<uuid:run_id>/retry", retry, name="retry"),
     path("runs/<uuid:run_id>/extend", extend, name="extend"),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.attack.attackers import DATASET as EXPORTED
-from benchmarks.attack.attackers import Attackers, Plan, Tally
+from benchmarks.attack.attackers import Attackers, Plan, Totals
 from benchmarks.attack.honest import (
     DATASET,
     PATHS,
@@ -105,14 +105,14 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
         time.sleep(2.0)
         states.append(system.state())
     during = states[-1]
-    tally = attackers.finish()
+    totals = attackers.finish()
     over = time.monotonic()
     loads["attack"] = os.getloadavg()[0]
     findings = honest.finish()
     ask(system.port, system.tokens["trudy"], "POST", f"/api/tunix/runs/{plan.long_run}/cancel")
     problems = [
         *_problems_of_honest(findings),
-        *_problems_of_attackers(tally, arguments.only),
+        *_problems_of_attackers(totals, arguments.only),
         *_problems_left(system, before),
     ]
     if (spooled := max(state.spooled for state in states)) > SPOOLED_MAX:
@@ -129,10 +129,10 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
         "load average": {name: round(load, 1) for name, load in loads.items()},
         "runs": findings.runs,
         "answers": {
-            name: dict(sorted(counted.items())) for name, counted in sorted(tally.answers.items())
+            name: dict(sorted(counted.items())) for name, counted in sorted(totals.answers.items())
         },
-        "webhooks": dict(sorted(tally.webhooks.items())),
-        "streams of one account": tally.most_streams,
+        "webhooks": dict(sorted(totals.webhooks.items())),
+        "streams of one account": totals.most_streams,
         "connections": {
             "before": before.connections,
             "attack": during.connections,
@@ -203,23 +203,23 @@ def _problems_of_honest(findings: Findings) -> list[str]:
     return problems + findings.problems
 
 
-def _problems_of_attackers(tally: Tally, only: Sequence[str]) -> list[str]:
-    problems = list(tally.problems)
-    for name, counted in tally.answers.items():
+def _problems_of_attackers(totals: Totals, only: Sequence[str]) -> list[str]:
+    problems = list(totals.problems)
+    for name, counted in totals.answers.items():
         for status, count in counted.items():
             if status.isdigit() and int(status) >= 500 and status not in REFUSALS:
                 problems.append(f"{name} was answered {status} {count} times")
         if counted["silent"]:
             problems.append(f"{name} had no answer {counted['silent']} times")
-    if tally.trapped:
-        problems.append(f"a webhook followed a redirect {tally.trapped} times")
-    if tally.most_streams > STREAMS_PER_ACCOUNT:
+    if totals.trapped:
+        problems.append(f"a webhook followed a redirect {totals.trapped} times")
+    if totals.most_streams > STREAMS_PER_ACCOUNT:
         problems.append(
-            f"one account had {tally.most_streams} live streams at once; {STREAMS_PER_ACCOUNT} are"
+            f"one account had {totals.most_streams} live streams at once; {STREAMS_PER_ACCOUNT} are"
             " its share"
         )
     if missing := [
-        kind for kind in KINDS if not tally.webhooks[kind] and (not only or "webhook" in only)
+        kind for kind in KINDS if not totals.webhooks[kind] and (not only or "webhook" in only)
     ]:
         problems.append(
             f"no webhook was sent to a receiver of {', '.join(missing)}: that was no attack"

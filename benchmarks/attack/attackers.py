@@ -38,7 +38,7 @@ class Plan:
 
 
 @dataclass
-class Tally:
+class Totals:
     """How often which attack was answered what: a status, ``closed`` without an answer, ``silent``
     in READ_SECONDS."""
 
@@ -62,30 +62,30 @@ class Attackers:
         self._process.start()
         theirs.close()
 
-    def finish(self) -> Tally:
+    def finish(self) -> Totals:
         self._pipe.send("enough")
-        tally: Tally = self._pipe.recv()
+        totals: Totals = self._pipe.recv()
         self._process.join()
-        return tally
+        return totals
 
 
 def _work(pipe: Pipe, plan: Plan) -> None:
     os.nice(NICE)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    tally = asyncio.run(_Attack(plan).run(pipe))
-    pipe.send(tally)
+    totals = asyncio.run(_Attack(plan).run(pipe))
+    pipe.send(totals)
 
 
 class _Attack:
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.tally = Tally()
+        self.totals = Totals()
         self.receivers = Receivers()
         self.random = random.Random(1)
         self.session = ""
 
-    async def run(self, pipe: Pipe) -> Tally:
+    async def run(self, pipe: Pipe) -> Totals:
         await self.receivers.start()
         self.session = await self._log_in("mallory", "mallory" + PASSWORD)
         crews: list[tuple[int, Callable[[int], Awaitable[None]]]] = [
@@ -119,8 +119,8 @@ class _Attack:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.receivers.stop()
-        self.tally.webhooks, self.tally.trapped = self.receivers.calls, self.receivers.trapped
-        return self.tally
+        self.totals.webhooks, self.totals.trapped = self.receivers.calls, self.receivers.trapped
+        return self.totals
 
     async def _again(self, attack: Callable[[int], Awaitable[None]], number: int) -> None:
         name = getattr(attack, "__name__", "")
@@ -128,11 +128,11 @@ class _Attack:
             try:
                 await attack(number)
             except (OSError, asyncio.IncompleteReadError):
-                self.tally.add(name, "closed")
+                self.totals.add(name, "closed")
             except TimeoutError:
-                self.tally.add(name, "silent")
+                self.totals.add(name, "silent")
             except Exception:  # noqa: BLE001 - an attacker that breaks proves nothing: it is reported
-                self.tally.problems.append(f"{name} broke:\n{traceback.format_exc()}")
+                self.totals.problems.append(f"{name} broke:\n{traceback.format_exc()}")
                 return
             await asyncio.sleep(0.1 + self.random.random() * 0.4)
 
@@ -176,7 +176,7 @@ class _Attack:
                 while piece := await reader.read(1 << 16):
                     data += piece
         status = _status(data)
-        self.tally.add(attack, status)
+        self.totals.add(attack, status)
         return status, data
 
     async def _post(
@@ -236,7 +236,7 @@ class _Attack:
                 while not answer.done():
                     writer.write(b"x")
                     await asyncio.wait({answer}, timeout=2.0)
-            self.tally.add("slow_body", _status(answer.result()))
+            self.totals.add("slow_body", _status(answer.result()))
 
     async def endless_body(self, number: int) -> None:
         """Send a body that never ends, in chunks or with an enormous length."""
@@ -264,7 +264,7 @@ class _Attack:
                     if writer.transport.get_write_buffer_size() < len(piece):
                         writer.write(piece)
                     await asyncio.wait({answer}, timeout=0.01)
-            self.tally.add("endless_body", _status(await answer))
+            self.totals.add("endless_body", _status(await answer))
 
     async def slow_reader(self, number: int) -> None:
         """Ask for much and take a few bytes a second."""
@@ -277,14 +277,14 @@ class _Attack:
         headers = (self.session,) if path == "/" else ()
         async with self._connected(receive_buffer=2048) as (reader, writer):
             writer.write(self._head("GET", path, *headers, who="" if headers else "trudy"))
-            self.tally.add("slow_reader", _status(await reader.read(64)))
+            self.totals.add("slow_reader", _status(await reader.read(64)))
             while await reader.read(64):
                 await asyncio.sleep(1.0)
 
     async def idle_connection(self, number: int) -> None:
         async with self._connected() as (reader, _):
             await reader.read(1)
-        self.tally.add("idle_connection", "closed by the server")
+        self.totals.add("idle_connection", "closed by the server")
 
     async def half_a_head(self, number: int) -> None:
         async with self._connected() as (reader, writer):
@@ -293,7 +293,7 @@ class _Attack:
             while not answer.done():
                 writer.write(b"X-More: and more\r\n")
                 await asyncio.wait({answer}, timeout=5.0)
-            self.tally.add(
+            self.totals.add(
                 "half_a_head", _status(await answer) if await answer else "closed by the server"
             )
 
@@ -360,12 +360,12 @@ class _Attack:
                 self._head("GET", f"/api/tunix/runs/{self.plan.long_run}/events", who="mallory")
             )
             status = _status(await reader.read(1 << 12))
-            self.tally.add("hoard_streams", status)
+            self.totals.add("hoard_streams", status)
             if status != "200":
                 await asyncio.sleep(2.0)
                 return
             self.streams += 1
-            self.tally.most_streams = max(self.tally.most_streams, self.streams)
+            self.totals.most_streams = max(self.totals.most_streams, self.streams)
             try:
                 while await reader.read(1 << 16):
                     pass

@@ -56,7 +56,7 @@ def command(
     return [python, *flags, os.path.abspath(__file__), os.fspath(folder), str(lock)]
 
 
-class Refused(Exception):
+class NotTaken(Exception):
     """The keeper does not take the run: an exit code of the first process, and a sentence."""
 
     def __init__(self, code: int, sentence: str):
@@ -75,14 +75,14 @@ def main(arguments: list[str]) -> int:
         try:
             command = Command(folder)
         except files.BrokenFile as error:
-            raise Refused(BAD_COMMAND, str(error)) from error
+            raise NotTaken(BAD_COMMAND, str(error)) from error
         for name in (names.KEEPER, names.EXIT):
             if os.path.lexists(os.path.join(folder, name)):
-                raise Refused(TAKEN, f"{name} is there already: the run has, or had, its keeper.")
+                raise NotTaken(TAKEN, f"{name} is there already: the run has, or had, its keeper.")
         report_read, report_write = os.pipe()
         first_pid = os.getpid()
         child = os.fork()
-    except Refused as refusal:
+    except NotTaken as refusal:
         return complain(refusal.code, str(refusal))
     except OSError as error:
         return complain(UNUSABLE, f"The keeper cannot start: {error}")
@@ -133,11 +133,11 @@ def own(folder: str, lock: int, command: Command, first_pid: int, report: int) -
 
 def prepare(arguments: list[str]) -> tuple[str, int]:
     """The folder and a descriptor of its lock, with nothing else open but the standard streams.
-    Raises Refused or OSError."""
+    Raises NotTaken or OSError."""
     if sys.platform != "linux":
-        raise Refused(USAGE, "Local runs need Linux (on Windows: WSL).")
+        raise NotTaken(USAGE, "Local runs need Linux (on Windows: WSL).")
     if len(arguments) != 2 or not arguments[1].isdecimal():
-        raise Refused(USAGE, "usage: program.py <run folder> <descriptor of the locked lock file>")
+        raise NotTaken(USAGE, "usage: program.py <run folder> <descriptor of the locked lock file>")
     # the launcher may be anybody: a Ctrl-C in its terminal must not break the start in two
     signal.pthread_sigmask(
         signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
@@ -152,9 +152,9 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
         lock = fcntl.fcntl(int(arguments[1]), fcntl.F_DUPFD_CLOEXEC, 3)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nothing new if the descriptor holds it
         if not os.path.samestat(os.fstat(lock), os.lstat(os.path.join(folder, names.LOCK))):
-            raise Refused(NOT_LOCKED, "The descriptor is not the run's lock.")
+            raise NotTaken(NOT_LOCKED, "The descriptor is not the run's lock.")
     except (OSError, OverflowError) as error:
-        raise Refused(NOT_LOCKED, f"The run's lock is not held: {error}") from error
+        raise NotTaken(NOT_LOCKED, f"The run's lock is not held: {error}") from error
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) != lock:
             with contextlib.suppress(OSError):  # the one that listed them is gone

@@ -17,22 +17,23 @@ from tunixrt.refusals import Refusal
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Refused(Refusal):
+class CompareRefused(Refusal):
     """These runs cannot be compared; the sentence says why."""
 
     status, code = 422, "invalid_query"
 
 
 def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
-    """The runs that ``ids`` names, in that order, and how many are not there. Raises Refused."""
+    """Return the runs that ``ids`` names, in that order, and how many are not there. Raise
+    CompareRefused."""
     try:
         ids = read_ids(request.GET)
     except ValueError as error:
-        raise Refused(
+        raise CompareRefused(
             "This address does not name runs: ids= takes run ids, with commas between them."
         ) from error
     if not RUNS_MIN <= len(ids) <= RUNS_MAX:
-        raise Refused(
+        raise CompareRefused(
             f"Choose {RUNS_MIN} to {RUNS_MAX} runs to compare; {len(ids)}"
             f" {'is' if len(ids) == 1 else 'are'} chosen."
         )
@@ -53,7 +54,7 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
         Run.objects.visible().filter(pk__in=ids).only(*fields), key=lambda run: ids.index(run.pk)
     )
     if len(found) < RUNS_MIN:
-        raise Refused("Fewer than two of these runs are still there.")
+        raise CompareRefused("Fewer than two of these runs are still there.")
     return found, len(ids) - len(found)
 
 
@@ -62,7 +63,7 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
 def compare(request: HttpRequest) -> HttpResponse:
     try:
         runs, missing = read_runs(request)
-    except Refused as refusal:
+    except CompareRefused as refusal:
         messages.error(request, str(refusal))
         return render(request, "runs/compare.html", {"comparison": None}, status=refusal.status)
     context = {
@@ -79,7 +80,7 @@ def compare_csv(request: HttpRequest) -> HttpResponse:
     """One line for each run: what it is, in what it differs, what came of it."""
     try:
         runs, _ = read_runs(request)
-    except Refused as refusal:
+    except CompareRefused as refusal:
         return HttpResponse(f"{refusal}\n", content_type="text/plain; charset=utf-8", status=422)
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = 'attachment; filename="runs.csv"'

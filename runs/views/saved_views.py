@@ -10,7 +10,8 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from runs.forms.history import HistoryFilter
 from runs.models import SavedView
-from runs.services.saved_views import VIEWS_MAX, ViewRefused, rename_view, save_view
+from runs.services import saved_views as services
+from runs.services.saved_views import VIEWS_MAX, ViewRefused
 from tunixrt.accounts import person
 from tunixrt.templatetags.display import isolate
 
@@ -27,7 +28,9 @@ def saved_views(request: HttpRequest) -> HttpResponse:
     try:
         if not filters.is_valid():
             raise ViewRefused("The filters of this view cannot be used.")
-        view, created = save_view(by=person(request), name=request.POST.get("name"), query=query)
+        view, created = services.save_view(
+            by=person(request), name=request.POST.get("name"), query=query
+        )
     except ViewRefused as refusal:
         messages.error(request, f"The view was not kept. {refusal}")
         return redirect("runs:saved_views")
@@ -39,10 +42,10 @@ def saved_views(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @login_required
-def rename(request: HttpRequest, pk: int) -> HttpResponse:
+def rename_view(request: HttpRequest, pk: int) -> HttpResponse:
     view = get_object_or_404(SavedView, pk=pk, owner=person(request))
     try:
-        rename_view(view=view, name=request.POST.get("name"))
+        services.rename_view(view=view, name=request.POST.get("name"))
     except ViewRefused as refusal:
         messages.error(request, f"The view keeps its name. {refusal}")
     else:
@@ -52,7 +55,7 @@ def rename(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 @login_required
-def delete(request: HttpRequest, pk: int) -> HttpResponse:
+def delete_view(request: HttpRequest, pk: int) -> HttpResponse:
     view = get_object_or_404(SavedView, pk=pk, owner=person(request))
     view.delete()
     messages.success(

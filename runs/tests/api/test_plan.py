@@ -380,4 +380,4 @@ def test_a_page_of_a_run_folder_that_was_made_by_anybody(local_client: Client, u
         },
     )
     assert local_client.get(f"/runs/{run.pk}").status_code == 200
-    assert local_client.get(f"/runs/{run.pk}/data").status_code == 200
+    assert local_client.get(f"/runs/{run.pk}/samples").status_code == 200

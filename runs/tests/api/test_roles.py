@@ -434,7 +434,7 @@ def test_webhook_addresses_of_others_are_masked_everywhere(told: Run, submit: Su
     )
     ids = f"{told.pk},{second.pk}"
     paths = [
-        f"/runs/{told.pk}", f"/runs/{told.pk}/data", f"/runs/new?clone={told.pk}",
+        f"/runs/{told.pk}", f"/runs/{told.pk}/samples", f"/runs/new?clone={told.pk}",
         f"/runs/compare?ids={ids}", f"/runs/compare.csv?ids={ids}",
         f"/api/tunix/runs/{told.pk}/manifest", "/api/tunix/runs", "/",
     ]  # fmt: skip

@@ -46,7 +46,7 @@ PAGES = {
     "detail": "/runs/{run}",
     "detail-failed": "/runs/{failed}",
     "detail-dry": "/runs/{dry}",
-    "samples": "/runs/{run}/data",
+    "samples": "/runs/{run}/samples",
     "views": "/runs/views",
     "start": "/runs/new?clone={run}",
     "compare": "/runs/compare?ids={run},{failed}",

@@ -133,7 +133,7 @@ PAGES = {
     "detail-extended": "/runs/{extended}",
     "detail-running": "/runs/{running}",
     "detail-pending": "/runs/{pending}",
-    "samples": "/runs/{completed}/data",
+    "samples": "/runs/{completed}/samples",
     "views": "/runs/views",
     "start": "/runs/new",
     "start-clone": "/runs/new?clone={completed}",

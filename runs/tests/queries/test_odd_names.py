@@ -95,5 +95,5 @@ def test_half_characters_in_the_files_of_a_run_are_replaced(local_client: Client
     }
     run = make_run(User.objects.create_user("owner"), status=RunStatus.COMPLETED, files=files)
     assert "\ufffd" in page_of(local_client, run)
-    seen = local_client.get(f"/runs/{run.pk}/data")
+    seen = local_client.get(f"/runs/{run.pk}/samples")
     assert (seen.status_code, "\ufffd" in seen.content.decode()) == (200, True)

@@ -208,7 +208,7 @@ def test_pages_show_it_within_itself(
     pages = {
         "/": f"<bdi>{escaped}</bdi>",
         f"/runs/{run.pk}": f"{escaped}</bdi>",
-        f"/runs/{run.pk}/data": f"<bdi>{escaped}</bdi>",
+        f"/runs/{run.pk}/samples": f"<bdi>{escaped}</bdi>",
         f"/runs/compare?ids={run.pk},{other.pk}": f"<bdi>{escaped}</bdi>",
         f"/runs/chosen?do=cancel&ids={run.pk}": f"<bdi>{escaped}</bdi>",
         f"/runs/new?clone={run.pk}": f"<bdi>{escaped}</bdi>",

@@ -182,7 +182,7 @@ def test_every_page_isolates_it(local_client: Client, there: dict[str, Any]) -> 
             for do in ("delete", "tag", "cancel")
         ),
         *(f"/runs/{run.pk}" for run in runs),
-        f"/runs/{runs[0].pk}/data",
+        f"/runs/{runs[0].pk}/samples",
         "/datasets",
         f"/datasets?q={TURNED}",
         "/datasets/turned-1",

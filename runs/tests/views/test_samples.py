@@ -47,7 +47,7 @@ def segments(page: str) -> list[tuple[str, str, str]]:
 
 def test_only_the_answer_of_a_training_example_is_learnt(local_client: Client, user: User) -> None:
     run = make_run(user, files={"dataset.jsonl": lines(LINE, LINE | {"split": "held_out"})})
-    page = local_client.get(f"/runs/{run.pk}/data").content.decode()
+    page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
     given = [("given", "system", "Be brief."), ("given", "user", "What is 2+2?")]
     assert segments(page) == [
         *given,
@@ -67,7 +67,7 @@ def test_it_is_the_export_of_the_dataset(
 ) -> None:
     run = submit()
     assert write_jsonl(dataset, make_folder(run) / "dataset.jsonl") == 3
-    for address, count in ((f"/runs/{run.pk}", 4), (f"/runs/{run.pk}/data", 6)):
+    for address, count in ((f"/runs/{run.pk}", 4), (f"/runs/{run.pk}/samples", 6)):
         found = segments(local_client.get(address).content.decode())
         assert found[:2] == [("given", "user", "0+1=?"), ("learnt", "assistant", "0+1\n1")]
         assert len(found) == count
@@ -82,14 +82,14 @@ def make_folder(run: Run) -> Path:
 def test_pages_lead_through_all_of_them(local_client: Client, user: User) -> None:
     rows = [LINE | {"id": f"example-{number}"} for number in range(25)]
     run = make_run(user, files={"dataset.jsonl": lines(*rows)})
-    found, address = [], f"/runs/{run.pk}/data"
+    found, address = [], f"/runs/{run.pk}/samples"
     for _ in range(5):
         page = local_client.get(address).content.decode()
         found += re.findall(r"Example <span class=\"mono\"><bdi>(.*?)</bdi></span>", page)
         further = re.search(r'href="(\?from=\d+)" data-testid="further"', page)
         if not further:
             break
-        address = f"/runs/{run.pk}/data{further[1]}"
+        address = f"/runs/{run.pk}/samples{further[1]}"
     assert found == [row["id"] for row in rows]
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_counted_and_what_is_hostile_is_text(
         b"no json\n" + lines([1], {"messages": 5}, {"messages": [7]}, hostile) + b"\n\xff\xfe\n"
     )
     run = make_run(user, files={"dataset.jsonl": content})
-    page = local_client.get(f"/runs/{run.pk}/data").content.decode()
+    page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
     assert "<script>" not in page.split("</head>")[1].replace('<script src="', "")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "5 lines here are no examples." in page
@@ -120,9 +120,11 @@ def test_long_texts_are_cut_and_say_so(user: User, monkeypatch: pytest.MonkeyPat
 
 def test_a_run_without_data_of_its_own(local_client: Client, user: User) -> None:
     run = make_run(user)
-    assert "No data lies in this run" in local_client.get(f"/runs/{run.pk}/data").content.decode()
+    assert (
+        "No data lies in this run" in local_client.get(f"/runs/{run.pk}/samples").content.decode()
+    )
     assert "to-samples" not in local_client.get(f"/runs/{run.pk}").content.decode()
-    assert local_client.get(f"/runs/{uuid.uuid4()}/data").status_code == 404
+    assert local_client.get(f"/runs/{uuid.uuid4()}/samples").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_a_run_without_data_of_its_own(local_client: Client, user: User) -> None
 )
 def test_places_that_are_none(local_client: Client, user: User, query: str, status: int) -> None:
     run = make_run(user, files={"dataset.jsonl": lines(LINE)})
-    assert local_client.get(f"/runs/{run.pk}/data", {"from": query}).status_code == status
+    assert local_client.get(f"/runs/{run.pk}/samples", {"from": query}).status_code == status
 
 
 def test_a_link_in_its_place_is_not_followed(
@@ -139,7 +141,9 @@ def test_a_link_in_its_place_is_not_followed(
     (tmp_path / "secret").write_bytes(lines(LINE))
     run = make_run(user, files={"stdout.log": b""})
     (make_folder(run) / "dataset.jsonl").symlink_to(tmp_path / "secret")
-    assert "No data lies in this run" in local_client.get(f"/runs/{run.pk}/data").content.decode()
+    assert (
+        "No data lies in this run" in local_client.get(f"/runs/{run.pk}/samples").content.decode()
+    )
 
 
 def test_the_first_examples_token_by_token_as_the_training_wrote_them(
@@ -148,7 +152,7 @@ def test_the_first_examples_token_by_token_as_the_training_wrote_them(
     example = {"tokens": ["<s>", "2+2", "=", HOSTILE, "4"], "learnt_from": 3, "length": 9}
     content = json.dumps({"examples": [example]}).encode()
     run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
-    page = local_client.get(f"/runs/{run.pk}/data").content.decode()
+    page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
     assert re.findall(r'given-token"><bdi>(.*?)</bdi></span>', page) == ["&lt;s&gt;", "2+2", "="]
     assert re.findall(r'learnt-token"><bdi>(.*?)</bdi></mark>', page) == [
         "&lt;script&gt;alert(1)&lt;/script&gt;\ufffd",
@@ -157,7 +161,7 @@ def test_the_first_examples_token_by_token_as_the_training_wrote_them(
     assert "9 tokens" in page and "4 more tokens" in page
     assert (
         "given-token"
-        not in local_client.get(f"/runs/{run.pk}/data", {"from": "5"}).content.decode()
+        not in local_client.get(f"/runs/{run.pk}/samples", {"from": "5"}).content.decode()
     )
 
 
@@ -197,7 +201,7 @@ def test_nonsense_in_their_place_shows_none(
     local_client: Client, user: User, content: bytes
 ) -> None:
     run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
-    page = local_client.get(f"/runs/{run.pk}/data").content.decode()
+    page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
     assert 'data-testid="seen"' not in page
     assert segments(page)
 

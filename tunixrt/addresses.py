@@ -17,6 +17,8 @@ def problem_with(url: str, *, allow_private: bool) -> str | None:
 
     A port may not exist, a literal address not be public.
     """
+    if "\\" in url:  # programs read what follows differently
+        return "The address must not hold backslashes."
     parts = urlsplit(url)
     try:
         port = parts.port

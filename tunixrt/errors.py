@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -54,7 +56,18 @@ def answer_error(request: HttpRequest, status: int, title: str, detail: str) -> 
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return answer_error(request, 400, "Bad request", "The request could not be understood.")
+    detail = "The request could not be understood."
+    match exception:
+        case RequestDataTooBig():
+            limit = f"{settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,}"
+            detail = f"The fields of the form hold more than {limit} bytes. Send a file instead."
+        case TooManyFieldsSent():
+            limit = f"{settings.DATA_UPLOAD_MAX_NUMBER_FIELDS:,}"
+            detail = f"The form has more than {limit} fields."
+        case TooManyFilesSent():
+            limit = f"{settings.DATA_UPLOAD_MAX_NUMBER_FILES:,}"
+            detail = f"The form has more than {limit} files."
+    return answer_error(request, 400, "Bad request", detail)
 
 
 def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:

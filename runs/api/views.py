@@ -25,6 +25,7 @@ from runs.services.disk import disk_warnings
 from runs.services.output_root import while_root_is_there
 from runs.services.run_requests import (
     NAMED_FIELDS,
+    InvalidRequest,
     RunRequest,
     clean_extension,
     clean_name,
@@ -48,6 +49,13 @@ def actor(request: Request) -> User:
     return cast(User, request.user)
 
 
+REQUEST_ID_HEADERS = ("X-Client-Request-Id", "Idempotency-Key")
+DIFFERENT_REQUEST_IDS = (
+    "The request has different ids: give one, as client_request_id or as the header"
+    " Idempotency-Key or X-Client-Request-Id."
+)
+
+
 class RunSubmit(APIView):
     """POST: check a configuration (dry run), train and wait, or, with ``?mode=async``, queue."""
 
@@ -66,12 +74,13 @@ class RunSubmit(APIView):
     @staticmethod
     def _read(request: Request) -> RunRequest:
         data = request.data
-        if isinstance(data, dict) and data.get("client_request_id") is None:
-            header = request.headers.get("X-Client-Request-Id") or request.headers.get(
-                "Idempotency-Key"
-            )
-            if header:
-                data = data | {"client_request_id": header}
+        if isinstance(data, dict):
+            headers = (request.headers.get(name) for name in REQUEST_ID_HEADERS)
+            given = [value for value in (data.get("client_request_id"), *headers) if value]
+            if any(value != given[0] for value in given):
+                raise InvalidRequest({"client_request_id": [DIFFERENT_REQUEST_IDS]})
+            if given:
+                data = data | {"client_request_id": given[0]}
         asked = clean_request(data)
         require_priority(actor(request), asked.priority)
         return asked

@@ -44,6 +44,7 @@ from runs.runfolder import files, names, records
 from runs.runfolder.processes import has_open, live_processes
 from runs.runfolder.tree import DEPTH_MAX, remove_tree
 from runs.services.output_root import (
+    RESTORING,
     forget_restore,
     interrupted_restore,
     restore_is_noted,
@@ -346,6 +347,8 @@ def _remove_leftovers(root: Path) -> None:
     """Remove what a restore that was killed has left. What it had replaced stays unless the marker
     is there: without it, the database may still be the one of those folders, and this restore may
     be refused."""
+    for note in hosts_folder().glob(f".{RESTORING}.*"):  # written half
+        note.unlink()
     left = [*root.glob(f"{STAGED}*")]
     if os.path.lexists(hosts_folder() / names.ROOT_ID):
         left += root.glob(f"{REPLACED}*")

@@ -120,7 +120,9 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
     kept = (data.get("name"), *(data.get("tags") or ())) if of_run else ()
     values: dict[str, Any] = {
         "dataset_key": reader.text("dataset_key", required=True, longest=KEY_MAX_LENGTH),
-        "output_dir": reader.parsed("output_dir", clean_output_dir),
+        "output_dir": reader.parsed(
+            "output_dir", partial(clean_output_dir, kept=data.get("output_dir") if of_run else None)
+        ),
         "dry_run": reader.boolean("dry_run", True),
         "smoke": reader.boolean("smoke", False),
         "preflight": reader.choice("preflight", "quick", ("quick", "full")),
@@ -329,7 +331,7 @@ def _folder_of_that_name(name: str) -> str | None:
     return None
 
 
-def clean_output_dir(value: Any) -> str | None:
+def clean_output_dir(value: Any, *, kept: Any = None) -> str | None:
     """A folder relative to the output root, normalised; None where the run id is to make it.
 
     Raises:
@@ -358,6 +360,8 @@ def clean_output_dir(value: Any) -> str | None:
             f"The path is too long: at most 255 bytes a name and {OUTPUT_DIR_MAX_BYTES} bytes in"
             " all."
         )
+    if value != kept and (problem := name_problem("".join(path.parts))):
+        raise ValueError(f"A folder name {problem}.")
     if not path.parts:
         return None
     folder = settings.TUNIX_OUTPUT_ROOT / path

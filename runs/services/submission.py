@@ -154,6 +154,11 @@ def find_submitted(*, request: RunRequest, by: User) -> Run | None:
             f"client_request_id {request.client_request_id!r} was used for another request (run"
             f" {run.run_id})."
         )
+    if run is not None and run.trashed_at:
+        raise IdempotencyConflict(
+            f"The run of client_request_id {request.client_request_id!r} has been deleted (run"
+            f" {run.run_id}). Use another id for a new run."
+        )
     return run
 
 

@@ -11,6 +11,7 @@ from django.contrib.auth.forms import UserChangeForm
 from django.contrib.auth.models import Group, User
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 
 from tunixrt.accounts import set_active
@@ -108,6 +109,15 @@ class AccountAdmin(FastListAdmin, UserAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+    def user_change_password(
+        self, request: HttpRequest, id: str, form_url: str = ""
+    ) -> HttpResponse:
+        """Send people who change their own password to the page that asks for the old one: an open
+        session alone must not be enough to take an account over."""
+        if id == str(request.user.pk):
+            return redirect("password")
+        return super().user_change_password(request, id, form_url)
 
     def has_deactivate_permission(self, request: HttpRequest) -> bool:
         return super().has_change_permission(request)

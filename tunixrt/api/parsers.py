@@ -1,5 +1,7 @@
 """Reading request bodies: bounded, strict JSON."""
 
+import json
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -7,7 +9,7 @@ from django.conf import settings
 from rest_framework.exceptions import ParseError
 from rest_framework.parsers import BaseParser
 
-from tunixrt.refusals import TooLarge
+from tunixrt.refusals import TooLarge, shorten
 
 
 def read_bounded(stream: Any, limit: int, declared: str | None) -> bytes:
@@ -39,9 +41,29 @@ def parse_json(body: bytes) -> Any:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ParseError(f"Malformed JSON: {error}") from error
+    _require_unique_keys(body)
     if b"\\u0000" in body and _holds_nul(data):
         raise ParseError("NUL characters (\\u0000) cannot be stored; remove them.")
     return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ParseError(f"The key {shorten(repr(twice))} is given twice.")
+
+
+# Only names are looked at, so no number is converted.
+_keys = json.JSONDecoder(object_pairs_hook=_unique, parse_int=len, parse_float=len)
+
+
+def _require_unique_keys(body: bytes) -> None:
+    """Refuse what orjson accepts: it takes the last value of a key that is given twice."""
+    try:
+        _keys.decode(body.decode())
+    except RecursionError as error:
+        raise ParseError("Malformed JSON: it is nested too deeply.") from error
 
 
 def _holds_nul(value: Any) -> bool:

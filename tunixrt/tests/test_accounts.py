@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from django.conf import LazySettings
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import Group, Permission, User
 from django.contrib.auth.password_validation import validate_password
 from django.contrib.sessions.backends.base import UpdateError
 from django.core.exceptions import ValidationError
@@ -159,6 +159,18 @@ class TestChangingIt:
             in change(logged_in(), "a wrong one", NEW).content.decode()
         )
         assert is_logged_in(logged_in(OLD))
+
+    def test_the_admin_asks_for_it_as_well(self, staff: User, remote_client: Client):
+        """Whoever finds an operator's open session must not be able to keep the account."""
+        staff.groups.add(Group.objects.get(name="operator"))
+        remote_client.force_login(staff)
+        form = {"password1": NEW, "password2": NEW, "usable_password": "true"}
+
+        answer = remote_client.post(f"/admin/auth/user/{staff.pk}/password/", form)
+
+        assert (answer.status_code, answer["Location"]) == (302, "/password")
+        staff.refresh_from_db()
+        assert not staff.check_password(NEW)
 
     def test_it_needs_a_login(self, remote_client: Client):
         assert remote_client.get("/password")["Location"] == "/login?next=/password"

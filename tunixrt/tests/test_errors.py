@@ -132,6 +132,23 @@ def test_below_the_api_every_error_is_json_whoever_raises_it(
     assert "secret" not in response.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            {"name": "x" * (5 * 1024 * 1024 + 1)},
+            "fields of the form hold more than 5,242,880 bytes",
+        ),
+        ({f"f{number}": "" for number in range(1001)}, "more than 1,000 fields"),
+    ],
+)
+def test_a_form_over_a_limit_is_400_and_names_it(api: APIClient, data: dict[str, str], words: str):
+    response = api.post("/api/datasets/ingest", data, format="multipart")
+
+    assert response.status_code == 400
+    assert words in response.json()["detail"]
+
+
 def test_an_away_database_asks_to_come_back(browser: Client, api: APIClient):
     assert browser.get("/page/operational")["Retry-After"] == "5"
     assert api.get("/api/raise/operational")["Retry-After"] == "5"

@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from tunixrt.api.parsers import parse_json, read_bounded
 from tunixrt.refusals import TooLarge
+from tunixrt.tests.cpu import run_within_cpu_seconds
 
 pytestmark = pytest.mark.urls("tunixrt.tests.urls")
 JSON = "application/json"
@@ -94,6 +95,25 @@ def test_nul_characters_are_400_with_the_reason(api: APIClient, body: bytes):
 
     assert response.status_code == 400
     assert response.json() == {"detail": "NUL characters (\\u0000) cannot be stored; remove them."}
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1, "a": 1}', b'[{"b": {"a": 1, "c": 2, "\\u0061": 3}}]'])
+def test_a_key_that_is_given_twice_is_400_and_named(api: APIClient, body: bytes):
+    response = post(api, body)
+
+    assert response.status_code == 400
+    assert response.json() == {"detail": "The key 'a' is given twice."}
+
+
+def test_the_look_for_such_keys_converts_no_number():
+    """An integer of three million digits takes minutes."""
+    run_within_cpu_seconds(
+        10,
+        "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'tunixrt.settings'\n"
+        "sys.set_int_max_str_digits(0)\n"
+        "from tunixrt.api.parsers import _require_unique_keys\n"
+        "_require_unique_keys(b'[' + b'1' * 3_000_000 + b']')\n",
+    )
 
 
 def test_the_text_of_an_escape_is_no_nul():

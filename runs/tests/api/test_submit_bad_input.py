@@ -176,6 +176,15 @@ def test_an_output_dir_outside_the_root_is_400(
     assert nothing_is_stored(output_root)
 
 
+def test_an_output_dir_that_cannot_be_read_is_400(post, output_root: Path):
+    """It is shown as names are, and it becomes a folder on disk."""
+    response = post(output_dir="team/\u202ebc")
+
+    assert response.status_code == 400
+    assert "U+202E RIGHT-TO-LEFT OVERRIDE" in response.json()["output_dir"][0]
+    assert nothing_is_stored(output_root)
+
+
 class TestLinksInTheOutputRoot:
     def test_one_that_leads_outside_is_400(self, post, output_root: Path, tmp_path: Path):
         outside = tmp_path / "outside"

@@ -804,10 +804,12 @@ def test_what_a_killed_restore_has_left_is_removed(
         (root / name).mkdir()
         (root / name / "file").write_text("x")
     (root / ".hosts" / "root_id").unlink()
+    (root / ".hosts" / ".restoring.json.0a1b2c3d").write_text("{")  # its note, half written
 
     restore()
 
     assert {path.name for path in root.iterdir()} == {".hosts", "team"}
+    assert not list((root / ".hosts").glob(".restoring*"))
     assert root_away() is None
 
 

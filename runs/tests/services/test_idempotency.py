@@ -57,19 +57,35 @@ class TestOneAfterTheOther:
 
         assert len({answer["run_id"] for answer in answers}) == 1
 
-    def test_the_body_goes_before_the_headers(self, post):
-        assert (
-            post(
-                headers={"X-Client-Request-Id": "b", "Idempotency-Key": "c"}, client_request_id="a"
-            ).json()["client_request_id"]
-            == "a"
-        )
-        assert (
-            post(headers={"X-Client-Request-Id": "b", "Idempotency-Key": "c"}).json()[
-                "client_request_id"
-            ]
-            == "b"
-        )
+    @pytest.mark.parametrize(
+        ("headers", "fields"),
+        [
+            ({"Idempotency-Key": "b"}, {"client_request_id": "a"}),
+            ({"X-Client-Request-Id": "b"}, {"client_request_id": "a"}),
+            ({"X-Client-Request-Id": "b", "Idempotency-Key": "c"}, {}),
+        ],
+    )
+    def test_two_ids_in_one_request_are_400(self, post, headers: dict[str, str], fields: Answer):
+        """Which of them is repeated? Taking one would start the run again for the other."""
+        response = post(headers=headers, **fields)
+
+        assert response.status_code == 400
+        assert "different ids" in response.json()["client_request_id"][0]
+        assert Run.objects.count() == 0
+
+    def test_the_same_id_twice_is_one(self, post):
+        ids = {"X-Client-Request-Id": "a", "Idempotency-Key": "a"}
+
+        assert post(headers=ids, client_request_id="a").json()["client_request_id"] == "a"
+
+    def test_the_id_of_a_run_in_the_trash_is_409(self, post, api: APIClient):
+        run_id = post(client_request_id="once").json()["run_id"]
+        assert api.delete(f"/api/tunix/runs/{run_id}").status_code == 200
+
+        response = post(client_request_id="once")
+
+        assert response.status_code == 409
+        assert f"has been deleted (run {run_id})" in response.json()["detail"]
 
     def test_another_body_is_409_naming_the_first_run(self, post):
         first = post(client_request_id="once").json()

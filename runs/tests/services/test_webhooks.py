@@ -290,6 +290,7 @@ NEVER = {
     "http://127.1/": "Its host '127.1' is neither a full name nor an address in full.",
     "http://2130706433/": "Its host '2130706433' is neither",
     "http://[fe80::1%25lo]/": "Its host 'fe80::1%25lo' is neither",
+    "http://127.0.0.1:80\\@host.example/": "The address must not hold backslashes.",
     "http://host.example:99999/": "The port must lie between 1 and 65535.",
     "http://host.example:0/": "The port must lie between 1 and 65535.",
     "http://intranet/": "Its host 'intranet' is neither",

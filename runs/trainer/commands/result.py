@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 
-from runs.trainer.commands.prepare import Prepared
 from runs.trainer.evaluation.exact_match import ExactMatch
-from runs.trainer.loop.training import Loop
+from runs.trainer.loop.training import Loop, TrainingRecord
 from runs.trainer.modeling import export_model
+from runs.trainer.objectives.objective import Objective, Prepared
 
 _LIBRARIES = ("google-tunix", "jax", "flax", "optax", "orbax-checkpoint", "transformers")
 
@@ -24,24 +24,26 @@ def make_result(
     problems: ExactMatch | None,
     outputs: list[str],
 ) -> dict[str, Any]:
-    """The content of ``result.json`` but for ``model``; null where something does not apply."""
-    tally = loop.tally
+    """Return the content of ``result.json`` except for ``model``; null where something does not
+    apply.
+
+    ``exact_match`` and ``outputs`` are of the trained model, ``resumed`` is the step of the
+    restored checkpoint.
+    """
+    record = loop.record
     samples = []
     if problems is not None:
-        before = tally.outputs_before or [""] * len(outputs)
+        before = record.outputs_before or [""] * len(outputs)
         samples = [
             {**sample, "before": first, "after": last}
             for sample, first, last in zip(problems.samples(), before, outputs, strict=True)
         ]
     return {
-        "loss_first": tally.loss_first,
-        "loss_last": tally.loss_last,
-        "eval_loss_before": tally.eval_loss_before,
-        "eval_loss_after": tally.eval_loss_last if prepared.held_out_rows else None,
-        "exact_match_before": tally.exact_match_before,
+        **_reported(prepared, record),
+        "exact_match_before": record.values.get("exact_match_before"),
         "exact_match_after": exact_match,
         "steps": prepared.total,
-        "tokens": tally.tokens,
+        "tokens": record.tokens,
         "tokens_per_second": round(loop.timed_tokens / loop.seconds, 1) if loop.seconds else None,
         "checkpoint": f"{prepared.manifest['output']['checkpoints']}/{prepared.total}",
         "model": None,
@@ -56,6 +58,18 @@ def make_result(
     }
 
 
+def _reported(prepared: Prepared, record: TrainingRecord) -> dict[str, float | None]:
+    """Return the numbers that the objective reports."""
+    found: dict[str, float | None] = {}
+    for name in prepared.objective.reported:
+        for key in (f"{name}_first", f"{name}_last", f"eval_{name}_before"):
+            found[key] = record.values.get(key)
+        found[f"eval_{name}_after"] = (
+            record.values.get(f"eval_{name}_last") if prepared.held_out_rows else None
+        )
+    return found
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for name in _LIBRARIES:
@@ -67,8 +81,8 @@ def _versions() -> dict[str, str]:
 
 
 def export(prepared: Prepared, result: dict[str, Any]) -> str:
-    """Write the model folder; its path relative to the run folder. With several processes every one
-    must call this."""
+    """Write the model folder; return its path relative to the run folder. With several processes,
+    every one must call this."""
     name = str(prepared.manifest["output"]["model"])
     export_model(
         prepared.model,
@@ -77,14 +91,16 @@ def export(prepared: Prepared, result: dict[str, Any]) -> str:
         merged=prepared.training["export_merged"],
         card={
             **{key: prepared.manifest[key] for key in ("run_id", "dataset", "model", "training")},
+            "kind": prepared.objective.kind,
+            "method": prepared.objective.method,
             "result": result,
         },
     )
     return name
 
 
-def result_sentences(result: dict[str, Any]) -> list[str]:
-    """The result for people."""
+def result_sentences(result: dict[str, Any], objective: Objective) -> list[str]:
+    """Return the result for people."""
 
     def change(name: str) -> str | None:
         first, last = result[f"{name}_before"], result[f"{name}_after"]
@@ -102,10 +118,17 @@ def result_sentences(result: dict[str, Any]) -> list[str]:
         else f", {result['steps'] - result['extended_from_step']:,} of them added"
     )
     sentences = [f"Trained {result['steps']:,} steps{added}, {result['tokens']:,} tokens."]
-    if result["loss_first"] is not None:
-        sentences[0] += f" Loss {result['loss_first']:.4g} → {result['loss_last']:.4g}."
-    for name, words in (("eval_loss", "Held-out loss"), ("exact_match", "Exact match")):
+    for name in objective.reported:
+        first, last = result[f"{name}_first"], result[f"{name}_last"]
+        if first is not None:
+            sentences[0] += f" {_words(name).capitalize()} {first:.4g} → {last:.4g}."
+    held_out = [(f"eval_{name}", f"Held-out {_words(name)}") for name in objective.reported]
+    for name, words in (*held_out, ("exact_match", "Exact match")):
         if text := change(name):
             sentences.append(f"{words} {text}.")
     sentences.append(f"Checkpoint {result['checkpoint']}, model {result['model']}.")
     return sentences
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")

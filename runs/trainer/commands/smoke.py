@@ -10,13 +10,20 @@ from typing import Any
 from runs.trainer.commands.prepare import prepare
 from runs.trainer.errors import NotANumber
 from runs.trainer.loop.devices import make_mesh, memory_in_use
-from runs.trainer.loop.optimizer import make_optimizer
-from runs.trainer.loop.step import SftTrainer
+from runs.trainer.loop.step import make_trainer
 
 
 def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Load the model and run the first step: its loss, gradient norm, seconds with loading, and
-    bytes in use afterwards."""
+    """Load the model and run the first step.
+
+    Returns:
+        The step's outcome (``loss``, ``grad_norm`` and what the objective counts), ``seconds`` with
+        loading, and ``memory_bytes`` in use afterwards.
+
+    Raises:
+        NotANumber: the loss or the gradient is NaN or infinite.
+        TrainerError: see ``prepare``.
+    """
     training = manifest["training"]
     started = time.monotonic()
     mesh = make_mesh(
@@ -24,18 +31,12 @@ def run_one_step(manifest: dict[str, Any], folder: Path) -> dict[str, float]:
     )
     with mesh:
         prepared = prepare(manifest, folder, mesh, lambda: None)
-        trainer = SftTrainer(
-            prepared.model.module,
-            make_optimizer(
-                training, total=prepared.total, start=prepared.start, dtype=prepared.dtype
-            ),
-            on_step=lambda outcome: None,
-        )
-        plan = prepared.plan
-        step, rows = next(plan.steps())
-        host = prepared.builder.build(
-            step, rows, micro_batches=plan.micro_batches, rows_per_batch=plan.rows_per_batch
-        )
+        trainer = make_trainer(prepared, on_step=lambda outcome: None)
+        batches = prepared.source.train(start=0, stop=1)
+        try:
+            host = next(iter(batches))
+        finally:
+            batches.close()
         values = {name: float(value) for name, value in trainer.first_step(host.batch).items()}
     if not all(math.isfinite(value) for value in values.values()):
         raise NotANumber(

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 
 from runs.runfolder.checkpoints import make_identity
-from runs.trainer.commands.prepare import Prepared, prepare
+from runs.trainer.commands.prepare import prepare
 from runs.trainer.commands.result import export, make_result, result_sentences
-from runs.trainer.data.batches import Prefetcher
 from runs.trainer.data.inputs import (
     input_warnings,
     open_manifest,
@@ -25,10 +24,9 @@ from runs.trainer.errors import Interrupted, StorageError
 from runs.trainer.evaluation.exact_match import ExactMatch
 from runs.trainer.loop.checkpoints import Checkpoints
 from runs.trainer.loop.devices import make_mesh, start_devices
-from runs.trainer.loop.optimizer import make_optimizer
-from runs.trainer.loop.step import SftTrainer
 from runs.trainer.loop.stop import StopWatch
-from runs.trainer.loop.training import Loop, Tally
+from runs.trainer.loop.training import Loop, TrainingRecord
+from runs.trainer.objectives.objective import Prepared
 from runs.trainer.reporting.metrics import MetricsFile, say, write_json
 
 SEEN = "seen.json"
@@ -69,9 +67,9 @@ def train(prepared: Prepared, stop: StopWatch) -> None:
             keep_best=prepared.training["keep_best_checkpoints"],
         ) as checkpoints,
     ):
-        loop = _make_loop(prepared, checkpoints, metrics, stop)
+        loop = Loop(prepared, checkpoints=checkpoints, metrics=metrics, stop=stop)
         result = _train(prepared, loop, checkpoints, metrics, stop)
-    for sentence in result_sentences(result):
+    for sentence in result_sentences(result, prepared.objective):
         say(sentence)
 
 
@@ -92,23 +90,22 @@ def _train(
         write_json(prepared.folder / SEEN, first_seen(prepared.data, prepared.tokenizer))
     problems = _exact_match(prepared)
     if begun == prepared.start:
-        loop.tally.eval_loss_before = loop.evaluate(begun)
-        loop.tally.exact_match_before, loop.tally.outputs_before = _solve(
-            problems, loop, begun, metrics, stop
-        )
+        loop.evaluate(before=True)
+        share, loop.record.outputs_before = _measure_exact_match(problems, loop, metrics, stop)
+        if share is not None:
+            loop.record.values["exact_match_before"] = share
     loop.run()
     checkpoints.finish()
     if loop.stopped_by:
-        step = loop.trainer.train_steps
         saved = (
-            f"a checkpoint of step {step} is saved; start the run again to go on"
-            if step
+            f"a checkpoint of step {loop.step} is saved; start the run again to go on"
+            if loop.step
             else "nothing was trained yet"
         )
         raise Interrupted(
-            f"stopped by {loop.stopped_by} after step {step} of {prepared.total}; {saved}"
+            f"stopped by {loop.stopped_by} after step {loop.step} of {prepared.total}; {saved}"
         )
-    exact, outputs = _solve(problems, loop, prepared.total, metrics, stop)
+    exact, outputs = _measure_exact_match(problems, loop, metrics, stop)
     result = make_result(
         prepared, loop, resumed=resumed, exact_match=exact, problems=problems, outputs=outputs
     )
@@ -118,44 +115,19 @@ def _train(
     return result
 
 
-def _make_loop(
-    prepared: Prepared, checkpoints: Checkpoints, metrics: MetricsFile, stop: StopWatch
-) -> Loop:
-    return Loop(
-        trainer_of=lambda on_step: SftTrainer(
-            prepared.model.module,
-            make_optimizer(
-                prepared.training, total=prepared.total, start=prepared.start, dtype=prepared.dtype
-            ),
-            on_step=on_step,
-        ),
-        training=prepared.training,
-        plan=prepared.plan,
-        prefetcher_of=lambda start, end: Prefetcher(
-            prepared.builder, prepared.plan, start=start, stop=end
-        ),
-        held_out=prepared.held_out if prepared.held_out_rows else None,
-        start=prepared.start,
-        total=prepared.total,
-        checkpoints=checkpoints,
-        metrics=metrics,
-        stop=stop,
-        name_examples=prepared.example_names,
-    )
-
-
 def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | None:
-    """Go on from this folder's own newest checkpoint, else from that of ``resume_from``, else begin
-    (None).
+    """Resume from this folder's own newest checkpoint, else from that of ``resume_from``; return
+    its step, or None where there is neither.
 
-    An extension begins with the weights and the optimizer of the checkpoint that it extends; what
-    it tells about itself, but for the number of tokens, begins anew.
+    An extension begins with the weights and the optimizer of the checkpoint that it extends; its
+    record, except for the number of tokens, begins anew.
 
     Raises:
-        StorageError: there is no such checkpoint, or it is of no use here.
+        StorageError: there is no such checkpoint, or it cannot be used here.
     """
     start, folder = prepared.start, checkpoints.folder
-    found = checkpoints.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
+    trainer = loop.trainer
+    found = checkpoints.restore(trainer.model, trainer.optimizer, lora=trainer.lora)
     source = prepared.manifest["resume_from"]
     if found is None and source is not None:
         folder = prepared.folder / source
@@ -167,7 +139,7 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
         with Checkpoints(
             folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True
         ) as other:
-            found = other.restore(loop.trainer.model, loop.trainer.optimizer, lora=loop.lora)
+            found = other.restore(trainer.model, trainer.optimizer, lora=trainer.lora)
         if found is None:
             raise StorageError(
                 f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to"
@@ -181,19 +153,16 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
             )
         return None
     step, state = found
-    tally = Tally(
-        **{name: value for name, value in state.items() if name in Tally.__dataclass_fields__}
-    )
-    if start and tally.start != start:  # not the extension's own
+    record = TrainingRecord.from_state(state)
+    if start and record.start != start:  # not the extension's own
         if step != start:
             raise StorageError(
                 f"extend_from_step: the newest checkpoint in {folder} that can be read is of step"
                 f" {step}, not of step {start}; extend the training from a step that is there"
             )
-        tally = Tally(tokens=tally.tokens)
-    tally.start = start
-    loop.tally = tally
-    loop.trainer.start_at(step)
+        record = TrainingRecord(tokens=record.tokens)
+    record.start = start
+    loop.record, loop.step = record, step
     say(f"Resumed from step {step}.")
     if start:
         say(
@@ -232,12 +201,13 @@ def _exact_match(prepared: Prepared) -> ExactMatch | None:
     )
 
 
-def _solve(
-    problems: ExactMatch | None, loop: Loop, step: int, metrics: MetricsFile, stop: StopWatch
+def _measure_exact_match(
+    problems: ExactMatch | None, loop: Loop, metrics: MetricsFile, stop: StopWatch
 ) -> tuple[float | None, list[str]]:
     if problems is None:
         return None, []
     share, outputs = problems.solve(loop.trainer.model, stop.check)
+    step = loop.step
     metrics.values(step, loop.epoch(step), {"exact_match": share})
     say(f"step {step}/{loop.total} exact match {share:.3f} on {len(problems)} held-out problems")
     return share, outputs

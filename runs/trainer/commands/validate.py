@@ -20,18 +20,18 @@ from runs.spec.manifest import warnings_of
 from runs.spec.model_folder import FolderProblem, ModelFolder, read_config
 from runs.trainer.data.inputs import (
     input_warnings,
+    last_step,
     open_manifest,
-    plan_data,
     plan_facts,
     plan_sentences,
-    tokenise,
 )
-from runs.trainer.data.plan import DataPlan
+from runs.trainer.data.plan import DataPlan, plan_rows
 from runs.trainer.data.tokens import TokenisedData
 from runs.trainer.errors import ModelError
 from runs.trainer.loop.memory import memory_estimate
 from runs.trainer.loop.stop import StopWatch
 from runs.trainer.modeling.model_files import check_weights, open_model
+from runs.trainer.objectives import objective_for
 
 GIB = 2**30
 
@@ -51,16 +51,17 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
         StopWatch(folder).check("before the check was finished")
 
     check_stop()
-    training = manifest["training"]
+    training, objective = manifest["training"], objective_for(manifest)
     model = _find_model(manifest["model"], folder)
     architecture, warnings = model.architecture, model.warnings + warnings_of(training)
     total, trainable = count_parameters(
         model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"]
     )
-    tokenizer, data = tokenise(manifest, folder, model.tokenizer, check_stop)
+    tokenizer, data = objective.tokenise(manifest, folder, model.tokenizer, check_stop)
     data.check_vocabulary(architecture.vocab)
     check_stop()
-    plan, _, steps = plan_data(data, training, extend_from=manifest["extend_from_step"])
+    plan, _ = objective.plan(data)
+    steps = last_step(manifest, plan)
     report: dict[str, Any] = {
         **plan_facts(data, plan, steps),
         "num_epochs": round(steps / plan.steps_per_epoch, 4),
@@ -143,7 +144,7 @@ def _histogram(data: TokenisedData) -> list[list[int]]:
 
 
 def _waste(data: TokenisedData, training: dict[str, Any], *, packing: bool) -> float:
-    return round(plan_data(data, {**training, "packing": packing})[0].padding_waste(), 4)
+    return round(plan_rows(data, training, packing=packing)[0].padding_waste(), 4)
 
 
 def _memory(

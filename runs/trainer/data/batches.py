@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax
+import jax
 import numpy as np
 
 from runs.trainer.data.plan import DataPlan, StepRows
@@ -17,7 +18,7 @@ from runs.trainer.data.tokens import TokenisedData
 
 @flax.struct.dataclass(frozen=True)
 class Batch:
-    """What a step computes on, all ``[A, B, L]``: A micro-batches of B rows of L tokens.
+    """Sequences of tokens in rows, all arrays ``[A, B, L]``: A micro-batches of B rows of L tokens.
 
     ``tokens`` int32; ``segments`` int32, which sequence of its row a token belongs to, from 1, and
     0 for padding; ``answer`` bool, whether the token is to be learnt.
@@ -30,10 +31,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class HostBatch:
-    """A batch and what is known of it on the host. ``tokens`` counts the real ones, ``pieces`` are
-    their sequences."""
+    """The batch of one step (counted from 0), and what the host knows of it.
 
-    batch: Batch
+    ``batch`` is a pytree of arrays ``[A, B, …]`` (of A micro-batches, this process's B rows each),
+    such as ``Batch``; the objective that made it knows what is in it. ``tokens`` counts the tokens
+    without padding, of all processes. ``pieces`` [n] are the sequences, as indices into the
+    tokenised data.
+    """
+
+    batch: Any
     step: int
     tokens: int
     pieces: np.ndarray
@@ -58,6 +64,8 @@ class BatchBuilder:
     def build(
         self, step: int, rows: StepRows, *, micro_batches: int, rows_per_batch: int
     ) -> HostBatch:
+        """Return the batch of ``rows``: ``micro_batches`` of ``rows_per_batch`` rows, rounded up
+        to a multiple of the shards."""
         padded = -(-rows_per_batch // self._shards) * self._shards
         shape = (micro_batches, padded, rows.length)
         tokens = np.zeros(shape, dtype=np.int32)
@@ -133,5 +141,36 @@ class Prefetcher:
             yield item
 
     def close(self) -> None:
+        """Stop the thread."""
         self._closed.set()
         self._thread.join(timeout=10)
+
+
+@dataclass(frozen=True)
+class PlannedBatches:
+    """The batches of a plan, which depend on the data alone, so that they can be built ahead."""
+
+    builder: BatchBuilder
+    plan: DataPlan
+    held_out_rows: list[StepRows]
+
+    def train(self, *, start: int, stop: int) -> Prefetcher:
+        """Return the batches of steps ``start`` to ``stop`` - 1, counted from 0."""
+        return Prefetcher(self.builder, self.plan, start=start, stop=stop)
+
+    def held_out(self) -> Iterator[HostBatch]:
+        """Yield the held-out part in a fixed order, each batch one micro-batch."""
+        for rows in self.held_out_rows:
+            yield self.builder.build(
+                0, rows, micro_batches=1, rows_per_batch=self.plan.rows_per_batch
+            )
+
+
+def planned_batches(
+    data: TokenisedData, plan: DataPlan, held_out_rows: list[StepRows], *, shards: int
+) -> PlannedBatches:
+    """Return the batches of ``plan`` for this process. ``shards``: devices of all processes."""
+    builder = BatchBuilder(
+        data, shards=shards, process=jax.process_index(), processes=jax.process_count()
+    )
+    return PlannedBatches(builder, plan, held_out_rows)

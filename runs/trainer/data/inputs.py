@@ -4,20 +4,19 @@ JAX."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runs.spec.manifest import ManifestError, read_manifest, with_revision
 from runs.spec.model_folder import FolderProblem, check_tokenizer
-from runs.trainer.data.plan import DataPlan, StepRows, held_out_batches, total_steps
+from runs.trainer.data.plan import DataPlan, total_steps
 from runs.trainer.data.tokenizer import Tokenizer, load_tokenizer
-from runs.trainer.data.tokens import TokenisedData, tokenised_data
+from runs.trainer.data.tokens import TokenisedData
 from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
 
 
 def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
-    """The checked manifest and its folder. Raises ManifestProblem."""
+    """Return the checked manifest and its folder. Raises ManifestProblem."""
     try:
         return read_manifest(config), config.absolute().parent
     except ManifestError as error:
@@ -39,32 +38,11 @@ def pin_revision(config: Path, commit: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def tokenise(
-    manifest: dict[str, Any],
-    folder: Path,
-    tokenizer_folder: Path | None,
-    check_stop: Callable[[], None],
-) -> tuple[Tokenizer, TokenisedData]:
-    """The tokenizer (None: bytes) and the tokenised dataset, kept below ``TUNIXRT_CACHE_DIR`` or
-    the manifest's folder.
-
-    Raises ModelError: the tokenizer cannot be used. DataError: see ``tokenised_data``.
-    """
-    tokenizer = open_tokenizer(tokenizer_folder, prompt_style=manifest["training"]["prompt_style"])
-    data = tokenised_data(
-        folder / manifest["dataset"]["path"],
-        tokenizer=tokenizer,
-        max_length=manifest["training"]["max_seq_length"],
-        too_long=manifest["training"]["too_long"],
-        cache_root=Path(os.environ.get("TUNIXRT_CACHE_DIR") or folder / "cache"),
-        check_stop=check_stop,
-    )
-    return tokenizer, data
-
-
 def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int) -> list[str]:
-    """What people should know about how their conversations become tokens, of which the model was
-    made for ``positions``."""
+    """Return what people should know about how their conversations become tokens, in sentences.
+
+    ``positions``: the longest sequence that the model was made for, in tokens.
+    """
     warnings = [*tokenizer.notes]
     if count := data.counts["systems_moved"]:
         warnings.append(
@@ -86,8 +64,8 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int)
 
 
 def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
-    """The tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with its
-    files."""
+    """Open the tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with
+    its files."""
     try:
         if folder is not None:
             check_tokenizer(folder)
@@ -103,41 +81,20 @@ def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
         ) from error
 
 
-def plan_data(
-    data: TokenisedData, training: dict[str, Any], *, extend_from: int | None = None
-) -> tuple[DataPlan, list[StepRows], int]:
-    """The plan of the training part, the batches of the held-out part, and the last optimizer
-    step."""
-    train, held_out = data.select(held_out=False), data.select(held_out=True)
-    length, packing = training["max_seq_length"], training["packing"]
-    plan = DataPlan(
-        pieces=train,
-        lengths=data.pieces["length"][train],
-        batch_size=training["batch_size"],
-        accumulation=training["gradient_accumulation_steps"],
-        max_length=length,
-        packing=packing,
-        seed=training["seed"],
-    )
-    rows = held_out_batches(
-        held_out,
-        data.pieces["length"][held_out],
-        rows_per_batch=plan.rows_per_batch,
-        max_length=length,
-        packing=packing,
-        row_lengths=plan.row_lengths,
-    )
-    total = total_steps(
+def last_step(manifest: dict[str, Any], plan: DataPlan) -> int:
+    """Return the last optimizer step that the manifest asks for, counted from 1."""
+    training = manifest["training"]
+    return total_steps(
         plan.steps_per_epoch,
         num_epochs=training["num_epochs"],
         max_steps=training["max_steps"],
-        extend_from=extend_from,
+        extend_from=manifest["extend_from_step"],
     )
-    return plan, rows, total
 
 
 def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any]:
-    """The plan in numbers: the first line of metrics.jsonl and part of the validation report."""
+    """Return the plan in numbers: the first line of metrics.jsonl and part of the validation
+    report."""
     train = data.counts["train"]
     return {
         "total_steps": total,
@@ -158,7 +115,7 @@ def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any
 def plan_sentences(
     data: TokenisedData, plan: DataPlan, training: dict[str, Any], total: int
 ) -> list[str]:
-    """What people should know about the plan before the first step."""
+    """Return what people should know about the plan before the first step, in sentences."""
     train, held = data.counts["train"], data.counts["held_out"]
     epochs = total / plan.steps_per_epoch
     sentences = [

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runs.trainer.data.packing import bucket_lengths, group_rows, pack
+from runs.trainer.data.tokens import TokenisedData
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,34 @@ class _Epoch:
             StepRows(length, [self._members(int(row)) for row in rows])
             for length, rows in self.plan[where]
         )
+
+
+def plan_rows(
+    data: TokenisedData, training: dict[str, Any], *, packing: bool
+) -> tuple[DataPlan, list[StepRows]]:
+    """Return the plan of the training part and the batches of the held-out part.
+
+    ``training`` is the manifest's section.
+    """
+    train, held_out = data.select(held_out=False), data.select(held_out=True)
+    plan = DataPlan(
+        pieces=train,
+        lengths=data.pieces["length"][train],
+        batch_size=training["batch_size"],
+        accumulation=training["gradient_accumulation_steps"],
+        max_length=training["max_seq_length"],
+        packing=packing,
+        seed=training["seed"],
+    )
+    rows = held_out_batches(
+        held_out,
+        data.pieces["length"][held_out],
+        rows_per_batch=plan.rows_per_batch,
+        max_length=training["max_seq_length"],
+        packing=packing,
+        row_lengths=plan.row_lengths,
+    )
+    return plan, rows
 
 
 def total_steps(

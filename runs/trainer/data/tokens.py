@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +24,6 @@ from runs.trainer.data.dataset import Example, read_examples
 from runs.trainer.data.tokenizer import Encoded, Tokenizer
 from runs.trainer.errors import DataError, ModelError
 
-LAYOUT = "3"  # part of the key: another layout is another cache
 # Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or
 # so many characters.
 CHUNK_EXAMPLES, CHUNK_CHARACTERS = 1024, 2**21
@@ -31,6 +31,10 @@ CHUNK_EXAMPLES, CHUNK_CHARACTERS = 1024, 2**21
 # start: index into tokens.bin and learnt.bin; length: tokens; offset: byte offset of the example's
 # line in dataset.jsonl.
 PIECE = np.dtype([("start", "<i8"), ("offset", "<i8"), ("length", "<i4"), ("held_out", "?")])
+
+
+# The token ids of some examples, in their order. May raise DataError, for one bad example.
+Encode = Callable[[Tokenizer, list[Example]], list[Encoded]]
 
 
 @dataclass(frozen=True)
@@ -63,38 +67,47 @@ def tokenised_data(
     dataset: Path,
     *,
     tokenizer: Tokenizer,
+    encode: Encode,
+    encoding: str,
     max_length: int,
     too_long: str,
     cache_root: Path,
     check_stop: Callable[[], None] = lambda: None,
 ) -> TokenisedData:
-    """Tokenise ``dataset`` or find it tokenised below ``cache_root``.
+    """Tokenise ``dataset``, or find it tokenised below ``cache_root``.
+
+    Args:
+        encode: makes token ids, and which of them are learnt, of some examples.
+        encoding: part of the cache's key; names what ``encode`` does, and in which version.
+        max_length: tokens of the longest sequence.
+        too_long: what happens to longer ones, see the parameter of this name.
+        check_stop: called between chunks of examples; may raise.
 
     Raises:
         DataError: bad lines, or no example of the training part can be learnt from.
     """
-    folder = cache_root / _key(dataset, tokenizer.fingerprint, max_length, too_long)
+    folder = cache_root / _key(dataset, encoding, tokenizer.fingerprint, max_length, too_long)
     if not (folder / "meta.json").is_file():
-        _build(dataset, folder, tokenizer, max_length, too_long, check_stop)
+        _build(dataset, folder, partial(encode, tokenizer), max_length, too_long, check_stop)
     data = _open(folder)
     _check_not_empty(data.counts, max_length, too_long)
     return data
 
 
-def _key(dataset: Path, tokenizer: str, max_length: int, too_long: str) -> str:
+def _key(dataset: Path, encoding: str, tokenizer: str, max_length: int, too_long: str) -> str:
     try:
         with open(dataset, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {dataset}: {error.strerror or error}") from error
-    parts = "\0".join((LAYOUT, content, tokenizer, str(max_length), too_long))
+    parts = "\0".join((encoding, content, tokenizer, str(max_length), too_long))
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
 
 
 def _build(
     dataset: Path,
     folder: Path,
-    tokenizer: Tokenizer,
+    encode: Callable[[list[Example]], list[Encoded]],
     max_length: int,
     too_long: str,
     check_stop: Callable[[], None],
@@ -113,7 +126,7 @@ def _build(
             counts = _Counts()
             for chunk in _chunks(read_examples(dataset)):
                 check_stop()
-                encoded = _encode(tokenizer, chunk)
+                encoded = _encode(encode, chunk)
                 _write_chunk(
                     chunk, encoded, counts, max_length, too_long, (tokens, learnt, pieces, answers)
                 )
@@ -128,13 +141,15 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _encode(tokenizer: Tokenizer, chunk: list[Example]) -> list[Encoded]:
+def _encode(
+    encode: Callable[[list[Example]], list[Encoded]], chunk: list[Example]
+) -> list[Encoded]:
     try:
-        return tokenizer.encode([example.messages for example in chunk])
+        return encode(chunk)
     except DataError:
         for example in chunk:  # one by one, to name the line
             try:
-                tokenizer.encode([example.messages])
+                encode([example])
             except DataError as error:
                 raise DataError(f"line {example.line} ({example.id}): {error}") from error
         raise

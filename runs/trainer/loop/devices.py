@@ -88,8 +88,8 @@ def memory_in_use() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def give_memory_back() -> None:
-    """Return to the system what steps have freed. The C library (glibc; others have no such call)
+def release_freed_memory() -> None:
+    """Return freed memory to the system. The C library (glibc; others have no such call)
     keeps it, in pieces too small for the next step's arrays: on CPUs the process grew by a third
     within its first fifty steps."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -22,9 +22,10 @@ ends an answer. A prompt is 257, then each message's bytes followed by 10 (a new
 
 
 def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -> str:
-    """Markdown with the front matter that model hubs read.
+    """Return Markdown with the front matter that model hubs read.
 
-    ``card``: run_id, dataset, model, training, result; any may be missing.
+    ``card``: run_id, kind and method (of the training), dataset, model, training, result; any may
+    be missing.
     """
     base = loaded.model_id if loaded.folder is None or loaded.revision else loaded.folder.name
     licence = base_licence(loaded)
@@ -36,7 +37,8 @@ def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -
         front["base_model"] = loaded.model_id
     if licence:
         front["license"] = licence
-    front["tags"] = ["google-tunix", "sft"] + (["lora"] if loaded.lora else [])
+    kind, method = card.get("kind"), card.get("method")
+    front["tags"] = ["google-tunix", *([kind] if kind else []), *(["lora"] if loaded.lora else [])]
     what = (
         "A LoRA adapter for"
         if adapter
@@ -57,7 +59,11 @@ def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -
         "",
         f"# {what} {base}",
         "",
-        _sentence("Trained by supervised fine-tuning with google-tunix", "run", card.get("run_id")),
+        _sentence(
+            f"Trained{f' by {method}' if method else ''} with google-tunix",
+            "run",
+            card.get("run_id"),
+        ),
         "",
         "## Base model",
         "",
@@ -96,8 +102,8 @@ def model_card(loaded: LoadedModel, card: Mapping[str, Any], *, adapter: bool) -
 
 
 def base_licence(loaded: LoadedModel) -> str | None:
-    """The licence of the base model as its folder states it: its model card's front matter, else
-    its config.json."""
+    """Return the licence of the base model as its folder states it: in its model card's front
+    matter, else in its config.json."""
     if loaded.folder is None:
         return None
     try:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from runs.trainer.loop.devices import give_memory_back, memory_in_use
+from runs.trainer.loop.devices import memory_in_use, release_freed_memory
 
 MEGABYTE = 2**20
 
@@ -11,6 +11,6 @@ def test_what_was_freed_goes_back_to_the_system():
     kept = pieces[::100]  # in between, so that nothing is free at the heap's end
     held = memory_in_use()
     del pieces
-    give_memory_back()
+    release_freed_memory()
     assert held - memory_in_use() > 200 * MEGABYTE
     assert len(kept) == 30

@@ -10,15 +10,18 @@ from runs.trainer.data.seen import texts_of
 from runs.trainer.data.tokenizer import ByteTokenizer
 from runs.trainer.data.tokens import tokenised_data
 from runs.trainer.errors import DataError, ModelError
+from runs.trainer.objectives.sft import ENCODING, encode
 from runs.trainer.tests.helpers import line
 
 
-def build(tmp_path, examples, *, max_length=128, too_long="drop"):
+def build(tmp_path, examples, *, max_length=128, too_long="drop", encoding=ENCODING):
     path = tmp_path / "dataset.jsonl"
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return tokenised_data(
         path,
         tokenizer=ByteTokenizer(),
+        encode=encode,
+        encoding=encoding,
         max_length=max_length,
         too_long=too_long,
         cache_root=tmp_path / "cache",
@@ -97,7 +100,8 @@ def test_the_same_data_is_tokenised_once(tmp_path):
     assert os.stat(folder / "tokens.bin").st_mtime_ns == stamp
     build(tmp_path, [SHORT], max_length=256)
     build(tmp_path, [line("short", "q", "b")])
-    assert len(list((tmp_path / "cache").iterdir())) == 3
+    build(tmp_path, [SHORT], encoding="another")
+    assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_a_failed_tokenisation_leaves_nothing(tmp_path):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
@@ -48,20 +47,6 @@ class _Ids:
 
     def pad_id(self) -> int:
         return -1
-
-
-class _Sampler(Sampler):
-    """Keeps its compiled functions between evaluations, but not the weights, which change and are
-    large."""
-
-    def take(self, module: nnx.Module) -> None:
-        self._transformer_state = nnx.variables(module)
-        self._flattened_transformer_state = jax.tree.leaves(
-            self._transformer_state, is_leaf=lambda x: isinstance(x, nnx.Variable)
-        )
-
-    def release(self) -> None:
-        self._transformer_state = self._flattened_transformer_state = []  # type: ignore[assignment]
 
 
 class ExactMatch:
@@ -106,30 +91,27 @@ class ExactMatch:
             * self._config.head_dim
         )
         self._rows = int(max(1, min(MOST_ROWS, CACHE_BYTES // per_row, len(self._fits) or 1)))
-        self._sampler: _Sampler | None = None
+        self._sampler: tuple[nnx.Module, Sampler] | None = None
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def solve(self, module: nnx.Module, check_stop: Callable[[], None]) -> tuple[float, list[str]]:
-        """Share of the problems solved, 0 to 1, and the first few outputs."""
+        """Return the share of the problems solved, 0 to 1, and the first few outputs.
+
+        ``check_stop`` is called before each batch and may raise.
+        """
         outputs = [""] * len(self._examples)
-        if self._sampler is None:
-            self._sampler = _Sampler(module, _Ids(self._tokenizer), self._config)
-        self._sampler.take(module)
-        try:
-            # Problems of like length together: a batch is done when its last row is.
-            order = sorted(self._fits, key=lambda i: (len(self._prompts[i]), i))
-            for start in range(0, len(order), self._rows):
-                check_stop()
-                rows = order[start : start + self._rows]
-                filled = (rows * self._rows)[: self._rows]
-                for i, text in zip(
-                    rows, self._generate([self._prompts[i] for i in filled]), strict=False
-                ):
-                    outputs[i] = text
-        finally:
-            self._sampler.release()
+        sampler = self._sampler_of(module)
+        # Problems of like length together: a batch is done when its last row is.
+        order = sorted(self._fits, key=lambda i: (len(self._prompts[i]), i))
+        for start in range(0, len(order), self._rows):
+            check_stop()
+            rows = order[start : start + self._rows]
+            filled = (rows * self._rows)[: self._rows]
+            texts = self._generate(sampler, [self._prompts[i] for i in filled])
+            for i, text in zip(rows, texts, strict=False):
+                outputs[i] = text
         solved = [
             last_line(output) == last_line(example.final_answer or "")
             for output, example in zip(outputs, self._examples, strict=True)
@@ -137,7 +119,7 @@ class ExactMatch:
         return float(np.mean(solved)), outputs[:SAMPLES]
 
     def samples(self) -> list[dict[str, str]]:
-        """Prompt and expected answer of the problems whose outputs ``solve`` returns."""
+        """Return prompt and expected answer of the problems whose outputs ``solve`` returns."""
         return [
             {
                 "prompt": example.messages[-2]["content"] if len(example.messages) > 1 else "",
@@ -146,13 +128,20 @@ class ExactMatch:
             for example in self._examples[:SAMPLES]
         ]
 
-    def _generate(self, prompts: list[list[int]]) -> list[str]:
-        assert self._sampler is not None
+    def _sampler_of(self, module: nnx.Module) -> Sampler:
+        """Return the module's sampler, which keeps its compiled functions from one evaluation to
+        the next. It refers to the module's variables, so it follows their values and holds no
+        weights of its own."""
+        if self._sampler is None or self._sampler[0] is not module:
+            self._sampler = module, Sampler(module, _Ids(self._tokenizer), self._config)
+        return self._sampler[1]
+
+    def _generate(self, sampler: Sampler, prompts: list[list[int]]) -> list[str]:
         with warnings.catch_warnings():
             # Without logits buffers some donated arrays find no use; harmless, but said at every
             # compilation.
             warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-            output = self._sampler(
+            output = sampler(
                 [tuple(prompt) for prompt in prompts],  # type: ignore[misc]
                 max_generation_steps=self._max_tokens,
                 max_prompt_length=self._prompt_length,

@@ -26,7 +26,8 @@ from runs.tests.leftovers import make_run
 
 Answer = dict[str, Any]
 RANDOM_WEIGHTS = "preset:tiny-llama starts from random weights (llama)."
-# As `tunix validate --report` writes it (runs/trainer/tests/test_validate.py compares the names).
+# As `tunix validate --report` writes it: runs/trainer/tests/commands/test_validate.py compares the
+# names.
 REPORT: Answer = {
     "total_steps": 12, "steps_per_epoch": 4, "num_epochs": 3.0, "examples": 40, "held_out": 8,
     "tokens": 3456, "answer_tokens": 345, "dropped": 3, "truncated": 2, "split": 0,

@@ -27,7 +27,7 @@ from runs.trainer.modeling import (
 )
 from runs.trainer.tests.modeling_folders import CONFIGS, make_folder
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def load(

@@ -99,9 +99,10 @@ def root_of(node):
 
 
 def private_uses(tree):
-    """Private names in a module of ours that could be the library's: attributes, names in strings
-    (``getattr``), and what classes derived from the library's define; but for what the module's
-    other classes define."""
+    """Private names in a module of ours that could be the library's.
+
+    These are attributes, strings (for ``getattr``), and what classes derived from the library's
+    define, without the names that the module's other classes define."""
     _, bound, used = library_names(tree)
     own = set()
     for node in ast.walk(tree):
@@ -118,8 +119,7 @@ def private_uses(tree):
                 used |= defined
             else:
                 own |= defined
-    derived_only = {name for name in used if is_private(name)}
-    return derived_only - own
+    return {name for name in used if is_private(name)} - own
 
 
 def parse(path):

@@ -25,7 +25,7 @@ from runs.trainer.objectives.objective import Prepared
 from runs.trainer.reporting.metrics import MetricsFile, Progress, say
 
 NAMED_EXAMPLES = 8  # examples named when a step fails
-# between two times that freed memory is given back, which costs the step under way some 0.2 s
+# Between two releases of freed memory, each of which costs the step under way some 0.2 s.
 TRIM_SECONDS = 20.0
 
 
@@ -302,8 +302,10 @@ class Loop:
             self._window = _Window()
 
     def _means(self, values: dict[str, float]) -> list[str]:
-        """Return the metrics of a step that are means over the objective's denominator."""
-        return [name for name in values if name not in (self._objective.denominator, "grad_norm")]
+        """Return the metrics of a step that are means over the objective's denominator, the loss
+        first."""
+        others = values.keys() - {"loss", "grad_norm", self._objective.denominator}
+        return ["loss", *sorted(others)]
 
     def _log(self, step: int) -> None:
         window = self._window

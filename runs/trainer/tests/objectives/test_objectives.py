@@ -69,7 +69,7 @@ class BeyondTheReference(SupervisedFineTuning):
     kind = "beyond"
     method = "going beyond a reference"
     denominator = "rows"
-    reported = ("loss", "margin")
+    reported = ("loss", "gain")
 
     def batch_source(self, prepared):
         return WithReference(
@@ -77,12 +77,12 @@ class BeyondTheReference(SupervisedFineTuning):
         )
 
     def loss(self, module, batch, *, train_head):
-        margin = row_log_probs(module, batch["rows"]) - batch["reference"]
+        gain = row_log_probs(module, batch["rows"]) - batch["reference"]
         real = batch["rows"].segments[:, 0] > 0
-        losses = -jax.nn.log_sigmoid(margin)
+        losses = -jax.nn.log_sigmoid(gain)
         return jnp.where(real, losses, 0).sum(), {
             "rows": real.sum().astype(jnp.float32),
-            "margin": jnp.where(real, margin, 0).sum(),
+            "gain": jnp.where(real, gain, 0).sum(),
         }
 
     def held_out_metrics(self, means):
@@ -172,23 +172,23 @@ def test_the_loop_trains_an_objective_with_batches_and_metrics_of_its_own(traine
     lines = steps(trained)
     assert len(lines) == 3
     assert lines[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # no step taken: no difference
-    assert lines[0]["margin"] == pytest.approx(0, abs=1e-4)
-    assert list(lines[0])[:2] == ["loss", "margin"]
-    assert lines[-1]["margin"] > 1
+    assert lines[0]["gain"] == pytest.approx(0, abs=1e-4)
+    assert list(lines[0])[:2] == ["loss", "gain"]
+    assert lines[-1]["gain"] > 1
     held_out = [e["values"] for e in trained.metrics() if "eval_loss" in e.get("values", {})]
-    assert [list(values) for values in held_out] == [["eval_loss", "eval_margin"]] * 2
+    assert [list(values) for values in held_out] == [["eval_loss", "eval_gain"]] * 2
 
     result = trained.result()
     assert list(result)[:8] == [
         "loss_first", "loss_last", "eval_loss_before", "eval_loss_after",
-        "margin_first", "margin_last", "eval_margin_before", "eval_margin_after",
+        "gain_first", "gain_last", "eval_gain_before", "eval_gain_after",
     ]  # fmt: skip
-    assert [result["margin_first"], result["margin_last"]] == [
-        lines[0]["margin"],
-        lines[-1]["margin"],
+    assert [result["gain_first"], result["gain_last"]] == [
+        lines[0]["gain"],
+        lines[-1]["gain"],
     ]
-    assert [result["eval_margin_before"], result["eval_margin_after"]] == [
-        values["eval_margin"] for values in held_out
+    assert [result["eval_gain_before"], result["eval_gain_after"]] == [
+        values["eval_gain"] for values in held_out
     ]
     card = (trained.folder / "model" / "README.md").read_text()
     assert "- beyond\n" in card
@@ -201,7 +201,7 @@ def test_accumulation_divides_by_what_the_objective_counts(train_beyond):
     parts = train_beyond("parts", num_epochs=1, batch_size=2, gradient_accumulation_steps=2)
 
     [one], [two] = steps(whole), steps(parts)
-    for name in ("loss", "margin", "grad_norm"):
+    for name in ("loss", "gain", "grad_norm"):
         assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4)
 
 
@@ -212,9 +212,9 @@ def test_what_an_objective_reports_is_carried_over_a_resume(train_beyond, traine
 
     result, before = longer.result(), trained.result()
     assert result["resumed_from_step"] == 3
-    for name in ("loss_first", "margin_first", "eval_loss_before", "eval_margin_before"):
+    for name in ("loss_first", "gain_first", "eval_loss_before", "eval_gain_before"):
         assert result[name] == before[name]
-    assert result["margin_last"] > before["margin_last"]
+    assert result["gain_last"] > before["gain_last"]
     out = capsys.readouterr().out
-    assert f"Margin {result['margin_first']:.4g} → {result['margin_last']:.4g}." in out
-    assert "Held-out margin" in out
+    assert f"Gain {result['gain_first']:.4g} → {result['gain_last']:.4g}." in out
+    assert "Held-out gain" in out

@@ -21,7 +21,9 @@ from typing import Any
 
 from benchmarks.train.figures import needed_flops, summary, table
 from benchmarks.train.watch import Segment, watch
-from runs.spec.manifest import LORA_TARGETS, build_manifest, dump_manifest
+from runs.spec.kinds import SFT
+from runs.spec.manifest import build_manifest, dump_manifest
+from runs.spec.parameters import LORA_TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -182,6 +184,7 @@ def write_manifest(
     shutil.copy(work / "dataset.jsonl", folder / "dataset.jsonl")
     manifest = build_manifest(
         run_id="bench",
+        kind=SFT,
         dataset={"key": "gsm8k", "path": "dataset.jsonl", "format": "tunix_sft"},
         model={"id": Path(model).name, "path": model, "revision": None},
         training={

@@ -34,7 +34,7 @@ from runs.services.run_requests import (
     clean_tags,
 )
 from runs.services.runtime import local_runtime
-from runs.spec.manifest import shortened
+from runs.spec.wording import shortened
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
 from tunixrt.searches import search

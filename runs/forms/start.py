@@ -15,8 +15,10 @@ from runs.services.run_requests import (
     RunRequest,
     clean_request,
 )
-from runs.spec.manifest import PARAMETERS, Parameter, number_text
+from runs.spec.kinds import DEFAULT_KIND, KINDS
 from runs.spec.naming import NAME_MAX_LENGTH
+from runs.spec.parameters import Parameter
+from runs.spec.wording import number_text
 from tunixrt.forms import ChoiceField, MultipleChoiceField
 from tunixrt.numbers import NumberField, WholeNumberField
 
@@ -76,8 +78,6 @@ class StartForm(forms.Form):
     """A request for a run. ``request`` is what ``clean_request``, the one validation, made of
     it."""
 
-    BASIC = tuple(name for name, parameter in PARAMETERS.items() if parameter.basic)
-    ADVANCED = tuple(name for name, parameter in PARAMETERS.items() if not parameter.basic)
     HANDLING = (
         "output_dir",
         "priority",
@@ -162,10 +162,17 @@ class StartForm(forms.Form):
     )
     client_request_id = forms.CharField(required=False, widget=forms.HiddenInput)
 
-    def __init__(self, *args: Any, datasets: list[tuple[str, str]], **kwargs: Any):
-        """``datasets``: ``(key, label)`` of those to choose from."""
+    def __init__(
+        self,
+        *args: Any,
+        datasets: list[tuple[str, str]],
+        kind: str = DEFAULT_KIND,
+        **kwargs: Any,
+    ):
+        """Make the form of a kind. ``datasets``: ``(key, label)`` of those to choose from."""
         super().__init__(*args, **kwargs)
-        for name, parameter in PARAMETERS.items():
+        self.kind = KINDS[kind]
+        for name, parameter in self.kind.parameters.items():
             self.fields[name] = parameter_field(parameter)
         widget = self.fields["dataset_key"].widget
         assert isinstance(widget, forms.Select)
@@ -178,7 +185,7 @@ class StartForm(forms.Form):
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         if self.errors:
             return cleaned
-        training = {name: cleaned[name] for name in PARAMETERS}
+        training = {name: cleaned[name] for name in self.kind.parameters}
         training["lora_targets"] = training["lora_targets"] or None
         try:
             self.request = clean_request(
@@ -186,6 +193,7 @@ class StartForm(forms.Form):
                     "dataset_key": cleaned["dataset_key"],
                     "model_id": cleaned["model_id"],
                     "output_dir": cleaned["output_dir"] or None,
+                    "kind": self.kind.name,
                     "dry_run": self.data.get("action") != RunMode.LOCAL,
                     "name": cleaned["name"] or None,
                     "tags": split_tags(cleaned["tags"]),
@@ -210,11 +218,12 @@ class StartForm(forms.Form):
 
     @property
     def basic_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in self.BASIC]
+        return [self[name] for name, one in self.kind.parameters.items() if one.basic]
 
     @property
     def advanced_fields(self) -> list[forms.BoundField]:
-        return [self[name] for name in (*self.ADVANCED, *self.HANDLING)]
+        parameters = [name for name, one in self.kind.parameters.items() if not one.basic]
+        return [self[name] for name in (*parameters, *self.HANDLING)]
 
     @property
     def advanced_used(self) -> bool:
@@ -242,9 +251,10 @@ def _shown(value: Any) -> str:
 def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:
     """What the form of a clone shows: the request of the run, in a folder and under a name of its
     own."""
+    parameters = KINDS[config.get("kind", DEFAULT_KIND)].parameters
     initial = {
         name: value
         for name, value in config.items()
-        if name in StartForm.base_fields or name in PARAMETERS
+        if name in StartForm.base_fields or name in parameters
     }
     return initial | {"name": "", "output_dir": "", "tags": ", ".join(config.get("tags", []))}

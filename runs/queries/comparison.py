@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets.models import Dataset
 from runs.models import MetricSeries, Run
+from runs.spec.kinds import SFT, Better, Measure
 
 RUNS_MIN, RUNS_MAX = 2, 20
 # Of the request, what says how a run is handled and nothing about what comes out.
@@ -20,21 +21,14 @@ _HANDLING = (
     "timeout_seconds",
     "webhook_url",
 )
-# label, key of the run's summary, whether less is better (None: neither)
-_RESULTS = (
-    ("Exact match before", "exact_match_before", None),
-    ("Exact match after", "exact_match_after", False),
-    ("Held-out loss before", "eval_loss_before", None),
-    ("Held-out loss after", "eval_loss_after", True),
-    ("Steps", "steps", None),
-    ("Tokens", "tokens", None),
-    ("Tokens/s", "tokens_per_second", False),
-)
+# label, name of the series, its number, which is the better one
 _SERIES = (
-    ("Loss first", "loss", "first", None),
-    ("Loss last", "loss", "last", True),
-    ("Loss lowest", "loss", "minimum", True),
+    ("Loss first", "loss", "first", Better.NEITHER),
+    ("Loss last", "loss", "last", Better.LOWER),
+    ("Loss lowest", "loss", "minimum", Better.LOWER),
 )
+# Results that the series above have already, and have while a run still trains.
+_IN_SERIES = ("loss_first", "loss_last")
 
 
 @dataclass(frozen=True)
@@ -71,14 +65,14 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     )
     fingerprints = [known.get(run.dataset_key, "") for run in runs]
     results = [
-        _line(label, [(series.get((run.pk, name)) or {}).get(key) for run in runs], less)
-        for label, name, key, less in _SERIES
+        _line(label, [(series.get((run.pk, name)) or {}).get(key) for run in runs], better)
+        for label, name, key, better in _SERIES
     ]
     results += [
-        _line(label, [_number(run.summary.get(key)) for run in runs], less)
-        for label, key, less in _RESULTS
+        _line(one.label, [_number(run.summary.get(one.name)) for run in runs], one.better)
+        for one in _measures(runs)
     ]
-    results.append(_line("Duration (s)", [run.duration_seconds for run in runs], None))
+    results.append(_line("Duration (s)", [run.duration_seconds for run in runs], Better.NEITHER))
     return Comparison(
         runs=runs,
         configuration=differences(runs),
@@ -120,12 +114,23 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _line(label: str, values: list[float | None], less_is_better: bool | None) -> Line:
-    """The best are marked where there is something to choose between."""
+def _measures(runs: Sequence[Run]) -> list[Measure]:
+    """Return the results of the runs' kinds, each once."""
+    found = {
+        name: measure
+        for kind in (SFT,)
+        for name, measure in kind.results.items()
+        if name not in _IN_SERIES
+    }
+    return list(found.values())
+
+
+def _line(label: str, values: list[float | None], better: Better) -> Line:
+    """Return a line whose best values are marked where there is something to choose between."""
     numbers = [value for value in values if value is not None]
-    if less_is_better is None or len(set(numbers)) < 2:
+    if better is Better.NEITHER or len(set(numbers)) < 2:
         return Line(label, values)
-    best = min(numbers) if less_is_better else max(numbers)
+    best = min(numbers) if better is Better.LOWER else max(numbers)
     return Line(
         label, values, frozenset(place for place, value in enumerate(values) if value == best)
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runs.services.preflight import texts_of
+from runs.spec.kinds import Kind
 from tunixrt.refusals import shorten
 
 HISTOGRAM_MAX = 200  # rows
@@ -17,15 +18,6 @@ NAME_MAX, PARTS_MAX = 100, 50  # of a part of the memory
 COUNT_MAX = 2**63 - 1
 SAMPLES_MAX, SAMPLE_MAX_CHARACTERS = 10, 10_000
 _SAMPLE = ("prompt", "expected", "before", "after")
-_RESULTS = (
-    "loss_first",
-    "loss_last",
-    "eval_loss_before",
-    "eval_loss_after",
-    "steps",
-    "tokens_per_second",
-)
-_SHARES = ("exact_match_before", "exact_match_after")
 
 
 @dataclass(frozen=True)
@@ -103,27 +95,28 @@ def bars_of(histogram: list[list[int]]) -> list[Bar]:
     )
 
 
-def read_result(summary: Any) -> dict[str, Any]:
-    """Return the results that a training's page shows."""
+def read_result(summary: Any, kind: Kind) -> dict[str, Any]:
+    """Return the results that the page of a training of ``kind`` shows."""
     summary = summary if isinstance(summary, dict) else {}
     samples = summary.get("samples")
-    shares = {name: _share(summary.get(name)) for name in _SHARES}
-    return (
-        {name: _amount(summary.get(name), signed=True) for name in _RESULTS}
-        | shares
-        | {
-            "samples": [
-                {
-                    name: ""
-                    if sample.get(name) is None
-                    else shorten(str(sample[name]), SAMPLE_MAX_CHARACTERS)
-                    for name in _SAMPLE
-                }
-                for sample in (samples[:SAMPLES_MAX] if isinstance(samples, list) else [])
-                if isinstance(sample, dict)
-            ]
-        }
-    )
+    numbers = {
+        name: _share(summary.get(name))
+        if measure.share
+        else _amount(summary.get(name), signed=True)
+        for name, measure in kind.results.items()
+    }
+    return numbers | {
+        "samples": [
+            {
+                name: ""
+                if sample.get(name) is None
+                else shorten(str(sample[name]), SAMPLE_MAX_CHARACTERS)
+                for name in _SAMPLE
+            }
+            for sample in (samples[:SAMPLES_MAX] if isinstance(samples, list) else [])
+            if isinstance(sample, dict)
+        ]
+    }
 
 
 def _part(value: Any, name: str) -> dict[str, Any]:

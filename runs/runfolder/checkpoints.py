@@ -37,8 +37,8 @@ BINDING = (
     "too_long",
     "prompt_style",
 )
-# What these were before there were such parameters. Not read from runs.spec.manifest, because the
-# test programs that stand in for a training have no PyYAML.
+# What these were before there were such parameters. Written here once more, because this module is
+# the standard library alone; a test compares it with runs.spec.kinds.
 BEFORE = {"prompt_style": "conversation"}
 
 

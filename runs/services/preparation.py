@@ -10,8 +10,8 @@ from runs.services.preflight import Preflight, check_request
 from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
 from runs.services.sources import problem_with_source
+from runs.spec.kinds import KINDS
 from runs.spec.manifest import (
-    DATASET_FORMAT,
     ManifestError,
     build_manifest,
     dump_manifest,
@@ -29,14 +29,16 @@ def request_of(run: Run) -> RunRequest:
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a
     checkpoint to go on from."""
+    kind = KINDS[request.kind]
     resume_from = str(run_folder(run.resume_from) / names.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(
         build_manifest(
             run_id=str(run.run_id),
+            kind=kind,
             dataset={
                 "key": dataset.dataset_key,
                 "path": names.DATASET,
-                "format": DATASET_FORMAT,
+                "format": kind.dataset_format,
                 "fingerprint": dataset.fingerprint,
                 "examples": dataset.size - dataset.held_out_size,
                 "held_out": dataset.held_out_size,

@@ -17,8 +17,9 @@ from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
 from runs.spec.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.spec.manifest import PARAMETERS, not_a_number, number_text, parameter_defaults, shortened
+from runs.spec.kinds import DEFAULT_KIND, KINDS, SFT
 from runs.spec.naming import NAME_MAX_LENGTH
+from runs.spec.wording import not_a_number, number_text, shortened
 from tunixrt.addresses import problem_with
 from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal
@@ -68,8 +69,9 @@ class RunRequest:
     dataset_key: str
     model: ModelReference
     output_dir: str | None = None
+    kind: str = DEFAULT_KIND
     dry_run: bool = True
-    training: dict[str, Any] = field(default_factory=parameter_defaults)
+    training: dict[str, Any] = field(default_factory=SFT.defaults)
     smoke: bool = False
     preflight: str = "quick"
     name: str | None = None
@@ -83,9 +85,11 @@ class RunRequest:
 
     def as_config(self) -> dict[str, Any]:
         """The whole request as JSON, enough to run it again; ``clean_request`` takes it back.
-        Without a name where none was given: a repeated request is known by this."""
+        Without a name where none was given, and without a kind where it is the default: a repeated
+        request is known by this, also one that was stored before there were kinds."""
         return {
             **({} if self.name is None else {"name": self.name}),
+            **({} if self.kind == DEFAULT_KIND else {"kind": self.kind}),
             "dataset_key": self.dataset_key,
             "model_id": self.model.model_id,
             "output_dir": self.output_dir,
@@ -123,6 +127,7 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
         "output_dir": reader.parsed(
             "output_dir", partial(clean_output_dir, kept=data.get("output_dir") if of_run else None)
         ),
+        "kind": reader.choice("kind", DEFAULT_KIND, tuple(KINDS)),
         "dry_run": reader.boolean("dry_run", True),
         "smoke": reader.boolean("smoke", False),
         "preflight": reader.choice("preflight", "quick", ("quick", "full")),
@@ -137,7 +142,9 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
         "model": reader.parsed("model_id", resolve_model, required=True),
         "training": {},
     }
-    for name, parameter in PARAMETERS.items():
+    # of a kind that there is not, the parameters are checked by the default's
+    kind = KINDS[DEFAULT_KIND if "kind" in reader.errors else values["kind"]]
+    for name, parameter in kind.parameters.items():
         value = reader.take(name, parameter.default)
         if problem := parameter.problem(value):
             reader.errors[name] = [f"This field {problem}."]
@@ -147,7 +154,12 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
             reader.errors.setdefault(name, ["This field needs lora_rank."])
     unknown = sorted(set(data) - reader.seen, key=str)
     for name in unknown[:NAMED_FIELDS]:
-        reader.errors[shortened(str(name))] = ["Unknown field."]
+        owner = kind.foreign(str(name))
+        reader.errors[shortened(str(name))] = [
+            f"This field is a parameter of {owner}, not of {kind.name}."
+            if owner
+            else "Unknown field."
+        ]
     if len(unknown) > NAMED_FIELDS:
         reader.fail("non_field_errors", f"{len(unknown) - NAMED_FIELDS:,} more unknown fields.")
     if reader.errors:
@@ -176,7 +188,7 @@ def clean_extension(data: Any) -> dict[str, int]:
     for name in given:
         if data[name] is None:
             errors[name] = ["This field may not be null."]
-        elif problem := PARAMETERS[name].problem(data[name]):
+        elif problem := SFT.parameters[name].problem(data[name]):
             errors[name] = [f"This field {problem}."]
     if len(given) != 1 and not errors:
         errors["non_field_errors"] = ["Give either num_epochs or max_steps: how much to add."]

@@ -12,9 +12,7 @@ from runs.runfolder.checkpoints import (
 )
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder
-from runs.spec.manifest import (
-    parameter_defaults,
-)
+from runs.spec.kinds import SFT
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def usable_step(run: Run, *, by: Run) -> int | None:
     folder = run_folder(run) / names.CHECKPOINTS
     steps = complete_steps(folder)
     identity = read_identity(folder) if steps else None
-    wanted = make_identity(model_id=by.model_id, training=parameter_defaults() | by.config)
+    wanted = make_identity(model_id=by.model_id, training=SFT.defaults() | by.config)
     if (
         identity is None
         or first_difference(identity, wanted) is not None

@@ -27,10 +27,8 @@ from runs.services.runtime import local_runtime
 from runs.services.sources import Source, hold_source
 from runs.services.telemetry import measured_write
 from runs.services.wakeup import wake_attendants
-from runs.spec.manifest import (
-    number_text,
-)
 from runs.spec.naming import make_name
+from runs.spec.wording import number_text
 from tunixrt.addresses import problem_with
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from runs.models import Run, RunMode, RunStatus
 from runs.services.measurements import take_in_metrics
 from runs.services.reservations import run_folder
-from runs.spec.manifest import PARAMETERS
+from runs.spec.kinds import SFT
 from runs.tests.checkpoint_layout import leave_checkpoints
 
 
@@ -56,7 +56,9 @@ def make_run(
 
 def training_of(run: Run) -> dict[str, Any]:
     """The training parameters of a run."""
-    return {name: run.config.get(name, parameter.default) for name, parameter in PARAMETERS.items()}
+    return {
+        name: run.config.get(name, parameter.default) for name, parameter in SFT.parameters.items()
+    }
 
 
 def leave_checkpoints_of(run: Run, *steps: int) -> None:

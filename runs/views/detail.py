@@ -22,7 +22,7 @@ from runs.services import reservations, sources, submission
 from runs.services.access import get_run_for
 from runs.services.output_root import root_notice
 from runs.services.runtime import tunix_command
-from runs.spec.manifest import PARAMETERS
+from runs.spec.kinds import SFT
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
 
@@ -62,7 +62,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         ),
         "plan": plan,
         "bars": bars_of(plan["histogram"]) if plan else [],
-        "result": read_result(run.summary),
+        "result": read_result(run.summary, SFT),
         "parameters": parameters_of(run),
         "command": command_of(run),
         "has_manifest": (folder / names.MANIFEST).is_file(),
@@ -199,7 +199,7 @@ def parameters_of(run: Run) -> list[ParameterRow]:
             parameter.help,
             parameter.basic,
         )
-        for name, parameter in PARAMETERS.items()
+        for name, parameter in SFT.parameters.items()
     ]
     return sorted(rows, key=lambda row: not (row.basic or row.changed))
 

@@ -21,6 +21,7 @@ from runs.models import Run
 from runs.queries.summaries import bars_of, read_plan, read_result
 from runs.services.preflight import TEXTS_MAX, Preflight, warnings_in
 from runs.services.reservations import run_folder
+from runs.spec.kinds import SFT
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
 
@@ -189,7 +190,7 @@ def test_a_share_that_cannot_be_is_null() -> None:
         None,
         13_320,
     )
-    result = read_result({"exact_match_before": 0.5, "exact_match_after": 55})
+    result = read_result({"exact_match_before": 0.5, "exact_match_after": 55}, SFT)
     assert (result["exact_match_before"], result["exact_match_after"]) == (0.5, None)
 
 
@@ -330,11 +331,11 @@ def test_no_page_breaks_over_what_a_training_command_wrote(
 def test_results_keep_what_they_should_be() -> None:
     samples = [{"prompt": "1+1=", "expected": "2", "before": None, "after": 2}, "x", None]
     result = read_result(
-        {"loss_last": -1.5, "steps": True, "samples": samples, "tokens_per_second": "fast"}
+        {"loss_last": -1.5, "steps": True, "samples": samples, "tokens_per_second": "fast"}, SFT
     )
     assert (result["loss_last"], result["steps"], result["tokens_per_second"]) == (-1.5, None, None)
     assert result["samples"] == [{"prompt": "1+1=", "expected": "2", "before": "", "after": "2"}]
-    assert read_result(None)["samples"] == read_result({"samples": 5})["samples"] == []
+    assert read_result(None, SFT)["samples"] == read_result({"samples": 5}, SFT)["samples"] == []
 
 
 # --- the limit of a run in the request ------------------------------------------------------------

@@ -14,7 +14,8 @@ from datasets.models import Dataset
 from datasets.services import create_dataset
 from runs.models import Run, RunEvent
 from runs.services.reservations import run_folder
-from runs.spec.manifest import PARAMETERS, parse_manifest
+from runs.spec.kinds import SFT
+from runs.spec.manifest import parse_manifest
 from tunixrt.roles import Role, set_role
 
 pytestmark = pytest.mark.django_db
@@ -116,7 +117,7 @@ def test_a_whole_number_must_be_whole(post, name: str):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, parameter in PARAMETERS.items() if not parameter.nullable]
+    "name", [name for name, parameter in SFT.parameters.items() if not parameter.nullable]
 )
 def test_a_parameter_without_a_meaning_for_null_refuses_it(post, name: str):
     assert post(**{name: None}).json()[name] == ["This field must not be null."]
@@ -134,7 +135,7 @@ def test_every_training_parameter_can_be_given_and_reaches_the_manifest(post):
         "keep_last_checkpoints": 9, "keep_best_checkpoints": 10, "export_merged": True,
         "data_parallel": 1, "fsdp_parallel": 1,
     }  # fmt: skip
-    assert set(training) == set(PARAMETERS)
+    assert set(training) == set(SFT.parameters)
 
     assert post(**training).status_code == 202
 

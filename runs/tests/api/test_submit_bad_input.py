@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from runs.models import Run, RunEvent
-from runs.spec.manifest import PARAMETERS
+from runs.spec.kinds import SFT
 
 pytestmark = pytest.mark.django_db
 URL = "/api/tunix/run"
@@ -377,7 +377,8 @@ def test_a_dataset_that_is_all_held_out_is_a_failed_dry_run(post, make_dataset):
 
 FIELDS = [
     "dataset_key", "model_id", "output_dir", "dry_run", "smoke", "preflight", "tags", "notes",
-    "priority", "timeout_seconds", "auto_retry", "webhook_url", "client_request_id", *PARAMETERS,
+    "priority", "timeout_seconds", "auto_retry", "webhook_url", "client_request_id", "kind",
+    *SFT.parameters,
 ]  # fmt: skip
 ALLOWED = {202, 400, 404, 409, 501}
 texts = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -27,13 +27,8 @@ from runs.runfolder.checkpoints import (
 )
 from runs.services.reservations import run_folder
 from runs.services.sources import find_source
-from runs.spec.manifest import (
-    DATASET_FORMAT,
-    PARAMETERS,
-    build_manifest,
-    dump_manifest,
-    parameter_defaults,
-)
+from runs.spec.kinds import SFT
+from runs.spec.manifest import build_manifest, dump_manifest
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.tests.leftovers import training_of
 
@@ -129,7 +124,7 @@ def test_a_parameter_that_is_newer_than_the_checkpoints_has_its_default(checkpoi
     assert first_difference(found, make_identity(model_id="m", training=training)) is None
     other = make_identity(model_id="m", training=training | {"prompt_style": "other"})
     assert first_difference(found, other) == "prompt_style"
-    assert {name: PARAMETERS[name].default for name in BEFORE} == BEFORE
+    assert {name: SFT.parameters[name].default for name in BEFORE} == BEFORE
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"seed": NaN}', "\x00"])
@@ -156,7 +151,7 @@ def test_the_trainer_of_the_chaos_harness_goes_on_from_the_newest_complete_check
     for name in ("plans", "journal"):
         (tmp_path / name).mkdir()
     (tmp_path / "plans" / "7.json").write_text(json.dumps(plan))
-    training = parameter_defaults() | {"seed": 7}
+    training = SFT.defaults() | {"seed": 7}
     first = _train(tmp_path, "0001", training, resume_from=None)
     assert (first.code, first.begun, first.saved) == (13, 0, 4)
     assert complete_steps(tmp_path / "0001" / "checkpoints") == [2, 4]
@@ -186,7 +181,8 @@ def _train(
     folder.mkdir()
     manifest = build_manifest(
         run_id=run_id,
-        dataset={"key": "d-v1", "path": "dataset.jsonl", "format": DATASET_FORMAT},
+        kind=SFT,
+        dataset={"key": "d-v1", "path": "dataset.jsonl", "format": SFT.dataset_format},
         model={"id": "preset:tiny-llama", "path": None, "revision": None},
         training=training,
         resume_from=None if resume_from is None else str(resume_from),

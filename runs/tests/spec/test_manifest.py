@@ -13,22 +13,18 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from runs.spec.kinds import SFT
 from runs.spec.manifest import (
-    LORA_TARGETS,
     OUTPUT_DEFAULTS,
-    PARAMETERS,
     ManifestError,
-    Parameter,
     build_manifest,
     dump_manifest,
-    number_text,
-    parameter_defaults,
     parse_manifest,
     read_manifest,
-    shortened,
-    value_text,
     with_revision,
 )
+from runs.spec.parameters import LORA_TARGETS, Parameter
+from runs.spec.wording import number_text, shortened, value_text
 
 DATASET = {
     "key": "sums-v1",
@@ -47,13 +43,13 @@ CONTRACT = {
     "batch_size": (int, 8, 1, 512),
     "max_seq_length": (int, 2048, 128, 32768),
 }
-NUMBERS = [parameter for parameter in PARAMETERS.values() if parameter.type in (int, float)]
-CHOICES = [parameter for parameter in PARAMETERS.values() if parameter.type is str]
+NUMBERS = [parameter for parameter in SFT.parameters.values() if parameter.type in (int, float)]
+CHOICES = [parameter for parameter in SFT.parameters.values() if parameter.type is str]
 NOT_NUMBERS: list[Any] = ["3", True, False, [], {}, [3], "", b"3"]
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    return build_manifest(run_id="r", dataset=DATASET, model=MODEL, training={}) | changes
+    return build_manifest(run_id="r", kind=SFT, dataset=DATASET, model=MODEL, training={}) | changes
 
 
 def problems_of(value: Any) -> dict[str, str]:
@@ -64,7 +60,7 @@ def problems_of(value: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_parameters_of_the_contract(name: str):
-    parameter = PARAMETERS[name]
+    parameter = SFT.parameters[name]
 
     assert (parameter.type, parameter.default, parameter.minimum, parameter.maximum) == CONTRACT[
         name
@@ -140,7 +136,7 @@ def test_a_choice_is_one_of_its_names(parameter: Parameter):
 
 
 def test_booleans_are_true_or_false():
-    for parameter in PARAMETERS.values():
+    for parameter in SFT.parameters.values():
         if parameter.type is bool:
             assert parameter.problem(True) is parameter.problem(False) is None
             wrong: tuple[Any, ...] = (0, 1, "true", "yes", None, [])
@@ -150,7 +146,7 @@ def test_booleans_are_true_or_false():
 
 
 def test_lora_targets_are_some_of_the_projections():
-    targets = PARAMETERS["lora_targets"]
+    targets = SFT.parameters["lora_targets"]
 
     right: tuple[Any, ...] = (None, ["q_proj"], list(LORA_TARGETS), ("q_proj", "v_proj"))
     wrong: tuple[Any, ...] = (
@@ -171,10 +167,8 @@ def test_lora_targets_are_some_of_the_projections():
 
 
 def test_every_default_is_in_its_range_and_every_parameter_explains_itself():
-    assert parameter_defaults() == {
-        name: parameter.default for name, parameter in PARAMETERS.items()
-    }
-    for parameter in PARAMETERS.values():
+    assert SFT.defaults() == {name: parameter.default for name, parameter in SFT.parameters.items()}
+    for parameter in SFT.parameters.values():
         assert parameter.problem(parameter.default) is None
         assert parameter.help.endswith(".")
 
@@ -205,7 +199,7 @@ class TestReading:
             yaml.safe_dump({"manifest_version": "1.0", "dataset": DATASET, "model": {"id": "x"}})
         )
 
-        assert read["training"] == parameter_defaults()
+        assert read["training"] == SFT.defaults()
         assert read["output"] == OUTPUT_DEFAULTS
         assert (read["run_id"], read["resume_from"], read["model"]["path"]) == (None, None, None)
 
@@ -350,7 +344,7 @@ def test_numbers_are_read_as_people_write_them(text: str, value: float):
     assert written_by_hand("learning_rate", text) == value
 
 
-@pytest.mark.parametrize("parameter", PARAMETERS.values(), ids=lambda parameter: parameter.name)
+@pytest.mark.parametrize("parameter", SFT.parameters.values(), ids=lambda parameter: parameter.name)
 def test_a_default_written_as_documented_is_the_default(parameter: Parameter):
     default = parameter.default
     shown = json.dumps(default) if default is None or isinstance(default, bool) else str(default)
@@ -435,8 +429,8 @@ _texts = (
 @st.composite
 def _trainings(draw: st.DrawFn) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for name in draw(st.lists(st.sampled_from(list(PARAMETERS)), max_size=6, unique=True)):
-        parameter = PARAMETERS[name]
+    for name in draw(st.lists(st.sampled_from(list(SFT.parameters)), max_size=6, unique=True)):
+        parameter = SFT.parameters[name]
         if parameter.type is int:
             kind: st.SearchStrategy[Any] = st.integers(
                 int(parameter.minimum or 0) + 1, int(parameter.maximum or 0)
@@ -503,6 +497,7 @@ def test_any_manifest_that_was_written_is_read_as_it_was(
 ):
     built = build_manifest(
         run_id=run_id,
+        kind=SFT,
         dataset=DATASET | {"key": key},
         model=MODEL | {"id": model},
         training=training,

@@ -16,7 +16,7 @@ from runs.forms.start import StartForm
 from runs.models import Host, Run
 from runs.services.claiming import claim_run
 from runs.services.output_root import root_problem
-from runs.spec.manifest import PARAMETERS, parameter_defaults
+from runs.spec.kinds import SFT
 from runs.tests.conftest import Script, Submit
 
 DRY, LOCAL = ">Run (Dry-run)</button>", ">Run with Tunix (Local)</button>"
@@ -63,7 +63,7 @@ def test_shows_every_parameter_with_its_default_and_range(
     local_client: Client, dataset: Dataset
 ) -> None:
     page = page_of(local_client)
-    for name in PARAMETERS:
+    for name in SFT.parameters:
         assert f'name="{name}"' in page
     basic, advanced = page.split(' id="advanced"')
     for name, value in (
@@ -85,7 +85,7 @@ def test_the_form_as_it_comes_asks_for_the_defaults(local_client: Client, datase
     data = filled(local_client, "?dataset=sums-v1")
     local_client.post("/runs/new", data | {"action": "dry-run", "run_async": "on"})
     config = Run.objects.get().config
-    assert {name: config[name] for name in PARAMETERS} == parameter_defaults()
+    assert {name: config[name] for name in SFT.parameters} == SFT.defaults()
     assert config["dry_run"] is True
 
 

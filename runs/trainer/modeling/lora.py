@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from runs.spec.architectures import Tensor, tensors
-from runs.spec.manifest import LORA_TARGETS
+from runs.spec.parameters import LORA_TARGETS
 from runs.trainer.errors import ModelError
 from runs.trainer.modeling.loading import LoadedModel
 from runs.trainer.modeling.weights import by_parameter, place

@@ -1,9 +1,10 @@
-"""The table of docs/manifest.md as runs/spec/manifest.py has it. ``python -m
-runs.trainer.tests.doc_table`` prints it."""
+"""The tables of docs/manifest.md as runs/spec/kinds.py has them. ``python -m
+runs.trainer.tests.doc_table`` prints them."""
 
 from typing import Any
 
-from runs.spec.manifest import PARAMETERS, Parameter
+from runs.spec.kinds import KINDS, Kind
+from runs.spec.parameters import Parameter
 
 TYPES = {
     bool: "true / false",
@@ -14,14 +15,14 @@ TYPES = {
 }
 
 
-def parameter_rows() -> list[str]:
-    """One row a parameter: name, type, default, range, help."""
+def parameter_rows(kind: Kind) -> list[str]:
+    """Return one row a parameter: name, type, default, range, help."""
     rows = []
-    for parameter in PARAMETERS.values():
-        kind = TYPES[parameter.type] + (" or null" if parameter.nullable else "")
+    for parameter in kind.parameters.values():
+        value = TYPES[parameter.type] + (" or null" if parameter.nullable else "")
         cells = (
             f"`{parameter.name}`",
-            kind,
+            value,
             shown(parameter.default),
             range_of(parameter),
             parameter.help,
@@ -53,4 +54,5 @@ def shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(parameter_rows()))
+    for kind in KINDS.values():
+        print(f"### `{kind.name}`", *parameter_rows(kind), sep="\n")

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from runs.spec.architectures import read_architecture, tensors
+from runs.spec.kinds import SFT
 from runs.spec.manifest import build_manifest, dump_manifest
 from runs.trainer import launch
 
@@ -156,6 +157,7 @@ class Run:
         )
         manifest = build_manifest(
             run_id="test",
+            kind=SFT,
             dataset={"key": "sums-v1", "path": "dataset.jsonl", "format": "tunix_sft"},
             model={**section, "revision": None},
             training={**TRAINING, **training},

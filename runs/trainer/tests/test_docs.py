@@ -1,10 +1,9 @@
 """docs/manifest.md against the code."""
 
-import re
-
 import yaml
 
-from runs.spec.manifest import PARAMETERS, parse_manifest
+from runs.spec.kinds import KINDS, SFT
+from runs.spec.manifest import parse_manifest
 from runs.trainer import errors
 from runs.trainer.tests.doc_table import parameter_rows
 from runs.trainer.tests.helpers import LAUNCH
@@ -12,15 +11,18 @@ from runs.trainer.tests.helpers import LAUNCH
 TEXT = (LAUNCH.parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_parameters_is_that_of_the_code():
-    documented = re.findall(
-        r"^\| `(\w+)` \| .*$",
-        TEXT.split("## Parameters of `training`")[1].split("\n## ")[0],
-        re.MULTILINE,
-    )
-    assert documented == list(PARAMETERS)
-    for row in parameter_rows():
-        assert row in TEXT.splitlines(), row
+def test_the_tables_of_parameters_are_those_of_the_code():
+    section = TEXT.split("\n## Parameters of `training`\n")[1].split("\n## ")[0]
+    for kind in KINDS.values():
+        table = section.split(f"\n### `{kind.name}`\n")[1].split("\n###")[0]
+        documented = [line for line in table.splitlines() if line.startswith("| `")]
+        assert documented == parameter_rows(kind)
+
+
+def test_the_document_names_what_a_training_measures():
+    written = TEXT.split("\n## What is written\n")[1].split("\n## ")[0]
+    for name in (*SFT.metrics, *SFT.results):
+        assert f"`{name}`" in written or f'"{name}":' in written, name
 
 
 def test_every_exit_code_is_documented():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from runs.spec.kinds import SFT
 from runs.trainer.tests.helpers import arithmetic, line, write_llama
 
 
@@ -36,7 +37,11 @@ def test_a_training_learns_and_writes_everything_down(make_run, capsys):
     assert len(held_out) == 7  # before, and after each epoch
     assert held_out[0]["eval_perplexity"] == pytest.approx(np.exp(held_out[0]["eval_loss"]))
 
+    measured = {name for entry in lines for name in entry["values"]}
+    assert measured == set(SFT.metrics) - {"exact_match"}  # by default the tests decode nothing
+
     result = run.result()
+    assert set(SFT.results) <= set(result)
     assert result["loss_last"] < 0.6 * result["loss_first"]
     assert result["eval_loss_after"] < 0.6 * result["eval_loss_before"]
     assert result["steps"] == 30

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from runs.spec.manifest import parameter_defaults
+from runs.spec.kinds import SFT
 from runs.trainer.loop.optimizer import (
     across_layers,
     decayed,
@@ -64,7 +64,7 @@ def test_norms_and_biases_do_not_decay():
         "layers": {"0": {"q_proj": {"w": True, "bias": False}, "input_layernorm": {"w": False}}}
     }
     optimizer = make_optimizer(
-        {**parameter_defaults(), "weight_decay": 0.5, "learning_rate": 0.1, "warmup_ratio": 0.0},
+        {**SFT.defaults(), "weight_decay": 0.5, "learning_rate": 0.1, "warmup_ratio": 0.0},
         total=10,
     )
     updates, _ = optimizer.update(
@@ -93,7 +93,7 @@ def test_layers_are_updated_together_as_they_would_be_apart():
         }
 
     settings = {
-        **parameter_defaults(),
+        **SFT.defaults(),
         "weight_decay": 0.1,
         "learning_rate": 0.1,
         "lora_rank": None,
@@ -120,7 +120,7 @@ def test_layers_are_updated_together_as_they_would_be_apart():
 
 def test_the_state_keeps_its_form_when_settings_change():
     """A resumed run may switch clipping or decay on and off."""
-    defaults = parameter_defaults()
+    defaults = SFT.defaults()
     forms = {
         jax.tree.structure(
             jax.tree.leaves(make_optimizer({**defaults, **change}, total=10).init(PARAMS))
@@ -146,7 +146,7 @@ def test_the_schedule_of_an_extension_is_one_over_the_added_steps(shape):
 
 def test_equal_to_optax_adamw():
     training = {
-        **parameter_defaults(),
+        **SFT.defaults(),
         "weight_decay": 0.1,
         "learning_rate": 0.01,
         "lr_schedule": "constant",
@@ -189,9 +189,7 @@ def test_small_updates_of_bfloat16_weights_are_not_lost():
 def test_only_narrow_weights_have_a_second_copy():
     def numbers(dtype, **training):
         params = {"w": jnp.ones(30, dtype)}
-        state = make_optimizer({**parameter_defaults(), **training}, total=10, dtype=dtype).init(
-            params
-        )
+        state = make_optimizer({**SFT.defaults(), **training}, total=10, dtype=dtype).init(params)
         return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
 
     assert numbers(jnp.float32) == numbers(jnp.bfloat16, lora_rank=4) == 60

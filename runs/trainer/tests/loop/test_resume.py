@@ -12,7 +12,7 @@ import pytest
 from orbax.checkpoint.utils import is_tmp_checkpoint
 
 from runs.runfolder.checkpoints import REQUIRED, complete_steps
-from runs.spec.manifest import parameter_defaults
+from runs.spec.kinds import SFT
 from runs.tests.checkpoint_layout import leave_checkpoints, stage_checkpoint
 from runs.trainer.loop.checkpoints import Retention
 from runs.trainer.tests.helpers import PATIENCE, arithmetic, line, write_llama
@@ -270,7 +270,7 @@ def test_checkpoints_by_minutes(make_run, minutes, steps):
 def test_what_scripted_programs_leave_unfinished_is_unfinished_for_orbax(tmp_path):
     """The same temporary name: programs that stand in for a training that is killed while it saves
     leave what it leaves."""
-    leave_checkpoints(tmp_path, 5, model_id="m", training=parameter_defaults())
+    leave_checkpoints(tmp_path, 5, model_id="m", training=SFT.defaults())
     stage_checkpoint(tmp_path, 6)
     staged = [
         path.name

@@ -8,8 +8,8 @@ class AccountSession(AbstractBaseSession):
     """A login session that knows whose it is.
 
     A trigger on the table of accounts deletes an account's sessions when the account is deactivated
-    or activated, whoever does it and however (migration 0001): a session from before never works
-    again.
+    or activated, whoever does it and however (the first migration): a session from before never
+    works again.
     """
 
     account = models.ForeignKey(
@@ -29,7 +29,7 @@ class ApiToken(AbstractAuthToken):
     or only read.
 
     A trigger on the table of accounts deletes an account's tokens when the account is deactivated
-    or activated, or loses its password (migration 0002); a new password does so through
+    or activated, or loses its password (the first migration); a new password does so through
     ``tunixrt.passwords.RevokeTokens``.
     """
 

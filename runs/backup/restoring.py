@@ -127,17 +127,21 @@ def _require_fitting(folder: Path, manifest: dict[str, Any]) -> None:
             f"This backup holds a database of {labels.get(vendor, vendor)}, and the settings name"
             f" {labels[connection.vendor]}. {way_out} and restore it there."
         )
-    known = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
-    unknown = [
-        f"{app}.{name}"
-        for app, found in manifest["migrations"].items()
-        for name in found
-        if (app, name) not in known
-    ]
+    ours = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
+    theirs = {(app, name) for app, found in manifest["migrations"].items() for name in found}
+    replaced = {key for migration in ours.values() for key in migration.replaces}
+    unknown = sorted(f"{app}.{name}" for app, name in theirs - ours.keys() - replaced)
     if unknown:
         raise BackupRefused(
             f"This backup was made by a newer version ({manifest['version']}; migration"
             f" {unknown[0]}). Restore it with that one."
+        )
+    # Django takes a squashed migration for applied where all that it stands for is
+    if any(theirs & set(one.replaces) and set(one.replaces) - theirs for one in ours.values()):
+        raise BackupRefused(
+            f"This backup was made by a version ({manifest['version']}) that is too old to be"
+            " brought up to date at once. Restore it with that version, update to the last one"
+            " before this, and run `manage.py migrate` there."
         )
     if folder.resolve().is_relative_to(settings.TUNIX_OUTPUT_ROOT):
         raise BackupRefused(

@@ -4,7 +4,7 @@ from django.db import migrations
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('runs', '0014_waiting_by_owner'),
+        ('runs', '0001_squashed_0014_waiting_by_owner'),
     ]
 
     operations = [

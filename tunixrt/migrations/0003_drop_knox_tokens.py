@@ -2,7 +2,8 @@ from django.db import migrations
 
 
 def drop_table(apps, schema_editor):
-    """The tokens are in tunixrt_apitoken. No model has the table any more, so `flush` would stumble over its foreign key."""
+    """Tokens are in tunixrt_apitoken (KNOX_TOKEN_MODEL). No model has the table of
+    django-rest-knox, so ``flush`` would stumble over its foreign key."""
     schema_editor.delete_model(apps.get_model("knox", "AuthToken"))
 
 
@@ -12,7 +13,8 @@ def make_table(apps, schema_editor):
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("tunixrt", "0002_roles_tokens_logins"),
+        ("tunixrt", "0001_squashed_0002_roles_tokens_logins"),
+        ("knox", "0009_extend_authtoken_field"),
     ]
 
     operations = [

@@ -625,6 +625,14 @@ class TestNoRestore:
         with pytest.raises(BackupRefused, match="newer version"):
             restore()
 
+    def test_of_a_version_that_lacks_some_of_what_was_squashed(
+        self, target: Path, restore: Restore
+    ) -> None:
+        last = "0014_waiting_by_owner"
+        rewrite(target, lambda content: content["migrations"]["runs"].remove(last))
+        with pytest.raises(BackupRefused, match="too old to be brought up to date at once"):
+            restore()
+
     def test_without_room(self, restore: Restore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(archive, "SPARE_BYTES", 2**60)
         with pytest.raises(BackupRefused, match="too little room"):

@@ -10,7 +10,7 @@ def fill(count: int) -> None:
     one in a thousand has a tag."""
     if count <= 0:
         return
-    columns = """run_id, name, dataset_key, model_id, mode, status,
+    columns = """run_id, name, dataset_key, model_id, mode, dry_run, kind, engine, status,
         exit_code, created_at, started_at, completed_at, duration_seconds,
         last_loss, stdout, stderr, message, config,
         output_dir, owner_id, notes, pinned, priority, attempt, automatic_retries, resume,
@@ -40,6 +40,7 @@ def fill(count: int) -> None:
             f"""INSERT INTO tunix_runs ({columns}) {source}
             SELECT {unique}, 'quiet-otter-' || n, 'set-' || (n %% 50), 'family/model-' || (n %% 9),
             CASE WHEN n %% 3 = 0 THEN 'local' ELSE 'dry-run' END,
+            CASE WHEN n %% 3 = 0 THEN {no} ELSE {yes} END, 'sft', 'local',
             CASE WHEN n %% 7 = 0 THEN 'failed' ELSE 'completed' END,
             CASE WHEN n %% 7 = 0 THEN 1 ELSE 0 END, {moment}, {moment}, {moment}, 1.0,
             CASE WHEN n %% 3 = 0 THEN (n %% 997) / 250.0 END,

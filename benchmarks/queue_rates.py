@@ -16,7 +16,7 @@ from benchmarks.chaos.house import ask
 from benchmarks.chaos.load import DATASET
 from runs.execution.hosts import this_host
 from runs.execution.workers import Workers
-from runs.models import Run, RunEvent, RunMode, RunStatus
+from runs.models import Run, RunEvent, RunStatus
 from runs.services.claiming import claim_run, next_pending
 from runs.services.run_requests import clean_request
 from runs.services.submission import submit_run
@@ -45,7 +45,7 @@ def line_up(count: int) -> None:
                 run_id=i,
                 dataset_key=DATASET,
                 model_id="m",
-                mode=RunMode.LOCAL,
+                dry_run=False,
                 output_dir=str(i),
                 owner=owner,
             )

@@ -90,7 +90,7 @@ class Heirs:
         for run_id, run in self.proof.runs.items():
             self._check_automatic(run_id, run)
         for heir in self.heirs.values():
-            if heir.run.mode == "local":
+            if not heir.run.dry_run:
                 self._find_candidates(heir)
                 self._check_begin(heir)
         self._check_removals()
@@ -146,7 +146,7 @@ class Heirs:
             self.blame("descent", run, f"is not what its parent {parent.pk} was: {differing}")
         if run.name != name_of_retry(parent.name, run.attempt):
             self.blame("descent", run, f"is named {run.name!r}, its parent {parent.name!r}")
-        if parent.mode == "local" and parent.status == "completed":
+        if not parent.dry_run and parent.status == "completed":
             self.blame("descent", run, f"retries {parent.pk}, which is completed")
         if act and (
             act.body.get("retry_of") != str(parent.pk) or act.body.get("attempt") != run.attempt
@@ -159,7 +159,7 @@ class Heirs:
 
     def _check_extension(self, run: Any, parent: Any, act: Answer | None) -> None:
         self.counts["extensions"] += 1
-        if parent.mode != "local" or parent.status != "completed":
+        if parent.dry_run or parent.status != "completed":
             self.blame(
                 "descent", run, f"extends {parent.pk}, which is {parent.mode}, {parent.status}"
             )
@@ -202,7 +202,7 @@ class Heirs:
             )
         cancelling = any(event.new == "cancelling" for event in run.events.all())
         due = (
-            run.mode == "local"
+            not run.dry_run
             and self.is_lost(run)
             and not cancelling
             and run.automatic_retries < most

@@ -398,7 +398,7 @@ class Load:
         """Submit no faster than the slots take: what waits at the end has to be trained as well."""
         limit = self.house.slots * len(self.house.hosts) * 4
         while not self.stopping.wait(0.25):
-            active = ask(lambda: self.house.tables.count_active(mode="local"), patience=600)
+            active = ask(lambda: self.house.tables.count_active(dry_run=False), patience=600)
             for room, most in ((self.room, limit), (self.room_to_retry, limit * 1.5)):
                 if active < most:
                     room.set()

@@ -76,7 +76,7 @@ class Proof:
         self._check_acts()
         for run_id, run in self.runs.items():
             self._check_life(run)
-            if run.mode == "local":
+            if not run.dry_run:
                 self._check_end(run)
                 if run_id not in self.swept:
                     self._check_output(run)
@@ -210,7 +210,7 @@ class Proof:
 
     def _check_heir(self, run: Any, act: Answer, ended: float | None) -> None:
         """Only completed trainings are extended, and all but these are retried."""
-        completed = run.mode == "local" and run.status == "completed"
+        completed = not run.dry_run and run.status == "completed"
         extend = act.what.endswith("/extend")
         if act.code == 202 and (
             completed != extend or ended is None or ended > act.answered + SLACK_SECONDS

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django_q.models import OrmQ
 
 from runs.lifecycle import TRANSITIONS
-from runs.models import ACTIVE, TERMINAL, Run, RunMode
+from runs.models import ACTIVE, TERMINAL, Run
 from runs.services import deletion, refusals, reservations
 from tunixrt import audit
 
@@ -43,13 +43,13 @@ def to_retry(which: str) -> list[str]:
     runs = Run.objects.visible().filter(attempt__lt=LONGEST_CHAIN, retries=None)
     match which:
         case "dry":
-            runs = runs.filter(mode=RunMode.DRY_RUN, status__in=TERMINAL)
+            runs = runs.filter(dry_run=True, status__in=TERMINAL)
         case "completed":
-            runs = runs.filter(mode=RunMode.LOCAL, status="completed")
+            runs = runs.filter(dry_run=False, status="completed")
         case "extend":
-            runs = runs.filter(mode=RunMode.LOCAL, status="completed", heirs=None)
+            runs = runs.filter(dry_run=False, status="completed", heirs=None)
         case _:
-            runs = runs.filter(mode=RunMode.LOCAL, status__in=UNSUCCESSFUL)
+            runs = runs.filter(dry_run=False, status__in=UNSUCCESSFUL)
     if which == "retry":
         runs = runs.filter(attempt__gt=1)
     return [str(pk) for pk in runs.newest_first().values_list("pk", flat=True)[:LATEST]]
@@ -61,7 +61,7 @@ def real_to_retry(seeds: Collection[int]) -> list[str]:
     runs = Run.objects.visible().filter(
         config__seed__in=seeds, attempt__lt=LONGEST_CHAIN, retries=None
     )
-    ended = runs.filter(mode=RunMode.LOCAL, status__in=UNSUCCESSFUL)
+    ended = runs.filter(dry_run=False, status__in=UNSUCCESSFUL)
     return [str(pk) for pk in ended.values_list("pk", flat=True)]
 
 
@@ -110,7 +110,7 @@ def purge(run_id: str) -> str:
     return "purged"
 
 
-def count_active(**which: str) -> int:
+def count_active(**which: str | bool) -> int:
     return Run.objects.filter(status__in=ACTIVE, **which).count()
 
 

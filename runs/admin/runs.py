@@ -94,8 +94,8 @@ class RunAdmin(ReadOnlyAdmin):
     readonly_fields = ("status_badge", "tags", "folder", "retries", "series")
     fieldsets = (
         (None, {"fields": (
-            "run_id", "name", "status_badge", "message", "mode", "dataset_key", "model_id", "owner",
-            "tags", "notes", "pinned",
+            "run_id", "name", "status_badge", "message", "kind", "mode", "dataset_key", "model_id",
+            "owner", "tags", "notes", "pinned",
         )}),
         ("Course", {"fields": (
             "created_at", "queued_at", "started_at", "completed_at", "duration_seconds",

@@ -43,7 +43,7 @@ SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_s
 
 def where_it_is() -> RunQuerySet:
     """Visible runs with what it takes to find their folders."""
-    return Run.objects.visible().only("status", "mode", "output_dir")
+    return Run.objects.visible().only("status", "dry_run", "output_dir")
 
 
 class RunLogs(APIView):

@@ -17,10 +17,11 @@ from runs.services.submission import warnings_of_run
 
 STATUS_FIELDS = ("run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code")
 FULL_FIELDS = (
-    "run_id", "name", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code",
-    "stdout", "stderr", "duration_seconds", "started_at", "completed_at", "message", "created_at",
-    "queued_at", "config", "priority", "attempt", "notes", "pinned", "timeout_seconds", "resume",
-    "extend_from_step", "step", "total_steps", "last_loss", "summary", "client_request_id",
+    "run_id", "name", "status", "kind", "mode", "dataset_key", "model_id", "output_dir",
+    "exit_code", "stdout", "stderr", "duration_seconds", "started_at", "completed_at", "message",
+    "created_at", "queued_at", "config", "priority", "attempt", "notes", "pinned",
+    "timeout_seconds", "resume", "extend_from_step", "step", "total_steps", "last_loss", "summary",
+    "client_request_id",
 )  # fmt: skip
 _NOBODY = uuid.UUID(int=0)
 

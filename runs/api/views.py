@@ -34,6 +34,7 @@ from runs.services.run_requests import (
     clean_tags,
 )
 from runs.services.runtime import local_runtime
+from runs.spec.kinds import KINDS
 from runs.spec.wording import shortened
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
@@ -41,6 +42,7 @@ from tunixrt.searches import search
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
+read_kind = parse_choice(list(KINDS))
 read_order = parse_choice(["newest", "oldest"])
 
 
@@ -120,6 +122,7 @@ def read_selection(reader: QueryReader, *, by: User) -> Selection:
     terms = reader.take("q", lambda text: filters.parse(parse_text(text)), [])
     return Selection(
         status=reader.take("status", read_status),
+        kind=reader.take("kind", read_kind),
         mode=reader.take("mode", read_mode),
         dataset_key=reader.take("dataset_key", parse_text),
         model_id=reader.take("model_id", parse_text),

@@ -60,10 +60,10 @@ def _read_facts(query: Query, details: dict[str, Any]) -> Saved:
         StoredRun(
             uuid.UUID(str(run_id)),
             status,
-            output_dir if mode == "local" and output_dir else str(uuid.UUID(str(run_id))),
+            output_dir if not dry_run and output_dir else str(uuid.UUID(str(run_id))),
         )
-        for run_id, mode, status, output_dir in query(
-            "SELECT run_id, mode, status, output_dir FROM tunix_runs WHERE mode = 'local' OR"
+        for run_id, dry_run, status, output_dir in query(
+            "SELECT run_id, dry_run, status, output_dir FROM tunix_runs WHERE NOT dry_run OR"
             " supervised ORDER BY run_id"
         )
     ]

@@ -23,7 +23,7 @@ from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.execution.outcome import outcome, read_end, storable
 from runs.lifecycle import TransitionRefused
-from runs.models import TERMINAL, Host, Run, RunMode, RunStatus
+from runs.models import TERMINAL, Host, Run, RunStatus
 from runs.runfolder import files, names, records
 from runs.services import claiming, finishing, preparation, reservations, submission
 from runs.services.output_root import make_folder, root_away, root_problem
@@ -289,7 +289,7 @@ def _start(run: Run, lock: int) -> None:
     if not preflight.passed or request is None or dataset is None:
         _fail_to_start(run, preflight.problems, preflight.warnings)
         return
-    if run.mode == RunMode.DRY_RUN and (warnings := preflight.lasting_warnings):
+    if run.dry_run and (warnings := preflight.lasting_warnings):
         run.summary = {"warnings": warnings}
         run.save(update_fields=["summary"])
     folder = reservations.run_folder(run)
@@ -322,7 +322,7 @@ def note_process(run: Run, folder: Path) -> None:
 
 
 def _arguments(run: Run) -> list[str]:
-    if run.mode == RunMode.LOCAL:
+    if not run.dry_run:
         return ["train", "--config", names.MANIFEST]
     smoke = ["--smoke"] if run.config.get("smoke") else []
     return ["validate", "--config", names.MANIFEST, "--report", names.PLAN, *smoke]
@@ -335,7 +335,7 @@ def _command(run: Run, folder: Path) -> dict[str, Any]:
         "argv": [*tunix_command(), *_arguments(run)],
         "cwd": str(folder),
         "deadline_seconds": run.timeout_seconds,
-        "must_meet_deadline": run.mode == RunMode.DRY_RUN,
+        "must_meet_deadline": run.dry_run,
         "stop_wait_seconds": settings.TUNIX_STOP_WAIT_SECONDS,
         "term_grace_seconds": settings.TUNIX_TERM_GRACE_SECONDS,
     }

@@ -9,7 +9,7 @@ import orjson
 from django.conf import settings
 from django.utils import timezone
 
-from runs.models import Run, RunMode, RunStatus
+from runs.models import Run, RunStatus
 from runs.runfolder import files, names
 from runs.services.finishing import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
 from runs.services.preflight import texts_of, warnings_in
@@ -45,8 +45,8 @@ def read_end(folder: Path) -> dict[str, Any] | None:
 def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """Return ``(status, reason, columns)`` that the row gets. A zero exit is ``completed``, of a
     dry run unless the keeper says that it came too late."""
-    status, exit_code = _status(end, must_meet_deadline=run.mode == RunMode.DRY_RUN)
-    if run.mode == RunMode.DRY_RUN:
+    status, exit_code = _status(end, must_meet_deadline=run.dry_run)
+    if run.dry_run:
         return _dry_run_outcome(run, status, folder, end)
     reason = (
         COMPLETED_MESSAGE

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
@@ -12,6 +12,7 @@ from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 
 from runs.models.host import Host
+from runs.spec.kinds import DEFAULT_KIND
 from runs.spec.naming import NAME_MAX_LENGTH, make_name, search_keys
 
 
@@ -30,9 +31,37 @@ EXECUTING = (RunStatus.RUNNING, RunStatus.CANCELLING)
 ACTIVE = (RunStatus.PENDING, *EXECUTING)
 
 
-class RunMode(models.TextChoices):
-    DRY_RUN = "dry-run"
+class RunEngine(models.TextChoices):
+    """What executes a run."""
+
     LOCAL = "local"
+
+
+class RunMode(models.TextChoices):
+    """What API and pages call ``mode``: ``dry-run``, or the name of the engine."""
+
+    DRY_RUN = "dry-run"
+    LOCAL = RunEngine.LOCAL
+
+
+class ModeField(models.CharField):
+    """The mode of a run, set from ``dry_run`` and ``engine`` whenever the run is saved, also in
+    bulk; ``ck_run_mode`` refuses an update after which it would not fit them.
+
+    A column, because history and lists filter by it with an index. Not a generated one: Django
+    would ask for its value with a query of its own after each insert.
+    """
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> str:
+        assert isinstance(model_instance, Run)
+        mode = RunMode.DRY_RUN if model_instance.dry_run else model_instance.engine
+        setattr(model_instance, self.attname, str(mode))
+        return str(mode)
+
+    def deconstruct(self) -> Any:
+        """For migrations it is any column of text."""
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.CharField", args, kwargs
 
 
 # In the very words of the partial indexes below: with parameters in their place SQLite leaves the
@@ -97,7 +126,14 @@ class Run(models.Model):
     )
     dataset_key = models.CharField(max_length=256)
     model_id = models.CharField(max_length=256)
-    mode = models.CharField(max_length=64, choices=RunMode.choices)
+    kind = models.CharField(
+        max_length=64,
+        default=DEFAULT_KIND,
+        help_text="A name in runs.spec.kinds.KINDS, which decides about parameters and results.",
+    )
+    engine = models.CharField(max_length=64, choices=RunEngine.choices, default=RunEngine.LOCAL)
+    dry_run = models.BooleanField(help_text="Checks everything and trains nothing.")
+    mode = ModeField(max_length=64, choices=RunMode.choices, editable=False)
     status = models.CharField(max_length=64, choices=RunStatus.choices, default=RunStatus.PENDING)
     exit_code = models.IntegerField(null=True)
     created_at = models.DateTimeField(db_default=Now())
@@ -122,7 +158,9 @@ class Run(models.Model):
     pinned = models.BooleanField(default=False, help_text="Never removed by retention.")
     trashed_at = models.DateTimeField(null=True)
 
-    # Queue and supervision
+    # Queue and supervision.
+    # Not the opposite of dry_run: a dry run with depth has a process too, where the host that took
+    # the request has the runtime. The claim and the count of a host's slots read it by an index.
     supervised = models.BooleanField(
         default=True,
         help_text="Runs as a process with a keeper: a training, or a dry run with depth.",
@@ -278,7 +316,12 @@ class Run(models.Model):
         ]
         constraints = [
             models.CheckConstraint(condition=Q(status__in=RunStatus.values), name="ck_run_status"),
-            models.CheckConstraint(condition=Q(mode__in=RunMode.values), name="ck_run_mode"),
+            models.CheckConstraint(condition=Q(engine__in=RunEngine.values), name="ck_run_engine"),
+            models.CheckConstraint(
+                condition=Q(dry_run=True, mode=RunMode.DRY_RUN)
+                | Q(dry_run=False, mode=F("engine")),
+                name="ck_run_mode",
+            ),
             models.CheckConstraint(
                 condition=Q(status__in=TERMINAL, completed_at__isnull=False)
                 | Q(status__in=ACTIVE, completed_at__isnull=True),
@@ -299,10 +342,10 @@ class Run(models.Model):
             models.UniqueConstraint(
                 fields=["owner", "client_request_id"], name="uq_run_client_request_id"
             ),
-            # One folder, one local run: two in one folder would resume each other.
+            # One folder, one training: two in one folder would resume each other.
             models.UniqueConstraint(
                 fields=["output_dir"],
-                condition=Q(mode="local") & ~Q(output_dir=""),
+                condition=Q(dry_run=False) & ~Q(output_dir=""),
                 name="uq_run_output_dir",
             ),
         ]
@@ -318,7 +361,7 @@ class Run(models.Model):
     def is_extensible(self) -> bool:
         """A completed training has reached its last step: steps can be added to it, and a retry
         would train nothing."""
-        return self.mode == RunMode.LOCAL and self.status == RunStatus.COMPLETED
+        return not self.dry_run and self.status == RunStatus.COMPLETED
 
     @property
     def is_retriable(self) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets.models import Dataset
 from runs.models import MetricSeries, Run
-from runs.spec.kinds import SFT, Better, Measure
+from runs.spec.kinds import KINDS, Better, Measure
 
 RUNS_MIN, RUNS_MAX = 2, 20
 # Of the request, what says how a run is handled and nothing about what comes out.
@@ -21,6 +21,8 @@ _HANDLING = (
     "timeout_seconds",
     "webhook_url",
 )
+# Of the row, what is compared beside the request.
+_COLUMNS = ("kind", "mode", "dataset_key", "model_id")
 # label, name of the series, its number, which is the better one
 _SERIES = (
     ("Loss first", "loss", "first", Better.NEITHER),
@@ -84,19 +86,12 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 def differences(runs: Sequence[Run]) -> list[Line]:
     """The fields of the requests in which the runs are not all the same."""
-    names = dict.fromkeys(
-        name for run in runs for name in ("mode", "dataset_key", "model_id", *run.config)
-    )
+    names = dict.fromkeys(name for run in runs for name in (*_COLUMNS, *run.config))
     lines = []
     for name in names:
         if name in _HANDLING:
             continue
-        values = [
-            getattr(run, name)
-            if name in ("mode", "dataset_key", "model_id")
-            else run.config.get(name)
-            for run in runs
-        ]
+        values = [getattr(run, name) if name in _COLUMNS else run.config.get(name) for run in runs]
         if any(value != values[0] for value in values):
             lines.append(
                 Line(
@@ -118,8 +113,8 @@ def _measures(runs: Sequence[Run]) -> list[Measure]:
     """Return the results of the runs' kinds, each once."""
     found = {
         name: measure
-        for kind in (SFT,)
-        for name, measure in kind.results.items()
+        for kind in dict.fromkeys(run.kind for run in runs)
+        for name, measure in KINDS[kind].results.items()
         if name not in _IN_SERIES
     }
     return list(found.values())

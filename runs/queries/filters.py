@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
 from runs.queries.selection import parse_moment, runs_whose_id_begins
+from runs.spec.kinds import KINDS
 from runs.spec.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
 from tunixrt.numbers import parse_number
 
@@ -158,6 +159,12 @@ def _mode(text: str) -> str:
     return text.lower()
 
 
+def _kind(text: str) -> str:
+    if text.lower() not in KINDS:
+        raise ValueError(f"{text!r} is no kind. There are {', '.join(KINDS)}.")
+    return text.lower()
+
+
 def _number(text: str) -> float:
     number = parse_number(text)
     if not abs(number) < 1e300:
@@ -213,6 +220,7 @@ class _Name:
 _RANGE = (":", "=", "<", "<=", ">", ">=")
 NAMES = {
     "status": _Name(_statuses),
+    "kind": _Name(_kind),
     "mode": _Name(_mode),
     "name": _Name(_part_of_name),
     "dataset": _Name(_text),
@@ -256,8 +264,8 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
     match term.name:
         case "status":
             return Q(status__in=term.value) if len(term.value) > 1 else Q(status=term.value[0])
-        case "mode":
-            return Q(mode=term.value)
+        case "kind" | "mode":
+            return Q((term.name, term.value))
         case "name":
             return runs_named(term.value)
         case "dataset":

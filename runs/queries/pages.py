@@ -22,6 +22,7 @@ ROW_FIELDS = (
     "name",
     "dataset_key",
     "model_id",
+    "kind",
     "mode",
     "status",
     "started_at",
@@ -66,14 +67,24 @@ def read_page(
             "name": name,
             "dataset_key": dataset_key,
             "model_id": model_id,
+            "kind": kind,
             "mode": mode,
             "status": status,
             "started_at": started_at and _utc(started_at),
             "duration_seconds": duration_seconds,
         }
-        for run_id, name, dataset_key, model_id, mode, status, started_at, duration_seconds, _ in (
-            found[:limit]
-        )
+        for (
+            run_id,
+            name,
+            dataset_key,
+            model_id,
+            kind,
+            mode,
+            status,
+            started_at,
+            duration_seconds,
+            _,
+        ) in found[:limit]
     ]
     if len(found) <= limit:
         return rows, None

@@ -22,6 +22,7 @@ class Selection:
 
     status: str | None = None
     dataset_key: str | None = None
+    kind: str | None = None
     mode: str | None = None
     model_id: str | None = None
     owner: str | None = None
@@ -35,6 +36,7 @@ class Selection:
         exact = {
             "status": self.status,
             "dataset_key": self.dataset_key,
+            "kind": self.kind,
             "mode": self.mode,
             "model_id": self.model_id,
         }

@@ -13,7 +13,7 @@ from django.db import models
 from django.db.models import OuterRef, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 
-from runs.models import DiskQuota, Run, RunMode, RunQuerySet
+from runs.models import DiskQuota, Run, RunQuerySet
 from runs.runfolder.tree import bytes_below
 from runs.services.output_root import root_away
 from runs.services.reservations import run_folder
@@ -133,7 +133,7 @@ def require_disk(user: User) -> None:
 def measure(run: Run) -> int | None:
     """Return the bytes that the folder of an ended run takes; None if it cannot be read right
     now."""
-    if run.mode == RunMode.DRY_RUN and not run.supervised:
+    if run.dry_run and not run.supervised:
         return 0  # a manifest
     try:
         return bytes_below(run_folder(run))

@@ -9,7 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from runs.lifecycle import transition, transition_together
-from runs.models import Run, RunMode, RunStatus
+from runs.models import Run, RunStatus
 from runs.services.disk import measure
 from runs.services.refusals import OutputRootAway
 from runs.services.retrying import submit_retry
@@ -74,7 +74,7 @@ def _retry_lost(run: Run) -> str:
     Raises:
         OutputRootAway: try again to end the run when the root is back.
     """
-    if run.automatic_retries >= run.config.get("auto_retry", 0) or run.mode != RunMode.LOCAL:
+    if run.automatic_retries >= run.config.get("auto_retry", 0) or run.dry_run:
         return ""
     try:
         retry = submit_retry(run, by=run.owner, resume=True, automatic=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from runs.models import OutputRoot, Run, RunMode
+from runs.models import OutputRoot, Run, RunEngine
 from runs.runfolder import files, names
 from runs.services.wakeup import hosts_folder
 from tunixrt.refusals import Busy
@@ -214,7 +214,8 @@ def _marker() -> Path:
 
 
 def _root_in_use() -> bool:
-    return Run.objects.filter(mode=RunMode.LOCAL, started_at__isnull=False).exists()
+    # by the index of the modes: there may be a million dry runs
+    return Run.objects.filter(mode__in=RunEngine.values, started_at__isnull=False).exists()
 
 
 def _unusable(error: OSError) -> str:

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import Q, QuerySet
 
-from runs.models import FolderReservation, Run, RunMode
+from runs.models import FolderReservation, Run
 from runs.runfolder import names
 from runs.runfolder.tree import bytes_below, remove_tree
 from runs.services.run_requests import InvalidRequest, comparable_name
@@ -27,7 +27,7 @@ _RESERVING = 0x74756E6978  # PostgreSQL's advisory locks are numbers; this one s
 def run_folder(run: Run) -> Path:
     """The folder of a run: the one it reserved, or, for a dry run, which reserves nothing, one
     named by its id."""
-    name = run.output_dir if run.mode == RunMode.LOCAL and run.output_dir else str(run.run_id)
+    name = run.output_dir if not run.dry_run and run.output_dir else str(run.run_id)
     return settings.TUNIX_OUTPUT_ROOT / name
 
 
@@ -77,7 +77,7 @@ def has_been_run(folder: Path) -> bool:
 def _has_chosen_folder(run: Run) -> bool:
     """Nobody can ask for a folder that is named by the id of a run, so such a folder needs no
     reservation."""
-    return run.mode == RunMode.LOCAL and run.output_dir != str(run.run_id)
+    return not run.dry_run and run.output_dir != str(run.run_id)
 
 
 def folder_keys(path: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from django.contrib.auth.models import User
 
-from runs.models import TERMINAL, Run, RunMode
+from runs.models import TERMINAL, Run
 from runs.services.access import reread
 from runs.services.output_root import root_away
 from runs.services.refusals import OutputRootAway, StateConflict
@@ -85,7 +85,7 @@ def extend_run(
     amount, unit = (max_steps, "step") if num_epochs is None else (num_epochs, "epoch")
     name = name_of_extension(run.name, amount or 0, unit)
     request = clean_request(run.config | {"output_dir": None, "name": name} | added, of_run=True)
-    if run.mode == RunMode.DRY_RUN:
+    if run.dry_run:
         raise StateConflict("A dry run trains nothing, so there is nothing to extend.")
     if not run.is_extensible:
         instead = "Retry it instead." if run.status in TERMINAL else "Wait for its end."

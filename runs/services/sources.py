@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runs.models import Run, RunMode
+from runs.models import Run
 from runs.runfolder import names
 from runs.runfolder.checkpoints import (
     complete_steps,
@@ -12,7 +12,7 @@ from runs.runfolder.checkpoints import (
 )
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder
-from runs.spec.kinds import SFT
+from runs.spec.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def find_source(run: Run, *, anew: bool = False) -> Source | None:
     Raises:
         OSError: a folder cannot be read.
     """
-    if run.mode != RunMode.LOCAL or (anew and run.extend_from_step is None):
+    if run.dry_run or (anew and run.extend_from_step is None):
         return None
     candidate: Run | None = run
     while candidate is not None:
@@ -55,7 +55,7 @@ def usable_step(run: Run, *, by: Run) -> int | None:
     folder = run_folder(run) / names.CHECKPOINTS
     steps = complete_steps(folder)
     identity = read_identity(folder) if steps else None
-    wanted = make_identity(model_id=by.model_id, training=SFT.defaults() | by.config)
+    wanted = make_identity(model_id=by.model_id, training=KINDS[by.kind].defaults() | by.config)
     if (
         identity is None
         or first_difference(identity, wanted) is not None

@@ -14,7 +14,7 @@ from django_q.tasks import async_task
 
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
-from runs.models import Host, Run, RunEvent, RunMode, RunNameKey, RunStatus, RunTag
+from runs.models import Host, Run, RunEngine, RunEvent, RunNameKey, RunStatus, RunTag
 from runs.services.access import reread
 from runs.services.claiming import claim_run
 from runs.services.disk import require_disk
@@ -67,7 +67,9 @@ def submit_run(
         name=request.name or make_name(),
         dataset_key=request.dataset_key,
         model_id=request.model.model_id,
-        mode=RunMode.DRY_RUN if request.dry_run else RunMode.LOCAL,
+        kind=request.kind,
+        engine=RunEngine.LOCAL,
+        dry_run=request.dry_run,
         status=RunStatus.PENDING,
         created_at=now,
         queued_at=now if queued else None,

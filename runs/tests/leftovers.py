@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from runs.models import Run, RunMode, RunStatus
+from runs.models import Run, RunStatus
 from runs.services.measurements import take_in_metrics
 from runs.services.reservations import run_folder
 from runs.spec.kinds import SFT
@@ -34,7 +34,7 @@ def make_run(
     run = Run(
         dataset_key="adding-v1",
         model_id="preset:tiny-llama",
-        mode=RunMode.LOCAL,
+        dry_run=False,
         status=status,
         owner=owner,
         created_at=now,

@@ -33,7 +33,7 @@ def make(user: User) -> MakeRun:
         values: dict[str, Any] = {
             "dataset_key": "d-1",
             "model_id": "m",
-            "mode": "local",
+            "dry_run": False,
             "owner": user,
             "status": status,
         }
@@ -154,6 +154,12 @@ class TestTheDatabaseHoldsTheInvariants:
         [
             {"status": "done"},
             {"mode": "remote"},
+            {"mode": "dry-run"},
+            {"mode": ""},
+            {"dry_run": True},
+            {"engine": "remote"},
+            {"engine": "remote", "mode": "remote"},
+            {"engine": "dry-run", "mode": "dry-run"},
             {"status": "completed", "exit_code": 0},  # without its time
             {"status": "completed", "completed_at": NOON, "exit_code": None},
             {"status": "completed", "completed_at": NOON, "exit_code": 1},
@@ -169,12 +175,29 @@ class TestTheDatabaseHoldsTheInvariants:
             Run.objects.filter(pk=run.pk).update(**wrong)
 
     @pytest.mark.django_db
+    def test_the_mode_is_that_of_the_columns_however_a_run_is_stored(self, make: MakeRun):
+        saved = make("pending", dry_run=False)
+        copies = [
+            Run(
+                dataset_key="d-1", model_id="m", owner=saved.owner, dry_run=dry_run, mode="nonsense"
+            )
+            for dry_run in (False, True)
+        ]
+        Run.objects.bulk_create(copies)
+        assert [run.mode for run in (saved, *copies)] == ["local", "local", "dry-run"]
+
+        saved.dry_run = True
+        saved.save()
+        stored = Run.objects.in_bulk([saved.pk, *(run.pk for run in copies)])
+        assert [stored[run.pk].mode for run in (saved, *copies)] == ["dry-run", "local", "dry-run"]
+
+    @pytest.mark.django_db
     def test_one_folder_has_one_local_run(self, make: MakeRun):
         make("pending", output_dir="mine")
 
         with pytest.raises(IntegrityError), transaction.atomic():
             make("failed", output_dir="mine")
-        make("completed", output_dir="mine", mode="dry-run")
+        make("completed", output_dir="mine", dry_run=True)
 
 
 @pytest.mark.django_db(transaction=True)

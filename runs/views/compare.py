@@ -41,6 +41,7 @@ def read_runs(request: HttpRequest) -> tuple[list[Run], int]:
         "run_id",
         "name",
         "status",
+        "kind",
         "mode",
         "dataset_key",
         "model_id",

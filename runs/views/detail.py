@@ -13,7 +13,7 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
-from runs.models import Run, RunMode, RunStatus
+from runs.models import Run, RunStatus
 from runs.queries import artifacts, logs
 from runs.queries.samples import SamplePage, read_samples
 from runs.queries.summaries import bars_of, read_plan, read_result
@@ -22,7 +22,7 @@ from runs.services import reservations, sources, submission
 from runs.services.access import get_run_for
 from runs.services.output_root import root_notice
 from runs.services.runtime import tunix_command
-from runs.spec.kinds import SFT
+from runs.spec.kinds import KINDS
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
 
@@ -62,11 +62,11 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         ),
         "plan": plan,
         "bars": bars_of(plan["histogram"]) if plan else [],
-        "result": read_result(run.summary, SFT),
+        "result": read_result(run.summary, KINDS[run.kind]),
         "parameters": parameters_of(run),
         "command": command_of(run),
         "has_manifest": (folder / names.MANIFEST).is_file(),
-        "has_charts": run.mode == RunMode.LOCAL,
+        "has_charts": not run.dry_run,
         "files": grouped(listing.artifacts, removable=run.is_terminal),
         "files_bytes": sum(artifact.size for artifact in listing.artifacts),
         "files_truncated": listing.truncated,
@@ -199,7 +199,7 @@ def parameters_of(run: Run) -> list[ParameterRow]:
             parameter.help,
             parameter.basic,
         )
-        for name, parameter in SFT.parameters.items()
+        for name, parameter in KINDS[run.kind].parameters.items()
     ]
     return sorted(rows, key=lambda row: not (row.basic or row.changed))
 

@@ -29,10 +29,10 @@ PAGE_SIZE = 20
 COLUMNS_COOKIE = "history_columns"
 # What a row and its essentials show; logs and results stay where they are.
 ROW_FIELDS = (
-    "run_id", "name", "dataset_key", "model_id", "mode", "status", "exit_code", "created_at",
-    "started_at", "completed_at", "duration_seconds", "message", "config", "notes", "pinned",
-    "attempt", "retry_of", "step", "total_steps", "last_loss", "owner__username", "trashed_at",
-    "priority", "host__name",
+    "run_id", "name", "dataset_key", "model_id", "mode", "dry_run", "status", "exit_code",
+    "created_at", "started_at", "completed_at", "duration_seconds", "message", "config", "notes",
+    "pinned", "attempt", "retry_of", "step", "total_steps", "last_loss", "owner__username",
+    "trashed_at", "priority", "host__name",
 )  # fmt: skip
 RANGES = (
     ("Last 24 h", "after:24h"),

@@ -1,12 +1,14 @@
 """Every migration is reversible: tried both ways on a database of its own, by what README.md's
-rollback does."""
+rollback does. A database of the version before is brought up to date."""
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -67,9 +69,10 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_every_migration_goes_back_and_forth(environment: dict[str, str]):
+def run_program(program: str, *arguments: str, environment: dict[str, str]) -> Any:
+    """Run a program of Django's that prints JSON."""
     ended = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *APPS],
+        [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
         env=environment | {"DJANGO_SETTINGS_MODULE": "tunixrt.settings"},
         capture_output=True,
@@ -77,10 +80,163 @@ def test_every_migration_goes_back_and_forth(environment: dict[str, str]):
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    schema = json.loads(ended.stdout)
+    return json.loads(ended.stdout)
+
+
+def test_every_migration_goes_back_and_forth(environment: dict[str, str]):
+    schema = run_program(_PROGRAM, *APPS, environment=environment)
 
     assert {"tunix_runs", "datasets_dataset"} <= schema["made"].keys()
     assert not [
         table for table in schema["emptied"] if table.startswith(("tunix", "runs_", "datasets_"))
     ]
     assert schema["made again"] == schema["made"]
+
+
+# Stores runs in the tables of before, under the names of before, and brings them up to date twice.
+_ROWS_PROGRAM = """
+import json
+import django
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+django.setup()
+call_command("migrate", verbosity=0)
+call_command("migrate", "runs", "0001", verbosity=0)
+with connection.cursor() as cursor:
+    cursor.execute("DELETE FROM django_migrations WHERE name LIKE '0001_squashed_%'")
+executor = MigrationExecutor(connection)
+apps = executor.loader.project_state(executor.loader.graph.leaf_nodes("auth")).apps
+owner = apps.get_model("auth", "User").objects.create(username="researcher")
+apps = executor.loader.project_state(
+    [("runs", "0001_squashed_0014_waiting_by_owner")]
+).apps
+Run = apps.get_model("runs", "Run")
+for number, (mode, status) in enumerate(
+    [("dry-run", "pending"), ("local", "pending"), ("dry-run", "failed"), ("local", "failed")]
+):
+    now = timezone.now()
+    Run.objects.create(
+        name=f"{mode} {status}", mode=mode, status=status, dataset_key="d-1", model_id="m",
+        owner_id=owner.pk, output_dir=str(number), created_at=now,
+        completed_at=now if status == "failed" else None,
+    )
+
+def stored():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, kind, engine, dry_run, mode FROM tunix_runs ORDER BY name")
+        return [[*row[:3], bool(row[3]), row[4]] for row in cursor.fetchall()]
+
+call_command("migrate", verbosity=0)
+first = stored()
+call_command("migrate", "runs", "0001", verbosity=0)
+call_command("migrate", verbosity=0)
+print(json.dumps([first, stored()]))
+"""
+
+
+def test_runs_of_before_get_their_kind_and_engine(environment: dict[str, str]):
+    first, again = run_program(_ROWS_PROGRAM, environment=environment)
+
+    assert first == [
+        ["dry-run failed", "sft", "local", True, "dry-run"],
+        ["dry-run pending", "sft", "local", True, "dry-run"],
+        ["local failed", "sft", "local", False, "local"],
+        ["local pending", "sft", "local", False, "local"],
+    ]
+    assert again == first
+
+
+# Its two API tokens.
+KEY = "75bdfebc0bd0dbb156c1439d4941c61d583d70fd3c85c2c24cb98a3a6510834a"
+READING_KEY = "f33d87dc0f8263c85626686a114080fedb1c26f98e0340d9908c9004e64edcef"
+_UPGRADE_PROGRAM = """
+import json, sys
+import django
+from django.core.management import call_command
+
+django.setup()
+call_command("migrate", verbosity=0)
+
+from rest_framework.test import APIClient
+
+def client(key):
+    api = APIClient()
+    api.credentials(HTTP_AUTHORIZATION=f"Token {key}", HTTP_HOST="localhost")
+    return api
+
+api, reading = map(client, sys.argv[1:])
+runs = api.get("/api/tunix/runs?limit=100").json()["data"]
+asked = {
+    "dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "name": "first check",
+    "tags": ["sums", "checked"], "notes": "Before kinds.", "client_request_id": "once",
+}
+again = api.post("/api/tunix/run", asked, format="json")
+print(json.dumps({
+    "runs": runs,
+    "details": {
+        run["name"]: reading.get("/api/tunix/runs/" + run["run_id"]).json() for run in runs
+    },
+    "trainings": [run["name"] for run in api.get("/api/tunix/runs?mode=local").json()["data"]],
+    "tagged": [run["name"] for run in api.get("/api/tunix/runs?tag=sums").json()["data"]],
+    "named": [run["name"] for run in api.get("/api/tunix/runs?q=name:check").json()["data"]],
+    "again": [again.status_code, again.json()],
+    "refused": reading.post("/api/tunix/run", asked, format="json").status_code,
+    "totals": [
+        line
+        for line in api.get("/metrics").content.decode().splitlines()
+        if line.startswith("tunix_runs_total{")
+    ],
+}))
+"""
+
+
+def test_a_database_of_before_is_brought_up_to_date(tmp_path: Path):
+    """``databases/before_kinds.sql`` is what SQLite's ``iterdump`` wrote of a database that commit
+    8a9b30a had made by itself, in an empty ``TUNIXRT_VAR_DIR``: accounts and tokens by its
+    functions, a dataset of eight sums and nine runs over its API, executed by its attendant with
+    google-tunix. They are a dry run with tags and notes, one of a model that cannot be trained and
+    its retry, one with depth, a training of two steps, one that ran out of time, and one each that
+    was cancelled, thrown away, and left waiting.
+    """
+    dump = Path(__file__).with_name("databases") / "before_kinds.sql"
+    with sqlite3.connect(tmp_path / "tunixrt.sqlite3") as database:
+        database.executescript(dump.read_text(encoding="utf-8"))
+    database.close()
+    environment = os.environ | {"TUNIXRT_VAR_DIR": str(tmp_path), "DATABASE_URL": ""}
+
+    found = run_program(_UPGRADE_PROGRAM, KEY, READING_KEY, environment=environment)
+
+    runs, details = found["runs"], found["details"]
+    assert [(run["name"], run["mode"], run["status"]) for run in runs] == [
+        ("waits", "local", "pending"),
+        ("not wanted", "dry-run", "cancelled"),
+        ("no time", "local", "timeout"),
+        ("two steps", "local", "completed"),
+        ("deep check", "dry-run", "completed"),
+        ("gpt2 check #2", "dry-run", "failed"),
+        ("gpt2 check", "dry-run", "failed"),
+        ("first check", "dry-run", "completed"),
+    ]
+    assert {(run["kind"], details[run["name"]]["kind"]) for run in runs} == {("sft", "sft")}
+    assert all(details[run["name"]]["mode"] == run["mode"] for run in runs)
+    assert details["gpt2 check #2"]["retry_of"] == details["gpt2 check"]["run_id"]
+    assert details["two steps"]["tags"] == ["sums"]
+    assert details["two steps"]["output_dir"] == "sums/two-steps"
+    assert (details["two steps"]["exit_code"], details["two steps"]["summary"]["steps"]) == (0, 2)
+    assert details["deep check"]["plan"]["examples"] == 8
+    assert found["trainings"] == ["waits", "no time", "two steps"]
+    assert found["tagged"] == ["two steps", "first check"]
+    assert found["named"] == [
+        "deep check",
+        "gpt2 check #2",
+        "gpt2 check",
+        "first check",
+    ]
+    # the request is known again: the stored hash of it is still that of the same request
+    assert found["again"][0] == 202
+    assert found["again"][1]["run_id"] == details["first check"]["run_id"]
+    assert found["refused"] == 403
+    assert 'tunix_runs_total{mode="local",status="completed"} 1.0' in found["totals"]

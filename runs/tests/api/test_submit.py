@@ -53,15 +53,25 @@ def test_the_smallest_request_is_a_dry_run_with_the_documented_defaults(post):
     assert response.status_code == 202
     run = Run.objects.get()
     assert {name: run.config[name] for name in DEFAULTS} == DEFAULTS
-    assert run.mode == "dry-run"
+    assert (run.kind, run.engine, run.dry_run, run.mode) == ("sft", "local", True, "dry-run")
+
+
+def test_a_kind_that_there_is_not_is_400_and_those_there_are_named(post):
+    assert post(kind="sft").status_code == 202
+
+    response = post(kind="dpo")
+
+    assert response.status_code == 400
+    assert response.json()["kind"] == ["This field must be one of sft."]
+    assert Run.objects.count() == 1
 
 
 def test_answers_all_fields_of_the_contract(post, user: User):
     answer = post().json()
 
     contract = {
-        "run_id", "status", "mode", "dataset_key", "model_id", "output_dir", "exit_code", "stdout",
-        "stderr", "duration_seconds", "started_at", "completed_at", "message",
+        "run_id", "status", "kind", "mode", "dataset_key", "model_id", "output_dir", "exit_code",
+        "stdout", "stderr", "duration_seconds", "started_at", "completed_at", "message",
     }  # fmt: skip
     assert contract <= set(answer)
     run = Run.objects.get()

@@ -35,7 +35,7 @@ def test_it_reports_what_happened(db: None, scripted: Script) -> None:
     plan = '{"time": 1, "plan": {"total_steps": 2}}\n'
     scripted(["put", "metrics.jsonl", plan], ["steps", 2, 0], CHECKPOINT, finishing_with())
     said = demo()
-    run = Run.objects.get(mode="local")
+    run = Run.objects.get(dry_run=False)
     assert run.status == RunStatus.COMPLETED
     assert "arithmetic-v1: 4200 examples, 200 of them held out" in said
     assert "completed: Dry-run completed successfully." in said

@@ -34,7 +34,7 @@ def make(user: User) -> MakeRun:
 
     def create(tags: tuple[str, ...] = (), **fields: Any) -> Run:
         values = {
-            "dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "mode": "dry-run",
+            "dataset_key": "sums-v1", "model_id": "preset:tiny-llama", "dry_run": True,
             "owner": user, "status": "failed", "completed_at": NOON, "started_at": NOON,
             "created_at": NOON,
         }  # fmt: skip
@@ -63,8 +63,9 @@ def test_reads_words_quotes_names_and_ranges() -> None:
 
 
 def test_names_have_no_case_and_models_by_preset_need_no_quotes() -> None:
-    assert parse("Mode:LOCAL preset:tiny-llama model:preset:tiny-llama") == [
+    assert parse("Mode:LOCAL Kind:SFT preset:tiny-llama model:preset:tiny-llama") == [
         Term("mode", ":", "local"),
+        Term("kind", ":", "sft"),
         Term("", ":", "preset:tiny-llama"),
         Term("model", ":", "preset:tiny-llama"),
     ]
@@ -108,6 +109,7 @@ def test_moments_are_dates_or_ages() -> None:
         ("after:soon", 6, "is no date"),
         ("after:99999999d", 6, "is no date"),
         ("mode:fast", 5, "is no mode"),
+        ("kind:dpo", 5, "'dpo' is no kind. There are sft."),
     ],
 )
 def test_a_mistake_is_pointed_at(text: str, position: int, said: str) -> None:
@@ -179,7 +181,7 @@ def test_finds_the_one_that_is_meant(make: MakeRun, staff: User, text: str) -> N
     make(created_at=NOON - timedelta(days=9), last_loss=2.0, duration_seconds=5, step=4)
     make(tags=("sweep",), created_at=NOON - timedelta(days=9))
     wanted = make(
-        ("sweep-3", "other"), dataset_key="gsm8k-v1", model_id="google/gemma 2b", mode="local",
+        ("sweep-3", "other"), dataset_key="gsm8k-v1", model_id="google/gemma 2b", dry_run=False,
         status="timeout", owner=staff, notes="as in the paper", message="out of memory",
         created_at=NOON + timedelta(days=2), last_loss=0.5, duration_seconds=120, step=300,
     )  # fmt: skip

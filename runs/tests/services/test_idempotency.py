@@ -87,6 +87,11 @@ class TestOneAfterTheOther:
         assert response.status_code == 409
         assert f"has been deleted (run {run_id})" in response.json()["detail"]
 
+    def test_the_default_kind_by_name_is_the_same_request(self, post):
+        first = post(client_request_id="once").json()
+
+        assert post(client_request_id="once", kind="sft").json()["run_id"] == first["run_id"]
+
     def test_another_body_is_409_naming_the_first_run(self, post):
         first = post(client_request_id="once").json()
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def run(user: User) -> Run:
-    return Run.objects.create(dataset_key="d-1", model_id="m", mode="dry-run", owner=user)
+    return Run.objects.create(dataset_key="d-1", model_id="m", dry_run=True, owner=user)
 
 
 def line(step: Any, **values: Any) -> str:

@@ -17,8 +17,9 @@ from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
 
 from runs.spec.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.spec.kinds import DEFAULT_KIND, KINDS, SFT
+from runs.spec.kinds import DEFAULT_KIND, KINDS
 from runs.spec.naming import NAME_MAX_LENGTH
+from runs.spec.parameters import SHARED
 from runs.spec.wording import not_a_number, number_text, shortened
 from tunixrt.addresses import problem_with
 from tunixrt.readable import name_problem
@@ -71,7 +72,7 @@ class RunRequest:
     output_dir: str | None = None
     kind: str = DEFAULT_KIND
     dry_run: bool = True
-    training: dict[str, Any] = field(default_factory=SFT.defaults)
+    training: dict[str, Any] = field(default_factory=KINDS[DEFAULT_KIND].defaults)
     smoke: bool = False
     preflight: str = "quick"
     name: str | None = None
@@ -188,7 +189,7 @@ def clean_extension(data: Any) -> dict[str, int]:
     for name in given:
         if data[name] is None:
             errors[name] = ["This field may not be null."]
-        elif problem := SFT.parameters[name].problem(data[name]):
+        elif problem := SHARED[name].problem(data[name]):
             errors[name] = [f"This field {problem}."]
     if len(given) != 1 and not errors:
         errors["non_field_errors"] = ["Give either num_epochs or max_steps: how much to add."]

@@ -282,3 +282,6 @@ def with_shared(*own: Parameter) -> dict[str, Parameter]:
     """Return the parameters of a kind by name, in the order of documents and forms: those that all
     kinds share, and its ``own``."""
     return {parameter.name: parameter for parameter in (*_SCOPE, *own, *_PROCEDURE)}
+
+
+SHARED = with_shared()

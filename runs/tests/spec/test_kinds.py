@@ -9,7 +9,7 @@ from runs.forms.start import StartForm, initial_from_config
 from runs.services.run_requests import InvalidRequest, clean_request
 from runs.spec.kinds import DEFAULT_KIND, KINDS, SFT, Kind
 from runs.spec.manifest import ManifestError, build_manifest, dump_manifest, parse_manifest
-from runs.tests.spec.kind_of_a_test import pairs as pairs
+from runs.tests.spec.second_kind import pairs as pairs
 
 DATASET = {"key": "sums-v1", "path": "dataset.jsonl"}
 MODEL = {"id": "preset:tiny-llama", "path": None, "revision": None}

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -406,19 +405,3 @@ def test_extend_names_what_it_adds(submit: Submit, user: User) -> None:
     assert extend_run(run=run, by=user, num_epochs=2).name == "mine +2 epochs"
     annotate_run(run=run, by=user, name="ours")
     assert extend_run(run=run, by=user, max_steps=1).name == "ours +1 step"
-
-
-def test_the_migration_names_runs_that_have_none_so_that_they_are_found(
-    submit: Submit, user: User
-) -> None:
-    runs = [submit(), submit()]
-    RunNameKey.objects.all().delete()
-    Run.objects.update(name="")
-    import_module("runs.migrations.0012_run_names").name_the_unnamed(
-        None, connection.schema_editor()
-    )
-    for run in runs:
-        run.refresh_from_db()
-        assert re.fullmatch(r"[a-z]{3,8}-[a-z]{3,8}-[1-9][0-9]{3}", run.name)
-        assert {bytes(key.key) for key in run.name_keys.all()} == search_keys(run.name)
-        assert run in found(f"name:{run.name.split('-')[1]}", user)

@@ -3,13 +3,10 @@ whoever is purged meanwhile."""
 
 import threading
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import connection, transaction
 
@@ -19,7 +16,7 @@ from runs.models import FolderReservation, Run
 from runs.runfolder import files, names, records
 from runs.services import cancelling, deletion, refusals, retrying, submission
 from runs.services.output_root import root_problem
-from runs.services.reservations import run_folder
+from runs.services.reservations import folder_keys, run_folder
 from runs.services.run_requests import InvalidRequest, clean_request
 from runs.tests.conftest import Script, Submit
 from runs.tests.leftovers import make_run
@@ -254,16 +251,19 @@ def test_a_folder_is_reserved_until_its_files_are_gone(
 
 @pytest.fixture
 def stored_before(user: User) -> Callable[..., list[Run]]:
-    """Ended runs as versions stored them that let folders overlap, in the trash, with files, and
-    migrated."""
+    """Ended runs of versions that let folders overlap, in the trash, with files, and with the
+    reservations that their migration stored."""
 
     def make(*paths: str) -> list[Run]:
         runs = [
             make_run(user, status="failed", output_dir=path, files={"stdout.log": b"x" * 10})
             for path in paths
         ]
-        migration = import_module("runs.migrations.0009_folder_reservations")
-        migration.reserve_what_runs_have(apps, SimpleNamespace(connection=connection))
+        for run in runs:
+            keys = folder_keys(run.output_dir)
+            FolderReservation.objects.bulk_create(
+                FolderReservation(run=run, key=key, own=key == keys[-1]) for key in keys
+            )
         return [trashed(run, user) for run in runs]
 
     return make

@@ -7,13 +7,10 @@ import shutil
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.test import Client
@@ -163,20 +160,6 @@ class TestSource:
             second.message
             == f"x Run {third.pk} tries again from the last checkpoint of run {first.pk}."
         )
-
-    def test_rows_of_before_name_the_run_they_retried(self, submit: Submit, user: User) -> None:
-        first = end(submit(), 5)
-        second = retry_run(run=first, by=user)
-        scratch = retry_run(run=first, by=user, resume=False)
-        Run.objects.update(resume_from=None)
-
-        import_module("runs.migrations.0010_resume_from").name_the_source(
-            apps, SimpleNamespace(connection=connection)
-        )
-
-        second.refresh_from_db()
-        scratch.refresh_from_db()
-        assert (second.resume_from, scratch.resume_from) == (first, None)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from django.db import connection, transaction
 from psycopg.pq import Conninfo
 
 from runs.backup.archive import BackupRefused, create
+from runs.models import RunMode
 
 LOADED = "tunixrt: loaded"
 LOCK_SECONDS = 60
@@ -56,14 +57,15 @@ Query = Callable[[str], Sequence[Sequence[Any]]]
 
 
 def _read_facts(query: Query, details: dict[str, Any]) -> Saved:
+    # by the mode: a backup may be made after an update and before `migrate`, without newer columns
     runs = [
         StoredRun(
             uuid.UUID(str(run_id)),
             status,
-            output_dir if not dry_run and output_dir else str(uuid.UUID(str(run_id))),
+            output_dir if mode != RunMode.DRY_RUN and output_dir else str(uuid.UUID(str(run_id))),
         )
-        for run_id, dry_run, status, output_dir in query(
-            "SELECT run_id, dry_run, status, output_dir FROM tunix_runs WHERE NOT dry_run OR"
+        for run_id, mode, status, output_dir in query(
+            "SELECT run_id, mode, status, output_dir FROM tunix_runs WHERE mode <> 'dry-run' OR"
             " supervised ORDER BY run_id"
         )
     ]

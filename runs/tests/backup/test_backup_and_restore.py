@@ -21,6 +21,7 @@ from django.contrib.auth.models import User
 from django.core import serializers
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
+from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 from datasets.models import Dataset
@@ -825,8 +826,10 @@ def test_a_backup_of_an_older_version_is_migrated(
     ended: Run, backup: Callable[..., Made], restore: Restore
 ) -> None:
     before = rows()
-    call_command("migrate", "runs", "0012", verbosity=0)
+    call_command("migrate", "runs", "0001", verbosity=0)
     try:
+        # the version before had no squashed migrations
+        MigrationRecorder.Migration.objects.filter(name__startswith="0001_squashed_").delete()
         backup()
         call_command("migrate", verbosity=0)
         restore()

@@ -9,4 +9,4 @@ ENGINES: dict[str, Engine] = {"local": LocalEngine()}
 
 def engine_for(run: Run) -> Engine:
     """Return the engine that executes ``run``."""
-    return ENGINES["local"]
+    return ENGINES[run.engine]

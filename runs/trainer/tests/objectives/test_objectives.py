@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from runs.spec.kinds import KINDS
 from runs.trainer.commands.prepare import prepare
 from runs.trainer.commands.train import train
 from runs.trainer.data.inputs import open_manifest
@@ -23,6 +24,10 @@ from runs.trainer.objectives.sft import SupervisedFineTuning
 from runs.trainer.tests.helpers import Run, arithmetic
 
 ROOT = Path(__file__).resolve().parents[4]
+
+
+def test_each_kind_of_training_has_an_objective():
+    assert OBJECTIVES.keys() == KINDS.keys()
 
 
 def test_the_manifests_kind_names_the_objective():

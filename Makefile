@@ -135,8 +135,8 @@ screenshots: environment-full ## pictures of every page, light, dark and on a ph
 # --- Measure it -------------------------------------------------------------------------------------------------------
 
 .PHONY: bench-web
-bench-web: environment-core ## how fast lists, curves, logs and live streams are, with 10,000 and 1,000,000 runs (10 minutes)
-	@$(CORE) -m benchmarks.web
+bench-web: environment-core ## CPU time of requests; how fast lists, curves, logs and streams are (12 minutes; BEFORE=commit)
+	@$(CORE) -m benchmarks.web $(if $(BEFORE),--before $(BEFORE))
 
 .PHONY: bench-queue
 bench-queue: environment-full ## how fast runs are claimed, drained and started; what the idle system costs (BEFORE=commit)

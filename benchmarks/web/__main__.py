@@ -21,6 +21,7 @@ from benchmarks.chaos.house import House
 from benchmarks.chaos.load import make_datasets
 from benchmarks.databases import on_each_database, parser_for
 from benchmarks.history import fill
+from benchmarks.web import cpu
 from benchmarks.web.live import measure_live
 
 TICKER = Path(__file__).with_name("ticker.py")
@@ -32,6 +33,10 @@ def main() -> int:
         "--rows", type=int, nargs="*", default=[10_000, 1_000_000], help="table sizes, growing"
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="for each load")
+    parser.add_argument(
+        "--cpu-rows", type=int, default=200_000, help="table size for the processor time"
+    )
+    cpu.add_arguments(parser)
     options = parser.parse_args()
     print(
         f"{os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f}, Python"
@@ -59,6 +64,7 @@ class WebHouse(House):
 
 
 def measure(database: str, options: argparse.Namespace) -> None:
+    cpu.measure(database, options.cpu_rows, options)
     with web_house(database) as built:
         built.open()
         from benchmarks.web import large_run, lists  # noqa: PLC0415 - their models need the settings that open() has made

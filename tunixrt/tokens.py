@@ -6,6 +6,7 @@ from datetime import timedelta
 from django.contrib.admin.models import ADDITION, DELETION
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.utils import timezone
 
 from tunixrt.audit import write_log_entry
 from tunixrt.models import ApiToken
@@ -26,7 +27,8 @@ def make_token(
     read_only: bool = False,
     how: str = "made",
 ) -> tuple[ApiToken, str]:
-    """Return a new token and its key, which is stored nowhere. ``how``: for the audit log.
+    """Return a new token and its key, which is stored nowhere. ``how``: for the audit log. Expired
+    tokens of the account are removed.
 
     Raises:
         NotAllowed: ``by`` makes no tokens of that account.
@@ -38,6 +40,7 @@ def make_token(
     require_token_rights(of=of, by=by)
     if not of.is_active:
         raise Conflict(f"The account {of.get_username()} is not active.")
+    ApiToken.objects.filter(user=of, expiry__lte=timezone.now()).delete()
     if ApiToken.objects.filter(user=of).count() >= TOKENS_MAX:
         raise Conflict(f"An account has at most {TOKENS_MAX} tokens: revoke one first.")
     with transaction.atomic():

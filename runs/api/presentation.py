@@ -10,10 +10,10 @@ from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, connection
 
 from runs.models import Run, RunTag
-from runs.queries.compiled import Compiled, as_key
 from runs.queries.summaries import read_plan
 from runs.services.access import config_for
 from runs.services.submission import warnings_of_run
+from tunixrt.compiled import Compiled, as_key
 
 STATUS_FIELDS = ("run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code")
 FULL_FIELDS = (

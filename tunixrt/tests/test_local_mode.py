@@ -215,3 +215,20 @@ def test_the_kernel_tells_whose_connection_it_is_while_it_is_open(
 def test_nothing_is_known_of_a_connection_that_is_not_there():
     assert uid_of_peer("127.0.0.1:1", "127.0.0.1:2") is None
     assert uid_of_peer("somewhere", "127.0.0.1:2") is None
+
+
+def test_a_token_decides_alone_who_asks_the_api(api_token: str):
+    client = APIClient(**NEARBY)
+    assert client.get("/api/echo", headers={"authorization": f"Token {api_token}"}).json() == {
+        "user": "somebody"
+    }
+    for wrong in ("Token", "Token x", "token  x", "TOKEN a b"):
+        assert client.get("/api/echo", headers={"authorization": wrong}).status_code == 401
+    for other in ("Basic eDp4", "Tokenx", "Bearer x"):
+        answer = client.get("/api/echo", headers={"authorization": other})
+        assert answer.json() == {"user": "local"}
+
+
+def test_a_token_on_a_page_changes_nothing(api_token: str):
+    client = Client(**NEARBY, headers={"authorization": f"Token {api_token}"})
+    assert client.get("/page").content == b"local"

@@ -14,12 +14,13 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
+from django.utils import timezone
 
 from tunixrt import tokens
 from tunixrt.models import ApiToken
 from tunixrt.refusals import NotAllowed
 from tunixrt.roles import Role, set_role
-from tunixrt.tests.clients import FAR_AWAY
+from tunixrt.tests.clients import FAR_AWAY, NEARBY
 from tunixrt.tokens import make_token as make_token_of
 
 pytestmark = pytest.mark.django_db
@@ -118,6 +119,60 @@ class TestThePage:
     def test_it_needs_a_login(self, remote_client: Client):
         assert remote_client.get("/tokens")["Location"] == "/login?next=/tokens"
         assert remote_client.post("/tokens/revoke")["Location"] == "/login?next=/tokens/revoke"
+
+
+class TestWhatATokenCosts:
+    """One query, whatever else the account has: a token must not cost more than what is asked."""
+
+    @pytest.mark.parametrize("place", [{"REMOTE_ADDR": FAR_AWAY}, NEARBY])
+    def test_one_query_and_no_other_token_is_read(
+        self,
+        somebody: User,
+        make_token: Callable[[User], str],
+        place: dict[str, Any],
+        django_assert_num_queries: Any,
+    ):
+        key, expired = make_token(somebody), make_token(somebody)
+        ApiToken.objects.filter(token_key=expired[:15]).update(expiry=timezone.now())
+        client = Client(**place, headers={"authorization": f"Token {key}"})
+        client.get("/api/tunix/status")  # warm
+
+        with django_assert_num_queries(1):
+            assert client.get("/api/tunix/status").status_code == 200
+        assert ApiToken.objects.count() == 2  # a read changes nothing
+
+    def test_what_is_revoked_or_expires_between_two_requests_is_refused(
+        self, somebody: User, make_token: Callable[[User], str]
+    ):
+        revoked, expired = make_token(somebody), make_token(somebody)
+        assert (ask(revoked), ask(expired)) == (200, 200)
+
+        ApiToken.objects.filter(token_key=revoked[:15]).delete()
+        ApiToken.objects.filter(token_key=expired[:15]).update(expiry=timezone.now())
+
+        assert (ask(revoked), ask(expired)) == (401, 401)
+
+    @pytest.mark.parametrize("key", ["x", "\u00e4" * 64, "a" * 128, "0" * 10_000])
+    def test_what_is_no_key_is_refused(self, key: str):
+        assert ask(key.encode().decode("latin-1")) == 401
+
+    def test_the_beginning_of_a_key_is_no_key(
+        self, somebody: User, make_token: Callable[[User], str]
+    ):
+        key = make_token(somebody)
+        assert (ask(key[:15]), ask(f"{key}0"), ask(f"{key[:-1]}{'1' if key[-1] == '0' else '0'}"),
+                ask(ApiToken.objects.get().pk)) == (401,) * 4  # fmt: skip
+
+    def test_expired_ones_make_room_for_new_ones(
+        self, somebody: User, make_token: Callable[[User], str], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(tokens, "TOKENS_MAX", 1)
+        make_token(somebody)
+        ApiToken.objects.update(expiry=timezone.now())
+
+        token, _ = make_token_of(of=somebody, by=somebody)
+
+        assert list(ApiToken.objects.all()) == [token]
 
 
 class TestReadOnly:

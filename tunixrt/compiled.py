@@ -1,10 +1,13 @@
 """Queries that are asked so often that they are compiled only once: to build one takes Python
 several times as long as the answer takes the database."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models import Model, QuerySet
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 class Compiled:
@@ -30,3 +33,13 @@ class Compiled:
 def as_key(model: type[Model], key: Any) -> Any:
     """A primary key as the database has it."""
     return model._meta.pk.get_db_prep_value(key, connection)
+
+
+def names_of(model: type[Model]) -> list[str]:
+    """The columns of a model by the names that ``as_object`` takes."""
+    return [field.attname for field in model._meta.concrete_fields]
+
+
+def as_object(model: type[AnyModel], values: Sequence[Any]) -> AnyModel:
+    """Return an object of the values of ``names_of``, as a query set makes it of a row."""
+    return model.from_db(DEFAULT_DB_ALIAS, names_of(model), values)

@@ -14,7 +14,7 @@ from typing import Any
 from django.core.exceptions import EmptyResultSet
 from django.db import connection
 
-from runs.models import Run
+from runs.models import Run, RunQuerySet
 from runs.queries.selection import Cursor, Selection
 
 ROW_FIELDS = (
@@ -28,6 +28,7 @@ ROW_FIELDS = (
     "started_at",
     "duration_seconds",
 )
+FAR = 1_000  # rows; from this offset on the index is walked first
 # SQLite counts in 63 bits the rows that are passed over and those that are taken
 _OFFSET_MAX = 2**62
 _ANY_ROW = Cursor(datetime(2000, 1, 1, tzinfo=UTC), uuid.UUID(int=0))
@@ -98,12 +99,29 @@ def _compiled(
 ) -> tuple[str, tuple[Any, ...]]:
     """SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the last
     three."""
-    runs = selection.in_order(
-        Run.objects.visible(), behind=_ANY_ROW if behind else None, oldest_first=oldest_first
-    )
-    return runs.values_list(*ROW_FIELDS, "created_at")[
-        offset : offset + limit
-    ].query.sql_with_params()
+    after = _ANY_ROW if behind else None
+    far = offset >= FAR and selection.tag is None
+    runs = _by_index() if far else Run.objects.visible()
+    page = selection.in_order(runs, behind=after, oldest_first=oldest_first)
+    if far:
+        keys = page.values("pk")[offset : offset + limit]
+        order = ("created_at", "run_id") if oldest_first else ("-created_at", "-run_id")
+        page = Run.objects.filter(pk__in=keys).order_by(*order)
+    else:
+        page = page[offset : offset + limit]
+    return page.values_list(*ROW_FIELDS, "created_at").query.sql_with_params()
+
+
+def _by_index() -> RunQuerySet:
+    """The visible runs, for a walk over many of them that reads the index of their order alone.
+
+    ``visible`` asks each row whether it is in the trash, which its index does not hold; here the
+    trash is listed once, by an index of its own, and rows are read for one page. With 200,000 runs
+    ``offset=150000`` costs SQLite an eighth of the processor time, PostgreSQL a ninth
+    (docs/performance.md).
+    """
+    trash = Run.objects.filter(trashed_at__isnull=False).order_by()
+    return Run.objects.exclude(pk__in=trash.values("pk"))
 
 
 def _cursor_parameters(cursor: Cursor) -> tuple[Any, ...]:

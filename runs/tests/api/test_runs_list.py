@@ -1,8 +1,9 @@
 """GET /api/tunix/runs: newest first, filtered, in pages that never repeat or skip."""
 
 import base64
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from runs.models import Run, RunStatus, RunTag
+from runs.queries import pages
 from runs.queries.selection import Cursor, Selection, parse_moment
 
 pytestmark = pytest.mark.django_db
@@ -420,3 +422,62 @@ def test_is_for_reading_only(api: APIClient, method: str):
 
     assert response.status_code == 405
     assert response.json() == {"detail": f'Method "{method.upper()}" not allowed.'}
+
+
+class TestFarDown:
+    """From ``pages.FAR`` on the index is walked first: the same pages, without a look at each row
+    on the way."""
+
+    @pytest.fixture(autouse=True)
+    def _near(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(pages, "FAR", 1)
+        pages._compiled.cache_clear()
+        yield
+        pages._compiled.cache_clear()
+
+    @pytest.mark.parametrize("order", ["newest", "oldest"])
+    @pytest.mark.parametrize(
+        "query",
+        [{}, {"status": "failed"}, {"owner": "somebody"}, {"tag": "gpu"}, {"q": "loss<2"},
+         {"after": "2026-03-01T13:00:00Z"}],
+    )  # fmt: skip
+    def test_pages_are_the_same_at_any_offset(
+        self, api: APIClient, make: MakeRun, query: dict[str, str], order: str
+    ):
+        for number in range(12):
+            make(
+                created_at=NOON + timedelta(hours=number // 2),
+                status="failed" if number % 3 else "completed",
+                tags=["gpu"] if number % 2 else [],
+                last_loss=number / 4,
+                trashed_at=NOON if number % 5 == 2 else None,
+            )
+        whole = api.get(URL, query | {"order": order, "limit": 100}).json()["data"]
+        assert len(whole) >= 3
+
+        found = []
+        for offset in range(0, len(whole), 2):
+            page = api.get(URL, query | {"order": order, "limit": 2, "offset": offset}).json()
+            found += page["data"]
+            more = offset + 2 < len(whole)
+            assert page["pagination"]["next_offset"] == (offset + 2 if more else None)
+        assert found == whole
+
+        first = api.get(URL, query | {"order": order, "limit": 1}).json()["pagination"]
+        behind = query | {"order": order, "cursor": first["next_cursor"], "offset": 1}
+        assert api.get(URL, behind).json()["data"] == whole[2:]
+
+    def test_rows_are_read_for_the_page_alone(self, api: APIClient, make: MakeRun):
+        make(), make()
+        for query in ({}, {"status": "completed"}, {"mode": "dry-run"}):
+            with CaptureQueriesContext(connection) as asked:
+                api.get(URL, query | {"offset": 1})
+            (sql,) = [one["sql"] for one in asked if "OFFSET 1" in one["sql"]]
+            if connection.vendor == "sqlite":  # PostgreSQL reads so few rows as they lie
+                with connection.cursor() as cursor:
+                    cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+                    plan = " / ".join(row[3] for row in cursor.fetchall())
+                assert (
+                    "USING COVERING INDEX ix_tunix_runs_" in plan and "ix_tunix_runs_trash" in plan
+                )
+                assert not re.search(r"SCAN tunix_runs(?! USING COVERING)", plan)

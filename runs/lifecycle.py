@@ -14,6 +14,8 @@ No arrow leads back: a retry is a new run. This is the only module that writes `
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -95,6 +97,45 @@ def transition_together(
         run.status = new
         for name, value in fields.items():
             setattr(run, name, value)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change of status, as its event tells it."""
+
+    new: str
+    reason: str
+    by: str
+    at: datetime
+
+
+def insert_ended(run: Run, *, submitted: Step, steps: Sequence[Step]) -> None:
+    """Store a new run that has already taken ``steps``, each of them in the table, and an event for
+    each: a dry run in the request is checked before anything of it is stored. Call it in the
+    transaction that stores what belongs to the run. ``run`` has the columns of its end, all but
+    its status.
+
+    Raises:
+        TransitionRefused: a step is not in the table, or the last one is no end; nothing was
+            written.
+    """
+    old = S.PENDING.value
+    events = [RunEvent(run=run, new=old, **_told(submitted))]
+    for step in steps:
+        if step.new not in TRANSITIONS[old]:
+            raise TransitionRefused(run, step.new, old)
+        events.append(RunEvent(run=run, old=old, new=step.new, **_told(step)))
+        old = step.new
+    if old not in TERMINAL or submitted.new != S.PENDING:
+        raise TransitionRefused(run, old, submitted.new)
+    run.status = old
+    run.save(force_insert=True)
+    RunEvent.objects.bulk_create(events)
+    count_end([(run.mode, run.duration_seconds)], status=run.status)
+
+
+def _told(step: Step) -> dict[str, Any]:
+    return {"reason": step.reason, "by": step.by, "at": step.at}
 
 
 def count_end(ends: Sequence[tuple[str, float | None]], *, status: str) -> None:

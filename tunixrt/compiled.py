@@ -1,8 +1,13 @@
 """Queries that are asked so often that they are compiled only once: to build one takes Python
-several times as long as the answer takes the database."""
+several times as long as the answer takes the database.
+
+Measured on the list with SQLite: 0.55 ms of CPU time with the account by such a query, 0.80 ms
+with ``get_or_create``; by token 0.57 ms, with ``select_related`` 0.85 ms (docs/performance.md).
+"""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models import Model, QuerySet
@@ -43,3 +48,21 @@ def names_of(model: type[Model]) -> list[str]:
 def as_object(model: type[AnyModel], values: Sequence[Any]) -> AnyModel:
     """Return an object of the values of ``names_of``, as a query set makes it of a row."""
     return model.from_db(DEFAULT_DB_ALIAS, names_of(model), values)
+
+
+class Finder(Generic[AnyModel]):
+    """Finds an object by a column that is unique, with a query that is compiled when it is first
+    needed. ``sample`` is any value of the column."""
+
+    def __init__(self, model: type[AnyModel], column: str, sample: str | int) -> None:
+        self._model = model
+        self._condition = {column: sample}
+
+    @cached_property
+    def _rows(self) -> Compiled:
+        rows = self._model._default_manager.filter(**self._condition).order_by()
+        return Compiled(rows.values_list(*names_of(self._model)))
+
+    def find(self, value: str | int) -> AnyModel | None:
+        rows = self._rows.read(value)
+        return as_object(self._model, rows[0]) if rows else None

@@ -11,19 +11,19 @@ A program of the same account that forwards connections (``ssh -R``, socat) forw
 
 import os
 from collections.abc import Callable
-from functools import cache
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 
-from tunixrt.compiled import Compiled, as_object, names_of
+from tunixrt.compiled import Finder
 from tunixrt.errors import answer_refusal
 from tunixrt.peers import PEER_UID, is_loopback
 from tunixrt.refusals import NotAllowed
 
 LOCAL_USERNAME = "local"
 _PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
+_accounts = Finder(User, "username", "")
 _OPEN_TO_ALL = ("/healthz", "/login", "/logout", "/metrics")
 ANOTHER_ACCOUNT = (
     "This server is in local mode: it serves only the account of this machine that started it,"
@@ -49,18 +49,12 @@ def is_local_request(request: HttpRequest) -> bool:
 def local_user() -> User:
     """Return the person at this machine, made on first use. May do everything; can never log in
     with a password."""
-    if rows := _accounts().read(LOCAL_USERNAME):
-        return as_object(User, rows[0])
+    if found := _accounts.find(LOCAL_USERNAME):
+        return found
     user, _ = User.objects.get_or_create(
         username=LOCAL_USERNAME, defaults={"is_staff": True, "is_superuser": True, "password": "!"}
     )
     return user
-
-
-@cache
-def _accounts() -> Compiled:
-    """An account by its name."""
-    return Compiled(User.objects.filter(username="").values_list(*names_of(User)))
 
 
 class LocalModeMiddleware:

@@ -169,7 +169,7 @@ def _environment(checked_out: Path, data: Path, server: PostgresServer | None) -
             with psycopg.connect(server.url(), autocommit=True) as database:
                 database.execute(f"CREATE DATABASE {data.name}")
         environment["DATABASE_URL"] = server.url(data.name)
-    data.mkdir(exist_ok=True)
+    (data / "output").mkdir(parents=True, exist_ok=True)
     return environment
 
 

@@ -54,7 +54,7 @@ def _related(run: Run) -> dict[str, Any]:
     try:
         return {
             "owner": run.owner.get_username(),
-            "tags": [tag.name for tag in run.tags.all()],
+            "tags": [name for (name,) in _tag_rows().read(as_key(Run, run.pk))],
             "host": run.host.name if run.host else None,
         }
     except (OperationalError, InterfaceError):

@@ -3,25 +3,37 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import Error as DatabaseError
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
 
 from datasets.models import Dataset
+from runs.execution.hosts import this_host
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run, RunStatus
 from runs.runfolder import names
+from runs.runfolder.tree import remove_tree
+from runs.services import submission
 from runs.services.finishing import (
     DRY_RUN_MESSAGE,
     DRY_RUN_STDOUT,
+    failure,
     finish_failed,
     finish_run,
     finish_together,
+    seconds_between,
 )
 from runs.services.output_root import make_folder
+from runs.services.preflight import Preflight, check_request
 from runs.services.preparation import find_dataset, manifest_of, preflight_of
 from runs.services.reservations import run_folder
+from runs.services.run_requests import RunRequest
 from runs.services.runtime import local_runtime
 
 logger = logging.getLogger("tunixrt.runs")
@@ -34,6 +46,49 @@ PASSED: dict[str, Any] = {
     "stdout": DRY_RUN_STDOUT,
     "stderr": "",
 }
+
+
+def dry_run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
+    """Check a request and store the dry run with its end: ``(run, created)``.
+
+    The check comes first, since it needs nothing of the run: then one transaction stores the run,
+    its three events and what is counted, where a dry run from the queue takes three. The manifest
+    is written before that, and removed if the run cannot be stored.
+
+    Raises what ``submit_run`` raises.
+    """
+    if found := submission.find_submitted(request=request, by=by):
+        return found, False
+    dataset = submission.check_submittable(request=request, queued=False)
+    run = submission.new_dry_run(request=request, by=by, host=this_host())
+    passed, problems, warnings = _concluded(
+        run, lambda: (request, dataset, check_request(request, dataset))
+    )
+    end = PASSED | {"summary": _as_summary(warnings)} if passed else failure(problems, warnings)
+    run.message = end["reason"]
+    run.completed_at = timezone.now()
+    run.duration_seconds = seconds_between(run.started_at, run.completed_at)
+    run.disk_bytes = 0
+    for name in end.keys() - {"status", "reason"}:
+        setattr(run, name, end[name])
+    folder = run_folder(run)
+    try:
+        run, created = submission.submit_ended(
+            run=run, request=request, by=by, status=end["status"]
+        )
+    except (OperationalError, InterfaceError):
+        raise  # nobody knows whether the database has the run, so its manifest stays
+    except BaseException:
+        _discard(folder)
+        raise
+    if not created:
+        _discard(folder)
+    return run, created
+
+
+def _discard(folder: Path) -> None:
+    with suppress(OSError):
+        remove_tree(folder)
 
 
 def answer_dry_run(run: Run, *, by: str) -> Run:
@@ -74,9 +129,16 @@ def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
 
 
 def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, list[str], list[str]]:
-    """``(passed, problems, warnings)``; the manifest of one that passed is on disk."""
+    """``(passed, problems, warnings)`` of a stored run; the manifest of one that passed is on
+    disk."""
+    return _concluded(run, lambda: preflight_of(run, find=find))
+
+
+def _concluded(
+    run: Run, check: Callable[[], tuple[RunRequest | None, Dataset | None, Preflight]]
+) -> tuple[bool, list[str], list[str]]:
     try:
-        request, dataset, preflight = preflight_of(run, find=find)
+        request, dataset, preflight = check()
     except DatabaseError:
         raise
     except Exception as error:

@@ -24,18 +24,22 @@ from runs.models import EXECUTING, Host, Run, RunEvent
 from runs.runfolder import files, leftovers, names, records
 from runs.services import finishing, reservations
 from runs.services.output_root import is_missing, root_away
+from tunixrt.compiled import Finder
 
 logger = logging.getLogger("tunixrt.hosts")
 
 KILL_SECONDS = 2.0
+_hosts = Finder(Host, "name", "")
 
 
 def this_host() -> Host:
     """The row of this host, made if it is not there. Read each time: remembered, it would outlive a
     deletion, and nothing could be claimed for it any more."""
-    return Host.objects.get_or_create(
-        name=settings.TUNIX_HOST_NAME, defaults={"slots": settings.TUNIX_SLOTS}
-    )[0]
+    name = settings.TUNIX_HOST_NAME
+    return (
+        _hosts.find(name)
+        or Host.objects.get_or_create(name=name, defaults={"slots": settings.TUNIX_SLOTS})[0]
+    )
 
 
 # --- keepers of this host -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection, transaction
 
 from datasets.services import write_jsonl
-from runs.execution.dry_run import answer_dry_run, answer_dry_runs
+from runs.execution.dry_run import answer_dry_runs, dry_run_in_request
 from runs.execution.engine import Job, JobState, NotPlaced
 from runs.execution.engines import ENGINES, engine_for
 from runs.execution.environment import trainer_environment
@@ -85,10 +85,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
         CannotStart: nothing was stored. And what submit_run raises.
     """
     if not submission.needs_process(request):
-        run, created = submission.submit_run(
-            request=request, by=by, queued=False, claim_for=this_host()
-        )
-        return (answer_dry_run(run, by="web") if created else run), created
+        return dry_run_in_request(request=request, by=by)
     if found := submission.find_submitted(request=request, by=by):
         return found, False
     submission.check_submittable(request=request, queued=False)

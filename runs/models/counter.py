@@ -7,9 +7,9 @@ deletions, and are right on the very next scrape.
 import bisect
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
-from django.db import IntegrityError, models, transaction
-from django.db.models import F
+from django.db import connection, models
 
 RUNS, DURATION, WRITES = "runs", "duration_seconds", "db_write_ms"  # families
 # seconds
@@ -43,25 +43,25 @@ def bucket_of(value: float, bounds: Sequence[float]) -> str:
 
 class CounterQuerySet(models.QuerySet["Counter"]):
     def add(self, additions: Mapping[tuple[str, str], Sequence[float]]) -> None:
-        """Add the observed values of each ``(family, label)``. Call it inside a transaction."""
+        """Add the observed values of each ``(family, label)``, all by one statement. Call it inside
+        a transaction."""
         shard = os.getpid() % SHARDS
-        # one order for all writers: no deadlock
-        for (family, label), values in sorted(additions.items()):
-            row = self.filter(family=family, label=label, shard=shard)
-            change = {"count": F("count") + len(values), "total": F("total") + sum(values)}
-            if row.update(**change):
-                continue
-            try:
-                with transaction.atomic():
-                    self.create(
-                        family=family,
-                        label=label,
-                        shard=shard,
-                        count=len(values),
-                        total=sum(values),
-                    )
-            except IntegrityError:  # another process has just created the row
-                row.update(**change)
+        rows = [  # in one order for all writers: no deadlock
+            (family, label, shard, len(values), sum(values))
+            for (family, label), values in sorted(additions.items())
+        ]
+        if not rows:
+            return
+        table = connection.ops.quote_name(self.model._meta.db_table)
+        places = ", ".join(["(%s, %s, %s, %s, %s)"] * len(rows))
+        with connection.cursor() as cursor:
+            cursor.execute(  # bulk_create can replace what is there, not add to it
+                f"INSERT INTO {table} (family, label, shard, count, total) VALUES {places}"  # noqa: S608 - our own names
+                " ON CONFLICT (family, label, shard) DO UPDATE"
+                f" SET count = {table}.count + excluded.count,"
+                f" total = {table}.total + excluded.total",
+                list(chain.from_iterable(rows)),
+            )
 
 
 class Counter(models.Model):

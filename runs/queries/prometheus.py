@@ -13,6 +13,7 @@ from prometheus_client.core import (
 
 from runs.models import Counter, Host, Run, RunMode, RunStatus
 from runs.models.counter import DURATION, DURATION_BUCKETS, RUNS, WRITE_BUCKETS, WRITES
+from runs.services.telemetry import flush_before_scrape
 
 
 class RunCollector:
@@ -24,6 +25,7 @@ class RunCollector:
         return []
 
     def collect(self) -> Iterator[Metric]:
+        flush_before_scrape()
         sums = {
             (row["family"], row["label"]): (row["count"], row["total"])
             for row in Counter.objects.values("family", "label")

@@ -7,13 +7,17 @@ from runs.lifecycle import transition, transition_together
 from runs.models import Host, Run, RunStatus
 
 
+def claim_reason(host: Host) -> str:
+    return f"claimed by {host.name}"
+
+
 def claim_run(*, run: Run, host: Host, by: str) -> Run:
     """Take a pending run for ``host``. Raises TransitionRefused when somebody else was first: a run
     starts at most once."""
     return transition(
         run,
         RunStatus.RUNNING,
-        reason=f"claimed by {host.name}",
+        reason=claim_reason(host),
         by=by,
         host=host,
         started_at=timezone.now(),
@@ -40,7 +44,7 @@ def claim_dry_runs(*, host: Host, limit: int, by: str) -> list[Run]:
             transition_together(
                 runs,
                 RunStatus.RUNNING,
-                reason=f"claimed by {host.name}",
+                reason=claim_reason(host),
                 by=by,
                 host=host,
                 started_at=timezone.now(),

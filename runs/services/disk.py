@@ -17,12 +17,14 @@ from runs.models import DiskQuota, Run, RunQuerySet
 from runs.runfolder.tree import bytes_below
 from runs.services.output_root import root_away
 from runs.services.reservations import run_folder
+from tunixrt.compiled import Finder
 from tunixrt.refusals import Conflict
 from tunixrt.sizes import size
 
 GB = 10**9
 WARN_AT = 0.8  # of the quota
 LARGEST_NAMED = 3
+_quotas = Finder(DiskQuota, "account_id", 0)
 MEASURE_BATCH = 200
 
 
@@ -63,7 +65,8 @@ class DiskUse:
 def quota_of(user: User) -> float | None:
     """Return the bytes that the runs of an account may take: its own quota, or the setting's. None:
     as many as there are."""
-    own: DiskQuota | None = getattr(user, "disk_quota", None)
+    cached = "disk_quota" in user._state.fields_cache  # a list of accounts has read it
+    own: DiskQuota | None = getattr(user, "disk_quota", None) if cached else _quotas.find(user.pk)
     gigabytes: float = settings.TUNIX_OWNER_DISK_QUOTA_GB if own is None else own.gigabytes
     return gigabytes * GB if gigabytes > 0 else None
 

@@ -31,7 +31,7 @@ def finish_run(
     """
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
-    fields.setdefault("duration_seconds", _seconds_between(run.started_at, fields["completed_at"]))
+    fields.setdefault("duration_seconds", seconds_between(run.started_at, fields["completed_at"]))
     fields.setdefault("disk_bytes", measure(run))
     before = run.status
     try:
@@ -56,7 +56,7 @@ def finish_together(
     started = min((run.started_at for run in runs if run.started_at), default=None)
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
-    fields.setdefault("duration_seconds", _seconds_between(started, fields["completed_at"]))
+    fields.setdefault("duration_seconds", seconds_between(started, fields["completed_at"]))
     fields.setdefault("disk_bytes", 0)
     with transaction.atomic():
         transition_together(runs, status, reason=reason, by=by, **fields)
@@ -90,23 +90,25 @@ def finish_failed(
     *, run: Run, problems: Iterable[str], by: str, warnings: Sequence[str] = ()
 ) -> Run:
     """A run that failed before anything was started: says exactly why, has no exit code."""
-    reason = " ".join(problems)
-    summary = {"warnings": list(warnings)} if warnings else {}
+    return finish_run(run=run, by=by, **failure(problems, warnings))
+
+
+def failure(problems: Iterable[str], warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Return how a run ends that failed before anything was started, as ``finish_run`` takes it."""
+    problems = list(problems)
     stderr = "\n".join(
         [
             *(f"error: {problem}" for problem in problems),
             *(f"warning: {warning}" for warning in warnings),
         ]
     )
-    return finish_run(
-        run=run,
-        status=RunStatus.FAILED,
-        reason=reason,
-        by=by,
-        summary=summary,
-        stderr=stderr.encode()[-settings.TUNIX_OUTPUT_MAX_BYTES :].decode(errors="ignore"),
-    )
+    return {
+        "status": RunStatus.FAILED,
+        "reason": " ".join(problems),
+        "summary": {"warnings": list(warnings)} if warnings else {},
+        "stderr": stderr.encode()[-settings.TUNIX_OUTPUT_MAX_BYTES :].decode(errors="ignore"),
+    }
 
 
-def _seconds_between(start: datetime | None, end: datetime) -> float | None:
+def seconds_between(start: datetime | None, end: datetime) -> float | None:
     return max(0.0, (end - start).total_seconds()) if start else None

@@ -17,8 +17,11 @@ from runs.spec.manifest import (
     dump_manifest,
     parse_manifest,
 )
+from tunixrt.compiled import Finder
 
 MANIFEST_MAX_BYTES = 2**20  # of one that is read again: the training program may have written to it
+
+_datasets = Finder(Dataset, "dataset_key", "")
 
 
 def request_of(run: Run) -> RunRequest:
@@ -74,7 +77,7 @@ def _pinned_revision(run: Run) -> str | None:
 
 
 def find_dataset(dataset_key: str) -> Dataset | None:
-    return Dataset.objects.filter(dataset_key=dataset_key).first()
+    return _datasets.find(dataset_key)
 
 
 def preflight_of(

@@ -14,9 +14,10 @@ from django_q.tasks import async_task
 
 from datasets.models import Dataset
 from datasets.services import DatasetNotFound
+from runs.lifecycle import Step, insert_ended
 from runs.models import Host, Run, RunEngine, RunEvent, RunNameKey, RunStatus, RunTag
 from runs.services.access import reread
-from runs.services.claiming import claim_run
+from runs.services.claiming import claim_reason
 from runs.services.disk import require_disk
 from runs.services.preflight import warnings_in
 from runs.services.preparation import find_dataset
@@ -27,9 +28,12 @@ from runs.services.runtime import local_runtime
 from runs.services.sources import Source, hold_source
 from runs.services.telemetry import measured_write
 from runs.services.wakeup import wake_attendants
+from runs.services.webhooks import announce_end
 from runs.spec.naming import make_name
 from runs.spec.wording import number_text
 from tunixrt.addresses import problem_with
+
+SUBMITTED = "submitted"
 
 
 def submit_run(
@@ -37,15 +41,13 @@ def submit_run(
     request: RunRequest,
     by: User,
     queued: bool,
-    claim_for: Host | None = None,
     retry_of: Run | None = None,
     source: Source | None = None,
     extend_from_step: int | None = None,
     automatic: bool = False,
 ) -> tuple[Run, bool]:
     """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the
-    same transaction; with ``claim_for`` it is claimed in the same transaction, so that no worker
-    can come between. With ``source`` it goes on from that checkpoint, which is protected from the
+    same transaction. With ``source`` it goes on from that checkpoint, which is protected from the
     same transaction on; with ``extend_from_step`` as well it is an extension.
 
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
@@ -60,9 +62,105 @@ def submit_run(
     check_submittable(request=request, queued=queued)
     if not request.dry_run:
         require_disk(by)
+    run = _new_run(
+        request=request,
+        by=by,
+        queued=queued,
+        retry_of=retry_of,
+        source=source,
+        extend_from_step=extend_from_step,
+        automatic=automatic,
+    )
+    reason = (
+        f"submitted; goes on from step {source.step} of run {source.run.run_id}"
+        if source
+        else SUBMITTED
+    )
+    try:
+        if not request.dry_run:
+            require_free_folder(run)
+        with measured_write("a new run"), transaction.atomic():
+            if queued and not automatic:
+                _require_room_in_queue(by)
+            if source is not None:
+                hold_source(source)
+            reserve_folder(run)
+            run.save(force_insert=True)
+            _store_names(run, request)
+            RunEvent.objects.create(
+                run=run,
+                new=RunStatus.PENDING,
+                reason=reason,
+                by=by.get_username(),
+                at=run.created_at,
+            )
+            if queued:
+                async_task("runs.tasks.launch_pending")
+                wake_attendants()
+    except (IntegrityError, InvalidRequest):
+        # the same request came a moment earlier, and has the folder
+        if found := find_submitted(request=request, by=by):
+            return found, False
+        if retry_of is not None:
+            reread(retry_of)
+        raise
+    return run, True
+
+
+def new_dry_run(*, request: RunRequest, by: User, host: Host) -> Run:
+    """Return a dry run that ``host`` checks in the request; nothing of it is stored."""
+    run = _new_run(request=request, by=by, queued=False)
+    run.host = host
+    run.started_at = run.created_at
+    return run
+
+
+def submit_ended(*, run: Run, request: RunRequest, by: User, status: str) -> tuple[Run, bool]:
+    """Store a dry run that has been checked, from its submission to its end, in one transaction:
+    ``(run, created)``, as ``submit_run`` does. ``run`` is a ``new_dry_run`` with the columns of its
+    end.
+
+    Raises:
+        IdempotencyConflict.
+    """
+    assert run.host is not None and run.started_at is not None and run.completed_at is not None
+    name = by.get_username()
+    submitted = Step(RunStatus.PENDING, SUBMITTED, name, run.created_at)
+    steps = [
+        Step(RunStatus.RUNNING, claim_reason(run.host), name, run.started_at),
+        Step(status, run.message, "web", run.completed_at),
+    ]
+    try:
+        with measured_write("a dry run"), transaction.atomic():
+            insert_ended(run, submitted=submitted, steps=steps)
+            _store_names(run, request)
+            announce_end(run)
+    except IntegrityError:
+        if found := find_submitted(request=request, by=by):  # it came a moment earlier
+            return found, False
+        raise
+    return run, True
+
+
+def _store_names(run: Run, request: RunRequest) -> None:
+    RunTag.objects.bulk_create(RunTag.of(run, request.tags))
+    RunNameKey.objects.bulk_create(RunNameKey.of(run))
+
+
+def _new_run(
+    *,
+    request: RunRequest,
+    by: User,
+    queued: bool,
+    retry_of: Run | None = None,
+    source: Source | None = None,
+    extend_from_step: int | None = None,
+    automatic: bool = False,
+) -> Run:
+    """Return the pending run that a request asks for, not yet stored."""
     now = timezone.now()
     run_id = uuid.uuid4()
-    run = Run(
+    return Run(
         run_id=run_id,
         name=request.name or make_name(),
         dataset_key=request.dataset_key,
@@ -89,39 +187,6 @@ def submit_run(
         resume_from=source.run if source else None,
         extend_from_step=extend_from_step,
     )
-    reason = (
-        f"submitted; goes on from step {source.step} of run {source.run.run_id}"
-        if source
-        else "submitted"
-    )
-    try:
-        if not request.dry_run:
-            require_free_folder(run)
-        with measured_write("a new run"), transaction.atomic():
-            if queued and not automatic:
-                _require_room_in_queue(by)
-            if source is not None:
-                hold_source(source)
-            reserve_folder(run)
-            run.save(force_insert=True)
-            RunTag.objects.bulk_create(RunTag.of(run, request.tags))
-            RunNameKey.objects.bulk_create(RunNameKey.of(run))
-            RunEvent.objects.create(
-                run=run, new=RunStatus.PENDING, reason=reason, by=by.get_username(), at=now
-            )
-            if queued:
-                async_task("runs.tasks.launch_pending")
-                wake_attendants()
-            if claim_for is not None:
-                claim_run(run=run, host=claim_for, by=by.get_username())
-    except (IntegrityError, InvalidRequest):
-        # the same request came a moment earlier, and has the folder
-        if found := find_submitted(request=request, by=by):
-            return found, False
-        if retry_of is not None:
-            reread(retry_of)
-        raise
-    return run, True
 
 
 def _require_room_in_queue(owner: User) -> None:

@@ -13,6 +13,8 @@ from runs.models.counter import WRITE_BUCKETS, WRITES, Counter, bucket_of
 
 logger = logging.getLogger("tunixrt.database")
 
+FLUSH_SECONDS = 10.0  # a transaction for every write would cost a third of the write
+_flushed = [time.monotonic()]  # when this process last brought its measurements into the database
 _measured: list[float] = []  # write latencies of this process that are not in the database yet
 
 
@@ -42,12 +44,19 @@ def flush_measured() -> None:
     with transaction.atomic():
         Counter.objects.add(additions)
     del _measured[: len(batch)]
+    _flushed[0] = time.monotonic()
 
 
-def flush_after_request(**kwargs: object) -> None:
-    """After the answer, so that nobody waits for it; kept for the next time if the database is
+def flush_before_scrape() -> None:
+    """Let a scrape count what this process has measured; kept for the next time if the database is
     away."""
     try:
         flush_measured()
     except (OperationalError, InterfaceError) as error:
         logger.warning("measurements stay in memory: %s", error)
+
+
+def flush_after_request(**kwargs: object) -> None:
+    """The same after an answer, so that nobody waits for it, every FLUSH_SECONDS."""
+    if _measured and time.monotonic() - _flushed[0] >= FLUSH_SECONDS:
+        flush_before_scrape()

@@ -48,7 +48,7 @@ class TokenAuthentication(KnoxAuthentication):
         if found.expiry is not None and found.expiry <= timezone.now():
             raise exceptions.AuthenticationFailed("Invalid token.")
         found.user = as_object(User, rows[0][own:])
-        return self.validate_user(found)  # type: ignore[no-any-return]
+        return self.validate_user(found)
 
 
 @cache

@@ -6,7 +6,7 @@ from runs.views.actions import annotate, cancel, extend, pin, remove_file, retry
 from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
-from runs.views.history import history
+from runs.views.history import essentials, history
 from runs.views.samples import samples, token_lengths
 from runs.views.saved_views import delete_view, rename_view, saved_views
 from runs.views.start import start
@@ -23,6 +23,7 @@ urlpatterns = [
     path("runs/views/<int:pk>/rename", rename_view, name="rename_view"),
     path("runs/views/<int:pk>/delete", delete_view, name="delete_view"),
     path("runs/<uuid:run_id>", detail, name="detail"),
+    path("runs/<uuid:run_id>/essentials", essentials, name="essentials"),
     path("runs/<uuid:run_id>/samples", samples, name="samples"),
     path("runs/<uuid:run_id>/cancel", cancel, name="cancel"),
     path("runs/<uuid:run_id>/retry", retry, name="retry"),

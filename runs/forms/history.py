@@ -73,20 +73,13 @@ def _any(choices: list[tuple[str, str]], label: str) -> list[tuple[str, str]]:
 
 
 class HistoryFilter(forms.Form):
-    """What a history page shows. Its query string is the saved view; names are those of the API."""
+    """What a history page shows. Its query string is the saved view; names are those of the API.
 
-    q = FilterField(
-        label="Search",
-        required=False,
-        max_length=TEXT_MAX_LENGTH,
-        widget=forms.TextInput(
-            attrs={
-                "type": "search",
-                "placeholder": "gemma status:failed loss<1.5 after:7d",
-                "autocomplete": "off",
-            }
-        ),
-    )
+    templates/runs/_filters.html writes the fields itself: a template for each widget took 1.3 ms of
+    the page's 17.
+    """
+
+    q = FilterField(label="Search", required=False, max_length=TEXT_MAX_LENGTH)
     status = ChoiceField(
         choices=_any([(value, value) for value in RunStatus.values], "any status"), required=False
     )

@@ -3,25 +3,24 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, F, When
+from django.db.models import Case, F, QuerySet, When
 
 from runs.models import MetricChunk
 from runs.services.measurements import CHUNK_POINTS, unpack
+from tunixrt.compiled import CompiledForKeys
 
+NAME = "loss"
 WIDTH, HEIGHT = 80, 20  # units of the drawing
 BUCKETS = 40
 CHUNKS_READ = 32  # of one run; of a longer one, chunks at even distances
 
 
-def read_sparklines(run_ids: Iterable[UUID], *, name: str = "loss") -> dict[UUID, str]:
-    """The ``points`` of an SVG polyline, WIDTH by HEIGHT, by run; runs with fewer than two finite
-    values are left out.
-
-    Of the first chunk every value is looked at, of the others their smallest and largest."""
-    rows = (
-        MetricChunk.objects.filter(series__run__in=list(run_ids), series__name=name)
+def _chunks_of(run_ids: list[UUID]) -> QuerySet[MetricChunk, Any]:
+    return (
+        MetricChunk.objects.filter(series__run__in=run_ids, series__name=NAME)
         .annotate(place=F("number") % (F("series__count") / (CHUNK_POINTS * CHUNKS_READ) + 1))
         .filter(place=0)
         .order_by("series", "number")
@@ -30,8 +29,20 @@ def read_sparklines(run_ids: Iterable[UUID], *, name: str = "loss") -> dict[UUID
             Case(When(number=0, then="steps")), Case(When(number=0, then="values")),
         )
     )  # fmt: skip
+
+
+_chunks = CompiledForKeys(_chunks_of)
+
+
+def read_sparklines(run_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The ``points`` of an SVG polyline, WIDTH by HEIGHT, by run; runs with fewer than two finite
+    values are left out.
+
+    Of the first chunk every value is looked at, of the others their smallest and largest."""
     points: dict[UUID, list[tuple[float, float]]] = defaultdict(list)
-    for run_id, number, count, first_step, last_step, low, high, steps, values in rows:
+    for run_id, number, count, first_step, last_step, low, high, steps, values in _chunks.read(
+        list(run_ids)
+    ):
         if number == 0:
             points[run_id] += zip(
                 unpack("q", steps)[:count], unpack("d", values)[:count], strict=True
@@ -47,22 +58,24 @@ def draw(points: list[tuple[float, float]]) -> str:
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if len(finite) < 2:
         return ""
-    first, last = min(step for step, _ in finite), max(step for step, _ in finite)
-    low, high = min(value for _, value in finite), max(value for _, value in finite)
+    steps, values = zip(*finite, strict=True)
+    first, last, low, high = min(steps), max(steps), min(values), max(values)
     across, up = (last - first) or 1, (high - low) or 1
-    columns: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for step, value in finite:
-        columns[int((step - first) / across * (BUCKETS - 1))].append((step, value))
-    kept = []
-    for column in sorted(columns):
-        inside = columns[column]
-        kept += sorted({min(inside, key=_value), max(inside, key=_value)})
+    lowest: list[tuple[float, float] | None] = [None] * BUCKETS
+    highest: list[tuple[float, float] | None] = [None] * BUCKETS
+    for point in finite:  # one pass: a page draws thousands of points
+        step, value = point
+        column = int((step - first) / across * (BUCKETS - 1))
+        if (smallest := lowest[column]) is None or value < smallest[1]:
+            lowest[column] = point
+        if (largest := highest[column]) is None or value > largest[1]:
+            highest[column] = point
+    kept: list[tuple[float, float]] = []
+    for smallest, largest in zip(lowest, highest, strict=True):
+        if smallest is not None and largest is not None:
+            kept += sorted({smallest, largest})
     return " ".join(
         f"{1 + (step - first) / across * (WIDTH - 2):.1f},"
         f"{1 + (1 - (value - low) / up) * (HEIGHT - 2):.1f}"
         for step, value in kept
     )
-
-
-def _value(point: tuple[float, float]) -> float:
-    return point[1]

@@ -6,7 +6,7 @@ from typing import Any
 from django import template
 from django.utils import timezone
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from tunixrt.roles import May, why_not
 from tunixrt.sizes import size
@@ -32,23 +32,16 @@ def may(user: Any, what: str) -> bool:
     return user.is_authenticated and not why_not(user, May(what), owner_id=user.pk)
 
 
-@register.filter
-def may_act_on(user: Any, run: Any) -> bool:
-    return user.is_authenticated and not why_not(user, May.ACT, owner_id=run.owner_id)
-
-
 @register.simple_tag
 def when(moment: datetime | None, nothing: str = NOTHING) -> str | SafeString:
     """A moment as people say it, with the absolute time (UTC) in the title; the browser keeps the
     words fresh."""
     if moment is None:
         return nothing
-    utc = moment.astimezone(UTC)
-    return format_html(
-        '<time datetime="{}" title="{}" data-relative>{}</time>',
-        utc.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        utc.strftime("%Y-%m-%d %H:%M:%S UTC"),
-        relative(moment),
+    exact = moment.astimezone(UTC).isoformat(timespec="milliseconds")[:23]
+    return mark_safe(  # a moment holds no markup
+        f'<time datetime="{exact}Z" title="{exact[:10]} {exact[11:19]} UTC" data-relative>'
+        f"{relative(moment)}</time>"
     )
 
 

@@ -50,7 +50,7 @@ def test_runs_are_found_compared_and_deleted(page: Page, house: House, dataset: 
     page.get_by_test_id("filter").click()
     expect(page.get_by_test_id("run-row")).to_have_count(3)
     page.get_by_test_id("expand").first.click()
-    expect(page.get_by_test_id("essentials").first).to_be_visible()
+    expect(page.get_by_test_id("essentials-page").first).to_be_visible()
     for box in page.get_by_test_id("choose").all()[:2]:
         box.check()
     page.get_by_test_id("compare").click()

@@ -198,9 +198,7 @@ def test_refreshes_itself_only_while_a_run_is_active(local_client: Client, submi
     run = submit()
     assert 'hx-trigger="every 3s' in local_client.get("/").content.decode()
     request_cancel(run=run, by=run.owner)
-    assert (
-        "hx-trigger" not in local_client.get("/", headers={"HX-Request": "true"}).content.decode()
-    )
+    assert "every 3s" not in local_client.get("/", headers={"HX-Request": "true"}).content.decode()
 
 
 def test_the_refreshed_part_is_the_part_of_the_page(local_client: Client, submit: Submit) -> None:
@@ -216,13 +214,35 @@ def test_the_refreshed_part_is_the_part_of_the_page(local_client: Client, submit
 
 
 def test_a_row_expands_to_its_essentials(local_client: Client, submit: Submit) -> None:
-    run = submit(notes="remember this", learning_rate=3e-4)
+    run, other = submit(notes="remember this", learning_rate=3e-4), submit(notes="not this")
     request_cancel(run=run, by=run.owner)
     page = local_client.get("/").content.decode()
     assert f'<details class="expander" id="more-{run.pk}">' in page
-    assert "cancelled by somebody" in page
-    assert "remember this" in page
-    assert "0.0003" in page
+    assert f'hx-get="/runs/{run.pk}/essentials" hx-trigger="intersect once"' in page
+    assert f'<a href="/runs/{run.pk}" data-testid="essentials-page">' in page  # without JavaScript
+    assert "remember this" not in page
+
+    part = local_client.get(f"/runs/{run.pk}/essentials").content.decode()
+
+    assert part.startswith("<dl")
+    assert "cancelled by somebody" in part and "remember this" in part and "0.0003" in part
+    gone = local_client.get("/runs/00000000-0000-4000-8000-000000000000/essentials")
+    assert gone.status_code == 404
+
+    # A part that refreshes itself says which rows are expanded: they come whole.
+    headers = {"HX-Request": "true", "X-Opened": f"{run.pk},x"}
+    refreshed = local_client.get("/", headers=headers).content.decode()
+    assert part.strip() in refreshed
+    assert "not this" not in refreshed and f"/runs/{other.pk}/essentials" in refreshed
+
+
+@pytest.mark.parametrize("opened", ["", ",", "x", "\u00e9", "a" * 5000, "," * 5000])
+def test_a_strange_list_of_expanded_rows_expands_none(
+    local_client: Client, submit: Submit, opened: str
+) -> None:
+    submit()
+    page = local_client.get("/", headers={"X-Opened": opened})
+    assert (page.status_code, b"<dl" in page.content) == (200, False)
 
 
 def test_hostile_text_is_shown_as_text(local_client: Client, submit: Submit) -> None:
@@ -321,6 +341,7 @@ def test_the_loss_is_drawn_in_the_row(
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     take_in_metrics(run, folder)
     response = local_client.get("/")
-    assert response.context["sparklines"] == {run.pk: "1.0,1.0 40.0,19.0 79.0,10.0"}
+    lines = {row["id"]: row["sparkline"] for row in response.context["runs"]}
+    assert lines == {str(run.pk): "1.0,1.0 40.0,19.0 79.0,10.0", str(other.pk): ""}
     assert '<polyline points="1.0,1.0 40.0,19.0 79.0,10.0"/>' in response.content.decode()
     assert str(other.pk) in response.content.decode()

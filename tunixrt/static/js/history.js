@@ -34,6 +34,15 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-opens=keys]")) keysDialog.showModal();
 });
 
+// --- essentials ---------------------------------------------------------------------------------------------------
+
+// A row that is expanded asks for its essentials; one that stays expanded gets them with the new version of the list.
+document.addEventListener("htmx:configRequest", (event) => {
+  if (event.detail.target?.id !== "runs") return;
+  const open = [...document.querySelectorAll("details.expander[open]")].map((details) => details.id.slice("more-".length));
+  if (open.length) event.detail.headers["X-Opened"] = open.join(",");
+});
+
 // --- keys ---------------------------------------------------------------------------------------------------------
 
 const rows = () => [...document.querySelectorAll("tr.run")];

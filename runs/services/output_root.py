@@ -17,6 +17,7 @@ import os
 import shlex
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from django.conf import settings
@@ -25,6 +26,7 @@ from django.contrib.auth.models import User
 from runs.models import OutputRoot, Run, RunEngine
 from runs.runfolder import files, names
 from runs.services.wakeup import hosts_folder
+from tunixrt.compiled import Compiled, as_object, names_of
 from tunixrt.refusals import Busy
 from tunixrt.roles import Role, role_of
 
@@ -38,7 +40,7 @@ def root_problem() -> str | None:
     database."""
     if problem := interrupted_restore():  # first: its database may have no tables
         return problem
-    known = OutputRoot.objects.first() or OutputRoot.objects.get_or_create(single=True)[0]
+    known = _known_root() or OutputRoot.objects.get_or_create(single=True)[0]
     try:
         if not os.path.lexists(_marker()) and not _root_in_use():
             hosts_folder().mkdir(parents=True, exist_ok=True)
@@ -52,14 +54,14 @@ def start_problem() -> str | None:
     """Return why the output root keeps runs waiting, or None. Changes nothing."""
     if problem := interrupted_restore():
         return problem
-    known = OutputRoot.objects.first()
+    known = _known_root()
     return None if known is None else _away(known) or _space_problem()
 
 
 def root_notice(user: User) -> str | None:
     """Return what somebody whose runs wait for the output root should know about it, or None;
     operators also learn why. Changes nothing."""
-    known = OutputRoot.objects.first()
+    known = _known_root()
     if known is None:
         return None
     if reason := _away(known):
@@ -86,7 +88,7 @@ def root_away() -> str | None:
     """
     if problem := interrupted_restore():
         return problem
-    known = OutputRoot.objects.first()
+    known = _known_root()
     return None if known is None else _away(known)  # None: no host has used a root yet
 
 
@@ -138,6 +140,16 @@ def forget_restore() -> None:
 
 def _note() -> Path:
     return hosts_folder() / RESTORING
+
+
+@cache
+def _root_rows() -> Compiled:
+    return Compiled(OutputRoot.objects.order_by("pk").values_list(*names_of(OutputRoot))[:1])
+
+
+def _known_root() -> OutputRoot | None:
+    rows = _root_rows().read()
+    return as_object(OutputRoot, rows[0]) if rows else None
 
 
 # --- the marker -----------------------------------------------------------------------------------

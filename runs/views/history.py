@@ -42,7 +42,8 @@ COLUMNS_COOKIE = "history_columns"
 # What a row shows with the columns of the start; logs and results stay where they are.
 ROW_FIELDS = (
     "run_id", "name", "dataset_key", "model_id", "mode", "dry_run", "status", "created_at",
-    "started_at", "completed_at", "duration_seconds", "pinned", "step", "total_steps", "last_loss", "owner_id",
+    "started_at", "completed_at", "duration_seconds", "pinned", "step", "total_steps", "last_loss",
+    "owner_id",
 )  # fmt: skip
 # What the other columns and the essentials show.
 MORE_FIELDS = (

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, cast
 
 from django.contrib.auth.models import User
+from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpResponse
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.request import Request
@@ -89,9 +90,15 @@ class RunSubmit(APIView):
 
 
 def _taken(run: Run, by: User) -> Response:
-    """The answer to a request for a run, with what its owner should know before the next."""
+    """The answer to a request for a run, with what its owner should know before the next. If the
+    database went away meanwhile, the end of the run goes first."""
     answer = full_answer(run, by)
-    return Response(answer | {"warnings": [*answer["warnings"], *disk_warnings(by)]}, status=202)
+    try:
+        warnings = disk_warnings(by)
+    except (OperationalError, InterfaceError):
+        connection.close()
+        warnings = []
+    return Response(answer | {"warnings": [*answer["warnings"], *warnings]}, status=202)
 
 
 class RunList(APIView):

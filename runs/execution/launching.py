@@ -304,7 +304,10 @@ def _start(run: Run, lock: int) -> None:
         _fail_to_start(run, [f"The run could not be started: {refusal}"])
         return
     if state is JobState.STARTED:
-        note_process(run, folder)
+        try:
+            note_process(run, folder)
+        except DatabaseError as error:  # the training runs; its attendant stores this later
+            logger.warning("run %s: its processes are not stored yet: %s", run.run_id, error)
     wake_attendant()  # which looks more often from now on
 
 

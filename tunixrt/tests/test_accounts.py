@@ -162,7 +162,7 @@ class TestChangingIt:
 
     def test_the_admin_asks_for_it_as_well(self, staff: User, remote_client: Client):
         """Whoever finds an operator's open session must not be able to keep the account."""
-        staff.groups.add(Group.objects.get(name="operator"))
+        staff.groups.add(Group.objects.get_or_create(name="operator")[0])
         remote_client.force_login(staff)
         form = {"password1": NEW, "password2": NEW, "usable_password": "true"}
 

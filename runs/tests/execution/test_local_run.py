@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.db import OperationalError, connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -41,7 +42,26 @@ def local(api: APIClient, body: Answer) -> Callable[..., Any]:
     return lambda **fields: api.post(URL, body | {"dry_run": False} | fields, format="json")
 
 
+def refuse_processes(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+    """The database goes away when the processes of a run are to be stored."""
+    if sql.startswith("UPDATE") and '"process" = ' in sql:
+        raise OperationalError("the connection is closed")
+    return execute(sql, params, many, context)
+
+
 class TestTheEnd:
+    @pytest.mark.django_db(transaction=True)
+    def test_a_database_that_goes_away_after_the_start_does_not_end_the_wait(
+        self, scripted: Script, train: Callable[..., Answer]
+    ):
+        """The answer was 503, and the training ran."""
+        scripted(["say", "learning"])
+
+        with connection.execute_wrapper(refuse_processes):
+            answer = train()
+
+        assert (answer["status"], answer["stdout"]) == ("completed", "learning\n")
+
     def test_exit_0_is_completed(self, scripted: Script, train: Callable[..., Answer]):
         scripted(["say", "learning"], ["complain", "a hint"])
         began = time.monotonic()

@@ -33,7 +33,8 @@ import json, time
 from runs.execution.attending import attend
 from runs.execution.launching import launch_pending
 from runs.models import Run
-from runs.services import retry_run, run_folder
+from runs.services.reservations import run_folder
+from runs.services.retrying import retry_run
 run = Run.objects.get()
 retry = retry_run(run=run, by=run.owner)
 while not retry.is_terminal:

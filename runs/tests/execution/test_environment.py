@@ -166,4 +166,4 @@ print(runs.spec.manifest.__file__)
     assert version.startswith("tunix 0.1.")
     assert "site-packages" in found
     assert not found.startswith(str(ROOT / "datasets"))
-    assert ours == str(ROOT / "runs" / "manifest.py")
+    assert ours == str(ROOT / "runs" / "spec" / "manifest.py")

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 
 def test_each_kind_of_training_has_an_objective():
-    assert OBJECTIVES.keys() == KINDS.keys()
+    assert OBJECTIVES.keys() >= KINDS.keys()
 
 
 def test_the_manifests_kind_names_the_objective():

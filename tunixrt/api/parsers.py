@@ -47,6 +47,9 @@ def parse_json(body: bytes) -> Any:
     return data
 
 
+KEYS_CHECKED_BYTES = 256 * 1024
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
@@ -59,7 +62,13 @@ _keys = json.JSONDecoder(object_pairs_hook=_unique, parse_int=len, parse_float=l
 
 
 def _require_unique_keys(body: bytes) -> None:
-    """Refuse what orjson accepts: it takes the last value of a key that is given twice."""
+    """Refuse what orjson accepts: it takes the last value of a key that is given twice.
+
+    Longer bodies are lists of traces. Reading five megabytes of brackets a second time would take
+    a hundred megabytes of memory once more.
+    """
+    if len(body) > KEYS_CHECKED_BYTES:
+        return
     try:
         _keys.decode(body.decode())
     except RecursionError as error:

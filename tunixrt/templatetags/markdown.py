@@ -21,7 +21,7 @@ TABLE_CELLS_MAX = 5_000
 
 
 @register.filter
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def markdown(text: str) -> SafeString:
     """Return ``text`` as HTML. Tables stay text when there could be more than ``TABLE_CELLS_MAX``
     cells: Markdown fills every row up to the header's columns, so a short text can make a table of

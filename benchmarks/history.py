@@ -62,6 +62,6 @@ def fill(count: int) -> None:
             CROSS JOIN (SELECT 1 AS word UNION ALL SELECT 7 UNION ALL SELECT 13) AS words
             WHERE name LIKE 'quiet-otter-%%' AND NOT EXISTS (
                 SELECT 1 FROM runs_runnamekey AS known WHERE known.run_id = tunix_runs.run_id
-            )"""  # noqa: S608
+            )"""  # noqa: S608 - numbers and names of ours alone
         )
         cursor.execute("ANALYZE")

@@ -15,23 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.environment import without_our_settings
 from runs.runfolder.processes import processes_with, send_signal
 from runs.tests.ports import HeldPort
 from tunixrt.tests.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "TUNIXRT_BENCHMARK"  # in the environment of all that is started here
-OURS = (
-    "TUNIX_",
-    "TUNIXRT_",
-    "DATABASE_URL",
-    "SECRET_KEY",
-    "DEBUG",
-    "ALLOWED_HOSTS",
-    "DJANGO_",
-    "MAKE",
-    "MFLAGS",
-)
 START_SECONDS = 300.0
 STOP_SECONDS = 30.0
 
@@ -59,9 +49,7 @@ def serving(
         held = HeldPort()
         stack.callback(held.close)
         mark = uuid.uuid4().hex
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(OURS)
-        }
+        environment = without_our_settings()
         environment |= {
             MARK: mark,
             "TUNIXRT_ENV_FILE": "/dev/null",

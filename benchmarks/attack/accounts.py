@@ -16,7 +16,7 @@ def main() -> None:
     django.setup()
     from django.contrib.auth.models import User  # noqa: PLC0415 - after the setup
 
-    from tunixrt.tokens import make_token  # noqa: PLC0415 - the same
+    from tunixrt.tokens import make_token  # noqa: PLC0415 - once Django is set up
 
     tokens = {}
     for name in sys.argv[1:]:

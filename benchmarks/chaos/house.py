@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import django
 from django.db import InterfaceError, OperationalError, connection
 
+from benchmarks.environment import without_our_settings
 from runs.runfolder import names, records
 from runs.runfolder.processes import Process, live_processes, read_process, send_signal
 from runs.tests.ports import HeldPort
@@ -31,21 +32,10 @@ from tunixrt.tests.postgres import PostgresError, PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
-TASK_WORKER = (  # runs.execution.workers.NAME, which cannot be imported before Django is set up
-    "task worker"
-)
+# runs.execution.workers.NAME, which cannot be imported before Django is set up
+TASK_WORKER = "task worker"
 MARK = "TUNIXRT_CHAOS"  # in the environment of all that the house starts
 SKEW_SOURCE = Path(__file__).with_name("skew.c")
-OURS = (
-    "TUNIX_",
-    "TUNIXRT_",
-    "DATABASE_URL",
-    "SECRET_KEY",
-    "DEBUG",
-    "ALLOWED_HOSTS",
-    "DJANGO_",
-    "COVERAGE_",
-)
 # two seconds on a quiet machine; one that is busy with other things may take a hundred times as
 # long
 START_SECONDS = 300.0
@@ -191,9 +181,7 @@ class House:
         )
 
     def environment(self, host: str, role: str = "harness") -> dict[str, str]:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(OURS)
-        }
+        environment = without_our_settings()
         environment |= {
             "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
             "PYTHONUNBUFFERED": "1",

@@ -22,8 +22,9 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.databases import on_each_database, parser_for
+from benchmarks.environment import without_our_settings
 from benchmarks.idle import checkout
-from benchmarks.served import OURS, ROOT
+from benchmarks.served import ROOT
 from tunixrt.tests.postgres import PostgresServer
 
 SIDE = Path(__file__).with_name("cpu_side.py")
@@ -156,7 +157,7 @@ def _postgres(folder: Path) -> PostgresServer:
 
 def _environment(checked_out: Path, data: Path, server: PostgresServer | None) -> dict[str, str]:
     """For a side with its data, and on SQLite its database, in the folder ``data``."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    environment = without_our_settings()
     environment |= {
         "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
         "PYTHONPATH": str(checked_out),

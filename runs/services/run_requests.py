@@ -213,18 +213,15 @@ class _Reader:
     def fail(self, name: str, message: str) -> None:
         self.errors.setdefault(name, []).append(message)
 
+    def fail_missing(self, name: str) -> None:
+        is_null = name in self.data
+        self.fail(name, "This field may not be null." if is_null else "This field is required.")
+
     def text(self, name: str, *, required: bool = False, longest: int) -> str | None:
         value = self.take(name)
         if value is None:
             if required:
-                self.fail(
-                    name,
-                    (
-                        "This field may not be null."
-                        if name in self.data
-                        else "This field is required."
-                    ),
-                )
+                self.fail_missing(name)
         elif not isinstance(value, str):
             self.fail(name, "This field must be text.")
         elif required and not value:
@@ -244,14 +241,7 @@ class _Reader:
         value = self.take(name)
         if value is None:
             if required:
-                self.fail(
-                    name,
-                    (
-                        "This field may not be null."
-                        if name in self.data
-                        else "This field is required."
-                    ),
-                )
+                self.fail_missing(name)
             return None
         try:
             return parse(value)

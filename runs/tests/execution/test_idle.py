@@ -250,30 +250,19 @@ print(*sorted(sys.modules))
 """
 
 
-def test_the_attendant_loads_nothing_that_only_pages_need():
-    found = subprocess.run(
-        [sys.executable, "-c", ATTENDANT],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def modules_loaded_by(program: str) -> set[str]:
+    """Return what a program prints: the names of its modules."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
-    loaded = set(found.stdout.split())
+
+def test_the_attendant_loads_nothing_that_only_pages_need():
+    loaded = modules_loaded_by(ATTENDANT)
+
     assert {"runs.execution.attendant", "django_q.worker"} <= loaded
-    assert (
-        not {
-            "pycurl",
-            "requests",
-            "rest_framework.views",
-            "rest_framework.renderers",
-            "tunixrt.urls",
-            "numpy",
-            "jax",
-        }
-        & loaded
-    )
+    of_pages = {"pycurl", "requests", "rest_framework.views", "tunixrt.urls", "numpy", "jax"}
+    assert not (of_pages | {"rest_framework.renderers"}) & loaded
 
 
 def test_the_web_server_loads_no_library_that_it_does_not_use():
@@ -282,16 +271,8 @@ def test_the_web_server_loads_no_library_that_it_does_not_use():
         "print(*sorted(name for name, module in sys.modules.items() if module))"
     )
 
-    found = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    loaded = modules_loaded_by(program)
 
-    loaded = set(found.stdout.split())
     assert {"rest_framework.views", "runs.api.views"} <= loaded
     unused = {
         "requests",

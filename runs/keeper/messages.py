@@ -3,7 +3,6 @@ keeper."""
 
 from __future__ import annotations
 
-import os
 import signal
 
 from runs.runfolder import files, names
@@ -31,11 +30,13 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def failure_words(code: int, folder: str, oom_kills_before: int) -> str:
-    """Why the command failed; ``code`` is its exit code, or the negative number of the signal that
-    killed it.
+def failure_words(code: int, stderr: int, oom_kills_before: int) -> str:
+    """Return why the command failed: its own message if it left one on stderr, else what can be
+    told from outside.
 
-    Its own last word on stderr if it left one, else what can be told from outside.
+    Args:
+        code: its exit code, or the negative number of the signal that killed it.
+        stderr: a descriptor that reads its stderr. The path may be away with the output root.
     """
     if code < 0:
         return (
@@ -43,8 +44,8 @@ def failure_words(code: int, folder: str, oom_kills_before: int) -> str:
             f" {_signal_hint(-code, oom_kills_before)}."
         )
     try:
-        lines = files.read_tail(os.path.join(folder, names.STDERR)).split("\n")
-    except (OSError, files.BrokenFile):
+        lines = files.read_tail_of(stderr, names.STDERR).split("\n")
+    except OSError:
         lines = []
     spoken = [line.strip() for line in lines if line.startswith(LAST_WORD)]
     if spoken:  # not always the very last line: libraries may still print on their way out

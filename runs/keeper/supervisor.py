@@ -228,7 +228,8 @@ class Supervisor:
         try:
             null = os.open(os.devnull, os.O_RDONLY)
             for name in (names.STDOUT, names.STDERR):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+                # read as well: the keeper looks for the last message of the training
+                flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
                 self.outputs.append(os.open(self.path(name), flags, files.FILE_MODE))
                 os.set_blocking(self.outputs[-1], True)
             go_read, go_write = os.pipe()
@@ -485,7 +486,7 @@ class Supervisor:
             return self._record("host stopped", f"{words}; {self._how_it_ended(code)}.")
         if self.folder_gone:
             return self._record("lost", "The run's folder was removed while it was running.")
-        return self._record("exit", failure_words(code, self.folder, self.oom_kills))
+        return self._record("exit", failure_words(code, self.outputs[-1], self.oom_kills))
 
     def _stop_words(self) -> str:
         assert self.stop is not None

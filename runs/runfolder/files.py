@@ -66,10 +66,15 @@ def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     except FileNotFoundError:
         return ""
     try:
-        size = os.fstat(descriptor).st_size
-        raw = os.pread(descriptor, max_bytes, max(0, size - max_bytes))
+        return read_tail_of(descriptor, os.path.basename(os.fspath(path)), max_bytes)
     finally:
         os.close(descriptor)
+
+
+def read_tail_of(descriptor: int, name: str, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
+    """Return the end of an open file, as ``read_tail`` does; the cut notice calls it ``name``."""
+    size = os.fstat(descriptor).st_size
+    raw = os.pread(descriptor, max_bytes, max(0, size - max_bytes))
     cut = size > max_bytes
     if cut:
         raw = _from_character(raw)
@@ -77,9 +82,7 @@ def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     data = raw.decode("utf-8", "replace").replace("\0", "\ufffd").encode()
     if not cut and len(data) <= max_bytes:
         return data.decode()
-    notice = f"[earlier output cut; all of it is in {os.path.basename(os.fspath(path))}]\n".encode(
-        "ascii", "replace"
-    )
+    notice = f"[earlier output cut; all of it is in {name}]\n".encode("ascii", "replace")
     if len(notice) > max_bytes // 2:
         notice = b""
     return (notice + _from_character(data[-(max_bytes - len(notice)) :])).decode()

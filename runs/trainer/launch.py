@@ -14,7 +14,7 @@ import importlib.metadata
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +25,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from runs.trainer.errors import (  # noqa: E402 - the path is set above
+    ManifestProblem,
     RuntimeMissing,
     TrainerError,
     explain,
@@ -95,9 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     # Imported here: --version and --help must answer in milliseconds.
     if arguments.command == "train":
-        from runs.trainer.commands.train import train_from_manifest  # noqa: PLC0415
+        with held_open(arguments.config) as manifest:
+            from runs.trainer.commands.train import train_from_manifest  # noqa: PLC0415
 
-        train_from_manifest(arguments.config)
+            train_from_manifest(manifest)
     else:
         from runs.trainer.commands.validate import print_report, validate_manifest  # noqa: PLC0415
         from runs.trainer.reporting.metrics import write_json  # noqa: PLC0415
@@ -109,6 +111,35 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.report is not None:
             write_json(arguments.report, report)
     return 0
+
+
+@contextlib.contextmanager
+def held_open(manifest: Path) -> Iterator[Path]:
+    """Open the manifest's folder; yield a path to the manifest that leads through that descriptor.
+
+    The run folder is on an output root that may be away for a moment: renamed, unmounted, or
+    replaced by an empty mount point. Through the descriptor the training still reaches its own
+    folder, and no library that creates missing parents can create a second root where the first one
+    was. proc(5): ``/proc/self/fd``.
+
+    Raises:
+        TrainerError: what the body raised, if its cause is known. The message names the folder by
+            its own path.
+    """
+    folder = manifest.absolute().parent
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ManifestProblem(f"{folder} cannot be opened: {error.strerror}") from error
+    held = Path(f"/proc/self/fd/{descriptor}")
+    try:
+        yield held / manifest.name
+    except Exception as error:
+        if (known := explain(error)) is None:
+            raise
+        raise type(known)(str(known).replace(str(held), str(folder))) from error
+    finally:
+        os.close(descriptor)
 
 
 def print_error(sentence: str) -> None:

@@ -36,6 +36,7 @@ from tunixrt.tests.clients import FAR_AWAY
 
 pytestmark = pytest.mark.django_db
 Away = Callable[..., Any]
+MESSAGE = "tunix: storage: the checkpoint of step 3 could not be written"
 
 
 @contextmanager
@@ -121,6 +122,27 @@ def test_a_training_goes_on(training: Run, output_root: Path, away: Away) -> Non
     attendant._beat()
 
     ends_well(training)
+
+
+@pytest.mark.parametrize("away", [moved, unmounted], ids=["moved", "unmounted"])
+def test_the_message_of_a_training_that_fails_meanwhile_is_kept(
+    submit: Submit, scripted: Script, output_root: Path, away: Away, tmp_path: Path
+) -> None:
+    """The keeper looked for it by its path and found nothing: "exited with code 15"."""
+    go = tmp_path / "go"
+    scripted(["touch", "begun"], ["wait", str(go)], ["leave", 15, MESSAGE])
+    run = submit()
+    assert launching.launch_pending() == 1
+    wait_for((run_folder(run) / "begun").exists, "the training")
+    trainer = json.loads((run_folder(run) / names.KEEPER).read_text())["trainer"]["pid"]
+    with away(output_root):
+        go.touch()
+        wait_for(lambda: not Path(f"/proc/{trainer}").exists(), "the end of the training")
+
+    wait_for(lambda: attend() == 0, "the end")
+
+    run.refresh_from_db()
+    assert (run.status, run.message) == ("failed", MESSAGE)
 
 
 def test_a_training_whose_launcher_could_not_tell_is_not_started_twice(

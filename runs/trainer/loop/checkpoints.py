@@ -174,13 +174,13 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
                 self._unreadable.add(step)
                 say(
                     f"The checkpoint of step {step} cannot be read and is passed over:"
-                    f" {_short(error)}"
+                    f" {self._short(error)}"
                 )
         if failure is None:
             return None
         raise StorageError(
-            f"no checkpoint in {self.folder} can be read ({_short(failure)}); move the folder away"
-            " to start anew"
+            f"no checkpoint in {self.folder} can be read ({self._short(failure)}); move the folder"
+            " away to start over"
         ) from failure
 
     def __enter__(self) -> Checkpoints:
@@ -215,8 +215,14 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         what = (
             "a checkpoint" if self._writing is None else f"the checkpoint of step {self._writing}"
         )
-        reason = _short(error) if known is None else str(known)
+        reason = self._short(error) if known is None else str(known)
         return StorageError(f"{what} could not be written to {self.folder}: {reason}")
+
+    def _short(self, error: BaseException) -> str:
+        """Return what a library says, with paths that start in the run folder (the real ones may
+        lead through a descriptor)."""
+        text = str(error).replace(str(self.folder), self.folder.name)
+        return shortened(text) or type(error).__name__
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
@@ -235,10 +241,6 @@ def check_identity(folder: Path, identity: dict[str, Any]) -> None:
             f"the checkpoints in {folder} are of another training: {name} is {found.get(name)!r}"
             f" there and {identity[name]!r} here; correct the manifest, or choose another folder"
         )
-
-
-def _short(error: BaseException) -> str:
-    return shortened(str(error)) or type(error).__name__
 
 
 def _quiet() -> None:

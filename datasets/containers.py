@@ -87,6 +87,13 @@ def foreign_kind(
         return f"The file is binary, of a kind that is not known here. {JSON_LINES}"
     value = _parsed(first) if complete else None
     second = None if second is None else second.strip()
+    if value is None and b"\r" in first:
+        return (
+            "The lines of the file end with a carriage return alone, as on old Macintosh systems."
+            f" {JSON_LINES} `tr '\\r' '\\n'` converts it."
+        )
+    if value is None and first.startswith((b"- ", b"---")):
+        return f"The file looks like YAML. {JSON_LINES}"
     if isinstance(value, list) and second is None:
         return f"The file is a JSON array. {JSON_LINES} `jq -c '.[]'` converts it."
     if value is None and _ARRAY.match(first):

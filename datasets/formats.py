@@ -23,6 +23,7 @@ from datasets.schema import (
     messages_problem,
     parse_trace,
 )
+from tunixrt.readable import is_blank
 
 REASON_MAX_CHARACTERS = 300
 
@@ -127,7 +128,7 @@ def _messages(messages: Any) -> list[Any]:
         raise LineError(f"messages: {problem.rstrip('.')}")
     if messages[-1]["role"] != "assistant":
         raise LineError("messages: the last message must be the assistant's")
-    if not messages[-1]["content"].strip():
+    if is_blank(messages[-1]["content"]):
         raise LineError("messages: the assistant's answer is blank")
     return [*messages[:-1], messages[-1]["content"]]
 
@@ -168,7 +169,7 @@ def _texts(line: dict[str, Any], *fields: str) -> list[str]:
     for name, text in zip(fields, texts, strict=True):
         if not isinstance(text, str):
             raise LineError(f"{name}: must be text, not {kind_of(text)}")
-        if not text.strip():
+        if is_blank(text):
             raise LineError(f"{name}: must not be blank")
     return texts
 
@@ -242,20 +243,25 @@ def _keys(*names: str) -> frozenset[str]:
 
 
 def _beside(name: str, fields: frozenset[str], advice: str) -> Format:
-    """An example that could be imported if it had not one of these fields, which would then be left
-    out in silence. Empty fields do not count: tables fill up rows with nulls.
+    """Return the format of an example that could be imported if one of ``fields`` were not there:
+    it would be left out silently.
+
+    Empty fields do not count, since tables fill up rows with nulls. ``fields`` are in lower case;
+    those of a line may be in any.
     """
 
     def filled(line: Line) -> str:
         if not _holds_example(line):
             return ""
         return ", ".join(
-            field
-            for field in sorted(fields)
-            if line.get(field) not in (None, "", [], {}, "[]", "{}")
+            sorted(
+                field
+                for field, value in line.items()
+                if field.lower() in fields and value not in (None, "", [], {}, "[]", "{}")
+            )
         )
 
-    return Format(name, any_of=fields, matches=filled, advice=advice)
+    return Format(name, matches=filled, advice=advice)
 
 
 def _holds_example(line: Line) -> bool:
@@ -263,23 +269,55 @@ def _holds_example(line: Line) -> bool:
 
 
 _JUDGEMENTS = _keys(
-    "label", "kto_tag", "desirable", "is_desirable", "is_correct", "correct", "is_good"
+    "label",
+    "labels",
+    "kto_tag",
+    "desirable",
+    "is_desirable",
+    "is_correct",
+    "correct",
+    "correctness",
+    "is_good",
+    "preferred",
+    "is_preferred",
+    "thumbs_up",
+)
+# The texts that stand for true and false; other texts in a label are topics.
+_VERDICTS = _keys(
+    *("true", "yes", "y", "t", "1", "1.0", "good", "right", "correct", "positive"),
+    *("desirable", "chosen", "accepted", "preferred"),
+    *("false", "no", "n", "f", "0", "0.0", "-1", "-1.0", "bad", "wrong", "incorrect", "negative"),
+    *("undesirable", "rejected"),
 )
 
 
 def _label(line: Line) -> str:
-    """The fields that say whether the answer is good, by true or false or the numbers that stand
-    for it. A label in words is a topic, an empty one is nothing."""
+    """Return the fields that say whether the answer is good.
+
+    A label in other words is a topic. An empty one says nothing: tables fill up rows with nulls,
+    and a file with verdicts in other rows is refused for those.
+    """
+    if not _holds_example(line):
+        return ""
     judged = sorted(
         name
-        for name in _JUDGEMENTS & line.keys()
-        if name == "kto_tag" or line[name] in (True, False, -1)
+        for name, value in line.items()
+        if (plain := name.strip().lower().replace("-", "_")) in _JUDGEMENTS
+        and (plain == "kto_tag" or _is_verdict(value))
     )
-    if not judged or not _holds_example(line):
+    if not judged:
         return ""
     return ", ".join(
         [*(name for name in ("prompt", "completion") if "completion" in line), *judged]
     )
+
+
+def _is_verdict(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_verdict(item) for item in value)
+    if isinstance(value, str):
+        return value.strip().lower() in _VERDICTS
+    return value in (True, False, -1)
 
 
 def _has_pair(line: Line) -> str:
@@ -392,7 +430,6 @@ TABLE: tuple[Format, ...] = (
     Format("preference data", any_of=_keys("chosen", "rejected"), matches=_has_pair, advice=_PAIRS),
     Format(
         "KTO data",
-        any_of=_JUDGEMENTS,
         matches=_label,
         advice=(
             "to learn the good answers alone, keep the lines whose label is true and leave the"
@@ -443,7 +480,7 @@ TABLE: tuple[Format, ...] = (
     ),
     _beside(
         "an example with a system prompt of its own",
-        _keys("system", "system_prompt", "systemInstruction"),
+        _keys("system", "system_prompt", "systeminstruction"),
         "make it the first of the messages, with the role system",
     ),
     _beside(
@@ -457,6 +494,11 @@ TABLE: tuple[Format, ...] = (
         "make it part of the answer, or leave the field out",
     ),
     _beside("an example with a weight", _keys("weight", "sample_weight"), "leave the field out"),
+    _beside(
+        "an example with a rating",
+        _keys("reward", "rewards", "score", "scores", "rating", "ratings"),
+        "keep the lines whose answer is good enough to learn, and leave the field out",
+    ),
     Format(
         "a chat with more than text",
         _keys("messages"),

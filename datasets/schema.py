@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from datasets.models import TRACE_VERSION
+from tunixrt.readable import is_blank
 from tunixrt.refusals import join_bounded, shorten
 
 # One trace as canonical JSON. The longest context that can be trained, 32,768 tokens, is some 130
@@ -150,7 +151,7 @@ def _text_problem(value: Any, *, required: bool, given: bool = True) -> str | No
         return "This field is required."
     if not isinstance(value, str):
         return f"Must be text, not {kind_of(value)}."
-    if required and not value.strip():
+    if required and is_blank(value):
         return "Must not be blank."
     if "\x00" in value:
         return "Holds a NUL character (\\u0000), which cannot be stored."

@@ -35,6 +35,17 @@ def name_problem(text: str) -> str | None:
     return None
 
 
+def is_blank(text: str) -> bool:
+    """Return whether ``text`` holds nothing but white space and characters of no width, which
+    ``str.strip`` leaves."""
+    return all(
+        character.isspace()
+        or unicodedata.category(character) == "Cf"
+        or ord(character) in _NOT_SHOWN
+        for character in text
+    )
+
+
 def _is_fit(text: str, place: int) -> bool:
     if text[place] in _JOINERS:
         return _is_spelling(text, place)

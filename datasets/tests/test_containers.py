@@ -109,6 +109,18 @@ def test_a_file_of_another_kind_is_named_and_what_to_do(content, kind, advice):
 
 
 @pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (LINES.replace(b"\n", b"\r"), "end with a carriage return alone"),
+        (b"- prompt: 1+1?\n  completion: '2'\n", "looks like YAML"),
+        (b"---\nprompt: 1+1?\n", "looks like YAML"),
+    ],
+)
+def test_text_of_another_form_is_named(content, words):
+    assert words in refusal_of(content)
+
+
+@pytest.mark.parametrize(
     "when", [(2026, 11, 30, 1, 16, 0), (2026, 11, 30, 1, 20, 20), (1985, 5, 10, 10, 10, 20)]
 )
 def test_a_workbook_is_known_whatever_time_it_was_saved_at(when):

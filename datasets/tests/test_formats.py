@@ -173,7 +173,17 @@ WITHOUT_ROOM = [
     (KTO, "KTO data (prompt, completion, label)"),
     (KTO | {"label": True}, "KTO data"),
     (KTO | {"label": 0}, "KTO data"),
-    (KTO | {"label": 0}, "KTO data"),
+    (KTO | {"label": 1.0}, "KTO data"),
+    (KTO | {"label": "false"}, "KTO data"),
+    (KTO | {"label": " True "}, "KTO data"),
+    (KTO | {"label": "bad"}, "KTO data"),
+    ({"prompt": "1+1?", "completion": "3", "Label": False}, "KTO data (prompt, completion, Label)"),
+    ({"prompt": "1+1?", "completion": "3", "is-correct": "no"}, "KTO data"),
+    ({"prompt": "1+1?", "completion": "3", "labels": [True, False]}, "KTO data"),
+    ({"prompt": "1+1?", "completion": "3", "reward": 0.1}, "an example with a rating (reward)"),
+    ({"messages": [USER, ASSISTANT], "Tools": ["f"]}, "an example with tools (Tools)"),
+    ({"messages": [USER, ASSISTANT], "score": 0}, "an example with a rating (score)"),
+    ({"messages": [USER, ASSISTANT], "ratings": ["1", "5"]}, "an example with a rating (ratings)"),
     (
         {"prompt": "p", "completion": "c", "desirable": False},
         "KTO data (prompt, completion, desirable)",
@@ -358,7 +368,12 @@ def test_prompt_and_completion():
 @pytest.mark.parametrize("field", ["prompt", "completion"])
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(1, "must be text, not a number"), ("", "must not be blank"), (None, "null")],
+    [
+        (1, "must be text, not a number"),
+        ("", "must not be blank"),
+        ("\u200b", "must not be blank"),
+        (None, "null"),
+    ],
 )
 def test_prompts_and_completions_that_are_refused(field, value, reason):
     assert reason in reason_of(

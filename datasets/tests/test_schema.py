@@ -94,6 +94,7 @@ def test_a_trace_is_an_object(body):
         (["a"], "Must be text, not a list."),
         ("", "Must not be blank."),
         (" \n\t", "Must not be blank."),
+        ("\u200b\u2060", "Must not be blank."),
         ("a\x00b", "Holds a NUL character (\\u0000), which cannot be stored."),
     ],
 )

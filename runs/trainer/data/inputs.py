@@ -103,7 +103,7 @@ def plan_facts(data: TokenisedData, plan: DataPlan, total: int) -> dict[str, Any
         "held_out": data.counts["held_out"]["examples"],
         "tokens": train["tokens"],
         "answer_tokens": train["answer_tokens"],
-        "dropped": train["dropped"] + train["no_answer"],
+        "dropped": _left_out(train),
         "truncated": train["truncated"],
         "split": train["split"],
         "rows_per_step": plan.micro_batches * plan.rows_per_batch,
@@ -120,27 +120,44 @@ def plan_sentences(
     epochs = total / plan.steps_per_epoch
     sentences = [
         (
-            f"{train['examples']:,} examples to learn from ({train['tokens']:,} tokens,"
-            f" {train['answer_tokens']:,} of answers), {held['examples']:,} held out."
+            f"{_counted(train['examples'] - _left_out(train), 'example')} to learn from"
+            f" ({train['tokens']:,} tokens, {train['answer_tokens']:,} of answers),"
+            f" {held['examples'] - _left_out(held):,} held out."
         ),
         (
-            f"{total:,} steps: {epochs:.4g} epochs of {plan.steps_per_epoch:,},"
-            f" {plan.micro_batches * plan.rows_per_batch} rows a step of"
+            f"{_counted(total, 'step')}: {epochs:.4g} epoch{'' if epochs == 1 else 's'} of"
+            f" {plan.steps_per_epoch:,}, {plan.micro_batches * plan.rows_per_batch} rows a step of"
             f" {' or '.join(map(str, plan.row_lengths))} tokens, {plan.padding_waste():.1%}"
             " padding."
         ),
     ]
     for name, words in (
         ("dropped", "longer than max_seq_length and left out (too_long: drop)"),
-        ("truncated", "longer than max_seq_length and cut at their end (too_long: truncate)"),
+        ("truncated", "longer than max_seq_length and cut at the end (too_long: truncate)"),
         ("split", "longer than max_seq_length and split into several rows (too_long: split)"),
-        ("no_answer", "left out: no token of their answer fits into max_seq_length"),
+        ("no_answer", "left out: no token of the answer fits into max_seq_length"),
     ):
         if number := train[name] + held[name]:
-            sentences.append(f"{number:,} examples are {words}.")
+            sentences.append(
+                f"{_counted(number, 'example')} {'is' if number == 1 else 'are'} {words}."
+            )
+    steps = training["max_steps"]
+    if steps is not None and total < steps:  # an extension takes all of max_steps
+        sentences.append(
+            f"max_steps {steps:,} is not reached: num_epochs {training['num_epochs']} ends the"
+            " training before. Raise num_epochs to train longer."
+        )
     if plan.smaller_than_batch:
         sentences.append(
             f"The batch ({training['batch_size'] * training['gradient_accumulation_steps']} rows)"
             f" is larger than the training part ({plan.row_count} rows): every step sees all of it."
         )
     return sentences
+
+
+def _left_out(count: dict[str, int]) -> int:
+    return count["dropped"] + count["no_answer"]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

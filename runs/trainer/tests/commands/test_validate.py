@@ -72,6 +72,17 @@ def test_text_for_people(make_run, capsys):
     assert "Memory: about" in out
 
 
+def test_sentences_count_what_is_learnt_and_say_what_is_not(make_run, capsys):
+    examples = [*arithmetic(1), line("long", "1+1=?", "2" * 500)]
+    run = make_run(examples=examples, num_epochs=1, max_steps=7)
+    assert main(["validate", "--config", str(run.config)]) == 0
+    out = capsys.readouterr().out
+    assert "1 example to learn from" in out
+    assert "1 example is longer than max_seq_length and left out" in out
+    assert "1 step: 1 epoch of 1" in out
+    assert "max_steps 7 is not reached: num_epochs 1 ends the training before" in out
+
+
 def test_the_report_is_written_beside_the_text(make_run, capsys):
     run = make_run()
     written = run.folder / "plan.json"

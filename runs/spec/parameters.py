@@ -129,7 +129,8 @@ _SCOPE = (
         "max_steps",
         int,
         None,
-        "Stop after so many optimizer steps, at the latest after num_epochs; null: after num_epochs.",
+        "Stop after so many optimizer steps, at the latest after num_epochs; null: after"
+        " num_epochs.",
         1,
         10**8,
         nullable=True,

@@ -1,15 +1,12 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a
 service and answers."""
 
-from collections.abc import Callable
-from functools import partial
-from itertools import islice
-from typing import Any, cast
+from typing import cast
 
 from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, connection
 from django.http import HttpResponse
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -25,18 +22,15 @@ from runs.services.access import get_run_for, read_run_for, require_priority
 from runs.services.disk import disk_warnings
 from runs.services.output_root import while_root_is_there
 from runs.services.run_requests import (
-    NAMED_FIELDS,
     InvalidRequest,
     RunRequest,
+    clean_annotations,
     clean_extension,
-    clean_name,
-    clean_notes,
     clean_request,
-    clean_tags,
+    clean_retry,
 )
 from runs.services.runtime import local_runtime
 from runs.spec.kinds import KINDS
-from runs.spec.wording import shortened
 from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
 from tunixrt.roles import May, require
 from tunixrt.searches import search
@@ -153,45 +147,14 @@ class RunDetail(APIView):
 
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
-        changes = _read_annotations(request.data, run)
+        kept = [run.name, *(tag.name for tag in run.tags.all())]
+        changes = clean_annotations(request.data, kept=kept)
         annotations.annotate_run(run=run, by=actor(request), **changes)
         return Response(full_answer(run, actor(request)))
 
     def delete(self, request: Request, run_id: str) -> Response:
         deletion.trash_run(run=get_run_for(actor(request), run_id, may=May.ACT), by=actor(request))
         return Response({"trashed": True})
-
-
-def _read_annotations(data: Any, run: Run) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ValidationError({"non_field_errors": ["The request must be a JSON object."]})
-    kept = (
-        [run.name, *(tag.name for tag in run.tags.all())] if data.keys() & {"name", "tags"} else []
-    )
-    parsers: dict[str, Callable[[Any], Any]] = {
-        "name": partial(clean_name, kept=kept),
-        "tags": partial(clean_tags, kept=kept),
-        "notes": clean_notes,
-        "pinned": _clean_bool,
-    }
-    changes: dict[str, Any] = {}
-    errors: dict[str, list[str]] = {}
-    for name in islice((name for name in data if name not in parsers), NAMED_FIELDS):
-        errors[shortened(name)] = ["Unknown field; name, tags, notes and pinned can be changed."]
-    for name in parsers.keys() & data.keys():
-        try:
-            changes[name] = parsers[name](data[name])
-        except ValueError as error:
-            errors[name] = [str(error)]
-    if errors:
-        raise ValidationError(errors)
-    return changes
-
-
-def _clean_bool(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("This field must be true or false.")
-    return value
 
 
 class RunStatusView(APIView):
@@ -215,14 +178,8 @@ class RunRetry(APIView):
 
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
-        data = request.data
-        if (
-            not isinstance(data, dict)
-            or set(data) - {"resume"}
-            or not isinstance(data.get("resume", True), bool)
-        ):
-            raise ValidationError({"resume": ["The only field is resume: true or false."]})
-        retry = retrying.retry_run(run=run, by=actor(request), resume=data.get("resume", True))
+        resume = clean_retry(request.data)
+        retry = retrying.retry_run(run=run, by=actor(request), resume=resume)
         return _taken(retry, actor(request))
 
 

@@ -5,24 +5,34 @@ import os
 import re
 import unicodedata
 import uuid
-from collections.abc import Collection
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic_core import ErrorDetails
 
 from runs.spec.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.spec.kinds import DEFAULT_KIND, KINDS
+from runs.spec.kinds import DEFAULT_KIND, KINDS, Kind
 from runs.spec.naming import NAME_MAX_LENGTH
-from runs.spec.parameters import SHARED
-from runs.spec.wording import not_a_number, number_text, shortened
+from runs.spec.parameters import SHARED, Parameter
+from runs.spec.wording import not_a_number
 from tunixrt.addresses import problem_with
 from tunixrt.readable import name_problem
+from tunixrt.reading import NOT_AN_OBJECT, UNKNOWN, UNSTORABLE_TEXT, Model, storable, try_body
 from tunixrt.refusals import Refusal
 
 KEY_MAX_LENGTH = 256
@@ -35,10 +45,8 @@ TIMEOUT_RANGE = (1, 31_536_000)  # seconds: up to a year
 AUTO_RETRY_MAX = 10
 HIDDEN_PREFIX = "."
 OUTPUT_DIR_MAX_BYTES = 1000  # its unique index takes some 2,700 bytes on PostgreSQL
-NAMED_FIELDS = 50  # unknown fields named in an answer
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -105,174 +113,6 @@ class RunRequest:
             "auto_retry": self.auto_retry,
             "webhook_url": self.webhook_url,
         }
-
-
-def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
-    """Check a request as it came. Types are strict: ``"3"`` is not a number, ``1`` is not a
-    boolean.
-
-    Args:
-        data: the request.
-        of_run: it is that of a run that exists, which keeps its name and tags although new ones
-            would be refused.
-
-    Raises:
-        InvalidRequest: every field that is wrong, missing or unknown.
-    """
-    if not isinstance(data, dict):
-        raise InvalidRequest({"non_field_errors": ["The request must be a JSON object."]})
-    reader = _Reader(data)
-    kept = (data.get("name"), *(data.get("tags") or ())) if of_run else ()
-    values: dict[str, Any] = {
-        "dataset_key": reader.text("dataset_key", required=True, longest=KEY_MAX_LENGTH),
-        "output_dir": reader.parsed(
-            "output_dir", partial(clean_output_dir, kept=data.get("output_dir") if of_run else None)
-        ),
-        "kind": reader.choice("kind", DEFAULT_KIND, tuple(KINDS)),
-        "dry_run": reader.boolean("dry_run", True),
-        "smoke": reader.boolean("smoke", False),
-        "preflight": reader.choice("preflight", "quick", ("quick", "full")),
-        "name": reader.parsed("name", partial(clean_name, kept=kept)),
-        "tags": reader.parsed("tags", partial(clean_tags, kept=kept)) or (),
-        "notes": reader.parsed("notes", clean_notes) or "",
-        "priority": reader.number("priority", int, 0, *PRIORITY_RANGE),
-        "timeout_seconds": reader.number("timeout_seconds", float, None, *TIMEOUT_RANGE),
-        "auto_retry": reader.number("auto_retry", int, 0, 0, AUTO_RETRY_MAX),
-        "webhook_url": reader.parsed("webhook_url", _clean_webhook_url) or "",
-        "client_request_id": reader.parsed("client_request_id", clean_client_request_id),
-        "model": reader.parsed("model_id", resolve_model, required=True),
-        "training": {},
-    }
-    # of a kind that there is not, the parameters are checked by the default's
-    kind = KINDS[DEFAULT_KIND if "kind" in reader.errors else values["kind"]]
-    for name, parameter in kind.parameters.items():
-        value = reader.take(name, parameter.default)
-        if problem := parameter.problem(value):
-            reader.errors[name] = [f"This field {problem}."]
-        values["training"][name] = value
-    for name in ("lora_alpha", "lora_targets"):
-        if values["training"][name] is not None and values["training"]["lora_rank"] is None:
-            reader.errors.setdefault(name, ["This field needs lora_rank."])
-    unknown = sorted(set(data) - reader.seen, key=str)
-    for name in unknown[:NAMED_FIELDS]:
-        owner = kind.foreign(str(name))
-        reader.errors[shortened(str(name))] = [
-            f"This field is a parameter of {owner}, not of {kind.name}."
-            if owner
-            else "Unknown field."
-        ]
-    if len(unknown) > NAMED_FIELDS:
-        reader.fail("non_field_errors", f"{len(unknown) - NAMED_FIELDS:,} more unknown fields.")
-    if reader.errors:
-        raise InvalidRequest(reader.errors)
-    return RunRequest(**values)
-
-
-EXTENSION_FIELDS = ("num_epochs", "max_steps")
-
-
-def clean_extension(data: Any) -> dict[str, int]:
-    """What an extension adds: ``num_epochs`` or ``max_steps``, as a mapping of one of the two.
-
-    Raises:
-        InvalidRequest: both, none, unknown fields, or a number out of its range.
-    """
-    if not isinstance(data, dict):
-        raise InvalidRequest({"non_field_errors": ["The request must be a JSON object."]})
-    errors = {
-        shortened(str(name)): [
-            "Unknown field; an extension takes num_epochs or max_steps, and keeps everything else."
-        ]
-        for name in sorted(set(data) - set(EXTENSION_FIELDS), key=str)[:NAMED_FIELDS]
-    }
-    given = [name for name in EXTENSION_FIELDS if name in data]
-    for name in given:
-        if data[name] is None:
-            errors[name] = ["This field may not be null."]
-        elif problem := SHARED[name].problem(data[name]):
-            errors[name] = [f"This field {problem}."]
-    if len(given) != 1 and not errors:
-        errors["non_field_errors"] = ["Give either num_epochs or max_steps: how much to add."]
-    if errors:
-        raise InvalidRequest(errors)
-    return {name: data[name] for name in given}
-
-
-class _Reader:
-    """Takes fields out of a request and collects what is wrong with them."""
-
-    def __init__(self, data: dict[str, Any]):
-        self.data = data
-        self.seen: set[str] = set()
-        self.errors: dict[str, list[str]] = {}
-
-    def take(self, name: str, default: Any = None) -> Any:
-        self.seen.add(name)
-        return self.data.get(name, default)
-
-    def fail(self, name: str, message: str) -> None:
-        self.errors.setdefault(name, []).append(message)
-
-    def fail_missing(self, name: str) -> None:
-        is_null = name in self.data
-        self.fail(name, "This field may not be null." if is_null else "This field is required.")
-
-    def text(self, name: str, *, required: bool = False, longest: int) -> str | None:
-        value = self.take(name)
-        if value is None:
-            if required:
-                self.fail_missing(name)
-        elif not isinstance(value, str):
-            self.fail(name, "This field must be text.")
-        elif required and not value:
-            self.fail(name, "This field may not be empty.")
-        elif len(value) > longest:
-            self.fail(name, f"This field has at most {longest} characters, not {len(value)}.")
-        elif _UNSTORABLE.search(value):
-            self.fail(
-                name,
-                "This field holds characters that cannot be stored (NUL or half a surrogate pair).",
-            )
-        else:
-            return value
-        return None
-
-    def parsed(self, name: str, parse: Any, *, required: bool = False) -> Any:
-        value = self.take(name)
-        if value is None:
-            if required:
-                self.fail_missing(name)
-            return None
-        try:
-            return parse(value)
-        except ValueError as error:
-            self.fail(name, str(error))
-            return None
-
-    def boolean(self, name: str, default: bool) -> bool:
-        value = self.take(name, default)
-        if not isinstance(value, bool):
-            self.fail(name, "This field must be true or false.")
-        return value
-
-    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
-        value = self.take(name, default)
-        if value not in choices:
-            self.fail(name, f"This field must be one of {', '.join(choices)}.")
-        return value
-
-    def number(self, name: str, kind: type, default: Any, minimum: float, maximum: float) -> Any:
-        value = self.take(name, default)
-        if value is None and default is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
-            self.fail(name, f"This field {not_a_number(value, whole=kind is int)}.")
-        elif not minimum <= value <= maximum:
-            self.fail(
-                name,
-                f"This field must lie between {number_text(minimum)} and {number_text(maximum)}.",
-            )
-        return value
 
 
 def resolve_model(model_id: Any) -> ModelReference:
@@ -440,7 +280,7 @@ def clean_name(value: Any, *, kept: Collection[str] = ()) -> str:
 
 
 def clean_notes(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > NOTES_MAX_LENGTH or _UNSTORABLE.search(value):
+    if not isinstance(value, str) or len(value) > NOTES_MAX_LENGTH or UNSTORABLE_TEXT.search(value):
         raise ValueError(f"Notes must be text of at most {NOTES_MAX_LENGTH:,} characters.")
     return value
 
@@ -479,3 +319,284 @@ def _what_is_wrong_with(address: str) -> str:
         return sentence
     host = f"Its host {parts.hostname!r} is neither a full name nor an address in full."
     return f"{sentence} {problem_with(address, allow_private=True) or host}"
+
+
+# --- the bodies -----------------------------------------------------------------------------------
+
+# The context of a validation: what stays as it is although it would be refused now.
+NOTHING_KEPT: dict[str, Any] = {"names": (), "output_dir": None}
+_NUMBERS = ("int_type", "int_from_float", "float_type")
+
+
+def _keeping(clean: Callable[..., Any]) -> PlainValidator:
+    """Return a validator that hands ``clean`` the names that a run has already."""
+
+    def read(value: Any, info: ValidationInfo) -> Any:
+        return clean(value, kept=(info.context or NOTHING_KEPT)["names"])
+
+    return PlainValidator(read)
+
+
+def _read_output_dir(value: Any, info: ValidationInfo) -> Any:
+    return clean_output_dir(value, kept=(info.context or NOTHING_KEPT)["output_dir"])
+
+
+def _text(longest: int, shortest: int = 0) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "minLength": shortest, "maxLength": longest})
+
+
+Name = Annotated[Any, _keeping(clean_name), _text(NAME_MAX_LENGTH, 1)]
+Tags = Annotated[
+    Any,
+    _keeping(clean_tags),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "maxItems": TAGS_MAX,
+            "items": {"type": "string", "minLength": 1, "maxLength": TAG_MAX_LENGTH},
+        }
+    ),
+]
+Notes = Annotated[Any, PlainValidator(clean_notes), _text(NOTES_MAX_LENGTH)]
+
+
+class RunBody(Model):
+    """What may be asked of a run of any kind; ``body_of`` adds the parameters of one."""
+
+    dataset_key: Annotated[
+        str, Field(min_length=1, max_length=KEY_MAX_LENGTH), AfterValidator(storable)
+    ] = Field(description="Key of a dataset.")
+    model_id: Annotated[Any, PlainValidator(resolve_model), _text(KEY_MAX_LENGTH, 1)] = Field(
+        description="preset:<name>, a folder inside TUNIX_MODEL_ROOTS (absolute or starting with"
+        " ./), or a hub id such as google/gemma-2b-it."
+    )
+    output_dir: (
+        Annotated[Any, PlainValidator(_read_output_dir), WithJsonSchema({"type": "string"})] | None
+    ) = Field(None, description="Folder below the output root; null: named by the run id.")
+    kind: str = Field(DEFAULT_KIND, description="The kind of run.")
+    dry_run: bool = Field(True, description="Check everything and start nothing.")
+    smoke: bool = Field(False, description="A dry run also trains one step, and keeps nothing.")
+    preflight: Literal["quick", "full"] = Field(
+        "quick", description="How deep a dry run looks; full: tokens, steps and memory."
+    )
+    name: Name | None = Field(None, description="What people call the run; null: one is made.")
+    tags: Tags | None = Field(None, description="Names to find the run by.")
+    notes: Notes | None = Field(None, description="Markdown.")
+    priority: Annotated[int, Field(ge=PRIORITY_RANGE[0], le=PRIORITY_RANGE[1])] = Field(
+        0, description="Higher starts earlier."
+    )
+    timeout_seconds: (
+        Annotated[float, Field(ge=TIMEOUT_RANGE[0], le=TIMEOUT_RANGE[1], allow_inf_nan=False)]
+        | None
+    ) = Field(None, description="Seconds of training; null: only the system's limit.")
+    auto_retry: Annotated[int, Field(ge=0, le=AUTO_RETRY_MAX)] = Field(
+        0, description="Tries after a training was lost with its process or its host."
+    )
+    webhook_url: (
+        Annotated[
+            Any,
+            PlainValidator(_clean_webhook_url),
+            WithJsonSchema({"type": "string", "maxLength": 2048}),
+        ]
+        | None
+    ) = Field(None, description="Is told when the run ends.")
+    client_request_id: (
+        Annotated[
+            Any,
+            PlainValidator(clean_client_request_id),
+            _text(CLIENT_REQUEST_ID_MAX_LENGTH, 1),
+        ]
+        | None
+    ) = Field(None, description="The same id again is answered with the first run.")
+
+
+_bodies: dict[str, tuple[Kind, type[RunBody]]] = {}
+
+
+def body_of(kind: Kind) -> type[RunBody]:
+    """Return the model of a request for a run of one kind, made of the table of its parameters."""
+    made = _bodies.get(kind.name)
+    if made is None or made[0] is not kind:
+        fields: dict[str, Any] = {
+            name: (type_of(parameter), Field(parameter.default, description=parameter.help))
+            for name, parameter in kind.parameters.items()
+        }
+        fields["kind"] = (
+            Literal[kind.name],
+            Field(kind.name, description=RunBody.model_fields["kind"].description),
+        )
+        title = f"{kind.name.capitalize()}Run"
+        made = kind, create_model(title, __base__=RunBody, **fields)
+        _bodies[kind.name] = made
+    return made[1]
+
+
+def type_of(parameter: Parameter) -> Any:
+    """Return a parameter's type with its bounds, as pydantic checks and describes it."""
+    found: Any = parameter.type
+    if parameter.choices:
+        found = Literal[parameter.choices]
+    if parameter.type is list:
+        found = Annotated[
+            list[found],
+            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+            AfterValidator(_without_repeats),
+        ]
+    elif parameter.type in (int, float):
+        least = "gt" if parameter.exclusive_minimum else "ge"
+        bounds: dict[str, Any] = {least: parameter.minimum, "le": parameter.maximum}
+        if parameter.type is float:
+            bounds["allow_inf_nan"] = False
+        found = Annotated[found, Field(**bounds)]
+    return found | None if parameter.nullable else found
+
+
+def _without_repeats(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("must not name anything twice")
+    return names
+
+
+def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
+    """Check a request as it came. Types are strict: ``"3"`` is not a number, ``1`` is not a
+    boolean.
+
+    Args:
+        data: the request.
+        of_run: it is that of a run that exists, which keeps its name and tags although new ones
+            would be refused.
+
+    Raises:
+        InvalidRequest: every field that is wrong, missing or unknown.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest({"non_field_errors": [NOT_AN_OBJECT]})
+    # Of a kind that there is not, the parameters are checked by the default's.
+    asked = data.get("kind", DEFAULT_KIND)
+    kind = KINDS[asked if isinstance(asked, str) and asked in KINDS else DEFAULT_KIND]
+    context = None
+    if of_run:
+        names = (data.get("name"), *(data.get("tags") or ()))
+        context = {"names": names, "output_dir": data.get("output_dir")}
+
+    def about_unknown(name: str) -> str:
+        owner = kind.foreign(name)
+        return f"This field is a parameter of {owner}, not of {kind.name}." if owner else UNKNOWN
+
+    def say(name: str, details: ErrorDetails) -> str | None:
+        if name == "kind":
+            return f"This field must be one of {', '.join(KINDS)}."
+        if parameter := kind.parameters.get(name):
+            return f"This field {parameter.problem(data[name])}."
+        if details["type"] in _NUMBERS:
+            whole = details["type"] != "float_type"
+            return f"This field {not_a_number(details['input'], whole=whole)}."
+        return None
+
+    body, errors = try_body(body_of(kind), data, context=context, unknown=about_unknown, say=say)
+    for name in ("lora_alpha", "lora_targets"):
+        if data.get(name) is not None and data.get("lora_rank") is None:
+            errors.setdefault(name, ["This field needs lora_rank."])
+    if body is None or errors:
+        raise InvalidRequest(errors)
+    values = body.__dict__
+    return RunRequest(
+        dataset_key=body.dataset_key,
+        model=body.model_id,
+        output_dir=body.output_dir,
+        kind=kind.name,
+        dry_run=body.dry_run,
+        training={name: values[name] for name in kind.parameters},
+        smoke=body.smoke,
+        preflight=body.preflight,
+        name=body.name,
+        tags=body.tags or (),
+        notes=body.notes or "",
+        priority=body.priority,
+        timeout_seconds=body.timeout_seconds,
+        auto_retry=body.auto_retry,
+        webhook_url=body.webhook_url or "",
+        client_request_id=body.client_request_id,
+    )
+
+
+class ExtensionBody(Model):
+    """What an extension adds: either of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    num_epochs: type_of(SHARED["num_epochs"]) = Field(  # type: ignore[valid-type]
+        None, description="Epochs to add."
+    )
+    max_steps: type_of(replace(SHARED["max_steps"], nullable=False)) = Field(  # type: ignore[valid-type]
+        None, description="Optimizer steps to add."
+    )
+
+
+def clean_extension(data: Any) -> dict[str, int]:
+    """What an extension adds: ``num_epochs`` or ``max_steps``, as a mapping of one of the two.
+
+    Raises:
+        InvalidRequest: both, none, unknown fields, or a number out of its range.
+    """
+    if not isinstance(data, dict):
+        raise InvalidRequest({"non_field_errors": [NOT_AN_OBJECT]})
+
+    def say(name: str, details: ErrorDetails) -> str | None:
+        value = data[name]
+        return (
+            "This field may not be null."
+            if value is None
+            else f"This field {SHARED[name].problem(value)}."
+        )
+
+    _body, errors = try_body(
+        ExtensionBody, data, unknown=lambda name: UNKNOWN_IN_EXTENSION, say=say
+    )
+    given = [name for name in ExtensionBody.model_fields if name in data]
+    if len(given) != 1 and not errors:
+        errors["non_field_errors"] = ["Give either num_epochs or max_steps: how much to add."]
+    if errors:
+        raise InvalidRequest(errors)
+    return {name: data[name] for name in given}
+
+
+UNKNOWN_IN_EXTENSION = (
+    "Unknown field; an extension takes num_epochs or max_steps, and keeps everything else."
+)
+
+
+class AnnotationsBody(Model):
+    """What can be changed of a run; null changes nothing to null, so it is refused."""
+
+    name: Name = Field(None, description="What people call the run.")
+    tags: Tags = Field(None, description="Names to find the run by; these replace the run's.")
+    notes: Notes = Field(None, description="Markdown.")
+    pinned: bool = Field(False, description="Kept by retention, and on top of the history.")
+
+
+def clean_annotations(data: Any, *, kept: Collection[str]) -> dict[str, Any]:
+    """Return what is to be changed of a run with the names ``kept``. Raise InvalidRequest."""
+    if not isinstance(data, dict):
+        raise InvalidRequest({"non_field_errors": [NOT_AN_OBJECT]})
+    body, errors = try_body(
+        AnnotationsBody,
+        data,
+        context={"names": kept, "output_dir": None},
+        unknown=lambda name: "Unknown field; name, tags, notes and pinned can be changed.",
+    )
+    if body is None:
+        raise InvalidRequest(errors)
+    return {name: getattr(body, name) for name in body.model_fields_set}
+
+
+class RetryBody(Model):
+    resume: bool = Field(True, description="Go on from the last checkpoint; false: from scratch.")
+
+
+def clean_retry(data: Any) -> bool:
+    """Return whether a retry goes on from the last checkpoint. Raise InvalidRequest."""
+    body, _ = try_body(RetryBody, data) if isinstance(data, dict) else (None, {})
+    if body is None:
+        raise InvalidRequest({"resume": ["The only field is resume: true or false."]})
+    return body.resume

@@ -136,7 +136,7 @@ def sentence_of(details: ErrorDetails, name: str, model: type[Model]) -> str:
 
 @cache
 def _properties(model: type[Model]) -> dict[str, dict[str, Any]]:
-    return dict(model.model_json_schema()["properties"])
+    return dict(model.model_json_schema().get("properties", {}))
 
 
 def _property(model: type[Model], name: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _property(model: type[Model], name: str) -> dict[str, Any]:
 def read_query(model: type[M], query: QueryDict) -> M:
     """Return a query string as an instance of ``model``: of each parameter the last value, of lists
     all values; an empty value is no value. Raise InvalidQuery (422) with all that is wrong."""
-    fields = model.model_fields
+    fields = _properties(model)
     given: dict[str, Any] = {}
     errors: dict[str, list[str]] = {}
     for name in query:
@@ -160,7 +160,7 @@ def read_query(model: type[M], query: QueryDict) -> M:
             if any("\x00" in value for value in values):
                 errors[name] = ["must not hold NUL characters."]
             elif values and query[name]:
-                given[name] = values if _is_list(model, name) else query[name]
+                given[name] = values if fields[name].get("type") == "array" else query[name]
         elif name != "format":  # that is DRF's own
             errors[name] = ["is not a known parameter."]
     try:
@@ -171,8 +171,3 @@ def read_query(model: type[M], query: QueryDict) -> M:
         if not errors:
             return value
     raise InvalidQuery({name: errors[name] for name in sorted(errors)})
-
-
-@cache
-def _is_list(model: type[Model], name: str) -> bool:
-    return _property(model, name).get("type") == "array"

@@ -19,28 +19,20 @@ from rest_framework.views import APIView
 from datasets import services
 from datasets.access import get_dataset_for
 from datasets.api.presentation import dataset_row, full_trace, manifest, receipt
+from datasets.api.requests import DatasetBody, DatasetListQuery, TraceListQuery, UploadFields
 from datasets.importers import LineReader, import_file, parse_held_out
-from datasets.listing import (
-    OFFSET_MAX,
-    Page,
-    decode_dataset_cursor,
-    decode_trace_cursor,
-    search_datasets,
-    search_traces,
-    take_page,
-)
+from datasets.listing import Page, search_datasets, search_traces, take_page
 from datasets.models import Trace
-from datasets.schema import kind_of, unknown_fields
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
-from tunixrt.api.query import QueryReader, parse_text, parse_uuid
+from tunixrt.api.query import parse_uuid, read_query
 from tunixrt.models import ApiToken
+from tunixrt.reading import read_body, try_body
 from tunixrt.refusals import NoRoom, NotAllowed
 from tunixrt.roles import May, require
 from tunixrt.searches import search
 
-PAGE_DEFAULT, PAGE_MAX = 20, 100
 TRACES_MAX = 10_000  # traces in one request; more come as a file
 
 
@@ -64,15 +56,15 @@ class TraceList(APIView):
     none."""
 
     def get(self, request: Request) -> Response:
-        reader = QueryReader(request.query_params)
-        limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
-        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
-        cursor = reader.take("cursor", decode_trace_cursor)
-        text = reader.take("q", parse_text)
-        reader.finish()
-        with search(caller(request), "q", reads_all=bool(text)):
-            page = take_page(search_traces(text), limit=limit, offset=offset, cursor=cursor)
-        return paged([full_trace(trace) for trace in page.rows], limit, offset, page)
+        query = read_query(TraceListQuery, request)
+        with search(caller(request), "q", reads_all=bool(query.q)):
+            page = take_page(
+                search_traces(query.q),
+                limit=query.limit,
+                offset=query.offset,
+                cursor=query.cursor,
+            )
+        return paged([full_trace(trace) for trace in page.rows], query.limit, query.offset, page)
 
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
@@ -105,46 +97,25 @@ class DatasetList(APIView):
     """GET: a page of datasets, newest first. POST: make a dataset of stored traces."""
 
     def get(self, request: Request) -> Response:
-        reader = QueryReader(request.query_params)
-        limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
-        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
-        cursor = reader.take("cursor", decode_dataset_cursor)
-        text = reader.take("q", parse_text)
-        reader.finish()
-        with search(caller(request), "q", reads_all=bool(text)):
-            page = take_page(search_datasets(text), limit=limit, offset=offset, cursor=cursor)
-        return paged([dataset_row(dataset) for dataset in page.rows], limit, offset, page)
+        query = read_query(DatasetListQuery, request)
+        with search(caller(request), "q", reads_all=bool(query.q)):
+            page = take_page(
+                search_datasets(query.q),
+                limit=query.limit,
+                offset=query.offset,
+                cursor=query.cursor,
+            )
+        return paged(
+            [dataset_row(dataset) for dataset in page.rows], query.limit, query.offset, page
+        )
 
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
-        fields = clean_dataset(request.data)
+        body = read_body(DatasetBody, request.data)
         dataset = services.create_dataset(
-            **fields, provenance={"source": "api"}, by=caller(request)
+            **body.model_dump(), provenance={"source": "api"}, by=caller(request)
         )
         return Response(manifest(dataset), status=201)
-
-
-def clean_dataset(data: Any) -> dict[str, Any]:
-    """The body of ``POST /api/datasets``, its shape checked; the service checks the values."""
-    if not isinstance(data, dict):
-        raise ValidationError(
-            {"non_field_errors": [f"The body must be an object, not {kind_of(data)}."]}
-        )
-    known = ("name", "version", "trace_ids", "held_out_ids", "description")
-    errors = unknown_fields(data, known)
-    for name in ("name", "version", "trace_ids"):
-        if name not in data:
-            errors[name] = ["This field is required."]
-    for name in ("name", "version", "description"):
-        if name in data and not isinstance(data[name], str):
-            errors[name] = [f"Must be text, not {kind_of(data[name])}."]
-    for name in ("trace_ids", "held_out_ids"):
-        value = data.get(name, [])
-        if not isinstance(value, list):
-            errors[name] = [f"Must be a list of trace ids, not {kind_of(value)}."]
-    if errors:
-        raise ValidationError(errors)
-    return data
 
 
 class RawParser(BaseParser):
@@ -221,20 +192,16 @@ def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
 
 
 def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
-    known = ("name", "version", "description", "format", "held_out")
-    errors = unknown_fields(given, known)
-    errors |= {name: ["Is given more than once."] for name in known if len(given.get(name, [])) > 1}
-    errors |= {
-        name: ["This field is required."] for name in ("name", "version") if name not in given
-    }
-    errors |= {
+    repeated = {name: ["Is given more than once."] for name in given if len(given[name]) > 1}
+    files = {
         name: ["Must be text, not a file."]
         for name, values in given.items()
-        if not isinstance(values[0], str)
+        if isinstance(values[0], UploadedFile)
     }
-    if errors:
-        raise ValidationError(errors)
-    fields: dict[str, Any] = {name: values[0] for name, values in given.items()}
+    read, errors = try_body(UploadFields, {name: values[0] for name, values in given.items()})
+    if read is None or repeated or files:
+        raise ValidationError(errors | repeated | files)
+    fields: dict[str, Any] = read.model_dump(exclude_unset=True)
     fields["held_out"] = parse_held_out(fields.get("held_out", ""))
     fields["format"] = fields.get("format") or None
     return fields

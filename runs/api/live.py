@@ -14,29 +14,27 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runs.api.downloads import send_file
+from runs.api.queries import (
+    ArtifactsQuery,
+    EventsQuery,
+    LogPartQuery,
+    LogSearchQuery,
+    MetricsQuery,
+)
 from runs.api.views import actor
 from runs.live import stream
 from runs.models import MetricSeries, Run, RunQuerySet
-from runs.queries import artifacts, curves, logs
-from runs.queries import log_search as search
+from runs.queries import artifacts, curves, log_search, logs
 from runs.runfolder.files import BrokenFile, open_regular
 from runs.services.access import get_run_for
-from runs.services.measurements import NAME_MAX_LENGTH
 from runs.services.output_root import while_root_is_there
 from runs.services.reservations import run_folder
 from tunixrt.api.negotiation import OneForm
-from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_whole_number
+from tunixrt.api.query import NoQuery, read_query
 from tunixrt.credentials import Credential
 from tunixrt.refusals import InvalidQuery
 from tunixrt.roles import May
 
-LOG_LIMIT_DEFAULT = 1 << 18
-TAIL_LINES_MAX = 10_000
-MATCHES_DEFAULT = 100
-POINTS_DEFAULT, POINTS_MIN, POINTS_MAX = 500, 10, 5000
-NAMES_MAX = 50
-ARTIFACTS_DEFAULT = 1000
-STEP_MAX = 2**31 - 1
 OFFSET_TRIES = 3
 SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
 
@@ -53,28 +51,20 @@ class RunLogs(APIView):
     def get(self, request: Request, run_id: str) -> Response:
         if "search" in request.query_params:
             return self._search(request, run_id)
-        reader = QueryReader(request.query_params)
-        log = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
-        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
-        limit = reader.whole_number("limit", LOG_LIMIT_DEFAULT, 1, logs.CHUNK_MAX_BYTES)
-        tail_lines = reader.whole_number("tail_lines", 0, 1, TAIL_LINES_MAX)
-        before = reader.take("before", lambda text: parse_whole_number(text, 0, OFFSET_MAX))
-        numbered = reader.take("line_numbers", parse_choice(["0", "1"]), "0") == "1"
-        if request.query_params.get("tail_lines") and request.query_params.get("offset"):
-            reader.errors["offset"] = ["does not go with tail_lines."]
-        if before is not None and not tail_lines:
-            reader.errors.setdefault("before", ["needs tail_lines."])
-        reader.finish()
+        query = read_query(LogPartQuery, request)
+        log, tail_lines = query.stream, query.tail_lines
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         path = while_root_is_there(run_folder(run)) / logs.LOGS[log]
         complete = run.is_terminal
         try:
             if tail_lines:
                 part = logs.read_lines_before(
-                    path, end=before, lines=tail_lines, limit=limit, complete=complete
+                    path, end=query.before, lines=tail_lines, limit=query.limit, complete=complete
                 )
             else:
-                part = logs.read_part(path, offset=offset, limit=limit, complete=complete)
+                part = logs.read_part(
+                    path, offset=query.offset or 0, limit=query.limit, complete=complete
+                )
         except logs.OffsetPastEnd as error:
             raise InvalidQuery({"before" if tail_lines else "offset": [str(error)]}) from error
         except BrokenFile as error:
@@ -87,34 +77,28 @@ class RunLogs(APIView):
             "complete": complete,
             "text": part.text,
         }
-        if numbered:
+        if query.line_numbers == "1":
             lines = logs.count_lines(path, part.offset) if part.offset else 0
             answer["first_line"] = None if lines is None else lines + 1
         return Response(answer)
 
     @staticmethod
     def _search(request: Request, run_id: str) -> Response:
-        reader = QueryReader(request.query_params)
-        log = reader.take("stream", parse_choice(list(logs.LOGS)), "stdout")
-        needle = reader.take("search", _parse_needle)
-        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
-        limit = reader.whole_number("matches", MATCHES_DEFAULT, 1, search.MATCHES_MAX)
-        numbered = reader.take("line_numbers", parse_choice(["0", "1"]), "0") == "1"
-        if not needle:
-            reader.errors.setdefault("search", ["must not be empty."])
-        reader.finish()
+        query = read_query(LogSearchQuery, request)
+        log, offset = query.stream, query.offset
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         path = while_root_is_there(run_folder(run)) / logs.LOGS[log]
         try:
-            found = search.search_log(path, needle, offset=offset, limit=limit)
+            found = log_search.search_log(path, query.search, offset=offset, limit=query.matches)
         except logs.OffsetPastEnd as error:
             raise InvalidQuery({"offset": [str(error)]}) from error
         except BrokenFile as error:
             raise _no_such_log(log) from error
+        numbered = query.line_numbers == "1"
         before = (logs.count_lines(path, offset) if offset else 0) if numbered else None
         answer = {
             "stream": log,
-            "search": needle,
+            "search": query.search,
             "offset": found.offset,
             "next_offset": found.next_offset,
             "size": found.size,
@@ -131,15 +115,6 @@ class RunLogs(APIView):
         return Response(answer)
 
 
-def _parse_needle(text: str) -> str:
-    """Raises ValueError."""
-    if len(text) > search.NEEDLE_MAX_CHARACTERS:
-        raise ValueError(f"must have at most {search.NEEDLE_MAX_CHARACTERS} characters.")
-    if "\n" in text:
-        raise ValueError("must not hold a line break: lines are searched one by one.")
-    return text
-
-
 def _no_such_log(stream: str) -> NotFound:
     return NotFound(
         f"{stream[:64]!r} is no log of this run: there are stdout and stderr, and they are regular"
@@ -153,7 +128,7 @@ class RunLogFile(APIView):
     content_negotiation_class = OneForm
 
     def get(self, request: Request, run_id: str, stream: str) -> HttpResponseBase:
-        QueryReader(request.query_params).finish()
+        read_query(NoQuery, request)
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         if stream not in logs.LOGS:
             raise _no_such_log(stream)
@@ -174,15 +149,8 @@ class RunMetrics(APIView):
     """GET: the series of a run, or the curves of those named."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        reader = QueryReader(request.query_params)
-        points = reader.whole_number("points", POINTS_DEFAULT, POINTS_MIN, POINTS_MAX)
-        from_step = reader.take("from_step", parse_step)
-        to_step = reader.take("to_step", parse_step)
-        chained = reader.take("chain", parse_choice(["0", "1"]), "0") == "1"
-        names = _names(reader)
-        if from_step is not None and to_step is not None and from_step > to_step:
-            reader.errors["from_step"] = ["must not be greater than to_step."]
-        reader.finish()
+        query = read_query(MetricsQuery, request)
+        names, chained = query.name, query.chain == "1"
         run = get_run_for(actor(request), run_id, may=May.READ)
         attempts = curves.read_chain(run) if chained else [curves.Attempt(run, None, None)]
         answer: dict[str, Any] = {"run_id": run.run_id, "name": run.name}
@@ -192,7 +160,8 @@ class RunMetrics(APIView):
             offset = run.metrics_offset
             if names:
                 answer["data"] = [
-                    _curve(attempts, name, points, from_step, to_step) for name in names
+                    _curve(attempts, name, query.points, query.from_step, query.to_step)
+                    for name in names
                 ]
             else:
                 answer["data"] = _series(attempts)
@@ -213,23 +182,6 @@ class RunMetrics(APIView):
                 for attempt in attempts
             ]
         return Response(answer)
-
-
-def parse_step(text: str) -> int:
-    return parse_whole_number(text, 0, STEP_MAX)
-
-
-def _names(reader: QueryReader) -> list[str]:
-    """Every ``name=`` of the query, each once."""
-    reader.seen.add("name")
-    names = list(dict.fromkeys(name for name in reader.query.getlist("name") if name))
-    if len(names) > NAMES_MAX:
-        reader.errors["name"] = [f"may be given {NAMES_MAX} times at most."]
-    elif any(len(name) > NAME_MAX_LENGTH or "\x00" in name for name in names):
-        reader.errors["name"] = [
-            f"must have at most {NAME_MAX_LENGTH} characters, none of them NUL."
-        ]
-    return names
 
 
 def _series(attempts: Sequence[curves.Attempt]) -> list[dict[str, Any]]:
@@ -268,15 +220,13 @@ class RunEvents(APIView):
     content_negotiation_class = OneForm
 
     def get(self, request: Request, run_id: str) -> HttpResponseBase:
-        reader = QueryReader(request.query_params)
-        position = reader.take("from", stream.Position.decode, stream.Position())
+        position = read_query(EventsQuery, request).from_ or stream.Position()
         # A browser that comes back repeats its first address and says here where it was.
         if last := request.headers.get("Last-Event-ID"):
             try:
                 position = stream.Position.decode(last)
             except ValueError as error:
-                reader.errors["Last-Event-ID"] = [str(error)]
-        reader.finish()
+                raise InvalidQuery({"Last-Event-ID": [str(error)]}) from error
         run = get_run_for(actor(request), run_id, may=May.READ)
         folder = while_root_is_there(run_folder(run))
         if not position.lies_inside(folder):
@@ -297,9 +247,7 @@ class RunArtifacts(APIView):
     """GET: the files of a run."""
 
     def get(self, request: Request, run_id: str) -> Response:
-        reader = QueryReader(request.query_params)
-        limit = reader.whole_number("limit", ARTIFACTS_DEFAULT, 1, artifacts.LISTED_MAX)
-        reader.finish()
+        limit = read_query(ArtifactsQuery, request).limit
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         listing = artifacts.list_artifacts(while_root_is_there(run_folder(run)), limit=limit)
         data = [
@@ -322,7 +270,7 @@ class RunArtifact(APIView):
     content_negotiation_class = OneForm
 
     def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
-        QueryReader(request.query_params).finish()
+        read_query(NoQuery, request)
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
         descriptor = artifacts.open_artifact(while_root_is_there(run_folder(run)), path)
         return send_file(

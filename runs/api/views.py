@@ -12,10 +12,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runs.api.presentation import full_answer, read_full, read_short
+from runs.api.queries import RunListQuery, SubmitQuery
 from runs.execution import attending, launching
-from runs.models import Run, RunMode, RunStatus
-from runs.queries import filters, pages
-from runs.queries.selection import Cursor, Selection, parse_moment
+from runs.models import Run
+from runs.queries import pages
 from runs.runfolder import files, names
 from runs.services import annotations, deletion, reservations, retrying, submission
 from runs.services.access import get_run_for, read_run_for, require_priority
@@ -30,15 +30,9 @@ from runs.services.run_requests import (
     clean_retry,
 )
 from runs.services.runtime import local_runtime
-from runs.spec.kinds import KINDS
-from tunixrt.api.query import OFFSET_MAX, QueryReader, parse_choice, parse_text
+from tunixrt.api.query import read_query
 from tunixrt.roles import May, require
 from tunixrt.searches import search
-
-PAGE_DEFAULT, PAGE_MAX = 20, 100
-read_status, read_mode = parse_choice(list(RunStatus.values)), parse_choice(list(RunMode.values))
-read_kind = parse_choice(list(KINDS))
-read_order = parse_choice(["newest", "oldest"])
 
 
 def actor(request: Request) -> User:
@@ -58,9 +52,7 @@ class RunSubmit(APIView):
 
     def post(self, request: Request) -> Response:
         require(actor(request), May.MAKE)
-        reader = QueryReader(request.query_params)
-        queued = reader.take("mode", parse_choice(["async", "sync"]), "sync") == "async"
-        reader.finish()
+        queued = read_query(SubmitQuery, request).mode == "async"
         asked = self._read(request)
         if queued:
             run, _ = submission.submit_run(request=asked, by=actor(request), queued=True)
@@ -99,41 +91,23 @@ class RunList(APIView):
     """GET: a page of runs, newest first."""
 
     def get(self, request: Request) -> Response:
-        reader = QueryReader(request.query_params)
-        limit = reader.whole_number("limit", PAGE_DEFAULT, 1, PAGE_MAX)
-        offset = reader.whole_number("offset", 0, 0, OFFSET_MAX)
-        cursor = reader.take("cursor", Cursor.decode)
-        oldest_first = reader.take("order", read_order, "newest") == "oldest"
-        selection = read_selection(reader, by=actor(request))
-        reader.finish()
+        query = read_query(RunListQuery, request)
+        selection = query.selection(by=actor(request))
         with search(actor(request), "q", reads_all=selection.reads_all):
             rows, behind = pages.read_page(
-                selection, limit=limit, offset=offset, cursor=cursor, oldest_first=oldest_first
+                selection,
+                limit=query.limit,
+                offset=query.offset,
+                cursor=query.cursor,
+                oldest_first=query.order == "oldest",
             )
         pagination = {
-            "limit": limit,
-            "offset": offset,
-            "next_offset": offset + limit if behind else None,
+            "limit": query.limit,
+            "offset": query.offset,
+            "next_offset": query.offset + query.limit if behind else None,
             "next_cursor": behind.encode() if behind else None,
         }
         return Response({"data": rows, "pagination": pagination})
-
-
-def read_selection(reader: QueryReader, *, by: User) -> Selection:
-    terms = reader.take("q", lambda text: filters.parse(parse_text(text)), [])
-    return Selection(
-        status=reader.take("status", read_status),
-        kind=reader.take("kind", read_kind),
-        mode=reader.take("mode", read_mode),
-        dataset_key=reader.take("dataset_key", parse_text),
-        model_id=reader.take("model_id", parse_text),
-        owner=reader.take("owner", parse_text),
-        tag=reader.take("tag", parse_text),
-        after=reader.take("after", parse_moment),
-        before=reader.take("before", parse_moment),
-        extra=filters.condition(terms, by=by),
-        reads_all=filters.reads_all(terms),
-    )
 
 
 class RunDetail(APIView):

@@ -1,15 +1,36 @@
-"""Query parameters: read strictly, refused with 422 and the parameter's name."""
+"""Query parameters and ids in paths: read strictly, refused with 422 and the parameter's name.
+
+A query is a model (tunixrt/reading.py) whose fields are annotated with ``whole``, ``choice``,
+``text`` or ``read_by``: how the text is read, and how it is described.
+"""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.http import QueryDict
+from pydantic_core import CoreSchema, core_schema
+from rest_framework.request import Request
 
+from tunixrt import reading
+from tunixrt.reading import M, Model
 from tunixrt.refusals import InvalidQuery
 
 OFFSET_MAX = 2**63 - 1
 TEXT_MAX_LENGTH = 256
+CURSOR = "``next_cursor`` of the page before; any depth costs what the first page costs."
+
+
+class NoQuery(Model):
+    """No parameter is known here."""
+
+
+def read_query(model: type[M], request: Request) -> M:
+    """Return the query of a request. Raise InvalidQuery (422)."""
+    query: QueryDict = request.query_params
+    return reading.read_query(model, query)
 
 
 def parse_uuid(text: str, name: str) -> uuid.UUID:
@@ -23,38 +44,38 @@ def parse_uuid(text: str, name: str) -> uuid.UUID:
     return parsed
 
 
-class QueryReader:
-    """Takes parameters out of a query string and collects what is wrong with them."""
+@dataclass(frozen=True)
+class Parsed:
+    """Annotate a field with it to read text with ``parse``, which raises ValueError with a
+    sentence. ``schema`` is the JSON Schema of the text."""
 
-    def __init__(self, query: QueryDict):
-        self.query = query
-        self.seen: set[str] = {"format"}  # DRF's own
-        self.errors: dict[str, list[str]] = {}
+    parse: Callable[[Any], Any]
+    schema: dict[str, Any]
 
-    def take(self, name: str, parse: Callable[[str], Any], default: Any = None) -> Any:
-        """The parsed parameter, or ``default`` where it is absent or empty. ``parse`` raises
-        ValueError with a sentence."""
-        self.seen.add(name)
-        text = self.query.get(name, "")
-        if text == "":
-            return default
-        try:
-            if "\x00" in text:
-                raise ValueError("must not hold NUL characters.")
-            return parse(text)
-        except ValueError as error:
-            self.errors.setdefault(name, []).append(str(error))
-            return default
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
 
-    def whole_number(self, name: str, default: int, minimum: int, maximum: int) -> int:
-        return self.take(name, lambda text: parse_whole_number(text, minimum, maximum), default)
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: Any) -> dict[str, Any]:
+        return dict(self.schema)
 
-    def finish(self) -> None:
-        """Raises InvalidQuery for what was wrong, and for parameters nobody knows."""
-        for name in sorted(set(self.query) - self.seen):
-            self.errors[name] = ["is not a known parameter."]
-        if self.errors:
-            raise InvalidQuery(self.errors)
+
+def whole(minimum: int, maximum: int) -> Parsed:
+    """Read a whole number within bounds."""
+    return Parsed(
+        partial(parse_whole_number, minimum=minimum, maximum=maximum),
+        {"type": "integer", "minimum": minimum, "maximum": maximum},
+    )
+
+
+def choice(choices: Iterable[str]) -> Parsed:
+    """Read one of a few words."""
+    names = list(choices)
+    return Parsed(parse_choice(names), {"type": "string", "enum": names})
+
+
+def read_by(parse: Callable[[str], Any], **schema: Any) -> Parsed:
+    """Read text with ``parse``."""
+    return Parsed(parse, {"type": "string", **schema})
 
 
 def parse_whole_number(text: str, minimum: int, maximum: int) -> int:
@@ -79,3 +100,6 @@ def parse_text(text: str) -> str:
     if len(text) > TEXT_MAX_LENGTH:
         raise ValueError(f"must have at most {TEXT_MAX_LENGTH} characters.")
     return text
+
+
+text = read_by(parse_text, maxLength=TEXT_MAX_LENGTH)

@@ -1,0 +1,88 @@
+"""What the API of traces and datasets takes."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, PlainValidator, WithJsonSchema
+
+from datasets.formats import FORMATS
+from datasets.listing import (
+    OFFSET_MAX,
+    Cursor,
+    decode_dataset_cursor,
+    decode_trace_cursor,
+)
+from datasets.schema import kind_of
+from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
+from tunixrt.api.query import CURSOR, read_by, text, whole
+from tunixrt.reading import Model
+
+PAGE_DEFAULT, PAGE_MAX = 20, 100
+WORD = r"^(?!.*\.\.)[A-Za-z0-9._-]+$"
+
+
+class _PageQuery(Model):
+    limit: Annotated[int, whole(1, PAGE_MAX)] = Field(PAGE_DEFAULT, description="Rows of a page.")
+    offset: Annotated[int, whole(0, OFFSET_MAX)] = Field(0, description="Rows to pass over.")
+
+
+class TraceListQuery(_PageQuery):
+    cursor: Annotated[Cursor | None, read_by(decode_trace_cursor)] = Field(None, description=CURSOR)
+    q: Annotated[str | None, text] = Field(
+        None, description="Text of the prompt or the final answer, or an id."
+    )
+
+
+class DatasetListQuery(_PageQuery):
+    cursor: Annotated[Cursor | None, read_by(decode_dataset_cursor)] = Field(
+        None, description=CURSOR
+    )
+    q: Annotated[str | None, text] = Field(None, description="Text of the key or the description.")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"Must be text, not {kind_of(value)}.")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"Must be a list of trace ids, not {kind_of(value)}.")
+    return value
+
+
+def _word(longest: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": WORD, "minLength": 1, "maxLength": longest})
+
+
+_IDS = WithJsonSchema({"type": "array", "items": {"type": "string", "format": "uuid"}})
+_DESCRIPTION = WithJsonSchema({"type": "string", "maxLength": MAX_DESCRIPTION})
+# The service checks the values, also those of pages and commands.
+Name = Annotated[str, PlainValidator(_text), _word(MAX_NAME)]
+Version = Annotated[str, PlainValidator(_text), _word(MAX_VERSION)]
+Description = Annotated[str, PlainValidator(_text), _DESCRIPTION]
+TraceIds = Annotated[list[Any], PlainValidator(_list), _IDS]
+
+
+class DatasetBody(Model):
+    """A dataset of stored traces."""
+
+    name: Name
+    version: Version
+    trace_ids: TraceIds = Field(description="In the order of the dataset.")
+    held_out_ids: TraceIds = Field([], description="Which of them are held out from training.")
+    description: Description = ""
+
+
+class UploadFields(Model):
+    """What is said about an uploaded file."""
+
+    name: Name
+    version: Version
+    description: Description = ""
+    format: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *FORMATS]})
+    ] = Field("", description="Of the lines; empty: recognised by the first one.")
+    held_out: Description = Field(
+        "", description="Examples to hold out: a number, or a share such as 0.1."
+    )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -12,6 +13,7 @@ from rest_framework.test import APIClient
 
 from runs.services import telemetry
 from runs.tests.ports import HeldPort
+from tunixrt.tests.answers import check_answer
 from tunixrt.tests.clients import FAR_AWAY, NEARBY
 
 MEASURING = "COVERAGE_PROCESS_CONFIG"  # by it coverage reaches subprocesses
@@ -57,6 +59,21 @@ def measured_programs(coverage_of_programs: str | None, monkeypatch: pytest.Monk
     """Programs that the test starts are measured, where coverage is."""
     if coverage_of_programs is not None:
         monkeypatch.setenv(MEASURING, coverage_of_programs)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _answers_as_described() -> Iterator[None]:
+    """Every answer of the API is one that its OpenAPI document allows."""
+    ask = Client.request
+
+    def request(self: Client, **environ: Any) -> Any:
+        response = ask(self, **environ)
+        check_answer(environ.get("REQUEST_METHOD", "GET"), response)
+        return response
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "request", request)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,36 @@ NAMED_FIELDS, NAMED_PROBLEMS, NAME_SHOWN = 20, 20, 100
 _FIELDS = ("prompt", "steps", "final_answer", "meta", "trace_version")
 _STEP_FIELDS = {"i", "type", "content"}
 Errors = dict[str, list[str]]
+_TEXT = {"type": "string", "pattern": r"\S"}
+# What parse_trace takes, as JSON Schema. It says besides that steps are in ascending order, and how
+# deep meta may be.
+TRACE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "One worked example.",
+    "additionalProperties": False,
+    "required": ["prompt", "final_answer"],
+    "properties": {
+        "prompt": _TEXT,
+        "steps": {
+            "type": "array",
+            "description": "In ascending order of i.",
+            "maxItems": MAX_STEPS,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["i", "type", "content"],
+                "properties": {
+                    "i": {"type": "integer", "minimum": 0, "maximum": MAX_STEP_NUMBER},
+                    "type": _TEXT | {"maxLength": MAX_STEP_TYPE_CHARACTERS},
+                    "content": _TEXT,
+                },
+            },
+        },
+        "final_answer": _TEXT,
+        "meta": {"type": "object", "description": "Anything of yours."},
+        "trace_version": {"type": "string", "enum": [TRACE_VERSION]},
+    },
+}
 
 
 class InvalidTrace(ValueError):

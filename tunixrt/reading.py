@@ -50,11 +50,11 @@ def storable(text: str) -> str:
 # --- bodies ---------------------------------------------------------------------------------------
 
 
-def read_body(model: type[M], data: Any, *, context: Any = None, unknown: str = UNKNOWN) -> M:
+def read_body(model: type[M], data: Any, *, named: int = NAMED_FIELDS) -> M:
     """Return ``data`` as an instance of ``model``. Raise Refusal (400) with all that is wrong."""
     if not isinstance(data, dict):
         raise Refusal(messages={"non_field_errors": [NOT_AN_OBJECT]})
-    value, errors = try_body(model, data, context=context, unknown=lambda name: unknown)
+    value, errors = try_body(model, data, named=named)
     if value is None:
         raise Refusal(messages=errors)
     return value
@@ -67,12 +67,17 @@ def try_body(
     context: Any = None,
     unknown: Callable[[str], str] = lambda name: UNKNOWN,
     say: Say | None = None,
+    named: int = NAMED_FIELDS,
 ) -> tuple[M | None, Errors]:
-    """Return an instance, or None and what is wrong with each field."""
+    """Return an instance, or None and what is wrong with each field.
+
+    Unknown fields get the sentence of ``unknown``, the first ``named`` of them by name; ``say`` may
+    have a sentence of its own for a field.
+    """
     errors: Errors = {}
     fields = model.model_fields
     if strangers := data.keys() - fields.keys():
-        errors = _unknown_fields(strangers, unknown)
+        errors = _unknown_fields(strangers, unknown, named)
         data = {name: value for name, value in data.items() if name in fields}
     try:
         value = model.model_validate(data, context=context)
@@ -81,11 +86,11 @@ def try_body(
     return (None, errors) if errors else (value, errors)
 
 
-def _unknown_fields(names: Iterable[Any], unknown: Callable[[str], str]) -> Errors:
+def _unknown_fields(names: Iterable[Any], unknown: Callable[[str], str], named: int) -> Errors:
     """Return a message for each of the first names, and how many more there are."""
     ordered = sorted(map(str, names))
-    errors = {shorten(name, NAME_SHOWN): [unknown(name)] for name in ordered[:NAMED_FIELDS]}
-    more = len(ordered) - NAMED_FIELDS
+    errors = {shorten(name, NAME_SHOWN): [unknown(name)] for name in ordered[:named]}
+    more = len(ordered) - named
     if more > 0:
         errors["non_field_errors"] = [f"{more:,} more unknown fields."]
     return errors

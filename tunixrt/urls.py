@@ -7,10 +7,13 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from tunixrt import views
+from tunixrt.api.views import SchemaView
 
 urlpatterns = [
     path("api/", include("runs.api.urls")),  # first: asked most
     path("api/", include("datasets.api.urls")),
+    path("api/schema", SchemaView.as_view(), name="schema"),
+    path("api", views.reference, name="reference"),
     path("", include("runs.urls")),
     path("", include("datasets.urls")),
     path("login", auth_views.LoginView.as_view(), name="login"),

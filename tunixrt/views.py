@@ -26,6 +26,7 @@ from tunixrt.local_mode import comes_through_loopback
 from tunixrt.logins import LimitedPasswordChangeForm
 from tunixrt.models import ApiToken
 from tunixrt.numbers import WholeNumberField
+from tunixrt.reference import read_reference
 from tunixrt.refusals import Missing, NotAllowed, Refusal
 from tunixrt.tokens import DAYS_MAX, TOKENS_MAX, make_token, revoke_token
 
@@ -155,3 +156,10 @@ def _has_token(request: HttpRequest) -> bool:
         return TokenAuthentication().authenticate(Request(request)) is not None
     except AuthenticationFailed:
         return False
+
+
+@login_required
+@require_safe
+def reference(request: HttpRequest) -> HttpResponse:
+    """The description of the API, for people."""
+    return render(request, "reference.html", {"reference": read_reference()})

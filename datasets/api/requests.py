@@ -86,3 +86,10 @@ class UploadFields(Model):
     held_out: Description = Field(
         "", description="Examples to hold out: a number, or a share such as 0.1."
     )
+
+
+class UploadQuery(UploadFields):
+    """The same as the query of an upload whose body is the lines; a form has them as fields."""
+
+    name: Name = ""
+    version: Version = ""

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -18,15 +19,32 @@ from rest_framework.views import APIView
 
 from datasets import services
 from datasets.access import get_dataset_for
+from datasets.api.answers import (
+    DatasetPage,
+    Manifest,
+    Receipt,
+    ReceiptList,
+    TraceAnswer,
+    TracePage,
+)
 from datasets.api.presentation import dataset_row, full_trace, manifest, receipt
-from datasets.api.requests import DatasetBody, DatasetListQuery, TraceListQuery, UploadFields
+from datasets.api.requests import (
+    DatasetBody,
+    DatasetListQuery,
+    TraceListQuery,
+    UploadFields,
+    UploadQuery,
+)
 from datasets.importers import LineReader, import_file, parse_held_out
 from datasets.listing import Page, search_datasets, search_traces, take_page
 from datasets.models import Trace
+from datasets.schema import NAMED_FIELDS
+from datasets.schema import TRACE_SCHEMA as TRACE
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import parse_uuid, read_query
+from tunixrt.api.schema import Content, Path, operation
 from tunixrt.models import ApiToken
 from tunixrt.reading import read_body, try_body
 from tunixrt.refusals import NoRoom, NotAllowed
@@ -34,6 +52,11 @@ from tunixrt.roles import May, require
 from tunixrt.searches import search
 
 TRACES_MAX = 10_000  # traces in one request; more come as a file
+
+
+DATASET = {"key": Path("Key of a dataset: name-version.", {"type": "string"}, "sums-v1")}
+GIVES_DATASET = {"key": "/dataset_key"}
+described = partial(operation, tag="Datasets")
 
 
 def caller(request: Request) -> User:
@@ -55,6 +78,15 @@ class TraceList(APIView):
     """GET: a page of traces, newest first. POST: store one trace, or a list of them, all or
     none."""
 
+    @described(
+        "listTraces",
+        tag="Traces",
+        summary="A page of traces, newest first",
+        query=TraceListQuery,
+        answers={200: TracePage},
+        example_query={"limit": 20, "q": "30"},
+        gives={"trace_id": "/data/0/id"},
+    )
     def get(self, request: Request) -> Response:
         query = read_query(TraceListQuery, request)
         with search(caller(request), "q", reads_all=bool(query.q)):
@@ -66,6 +98,20 @@ class TraceList(APIView):
             )
         return paged([full_trace(trace) for trace in page.rows], query.limit, query.offset, page)
 
+    @described(
+        "storeTraces",
+        tag="Traces",
+        summary="Store one trace, or a list of them, all or none",
+        description="The same trace is stored once.",
+        body=Content(("application/json",), {"anyOf": [TRACE, {"type": "array", "items": TRACE}]}),
+        answers={201: (Receipt, ReceiptList)},
+        example={
+            "prompt": "What is 12 + 30?",
+            "steps": [{"i": 0, "type": "reason", "content": "12 + 30 = 42"}],
+            "final_answer": "42",
+        },
+        gives={"trace_id": "/id"},
+    )
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         data = request.data
@@ -85,6 +131,19 @@ class TraceList(APIView):
 
 
 class TraceDetail(APIView):
+    @described(
+        "readTrace",
+        tag="Traces",
+        summary="One trace in full",
+        path={
+            "trace_id": Path(
+                "Id of a trace.",
+                {"type": "string", "format": "uuid"},
+                "5b0c2c3e-8b1d-4c39-9a55-5d0c7a1f2e10",
+            )
+        },
+        answers={200: TraceAnswer},
+    )
     def get(self, request: Request, trace_id: str) -> Response:
         parsed = parse_uuid(trace_id, "trace_id")
         trace = Trace.objects.filter(pk=parsed).first()
@@ -96,6 +155,14 @@ class TraceDetail(APIView):
 class DatasetList(APIView):
     """GET: a page of datasets, newest first. POST: make a dataset of stored traces."""
 
+    @described(
+        "listDatasets",
+        summary="A page of datasets, newest first",
+        query=DatasetListQuery,
+        answers={200: DatasetPage},
+        example_query={"limit": 20, "q": "sums"},
+        gives={"key": "/data/0/dataset_key"},
+    )
     def get(self, request: Request) -> Response:
         query = read_query(DatasetListQuery, request)
         with search(caller(request), "q", reads_all=bool(query.q)):
@@ -109,9 +176,18 @@ class DatasetList(APIView):
             [dataset_row(dataset) for dataset in page.rows], query.limit, query.offset, page
         )
 
+    @described(
+        "createDataset",
+        summary="Make a dataset of stored traces",
+        body=DatasetBody,
+        answers={201: Manifest},
+        refused=(409,),
+        example={"name": "none", "version": "v1", "trace_ids": [], "description": "Nothing yet."},
+        gives=GIVES_DATASET,
+    )
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
-        body = read_body(DatasetBody, request.data)
+        body = read_body(DatasetBody, request.data, named=NAMED_FIELDS)
         dataset = services.create_dataset(
             **body.model_dump(), provenance={"source": "api"}, by=caller(request)
         )
@@ -131,6 +207,19 @@ class JSONLParser(RawParser):
     media_type = "application/jsonl"
 
 
+def _form_schema() -> dict[str, Any]:
+    fields = UploadFields.model_json_schema()
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    return {
+        "type": "object",
+        "required": ["file", *fields["required"]],
+        "properties": {"file": file, **fields["properties"]},
+    }
+
+
+FORM = _form_schema()
+
+
 class DatasetIngest(APIView):
     """POST: a JSONL file becomes traces and a dataset, all or nothing.
 
@@ -146,6 +235,19 @@ class DatasetIngest(APIView):
         guard_body(request, settings.UPLOAD_MAX_BYTES)
         return super().initialize_request(request, *args, **kwargs)
 
+    @described(
+        "uploadDataset",
+        summary="Turn a JSONL file into traces and a dataset, all or nothing",
+        description="Either a form with the file and the fields, or the lines as the body and the"
+        " fields in the query.",
+        query=UploadQuery,
+        body=Content(
+            ("application/x-ndjson", "application/jsonl"), also={"multipart/form-data": FORM}
+        ),
+        answers={201: Manifest},
+        refused=(409, 507),
+        gives=GIVES_DATASET,
+    )
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         try:
@@ -163,6 +265,11 @@ class DatasetIngest(APIView):
 class UploadPermission(APIView):
     """GET: 204 for whoever may upload a dataset. The front asks before it receives the body."""
 
+    @described(
+        "mayUpload",
+        summary="204 for whoever may upload a dataset",
+        answers={204: None},
+    )
     def get(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         if isinstance(request.auth, ApiToken) and request.auth.read_only:
@@ -198,7 +305,8 @@ def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
         for name, values in given.items()
         if isinstance(values[0], UploadedFile)
     }
-    read, errors = try_body(UploadFields, {name: values[0] for name, values in given.items()})
+    first = {name: values[0] for name, values in given.items()}
+    read, errors = try_body(UploadFields, first, named=NAMED_FIELDS)
     if read is None or repeated or files:
         raise ValidationError(errors | repeated | files)
     fields: dict[str, Any] = read.model_dump(exclude_unset=True)
@@ -210,6 +318,9 @@ def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
 class DatasetDetail(APIView):
     """GET: the manifest."""
 
+    @described(
+        "readDataset", summary="The manifest of a dataset", path=DATASET, answers={200: Manifest}
+    )
     def get(self, request: Request, key: str) -> Response:
         return Response(manifest(get_dataset_for(caller(request), key, may=May.READ)))
 
@@ -219,6 +330,12 @@ class DatasetExport(APIView):
 
     content_negotiation_class = OneForm
 
+    @described(
+        "exportDataset",
+        summary="The lines that a training reads, format tunix_sft",
+        path=DATASET,
+        answers={200: Content(("application/x-ndjson",))},
+    )
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         dataset = get_dataset_for(caller(request), key, may=May.READ)
         response = StreamingHttpResponse(

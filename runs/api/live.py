@@ -13,6 +13,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from runs.api.answers import (
+    ArtifactList,
+    Curves,
+    LogMatches,
+    LogPart,
+    Removed,
+    SeriesList,
+)
 from runs.api.downloads import send_file
 from runs.api.queries import (
     ArtifactsQuery,
@@ -21,7 +29,7 @@ from runs.api.queries import (
     LogSearchQuery,
     MetricsQuery,
 )
-from runs.api.views import actor
+from runs.api.views import RUN, actor, described
 from runs.live import stream
 from runs.models import MetricSeries, Run, RunQuerySet
 from runs.queries import artifacts, curves, log_search, logs
@@ -31,11 +39,26 @@ from runs.services.output_root import while_root_is_there
 from runs.services.reservations import run_folder
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import NoQuery, read_query
+from tunixrt.api.schema import Content, Path
 from tunixrt.credentials import Credential
 from tunixrt.refusals import InvalidQuery
 from tunixrt.roles import May
 
 OFFSET_TRIES = 3
+STREAM = Path("Which log.", {"type": "string", "enum": list(logs.LOGS)}, "stdout")
+FILE = Path("Path of a file in the folder of the run.", {"type": "string"}, "manifest.yaml")
+RANGES = {"Range": "One range of bytes.", "If-Range": "The ETag that the range belongs to."}
+EVENT = {
+    "type": "object",
+    "description": "One event (docs/live.md).",
+    "properties": {
+        "event": {"enum": ["status", "log", "metrics", "end"]},
+        "id": {"type": "string", "description": "A position, for from."},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+TEXT = Content(("text/plain",))
+BYTES = Content(("application/octet-stream",))
 SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_step")
 
 
@@ -48,6 +71,14 @@ class RunLogs(APIView):
     """GET: part of a log as text, from a byte offset on, or its last lines; or the lines of it that
     hold a text."""
 
+    @described(
+        "readLog",
+        summary="Part of a log, its last lines, or the lines that hold a text",
+        path=RUN,
+        query=(LogPartQuery, LogSearchQuery),
+        answers={200: (LogPart, LogMatches)},
+        example_query={"stream": "stdout", "tail_lines": 50},
+    )
     def get(self, request: Request, run_id: str) -> Response:
         if "search" in request.query_params:
             return self._search(request, run_id)
@@ -127,6 +158,14 @@ class RunLogFile(APIView):
 
     content_negotiation_class = OneForm
 
+    @described(
+        "downloadLog",
+        summary="A whole log, byte for byte, or a range of it",
+        path=RUN | {"stream": STREAM},
+        headers=RANGES,
+        answers={200: TEXT, 206: TEXT},
+        refused=(416,),
+    )
     def get(self, request: Request, run_id: str, stream: str) -> HttpResponseBase:
         read_query(NoQuery, request)
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
@@ -148,6 +187,14 @@ class RunLogFile(APIView):
 class RunMetrics(APIView):
     """GET: the series of a run, or the curves of those named."""
 
+    @described(
+        "readMetrics",
+        summary="Which series there are, or the curves of those named",
+        path=RUN,
+        query=MetricsQuery,
+        answers={200: (SeriesList, Curves)},
+        example_query={"points": 500},
+    )
     def get(self, request: Request, run_id: str) -> Response:
         query = read_query(MetricsQuery, request)
         names, chained = query.name, query.chain == "1"
@@ -219,6 +266,14 @@ class RunEvents(APIView):
 
     content_negotiation_class = OneForm
 
+    @described(
+        "watchRun",
+        summary="What happens to a run, as server-sent events",
+        path=RUN,
+        query=EventsQuery,
+        headers={"Last-Event-ID": "Where a browser was that comes back; as from."},
+        answers={200: Content(("text/event-stream",), EVENT)},
+    )
     def get(self, request: Request, run_id: str) -> HttpResponseBase:
         position = read_query(EventsQuery, request).from_ or stream.Position()
         # A browser that comes back repeats its first address and says here where it was.
@@ -246,6 +301,14 @@ class RunEvents(APIView):
 class RunArtifacts(APIView):
     """GET: the files of a run."""
 
+    @described(
+        "listArtifacts",
+        summary="The files of a run",
+        path=RUN,
+        query=ArtifactsQuery,
+        answers={200: ArtifactList},
+        example_query={"limit": 100},
+    )
     def get(self, request: Request, run_id: str) -> Response:
         limit = read_query(ArtifactsQuery, request).limit
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
@@ -269,6 +332,14 @@ class RunArtifact(APIView):
 
     content_negotiation_class = OneForm
 
+    @described(
+        "downloadArtifact",
+        summary="One file, or a range of it",
+        path=RUN | {"path": FILE},
+        headers=RANGES,
+        answers={200: BYTES, 206: BYTES},
+        refused=(416,),
+    )
     def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
         read_query(NoQuery, request)
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
@@ -280,6 +351,13 @@ class RunArtifact(APIView):
             content_type="application/octet-stream",
         )
 
+    @described(
+        "removeArtifact",
+        summary="Remove a file or folder of the checkpoints or the model of an ended run",
+        path=RUN | {"path": FILE},
+        answers={200: Removed},
+        refused=(409,),
+    )
     def delete(self, request: Request, run_id: str, path: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         freed = artifacts.remove_artifact(run=run, path=path, by=actor(request))

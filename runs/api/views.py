@@ -1,6 +1,7 @@
 """The API of runs. Paths and codes are fixed by docs/api.md; every view parses, authorises, calls a
 service and answers."""
 
+from functools import partial
 from typing import cast
 
 from django.contrib.auth.models import User
@@ -11,6 +12,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from runs.api.answers import (
+    RunAnswer,
+    RunPage,
+    RunStatusAnswer,
+    RuntimeAnswer,
+    Trashed,
+)
 from runs.api.presentation import full_answer, read_full, read_short
 from runs.api.queries import RunListQuery, SubmitQuery
 from runs.execution import attending, launching
@@ -22,15 +30,22 @@ from runs.services.access import get_run_for, read_run_for, require_priority
 from runs.services.disk import disk_warnings
 from runs.services.output_root import while_root_is_there
 from runs.services.run_requests import (
+    AnnotationsBody,
+    ExtensionBody,
     InvalidRequest,
+    RetryBody,
     RunRequest,
+    body_of,
     clean_annotations,
     clean_extension,
     clean_request,
     clean_retry,
 )
 from runs.services.runtime import local_runtime
+from runs.spec.kinds import KINDS
 from tunixrt.api.query import read_query
+from tunixrt.api.schema import Content, Path, operation
+from tunixrt.reading import Model
 from tunixrt.roles import May, require
 from tunixrt.searches import search
 
@@ -38,6 +53,23 @@ from tunixrt.searches import search
 def actor(request: Request) -> User:
     """Who asks; the permission classes let nobody else in."""
     return cast(User, request.user)
+
+
+RUN = {
+    "run_id": Path(
+        "Id of a run.",
+        {"type": "string", "format": "uuid"},
+        "0c5b7a52-6d3f-4f0e-9c1b-2f1f6f0c9a11",
+    )
+}
+described = partial(operation, tag="Runs")
+GIVES_RUN = {"run_id": "/run_id"}
+EXAMPLE = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama"}
+
+
+def run_bodies() -> list[type[Model]]:
+    """Return the models of a request for a run: one for each kind."""
+    return [body_of(kind) for kind in KINDS.values()]
 
 
 REQUEST_ID_HEADERS = ("X-Client-Request-Id", "Idempotency-Key")
@@ -50,6 +82,19 @@ DIFFERENT_REQUEST_IDS = (
 class RunSubmit(APIView):
     """POST: check a configuration (dry run), train and wait, or, with ``?mode=async``, queue."""
 
+    @described(
+        "submitRun",
+        summary="Check a configuration, train and wait, or queue",
+        description="By default a dry run, which checks everything and starts nothing. A"
+        " configuration that cannot work is a dry run that failed: 202 too.",
+        query=SubmitQuery,
+        body=run_bodies,
+        headers=dict.fromkeys(REQUEST_ID_HEADERS, "The same as client_request_id."),
+        answers={202: RunAnswer},
+        refused=(404, 409, 501),
+        example=EXAMPLE | {"num_epochs": 1, "tags": ["first"]},
+        gives=GIVES_RUN,
+    )
     def post(self, request: Request) -> Response:
         require(actor(request), May.MAKE)
         queued = read_query(SubmitQuery, request).mode == "async"
@@ -90,6 +135,14 @@ def _taken(run: Run, by: User) -> Response:
 class RunList(APIView):
     """GET: a page of runs, newest first."""
 
+    @described(
+        "listRuns",
+        summary="A page of runs, newest first",
+        query=RunListQuery,
+        answers={200: RunPage},
+        example_query={"limit": 20, "status": "completed", "q": "model:tiny"},
+        gives={"run_id": "/data/0/run_id"},
+    )
     def get(self, request: Request) -> Response:
         query = read_query(RunListQuery, request)
         selection = query.selection(by=actor(request))
@@ -114,11 +167,20 @@ class RunDetail(APIView):
     """GET: everything about a run. PATCH: name, tags, notes, pin. DELETE: an ended run goes to the
     trash."""
 
+    @described("readRun", summary="Everything about a run", path=RUN, answers={200: RunAnswer})
     def get(self, request: Request, run_id: str) -> Response:
         return Response(
             read_run_for(actor(request), run_id, lambda key: read_full(key, actor(request)))
         )
 
+    @described(
+        "annotateRun",
+        summary="Change name, tags, notes, pin",
+        path=RUN,
+        body=AnnotationsBody,
+        answers={200: RunAnswer},
+        example={"name": "best", "tags": ["keep"], "notes": "the good one", "pinned": True},
+    )
     def patch(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         kept = [run.name, *(tag.name for tag in run.tags.all())]
@@ -126,6 +188,13 @@ class RunDetail(APIView):
         annotations.annotate_run(run=run, by=actor(request), **changes)
         return Response(full_answer(run, actor(request)))
 
+    @described(
+        "deleteRun",
+        summary="Move an ended run to the trash, with its files",
+        path=RUN,
+        answers={200: Trashed},
+        refused=(409,),
+    )
     def delete(self, request: Request, run_id: str) -> Response:
         deletion.trash_run(run=get_run_for(actor(request), run_id, may=May.ACT), by=actor(request))
         return Response({"trashed": True})
@@ -134,6 +203,9 @@ class RunDetail(APIView):
 class RunStatusView(APIView):
     """GET: what a poller needs."""
 
+    @described(
+        "readStatus", summary="What a poller needs", path=RUN, answers={200: RunStatusAnswer}
+    )
     def get(self, request: Request, run_id: str) -> Response:
         return Response(read_run_for(actor(request), run_id, read_short))
 
@@ -141,6 +213,13 @@ class RunStatusView(APIView):
 class RunCancel(APIView):
     """POST: ask a run to stop."""
 
+    @described(
+        "cancelRun",
+        summary="Ask a run to stop",
+        path=RUN,
+        answers={202: RunAnswer},
+        refused=(409,),
+    )
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         run = attending.cancel_run(run=run, by=actor(request))
@@ -150,6 +229,16 @@ class RunCancel(APIView):
 class RunRetry(APIView):
     """POST: a new run from an ended one, from its last checkpoint unless ``resume`` is false."""
 
+    @described(
+        "retryRun",
+        summary="A new run from an ended one",
+        path=RUN,
+        body=RetryBody,
+        answers={202: RunAnswer},
+        refused=(409, 501),
+        example={"resume": False},
+        gives=GIVES_RUN,
+    )
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         resume = clean_retry(request.data)
@@ -160,6 +249,16 @@ class RunRetry(APIView):
 class RunExtend(APIView):
     """POST: a new run that adds ``num_epochs`` or ``max_steps`` to a completed training."""
 
+    @described(
+        "extendRun",
+        summary="A new run that adds epochs or steps to a completed training",
+        path=RUN,
+        body=ExtensionBody,
+        answers={202: RunAnswer},
+        refused=(409, 501),
+        example={"num_epochs": 2},
+        gives=GIVES_RUN,
+    )
     def post(self, request: Request, run_id: str) -> Response:
         run = get_run_for(actor(request), run_id, may=May.ACT)
         added = clean_extension(request.data)
@@ -170,6 +269,12 @@ class RunExtend(APIView):
 class RunManifest(APIView):
     """GET: the manifest of a run as it was written."""
 
+    @described(
+        "readManifest",
+        summary="What the training program was given",
+        path=RUN,
+        answers={200: Content(("application/yaml",), {"type": "object"})},
+    )
     def get(self, request: Request, run_id: str) -> HttpResponse:
         path = (
             while_root_is_there(
@@ -187,6 +292,7 @@ class RunManifest(APIView):
 class RuntimeStatus(APIView):
     """GET: is the training runtime here?"""
 
+    @described("readRuntime", summary="Is the training runtime here?", answers={200: RuntimeAnswer})
     def get(self, request: Request) -> Response:
         runtime = local_runtime()
         return Response(

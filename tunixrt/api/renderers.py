@@ -24,3 +24,10 @@ class JSONRenderer(BaseRenderer):
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Any = None
     ) -> bytes:
         return b"" if data is None else to_json(data)
+
+
+class YAMLRenderer(JSONRenderer):
+    """For the description of the API; an error in it is JSON, which is YAML too."""
+
+    media_type = "application/yaml"
+    format = "yaml"

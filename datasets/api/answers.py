@@ -1,0 +1,64 @@
+"""What the API of traces and datasets answers; tests hold every answer against these models."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field, RootModel
+
+from tunixrt.api.schema import Answer, Pagination
+
+
+class Receipt(Answer):
+    """What the sender of a trace needs to keep."""
+
+    id: UUID
+    created_at: datetime
+    trace_version: str
+
+
+class ReceiptList(RootModel[list[Receipt]]):
+    """One for each trace, in their order."""
+
+
+class Step(Answer):
+    i: int
+    type: str
+    content: str
+
+
+class TraceAnswer(Answer):
+    id: UUID
+    prompt: str
+    steps: list[Step]
+    final_answer: str
+    meta: dict[str, Any]
+    trace_version: str
+    created_at: datetime
+
+
+class TracePage(Answer):
+    data: list[TraceAnswer]
+    pagination: Pagination
+
+
+class DatasetRow(Answer):
+    dataset_key: str = Field(description="name-version")
+    name: str
+    version: str
+    description: str
+    size: int = Field(description="Examples in all.")
+    held_out_size: int = Field(description="Examples held out from training.")
+    format: str
+    created_at: datetime
+    fingerprint: str = Field(description="Of the content; equal datasets have the same.")
+
+
+class Manifest(DatasetRow):
+    stats: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class DatasetPage(Answer):
+    data: list[DatasetRow]
+    pagination: Pagination

@@ -52,7 +52,7 @@ EVENT = {
     "type": "object",
     "description": "One event (docs/live.md).",
     "properties": {
-        "event": {"enum": ["status", "log", "metrics", "end"]},
+        "event": {"enum": ["status", "stdout", "stderr", "metrics", "end"]},
         "id": {"type": "string", "description": "A position, for from."},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },

@@ -355,6 +355,8 @@ def _answer(described: Any, components: _Components, status: int) -> dict[str, A
 
 
 def _refusal(status: int, components: _Components) -> dict[str, Any]:
+    if status == 414:  # of the HTTP library, before anything of ours is asked
+        return _answer(None, components, status)
     answer = _answer(Error, components, status)
     if status in RETRY_AFTER or status == 507:
         schema = {"type": "integer", "minimum": 0}

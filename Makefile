@@ -12,6 +12,8 @@ MINUTES ?= 2
 DATABASE ?= sqlite
 # make attack: how long; ATTACK holds further options (python -m benchmarks.attack --help)
 SECONDS ?= 120
+# make fuzz-api: how many requests
+CASES ?= 10000
 # make test-long: how often, beside how many busy loops per core, which parts (of core,postgresql,runtime,trainer);
 # PYTEST holds further options of pytest
 RUNS ?= 1
@@ -149,6 +151,10 @@ bench-train: environment-full ## training speed and memory against trl and googl
 .PHONY: attack
 attack: environment-full ## attack the whole system while somebody honest uses it (SECONDS=120 DATABASE=sqlite)
 	@$(FULL) -m benchmarks.attack --seconds $(SECONDS) --database $(DATABASE) $(ATTACK)
+
+.PHONY: fuzz-api
+fuzz-api: environment-core ## ask a server what its OpenAPI document allows, and what not (CASES=10000 SEED=1)
+	@$(CORE) -m benchmarks.fuzz_api --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: chaos
 chaos: environment-full ## kill everything there is while runs are under way (MINUTES=2 DATABASE=sqlite SEED=…)

@@ -1,7 +1,7 @@
 """Ask a real server what its OpenAPI document allows, and what it does not:  make fuzz-api
 
 schemathesis draws requests for every operation, alone and in sequences (an id of one answer goes
-into the next request), and holds every answer against the document: status, headers, type of the
+into the next request), and compares every answer with the document: status, headers, type of the
 content, body. A status of the server's own fault is one that the document does not have; 501 and
 503 are documented. The same seed draws the same requests.
 """

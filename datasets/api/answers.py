@@ -1,4 +1,4 @@
-"""What the API of traces and datasets answers; tests hold every answer against these models."""
+"""What the API of traces and datasets answers; tests compare every answer with them."""
 
 from datetime import datetime
 from typing import Any

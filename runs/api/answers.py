@@ -1,4 +1,4 @@
-"""What the API of runs answers. Tests hold every answer against these models
+"""What the API of runs answers. Tests compare every answer with them
 (tunixrt/tests/answers.py); nothing is checked while serving."""
 
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Hold every answer of the API that any test gets against the OpenAPI document.
+"""Compare every answer of the API that any test gets with the OpenAPI document.
 
 conftest.py puts ``check_answer`` behind Django's test client, so each test of the API is also
 one of its description: an answer with a status, a type of content or a body that the document does

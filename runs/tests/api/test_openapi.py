@@ -109,7 +109,7 @@ def read_models(view: type[APIView], method: str, reader: str) -> set[str]:
 def test_a_view_reads_the_queries_that_it_declares(
     path: str, method: str, view: type[APIView], described: Operation
 ):
-    if described.name == "uploadDataset":  # by hand: a form has none
+    if described.name == "uploadDataset":  # only where the body is no form
         return
     models: tuple[type[Model], ...] = (
         described.query if isinstance(described.query, tuple) else (described.query,)

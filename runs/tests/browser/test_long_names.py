@@ -61,6 +61,7 @@ PAGES = {
     "trace": "/traces/{trace}",
     "password": "/password",
     "my-tokens": "/tokens",
+    "api": "/api",
     "no-page": "/{long}",
     "no-run": "/runs/{long}",
     "admin-queue": "/admin/runs/host/queue/",

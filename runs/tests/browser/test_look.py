@@ -153,6 +153,7 @@ PAGES = {
     "no-page": "/nothing-here",
     "password": "/password",
     "tokens": "/tokens",
+    "api": "/api",
     "admin": "/admin/",
     "admin-queue": "/admin/runs/host/queue/",
     "admin-runs": "/admin/runs/run/",

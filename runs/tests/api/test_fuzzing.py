@@ -12,6 +12,7 @@ from runs.tests.browser.house import House
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     house = House(tmp_path, TUNIX_SYNC_TIMEOUT_SECONDS="2")
+    house.add_dataset("sums")  # that the examples name
     yield house
     house.close()
 

@@ -73,6 +73,7 @@ def run_bodies() -> list[type[Model]]:
 
 
 REQUEST_ID_HEADERS = ("X-Client-Request-Id", "Idempotency-Key")
+FROM_SCRATCH = "There is no checkpoint to resume from: the retry starts from scratch."
 DIFFERENT_REQUEST_IDS = (
     "The request has different ids: give one, as client_request_id or as the header"
     " Idempotency-Key or X-Client-Request-Id."
@@ -120,16 +121,18 @@ class RunSubmit(APIView):
         return asked
 
 
-def _taken(run: Run, by: User) -> Response:
-    """The answer to a request for a run, with what its owner should know before the next. If the
-    database went away meanwhile, the end of the run goes first."""
+def _taken(run: Run, by: User, warning: str | None = None) -> Response:
+    """Return the answer to a request for a run, with what its owner should know before the next.
+    If the database went away meanwhile, the end of the run goes first."""
     answer = full_answer(run, by)
     try:
         warnings = disk_warnings(by)
     except (OperationalError, InterfaceError):
         connection.close()
         warnings = []
-    return Response(answer | {"warnings": [*answer["warnings"], *warnings]}, status=202)
+    of_request = [warning] if warning else []
+    answer["warnings"] = [*answer["warnings"], *of_request, *warnings]
+    return Response(answer, status=202)
 
 
 class RunList(APIView):
@@ -243,7 +246,8 @@ class RunRetry(APIView):
         run = get_run_for(actor(request), run_id, may=May.ACT)
         resume = clean_retry(request.data)
         retry = retrying.retry_run(run=run, by=actor(request), resume=resume)
-        return _taken(retry, actor(request))
+        from_scratch = resume and not retry.dry_run and retry.resume_from_id is None
+        return _taken(retry, actor(request), FROM_SCRATCH if from_scratch else None)
 
 
 class RunExtend(APIView):

@@ -338,7 +338,8 @@ class TestRetry:
         assert answer["output_dir"] == answer["run_id"]
         assert answer["config"] == run.config | {"output_dir": None, "name": answer["name"]}
         assert answer["tags"] == ["a"]
-        assert answer["resume"] is False  # there is no checkpoint to go on from
+        assert answer["resume"] is False
+        assert "There is no checkpoint to resume from" in answer["warnings"][-1]
 
     @pytest.mark.parametrize(
         ("sent", "resume"), [({}, True), ({"resume": True}, True), ({"resume": False}, False)]
@@ -356,6 +357,7 @@ class TestRetry:
         answer = api.post(url(run, "/retry"), sent, format="json").json()
 
         assert answer["resume"] is resume
+        assert not any("checkpoint" in warning for warning in answer["warnings"])
         assert answer["resume_from"] == (str(run.run_id) if resume else None)
         launching.launch_pending()
         manifest = parse_manifest(

@@ -39,8 +39,8 @@ TRANSITIONS: dict[str, frozenset[str]] = {
 
 
 class TransitionRefused(Conflict):
-    """The step is not in the table, or somebody else was first. ``actual`` is the status the run
-    has."""
+    """The table does not allow the step, or another process changed the run first. ``actual`` is
+    the status the run has."""
 
     def __init__(self, run: Run, new: str, actual: str):
         self.run, self.new, self.actual = run, new, actual

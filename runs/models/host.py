@@ -10,7 +10,7 @@ from django.utils import timezone
 
 class HostQuerySet(models.QuerySet["Host"]):
     def alive(self) -> Self:
-        """Hosts that were heard of within TUNIX_HOST_SILENT_SECONDS."""
+        """Return hosts whose heartbeat is younger than TUNIX_HOST_SILENT_SECONDS."""
         return self.filter(
             heartbeat_at__gte=timezone.now() - timedelta(seconds=settings.TUNIX_HOST_SILENT_SECONDS)
         )

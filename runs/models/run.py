@@ -59,7 +59,7 @@ class ModeField(models.CharField):
         return str(mode)
 
     def deconstruct(self) -> Any:
-        """For migrations it is any column of text."""
+        """Return a plain text column, for migrations."""
         name, _, args, kwargs = super().deconstruct()
         return name, "django.db.models.CharField", args, kwargs
 
@@ -80,15 +80,15 @@ class RunQuerySet(models.QuerySet["Run"]):
     """Every read that more than one caller needs."""
 
     def visible(self) -> Self:
-        """All but the trashed ones."""
+        """Return runs that are not in the trash."""
         return self.filter(trashed_at__isnull=True)
 
     def newest_first(self) -> Self:
         return self.order_by("-created_at", "-run_id")
 
     def pending_in_order(self, *, supervised: bool | None = None) -> Self:
-        """As they are to be claimed: priority first, then age; all, or those that need a process,
-        or those that need none."""
+        """Return pending runs in the order of their claim: by priority, then FIFO. ``supervised``
+        selects those that need a process, or those that do not; None selects both."""
         pending = self.filter(status=RunStatus.PENDING).order_by(
             "-priority", "created_at", "run_id"
         )
@@ -96,7 +96,7 @@ class RunQuerySet(models.QuerySet["Run"]):
         return pending if supervised is None else pending.filter(supervised__in=[supervised])
 
     def pending_of(self, owner: AbstractBaseUser) -> Self:
-        """What somebody has waiting, by an index of its own."""
+        """Return the pending runs of an owner. A dedicated index serves it."""
         return self.filter(_IS_PENDING, owner=owner).order_by()
 
     def executing_on(self, host: Host) -> Self:
@@ -106,19 +106,20 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.filter(_IS_EXECUTING)
 
     def needed(self) -> Self:
-        """Those whose checkpoints an active run goes on from: they and their files have to stay."""
+        """Return runs whose checkpoints an active run resumes from. They and their files must be
+        kept."""
         return self.filter(
             Exists(Run.objects.filter(resume_from=OuterRef("pk"), status__in=ACTIVE))
         )
 
     def failed(self, status: str) -> Self:
-        """Failed, or out of time, as ``status`` says; what ended last first."""
+        """Return failed or timed-out runs, as ``status`` names, the latest end first."""
         return self.filter(_HAS_FAILED, status=status).order_by("-completed_at")
 
 
 class Run(models.Model):
-    """One request to train, or to check that one could train. Only ``runs.lifecycle`` writes
-    ``status``."""
+    """A request to train, or to check whether a training is possible. Only ``runs.lifecycle``
+    writes ``status``."""
 
     run_id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(
@@ -368,8 +369,7 @@ class Run(models.Model):
         return self.is_terminal and not self.is_extensible
 
     def active_heir(self) -> "Run | None":
-        """An active run that goes on from the checkpoints of this one, which it needs until it has
-        ended."""
+        """Return an active run that resumes from this run's checkpoints, or None."""
         return self.heirs.filter(status__in=ACTIVE).order_by().first()
 
     @property
@@ -396,7 +396,7 @@ class RunNameKey(models.Model):
 
     @classmethod
     def of(cls, run: Run) -> list[Self]:
-        """Keys of a run's name, not yet stored."""
+        """Return unsaved keys of a run's name."""
         return [cls(run=run, key=key) for key in search_keys(run.name)]
 
 
@@ -421,7 +421,7 @@ class RunTag(models.Model):
 
     @classmethod
     def of(cls, run: Run, names: Iterable[str]) -> list[Self]:
-        """Tags of a run, not yet stored."""
+        """Return unsaved tags of a run."""
         return [cls(run=run, name=name, run_created_at=run.created_at) for name in names]
 
 

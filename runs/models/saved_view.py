@@ -8,8 +8,8 @@ from django.utils import timezone
 
 
 class SavedView(models.Model):
-    """A history somebody wants back: a name for its query string. In local mode everybody is the
-    user ``local``."""
+    """A saved history: a name for its query string. In local mode the owner is the user
+    ``local``."""
 
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="saved_views"
@@ -27,5 +27,5 @@ class SavedView(models.Model):
 
     @property
     def filters(self) -> list[tuple[str, str]]:
-        """What the query asks for, by name."""
+        """Return the query's parameters as pairs."""
         return parse_qsl(self.query)

@@ -1,5 +1,5 @@
-"""Runs for somebody: what is there, whether they may do with it what they want, and what of it is
-not theirs to see."""
+"""Look up runs for a user: whether the run exists, whether the user has permission, and which
+fields are hidden from them."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ class RunNotFound(Missing):
 def get_run_for(
     user: User, run_id: str | UUID, *, may: May, runs: RunQuerySet | None = None
 ) -> Run:
-    """Return the run, if it is there, not in the trash, and ``user`` may do that with it.
+    """Return the run if it exists, is not in the trash, and ``user`` may perform the action.
 
     Raises:
         InvalidQuery: ``run_id`` is no UUID.
@@ -72,7 +72,7 @@ def mask_address(address: str) -> str:
 
 
 def reread(run: Run, fields: list[str] | None = None) -> None:
-    """Read a run anew. Raises RunGone if it has been purged meanwhile."""
+    """Reload a run. Raises RunGone if it has been purged meanwhile."""
     try:
         run.refresh_from_db(fields=fields)
     except Run.DoesNotExist:

@@ -40,7 +40,7 @@ def annotate_run(
     notes: str | None = None,
     pinned: bool | None = None,
 ) -> Run:
-    """Update name, tags, notes and pin; None leaves one as it is. Raises RunGone."""
+    """Update name, tags, notes and pin; None leaves a field unchanged. Raises RunGone."""
     with transaction.atomic():
         if not list(Run.objects.select_for_update(no_key=True).filter(pk=run.pk).values_list("pk")):
             reread(run)

@@ -1,4 +1,4 @@
-"""Ask a run to stop."""
+"""Request the cancellation of a run."""
 
 from django.contrib.auth.models import User
 from django.utils import timezone

@@ -12,8 +12,8 @@ def claim_reason(host: Host) -> str:
 
 
 def claim_run(*, run: Run, host: Host, by: str) -> Run:
-    """Take a pending run for ``host``. Raises TransitionRefused when somebody else was first: a run
-    starts at most once."""
+    """Take a pending run for ``host``. Raises TransitionRefused if another worker has claimed it: a
+    run starts at most once."""
     return transition(
         run,
         RunStatus.RUNNING,
@@ -25,9 +25,9 @@ def claim_run(*, run: Run, host: Host, by: str) -> Run:
 
 
 def next_pending(*, supervised: bool, limit: int) -> list[Run]:
-    """The pending runs of one kind in their order; on PostgreSQL those that no other worker has its
-    hands on. In a transaction: the caller claims them in it (SQLite: it holds the one write lock
-    meanwhile)."""
+    """The pending runs of one kind in their order; on PostgreSQL without those that another worker
+    has locked. Call it in a transaction: the caller claims them in it (SQLite: it holds the one
+    write lock meanwhile)."""
     pending = Run.objects.pending_in_order(supervised=supervised)
     if connection.features.has_select_for_update_skip_locked:
         pending = pending.select_for_update(skip_locked=True, of=("self",))

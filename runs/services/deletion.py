@@ -60,7 +60,7 @@ def purge_run(*, run: Run, by: User) -> int:
             .filter(pk=run.pk, trashed_at__isnull=False, status__in=TERMINAL)
             .first()
         )
-        # or somebody else has purged it, and its folder may be another run's by now
+        # or a concurrent purge has removed it, and its folder may belong to another run
         if trashed is None:
             raise StateConflict("Only a run in the trash can be purged.")
         require_no_heir(trashed)  # of runs trashed before heirs protected them

@@ -72,7 +72,7 @@ def quota_of(user: User) -> float | None:
 
 
 def set_quota(*, account: User, gigabytes: float | None) -> None:
-    """Give an account a quota of its own; 0: no limit; None: that of the setting."""
+    """Set the quota of an account. 0 means no limit, None the setting's default."""
     if gigabytes is None:
         DiskQuota.objects.filter(account=account).delete()
     else:
@@ -107,7 +107,7 @@ def disk_use(user: User) -> DiskUse | None:
 
 
 def disk_warnings(user: User) -> list[str]:
-    """Return what an account should know about its quota, in sentences."""
+    """Return warnings about an account's quota."""
     use = disk_use(user)
     return [use.warning] if use and use.warning else []
 

@@ -89,7 +89,8 @@ def _retry_lost(run: Run) -> str:
 def finish_failed(
     *, run: Run, problems: Iterable[str], by: str, warnings: Sequence[str] = ()
 ) -> Run:
-    """A run that failed before anything was started: says exactly why, has no exit code."""
+    """Write the end of a run that failed before its process started. It has a reason and no exit
+    code."""
     return finish_run(run=run, by=by, **failure(problems, warnings))
 
 

@@ -1,4 +1,4 @@
-"""Handing over what somebody owns, for when they leave: runs and datasets get another owner."""
+"""Transfer the runs and datasets of a user who leaves to another owner."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Measurements: from metrics.jsonl into the database, batch by batch, each line once."""
+"""Load metrics.jsonl into the database in batches, each line exactly once."""
 
 import array
 import math
@@ -26,9 +26,9 @@ Point = tuple[int, float, float]  # step, time, value
 
 
 def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
-    """Bring the new lines of metrics.jsonl home; returns how many points. Points and cursor are one
-    transaction, so a line is taken in once, whoever is killed when. ``to_the_end`` also takes a
-    last line without its newline."""
+    """Record the new lines of metrics.jsonl; return the number of points. Points and cursor are one
+    transaction, so each line is recorded exactly once, even if a process is killed. ``to_the_end``
+    also takes a last line without its newline."""
     taken = 0
     while (
         batch := _read_batch(folder / names.METRICS, run.metrics_offset, to_the_end)
@@ -38,7 +38,7 @@ def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
         with transaction.atomic():
             guard = Run.objects.filter(pk=run.pk, metrics_offset=run.metrics_offset)
             if guard.update(metrics_offset=offset, **news) != 1:
-                run.refresh_from_db(fields=["metrics_offset"])  # somebody else took them in
+                run.refresh_from_db(fields=["metrics_offset"])  # another process recorded them
                 continue
             for name, series in points.items():
                 _append(run, name, series)
@@ -50,8 +50,7 @@ def take_in_metrics(run: Run, folder: Path, *, to_the_end: bool = False) -> int:
 
 
 def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes], int] | None:
-    """Whole lines from ``offset`` on and the offset behind them, or None when there is nothing
-    new."""
+    """Return whole lines from ``offset`` and the offset after them, or None if there are none."""
     try:
         descriptor = files.open_regular(path)
     except (OSError, files.BrokenFile):
@@ -97,7 +96,7 @@ class Record:
 
 
 def read_line(line: bytes) -> Record | None:
-    """The record of one line, without what is wrong in it; None if nothing is left."""
+    """Return the record of one line without its invalid values; None if none is valid."""
     if not line or len(line) > LINE_MAX_BYTES:
         return None
     try:

@@ -59,7 +59,7 @@ def start_problem() -> str | None:
 
 
 def root_notice(user: User) -> str | None:
-    """Return what somebody whose runs wait for the output root should know about it, or None;
+    """Return a notice for a user whose runs wait for the output root, or None;
     operators also learn why. Changes nothing."""
     known = _known_root()
     if known is None:

@@ -24,4 +24,4 @@ class RunGone(Missing):
 
 
 class QueueFull(TooMany):
-    """Somebody has as many runs waiting as one account may."""
+    """The account has reached its limit of pending runs."""

@@ -75,8 +75,8 @@ def has_been_run(folder: Path) -> bool:
 
 
 def _has_chosen_folder(run: Run) -> bool:
-    """Nobody can ask for a folder that is named by the id of a run, so such a folder needs no
-    reservation."""
+    """Return whether the request named the folder. A request cannot name a folder after a run id,
+    so such a folder needs no reservation."""
     return not run.dry_run and run.output_dir != str(run.run_id)
 
 

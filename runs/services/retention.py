@@ -1,5 +1,5 @@
-"""Keeping the disk: old runs go to the trash by age and number, the trash is emptied, every byte
-freed is reported."""
+"""Retention: move old runs to the trash by age and number, empty the trash, and report the bytes
+freed."""
 
 import logging
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ logger = logging.getLogger("tunixrt.retention")
 
 @dataclass
 class Pruned:
-    """What was done, or with ``dry_run`` would be: runs put into the trash, runs removed for good,
-    bytes freed."""
+    """What was done, or with ``dry_run`` would be: runs put into the trash, runs removed
+    permanently, bytes freed."""
 
     trashed: int = 0
     purged: int = 0

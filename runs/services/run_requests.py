@@ -1,4 +1,4 @@
-"""What one may ask of a run: the fields of a request, checked strictly. API, form, command line,
+"""The fields of a run request, validated strictly. API, form, command line,
 retry and clone use it."""
 
 import os
@@ -161,7 +161,7 @@ def resolve_model(model_id: Any) -> ModelReference:
 
 
 def _folder_of_that_name(name: str) -> str | None:
-    """The ``model_id`` of the folder that somebody may have meant who left the path out."""
+    """Return the ``model_id`` of the folder that a bare name probably refers to."""
     for folder in (settings.BASE_DIR / name, *(root / name for root in settings.TUNIX_MODEL_ROOTS)):
         if os.path.isdir(folder) and any(
             folder.is_relative_to(root) and folder != root for root in settings.TUNIX_MODEL_ROOTS

@@ -1,5 +1,4 @@
-"""Is the training runtime here? Looked up without importing JAX, in milliseconds, whatever
-interpreter it lives in."""
+"""Find the training runtime in milliseconds, without importing JAX, in any interpreter."""
 
 import importlib.metadata
 import re

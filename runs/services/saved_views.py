@@ -1,4 +1,4 @@
-"""Histories that somebody wants back, by name. The address is the view; only a name for it is
+"""Saved histories, by name. The address is the view; only a name for it is
 kept."""
 
 import re
@@ -40,7 +40,7 @@ def save_view(*, by: User, name: Any, query: str) -> tuple[SavedView, bool]:
 
 
 def rename_view(*, view: SavedView, name: Any) -> SavedView:
-    """Raises ViewRefused."""
+    """Rename a saved view. Raises ViewRefused."""
     view.name = _clean_name(name, kept=view.name)
     try:
         with transaction.atomic():

@@ -34,7 +34,7 @@ def find_source(run: Run, *, anew: bool = False) -> Source | None:
     Only complete checkpoints of the same training count. A run in the trash is passed over, since
     its files may be purged at any moment. A run that was started from scratch ends the search: what
     is older was left behind on purpose. An extension has no use for checkpoints before the one that
-    it extends; ``anew``, that one alone will do, and for any other run none.
+    it extends. With ``anew``, an extension accepts that checkpoint only, and any other run none.
 
     Raises:
         OSError: a folder cannot be read.
@@ -70,7 +70,7 @@ def hold_source(source: Source) -> None:
     there to be seen.
 
     Raises:
-        SourceGone: one of them was faster.
+        SourceGone: the checkpoint was removed concurrently.
     """
     there = (
         Run.objects.select_for_update()

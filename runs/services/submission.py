@@ -247,7 +247,7 @@ def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
 
 
 def runtime_elsewhere() -> bool:
-    """Has any live host the training runtime?"""
+    """Return whether a live host has the training runtime."""
     return Host.objects.alive().exclude(runtime_version="").exists()
 
 

@@ -33,8 +33,8 @@ def measured_write(what: str) -> Iterator[None]:
 
 
 def flush_measured() -> None:
-    """Bring this process's measurements into the database. Raises what the database raises; nothing
-    is lost then."""
+    """Write this process's measurements to the database. Database errors propagate; no measurement
+    is lost."""
     batch = _measured[:]
     if not batch:
         return
@@ -57,6 +57,6 @@ def flush_before_scrape() -> None:
 
 
 def flush_after_request(**kwargs: object) -> None:
-    """The same after an answer, so that nobody waits for it, every FLUSH_SECONDS."""
+    """Flush measurements after a response, so that no request waits for it, every FLUSH_SECONDS."""
     if _measured and time.monotonic() - _flushed[0] >= FLUSH_SECONDS:
         flush_before_scrape()

@@ -35,8 +35,7 @@ def wake_attendants() -> None:
 
 
 def wake_attendant() -> None:
-    """Wake the attendant of this host. Never waits, never fails: without an attendant there is
-    nobody to wake."""
+    """Wake the attendant of this host. Never blocks or fails, also when no attendant runs."""
     try:
         descriptor = os.open(_pipe(), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:

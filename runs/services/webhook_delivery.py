@@ -1,4 +1,4 @@
-"""Send what the outbox holds: at least once, signed, never in a run's way.
+"""Send the deliveries of the outbox: at least once, signed, without delaying runs.
 
 The receiver checks ``X-Tunix-Signature: sha256=<hex>``, the HMAC-SHA256 with the shared secret of
 ``<X-Tunix-Timestamp>\\n<X-Tunix-Delivery>\\n<the receiver's address>\\n<body>``: a message cannot
@@ -117,7 +117,7 @@ def pause_after(attempts: int) -> timedelta:
 
 
 def send(delivery: WebhookDelivery) -> Outcome:
-    """Make one attempt. Never raises: whatever goes wrong is in the outcome, in words."""
+    """Make one attempt. Never raises: the outcome describes any error."""
     at, start = timezone.now(), time.monotonic()
     body = orjson.dumps(delivery.payload, option=orjson.OPT_SORT_KEYS)
     timestamp = str(int(time.time()))

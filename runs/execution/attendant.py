@@ -1,10 +1,9 @@
 """The attendant: one process per host that looks after what the host executes (``manage.py
 attend``).
 
-It beats the host's heartbeat, brings news and ends home, launches what waits, and keeps this host's
-task workers alive (runs/execution/workers.py). It can be killed and started again at any moment:
-while it is away only the news is late.
-"""
+It updates the host's heartbeat, records progress and results, launches pending runs, and keeps this
+host's task workers alive (runs/execution/workers.py). It can be killed and started again at any
+moment: while it is absent, only updates are delayed."""
 
 import logging
 import os
@@ -80,11 +79,11 @@ class Attendant:
         if asked:
             logger.info("this container ends: %s trainings save and stop", len(asked))
         if self.workers:
-            self.workers.stop()  # before the keepers are waited for: they start trainings
+            self.workers.stop()  # before the wait for keepers: workers start trainings
         if last:
             stopping.wait_for_keepers(asked)
             try:
-                # their ends, so that nobody has to wait for the next attendant to read them
+                # record their results now, not in the next attendant
                 attending.attend()
             except (OperationalError, InterfaceError) as error:
                 logger.warning(
@@ -123,8 +122,8 @@ class Attendant:
 
     def tick(self) -> bool:
         """Do one round; return whether the next one is due soon, since something executes here or
-        the database is away. An absent database delays the news and nothing else. After an
-        interrupted restore nothing is done: what the database says is not the last word."""
+        the database is away. An absent database only delays updates. After an interrupted restore,
+        do nothing, since the database may be incomplete."""
         if problem := interrupted_restore():
             if not self._root_said:
                 logger.error("doing nothing: %s", problem)
@@ -165,7 +164,7 @@ class Attendant:
             self._beat()
 
     def _beat(self) -> None:
-        """What need not happen in every round."""
+        """Do what is not needed in every round."""
         beat()
         if self.workers:
             self.workers.keep()
@@ -184,7 +183,7 @@ class Attendant:
 
 
 def beat() -> None:
-    """Say that this host is there, and what it offers."""
+    """Record this host's heartbeat and capabilities."""
     Host.objects.filter(pk=hosts.this_host().pk).update(
         heartbeat_at=timezone.now(),
         boot_id=boot_id(),

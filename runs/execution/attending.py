@@ -1,8 +1,7 @@
-"""Looking after what this host executes: what is alive is watched, what has ended is brought home,
-what died is found out.
+"""Supervise the runs that this host executes: poll live runs, record ended ones, and detect dead
+ones.
 
-Every function may be called by anybody at any time and again: attendant, request and task share
-them.
+Every function is idempotent and safe to call concurrently: attendant, request and task share them.
 """
 
 import logging
@@ -53,10 +52,10 @@ FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was e
 
 def attend(host: Host | None = None) -> int:
     """Attend every run that this host executes, and dry runs that lost their process on any host;
-    return how many there are. One run's trouble does not keep the others waiting. While the output
+    return how many there are. An error in one run does not delay the others. While the output
     root is away, nothing is concluded about trainings."""
     ours = Q(host=host or this_host())
-    # whoever took it: any host can answer it
+    # whichever host claimed it: any host can answer it
     forsaken = Q(supervised=False, started_at__lt=timezone.now() - DRY_RUN_PATIENCE)
     runs = list(Run.objects.executing().filter(ours | forsaken).select_related("retry_of"))
     seen = runs
@@ -78,8 +77,7 @@ def attend(host: Host | None = None) -> int:
 
 
 def attend_run(run: Run, *, by: str = "attendant") -> Run:
-    """See how an executing run of this host is doing, in the order that docs/run-folder.md
-    explains."""
+    """Check an executing run of this host, in the order that docs/run-folder.md explains."""
     if not run.supervised:
         return _attend_dry_run(run, by=by)
     folder = reservations.run_folder(run)
@@ -117,8 +115,7 @@ def attend_run(run: Run, *, by: str = "attendant") -> Run:
 
 
 def _set_broken_end_aside(folder: Path) -> None:
-    """Something stands in the place of exit.json that is no end: no keeper wrote it, and it must
-    not keep the real one out."""
+    """Rename an invalid exit.json. No keeper wrote it, and it must not block the real one."""
     path = folder / names.EXIT
     try:
         files.read_json(path)

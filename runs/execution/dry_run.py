@@ -77,7 +77,7 @@ def dry_run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
             run=run, request=request, by=by, status=end["status"]
         )
     except (OperationalError, InterfaceError):
-        raise  # nobody knows whether the database has the run, so its manifest stays
+        raise  # the database may have stored the run, so its manifest stays
     except BaseException:
         _discard(folder)
         raise
@@ -92,8 +92,7 @@ def _discard(folder: Path) -> None:
 
 
 def answer_dry_run(run: Run, *, by: str) -> Run:
-    """Answer a claimed dry run. Doing it twice does no harm: the second end is refused by the life
-    cycle."""
+    """Answer a claimed dry run. Idempotent: the life cycle refuses a second end."""
     passed, problems, warnings = _check(run, find=find_dataset)
 
     def answer() -> Run:

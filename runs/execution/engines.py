@@ -1,4 +1,4 @@
-"""The engines that there are."""
+"""The registry of engines."""
 
 from runs.execution.engine import Engine
 from runs.execution.local import LocalEngine

@@ -1,5 +1,4 @@
-"""What the training program sees of our environment: an allow-list, so that no secret of the server
-ever reaches it."""
+"""The training program's environment: an allow-list, so that no secret of the server reaches it."""
 
 import os
 

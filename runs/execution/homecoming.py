@@ -1,4 +1,4 @@
-"""Bringing the end of a run from its folder into the database. Idempotent: attendant, request and
+"""Record the end of a run from its folder in the database. Idempotent: attendant, request and
 reconciler may all do it."""
 
 import errno
@@ -16,8 +16,8 @@ from runs.services.measurements import take_in_metrics
 
 
 def bring_home(run: Run, *, by: str) -> Run:
-    """Take the end of a run from its folder into the database, metrics first. Does nothing while it
-    has not ended, or when somebody else brought it home.
+    """Record the end of a run from its folder in the database, metrics first. Do nothing if the run
+    has not ended or its end is already recorded.
 
     Raises:
         OSError: the folder cannot be read right now; nothing was written but metrics. To be tried

@@ -1,4 +1,4 @@
-"""This host and the others: which keepers run here, and who has not been heard of.
+"""This host and the others: which keepers run here, and which hosts are silent.
 
 Several hosts share one database and one output root. A host is judged lost only after one observer
 saw no heartbeat for TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database
@@ -64,7 +64,7 @@ def stop_taken_away() -> None:
 
 
 def _is_stopped(folder: Path, run_id: str) -> bool:
-    """See to it that nothing of a run goes on; False if that has to be tried again."""
+    """Stop all processes of a run; return False if that has to be retried."""
     if not folder.is_dir():
         return is_missing(folder)  # then its keeper has ended by itself
     lock = files.try_lock(folder / names.LOCK)

@@ -79,7 +79,7 @@ def free_slots(host: Host) -> int:
 
 def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     """Submit, execute and wait: ``(run, created)``. A training is owned by its keeper all the same,
-    so it goes on and comes home if this process dies.
+    so it continues, and its result is recorded, if this process dies.
 
     Raises:
         CannotStart: nothing was stored. And what submit_run raises.
@@ -115,7 +115,7 @@ def run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
 
 
 def wait_for(run: Run) -> Run:
-    """Wait for the end of a started run and bring it home; if the database is away, answer from the
+    """Wait for the end of a started run and record it; if the database is away, answer from the
     run's folder."""
     folder = reservations.run_folder(run)
     patience = (
@@ -170,8 +170,7 @@ def _end_if_readable(folder: Path) -> dict[str, Any] | None:
 
 def launch_pending(seconds: float = LAUNCH_SECONDS) -> int:
     """Claim and start what this host can take now, for at most so long; returns how many runs.
-    Called by tasks and by the attendant, as often as anybody likes: what is claimed already is not
-    found again."""
+    Idempotent: tasks and the attendant call it repeatedly, and claimed runs are not found again."""
     if root_problem():
         return 0
     host = this_host()
@@ -210,8 +209,8 @@ def _launch_one(host: Host) -> bool:
             return False  # cancelled or taken this moment: the next round looks again
         except BaseException:
             if lock is not None:
-                # The commit failed, or nobody knows. A lock that we kept would pass for a keeper
-                # for ever.
+                # The commit failed, or its result is unknown. A lock that we kept would look like a
+                # live keeper forever.
                 os.close(lock)
             raise
     if lock is not None:
@@ -293,7 +292,7 @@ def _start(run: Run, lock: int) -> None:
     write_jsonl(dataset, folder / names.DATASET)
     manifest = preparation.manifest_of(run, dataset=dataset, request=request)
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
-    # no keeper yet: written anew
+    # no keeper yet: written again
     files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)
     # Until here, and if this raises, nothing has been started. Afterwards lock and files tell, not
     # what we believe.

@@ -1,4 +1,4 @@
-"""The end of a run, read from its folder. Everything here works without the database."""
+"""Read the end of a run from its folder. Nothing here needs the database."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -34,8 +34,8 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
 
 def read_end(folder: Path) -> dict[str, Any] | None:
-    """exit.json, or None while the run has not ended. The trainer can write in the folder too: what
-    is no end counts as none."""
+    """Return exit.json, or None while the run has not ended. The trainer can write to the folder
+    too, so an invalid file is treated as missing."""
     try:
         return files.read_json(folder / names.EXIT)
     except files.BrokenFile:
@@ -102,7 +102,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     except Unreadable as error:
         return {"warnings": [UNREADABLE_REPORT.format(error)]}
     if not report:
-        with suppress(Unreadable):  # it is text for people
+        with suppress(Unreadable):  # it is plain text
             report = _read_object(folder / names.STDOUT)
     return {"preflight": report} if report else {"warnings": [NO_REPORT]}
 
@@ -132,7 +132,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 class Unreadable(Exception):
-    """What the training command wrote cannot be used; says why in a sentence."""
+    """The training command's output cannot be used; the message says why."""
 
 
 def _read_object(path: Path) -> dict[str, Any]:

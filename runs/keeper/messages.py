@@ -1,4 +1,4 @@
-"""How a training command ended, in words for the people who read the run. Plain Python, for the
+"""Messages about how a training command ended. Plain Python, for the
 keeper."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import signal
 
 from runs.runfolder import files, names
 
-LAST_WORD = (  # how our trainer's last line on stderr begins: what is wrong, and the way out
+LAST_WORD = (  # how our trainer's last line on stderr begins: what is wrong, and how to fix it
     "tunix: "
 )
 SIGNAL_HINTS: dict[int, str] = {
@@ -31,8 +31,8 @@ def signal_name(number: int) -> str:
 
 
 def failure_words(code: int, stderr: int, oom_kills_before: int) -> str:
-    """Return why the command failed: its own message if it left one on stderr, else what can be
-    told from outside.
+    """Return why the command failed: its own message on stderr, or else a reason derived from the
+    exit code.
 
     Args:
         code: its exit code, or the negative number of the signal that killed it.
@@ -75,7 +75,7 @@ def oom_kills() -> int:
 
 
 def start_problem(error: BaseException, program: str) -> str:
-    """One sentence for what kept ``program`` from being executed."""
+    """Return a message about why ``program`` could not be executed."""
     reason = str(error)
     if isinstance(error, FileNotFoundError):
         reason = "was not found, or the interpreter that its first line names"

@@ -11,7 +11,7 @@ exit.json as its last act (runs/keeper/supervisor.py). It needs no database and 
 docs/run-folder.md tells the whole protocol.
 
 Signals. The keeper ignores SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2. SIGTERM means that the
-host wants it to end (a shutdown, ``docker stop``), which is nobody's cancel: it passes SIGTERM on
+host wants it to end (a shutdown, ``docker stop``), which is not a cancellation: it forwards SIGTERM
 so that the trainer saves, and the end has the reason ``host stopped``. If the keeper is killed, the
 kernel kills the trainer with it (PR_SET_PDEATHSIG).
 """
@@ -40,7 +40,7 @@ NOT_LOCKED = 4  # the descriptor does not hold the run's lock
 BAD_COMMAND = 5  # command.json is missing or cannot be used
 UNUSABLE = 6  # the folder cannot be written, the disk is full, or the kernel refused something
 KILLED = (
-    7  # the owner is gone without a word: lock and keeper.json tell whether it had taken the run
+    7  # the owner ended without a report: lock and keeper.json show whether it had taken the run
 )
 
 # -S: other packages' .pth files stay out and the start takes 10 ms less. utf8: paths and arguments
@@ -138,7 +138,8 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
         raise NotTaken(USAGE, "Local runs need Linux (on Windows: WSL).")
     if len(arguments) != 2 or not arguments[1].isdecimal():
         raise NotTaken(USAGE, "usage: program.py <run folder> <descriptor of the locked lock file>")
-    # the launcher may be anybody: a Ctrl-C in its terminal must not break the start in two
+    # the launcher may be an interactive process: a Ctrl-C in its terminal must not break the start
+    # in two
     signal.pthread_sigmask(
         signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
     )
@@ -163,7 +164,7 @@ def prepare(arguments: list[str]) -> tuple[str, int]:
 
 
 def complain(code: int, sentence: str) -> int:
-    """Say on stderr why nothing was started; return ``code``."""
+    """Print to stderr why nothing was started; return ``code``."""
     with contextlib.suppress(OSError):
         os.write(2, f"keeper: {sentence}\n".encode("utf-8", "replace"))
     return code

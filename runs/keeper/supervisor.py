@@ -48,8 +48,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class StartFailed(Exception):
-    """The run has a keeper, but the training command could not be started. The text is a
-    sentence."""
+    """The run has a keeper, but the training command could not be started."""
 
 
 class Command:
@@ -179,8 +178,7 @@ class Supervisor:
     # --- the whole life
 
     def keep(self) -> None:
-        """Start the trainer, wait for its end whatever that takes, leave nothing behind, write
-        exit.json."""
+        """Start the trainer, wait for its end, end every descendant, and write exit.json."""
         try:
             record = self._train()
         except Exception as error:  # noqa: BLE001 - whatever fails in the keeper must not cost the run its end
@@ -191,7 +189,7 @@ class Supervisor:
         for descriptor in self.outputs:
             with contextlib.suppress(OSError):  # the disk is full or broken; the end is worth more
                 os.fsync(descriptor)
-        # by itself: nobody obeyed a stop, and who reads the end must not find one beside it
+        # ended by itself: no stop was obeyed, so no stop request may remain beside the end
         if record["reason"] == "exit":
             records.withdraw_stop(self.folder)
         self._write_exit(record)
@@ -291,8 +289,8 @@ class Supervisor:
     # --- waiting and stopping
 
     def _wait(self) -> None:
-        """Until the trainer has ended; meanwhile obey stop.json, the deadline and the host, and
-        climb the ladder."""
+        """Wait until the trainer has ended. Meanwhile obey stop.json, the deadline and the host,
+        and escalate the signals."""
         while not self._trainer_has_ended():
             now = time.monotonic()
             if self.stop is None:
@@ -311,8 +309,7 @@ class Supervisor:
             self._rest(min(POLL_SECONDS, max(0.001, min(due) - now)))
 
     def _climb(self, now: float) -> None:
-        """The ladder's rungs after the trainer's own stop: SIGTERM to the group, SIGKILL to
-        whatever is there."""
+        """Escalate after the trainer's own stop: SIGTERM to the process group, then SIGKILL."""
         if now >= self.term_at and not self.term_sent:
             self.term_sent = True
             # SIGTERM is the first that it hears, so it has the time for its next step as well
@@ -336,11 +333,11 @@ class Supervisor:
         return [self.kill_at if self.term_sent else min(self.term_at, self.kill_at)]
 
     def _look_for_stop(self, *, deadline_passed: bool = False) -> None:
-        """Take up stop.json, written here if the deadline has passed. One that cannot be read
-        (``touch``) is a cancel by hand."""
+        """Take up stop.json, written here if the deadline has passed. An unreadable one (``touch``)
+        is a manual cancellation."""
         if self.stop is None and deadline_passed:
             try:
-                # somebody else's may be there: it counts
+                # another process may have written one: it takes precedence
                 records.request_stop(self.folder, "timeout", "keeper")
             except OSError:  # the trainer cannot be told by a file: on to SIGTERM
                 self.stop = {"reason": "timeout", "by": "keeper"}
@@ -523,7 +520,7 @@ class Supervisor:
 
     def _write_exit(self, record: dict[str, Any]) -> None:
         """Write exit.json, however long the disk refuses; only a removed folder or the host's
-        SIGTERM ends the patience."""
+        SIGTERM ends the retries."""
         self.folder_seen = time.monotonic()
         while not self._folder_is_gone(time.monotonic()):
             try:

@@ -43,7 +43,8 @@ BEFORE = {"prompt_style": "conversation"}
 
 
 def complete_steps(folder: Path) -> list[int]:
-    """Steps of the complete checkpoints in ``folder``, ascending; empty if the folder is missing.
+    """Return the steps of the complete checkpoints in ``folder``, ascending; empty if the folder is
+    missing.
 
     A checkpoint is written under a temporary name and renamed when it is complete. One that has
     lost a file without which it cannot be restored is not complete, and a link in place of one does

@@ -35,7 +35,7 @@ class BrokenFile(ValueError):
 
 
 def timestamp(seconds: float | None = None) -> str:
-    """``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds:
+    """Return ``seconds`` since the epoch (default now) as ISO-8601 UTC with microseconds:
     ``2025-01-31T12:00:00.000000Z``."""
     microseconds = time.time_ns() // 1000 if seconds is None else int(seconds * 1_000_000)
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(microseconds // 1_000_000))
@@ -43,8 +43,9 @@ def timestamp(seconds: float | None = None) -> str:
 
 
 def clean_text(text: str) -> str:
-    """``text`` as every database stores it: NUL and lone surrogates become U+FFFD."""
-    # by hand: a codec for it would be imported at the end of a run, when the Python that started it
+    """Return ``text`` in a form that every database stores: NUL and lone surrogates become
+    U+FFFD."""
+    # without a codec, which would be imported at the end of a run, when the Python that started it
     # may be gone
     return "".join(
         "\ufffd" if character == "\0" or "\ud800" <= character <= "\udfff" else character
@@ -53,7 +54,7 @@ def clean_text(text: str) -> str:
 
 
 def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
-    """The end of an output file as text of at most ``max_bytes`` bytes of UTF-8, cut notice
+    """Return the end of an output file as text of at most ``max_bytes`` bytes of UTF-8, cut notice
     included.
 
     Never half a character: a cut falls between characters; NUL and bytes that are not UTF-8 become
@@ -101,8 +102,8 @@ def _from_character(data: bytes) -> bytes:
 
 
 def open_regular(path: Path) -> int:
-    """A descriptor for reading a regular file. Raises FileNotFoundError, or BrokenFile for a link,
-    pipe, folder or device."""
+    """Open a regular file for reading; return the descriptor. Raises FileNotFoundError, or
+    BrokenFile for a link, pipe, folder or device."""
     try:
         # O_NONBLOCK: a pipe in place of the file must not hang its reader
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -117,8 +118,8 @@ def open_regular(path: Path) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``, or None if there is no such file. Raises BrokenFile with the
-    reason."""
+    """Return the JSON object in ``path``, or None if there is no such file. Raises BrokenFile with
+    the reason."""
     try:
         descriptor = open_regular(path)
     except FileNotFoundError:
@@ -148,9 +149,9 @@ def _finite(text: str) -> float:
 
 
 def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:
-    """Put ``value`` into ``path``: whole or not at all, for whoever reads it. ``durable``: also
-    after a power cut from when this returns; what nobody needs then is spared the wait for the
-    disk. Raises OSError."""
+    """Put ``value`` into ``path``: atomically: readers see the old content or the new. ``durable``:
+    also after a power cut from when this returns; without it, the call does not wait for the disk.
+    Raises OSError."""
     path = os.fspath(path)
     staged = _stage(path, value, durable)
     try:
@@ -284,8 +285,8 @@ def find_marker(folder: Path) -> str | None:
 
 
 def try_lock(path: Path) -> int | None:
-    """Take the exclusive lock: its descriptor (closed on exec), or None while somebody holds it.
-    Makes the file. Raises OSError.
+    """Take the exclusive lock; return its descriptor (closed on exec), or None while another
+    process holds it. Makes the file. Raises OSError.
 
     The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in
     whatever process.

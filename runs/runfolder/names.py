@@ -1,4 +1,4 @@
-"""The names of the files in a run folder and in the output root."""
+"""File names in a run folder and in the output root."""
 
 from __future__ import annotations
 

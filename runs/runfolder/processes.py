@@ -23,8 +23,8 @@ class Process:
 
 
 def read_process(pid: int) -> Process | None:
-    """The live process ``pid``, or None: no such process, or a zombie that its parent has not
-    collected yet."""
+    """Return the live process ``pid``, or None: no such process, or a zombie that its parent has
+    not collected yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # the command name stands in parentheses and may itself hold spaces and parentheses
@@ -50,13 +50,13 @@ def same_process(pid: int, start_time: int) -> bool:
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot of the host."""
+    """Return the kernel's id of this boot of the host."""
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:
         return file.read().decode("ascii").strip()
 
 
 def live_processes() -> list[Process]:
-    """Every live process that this one can see."""
+    """Return every live process that is visible to this one."""
     return [
         process
         for name in os.listdir("/proc")
@@ -65,7 +65,7 @@ def live_processes() -> list[Process]:
 
 
 def descendants(pid: int) -> list[Process]:
-    """The live children of ``pid``, their children, and so on."""
+    """Return the live descendants of ``pid``."""
     children: dict[int, list[Process]] = {}
     for process in live_processes():
         children.setdefault(process.parent, []).append(process)

@@ -32,8 +32,8 @@ def withdraw_stop(folder: files.Path) -> None:
 
 
 def withdraw_late_stop(folder: files.Path) -> None:
-    """Remove a stop request that nobody obeyed, since it would tell of a stop that never was: one
-    that came after the run's end, or one after which the command still ended by itself. For the
+    """Remove a stop request that was not obeyed, since it would record a stop that did not happen:
+    one that came after the run's end, or one after which the command still ended by itself. For the
     holder of the lock."""
     paths = [os.path.join(folder, name) for name in (names.EXIT, names.STOP)]
     try:
@@ -59,7 +59,7 @@ def exit_record(
     signal_number: int | None = None,
     host: str | None = None,
 ) -> dict[str, Any]:
-    """The content of exit.json. ``reason``: exit, cancel, timeout, lost, host stopped or
+    """Return the content of exit.json. ``reason``: exit, cancel, timeout, lost, host stopped or
     start_failed."""
     return {
         "version": VERSION,

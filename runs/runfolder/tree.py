@@ -1,5 +1,5 @@
-"""Folders as trainings leave them, measured and removed: however deep they are, and whatever their
-files claim to be."""
+"""Measure and remove the folders of trainings, whatever their depth and the sizes that their files
+report."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Datasets for somebody: what is there, and whether they may do with it what they want."""
+"""Look up datasets for a user and check permissions."""
 
 from django.contrib.auth.models import User
 

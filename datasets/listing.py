@@ -11,7 +11,7 @@ from django.db.models import Model, Q, QuerySet
 
 from datasets.models import Dataset, Trace
 
-# Deeper than this nobody pages by number: the database would read and drop every row before. A
+# Deeper pages are not offered by number: the database would read and drop every row before. A
 # cursor goes any depth.
 OFFSET_MAX = 1_000_000
 

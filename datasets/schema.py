@@ -23,7 +23,7 @@ MAX_META_DEPTH = 32
 # Beyond it JSON numbers are not kept exactly by every database and reader.
 MAX_META_NUMBER = 2**63 - 1
 ROLES = ("system", "user", "assistant")
-# What is named of all that is wrong with one trace, or with one dataset: somebody may send a
+# What is named of all that is wrong with one trace, or with one dataset: a client may send a
 # million wrong fields.
 NAMED_FIELDS, NAMED_PROBLEMS, NAME_SHOWN = 20, 20, 100
 

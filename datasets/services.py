@@ -84,7 +84,7 @@ class InvalidTraces(Refusal):
 
     @property
     def of_the_first(self) -> Refusal:
-        """The same for somebody who sent one trace, not a list."""
+        """The same for a client that sent one trace, not a list."""
         return Refusal(messages=self.errors[0])
 
 

@@ -44,7 +44,7 @@ class WholeBody(io.RawIOBase):
 
 
 def guard_body(request: HttpRequest, limit: int) -> None:
-    """Watch over the body of a request that nobody has read yet. WSGI gives no more than
+    """Watch over the body of a request before it is read. WSGI gives no more than
     CONTENT_LENGTH bytes.
 
     Behind the front (tunixrt/front.py) a body is complete and bounded already; other WSGI servers

@@ -17,7 +17,7 @@ from tunixrt.roles import May, Role, forget_role, outranks, require
 
 
 def person(request: HttpRequest) -> User:
-    """Return who asks: somebody, since the view asked for a login."""
+    """Return the user of the request, who is logged in, since the view requires it."""
     assert isinstance(request.user, User)
     return request.user
 

@@ -24,7 +24,7 @@ def write_log_entry(*, by: User, target: Model, name: str, flag: int, message: s
 
 
 def system_user() -> User:
-    """Return the account for what nobody in particular did (commands, retention); it cannot log
+    """Return the account for actions of the system (commands, retention); it cannot log
     in."""
     user, _ = User.objects.get_or_create(
         username=SYSTEM_USERNAME, defaults={"is_active": False, "password": "!"}

@@ -17,7 +17,7 @@ duties:
   before the first piece. A client that takes nothing for ``SEND_SECONDS`` is given up.
 
 A client is an account where Django has found one behind a token or a session; until then, and
-without either, an address. So nobody gets more time by more connections, or by tokens made up.
+without either, an address. So no client gets more time by more connections, or by tokens made up.
 
 docs/adr/0007-front.md has the reasons and the figures.
 """
@@ -213,7 +213,7 @@ class Front:
     async def _ask_django(
         self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False
     ) -> "Answer":
-        """Raises _Gone if the client goes away before its turn comes: nobody waits for the answer
+        """Raises _Gone if the client disconnects before its turn: no client waits for the answer
         any more."""
         client = self._client_of(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
@@ -443,9 +443,8 @@ class Shares:
         """Count one more of a client, and return what takes it back. Raises Busy, or TooMany where
         it is that client's doing.
 
-        The seconds after which to ask again are a guess: whoever has a share keeps it as long as it
-        needs.
-        """
+        The seconds after which to ask again are a guess: a client that has a share keeps it as long
+        as it needs."""
         with self._lock:
             if self._of[client] >= self._each:
                 raise TooMany(

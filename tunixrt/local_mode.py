@@ -58,7 +58,7 @@ def local_user() -> User:
 
 
 class LocalModeMiddleware:
-    """Set ``request.local_access`` and, when nobody is logged in, ``request.user``. Refuse other
+    """Set ``request.local_access`` and, when no user is logged in, ``request.user``. Refuse other
     accounts of this machine that have neither a login nor a token."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):

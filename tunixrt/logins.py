@@ -33,7 +33,7 @@ WINDOW = timedelta(minutes=15)
 
 
 class LimitBackend:
-    """Authenticates nobody. Refuses an attempt too many before the other backends look at the
+    """Never authenticate; refuse an attempt over the limit before the other backends look at the
     password."""
 
     def authenticate(
@@ -45,7 +45,7 @@ class LimitBackend:
 
 
 class LimitedPasswordChangeForm(PasswordChangeForm):
-    """Asks for the old password, which whoever has found a browser open may guess as at a login."""
+    """Ask for the old password, which a person at an unattended browser may guess as at a login."""
 
     request: HttpRequest
 
@@ -106,7 +106,7 @@ def _count(bucket: str, limit: int) -> int:
 
 
 def _row(bucket: str, now: datetime) -> LoginAttempts:
-    """Return the bucket's row, locked; begins its count anew when its time is over. In a
+    """Return the bucket's row, locked; restarts its count when its time is over. In a
     transaction."""
     # of everybody: no more rows than attempts in a span of time
     LoginAttempts.objects.filter(until__lte=now).delete()
@@ -126,7 +126,7 @@ def _record_failure(
     sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **kwargs: Any
 ) -> None:
     """Write to the audit log the first, the tenth, the hundredth … failure of an account within the
-    span of time, so that whoever tries cannot fill it. Names that are no account's go to the
+    span of time, so that an attacker cannot fill it. Names that are no account's go to the
     server's log."""
     username, address = (
         str(credentials.get("username", "")),

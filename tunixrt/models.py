@@ -8,7 +8,7 @@ class AccountSession(AbstractBaseSession):
     """A login session that knows whose it is.
 
     A trigger on the table of accounts deletes an account's sessions when the account is deactivated
-    or activated, whoever does it and however (the first migration): a session from before never
+    or activated, by any user and any means (the first migration): a session from before never
     works again.
     """
 
@@ -53,7 +53,7 @@ class ApiToken(AbstractAuthToken):
 
 
 class LoginAttempts(models.Model):
-    """How often somebody tried to log in within a span of time, by account and address
+    """The number of login attempts within a span of time, by account and address
     (tunixrt/logins.py)."""
 
     bucket = models.CharField(

@@ -1,4 +1,4 @@
-"""One POST to an address that somebody named, never to a private one unless allowed.
+"""Send one POST to an address given by a user, never to a private one unless allowed.
 
 libcurl resolves the name, tries every address in turn (RFC 8305), and asks before each connection
 whether it may be made: what is checked is the address that is connected to. Redirects are not
@@ -14,7 +14,7 @@ import pycurl
 
 from tunixrt.addresses import is_public
 
-ANSWER_MAX_BYTES = 64 << 10  # of an answer's body, which nobody reads
+ANSWER_MAX_BYTES = 64 << 10  # of an answer's body, which is not read
 
 
 class OutboundError(Exception):

@@ -23,7 +23,7 @@ def uid_of_peer(client: str, server: str) -> int | None:
     None.
 
     The kernel is asked for exactly this connection (sock_diag(7)). Only an established one counts:
-    a socket that its program has closed belongs to nobody, and the kernel calls it root's.
+    a socket that its program has closed has no owner, and the kernel calls it root's.
 
     Args:
         client, server: the connection's ends, ``host:port``.

@@ -128,7 +128,7 @@ class InvalidQuery(Refusal):
 
 
 class TooMany(Refusal):
-    """Somebody has, or does, as much as one may; others are served."""
+    """The client has reached a limit of its own; others are served."""
 
     status, code, title = 429, "too_many", "Too many at once"
 

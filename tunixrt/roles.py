@@ -38,7 +38,7 @@ _ROLES = {role.label: role for role in GROUPS}
 
 
 class May(StrEnum):
-    """What somebody wants to do."""
+    """An action that needs permission."""
 
     READ = "read"
     MAKE = "make"  # traces, datasets, runs

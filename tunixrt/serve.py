@@ -2,10 +2,9 @@
 terminal is there.
 
 When a terminal goes away, the kernel tells the first process of its session only: a shell, which
-tells its jobs, or ``make`` itself (``ssh -t host make serve``), which tells nobody. And honcho
-gives its programs sessions of their own, so that nobody tells them at all: they end with their
-parent (``--end-with``).
-"""
+tells its jobs, or ``make`` itself (``ssh -t host make serve``), which reports it to no process. And
+honcho gives its programs sessions of their own, so that they are not told at all: they end with
+their parent (``--end-with``)."""
 
 import os
 import select

@@ -18,7 +18,7 @@ class WhoseMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        # Django keeps the account of a session here once somebody has asked for it; the API and
+        # Django keeps the account of a session here once it has been read; the API and
         # local mode set the user itself.
         user = request.__dict__.get("user")
         if isinstance(user, SimpleLazyObject):

@@ -263,7 +263,7 @@ class DatasetIngest(APIView):
 
 
 class UploadPermission(APIView):
-    """GET: 204 for whoever may upload a dataset. The front asks before it receives the body."""
+    """GET: 204 if the user may upload a dataset. The front asks before it receives the body."""
 
     @described(
         "mayUpload",

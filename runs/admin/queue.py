@@ -11,7 +11,7 @@ from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
-from django_q import admin as django_q_admin  # registers what is registered anew below
+from django_q import admin as django_q_admin  # registers what is registered again below
 from django_q.models import Failure, OrmQ, Schedule, Success
 
 from runs.admin.links import run_link
@@ -46,7 +46,7 @@ class HostAdmin(ReadOnlyAdmin):
         return [path("queue/", view, name="runs_queue"), *super().get_urls()]
 
     def queue(self, request: HttpRequest) -> HttpResponse:
-        """Hosts, slots, what executes, what waits, what failed; refreshes itself."""
+        """Hosts, slots, active, pending and failed runs; refreshes itself."""
         if not (request.user.has_perm("runs.view_run") and self.has_view_permission(request)):
             raise PermissionDenied
         context = self.admin_site.each_context(request) | {

@@ -7,5 +7,5 @@ stopped. Both use ``archive`` (the layout and the manifest), ``copying`` (folder
 
 The database is saved first and the folders afterwards, so every folder is at least as new as its
 row. That is the state which a crash leaves as well: the end of a training is in its folder and not
-yet in the database, and supervision brings it home.
+yet in the database, and supervision records it.
 """

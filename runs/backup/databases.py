@@ -112,8 +112,8 @@ def _save_sqlite(target: Path) -> Saved:
             closing(sqlite3.connect(live, uri=True)) as source,
             closing(sqlite3.connect(target)) as copy,
         ):
-            # All pages in one step, which is one read transaction: step by step it would begin anew
-            # at every write of others.
+            # All pages in one step, which is one read transaction: step by step it would start
+            # again at every write of others.
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # so that it is one file
             if (problem := copy.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":

@@ -124,7 +124,7 @@ class Frame:
 
 
 class Watch:
-    """A run that somebody watches."""
+    """A run that a client watches."""
 
     def __init__(self, folder: Path, state: State):
         self.folder = folder

@@ -196,7 +196,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
                 )
                 os.rename(name, removed, src_dir_fd=parent, dst_dir_fd=parent)
         except FileNotFoundError as error:
-            raise NoSuchArtifact(path) from error  # somebody else was faster
+            raise NoSuchArtifact(path) from error  # removed concurrently
         except DatabaseError:
             # the commit failed after the renaming, or nothing was renamed yet
             with suppress(FileNotFoundError):

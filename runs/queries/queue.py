@@ -1,4 +1,4 @@
-"""The queue at a glance, as the admin shows it: hosts and their slots, what executes, what waits,
+"""The queue at a glance, as the admin shows it: hosts and their slots, active and pending runs,
 what failed lately.
 
 Every query reads a bounded number of rows through an index, whatever the tables hold.

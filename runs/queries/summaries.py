@@ -1,8 +1,7 @@
 """What a run's summary says: the plan of a dry run with depth, the results of a training.
 
-A training command may be anybody's and write anything, so a value of another type than expected
-counts as missing.
-"""
+A training command may be a third party's and write anything, so a value of another type than
+expected counts as missing."""
 
 import math
 from dataclasses import dataclass

@@ -407,7 +407,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _instead(folder: Path) -> str:
-    """What a folder without safetensors has, and the way out."""
+    """Return what a folder without safetensors contains, and how to fix it."""
     if _exists(folder / "adapter_config.json"):
         return f"; {_ADAPTER}"
     for pattern, words, convertible in _OTHER_FORMATS:
@@ -425,7 +425,7 @@ def _instead(folder: Path) -> str:
 
 
 def _read_header(file: Path) -> dict[str, Entry]:
-    """The header of one safetensors file, held against the length of the file."""
+    """Return the header of one safetensors file, checked against the length of the file."""
     try:
         _require_regular(file)
         with file.open("rb") as stream:

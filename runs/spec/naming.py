@@ -1,5 +1,5 @@
-"""Names of runs: made where nobody gives one, and what a search finds them by. The id stays the
-key; names may repeat."""
+"""Names of runs: generated where a request gives none, and what a search finds them by. The id
+stays the key; names may repeat."""
 
 import random
 import re

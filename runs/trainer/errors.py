@@ -1,9 +1,8 @@
 """What can go wrong in a training, each with the exit code that tells it apart.
 
 The launch script turns a ``TrainerError`` into its exit code and a last line on stderr: ``tunix:
-<kind>: <sentence>``. The sentence says what is wrong and the way out; it is written for the person
-who asked for the run.
-"""
+<kind>: <sentence>``. The sentence says what is wrong and how to fix it; it is written for the
+person who asked for the run."""
 
 from __future__ import annotations
 

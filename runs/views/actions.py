@@ -31,7 +31,7 @@ Action = Callable[[HttpRequest, Run], HttpResponse]
 
 
 def run_action(action: Action) -> Callable[[HttpRequest, UUID], HttpResponse]:
-    """POST by somebody who may act on the run; what a service refuses becomes a message."""
+    """Handle a POST by a user who may act on the run; a service's refusal becomes a message."""
 
     @require_POST
     @login_required

@@ -205,7 +205,7 @@ def parameters_of(run: Run) -> list[ParameterRow]:
 
 
 def command_of(run: Run) -> str:
-    """The command that repeats the run by hand, as a shell takes it."""
+    """Return the shell command that repeats the run manually."""
     folder = reservations.run_folder(run)
     argv = [*tunix_command(), "train", "--config", names.MANIFEST]
     try:

@@ -89,8 +89,8 @@ def start(request: HttpRequest) -> HttpResponse:
 
 
 def cloned(source: Run, by: User) -> dict[str, Any]:
-    """Return what the form shows of another run: anybody may clone one, without what is its owner's
-    alone."""
+    """Return what the form shows of another run: any account may clone one, without what is its
+    owner's alone."""
     initial = initial_from_config(source.config)
     if not may_see_secrets(by, source.owner_id):
         initial["webhook_url"] = ""

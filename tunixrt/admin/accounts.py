@@ -30,7 +30,7 @@ admin.site.unregister(Group)
 
 
 class AccountForm(UserChangeForm):
-    """Nobody gives an account more than they have themselves."""
+    """A user cannot grant an account more permissions than their own."""
 
     by: User  # who asks
 
@@ -182,8 +182,8 @@ class AuditAdmin(ReadOnlyAdmin):
 
 
 class TokenForm(forms.ModelForm):
-    """For whom, for what and for how long. Nobody makes a token of an account with more rights than
-    their own."""
+    """For whom, for what and for how long. A user cannot make a token of an account with more
+    rights than their own."""
 
     username = forms.CharField(
         max_length=150, label="Account", help_text="The token can do what this account can."

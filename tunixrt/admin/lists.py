@@ -1,5 +1,5 @@
 """What the admin pages of every application share: lists that cost the same with a million rows,
-and rows nobody edits."""
+and read-only rows."""
 
 from collections.abc import Callable
 from typing import Any

@@ -27,7 +27,7 @@ NOTHING = "–"
 
 @register.filter
 def may(user: Any, what: str) -> bool:
-    """Return whether the account may do that (tunixrt/roles.py). For what one owns or nobody
+    """Return whether the account may do that (tunixrt/roles.py). For what one owns or no account
     does."""
     return user.is_authenticated and not why_not(user, May(what), owner_id=user.pk)
 

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 register = template.Library()
 
 # markdown-it escapes everything it does not understand and refuses javascript:, vbscript:, file:
-# and data: addresses. Images would make the browser of whoever looks ask other hosts. The time for
+# and data: addresses. Images would make the reader's browser ask other hosts. The time for
 # brackets that are never closed grows with the nesting allowed.
 _OPTIONS = {"html": False, "breaks": True, "maxNesting": 10}
 _renderer = MarkdownIt("commonmark", _OPTIONS).enable("strikethrough").disable("image")

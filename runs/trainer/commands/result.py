@@ -100,7 +100,7 @@ def export(prepared: Prepared, result: dict[str, Any]) -> str:
 
 
 def result_sentences(result: dict[str, Any], objective: Objective) -> list[str]:
-    """Return the result for people."""
+    """Return the result as readable text."""
 
     def change(name: str) -> str | None:
         first, last = result[f"{name}_before"], result[f"{name}_after"]

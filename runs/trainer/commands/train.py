@@ -120,7 +120,7 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
     its step, or None where there is neither.
 
     An extension begins with the weights and the optimizer of the checkpoint that it extends; its
-    record, except for the number of tokens, begins anew.
+    record, except for the number of tokens, starts again.
 
     Raises:
         StorageError: there is no such checkpoint, or it cannot be used here.

@@ -1,7 +1,7 @@
 """Control tokens, and how a text that contains their names stays text.
 
 A tokenizer finds control tokens anywhere in what it is given: it cannot tell the template's
-``<|im_end|>`` from one that somebody typed. Texts without such names go through the tokenizer as it
+``<|im_end|>`` from one that a user typed. Texts without such names go through the tokenizer as it
 is. The others go through its twin, a copy that knows every control token under an alias only: the
 alias stands where the template writes the token, and names in texts mean nothing.
 """

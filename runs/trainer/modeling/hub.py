@@ -33,7 +33,7 @@ def fetch(model_id: str, revision: str | None, *, weights: bool = True) -> tuple
 
     What cannot be trained, and what the disk has no room for, is refused before weights are on
     their way; a look at the description alone tells that of the weights as well. With
-    ``HF_HUB_OFFLINE=1`` only the cache is looked at, and nothing waits for a network; so it is when
+    ``HF_HUB_OFFLINE=1`` only the cache is looked at, and no call waits for a network; so it is when
     the hub cannot be reached.
 
     Raises:

@@ -52,7 +52,8 @@ class MetricsFile:
             self._drop_torn_line(path)
 
     def _drop_torn_line(self, path: Path) -> None:
-        """A kill in the middle of a write leaves a line without its end; nobody has read it yet."""
+        """A kill in the middle of a write leaves an incomplete line, which has not been read
+        yet."""
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):
             self._file.truncate(content.rfind(b"\n") + 1)

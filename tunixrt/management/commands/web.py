@@ -64,8 +64,9 @@ class Command(BaseCommand):
 
 
 def listening_problem(host: str, port: str) -> str | None:
-    """Why nobody can listen there. The server itself would end with a page of its inner workings,
-    or, where another server of its kind listens, share the port with it in silence."""
+    """Return why the address cannot be listened on. The server itself would end with a page of its
+    inner workings, or, where another server of its kind listens, share the port with it in
+    silence."""
     used = ""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -39,7 +39,7 @@ function keepTime() {
 }
 setInterval(keepTime, 1000);
 
-// Pages say UTC; whoever points at a moment is told what that is by the clock of this machine.
+// Pages show UTC; a tooltip shows the local time of this machine.
 function sayLocalTime(part) {
   for (const element of part.querySelectorAll("time[title$=UTC]")) {
     const moment = new Date(element.dateTime);
@@ -49,7 +49,7 @@ function sayLocalTime(part) {
 
 // --- parts that refresh themselves --------------------------------------------------------------------------------
 
-// A poll waits while nobody looks, and while somebody has text of that part selected.
+// A poll pauses while the page is hidden, and while text of that part is selected.
 document.addEventListener("htmx:beforeRequest", (event) => {
   const part = event.target;
   if (!part.matches("[data-poll]")) return;

@@ -29,7 +29,7 @@ function send(form) {
     if (event.loaded < event.total) say(`${share} % of ${bytes(event.total)}`);
   });
   request.upload.addEventListener("load", () => {
-    bar.removeAttribute("value"); // how long that takes nobody knows
+    bar.removeAttribute("value"); // the duration is unknown
     say("All is there. Reading and checking the lines…");
   });
   request.addEventListener("error", () => over("The upload broke off: the server does not answer, or refuses a file of this size. Nothing was stored."));

@@ -29,7 +29,7 @@ const STREAMS = ["stdout", "stderr"];
 const RANKS = { pending: 0, running: 1, cancelling: 2 };
 const POLL_MS = 2000;
 const AGAIN_MS = 30000; // after which a page that asks tries the stream again
-const HIDDEN_MS = 20000; // a page that nobody looks at for so long gives its stream back
+const HIDDEN_MS = 20000; // a page hidden for so long closes its stream
 const SOON_MS = 50;
 const LOG_PART = 1 << 18;
 
@@ -184,7 +184,7 @@ class LiveRun {
       this.position[name] = part.next_offset;
       more ||= part.next_offset < part.size && part.text !== "";
     }
-    const metrics = await this.charts?.load(); // whoever asked: what it draws is true
+    const metrics = await this.charts?.load(); // for every caller: what it draws is current
     signal.throwIfAborted();
     if (metrics !== undefined) this.position.metrics = metrics;
     const status = await this.fetchJson(`${this.api}/status`, signal);

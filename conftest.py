@@ -93,13 +93,13 @@ def port() -> Iterator[HeldPort]:
 
 @pytest.fixture
 def user(db: None) -> User:
-    """Somebody with an account and no special rights; has no password (``force_login``)."""
+    """A user without special permissions and without a password (``force_login``)."""
     return User.objects.create_user("somebody")
 
 
 @pytest.fixture
 def staff(db: None) -> User:
-    """Somebody who may do everything in the admin."""
+    """A superuser."""
     return User.objects.create_superuser("keeper-of-the-house")
 
 
@@ -130,13 +130,13 @@ def api_token(user: User, make_token: Callable[[User], str]) -> str:
 
 @pytest.fixture
 def local_client(db: None) -> Client:
-    """A browser on this machine in local mode: nobody logs in."""
+    """A browser on this machine in local mode, without login."""
     return Client(**NEARBY)
 
 
 @pytest.fixture
 def remote_client(db: None) -> Client:
-    """A browser elsewhere: nobody is logged in."""
+    """A browser on another machine, not logged in."""
     return Client(REMOTE_ADDR=FAR_AWAY)
 
 

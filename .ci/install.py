@@ -81,7 +81,7 @@ def pip_settings(python: Path) -> dict[str, list[str]]:
 def uv_options(settings: dict[str, list[str]], environment: dict[str, str]) -> list[str]:
     """pip's settings in uv's words; certificates go into ``environment``."""
     if any(name.startswith(("UV_INDEX", "UV_DEFAULT_INDEX")) for name in environment):
-        return []  # uv has been set up by somebody who knows it
+        return []  # the user has configured uv
     # Not extra-index-url: of a name that two indexes know, either one could be meant. With hashes
     # pip may look at all of them.
     words = {

@@ -226,7 +226,7 @@ class Picture:
 
     path: str
     prepare: Callable[[Page], None] = nothing
-    from_afar: bool = False  # as somebody who is not at this machine
+    from_afar: bool = False  # as a client on another machine
 
     @property
     def beside_a_training(self) -> bool:

@@ -290,8 +290,8 @@ def _listed(lines: BufferedReader) -> Iterator[ListedRun]:
 
 
 def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
-    """Give the run an exit.json unless it has one. Its processes are another system's, which may go
-    on: nothing is killed."""
+    """Give the run an exit.json unless it has one. Its processes are another system's, which may
+    continue: nothing is killed."""
     if not folder.exists():
         make_folder(folder)
     if read_end(folder) is not None:

@@ -161,7 +161,7 @@ def wait_for(run: Run) -> Run:
 def _end_if_readable(folder: Path) -> dict[str, Any] | None:
     try:
         return read_end(folder)
-    except OSError:  # a file system in trouble: the training goes on
+    except OSError:  # a file system in trouble: the training continues
         return None
 
 

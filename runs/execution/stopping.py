@@ -2,7 +2,7 @@
 
 A keeper outlives everything but its PID namespace: when the first process of a container ends, the
 kernel kills all others. Where that follows from the attendant's end, the attendant asks the keepers
-to end first, by SIGTERM, and waits for them. Everywhere else the trainings go on without it.
+to end first, by SIGTERM, and waits for them. Everywhere else the trainings continue without it.
 """
 
 import logging

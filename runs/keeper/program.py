@@ -124,7 +124,7 @@ def own(folder: str, lock: int, command: Command, first_pid: int, report: int) -
         answer = bytes([UNUSABLE]) + f"The keeper cannot take the run: {error}".encode(
             "utf-8", "replace"
         )
-    with contextlib.suppress(OSError):  # the launcher was killed; the run goes on
+    with contextlib.suppress(OSError):  # the launcher was killed; the run continues
         os.write(report, answer)
     os.close(report)
     if supervisor:

@@ -217,7 +217,7 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
             part = read_part(
                 folder / name, offset=offset, limit=LOG_BYTES, complete=state.has_ended
             )
-        except OffsetPastEnd as error:  # a training that cuts its own log: go on from there
+        except OffsetPastEnd as error:  # a training that cuts its own log: resume from there
             position = replace(position, **{stream: error.size})
             continue
         except files.BrokenFile:

@@ -288,7 +288,7 @@ class Run(models.Model):
             models.Index(
                 "retry_of", name="ix_tunix_runs_retries", condition=Q(retry_of__isnull=False)
             ),
-            # the runs that go on from a run's checkpoints; partial for the same reason
+            # the runs that resume from a run's checkpoints; partial for the same reason
             models.Index(
                 "resume_from", name="ix_tunix_runs_heirs", condition=Q(resume_from__isnull=False)
             ),

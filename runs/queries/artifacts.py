@@ -161,7 +161,7 @@ def remove_artifact(*, run: Run, path: str, by: User) -> int:
 
     Raises:
         NoSuchArtifact: it is not there, or nothing that may be removed.
-        StateConflict: the run has not ended, or a retry is still to go on from its checkpoints.
+        StateConflict: the run has not ended, or a retry is still to resume from its checkpoints.
     """
     *parents, name = parts = _parts(path)
     if not is_removable(path):

@@ -91,11 +91,11 @@ def _places(
 ) -> Iterator[tuple[int, int, int]]:
     """``(place of the match, start of its line, lines before it)``, once a line.
 
-    Read in blocks that begin with a line; a line longer than a block goes on with an overlap, in
+    Read in blocks that begin with a line; a line longer than a block continues with an overlap, in
     which no match is lost.
     """
     position, line_start, lines = offset, offset, 0
-    done_with_line = False  # the long line that goes on has matched already
+    done_with_line = False  # the long line that continues has matched already
     while position < end:
         data = os.pread(descriptor, min(_BLOCK, end - position), position)
         if not data:

@@ -1,6 +1,6 @@
 """Reading a log by byte offsets: any part of a file of any size in the time of that part.
 
-Offsets count bytes of the file, so that a reader always knows where to go on. The text is UTF-8;
+Offsets count bytes of the file, so that a reader always knows where to continue. The text is UTF-8;
 what is not becomes U+FFFD. A character that lies half behind the end of a part is left for the next
 one, so putting the parts together gives the same text as decoding the whole.
 """

@@ -19,7 +19,7 @@ def trash_run(*, run: Run, by: User) -> None:
     """Put an ended run into the trash: gone for readers, its files until the purge.
 
     Raises:
-        StateConflict: it has not ended, or an active run goes on from its checkpoints.
+        StateConflict: it has not ended, or an active run resumes from its checkpoints.
     """
     with transaction.atomic():
         if (

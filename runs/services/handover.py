@@ -51,7 +51,7 @@ def hand_over(*, owner: User, to: User, by: User) -> Belongings:
     """Make ``to`` the owner of all runs and datasets of ``owner``, those in the trash and those
     that are executing included.
 
-    Done in batches, each a transaction of its own. Interrupted, or while ``owner`` goes on making
+    Done in batches, each a transaction of its own. Interrupted, or while ``owner`` keeps making
     runs, call it again: what has been handed over is not found any more. Idempotency keys
     (``client_request_id``) are given up, since they are of the programs of ``owner``. Traces, saved
     views and tokens stay.

@@ -31,7 +31,7 @@ def request_of(run: Run) -> RunRequest:
 
 def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a
-    checkpoint to go on from."""
+    checkpoint to resume from."""
     kind = KINDS[request.kind]
     resume_from = str(run_folder(run.resume_from) / names.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(

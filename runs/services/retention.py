@@ -36,9 +36,8 @@ def prune_runs(
     dry_run: bool = False,
 ) -> Pruned:
     """Put what is too old or too many into the trash, and empty what has been there for
-    ``trash_age`` (TUNIX_TRASH_HOURS). Pinned and active runs stay, so do those an active run goes
-    on from. ``max_age`` and ``keep_newest`` of None keep everything.
-    """
+    ``trash_age`` (TUNIX_TRASH_HOURS). Pinned and active runs stay, so do those an active run
+    resumes from. ``max_age`` and ``keep_newest`` of None keep everything."""
     pruned = Pruned()
     trash_before = timezone.now() - (
         timedelta(hours=settings.TUNIX_TRASH_HOURS) if trash_age is None else trash_age

@@ -116,7 +116,7 @@ def _require_output_root() -> None:
 
 
 def _with_checkpoints_of(run: Run, submit: Callable[[], Run]) -> Run:
-    """Submit a run that goes on from a checkpoint, and look again if that has been removed
+    """Submit a run that resumes from a checkpoint, and look again if that has been removed
     meanwhile. Raises StateConflict."""
     for _ in range(3):
         try:

@@ -1,4 +1,4 @@
-"""The checkpoint of another run that a run goes on from."""
+"""The checkpoint of another run that a run resumes from."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from runs.spec.kinds import KINDS
 
 @dataclass(frozen=True)
 class Source:
-    """A complete checkpoint of an ended run, which another run can go on from."""
+    """A complete checkpoint of an ended run, which another run can resume from."""
 
     run: Run
     step: int
@@ -28,7 +28,7 @@ class SourceGone(Exception):
 
 
 def find_source(run: Run, *, anew: bool = False) -> Source | None:
-    """The newest checkpoint of ``run``, or else of the nearest run that it goes on from; None where
+    """The newest checkpoint of ``run``, or else of the nearest run that it resumes from; None where
     there is none.
 
     Only complete checkpoints of the same training count. A run in the trash is passed over, since
@@ -51,7 +51,8 @@ def find_source(run: Run, *, anew: bool = False) -> Source | None:
 
 
 def usable_step(run: Run, *, by: Run) -> int | None:
-    """The step of the newest complete checkpoint of ``run`` if the run ``by`` can go on from it."""
+    """The step of the newest complete checkpoint of ``run`` if the run ``by`` can resume from
+    it."""
     folder = run_folder(run) / names.CHECKPOINTS
     steps = complete_steps(folder)
     identity = read_identity(folder) if steps else None
@@ -87,7 +88,7 @@ def hold_source(source: Source) -> None:
 
 
 def require_no_heir(run: Run) -> None:
-    """Refuse to remove checkpoints that an active run goes on from. In the transaction that holds
+    """Refuse to remove checkpoints that an active run resumes from. In the transaction that holds
     the row of ``run``.
 
     Raises:

@@ -47,7 +47,7 @@ def submit_run(
     automatic: bool = False,
 ) -> tuple[Run, bool]:
     """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the
-    same transaction. With ``source`` it goes on from that checkpoint, which is protected from the
+    same transaction. With ``source`` it resumes from that checkpoint, which is protected from the
     same transaction on; with ``extend_from_step`` as well it is an extension.
 
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.

@@ -11,7 +11,7 @@ A manifest is a mapping of sections, described in ``docs/manifest.md``::
     model:    {id, path, revision}
     training: every parameter of the kind (runs/spec/kinds.py)
     output:   {checkpoints, model, metrics, result}
-    resume_from: null, or the folder of checkpoints to go on from
+    resume_from: null, or the folder of checkpoints to resume from
     extend_from_step: null, or the step of the checkpoint that the training extends
 """
 

@@ -78,7 +78,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
 
 
 def source_of(run: Run) -> sources.Source | None:
-    """The checkpoint that a retry or an extension of an ended run goes on from."""
+    """The checkpoint that a retry or an extension of an ended run resumes from."""
     if not run.is_terminal:
         return None
     try:

@@ -107,7 +107,7 @@ def percent(value: Any) -> str:
 
 @register.simple_tag
 def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> str | SafeString:
-    """How long something took, or, while it goes on, how long it has taken; the browser lets that
+    """How long something took, or, while it continues, how long it has taken; the browser lets that
     count on."""
     if seconds is None and going_on and since is not None:
         so_far = max(0.0, (timezone.now() - since).total_seconds())

@@ -179,7 +179,7 @@ class TestChangingIt:
     def test_the_user_of_local_mode_has_none(self, local_client: Client):
         page = local_client.get("/password")
         assert page.status_code == 200
-        assert "In local mode nobody logs in" in page.content.decode()
+        assert "Local mode has no login" in page.content.decode()
         assert "<form" not in page.content.decode().partition("<main")[2]
         assert change(local_client, "!", NEW).status_code == 403
         assert not User.objects.get(username="local").has_usable_password()

@@ -40,7 +40,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 class MetricsFile:
     """``metrics.jsonl``: one JSON object a line, appended and flushed.
 
-    A run that goes on after a crash appends; steps since the checkpoint then occur twice, and the
+    A run that continues after a crash appends; steps since the checkpoint then occur twice, and the
     later line counts.
     """
 

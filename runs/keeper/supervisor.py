@@ -276,7 +276,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             environment = {**os.environ, RUN_ID_VARIABLE: self.command.run_id}
             os.execvpe(self.command.argv[0], self.command.argv, environment)
-        except BaseException as error:  # noqa: BLE001 - a copy of the keeper must not go on in here
+        except BaseException as error:  # noqa: BLE001 - a copy of the keeper must not continue here
             sentence = (
                 str(error)
                 if isinstance(error, StartFailed)

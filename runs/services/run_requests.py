@@ -595,7 +595,7 @@ class RetryBody(Model):
 
 
 def clean_retry(data: Any) -> bool:
-    """Return whether a retry goes on from the last checkpoint. Raise InvalidRequest."""
+    """Return whether a retry resumes from the last checkpoint. Raise InvalidRequest."""
     body, _ = try_body(RetryBody, data) if isinstance(data, dict) else (None, {})
     if body is None:
         raise InvalidRequest({"resume": ["The only field is resume: true or false."]})

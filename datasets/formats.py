@@ -19,7 +19,7 @@ from datasets.schema import (
     MAX_STEPS,
     InvalidTrace,
     TraceData,
-    kind_of,
+    json_kind,
     messages_problem,
     parse_trace,
 )
@@ -57,7 +57,7 @@ def parse_line(raw: bytes) -> dict[str, Any]:
                 if isinstance(value, list)
                 else ""
             )
-            raise LineError(f"is {kind_of(value)}, not an object{hint}")
+            raise LineError(f"is {json_kind(value)}, not an object{hint}")
         # orjson is strict about everything but keys that come twice.
         json.loads(text, object_pairs_hook=_without_repeats)
     except orjson.JSONDecodeError as error:
@@ -113,7 +113,7 @@ def _from_tunix_sft(line: dict[str, Any]) -> dict[str, Any]:
     if final_answer is None:
         return _example(earlier, [], last, {})
     if not isinstance(final_answer, str):
-        raise LineError(f"final_answer: must be text or null, not {kind_of(final_answer)}")
+        raise LineError(f"final_answer: must be text or null, not {json_kind(final_answer)}")
     if not last.endswith(f"\n{final_answer}"):
         raise LineError("final_answer: is not the end of the assistant's message")
     worked = last[: -len(final_answer) - 1]
@@ -168,7 +168,7 @@ def _texts(line: dict[str, Any], *fields: str) -> list[str]:
     texts = [line.pop(name) for name in fields]
     for name, text in zip(fields, texts, strict=True):
         if not isinstance(text, str):
-            raise LineError(f"{name}: must be text, not {kind_of(text)}")
+            raise LineError(f"{name}: must be text, not {json_kind(text)}")
         if is_blank(text):
             raise LineError(f"{name}: must not be blank")
     return texts

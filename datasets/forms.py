@@ -54,12 +54,12 @@ class UploadForm(forms.Form):
         """Show what a service refused beside its field; what has no field of its own, above the
         form."""
         for name, messages in (
-            refusal.messages or {self.field_of(refusal): [str(refusal)]}
+            refusal.messages or {self.refused_field(refusal): [str(refusal)]}
         ).items():
             self.add_error(name if name in self.fields else None, list(messages))
 
     @staticmethod
-    def field_of(refusal: Refusal) -> str:
+    def refused_field(refusal: Refusal) -> str:
         match refusal:
             case ImportRefused():
                 return "file"

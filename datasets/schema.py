@@ -113,7 +113,7 @@ def parse_trace(value: Any) -> TraceData:
     """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises
     InvalidTrace with every fault."""
     if not isinstance(value, Mapping):
-        raise InvalidTrace({"trace": [f"Must be an object, not {kind_of(value)}."]})
+        raise InvalidTrace({"trace": [f"Must be an object, not {json_kind(value)}."]})
     errors = unknown_fields(value, _FIELDS)
     for field in ("prompt", "final_answer"):
         if problem := _text_problem(value.get(field), required=True, given=field in value):
@@ -161,7 +161,7 @@ def _hashed(
     )
 
 
-def kind_of(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """The JSON name of a value's type."""
     if value is None:
         return "null"
@@ -180,7 +180,7 @@ def _text_problem(value: Any, *, required: bool, given: bool = True) -> str | No
     if not given:
         return "This field is required."
     if not isinstance(value, str):
-        return f"Must be text, not {kind_of(value)}."
+        return f"Must be text, not {json_kind(value)}."
     if required and is_blank(value):
         return "Must not be blank."
     if "\x00" in value:
@@ -190,7 +190,7 @@ def _text_problem(value: Any, *, required: bool, given: bool = True) -> str | No
 
 def _step_problems(steps: Any) -> list[str]:
     if not isinstance(steps, list):
-        return [f"Must be a list, not {kind_of(steps)}."]
+        return [f"Must be a list, not {json_kind(steps)}."]
     if len(steps) > MAX_STEPS:
         return [f"Has {len(steps):,} steps; the limit is {MAX_STEPS:,}."]
     problems: list[str] = []
@@ -200,7 +200,7 @@ def _step_problems(steps: Any) -> list[str]:
             return [*problems[:NAMED_PROBLEMS], "More problems may follow."]
         place = f"steps[{position}]"
         if not isinstance(step, Mapping):
-            problems.append(f"{place}: must be an object, not {kind_of(step)}.")
+            problems.append(f"{place}: must be an object, not {json_kind(step)}.")
             continue
         if set(step) != _STEP_FIELDS:
             unknown = (key for key in step if key not in _STEP_FIELDS)
@@ -231,7 +231,7 @@ def _step_problems(steps: Any) -> list[str]:
 
 def _meta_problem(meta: Any, prompt: Any) -> str | None:
     if not isinstance(meta, dict):
-        return f"Must be an object, not {kind_of(meta)}."
+        return f"Must be an object, not {json_kind(meta)}."
     if problem := _value_problem(meta, MAX_META_DEPTH):
         return problem
     if "messages" not in meta:
@@ -294,7 +294,7 @@ def _value_problem(value: Any, depth: int) -> str | None:
             if problem := _text_problem(key, required=False) or _value_problem(item, depth - 1):
                 return problem
         return None
-    return f"Holds {kind_of(value)}, which is no JSON."
+    return f"Holds {json_kind(value)}, which is no JSON."
 
 
 # --- The training line (tunix_sft) ----------------------------------------------------------------

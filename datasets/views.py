@@ -145,7 +145,7 @@ def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
 def upload(request: HttpRequest) -> HttpResponse:
     require(person(request), May.MAKE)
     if request.method == "POST":
-        guard_body(request, settings.UPLOAD_MAX_BYTES)
+        guard_body(request, settings.TUNIXRT_UPLOAD_MAX_BYTES)
     try:
         return _upload(request)
     except UnreadablePostError as error:

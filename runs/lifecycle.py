@@ -22,7 +22,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from runs.models import TERMINAL, Run, RunEvent, RunStatus
-from runs.models.counter import DURATION, DURATION_BUCKETS, RUNS, Counter, bucket_of
+from runs.models.counter import DURATION, DURATION_BUCKETS, RUNS, Counter, bucket_label
 from tunixrt.refusals import Conflict
 
 S = RunStatus
@@ -145,7 +145,7 @@ def count_end(ends: Sequence[tuple[str, float | None]], *, status: str) -> None:
     for mode, seconds in ends:
         additions[RUNS, f"{status}|{mode}"].append(0.0)
         if seconds is not None:
-            additions[DURATION, bucket_of(seconds, DURATION_BUCKETS)].append(seconds)
+            additions[DURATION, bucket_label(seconds, DURATION_BUCKETS)].append(seconds)
     Counter.objects.add(additions)
 
 

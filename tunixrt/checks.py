@@ -13,7 +13,7 @@ SETTINGS = "tunixrt"  # the tag of all checks that need nothing but the settings
 
 
 def bind_host() -> str:
-    return settings.BIND.rpartition(":")[0].strip("[]") or settings.BIND
+    return settings.TUNIXRT_BIND.rpartition(":")[0].strip("[]") or settings.TUNIXRT_BIND
 
 
 def _is_loopback_name(host: str) -> bool:
@@ -25,11 +25,11 @@ def _is_loopback_name(host: str) -> bool:
 
 @register(SETTINGS, Tags.security)
 def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if settings.LOCAL_MODE and not _is_loopback_name(bind_host()):
+    if settings.TUNIXRT_LOCAL_MODE and not _is_loopback_name(bind_host()):
         return [
             Error(
                 "Local mode needs no login, so it may listen on loopback only, not on"
-                f" {settings.BIND}.",
+                f" {settings.TUNIXRT_BIND}.",
                 hint=(
                     "Set TUNIXRT_LOCAL_MODE=false (with SECRET_KEY and ALLOWED_HOSTS), or"
                     " TUNIXRT_BIND=127.0.0.1:8000."
@@ -43,7 +43,7 @@ def check_local_mode(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 @register(SETTINGS, Tags.security)
 def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     foreign = [host for host in settings.ALLOWED_HOSTS if not _is_loopback_name(host.strip("[]"))]
-    if settings.LOCAL_MODE and foreign:
+    if settings.TUNIXRT_LOCAL_MODE and foreign:
         return [
             Error(
                 f"ALLOWED_HOSTS names {', '.join(foreign)} in local mode: a page of another site"
@@ -60,7 +60,7 @@ def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """The database, the secret key and the runs' data are the business of the account that runs the
     server."""
-    folders = {settings.VAR_DIR, settings.TUNIX_OUTPUT_ROOT}
+    folders = {settings.TUNIXRT_VAR_DIR, settings.TUNIX_OUTPUT_ROOT}
     return [
         Warning(
             f"Other accounts of this machine can read {folder}.",
@@ -74,7 +74,7 @@ def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
 
 @register(Tags.security)
 def check_tls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if settings.TLS and not settings.BEHIND_PROXY:
+    if settings.TUNIXRT_TLS and not settings.TUNIXRT_BEHIND_PROXY:
         return [
             Error(
                 "TUNIXRT_TLS redirects every request to HTTPS, which only a proxy before this"
@@ -91,7 +91,7 @@ def check_tls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.security, deploy=True)
 def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if settings.LOCAL_MODE:
+    if settings.TUNIXRT_LOCAL_MODE:
         return [
             Warning(
                 "Local mode is on: whoever reaches this server needs no login.", id="tunixrt.W002"
@@ -118,11 +118,11 @@ def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
 @register(SETTINGS)
 def check_web_threads(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     needed = settings.TUNIX_SLOTS + 2
-    if needed > settings.WEB_THREADS:
+    if needed > settings.TUNIXRT_WEB_THREADS:
         return [
             Error(
-                f"{settings.WEB_THREADS} web threads are too few for {settings.TUNIX_SLOTS} slots:"
-                " runs in the request could hold them all.",
+                f"{settings.TUNIXRT_WEB_THREADS} web threads are too few for"
+                f" {settings.TUNIX_SLOTS} slots: runs in the request could hold them all.",
                 hint=f"Set TUNIXRT_WEB_THREADS to at least {needed} (slots + 2).",
                 id="tunixrt.E004",
             )
@@ -177,7 +177,7 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
 @register(Tags.security)
 def check_metrics_addresses(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     problems: list[CheckMessage] = []
-    for text in settings.METRICS_ALLOW:
+    for text in settings.TUNIXRT_METRICS_ALLOW:
         try:
             ip_network(text)
         except ValueError as error:
@@ -194,9 +194,9 @@ def check_metrics_addresses(app_configs: Any, **kwargs: Any) -> list[CheckMessag
 @register(SETTINGS, Tags.security)
 def check_limits_of_accounts(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     limits = {
-        "TUNIXRT_LOGIN_ATTEMPTS": settings.LOGIN_ATTEMPTS,
-        "TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS": settings.LOGIN_ATTEMPTS_PER_ADDRESS,
-        "TUNIXRT_STREAMS_PER_ACCOUNT": settings.STREAMS_PER_ACCOUNT,
+        "TUNIXRT_LOGIN_ATTEMPTS": settings.TUNIXRT_LOGIN_ATTEMPTS,
+        "TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS": settings.TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS,
+        "TUNIXRT_STREAMS_PER_ACCOUNT": settings.TUNIXRT_STREAMS_PER_ACCOUNT,
         "TUNIX_QUEUED_PER_ACCOUNT": settings.TUNIX_QUEUED_PER_ACCOUNT,
     }
     problems: list[CheckMessage] = [
@@ -204,6 +204,6 @@ def check_limits_of_accounts(app_configs: Any, **kwargs: Any) -> list[CheckMessa
         for name, value in limits.items()
         if value < 1
     ]
-    if settings.SEARCH_SECONDS <= 0:
+    if settings.TUNIXRT_SEARCH_SECONDS <= 0:
         problems.append(Error("TUNIXRT_SEARCH_SECONDS must be greater than 0.", id="tunixrt.E021"))
     return problems

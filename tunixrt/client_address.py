@@ -15,14 +15,14 @@ def client_address(request: HttpRequest) -> str:
 def address_in(environ: Mapping[str, Any]) -> str:
     """Return the client's address. Behind a proxy that is the last entry of X-Forwarded-For, which
     the proxy added; the client may have sent others."""
-    if settings.BEHIND_PROXY and (
+    if settings.TUNIXRT_BEHIND_PROXY and (
         named := environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
     ):
         return str(named)
     return str(environ.get("REMOTE_ADDR", ""))
 
 
-def network_of(address: str) -> str:
+def client_network(address: str) -> str:
     """Return what tells one client from another: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ip_address(address)

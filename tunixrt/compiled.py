@@ -72,14 +72,14 @@ def as_key(model: type[Model], key: Any) -> Any:
     return model._meta.pk.get_db_prep_value(key, connection)
 
 
-def names_of(model: type[Model]) -> list[str]:
+def column_names(model: type[Model]) -> list[str]:
     """The columns of a model by the names that ``as_object`` takes."""
     return [field.attname for field in model._meta.concrete_fields]
 
 
 def as_object(model: type[AnyModel], values: Sequence[Any]) -> AnyModel:
-    """Return an object of the values of ``names_of``, as a query set makes it of a row."""
-    return model.from_db(DEFAULT_DB_ALIAS, names_of(model), values)
+    """Return an object of the values of ``column_names``, as a query set makes it of a row."""
+    return model.from_db(DEFAULT_DB_ALIAS, column_names(model), values)
 
 
 class Finder(Generic[AnyModel]):
@@ -93,7 +93,7 @@ class Finder(Generic[AnyModel]):
     @cached_property
     def _rows(self) -> Compiled:
         rows = self._model._default_manager.filter(**self._condition).order_by()
-        return Compiled(rows.values_list(*names_of(self._model)))
+        return Compiled(rows.values_list(*column_names(self._model)))
 
     def find(self, value: str | int) -> AnyModel | None:
         rows = self._rows.read(value)

@@ -192,7 +192,7 @@ class Front:
 
     # --- clients
 
-    def _client_of(self, environ: Environ) -> str:
+    def _client_address(self, environ: Environ) -> str:
         """Return whose request this is, as far as is known."""
         if (account := environ.get(ACCOUNT)) is not None:
             return f"account {account}"
@@ -206,7 +206,7 @@ class Front:
     def _remember(self, environ: Environ) -> None:
         """Remember the account that Django has found behind a token or a session."""
         if ACCOUNT in environ and (key := _credential(environ)) is not None:
-            self._accounts[key] = self._client_of(environ)
+            self._accounts[key] = self._client_address(environ)
             if len(self._accounts) > KNOWN_MAX:
                 del self._accounts[next(iter(self._accounts))]
 
@@ -215,7 +215,7 @@ class Front:
     ) -> "Answer":
         """Raises _Gone if the client disconnects before its turn: no client waits for the answer
         any more."""
-        client = self._client_of(environ)
+        client = self._client_address(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
         visit = self._places.visit(
             lambda: self._answer(environ), client=client, who=who, slow=slow, heavy=heavy
@@ -248,7 +248,7 @@ class Front:
                 return
             resources.enter_context(self._count_body())
             if upload:
-                resources.callback(self._uploads.take(self._client_of(environ), "uploads"))
+                resources.callback(self._uploads.take(self._client_address(environ), "uploads"))
             spool = tempfile.SpooledTemporaryFile(self._limits.in_memory, prefix="tunixrt-body-")  # noqa: SIM115 - entered below
             file = resources.enter_context(spool)
             received = await self._spool(exchange, file, rule, environ.get("CONTENT_LENGTH"))
@@ -337,7 +337,7 @@ class Front:
             body = b"".join(response)
             response.close()
             return Answer(status, headers, body)
-        if 0 <= _length_of(headers) <= WHOLE_MAX_BYTES:
+        if 0 <= _content_length(headers) <= WHOLE_MAX_BYTES:
             body = b"".join(response)
             response.close()
             return Answer(status, headers, body)
@@ -349,7 +349,7 @@ class Front:
             shares, what = (
                 (self._streams, "live streams") if live else (self._downloads, "downloads")
             )
-            release = shares.take(self._client_of(environ), what)
+            release = shares.take(self._client_address(environ), what)
             # a live one waits for its run
             pieces: Iterable[bytes] = response if live else _Composed(response, self._composing)
         except Refusal as refused:
@@ -665,5 +665,5 @@ def _credential(environ: Environ) -> bytes | None:
     return hashlib.sha256(given.encode(errors="replace")).digest() if given else None
 
 
-def _length_of(headers: Iterable[tuple[str, str]]) -> int:
+def _content_length(headers: Iterable[tuple[str, str]]) -> int:
     return next((int(value) for name, value in headers if name.lower() == "content-length"), -1)

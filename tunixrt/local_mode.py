@@ -36,7 +36,7 @@ def comes_through_loopback(request: HttpRequest) -> bool:
     """Return whether a request in local mode comes from this machine and no proxy has named
     itself."""
     return (
-        settings.LOCAL_MODE
+        settings.TUNIXRT_LOCAL_MODE
         and is_loopback(request.META.get("REMOTE_ADDR", ""))
         and not any(header in request.META for header in _PROXY_HEADERS)
     )

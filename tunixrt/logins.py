@@ -23,7 +23,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from tunixrt.audit import write_log_entry
-from tunixrt.client_address import client_address, network_of
+from tunixrt.client_address import client_address, client_network
 from tunixrt.models import LoginAttempts
 from tunixrt.refusals import TooMany
 
@@ -67,8 +67,8 @@ class LimitedPasswordChangeForm(PasswordChangeForm):
 def count_guess(request: HttpRequest, username: str) -> None:
     """Count a guess of the password of an account. Raises TooMany."""
     account, address = _buckets(request, username)
-    _count(address, settings.LOGIN_ATTEMPTS_PER_ADDRESS)
-    _count(account, settings.LOGIN_ATTEMPTS)
+    _count(address, settings.TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS)
+    _count(account, settings.TUNIXRT_LOGIN_ATTEMPTS)
 
 
 def forget_guesses(request: HttpRequest, username: str) -> None:
@@ -80,7 +80,7 @@ def forget_guesses(request: HttpRequest, username: str) -> None:
 
 
 def _buckets(request: HttpRequest, username: str) -> tuple[str, str]:
-    network = network_of(client_address(request))
+    network = client_network(client_address(request))
     return _bucket("account", unicodedata.normalize("NFKC", username), network), _bucket(
         "address", network
     )
@@ -130,7 +130,7 @@ def _record_failure(
     server's log."""
     username, address = (
         str(credentials.get("username", "")),
-        "" if request is None else network_of(client_address(request)),
+        "" if request is None else client_network(client_address(request)),
     )
     user = User.objects.filter(
         username=unicodedata.normalize("NFKC", username).replace("\0", "")

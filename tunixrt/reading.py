@@ -82,7 +82,7 @@ def try_body(
     try:
         value = model.model_validate(data, context=context)
     except ValidationError as error:
-        return None, messages_of(error, model, say) | errors
+        return None, error_messages(error, model, say) | errors
     return (None, errors) if errors else (value, errors)
 
 
@@ -96,18 +96,18 @@ def _unknown_fields(names: Iterable[Any], unknown: Callable[[str], str], named: 
     return errors
 
 
-def messages_of(error: ValidationError, model: type[Model], say: Say | None = None) -> Errors:
+def error_messages(error: ValidationError, model: type[Model], say: Say | None = None) -> Errors:
     """Return what is wrong with each field, in sentences."""
     found: Errors = {}
     for details in error.errors(include_url=False):
         name = str(details["loc"][0]) if details["loc"] else "non_field_errors"
         if name not in found:
-            sentence = (say and say(name, details)) or sentence_of(details, name, model)
+            sentence = (say and say(name, details)) or error_message(details, name, model)
             found[name] = [sentence]
     return found
 
 
-def sentence_of(details: ErrorDetails, name: str, model: type[Model]) -> str:
+def error_message(details: ErrorDetails, name: str, model: type[Model]) -> str:
     """Return what is wrong with one field, in a sentence."""
     value, limits = details["input"], details.get("ctx", {})
     match details["type"]:
@@ -171,7 +171,7 @@ def read_query(model: type[M], query: QueryDict) -> M:
     try:
         value = model.model_validate(given)
     except ValidationError as error:
-        errors = messages_of(error, model) | errors
+        errors = error_messages(error, model) | errors
     else:
         if not errors:
             return value

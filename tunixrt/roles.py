@@ -46,7 +46,7 @@ class May(StrEnum):
     OPERATE = "operate"  # what concerns everybody
 
 
-def role_of(user: User | AnonymousUser) -> Role:
+def user_role(user: User | AnonymousUser) -> Role:
     """Return the highest role of an account. Costs one query for each account object that is not a
     superuser's."""
     # who runs commands has the database
@@ -100,7 +100,7 @@ def require(user: User | AnonymousUser, may: May, *, owner_id: int | None = None
 
 def why_not(user: User | AnonymousUser, may: May, *, owner_id: int | None = None) -> str:
     """Return why ``user`` may not do that, in a sentence; empty if they may."""
-    role, least = role_of(user), needed(user, may, owner_id)
+    role, least = user_role(user), needed(user, may, owner_id)
     if role >= least:
         return ""
     match may:
@@ -116,16 +116,16 @@ def why_not(user: User | AnonymousUser, may: May, *, owner_id: int | None = None
 def may_see_secrets(user: User | AnonymousUser, owner_id: int | None) -> bool:
     """Return whether ``user`` sees what only the owner should: webhook addresses, which often hold
     a key."""
-    return owner_id == user.pk or role_of(user) >= Role.OPERATOR
+    return owner_id == user.pk or user_role(user) >= Role.OPERATOR
 
 
 def outranks(user: User, other: User) -> bool:
     """Return whether ``other`` has a right that ``user`` lacks: a higher role, or a permission
     given to the account itself."""
-    if role_of(user) == Role.SUPERUSER:
+    if user_role(user) == Role.SUPERUSER:
         return False
     return (
-        role_of(other) > role_of(user)
+        user_role(other) > user_role(user)
         or not other.get_all_permissions() <= user.get_all_permissions()
     )
 
@@ -150,7 +150,7 @@ class RoleBackend(BaseBackend):
             obj is not None
             or not user_obj.is_active
             or user_obj.is_anonymous
-            or role_of(user_obj) < Role.OPERATOR
+            or user_role(user_obj) < Role.OPERATOR
         ):
             return set()
         return set(_OPERATED | _views())
@@ -170,7 +170,7 @@ def _views() -> frozenset[str]:
     )
 
 
-def permissions_of(groups: Iterable[Group]) -> set[str]:
+def group_permissions(groups: Iterable[Group]) -> set[str]:
     """Return the permissions that groups give, as ``app.codename``."""
     rows = Permission.objects.filter(group__in=list(groups)).values_list(
         "content_type__app_label", "codename"

@@ -19,7 +19,7 @@ django = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 
 from runs.live.stream import hub  # noqa: E402
-from tunixrt.client_address import address_in, network_of  # noqa: E402
+from tunixrt.client_address import address_in, client_network  # noqa: E402
 from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
 
@@ -45,19 +45,19 @@ class Application(Front):
 
 application = Application(
     django,
-    places=settings.WEB_THREADS,
-    streams=settings.MAX_STREAMS
+    places=settings.TUNIXRT_WEB_THREADS,
+    streams=settings.TUNIXRT_MAX_STREAMS
     + 32,  # the hub counts them first, and lets the next one in a moment before one has gone
     downloads=DOWNLOADS,
-    downloads_each=DOWNLOADS if settings.LOCAL_MODE else DOWNLOADS // 4,
+    downloads_each=DOWNLOADS if settings.TUNIXRT_LOCAL_MODE else DOWNLOADS // 4,
     limits=Limits(
-        body=BodyRule(settings.API_MAX_BODY_BYTES),
-        upload=BodyRule(settings.UPLOAD_MAX_BYTES, max_seconds=3600.0),
+        body=BodyRule(settings.TUNIXRT_API_MAX_BODY_BYTES),
+        upload=BodyRule(settings.TUNIXRT_UPLOAD_MAX_BYTES, max_seconds=3600.0),
         upload_paths=UPLOADS,
         slow_paths=UPLOADS | TRAININGS,
     ),
-    address_of=lambda environ: network_of(address_in(environ)),
-    uid_of_peer=uid_of_peer if settings.LOCAL_MODE else None,
+    address_of=lambda environ: client_network(address_in(environ)),
+    uid_of_peer=uid_of_peer if settings.TUNIXRT_LOCAL_MODE else None,
 )
 
 

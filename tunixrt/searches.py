@@ -45,7 +45,7 @@ class Searches:
         return account not in self._of and len(self._of) < self._total
 
     def _refuse(self, account: int) -> None:
-        wait = math.ceil(settings.SEARCH_SECONDS)
+        wait = math.ceil(settings.TUNIXRT_SEARCH_SECONDS)
         if account in self._of:
             raise TooMany(
                 "Another search of yours is still reading the whole table; wait for its end.",
@@ -57,7 +57,7 @@ class Searches:
         )
 
 
-searches = Searches(settings.SEARCHES)
+searches = Searches(settings.TUNIXRT_SEARCHES)
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def search(by: AbstractBaseUser, parameter: str, *, reads_all: bool = True) -> I
     if not reads_all:
         yield
         return
-    with searches.one_of(by.pk), time_limit(settings.SEARCH_SECONDS, parameter):
+    with searches.one_of(by.pk), time_limit(settings.TUNIXRT_SEARCH_SECONDS, parameter):
         yield
 
 

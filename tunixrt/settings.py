@@ -35,32 +35,35 @@ def _kept_secret_key(path: Path) -> str:
 
 # --- The system as a whole ------------------------------------------------------------------------
 
-VAR_DIR = Path(env.str("TUNIXRT_VAR_DIR", str(BASE_DIR / "var"))).resolve()
+TUNIXRT_VAR_DIR = Path(env.str("TUNIXRT_VAR_DIR", str(BASE_DIR / "var"))).resolve()
 DEBUG = env.bool("DEBUG", False)
 # Local mode: one person on this machine. Requests from loopback need no login and act as the user
 # `local`.
-LOCAL_MODE = env.bool("TUNIXRT_LOCAL_MODE", True)
-BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
-WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
+TUNIXRT_LOCAL_MODE = env.bool("TUNIXRT_LOCAL_MODE", True)
+TUNIXRT_BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
+TUNIXRT_WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
 # Live streams at once; each costs a sleeping thread. Beyond that pages read piece by piece.
-MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
+TUNIXRT_MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
 # What one account may have of it. In local mode all are the same account.
-STREAMS_PER_ACCOUNT = env.int(
-    "TUNIXRT_STREAMS_PER_ACCOUNT", MAX_STREAMS if LOCAL_MODE else max(1, MAX_STREAMS // 5)
+TUNIXRT_STREAMS_PER_ACCOUNT = env.int(
+    "TUNIXRT_STREAMS_PER_ACCOUNT",
+    TUNIXRT_MAX_STREAMS if TUNIXRT_LOCAL_MODE else max(1, TUNIXRT_MAX_STREAMS // 5),
 )
 # Searches that may read every row: so many at once, one of each account, each for at most so long.
-SEARCHES = max(1, WEB_THREADS - 2)
-SEARCH_SECONDS = env.float("TUNIXRT_SEARCH_SECONDS", 10.0)
+TUNIXRT_SEARCHES = max(1, TUNIXRT_WEB_THREADS - 2)
+TUNIXRT_SEARCH_SECONDS = env.float("TUNIXRT_SEARCH_SECONDS", 10.0)
 
 SECRET_KEY = env.str("SECRET_KEY", "")
-SECRET_KEY_FILE = None  # where the key is kept if the environment has none
+TUNIXRT_SECRET_KEY_FILE = None  # where the key is kept if the environment has none
 if not SECRET_KEY:
-    if not LOCAL_MODE:
+    if not TUNIXRT_LOCAL_MODE:
         raise ImproperlyConfigured("SECRET_KEY must be set when TUNIXRT_LOCAL_MODE is false.")
-    SECRET_KEY_FILE = VAR_DIR / "secret_key"
-    SECRET_KEY = _kept_secret_key(SECRET_KEY_FILE)
+    TUNIXRT_SECRET_KEY_FILE = TUNIXRT_VAR_DIR / "secret_key"
+    SECRET_KEY = _kept_secret_key(TUNIXRT_SECRET_KEY_FILE)
 
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if LOCAL_MODE else [])
+ALLOWED_HOSTS = env.list(
+    "ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"] if TUNIXRT_LOCAL_MODE else []
+)
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", [])
 
 INSTALLED_APPS = [
@@ -135,11 +138,11 @@ if env.str("DATABASE_URL", ""):
             " rest."
         ) from None
 else:
-    VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+    TUNIXRT_VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
     DATABASES = {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": str(VAR_DIR / "tunixrt.sqlite3"),
+            "NAME": str(TUNIXRT_VAR_DIR / "tunixrt.sqlite3"),
         }
     }
 _database = DATABASES["default"]
@@ -210,9 +213,9 @@ KNOX_TOKEN_MODEL = "tunixrt.ApiToken"
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
 
 # Largest bodies in bytes: JSON requests, and uploads of datasets.
-API_MAX_BODY_BYTES = env.int("TUNIXRT_API_MAX_BODY_BYTES", 5 * 1024 * 1024)
-UPLOAD_MAX_BYTES = env.int("TUNIXRT_UPLOAD_MAX_BYTES", 2 * 1024**3)
-DATA_UPLOAD_MAX_MEMORY_SIZE = API_MAX_BODY_BYTES
+TUNIXRT_API_MAX_BODY_BYTES = env.int("TUNIXRT_API_MAX_BODY_BYTES", 5 * 1024 * 1024)
+TUNIXRT_UPLOAD_MAX_BYTES = env.int("TUNIXRT_UPLOAD_MAX_BYTES", 2 * 1024**3)
+DATA_UPLOAD_MAX_MEMORY_SIZE = TUNIXRT_API_MAX_BODY_BYTES
 
 # --- People and browsers --------------------------------------------------------------------------
 
@@ -222,10 +225,10 @@ AUTHENTICATION_BACKENDS = [
     "tunixrt.roles.RoleBackend",
 ]
 # Failed logins within fifteen minutes: of one account from one address, and from one address.
-LOGIN_ATTEMPTS = env.int("TUNIXRT_LOGIN_ATTEMPTS", 10)
-LOGIN_ATTEMPTS_PER_ADDRESS = env.int("TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS", 100)
+TUNIXRT_LOGIN_ATTEMPTS = env.int("TUNIXRT_LOGIN_ATTEMPTS", 10)
+TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS = env.int("TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS", 100)
 # Addresses and networks that read /metrics without a token.
-METRICS_ALLOW: list[str] = env.list("TUNIXRT_METRICS_ALLOW", [])
+TUNIXRT_METRICS_ALLOW: list[str] = env.list("TUNIXRT_METRICS_ALLOW", [])
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
@@ -247,7 +250,7 @@ USE_I18N = False
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATIC_ROOT = VAR_DIR / "static"
+STATIC_ROOT = TUNIXRT_VAR_DIR / "static"
 # WhiteNoise warns at every start about one that is missing
 STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 WHITENOISE_USE_FINDERS = True  # no collectstatic step between a clone and the first page
@@ -259,22 +262,22 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 # The server itself speaks HTTP; a proxy that ends TLS says so in X-Forwarded-Proto. Only then there
 # is an HTTPS to redirect to.
-BEHIND_PROXY = env.bool("TUNIXRT_BEHIND_PROXY", False)
-if BEHIND_PROXY:
+TUNIXRT_BEHIND_PROXY = env.bool("TUNIXRT_BEHIND_PROXY", False)
+if TUNIXRT_BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-TLS = env.bool("TUNIXRT_TLS", BEHIND_PROXY)
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TLS
+TUNIXRT_TLS = env.bool("TUNIXRT_TLS", TUNIXRT_BEHIND_PROXY)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = TUNIXRT_TLS
 # An hour, for this name alone: browsers hold to it, also when the operator has taken HTTPS away.
 # Subdomains and preload lists concern servers that are not ours to decide about; the proxy can
 # promise more.
-SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 3600 if TLS else 0)
+SECURE_HSTS_SECONDS = env.int("TUNIXRT_HSTS_SECONDS", 3600 if TUNIXRT_TLS else 0)
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^metrics$"]
 
 # --- Runs -----------------------------------------------------------------------------------------
 
 # Everything a run writes lives below this folder.
-TUNIX_OUTPUT_ROOT = Path(env.str("TUNIX_OUTPUT_ROOT", str(VAR_DIR / "output"))).resolve()
+TUNIX_OUTPUT_ROOT = Path(env.str("TUNIX_OUTPUT_ROOT", str(TUNIXRT_VAR_DIR / "output"))).resolve()
 # Folders that may hold local models.
 TUNIX_MODEL_ROOTS = [
     Path(path).resolve() for path in env.list("TUNIX_MODEL_ROOTS", [str(BASE_DIR / "models")])

@@ -139,7 +139,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
     account (a token, a login), an allowed address, or in local mode this machine."""
     allowed = request.user.is_authenticated or comes_through_loopback(request)
     if not (
-        allowed or lies_in(client_address(request), settings.METRICS_ALLOW) or _has_token(request)
+        allowed
+        or lies_in(client_address(request), settings.TUNIXRT_METRICS_ALLOW)
+        or _has_token(request)
     ):
         raise NotAllowed(METRICS_REFUSED)
     return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)

@@ -412,7 +412,7 @@ class House:
         for process in self.processes():
             problems.append(
                 f"process {process.pid} is left:"
-                f" {command_of(process.pid).replace(bytes(1), b' ').decode()}"
+                f" {command_line(process.pid).replace(bytes(1), b' ').decode()}"
             )
         return problems
 
@@ -459,7 +459,7 @@ def name_of(pid: int) -> str:
         return ""
 
 
-def command_of(pid: int) -> bytes:
+def command_line(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from benchmarks.chaos.house import House, ask, command_of
+from benchmarks.chaos.house import House, ask, command_line
 from benchmarks.chaos.load import REAL_COMMAND
 from runs.runfolder import names
 from runs.runfolder.checkpoints import complete_steps
@@ -157,7 +157,7 @@ class Monkey:
 
     @staticmethod
     def _is_real(pair: dict[str, Process]) -> bool:
-        return "trainer" in pair and REAL_COMMAND[-1].encode() in command_of(pair["trainer"].pid)
+        return "trainer" in pair and REAL_COMMAND[-1].encode() in command_line(pair["trainer"].pid)
 
     def _has_nothing_yet(self, run_id: str, pair: dict[str, Process]) -> bool:
         return self._is_real(pair) and not complete_steps(

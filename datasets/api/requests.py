@@ -11,7 +11,7 @@ from datasets.listing import (
     decode_dataset_cursor,
     decode_trace_cursor,
 )
-from datasets.schema import kind_of
+from datasets.schema import json_kind
 from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
 from tunixrt.api.query import CURSOR, read_by, text, whole
 from tunixrt.reading import Model
@@ -41,13 +41,13 @@ class DatasetListQuery(_PageQuery):
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"Must be text, not {kind_of(value)}.")
+        raise ValueError(f"Must be text, not {json_kind(value)}.")
     return value
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"Must be a list of trace ids, not {kind_of(value)}.")
+        raise ValueError(f"Must be a list of trace ids, not {json_kind(value)}.")
     return value
 
 

@@ -232,7 +232,7 @@ class DatasetIngest(APIView):
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         # Before authentication: looking for a CSRF token reads the form.
-        guard_body(request, settings.UPLOAD_MAX_BYTES)
+        guard_body(request, settings.TUNIXRT_UPLOAD_MAX_BYTES)
         return super().initialize_request(request, *args, **kwargs)
 
     @described(

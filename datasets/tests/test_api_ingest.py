@@ -179,7 +179,7 @@ def test_other_content_types_are_415(api, content_type):
 
 def test_sizes_at_both_sides_of_the_limit(api, settings):
     content = jsonl(trace_body())
-    settings.UPLOAD_MAX_BYTES = len(content)
+    settings.TUNIXRT_UPLOAD_MAX_BYTES = len(content)
     assert send(api, content).status_code == 201
     for response in (
         send(api, content + b"\n", "name=sums&version=v2"),
@@ -191,7 +191,7 @@ def test_sizes_at_both_sides_of_the_limit(api, settings):
 
 
 def test_uploads_are_not_held_to_the_limit_of_json_bodies(api, settings):
-    settings.API_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 500
+    settings.TUNIXRT_API_MAX_BODY_BYTES = settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 500
     content = jsonl(*(trace_body(number) for number in range(50)))
     assert upload(api, content).status_code == 201
     assert send(api, content, "name=sums&version=v2").status_code == 201

@@ -35,6 +35,6 @@ def test_for_a_named_user(user, capsys):
 
 
 def test_outside_local_mode_for_nobody(settings):
-    settings.LOCAL_MODE = False
+    settings.TUNIXRT_LOCAL_MODE = False
     call_command("make_demo_dataset")
     assert get_dataset("arithmetic-v1").created_by is None

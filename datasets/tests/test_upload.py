@@ -143,7 +143,7 @@ def test_no_file(browser):
 
 
 def test_sizes_at_both_sides_of_the_limit(browser, settings):
-    settings.UPLOAD_MAX_BYTES = 2_000
+    settings.TUNIXRT_UPLOAD_MAX_BYTES = 2_000
     assert send(browser, jsonl(trace_body())).status_code == 302
     response = send(browser, b" " * 2_000, version="v2")
     assert response.status_code == 413

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from runs.services.disk import quota_of, set_quota, with_disk_use
+from runs.services.disk import disk_quota, set_quota, with_disk_use
 from runs.services.handover import belongings, hand_over
 from tunixrt.accounts import person
 from tunixrt.admin.accounts import AccountAdmin, AccountForm
@@ -75,7 +75,7 @@ class OwnerAdmin(AccountAdmin):
 
     @admin.display(description="disk")
     def disk(self, user: Any) -> str:
-        quota = quota_of(user)
+        quota = disk_quota(user)
         return size(user.disk_used) if quota is None else f"{size(user.disk_used)} of {size(quota)}"
 
     # --- handing over

@@ -247,7 +247,7 @@ def _curve(
     from_step: int | None,
     to_step: int | None,
 ) -> dict[str, Any]:
-    segments = curves.segments_of(attempts, name, from_step=from_step, to_step=to_step)
+    segments = curves.curve_segments(attempts, name, from_step=from_step, to_step=to_step)
     if not segments:
         raise NotFound(f"This run has no metric {name!r}.")
     curve = curves.read_curve(segments, points)
@@ -286,7 +286,10 @@ class RunEvents(APIView):
         folder = while_root_is_there(run_folder(run))
         if not position.lies_inside(folder):
             raise InvalidQuery({"from": ["lies behind the end of the files of this run."]})
-        limits = {"limit": settings.MAX_STREAMS, "each": settings.STREAMS_PER_ACCOUNT}
+        limits = {
+            "limit": settings.TUNIXRT_MAX_STREAMS,
+            "each": settings.TUNIXRT_STREAMS_PER_ACCOUNT,
+        }
         viewer = stream.Viewer(run, folder, position, Credential.of(request), **limits)
         # the second is for nginx
         headers = {

@@ -12,7 +12,7 @@ from django.db import InterfaceError, OperationalError, connection
 from runs.models import Run, RunTag
 from runs.queries.summaries import read_plan
 from runs.services.access import config_for
-from runs.services.submission import warnings_of_run
+from runs.services.submission import run_warnings
 from tunixrt.compiled import Compiled, as_key
 
 STATUS_FIELDS = ("run_id", "name", "status", "queued_at", "started_at", "completed_at", "exit_code")
@@ -98,7 +98,7 @@ def _full(values: Iterable[Any], reader: User, owner_id: int) -> dict[str, Any]:
     facts = {name: answer[name] for name in ("summary", "config", "timeout_seconds", "queued_at")}
     return answer | {
         "config": config_for(reader, answer["config"], owner_id),
-        "warnings": warnings_of_run(**facts),
+        "warnings": run_warnings(**facts),
         "plan": read_plan(answer["summary"]),
     }
 

@@ -35,11 +35,11 @@ from runs.services.run_requests import (
     InvalidRequest,
     RetryBody,
     RunRequest,
-    body_of,
     clean_annotations,
     clean_extension,
     clean_request,
     clean_retry,
+    run_body,
 )
 from runs.services.runtime import local_runtime
 from runs.spec.kinds import KINDS
@@ -69,7 +69,7 @@ EXAMPLE = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama"}
 
 def run_bodies() -> list[type[Model]]:
     """Return the models of a request for a run: one for each kind."""
-    return [body_of(kind) for kind in KINDS.values()]
+    return [run_body(kind) for kind in KINDS.values()]
 
 
 REQUEST_ID_HEADERS = ("X-Client-Request-Id", "Idempotency-Key")

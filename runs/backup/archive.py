@@ -76,7 +76,7 @@ def path_parts(name: object) -> list[str]:
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write the manifest, signed with a hash of its own content against damage (not against
     forgery)."""
-    text = json.dumps(content | {"sha256": _hash_of(content)}, indent=1, sort_keys=True)
+    text = json.dumps(content | {"sha256": _content_hash(content)}, indent=1, sort_keys=True)
     with create(folder / MANIFEST) as file:
         file.write(text.encode() + b"\n")
 
@@ -104,7 +104,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"format", "sha256"} <= content.keys():
         raise BackupRefused(f"{folder} is no backup: its {MANIFEST} is of something else.")
     written = content.pop("sha256")
-    if written != _hash_of(content):
+    if written != _content_hash(content):
         raise Damaged(f"{MANIFEST} has changed.")
     if content.get("format") != FORMAT:
         raise BackupRefused(
@@ -114,7 +114,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _hash_of(content: dict[str, Any]) -> str:
+def _content_hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -464,7 +464,7 @@ def _finish(
 def _keep_secret_key(secret_key: str) -> str | None:
     """Put the key where this system keeps its own; what to do if that comes from the
     environment."""
-    if settings.SECRET_KEY_FILE is None:
+    if settings.TUNIXRT_SECRET_KEY_FILE is None:
         if secret_key == settings.SECRET_KEY:
             return None
         return (
@@ -472,7 +472,7 @@ def _keep_secret_key(secret_key: str) -> str | None:
             " more, and webhooks are signed with another key. To keep both as they were, set"
             " SECRET_KEY to what the file secret_key of the backup holds."
         )
-    path: Path = settings.SECRET_KEY_FILE
+    path: Path = settings.TUNIXRT_SECRET_KEY_FILE
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # made with mode 0600
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:

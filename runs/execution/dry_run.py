@@ -31,7 +31,7 @@ from runs.services.finishing import (
 )
 from runs.services.output_root import make_folder
 from runs.services.preflight import Preflight, check_request
-from runs.services.preparation import find_dataset, manifest_of, preflight_of
+from runs.services.preparation import find_dataset, run_manifest, run_preflight
 from runs.services.reservations import run_folder
 from runs.services.run_requests import RunRequest
 from runs.services.runtime import local_runtime
@@ -130,7 +130,7 @@ def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
 def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, list[str], list[str]]:
     """``(passed, problems, warnings)`` of a stored run; the manifest of one that passed is on
     disk."""
-    return _concluded(run, lambda: preflight_of(run, find=find))
+    return _concluded(run, lambda: run_preflight(run, find=find))
 
 
 def _concluded(
@@ -150,7 +150,7 @@ def _concluded(
         folder = run_folder(run)
         make_folder(folder)
         (folder / names.MANIFEST).write_text(
-            manifest_of(run, dataset=dataset, request=request), encoding="utf-8"
+            run_manifest(run, dataset=dataset, request=request), encoding="utf-8"
         )
     except OSError as error:
         problem = (

@@ -40,7 +40,7 @@ def trainer_environment(run: Run) -> dict[str, str]:
         for name, value in os.environ.items()
         if name.upper() in _NAMES or name.startswith(_PREFIXES)
     }
-    caches = settings.VAR_DIR / "cache"
+    caches = settings.TUNIXRT_VAR_DIR / "cache"
     allowed.setdefault("JAX_COMPILATION_CACHE_DIR", str(caches / "jax"))
     allowed["TUNIXRT_CACHE_DIR"] = str(caches / "tokens")
     allowed["TUNIXRT_RUN_ID"] = str(run.run_id)

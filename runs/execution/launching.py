@@ -281,7 +281,7 @@ def _fail_to_start(run: Run, problems: list[str], warnings: Sequence[str] = ()) 
 
 
 def _start(run: Run, lock: int) -> None:
-    request, dataset, preflight = preparation.preflight_of(run)
+    request, dataset, preflight = preparation.run_preflight(run)
     if not preflight.passed or request is None or dataset is None:
         _fail_to_start(run, preflight.problems, preflight.warnings)
         return
@@ -290,7 +290,7 @@ def _start(run: Run, lock: int) -> None:
         run.save(update_fields=["summary"])
     folder = reservations.run_folder(run)
     write_jsonl(dataset, folder / names.DATASET)
-    manifest = preparation.manifest_of(run, dataset=dataset, request=request)
+    manifest = preparation.run_manifest(run, dataset=dataset, request=request)
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
     # no keeper yet: written again
     files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)

@@ -12,7 +12,7 @@ from django.utils import timezone
 from runs.models import Run, RunStatus
 from runs.runfolder import files, names
 from runs.services.finishing import DRY_RUN_MESSAGE, DRY_RUN_STDOUT
-from runs.services.preflight import texts_of, warnings_in
+from runs.services.preflight import text_list, warnings_in
 from tunixrt.refusals import shorten
 
 COMPLETED_MESSAGE = "Training completed."
@@ -145,7 +145,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except files.BrokenFile as error:
         raise Unreadable(shorten(str(error).replace(str(path), path.name))) from error
     kept: dict[str, Any] = storable(
-        value | {name: texts_of(value[name]) for name in _TEXTS if name in value}
+        value | {name: text_list(value[name]) for name in _TEXTS if name in value}
     )
     if len(orjson.dumps(kept)) > SUMMARY_MAX_BYTES:
         raise Unreadable(f"{path.name} holds more than {SUMMARY_MAX_BYTES:,} bytes.")

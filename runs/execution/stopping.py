@@ -42,7 +42,7 @@ def ends_with_attendant() -> bool:
     return (
         os.getppid() == 1
         and os.readlink("/proc/self/ns/pid") != INITIAL_NAMESPACE
-        and _name_of(1) in INITS
+        and _process_name(1) in INITS
     )
 
 
@@ -88,7 +88,7 @@ def _is_keeper(process: Process) -> bool:
     return len(command) > 3 and command[-3] == program and command[-2].startswith(root)
 
 
-def _name_of(pid: int) -> str:
+def _process_name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:

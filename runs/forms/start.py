@@ -35,13 +35,13 @@ _WORDS = {
 }
 
 
-def label_of(parameter: Parameter) -> str:
+def parameter_label(parameter: Parameter) -> str:
     """``lora_rank`` as people write it: LoRA rank."""
     label = " ".join(_WORDS.get(word, word) for word in parameter.name.split("_")).strip()
     return label[:1].upper() + label[1:]
 
 
-def help_of(parameter: Parameter) -> str:
+def parameter_help(parameter: Parameter) -> str:
     """The parameter's help and range; what is null in a request is an empty field in a form."""
     text = parameter.help.replace("null:", "empty:").replace("null ", "empty ")
     if parameter.minimum is None or parameter.maximum is None:
@@ -53,7 +53,7 @@ def help_of(parameter: Parameter) -> str:
 def parameter_field(parameter: Parameter) -> forms.Field:
     """The form field of a training parameter: its text becomes the type that ``clean_request`` asks
     for."""
-    label, help_text = label_of(parameter), help_of(parameter)
+    label, help_text = parameter_label(parameter), parameter_help(parameter)
     common: dict[str, Any] = {"label": label, "help_text": help_text, "initial": parameter.default}
     if parameter.type is bool:
         return forms.BooleanField(required=False, **common)

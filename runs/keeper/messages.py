@@ -44,7 +44,7 @@ def failure_words(code: int, stderr: int, oom_kills_before: int) -> str:
             f" {_signal_hint(-code, oom_kills_before)}."
         )
     try:
-        lines = files.read_tail_of(stderr, names.STDERR).split("\n")
+        lines = files.read_open_tail(stderr, names.STDERR).split("\n")
     except OSError:
         lines = []
     spoken = [line.strip() for line in lines if line.startswith(LAST_WORD)]

@@ -35,7 +35,7 @@ WRITE_BUCKETS = (0.5, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_0
 SHARDS = 8
 
 
-def bucket_of(value: float, bounds: Sequence[float]) -> str:
+def bucket_label(value: float, bounds: Sequence[float]) -> str:
     """Return the label of the histogram bucket that ``value`` falls into: its upper bound."""
     index = bisect.bisect_left(bounds, value)
     return "+Inf" if index == len(bounds) else f"{bounds[index]:g}"

@@ -71,7 +71,7 @@ class Listing:
     truncated: bool
 
 
-def kind_of(path: str) -> str:
+def artifact_kind(path: str) -> str:
     """checkpoint, model, log, manifest, dataset or other, by the first part of the path."""
     return _KINDS.get(path.split("/", 1)[0], "other")
 
@@ -104,7 +104,10 @@ def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
                         return Listing(sorted(found, key=_path), True)
                     found.append(
                         Artifact(
-                            inside + name, status.st_size, status.st_mtime, kind_of(inside + name)
+                            inside + name,
+                            status.st_size,
+                            status.st_mtime,
+                            artifact_kind(inside + name),
                         )
                     )
     finally:

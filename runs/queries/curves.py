@@ -328,7 +328,7 @@ def read_chain(run: Run) -> list[Attempt]:
     return attempts[::-1]
 
 
-def segments_of(
+def curve_segments(
     attempts: Sequence[Attempt],
     name: str,
     *,

@@ -18,7 +18,7 @@ BUCKETS = 40
 CHUNKS_READ = 32  # of one run; of a longer one, chunks at even distances
 
 
-def _chunks_of(run_ids: list[UUID]) -> QuerySet[MetricChunk, Any]:
+def _metric_chunks(run_ids: list[UUID]) -> QuerySet[MetricChunk, Any]:
     return (
         MetricChunk.objects.filter(series__run__in=run_ids, series__name=NAME)
         .annotate(place=F("number") % (F("series__count") / (CHUNK_POINTS * CHUNKS_READ) + 1))
@@ -31,7 +31,7 @@ def _chunks_of(run_ids: list[UUID]) -> QuerySet[MetricChunk, Any]:
     )  # fmt: skip
 
 
-_chunks = CompiledForKeys(_chunks_of)
+_chunks = CompiledForKeys(_metric_chunks)
 
 
 def read_sparklines(run_ids: Iterable[UUID]) -> dict[UUID, str]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from runs.services.preflight import texts_of
+from runs.services.preflight import text_list
 from runs.spec.kinds import Kind
 from tunixrt.refusals import shorten
 
@@ -58,7 +58,7 @@ def read_plan(summary: Any) -> dict[str, Any] | None:
     return {
         **counts,
         "truncated": truncated,
-        "truncated_share": _share_of(truncated, counts["examples"]),
+        "truncated_share": _fraction(truncated, counts["examples"]),
         "histogram": _histogram(report.get("length_histogram")),
         "steps": _count(report.get("total_steps")),
         "steps_per_epoch": _count(report.get("steps_per_epoch")),
@@ -79,12 +79,12 @@ def read_plan(summary: Any) -> dict[str, Any] | None:
             "parts": dict(list(parts.items())[:PARTS_MAX]),
         },
         "smoke": smoke if any(value is not None for value in smoke.values()) else None,
-        "sentences": texts_of(report.get("sentences")),
-        "warnings": texts_of(report.get("warnings")),
+        "sentences": text_list(report.get("sentences")),
+        "warnings": text_list(report.get("warnings")),
     }
 
 
-def bars_of(histogram: list[list[int]]) -> list[Bar]:
+def histogram_bars(histogram: list[list[int]]) -> list[Bar]:
     """Return the bars of a plan's histogram; none where it counts nothing."""
     most = max((count for _, _, count in histogram), default=0)
     return (
@@ -155,7 +155,7 @@ def _share(value: Any) -> float | None:
     return amount if amount is not None and amount <= 1 else None
 
 
-def _share_of(part: int | None, whole: int | None) -> float | None:
+def _fraction(part: int | None, whole: int | None) -> float | None:
     return round(part / whole, 6) if part is not None and whole and part <= whole else None
 
 

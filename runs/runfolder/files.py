@@ -67,12 +67,12 @@ def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     except FileNotFoundError:
         return ""
     try:
-        return read_tail_of(descriptor, os.path.basename(os.fspath(path)), max_bytes)
+        return read_open_tail(descriptor, os.path.basename(os.fspath(path)), max_bytes)
     finally:
         os.close(descriptor)
 
 
-def read_tail_of(descriptor: int, name: str, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
+def read_open_tail(descriptor: int, name: str, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     """Return the end of an open file, as ``read_tail`` does; the cut notice calls it ``name``."""
     size = os.fstat(descriptor).st_size
     raw = os.pread(descriptor, max_bytes, max(0, size - max_bytes))

@@ -115,13 +115,14 @@ def has_open(pid: int, target: str) -> bool:
     shows it. False where this process may not look."""
     try:
         return any(
-            _target_of(f"/proc/{pid}/fd/{name}") == target for name in os.listdir(f"/proc/{pid}/fd")
+            _link_target(f"/proc/{pid}/fd/{name}") == target
+            for name in os.listdir(f"/proc/{pid}/fd")
         )
     except OSError:
         return False  # another user's, or ended
 
 
-def _target_of(link: str) -> str | None:
+def _link_target(link: str) -> str | None:
     try:
         return os.readlink(link)
     except OSError:

@@ -12,7 +12,7 @@ from runs.models import Run, RunQuerySet
 from runs.services.refusals import RunGone
 from tunixrt.api.query import parse_uuid
 from tunixrt.refusals import Missing, NotAllowed
-from tunixrt.roles import May, Role, may_see_secrets, require, role_of
+from tunixrt.roles import May, Role, may_see_secrets, require, user_role
 
 Answer = TypeVar("Answer")
 
@@ -50,7 +50,7 @@ def read_run_for(user: User, run_id: str | UUID, read: Callable[[UUID], Answer |
 
 def require_priority(user: User, priority: int) -> None:
     """Raise NotAllowed if ``user`` may not put a run before those of others."""
-    if priority > 0 and (role := role_of(user)) < Role.OPERATOR:
+    if priority > 0 and (role := user_role(user)) < Role.OPERATOR:
         raise NotAllowed(
             f"A priority above 0 takes the role {Role.OPERATOR.label}; your account has the role"
             f" {role.label}. Use 0 or less."

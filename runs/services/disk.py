@@ -62,7 +62,7 @@ class DiskUse:
         )
 
 
-def quota_of(user: User) -> float | None:
+def disk_quota(user: User) -> float | None:
     """Return the bytes that the runs of an account may take: its own quota, or the setting's. None:
     as many as there are."""
     cached = "disk_quota" in user._state.fields_cache  # a list of accounts has read it
@@ -102,7 +102,7 @@ def _counted(runs: RunQuerySet) -> RunQuerySet:
 
 def disk_use(user: User) -> DiskUse | None:
     """Return how much of its quota an account uses; None where it has none."""
-    quota = quota_of(user)
+    quota = disk_quota(user)
     return None if quota is None else DiskUse(used_by(user), quota)
 
 

@@ -12,7 +12,7 @@ from datasets.models import Dataset
 from runs.models import Run, RunEvent
 from tunixrt.audit import write_log_entry
 from tunixrt.refusals import Conflict
-from tunixrt.roles import May, Role, require, role_of
+from tunixrt.roles import May, Role, require, user_role
 
 BATCH = 100  # rows in one transaction, for which other writers wait on SQLite
 # between two, so that they get their turn: waiting for SQLite's lock is trying again now and then
@@ -65,7 +65,7 @@ def hand_over(*, owner: User, to: User, by: User) -> Belongings:
         raise CannotOwn("These are one and the same account.")
     if not to.is_active:
         raise CannotOwn(f"The account {to.get_username()} is not active, so it cannot own runs.")
-    if (role := role_of(to)) < Role.RESEARCHER:
+    if (role := user_role(to)) < Role.RESEARCHER:
         raise CannotOwn(
             f"The account {to.get_username()} has the role {role.label}; owning runs takes the role"
             f" {Role.RESEARCHER.label}."

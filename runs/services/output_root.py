@@ -26,9 +26,9 @@ from django.contrib.auth.models import User
 from runs.models import OutputRoot, Run, RunEngine
 from runs.runfolder import files, names
 from runs.services.wakeup import hosts_folder
-from tunixrt.compiled import Compiled, as_object, names_of
+from tunixrt.compiled import Compiled, as_object, column_names
 from tunixrt.refusals import Busy
-from tunixrt.roles import Role, role_of
+from tunixrt.roles import Role, user_role
 
 ROOT_FREE_BYTES = 16 * 2**20
 RESTORING = "restoring.json"  # the note of a restore
@@ -76,7 +76,7 @@ def root_notice(user: User) -> str | None:
         )
     else:
         return None
-    return f"{notice} {reason}" if role_of(user) >= Role.OPERATOR else notice
+    return f"{notice} {reason}" if user_role(user) >= Role.OPERATOR else notice
 
 
 def root_away() -> str | None:
@@ -144,7 +144,7 @@ def _note() -> Path:
 
 @cache
 def _root_rows() -> Compiled:
-    return Compiled(OutputRoot.objects.order_by("pk").values_list(*names_of(OutputRoot))[:1])
+    return Compiled(OutputRoot.objects.order_by("pk").values_list(*column_names(OutputRoot))[:1])
 
 
 def _known_root() -> OutputRoot | None:

@@ -7,7 +7,7 @@ from typing import Any
 from datasets.models import Dataset
 from runs.services.run_requests import ModelReference, RunRequest
 from runs.spec.families import PRESETS
-from runs.spec.manifest import warnings_of
+from runs.spec.manifest import training_warnings
 from runs.spec.model_folder import FolderProblem, check_model_folder, open_model_folder
 from tunixrt.refusals import shorten
 
@@ -41,7 +41,7 @@ def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
     preflight = Preflight()
     _check_dataset(request, dataset, preflight)
     _check_model(request.model, preflight)
-    preflight.warnings.extend(warnings_of(request.training))
+    preflight.warnings.extend(training_warnings(request.training))
     _check_positions(request, dataset, preflight)
     return preflight
 
@@ -117,10 +117,10 @@ def warnings_in(summary: Any) -> list[str]:
     summary = summary if isinstance(summary, dict) else {}
     report = summary.get("preflight")
     reported = report.get("warnings") if isinstance(report, dict) else None
-    return list(dict.fromkeys(texts_of(summary.get("warnings")) + texts_of(reported)))
+    return list(dict.fromkeys(text_list(summary.get("warnings")) + text_list(reported)))
 
 
-def texts_of(value: Any) -> list[str]:
+def text_list(value: Any) -> list[str]:
     """Return the texts in a list that a training command wrote: so many, each so long, and the last
     says how many more there are.
 

@@ -24,12 +24,12 @@ MANIFEST_MAX_BYTES = 2**20  # of one that is read again: the training program ma
 _datasets = Finder(Dataset, "dataset_key", "")
 
 
-def request_of(run: Run) -> RunRequest:
+def stored_request(run: Run) -> RunRequest:
     """The request that a run was made from. Raises InvalidRequest if today's rules refuse it."""
     return clean_request(run.config, of_run=True)
 
 
-def manifest_of(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
+def run_manifest(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a
     checkpoint to resume from."""
     kind = KINDS[request.kind]
@@ -80,13 +80,13 @@ def find_dataset(dataset_key: str) -> Dataset | None:
     return _datasets.find(dataset_key)
 
 
-def preflight_of(
+def run_preflight(
     run: Run, *, find: Callable[[str], Dataset | None] = find_dataset
 ) -> tuple[RunRequest | None, Dataset | None, Preflight]:
     """Check a stored run again, right before it is executed. ``find`` looks datasets up by key."""
     preflight = Preflight()
     try:
-        request = request_of(run)
+        request = stored_request(run)
     except InvalidRequest as error:
         preflight.problems.append(f"The request is no longer valid: {error}")
         return None, None, preflight

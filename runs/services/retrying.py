@@ -59,7 +59,7 @@ def submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -
         )
         return retry
 
-    return _with_checkpoints_of(run, submit)
+    return _retry_while_source_goes(run, submit)
 
 
 def extend_run(
@@ -105,7 +105,7 @@ def extend_run(
         )
         return extension
 
-    return _with_checkpoints_of(run, submit)
+    return _retry_while_source_goes(run, submit)
 
 
 def _require_output_root() -> None:
@@ -115,7 +115,7 @@ def _require_output_root() -> None:
         raise OutputRootAway(problem)
 
 
-def _with_checkpoints_of(run: Run, submit: Callable[[], Run]) -> Run:
+def _retry_while_source_goes(run: Run, submit: Callable[[], Run]) -> Run:
     """Submit a run that resumes from a checkpoint, and look again if that has been removed
     meanwhile. Raises StateConflict."""
     for _ in range(3):

@@ -361,7 +361,7 @@ Notes = Annotated[Any, PlainValidator(clean_notes), _text(NOTES_MAX_LENGTH)]
 
 
 class RunBody(Model):
-    """What may be asked of a run of any kind; ``body_of`` adds the parameters of one."""
+    """What may be asked of a run of any kind; ``run_body`` adds the parameters of one."""
 
     dataset_key: Annotated[
         str, Field(min_length=1, max_length=KEY_MAX_LENGTH), AfterValidator(storable)
@@ -413,12 +413,12 @@ class RunBody(Model):
 _bodies: dict[str, tuple[Kind, type[RunBody]]] = {}
 
 
-def body_of(kind: Kind) -> type[RunBody]:
+def run_body(kind: Kind) -> type[RunBody]:
     """Return the model of a request for a run of one kind, made of the table of its parameters."""
     made = _bodies.get(kind.name)
     if made is None or made[0] is not kind:
         fields: dict[str, Any] = {
-            name: (type_of(parameter), Field(parameter.default, description=parameter.help))
+            name: (parameter_type(parameter), Field(parameter.default, description=parameter.help))
             for name, parameter in kind.parameters.items()
         }
         fields["kind"] = (
@@ -431,7 +431,7 @@ def body_of(kind: Kind) -> type[RunBody]:
     return made[1]
 
 
-def type_of(parameter: Parameter) -> Any:
+def parameter_type(parameter: Parameter) -> Any:
     """Return a parameter's type with its bounds, as pydantic checks and describes it."""
     found: Any = parameter.type
     if parameter.choices:
@@ -493,7 +493,7 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
             return f"This field {not_a_number(details['input'], whole=whole)}."
         return None
 
-    body, errors = try_body(body_of(kind), data, context=context, unknown=about_unknown, say=say)
+    body, errors = try_body(run_body(kind), data, context=context, unknown=about_unknown, say=say)
     for name in ("lora_alpha", "lora_targets"):
         if data.get(name) is not None and data.get("lora_rank") is None:
             errors.setdefault(name, ["This field needs lora_rank."])
@@ -525,10 +525,10 @@ class ExtensionBody(Model):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
-    num_epochs: type_of(SHARED["num_epochs"]) = Field(  # type: ignore[valid-type]
+    num_epochs: parameter_type(SHARED["num_epochs"]) = Field(  # type: ignore[valid-type]
         None, description="Epochs to add."
     )
-    max_steps: type_of(replace(SHARED["max_steps"], nullable=False)) = Field(  # type: ignore[valid-type]
+    max_steps: parameter_type(replace(SHARED["max_steps"], nullable=False)) = Field(  # type: ignore[valid-type]
         None, description="Optimizer steps to add."
     )
 

@@ -259,7 +259,7 @@ def time_limit(request: RunRequest, *, queued: bool) -> float | None:
     return min(limits, default=None)
 
 
-def warnings_of_run(
+def run_warnings(
     *,
     summary: Any,
     config: dict[str, Any],

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
-from runs.models.counter import WRITE_BUCKETS, WRITES, Counter, bucket_of
+from runs.models.counter import WRITE_BUCKETS, WRITES, Counter, bucket_label
 
 logger = logging.getLogger("tunixrt.database")
 
@@ -40,7 +40,7 @@ def flush_measured() -> None:
         return
     additions: dict[tuple[str, str], list[float]] = defaultdict(list)
     for milliseconds in batch:
-        additions[WRITES, bucket_of(milliseconds, WRITE_BUCKETS)].append(milliseconds)
+        additions[WRITES, bucket_label(milliseconds, WRITE_BUCKETS)].append(milliseconds)
     with transaction.atomic():
         Counter.objects.add(additions)
     del _measured[: len(batch)]

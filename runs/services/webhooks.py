@@ -18,7 +18,9 @@ def announce_end(run: Run) -> None:
         url for url in (settings.TUNIX_WEBHOOK_URL, run.config.get("webhook_url")) if url
     )
     WebhookDelivery.objects.bulk_create(
-        WebhookDelivery(run=run, url=url, payload=payload_of(run), next_attempt_at=timezone.now())
+        WebhookDelivery(
+            run=run, url=url, payload=webhook_payload(run), next_attempt_at=timezone.now()
+        )
         for url in urls
     )
 
@@ -30,7 +32,7 @@ def due_deliveries() -> Any:
     )
 
 
-def payload_of(run: Run) -> dict[str, Any]:
+def webhook_payload(run: Run) -> dict[str, Any]:
     return {
         "event": "run.ended",
         "run_id": str(run.run_id),

@@ -142,7 +142,7 @@ OUTPUT_DEFAULTS = {
 }
 
 
-def warnings_of(training: dict[str, Any]) -> list[str]:
+def training_warnings(training: dict[str, Any]) -> list[str]:
     """What is allowed in a training and seldom meant, one sentence each."""
     rate = training.get("learning_rate", 0)
     if rate > LEARNING_RATE_USUAL_MAX:

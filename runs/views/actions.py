@@ -49,10 +49,10 @@ def run_action(action: Action) -> Callable[[HttpRequest, UUID], HttpResponse]:
 
 def go_back(request: HttpRequest, run: Run) -> HttpResponseRedirect:
     """To the page of ours that the form named, else to the run."""
-    return HttpResponseRedirect(target_of(request.POST, reverse("runs:detail", args=[run.pk])))
+    return HttpResponseRedirect(return_target(request.POST, reverse("runs:detail", args=[run.pk])))
 
 
-def target_of(given: QueryDict, otherwise: str) -> str:
+def return_target(given: QueryDict, otherwise: str) -> str:
     """The address of ours that ``next`` names."""
     target = given.get("next", "")
     ours = target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None)

@@ -16,7 +16,7 @@ from runs.forms.tags import split_tags
 from runs.models import Run
 from runs.services import annotations, deletion
 from runs.services.run_requests import clean_tags
-from runs.views.actions import short, target_of
+from runs.views.actions import return_target, short
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May, require, why_not
@@ -115,7 +115,7 @@ def chosen(request: HttpRequest) -> HttpResponse:
         "willing": sum(not row.refusal for row in rows),
         "missing": len(ids) - len(runs),
         "freed": sum(row.size or 0 for row in rows) if deletes else None,
-        "next": target_of(request.GET, "/"),
+        "next": return_target(request.GET, "/"),
     }
     return render(request, "runs/chosen.html", context)
 
@@ -143,7 +143,7 @@ def _do(
         messages.error(request, sentence)
     if len(refusals) > REFUSALS_SHOWN:
         messages.error(request, f"… and {len(refusals) - REFUSALS_SHOWN} more.")
-    return HttpResponseRedirect(target_of(request.POST, "/"))
+    return HttpResponseRedirect(return_target(request.POST, "/"))
 
 
 def _act_on(run: Run, name: str, by: User, given: QueryDict) -> None:
@@ -161,4 +161,4 @@ def _act_on(run: Run, name: str, by: User, given: QueryDict) -> None:
 
 def _back(request: HttpRequest, why: str) -> HttpResponse:
     messages.error(request, why)
-    return HttpResponseRedirect(target_of(request.POST or request.GET, "/"))
+    return HttpResponseRedirect(return_target(request.POST or request.GET, "/"))

@@ -16,7 +16,7 @@ from datasets.models import Dataset
 from runs.models import Run, RunStatus
 from runs.queries import artifacts, logs
 from runs.queries.samples import SamplePage, read_samples
-from runs.queries.summaries import bars_of, read_plan, read_result
+from runs.queries.summaries import histogram_bars, read_plan, read_result
 from runs.runfolder import files, names
 from runs.services import reservations, sources, submission
 from runs.services.access import get_run_for
@@ -49,22 +49,22 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),
         "tags": [tag.name for tag in run.tags.all()],
         "events": events,
-        "retries": retries_of(run),
-        "source": source_of(run),
-        "extensions": extensions_of(run),
+        "retries": visible_retries(run),
+        "source": retry_source(run),
+        "extensions": visible_extensions(run),
         "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
         "outputs": read_outputs(run),
-        "warnings": submission.warnings_of_run(
+        "warnings": submission.run_warnings(
             summary=run.summary,
             config=run.config,
             timeout_seconds=run.timeout_seconds,
             queued_at=run.queued_at,
         ),
         "plan": plan,
-        "bars": bars_of(plan["histogram"]) if plan else [],
+        "bars": histogram_bars(plan["histogram"]) if plan else [],
         "result": read_result(run.summary, KINDS[run.kind]),
-        "parameters": parameters_of(run),
-        "command": command_of(run),
+        "parameters": parameter_rows(run),
+        "command": training_command(run),
         "has_manifest": (folder / names.MANIFEST).is_file(),
         "has_charts": not run.dry_run,
         "files": grouped(listing.artifacts, removable=run.is_terminal),
@@ -77,7 +77,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     return render(request, template, context)
 
 
-def source_of(run: Run) -> sources.Source | None:
+def retry_source(run: Run) -> sources.Source | None:
     """The checkpoint that a retry or an extension of an ended run resumes from."""
     if not run.is_terminal:
         return None
@@ -87,7 +87,7 @@ def source_of(run: Run) -> sources.Source | None:
         return None  # asked for a retry, the service says why
 
 
-def extensions_of(run: Run) -> list[Run]:
+def visible_extensions(run: Run) -> list[Run]:
     """The oldest of the runs that extend it."""
     if not run.is_extensible:
         return []
@@ -95,7 +95,7 @@ def extensions_of(run: Run) -> list[Run]:
     return list(extensions.order_by("created_at").only("run_id", "name", "status")[:RETRIES_SHOWN])
 
 
-def retries_of(run: Run) -> list[Run]:
+def visible_retries(run: Run) -> list[Run]:
     """The newest of its direct retries. Sorted here: asked for the newest, a database walks all
     runs by age to find them."""
     retries = (
@@ -189,7 +189,7 @@ class ParameterRow:
         return bool(self.value != self.default)
 
 
-def parameters_of(run: Run) -> list[ParameterRow]:
+def parameter_rows(run: Run) -> list[ParameterRow]:
     """Every training parameter with the run's value; those that people set first."""
     rows = [
         ParameterRow(
@@ -204,7 +204,7 @@ def parameters_of(run: Run) -> list[ParameterRow]:
     return sorted(rows, key=lambda row: not (row.basic or row.changed))
 
 
-def command_of(run: Run) -> str:
+def training_command(run: Run) -> str:
     """Return the shell command that repeats the run manually."""
     folder = reservations.run_folder(run)
     argv = [*tunix_command(), "train", "--config", names.MANIFEST]

@@ -97,7 +97,12 @@ def remember_columns(request: HttpRequest) -> HttpResponse:
         year = timedelta(days=365)
         value = "|".join(chosen)
         response.set_cookie(
-            COLUMNS_COOKIE, value, max_age=year, secure=settings.TLS, httponly=True, samesite="Lax"
+            COLUMNS_COOKIE,
+            value,
+            max_age=year,
+            secure=settings.TUNIXRT_TLS,
+            httponly=True,
+            samesite="Lax",
         )
     return response
 
@@ -138,7 +143,7 @@ def history(request: HttpRequest) -> HttpResponse:
         runs = found[:PAGE_SIZE]
         more = len(found) > PAGE_SIZE
         context |= {
-            "runs": rows_of(runs, by=person(request), sparklines="loss" in shown),
+            "runs": history_rows(runs, by=person(request), sparklines="loss" in shown),
             "active": any(run.is_active for run in runs),
             "next_cursor": Cursor(runs[-1].created_at, runs[-1].run_id).encode() if more else None,
         }
@@ -180,7 +185,7 @@ _tags = CompiledForKeys(
 )
 
 
-def rows_of(runs: Sequence[Run], *, by: User, sparklines: bool) -> list[dict[str, Any]]:
+def history_rows(runs: Sequence[Run], *, by: User, sparklines: bool) -> list[dict[str, Any]]:
     """Return what the template shows of each run: its columns, and what would be a query or a
     computation in the template, which costs several times as much there."""
     tags: dict[UUID, list[str]] = defaultdict(list)

@@ -15,7 +15,7 @@ from datasets.access import get_dataset_for
 from runs.models import Run
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.samples import read_samples, read_seen
-from runs.queries.summaries import Bar, bars_of, read_plan
+from runs.queries.summaries import Bar, histogram_bars, read_plan
 from runs.runfolder.files import BrokenFile
 from runs.services import reservations
 from runs.services.access import get_run_for
@@ -72,7 +72,7 @@ def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
         if (
             run.model_id in measured
             or (plan := read_plan(run.summary)) is None
-            or not (bars := bars_of(plan["histogram"]))
+            or not (bars := histogram_bars(plan["histogram"]))
         ):
             continue
         measured[run.model_id] = MeasuredLengths(run, bars, run.config.get("max_seq_length"))

@@ -18,7 +18,7 @@ from datasets.services import DatasetNotFound
 from runs.execution import launching
 from runs.forms.start import StartForm, initial_from_config
 from runs.models import Host, Run
-from runs.queries.summaries import bars_of, read_plan
+from runs.queries.summaries import histogram_bars, read_plan
 from runs.services import refusals, submission
 from runs.services.access import require_priority
 from runs.services.disk import disk_warnings
@@ -27,10 +27,10 @@ from runs.services.preflight import warnings_in
 from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
 from runs.services.runtime import local_runtime
 from runs.spec.families import preset_names
-from runs.spec.manifest import warnings_of
+from runs.spec.manifest import training_warnings
 from tunixrt.accounts import person
 from tunixrt.refusals import NotAllowed, Refusal
-from tunixrt.roles import May, Role, may_see_secrets, require, role_of
+from tunixrt.roles import May, Role, may_see_secrets, require, user_role
 
 DATASETS_MAX = 500
 MODELS_MAX = 200
@@ -60,7 +60,7 @@ def start(request: HttpRequest) -> HttpResponse:
             context |= {
                 "checked": run,
                 "plan": plan,
-                "bars": bars_of(plan["histogram"]) if plan else [],
+                "bars": histogram_bars(plan["histogram"]) if plan else [],
             }
             context["warnings"] = [*time_warnings(form), *warnings_in(run.summary)]
         if request.htmx:  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def start(request: HttpRequest) -> HttpResponse:
         initial["model_id"] = request.GET["model"]
     source = None
     if "clone" in request.GET:
-        source = source_of(request.GET["clone"])
+        source = run_to_clone(request.GET["clone"])
         if source is None:
             messages.error(request, "The run to clone is not there; the form shows the defaults.")
         else:
@@ -94,7 +94,7 @@ def cloned(source: Run, by: User) -> dict[str, Any]:
     initial = initial_from_config(source.config)
     if not may_see_secrets(by, source.owner_id):
         initial["webhook_url"] = ""
-    if role_of(by) < Role.OPERATOR:
+    if user_role(by) < Role.OPERATOR:
         initial["priority"] = min(0, initial.get("priority", 0))
     return initial
 
@@ -166,7 +166,7 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
     else:
         run, created = launching.run_in_request(request=asked, by=person(request))
     if not asked.dry_run:  # a dry run's own page has them
-        for warning in warnings_of(asked.training):
+        for warning in training_warnings(asked.training):
             messages.warning(request, warning)
     if not created:
         messages.info(request, "This form was sent before: here is the run that it started.")
@@ -255,7 +255,7 @@ def _model_configs(root: Path) -> list[Path]:
         return []
 
 
-def source_of(text: str) -> Run | None:
+def run_to_clone(text: str) -> Run | None:
     """The run to clone, if ``text`` names one."""
     try:
         return Run.objects.visible().filter(pk=uuid.UUID(text)).first()

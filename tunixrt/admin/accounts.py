@@ -20,7 +20,7 @@ from tunixrt.models import ApiToken
 from tunixrt.numbers import WholeNumberField
 from tunixrt.readable import name_problem
 from tunixrt.refusals import Refusal
-from tunixrt.roles import GROUPS, Role, outranks, permissions_of, role_of
+from tunixrt.roles import GROUPS, Role, group_permissions, outranks, user_role
 from tunixrt.templatetags.display import when
 from tunixrt.tokens import DAYS_MAX, make_token, require_token_rights, revoke_token
 
@@ -52,7 +52,10 @@ class AccountForm(UserChangeForm):
             (Role[group.name.upper()] for group in given if group.name in ROLE_NAMES),
             default=Role.VIEWER,
         )
-        if role > role_of(self.by) or not permissions_of(given) <= self.by.get_all_permissions():
+        if (
+            role > user_role(self.by)
+            or not group_permissions(given) <= self.by.get_all_permissions()
+        ):
             raise forms.ValidationError("You cannot give an account more rights than yours.")
         return groups
 
@@ -84,7 +87,7 @@ class AccountAdmin(FastListAdmin, UserAdmin):
 
     @admin.display(description="role")
     def role(self, user: User) -> str:
-        return role_of(user).label
+        return user_role(user).label
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
         return super().get_queryset(request).prefetch_related("groups")

@@ -12,7 +12,7 @@ from knox.crypto import hash_token
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
-from tunixrt.compiled import Compiled, as_object, names_of
+from tunixrt.compiled import Compiled, as_object, column_names
 from tunixrt.models import ApiToken
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -43,7 +43,7 @@ class TokenAuthentication(KnoxAuthentication):
         rows = _tokens().read(digest)
         if not rows:
             raise exceptions.AuthenticationFailed("Invalid token.")
-        own = len(names_of(ApiToken))
+        own = len(column_names(ApiToken))
         found = as_object(ApiToken, rows[0][:own])
         if found.expiry is not None and found.expiry <= timezone.now():
             raise exceptions.AuthenticationFailed("Invalid token.")
@@ -54,7 +54,7 @@ class TokenAuthentication(KnoxAuthentication):
 @cache
 def _tokens() -> Compiled:
     """A token and its account, by the token's primary key."""
-    names = [*names_of(ApiToken), *(f"user__{name}" for name in names_of(User))]
+    names = [*column_names(ApiToken), *(f"user__{name}" for name in column_names(User))]
     return Compiled(ApiToken.objects.filter(pk="").values_list(*names))
 
 

@@ -31,7 +31,7 @@ class JSONParser(BaseParser):
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         meta = parser_context["request"].META if parser_context else {}
-        body = read_bounded(stream, settings.API_MAX_BODY_BYTES, meta.get("CONTENT_LENGTH"))
+        body = read_bounded(stream, settings.TUNIXRT_API_MAX_BODY_BYTES, meta.get("CONTENT_LENGTH"))
         return parse_json(body)
 
 

@@ -220,7 +220,7 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": components.schemas,
             "responses": {
-                _name_of(status): _refusal(status, components)
+                _status_name(status): _refusal(status, components)
                 for status in sorted(components.refused)
             },
             "securitySchemes": SECURITY,
@@ -337,7 +337,7 @@ def _operation(
         answers[str(min(described.answers))]["links"] = links
     components.refused |= refused
     for status in sorted(refused):
-        answers[str(status)] = {"$ref": f"#/components/responses/{_name_of(status)}"}
+        answers[str(status)] = {"$ref": f"#/components/responses/{_status_name(status)}"}
     return found | {"responses": answers}
 
 
@@ -366,7 +366,7 @@ def _refusal(status: int, components: _Components) -> dict[str, Any]:
     return answer
 
 
-def _name_of(status: int) -> str:
+def _status_name(status: int) -> str:
     """Return the name of a refusal among the components: ``BadRequest``."""
     return PHRASES[status].title().replace(" ", "")
 

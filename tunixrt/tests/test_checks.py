@@ -14,10 +14,10 @@ from django.core.checks import CheckMessage
 from tunixrt.tests.plugin import ROOT
 
 GOOD: dict[str, Any] = {
-    "LOCAL_MODE": True,
-    "BIND": "127.0.0.1:8000",
+    "TUNIXRT_LOCAL_MODE": True,
+    "TUNIXRT_BIND": "127.0.0.1:8000",
     "TUNIX_SLOTS": 1,
-    "WEB_THREADS": 4,
+    "TUNIXRT_WEB_THREADS": 4,
     "ALLOWED_HOSTS": ["localhost"],
 }
 
@@ -56,13 +56,13 @@ def test_with_nothing_set_there_is_nothing_to_say(settings):
     ],
 )
 def test_local_mode_listens_on_loopback_only(configure, bind: str, expected: list[str]):
-    configure(BIND=bind)
+    configure(TUNIXRT_BIND=bind)
 
     assert ids() == expected
 
 
 def test_without_local_mode_any_address_will_do(configure):
-    configure(LOCAL_MODE=False, BIND="0.0.0.0:8000")
+    configure(TUNIXRT_LOCAL_MODE=False, TUNIXRT_BIND="0.0.0.0:8000")
 
     assert ids() == []
 
@@ -71,7 +71,7 @@ def test_without_local_mode_any_address_will_do(configure):
 def test_local_mode_is_worth_a_warning_before_a_deployment(
     configure, local_mode: bool, expected: list[str]
 ):
-    configure(LOCAL_MODE=local_mode)
+    configure(TUNIXRT_LOCAL_MODE=local_mode)
 
     assert ids(deploy=True) == expected
 
@@ -89,7 +89,7 @@ def test_another_module_named_datasets_is_found_out(configure, settings, tmp_pat
 def test_runs_in_the_request_leave_two_threads_free(
     configure, slots: int, threads: int, expected: list[str]
 ):
-    configure(TUNIX_SLOTS=slots, WEB_THREADS=threads)
+    configure(TUNIX_SLOTS=slots, TUNIXRT_WEB_THREADS=threads)
 
     assert ids() == expected
 
@@ -163,7 +163,7 @@ def test_a_host_is_silent_before_it_is_lost(
     [(False, False, []), (False, True, []), (True, True, []), (True, False, ["tunixrt.E011"])],
 )
 def test_https_needs_somebody_who_speaks_it(configure, tls: bool, proxy: bool, expected: list[str]):
-    configure(LOCAL_MODE=False, TLS=tls, BEHIND_PROXY=proxy)
+    configure(TUNIXRT_LOCAL_MODE=False, TUNIXRT_TLS=tls, TUNIXRT_BEHIND_PROXY=proxy)
 
     assert ids() == expected
 
@@ -181,7 +181,7 @@ def test_https_needs_somebody_who_speaks_it(configure, tls: bool, proxy: bool, e
 def test_local_mode_is_reached_by_loopback_names_only(
     configure, settings, hosts: list[str], local_mode: bool, expected: list[str]
 ):
-    configure(LOCAL_MODE=local_mode)
+    configure(TUNIXRT_LOCAL_MODE=local_mode)
     settings.ALLOWED_HOSTS = hosts
     assert ids() == expected
 

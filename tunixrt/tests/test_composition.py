@@ -175,7 +175,7 @@ def test_the_health_check_asks_by_a_name_that_is_answered(
     settings.ALLOWED_HOSTS = (
         [host.strip() for host in allowed.split(",")] if allowed else ["localhost"]
     )
-    settings.LOCAL_MODE = False
+    settings.TUNIXRT_LOCAL_MODE = False
 
     # by any other name: 400
     assert client.get("/static/nothing", headers={"host": name}).status_code == 404

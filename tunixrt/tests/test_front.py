@@ -389,12 +389,14 @@ def test_a_client_is_an_account_once_django_has_found_one() -> None:
         limits=LIMITS,
     )
     mine = {"REMOTE_ADDR": "192.0.2.1", "HTTP_COOKIE": "theme=dark; sessionid=abc"}
-    assert front._client_of(mine) == "address 192.0.2.1"
+    assert front._client_address(mine) == "address 192.0.2.1"
 
     front._remember(mine | {ACCOUNT: 7})
 
-    assert front._client_of(mine | {"HTTP_COOKIE": "sessionid=abc; theme=light"}) == "account 7"
-    assert front._client_of(mine | {"HTTP_COOKIE": "sessionid=made-up"}) == "address 192.0.2.1"
+    assert (
+        front._client_address(mine | {"HTTP_COOKIE": "sessionid=abc; theme=light"}) == "account 7"
+    )
+    assert front._client_address(mine | {"HTTP_COOKIE": "sessionid=made-up"}) == "address 192.0.2.1"
     for number in range(2 * KNOWN_MAX):
         front._remember(
             {"REMOTE_ADDR": "192.0.2.1", "HTTP_AUTHORIZATION": f"Token {number}", ACCOUNT: 8}

@@ -15,10 +15,10 @@ from tunixrt.tests.plugin import ROOT
 
 
 def test_nothing_of_the_developer_is_touched():
-    for folder in (settings.VAR_DIR, settings.TUNIX_OUTPUT_ROOT):
+    for folder in (settings.TUNIXRT_VAR_DIR, settings.TUNIX_OUTPUT_ROOT):
         assert not Path(folder).is_relative_to(ROOT)
     assert not Path(os.environ["TUNIXRT_ENV_FILE"]).exists()
-    assert settings.LOCAL_MODE
+    assert settings.TUNIXRT_LOCAL_MODE
     assert not settings.DEBUG
 
 
@@ -26,7 +26,7 @@ def test_nothing_of_the_developer_is_touched():
 def test_the_database_is_the_one_asked_for(pytestconfig: pytest.Config):
     assert connection.vendor == pytestconfig.getoption("database")
     if connection.vendor == "sqlite":
-        assert Path(str(connection.settings_dict["NAME"])).parent == settings.VAR_DIR
+        assert Path(str(connection.settings_dict["NAME"])).parent == settings.TUNIXRT_VAR_DIR
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA journal_mode")
             assert cursor.fetchone() == ("wal",)

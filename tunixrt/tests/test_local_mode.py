@@ -50,7 +50,7 @@ def test_behind_a_proxy_nobody_is_local(header: str):
 
 
 def test_switched_off_nobody_is_local(settings):
-    settings.LOCAL_MODE = False
+    settings.TUNIXRT_LOCAL_MODE = False
 
     assert APIClient(**NEARBY).get("/api/echo").status_code == 401
 

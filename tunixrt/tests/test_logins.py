@@ -14,7 +14,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tunixrt.client_address import lies_in, network_of
+from tunixrt.client_address import client_network, lies_in
 from tunixrt.models import LoginAttempts
 from tunixrt.tests.clients import FAR_AWAY
 
@@ -26,7 +26,7 @@ PAGES = ["/login", "/admin/login/"]
 @pytest.fixture(autouse=True)
 def _quick_hashes(settings: LazySettings) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    settings.LOGIN_ATTEMPTS, settings.LOGIN_ATTEMPTS_PER_ADDRESS = 3, 8
+    settings.TUNIXRT_LOGIN_ATTEMPTS, settings.TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS = 3, 8
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_x_forwarded_for_counts_only_behind_a_proxy_and_only_its_last_entry(
         log_in(HTTP_X_FORWARDED_FOR=f"198.51.100.{number}")
     assert_refused(log_in(HTTP_X_FORWARDED_FOR="198.51.100.9"))
 
-    settings.BEHIND_PROXY = True
+    settings.TUNIXRT_BEHIND_PROXY = True
     for number in range(3):
         log_in(HTTP_X_FORWARDED_FOR=f"203.0.113.{number}, 198.51.100.1")
     assert_refused(log_in(HTTP_X_FORWARDED_FOR="203.0.113.9, 198.51.100.1"))
@@ -132,7 +132,7 @@ def test_names_that_nobody_can_have_are_failures_like_others(db: None):
 
 
 def test_failures_are_in_the_audit_log_and_cannot_fill_it(somebody: User, settings: LazySettings):
-    settings.LOGIN_ATTEMPTS_PER_ADDRESS = settings.LOGIN_ATTEMPTS = 1000
+    settings.TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS = settings.TUNIXRT_LOGIN_ATTEMPTS = 1000
     for _ in range(25):
         log_in()
     for _ in range(3):
@@ -164,7 +164,7 @@ def test_no_row_holds_a_name_or_an_address(somebody: User):
     ],
 )  # fmt: skip
 def test_what_tells_one_client_from_another(address: str, network: str):
-    assert network_of(address) == network
+    assert client_network(address) == network
 
 
 @pytest.mark.parametrize(

@@ -46,18 +46,18 @@ def test_a_login_opens(user: User, remote_client: Client):
 def test_loopback_opens_in_local_mode_only_for_every_account_of_the_machine(settings: LazySettings):
     assert ask(LOOPBACK) == 200
     assert ask(LOOPBACK, HTTP_X_FORWARDED_FOR="192.0.2.9") == 403
-    settings.LOCAL_MODE = False
+    settings.TUNIXRT_LOCAL_MODE = False
     assert ask(LOOPBACK) == 403
 
 
 def test_allowed_addresses_open_and_a_proxy_does_not_lend_its_own(settings: LazySettings):
-    settings.LOCAL_MODE = False
-    settings.METRICS_ALLOW = ["198.51.100.0/24", "2001:db8::7"]
+    settings.TUNIXRT_LOCAL_MODE = False
+    settings.TUNIXRT_METRICS_ALLOW = ["198.51.100.0/24", "2001:db8::7"]
     assert [
         ask(address) for address in ("198.51.100.9", "2001:db8::7", "2001:db8::8", FAR_AWAY)
     ] == [200, 200, 403, 403]
     assert ask(FAR_AWAY, HTTP_X_FORWARDED_FOR="198.51.100.9") == 403
-    settings.BEHIND_PROXY = True
+    settings.TUNIXRT_BEHIND_PROXY = True
     assert ask("198.51.100.1", HTTP_X_FORWARDED_FOR="192.0.2.9") == 403
     assert ask("198.51.100.1", HTTP_X_FORWARDED_FOR="198.51.100.9, 192.0.2.9") == 403
     assert ask("198.51.100.1", HTTP_X_FORWARDED_FOR="192.0.2.9, 198.51.100.9") == 200

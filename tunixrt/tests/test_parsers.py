@@ -28,7 +28,7 @@ def test_json_comes_through_as_it_was_sent(api: APIClient):
 
 
 def test_a_body_of_the_limit_is_read_and_one_byte_more_is_413(api: APIClient, settings):
-    settings.API_MAX_BODY_BYTES = 100
+    settings.TUNIXRT_API_MAX_BODY_BYTES = 100
     fits = b'"' + b"x" * 98 + b'"'
 
     assert post(api, fits).json()["data"] == "x" * 98

@@ -94,7 +94,7 @@ def test_one_that_takes_too_long_says_what_to_do(api: APIClient, monkeypatch: py
             cursor.execute(ENDLESS)
 
     monkeypatch.setattr("runs.queries.pages.read_page", endless)
-    monkeypatch.setattr(module.settings, "SEARCH_SECONDS", 0.1)
+    monkeypatch.setattr(module.settings, "TUNIXRT_SEARCH_SECONDS", 0.1)
     answer = api.get("/api/tunix/runs?q=note:x")
 
     assert answer.status_code == 422

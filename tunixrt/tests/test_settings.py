@@ -140,7 +140,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path):
     loaded = load(
         {"TUNIXRT_ENV_FILE": str(tmp_path / "an.env"), "TUNIX_SLOTS": "3"},
         tmp_path,
-        "settings.TUNIX_SLOTS, settings.WEB_THREADS",
+        "settings.TUNIX_SLOTS, settings.TUNIXRT_WEB_THREADS",
     )
 
     assert loaded.stdout == "3 9\n"
@@ -198,7 +198,7 @@ def test_without_local_mode_everything_travels_over_tls(tmp_path: Path):
 def test_a_server_without_a_proxy_redirects_to_no_https(tmp_path: Path):
     """Nothing would answer there."""
     shown = (
-        "settings.TLS, settings.SECURE_SSL_REDIRECT, settings.SESSION_COOKIE_SECURE,"
+        "settings.TUNIXRT_TLS, settings.SECURE_SSL_REDIRECT, settings.SESSION_COOKIE_SECURE,"
         " settings.SECURE_HSTS_SECONDS"
     )
 

@@ -21,7 +21,7 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(settings, reusing: bool):
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         other.listen()
-        settings.BIND = f"127.0.0.1:{other.getsockname()[1]}"
+        settings.TUNIXRT_BIND = f"127.0.0.1:{other.getsockname()[1]}"
 
         with pytest.raises(
             CommandError,
@@ -46,14 +46,14 @@ with socket.socket() as listening:
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "0.0.0.0"])
 def test_whose_process_has_the_port_is_said(settings, where: str):
-    settings.LOCAL_MODE = False
+    settings.TUNIXRT_LOCAL_MODE = False
     command = [sys.executable, "-c", LISTENER, "a\x1b[31mserver"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         port = int(other.stdout.readline())
-        settings.BIND = f"{where}:{port}"
+        settings.TUNIXRT_BIND = f"{where}:{port}"
 
         with pytest.raises(CommandError) as refused:
             call_command("web")
@@ -93,8 +93,8 @@ def test_addresses_of_the_kernels_table_can_be_read():
 
 @pytest.mark.parametrize("address", ["192.0.2.1:8000", "no-such-host.invalid:8000"])
 def test_an_address_that_is_not_ours_is_said_in_a_sentence(settings, address: str):
-    settings.LOCAL_MODE = False
-    settings.BIND = address
+    settings.TUNIXRT_LOCAL_MODE = False
+    settings.TUNIXRT_BIND = address
 
     with pytest.raises(CommandError, match=f"^Cannot listen on {address}: "):
         call_command("web")

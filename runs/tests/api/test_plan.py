@@ -18,7 +18,7 @@ from rest_framework.test import APIClient
 from runs.execution.outcome import NO_REPORT, SUMMARY_MAX_BYTES, read_report
 from runs.execution.outcome import read_result as read_result_file
 from runs.models import Run
-from runs.queries.summaries import bars_of, read_plan, read_result
+from runs.queries.summaries import histogram_bars, read_plan, read_result
 from runs.services.preflight import TEXTS_MAX, Preflight, warnings_in
 from runs.services.reservations import run_folder
 from runs.spec.kinds import SFT
@@ -280,7 +280,7 @@ def test_any_report_is_a_plan_of_the_same_shape(report: Answer) -> None:
     assert plan is not None
     assert plan.keys() == PLAN.keys()
     assert all(isinstance(number, int) for row in plan["histogram"] for number in row)
-    bars_of(plan["histogram"])
+    histogram_bars(plan["histogram"])
 
 
 HOSTILE: list[Any] = [

@@ -27,7 +27,7 @@ from runs.tests.views.test_start import filled
 from tunixrt.accounts import set_active
 from tunixrt.models import ApiToken
 from tunixrt.refusals import Conflict, NotAllowed
-from tunixrt.roles import DEFAULT, May, Role, role_of, set_role, why_not
+from tunixrt.roles import DEFAULT, May, Role, set_role, user_role, why_not
 from tunixrt.tests.clients import FAR_AWAY
 from tunixrt.tests.plugin import ROOT
 
@@ -266,7 +266,7 @@ def test_actions_of_the_admin_are_for_operators(house: House, role: str):
 
 
 def test_an_account_in_no_group_is_a_researcher(user: User):
-    assert role_of(user) == DEFAULT == Role.RESEARCHER
+    assert user_role(user) == DEFAULT == Role.RESEARCHER
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -301,7 +301,7 @@ class TestOperatorsAndAccounts:
         viewer = Group.objects.get_or_create(name="viewer")[0]
         assert edit(operator, user, groups=[viewer.pk], first_name="Some").status_code == 302
         user = User.objects.get(pk=user.pk)
-        assert (role_of(user), user.first_name) == (Role.VIEWER, "Some")
+        assert (user_role(user), user.first_name) == (Role.VIEWER, "Some")
 
     def test_they_make_nobody_a_superuser_and_give_no_permissions(self, house: House, user: User):
         operator = house.clients["operator"]

@@ -114,7 +114,7 @@ class TestSize:
         assert "Malformed JSON" in response.json()["detail"]
 
     def test_the_limit_itself_is_taken(self, send, settings: LazySettings):
-        settings.API_MAX_BODY_BYTES = 100
+        settings.TUNIXRT_API_MAX_BODY_BYTES = 100
 
         assert send(b"{}" + b" " * 98).status_code == 400
         assert send(b"{}" + b" " * 99).status_code == 413

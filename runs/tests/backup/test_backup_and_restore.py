@@ -48,7 +48,7 @@ Restore = Callable[..., list[str]]
 
 @pytest.fixture(autouse=True)
 def _secret_key_of_its_own(tmp_path: Path, settings: LazySettings) -> None:
-    settings.SECRET_KEY_FILE = tmp_path / "var" / "secret_key"
+    settings.TUNIXRT_SECRET_KEY_FILE = tmp_path / "var" / "secret_key"
 
 
 @pytest.fixture(autouse=True)
@@ -181,8 +181,8 @@ def test_what_is_restored_is_what_was_there(
         name: content for name, content in below.items() if not name.endswith("/lock")
     } | {f".hosts/{settings.TUNIX_HOST_NAME}.attend": b""}
     assert root_away() is None
-    assert settings.SECRET_KEY_FILE.read_text() == settings.SECRET_KEY
-    assert stat.S_IMODE(settings.SECRET_KEY_FILE.stat().st_mode) == 0o600
+    assert settings.TUNIXRT_SECRET_KEY_FILE.read_text() == settings.SECRET_KEY
+    assert stat.S_IMODE(settings.TUNIXRT_SECRET_KEY_FILE.stat().st_mode) == 0o600
     assert LogEntry.objects.get().change_message.startswith("restored the backup of ")
     retry = retry_run(run=Run.objects.get(), by=User.objects.get(username="somebody"))
     assert (retry.resume_from_id, retry.resume) == (ended.pk, True)
@@ -497,8 +497,8 @@ class TestNoRestore:
         ended.notes = "written after the backup"
         ended.save(update_fields=["notes"])
         (run_folder(ended) / "stdout.log").write_text("longer than it was")
-        settings.SECRET_KEY_FILE.parent.mkdir()
-        settings.SECRET_KEY_FILE.write_text("the key of now")
+        settings.TUNIXRT_SECRET_KEY_FILE.parent.mkdir()
+        settings.TUNIXRT_SECRET_KEY_FILE.write_text("the key of now")
 
         def archived() -> dict[str, bytes]:
             return {
@@ -510,7 +510,7 @@ class TestNoRestore:
         before = rows(), archived()
         yield
         assert (rows(), archived()) == before
-        assert settings.SECRET_KEY_FILE.read_text() == "the key of now"
+        assert settings.TUNIXRT_SECRET_KEY_FILE.read_text() == "the key of now"
         assert {path.name for path in root.iterdir()} == {".hosts", "team"}
 
     def test_of_a_damaged_backup(self, target: Path, root: Path) -> None:
@@ -731,14 +731,14 @@ def test_what_fails_after_the_change_is_said_and_done_again(
     ended: Run, root: Path, backup: Callable[..., Made], restore: Restore, settings: LazySettings
 ) -> None:
     backup()
-    settings.SECRET_KEY_FILE.mkdir(parents=True)  # so that the key cannot be put there
+    settings.TUNIXRT_SECRET_KEY_FILE.mkdir(parents=True)  # so that the key cannot be put there
     with pytest.raises(
         BackupRefused,
         match=r"in place, but what follows failed: .*Run the same command again, with --replace",
     ):
         restore()
     assert "A restore was interrupted here" in str(root_away())
-    settings.SECRET_KEY_FILE.rmdir()
+    settings.TUNIXRT_SECRET_KEY_FILE.rmdir()
     restore()
     assert root_away() is None
 
@@ -842,7 +842,7 @@ def test_a_key_of_the_environment_is_not_overwritten(
     ended: Run, backup: Callable[..., Made], restore: Restore, settings: LazySettings
 ) -> None:
     backup()
-    settings.SECRET_KEY_FILE = None
+    settings.TUNIXRT_SECRET_KEY_FILE = None
     assert restore() == []
     settings.SECRET_KEY = "another" * 10
     (warning,) = restore()

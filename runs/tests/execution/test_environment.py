@@ -108,9 +108,11 @@ def test_the_run_is_named_and_caches_outlive_it(
     run = Run.objects.get()
     assert facts["run_id"] == str(run.run_id)
     assert facts["environment"]["JAX_COMPILATION_CACHE_DIR"] == str(
-        settings.VAR_DIR / "cache" / "jax"
+        settings.TUNIXRT_VAR_DIR / "cache" / "jax"
     )
-    assert facts["environment"]["TUNIXRT_CACHE_DIR"] == str(settings.VAR_DIR / "cache" / "tokens")
+    assert facts["environment"]["TUNIXRT_CACHE_DIR"] == str(
+        settings.TUNIXRT_VAR_DIR / "cache" / "tokens"
+    )
     assert facts["cwd"] == str(run_folder(run))
 
 

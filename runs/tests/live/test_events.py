@@ -465,7 +465,7 @@ def test_viewers_hold_no_database_connection(site: Site, user: User):
                 crowd.map(lambda _: site.client.get("/api/tunix/runs").status_code, range(48))
             )
         assert answers == [200] * 48
-        assert 1 <= open_connections(site) <= 1 + settings.WEB_THREADS
+        assert 1 <= open_connections(site) <= 1 + settings.TUNIXRT_WEB_THREADS
 
 
 def open_connections(site: Site) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from runs.services.run_requests import InvalidRequest, body_of, clean_request, type_of
+from runs.services.run_requests import InvalidRequest, clean_request, parameter_type, run_body
 from runs.spec.kinds import KINDS, SFT, Kind
 from runs.spec.parameters import Parameter
 from runs.tests.spec.second_kind import pairs  # noqa: F401 - a fixture
@@ -39,7 +39,7 @@ def test_a_field_takes_what_the_table_allows_and_nothing_else(
 ):
     value = data.draw(near(parameter))
     try:
-        TypeAdapter(type_of(parameter)).validate_python(value, strict=True)
+        TypeAdapter(parameter_type(parameter)).validate_python(value, strict=True)
     except ValidationError:
         assert parameter.problem(value) is not None
     else:
@@ -67,15 +67,15 @@ def test_every_wrong_parameter_is_named_in_the_words_of_the_table(values: dict[s
 
 
 def test_a_model_follows_its_kind(pairs: Kind):  # noqa: F811
-    fields = body_of(pairs).model_fields
+    fields = run_body(pairs).model_fields
     assert "beta" in fields and "packing" not in fields
-    assert body_of(pairs) is body_of(pairs) is not body_of(SFT)
+    assert run_body(pairs) is run_body(pairs) is not run_body(SFT)
     assert fields.keys() >= pairs.parameters.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_the_schema_has_the_bounds_and_defaults_of_the_table(kind: Kind):
-    properties = body_of(kind).model_json_schema()["properties"]
+    properties = run_body(kind).model_json_schema()["properties"]
     for name, parameter in kind.parameters.items():
         found = properties[name]
         assert (found["default"], found["description"]) == (parameter.default, parameter.help)

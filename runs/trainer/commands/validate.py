@@ -16,7 +16,7 @@ from runs.spec.architectures import (
     remarks,
 )
 from runs.spec.families import PRESETS, preset_names
-from runs.spec.manifest import warnings_of
+from runs.spec.manifest import training_warnings
 from runs.spec.model_folder import FolderProblem, ModelFolder, read_config
 from runs.trainer.data.inputs import (
     input_warnings,
@@ -53,7 +53,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     check_stop()
     training, objective = manifest["training"], objective_for(manifest)
     model = _find_model(manifest["model"], folder)
-    architecture, warnings = model.architecture, model.warnings + warnings_of(training)
+    architecture, warnings = model.architecture, model.warnings + training_warnings(training)
     total, trainable = count_parameters(
         model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"]
     )

@@ -57,11 +57,11 @@ class ControlTokens:
             REASONING_TAGS
         )
         self.ends = frozenset(set(self.ids) - tags)
-        self.tags = re.compile(f"({_any_of(tags)})")
+        self.tags = re.compile(f"({_alternatives(tags)})")
         self.everywhere = tokenizer.backend_tokenizer.normalizer is not None and any(
             added[name][1].normalized for name in self.ids
         )
-        self._names = re.compile(_any_of(self.ids))
+        self._names = re.compile(_alternatives(self.ids))
         self._backend = tokenizer.backend_tokenizer
         self._aliases = {
             name: chr(_ALIAS_LAST - number) * len(name) for number, name in enumerate(self.ids)
@@ -170,7 +170,7 @@ def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
         model["merges"] = [pair for pair in pairs if not names.keys() & {*pair, "".join(pair)}]
 
 
-def _any_of(words: Iterable[str]) -> str:
+def _alternatives(words: Iterable[str]) -> str:
     """A pattern that matches the longest of ``words``; it branches letter by letter, because there
     can be thousands."""
     branches: dict[str, list[str]] = {}
@@ -182,7 +182,7 @@ def _any_of(words: Iterable[str]) -> str:
     patterns = []
     for letter, rests in branches.items():
         longer = [rest for rest in rests if rest]
-        further = _any_of(longer) if longer else ""
+        further = _alternatives(longer) if longer else ""
         patterns.append(
             re.escape(letter)
             + (f"(?:{further})?" if further and len(longer) < len(rests) else further)

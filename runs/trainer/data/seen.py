@@ -31,7 +31,7 @@ def _seen(data: TokenisedData, tokenizer: Tokenizer, index: int) -> dict[str, An
     ids = data.tokens[start : start + min(length, TOKENS_MAX)].tolist()
     spans = _spans(data.learnt[start : start + length])
     return {
-        "tokens": texts_of(ids, tokenizer),
+        "tokens": token_texts(ids, tokenizer),
         "learnt": spans,
         "learnt_from": spans[0][0],
         "length": length,
@@ -44,7 +44,7 @@ def _spans(mask: np.ndarray) -> list[list[int]]:
     return edges.reshape(-1, 2).tolist()
 
 
-def texts_of(ids: list[int], tokenizer: Tokenizer) -> list[str]:
+def token_texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
     """What each token adds to the text. A character of several tokens is with the last of them."""
     texts, shown = [], 0
     for end in range(1, len(ids) + 1):

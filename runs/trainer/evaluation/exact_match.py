@@ -102,7 +102,7 @@ class ExactMatch:
         ``check_stop`` is called before each batch and may raise.
         """
         outputs = [""] * len(self._examples)
-        sampler = self._sampler_of(module)
+        sampler = self._make_sampler(module)
         # Problems of like length together: a batch is done when its last row is.
         order = sorted(self._fits, key=lambda i: (len(self._prompts[i]), i))
         for start in range(0, len(order), self._rows):
@@ -128,7 +128,7 @@ class ExactMatch:
             for example in self._examples[:SAMPLES]
         ]
 
-    def _sampler_of(self, module: nnx.Module) -> Sampler:
+    def _make_sampler(self, module: nnx.Module) -> Sampler:
         """Return the module's sampler, which keeps its compiled functions from one evaluation to
         the next. It refers to the module's variables, so it follows their values and holds no
         weights of its own."""

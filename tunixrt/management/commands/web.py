@@ -26,15 +26,15 @@ class Command(BaseCommand):
     def handle(self, *args: Any, end_with: int | None = None, **options: Any) -> None:
         if end_with is not None:
             parent.end_with(end_with)
-        port = settings.BIND.rpartition(":")[2]
+        port = settings.TUNIXRT_BIND.rpartition(":")[2]
         if problem := listening_problem(bind_host(), port):
             raise CommandError(problem)
-        if settings.LOCAL_MODE:
+        if settings.TUNIXRT_LOCAL_MODE:
             self.stderr.write(
-                f"Local mode: listening on {settings.BIND} only; the account that started this"
-                " server needs no login and acts as the user `local`."
+                f"Local mode: listening on {settings.TUNIXRT_BIND} only; the account that started"
+                " this server needs no login and acts as the user `local`."
             )
-        self.stderr.write(f"tunixrt is at http://{settings.BIND}/")
+        self.stderr.write(f"tunixrt is at http://{settings.TUNIXRT_BIND}/")
         arguments = [
             *(sys.executable, "-m", "granian"),
             *("--interface", "rsgi", "--http", "1"),
@@ -86,7 +86,7 @@ def listening_problem(host: str, port: str) -> str | None:
             raise
     except OSError as error:
         way_out = "Stop what listens there, or set TUNIXRT_BIND to another address."
-        return f"Cannot listen on {settings.BIND}: {error.strerror}.{used} {way_out}"
+        return f"Cannot listen on {settings.TUNIXRT_BIND}: {error.strerror}.{used} {way_out}"
     return None
 
 

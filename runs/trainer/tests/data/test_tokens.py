@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from runs.trainer.data.seen import texts_of
+from runs.trainer.data.seen import token_texts
 from runs.trainer.data.tokenizer import ByteTokenizer
 from runs.trainer.data.tokens import tokenised_data
 from runs.trainer.errors import DataError, ModelError
@@ -130,5 +130,16 @@ def test_the_texts_of_tokens_put_together_are_the_text():
         [[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]]
     )[0].ids
 
-    assert texts_of(ids, tokenizer) == ["<begin>", "n", "", "é", "?", "\n", "", "", "日", "<end>"]
-    assert texts_of(ids[:3], tokenizer) == ["<begin>", "n", "\ufffd"]  # cut within a character
+    assert token_texts(ids, tokenizer) == [
+        "<begin>",
+        "n",
+        "",
+        "é",
+        "?",
+        "\n",
+        "",
+        "",
+        "日",
+        "<end>",
+    ]
+    assert token_texts(ids[:3], tokenizer) == ["<begin>", "n", "\ufffd"]  # cut within a character

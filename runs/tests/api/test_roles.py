@@ -530,3 +530,9 @@ def test_several_at_once_are_done_where_one_may_and_named_where_not(submit: Subm
 def test_what_somebody_owns_who_may_only_read_is_not_theirs_to_act_on(user: User):
     set_role(user=user, role=Role.VIEWER)
     assert "takes the role researcher" in why_not(user, May.ACT, owner_id=user.pk)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("username", ["a", "zz"])
+def test_a_deactivated_account_is_not_the_system(username: str) -> None:
+    assert user_role(User.objects.create_user(username, is_active=False)) == DEFAULT

@@ -18,7 +18,7 @@ from runs.models import Run
 from runs.services import handover
 from runs.services.cancelling import request_cancel
 from runs.services.deletion import trash_run
-from runs.services.handover import CannotOwn, hand_over
+from runs.services.handover import Belongings, CannotOwn, hand_over
 from runs.tests.conftest import Submit
 from tunixrt.refusals import NotAllowed
 from tunixrt.roles import Role, set_role
@@ -211,3 +211,9 @@ class TestTheAdmin:
         }
         page = operator.post(f"{LIST}{user.pk}/change/", fields, follow=True).content.decode()
         assert "The account somebody still owns 3 runs and 1 dataset" in page
+
+
+@pytest.mark.parametrize(("runs", "datasets"), [(1, 0), (0, 1), (2, 3)])
+def test_whoever_has_runs_or_datasets_owns_something(runs: int, datasets: int) -> None:
+    assert Belongings(runs, datasets)
+    assert not Belongings(0, 0)

@@ -21,7 +21,9 @@ from runs.models import MetricChunk, MetricSeries, Run
 from runs.services.measurements import (
     BATCH_BYTES,
     CHUNK_POINTS,
+    LINE_MAX_BYTES,
     SERIES_MAX,
+    read_line,
     take_in_metrics,
     unpack,
 )
@@ -353,3 +355,10 @@ def make_empty(run: Run, tmp_path: Path) -> Callable[[], None]:
         run.metrics_offset = 0
 
     return empty
+
+
+def test_a_line_of_metrics_that_is_too_long_is_passed_over() -> None:
+    line = b'{"step": 1, "values": {"loss": 1}}'
+    assert read_line(line) is not None
+    assert read_line(line.ljust(LINE_MAX_BYTES)) is not None
+    assert read_line(line.ljust(LINE_MAX_BYTES + 1)) is None

@@ -111,7 +111,9 @@ class TestWhoEndsWithTheAttendant:
             monkeypatch.setattr(os, "getpid", lambda: pid)
             monkeypatch.setattr(os, "getppid", lambda: parent)
             monkeypatch.setattr(os, "readlink", lambda path: namespace)
-            monkeypatch.setattr(stopping, "_process_name", lambda number: first if number == 1 else "sh")
+            monkeypatch.setattr(
+                stopping, "_process_name", lambda number: first if number == 1 else "sh"
+            )
 
         return put
 

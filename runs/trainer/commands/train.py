@@ -130,7 +130,8 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
     found = checkpoints.restore(trainer.model, trainer.optimizer, lora=trainer.lora)
     source = prepared.manifest["resume_from"]
     if found is None and source is not None:
-        folder = prepared.folder / source
+        # resolved: libraries shorten ".." after a path through a descriptor by its text
+        folder = (prepared.folder / source).resolve()
         if not folder.is_dir():
             raise StorageError(
                 f"resume_from: there is no folder {folder}; name the checkpoints folder of the run"

@@ -54,6 +54,9 @@ class Command(BaseCommand):
         allow_open_files(2 * CONNECTIONS)
         # glibc gives threads heaps of their own, which stay mostly empty
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+        # and would otherwise take large bodies from the heap after the first one, where small
+        # objects keep their pages from being given back (mallopt(3), M_MMAP_THRESHOLD)
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(128 * 1024))
         # granian's own allocator, too, gives back what it has not used for a second
         os.environ.setdefault(
             "_RJEM_MALLOC_CONF",

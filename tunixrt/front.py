@@ -163,11 +163,11 @@ class Front:
             environ[PEER_UID] = self._uid_of_peer(scope.client, scope.server)
         slow = scope.method == "POST" and scope.path in self._limits.slow_paths
         with contextlib.ExitStack() as body:
-            if scope.method in ("GET", "HEAD", "OPTIONS") and not _announces_body(environ):
-                environ["wsgi.input"] = _EMPTY
-            else:
-                await self._receive(scope, exchange, environ, body)
             try:
+                if scope.method in ("GET", "HEAD", "OPTIONS") and not _announces_body(environ):
+                    environ["wsgi.input"] = _EMPTY
+                else:
+                    await self._receive(scope, exchange, environ, body)
                 heavy = int(environ.get("CONTENT_LENGTH") or 0) > self._limits.large
                 answer = await self._ask_django(environ, slow=slow, heavy=heavy, exchange=exchange)
             except _Gone:

@@ -369,6 +369,7 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Serv
     server.wait_for("here-2")
     for number in range(50):
         server.send(get(f"/hold/gone-{number}", "Authorization: leaving")).close()
+        server.send(post("/upload", b"x", "Authorization: leaving")).close()
     last = server.send(get("/", "Authorization: leaving"))
 
     while server.get("/waiting", "Authorization: another") != (200, b"1"):
@@ -377,6 +378,7 @@ def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Serv
     server.release("here-2")
     assert [read_answer(connection)[0] for connection in (*held, last)] == [200] * 3
     assert not list(server.folder.glob("gone-*.entered"))
+    assert "Traceback" not in (server.folder / "log").read_text()
 
 
 def test_a_client_is_an_account_once_django_has_found_one() -> None:

@@ -57,11 +57,10 @@ class Command(BaseCommand):
         # and would otherwise take large bodies from the heap after the first one, where small
         # objects keep their pages from being given back (mallopt(3), M_MMAP_THRESHOLD)
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(128 * 1024))
-        # granian's own allocator, too, gives back what it has not used for a second
-        os.environ.setdefault(
-            "_RJEM_MALLOC_CONF",
-            "background_thread:true,narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0",
-        )
+        # granian's own allocator gives back at once what it frees. After a delay it would do so
+        # only while it allocates, since its background threads do not outlive the fork into a
+        # worker: what an attack took would stay as long as nobody asks for anything.
+        os.environ.setdefault("_RJEM_MALLOC_CONF", "narenas:2,dirty_decay_ms:0,muzzy_decay_ms:0")
         os.chdir(settings.BASE_DIR)
         os.execv(sys.executable, arguments)
 

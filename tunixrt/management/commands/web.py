@@ -59,7 +59,7 @@ class Command(BaseCommand):
         os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(128 * 1024))
         # granian's own allocator gives back at once what it frees. After a delay it would do so
         # only while it allocates, since its background threads do not outlive the fork into a
-        # worker: what an attack took would stay as long as nobody asks for anything.
+        # worker: an idle server would keep what an attack took.
         os.environ.setdefault("_RJEM_MALLOC_CONF", "narenas:2,dirty_decay_ms:0,muzzy_decay_ms:0")
         os.chdir(settings.BASE_DIR)
         os.execv(sys.executable, arguments)

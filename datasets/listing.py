@@ -1,68 +1,19 @@
 """Pages of traces and datasets, newest first, without ever counting them."""
 
-import base64
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from django.db.models import Model, Q, QuerySet
 
 from datasets.models import Dataset, Trace
+from tunixrt.cursors import Cursor
 
 # Deeper pages are not offered by number: the database would read and drop every row before. A
 # cursor goes any depth.
 OFFSET_MAX = 1_000_000
 
 AnyModel = TypeVar("AnyModel", bound=Model)
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """The last row of a page: the next page starts behind it, whatever has been added in front
-    meanwhile."""
-
-    created_at: datetime
-    pk: Any
-
-    def encode(self) -> str:
-        text = f"{self.created_at.astimezone(UTC).isoformat()}|{self.pk}"
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-    @classmethod
-    def decoder(cls, read_pk: Callable[[str], Any]) -> "Callable[[str], Cursor]":
-        """Reads a cursor whose row is named by ``read_pk``. What it returns raises ValueError."""
-
-        def decode(text: str) -> Cursor:
-            try:
-                created_at, pk = (
-                    base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split("|")
-                )
-                moment = datetime.fromisoformat(created_at)
-                if moment.tzinfo is None:
-                    raise ValueError
-                return cls(moment.astimezone(UTC), read_pk(pk))
-            except (ValueError, OverflowError) as error:
-                raise ValueError("is not a cursor of this list.") from error
-
-        return decode
-
-    def apply(self, rows: QuerySet[AnyModel]) -> QuerySet[AnyModel]:
-        # The first condition alone bounds the index scan; the rest only decides among rows of the
-        # same moment.
-        behind = Q(created_at__lt=self.created_at) | Q(pk__lt=self.pk)
-        return rows.filter(created_at__lte=self.created_at).filter(behind)
-
-
-def _read_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise ValueError
-    return int(text)
-
-
-decode_trace_cursor = Cursor.decoder(uuid.UUID)
-decode_dataset_cursor = Cursor.decoder(_read_number)
 
 
 @dataclass(frozen=True)
@@ -74,13 +25,13 @@ class Page(Generic[AnyModel]):
 
 
 def take_page(
-    rows: QuerySet[AnyModel], *, limit: int, offset: int = 0, cursor: Cursor | None = None
+    rows: QuerySet[AnyModel], *, limit: int, offset: int = 0, cursor: Cursor[Any] | None = None
 ) -> Page[AnyModel]:
     """One page of models with ``created_at``, newest first; one query, which asks for one row more
     than it shows."""
     rows = rows.order_by("-created_at", "-pk")
     if cursor is not None:
-        rows = cursor.apply(rows)
+        rows = cursor.rows_behind(rows)
     found: list[Any] = list(rows[offset : offset + limit + 1])
     more = len(found) > limit
     found = found[:limit]

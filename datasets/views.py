@@ -18,18 +18,12 @@ from django.views.decorators.http import require_http_methods, require_safe
 from datasets.access import get_dataset_for
 from datasets.forms import UploadForm
 from datasets.importers import BadLines, import_file
-from datasets.listing import (
-    Cursor,
-    decode_dataset_cursor,
-    decode_trace_cursor,
-    search_datasets,
-    search_traces,
-    take_page,
-)
+from datasets.listing import search_datasets, search_traces, take_page
 from datasets.models import Dataset, Trace
 from datasets.schema import answer_text, conversation
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
+from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
 from tunixrt.refusals import BadRequest, NoRoom, Refusal
 from tunixrt.roles import May, require
 from tunixrt.searches import search
@@ -48,7 +42,7 @@ def _search_text(request: HttpRequest) -> str:
 @require_safe
 def dataset_list(request: HttpRequest) -> HttpResponse:
     text = _search_text(request)
-    cursor = _cursor(request, decode_dataset_cursor)
+    cursor = _cursor(request, decode_number_cursor)
     with search(person(request), "q", reads_all=bool(text)):
         page = take_page(search_datasets(text), limit=PAGE, cursor=cursor)
     return render(
@@ -56,7 +50,7 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
     )
 
 
-def _cursor(request: HttpRequest, decode: Callable[[str], Cursor]) -> Cursor | None:
+def _cursor(request: HttpRequest, decode: Callable[[str], Cursor[Key]]) -> Cursor[Key] | None:
     """Where the page starts; a cursor that cannot be read starts at the top."""
     try:
         return decode(request.GET["cursor"]) if "cursor" in request.GET else None
@@ -114,7 +108,7 @@ def _position(text: str) -> int:
 @require_safe
 def traces(request: HttpRequest) -> HttpResponse:
     text = _search_text(request)
-    cursor = _cursor(request, decode_trace_cursor)
+    cursor = _cursor(request, decode_uuid_cursor)
     with search(person(request), "q", reads_all=bool(text)):
         page = take_page(search_traces(text), limit=PAGE, cursor=cursor)
     return render(

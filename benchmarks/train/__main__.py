@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.train.figures import needed_flops, summary, table
-from benchmarks.train.watch import Segment, watch
+from benchmarks.train.watch import Trial, watch
 from runs.spec.kinds import SFT
 from runs.spec.manifest import build_manifest, dump_manifest
 from runs.spec.parameters import LORA_TARGETS
@@ -49,16 +49,16 @@ def main() -> int:
     )
     load = os.getloadavg()[0]
     peaks: list[dict[str, float]] = []
-    segments: dict[str, list[Segment]] = {side: [] for side in options.sides}
+    trials: dict[str, list[Trial]] = {side: [] for side in options.sides}
     for number in range(1 if options.quick else options.rounds):
         peaks.append({name: matrix_peak(name) for name in ("jax", "torch")})
         for side in options.sides:
             say(f"round {number + 1}: {side} …")
             folder = work / f"{side}-{number + 1}"
             folder.mkdir()
-            segment = run_side(side, folder, inputs["model"], work, steps[side], options)
-            segments[side].append(segment)
-            say(f"round {number + 1}: {segment.sentence(steps[side][0])}")
+            trial = run_side(side, folder, inputs["model"], work, steps[side], options)
+            trials[side].append(trial)
+            say(f"round {number + 1}: {trial.sentence(steps[side][0])}")
     config = json.loads((Path(inputs["model"]) / "config.json").read_text(encoding="utf-8"))
     needed = needed_flops(config, inputs["lengths"], inputs["answer_tokens"], rank=RANK)
     figures = {
@@ -81,7 +81,7 @@ def main() -> int:
                     sum(inputs["lengths"]) / len(inputs["lengths"]) if side == "obvious" else None
                 ),
             )
-            for side, measured in segments.items()
+            for side, measured in trials.items()
         },
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def run_side(
     work: Path,
     steps: tuple[int, int],
     options: argparse.Namespace,
-) -> Segment:
+) -> Trial:
     """One process of one side; raises with the end of its output if it fails."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))

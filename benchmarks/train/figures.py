@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from benchmarks.train.watch import Segment
+from benchmarks.train.watch import Trial
 
 GIB = 2**30
 
@@ -43,26 +43,26 @@ def needed_flops(
     return projections + attention + 4 * config["vocab_size"] * hidden * answer_tokens / tokens
 
 
-def summary(segments: list[Segment], *, warm: int, tokens_a_step: float | None) -> dict[str, Any]:
-    """Medians over the segments, and each of them. ``warm`` steps at the start of each do not
+def summary(trials: list[Trial], *, warm: int, tokens_a_step: float | None) -> dict[str, Any]:
+    """Medians over the trials, and each of them. ``warm`` steps at the start of each do not
     count."""
     rates, costs, seconds = [], [], []
-    for segment in segments:
-        start, end = segment.steps[warm - 1][0], segment.steps[-1][0]
-        counted = segment.steps[warm:]
+    for trial in trials:
+        start, end = trial.steps[warm - 1][0], trial.steps[-1][0]
+        counted = trial.steps[warm:]
         tokens = sum(
             tokens_a_step if tokens_a_step is not None else (count or 0) for _, count in counted
         )
         rates.append(tokens / (end - start))
-        costs.append(1000 * segment.processor_seconds(start, end) / tokens)
+        costs.append(1000 * trial.processor_seconds(start, end) / tokens)
         seconds.append((end - start) / len(counted))
-    starts = [segment.steps[0][0] for segment in segments]
+    starts = [trial.steps[0][0] for trial in trials]
     return {
         "tokens_a_second": median(rates),
         "tokens_a_second_each": rates,
         "seconds_a_step": median(seconds),
         "processor_seconds_a_1000_tokens": median(costs),
-        "peak_bytes": median(segment.peak_bytes for segment in segments),
+        "peak_bytes": median(trial.peak_bytes for trial in trials),
         "first_step_cold_seconds": starts[0],
         "first_step_warm_seconds": median(starts[1:]) if len(starts) > 1 else None,
     }

@@ -19,9 +19,9 @@ INTERVAL = 0.1
 
 
 @dataclass
-class Segment:
-    """One process of a side. ``steps``: ``(seconds since its start, tokens that carry information
-    or None)``."""
+class Trial:
+    """One process of a side, from its start to its end. ``steps``: ``(seconds since its start,
+    tokens that carry information or None)``."""
 
     side: str
     steps: list[tuple[float, int | None]] = field(default_factory=list)
@@ -44,10 +44,10 @@ class Segment:
 
 def watch(
     side: str, command: list[Any], folder: Path, environment: dict[str, str], file: Path
-) -> Segment:
+) -> Trial:
     """Run ``command`` in ``folder`` until it ends; ``file`` is where it writes its steps, a JSON
     object a line."""
-    segment = Segment(side)
+    trial = Trial(side)
     with (folder / "stdout.log").open("wb") as out, (folder / "stderr.log").open("wb") as errors:
         began, clock = time.time(), time.monotonic()
         process = subprocess.Popen(
@@ -64,7 +64,7 @@ def watch(
                 .rpartition(")")[2]
                 .split()
             )
-            segment.processor.append(
+            trial.processor.append(
                 (time.monotonic() - clock, (int(fields[11]) + int(fields[12])) / TICKS)
             )
             time.sleep(INTERVAL)
@@ -72,7 +72,7 @@ def watch(
     if process.returncode:
         tail = (folder / "stderr.log").read_text(encoding="utf-8", errors="replace")[-3000:]
         sys.exit(f"bench-train: {side} ended with {process.returncode}:\n{tail}")
-    segment.peak_bytes = usage.ru_maxrss * 1024  # the same counter as VmHWM
+    trial.peak_bytes = usage.ru_maxrss * 1024  # the same counter as VmHWM
     total = 0
     for line in file.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -82,5 +82,5 @@ def watch(
         tokens = values.get("tokens")
         if tokens is not None and "values" in record:
             tokens, total = tokens - total, tokens  # ours counts from the beginning
-        segment.steps.append((record["time"] - began, tokens))
-    return segment
+        trial.steps.append((record["time"] - began, tokens))
+    return trial

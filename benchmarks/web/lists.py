@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from benchmarks.chaos.house import House, is_up
 from benchmarks.http_load import get, put_load
 from runs.models import Run
-from runs.queries.selection import Cursor
 from runs.tests.ports import HeldPort
+from tunixrt.cursors import Cursor
 from tunixrt.local_mode import local_user
 from tunixrt.models import ApiToken
 

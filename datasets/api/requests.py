@@ -1,19 +1,16 @@
 """What the API of traces and datasets takes."""
 
+import uuid
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from datasets.formats import FORMATS
-from datasets.listing import (
-    OFFSET_MAX,
-    Cursor,
-    decode_dataset_cursor,
-    decode_trace_cursor,
-)
+from datasets.listing import OFFSET_MAX
 from datasets.schema import json_kind
 from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
 from tunixrt.api.query import CURSOR, read_by, text, whole
+from tunixrt.cursors import Cursor, decode_number_cursor, decode_uuid_cursor
 from tunixrt.reading import Model
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
@@ -26,14 +23,16 @@ class _PageQuery(Model):
 
 
 class TraceListQuery(_PageQuery):
-    cursor: Annotated[Cursor | None, read_by(decode_trace_cursor)] = Field(None, description=CURSOR)
+    cursor: Annotated[Cursor[uuid.UUID] | None, read_by(decode_uuid_cursor)] = Field(
+        None, description=CURSOR
+    )
     q: Annotated[str | None, text] = Field(
         None, description="Text of the prompt or the final answer, or an id."
     )
 
 
 class DatasetListQuery(_PageQuery):
-    cursor: Annotated[Cursor | None, read_by(decode_dataset_cursor)] = Field(
+    cursor: Annotated[Cursor[int] | None, read_by(decode_number_cursor)] = Field(
         None, description=CURSOR
     )
     q: Annotated[str | None, text] = Field(None, description="Text of the key or the description.")

@@ -247,10 +247,10 @@ def _curve(
     from_step: int | None,
     to_step: int | None,
 ) -> dict[str, Any]:
-    segments = curves.curve_segments(attempts, name, from_step=from_step, to_step=to_step)
-    if not segments:
+    slices = curves.curve_slices(attempts, name, from_step=from_step, to_step=to_step)
+    if not slices:
         raise NotFound(f"This run has no metric {name!r}.")
-    curve = curves.read_curve(segments, points)
+    curve = curves.read_curve(slices, points)
     return {
         "name": name,
         "count": curve.count,

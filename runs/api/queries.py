@@ -1,5 +1,6 @@
 """The query parameters of the API of runs."""
 
+import uuid
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -9,7 +10,7 @@ from pydantic import Field, model_validator
 from runs.live.stream import Position
 from runs.models import RunMode, RunStatus
 from runs.queries import artifacts, filters, log_search, logs
-from runs.queries.selection import Cursor, Selection, parse_moment
+from runs.queries.selection import Selection, parse_moment
 from runs.services.measurements import NAME_MAX_LENGTH
 from runs.spec.kinds import KINDS
 from tunixrt.api.query import (
@@ -22,6 +23,7 @@ from tunixrt.api.query import (
     text,
     whole,
 )
+from tunixrt.cursors import Cursor, decode_uuid_cursor
 from tunixrt.reading import Model
 from tunixrt.refusals import InvalidQuery
 
@@ -49,7 +51,9 @@ def _parse_kind(given: str) -> str:
 class RunListQuery(Model):
     limit: Annotated[int, whole(1, PAGE_MAX)] = Field(PAGE_DEFAULT, description="Rows of a page.")
     offset: Annotated[int, whole(0, OFFSET_MAX)] = Field(0, description="Rows to pass over.")
-    cursor: Annotated[Cursor | None, read_by(Cursor.decode)] = Field(None, description=CURSOR)
+    cursor: Annotated[Cursor[uuid.UUID] | None, read_by(decode_uuid_cursor)] = Field(
+        None, description=CURSOR
+    )
     order: Annotated[str, choice(["newest", "oldest"])] = Field(
         "newest", description="By creation."
     )

@@ -1,5 +1,6 @@
 """The filters of the history."""
 
+import uuid
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -10,7 +11,8 @@ from django.contrib.auth.models import AbstractBaseUser
 from runs.models import RunMode, RunStatus
 from runs.queries import filters
 from runs.queries.columns import parse_columns
-from runs.queries.selection import Cursor, Selection, parse_moment
+from runs.queries.selection import Selection, parse_moment
+from tunixrt.cursors import Cursor, decode_uuid_cursor
 from tunixrt.forms import ChoiceField
 
 TEXT_MAX_LENGTH = 256
@@ -45,12 +47,12 @@ class FilterField(forms.CharField):
 
 
 class CursorField(forms.CharField):
-    def to_python(self, value: Any) -> Cursor | None:  # type: ignore[override]
+    def to_python(self, value: Any) -> Cursor[uuid.UUID] | None:  # type: ignore[override]
         text = super().to_python(value)
         if not text:
             return None
         try:
-            return Cursor.decode(text)
+            return decode_uuid_cursor(text)
         except ValueError as error:
             raise forms.ValidationError(
                 "This link does not lead to a page of this list."

@@ -24,7 +24,7 @@ _BUCKET_MAX = 1 << 40
 
 
 @dataclass(frozen=True)
-class Segment:
+class SeriesSlice:
     """The points of one series whose steps lie between ``from_step`` and ``to_step``, both
     included; None: no limit."""
 
@@ -63,7 +63,7 @@ _Point = tuple[int, int, float, float]  # number of the chunk, step, time, value
 
 @dataclass
 class _Chunk:
-    segment: Segment
+    part: SeriesSlice
     number: int
     count: int
     first_step: int
@@ -76,20 +76,20 @@ class _Chunk:
     first_time: float
     last_time: float
     columns: "tuple[array[int], array[float], array[float]] | None" = (
-        None  # steps, times, values: those inside the segment
+        None  # steps, times, values: those inside the slice
     )
     places: "Sequence[int]" = ()  # where in the chunk these points stand
 
     @property
     def inside(self) -> bool:
-        return self.segment.holds(self.first_step, self.last_step)
+        return self.part.holds(self.first_step, self.last_step)
 
     def decode(self, steps: bytes, times: bytes, values: bytes) -> None:
         columns = unpack("q", steps), unpack("d", times), unpack("d", values)
         if self.inside:
             self.columns, self.places = columns, range(self.count)
             return
-        self.places = [place for place, step in enumerate(columns[0]) if self.segment.holds(step)]
+        self.places = [place for place, step in enumerate(columns[0]) if self.part.holds(step)]
         self.columns = (
             array("q", [columns[0][place] for place in self.places]),
             array("d", [columns[1][place] for place in self.places]),
@@ -110,10 +110,10 @@ class _Chunk:
         return self.first_time + (self.last_time - self.first_time) * min(1.0, max(0.0, share))
 
 
-def read_curve(segments: Sequence[Segment], points: int) -> Curve:
-    """The segments one behind the other as a curve of at most ``points`` points; never fewer than
-    three for each segment."""
-    chunks = [chunk for segment in segments for chunk in _read_chunks(segment)]
+def read_curve(slices: Sequence[SeriesSlice], points: int) -> Curve:
+    """The slices one behind the other as a curve of at most ``points`` points; never fewer than
+    three for each slice."""
+    chunks = [chunk for part in slices for chunk in _read_chunks(part)]
     _decode([chunk for chunk in chunks if not chunk.inside])
     chunks = [chunk for chunk in chunks if chunk.count]
     count = sum(chunk.count for chunk in chunks)
@@ -154,23 +154,19 @@ def read_curve(segments: Sequence[Segment], points: int) -> Curve:
     return curve
 
 
-def _read_chunks(segment: Segment) -> list[_Chunk]:
-    """The chunks that have points of the segment, without their points."""
-    chunks = MetricChunk.objects.filter(series=segment.series).order_by("number")
-    if segment.from_step is not None:
-        chunks = chunks.filter(
-            Q(last_step__gte=segment.from_step) | Q(first_step__gte=segment.from_step)
-        )
-    if segment.to_step is not None:
-        chunks = chunks.filter(
-            Q(first_step__lte=segment.to_step) | Q(last_step__lte=segment.to_step)
-        )
+def _read_chunks(part: SeriesSlice) -> list[_Chunk]:
+    """The chunks that have points of the slice, without their points."""
+    chunks = MetricChunk.objects.filter(series=part.series).order_by("number")
+    if part.from_step is not None:
+        chunks = chunks.filter(Q(last_step__gte=part.from_step) | Q(first_step__gte=part.from_step))
+    if part.to_step is not None:
+        chunks = chunks.filter(Q(first_step__lte=part.to_step) | Q(last_step__lte=part.to_step))
     rows = chunks.values_list(
         "number", "count", "first_step", "last_step", "minimum", "maximum", "minimum_step",
         "maximum_step", "not_finite", _number_at("times", Value(1)),
         _number_at("times", F("count") * 8 - 7),
     )  # fmt: skip
-    return [_Chunk(segment, *row[:9], *unpack("d", bytes(row[9]) + bytes(row[10]))) for row in rows]
+    return [_Chunk(part, *row[:9], *unpack("d", bytes(row[9]) + bytes(row[10]))) for row in rows]
 
 
 def _number_at(column: str, byte: Any) -> Func:
@@ -182,7 +178,7 @@ def _decode(chunks: Sequence[_Chunk]) -> None:
     by_series: dict[int, list[_Chunk]] = {}
     for chunk in chunks:
         if chunk.columns is None:
-            by_series.setdefault(chunk.segment.series.pk, []).append(chunk)
+            by_series.setdefault(chunk.part.series.pk, []).append(chunk)
     for series, wanted in by_series.items():
         numbers = [chunk.number for chunk in wanted]
         rows = MetricChunk.objects.filter(series=series)
@@ -202,7 +198,7 @@ def _decode(chunks: Sequence[_Chunk]) -> None:
 def _count_buckets(chunks: Sequence[_Chunk], bucket: int) -> int:
     if bucket >= CHUNK_POINTS:
         per_group = bucket // CHUNK_POINTS
-        return len({(id(chunk.segment), chunk.number // per_group) for chunk in chunks})
+        return len({(id(chunk.part), chunk.number // per_group) for chunk in chunks})
     return sum(
         (
             -(-chunk.count // bucket)
@@ -216,7 +212,7 @@ def _count_buckets(chunks: Sequence[_Chunk], bucket: int) -> int:
 def _group(chunks: Sequence[_Chunk], bucket: int) -> list[list[_Chunk]]:
     groups: dict[tuple[int, int], list[_Chunk]] = {}
     for chunk in chunks:
-        groups.setdefault((id(chunk.segment), chunk.number // (bucket // CHUNK_POINTS)), []).append(
+        groups.setdefault((id(chunk.part), chunk.number // (bucket // CHUNK_POINTS)), []).append(
             chunk
         )
     return list(groups.values())
@@ -328,13 +324,13 @@ def read_chain(run: Run) -> list[Attempt]:
     return attempts[::-1]
 
 
-def curve_segments(
+def curve_slices(
     attempts: Sequence[Attempt],
     name: str,
     *,
     from_step: int | None = None,
     to_step: int | None = None,
-) -> list[Segment]:
+) -> list[SeriesSlice]:
     """The parts of the curve ``name``, one of each attempt that measured it."""
     series = {
         one.run_id: one
@@ -344,5 +340,5 @@ def curve_segments(
     for attempt in attempts:
         if attempt.run.pk in series:
             limits = [limit for limit in (to_step, attempt.to_step) if limit is not None]
-            found.append(Segment(series[attempt.run.pk], from_step, min(limits, default=None)))
+            found.append(SeriesSlice(series[attempt.run.pk], from_step, min(limits, default=None)))
     return found

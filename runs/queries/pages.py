@@ -15,7 +15,8 @@ from django.core.exceptions import EmptyResultSet
 from django.db import connection
 
 from runs.models import Run, RunQuerySet
-from runs.queries.selection import Cursor, Selection
+from runs.queries.selection import Selection
+from tunixrt.cursors import Cursor
 
 ROW_FIELDS = (
     "run_id",
@@ -41,9 +42,9 @@ def read_page(
     *,
     limit: int,
     offset: int = 0,
-    cursor: Cursor | None = None,
+    cursor: Cursor[uuid.UUID] | None = None,
     oldest_first: bool = False,
-) -> tuple[list[Row], Cursor | None]:
+) -> tuple[list[Row], Cursor[uuid.UUID] | None]:
     """At most ``limit`` rows of ROW_FIELDS, ready for JSON, and where the next page starts: None
     behind the last one."""
     if offset >= _OFFSET_MAX:
@@ -124,9 +125,9 @@ def _by_index() -> RunQuerySet:
     return Run.objects.exclude(pk__in=trash.values("pk"))
 
 
-def _cursor_parameters(cursor: Cursor) -> tuple[Any, ...]:
+def _cursor_parameters(cursor: Cursor[uuid.UUID]) -> tuple[Any, ...]:
     created_at = Run._meta.get_field("created_at").get_db_prep_value(cursor.created_at, connection)
-    run_id = Run._meta.get_field("run_id").get_db_prep_value(cursor.run_id, connection)
+    run_id = Run._meta.get_field("run_id").get_db_prep_value(cursor.key, connection)
     return created_at, created_at, run_id
 
 

@@ -23,8 +23,8 @@ SEEN_MAX, SEEN_TOKENS_MAX, SEEN_TOKEN_MAX = 10, 2000, 200  # whatever a trainer 
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A message. ``learnt``: its tokens count in the loss."""
+class Message:
+    """A message of an example. ``learnt``: its tokens count in the loss."""
 
     role: str
     text: str
@@ -36,7 +36,7 @@ class Segment:
 class Sample:
     id: str
     held_out: bool
-    segments: list[Segment]
+    messages: list[Message]
     final_answer: str | None
 
 
@@ -115,22 +115,20 @@ def _seen(example: dict[str, Any]) -> Seen:
 def _parse(raw: bytes) -> Sample | None:
     try:
         line: dict[str, Any] = orjson.loads(raw)
-        messages = line["messages"]
-        segments = [
-            _segment(
-                str(message["role"]), str(message["content"]), learnt=place == len(messages) - 1
-            )
-            for place, message in enumerate(messages)
+        given = line["messages"]
+        messages = [
+            _message(str(message["role"]), str(message["content"]), learnt=place == len(given) - 1)
+            for place, message in enumerate(given)
         ]
         final = line.get("final_answer")
         held_out = line.get("split") == "held_out"
         return Sample(
-            str(line.get("id", "")), held_out, segments, None if final is None else str(final)
+            str(line.get("id", "")), held_out, messages, None if final is None else str(final)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _segment(role: str, text: str, *, learnt: bool) -> Segment:
+def _message(role: str, text: str, *, learnt: bool) -> Message:
     shown = text[:TEXT_MAX_CHARACTERS]
-    return Segment(role, shown, learnt, cut=len(text) - len(shown))
+    return Message(role, shown, learnt, cut=len(text) - len(shown))

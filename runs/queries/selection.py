@@ -1,8 +1,6 @@
 """Which runs, in which order: the filters that history, API and admin share, and pages whose cost
 does not grow with depth."""
 
-import base64
-import binascii
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,6 +9,7 @@ from django.db.models import FilteredRelation, Q
 from django.utils.dateparse import parse_date, parse_datetime
 
 from runs.models import RunQuerySet
+from tunixrt.cursors import Cursor
 
 UUID_DIGITS = 32
 
@@ -54,7 +53,11 @@ class Selection:
         return runs.filter(self.extra)
 
     def in_order(
-        self, runs: RunQuerySet, *, behind: "Cursor | None" = None, oldest_first: bool = False
+        self,
+        runs: RunQuerySet,
+        *,
+        behind: Cursor[uuid.UUID] | None = None,
+        oldest_first: bool = False,
     ) -> RunQuerySet:
         """Those selected by age, the newest first; ``behind`` a row."""
         # With a tag by the tag's own index, lest the database look for tagged runs among all of
@@ -66,12 +69,8 @@ class Selection:
         )
         selected = self.apply(runs)
         if behind is not None:
-            further = "gt" if oldest_first else "lt"
-            # The first condition alone bounds the index scan; the rest only decides among rows of
-            # the same moment.
-            selected = selected.filter((f"{moment}__{further}e", behind.created_at)).filter(
-                Q((f"{moment}__{further}", behind.created_at))
-                | Q((f"{key}__{further}", behind.run_id))
+            selected = behind.rows_behind(
+                selected, moment=moment, key=key, oldest_first=oldest_first
             )
         return (
             selected.order_by(moment, key)
@@ -92,37 +91,6 @@ def runs_whose_id_begins(text: str) -> Q | None:
             uuid.UUID(digits.ljust(UUID_DIGITS, "f")),
         )
     )
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """The last row of a page: the next page starts behind it, whatever has been added in front
-    meanwhile."""
-
-    created_at: datetime
-    run_id: uuid.UUID
-
-    def encode(self) -> str:
-        text = f"{self.created_at.astimezone(UTC).isoformat()}|{self.run_id}"
-        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-    @classmethod
-    def decode(cls, text: str) -> "Cursor":
-        """Raises ValueError."""
-        try:
-            created_at, run_id = (
-                base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().split("|")
-            )
-            moment = datetime.fromisoformat(created_at)
-            if moment.tzinfo is None:
-                raise ValueError
-            return cls(moment.astimezone(UTC), uuid.UUID(run_id))
-        except (
-            ValueError,
-            OverflowError,
-            binascii.Error,
-        ) as error:  # overflow: before the year 1 or after 9999 in UTC
-            raise ValueError("is not a cursor of this list.") from error
 
 
 def parse_moment(text: str) -> datetime:

@@ -24,7 +24,6 @@ from runs.models import EXECUTING, Run, RunQuerySet, RunTag, SavedView
 from runs.queries import columns
 from runs.queries.columns import in_order
 from runs.queries.filters import split_terms
-from runs.queries.selection import Cursor
 from runs.queries.sparklines import read_sparklines
 from runs.services.access import get_run_for
 from runs.services.disk import disk_warnings
@@ -32,6 +31,7 @@ from runs.services.output_root import root_notice
 from runs.services.saved_views import VIEWS_MAX
 from tunixrt.accounts import person
 from tunixrt.compiled import Compiled, CompiledForKeys
+from tunixrt.cursors import Cursor
 from tunixrt.roles import May, why_not
 from tunixrt.searches import search
 

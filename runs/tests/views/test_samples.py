@@ -37,11 +37,11 @@ def lines(*rows: object) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def segments(page: str) -> list[tuple[str, str, str]]:
+def messages(page: str) -> list[tuple[str, str, str]]:
     """(kind, role, text) of every message shown."""
-    head = r'data-testid="(learnt|given)"><p\s+class="segment-head">'
+    head = r'data-testid="(learnt|given)"><p\s+class="sample-message-head">'
     head += r"<strong><bdi>(.*?)</bdi></strong>"
-    pattern = head + r'.*?segment-text"><bdi>(.*?)</bdi></div>'
+    pattern = head + r'.*?sample-message-text"><bdi>(.*?)</bdi></div>'
     return re.findall(pattern, page, re.DOTALL)
 
 
@@ -49,7 +49,7 @@ def test_only_the_answer_of_a_training_example_is_learnt(local_client: Client, u
     run = make_run(user, files={"dataset.jsonl": lines(LINE, LINE | {"split": "held_out"})})
     page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
     given = [("given", "system", "Be brief."), ("given", "user", "What is 2+2?")]
-    assert segments(page) == [
+    assert messages(page) == [
         *given,
         ("learnt", "assistant", "2+2=4\n4"),
         *given,
@@ -68,7 +68,7 @@ def test_it_is_the_export_of_the_dataset(
     run = submit()
     assert write_jsonl(dataset, make_folder(run) / "dataset.jsonl") == 3
     for address, count in ((f"/runs/{run.pk}", 4), (f"/runs/{run.pk}/samples", 6)):
-        found = segments(local_client.get(address).content.decode())
+        found = messages(local_client.get(address).content.decode())
         assert found[:2] == [("given", "user", "0+1=?"), ("learnt", "assistant", "0+1\n1")]
         assert len(found) == count
 
@@ -115,7 +115,7 @@ def test_long_texts_are_cut_and_say_so(user: User, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(reading, "TEXT_MAX_CHARACTERS", 5)
     run = make_run(user, files={"dataset.jsonl": lines(LINE)})
     (sample,) = read_samples(run_folder(run), offset=0, limit=5).samples
-    assert [(segment.text, segment.cut) for segment in sample.segments][1] == ("What ", 7)
+    assert [(message.text, message.cut) for message in sample.messages][1] == ("What ", 7)
 
 
 def test_a_run_without_data_of_its_own(local_client: Client, user: User) -> None:
@@ -203,7 +203,7 @@ def test_nonsense_in_their_place_shows_none(
     run = make_run(user, files={"dataset.jsonl": lines(LINE), "seen.json": content})
     page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
     assert 'data-testid="seen"' not in page
-    assert segments(page)
+    assert messages(page)
 
 
 # --- lengths in tokens ----------------------------------------------------------------------------

@@ -6,10 +6,10 @@ class RunsConfig(AppConfig):
 
     def ready(self) -> None:
         from django.core.signals import request_finished  # noqa: PLC0415 - models exist only now
-        from prometheus_client import REGISTRY  # noqa: PLC0415
 
         from runs.queries.prometheus import RunCollector  # noqa: PLC0415
         from runs.services.telemetry import flush_after_request  # noqa: PLC0415
+        from tunixrt.metrics import stored  # noqa: PLC0415
 
         request_finished.connect(flush_after_request, dispatch_uid="runs.services.telemetry")
-        REGISTRY.register(RunCollector())
+        stored.register(RunCollector())

@@ -118,10 +118,12 @@ def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
 @register(SETTINGS)
 def check_web_threads(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     needed = settings.TUNIX_SLOTS + 2
+    if settings.TUNIXRT_WEB_WORKERS < 1:
+        return [Error("TUNIXRT_WEB_WORKERS must be at least 1.", id="tunixrt.E012")]
     if needed > settings.TUNIXRT_WEB_THREADS:
         return [
             Error(
-                f"{settings.TUNIXRT_WEB_THREADS} web threads are too few for"
+                f"{settings.TUNIXRT_WEB_THREADS} web threads of a worker are too few for"
                 f" {settings.TUNIX_SLOTS} slots: runs in the request could hold them all.",
                 hint=f"Set TUNIXRT_WEB_THREADS to at least {needed} (slots + 2).",
                 id="tunixrt.E004",

@@ -19,6 +19,9 @@ duties:
 A client is an account where Django has found one behind a token or a session; until then, and
 without either, an address. So no client gets more time by more connections, or by tokens made up.
 
+Of several worker processes each has a front. Places and turns are those of one worker; streams,
+downloads, uploads and large bodies are counted for all of them together (tunixrt/shares.py).
+
 docs/adr/0007-front.md has the reasons and the figures.
 """
 
@@ -43,6 +46,7 @@ from django.http.response import HttpResponseBase
 from tunixrt.memory import GiveBack
 from tunixrt.peers import PEER_UID, is_loopback
 from tunixrt.refusals import REFUSED, BadRequest, Busy, NoRoom, Refusal, TooLarge, TooMany, TooSlow
+from tunixrt.shares import AllTaken, OwnTaken, Shares
 from tunixrt.whose import ACCOUNT
 
 logger = logging.getLogger("tunixrt.front")
@@ -58,9 +62,11 @@ CHARGED_MAX = (
     1.0  # seconds of a request that count; one that takes longer waits for a training, mostly
 )
 HEAVY = 2  # requests with a large body, at once
-COMPOSING = (
-    2  # downloads whose next piece is made at once; the others wait for it, or for their clients
-)
+# Seconds after which to look whether another worker has ended one of them: nothing tells.
+HEAVY_AGAIN = 0.05
+# Downloads whose next piece this process makes at once; the others wait for it, or for their
+# clients.
+COMPOSING = 2
 KNOWN_MAX = 4096  # tokens and sessions whose account is remembered
 
 
@@ -109,13 +115,13 @@ class BodyRule:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of all requests together."""
+    """Of all requests together; those of uploads in all workers."""
 
     body: BodyRule
     upload: BodyRule
     upload_paths: frozenset[str]
     slow_paths: frozenset[str]  # a POST to one of these may take long
-    bodies: int = 2_000  # being received at once
+    bodies: int = 2_000  # being received at once, in this process
     uploads: int = 8
     uploads_each: int = 3  # of one client
     in_memory: int = 16 << 10  # bytes of one body; the rest is on disk
@@ -147,9 +153,9 @@ class Front:
         self._address_of = address_of
         self._limits = limits
         self._places = Places(places)
-        self._streams = Shares(streams, streams)
-        self._downloads = Shares(downloads, downloads_each)
-        self._uploads = Shares(limits.uploads, limits.uploads_each)
+        self._streams = Limit("live streams", streams, streams)
+        self._downloads = Limit("downloads", downloads, downloads_each)
+        self._uploads = Limit("uploads", limits.uploads, limits.uploads_each)
         self._composing = threading.Semaphore(COMPOSING)
         self._give_back = GiveBack()
         self._bodies = 0
@@ -248,7 +254,7 @@ class Front:
                 return
             resources.enter_context(self._count_body())
             if upload:
-                resources.callback(self._uploads.take(self._client_address(environ), "uploads"))
+                resources.callback(self._uploads.take(self._client_address(environ)))
             spool = tempfile.SpooledTemporaryFile(self._limits.in_memory, prefix="tunixrt-body-")  # noqa: SIM115 - entered below
             file = resources.enter_context(spool)
             received = await self._spool(exchange, file, rule, environ.get("CONTENT_LENGTH"))
@@ -346,10 +352,8 @@ class Front:
             for name, value in headers
         )
         try:
-            shares, what = (
-                (self._streams, "live streams") if live else (self._downloads, "downloads")
-            )
-            release = shares.take(self._client_address(environ), what)
+            limit = self._streams if live else self._downloads
+            release = limit.take(self._client_address(environ))
             # a live one waits for its run
             pieces: Iterable[bytes] = response if live else _Composed(response, self._composing)
         except Refusal as refused:
@@ -430,41 +434,33 @@ class _Composed:
             return next(self._pieces)
 
 
-class Shares:
-    """Counts what is under way: ``total`` at once, ``each`` of one client."""
+class Limit:
+    """What may be under way: ``total`` at once, ``each`` of one client."""
 
-    def __init__(self, total: int, each: int):
+    def __init__(self, what: str, total: int, each: int):
+        self._what = what
         self._total = total
         self._each = each
-        self._of: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._shares = Shares(what.replace(" ", "-"))
 
-    def take(self, client: str, what: str) -> Callable[[], None]:
+    def take(self, client: str) -> Callable[[], None]:
         """Count one more of a client, and return what takes it back. Raises Busy, or TooMany where
         it is that client's doing.
 
         The seconds after which to ask again are a guess: a client that has a share keeps it as long
         as it needs."""
-        with self._lock:
-            if self._of[client] >= self._each:
-                raise TooMany(
-                    f"You have {self._each} {what} under way, as many as one may; wait for one to"
-                    " end.",
-                    retry_after=10,
-                )
-            if self._of.total() >= self._total:
-                raise Busy(
-                    f"As many {what} as the server can take are under way; try again in a moment."
-                )
-            self._of[client] += 1
-
-        def release() -> None:
-            with self._lock:
-                self._of[client] -= 1
-                if not self._of[client]:
-                    del self._of[client]
-
-        return release
+        try:
+            return self._shares.take(client, total=self._total, each=self._each)
+        except OwnTaken:
+            raise TooMany(
+                f"You have {self._each} {self._what} under way, as many as one may; wait for one to"
+                " end.",
+                retry_after=10,
+            ) from None
+        except AllTaken:
+            raise Busy(
+                f"As many {self._what} as the server can take are under way; try again in a moment."
+            ) from None
 
 
 class Places:
@@ -479,7 +475,7 @@ class Places:
         self._used: dict[str, tuple[float, float]] = {}
         self._inside: dict[_Visit, float] = {}
         self._slow = 0
-        self._heavy: set[str | bytes] = set()  # whose
+        self._heavy = Shares("heavy")
         self._of: Counter[str | bytes] = Counter()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -498,7 +494,8 @@ class Places:
             client: whose time is used. It may be an address that several share.
             who: whose places are counted.
             slow: it may take long.
-            heavy: it computes all the while, and takes memory. One of each, and HEAVY in all.
+            heavy: it computes all the while, and takes memory. One of each, and HEAVY in all,
+                whichever worker they came to.
         """
         visit = _Visit(work, client, who, slow, heavy, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(visit)
@@ -546,34 +543,39 @@ class Places:
                     visit
                     for client in clients
                     for visit in self._waiting[client]
-                    if self._may_enter(visit)
+                    if self._lets_in(visit)
                 ),
                 None,
             )
             if visit is None:
+                if any(visit.heavy for queue in self._waiting.values() for visit in queue):
+                    self._timer = loop.call_at(now + HEAVY_AGAIN, self._admit)
                 return
             self._leave_queue(visit)
             visit.admitted = True
             self._inside[visit] = now
             self._slow += visit.slow
-            if visit.heavy:
-                self._heavy.add(visit.who)
             self._of[visit.who] += 1
             inside = loop.run_in_executor(self._threads, visit.work)
             inside.add_done_callback(lambda done, visit=visit: self._leave(visit, done))  # type: ignore[misc]
 
-    def _may_enter(self, visit: "_Visit") -> bool:
+    def _lets_in(self, visit: "_Visit") -> bool:
+        """Return whether a request may be admitted now; a heavy one has its share then."""
         most = max(1, self._count - 1)
-        if visit.heavy and (visit.who in self._heavy or len(self._heavy) >= HEAVY):
+        if self._of[visit.who] >= most or (visit.slow and self._slow >= most):
             return False
-        return self._of[visit.who] < most and not (visit.slow and self._slow >= most)
+        if visit.heavy:
+            try:
+                visit.release = self._heavy.take(visit.who, total=HEAVY, each=1)
+            except AllTaken:
+                return False
+        return True
 
     def _leave(self, visit: "_Visit", done: asyncio.Future[Any]) -> None:
         now = asyncio.get_running_loop().time()
         self._charge(visit.client, now - self._inside.pop(visit), now)
         self._slow -= visit.slow
-        if visit.heavy:
-            self._heavy.remove(visit.who)
+        visit.release()
         self._of[visit.who] -= 1
         if not self._of[visit.who]:
             del self._of[visit.who]
@@ -594,6 +596,7 @@ class _Visit:
     heavy: bool
     result: asyncio.Future[Any]
     admitted: bool = False
+    release: Callable[[], None] = lambda: None
 
 
 # --- requests as WSGI knows them ------------------------------------------------------------------

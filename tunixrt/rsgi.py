@@ -19,6 +19,7 @@ django = get_wsgi_application()
 from django.conf import settings  # noqa: E402
 
 from runs.live.stream import hub  # noqa: E402
+from runs.services.telemetry import keep_flushing  # noqa: E402
 from tunixrt.client_address import address_in, client_network  # noqa: E402
 from tunixrt.front import BodyRule, Front, Limits  # noqa: E402
 from tunixrt.peers import uid_of_peer  # noqa: E402
@@ -28,6 +29,7 @@ from tunixrt.peers import uid_of_peer  # noqa: E402
 # and beside three long ones it waited for all of them each time.
 SWITCH_SECONDS = 0.0005
 DOWNLOADS = 32  # and exports, at once
+BODIES = 2_000  # being received at once, in all workers
 UPLOADS = frozenset({"/api/datasets/ingest", "/datasets/new"})
 # one in the request may take TUNIX_SYNC_TIMEOUT_SECONDS
 TRAININGS = frozenset({"/api/tunix/run", "/runs/new"})
@@ -41,6 +43,8 @@ class Application(Front):
         sys.setswitchinterval(SWITCH_SECONDS)
         keep_what_is_loaded()
         end_streams_on_shutdown()
+        if settings.TUNIXRT_WEB_WORKERS > 1:
+            threading.Thread(target=keep_flushing, name="measurements", daemon=True).start()
 
 
 application = Application(
@@ -55,6 +59,7 @@ application = Application(
         upload=BodyRule(settings.TUNIXRT_UPLOAD_MAX_BYTES, max_seconds=3600.0),
         upload_paths=UPLOADS,
         slow_paths=UPLOADS | TRAININGS,
+        bodies=max(1, BODIES // settings.TUNIXRT_WEB_WORKERS),
     ),
     address_of=lambda environ: client_network(address_in(environ)),
     uid_of_peer=uid_of_peer if settings.TUNIXRT_LOCAL_MODE else None,

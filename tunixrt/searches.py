@@ -3,58 +3,60 @@ limited time."""
 
 import contextlib
 import math
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import OperationalError, connection, transaction
 
-from tunixrt.refusals import Busy, InvalidQuery, TooMany
+from tunixrt.refusals import Busy, InvalidQuery, Refusal, TooMany
+from tunixrt.shares import AllTaken, OwnTaken, Shares
 
 PATIENCE = 0.25  # seconds that a search waits for those before it: most take milliseconds
+AGAIN = 0.01  # seconds between two tries: the end of one in another worker is not told
 _STEPS = 10_000  # of SQLite's virtual machine between two looks at the time
 _CANCELLED = "57014"  # PostgreSQL's query_canceled
 
 
 class Searches:
-    """Counts those of this process, which answers all requests of a host."""
+    """Counts the searches of a web server."""
 
     def __init__(self, total: int, patience: float = PATIENCE):
         self._total = total
         self._patience = patience
-        self._of: set[int] = set()  # accounts
-        self._changed = threading.Condition()
+        self._shares = Shares("searches")
 
     @contextlib.contextmanager
     def one_of(self, account: int) -> Iterator[None]:
         """Count one for as long as the context lasts. Raises TooMany, Busy."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._may_begin(account), self._patience):
-                self._refuse(account)
-            self._of.add(account)
+        release = self._take(account)
         try:
             yield
         finally:
-            with self._changed:
-                self._of.remove(account)
-                self._changed.notify_all()
+            release()
 
-    def _may_begin(self, account: int) -> bool:
-        return account not in self._of and len(self._of) < self._total
+    def _take(self, account: int) -> Callable[[], None]:
+        give_up = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._shares.take(f"account {account}", total=self._total, each=1)
+            except AllTaken as taken:
+                if time.monotonic() >= give_up:
+                    raise _refusal(taken) from None
+            time.sleep(AGAIN)
 
-    def _refuse(self, account: int) -> None:
-        wait = math.ceil(settings.TUNIXRT_SEARCH_SECONDS)
-        if account in self._of:
-            raise TooMany(
-                "Another search of yours is still reading the whole table; wait for its end.",
-                retry_after=wait,
-            )
-        raise Busy(
-            "Searches of others are reading the whole table; try again in a moment.",
+
+def _refusal(taken: AllTaken) -> Refusal:
+    wait = math.ceil(settings.TUNIXRT_SEARCH_SECONDS)
+    if isinstance(taken, OwnTaken):
+        return TooMany(
+            "Another search of yours is still reading the whole table; wait for its end.",
             retry_after=wait,
         )
+    return Busy(
+        "Searches of others are reading the whole table; try again in a moment.", retry_after=wait
+    )
 
 
 searches = Searches(settings.TUNIXRT_SEARCHES)

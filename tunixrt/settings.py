@@ -41,7 +41,15 @@ DEBUG = env.bool("DEBUG", False)
 # `local`.
 TUNIXRT_LOCAL_MODE = env.bool("TUNIXRT_LOCAL_MODE", True)
 TUNIXRT_BIND = env.str("TUNIXRT_BIND", "127.0.0.1:8000")
-TUNIXRT_WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)
+TUNIXRT_WEB_WORKERS = env.int("TUNIXRT_WEB_WORKERS", 1)
+# What several workers have in common: the files with which they count (tunixrt/shares.py), the
+# cache, the metrics. `manage.py web` empties it.
+TUNIXRT_WEB_SHARED = (
+    TUNIXRT_VAR_DIR / "web" / (TUNIXRT_BIND.rpartition(":")[2] or "0")
+    if TUNIXRT_WEB_WORKERS > 1
+    else None
+)
+TUNIXRT_WEB_THREADS = env.int("TUNIXRT_WEB_THREADS", 4)  # of each worker
 # Live streams at once; each costs a sleeping thread. Beyond that pages read piece by piece.
 TUNIXRT_MAX_STREAMS = env.int("TUNIXRT_MAX_STREAMS", 200)
 # What one account may have of it. In local mode all are the same account.
@@ -202,7 +210,7 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "tunixrt.api.negotiation.ShortNegotiation",
     "EXCEPTION_HANDLER": "tunixrt.api.errors.exception_handler",
     "DEFAULT_THROTTLE_CLASSES": (
-        ["rest_framework.throttling.UserRateThrottle"] if env.str("TUNIXRT_API_RATE", "") else []
+        ["tunixrt.api.throttling.AccountRateThrottle"] if env.str("TUNIXRT_API_RATE", "") else []
     ),
     "DEFAULT_THROTTLE_RATES": {"user": env.str("TUNIXRT_API_RATE", "") or None},
     "NUM_PROXIES": 0,
@@ -211,6 +219,16 @@ REST_FRAMEWORK = {
 }
 KNOX_TOKEN_MODEL = "tunixrt.ApiToken"
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
+
+# Nothing is cached but the requests that TUNIXRT_API_RATE counts: a small file for each account.
+if TUNIXRT_WEB_SHARED:
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+            "LOCATION": str(TUNIXRT_WEB_SHARED / "cache"),
+            "OPTIONS": {"MAX_ENTRIES": 10_000},
+        }
+    }
 
 # Largest bodies in bytes: JSON requests, and uploads of datasets.
 TUNIXRT_API_MAX_BODY_BYTES = env.int("TUNIXRT_API_MAX_BODY_BYTES", 5 * 1024 * 1024)

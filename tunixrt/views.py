@@ -15,7 +15,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
@@ -24,6 +24,7 @@ from tunixrt.audit import write_log_entry
 from tunixrt.client_address import client_address, lies_in
 from tunixrt.local_mode import comes_through_loopback
 from tunixrt.logins import LimitedPasswordChangeForm
+from tunixrt.metrics import all_metrics
 from tunixrt.models import ApiToken
 from tunixrt.numbers import WholeNumberField
 from tunixrt.reference import read_reference
@@ -135,7 +136,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything Prometheus scrapes: ours from the database, Django's of this process. Takes an
+    """Everything Prometheus scrapes: ours from the database, Django's of this web server. Takes an
     account (a token, a login), an allowed address, or in local mode this machine."""
     allowed = request.user.is_authenticated or comes_through_loopback(request)
     if not (
@@ -144,7 +145,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         or _has_token(request)
     ):
         raise NotAllowed(METRICS_REFUSED)
-    return HttpResponse(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(all_metrics(), content_type=CONTENT_TYPE_LATEST)
 
 
 METRICS_REFUSED = (

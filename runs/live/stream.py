@@ -16,7 +16,8 @@ import re
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from runs.runfolder import files, names
 from runs.services.measurements import BATCH_BYTES, Record, read_line
 from tunixrt.credentials import Credential, still_valid
 from tunixrt.refusals import Busy, TooMany
+from tunixrt.shares import AllTaken, OwnTaken, Shares
 
 logger = logging.getLogger(__name__)
 
@@ -309,7 +311,9 @@ class Hub:
         self.viewers = 0
         self.stopping = False
         self.refused: set[Credential] = set()  # of viewers that are to leave
-        self._credentials: Counter[Credential] = Counter()
+        self._shares = Shares("viewers")
+        # of each credential: what gives the shares of its viewers back
+        self._releases: defaultdict[Credential, list[Callable[[], None]]] = defaultdict(list)
         self._look_at_credentials = 0.0  # when; monotonic seconds
         self._lock = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
@@ -318,22 +322,20 @@ class Hub:
     def join(
         self, run: Run, folder: Path, credential: Credential, *, limit: int, each: int
     ) -> Watch:
-        """One more viewer of ``run``: ``limit`` in all, ``each`` of one account. Raises
+        """One more viewer of ``run``: ``limit`` in all workers, ``each`` of one account. Raises
         TooManyStreams, TooManyOfOne."""
         with self._lock:
-            if self.viewers >= limit or self.stopping:
+            if self.stopping:
                 raise TooManyStreams
-            if (
-                sum(
-                    count
-                    for other, count in self._credentials.items()
-                    if other.user_id == credential.user_id
-                )
-                >= each
-            ):
-                raise TooManyOfOne(each)
+            account = f"account {credential.user_id}"
+            try:
+                release = self._shares.take(account, total=limit, each=each)
+            except AllTaken as error:
+                if isinstance(error, OwnTaken) and each < limit:
+                    raise TooManyOfOne(each) from None
+                raise TooManyStreams from None
             self.viewers += 1
-            self._credentials[credential] += 1
+            self._releases[credential].append(release)
             watch = self.watches.get(run.pk)
             if watch is None:
                 watch = self.watches[run.pk] = Watch(folder, State.of(run))
@@ -351,9 +353,9 @@ class Hub:
     def leave(self, run_id: uuid.UUID, credential: Credential) -> None:
         with self._lock:
             self.viewers -= 1
-            self._credentials[credential] -= 1
-            if not self._credentials[credential]:
-                del self._credentials[credential]
+            self._releases[credential].pop()()
+            if not self._releases[credential]:
+                del self._releases[credential]
                 self.refused.discard(credential)
             watch = self.watches[run_id]
             watch.viewers -= 1
@@ -403,7 +405,7 @@ class Hub:
     def _check_credentials(self) -> None:
         """End the streams of viewers whose account, token or session is gone."""
         with self._lock:
-            asked = set(self._credentials)
+            asked = set(self._releases)
         try:
             close_old_connections()
             gone = asked - still_valid(asked)
@@ -412,7 +414,7 @@ class Hub:
             return
         if gone:
             with self._lock:
-                self.refused |= gone & self._credentials.keys()
+                self.refused |= gone & self._releases.keys()
             for watch in self._watched():
                 watch.wake()
 

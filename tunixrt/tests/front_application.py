@@ -17,7 +17,7 @@ from django.conf import settings
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-settings.configure(DATABASES={}, SECRET_KEY="test")
+settings.configure(DATABASES={}, SECRET_KEY="test", TUNIXRT_WEB_SHARED=None)
 
 from tunixrt.front import BodyRule, Front, Limits  # noqa: E402 - after the settings
 from tunixrt.refusals import REFUSED  # noqa: E402

@@ -94,6 +94,13 @@ def test_runs_in_the_request_leave_two_threads_free(
     assert ids() == expected
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(1, []), (8, []), (0, ["tunixrt.E012"])])
+def test_a_web_server_has_a_process(configure, workers: int, expected: list[str]):
+    configure(TUNIXRT_WEB_WORKERS=workers)
+
+    assert ids() == expected
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from django.conf import LazySettings
 from django.http import HttpResponse
 
-from tunixrt.front import KNOWN_MAX, BodyRule, Front, Limits, Places
+from tunixrt.front import HEAVY, KNOWN_MAX, BodyRule, Front, Limits, Places
+from tunixrt.shares import OwnTaken, Shares
 from tunixrt.tests.plugin import ROOT
 from tunixrt.whose import ACCOUNT
 
@@ -359,6 +361,30 @@ def test_one_heavy_request_of_a_client_at_a_time() -> None:
     asyncio.run(visits())
 
     assert sorted(begun) == ["one", "one", "quick", "three", "two"]
+
+
+def test_a_heavy_request_waits_for_one_of_another_process(
+    settings: LazySettings, tmp_path: Path
+) -> None:
+    """Nothing happens in this process when that one ends."""
+    settings.TUNIXRT_WEB_SHARED = tmp_path
+
+    async def visits() -> None:
+        elsewhere = Shares("heavy")
+        release = elsewhere.take("one", total=HEAVY, each=1)
+        places = Places(3)
+        heavy = [
+            places.visit(lambda: None, client=name, who=name, heavy=True) for name in ("one", "two")
+        ]
+        await heavy[1].result
+        assert not heavy[0].admitted
+        with pytest.raises(OwnTaken):
+            elsewhere.take("one", total=HEAVY, each=1)
+        release()
+        await heavy[0].result
+        elsewhere.take("one", total=HEAVY, each=1)()
+
+    asyncio.run(visits())
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Server) -> None:

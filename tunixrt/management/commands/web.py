@@ -2,18 +2,21 @@ import errno
 import math
 import os
 import resource
+import shutil
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from tunixrt import parent
+from tunixrt import metrics, parent
 from tunixrt.checks import bind_host
 from tunixrt.listeners import who_listens
 
-CONNECTIONS = 4096  # at once, idle ones of browsers and slow ones included; a few kilobytes each
+# At once in all workers, idle ones of browsers and slow ones included; a few kilobytes each.
+CONNECTIONS = 4096
 MAX_KILL_TIMEOUT = 1800  # seconds; granian refuses more
 
 
@@ -39,8 +42,8 @@ class Command(BaseCommand):
             *(sys.executable, "-m", "granian"),
             *("--interface", "rsgi", "--http", "1"),
             *("--host", bind_host(), "--port", port),
-            *("--workers", "1"),
-            *("--backpressure", str(CONNECTIONS)),
+            *("--workers", str(settings.TUNIXRT_WEB_WORKERS)),
+            *("--backpressure", str(max(1, CONNECTIONS // settings.TUNIXRT_WEB_WORKERS))),
             "--no-ws",
             # A reader who takes nothing must not hold a shutdown up; a run in the request may
             # finish.
@@ -51,6 +54,8 @@ class Command(BaseCommand):
             *("--log-level", "error"),
             "tunixrt.rsgi:application",
         ]
+        if settings.TUNIXRT_WEB_SHARED is not None:
+            os.environ[metrics.FOLDER] = str(make_shared_folder(settings.TUNIXRT_WEB_SHARED))
         allow_open_files(2 * CONNECTIONS)
         # glibc gives threads heaps of their own, which stay mostly empty
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
@@ -90,6 +95,14 @@ def listening_problem(host: str, port: str) -> str | None:
         way_out = "Stop what listens there, or set TUNIXRT_BIND to another address."
         return f"Cannot listen on {settings.TUNIXRT_BIND}: {error.strerror}.{used} {way_out}"
     return None
+
+
+def make_shared_folder(folder: Path) -> Path:
+    """Make the folder that the workers share, without what an earlier server has left in it, and
+    return the one in it for metrics. The port is ours, so no other server uses the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "metrics").mkdir(mode=0o700, parents=True)
+    return folder / "metrics"
 
 
 def allow_open_files(count: int) -> None:

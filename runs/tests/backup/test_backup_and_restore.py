@@ -32,6 +32,7 @@ from runs.backup.restoring import restore_backup
 from runs.execution.hosts import this_host
 from runs.models import Host, OutputRoot, Run, RunStatus
 from runs.runfolder import files, names, records
+from runs.services.cancelling import request_cancel
 from runs.services.output_root import root_away, root_problem, start_problem
 from runs.services.reservations import run_folder
 from runs.services.retrying import retry_run
@@ -229,9 +230,9 @@ class TestRunsThatWereActive:
         assert (retry.status, retry.resume_from_id) == (RunStatus.PENDING, executing.pk)
 
     def test_one_that_was_being_cancelled_has_ended(
-        self, executing: Run, backup: Callable[..., Made], restore: Restore
+        self, executing: Run, backup: Callable[..., Made], restore: Restore, user: User
     ) -> None:
-        Run.objects.update(status=RunStatus.CANCELLING)
+        request_cancel(run=executing, by=user)
         backup()
         restore()
         assert Run.objects.get().status == RunStatus.FAILED

@@ -23,6 +23,7 @@ from runs.execution.launching import launch_pending
 from runs.models import Host, Run, RunEvent
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import boot_id, processes_of_run, read_process
+from runs.services.cancelling import request_cancel
 from runs.services.claiming import claim_run
 from runs.services.output_root import make_folder, root_problem
 from runs.services.reservations import run_folder
@@ -83,13 +84,13 @@ class TestAlive:
         assert (run.status, run.step, run.last_loss) == ("running", 3, 1 / 3)
 
     def test_a_cancel_that_never_reached_the_folder_is_passed_on(
-        self, submit: Submit, scripted: Script
+        self, submit: Submit, scripted: Script, user: User
     ):
         """The web server died between the row and the file."""
         scripted(["touch", "begun"], ["steps", 100_000, 0.01])
         run = started(submit)
         wait_for((run_folder(run) / "begun").exists, "the training")
-        Run.objects.update(status="cancelling")
+        request_cancel(run=run, by=user)  # the row alone
 
         wait_for(lambda: attend() == 0, "the end")
 

@@ -21,6 +21,7 @@ from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.models import MetricSeries, Run, RunEvent
 from runs.runfolder import files, names, records
+from runs.services.cancelling import request_cancel
 from runs.services.claiming import claim_run
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Submit
@@ -89,8 +90,7 @@ def test_what_an_end_means(
     user: User,
 ):
     if cancelling:
-        Run.objects.update(status="cancelling")
-        running.refresh_from_db()
+        request_cancel(run=running, by=user)
     leave_end(running, **end)
 
     bring_home(running, by="test")
@@ -118,10 +118,10 @@ def test_the_second_one_changes_nothing(running: Run):
     assert RunEvent.objects.filter(new="completed").count() == 1
 
 
-def test_one_that_was_being_cancelled_meanwhile_gets_its_end_all_the_same(running: Run):
+def test_one_that_was_being_cancelled_meanwhile_gets_its_end_all_the_same(running: Run, user: User):
     """The row took a step after it was read: the end is written on top of that."""
     leave_end(running, exit_code=0)
-    Run.objects.update(status="cancelling")
+    request_cancel(run=Run.objects.get(), by=user)
 
     assert bring_home(running, by="test").status == "completed"
 

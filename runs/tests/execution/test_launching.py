@@ -26,6 +26,7 @@ from runs.execution.launching import (
 )
 from runs.models import Host, OutputRoot, Run, RunEvent
 from runs.runfolder import files, names
+from runs.services.claiming import claim_run
 from runs.services.output_root import root_problem
 from runs.services.reservations import run_folder
 from runs.services.run_requests import clean_request
@@ -77,11 +78,7 @@ class TestSlots:
     ):
         settings.TUNIX_SLOTS = 1
         scripted()
-        other = Host.objects.create(name="other")
-        run = submit()
-        Run.objects.filter(pk=run.pk).update(
-            status="running", host=other, started_at="2026-01-01T00:00:00Z"
-        )
+        claim_run(run=submit(), host=Host.objects.create(name="other"), by="test")
 
         assert free_slots(hosts.this_host()) == 1
 

@@ -28,6 +28,7 @@ from runs.models import Host, Run
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import processes_of_run
 from runs.services.claiming import claim_run
+from runs.services.finishing import finish_run
 from runs.services.output_root import is_missing, root_problem
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Start, Submit
@@ -203,8 +204,8 @@ def in_use(submit: Submit, scripted: Script) -> None:
     """The database has used its output root: a run was started there."""
     scripted(["say", "trained"])
     assert root_problem() is None
-    now = timezone.now()
-    Run.objects.filter(pk=submit().pk).update(status="failed", started_at=now, completed_at=now)
+    run = claim_run(run=submit(), host=this_host(), by="test")
+    finish_run(run=run, status="failed", reason="test", by="test")
 
 
 @every_kind

@@ -7,16 +7,17 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from runs.keeper import program as keeper
 from runs.keeper.messages import failure_words, oom_kills
+from runs.keeper.supervisor import POLL_SECONDS, Command, Supervisor
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import same_process
 from runs.tests.launching import ENVIRONMENT, FLAGS, launched_runs, wait_for
+from runs.tests.programs import ROOT
 
 
 @pytest.fixture
@@ -279,7 +280,6 @@ def test_closed_standard_streams_do_no_harm(run):
     ],
 )
 def test_the_end_is_told(run, script, code, number, message):
-    began = time.monotonic()
     training = run(["say", "to stdout"], *script).launch()
     record = training.end()
     assert record["run_id"] == training.run_id
@@ -290,8 +290,9 @@ def test_the_end_is_told(run, script, code, number, message):
         message,
     )
     assert record["host"] == os.uname().nodename
-    assert record["started_at"] < record["ended_at"]
-    assert 0 < record["duration_seconds"] <= time.monotonic() - began
+    assert record["started_at"] == training.read(names.KEEPER)["started_at"]
+    assert record["ended_at"]
+    assert record["duration_seconds"] > 0
     assert (training.path / "stdout.log").read_bytes() == b"to stdout\n"
 
 
@@ -408,17 +409,46 @@ def test_a_keeper_costs_at_most_12_megabytes(run):
     assert size["Pss:"] <= 12 * 1024, rollup
 
 
-def test_a_waiting_keeper_uses_next_to_no_processor(run):
-    training = run(["touch", "runs"], ["sleep", 600]).launch()
-    training.wait_for_file("runs")
+WAITING = """
+import json, os, pathlib, signal, sys
+sys.path.append(sys.argv[1])
+from runs.keeper import supervisor
+rests, read = [], []
 
-    def ticks():
-        fields = Path(f"/proc/{training.keeper_pid()}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+def rest(signals, seconds):
+    rests.append(seconds)
+    read.append(int(pathlib.Path("/proc/self/io").read_text().split()[1]))
+    if len(rests) == 20:
+        raise KeyboardInterrupt
 
-    before, began = ticks(), time.monotonic()
-    time.sleep(1)
-    assert (ticks() - before) / os.sysconf("SC_CLK_TCK") <= 0.1 * (time.monotonic() - began)
+signal.sigtimedwait = rest
+keeper = supervisor.Supervisor(sys.argv[2], -1, supervisor.Command(sys.argv[2]), os.getpid())
+try:
+    keeper._wait()
+except KeyboardInterrupt:
+    print(json.dumps({"rests": rests, "read": read[-1] - read[0]}))
+"""
+
+
+def test_a_waiting_keeper_rests_between_two_looks_and_reads_nothing(run):
+    """So it uses next to no processor. Its rests, the calls of the system, are counted."""
+    command = [sys.executable, "-I", "-c", WAITING, str(ROOT), str(run(["sleep", 600]).path)]
+    waited = json.loads(subprocess.check_output(command, text=True))
+
+    assert waited["rests"] == [POLL_SECONDS] * 20
+    assert POLL_SECONDS >= 0.1
+    assert waited["read"] < 20 * 150  # what the test itself read to know it
+
+
+def test_the_duration_is_that_of_the_training_by_a_clock_that_only_goes_on(run):
+    training = run(["sleep", 600])
+    keeper = Supervisor(str(training.path), -1, Command(str(training.path)), os.getpid())
+    assert keeper._record("start_failed", "m")["duration_seconds"] is None
+
+    keeper.started_at, keeper.started = files.timestamp(), 1000.0
+    keeper.ended, keeper.status = 1007.2500004, 0
+
+    assert keeper._record("exit", "m")["duration_seconds"] == 7.25
 
 
 def test_the_command_names_this_interpreter_and_file(tmp_path):

@@ -20,10 +20,14 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.utils import timezone
 
+from runs.execution.attending import cancel_run
+from runs.execution.hosts import this_host
 from runs.live import stream
 from runs.models import Run, RunStatus
 from runs.runfolder import files, names, records
 from runs.runfolder.processes import descendants
+from runs.services.claiming import claim_run
+from runs.services.finishing import finish_run
 from runs.services.reservations import run_folder
 from runs.tests.launching import HOUR, PATIENCE, wait_for
 from runs.tests.leftovers import make_run, measured
@@ -192,9 +196,7 @@ def end(run: Run, status: str = RunStatus.COMPLETED, exit_code: int | None = 0) 
     """As keeper and attendant end a run: exit.json, then the row."""
     record = records.exit_record(run_id=str(run.run_id), reason="exit", message="")
     files.write_json(run_folder(run) / names.EXIT, record)
-    Run.objects.filter(pk=run.pk).update(
-        status=status, exit_code=exit_code, completed_at=timezone.now(), message="All done."
-    )
+    finish_run(run=run, status=status, reason="All done.", by="test", exit_code=exit_code)
 
 
 # --- what is told
@@ -260,13 +262,12 @@ def test_a_step_of_the_status_is_told(site: Site, user: User):
 
     with site.reading(run) as reading:
         reading.wait_for("status")
-        Run.objects.filter(pk=run.pk).update(status=RunStatus.RUNNING, started_at=timezone.now())
+        claim_run(run=run, host=this_host(), by="test")
         reading.wait_for("status", 2)
         run_folder(run).mkdir()
         append(run, "stdout.log", b"hello\n")
         reading.wait_for("stdout")
-        Run.objects.filter(pk=run.pk).update(status=RunStatus.CANCELLING)
-        records.request_stop(run_folder(run), "cancel", "somebody")
+        cancel_run(run=run, by=user)
         reading.wait_for("status", 3)
         end(run, RunStatus.CANCELLED, None)
         reading.wait_for("end")

@@ -224,8 +224,8 @@ class TestTheQuota:
         taking(user, 2 * GB)
         with pytest.raises(QuotaExceeded):
             submit()
-        Run.objects.filter(pk=run.pk).update(status=RunStatus.FAILED, completed_at=timezone.now())
-        run.refresh_from_db()
+        claim_run(run=run, host=this_host(), by="test")
+        finish_run(run=run, status=RunStatus.FAILED, reason="test", by="test")
         assert retry_run(run=run, by=staff).owner == staff
 
     def test_a_lost_run_says_why_it_is_not_tried_again(

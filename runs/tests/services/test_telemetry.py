@@ -2,17 +2,18 @@
 
 import logging
 import re
-import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from runs.lifecycle import count_end
-from runs.models import Counter, Run
+from runs.models import Counter, Host, Run
 from runs.models.counter import RUNS
 from runs.services import deletion, telemetry
 from runs.tests.conftest import Submit
@@ -70,25 +71,29 @@ def test_a_value_beyond_the_last_bound_is_counted(db: None) -> None:
     assert samples['tunix_runs_duration_seconds_bucket{le="+Inf"}'] == 1
 
 
-def test_the_queue_and_the_hosts_are_gauged(submit: Submit) -> None:
+def test_the_queue_and_the_hosts_are_gauged(
+    submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from runs.execution.attendant import beat  # noqa: PLC0415 - the attendant's module opens no files until it is used
 
-    began = time.time()
-    submit()
+    run = submit()
     submit(dry_run=True)
     beat()
+    now = run.created_at + timedelta(seconds=90)
+    host = Host.objects.get()
+    assert host.heartbeat_at is not None
+    monkeypatch.setattr(timezone, "now", lambda: now)
     samples = scrape()
     assert samples['tunix_queue_depth{mode="local"}'] == 1
     assert samples['tunix_queue_depth{mode="dry-run"}'] == 1
-    elapsed = time.time() - began
-    assert 0 <= samples['tunix_queue_oldest_pending_seconds{mode="local"}'] <= elapsed
-    ages = [
-        value
+    assert samples['tunix_queue_oldest_pending_seconds{mode="local"}'] == 90.0
+    ages = {
+        name: value
         for name, value in samples.items()
         if name.startswith("tunix_host_heartbeat_age_seconds")
-    ]
-    assert len(ages) == 1
-    assert 0 <= ages[0] <= elapsed
+    }
+    age = (now - host.heartbeat_at).total_seconds()
+    assert ages == {f'tunix_host_heartbeat_age_seconds{{host="{host.name}"}}': age}
 
 
 def test_slow_writes_are_logged(

@@ -74,4 +74,12 @@ def _command(process: Process) -> str:
     except OSError:
         return ""
     shown = "".join(character if character.isprintable() else "?" for character in words)
-    return f": {shown[:COMMAND_CHARACTERS]}" if shown else ""
+    return f": {_shorten(shown, COMMAND_CHARACTERS)}" if shown else ""
+
+
+def _shorten(text: str, longest: int) -> str:
+    """Cut at a word where there is one, and show by an ellipsis that something is left out."""
+    if len(text) <= longest:
+        return text
+    words = text[: longest - 1].rpartition(" ")[0]
+    return f"{words} …" if words else f"{text[: longest - 1]}…"

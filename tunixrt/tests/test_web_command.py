@@ -66,6 +66,39 @@ def test_whose_process_has_the_port_is_said(settings, where: str):
     assert str(refused.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "end"),
+    [
+        (["--name", "word " * 100], "word …"),
+        (["--name", "x" * 500], "--name …"),
+        (["--name", "short"], " --name short"),
+    ],
+)
+def test_a_long_command_is_cut_at_a_word(settings, arguments: list[str], end: str):
+    command = [sys.executable, "-c", "exec(input())", *arguments]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdin.write(f"exec({LISTENER!r})\n")
+        other.stdin.flush()
+        port = int(other.stdout.readline())
+
+        said = listeners.who_listens("127.0.0.1", port)
+
+        other.communicate()
+    assert said is not None
+    assert said.endswith(end)
+    shown = said.partition(": ")[2]
+    assert len(shown) <= listeners.COMMAND_CHARACTERS
+    assert " ".join(command).startswith(shown.removesuffix("…").rstrip())
+
+
+def test_a_command_of_one_long_word_is_cut_within_it():
+    assert listeners._shorten("x" * 11, 10) == "x" * 9 + "…"
+    assert listeners._shorten("x" * 10, 10) == "x" * 10
+
+
 def test_of_a_process_that_cannot_be_seen_the_user_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(listeners, "has_open", lambda pid, target: False)
     with socket.socket() as other:

@@ -8,7 +8,6 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q
-from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 
 from runs.models.host import Host
@@ -64,16 +63,10 @@ class ModeField(models.CharField):
         return name, "django.db.models.CharField", args, kwargs
 
 
-# In the very words of the partial indexes below: with parameters in their place SQLite leaves the
-# index aside and reads the whole table for what a host executes. Not for subqueries, where the
-# table has another name.
-_IS_EXECUTING = RawSQL(
-    "\"tunix_runs\".\"status\" IN ('running', 'cancelling')", (), output_field=models.BooleanField()
-)
-_IS_PENDING = RawSQL('"tunix_runs"."status" = \'pending\'', (), output_field=models.BooleanField())
-_HAS_FAILED = RawSQL(
-    "\"tunix_runs\".\"status\" IN ('failed', 'timeout')", (), output_field=models.BooleanField()
-)
+# The condition of an index, and of the reads that it serves. Equalities, because SQLite compares
+# the value of an equality with that in an index's condition, but not the values of an IN: with IN
+# it reads the whole table for what a host executes (docs/performance.md).
+_IS_EXECUTING = Q(status=RunStatus.RUNNING.value) | Q(status=RunStatus.CANCELLING.value)
 
 
 class RunQuerySet(models.QuerySet["Run"]):
@@ -97,7 +90,7 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def pending_of(self, owner: AbstractBaseUser) -> Self:
         """Return the pending runs of an owner. A dedicated index serves it."""
-        return self.filter(_IS_PENDING, owner=owner).order_by()
+        return self.filter(status=RunStatus.PENDING, owner=owner).order_by()
 
     def executing_on(self, host: Host) -> Self:
         return self.executing().filter(host=host)
@@ -114,7 +107,7 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def failed(self, status: str) -> Self:
         """Return failed or timed-out runs, as ``status`` names, the latest end first."""
-        return self.filter(_HAS_FAILED, status=status).order_by("-completed_at")
+        return self.filter(status=status).order_by("-completed_at")
 
 
 class Run(models.Model):
@@ -281,7 +274,7 @@ class Run(models.Model):
             models.Index(
                 "host",
                 name="ix_tunix_runs_executing",
-                condition=Q(status__in=["running", "cancelling"]),
+                condition=_IS_EXECUTING,
             ),
             # a run's retries; one over all runs would count those that retry nothing as one value,
             # and be left aside for it
@@ -299,7 +292,7 @@ class Run(models.Model):
                 "status",
                 F("completed_at").desc(),
                 name="ix_tunix_runs_failed",
-                condition=Q(status__in=["failed", "timeout"]),
+                condition=Q(status="failed") | Q(status="timeout"),
             ),
             # what an owner's runs take; it holds all that this is computed from, so no row is read
             # for it

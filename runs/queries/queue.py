@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import BooleanField, QuerySet
-from django.db.models.expressions import RawSQL
+from django.db.models import QuerySet
 from django.utils import timezone
 from django_q.models import Failure, OrmQ
 
-from runs.models import Host, Run, RunStatus, WebhookDelivery
+from runs.models import DeliveryState, Host, Run, RunStatus, WebhookDelivery
 from runs.services.output_root import start_problem
 
 HOSTS_MAX = 100
@@ -26,8 +25,6 @@ COUNTED_MAX = 10_000
 # An attendant sends a canary task every ten seconds and replaces workers that leave it undone for
 # thirty.
 TASKS_SILENT = timedelta(seconds=60)
-# In the very words of its partial index, which SQLite does not see through a parameter.
-IS_WAITING = RawSQL('"runs_webhookdelivery"."state" = \'waiting\'', (), output_field=BooleanField())
 ROW = (
     "run_id",
     "name",
@@ -180,7 +177,7 @@ def read_queue() -> QueueState:
         tasks=_count(OrmQ.objects.all()),
         oldest_task=OrmQ.objects.order_by("pk").first(),
         failed_tasks=list(Failure.objects.order_by("-stopped")[:5]),
-        webhooks_waiting=_count(WebhookDelivery.objects.filter(IS_WAITING)),
+        webhooks_waiting=_count(WebhookDelivery.objects.filter(state=DeliveryState.WAITING)),
         root_problem=start_problem(),
     )
 

@@ -241,7 +241,7 @@ def test_failures_and_waiting_webhooks_are_found_by_their_index(submit: Submit, 
         assert "ix_tunix_runs_failed" in rows.explain() and "TEMP" not in rows.explain()
         assert (
             "INDEX ix_webhook_"
-            in WebhookDelivery.objects.filter(queue_state.IS_WAITING).order_by().explain()
+            in WebhookDelivery.objects.filter(state="waiting").order_by().explain()
         )
     else:
         # A planner that has seen three rows reads the table. Forbid that, to see whether the index

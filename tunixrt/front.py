@@ -532,6 +532,7 @@ class Places:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        refused: set[str | bytes | None] = set()
         while self._waiting and len(self._inside) < self._count:
             newest = max(self._inside.values(), default=-math.inf)
             if newest + self._patience > now:  # one that may be computing
@@ -543,7 +544,7 @@ class Places:
                     visit
                     for client in clients
                     for visit in self._waiting[client]
-                    if self._lets_in(visit)
+                    if self._lets_in(visit, refused)
                 ),
                 None,
             )
@@ -559,15 +560,20 @@ class Places:
             inside = loop.run_in_executor(self._threads, visit.work)
             inside.add_done_callback(lambda done, visit=visit: self._leave(visit, done))  # type: ignore[misc]
 
-    def _lets_in(self, visit: "_Visit") -> bool:
-        """Return whether a request may be admitted now; a heavy one has its share then."""
+    def _lets_in(self, visit: "_Visit", refused: set[str | bytes | None]) -> bool:
+        """Return whether a request may be admitted now; a heavy one has its share then. ``refused``
+        notes whose heavy requests have no share, None for those of all, so that a thousand that
+        wait are not a thousand tries."""
         most = max(1, self._count - 1)
         if self._of[visit.who] >= most or (visit.slow and self._slow >= most):
             return False
         if visit.heavy:
+            if refused & {visit.who, None}:
+                return False
             try:
                 visit.release = self._heavy.take(visit.who, total=HEAVY, each=1)
-            except AllTaken:
+            except AllTaken as taken:
+                refused.add(visit.who if isinstance(taken, OwnTaken) else None)
                 return False
         return True
 

@@ -86,7 +86,7 @@ def _start_of(client: str | bytes) -> int:
 def _lock_one_of(file: BinaryIO, start: int, count: int) -> bool:
     """Lock a free byte of ``count``; False if there is none. Begins anywhere, since the first ones
     are the likeliest to be taken."""
-    first = random.randrange(count)
+    first = random.randrange(max(1, count))
     return any(_lock(file, start + (first + number) % count) for number in range(count))
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from django.conf import LazySettings
 from django.http import HttpResponse
 
+from tunixrt import front
 from tunixrt.front import HEAVY, KNOWN_MAX, BodyRule, Front, Limits, Places
 from tunixrt.shares import OwnTaken, Shares
 from tunixrt.tests.plugin import ROOT
@@ -385,6 +386,37 @@ def test_a_heavy_request_waits_for_one_of_another_process(
         elsewhere.take("one", total=HEAVY, each=1)()
 
     asyncio.run(visits())
+
+
+def test_a_crowd_of_heavy_requests_costs_the_others_a_few_tries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each try opens a file, and whoever is admitted next waits for them."""
+    monkeypatch.setattr(front, "HEAVY_AGAIN", 1e6)
+    tries: list[str | bytes] = []
+    take = Shares.take
+
+    def noted(shares: Shares, client: str | bytes, **limits: int) -> Callable[[], None]:
+        tries.append(client)
+        return take(shares, client, **limits)
+
+    async def visits() -> None:
+        places = Places(6, patience=0)
+        held = threading.Event()
+        names = [*["one"] * 500, *["two"] * 500, *(f"other {number}" for number in range(500))]
+        heavy = [places.visit(held.wait, client=name, who=name, heavy=True) for name in names]
+        monkeypatch.setattr(Shares, "take", noted)
+        await places.visit(lambda: None, client="quick", who="quick").result
+        monkeypatch.setattr(Shares, "take", take)
+        held.set()
+        await asyncio.gather(*(visit.result for visit in heavy))
+
+    asyncio.run(visits())
+
+    # One and two have their share, and no third may have one: three tries, each time that somebody
+    # may be admitted.
+    assert len(set(tries)) <= 3
+    assert 1 <= len(tries) < 100
 
 
 def test_nothing_is_done_for_a_client_that_has_gone_before_its_turn(server: Server) -> None:

@@ -120,6 +120,11 @@ def test_kinds_do_not_count_for_each_other(folder: Path):
         release()
 
 
+def test_where_there_are_none_none_is_taken(folder: Path):
+    with pytest.raises(AllTaken):
+        Shares("things").take("a", total=0, each=2)
+
+
 def test_with_one_worker_nothing_is_written(folder: Path, settings: LazySettings):
     settings.TUNIXRT_WEB_SHARED = None
     take(Shares("things"), "a")()

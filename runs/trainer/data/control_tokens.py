@@ -88,6 +88,14 @@ class ControlTokens:
             (match.end() for match in self._names.finditer(text) if match[0] in self.ends), None
         )
 
+    def last_end_in(self, text: str) -> tuple[int, int] | None:
+        """Where the control token lies that can end an answer and has only white space after it."""
+        found = None
+        for match in self._names.finditer(text):
+            if match[0] in self.ends:
+                found = match.span()
+        return found if found and not text[found[1] :].strip() else None
+
     def encode_apart(self, texts: list[list[tuple[str, bool]]]) -> list[Any]:
         """Encodings of texts made of parts, each ``(text, whether the template wrote it)``; offsets
         count in the joined parts.

@@ -1,7 +1,12 @@
 """Reading ``dataset.jsonl`` (format tunix_sft): one example a line, streamed, bad lines named.
 
 A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split":
-"train"|"held_out"}``; the last message is the assistant's.
+"train"|"held_out"}``. Without ``kind`` it is a trace: the last message is the assistant's, and the
+only one that is learnt.
+
+With ``"kind": "conversation"`` roles may be developer and tool as well, and there may be ``tools``.
+An assistant's message may have ``reasoning``, ``tool_calls`` and ``"weight": 0``, a tool's
+``tool_call_id`` and ``name``. Every message of the assistant without ``"weight": 0`` is learnt.
 """
 
 from __future__ import annotations
@@ -12,21 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runs.trainer.data.conversation import Conversation, Message
 from runs.trainer.errors import DataError
 
 ROLES = ("system", "user", "assistant")
+CONVERSATION_ROLES = ("system", "developer", "user", "assistant", "tool")
+KINDS = ("conversation",)
 SPLITS = ("train", "held_out")
 NAMED_LINES = 5  # bad lines named in the error; the rest are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One line. ``offset`` is where it starts in the file, in bytes; ``line`` counts from 1."""
+    """One line. ``offset`` is where it starts in the file and ``size`` its length, in bytes;
+    ``line`` counts from 1."""
 
     line: int
     offset: int
+    size: int
     id: str
-    messages: list[dict[str, str]]
+    conversation: Conversation
     final_answer: str | None
     held_out: bool
 
@@ -77,16 +87,13 @@ def parse_line(raw: bytes, line: int, offset: int) -> Example:
         raise ValueError(f"is not JSON ({getattr(error, 'msg', error)})") from error
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
-    messages = value.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("has no messages")
-    clean = [_check_message(message, position) for position, message in enumerate(messages)]
-    if clean[-1]["role"] != "assistant":
-        raise ValueError("the last message is not the assistant's")
-    if not any(message["role"] == "user" for message in clean):
-        raise ValueError("has no message of a user")
-    if not clean[-1]["content"].strip():
-        raise ValueError("the assistant's answer is empty")
+    kind = value.get("kind")
+    if kind is None:
+        conversation = _read_trace(value)
+    elif kind in KINDS:
+        conversation = _read_conversation(value)
+    else:
+        raise ValueError(f"kind is {kind!r}, not {' or '.join(KINDS)}")
     final_answer = value.get("final_answer")
     if final_answer is not None and not isinstance(final_answer, str):
         raise ValueError("final_answer is neither text nor null")
@@ -94,27 +101,171 @@ def parse_line(raw: bytes, line: int, offset: int) -> Example:
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, neither train nor held_out")
     return Example(
-        line, offset, str(value.get("id", line)), clean, final_answer, split == "held_out"
+        line=line,
+        offset=offset,
+        size=len(raw),
+        id=str(value.get("id", line)),
+        conversation=conversation,
+        final_answer=final_answer,
+        held_out=split == "held_out",
     )
 
 
-def _check_message(message: Any, position: int) -> dict[str, str]:
+def _read_trace(value: dict[str, Any]) -> Conversation:
+    messages = _read_messages(value)
+    clean = [_check_message(message, position, ROLES) for position, message in enumerate(messages)]
+    if clean[-1]["role"] != "assistant":
+        raise ValueError("the last message is not the assistant's")
+    if not any(message["role"] == "user" for message in clean):
+        raise ValueError("has no message of a user")
+    if not clean[-1]["content"].strip():
+        raise ValueError("the assistant's answer is empty")
+    return Conversation.of_trace(clean)
+
+
+def _read_conversation(value: dict[str, Any]) -> Conversation:
+    clean: list[Message] = []
+    learnt: list[int] = []
+    for position, message in enumerate(_read_messages(value)):
+        read = _check_message(message, position, CONVERSATION_ROLES)
+        name = f"message {position + 1}"
+        if read["role"] == "assistant":
+            read.update(_read_assistant(message, name))
+            if _read_weight(message, name):
+                learnt.append(position)
+                if not read["content"].strip() and "tool_calls" not in read:
+                    raise ValueError(f"{name} is the assistant's, and it is empty")
+        elif read["role"] == "tool":
+            read.update(_read_result(message, name))
+        if not read["content"] and read["role"] != "tool" and "tool_calls" not in read:
+            raise ValueError(f"{name} ({read['role']}) is empty")
+        clean.append(read)
+    if not learnt:
+        raise ValueError("has no message of the assistant that is learnt")
+    return Conversation(clean, tuple(learnt), _read_tools(value))
+
+
+def _read_messages(value: dict[str, Any]) -> list[Any]:
+    messages = value.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("has no messages")
+    return messages
+
+
+def _check_message(message: Any, position: int, roles: tuple[str, ...]) -> Message:
     if not isinstance(message, dict):
         raise ValueError(f"message {position + 1} is not an object")
     role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
+    if role not in roles:
         raise ValueError(
-            f"message {position + 1} has the role {role!r}, not one of {', '.join(ROLES)}"
+            f"message {position + 1} has the role {role!r}, not one of {', '.join(roles)}"
         )
     if not isinstance(content, str):
         raise ValueError(f"message {position + 1} has no text")
-    try:
-        content.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"message {position + 1} holds half a character (a lone surrogate)"
-        ) from None
+    _check_encodable(content, f"message {position + 1}")
     return {"role": role, "content": content}
+
+
+def _read_assistant(message: dict[str, Any], name: str) -> Message:
+    """``reasoning`` and ``tool_calls`` under the names that templates read. Blank reasoning is
+    none."""
+    found: Message = {}
+    reasoning = message.get("reasoning")
+    if reasoning is not None:
+        if not isinstance(reasoning, str):
+            raise ValueError(f"the reasoning of {name} is not text")
+        _check_encodable(reasoning, f"the reasoning of {name}")
+        if reasoning.strip():
+            found["reasoning_content"] = reasoning
+    calls = message.get("tool_calls")
+    if calls is not None:
+        if not isinstance(calls, list) or not calls:
+            raise ValueError(f"the tool calls of {name} are not a list of calls")
+        found["tool_calls"] = [
+            _read_call(call, f"tool call {number} of {name}")
+            for number, call in enumerate(calls, start=1)
+        ]
+    return found
+
+
+def _read_call(call: Any, name: str) -> dict[str, Any]:
+    function = _read_function(call, name)
+    if not isinstance(function.get("arguments"), dict):
+        raise ValueError(f"{name} has no arguments (an object)")
+    clean: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": function["name"], "arguments": function["arguments"]},
+    }
+    if (identifier := call.get("id")) is not None:
+        if not isinstance(identifier, str):
+            raise ValueError(f"the id of {name} is not text")
+        clean["id"] = identifier
+    _check_value(clean, name)
+    return clean
+
+
+def _read_function(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.get("type") != "function":
+        raise ValueError(f"{name} is not an object of the type function")
+    function = value.get("function")
+    if not isinstance(function, dict):
+        raise ValueError(f"{name} has no function (an object)")
+    if not isinstance(function.get("name"), str) or not function["name"].strip():
+        raise ValueError(f"the function of {name} has no name")
+    return function
+
+
+def _read_result(message: dict[str, Any], name: str) -> Message:
+    found: Message = {}
+    for key in ("tool_call_id", "name"):
+        if (text := message.get(key)) is not None:
+            if not isinstance(text, str):
+                raise ValueError(f"the {key} of {name} is not text")
+            _check_encodable(text, f"the {key} of {name}")
+            found[key] = text
+    return found
+
+
+def _read_tools(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+    tools = value.get("tools")
+    if tools is None or tools == []:
+        return None
+    if not isinstance(tools, list):
+        raise ValueError("the tools are not a list")
+    for number, tool in enumerate(tools, start=1):
+        name = f"tool {number}"
+        function = _read_function(tool, name)
+        if not isinstance(function.get("description", ""), str):
+            raise ValueError(f"the description of {name} is not text")
+        if not isinstance(function.get("parameters", {}), dict):
+            raise ValueError(f"the parameters of {name} are not an object")
+        _check_value(tool, name)
+    return tools
+
+
+def _read_weight(message: dict[str, Any], name: str) -> bool:
+    """Whether the message is learnt."""
+    weight = message.get("weight", 1)
+    if isinstance(weight, bool) or weight not in (0, 1):
+        raise ValueError(f"the weight of {name} is {weight!r}, neither 0 nor 1")
+    return bool(weight)
+
+
+def _check_value(value: dict[str, Any], name: str) -> None:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise ValueError(
+            f"{name} holds a number that JSON does not have, or is nested too deep"
+        ) from None
+    _check_encodable(text, name)
+
+
+def _check_encodable(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half a character (a lone surrogate)") from None
 
 
 def examples_at(path: Path, offsets: list[int]) -> list[Example]:

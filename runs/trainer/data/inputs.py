@@ -49,6 +49,11 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int)
             f"The chat template takes no system message: in {count:,} examples it is put before the"
             " first user message."
         )
+    if count := data.counts["developers_moved"]:
+        warnings.append(
+            "The chat template knows no developer: in"
+            f" {_counted(count, 'example')} developers' messages are written as system messages."
+        )
     if count := data.counts["control_texts"]:
         warnings.append(
             f"{count:,} texts contain names of the tokenizer's control tokens, such as those that"

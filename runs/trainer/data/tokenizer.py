@@ -1,14 +1,14 @@
 """Tokenizers: from messages to token ids, and which of them are learnt.
 
 Two kinds: bytes (built-in presets) and any Hugging Face fast tokenizer from a folder. Both turn a
-conversation into one row of ids of which only the last assistant message, with the token that ends
-it, is learnt.
+conversation into rows of ids of which only the assistant's messages, each with the token that ends
+it, are learnt.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,29 +19,35 @@ from runs.trainer.data.chat import (
     GENERATION,
     ChatTemplate,
     LaidOut,
-    Messages,
     Part,
     last_words,
     shown,
 )
 from runs.trainer.data.control_tokens import ControlTokens
+from runs.trainer.data.conversation import Conversation, Message, Messages, Tools
+from runs.trainer.data.rows import Row, make_rows
 from runs.trainer.errors import DataError, ModelError
+
+# Characters that are encoded at once: what a tokenizer keeps of each token takes a hundred bytes.
+BATCH_CHARACTERS = 2**21
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A conversation as token ids.
+    """A row of token ids: a conversation, or what stands up to some of its answers.
 
     Attributes:
         learnt: the spans of ids that are learnt, each ``(start, end)``, in order.
         control_texts: texts that contain the name of a control token.
         system_moved: whether the system message was put before the first question.
+        developer_moved: whether developers' messages were written as system messages.
     """
 
     ids: list[int]
     learnt: list[tuple[int, int]]
     control_texts: int = 0
     system_moved: bool = False
+    developer_moved: bool = False
 
 
 class Tokenizer(Protocol):
@@ -51,11 +57,21 @@ class Tokenizer(Protocol):
     stop_ids: tuple[int, ...]  # ids that end an answer
     notes: list[str]  # what people should know of the tokenizer and its template
 
-    def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
-        """Whole conversations; the last message of each is learnt."""
+    def encode(self, conversations: Sequence[Conversation]) -> list[list[Encoded]]:
+        """Return the rows of each conversation.
 
-    def encode_prompt(self, messages: Messages) -> list[int]:
-        """Ids of what the model is given when it is to answer ``messages``."""
+        Raises:
+            DataError: a conversation cannot be written, or nothing of it can be learnt.
+        """
+
+    def encode_prompt(
+        self, messages: Messages, *, tools: Tools | None = None, answer: Message | None = None
+    ) -> list[int]:
+        """Return the ids of what the model is given when it is to answer ``messages``.
+
+        ``answer``: the message that is expected. What it says does not matter, but before an answer
+        with reasoning or tool calls a template may write something else.
+        """
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         """Text of an answer, without its ending token; with ``marks`` the special tokens by
@@ -77,20 +93,47 @@ class ByteTokenizer:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
-        encoded = []
-        for messages in conversations:
-            prompt = self.encode_prompt(messages[:-1])
-            ids = [*prompt, *messages[-1]["content"].encode(), self.END]
-            encoded.append(Encoded(ids, [(len(prompt), len(ids))]))
-        return encoded
+    def encode(self, conversations: Sequence[Conversation]) -> list[list[Encoded]]:
+        return [[self._encode(conversation)] for conversation in conversations]
 
-    def encode_prompt(self, messages: Messages) -> list[int]:
-        ids = [self.BEGIN]
-        for message in messages:
-            ids += message["content"].encode()
-            ids.append(self.END if message["role"] == "assistant" else ord("\n"))
-        return ids
+    def _encode(self, conversation: Conversation) -> Encoded:
+        last = conversation.last_answer
+        messages = conversation.messages[: last + 1]
+        self._check_plain(messages, conversation.tools)
+        ids, learnt = [self.BEGIN], []
+        answers = set(conversation.learnt)
+        for position, message in enumerate(messages):
+            start = len(ids)
+            ids += self._message(message)
+            if position in answers:
+                learnt.append((start, len(ids)))
+        developer_moved = any(message["role"] == "developer" for message in messages)
+        return Encoded(ids, learnt, developer_moved=developer_moved)
+
+    def encode_prompt(
+        self, messages: Messages, *, tools: Tools | None = None, answer: Message | None = None
+    ) -> list[int]:
+        self._check_plain([*messages, answer] if answer else messages, tools)
+        return [self.BEGIN, *(id for message in messages for id in self._message(message))]
+
+    def _message(self, message: Message) -> list[int]:
+        end = self.END if message["role"] == "assistant" else ord("\n")
+        return [*message["content"].encode(), end]
+
+    @staticmethod
+    def _check_plain(messages: Messages, tools: Tools | None) -> None:
+        """Raise DataError for what the template of bytes cannot write."""
+        what = "tools" if tools else None
+        for number, message in enumerate(messages, start=1):
+            if message["role"] == "tool" or "tool_calls" in message:
+                what = what or f"tools (message {number})"
+            elif "reasoning_content" in message:
+                what = what or f"reasoning (message {number})"
+        if what:
+            raise DataError(
+                f"the built-in presets read bytes, which have no way to write {what}; train a model"
+                " with a chat template, or leave it out of the dataset"
+            )
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         named = {self.BEGIN: b"<begin>", self.END: b"<end>"} if marks else {}
@@ -118,38 +161,13 @@ PROBE_ROLES = (
 PROBE_ANSWERS = ("Qz7 wExk-93 vB?", "d", "m", "of", "end", "user", "assistant")
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row about to be encoded: its parts, and where the answer and the token that ends it lie in
-    the joined text."""
-
-    parts: list[Part]
-    start: int
-    end: int
-
-    @classmethod
-    def of(cls, found: LaidOut) -> _Row:
-        layout = found.layout
-        prompt, answer = found.parts(layout.prompt), found.parts(layout.answer)
-        start = _length(prompt)
-        return cls(
-            [*prompt, *answer, *found.parts(layout.end)],
-            start,
-            start + _length(answer) + layout.end_length,
-        )
-
-    @property
-    def text(self) -> str:
-        return _joined(self.parts)
-
-
 class ChatTokenizer:
     """A Hugging Face fast tokenizer with its chat template, or with ``PLAIN_TEMPLATE`` when it has
     none.
 
-    Learnt are the answer and the token that ends it (chat.py says where they lie); a token that
-    spans the border to what stands before belongs to the answer. What people wrote is text: control
-    tokens come from the template alone (control_tokens.py).
+    Learnt are the answers and the tokens that end them (chat.py says where they lie, rows.py which
+    of them share a row); a token that spans the border to what stands before belongs to the answer.
+    What people wrote is text: control tokens come from the template alone (control_tokens.py).
     """
 
     def __init__(self, folder: Path, *, prompt_style: str = CONVERSATION):
@@ -161,9 +179,14 @@ class ChatTokenizer:
         self._tokenizer = _load(folder)
         self.notes: list[str] = []
         self._prompt_style = prompt_style
-        begin = "" if self._tokenizer.chat_template else self._use_plain_template(folder)
+        begin, name = "", f"the chat template in {folder}"
+        if not self._tokenizer.chat_template:
+            begin = self._use_plain_template(folder)
+            name = f"the plain template (there is none in {folder})"
         try:
-            self._template = ChatTemplate(self._tokenizer, prompt_style=prompt_style, begin=begin)
+            self._template = ChatTemplate(
+                self._tokenizer, prompt_style=prompt_style, begin=begin, name=name
+            )
             end = self._probe()
         except DataError as error:
             raise ModelError(
@@ -190,28 +213,29 @@ class ChatTokenizer:
             else ""
         )
 
-    def encode(self, conversations: Sequence[Messages]) -> list[Encoded]:
-        found = [self._template.lay_out(messages) for messages in conversations]
-        rows = [_Row.of(each) for each in found]
-        return [
-            self._encoded(each, row, encoding, forges)
-            for each, row, (encoding, forges) in zip(
-                found, rows, self._encode_rows(rows), strict=True
-            )
-        ]
+    def encode(self, conversations: Sequence[Conversation]) -> list[list[Encoded]]:
+        rows = [make_rows(self._template, conversation) for conversation in conversations]
+        encoded = iter(self._encode_all([row for of_one in rows for row in of_one]))
+        return [[next(encoded) for _ in of_one] for of_one in rows]
 
-    def encode_prompt(self, messages: Messages) -> list[int]:
-        found = self._template.lay_out_prompt(messages)
+    def _encode_all(self, rows: list[Row]) -> Iterator[Encoded]:
+        for batch in _batches(rows):
+            for row, (encoding, forges) in zip(batch, self._encode_rows(batch), strict=True):
+                yield self._encoded(row, encoding, forges)
+
+    def encode_prompt(
+        self, messages: Messages, *, tools: Tools | None = None, answer: Message | None = None
+    ) -> list[int]:
+        found = self._template.lay_out_prompt(messages, tools, answer)
         if found.layout.prompt_is_asked:
-            prompt = found.parts(found.layout.prompt)
-            [(encoding, _)] = self._encode_rows([_Row(prompt, 0, 0)])
+            [(encoding, _)] = self._encode_rows([Row(found.parts(found.layout.prompt), [])])
             return list(encoding.ids)
         # As in training: where the answer's first letter and what stands before it are one token,
         # the model writes that token.
-        row = _Row.of(found)
+        row = Row.of(found)
         [(encoding, _)] = self._encode_rows([row])
         ids: list[int] = encoding.ids
-        return ids[: self._first_token(encoding, ids, row.start)]
+        return ids[: self._first_token(encoding, ids, row.spans[0][0])]
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         # Cleaning up would change texts: "a ." to "a.".
@@ -221,7 +245,7 @@ class ChatTokenizer:
             )
         )
 
-    def _encode_rows(self, rows: list[_Row]) -> list[tuple[Any, bool]]:
+    def _encode_rows(self, rows: list[Row]) -> list[tuple[Any, bool]]:
         """The encoding of each row, and whether its texts would make control tokens."""
         control = self._template.control
         texts = [row.text for row in rows]
@@ -246,10 +270,23 @@ class ChatTokenizer:
             for is_apart, forges in zip(apart, forging, strict=True)
         ]
 
-    def _encoded(self, found: LaidOut, row: _Row, encoding: Any, forges: bool) -> Encoded:
+    def _encoded(self, row: Row, encoding: Any, forges: bool) -> Encoded:
         ids: list[int] = encoding.ids
-        first = self._first_token(encoding, ids, row.start)
-        last = encoding.char_to_token(row.end - 1)
+        found = row.found
+        assert found is not None
+        learnt = [self._learnt(encoding, ids, start, end) for start, end in row.spans]
+        # A name may also come about where a text and the template meet: then no text contains it.
+        control_texts = (
+            max(1, sum(self._template.control.found(text) is not None for text in found.texts))
+            if forges
+            else 0
+        )
+        return Encoded(ids, learnt, control_texts, found.system_moved, found.developer_moved)
+
+    def _learnt(self, encoding: Any, ids: list[int], start: int, end: int) -> tuple[int, int]:
+        """The tokens of the answer at these characters."""
+        first = self._first_token(encoding, ids, start)
+        last = encoding.char_to_token(end - 1)
         if last is None or ids[last] not in self._template.control.all_ids:
             raise DataError(
                 "the tokenizer joins the token that ends the answer with other text; change the"
@@ -259,13 +296,7 @@ class ChatTokenizer:
             raise DataError(
                 "the tokenizer has no tokens for the answer; change the answer or the tokenizer"
             )
-        # A name may also come about where a text and the template meet: then no text contains it.
-        control_texts = (
-            max(1, sum(self._template.control.found(text) is not None for text in found.texts))
-            if forges
-            else 0
-        )
-        return Encoded(ids, [(first, last + 1)], control_texts, found.system_moved)
+        return first, last + 1
 
     def _first_token(self, encoding: Any, ids: list[int], start: int) -> int:
         """The first token with a character from ``start`` on, unless it is a control token that
@@ -305,12 +336,13 @@ class ChatTokenizer:
                 # A template need not take every kind; a conversation that it refuses is named.
                 problem = problem or error
                 continue
-            encoded = self.encode(conversations)
-            for conversation, row in zip(conversations, encoded, strict=True):
-                self._check_learnt(self._template.lay_out(conversation), row)
+            encoded = self.encode([Conversation.of_trace(messages) for messages in conversations])
+            for messages, [row] in zip(conversations, encoded, strict=True):
+                self._check_learnt(self._template.lay_out(messages), row)
             if end is None:
                 self._note_layout(found)
-                end = encoded[0].ids[encoded[0].learnt[-1][1] - 1]
+                [first] = encoded[0]
+                end = first.ids[first.learnt[-1][1] - 1]
         if end is None:
             assert problem is not None
             raise problem
@@ -416,8 +448,17 @@ def _joined(parts: list[Part]) -> str:
     return "".join(text for text, _ in parts)
 
 
-def _length(parts: list[Part]) -> int:
-    return sum(len(text) for text, _ in parts)
+def _batches(rows: list[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _control_starts(parts: list[Part], control: ControlTokens) -> tuple[int, ...]:

@@ -25,16 +25,19 @@ from runs.trainer.data.tokenizer import Encoded, Tokenizer
 from runs.trainer.errors import DataError, ModelError
 
 # Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or
-# so many characters.
-CHUNK_EXAMPLES, CHUNK_CHARACTERS = 1024, 2**21
+# so many bytes of lines.
+CHUNK_EXAMPLES, CHUNK_BYTES = 1024, 2**21
+
+# What an example longer than max_seq_length is counted as.
+TOO_LONG = {"drop": "dropped", "truncate": "truncated", "split": "split"}
 
 # start: index into tokens.bin and learnt.bin; length: tokens; offset: byte offset of the example's
 # line in dataset.jsonl.
 PIECE = np.dtype([("start", "<i8"), ("offset", "<i8"), ("length", "<i4"), ("held_out", "?")])
 
 
-# The token ids of some examples, in their order. May raise DataError, for one bad example.
-Encode = Callable[[Tokenizer, list[Example]], list[Encoded]]
+# The rows of token ids of some examples, in their order. May raise DataError, for one bad example.
+Encode = Callable[[Tokenizer, list[Example]], list[list[Encoded]]]
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _key(dataset: Path, encoding: str, tokenizer: str, max_length: int, too_long
 def _build(
     dataset: Path,
     folder: Path,
-    encode: Callable[[list[Example]], list[Encoded]],
+    encode: Callable[[list[Example]], list[list[Encoded]]],
     max_length: int,
     too_long: str,
     check_stop: Callable[[], None],
@@ -142,8 +145,8 @@ def _build(
 
 
 def _encode(
-    encode: Callable[[list[Example]], list[Encoded]], chunk: list[Example]
-) -> list[Encoded]:
+    encode: Callable[[list[Example]], list[list[Encoded]]], chunk: list[Example]
+) -> list[list[Encoded]]:
     try:
         return encode(chunk)
     except DataError:
@@ -174,6 +177,7 @@ class _Counts:
         }
         self.control_texts = 0
         self.systems_moved = 0
+        self.developers_moved = 0
         self.position = 0
         self.largest_id = 0
         self.lengths: dict[int, int] = {}  # histogram of whole examples, in steps of 16 tokens
@@ -184,6 +188,7 @@ class _Counts:
             **self.splits,
             "control_texts": self.control_texts,
             "systems_moved": self.systems_moved,
+            "developers_moved": self.developers_moved,
             "largest_id": self.largest_id,
             "length_histogram": histogram,
         }
@@ -191,7 +196,7 @@ class _Counts:
 
 def _write_chunk(
     chunk: list[Example],
-    encoded: list[Encoded],
+    encoded: list[list[Encoded]],
     counts: _Counts,
     max_length: int,
     too_long: str,
@@ -201,29 +206,25 @@ def _write_chunk(
     ids_out: list[np.ndarray] = []
     learnt_out: list[np.ndarray] = []
     records: list[tuple[int, int, int, bool]] = []
-    for example, row in zip(chunk, encoded, strict=True):
-        ids, mask = _arrays(row)
-        counts.control_texts += row.control_texts
-        counts.systems_moved += row.system_moved
+    for example, rows in zip(chunk, encoded, strict=True):
+        arrays = [_arrays(row) for row in rows]
+        longest = max(len(ids) for ids, _ in arrays)
+        counts.control_texts += max(row.control_texts for row in rows)
+        counts.systems_moved += any(row.system_moved for row in rows)
+        counts.developers_moved += any(row.developer_moved for row in rows)
         count = counts.splits["held_out" if example.held_out else "train"]
         count["examples"] += 1
-        bucket = len(ids) // 16 * 16
+        bucket = longest // 16 * 16
         counts.lengths[bucket] = counts.lengths.get(bucket, 0) + 1
-        counts.largest_id = max(counts.largest_id, int(ids.max()))
+        counts.largest_id = max(counts.largest_id, *(int(ids.max()) for ids, _ in arrays))
         if example.held_out and example.final_answer is not None:
             answers.write(np.int64(example.offset).tobytes())
-        cut = list(_cut(ids, mask, max_length, too_long))
-        if len(ids) > max_length:
-            count[
-                (
-                    "dropped"
-                    if not cut and too_long == "drop"
-                    else "split"
-                    if too_long == "split"
-                    else "truncated"
-                )
-            ] += 1
-        if not cut and not (len(ids) > max_length and too_long == "drop"):
+        if longest > max_length:
+            count[TOO_LONG[too_long]] += 1
+            if too_long == "drop":
+                continue
+        cut = [piece for ids, mask in arrays for piece in _cut(ids, mask, max_length, too_long)]
+        if not cut:
             count["no_answer"] += 1
         for piece, piece_mask in cut:
             records.append((counts.position, example.offset, len(piece), example.held_out))
@@ -253,16 +254,16 @@ def _arrays(row: Encoded) -> tuple[np.ndarray, np.ndarray]:
 def _cut(
     ids: np.ndarray, mask: np.ndarray, max_length: int, too_long: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The sequences that an example becomes, each with which of its tokens are learnt.
+    """The sequences that a row becomes, each with which of its tokens are learnt.
 
-    A sequence without a learnt token is left out. ``split`` makes windows of ``max_length``; each
-    but the first begins with a quarter of a window that the one before has learnt already, as
-    context, so that every answer token is learnt exactly once.
+    A sequence without a learnt token is left out. ``truncate`` keeps the beginning. ``split`` makes
+    windows of ``max_length``; each but the first begins with a quarter of a window that the one
+    before has learnt already, as context, so that every answer token is learnt exactly once.
     """
     if len(ids) <= max_length or too_long == "truncate":
         if mask[:max_length].any():
             yield ids[:max_length], mask[:max_length]
-    elif too_long == "split":
+    else:
         context = max_length // 4
         for start in range(0, len(ids) - context, max_length - context):
             learnt = mask[start : start + max_length].copy()
@@ -274,13 +275,14 @@ def _cut(
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     chunk: list[Example] = []
-    characters = 0
+    size = 0
     for example in examples:
         chunk.append(example)
-        characters += sum(len(message["content"]) for message in example.messages)
-        if len(chunk) >= CHUNK_EXAMPLES or characters >= CHUNK_CHARACTERS:
+        # each answer may become a row, with all that stands before it
+        size += example.size * len(example.conversation.learnt)
+        if len(chunk) >= CHUNK_EXAMPLES or size >= CHUNK_BYTES:
             yield chunk
-            chunk, characters = [], 0
+            chunk, size = [], 0
     if chunk:
         yield chunk
 

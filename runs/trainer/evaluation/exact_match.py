@@ -1,7 +1,8 @@
 """Greedy exact match: held-out problems solved by google-tunix's sampler, in batches.
 
 Solved: the last non-empty line of the output equals the last non-empty line of ``final_answer``,
-both stripped.
+both stripped. What is asked for is the last answer that is learnt, after the same text as in
+training.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from flax import nnx
 from tunix.generate.sampler import CacheConfig, Sampler
 
+from runs.trainer.data.conversation import Conversation
 from runs.trainer.data.dataset import examples_at, last_line
 from runs.trainer.data.tokenizer import Tokenizer
 
@@ -68,9 +70,7 @@ class ExactMatch:
         tokens count as not solved."""
         self._tokenizer = tokenizer
         self._examples = examples_at(dataset, [int(offset) for offset in offsets[:count]])
-        self._prompts = [
-            tokenizer.encode_prompt(example.messages[:-1]) for example in self._examples
-        ]
+        self._prompts = [_prompt(example.conversation, tokenizer) for example in self._examples]
         self._fits = [i for i, prompt in enumerate(self._prompts) if len(prompt) <= max_prompt]
         longest = max((len(self._prompts[i]) for i in self._fits), default=1)
         # One prompt length, one batch size: one compilation.
@@ -120,13 +120,17 @@ class ExactMatch:
 
     def samples(self) -> list[dict[str, str]]:
         """Return prompt and expected answer of the problems whose outputs ``solve`` returns."""
-        return [
-            {
-                "prompt": example.messages[-2]["content"] if len(example.messages) > 1 else "",
-                "expected": example.messages[-1]["content"],
-            }
-            for example in self._examples[:SAMPLES]
-        ]
+        samples = []
+        for example in self._examples[:SAMPLES]:
+            conversation = example.conversation
+            last = conversation.last_answer
+            samples.append(
+                {
+                    "prompt": conversation.messages[last - 1]["content"] if last else "",
+                    "expected": conversation.messages[last]["content"],
+                }
+            )
+        return samples
 
     def _make_sampler(self, module: nnx.Module) -> Sampler:
         """Return the module's sampler, which keeps its compiled functions from one evaluation to
@@ -148,3 +152,9 @@ class ExactMatch:
                 eos_tokens=list(self._tokenizer.stop_ids),
             )
         return list(output.text)
+
+
+def _prompt(conversation: Conversation, tokenizer: Tokenizer) -> list[int]:
+    last = conversation.last_answer
+    messages = conversation.messages
+    return tokenizer.encode_prompt(messages[:last], tools=conversation.tools, answer=messages[last])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Part of the cache's key and of the identity of checkpoints. Change it whenever the same example
 # could become other tokens or another mask, or when the cached files change their layout.
-ENCODING = "3"
+ENCODING = "4"
 
 
 class SupervisedFineTuning(Objective):
@@ -81,13 +81,13 @@ class SupervisedFineTuning(Objective):
         return {"eval_loss": loss, "eval_perplexity": perplexity(loss)}
 
 
-def encode(tokenizer: Tokenizer, examples: list[Example]) -> list[Encoded]:
-    """Return each conversation as token ids, of which the assistant's answers are learnt.
+def encode(tokenizer: Tokenizer, examples: list[Example]) -> list[list[Encoded]]:
+    """Return each conversation as rows of token ids, of which the assistant's answers are learnt.
 
     Raises:
         DataError: a conversation cannot be written with the tokenizer's chat template.
     """
-    return tokenizer.encode([example.messages for example in examples])
+    return tokenizer.encode([example.conversation for example in examples])
 
 
 def perplexity(loss: float) -> float:

@@ -18,6 +18,8 @@ from runs.spec.architectures import read_architecture, tensors
 from runs.spec.kinds import SFT
 from runs.spec.manifest import build_manifest, dump_manifest
 from runs.trainer import launch
+from runs.trainer.data.conversation import Conversation
+from runs.trainer.data.tokenizer import Encoded
 
 LAUNCH = Path(launch.__file__)
 PATIENCE = 600.0  # seconds: nothing takes that long on the busiest machine, so what does is a hang
@@ -89,6 +91,12 @@ def line(
         "final_answer": final_answer,
         "split": "held_out" if held_out else "train",
     }
+
+
+def encode_trace(tokenizer: Any, messages: list[dict[str, Any]]) -> Encoded:
+    """The only row of a conversation whose last message is learnt."""
+    [[row]] = tokenizer.encode([Conversation.of_trace(messages)])
+    return row
 
 
 def byte_tokenizer(template: str | None = CHAT_TEMPLATE, **tokens: str) -> PreTrainedTokenizerFast:

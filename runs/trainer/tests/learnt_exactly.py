@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from runs.trainer.data.tokenizer import ChatTokenizer
 from runs.trainer.errors import DataError, ModelError
+from runs.trainer.tests.helpers import encode_trace
 from runs.trainer.tests.tokenizer_families import LOSSLESS, NAMES, make_tokenizer_folder
 
 GENERATION = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -124,7 +125,7 @@ class Exactness:
     def check(self, messages: list[dict[str, str]]) -> str:
         """Returns "learnt" or why the conversation was refused; raises AssertionError."""
         try:
-            [encoded] = self.tokenizer.encode([messages])
+            encoded = encode_trace(self.tokenizer, messages)
         except DataError as error:
             if not self._may_be_refused(messages):
                 raise AssertionError(f"refused without need: {error}") from error
@@ -144,7 +145,7 @@ class Exactness:
             for message in messages
             if message["role"] == "assistant"
         )
-        wanted = sum(id in self.control for id in self.tokenizer.encode([plain])[0].ids)
+        wanted = sum(id in self.control for id in encode_trace(self.tokenizer, plain).ids)
         assert wanted <= sum(id in self.control for id in ids) <= wanted + tags
         self._check_learnt(ids, start, end, answer)
         prompt = self.tokenizer.encode_prompt(messages[:-1])

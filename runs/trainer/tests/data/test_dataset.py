@@ -31,8 +31,8 @@ def test_lines_become_examples_in_order(tmp_path):
 
     assert (first.line, first.id, first.final_answer, first.held_out) == (1, "a", "2", False)
     assert (second.line, second.id, second.final_answer, second.held_out) == (3, "b", None, True)
-    assert second.messages[0] == {"role": "user", "content": "übung?"}
-    assert examples_at(path, [second.offset])[0].messages == second.messages
+    assert second.conversation.messages[0] == {"role": "user", "content": "übung?"}
+    assert examples_at(path, [second.offset])[0].conversation == second.conversation
 
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

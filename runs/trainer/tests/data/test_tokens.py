@@ -11,7 +11,7 @@ from runs.trainer.data.tokenizer import ByteTokenizer
 from runs.trainer.data.tokens import tokenised_data
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.objectives.sft import ENCODING, encode
-from runs.trainer.tests.helpers import line
+from runs.trainer.tests.helpers import encode_trace, line
 
 
 def build(tmp_path, examples, *, max_length=128, too_long="drop", encoding=ENCODING):
@@ -62,7 +62,7 @@ def test_truncate(tmp_path):
 
 
 def test_split_learns_every_answer_token_once(tmp_path):
-    whole = ByteTokenizer().encode([LONG["messages"]])[0].ids
+    whole = encode_trace(ByteTokenizer(), LONG["messages"]).ids
     data = build(tmp_path, [LONG], too_long="split")
     assert data.counts["train"]["split"] == 1
     assert len(data.pieces) == 3
@@ -126,9 +126,9 @@ def test_tokens_are_mapped_not_read(tmp_path):
 
 def test_the_texts_of_tokens_put_together_are_the_text():
     tokenizer = ByteTokenizer()
-    ids = tokenizer.encode(
-        [[{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]]
-    )[0].ids
+    ids = encode_trace(
+        tokenizer, [{"role": "user", "content": "né?"}, {"role": "assistant", "content": "日"}]
+    ).ids
 
     assert token_texts(ids, tokenizer) == [
         "<begin>",

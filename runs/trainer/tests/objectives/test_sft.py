@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runs.trainer.data.batches import Batch
+from runs.trainer.data.conversation import Conversation
 from runs.trainer.data.dataset import Example
 from runs.trainer.data.tokenizer import ByteTokenizer
 from runs.trainer.modeling import load_model
@@ -19,7 +20,8 @@ from runs.trainer.tests.helpers import write_llama
 def test_answers_are_learnt_and_questions_are_not():
     messages = [{"role": "user", "content": "q?"}, {"role": "assistant", "content": "yes"}]
     tokenizer = ByteTokenizer()
-    [encoded] = encode(tokenizer, [Example(1, 0, "x", messages, None, held_out=False)])
+    example = Example(1, 0, 100, "x", Conversation.of_trace(messages), None, held_out=False)
+    [[encoded]] = encode(tokenizer, [example])
     learnt = [i for start, end in encoded.learnt for i in encoded.ids[start:end]]
     assert learnt == [*b"yes", *tokenizer.stop_ids]
 

@@ -517,15 +517,12 @@ class ChatTemplate:
         calls = []
         for call in message["tool_calls"]:
             function = call["function"]
+            name = marks.new(f"the name of a tool call in message {number} (assistant)")
             arguments: dict[str, str] = {}
             if function["arguments"] not in ({}, "{}"):
                 of_call = f"the arguments of a tool call in message {number} (assistant)"
                 arguments = {marks.new(of_call): marks.new(of_call)}
-            marked = {
-                **function,
-                "name": marks.new(f"the name of a tool call in message {number} (assistant)"),
-                "arguments": arguments,
-            }
+            marked = {**function, "name": name, "arguments": arguments}
             calls.append({**call, "function": marked})
         return self._with_arguments({**message, "tool_calls": calls})
 

@@ -93,6 +93,11 @@ def line(
     }
 
 
+def conversation_line(*messages: dict[str, Any], **line: Any) -> dict[str, Any]:
+    """A line of the kind conversation."""
+    return {"id": "c", "kind": "conversation", "messages": list(messages), **line}
+
+
 def encode_trace(tokenizer: Any, messages: list[dict[str, Any]]) -> Encoded:
     """The only row of a conversation whose last message is learnt."""
     [[row]] = tokenizer.encode([Conversation.of_trace(messages)])

@@ -4,6 +4,7 @@ The expectations come from ``transformers`` and from reading ids back as text, n
 under test.
 """
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runs.trainer.data.conversation import Conversation
 from runs.trainer.data.tokenizer import ChatTokenizer
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tests.helpers import encode_trace
@@ -152,7 +154,24 @@ class Exactness:
         assert sum(id in self.control for id in prompt) <= wanted + tags
         if self.family == "byte_level" and "think>" not in answer:
             assert self._read(prompt).strip() == self._read(ids[:start]).strip()
+        self._check_all_answers(messages)
         return "learnt"
+
+    def _check_all_answers(self, messages: list[dict[str, str]]) -> None:
+        """With all answers learnt, each is learnt once, in the context in which it is learnt
+        alone."""
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        try:
+            alone = [encode_trace(self.tokenizer, messages[: i + 1]) for i in answers]
+        except DataError:
+            return  # an earlier answer may be blank
+        [rows] = self.tokenizer.encode([Conversation(messages, tuple(answers))])
+        found = [(row.ids[:end], start) for row in rows for start, end in row.learnt]
+        assert found == [(row.ids[:end], start) for row in alone for start, end in row.learnt]
+        if self.family in LOSSLESS:  # otherwise different texts have the same ids
+            for row, longer in itertools.pairwise(rows):
+                end = row.learnt[-1][1]
+                assert row.ids[:end] != longer.ids[:end], "these answers could share a row"
 
     def _check_ids(
         self, messages: list[dict[str, str]], ids: list[int], control_texts: int

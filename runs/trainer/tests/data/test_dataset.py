@@ -6,7 +6,7 @@ import pytest
 
 from runs.trainer.data.dataset import examples_at, last_line, read_examples
 from runs.trainer.errors import DataError
-from runs.trainer.tests.helpers import line
+from runs.trainer.tests.helpers import conversation_line, line
 
 
 def write(path, *lines):
@@ -35,6 +35,8 @@ def test_lines_become_examples_in_order(tmp_path):
     assert examples_at(path, [second.offset])[0].conversation == second.conversation
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"a": [1]}}}
+TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}}}
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
 
@@ -70,6 +72,130 @@ def test_a_bad_line_is_named(tmp_path, bad, reason):
         list(read_examples(path))
     assert str(caught.value).startswith("1 bad line(s) in d.jsonl: line 2: ")
     assert reason in str(caught.value)
+
+
+def test_a_conversation_is_read_with_what_templates_read(tmp_path):
+    path = write(
+        tmp_path / "d.jsonl",
+        conversation_line(
+            {"role": "developer", "content": "Be brief."},
+            USER,
+            {"role": "assistant", "content": "", "reasoning": "hm", "tool_calls": [CALL]},
+            {"role": "tool", "content": "", "tool_call_id": "c1", "name": "f", "weight": 1},
+            {"role": "assistant", "content": "a", "reasoning": " ", "weight": 0},
+            ANSWER,
+            USER,
+            tools=[TOOL],
+        ),
+    )
+
+    [example] = read_examples(path)
+
+    found = example.conversation
+    assert found.tools == [TOOL]
+    assert found.learnt == (2, 5)
+    assert found.last_answer == 5
+    assert found.messages == [
+        {"role": "developer", "content": "Be brief."},
+        USER,
+        {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [CALL]},
+        {"role": "tool", "content": "", "tool_call_id": "c1", "name": "f"},
+        {"role": "assistant", "content": "a"},
+        ANSWER,
+        USER,
+    ]
+
+
+def test_a_trace_is_read_without_what_only_conversations_have(tmp_path):
+    """Also where its messages have such fields: only the last one is learnt."""
+    earlier = {"role": "assistant", "content": "b", "reasoning": "hm", "weight": 0}
+    path = write(tmp_path / "d.jsonl", {"messages": [USER, earlier, USER, ANSWER], "tools": 7})
+    [example] = read_examples(path)
+    assert example.conversation.learnt == (3,)
+    assert example.conversation.tools is None
+    assert example.conversation.messages[1] == {"role": "assistant", "content": "b"}
+
+
+def called(**function):
+    return {"role": "assistant", "content": "", "tool_calls": [{**CALL, "function": function}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "more", "reason"),
+    [
+        ([USER], {}, "has no message of the assistant that is learnt"),
+        ([USER, {**ANSWER, "weight": 0}], {}, "has no message of the assistant that is learnt"),
+        ([USER, {**ANSWER, "weight": 0.5}], {}, "the weight of message 2 is 0.5"),
+        ([USER, {**ANSWER, "weight": True}], {}, "the weight of message 2 is True"),
+        ([USER, {**ANSWER, "weight": []}], {}, "the weight of message 2 is []"),
+        ([{"role": "robot", "content": "x"}, ANSWER], {}, "message 1 has the role 'robot'"),
+        ([{"role": "tool", "content": None}, ANSWER], {}, "message 1 has no text"),
+        ([{"role": "user", "content": ""}, ANSWER], {}, "message 1 (user) is empty"),
+        ([{"role": "developer", "content": ""}, ANSWER], {}, "message 1 (developer) is empty"),
+        ([USER, {"role": "assistant", "content": " "}], {}, "message 2 is the assistant's, and it"),
+        (
+            [USER, {"role": "assistant", "content": "", "weight": 0}, ANSWER],
+            {},
+            "message 2 (assistant) is empty",
+        ),
+        ([USER, {**ANSWER, "reasoning": 7}], {}, "the reasoning of message 2 is not text"),
+        (
+            [USER, {**ANSWER, "reasoning": "\ud800"}],
+            {},
+            "the reasoning of message 2 holds half a character",
+        ),
+        ([USER, {**ANSWER, "tool_calls": []}], {}, "the tool calls of message 2 are not a list"),
+        ([USER, {**ANSWER, "tool_calls": {}}], {}, "the tool calls of message 2 are not a list"),
+        ([USER, {**ANSWER, "tool_calls": [7]}], {}, "tool call 1 of message 2 is not an object"),
+        (
+            [USER, {**ANSWER, "tool_calls": [CALL, {**CALL, "type": "x"}]}],
+            {},
+            "tool call 2 of message 2 is not an object of the type function",
+        ),
+        (
+            [USER, {**ANSWER, "tool_calls": [{**CALL, "id": 7}]}],
+            {},
+            "the id of tool call 1 of message 2 is not text",
+        ),
+        ([USER, called(name="f")], {}, "tool call 1 of message 2 has no arguments"),
+        ([USER, called(name="f", arguments="{}")], {}, "tool call 1 of message 2 has no arguments"),
+        ([USER, called(arguments={})], {}, "the function of tool call 1 of message 2 has no name"),
+        (
+            [USER, called(name="f", arguments={"a": ["\udc00"]})],
+            {},
+            "tool call 1 of message 2 holds half a character",
+        ),
+        (
+            [USER, called(name="f", arguments={"a": float("nan")})],
+            {},
+            "tool call 1 of message 2 holds a number that JSON does not have",
+        ),
+        (
+            [USER, ANSWER, {"role": "tool", "content": "x", "name": 7}],
+            {},
+            "the name of message 3 is not text",
+        ),
+        ([USER, ANSWER], {"tools": {}}, "the tools are not a list"),
+        ([USER, ANSWER], {"tools": ["f"]}, "tool 1 is not an object of the type function"),
+        (
+            [USER, ANSWER],
+            {"tools": [TOOL, {"type": "function"}]},
+            "tool 2 has no function",
+        ),
+        (
+            [USER, ANSWER],
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": "x"}}]},
+            "the parameters of tool 1 are not an object",
+        ),
+        ([USER, ANSWER], {"kind": "preference"}, "kind is 'preference', not conversation"),
+        ([USER, ANSWER], {"kind": []}, "kind is [], not conversation"),
+    ],
+)
+def test_a_bad_conversation_is_named(tmp_path, messages, more, reason):
+    path = write(tmp_path / "d.jsonl", line("a", "q", "a"), conversation_line(*messages, **more))
+    with pytest.raises(DataError) as caught:
+        list(read_examples(path))
+    assert str(caught.value).startswith(f"1 bad line(s) in d.jsonl: line 2: {reason}")
 
 
 def test_many_bad_lines_are_counted_and_the_first_are_named(tmp_path):

@@ -2,29 +2,34 @@
 
 import json
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 
+from runs.trainer.data.conversation import Conversation
+from runs.trainer.data.inputs import input_warnings
 from runs.trainer.data.seen import token_texts
 from runs.trainer.data.tokenizer import ByteTokenizer
 from runs.trainer.data.tokens import tokenised_data
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.objectives.sft import ENCODING, encode
-from runs.trainer.tests.helpers import encode_trace, line
+from runs.trainer.tests.helpers import conversation_line, encode_trace, line
 
 
-def build(tmp_path, examples, *, max_length=128, too_long="drop", encoding=ENCODING):
+def build(
+    tmp_path, examples, *, max_length=128, too_long="drop", encoding=ENCODING, tokenizer=None
+):
     path = tmp_path / "dataset.jsonl"
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return tokenised_data(
         path,
-        tokenizer=ByteTokenizer(),
+        tokenizer=tokenizer or ByteTokenizer(),
         encode=encode,
         encoding=encoding,
         max_length=max_length,
         too_long=too_long,
-        cache_root=tmp_path / "cache",
+        cache_root=tmp_path / ("rows" if tokenizer else "cache"),
     )
 
 
@@ -90,6 +95,114 @@ def test_splits_are_counted_apart_and_answers_found(tmp_path):
     assert data.select(held_out=True).tolist() == [1, 2]
     assert data.counts["held_out"]["examples"] == 2
     assert data.answers.tolist() == [len(json.dumps(SHORT)) + 1]
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def says(content, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+class OneRowEach(ByteTokenizer):
+    """As with a template that changes earlier messages: each answer has a row of its own."""
+
+    def encode(self, conversations):
+        return [
+            [
+                row
+                for position in each.learnt
+                for [row] in super(OneRowEach, self).encode(
+                    [Conversation.of_trace(each.messages[: position + 1])]
+                )
+            ]
+            for each in conversations
+        ]
+
+
+# begin, "q\n" twice, answers of 10 and 110 letters with their ends
+TURNS = conversation_line(user("q"), says("a" * 10), user("q"), says("b" * 110))
+
+
+def masked(data):
+    """``(ids, mask)`` of every piece."""
+    return [
+        (data.tokens[span].tolist(), data.learnt[span].tolist())
+        for piece in data.pieces
+        for span in [slice(piece["start"], piece["start"] + piece["length"])]
+    ]
+
+
+def test_a_row_of_several_answers_keeps_its_mask(tmp_path):
+    data = build(tmp_path, [TURNS, SHORT], max_length=128)
+    [(ids, mask), _] = masked(data)
+    assert len(ids) == 1 + 2 + 11 + 2 + 111
+    assert mask == [False] * 3 + [True] * 11 + [False] * 2 + [True] * 111
+    assert data.counts["train"] == {
+        "examples": 2, "pieces": 2, "tokens": 132, "answer_tokens": 124,
+        "dropped": 0, "truncated": 0, "split": 0, "no_answer": 0,
+    }  # fmt: skip
+
+
+def test_the_end_of_a_row_of_several_answers_is_cut_or_split(tmp_path):
+    data = build(tmp_path, [TURNS], max_length=32, too_long="truncate")
+    [(_, mask)] = masked(data)
+    assert mask == [False] * 3 + [True] * 11 + [False] * 2 + [True] * 16
+    assert data.counts["train"]["truncated"] == 1
+
+    data = build(tmp_path, [TURNS], max_length=32, too_long="split")
+    learnt = [id for ids, mask in masked(data) for id, yes in zip(ids, mask, strict=True) if yes]
+    assert learnt == [*b"a" * 10, 258, *b"b" * 110, 258]
+    assert data.counts["train"]["answer_tokens"] == 122
+    assert data.counts["train"]["split"] == 1
+
+
+def test_an_example_of_several_rows_counts_once(tmp_path):
+    rows = partial(build, tmp_path, tokenizer=OneRowEach())
+    data = rows([TURNS, SHORT])
+    assert [len(ids) for ids, _ in masked(data)] == [14, 127, 5]
+    assert data.counts["train"]["examples"] == 2
+    assert data.counts["train"]["answer_tokens"] == 11 + 111 + 2
+    assert data.counts["length_histogram"] == [[0, 1], [112, 1]]
+    assert len(set(data.pieces["offset"].tolist())) == 2
+
+    data = rows([TURNS, SHORT], max_length=64)  # drop skips the example
+    assert [len(ids) for ids, _ in masked(data)] == [5]
+    assert data.counts["train"]["dropped"] == 1
+    assert data.counts["train"]["no_answer"] == 0
+
+    data = rows([TURNS, SHORT], max_length=64, too_long="truncate")
+    assert [len(ids) for ids, _ in masked(data)] == [14, 64, 5]
+    assert data.counts["train"]["truncated"] == 1
+
+    data = rows([TURNS, SHORT], max_length=64, too_long="split")
+    assert data.counts["train"]["answer_tokens"] == 11 + 111 + 2
+    assert data.counts["train"]["split"] == 1
+
+
+def test_a_held_out_conversation_with_a_final_answer_is_solved(tmp_path):
+    held = conversation_line(user("q"), says("a\n7"), final_answer="7", split="held_out")
+    data = build(tmp_path, [SHORT, held])
+    assert data.answers.tolist() == [len(json.dumps(SHORT)) + 1]
+
+
+def test_developers_that_are_written_as_system_are_counted(tmp_path):
+    developer = {"role": "developer", "content": "d"}
+    data = build(tmp_path, [SHORT, conversation_line(developer, user("q"), says("a"))])
+    assert data.counts["developers_moved"] == 1
+    assert data.counts["systems_moved"] == 0
+    warnings = input_warnings(ByteTokenizer(), data, positions=128)
+    assert warnings == [
+        "The chat template knows no developer: in 1 example developers' messages are written as"
+        " system messages."
+    ]
+
+
+def test_a_conversation_that_cannot_be_written_is_named(tmp_path):
+    reasons = conversation_line(user("q"), says("a", reasoning="hm"))
+    with pytest.raises(DataError, match=r"line 2 \(c\): the built-in presets read bytes"):
+        build(tmp_path, [SHORT, reasons])
 
 
 def test_the_same_data_is_tokenised_once(tmp_path):

@@ -7,7 +7,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from runs.spec.kinds import SFT
-from runs.trainer.tests.helpers import arithmetic, line, write_llama
+from runs.trainer.tests.conversations import QWEN, calls, conversation, load, result, says, user
+from runs.trainer.tests.helpers import Run, arithmetic, conversation_line, line, write_llama
+
+ADD = {
+    "type": "function",
+    "function": {"name": "add", "parameters": {"properties": {"a": {}, "b": {}}}},
+}
 
 
 def test_a_training_learns_and_writes_everything_down(make_run, capsys):
@@ -186,8 +192,58 @@ def test_a_batch_larger_than_the_dataset_is_said(make_run, capsys):
     )
 
 
-def test_result_is_strict_json(trained):
+def test_foundis_strict_json(trained):
     def refuse(name):
         raise AssertionError(name)
 
     json.loads((trained.folder / "result.json").read_text(), parse_constant=refuse)
+
+
+def test_a_training_on_conversations_with_tools(tmp_path):
+    """Calls, results and answers, some with reasoning: the loss falls, and the last answers of the
+    held-out ones are asked for after their tools' results."""
+    model = tmp_path / "model"
+    write_llama(model, vocab_size=288)
+    tokenizer = load(model, QWEN)
+    examples = []
+    for number in range(24):
+        total = str(number + 7)
+        asks = calls("add", a=number, b=7)
+        if number % 3 == 0:
+            asks["reasoning"] = "a sum"
+        messages = [user(f"{number}+7?"), asks, result(total), says(total), user("Thanks.")]
+        held = {"split": "held_out"} if number >= 20 else {}
+        examples.append(conversation_line(*messages, tools=[ADD], final_answer=total, **held))
+    run = Run.write(
+        tmp_path / "run",
+        examples=examples,
+        model=model,
+        training={
+            "num_epochs": 8,
+            "learning_rate": 1e-2,
+            "max_seq_length": 384,
+            "packing": True,
+            "exact_match_examples": 2,
+            "exact_match_max_tokens": 4,
+        },
+    )
+
+    assert run.train() == 0
+
+    found = run.result()
+    assert found["loss_last"] < 0.7 * found["loss_first"]
+    assert found["eval_loss_after"] < 0.7 * found["eval_loss_before"]
+    assert found["exact_match_after"] >= 0
+    assert [sample["prompt"] for sample in found["samples"]] == ["27", "28"]
+    assert [sample["expected"] for sample in found["samples"]] == ["27", "28"]
+    first = json.loads((run.folder / "seen.json").read_text())["examples"][0]
+    learnt = ["".join(first["tokens"][start:end]) for start, end in first["learnt"]]
+    assert learnt == [
+        '<think>\na sum\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 0, "b": 7}}\n'
+        "</tool_call><|end|>",
+        "7<|end|>",
+    ]
+    plan = run.metrics()[0]["plan"]
+    rows = tokenizer.encode([conversation(*e["messages"], tools=[ADD]) for e in examples[:20]])
+    answers = sum(end - start for [row] in rows for start, end in row.learnt)
+    assert (plan["examples"], plan["held_out"], plan["answer_tokens"]) == (20, 4, answers)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,10 +26,25 @@ from runs.trainer.data.conversation import (
     is_composed,
     system_into_user,
 )
+from runs.trainer.data.skeleton import (
+    FIRST,
+    LAST,
+    PLACEHOLDERS,
+    Pieces,
+    Skeleton,
+    make_skeleton,
+    pieces_of,
+)
+from runs.trainer.data.tools import (
+    check_tools_shown,
+    literals,
+    strings,
+    takes_arguments_as_text,
+    with_arguments,
+)
 from runs.trainer.errors import DataError
 
 Part = tuple[str, bool]  # a text, and whether the template wrote it
-Pieces = tuple[str | int, ...]  # what the template writes, and numbers of texts
 
 # see ``prompt_style`` in runs/spec/manifest.py
 CONVERSATION, GENERATION = (
@@ -37,31 +52,7 @@ CONVERSATION, GENERATION = (
     "generation",
 )
 
-# One character a text, of the private use area of plane 15; whatever the texts hold, skeletons hold
-# only placeholders.
-_FIRST, _LAST = 0xF0000, 0xFFFFD
-_PLACEHOLDERS = re.compile(f"([{chr(_FIRST)}-{chr(_LAST)}])")
 _REMEMBERED = 2**22  # characters of templates, in all layouts that are kept
-
-
-@dataclass(frozen=True, slots=True)
-class Skeleton:
-    """A conversation without its texts. Tools and tool calls stay as they are.
-
-    Attributes:
-        messages: the messages with placeholders.
-        key: equal for equal messages and tools.
-        owners: the message of each text.
-        required: numbers of the texts that the template must show.
-        reasoning: number of the last message's reasoning.
-    """
-
-    messages: Messages
-    tools: Tools | None
-    key: tuple[Any, ...]
-    owners: tuple[int, ...]
-    required: frozenset[int]
-    reasoning: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +119,6 @@ class LaidOut:
         ]
 
 
-class _Marks:
-    """Placeholders that no text has, each with what it stands for."""
-
-    def __init__(self) -> None:
-        self.meanings: dict[str, str] = {}
-
-    def new(self, meaning: str) -> str:
-        mark = chr(_LAST - 1 - len(self.meanings))
-        self.meanings[mark] = meaning
-        return mark
-
-
 class ChatTemplate:
     """The chat template of a tokenizer."""
 
@@ -153,7 +132,7 @@ class ChatTemplate:
         self._layouts: dict[tuple[Any, ...], Layout] = {}
         self._remembered = 0
         source = str(tokenizer.chat_template)
-        if _PLACEHOLDERS.search(source):
+        if PLACEHOLDERS.search(source):
             raise DataError(
                 "the chat template contains characters of a private use area (U+F0000 and above);"
                 " remove them"
@@ -169,7 +148,7 @@ class ChatTemplate:
         (``'<|' + role + '|>'``)."""
         texts = []
         for roles in (("user", "assistant"), ("system", "user", "assistant", "user", "assistant")):
-            messages = [{"role": role, "content": chr(_FIRST)} for role in roles]
+            messages = [{"role": role, "content": chr(FIRST)} for role in roles]
             for given, generation in ((messages, False), (messages[:-1], True)):
                 try:
                     texts.append(self._render(given, None, generation=generation))
@@ -187,34 +166,6 @@ class ChatTemplate:
             return True
         return False
 
-    @cached_property
-    def _takes_arguments_as_text(self) -> bool:
-        """Whether the template wants the arguments of tool calls as JSON, not as objects: it
-        fails with an object, or writes it as Python would."""
-        for as_text in (False, True):
-            arguments: Any = {chr(_FIRST): chr(_FIRST + 1)}
-            call = {
-                "id": "call00000",
-                "type": "function",
-                "function": {
-                    "name": "f",
-                    "arguments": json.dumps(arguments, ensure_ascii=False)
-                    if as_text
-                    else arguments,
-                },
-            }
-            messages: Messages = [
-                {"role": "user", "content": "q"},
-                {"role": "assistant", "content": "", "tool_calls": [call]},
-            ]
-            try:
-                whole = self._render(messages, None, generation=False)
-            except DataError:
-                continue
-            if chr(_FIRST + 1) in whole and f"'{chr(_FIRST + 1)}'" not in whole:
-                return as_text
-        return False
-
     def lay_out(self, messages: Messages, tools: Tools | None = None) -> LaidOut:
         """Where everything lies once ``messages`` are rendered; the last one is the answer.
 
@@ -222,16 +173,20 @@ class ChatTemplate:
             DataError: the template refuses the conversation, or does not show its texts as they
                 are.
         """
-        developer_moved = not self._knows_developer and any(
-            message["role"] == "developer" for message in messages
-        )
+        plain = True
+        developer_moved = False
+        for message in messages:
+            if len(message) > 2:
+                plain = False
+            elif message["role"] == "developer" and not self._knows_developer:
+                developer_moved = True
         if developer_moved:
             messages = developer_as_system(messages)
         system_moved = messages[0]["role"] == "system" and self._system_refused
         if system_moved:
             messages = system_into_user(messages)
-        if any("tool_calls" in message for message in messages):
-            messages = [self._with_arguments(message) for message in messages]
+        if not plain and any("tool_calls" in message for message in messages):
+            messages = with_arguments(messages, as_text=self._takes_arguments_as_text)
         found = self._lay_out(messages, tools)
         if not system_moved and not developer_moved:
             return found
@@ -251,36 +206,22 @@ class ChatTemplate:
         return found
 
     def check_literal(self, conversation: Conversation) -> None:
-        """Raise DataError if tools or tool calls, which the template writes, contain what is no
-        text to the tokenizer."""
-        self._check_no_control("the description of the tools", conversation.tools)
-        for number, message in enumerate(conversation.messages, start=1):
-            given = [message.get(key) for key in ("tool_calls", "tool_call_id", "name")]
-            if any(given):
-                self._check_no_control(f"what message {number} says of tools", given)
+        """Raise DataError if tools or tool calls, which the template writes, contain the name of a
+        control token: it could not be told from the token."""
+        for name, value in literals(conversation):
+            for text in strings(value):
+                if found := self.control.found(text) or PLACEHOLDERS.search(text):
+                    raise DataError(
+                        f"{name} contains {found[0]!r}, which cannot be told from a control token"
+                        f" there, because {self._name} writes it; change it"
+                    )
 
-    def _check_no_control(self, name: str, value: Any) -> None:
-        if value is None:
-            return
-        for text in (json.dumps(value, ensure_ascii=False), *_strings(value)):
-            if found := self.control.found(text) or _PLACEHOLDERS.search(text):
-                raise DataError(
-                    f"{name} contains {found[0]!r}, which cannot be told from a control token"
-                    f" there, because {self._name} writes it; change it"
-                )
-
-    def _with_arguments(self, message: Message) -> Message:
-        if "tool_calls" not in message or not self._takes_arguments_as_text:
-            return message
-        calls = []
-        for call in message["tool_calls"]:
-            function = call["function"]
-            arguments = json.dumps(function["arguments"], ensure_ascii=False)
-            calls.append({**call, "function": {**function, "arguments": arguments}})
-        return {**message, "tool_calls": calls}
+    @cached_property
+    def _takes_arguments_as_text(self) -> bool:
+        return takes_arguments_as_text(self._render_finished)
 
     def _lay_out(self, messages: Messages, tools: Tools | None) -> LaidOut:
-        skeleton, texts = self._skeleton(messages, tools)
+        skeleton, texts = make_skeleton(messages, tools, self.control.tags)
         layout = self._layouts.get(skeleton.key)
         if layout is None:
             layout = self._remember(skeleton)
@@ -303,13 +244,13 @@ class ChatTemplate:
         a control token then."""
         for number, message in enumerate(messages[:-1], start=1):
             for text in (message["content"], message.get("reasoning_content", "")):
-                if found := self.control.found(text) or _PLACEHOLDERS.search(text):
+                if found := self.control.found(text) or PLACEHOLDERS.search(text):
                     raise DataError(
                         f"message {number} contains {found[0]!r}, and the chat template changes the"
                         " texts of this conversation, so that text and control tokens cannot be"
                         " told apart; change the message or the template"
                     )
-        skeleton, texts = self._skeleton(messages, tools, answer_alone=True)
+        skeleton, texts = make_skeleton(messages, tools, self.control.tags, answer_alone=True)
         layout = self._find_layout(skeleton)
         laid_out = LaidOut(layout, texts, messages)
         self._compare(laid_out, layout.rendered, rendered)
@@ -334,77 +275,11 @@ class ChatTemplate:
         self._layouts[skeleton.key] = layout
         return layout
 
-    def _skeleton(
-        self, messages: Messages, tools: Tools | None, *, answer_alone: bool = False
-    ) -> tuple[Skeleton, list[str]]:
-        """The skeleton and its texts. White space around a text stays, so that a template trims
-        both alike; so do the tags of an assistant's message, which templates look for."""
-        marked: Messages = []
-        key: list[Any] = []
-        texts: list[str] = []
-        owners: list[int] = []
-        required: set[int] = set()
-        reasoning: int | None = None
-        last = len(messages) - 1
-
-        def place(segment: str, position: int) -> str:
-            """``segment`` with a placeholder for its text."""
-            text = segment.strip()
-            if len(texts) > _LAST - _FIRST:
-                raise DataError(
-                    f"the conversation has more than {_LAST - _FIRST:,} texts; split it"
-                )
-            before = len(segment) - len(segment.lstrip())
-            placeholder = chr(_FIRST + len(texts))
-            texts.append(text)
-            owners.append(position)
-            return f"{segment[:before]}{placeholder}{segment[before + len(text) :]}"
-
-        for position, message in enumerate(messages):
-            role, content = message["role"], message["content"]
-            out = message
-            if not answer_alone or position == last:
-                out = {"role": role, "content": content}
-                if len(message) > 2:
-                    out = {**message}
-                    if "reasoning_content" in message:
-                        # templates leave the reasoning of earlier turns out, on purpose
-                        if position == last:
-                            reasoning = len(texts)
-                        out["reasoning_content"] = place(message["reasoning_content"], position)
-                segments = [content]
-                if role == "assistant" and "<" in content:
-                    segments = self.control.tags.split(content)
-                    if not any(segment.strip() for segment in segments[::2]):
-                        segments = [content]
-                numbers: list[int] = []
-                for index, segment in enumerate(segments):
-                    if index % 2 or not segment.strip():
-                        if segment == REASONING_TAGS[1] and position < last:
-                            numbers.clear()  # as above
-                        continue
-                    numbers.append(len(texts))
-                    segments[index] = place(segment, position)
-                required.update(numbers)
-                out["content"] = "".join(segments)
-            marked.append(out)
-            if len(out) > 2:
-                rest = {name: out[name] for name in out if name not in ("role", "content")}
-                key.append((role, out["content"], json.dumps(rest)))
-            else:
-                key.append((role, out["content"]))
-        if tools is not None:
-            key.append(json.dumps(tools))
-        skeleton = Skeleton(
-            marked, tools, tuple(key), tuple(owners), frozenset(required), reasoning
-        )
-        return skeleton, texts
-
     def _find_layout(self, skeleton: Skeleton) -> Layout:
         messages = skeleton.messages
         whole = self._render(messages, skeleton.tools, generation=False)
         self._check_shown(skeleton, whole)
-        self._check_tools_shown(skeleton, whole)
+        check_tools_shown(skeleton, whole, self._render_finished, template=self._name)
         try:
             asked = self._render(messages[:-1], skeleton.tools, generation=True)
         except DataError:
@@ -459,14 +334,14 @@ class ChatTemplate:
 
     def _before_text(self, skeleton: Skeleton, asked: str) -> str | None:
         """What stands before the last answer if it is a text; None where the template refuses."""
-        answer = {"role": "assistant", "content": chr(_LAST)}
+        answer = {"role": "assistant", "content": chr(LAST)}
         try:
             whole = self._render(
                 [*skeleton.messages[:-1], answer], skeleton.tools, generation=False
             )
         except DataError:
             return None
-        place = whole.find(chr(_LAST))
+        place = whole.find(chr(LAST))
         return whole[: self._start_of_answer(whole, asked, place)] if place >= 0 else None
 
     def _check_asks(self, skeleton: Skeleton, asked: str, before: str | None) -> None:
@@ -479,70 +354,13 @@ class ChatTemplate:
         given = skeleton.messages[:-1]
         if before is None or asked != self._render(given, skeleton.tools, generation=False):
             return
-        header = last_words(_pieces(before)).removeprefix(last_words(_pieces(asked)))
+        header = last_words(pieces_of(before)).removeprefix(last_words(pieces_of(asked)))
         if header.strip():
             raise DataError(
                 f"the chat template ignores add_generation_prompt: {shown(header)} stands"
                 " before an answer, and it would be learnt as a part of it; set prompt_style"
                 " to conversation, or give the tokenizer another template"
             )
-
-    def _check_tools_shown(self, skeleton: Skeleton, whole: str) -> None:
-        """Raise DataError if the template leaves tools or tool calls out, or does not tell what a
-        tool says from what others say."""
-        if any(message["role"] == "tool" for message in skeleton.messages):
-            self._check_results_told_apart(skeleton, whole)
-        marks = _Marks()
-        messages, tools = skeleton.messages, skeleton.tools
-        if any("tool_calls" in message for message in messages):
-            messages = [
-                self._marked_calls(message, number, marks)
-                for number, message in enumerate(messages, start=1)
-            ]
-        if tools:
-            tools = [_marked_tool(tool, number, marks) for number, tool in enumerate(tools, 1)]
-        if not marks.meanings:
-            return
-        text = self._render(messages, tools, generation=False)
-        for mark, meaning in marks.meanings.items():
-            if mark not in text:
-                raise DataError(
-                    f"{self._name} does not show {meaning}; give the tokenizer a template for"
-                    " tools, or leave the tools out of the dataset"
-                )
-
-    def _marked_calls(self, message: Message, number: int, marks: _Marks) -> Message:
-        if "tool_calls" not in message:
-            return message
-        calls = []
-        for call in message["tool_calls"]:
-            function = call["function"]
-            name = marks.new(f"the name of a tool call in message {number} (assistant)")
-            arguments: dict[str, str] = {}
-            if function["arguments"] not in ({}, "{}"):
-                of_call = f"the arguments of a tool call in message {number} (assistant)"
-                arguments = {marks.new(of_call): marks.new(of_call)}
-            marked = {**function, "name": name, "arguments": arguments}
-            calls.append({**call, "function": marked})
-        return self._with_arguments({**message, "tool_calls": calls})
-
-    def _check_results_told_apart(self, skeleton: Skeleton, whole: str) -> None:
-        for role in ("assistant", "user"):
-            messages = [
-                {"role": role, "content": message["content"]}
-                if message["role"] == "tool"
-                else message
-                for message in skeleton.messages
-            ]
-            try:
-                same = self._render(messages, skeleton.tools, generation=False) == whole
-            except DataError:
-                continue
-            if same:
-                raise DataError(
-                    f"{self._name} shows what a tool says (role tool) as a message of the {role};"
-                    " give the tokenizer a template for tools"
-                )
 
     def _after_asked(
         self, skeleton: Skeleton, whole: str, asked: str, place: tuple[int, int] | None
@@ -555,7 +373,7 @@ class ChatTemplate:
                 asked, whole[len(asked) : place[1]], whole[place[1] :], whole, asked
             )
         answer = skeleton.messages[-1]["content"].strip()
-        end = max(whole.rfind(text) for text in _PLACEHOLDERS.findall(answer)) + 1
+        end = max(whole.rfind(text) for text in PLACEHOLDERS.findall(answer)) + 1
         if place:
             answer, end = whole[slice(*place)], place[1]
         return self._layout(asked, _without_repeated_tag(asked, answer), whole[end:], whole, asked)
@@ -571,25 +389,25 @@ class ChatTemplate:
                 )
             end += self._tokenizer.eos_token
             length = len(end)
-        if _PLACEHOLDERS.search(end[:length]):
+        if PLACEHOLDERS.search(end[:length]):
             raise DataError(
                 "the chat template writes another message before it ends the answer; give the"
                 " tokenizer another template"
             )
         return Layout(
-            _pieces(prompt),
-            _pieces(answer),
-            _pieces(end),
+            pieces_of(prompt),
+            pieces_of(answer),
+            pieces_of(end),
             length,
             end_added,
-            _pieces(whole),
-            _pieces(asked),
+            pieces_of(whole),
+            pieces_of(asked),
         )
 
     def _check_shown(self, skeleton: Skeleton, whole: str) -> None:
         """Raise DataError if a text of the conversation is missing, or the answer is blank or not
         there exactly once."""
-        counts = Counter(ord(placeholder) - _FIRST for placeholder in _PLACEHOLDERS.findall(whole))
+        counts = Counter(ord(placeholder) - FIRST for placeholder in PLACEHOLDERS.findall(whole))
         last = len(skeleton.messages) - 1
         answer = [number for number, owner in enumerate(skeleton.owners) if owner == last]
         composed = is_composed(skeleton.messages[last])
@@ -624,7 +442,7 @@ class ChatTemplate:
         tokens = [
             part
             for segment in self.control.tags.split(marked)
-            for part in _PLACEHOLDERS.split(segment)
+            for part in PLACEHOLDERS.split(segment)
             if part.strip()
         ]
         found = re.search(r"\s*".join(re.escape(token.strip()) for token in tokens), whole)
@@ -637,6 +455,9 @@ class ChatTemplate:
             start -= len(before)
         return start, end + len(after) if whole.startswith(after, end) else end
 
+    def _render_finished(self, messages: Messages, tools: Tools | None) -> str:
+        return self._render(messages, tools, generation=False)
+
     def _render(self, messages: Messages, tools: Tools | None, *, generation: bool) -> str:
         try:
             text = self._tokenizer.apply_chat_template(
@@ -648,13 +469,6 @@ class ChatTemplate:
                 " template"
             ) from error
         return self._begin + str(text)
-
-
-def _pieces(text: str) -> Pieces:
-    parts = _PLACEHOLDERS.split(text)
-    return tuple(
-        ord(part) - _FIRST if index % 2 else part for index, part in enumerate(parts) if part
-    )
 
 
 def _text(parts: Iterable[Part]) -> str:
@@ -682,31 +496,3 @@ def last_words(pieces: Sequence[str | int]) -> str:
             break
         words = piece + words
     return words
-
-
-def _marked_tool(tool: dict[str, Any], number: int, marks: _Marks) -> dict[str, Any]:
-    """A tool with marks for what a template has to show of it."""
-    function = tool["function"]
-    marked: dict[str, Any] = {"name": marks.new(f"the name of tool {number}")}
-    if function.get("description"):
-        marked["description"] = marks.new(f"the description of tool {number}")
-    if "parameters" in function:
-        properties = {}
-        if function["parameters"].get("properties"):
-            name = marks.new(f"the parameters of tool {number}")
-            properties = {name: {"type": "string", "description": "-"}}
-        marked["parameters"] = {"type": "object", "properties": properties}
-    return {**tool, "function": marked}
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All texts in a JSON value, names of fields too."""
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            left += [*item, *item.values()]
-        elif isinstance(item, list):
-            left += item

@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -64,8 +64,9 @@ class Layout:
             after it.
         end_length: characters of ``end`` up to and including the token that ends the answer.
         end_added: whether that is the end token, because the template writes none.
-        rendered: the whole conversation as the template renders it; differs from the row with
-            ``prompt_style: generation``.
+        rendered: the whole conversation as the template renders it.
+        row_is_rendered: whether the row is the same; with ``prompt_style: generation`` it may not
+            be.
         asked: what the template makes of the messages before the answer when it asks for one; empty
             where it refuses.
     """
@@ -76,6 +77,7 @@ class Layout:
     end_length: int
     end_added: bool
     rendered: Pieces
+    row_is_rendered: bool
     asked: Pieces
 
     @property
@@ -95,12 +97,13 @@ class Layout:
         return self.prompt == self.asked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LaidOut:
     """A conversation in its layout.
 
     Attributes:
         messages: as the template is given them.
+        rendered: the text that the template makes of them.
         system_moved: whether the system message was put before the first question.
         developer_moved: whether developers' messages are given as system messages.
     """
@@ -108,6 +111,7 @@ class LaidOut:
     layout: Layout
     texts: list[str]
     messages: Messages
+    rendered: str
     system_moved: bool = False
     developer_moved: bool = False
 
@@ -188,9 +192,8 @@ class ChatTemplate:
         if not plain and any("tool_calls" in message for message in messages):
             messages = with_arguments(messages, as_text=self._takes_arguments_as_text)
         found = self._lay_out(messages, tools)
-        if not system_moved and not developer_moved:
-            return found
-        return replace(found, system_moved=system_moved, developer_moved=developer_moved)
+        found.system_moved, found.developer_moved = system_moved, developer_moved
+        return found
 
     def lay_out_prompt(
         self, messages: Messages, tools: Tools | None = None, answer: Message | None = None
@@ -225,13 +228,13 @@ class ChatTemplate:
         layout = self._layouts.get(skeleton.key)
         if layout is None:
             layout = self._remember(skeleton)
-        found = LaidOut(layout, texts, messages)
         rendered = self._render(messages, tools, generation=False)
-        if _text(found.parts(layout.rendered)) != rendered:
+        found = LaidOut(layout, texts, messages, rendered)
+        if joined(found.parts(layout.rendered)) != rendered:
             # A template may write the time of day; and where it looks into other messages, it is
             # enough to know the answer.
-            found = LaidOut(self._remember(skeleton), texts, messages)
-            if _text(found.parts(found.layout.rendered)) != rendered:
+            found = LaidOut(self._remember(skeleton), texts, messages, rendered)
+            if joined(found.parts(found.layout.rendered)) != rendered:
                 found = self._answer_alone(messages, tools, rendered)
         if self._style == GENERATION:
             self._compare(
@@ -252,13 +255,13 @@ class ChatTemplate:
                     )
         skeleton, texts = make_skeleton(messages, tools, self.control.tags, answer_alone=True)
         layout = self._find_layout(skeleton)
-        laid_out = LaidOut(layout, texts, messages)
+        laid_out = LaidOut(layout, texts, messages, rendered)
         self._compare(laid_out, layout.rendered, rendered)
         return laid_out
 
     @staticmethod
     def _compare(found: LaidOut, pieces: Pieces, rendered: str) -> None:
-        if _text(found.parts(pieces)) != rendered:
+        if joined(found.parts(pieces)) != rendered:
             raise DataError(
                 "the chat template changes the texts of the conversation, so that what is learnt"
                 " would not be the answer; give the tokenizer a template that shows them as"
@@ -309,7 +312,7 @@ class ChatTemplate:
     def _composed(self, skeleton: Skeleton, whole: str, asked: str) -> Layout:
         """The layout of an answer with reasoning or tool calls: all that the template writes after
         what it writes before any answer, or when it asks for one."""
-        before = self._before_text(skeleton, asked)
+        before = self._beforejoined(skeleton, asked)
         if self._style == GENERATION:
             self._check_asks(skeleton, asked, before)
             before = None
@@ -332,7 +335,7 @@ class ChatTemplate:
         end = start + found[0] if found else len(whole)
         return self._layout(whole[:start], whole[start:end], whole[end:], whole, asked)
 
-    def _before_text(self, skeleton: Skeleton, asked: str) -> str | None:
+    def _beforejoined(self, skeleton: Skeleton, asked: str) -> str | None:
         """What stands before the last answer if it is a text; None where the template refuses."""
         answer = {"role": "assistant", "content": chr(LAST)}
         try:
@@ -401,6 +404,7 @@ class ChatTemplate:
             length,
             end_added,
             pieces_of(whole),
+            prompt + answer + end == whole,
             pieces_of(asked),
         )
 
@@ -471,7 +475,7 @@ class ChatTemplate:
         return self._begin + str(text)
 
 
-def _text(parts: Iterable[Part]) -> str:
+def joined(parts: Iterable[Part]) -> str:
     return "".join(text for text, _ in parts)
 
 

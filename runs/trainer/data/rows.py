@@ -9,10 +9,10 @@ reasoning), they have rows of their own.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
-from runs.trainer.data.chat import ChatTemplate, LaidOut, Part
+from runs.trainer.data.chat import ChatTemplate, LaidOut, Part, joined
 from runs.trainer.data.conversation import Conversation, Message
 from runs.trainer.errors import DataError
 
@@ -28,18 +28,16 @@ class Row:
 
     Attributes:
         parts: what the template wrote and what people wrote, in order.
-        spans: the characters of the joined parts that are learnt, each ``(start, end)``: an answer
+        text: the parts joined.
+        spans: the characters of the text that are learnt, each ``(start, end)``: an answer
             and the token that ends it.
         found: the conversation up to the last of these answers.
     """
 
     parts: list[Part]
+    text: str
     spans: list[tuple[int, int]]
-    found: LaidOut | None = None
-    text: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.text = "".join(text for text, _ in self.parts)
+    found: LaidOut
 
     @classmethod
     def of(cls, found: LaidOut) -> Row:
@@ -48,7 +46,9 @@ class Row:
         prompt, answer = found.parts(layout.prompt), found.parts(layout.answer)
         start = _length(prompt)
         end = start + _length(answer) + layout.end_length
-        return cls([*prompt, *answer, *found.parts(layout.end)], [(start, end)], found)
+        parts = [*prompt, *answer, *found.parts(layout.end)]
+        text = found.rendered if layout.row_is_rendered else joined(parts)
+        return cls(parts, text, [(start, end)], found)
 
     def begins(self, longer: Row) -> bool:
         """Return whether all that is learnt here stands in ``longer`` after the same text."""

@@ -19,7 +19,7 @@ FIRST, LAST = 0xF0000, 0xFFFFD
 PLACEHOLDERS = re.compile(f"([{chr(FIRST)}-{chr(LAST)}])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Skeleton:
     """A conversation without its texts. Tools and tool calls stay as they are.
 

@@ -20,6 +20,7 @@ from runs.trainer.data.chat import (
     ChatTemplate,
     LaidOut,
     Part,
+    joined,
     last_words,
     shown,
 )
@@ -228,7 +229,8 @@ class ChatTokenizer:
     ) -> list[int]:
         found = self._template.lay_out_prompt(messages, tools, answer)
         if found.layout.prompt_is_asked:
-            [(encoding, _)] = self._encode_rows([Row(found.parts(found.layout.prompt), [])])
+            prompt = found.parts(found.layout.prompt)
+            [(encoding, _)] = self._encode_rows([Row(prompt, joined(prompt), [], found)])
             return list(encoding.ids)
         # As in training: where the answer's first letter and what stands before it are one token,
         # the model writes that token.
@@ -273,7 +275,6 @@ class ChatTokenizer:
     def _encoded(self, row: Row, encoding: Any, forges: bool) -> Encoded:
         ids: list[int] = encoding.ids
         found = row.found
-        assert found is not None
         learnt = [self._learnt(encoding, ids, start, end) for start, end in row.spans]
         # A name may also come about where a text and the template meet: then no text contains it.
         control_texts = (
@@ -352,8 +353,8 @@ class ChatTokenizer:
         """Raises DataError: by what the tokenizer decodes, something else than the answer and its
         end would be learnt."""
         layout = found.layout
-        end = _joined(found.parts(layout.end))[: layout.end_length]
-        expected = _without_space(_joined(found.parts(layout.answer)) + end)
+        end = joined(found.parts(layout.end))[: layout.end_length]
+        expected = _without_space(joined(found.parts(layout.answer)) + end)
         if expected not in _without_space(self.decode(encoded.ids, marks=True)):
             # the tokenizer changes texts (to lower case, for one); their places are known from the
             # layout
@@ -375,7 +376,7 @@ class ChatTokenizer:
                 f"The chat template does not end an answer: {self._tokenizer.eos_token} is added."
             )
         before, asked = (
-            _joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked)
+            joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked)
         )
         if before.startswith(asked) and not before[len(asked) :].strip():
             return
@@ -442,10 +443,6 @@ def _fingerprint(folder: Path, template: str) -> str:
 
 def _without_space(text: str) -> str:
     return "".join(text.split())
-
-
-def _joined(parts: list[Part]) -> str:
-    return "".join(text for text, _ in parts)
 
 
 def _batches(rows: list[Row]) -> Iterator[list[Row]]:

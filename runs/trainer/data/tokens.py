@@ -207,16 +207,24 @@ def _write_chunk(
     learnt_out: list[np.ndarray] = []
     records: list[tuple[int, int, int, bool]] = []
     for example, rows in zip(chunk, encoded, strict=True):
-        arrays = [_arrays(row) for row in rows]
-        longest = max(len(ids) for ids, _ in arrays)
-        counts.control_texts += max(row.control_texts for row in rows)
-        counts.systems_moved += any(row.system_moved for row in rows)
-        counts.developers_moved += any(row.developer_moved for row in rows)
+        arrays = []
+        longest = control_texts = 0
+        system_moved = developer_moved = False
+        for row in rows:
+            ids, mask = _arrays(row)
+            arrays.append((ids, mask))
+            longest = max(longest, len(ids))
+            control_texts = max(control_texts, row.control_texts)
+            system_moved |= row.system_moved
+            developer_moved |= row.developer_moved
+            counts.largest_id = max(counts.largest_id, int(ids.max()))
+        counts.control_texts += control_texts
+        counts.systems_moved += system_moved
+        counts.developers_moved += developer_moved
         count = counts.splits["held_out" if example.held_out else "train"]
         count["examples"] += 1
         bucket = longest // 16 * 16
         counts.lengths[bucket] = counts.lengths.get(bucket, 0) + 1
-        counts.largest_id = max(counts.largest_id, *(int(ids.max()) for ids, _ in arrays))
         if example.held_out and example.final_answer is not None:
             answers.write(np.int64(example.offset).tobytes())
         if longest > max_length:

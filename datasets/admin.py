@@ -20,15 +20,15 @@ SEARCHED_MAX = 100_000  # traces whose text is read; all of them are found by id
 
 @admin.register(Trace)
 class TraceAdmin(ReadOnlyAdmin):
-    list_display = ("short_prompt", "short_answer", "trace_version", "created_at")
-    list_filter = ("created_at",)
+    list_display = ("short_prompt", "short_answer", "kind", "created_at")
+    list_filter = ("created_at", "kind")
     search_fields = ("prompt", "final_answer")
     search_help_text = (
         f"An id or content hash; or text in prompt or final answer of the newest {SEARCHED_MAX:,}"
     )
     fields = (
-        "id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash",
-        "created_at", "created_by", "datasets",
+        "id", "kind", "prompt", "steps", "final_answer", "content", "meta", "trace_version",
+        "content_hash", "created_at", "created_by", "datasets",
     )  # fmt: skip
     readonly_fields = ("datasets",)
 
@@ -74,12 +74,20 @@ class TraceAdmin(ReadOnlyAdmin):
 
 @admin.register(Dataset)
 class DatasetAdmin(ReadOnlyAdmin):
-    list_display = ("dataset_key", "size", "held_out_size", "format", "created_at", "created_by")
+    list_display = (
+        "dataset_key",
+        "kind",
+        "size",
+        "held_out_size",
+        "format",
+        "created_at",
+        "created_by",
+    )
     list_filter = ("created_at",)
     list_select_related = ("created_by",)
     search_fields = ("dataset_key", "description", "fingerprint")
     fields = (
-        "dataset_key", "name", "version", "description", "format", "size", "held_out_size",
+        "dataset_key", "name", "version", "description", "kind", "format", "size", "held_out_size",
         "fingerprint", "stats", "provenance", "created_at", "created_by", "first_items",
     )  # fmt: skip
     readonly_fields = ("first_items",)

@@ -1,17 +1,47 @@
-"""What kind of file an upload is, told from its beginning. JSON Lines is read; every other kind is
-refused by name."""
+"""What kind of file an upload is, told from its beginning, never from its name. What cannot be read
+is refused by name."""
 
 import csv
 import re
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import PurePath
 
 import orjson
 
 # As much of a file's beginning is looked at, unless it is one line of JSON.
 HEAD_BYTES = 64 * 1024
-_SHOWN_COLUMNS = 5
-_SHOWN_CHARACTERS = 40
 _LONGEST_NAME = 100  # of a column; longer text is prose
+
+
+class Packing(Enum):
+    """What a file is compressed with."""
+
+    NONE = ""
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+class Shape(Enum):
+    """How a file holds its examples."""
+
+    LINES = "JSON Lines"
+    ARRAY = "JSON array"
+    DOCUMENT = "JSON document"
+    TABLE = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """``delimiter``: of a table."""
+
+    shape: Shape
+    delimiter: str = ""
+
+
+class ForeignFile(ValueError):
+    """The kind of a file that cannot be read, and what to do, in sentences."""
+
 
 JSON_LINES = "Give it as JSON Lines: one JSON object a line, UTF-8."
 _CONVERT = f"It cannot be imported yet: convert it. {JSON_LINES}"
@@ -24,8 +54,8 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xfe\xff", "UTF-16", f"{JSON_LINES} `iconv -f UTF-16 -t UTF-8` converts it."),
     (0, b"{\x00", "UTF-16", f"{JSON_LINES} `iconv -f UTF-16LE -t UTF-8` converts it."),
     (0, b"\x00{", "UTF-16", f"{JSON_LINES} `iconv -f UTF-16BE -t UTF-8` converts it."),
-    (0, b"\x1f\x8b", "gzip", f"Unpack it first (`gunzip`). {JSON_LINES}"),
-    (0, b"\x28\xb5\x2f\xfd", "Zstandard (zstd)", f"Unpack it first (`zstd -d`). {JSON_LINES}"),
+    (0, b"\x1f\x8b", "gzip", f"It is packed twice: unpack it first (`gunzip`). {JSON_LINES}"),
+    (0, b"\x28\xb5\x2f\xfd", "zstd", f"It is packed twice: unpack it first. {JSON_LINES}"),
     (0, b"BZh", "bzip2", f"Unpack it first (`bunzip2`). {JSON_LINES}"),
     (0, b"\xfd7zXZ\x00", "xz", f"Unpack it first (`unxz`). {JSON_LINES}"),
     (0, b"\x04\x22\x4d\x18", "LZ4", f"Unpack it first (`lz4 -d`). {JSON_LINES}"),
@@ -63,49 +93,57 @@ _MARKUP = re.compile(rb"<(!doctype html|html|\?xml)", re.IGNORECASE)
 _ARRAY = re.compile(rb"\[\s*(\{|$)")
 
 
-def foreign_kind(
+def packing_of(start: bytes) -> Packing:
+    """What the file with these first bytes is compressed with."""
+    if start.startswith(b"\x1f\x8b"):
+        return Packing.GZIP
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return Packing.ZSTD
+    return Packing.NONE
+
+
+def container_of(
     start: bytes, first: bytes, *, complete: bool, second: bytes | None, file_name: str = ""
-) -> str | None:
-    """Name the kind of a file that is not JSON Lines, and say what to do. None: it may be JSON
-    Lines.
+) -> Container:
+    """Return how an unpacked file holds its examples.
 
     Args:
         start: at least the first ``SIGNATURE_BYTES`` bytes of the file, byte order mark included.
         first: the first line that is not blank, or its beginning where not ``complete``.
-        second: the second line that is not blank; None: there is none, or it is too long.
+        second: the second line that is not blank, or its beginning; None: there is none, or the
+            first one is too long.
+
+    Raises ForeignFile.
     """
     for place, signature, kind, advice in _SIGNATURES:
         if start.startswith(signature, place):
-            return f"The file is {kind}. {advice}"
+            raise ForeignFile(f"The file is {kind}. {advice}")
     first = first.strip()
     if _MARKUP.match(first):
-        return (
+        raise ForeignFile(
             "The file is an HTML or XML page, perhaps an error or login page in place of the data."
             f" {JSON_LINES}"
         )
     if b"\x00" in first and not first.startswith(b"{"):
-        return f"The file is binary, of a kind that is not known here. {JSON_LINES}"
+        raise ForeignFile(f"The file is binary, of a kind that is not known here. {JSON_LINES}")
     value = _parsed(first) if complete else None
     second = None if second is None else second.strip()
     if value is None and b"\r" in first:
-        return (
+        raise ForeignFile(
             "The lines of the file end with a carriage return alone, as on old Macintosh systems."
             f" {JSON_LINES} `tr '\\r' '\\n'` converts it."
         )
     if value is None and first.startswith((b"- ", b"---")):
-        return f"The file looks like YAML. {JSON_LINES}"
+        raise ForeignFile(f"The file looks like YAML. {JSON_LINES}")
     if isinstance(value, list) and second is None:
-        return f"The file is a JSON array. {JSON_LINES} `jq -c '.[]'` converts it."
+        return Container(Shape.ARRAY)
     if value is None and _ARRAY.match(first):
-        return f"The file is a JSON array. {JSON_LINES} `jq -c '.[]'` converts it."
+        return Container(Shape.ARRAY)
     if value is None and first.startswith(b"{") and second is not None and second.startswith(b'"'):
-        return (
-            f"The file is one JSON document over several lines. {JSON_LINES} `jq -c .` writes an"
-            " object on one line."
-        )
+        return Container(Shape.DOCUMENT)
     if value is None and not first.startswith((b"{", b"[")):
-        return _table(first, second, file_name)
-    return None
+        return _table(first, second, file_name) or Container(Shape.LINES)
+    return Container(Shape.LINES)
 
 
 def _parsed(line: bytes) -> object:
@@ -116,18 +154,19 @@ def _parsed(line: bytes) -> object:
         return None
 
 
-def _table(header: bytes, second: bytes | None, file_name: str) -> str | None:
+def _table(header: bytes, second: bytes | None, file_name: str) -> Container | None:
     """Whether the first line looks like the header of a table. Never by csv.Sniffer, which takes
     letters for delimiters."""
     if second is not None and second.startswith(b"{") and _parsed(second) is not None:
         return None  # JSON Lines with a bad first line
-    text = header[:HEAD_BYTES].decode(errors="replace")
-    columns = max((_columns(text, delimiter) for delimiter in ",;\t|"), key=len)
-    if len(columns) < 2 and PurePath(file_name).suffix.lower() not in (".csv", ".tsv"):
+    text = header[:HEAD_BYTES].decode(errors="replace").removeprefix("\ufeff")
+    delimiter = max(",;\t|", key=lambda delimiter: len(_columns(text, delimiter)))
+    if len(_columns(text, delimiter)) < 2 and PurePath(file_name).suffix.lower() not in (
+        ".csv",
+        ".tsv",
+    ):
         return None
-    shown = ", ".join(column[:_SHOWN_CHARACTERS] for column in columns[:_SHOWN_COLUMNS])
-    more = " …" if len(columns) > _SHOWN_COLUMNS else ""
-    return f"The file looks like CSV with the columns {shown}{more}. {_CONVERT}"
+    return Container(Shape.TABLE, delimiter)
 
 
 def _columns(header: str, delimiter: str) -> list[str]:

@@ -2,23 +2,53 @@ from typing import Any
 
 from django import forms
 
-from datasets.formats import FORMATS
-from datasets.importers import ImportRefused, parse_held_out
+from datasets.formats.table import FORMATS, KINDS, TEXT
+from datasets.importers import parse_held_out, parse_mapping, parse_names
+from datasets.models import Kind
+from datasets.reading import ImportRefused
 from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION, DatasetExists, InvalidDataset
 from tunixrt.forms import ChoiceField
 from tunixrt.refusals import Refusal
 
 _FORMAT_LABELS = {
     "tunix_sft": "tunix_sft, an export of this system",
-    "messages": "chat messages",
-    "gsm8k": "question / answer (GSM8K)",
+    "tunix_preference": "tunix_preference, an export of this system",
+    "tunix_prompts": "tunix_prompts, an export of this system",
+    "openai_preference": "preference pairs (OpenAI)",
+    "llama_factory_preference_chat": "preference pairs (LLaMA-Factory, chat)",
+    "llama_factory_preference": "preference pairs (LLaMA-Factory, Alpaca)",
+    "hh": "preference pairs (Anthropic HH)",
+    "preference": "preference pairs (chosen / rejected)",
+    "xlam": "function calls (xLAM)",
+    "vertex": "chat (Vertex)",
+    "open_math": "worked mathematics (OpenMathReasoning)",
+    "worked": "worked mathematics (problem / solution)",
+    "dolly": "instructions (Dolly)",
+    "alpaca": "instructions (Alpaca)",
+    "sharegpt": "chat (ShareGPT)",
+    "messages": "chat messages (OpenAI)",
+    "gsm8k": "question / answer with steps (GSM8K)",
+    "question_answer": "question / answer",
+    "prompt_completion_chat": "prompt / completion made of messages",
     "prompt_completion": "prompt / completion",
     "trace": "traces",
+    "prompt": "prompts without an answer to learn",
+    "text": "plain text",
+}
+_KIND_LABELS = {
+    Kind.TRACE: "traces",
+    Kind.CONVERSATION: "conversations",
+    Kind.PREFERENCE: "preference pairs",
+    Kind.PROMPT: "prompts with a reference answer",
+    TEXT: "plain text, all of it learnt",
 }
 
 
 class UploadForm(forms.Form):
-    file = forms.FileField(help_text="JSONL: one JSON object a line, UTF-8.", allow_empty_file=True)
+    file = forms.FileField(
+        help_text="JSON Lines, JSON, CSV or TSV in UTF-8, also packed with gzip or zstd.",
+        allow_empty_file=True,
+    )
     name = forms.CharField(
         max_length=MAX_NAME, help_text="Letters, digits, dots, underscores, hyphens."
     )
@@ -37,6 +67,26 @@ class UploadForm(forms.Form):
             *((name, _FORMAT_LABELS[name]) for name in FORMATS),
         ],
     )
+    kind = ChoiceField(
+        required=False,
+        choices=[
+            ("", "what their format is taken for"),
+            *((name, _KIND_LABELS[name]) for name in KINDS),
+        ],
+        help_text="What the examples are to be.",
+    )
+    mapping = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2, "spellcheck": "false"}),
+        help_text='For other names of fields or columns: {"prompt": "question", "completion":'
+        ' "reply"}.',
+    )
+    ignore = forms.CharField(
+        required=False,
+        max_length=2_000,
+        help_text="Names of fields, with commas, that say nothing about what is to be learnt,"
+        " although their names look like it: score, rank.",
+    )
     held_out = forms.CharField(
         required=False,
         max_length=12,
@@ -49,6 +99,12 @@ class UploadForm(forms.Form):
             return parse_held_out(self.cleaned_data["held_out"])
         except InvalidDataset as error:
             raise forms.ValidationError(error.errors["held_out"]) from error
+
+    def clean_mapping(self) -> dict[str, str]:
+        try:
+            return parse_mapping(self.cleaned_data["mapping"])
+        except InvalidDataset as error:
+            raise forms.ValidationError(error.errors["mapping"]) from error
 
     def take(self, refusal: Refusal) -> None:
         """Show what a service refused beside its field; what has no field of its own, above the
@@ -78,5 +134,8 @@ class UploadForm(forms.Form):
             "version": data["version"],
             "description": data["description"],
             "format": data["format"] or None,
+            "kind": data["kind"] or None,
+            "mapping": data["mapping"],
+            "ignore": parse_names(data["ignore"]),
             "held_out": data["held_out"],
         }

@@ -1,49 +1,35 @@
-"""Reading JSONL files of several formats as traces.
+"""Importing files of several formats as examples and a dataset.
 
 ``import_file`` reads and checks the whole file first, into a temporary file, so that every bad line
 is known before the database is touched and the database is locked for writing only as long as
 writing takes.
 """
 
-import hashlib
 import heapq
 import re
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import IO, Any, Protocol
+from itertools import islice
+from typing import IO, Any
 
 import orjson
+from django.conf import settings
 from django.contrib.auth.models import User
 
 from datasets import services
-from datasets.containers import HEAD_BYTES, SIGNATURE_BYTES, foreign_kind
-from datasets.formats import FORMATS, LineError, parse_line, recognise, to_trace
-from datasets.models import Dataset, Split
-from datasets.schema import TraceData
+from datasets.formats.lines import Line, LineError, parse_line
+from datasets.formats.table import FORMATS, KINDS, recognise, to_example
+from datasets.models import Dataset, Kind, Split
+from datasets.reading import ImportRefused, Readable, Source
+from datasets.schema import NAMED_PROBLEMS, ExampleData
 from datasets.tally import Fingerprint, Lengths
 from tunixrt.numbers import parse_number
-from tunixrt.refusals import Messages, Refusal
 
-# A trace may have MAX_TRACE_BYTES; written with escapes the same text can be several times as long.
-MAX_LINE_BYTES = 4 * 1024 * 1024
 NAMED_LINES = 100
+KEPT_MAX = 100  # names of fields that are kept in meta
 HELD_OUT = "Must be a number of examples (1 or more) or a share between 0 and 1."
-
-_BOM = b"\xef\xbb\xbf"
-
-
-class ImportRefused(Refusal):
-    """The file as a whole, or what was asked of it, cannot be imported."""
-
-    def __init__(self, sentence: str, messages: Messages | None = None):
-        super().__init__(messages={"file": [sentence]} if messages is None else messages)
-        self.sentence = sentence
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,90 +60,16 @@ class BadLines(ImportRefused):
         }
 
 
-class LineReader(Protocol):
-    def readline(self, size: int, /) -> bytes: ...
-
-
-class _Source:
-    """Lines of a file with their numbers, never more than two of them in memory; counts and hashes
-    what it reads."""
-
-    def __init__(self, file: LineReader, file_name: str):
-        self._file = file
-        self._file_name = file_name
-        self._hash = hashlib.sha256()
-        self._ahead = b""  # read to tell the kind of the file, not yet taken as a line
-        self.bytes = 0
-        self.whole = False
-
-    def _look_ahead(self) -> bytes:
-        """The first bytes of the file, whatever lines they are: a binary file has line feeds
-        anywhere."""
-        while len(self._ahead) < SIGNATURE_BYTES and (part := self._file.readline(SIGNATURE_BYTES)):
-            self._ahead += part
-        return self._ahead
-
-    def _readline(self, limit: int) -> bytes:
-        if end := self._ahead.find(b"\n") + 1:
-            part, self._ahead = self._ahead[:end], self._ahead[end:]
-        else:
-            part, self._ahead = self._ahead + self._file.readline(limit - len(self._ahead)), b""
-        self._hash.update(part)
-        self.bytes += len(part)
-        return part
-
-    def lines(self) -> Iterator[tuple[int, bytes | None]]:
-        """Line number and bytes without the line's end, blank lines left out; None for a line that
-        is too long.
-
-        Raises ImportRefused for a file of another kind, before the first line.
-        """
-        start = self._look_ahead()
-        lines = self._lines()
-        first, second = next(lines, None), next(lines, None)
-        if first is None:
-            return
-        number, content, beginning = first
-        if reason := foreign_kind(
-            start,
-            beginning if content is None else content,
-            complete=content is not None,
-            second=second and second[1],
-            file_name=self._file_name,
-        ):
-            raise ImportRefused(reason)
-        yield number, content
-        for number, content, _ in chain([second] if second else [], lines):
-            yield number, content
-
-    def _lines(self) -> Iterator[tuple[int, bytes | None, bytes]]:
-        """The same; of a line that is too long the third is its beginning."""
-        number = 0
-        while raw := self._readline(MAX_LINE_BYTES + 2):
-            number += 1
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
-            content = raw.removesuffix(b"\n").removesuffix(b"\r")
-            if len(content) > MAX_LINE_BYTES:
-                while not raw.endswith(b"\n") and (raw := self._readline(1 << 20)):
-                    pass
-                yield number, None, content[:HEAD_BYTES]
-            elif content.strip():
-                yield number, content, b""
-        self.whole = True
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-
 @dataclass
 class _Staging:
-    """Valid examples on their way to the database, in a temporary file: hash, part, trace; one a
-    line."""
+    """Valid examples on their way to the database, in a temporary file: hash, part, columns; one a
+    line. All are of one kind."""
 
     file: IO[bytes]
+    kind: str = Kind.TRACE.value
     size: int = 0
+    # The fields that a training does not see, in the order in which they came; the first KEPT_MAX.
+    kept: dict[str, None] = field(default_factory=dict)
     lengths: Lengths = field(default_factory=Lengths)
     named_parts: int = 0
     # The first 64 bits of every content hash: they draw the held-out part. Eight bytes an example.
@@ -165,18 +77,23 @@ class _Staging:
     threshold: int = -1
     _UNNAMED = "-"
 
-    def add(self, trace: TraceData, split: str | None, *, draw: bool) -> None:
-        content = [trace.prompt, trace.steps, trace.final_answer, trace.meta, trace.trace_version]
+    def add(self, example: ExampleData, split: str | None, *, draw: bool) -> None:
+        content = [
+            *(example.prompt, example.steps, example.final_answer, example.meta),
+            *(example.trace_version, example.content),
+        ]
         part = split or self._UNNAMED
         self.file.write(
-            f"{trace.content_hash} {part} ".encode()
+            f"{example.content_hash} {part} ".encode()
             + orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
         )
         self.size += 1
+        if len(self.kept) < KEPT_MAX:
+            self.kept.update(dict.fromkeys(islice(example.meta, KEPT_MAX)))
         self.named_parts += split is not None
-        self.lengths.add(trace)
+        self.lengths.add(example)
         if draw:
-            self.draws.append(self._draw(trace.content_hash))
+            self.draws.append(self._draw(example.content_hash))
 
     @staticmethod
     def _draw(content_hash: str) -> int:
@@ -207,13 +124,14 @@ class _Staging:
                 )
             yield content_hash.decode(), name, content
 
-    def examples(self) -> Iterator[tuple[TraceData, str]]:
-        for content_hash, part, content in self.parts():
-            prompt, steps, final_answer, meta, version = orjson.loads(content)
-            yield (
-                TraceData(prompt, steps, final_answer, meta, version, content_hash, len(content)),
-                part,
-            )
+    def examples(self) -> Iterator[tuple[ExampleData, str]]:
+        for content_hash, part, columns in self.parts():
+            prompt, steps, final_answer, meta, version, content = orjson.loads(columns)
+            example = ExampleData(
+                prompt, steps, final_answer, meta, version, content_hash, len(columns),
+                self.kind, content,
+            )  # fmt: skip
+            yield example, part
 
     def summary(self) -> services.Summary:
         fingerprint = Fingerprint()
@@ -222,28 +140,38 @@ class _Staging:
             fingerprint.add(content_hash, part)
             held_out_size += part == Split.HELD_OUT
         return services.Summary(
-            self.size, held_out_size, self.lengths.as_stats(held_out_size), str(fingerprint)
+            self.kind,
+            self.size,
+            held_out_size,
+            self.lengths.as_stats(held_out_size),
+            str(fingerprint),
         )
 
 
 def import_file(
     *,
-    file: LineReader,
+    file: Readable,
     name: str,
     version: str,
     description: str = "",
     format: str | None = None,
+    kind: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    ignore: Collection[str] = (),
     held_out: int | float | None = None,
     limit: int | None = None,
     file_name: str = "",
     named_lines: int | None = NAMED_LINES,
     by: User | None,
 ) -> Dataset:
-    """Store the examples of a JSONL file as traces and a dataset: all of them or nothing.
+    """Store the examples of a file and a dataset of them: all of them or nothing.
 
     Args:
         file: read once, from where it stands to its end.
         format: a name of FORMATS; None: recognised by the first line.
+        kind: what the examples are to be, one of KINDS; None: what their format is taken for.
+        mapping: by the name of a field that a format knows, the field or column of the file.
+        ignore: fields that say nothing about what is to be learnt, whatever their names.
         held_out: examples to hold out from training (int), or their share (float between 0 and 1).
         limit: read no more examples than this.
         file_name: where the data came from, for the provenance.
@@ -258,15 +186,18 @@ def import_file(
         raise services.InvalidDataset(
             {"format": [f"{format!r} is unknown; known are {', '.join(FORMATS)}."[:300]]}
         )
+    if kind is not None and kind not in KINDS:
+        raise services.InvalidDataset({"kind": [f"Must be one of {', '.join(KINDS)}."]})
+    mapping = dict(mapping or {})
+    check_mapping(mapping)
     check_held_out(held_out)
     if limit is not None and limit < 1:
         raise services.InvalidDataset({"limit": ["Must be at least 1."]})
-    source = _Source(file, file_name)
+    source = Source(file, file_name, max_unpacked=settings.TUNIXRT_UNPACKED_MAX_BYTES)
+    wanted = _Wanted(format, kind, mapping, frozenset(ignore), limit)
     with tempfile.TemporaryFile(prefix="tunixrt-import-") as staged:
         staging = _Staging(staged)
-        found = _read(
-            source, staging, format, draw=held_out is not None, limit=limit, named_lines=named_lines
-        )
+        found = _read(source, staging, wanted, draw=held_out is not None, named_lines=named_lines)
         if held_out is not None:
             if staging.named_parts:
                 reason = (
@@ -278,6 +209,11 @@ def import_file(
         if source.whole:
             provenance |= {"bytes": source.bytes, "sha256": source.sha256}
         provenance |= {
+            "packing": source.packing.value,
+            "kind": kind,
+            "mapping": mapping,
+            "ignore": sorted(ignore),
+            "kept_in_meta": list(staging.kept),
             "held_out": held_out,
             "limit": limit,
             "imported_by": by.get_username() if by else None,
@@ -288,44 +224,89 @@ def import_file(
             description=description,
             examples=staging.examples(),
             summary=staging.summary(),
-            provenance={key: value for key, value in provenance.items() if value not in (None, "")},
+            provenance={
+                key: value for key, value in provenance.items() if value not in (None, "", {}, [])
+            },
             by=by,
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What was asked of an import; see import_file."""
+
+    format: str | None
+    kind: str | None
+    mapping: dict[str, str]
+    ignore: frozenset[str]
+    limit: int | None
+
+
 def _read(
-    source: _Source,
-    staging: _Staging,
-    format: str | None,
-    *,
-    draw: bool,
-    limit: int | None,
-    named_lines: int | None,
+    source: Source, staging: _Staging, wanted: _Wanted, *, draw: bool, named_lines: int | None
 ) -> str:
     """Read and check every line; the good ones go to the staging. Returns the format. Raises
     BadLines, ImportRefused."""
     problems: list[LineProblem] = []
     count = 0
-    for number, raw in source.lines():
+    format = wanted.format
+    for number, found in source.examples():
         try:
-            if raw is None:
-                raise LineError(f"is longer than {MAX_LINE_BYTES:,} bytes")
-            line = parse_line(raw)
-            format = format or recognise(line)
-            trace, split = to_trace(line, format)
+            if isinstance(found, LineError):
+                raise found
+            line = _mapped(found, wanted.mapping) if wanted.mapping else found
+            format = format or recognise(line, wanted.kind, wanted.ignore)
+            example, split = to_example(line, format, wanted.kind, wanted.ignore)
+            if staging.size and example.kind != staging.kind:
+                raise LineError(
+                    f"is a {example.kind}, the lines before are of kind {staging.kind}: a dataset"
+                    " has one kind"
+                )
         except LineError as error:
             count += 1
             if named_lines is None or len(problems) < named_lines:
                 problems.append(LineProblem(number, str(error)))
             continue
-        staging.add(trace, split, draw=draw)
-        if staging.size == limit:
+        staging.kind = example.kind
+        staging.add(example, split, draw=draw)
+        if staging.size == wanted.limit:
             break
     if count:
         raise BadLines(problems, count)
     if format is None or not staging.size:
         raise ImportRefused("The file holds no example.")
     return format
+
+
+def _mapped(line: Line, mapping: dict[str, str]) -> Line:
+    """The line with its fields under the names that a format knows. Raises LineError."""
+    if missing := [name for name in mapping.values() if name not in line]:
+        raise LineError(f"has no {', '.join(missing)[:100]}, which the mapping names")
+    taken = set(mapping.values())
+    rest = {name: value for name, value in line.items() if name not in taken}
+    if twice := sorted(mapping.keys() & rest.keys()):
+        raise LineError(f"has {', '.join(twice)[:100]} beside the field that the mapping names")
+    return {name: line[field] for name, field in mapping.items()} | rest
+
+
+MAPPED_FIELDS = tuple(
+    sorted({name for known in FORMATS.values() for name in known.fields} - {"id", "kind", "split"})
+)
+
+
+def check_mapping(mapping: Mapping[Any, Any]) -> None:
+    """Raises InvalidDataset."""
+    problems = [
+        f"{str(name)[:100]!r} is no field of a format; known are {', '.join(MAPPED_FIELDS)}."
+        for name in mapping
+        if name not in (*MAPPED_FIELDS, "split")
+    ]
+    if any(not isinstance(field, str) or not field for field in mapping.values()):
+        problems.append("Must give a field or column of the file, as text, for each name.")
+    elif len(set(mapping.values())) < len(mapping):
+        problems.append("Names a field or column of the file twice.")
+    if problems:
+        raise services.InvalidDataset({"mapping": problems[:NAMED_PROBLEMS]})
 
 
 def check_held_out(held_out: int | float | None) -> None:
@@ -357,3 +338,22 @@ def parse_held_out(text: str) -> int | float | None:
     except ValueError as error:
         problems.insert(0, str(error))
     raise services.InvalidDataset({"held_out": problems})
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """``{"prompt": "frage"}`` as a mapping, empty text as none. Raises InvalidDataset."""
+    if not text.strip():
+        return {}
+    try:
+        mapping = parse_line(text.encode(errors="surrogatepass"))
+    except LineError as error:
+        raise services.InvalidDataset(
+            {"mapping": [f'Must be a JSON object like {{"prompt": "question"}}; it {error}.']}
+        ) from error
+    check_mapping(mapping)
+    return mapping
+
+
+def parse_names(text: str) -> list[str]:
+    """``score, rank`` as names."""
+    return [name for part in text.split(",") if (name := part.strip())]

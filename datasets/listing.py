@@ -39,14 +39,16 @@ def take_page(
 
 
 def search_traces(text: str | None) -> QuerySet[Trace]:
-    """Traces whose prompt or final answer holds the text, or the one with this id."""
+    """Examples whose prompt, final answer or content holds the text, or the one with this id."""
     traces = Trace.objects.all()
     if not text:
         return traces
     try:
         return traces.filter(pk=uuid.UUID(text))
     except ValueError:
-        return traces.filter(Q(prompt__icontains=text) | Q(final_answer__icontains=text))
+        return traces.filter(
+            Q(prompt__icontains=text) | Q(final_answer__icontains=text) | Q(content__icontains=text)
+        )
 
 
 def search_datasets(text: str | None) -> QuerySet[Dataset]:

@@ -8,17 +8,42 @@ from django.db.models import F
 from django.utils import timezone
 
 TRACE_VERSION = "1.0"
-DATASET_FORMAT = "tunix_sft"
+
+
+class Kind(models.TextChoices):
+    """What an example is; all examples of a dataset are of one kind."""
+
+    TRACE = "trace", "trace"
+    CONVERSATION = "conversation", "conversation"
+    PREFERENCE = "preference", "preference pair"
+    PROMPT = "prompt", "prompt"
+
+
+# What a training program reads of a dataset, by the kind of its examples.
+TRAINING_FORMATS = {
+    Kind.TRACE: "tunix_sft",
+    Kind.CONVERSATION: "tunix_sft",
+    Kind.PREFERENCE: "tunix_preference",
+    Kind.PROMPT: "tunix_prompts",
+}
 
 
 class Trace(models.Model):
-    """One worked example. The same trace is stored once: ``content_hash`` covers everything but id,
-    time and person."""
+    """One example. The same example is stored once: ``content_hash`` covers everything but id, time
+    and person.
+
+    A trace has a prompt, steps and a final answer. Examples of the other kinds have ``content``;
+    their ``prompt`` is the beginning of the first question, and ``final_answer`` a reference answer
+    or empty. datasets/examples.py says what ``content`` holds.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    prompt = models.TextField()
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.TRACE, editable=False)
+    prompt = models.TextField(blank=True)
     steps = models.JSONField(default=list, help_text="Ordered list of {i, type, content}.")
-    final_answer = models.TextField()
+    final_answer = models.TextField(blank=True)
+    # JSON as text: a database would change the order of keys, in which templates write tools
+    content = models.TextField(default="", blank=True, editable=False)
     meta = models.JSONField(default=dict, blank=True)
     trace_version = models.CharField(max_length=16, default=TRACE_VERSION)
     content_hash = models.CharField(
@@ -41,6 +66,9 @@ class Trace(models.Model):
             # every list of traces
             models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),
         ]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="ck_trace_kind"),
+        ]
 
     def __str__(self) -> str:
         return self.prompt[:80]
@@ -61,7 +89,19 @@ class Dataset(models.Model):
     name = models.CharField(max_length=200)
     version = models.CharField(max_length=55)
     description = models.TextField(blank=True)
-    format = models.CharField(max_length=32, default=DATASET_FORMAT, editable=False)
+    kind = models.CharField(
+        max_length=16,
+        choices=Kind.choices,
+        default=Kind.TRACE,
+        editable=False,
+        help_text="Of all its examples.",
+    )
+    format = models.CharField(
+        max_length=32,
+        default=TRAINING_FORMATS[Kind.TRACE],
+        editable=False,
+        help_text="What a training program reads.",
+    )
     size = models.PositiveIntegerField(help_text="Examples in all.")
     held_out_size = models.PositiveIntegerField(
         default=0, help_text="Of them, examples held out from training."

@@ -1,5 +1,4 @@
-"""What a trace is: its fields and limits, its content hash, and the training line that is made of
-it."""
+"""What a trace is: its fields and limits, and its content hash."""
 
 import hashlib
 from collections.abc import Container, Mapping
@@ -9,7 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from datasets.models import TRACE_VERSION
+from datasets.models import TRACE_VERSION, Kind
 from tunixrt.readable import is_blank
 from tunixrt.refusals import join_bounded, shorten
 
@@ -22,7 +21,6 @@ MAX_STEP_NUMBER = 2**31 - 1
 MAX_META_DEPTH = 32
 # Beyond it JSON numbers are not kept exactly by every database and reader.
 MAX_META_NUMBER = 2**63 - 1
-ROLES = ("system", "user", "assistant")
 # What is named of all that is wrong with one trace, or with one dataset: a client may send a
 # million wrong fields.
 NAMED_FIELDS, NAMED_PROBLEMS, NAME_SHOWN = 20, 20, 100
@@ -85,19 +83,21 @@ def unknown_fields(given: Mapping[Any, Any], known: Container[str]) -> Errors:
 
 
 class HasContent(Protocol):
-    """What hash, statistics and export need: a stored trace has it, and so has one that was just
+    """What hash, statistics and export need: a stored example has it, and so has one that was just
     read."""
 
+    kind: Any
     prompt: Any
     steps: Any
     final_answer: Any
     meta: Any
+    content: Any
 
 
 @dataclass(slots=True)
-class TraceData:
-    """A valid trace that may not be stored yet. ``content_hash``: SHA-256 of the canonical JSON,
-    hexadecimal; ``size``: about its length in bytes.
+class ExampleData:
+    """A valid example that may not be stored yet: the columns of ``Trace``. ``content_hash``:
+    SHA-256 of the canonical JSON, hexadecimal; ``size``: about its length in bytes.
     """
 
     prompt: str
@@ -107,22 +107,24 @@ class TraceData:
     trace_version: str
     content_hash: str
     size: int
+    kind: str = Kind.TRACE.value
+    content: str = ""
 
 
-def parse_trace(value: Any) -> TraceData:
+def parse_trace(value: Any) -> ExampleData:
     """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises
     InvalidTrace with every fault."""
     if not isinstance(value, Mapping):
         raise InvalidTrace({"trace": [f"Must be an object, not {json_kind(value)}."]})
     errors = unknown_fields(value, _FIELDS)
     for field in ("prompt", "final_answer"):
-        if problem := _text_problem(value.get(field), required=True, given=field in value):
+        if problem := text_problem(value.get(field), required=True, given=field in value):
             errors[field] = [problem]
     steps = value.get("steps", [])
     if problems := _step_problems(steps):
         errors["steps"] = problems
     meta = value.get("meta", {})
-    if problem := _meta_problem(meta, value.get("prompt")):
+    if problem := meta_problem(meta):
         errors["meta"] = [problem]
     version = value.get("trace_version", TRACE_VERSION)
     if version != TRACE_VERSION:
@@ -135,7 +137,7 @@ def parse_trace(value: Any) -> TraceData:
 
 def _hashed(
     prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any], version: str
-) -> TraceData:
+) -> ExampleData:
     content = {
         "prompt": prompt,
         "steps": steps,
@@ -150,7 +152,7 @@ def _hashed(
     if len(canonical) > MAX_TRACE_BYTES:
         reason = f"Has {len(canonical):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
         raise InvalidTrace({"trace": [reason]})
-    return TraceData(
+    return ExampleData(
         prompt,
         steps,
         final_answer,
@@ -176,7 +178,7 @@ def json_kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _text_problem(value: Any, *, required: bool, given: bool = True) -> str | None:
+def text_problem(value: Any, *, required: bool, given: bool = True) -> str | None:
     if not given:
         return "This field is required."
     if not isinstance(value, str):
@@ -222,58 +224,25 @@ def _step_problems(steps: Any) -> list[str]:
         else:
             last = number
         for field in ("type", "content"):
-            if problem := _text_problem(step[field], required=True):
+            if problem := text_problem(step[field], required=True):
                 problems.append(f"{place}.{field}: {problem}")
         if isinstance(step["type"], str) and len(step["type"]) > MAX_STEP_TYPE_CHARACTERS:
             problems.append(f"{place}.type: the limit is {MAX_STEP_TYPE_CHARACTERS} characters.")
     return problems
 
 
-def _meta_problem(meta: Any, prompt: Any) -> str | None:
+def meta_problem(meta: Any) -> str | None:
+    """What is wrong with the free fields of an example; None: nothing."""
     if not isinstance(meta, dict):
         return f"Must be an object, not {json_kind(meta)}."
-    if problem := _value_problem(meta, MAX_META_DEPTH):
-        return problem
-    if "messages" not in meta:
-        return None
-    if problem := messages_problem(meta["messages"]):
-        return f"meta.messages is the conversation before the answer: {problem}"
-    if [message["content"] for message in meta["messages"] if message["role"] == "user"][
-        -1
-    ] != prompt:
-        return (
-            "meta.messages is the conversation before the answer: the last message of the user must"
-            " be the prompt."
-        )
-    return None
+    return value_problem(meta, MAX_META_DEPTH)
 
 
-def messages_problem(messages: Any) -> str | None:
-    """What is wrong with a list of chat messages, ``{role, content}``; None: nothing."""
-    if not isinstance(messages, list) or not messages:
-        return "must be a list of messages."
-    for position, message in enumerate(messages):
-        if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            return (
-                f"message {position + 1} must be an object with role and content, and nothing else."
-            )
-        if message["role"] not in ROLES:
-            return (
-                f"message {position + 1} has the role {shorten(repr(message['role']), NAME_SHOWN)};"
-                f" known are {', '.join(ROLES)}."
-            )
-        if problem := _text_problem(message["content"], required=False):
-            return f"the content of message {position + 1}: {problem}"
-    if not any(message["role"] == "user" for message in messages):
-        return "there is no message of the user."
-    return None
-
-
-def _value_problem(value: Any, depth: int) -> str | None:
+def value_problem(value: Any, depth: int) -> str | None:
     if depth < 0:
         return f"Is nested more than {MAX_META_DEPTH} levels deep."
     if isinstance(value, str):
-        return _text_problem(value, required=False)
+        return text_problem(value, required=False)
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -285,39 +254,13 @@ def _value_problem(value: Any, depth: int) -> str | None:
         )
     if isinstance(value, list):
         return next(
-            (problem for item in value if (problem := _value_problem(item, depth - 1))), None
+            (problem for item in value if (problem := value_problem(item, depth - 1))), None
         )
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 return f"Has the key {shorten(repr(key), NAME_SHOWN)}; keys are text."
-            if problem := _text_problem(key, required=False) or _value_problem(item, depth - 1):
+            if problem := text_problem(key, required=False) or value_problem(item, depth - 1):
                 return problem
         return None
     return f"Holds {json_kind(value)}, which is no JSON."
-
-
-# --- The training line (tunix_sft) ----------------------------------------------------------------
-
-
-def conversation(trace: HasContent) -> list[dict[str, str]]:
-    """The messages before the answer: the prompt, or the whole conversation that leads to it."""
-    earlier = trace.meta.get("messages") or [{"role": "user", "content": trace.prompt}]
-    return [{"role": message["role"], "content": message["content"]} for message in earlier]
-
-
-def answer_text(trace: HasContent) -> str:
-    """What the model is to write: the steps and the final answer, a line each."""
-    return "\n".join([*(step["content"] for step in trace.steps), trace.final_answer])
-
-
-def training_line(trace_id: Any, trace: HasContent, split: str) -> bytes:
-    """One line of format tunix_sft. Only traces with steps have a final answer that exact match can
-    look for."""
-    line = {
-        "id": str(trace_id),
-        "messages": [*conversation(trace), {"role": "assistant", "content": answer_text(trace)}],
-        "final_answer": trace.final_answer if trace.steps else None,
-        "split": str(split),
-    }
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

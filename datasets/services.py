@@ -16,8 +16,9 @@ from django.db import IntegrityError, connections, router, transaction
 from django.db.models import F, Field, Max, Min, Model
 from django.utils import timezone
 
-from datasets.models import Dataset, DatasetItem, Split, Trace
-from datasets.schema import Errors, InvalidTrace, TraceData, parse_trace, training_line
+from datasets.examples import parse_example, training_line
+from datasets.models import TRAINING_FORMATS, Dataset, DatasetItem, Kind, Split, Trace
+from datasets.schema import Errors, ExampleData, InvalidTrace
 from datasets.tally import Fingerprint, Lengths
 from tunixrt.refusals import Conflict, Missing, Refusal
 
@@ -92,16 +93,15 @@ class InvalidTraces(Refusal):
 
 
 def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
-    """Store traces, each ``{prompt, steps, final_answer, meta?, trace_version?}``, all or none;
-    those that are stored already are returned as they are. The result has the order of ``items``.
-    Raises InvalidTraces.
+    """Store examples of any kind (see examples.parse_example), all or none; those that are stored
+    already are returned as they are. The result has the order of ``items``. Raises InvalidTraces.
     """
-    parsed: list[TraceData] = []
+    parsed: list[ExampleData] = []
     errors: dict[int, Errors] = {}
     count = 0
     for place, item in enumerate(items):
         try:
-            parsed.append(parse_trace(item))
+            parsed.append(parse_example(item))
         except InvalidTrace as error:
             count += 1
             if len(errors) < InvalidTraces.NAMED:
@@ -120,18 +120,20 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
     return [stored[trace.content_hash] for trace in parsed]
 
 
-def _insert(batch: Sequence[TraceData], by: User | None) -> None:
+def _insert(batch: Sequence[ExampleData], by: User | None) -> None:
     """Insert what is not there yet. In the order of the hash, so that two writers of the same
     traces wait for each other instead of blocking each other.
     """
     rows = {
         data.content_hash: (
             uuid.uuid4(),
+            data.kind,
             data.prompt,
             data.steps,
             data.final_answer,
             data.meta,
             data.trace_version,
+            data.content,
             data.content_hash,
             timezone.now(),
             by and by.pk,
@@ -140,11 +142,13 @@ def _insert(batch: Sequence[TraceData], by: User | None) -> None:
     }
     columns = [
         "id",
+        "kind",
         "prompt",
         "steps",
         "final_answer",
         "meta",
         "trace_version",
+        "content",
         "content_hash",
         "created_at",
         "created_by",
@@ -250,6 +254,7 @@ def create_dataset(
         raise InvalidDataset({"held_out_ids": [f"Not among trace_ids: {named}."]})
 
     lengths, fingerprint, unknown = Lengths(), Fingerprint(), []
+    kinds: dict[str, uuid.UUID] = {}  # an example of each
     for batch in _batches(ids, READ_BATCH):
         traces = Trace.objects.in_bulk(batch)
         for trace_id in batch:
@@ -258,14 +263,21 @@ def create_dataset(
                 unknown.append(trace_id)
                 continue
             lengths.add(trace)
+            kinds.setdefault(trace.kind, trace_id)
             fingerprint.add(
                 trace.content_hash, Split.HELD_OUT if trace_id in held_out else Split.TRAIN
             )
     if unknown:
         raise UnknownTraces(list(dict.fromkeys(unknown)))
+    if len(kinds) > 1:
+        named = ", ".join(f"{trace_id} is a {kind}" for kind, trace_id in kinds.items())
+        raise InvalidDataset({"trace_ids": [f"A dataset has examples of one kind: {named}."]})
 
     held_out_size = sum(trace_id in held_out for trace_id in ids)
-    summary = Summary(len(ids), held_out_size, lengths.as_stats(held_out_size), str(fingerprint))
+    kind = next(iter(kinds), Kind.TRACE.value)
+    summary = Summary(
+        kind, len(ids), held_out_size, lengths.as_stats(held_out_size), str(fingerprint)
+    )
     places = (
         (trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids
     )
@@ -296,6 +308,7 @@ def _uuids(field: str, values: Iterable[Any]) -> list[uuid.UUID]:
 class Summary:
     """What a dataset says about its examples."""
 
+    kind: str
     size: int
     held_out_size: int
     stats: dict[str, Any]
@@ -307,7 +320,7 @@ def store_dataset(
     name: str,
     version: str,
     description: str,
-    examples: Iterable[tuple[TraceData, str]],
+    examples: Iterable[tuple[ExampleData, str]],
     summary: Summary,
     provenance: dict[str, Any],
     by: User | None,
@@ -338,9 +351,9 @@ def store_dataset(
 
 
 def _light_batches(
-    examples: Iterable[tuple[TraceData, str]],
-) -> Iterator[list[tuple[TraceData, str]]]:
-    batch: list[tuple[TraceData, str]] = []
+    examples: Iterable[tuple[ExampleData, str]],
+) -> Iterator[list[tuple[ExampleData, str]]]:
+    batch: list[tuple[ExampleData, str]] = []
     size = 0
     for example in examples:
         batch.append(example)
@@ -365,6 +378,8 @@ def _insert_dataset(
         name=name,
         version=version,
         description=description,
+        kind=summary.kind,
+        format=TRAINING_FORMATS[Kind(summary.kind)],
         size=summary.size,
         held_out_size=summary.held_out_size,
         fingerprint=summary.fingerprint,
@@ -409,7 +424,7 @@ def _refuse_overlap(dataset: Dataset) -> None:
 
 
 def export_lines(dataset: Dataset) -> Iterator[bytes]:
-    """The dataset's lines in format tunix_sft, in order. Read in short queries by position:
+    """The dataset's lines in its training format, in order. Read in short queries by position:
     constant memory, and no transaction stays open while a slow reader takes its time.
     """
     start = 0

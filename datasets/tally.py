@@ -4,8 +4,9 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets.examples import has_final_answer, texts_of_example
 from datasets.models import Split
-from datasets.schema import HasContent, answer_text, conversation
+from datasets.schema import HasContent
 
 
 @dataclass
@@ -68,16 +69,15 @@ class Lengths:
     histogram: Histogram = field(default_factory=Histogram)
 
     def add(self, trace: HasContent) -> None:
-        messages = [message["content"] for message in conversation(trace)]
-        answer = answer_text(trace)
-        prompt_characters = sum(map(len, messages))
+        given, learnt = texts_of_example(trace)
+        prompt_characters, answer_characters = sum(map(len, given)), sum(map(len, learnt))
         self.examples += 1
-        self.with_final_answer += bool(trace.steps)
+        self.with_final_answer += has_final_answer(trace)
         self.prompt.add(prompt_characters)
-        self.answer.add(len(answer))
-        self.characters.add(prompt_characters + len(answer))
-        self.histogram.add(prompt_characters + len(answer))
-        self.bytes.add(sum(len(text.encode()) for text in messages) + len(answer.encode()))
+        self.answer.add(answer_characters)
+        self.characters.add(prompt_characters + answer_characters)
+        self.histogram.add(prompt_characters + answer_characters)
+        self.bytes.add(sum(len(text.encode()) for text in (*given, *learnt)))
 
     def as_stats(self, held_out_size: int) -> dict[str, Any]:
         """The dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""

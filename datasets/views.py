@@ -16,11 +16,11 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from datasets.access import get_dataset_for
+from datasets.examples import content_of, parts_of
 from datasets.forms import UploadForm
 from datasets.importers import BadLines, import_file
 from datasets.listing import search_datasets, search_traces, take_page
-from datasets.models import Dataset, Trace
-from datasets.schema import answer_text, conversation
+from datasets.models import Dataset, Kind, Trace
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
@@ -68,14 +68,7 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         .select_related("trace")
         .order_by("position")[: EXAMPLES + 1]
     )
-    examples = [
-        {
-            "item": item,
-            "messages": conversation(item.trace),
-            "answer": answer_text(item.trace),
-        }
-        for item in items[:EXAMPLES]
-    ]
+    examples = [{"item": item, "parts": parts_of(item.trace)} for item in items[:EXAMPLES]]
     histogram = dataset.stats.get("example_characters_histogram") or []
     most = max((count for _, _, count in histogram), default=0)
     context = {
@@ -88,6 +81,15 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
         "start": start,
+        "provenance": [
+            (
+                name.replace("_", " "),
+                value
+                if isinstance(value, str | int | float)
+                else json.dumps(value, ensure_ascii=False),
+            )
+            for name, value in dataset.provenance.items()
+        ],
         "ranges": [
             (label, dataset.stats.get(name, {}))
             for label, name in (
@@ -123,6 +125,10 @@ def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     uses = list(Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1])
     context = {
         "trace": found,
+        "parts": [] if found.kind == Kind.TRACE else parts_of(found),
+        "tools": json.dumps(content_of(found).get("tools"), indent=2, ensure_ascii=False)
+        if "tools" in content_of(found)
+        else "",
         "meta": json.dumps(found.meta, indent=2, ensure_ascii=False, sort_keys=True)
         if found.meta
         else "",

@@ -233,6 +233,7 @@ if TUNIXRT_WEB_SHARED:
 # Largest bodies in bytes: JSON requests, and uploads of datasets.
 TUNIXRT_API_MAX_BODY_BYTES = env.int("TUNIXRT_API_MAX_BODY_BYTES", 5 * 1024 * 1024)
 TUNIXRT_UPLOAD_MAX_BYTES = env.int("TUNIXRT_UPLOAD_MAX_BYTES", 2 * 1024**3)
+TUNIXRT_UNPACKED_MAX_BYTES = env.int("TUNIXRT_UNPACKED_MAX_BYTES", 16 * 1024**3)
 DATA_UPLOAD_MAX_MEMORY_SIZE = TUNIXRT_API_MAX_BODY_BYTES
 
 # --- People and browsers --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import Field, RootModel
 
+from datasets.models import Kind
 from tunixrt.api.schema import Answer, Pagination
 
 
@@ -29,12 +30,16 @@ class Step(Answer):
 
 class TraceAnswer(Answer):
     id: UUID
+    kind: Kind
     prompt: str
     steps: list[Step]
     final_answer: str
     meta: dict[str, Any]
     trace_version: str
     created_at: datetime
+    content: dict[str, Any] | None = Field(
+        description="Of an example that is no trace: its messages, or the sides of a pair."
+    )
 
 
 class TracePage(Answer):
@@ -47,6 +52,7 @@ class DatasetRow(Answer):
     name: str
     version: str
     description: str
+    kind: Kind = Field(description="Of its examples.")
     size: int = Field(description="Examples in all.")
     held_out_size: int = Field(description="Examples held out from training.")
     format: str

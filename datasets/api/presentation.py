@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from datasets.models import Dataset, Trace
+from datasets.examples import content_of
+from datasets.models import Dataset, Kind, Trace
 
 MANIFEST_FIELDS = (
-    "dataset_key", "name", "version", "description", "size", "held_out_size", "format",
+    "dataset_key", "name", "version", "description", "kind", "size", "held_out_size", "format",
     "created_at", "stats", "fingerprint", "provenance",
 )  # fmt: skip
 ROW_FIELDS = (
@@ -13,13 +14,23 @@ ROW_FIELDS = (
     "name",
     "version",
     "description",
+    "kind",
     "size",
     "held_out_size",
     "format",
     "created_at",
     "fingerprint",
 )
-TRACE_FIELDS = ("id", "prompt", "steps", "final_answer", "meta", "trace_version", "created_at")
+TRACE_FIELDS = (
+    "id",
+    "kind",
+    "prompt",
+    "steps",
+    "final_answer",
+    "meta",
+    "trace_version",
+    "created_at",
+)
 RECEIPT_FIELDS = ("id", "created_at", "trace_version")
 
 
@@ -32,7 +43,9 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
 
 
 def full_trace(trace: Trace) -> dict[str, Any]:
-    return {name: getattr(trace, name) for name in TRACE_FIELDS}
+    """``content``: null for a trace, which its other fields say in full."""
+    content = None if trace.kind == Kind.TRACE else content_of(trace)
+    return {name: getattr(trace, name) for name in TRACE_FIELDS} | {"content": content}
 
 
 def receipt(trace: Trace) -> dict[str, Any]:

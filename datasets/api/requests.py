@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
-from datasets.formats import FORMATS
+from datasets.formats.table import FORMATS, KINDS
 from datasets.listing import OFFSET_MAX
 from datasets.schema import json_kind
 from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
@@ -82,6 +82,18 @@ class UploadFields(Model):
     format: Annotated[
         str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *FORMATS]})
     ] = Field("", description="Of the lines; empty: recognised by the first one.")
+    kind: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *KINDS]})
+    ] = Field("", description="What the examples are to be; empty: what their format is taken for.")
+    mapping: Description = Field(
+        "",
+        description="JSON object: the name of a field that a format knows, and the field or column"
+        " of the file that is meant.",
+    )
+    ignore: Description = Field(
+        "",
+        description="Names of fields, with commas, that say nothing about what is to be learnt.",
+    )
     held_out: Description = Field(
         "", description="Examples to hold out: a number, or a share such as 0.1."
     )

@@ -35,11 +35,12 @@ from datasets.api.requests import (
     UploadFields,
     UploadQuery,
 )
-from datasets.importers import LineReader, import_file, parse_held_out
+from datasets.examples import EXAMPLE_SCHEMA
+from datasets.importers import import_file, parse_held_out, parse_mapping, parse_names
 from datasets.listing import Page, search_datasets, search_traces, take_page
 from datasets.models import Trace
+from datasets.reading import Readable
 from datasets.schema import NAMED_FIELDS
-from datasets.schema import TRACE_SCHEMA as TRACE
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
@@ -75,13 +76,12 @@ def paged(data: list[Any], limit: int, offset: int, page: Page) -> Response:
 
 
 class TraceList(APIView):
-    """GET: a page of traces, newest first. POST: store one trace, or a list of them, all or
-    none."""
+    """GET: a page of examples, newest first. POST: store one, or a list of them, all or none."""
 
     @described(
         "listTraces",
         tag="Traces",
-        summary="A page of traces, newest first",
+        summary="A page of examples, newest first",
         query=TraceListQuery,
         answers={200: TracePage},
         example_query={"limit": 20, "q": "30"},
@@ -101,9 +101,12 @@ class TraceList(APIView):
     @described(
         "storeTraces",
         tag="Traces",
-        summary="Store one trace, or a list of them, all or none",
-        description="The same trace is stored once.",
-        body=Content(("application/json",), {"anyOf": [TRACE, {"type": "array", "items": TRACE}]}),
+        summary="Store one example, or a list of them, all or none",
+        description="The same example is stored once.",
+        body=Content(
+            ("application/json",),
+            {"anyOf": [EXAMPLE_SCHEMA, {"type": "array", "items": EXAMPLE_SCHEMA}]},
+        ),
         answers={201: (Receipt, ReceiptList)},
         example={
             "prompt": "What is 12 + 30?",
@@ -134,7 +137,7 @@ class TraceDetail(APIView):
     @described(
         "readTrace",
         tag="Traces",
-        summary="One trace in full",
+        summary="One example in full",
         path={
             "trace_id": Path(
                 "Id of a trace.",
@@ -194,17 +197,23 @@ class DatasetList(APIView):
         return Response(manifest(dataset), status=201)
 
 
-class RawParser(BaseParser):
-    """Hands the body on as it is: lines are read one by one."""
+# Of a file as the body. What is in it is told from its first bytes.
+FILE_TYPES = (
+    *("application/x-ndjson", "application/jsonl", "application/json", "text/csv"),
+    *("application/gzip", "application/zstd", "application/octet-stream"),
+)
 
-    media_type = "application/x-ndjson"
+
+class RawParser(BaseParser):
+    """Hands the body on as it is: it is read piece by piece."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         return stream
 
 
-class JSONLParser(RawParser):
-    media_type = "application/jsonl"
+RAW_PARSERS = [
+    type("FileParser", (RawParser,), {"media_type": media_type}) for media_type in FILE_TYPES
+]
 
 
 def _form_schema() -> dict[str, Any]:
@@ -221,14 +230,14 @@ FORM = _form_schema()
 
 
 class DatasetIngest(APIView):
-    """POST: a JSONL file becomes traces and a dataset, all or nothing.
+    """POST: a file becomes examples and a dataset, all or nothing.
 
     Either a form (multipart) with ``file``, ``name``, ``version`` and, if wanted, ``description``,
-    ``format``, ``held_out``; or the lines as the body (application/x-ndjson) and the fields as
+    ``format``, ``held_out``; or the file as the body (of FILE_TYPES) and the fields as
     query parameters.
     """
 
-    parser_classes = [MultiPartParser, RawParser, JSONLParser]
+    parser_classes = [MultiPartParser, *RAW_PARSERS]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         # Before authentication: looking for a CSRF token reads the form.
@@ -237,13 +246,11 @@ class DatasetIngest(APIView):
 
     @described(
         "uploadDataset",
-        summary="Turn a JSONL file into traces and a dataset, all or nothing",
-        description="Either a form with the file and the fields, or the lines as the body and the"
-        " fields in the query.",
+        summary="Turn a file into examples and a dataset, all or nothing",
+        description="Either a form with the file and the fields, or the content of the file as the"
+        " body and the fields in the query. JSON Lines, JSON, CSV; gzip and zstd.",
         query=UploadQuery,
-        body=Content(
-            ("application/x-ndjson", "application/jsonl"), also={"multipart/form-data": FORM}
-        ),
+        body=Content(FILE_TYPES, also={"multipart/form-data": FORM}),
         answers={201: Manifest},
         refused=(409, 507),
         gives=GIVES_DATASET,
@@ -277,7 +284,7 @@ class UploadPermission(APIView):
         return Response(status=204)
 
 
-def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
+def read_upload(request: Request) -> tuple[Readable, str, dict[str, Any]]:
     """File, its name, and the arguments of import_file. Raises InvalidDataset, ValidationError."""
     data = request.data
     if isinstance(data, QueryDict):
@@ -290,12 +297,12 @@ def read_upload(request: Request) -> tuple[LineReader, str, dict[str, Any]]:
             raise ValidationError({name: [reason] for name in request.query_params})
         if len(files) != 1 or not isinstance(files[0], UploadedFile):
             raise ValidationError({"file": ["Give one file."]})
-        return cast(LineReader, files[0]), files[0].name or "", upload_fields(given)
+        return cast(Readable, files[0]), files[0].name or "", upload_fields(given)
     given = {name: request.query_params.getlist(name) for name in request.query_params}
     fields = upload_fields(given)
-    if not hasattr(data, "readline"):
+    if not hasattr(data, "read"):
         raise ValidationError({"file": ["The body is empty."]})
-    return cast(LineReader, data), "", fields
+    return cast(Readable, data), "", fields
 
 
 def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
@@ -312,6 +319,9 @@ def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
     fields: dict[str, Any] = read.model_dump(exclude_unset=True)
     fields["held_out"] = parse_held_out(fields.get("held_out", ""))
     fields["format"] = fields.get("format") or None
+    fields["kind"] = fields.get("kind") or None
+    fields["mapping"] = parse_mapping(fields.get("mapping", ""))
+    fields["ignore"] = parse_names(fields.get("ignore", ""))
     return fields
 
 
@@ -326,13 +336,13 @@ class DatasetDetail(APIView):
 
 
 class DatasetExport(APIView):
-    """GET: the dataset as JSONL in format tunix_sft, streamed."""
+    """GET: the dataset as JSONL in its training format, streamed."""
 
     content_negotiation_class = OneForm
 
     @described(
         "exportDataset",
-        summary="The lines that a training reads, format tunix_sft",
+        summary="The lines that a training reads",
         path=DATASET,
         answers={200: Content(("application/x-ndjson",))},
     )

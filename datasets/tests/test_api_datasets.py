@@ -239,6 +239,7 @@ def test_the_manifest(api, django_assert_num_queries):
         "name": "sums",
         "version": "v1",
         "description": "",
+        "kind": "trace",
         "size": 3,
         "held_out_size": 1,
         "format": "tunix_sft",

@@ -169,7 +169,7 @@ def test_a_form_has_one_file_and_its_fields_inside(api):
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json", "text/plain", "application/octet-stream"]
+    "content_type", ["application/xml", "text/plain", "application/x-www-form-urlencoded"]
 )
 def test_other_content_types_are_415(api, content_type):
     response = send(api, jsonl(trace_body()), content_type=content_type)

@@ -177,6 +177,8 @@ def test_traces_are_listed_newest_first(api):
     }
     assert set(body["data"][0]) == {
         "id",
+        "kind",
+        "content",
         "prompt",
         "steps",
         "final_answer",
@@ -286,6 +288,8 @@ def test_a_trace_in_full(api):
     (trace,) = make_traces(1)
     assert api.get(f"/api/traces/{trace.id}").json() == {
         "id": str(trace.id),
+        "kind": "trace",
+        "content": None,
         **trace_body(0),
         "trace_version": "1.0",
         "created_at": trace.created_at.isoformat().replace("+00:00", "Z"),

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from datasets.arithmetic import HELD_OUT, TRAINING, addition, generate
-from datasets.schema import answer_text, parse_trace
+from datasets.examples import answer_text
+from datasets.schema import parse_trace
 
 
 @pytest.mark.parametrize(

@@ -47,17 +47,47 @@ def test_a_start_that_makes_no_sense_is_the_beginning(browser, start):
 
 
 def test_whole_conversations_are_shown(browser):
-    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>"}]
-    (trace,) = create_traces(
-        items=[{"prompt": "Hi <b>", "final_answer": "Hello", "meta": {"messages": talk}}], by=None
+    call = {"function": {"name": "add<b>", "arguments": {"a": 1}}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi <b>"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "<i>why"},
+        {"role": "tool", "content": "1"},
+        {"role": "assistant", "content": "Hello", "weight": 0},
+        {"role": "assistant", "content": "Hello again"},
+    ]
+    (example,) = create_traces(
+        items=[{"messages": messages, "tools": [{"name": "add<b>"}]}], by=None
     )
     create_dataset(
-        name="talks", version="1", trace_ids=[trace.id], description="<i>two</i>\nlines", by=None
+        name="talks", version="1", trace_ids=[example.id], description="<i>two</i>\nlines", by=None
     )
-    text = browser.get("/datasets/talks-1").content.decode()
-    assert "<strong><bdi>system</bdi>:</strong> <bdi>Be brief.</bdi>" in text
-    assert "Hi &lt;b&gt;" in text
-    assert "&lt;i&gt;two&lt;/i&gt;<br>lines" in text
+    dataset, own = (
+        browser.get(page).content.decode()
+        for page in ("/datasets/talks-1", f"/traces/{example.id}")
+    )
+    for text in (dataset, own):
+        assert "Hi &lt;b&gt;" in text
+        assert "Reasoning: <bdi>&lt;i&gt;why</bdi>" in text
+        assert "add&lt;b&gt;({&quot;a&quot;:1})" in text
+        assert text.count("not learnt") == 1
+        assert '<dd data-testid="kind">conversation</dd>' in text
+    assert "&quot;name&quot;: &quot;add&lt;b&gt;&quot;" in own  # the tools
+    assert "&lt;i&gt;two&lt;/i&gt;<br>lines" in dataset
+
+
+def test_a_pair_and_a_prompt_are_shown(browser):
+    pair, prompt = create_traces(
+        items=[
+            {"prompt": "1+1?", "chosen": "2", "rejected": "three"},
+            {"kind": "prompt", "prompt": "1+1?", "final_answer": "2"},
+        ],
+        by=None,
+    )
+    text = browser.get(f"/traces/{pair.id}").content.decode()
+    assert text.index("Chosen") < text.index("Rejected") < text.index("three")
+    text = browser.get(f"/traces/{prompt.id}").content.decode()
+    assert "reference answer" in text
 
 
 def test_an_empty_dataset(browser):

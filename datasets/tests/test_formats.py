@@ -2,38 +2,356 @@ import json
 
 import pytest
 
-from datasets.formats import (
-    FORMATS,
-    REASON_MAX_CHARACTERS,
-    LineError,
-    parse_line,
-    recognise,
-    to_trace,
-)
-from datasets.schema import training_line
+from datasets.examples import training_line
+from datasets.formats.lines import REASON_MAX_CHARACTERS, LineError, parse_line
+from datasets.formats.table import FORMATS, TEXT, recognise, to_example
 from datasets.tests.factory import trace_body
 from tunixrt.tests.cpu import run_within_cpu_seconds
 
 USER = {"role": "user", "content": "1+1?"}
 ASSISTANT = {"role": "assistant", "content": "2"}
+WRONG = {"role": "assistant", "content": "3"}
+SYSTEM = {"role": "system", "content": "s"}
 
 
-def converted(line):
-    return to_trace(line, recognise(line))[0]
+def converted(line, kind=None):
+    return to_example(line, recognise(line, kind), kind)[0]
 
 
-def reason_of(line, format_name):
+def content_of(line, kind=None):
+    return json.loads(converted(line, kind).content)
+
+
+def reason_of(line, format_name, kind=None):
     with pytest.raises(LineError) as caught:
-        to_trace(line, format_name)
+        to_example(line, format_name, kind)
     return str(caught.value)
+
+
+PARTS = [{"type": "text", "text": "1+"}, {"type": "text", "text": "1?"}]
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"a": {"type": "string"}}}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "x"}}}
+TURNS = [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]
+KTO = {"prompt": "1+1?", "completion": "3", "label": False}
+PAIR = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
+SIDES = {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [WRONG]}
+CHAT = {"messages": [USER, ASSISTANT]}
+
+# --- Every format that people have, and what becomes of it ----------------------------------------
+
+CHATS = [
+    (CHAT, "messages", CHAT),
+    ({"messages": [SYSTEM, USER, ASSISTANT]}, "messages", {"messages": [SYSTEM, USER, ASSISTANT]}),
+    (CHAT | {"system": "s"}, "messages", {"messages": [SYSTEM, USER, ASSISTANT]}),
+    (CHAT | {"tools": [TOOL]}, "messages", CHAT | {"tools": [TOOL]}),
+    (
+        CHAT | {"functions": [TOOL["function"]], "parallel_tool_calls": False},
+        "messages",
+        CHAT | {"tools": [TOOL]},
+    ),
+    ({"messages": [USER | {"content": PARTS}, ASSISTANT]}, "messages", CHAT),
+    (
+        {"messages": [USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"weight": 1}]},
+        "messages",
+        {"messages": [USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT]},
+    ),
+    (
+        {"instruction": "Add.", "input": "1 and 1", "output": "2"},
+        "alpaca",
+        {"messages": [USER | {"content": "Add.\n1 and 1"}, ASSISTANT]},
+    ),
+    (
+        {"instruction": "1+1?", "input": "", "output": "2", "system": "s", "history": [["a", "b"]]},
+        "alpaca",
+        {
+            "messages": [
+                SYSTEM,
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+                USER,
+                ASSISTANT,
+            ]
+        },
+    ),
+    (
+        {"instruction": "Add.", "context": "1 and 1", "response": "2", "category": "closed_qa"},
+        "dolly",
+        {"messages": [USER | {"content": "Add.\n\n1 and 1"}, ASSISTANT]},
+    ),
+    ({"conversations": TURNS, "difficulty": 3, "source": "math"}, "sharegpt", CHAT),
+    (
+        {
+            "conversations": [
+                TURNS[0],
+                {"from": "function_call", "value": '{"name": "f", "arguments": {"a": "x"}}'},
+                {"from": "observation", "value": "2"},
+                TURNS[1],
+            ],
+            "system": "s",
+            "tools": json.dumps([TOOL["function"]]),
+        },
+        "sharegpt",
+        {
+            "messages": [
+                SYSTEM,
+                USER,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": CALL["function"]}],
+                },
+                {"role": "tool", "content": "2"},
+                ASSISTANT,
+            ],
+            "tools": [TOOL],
+        },
+    ),
+    (
+        {
+            "query": "1+1?",
+            "answers": '[{"name": "f", "arguments": {"a": "x"}}]',
+            "tools": json.dumps([TOOL["function"]]),
+        },
+        "xlam",
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": CALL["function"]}],
+                },
+            ],
+            "tools": [TOOL],
+        },
+    ),
+    (
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "1+"}, {"text": "1?"}]},
+                {"role": "model", "parts": [{"text": "2"}]},
+            ],
+            "systemInstruction": {"parts": [{"text": "s"}]},
+        },
+        "vertex",
+        {"messages": [SYSTEM, USER, ASSISTANT]},
+    ),
+    ({"prompt": [USER], "completion": [ASSISTANT]}, "prompt_completion_chat", CHAT),
+    ({"prompt": "1+1?", "completion": [ASSISTANT]}, "prompt_completion_chat", CHAT),
+]
+
+
+@pytest.mark.parametrize(("line", "name", "content"), CHATS)
+def test_chats(line, name, content):
+    assert recognise(line) == name
+    assert converted(line).kind == "conversation"
+    assert content_of(line) == content
+
+
+def test_what_a_chat_says_beside_its_messages_is_kept():
+    line = CHAT | {"id": 7, "source": {"page": 3}, "tool_choice": "auto"}
+    assert converted(line).meta == {"id": 7, "source": {"page": 3}, "tool_choice": "auto"}
+    assert converted({"conversations": TURNS, "source": "math"}).meta == {"source": "math"}
+
+
+PAIRS = [
+    (PAIR, "preference"),
+    ({"chosen": [USER, ASSISTANT], "rejected": [USER, WRONG]}, "preference"),
+    (SIDES, "preference"),
+    (
+        {"prompt": "1+1?", "chosen": [USER, ASSISTANT], "rejected": [USER, WRONG]},
+        "preference",
+    ),
+    (
+        {
+            "input": {"messages": [USER]},
+            "preferred_output": [ASSISTANT],
+            "non_preferred_output": [WRONG],
+        },
+        "openai_preference",
+    ),
+    (
+        {"instruction": "1+1?", "input": "", "chosen": "2", "rejected": "3"},
+        "llama_factory_preference",
+    ),
+    (
+        {
+            "conversations": TURNS[:1],
+            "chosen": TURNS[1],
+            "rejected": {"from": "gpt", "value": "3"},
+        },
+        "llama_factory_preference_chat",
+    ),
+    (
+        {
+            "chosen": "\n\nHuman: 1+1?\n\nAssistant: 2",
+            "rejected": "\n\nHuman: 1+1?\n\nAssistant: 3",
+        },
+        "hh",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "name"), PAIRS)
+def test_pairs(line, name):
+    assert recognise(line) == name
+    assert converted(line).kind == "preference"
+    assert content_of(line) == SIDES
+
+
+def test_a_pair_of_ultrafeedback():
+    chosen = [USER, ASSISTANT]
+    line = {
+        "prompt": "1+1?",
+        "prompt_id": "x",
+        "chosen": chosen,
+        "rejected": [USER, WRONG],
+        "messages": chosen,
+        "score_chosen": 8.0,
+        "score_rejected": 2.0,
+    }
+    assert content_of(line) == SIDES | {"scores": {"chosen": 8.0, "rejected": 2.0}}
+    assert converted(line).meta == {"prompt_id": "x"}
+
+
+def test_a_dialogue_of_hh_with_several_turns():
+    shared = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: 1+1?"
+    line = {"chosen": f"{shared}\n\nAssistant: 2", "rejected": f"{shared}\n\nAssistant: 3"}
+    assert [message["content"] for message in content_of(line)["prompt"]] == ["Hi", "Hello", "1+1?"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (PAIR | {"rejected": "2"}, "chosen and rejected are the same"),
+        ({"chosen": "2", "rejected": "3"}, "prompt: is missing"),
+        (
+            {"prompt": "2+2?", "chosen": [USER, ASSISTANT], "rejected": [USER, WRONG]},
+            "prompt: is not the beginning of chosen and rejected",
+        ),
+        (PAIR | {"score_chosen": 1}, "give both or none"),
+        ({"preferred_output": [ASSISTANT]}, "input: must be an object with messages"),
+        ({"chosen": "\n\nHuman: Hi", "rejected": "Hi"}, "does not begin with Human:"),
+        ({"chosen": "\n\nHuman: Hi", "rejected": 3}, "rejected: must be text, not a number"),
+    ],
+)
+def test_pairs_that_are_refused(line, reason):
+    with pytest.raises(LineError) as caught:
+        converted(line)
+    assert reason in str(caught.value)
+
+
+TRACES = [
+    ({"question": "q", "answer": "5"}, "question_answer", [], "5"),
+    (
+        {"problem": "q", "solution": "<think>3*3=9</think>\n9", "answer": "9"},
+        "worked",
+        ["3*3=9"],
+        "9",
+    ),
+    (
+        {"problem": "q", "solution": "3*3\n=9", "answer": "9", "uuid": "x", "generations": ["g"]},
+        "worked",
+        ["3*3", "=9"],
+        "9",
+    ),
+    ({"problem": "q", "solution": "s", "level": "Level 1", "type": "Algebra"}, "worked", [], "s"),
+    (
+        {
+            "problem": "q",
+            "solution": "s",
+            "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "s"}],
+        },
+        "worked",
+        [],
+        "s",
+    ),
+    (
+        {
+            "problem": "q",
+            "generated_solution": "work",
+            "expected_answer": "2",
+            "pass_rate_72b_tir": "n/a",
+        },
+        "open_math",
+        ["work"],
+        "2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "name", "steps", "final_answer"), TRACES)
+def test_worked_answers(line, name, steps, final_answer):
+    assert recognise(line) == name
+    trace = converted(line)
+    assert trace.kind == "trace"
+    assert (trace.prompt, trace.final_answer) == ("q", final_answer)
+    assert [step["content"] for step in trace.steps] == steps
+    assert "messages" not in trace.meta
+
+
+PROMPTS = [
+    ({"prompt": "1+1?"}, ""),
+    ({"prompt": [USER], "answer": "2"}, "2"),
+    ({"prompt": "1+1?", "ground_truth": 2, "data_source": "gsm8k"}, "2"),
+    ({"prompt": [USER], "reward_model": {"style": "rule", "ground_truth": "2"}}, "2"),
+    ({"prompt": [USER], "final_answer": "2"}, "2"),
+]
+
+
+@pytest.mark.parametrize(("line", "reference"), PROMPTS)
+def test_prompts(line, reference):
+    assert recognise(line) == "prompt"
+    prompt = converted(line)
+    assert (prompt.kind, prompt.final_answer) == ("prompt", reference)
+    assert content_of(line) == {"messages": [USER]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"prompt": "1+1?", "final_answer": "2"},
+        {"question": "1+1?", "answer": "2"},
+        {"question": "1+1?", "answer": "Add.\n#### 2"},
+        {"problem": "1+1?", "solution": "Add.", "answer": "2"},
+        {"problem": "1+1?", "generated_solution": "Add.", "expected_answer": "2"},
+    ],
+)
+def test_prompts_that_are_asked_for(line):
+    prompt = converted(line, kind="prompt")
+    assert (prompt.kind, prompt.final_answer) == ("prompt", "2")
+    assert content_of(line, kind="prompt") == {"messages": [USER]}
+
+
+def test_columns_that_a_reward_needs_are_kept_with_a_prompt():
+    line = {"prompt": "1+1?", "answer": "2", "level": 3}
+    assert converted(line).meta == {"level": 3}
+    assert "answer: must be text or a number, not a list" in reason_of(
+        {"prompt": "p", "answer": [1]}, "prompt"
+    )
+
+
+def test_plain_text_is_learnt_where_that_is_asked_for():
+    line = {"text": "The quick brown fox."}
+    with pytest.raises(LineError, match=r"is plain text .*ask for kind=text"):
+        recognise(line)
+    assert content_of(line, TEXT) == {
+        "messages": [{"role": "assistant", "content": "The quick brown fox."}]
+    }
+
+
+def test_a_format_says_what_becomes_of_it():
+    assert (
+        reason_of(CHAT, "messages", "preference")
+        == "is a messages line, which becomes a conversation, not a preference"
+    )
+    assert "becomes a trace or prompt, not a text" in reason_of(trace_body(), "trace", TEXT)
 
 
 @pytest.mark.parametrize(
     ("line", "name"),
     [
         (trace_body(), "trace"),
-        ({"messages": [USER, ASSISTANT]}, "messages"),
-        ({"messages": [USER, ASSISTANT], "id": "x"}, "messages"),
         (
             {"id": "x", "messages": [USER, ASSISTANT], "final_answer": None, "split": "train"},
             "tunix_sft",
@@ -58,117 +376,19 @@ def test_unknown_formats_are_refused_with_the_keys_found(line):
         recognise(line)
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].keys])
 def test_a_line_of_another_format_says_what_is_missing(name):
     assert (
-        reason_of({"other": 1}, name)
+        reason_of({"other": 1}, name, TEXT if name == "text" else None)
         == f"is no {name} line: {', '.join(sorted(FORMATS[name].keys))} is missing"
     )
 
 
-# --- What cannot be imported yet is refused by its name -------------------------------------------
+# --- What would be left out without a word is refused by its name ---------------------------------
 
-PARTS = [{"type": "text", "text": "What is this?"}]
-CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
-TURNS = [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "2"}]
-KTO = {"prompt": "1+1?", "completion": "3", "label": False}
-PAIR = {"prompt": "1+1?", "chosen": "2", "rejected": "3"}
-
-# Every format that people have and that has no room yet, with its exact keys.
-WITHOUT_ROOM = [
-    ({"instruction": "Add.", "input": "1 and 1", "output": "2"}, "Alpaca"),
-    ({"instruction": "Add.", "output": "2", "system": "s", "history": [["a", "b"]]}, "Alpaca"),
-    ({"instruction": "Add.", "context": "", "response": "2", "category": "closed_qa"}, "Dolly"),
-    ({"conversations": TURNS, "system": "s", "tools": "[]"}, "ShareGPT"),
-    ({"conversations": TURNS, "difficulty": 3, "source": "math", "domain": "math"}, "ShareGPT"),
-    ({"messages": [USER, ASSISTANT], "tools": TOOLS}, "an example with tools (tools)"),
-    (
-        {"messages": [USER, ASSISTANT], "functions": [{"name": "f"}], "parallel_tool_calls": False},
-        "tools (functions, parallel_tool",
-    ),
-    (
-        {"messages": [{"role": "developer", "content": "s"}, USER, ASSISTANT]},
-        "(the role developer in message 1)",
-    ),
-    (
-        {"messages": [USER, {"role": "tool", "content": "x"}, ASSISTANT]},
-        "(the role tool in message 2)",
-    ),
-    (
-        {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
-        "(tool calls in message 2)",
-    ),
-    (
-        {
-            "messages": [
-                USER,
-                {"role": "assistant", "content": None, "function_call": {"name": "f"}},
-            ]
-        },
-        "(tool calls in message 2)",
-    ),
-    (
-        {"messages": [USER, ASSISTANT | {"weight": 0}, USER, ASSISTANT | {"weight": 1}]},
-        "(weights in message 2)",
-    ),
-    (
-        {"messages": [USER, ASSISTANT | {"reasoning_content": "1+1=2"}]},
-        "(reasoning apart from the answer in message 2)",
-    ),
-    ({"messages": [USER | {"name": "Ada"}, ASSISTANT]}, "(names of speakers in message 1)"),
-    ({"messages": [USER | {"content": PARTS}, ASSISTANT]}, "(content in parts in message 1)"),
-    (
-        {"messages": [USER | {"content": [*PARTS, {"type": "image_url"}]}, ASSISTANT]},
-        "(a part of type image_url in message 1)",
-    ),
-    (
-        {"messages": [USER | {"content": [{"type": "input_audio"}]}, ASSISTANT]},
-        "(a part of type input_audio in message 1)",
-    ),
-    ({"messages": [USER, ASSISTANT], "images": ["a.png"]}, "images, audio or video (images)"),
-    ({"messages": [USER, ASSISTANT], "system": "Be brief."}, "a system prompt of its own (system)"),
-    ({"messages": [USER, ASSISTANT], "final_answer": "2"}, "both a trace and a chat"),
-    (trace_body(messages=[USER, ASSISTANT]), "both a trace and a chat"),
-    (
-        {
-            "input": {"messages": [USER]},
-            "preferred_output": [ASSISTANT],
-            "non_preferred_output": [ASSISTANT],
-        },
-        "preference data of OpenAI",
-    ),
-    (PAIR, "preference data (chosen, rejected)"),
-    (
-        {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
-        "preference data (chosen, rejected)",
-    ),
-    (
-        {"instruction": "Add.", "input": "", "chosen": "2", "rejected": "3"},
-        "preference data of LLaMA-Factory",
-    ),
-    (
-        {"conversations": TURNS[:1], "chosen": TURNS[1], "rejected": TURNS[1]},
-        "preference data of LLaMA-Factory",
-    ),
-    (
-        {
-            "chosen": "\n\nHuman: Hi\n\nAssistant: Hello",
-            "rejected": "\n\nHuman: Hi\n\nAssistant: No",
-        },
-        "preference data of Anthropic HH",
-    ),
-    (
-        PAIR
-        | {
-            "prompt_id": "x",
-            "messages": [USER, ASSISTANT],
-            "score_chosen": 8.0,
-            "score_rejected": 2.0,
-        },
-        "preference data of UltraFeedback",
-    ),
-    ({"messages": [USER, ASSISTANT], "rejected": "3"}, "preference data (rejected)"),
+HAZARDS = [
+    (CHAT | {"images": ["a.png"]}, "images, audio or video (images)"),
+    (CHAT | {"rejected": "3"}, "preference data (rejected)"),
     ({"prompt": "p", "completion": "c", "rejected": "r"}, "preference data (rejected)"),
     (KTO, "KTO data (prompt, completion, label)"),
     (KTO | {"label": True}, "KTO data"),
@@ -180,79 +400,64 @@ WITHOUT_ROOM = [
     ({"prompt": "1+1?", "completion": "3", "Label": False}, "KTO data (prompt, completion, Label)"),
     ({"prompt": "1+1?", "completion": "3", "is-correct": "no"}, "KTO data"),
     ({"prompt": "1+1?", "completion": "3", "labels": [True, False]}, "KTO data"),
-    ({"prompt": "1+1?", "completion": "3", "reward": 0.1}, "an example with a rating (reward)"),
-    ({"messages": [USER, ASSISTANT], "Tools": ["f"]}, "an example with tools (Tools)"),
-    ({"messages": [USER, ASSISTANT], "score": 0}, "an example with a rating (score)"),
-    ({"messages": [USER, ASSISTANT], "ratings": ["1", "5"]}, "an example with a rating (ratings)"),
-    (
-        {"prompt": "p", "completion": "c", "desirable": False},
-        "KTO data (prompt, completion, desirable)",
-    ),
-    ({"messages": [USER, ASSISTANT], "is_correct": False}, "KTO data (is_correct)"),
-    ({"messages": [USER, ASSISTANT], "label": False}, "KTO data (label)"),
+    ({"prompt": "p", "completion": "c", "desirable": False}, "KTO data (prompt, completion,"),
+    (CHAT | {"is_correct": False}, "KTO data (is_correct)"),
+    (CHAT | {"label": False}, "KTO data (label)"),
     ({"question": "q", "answer": "#### 1", "label": False}, "KTO data (label)"),
-    ({"messages": [USER, ASSISTANT], "kto_tag": False}, "KTO data (kto_tag)"),
-    ({"prompt": "p"}, "a prompt without an answer to learn"),
-    ({"prompt": [USER], "answer": "2"}, "a prompt without an answer to learn"),
-    (
-        {"prompt": "p", "ground_truth": "2", "data_source": "gsm8k"},
-        "a prompt without an answer to learn",
-    ),
-    (
-        {
-            "problem": "p",
-            "generated_solution": "s",
-            "expected_answer": "2",
-            "pass_rate_72b_tir": "n/a",
-        },
-        "OpenMathReasoning",
-    ),
-    (
-        {
-            "problem": "p",
-            "solution": "s",
-            "answer": "2",
-            "generations": ["g"],
-            "correctness_math_verify": [True],
-            "messages": [USER],
-        },
-        "OpenR1-Math",
-    ),
-    ({"problem": "p", "solution": "<think>x</think>\n2", "answer": "2"}, "worked mathematics"),
-    (
-        {"problem": "p", "solution": "s", "level": "Level 1", "type": "Algebra"},
-        "worked mathematics",
-    ),
-    (
-        {"source": "x", "problem": "p", "solution": "s", "messages": [USER, ASSISTANT]},
-        "worked mathematics",
-    ),
-    ({"query": "q", "answers": "[]", "tools": "[]"}, "function calls of xLAM"),
-    (
-        {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}], "systemInstruction": {}},
-        "a chat of Vertex",
-    ),
-    (
-        {"message_id": "1", "parent_id": None, "role": "prompter", "text": "Hi", "rank": 0},
-        "a message of OASST",
-    ),
-    ({"text": "The quick brown fox."}, "plain text"),
-    ({"prompt": [USER], "completion": [ASSISTANT]}, "a prompt and completion made of messages"),
+    (CHAT | {"kto_tag": False}, "KTO data (kto_tag)"),
+    ({"instruction": "i", "output": "o", "label": "bad"}, "KTO data (label)"),
+    ({"conversations": TURNS, "is_good": 0}, "KTO data (is_good)"),
+    ({"prompt": "1+1?", "completion": "3", "reward": 0.1}, "an example with a rating (reward)"),
+    (CHAT | {"score": 0}, "an example with a rating (score)"),
+    (CHAT | {"ratings": ["1", "5"]}, "an example with a rating (ratings)"),
+    (CHAT | {"Tools": ["f"]}, "an example with tools (Tools)"),
+    ({"prompt": "p", "completion": "c", "tools": "[{}]"}, "an example with tools (tools)"),
     ({"prompt": "p", "completion": "c", "system": "s"}, "a system prompt of its own (system)"),
     ({"prompt": "p", "completion": "c", "input": "more"}, "further input (input)"),
     ({"question": "q", "answer": "#### 1", "context": "c"}, "further input (context)"),
-    ({"prompt": "p", "completion": "c", "tools": "[{}]"}, "an example with tools (tools)"),
-    (
-        {"prompt": "p", "completion": "c", "reasoning": "r"},
-        "reasoning apart from the answer (reasoning)",
-    ),
+    ({"prompt": "p", "completion": "c", "reasoning": "r"}, "apart from the answer (reasoning)"),
     ({"prompt": "p", "completion": "c", "image": "a.png"}, "images, audio or video (image)"),
     ({"prompt": "p", "completion": "c", "weight": 0.5}, "an example with a weight"),
+    # by the words in their names
+    (CHAT | {"rejected_response": "4"}, "preference data (rejected_response)"),
+    (CHAT | {"negative_messages": [USER]}, "preference data (negative_messages)"),
+    (
+        {"prompt": "p", "completion": "c", "completion_b": "d", "winner": "completion"},
+        "preference data (completion_b)",
+    ),
+    (
+        CHAT | {"response_a": "x", "response_b": "y"},
+        "preference data (response_a, response_b)",
+    ),
+    (CHAT | {"model_1": "x", "model_2": "y"}, "preference data (model_1, model_2)"),
+    (CHAT | {"winner": "a"}, "preference data (winner)"),
+    (CHAT | {"is_chosen": False}, "preference data (is_chosen)"),
+    (CHAT | {"score_chosen": 8.5, "score_rejected": 2}, "(score_chosen, score_rejected)"),
+    (CHAT | {"isCorrect": False}, "KTO data (isCorrect)"),
+    (CHAT | {"IS_SOLVED": False}, "KTO data (IS_SOLVED)"),
+    (CHAT | {"correctness_math_verify": [False]}, "KTO data (correctness_math_verify)"),
+    (CHAT | {"is_wrong": True}, "KTO data (is_wrong)"),
+    (CHAT | {"feedback": "negative"}, "KTO data (feedback)"),
+    (CHAT | {"vote": "down"}, "KTO data (vote)"),
+    (CHAT | {"label": "👎"}, "KTO data (label)"),
+    (CHAT | {"label": {"value": False}}, "KTO data (label.value)"),
+    (CHAT | {"annotations": {"label": False}}, "KTO data (annotations.label)"),
+    (CHAT | {"response_quality": "poor"}, "KTO data (response_quality)"),
+    (CHAT | {"helpfulness": 1}, "KTO data (helpfulness)"),
+    (CHAT | {"quality": "3/10"}, "KTO data (quality)"),
+    (CHAT | {"metadata": {"rating": 1}}, "an example with a rating (metadata.rating)"),
+    ({"prompt": "p", "completion": "c", "bad_completion": "x"}, "(bad_completion)"),
+    (CHAT | {"train": False}, "KTO data (train)"),
+    (CHAT | {"overall_score": 1}, "an example with a rating (overall_score)"),
+    (CHAT | {"gpt4_score": "2"}, "an example with a rating (gpt4_score)"),
+    (CHAT | {"stars": 1}, "an example with a rating (stars)"),
+    (CHAT | {"loss_weight": 0.0}, "an example with a weight (loss_weight)"),
+    (CHAT | {"mask": True}, "an example with a weight (mask)"),
 ]
 
 
-@pytest.mark.parametrize(("line", "name"), WITHOUT_ROOM)
-def test_what_has_no_room_yet_is_refused_by_name(line, name):
+@pytest.mark.parametrize(("line", "name"), HAZARDS)
+def test_what_would_be_left_out_is_refused_by_name(line, name):
     with pytest.raises(LineError) as caught:
         recognise(line)
     reason = str(caught.value)
@@ -261,26 +466,74 @@ def test_what_has_no_room_yet_is_refused_by_name(line, name):
     assert len(reason) <= 300
 
 
-@pytest.mark.parametrize("format_name", list(FORMATS))
+@pytest.mark.parametrize(("line", "name"), HAZARDS)
+def test_who_knows_that_a_field_says_nothing_names_it(line, name):
+    fields = [field for field in line if field not in FORMATS[_plain_format(line)].fields]
+    example, _ = to_example(line, _plain_format(line), ignored=fields)
+    assert set(fields) <= example.meta.keys()
+
+
+def _plain_format(line):
+    names = ("messages", "prompt_completion", "alpaca", "sharegpt", "gsm8k")
+    return next(name for name in names if FORMATS[name].keys <= line.keys())
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"source": "x", "difficulty": 3, "language": "en", "is_multi_turn": True, "turns": 2},
+        {"label": "algebra", "feedback": "The second step is short.", "quality": None},
+        {"conversation_id": "x", "model": "m", "model_name": "m", "response_time": 1},
+        {"constraint": "x", "translation": "x", "trainer": "x"},
+    ],
+)
+def test_fields_that_say_nothing_about_the_answer_are_kept(beside):
+    assert converted(CHAT | beside).meta == beside
+
+
+@pytest.mark.parametrize("format_name", ["messages", "prompt_completion", "trace", "gsm8k"])
 def test_nor_is_it_imported_as_another_format_that_is_named(format_name):
-    for line, name in WITHOUT_ROOM:
+    for line, name in HAZARDS:
         assert name in reason_of(line, format_name)
 
 
-def test_a_line_of_the_more_specific_of_our_formats_is_not_taken_for_the_other():
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (CHAT | {"final_answer": "2"}, "both a trace and a chat"),
+        (trace_body(messages=[USER, ASSISTANT]), "both a trace and a chat"),
+        (
+            {"message_id": "1", "parent_id": None, "role": "prompter", "text": "Hi", "rank": 0},
+            "a message of OASST",
+        ),
+    ],
+)
+def test_what_is_not_imported_as_it_is(line, name):
+    with pytest.raises(LineError, match=rf"is {name} .*which is not imported as it is: "):
+        recognise(line)
+
+
+def test_a_line_of_a_more_specific_format_is_not_taken_for_the_one_that_is_named():
     line = {"id": "x", "messages": [USER, ASSISTANT], "final_answer": None, "split": "train"}
     assert reason_of(line, "messages") == "is a tunix_sft line, not a messages line"
     assert (
-        reason_of(line | {"tools": TOOLS}, "tunix_sft")
-        == "tools: an export of this system has no such field"
+        reason_of(line | {"colour": 1}, "tunix_sft")
+        == "colour: an export of this system has no such field"
+    )
+    assert (
+        reason_of({"question": "q", "answer": "#### 1"}, "question_answer")
+        == "is a gsm8k line, not a question_answer line"
+    )
+    assert reason_of(PAIR | {"completion": "2"}, "prompt_completion") == (
+        "is a preference line, not a prompt_completion line"
     )
 
 
 @pytest.mark.parametrize("empty", [None, [], "", {}, "[]"])
 def test_empty_fields_of_a_table_change_nothing(empty):
-    line = {"messages": [USER, ASSISTANT], "tools": empty, "system": empty, "images": empty}
+    line = CHAT | {"tools": empty, "system": None, "images": empty, "chosen": None}
     assert recognise(line) == "messages"
-    assert converted(line).final_answer == "2"
+    assert content_of(line) == CHAT
 
 
 def test_a_document_around_the_examples_is_named():
@@ -301,58 +554,6 @@ def test_our_traces():
     trace = converted(trace_body(4))
     assert (trace.prompt, trace.final_answer, trace.meta) == ("4+1=?", "5", {"number": 4})
     assert reason_of(trace_body(4, note=1), "trace") == "note: Unknown field"
-
-
-def test_chat_of_two_messages():
-    trace = converted({"messages": [USER, ASSISTANT]})
-    assert (trace.prompt, trace.steps, trace.final_answer, trace.meta) == ("1+1?", [], "2", {})
-
-
-def test_longer_chats_are_kept_whole():
-    messages = [
-        {"role": "system", "content": "s"},
-        USER,
-        ASSISTANT,
-        {"role": "user", "content": "2+2?"},
-    ]
-    trace = converted({"messages": [*messages, {"role": "assistant", "content": "4"}]})
-    assert trace.prompt == "2+2?"
-    assert trace.meta == {"messages": messages}
-    assert json.loads(training_line("x", trace, "train"))["messages"] == [
-        *messages,
-        {"role": "assistant", "content": "4"},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ([], "messages: must be a list of messages"),
-        ("text", "messages: must be a list of messages"),
-        ([USER], "messages: the last message must be the assistant's"),
-        ([USER, ASSISTANT, USER], "messages: the last message must be the assistant's"),
-        ([ASSISTANT], "messages: there is no message of the user"),
-        (
-            [USER, {"role": "assistant", "content": " "}],
-            "messages: the assistant's answer is blank",
-        ),
-        (
-            [USER, {"role": "critic", "content": "x"}, ASSISTANT],
-            "messages: message 2 has the role 'critic'",
-        ),
-        (
-            [USER | {"colour": "red"}, ASSISTANT],
-            "messages: message 1 must be an object with role and content, and nothing else",
-        ),
-        (
-            [{"role": "user", "content": {"type": "text"}}, ASSISTANT],
-            "messages: the content of message 1: Must be text",
-        ),
-        ([{"role": "user", "content": ""}, ASSISTANT], "prompt: Must not be blank"),
-    ],
-)
-def test_chats_that_are_refused(messages, reason):
-    assert reason in reason_of({"messages": messages}, "messages")
 
 
 def test_prompt_and_completion():
@@ -432,17 +633,6 @@ def test_answers_of_gsm8k_that_are_refused(answer, reason):
     assert reason in reason_of({"question": "q", "answer": answer}, "gsm8k")
 
 
-def test_further_fields_of_foreign_formats_are_kept():
-    assert converted({"question": "q", "answer": "#### 1", "source": {"page": 3}}).meta == {
-        "source": {"page": 3}
-    }
-    assert converted({"messages": [USER, ASSISTANT], "id": 7}).meta == {"id": 7}
-    assert (
-        reason_of({"prompt": "p", "completion": "c", "messages": []}, "prompt_completion")
-        == "messages: this format has no such field"
-    )
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -455,14 +645,14 @@ def test_further_fields_of_foreign_formats_are_kept():
             ],
         ),
         trace_body(4, steps=[]),
-        {"messages": [{"role": "system", "content": ""}, USER, ASSISTANT, USER, ASSISTANT]},
+        {"messages": [SYSTEM, USER, ASSISTANT, USER, ASSISTANT]},
         {"question": "q", "answer": "a\nb\n#### 3"},
         {"prompt": "p", "completion": "several\nlines\n"},
     ],
 )
 def test_our_own_export_comes_back_as_it_was(line):
     exported = training_line("x", converted(line), "held_out")
-    again, split = to_trace(json.loads(exported), "tunix_sft")
+    again, split = to_example(json.loads(exported), "tunix_sft")
     assert split == "held_out"
     assert training_line("x", again, "held_out") == exported
 
@@ -480,7 +670,7 @@ def test_exports_that_do_not_fit_together(final_answer, reason):
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_lines_may_name_their_part(split):
     for line in (trace_body(), {"messages": [USER, ASSISTANT]}, {"prompt": "p", "completion": "c"}):
-        trace, named = to_trace(line | {"split": split}, recognise(line))
+        trace, named = to_example(line | {"split": split}, recognise(line))
         assert named == split
         assert "split" not in trace.meta
 
@@ -538,7 +728,7 @@ def test_a_line_that_is_an_object():
 def test_a_line_nested_as_deep_as_parsers_go_is_refused_all_the_same():
     raw = b'{"prompt": "p", "completion": "c", "a": ' + b"[" * 1_000 + b"]" * 1_000 + b"}"
     with pytest.raises(LineError, match="nested"):
-        to_trace(parse_line(raw), "prompt_completion")
+        to_example(parse_line(raw), "prompt_completion")
 
 
 def test_a_line_of_many_keys_takes_linear_time_and_a_long_key_is_not_repeated_whole():
@@ -548,7 +738,7 @@ def test_a_line_of_many_keys_takes_linear_time_and_a_long_key_is_not_repeated_wh
 import json, os, django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
 django.setup()
-from datasets.formats import LineError, parse_line
+from datasets.formats.lines import LineError, parse_line
 many = ",".join(f'"{number}": 1' for number in range(300_000))
 for line in ('{%s, "299999": 2}' % many, '{"%s": 1, "%s": 2}' % ("k" * 900_000, "k" * 900_000)):
     try:

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets import services
-from datasets.importers import MAX_LINE_BYTES, BadLines, ImportRefused, import_file, parse_held_out
-from datasets.models import Dataset, Trace
+from datasets.importers import BadLines, import_file, parse_held_out, parse_mapping
+from datasets.models import TRAINING_FORMATS, Dataset, Kind, Trace
+from datasets.reading import MAX_LINE_BYTES, ImportRefused
 from datasets.services import DatasetExists, InvalidDataset, create_traces, export_lines
 from datasets.tests.factory import jsonl, jsonl_file, make_dataset, nothing_is_stored, trace_body
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"y": 1, "x": 2}}}
 
 
 def run_import(content, **more):
@@ -44,6 +47,7 @@ def test_a_file_becomes_traces_and_a_dataset(user):
         "format": "trace",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "kept_in_meta": ["number"],
         "imported_by": "somebody",
     }
     assert Trace.objects.count() == 2
@@ -124,7 +128,7 @@ def test_the_first_readable_line_decides_the_format():
         {"prompt": "p", "completion": "c"},
     ]
     assert problems_of(lines) == [
-        (1, "is of no known format: its keys are body"),
+        (1, "is of no known format: its keys are body; a mapping says which of them is what"),
         (3, "is no gsm8k line: answer, question is missing"),
     ]
 
@@ -132,17 +136,11 @@ def test_the_first_readable_line_decides_the_format():
 @pytest.mark.django_db
 def test_a_bad_answer_of_a_later_line_is_never_learnt():
     good = {"prompt": "1+1?", "completion": "2"}
-    pair = {
-        "prompt": "1+1?",
-        "chosen": "2",
-        "rejected": "3",
-        "messages": [{"role": "user", "content": "1+1?"}],
-        "score_chosen": 8,
-    }
+    pair = good | {"chosen": "2", "rejected": "3"}
     (kto, reason), (preference, other) = problems_of([good, good | {"label": False}, pair])
     assert (kto, preference) == (2, 3)
     assert reason.startswith("is KTO data (prompt, completion, label)")
-    assert other.startswith("is preference data of UltraFeedback")
+    assert other == "is a preference line, not a prompt_completion line"
 
 
 @pytest.mark.django_db
@@ -190,7 +188,7 @@ def test_long_lines_at_both_sides_of_the_limit():
         (b"\xef\xbb\xbf", "The file holds no example."),
         ("{}".encode("utf-16"), "The file is UTF-16."),
         ("{}".encode("utf-16-be"), "The file is UTF-16."),
-        (b"\x1f\x8b\x08", "The file is gzip."),
+        (b"\x1f\x8b\x08", "The gzip file is damaged or cut off"),
         (b"PK\x03\x04", "The file is zip."),
     ],
 )
@@ -334,15 +332,160 @@ def test_our_own_export_can_be_imported():
     assert without_ids[0] == without_ids[1]
 
 
+KINDS = {
+    Kind.TRACE: [trace_body(number) for number in range(3)],
+    Kind.CONVERSATION: [
+        {
+            "messages": [
+                {"role": "user", "content": f"{number}?"},
+                {"role": "assistant", "content": "", "tool_calls": [CALL], "reasoning": "r"},
+                {"role": "tool", "content": "1", "tool_call_id": "c1"},
+                {"role": "assistant", "content": "one", "weight": 0},
+                {"role": "assistant", "content": str(number)},
+            ],
+            "tools": [{"name": "f", "parameters": {"z": 1, "a": 2}}],
+            "source": {"page": number},
+        }
+        for number in range(3)
+    ],
+    Kind.PREFERENCE: [
+        {"prompt": f"{number}?", "chosen": "a", "rejected": "b", "score_chosen": 1.5}
+        | {"score_rejected": 0, "id": number}
+        for number in range(3)
+    ],
+    Kind.PROMPT: [{"prompt": f"{number}?", "answer": number, "level": 1} for number in range(3)],
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != Kind.TRACE])
+def test_examples_of_every_kind_come_back_from_their_export_as_they_were(kind):
+    dataset = run_import(KINDS[kind], held_out=1)
+    assert (dataset.kind, dataset.size) == (kind, 3)
+    assert dataset.format == TRAINING_FORMATS[kind]
+
+    again = run_import(b"".join(export_lines(dataset)), name="again")
+
+    assert again.provenance["format"] == TRAINING_FORMATS[kind]
+    assert (again.kind, again.fingerprint, again.stats) == (
+        kind,
+        dataset.fingerprint,
+        dataset.stats,
+    )
+    assert Trace.objects.count() == 3
+
+
+@pytest.mark.django_db
+def test_a_dataset_has_one_kind():
+    lines = [{"prompt": "1?", "answer": "1"}, trace_body()]
+    (problem,) = problems_of(lines, kind=None)
+    assert problem == (2, "is a trace line, not a prompt line")
+    ids = [
+        trace.id
+        for trace in create_traces(
+            items=[trace_body(), {"prompt": "1?", "chosen": "a", "rejected": "b"}], by=None
+        )
+    ]
+    with pytest.raises(InvalidDataset) as caught:
+        services.create_dataset(name="mixed", version="v1", trace_ids=ids, by=None)
+    (reason,) = caught.value.errors["trace_ids"]
+    assert reason == (
+        f"A dataset has examples of one kind: {ids[0]} is a trace, {ids[1]} is a preference."
+    )
+
+
+@pytest.mark.django_db
+def test_lines_of_one_format_that_become_another_kind_are_refused():
+    exported = {"id": "x", "final_answer": None, "split": "train"}
+    turn = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "1"}]
+    lines = [exported | {"messages": turn}, exported | {"messages": turn * 2}]
+    assert problems_of(lines) == [
+        (2, "is a conversation, the lines before are of kind trace: a dataset has one kind")
+    ]
+
+
+# --- Kinds that are asked for, and mappings -------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_a_kind_that_is_asked_for():
+    dataset = run_import([{"question": "1+1?", "answer": "2"}], kind="prompt")
+    assert (dataset.kind, dataset.provenance["kind"]) == (Kind.PROMPT, "prompt")
+    with pytest.raises(InvalidDataset) as caught:
+        run_import([{"text": "x"}], version="v2", kind="essay")
+    assert "Must be one of trace, conversation" in caught.value.errors["kind"][0]
+
+
+@pytest.mark.django_db
+def test_fields_that_a_training_does_not_see_are_named():
+    lines = [
+        {"prompt": "1+1?", "completion": "2", "source": "x", "score": 3},
+        {"prompt": "2+2?", "completion": "4", "source": "y", "id": 2},
+    ]
+    assert "an example with a rating (score)" in problems_of(lines)[0][1]
+    provenance = run_import(lines, ignore=["score"]).provenance
+    assert provenance["kept_in_meta"] == ["source", "score", "id"]
+    assert provenance["ignore"] == ["score"]
+
+
+@pytest.mark.django_db
+def test_a_mapping_says_which_column_is_meant():
+    content = b"frage;antwort;id\r\n1+1?;2;7\r\n"
+    assert problems_of(content) == [
+        (
+            2,
+            "is of no known format: its keys are antwort, frage, id; a mapping says which of them"
+            " is what",
+        )
+    ]
+    mapping = {"prompt": "frage", "completion": "antwort"}
+    dataset = run_import(content, mapping=mapping)
+    (trace,) = Trace.objects.all()
+    assert (trace.prompt, trace.final_answer, trace.meta) == ("1+1?", "2", {"id": "7"})
+    assert dataset.provenance["mapping"] == mapping
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("mapping", "reason"),
+    [
+        ({"colour": "a"}, "'colour' is no field of a format; known are"),
+        ({"prompt": 1}, "Must give a field or column of the file"),
+        ({"prompt": "a", "completion": "a"}, "twice"),
+    ],
+)
+def test_mappings_that_are_refused(mapping, reason):
+    with pytest.raises(InvalidDataset) as caught:
+        run_import([trace_body()], mapping=mapping)
+    assert reason in caught.value.errors["mapping"][0]
+
+
+@pytest.mark.django_db
+def test_a_mapping_that_does_not_fit_the_lines():
+    lines = [{"a": "x", "completion": "y"}, {"prompt": "x", "a": "y"}, {"b": "x"}]
+    assert problems_of(lines, mapping={"prompt": "a"})[:2] == [
+        (2, "has prompt beside the field that the mapping names"),
+        (3, "has no a, which the mapping names"),
+    ]
+
+
+def test_a_mapping_as_text():
+    assert parse_mapping("") == {}
+    assert parse_mapping('{"prompt": "frage"}') == {"prompt": "frage"}
+    for text in ("{", "[]", '{"prompt": "a", "prompt": "b"}', '{"prompt": "\ud800"}'):
+        with pytest.raises(InvalidDataset, match="Must be a JSON object"):
+            parse_mapping(text)
+
+
 @pytest.mark.django_db
 def test_nothing_is_stored_when_the_file_cannot_be_read_to_its_end():
     lines = [trace_body(number) for number in range(5)]
 
     class FileThatBreaks(io.BytesIO):
-        def readline(self, size=-1):
+        def read(self, size=-1):
             if self.tell() > 300:
                 raise OSError("the disk is gone")
-            return super().readline(size)
+            return super().read(min(size, 200))
 
     with pytest.raises(OSError, match="the disk is gone"):
         import_file(file=FileThatBreaks(jsonl(*lines)), name="sums", version="v1", by=None)
@@ -377,12 +520,14 @@ class Endless:
 
     def __init__(self, count):
         self.left = count
+        self.line = b""
 
-    def readline(self, size=-1):
-        if not self.left:
-            return b""
-        self.left -= 1
-        return jsonl({"prompt": f"{self.left} " + "x" * 5_000, "completion": "y"})
+    def read(self, size):
+        if not self.line and self.left:
+            self.left -= 1
+            self.line = jsonl({"prompt": f"{self.left} " + "x" * 5_000, "completion": "y"})
+        piece, self.line = self.line[:size], self.line[size:]
+        return piece
 
 
 def peak_of_import(count, version):

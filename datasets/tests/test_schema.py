@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datasets.examples import training_line
 from datasets.schema import (
     MAX_META_DEPTH,
     MAX_META_NUMBER,
@@ -16,7 +17,6 @@ from datasets.schema import (
     MAX_TRACE_BYTES,
     InvalidTrace,
     parse_trace,
-    training_line,
 )
 from datasets.tests.factory import trace_body
 
@@ -233,34 +233,6 @@ def test_size_at_both_sides_of_the_limit():
     }
 
 
-def test_the_conversation_in_meta_must_fit_the_prompt():
-    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert parse_trace(trace_body(prompt="Hi", meta={"messages": talk})).meta == {"messages": talk}
-    assert (
-        "the last message of the user must be the prompt"
-        in errors_of(trace_body(prompt="Ho", meta={"messages": talk}))["meta"][0]
-    )
-
-
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ("text", "must be a list of messages"),
-        ([], "must be a list of messages"),
-        ([{"role": "user"}], "message 1 must be an object with role and content"),
-        (
-            [{"role": "user", "content": "a", "name": "b"}],
-            "message 1 must be an object with role and content",
-        ),
-        ([{"role": "tool", "content": "a"}], "message 1 has the role 'tool'"),
-        ([{"role": "user", "content": 1}], "the content of message 1: Must be text"),
-        ([{"role": "system", "content": "a"}], "there is no message of the user"),
-    ],
-)
-def test_a_conversation_in_meta_is_checked(messages, reason):
-    assert reason in errors_of(trace_body(meta={"messages": messages}))["meta"][0]
-
-
 def test_training_line_of_a_trace_with_steps():
     trace = parse_trace(trace_body(4, steps=[step(0, content="one"), step(1, content="two")]))
     assert json.loads(training_line("some-id", trace, "held_out")) == {
@@ -280,20 +252,6 @@ def test_training_line_without_steps_has_no_final_answer():
     )
     assert line["messages"][-1] == {"role": "assistant", "content": "a"}
     assert line["final_answer"] is None
-
-
-def test_training_line_repeats_the_whole_conversation():
-    talk = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello"},
-        {"role": "user", "content": "Sum?"},
-    ]
-    trace = parse_trace({"prompt": "Sum?", "final_answer": "3", "meta": {"messages": talk}})
-    assert json.loads(training_line("x", trace, "train"))["messages"] == [
-        *talk,
-        {"role": "assistant", "content": "3"},
-    ]
 
 
 @given(text=st.text(min_size=1))
@@ -348,13 +306,8 @@ def test_anything_is_a_trace_or_refused_with_reasons(value):
         },
         {"prompt": "p", "final_answer": "a"} | {f"field-{field}": 1 for field in range(500_000)},
         {"prompt": "p", "final_answer": "a", "steps": [{"k" * 1_000_000: 1}]},
-        {
-            "prompt": "p",
-            "final_answer": "a",
-            "meta": {"messages": [{"role": "r" * 1_000_000, "content": "c"}]},
-        },
     ],
-    ids=["fields of steps", "steps", "fields", "a long name", "a long role"],
+    ids=["fields of steps", "steps", "fields", "a long name"],
 )
 def test_what_is_wrong_is_told_in_a_few_kilobytes(value: dict):
     tracemalloc.start()

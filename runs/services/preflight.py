@@ -7,6 +7,7 @@ from typing import Any
 from datasets.models import Dataset
 from runs.services.run_requests import ModelReference, RunRequest
 from runs.spec.families import PRESETS
+from runs.spec.kinds import KINDS
 from runs.spec.manifest import training_warnings
 from runs.spec.model_folder import FolderProblem, check_model_folder, open_model_folder
 from tunixrt.refusals import shorten
@@ -48,6 +49,13 @@ def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
 
 def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
     training: dict[str, Any] = request.training
+    kind = KINDS[request.kind]
+    if dataset.format != kind.dataset_format:
+        preflight.problems.append(
+            f"Dataset {dataset.dataset_key} holds examples of kind {dataset.kind}"
+            f" ({dataset.format}); {kind.label.lower()} reads {kind.dataset_format}."
+        )
+        return
     examples = dataset.size - dataset.held_out_size
     if examples == 0:
         part = (

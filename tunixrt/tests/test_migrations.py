@@ -149,6 +149,95 @@ def test_runs_of_before_get_their_kind_and_engine(environment: dict[str, str]):
     assert again == first
 
 
+# Stores conversations as they were stored before there was a kind for them, goes forth, back and
+# forth again, and prints what a training would read and what is stored.
+_CONVERSATIONS_PROGRAM = """
+import json
+import django
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+django.setup()
+call_command("migrate", verbosity=0)
+call_command("migrate", "datasets", "0001", verbosity=0)
+apps = MigrationExecutor(connection).loader.project_state([("datasets", "0001_initial")]).apps
+Trace, Dataset, Item = (
+    apps.get_model("datasets", name) for name in ("Trace", "Dataset", "DatasetItem")
+)
+talk = [
+    {"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"}, {"role": "user", "content": "q"},
+]
+step = [{"i": 0, "type": "t", "content": "work"}]
+bodies = [
+    {"prompt": "q", "final_answer": "1", "meta": {"messages": talk, "source": "x"}},
+    {"prompt": "q", "final_answer": "2", "meta": {"messages": talk}, "steps": step},
+    {"prompt": "plain", "final_answer": "3", "meta": {}, "steps": step},
+]
+traces = [
+    Trace.objects.create(content_hash=str(number) * 64, **body)
+    for number, body in enumerate(bodies)
+]
+for name, members in (("talks", traces), ("plain", traces[2:])):
+    dataset = Dataset.objects.create(
+        dataset_key=f"{name}-v1", name=name, version="v1", size=len(members), fingerprint="before"
+    )
+    for position, trace in enumerate(members):
+        Item.objects.create(dataset=dataset, trace=trace, position=position)
+
+def exported():
+    from datasets.models import Dataset
+    from datasets.services import export_lines
+    return {
+        dataset.dataset_key: [dataset.kind, dataset.fingerprint, *(
+            {k: v for k, v in json.loads(line).items() if k != "id"}
+            for line in export_lines(dataset)
+        )]
+        for dataset in Dataset.objects.order_by("dataset_key")
+    }
+
+call_command("migrate", verbosity=0)
+first = exported()
+call_command("migrate", "datasets", "0001", verbosity=0)
+back = [
+    [item.trace.prompt, item.trace.steps, item.trace.final_answer, item.trace.meta]
+    for item in Item.objects.filter(dataset__name="talks").order_by("position")
+]
+call_command("migrate", verbosity=0)
+print(json.dumps([first, back, exported()]))
+"""
+
+
+def test_conversations_of_before_are_trained_on_as_before(environment: dict[str, str]):
+    first, back, again = run_program(_CONVERSATIONS_PROGRAM, environment=environment)
+
+    kind, fingerprint, *lines = first["talks-v1"]
+    assert (kind, fingerprint.startswith("sha256:")) == ("conversation", True)
+    earlier: list[dict[str, Any]] = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "weight": 0},  # was not learnt
+        {"role": "user", "content": "q"},
+    ]
+    assert [line["messages"] for line in lines] == [
+        [*earlier, {"role": "assistant", "content": "1"}],
+        [*earlier, {"role": "assistant", "content": "work\n2"}],
+        [{"role": "user", "content": "plain"}, {"role": "assistant", "content": "work\n3"}],
+    ]
+    assert [line["final_answer"] for line in lines] == [None, "2", "3"]
+    assert lines[0]["meta"] == {"source": "x"}
+    assert first["plain-v1"][:2] == ["trace", "before"]
+    talk = [{name: message[name] for name in ("role", "content")} for message in earlier]
+    step = [{"i": 0, "type": "t", "content": "work"}]
+    assert back == [
+        ["q", [], "1", {"messages": talk, "source": "x"}],
+        ["q", step, "2", {"messages": talk}],
+        ["plain", step, "3", {}],
+    ]
+    assert again == first
+
+
 # Its two API tokens.
 KEY = "75bdfebc0bd0dbb156c1439d4941c61d583d70fd3c85c2c24cb98a3a6510834a"
 READING_KEY = "f33d87dc0f8263c85626686a114080fedb1c26f98e0340d9908c9004e64edcef"

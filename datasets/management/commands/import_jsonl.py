@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from datasets import importers, services
-from datasets.formats import FORMATS
+from datasets.formats.table import FORMATS, KINDS
 from datasets.management.acting_user import acting_user, add_user_argument
 from tunixrt.commands import Command as TunixrtCommand
 from tunixrt.commands import number_between
@@ -15,19 +15,36 @@ from tunixrt.commands import number_between
 
 class Command(TunixrtCommand):
     help = (
-        "Import a JSONL file as traces and a dataset. Bad lines are listed by number and reason;"
-        " then nothing is stored."
+        "Import a file (JSON Lines, JSON, CSV; gzip, zstd) as examples and a dataset. Bad lines are"
+        " listed by number and reason; then nothing is stored."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "file", metavar="FILE", help="one JSON object a line; - reads standard input"
-        )
+        parser.add_argument("file", metavar="FILE", help="the file; - reads standard input")
         parser.add_argument("--name", required=True)
         parser.add_argument("--version", required=True, dest="dataset_version")
         parser.add_argument("--description", default="")
         parser.add_argument(
             "--format", choices=list(FORMATS), help="default: recognised by the first line"
+        )
+        parser.add_argument(
+            "--kind", choices=KINDS, help="what the examples are to be; default: by their format"
+        )
+        parser.add_argument(
+            "--map",
+            action="append",
+            default=[],
+            type=_mapped_field,
+            metavar="FIELD=COLUMN",
+            help="the field or column of the file that is meant by a field, such as"
+            " prompt=question; may be given several times",
+        )
+        parser.add_argument(
+            "--ignore",
+            action="append",
+            default=[],
+            metavar="FIELD",
+            help="a field that says nothing about what is to be learnt; may be given several times",
         )
         parser.add_argument(
             "--held-out",
@@ -53,6 +70,9 @@ class Command(TunixrtCommand):
                     version=options["dataset_version"],
                     description=options["description"],
                     format=options["format"],
+                    kind=options["kind"],
+                    mapping=dict(options["map"]),
+                    ignore=options["ignore"],
                     held_out=options["held_out"],
                     limit=options["limit"],
                     file_name="" if file == "-" else Path(file).name,
@@ -71,6 +91,13 @@ class Command(TunixrtCommand):
             f" {stats['held_out']} held out, {stats['with_final_answer']} with a final answer),"
             f" format {dataset.provenance['format']}.\n{dataset.fingerprint}"
         )
+
+
+def _mapped_field(text: str) -> tuple[str, str]:
+    name, separator, column = text.partition("=")
+    if not separator:
+        raise ArgumentTypeError(f"must be FIELD=COLUMN, not {text!r}")
+    return name, column
 
 
 def _held_out(text: str) -> int | float | None:

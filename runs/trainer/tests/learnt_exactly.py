@@ -230,8 +230,8 @@ class Exactness:
 
     def _may_be_refused(self, messages: list[dict[str, str]]) -> bool:
         contents = [message["content"] for message in messages]
-        if self.template == "cuts long answers" and any(len(content) > 20 for content in contents):
-            return True
+        if self.template == "cuts long answers":
+            return any(len(content) > 20 for content in contents)
         if "think>" in "".join(contents) and "think>" in TEMPLATES[self.template]:
             return True
         nothing_to_read = not _without_space(self._read(self._ids_of(contents[-1])))

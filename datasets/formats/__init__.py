@@ -1,0 +1,2 @@
+"""Formats of lines: how a line is read (lines), recognised (table), and made an example (traces,
+chats, pairs, exports)."""

@@ -1,0 +1,168 @@
+"""From lines to conversations."""
+
+from typing import Any
+
+import orjson
+
+from datasets import examples
+from datasets.formats.lines import Line, LineError, plain_text, take_text
+from datasets.messages import InvalidMessages, read_tools
+from datasets.schema import ExampleData, json_kind
+
+SYSTEM_FIELDS = ("system", "system_prompt", "systemInstruction")
+TOOL_FIELDS = ("tools", "functions")
+
+
+def from_messages(line: Line) -> ExampleData:
+    return conversation(line.pop("messages"), line)
+
+
+def from_prompt_completion(line: Line) -> ExampleData:
+    """A prompt and completion that are messages: the earlier answers are learnt as well, unless
+    they have ``weight: 0``."""
+    prompt, completion = line.pop("prompt"), line.pop("completion")
+    messages = [examples.as_messages(prompt, "user"), examples.as_messages(completion, "assistant")]
+    if not all(isinstance(part, list) for part in messages):
+        raise LineError("prompt and completion: must be text or lists of messages")
+    return conversation([*messages[0], *messages[1]], line)
+
+
+_SPEAKERS = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+    "system": "system",
+    "function_call": "function_call",
+    **dict.fromkeys(("observation", "tool", "function_response"), "tool"),
+}
+
+
+def from_sharegpt(line: Line) -> ExampleData:
+    return conversation(messages_of_turns(line.pop("conversations"), "conversations"), line)
+
+
+def messages_of_turns(turns: Any, name: str) -> list[Any]:
+    """Turns of ShareGPT, ``{from, value}``, as messages. Raises LineError."""
+    if not isinstance(turns, list) or not turns:
+        raise LineError(f"{name}: must be a list of turns")
+    return [message_of_turn(turn, f"{name}: turn {number}") for number, turn in enumerate(turns, 1)]
+
+
+def message_of_turn(turn: Any, where: str) -> Line:
+    if not isinstance(turn, dict):
+        raise LineError(f"{where} must be an object, not {json_kind(turn)}")
+    rest = dict(turn)
+    speaker, value = rest.pop("from", rest.pop("role", None)), rest.pop("value", None)
+    value = rest.pop("content", None) if value is None else value
+    role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
+    if role is None:
+        known = ", ".join(_SPEAKERS)
+        raise LineError(f"{where} is from {str(speaker)[:40]!r}; known are {known}")
+    if role == "function_call":
+        return {"role": "assistant", "content": "", "tool_calls": _calls(value, where)} | rest
+    return {"role": role, "content": value} | rest
+
+
+def _calls(value: Any, where: str) -> list[Line]:
+    """Calls as ShareGPT and xLAM write them: JSON text of ``{name, arguments}``, or a list of
+    them."""
+    try:
+        calls = orjson.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise LineError(f"{where}: the calls are not JSON") from error
+    return [{"function": call} for call in (calls if isinstance(calls, list) else [calls])]
+
+
+def from_alpaca(line: Line) -> ExampleData:
+    instruction, output = plain_text(line, "instruction", "output")
+    further, history = take_text(line, "input"), line.pop("history", None) or []
+    if not isinstance(history, list) or not all(
+        isinstance(turn, list) and len(turn) == 2 for turn in history
+    ):
+        raise LineError("history: must be a list of pairs, a question and an answer")
+    messages = [
+        {"role": role, "content": text}
+        for turn in history
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    question = f"{instruction}\n{further}" if further else instruction
+    return conversation([*messages, *_turn(question, output)], line)
+
+
+def from_dolly(line: Line) -> ExampleData:
+    instruction, response = plain_text(line, "instruction", "response")
+    context = take_text(line, "context")
+    question = f"{instruction}\n\n{context}" if context else instruction
+    return conversation(_turn(question, response), line)
+
+
+def from_xlam(line: Line) -> ExampleData:
+    (query,) = plain_text(line, "query")
+    calls = _calls(line.pop("answers"), "answers")
+    answer = {"role": "assistant", "content": "", "tool_calls": calls}
+    return conversation([{"role": "user", "content": query}, answer], line)
+
+
+def from_vertex(line: Line) -> ExampleData:
+    contents = line.pop("contents")
+    if not isinstance(contents, list) or not all(isinstance(turn, dict) for turn in contents):
+        raise LineError("contents: must be a list of objects")
+    roles = {"user": "user", "model": "assistant"}
+    messages = [
+        {
+            "role": roles.get(str(turn.get("role")), turn.get("role")),
+            "content": _parts(turn.get("parts"), f"contents: turn {number}"),
+        }
+        for number, turn in enumerate(contents, start=1)
+    ]
+    system = line.get("systemInstruction")
+    if isinstance(system, dict):
+        line["systemInstruction"] = _parts(system.get("parts"), "systemInstruction")
+    return conversation(messages, line)
+
+
+def _parts(parts: Any, where: str) -> str:
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and set(part) == {"text"} and isinstance(part["text"], str)
+        for part in parts
+    ):
+        raise LineError(f"{where}: only parts of text can be learnt")
+    return "".join(part["text"] for part in parts)
+
+
+def from_text(line: Line) -> ExampleData:
+    """Plain text, learnt as it is: the assistant writes it without being asked."""
+    (text,) = plain_text(line, "text")
+    return examples.conversation(
+        messages=[{"role": "assistant", "content": text}], meta=line, plain_text=True
+    )
+
+
+def _turn(question: str, answer: str) -> list[Line]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def conversation(messages: Any, rest: Line, final_answer: str | None = None) -> ExampleData:
+    """Return a conversation with the system prompt and the tools that stand beside the messages;
+    the other fields are kept in ``meta``."""
+    messages, tools = with_surroundings(messages, rest)
+    return examples.conversation(
+        messages=messages, tools=tools, final_answer=final_answer, meta=rest
+    )
+
+
+def with_surroundings(messages: Any, rest: Line) -> tuple[Any, Any]:
+    """Take the system prompt and the tools out of ``rest``: the messages with the one, and the
+    others. Raises InvalidMessages, LineError."""
+    for name in SYSTEM_FIELDS:
+        if text := take_text(rest, name):
+            if not isinstance(messages, list):
+                break
+            first = messages[0] if messages and isinstance(messages[0], dict) else {}
+            if first.get("role") in ("system", "developer"):
+                raise InvalidMessages(f"there is a system prompt in {name} and in the messages")
+            messages = [{"role": "system", "content": text}, *messages]
+    found = [read_tools(rest.pop(name)) for name in TOOL_FIELDS if name in rest]
+    filled = [tools for tools in found if tools]
+    if len(filled) > 1:
+        raise InvalidMessages("there are tools and functions; give one of them")
+    return messages, filled[0] if filled else None

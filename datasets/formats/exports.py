@@ -1,0 +1,78 @@
+"""From the lines of our own exports back to the examples."""
+
+from typing import Any
+
+from datasets import examples
+from datasets.formats.chats import conversation
+from datasets.formats.lines import Line, LineError
+from datasets.formats.traces import steps_of
+from datasets.models import Kind
+from datasets.schema import ExampleData, json_kind, parse_trace
+
+
+def from_tunix_sft(line: Line) -> ExampleData:
+    """A line without a kind is a trace: its final answer is the end of the assistant's message,
+    what stands before it are the steps."""
+    del line["id"]
+    kind, final_answer = line.pop("kind", Kind.TRACE.value), line.pop("final_answer")
+    if final_answer is not None and not isinstance(final_answer, str):
+        raise LineError(f"final_answer: must be text or null, not {json_kind(final_answer)}")
+    if kind == Kind.CONVERSATION:
+        _check_fields(line, "messages", "tools", "meta")
+        return examples.conversation(**line, final_answer=final_answer, plain_text=True)
+    if kind != Kind.TRACE:
+        raise LineError(f"kind: must be {Kind.CONVERSATION} in this format")
+    _check_fields(line, "messages")
+    messages = line["messages"]
+    if not isinstance(messages, list) or [_role(message) for message in messages] != [
+        "user",
+        "assistant",
+    ]:
+        return _earlier_export(messages, final_answer)
+    question, worked = (message.get("content") for message in messages)
+    steps: list[str] = []
+    if final_answer is not None:
+        if not isinstance(worked, str) or not worked.endswith(f"\n{final_answer}"):
+            raise LineError("final_answer: is not the end of the assistant's message")
+        steps, worked = steps_of(worked[: -len(final_answer) - 1]), final_answer
+    return parse_trace(
+        {
+            "prompt": question,
+            "steps": [
+                {"i": number, "type": "reasoning", "content": step}
+                for number, step in enumerate(steps)
+            ],
+            "final_answer": worked,
+        }
+    )
+
+
+def _earlier_export(messages: Any, final_answer: str | None) -> ExampleData:
+    """Before there were conversations, only the last answer of one was learnt."""
+    if isinstance(messages, list):
+        messages = [
+            message | {"weight": 0} if _role(message) == "assistant" else message
+            for message in messages[:-1]
+        ] + messages[-1:]
+    return conversation(messages, {}, final_answer)
+
+
+def _role(message: Any) -> Any:
+    return message.get("role") if isinstance(message, dict) else None
+
+
+def from_tunix_preference(line: Line) -> ExampleData:
+    _check_fields(line, "id", "kind", "prompt", "chosen", "rejected", "tools", "scores", "meta")
+    del line["id"], line["kind"]
+    return examples.preference(**line)
+
+
+def from_tunix_prompts(line: Line) -> ExampleData:
+    _check_fields(line, "id", "kind", "messages", "final_answer", "tools", "meta")
+    del line["id"], line["kind"]
+    return examples.prompt(**line)
+
+
+def _check_fields(line: Line, *known: str) -> None:
+    if unknown := sorted(line.keys() - set(known)):
+        raise LineError(f"{', '.join(unknown)[:100]}: an export of this system has no such field")

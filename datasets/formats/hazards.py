@@ -1,0 +1,200 @@
+"""What would be left out without a word: fields beside an example that its format does not know,
+and that say whether the answer is good, or what else belongs to the example.
+
+Fields are told by the words in their names, so that ``isCorrect``, ``overall_score`` and
+``rejected_response`` count as ``correct``, ``score`` and ``rejected`` do. A field that is named in
+``ignore`` is kept in ``meta`` like every other.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets.formats.lines import Line
+
+_EMPTY: tuple[Any, ...] = (None, "", [], {}, "[]", "{}")
+_DEPTH = 4  # levels of objects in which verdicts are looked for
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+def _words(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """Words in the name of a field that say something about an example; and what to do about
+    them."""
+
+    name: str
+    words: frozenset[str]
+    advice: str
+
+
+# Any value counts.
+_HAZARDS = (
+    Hazard(
+        "preference data",
+        _words(
+            *("chosen", "rejected", "winner", "loser", "preferred", "dispreferred"),
+            *("preference", "preferences", "negative", "negatives"),
+        ),
+        "give both answers as chosen and rejected",
+    ),
+    Hazard(
+        "an example with tools",
+        _words("tool", "tools", "functions"),
+        "give them in a format that has room for them, such as messages",
+    ),
+    Hazard(
+        "an example with images, audio or video",
+        _words("image", "images", "audio", "audios", "video", "videos"),
+        "only text can be learnt",
+    ),
+    Hazard(
+        "an example with a system prompt of its own",
+        _words("system", "systeminstruction"),
+        "make it the first of the messages, with the role system",
+    ),
+    Hazard(
+        "an example with further input",
+        _words("input", "inputs", "context", "contexts", "documents", "history"),
+        "make it part of the prompt",
+    ),
+    Hazard(
+        "an example with reasoning apart from the answer",
+        _words("reasoning", "thinking", "thought", "thoughts", "cot", "rationale"),
+        "give it as reasoning_content of a message, or make it part of the answer",
+    ),
+    Hazard(
+        "an example with a weight",
+        _words("weight", "weights", "mask", "masks"),
+        "an answer that is not to be learnt has weight 0 in its message",
+    ),
+    Hazard(
+        "an example with a rating",
+        _words(
+            *("reward", "rewards", "score", "scores", "rating", "ratings", "rated"),
+            *("rank", "ranks", "ranking", "stars"),
+        ),
+        "keep the lines whose answer is good enough to learn",
+    ),
+)
+# Verdicts: these words with true, false, a number, or a word for them. Other texts are topics.
+_JUDGEMENTS = _words(
+    *("label", "labels", "kto", "desirable", "undesirable", "correct", "incorrect", "correctness"),
+    *("right", "wrong", "good", "bad", "better", "worse", "valid", "invalid", "accepted"),
+    *("accept", "passed", "pass", "failed", "success", "successful", "solved", "resolved"),
+    *("verdict", "verified", "vote", "votes", "upvotes", "downvotes", "thumbs", "thumb", "like"),
+    *("liked", "likes", "dislikes", "feedback", "quality", "helpful", "helpfulness", "harmless"),
+    *("harmful", "honest", "truthful", "factual", "safe", "unsafe", "toxic", "toxicity"),
+    *("hallucination", "hallucinated", "coherence", "complexity", "verbosity", "target"),
+    *("judgement", "judgment", "annotation", "annotations", "train", "trainable", "learn"),
+)
+_VERDICTS = _words(
+    *("true", "yes", "y", "t", "1", "1.0", "good", "right", "correct", "positive", "great"),
+    *("desirable", "chosen", "accepted", "preferred", "up", "win", "pass", "passed", "+", "++"),
+    *("false", "no", "n", "f", "0", "0.0", "-1", "-1.0", "bad", "wrong", "incorrect", "negative"),
+    *("undesirable", "rejected", "down", "loss", "lose", "tie", "fail", "failed", "poor", "-"),
+    *("neutral", "mixed", "👍", "👎", "✅", "❌", "✓", "✗"),
+)
+_ANSWERS = _words(
+    *("answer", "answers", "assistant", "chat", "completion", "conversation", "generation"),
+    *("message", "messages", "model", "output", "response"),
+)
+
+
+_WORSE = _words("bad", "wrong", "worse", "incorrect", "good", "better", "alternative", "other")
+_SUFFIXES = ("_a", "_b", "_1", "_2")
+
+
+def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ()) -> str | None:
+    """Return why a line cannot be imported although its example could be, or None.
+
+    Empty fields do not count, since tables fill up rows with nulls.
+
+    Args:
+        known: the fields that the line's format knows.
+        ignored: fields that say nothing about what is learnt.
+    """
+    unknown = dict(
+        _flat(
+            {
+                name: value
+                for name, value in line.items()
+                if name not in known and name not in ignored
+            },
+            _DEPTH,
+        )
+    )
+    if judged := sorted(name for name, value in unknown.items() if _is_judgement(name, value)):
+        return _refusal(
+            "KTO data",
+            [*(name for name in ("prompt", "completion") if "completion" in line), *judged],
+            "to learn the good answers alone, keep the lines whose label is true and leave the"
+            " label out",
+        )
+    if sides := _sides(unknown):
+        return _refusal("preference data", sides, "give both answers as chosen and rejected")
+    for hazard in _HAZARDS:
+        if found := sorted(name for name in unknown if hazard.words & words_of(name)):
+            return _refusal(hazard.name, found, hazard.advice)
+    return None
+
+
+def words_of(name: str) -> set[str]:
+    """The words in a name, in lower case: ``isCorrect``, ``is-correct`` and ``IS_CORRECT`` have the
+    same."""
+    plain = {word.lower() for word in _WORD.findall(name)}
+    return plain | {re.sub(r"[^a-z]", "", name.lower())}
+
+
+def _refusal(name: str, fields: list[str], advice: str) -> str:
+    shown = ", ".join(fields)
+    shown = shown if len(shown) <= 120 else f"{shown[:118]} …"
+    return (
+        f"is {name} ({shown}), which cannot be imported yet: {advice}; or name it in ignore if it"
+        " says nothing about what is to be learnt"
+    )
+
+
+def _flat(fields: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
+    """The fields that are filled, those within objects under names with dots."""
+    for name, value in fields.items():
+        if isinstance(value, dict) and value and depth:
+            for inner, below in _flat(value, depth - 1):
+                yield f"{name}.{inner}", below
+        elif value not in _EMPTY:
+            yield str(name), value
+
+
+def _is_judgement(name: str, value: Any) -> bool:
+    words = words_of(name)
+    return bool(_JUDGEMENTS & words) and ("kto" in words or _is_verdict(value))
+
+
+def _is_verdict(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_verdict(item) for item in value)
+    if isinstance(value, str):
+        return value.strip().lower() in _VERDICTS or _is_number(value)
+    return isinstance(value, bool | int | float)
+
+
+def _is_number(text: str) -> bool:
+    return (
+        re.fullmatch(r"\s*[-+]?[0-9]{1,9}([.,][0-9]{1,9})?\s*(/\s*[0-9]{1,9})?\s*", text)
+        is not None
+    )
+
+
+def _sides(fields: Collection[str]) -> list[str]:
+    """``response_a`` and ``response_b``, ``completion_b`` beside a completion, ``bad_answer``:
+    answers to choose from."""
+    return sorted(
+        name
+        for name in fields
+        if (words := words_of(name)) & _ANSWERS
+        and (words & _WORSE or name[-2:].lower() in _SUFFIXES)
+    )

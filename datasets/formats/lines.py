@@ -1,0 +1,94 @@
+"""One line of JSON Lines, and why it cannot be read."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import orjson
+
+from datasets.schema import json_kind
+from tunixrt.readable import is_blank
+
+REASON_MAX_CHARACTERS = 300
+
+
+class LineError(ValueError):
+    """Why one line cannot be read; at most ``REASON_MAX_CHARACTERS``, whatever the line
+    contains."""
+
+    def __init__(self, reason: str):
+        super().__init__(
+            reason
+            if len(reason) <= REASON_MAX_CHARACTERS
+            else f"{reason[: REASON_MAX_CHARACTERS - 2]} …"
+        )
+
+
+def parse_line(raw: bytes) -> dict[str, Any]:
+    """The JSON object of one line. Raises LineError."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise LineError(f"is not valid UTF-8 at byte {error.start + 1} of the line") from error
+    try:
+        value = orjson.loads(text)
+        if not isinstance(value, dict):
+            hint = (
+                "; write one object a line, without a list around them"
+                if isinstance(value, list)
+                else ""
+            )
+            raise LineError(f"is {json_kind(value)}, not an object{hint}")
+        # orjson is strict about everything but keys that come twice.
+        json.loads(text, object_pairs_hook=_without_repeats)
+    except orjson.JSONDecodeError as error:
+        raise LineError(_json_reason(error, text)) from error
+    except RecursionError as error:
+        raise LineError("is nested too deeply") from error
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise LineError(f"has the key {repeated!r} twice")
+    return result
+
+
+def _json_reason(error: orjson.JSONDecodeError, text: str) -> str:
+    rest = text[error.pos :].lstrip("-")
+    if rest.startswith(("NaN", "Infinity")):
+        return f"is not JSON: NaN and Infinity are no JSON numbers (character {error.pos + 1})"
+    if error.msg.startswith("depth limit"):
+        return "is nested too deeply"
+    if "surrogate" in error.msg:
+        return f"holds half a character, a lone surrogate (character {error.pos + 1})"
+    if error.msg.startswith("number is infinity"):
+        return f"holds a number too large for any reader (character {error.pos + 1})"
+    return f"is not JSON: {error.msg} (character {error.pos + 1})"
+
+
+Line = dict[str, Any]
+
+
+def plain_text(line: Line, *names: str) -> list[str]:
+    """Take text fields out of a line. Raises LineError where one is missing, blank or no text."""
+    texts = [line.pop(name) for name in names]
+    for name, text in zip(names, texts, strict=True):
+        if not isinstance(text, str):
+            raise LineError(f"{name}: must be text, not {json_kind(text)}")
+        if is_blank(text):
+            raise LineError(f"{name}: must not be blank")
+    return texts
+
+
+def take_text(line: Line, name: str) -> str:
+    """Take a text field out of a line that may be missing, null or blank: then it is empty. Raises
+    LineError."""
+    text = line.pop(name, None)
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise LineError(f"{name}: must be text, not {json_kind(text)}")
+    return "" if is_blank(text) else text

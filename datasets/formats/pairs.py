@@ -1,0 +1,99 @@
+"""From lines to preference pairs: a prompt, a chosen answer, a rejected one."""
+
+import re
+from typing import Any
+
+from datasets import examples
+from datasets.formats.chats import message_of_turn, messages_of_turns, with_surroundings
+from datasets.formats.lines import Line, LineError, plain_text, take_text
+from datasets.schema import ExampleData, json_kind
+
+SCORES = {"chosen": "score_chosen", "rejected": "score_rejected"}
+
+
+def from_trl(line: Line) -> ExampleData:
+    """``chosen`` and ``rejected`` are texts or messages; whole conversations share their beginning,
+    which is the prompt."""
+    prompt, chosen, rejected = line.pop("prompt", None), line.pop("chosen"), line.pop("rejected")
+    if line.get("messages") == chosen:
+        line.pop("messages")  # UltraFeedback says the chosen conversation twice
+    begin: list[Any] = []
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        while len(chosen) > 1 and len(rejected) > 1 and chosen[0] == rejected[0]:
+            begin.append(chosen[0])
+            chosen, rejected = chosen[1:], rejected[1:]
+    asked = examples.as_messages(prompt, "user")
+    if begin and asked not in (None, [], begin, begin[-1:]):
+        raise LineError("prompt: is not the beginning of chosen and rejected")
+    return _pair(begin or asked, chosen, rejected, line)
+
+
+def from_openai(line: Line) -> ExampleData:
+    given = line.pop("input", None)
+    if not isinstance(given, dict):
+        raise LineError("input: must be an object with messages")
+    chosen, rejected = line.pop("preferred_output", None), line.pop("non_preferred_output", None)
+    rest = {name: value for name, value in given.items() if name != "messages"}
+    return _pair(given.get("messages"), chosen, rejected, rest | line)
+
+
+def from_llama_factory_chat(line: Line) -> ExampleData:
+    prompt = messages_of_turns(line.pop("conversations"), "conversations")
+    chosen, rejected = ([message_of_turn(line.pop(name), name)] for name in ("chosen", "rejected"))
+    return _pair(prompt, chosen, rejected, line)
+
+
+def from_llama_factory(line: Line) -> ExampleData:
+    (instruction,) = plain_text(line, "instruction")
+    further = take_text(line, "input")
+    question = f"{instruction}\n{further}" if further else instruction
+    return _pair(question, line.pop("chosen"), line.pop("rejected"), line)
+
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def is_hh(line: Line) -> bool:
+    return isinstance(line["chosen"], str) and line["chosen"].lstrip().startswith("Human:")
+
+
+def from_hh(line: Line) -> ExampleData:
+    """Anthropic's helpful and harmless pairs: a whole dialogue as one text."""
+    line["chosen"], line["rejected"] = (
+        _dialogue(line[name], name) for name in ("chosen", "rejected")
+    )
+    return from_trl(line)
+
+
+def _dialogue(text: Any, name: str) -> list[Line]:
+    if not isinstance(text, str):
+        raise LineError(f"{name}: must be text, not {json_kind(text)}")
+    before, *turns = _TURN.split(f"\n\n{text.lstrip()}")
+    if before.strip() or not turns:
+        raise LineError(f"{name}: does not begin with Human: or Assistant:")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [
+        {"role": roles[speaker], "content": said.strip()}
+        for speaker, said in zip(turns[::2], turns[1::2], strict=True)
+    ]
+
+
+def _pair(prompt: Any, chosen: Any, rejected: Any, rest: Line) -> ExampleData:
+    if prompt is None:
+        raise LineError("prompt: is missing, and chosen and rejected do not begin alike")
+    messages, tools = with_surroundings(examples.as_messages(prompt, "user"), rest)
+    scores = {side: rest.get(name) for side, name in SCORES.items()}
+    given = [score for score in scores.values() if score is not None]
+    if len(given) == 1:
+        raise LineError("score_chosen and score_rejected: give both or none")
+    if given:
+        for name in SCORES.values():
+            del rest[name]
+    return examples.preference(
+        prompt=messages,
+        chosen=examples.as_messages(chosen, "assistant"),
+        rejected=examples.as_messages(rejected, "assistant"),
+        tools=tools,
+        scores=scores if given else None,
+        meta=rest,
+    )

@@ -1,0 +1,318 @@
+"""The table of formats: what lines are recognised as, and what becomes of them.
+
+Whatever a line could also pass for, the most specific format counts; and a line with a field that
+its format does not know, but that says something about the example (a verdict, a rating, an image),
+is refused: it would be left out without a word.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from datasets.formats import chats, exports, pairs, traces
+from datasets.formats.hazards import hazard_of
+from datasets.formats.lines import Line, LineError
+from datasets.messages import InvalidMessages
+from datasets.models import Kind, Split
+from datasets.schema import ExampleData, InvalidTrace
+
+Convert = Callable[[Line], ExampleData]
+TEXT = "text"  # a kind that can be asked for: a conversation of one text, all of which is learnt
+KINDS = (*(kind.value for kind in Kind), TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One row of the table.
+
+    Attributes:
+        name: what a request calls it.
+        keys: what every line of it has.
+        any_of: of these it has at least one.
+        matches: what else tells it from others; None: the keys are enough.
+        converts: how a line becomes an example, by the kind of the example. The first is taken
+            where none is asked for, unless ``asked``.
+        also: further fields that it knows.
+        asked: a kind must be asked for.
+        advice: what to do about one that cannot be imported.
+    """
+
+    name: str
+    keys: frozenset[str] = frozenset()
+    any_of: frozenset[str] = frozenset()
+    matches: Callable[[Line], bool] | None = None
+    converts: Mapping[str, Convert] = field(default_factory=dict)
+    also: frozenset[str] = frozenset()
+    asked: bool = False
+    advice: str = ""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Those that it knows; every line may have an id and name its part."""
+        return self.keys | self.any_of | self.also | {"id", "split"}
+
+    def fits(self, line: Line) -> bool:
+        if not self.keys <= line.keys() or (self.any_of and self.any_of.isdisjoint(line)):
+            return False
+        return self.matches is None or self.matches(line)
+
+
+def _keys(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+def _has_pair(line: Line) -> bool:
+    """Tables fill up rows with nulls."""
+    return all(line[name] not in (None, "", []) for name in ("chosen", "rejected"))
+
+
+def _is_conversational(line: Line) -> bool:
+    return isinstance(line["prompt"], list) or isinstance(line["completion"], list)
+
+
+def _has_no_answer(line: Line) -> bool:
+    answers = {"completion", "completions", "response", "responses", "output", "outputs"}
+    return not answers & line.keys()
+
+
+_CHAT = _keys(*chats.SYSTEM_FIELDS, *chats.TOOL_FIELDS, "parallel_tool_calls", "tool_choice")
+_PAIR = _CHAT | _keys(*pairs.SCORES.values())
+_TRACE, _CONVERSATION = Kind.TRACE.value, Kind.CONVERSATION.value
+_PREFERENCE, _PROMPT = Kind.PREFERENCE.value, Kind.PROMPT.value
+
+# The most specific first: the first that fits counts.
+TABLE: tuple[Format, ...] = (
+    # Our own exports.
+    Format(
+        "tunix_preference",
+        _keys("id", "kind", "prompt", "chosen", "rejected", "split"),
+        converts={_PREFERENCE: exports.from_tunix_preference},
+        also=_keys("tools", "scores"),
+    ),
+    Format(
+        "tunix_prompts",
+        _keys("id", "kind", "messages", "final_answer", "split"),
+        matches=lambda line: line["kind"] == Kind.PROMPT,
+        converts={_PROMPT: exports.from_tunix_prompts},
+        also=_keys("tools"),
+    ),
+    Format(
+        "tunix_sft",
+        _keys("id", "messages", "final_answer", "split"),
+        converts={_TRACE: exports.from_tunix_sft, _CONVERSATION: exports.from_tunix_sft},
+        also=_keys("kind", "tools"),
+    ),
+    # Pairs.
+    Format(
+        "openai_preference",
+        any_of=_keys("preferred_output", "non_preferred_output"),
+        converts={_PREFERENCE: pairs.from_openai},
+        also=_PAIR | _keys("input"),
+    ),
+    Format(
+        "llama_factory_preference_chat",
+        _keys("conversations", "chosen", "rejected"),
+        converts={_PREFERENCE: pairs.from_llama_factory_chat},
+        also=_PAIR,
+    ),
+    Format(
+        "llama_factory_preference",
+        _keys("instruction", "chosen", "rejected"),
+        converts={_PREFERENCE: pairs.from_llama_factory},
+        also=_PAIR | _keys("input"),
+    ),
+    Format(
+        "hh",
+        _keys("chosen", "rejected"),
+        matches=pairs.is_hh,
+        converts={_PREFERENCE: pairs.from_hh},
+        also=_PAIR,
+    ),
+    Format(
+        "preference",
+        _keys("chosen", "rejected"),
+        matches=_has_pair,
+        converts={_PREFERENCE: pairs.from_trl},
+        also=_PAIR | _keys("prompt", "messages"),
+    ),
+    Format(
+        "both a trace and a chat",
+        _keys("messages", "final_answer"),
+        advice="leave one of them out",
+    ),
+    # Formats of other tools and datasets.
+    Format(
+        "xlam",
+        _keys("query", "answers", "tools"),
+        converts={_CONVERSATION: chats.from_xlam},
+        also=_CHAT,
+    ),
+    Format("vertex", _keys("contents"), converts={_CONVERSATION: chats.from_vertex}, also=_CHAT),
+    Format(
+        "a message of OASST",
+        _keys("message_id", "parent_id", "text"),
+        advice="write each conversation as messages",
+    ),
+    Format(
+        "open_math",
+        _keys("problem", "generated_solution"),
+        converts={_TRACE: traces.from_open_math, _PROMPT: traces.prompt_from_open_math},
+        also=_keys("expected_answer"),
+    ),
+    Format(
+        "worked",
+        _keys("problem", "solution"),
+        converts={_TRACE: traces.from_worked, _PROMPT: traces.prompt_from_worked},
+        also=_keys("answer", "messages"),
+    ),
+    Format(
+        "dolly",
+        _keys("instruction", "response"),
+        converts={_CONVERSATION: chats.from_dolly},
+        also=_CHAT | _keys("context"),
+    ),
+    Format(
+        "alpaca",
+        _keys("instruction", "output"),
+        converts={_CONVERSATION: chats.from_alpaca},
+        also=_CHAT | _keys("input", "history"),
+    ),
+    Format(
+        "sharegpt",
+        _keys("conversations"),
+        converts={_CONVERSATION: chats.from_sharegpt},
+        also=_CHAT,
+    ),
+    Format(
+        "messages", _keys("messages"), converts={_CONVERSATION: chats.from_messages}, also=_CHAT
+    ),
+    Format(
+        "gsm8k",
+        _keys("question", "answer"),
+        matches=traces.is_gsm8k,
+        converts={_TRACE: traces.from_gsm8k, _PROMPT: traces.prompt_from_gsm8k},
+    ),
+    Format(
+        "question_answer",
+        _keys("question", "answer"),
+        converts={
+            _TRACE: traces.from_question_answer,
+            _PROMPT: traces.prompt_from_question_answer,
+        },
+    ),
+    Format(
+        "prompt_completion_chat",
+        _keys("prompt", "completion"),
+        matches=_is_conversational,
+        converts={_CONVERSATION: chats.from_prompt_completion},
+        also=_CHAT,
+    ),
+    Format(
+        "prompt_completion",
+        _keys("prompt", "completion"),
+        converts={_TRACE: traces.from_prompt_completion},
+    ),
+    Format(
+        "trace",
+        _keys("prompt", "final_answer"),
+        matches=lambda line: isinstance(line["prompt"], str),
+        converts={_TRACE: traces.from_trace, _PROMPT: traces.prompt_from_trace},
+    ),
+    Format(
+        "prompt",
+        _keys("prompt"),
+        matches=_has_no_answer,
+        converts={_PROMPT: traces.from_prompt},
+        also=_keys("tools", "reward_model", *traces.REFERENCES),
+    ),
+    Format(
+        "text",
+        _keys("text"),
+        matches=lambda line: isinstance(line["text"], str),
+        converts={TEXT: chats.from_text},
+        asked=True,
+        advice="to learn all of it as it is, ask for kind=text",
+    ),
+)
+
+# What can be imported, by name.
+FORMATS = {known.name: known for known in TABLE if known.converts}
+
+
+def recognise(line: Line, kind: str | None = None, ignored: Collection[str] = ()) -> str:
+    """The name of a line's format. Raises LineError, also for a format that cannot be imported."""
+    found = _find(line)
+    if found is None:
+        keys = ", ".join(sorted(line)[:10]) or "none"
+        raise LineError(f"is of no known format: its keys are {keys}"[:200] + _way_out(line))
+    _check(found, line, kind, ignored)
+    return found.name
+
+
+def is_known(line: Line) -> bool:
+    """Whether a line is of any format in the table."""
+    return _find(line) is not None
+
+
+def _find(line: Line) -> Format | None:
+    return next((known for known in TABLE if known.fits(line)), None)
+
+
+def _check(found: Format, line: Line, kind: str | None, ignored: Collection[str]) -> None:
+    """Raise LineError if a line that is of this format cannot be imported."""
+    if found.converts and (hazard := hazard_of(line, found.fields, ignored)):
+        raise LineError(hazard)
+    if not found.converts or (found.asked and kind is None):
+        detail = ", ".join(sorted(found.keys | (found.any_of & line.keys())))
+        name = "plain text" if found.name == TEXT else found.name
+        raise LineError(f"is {name} ({detail}), which is not imported as it is: {found.advice}")
+
+
+def _way_out(line: Line) -> str:
+    """What may be meant by a line of no known format."""
+    lists = [
+        name
+        for name, value in line.items()
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
+    if len(lists) == 1:
+        return f"; if the examples stand in {lists[0][:40]!r}, write them one a line"
+    return "; a mapping says which of them is what" if line else ""
+
+
+def to_example(
+    line: Line, format_name: str, kind: str | None = None, ignored: Collection[str] = ()
+) -> tuple[ExampleData, str | None]:
+    """The example of a line, and the part that the line names itself.
+
+    ``kind`` is what the example is to be; None: what its format is taken for. ``ignored``: fields
+    that say nothing about what is to be learnt. Raises LineError, also where the line is of a more
+    specific format than the one it is taken for.
+    """
+    known = FORMATS[format_name]
+    found = _find(line)
+    if found is not None and found is not known:
+        _check(found, line, kind, ignored)
+    if missing := sorted(known.keys - line.keys()):
+        raise LineError(f"is no {format_name} line: {', '.join(missing)} is missing")
+    if found is not None and found is not known and TABLE.index(found) < TABLE.index(known):
+        raise LineError(f"is a {found.name} line, not a {format_name} line")
+    _check(known, line, kind, ignored)
+    split = line.get("split")
+    if "split" in line and split not in Split.values:
+        raise LineError(f'split: must be "train" or "held_out", not {split!r}'[:200])
+    rest = {name: value for name, value in line.items() if name != "split"}
+    try:
+        return _converter(known, kind)(rest), split
+    except InvalidTrace as error:
+        raise LineError(str(error).rstrip(".")) from error
+    except InvalidMessages as error:
+        raise LineError(str(error)) from error
+
+
+def _converter(known: Format, kind: str | None) -> Convert:
+    if kind is None:
+        return next(iter(known.converts.values()))
+    if kind not in known.converts:
+        kinds = " or ".join(known.converts)
+        raise LineError(f"is a {known.name} line, which becomes a {kinds}, not a {kind}")
+    return known.converts[kind]

@@ -1,0 +1,447 @@
+"""From a file to the lines, items or rows in it, whatever it is packed in.
+
+Compressed files, arrays and tables are read piece by piece: no more than one example and some
+buffers are in memory. A document that holds its examples in an object is read whole, up to
+``MAX_DOCUMENT_BYTES``.
+"""
+
+import codecs
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import IO, Any, Protocol, cast
+
+import zstandard
+
+from datasets.containers import (
+    HEAD_BYTES,
+    SIGNATURE_BYTES,
+    Container,
+    ForeignFile,
+    Packing,
+    Shape,
+    container_of,
+    packing_of,
+)
+from datasets.formats.lines import Line, LineError, parse_line
+from datasets.formats.table import is_known
+from tunixrt.refusals import Messages, Refusal
+
+# A trace may have MAX_TRACE_BYTES; written with escapes the same text can be several times as long.
+MAX_LINE_BYTES = 4 * 1024 * 1024
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+MAX_COLUMNS = 1_000
+_BOM = b"\xef\xbb\xbf"
+_INK = re.compile(rb"\S")
+_PIECE = 64 * 1024
+# Bytes of zstd that are unpacked at once: they become 8 MB at most (a block of 128 kB takes four).
+_ZSTD_PIECE = 256
+csv.field_size_limit(MAX_LINE_BYTES)  # of the process; its default, 128 kB, is less than an example
+
+Found = tuple[int, Line | LineError]
+
+
+class ImportRefused(Refusal):
+    """The file as a whole, or what was asked of it, cannot be imported."""
+
+    def __init__(self, sentence: str, messages: Messages | None = None):
+        super().__init__(messages={"file": [sentence]} if messages is None else messages)
+        self.sentence = sentence
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Stream(io.RawIOBase):
+    """Bytes of a file of which the first were read already; counts and hashes all of them."""
+
+    def __init__(self, file: Readable):
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._start = b""
+        self.bytes = 0
+
+    def start(self, size: int) -> bytes:
+        """The first ``size`` bytes, or all of them; they are read again later."""
+        while len(self._start) < size and (piece := self._read(size - len(self._start))):
+            self._start += piece
+        return self._start
+
+    def _read(self, size: int) -> bytes:
+        piece = self._file.read(size)
+        self._hash.update(piece)
+        self.bytes += len(piece)
+        return piece
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._start:
+            piece, self._start = self._start[: len(buffer)], self._start[len(buffer) :]
+        else:
+            piece = self._read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+class Source:
+    """The examples of a file as JSON objects, with their numbers.
+
+    Attributes:
+        bytes, sha256: of the file as it came.
+        whole: whether it was read to its end.
+        packing: what it is compressed with, or none.
+    """
+
+    def __init__(self, file: Readable, file_name: str, *, max_unpacked: int):
+        self._packed = _Stream(file)
+        self._file_name = file_name
+        self._max_unpacked = max_unpacked
+        self.whole = False
+        self.packing = Packing.NONE
+
+    @property
+    def bytes(self) -> int:
+        return self._packed.bytes
+
+    @property
+    def sha256(self) -> str:
+        return self._packed.sha256
+
+    def examples(self) -> Iterator[Found]:
+        """Yield number and object, or the reason why there is none; blank lines are left out.
+
+        The number is that of the line (from 1), of an array's item, or of the line at which a
+        table's row begins. Raises ImportRefused for a file that cannot be read as a whole.
+        """
+        try:
+            self.packing = packing_of(self._packed.start(SIGNATURE_BYTES))
+            stream = self._packed
+            if self.packing is not Packing.NONE:
+                stream = _Stream(
+                    _Unpacked(
+                        cast("IO[bytes]", io.BufferedReader(self._packed, _PIECE)),
+                        self.packing,
+                        self._max_unpacked,
+                    )
+                )
+            container = self._container(stream)
+        except ForeignFile as error:
+            raise ImportRefused(str(error)) from error
+        if container is None:
+            self.whole = True
+            return
+        file = cast("IO[bytes]", io.BufferedReader(stream, _PIECE))
+        match container.shape:
+            case Shape.LINES:
+                yield from _lines(file)
+            case Shape.ARRAY:
+                yield from _array(file)
+            case Shape.DOCUMENT:
+                yield from _document(file)
+            case Shape.TABLE:
+                yield from _table(file, container.delimiter)
+        self.whole = True
+
+    def _container(self, stream: _Stream) -> Container | None:
+        """What holds the examples; None where there is not one byte but white space."""
+        size = HEAD_BYTES
+        head = stream.start(size)
+        while not (lines := list(islice(_filled_lines(head), 2))) and len(head) == size:
+            size *= 2
+            if size > MAX_LINE_BYTES:
+                return Container(Shape.LINES)
+            head = stream.start(size)
+        if not lines:
+            return None
+        first, second = lines[0], lines[1] if len(lines) > 1 else None
+        return container_of(
+            head,
+            first,
+            complete=first.endswith(b"\n") or len(head) < size,
+            second=second,
+            file_name=self._file_name,
+        )
+
+
+def _filled_lines(head: bytes) -> Iterator[bytes]:
+    """The lines that are not blank, with their ends."""
+    head = head.removeprefix(_BOM)
+    end = 0
+    while found := _INK.search(head, end):
+        start = head.rfind(b"\n", 0, found.start()) + 1
+        end = head.find(b"\n", found.start()) + 1 or len(head)
+        yield head[start:end]
+
+
+class _Unpacked:
+    """What a compressed file holds; ``limit`` bytes of it at most. Raises ImportRefused."""
+
+    def __init__(self, file: IO[bytes], packing: Packing, limit: int):
+        self._pieces = _gunzip(file) if packing is Packing.GZIP else _unzstd(file)
+        self._packing = packing
+        self._left = b""
+        self._limit = limit
+        self._count = 0
+
+    def read(self, size: int, /) -> bytes:
+        while not self._left:
+            try:
+                self._left = next(self._pieces)
+            except StopIteration:
+                return b""
+            except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
+                raise ImportRefused(
+                    f"The {self._packing.value} file is damaged or cut off: {error}."
+                ) from error
+            self._count += len(self._left)
+            if self._count > self._limit:
+                raise ImportRefused(
+                    f"The {self._packing.value} file unpacks to more than {self._limit:,} bytes"
+                    " (TUNIXRT_UNPACKED_MAX_BYTES); divide it."
+                )
+        piece, self._left = self._left[:size], self._left[size:]
+        return piece
+
+
+def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        while piece := unpacked.read(_PIECE):
+            yield piece
+
+
+def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
+    """Frame by frame: the reader of the library takes a frame that is cut off for a whole one."""
+    packed = file.read(_ZSTD_PIECE)
+    while packed:
+        frame = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+        while not frame.eof:
+            if not packed:
+                raise EOFError("it ends within a frame")
+            if piece := frame.decompress(packed):
+                yield piece
+            packed = frame.unused_data or file.read(_ZSTD_PIECE)
+
+
+# --- JSON Lines -----------------------------------------------------------------------------------
+
+
+def _lines(file: IO[bytes]) -> Iterator[Found]:
+    numbered = _numbered_lines(file)
+    first, second = next(numbered, None), next(numbered, None)
+    if first is None:
+        return
+    if second is None and isinstance(first[1], dict) and (inside := _examples_in(first[1])):
+        yield from enumerate(inside, start=1)
+        return
+    yield from chain([first], [second] if second else [], numbered)
+
+
+def _numbered_lines(file: IO[bytes]) -> Iterator[Found]:
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 2):
+        number += 1
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        content = raw.removesuffix(b"\n").removesuffix(b"\r")
+        if len(content) > MAX_LINE_BYTES:
+            while not raw.endswith(b"\n") and (raw := file.readline(1 << 20)):
+                pass
+            yield number, LineError(f"is longer than {MAX_LINE_BYTES:,} bytes")
+        elif content.strip():
+            yield number, _parsed(content)
+
+
+def _parsed(raw: bytes) -> Line | LineError:
+    try:
+        return parse_line(raw)
+    except LineError as error:
+        return error
+
+
+# --- JSON documents -------------------------------------------------------------------------------
+
+
+def _array(file: IO[bytes]) -> Iterator[Found]:
+    """The items of an array. Raises ImportRefused where it is broken: what comes after that cannot
+    be told."""
+    decoder = json.JSONDecoder()
+    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    text, place, number, ended = "", 0, 0, False
+
+    def more() -> None:
+        nonlocal text, place, ended
+        piece = file.read(max(_PIECE, len(text) - place))  # twice as much each time
+        try:
+            text, place, ended = text[place:] + decode(piece, not piece), 0, not piece
+        except UnicodeDecodeError as error:
+            raise ImportRefused(
+                f"The JSON array is not valid UTF-8 after item {number:,}."
+            ) from error
+
+    def skip() -> str:
+        """The next character that is no white space; empty at the end."""
+        nonlocal place
+        while True:
+            while place < len(text) and text[place] in " \t\r\n":
+                place += 1
+            if place < len(text) or ended:
+                return text[place : place + 1]
+            more()
+
+    if skip() != "[":
+        raise ImportRefused("The file does not begin with a JSON array.")
+    place += 1
+    if skip() != "]":
+        while True:
+            skip()
+            number += 1
+            while True:
+                try:
+                    _, end = decoder.raw_decode(text, place)
+                except (ValueError, RecursionError):
+                    end, broken = len(text), True
+                else:
+                    broken = False
+                if end < len(text) or ended:
+                    break
+                if len(text) - place > MAX_LINE_BYTES:
+                    raise ImportRefused(
+                        f"Item {number:,} of the JSON array is not JSON, or longer than"
+                        f" {MAX_LINE_BYTES:,} characters."
+                    )
+                more()
+            if broken:
+                raise ImportRefused(
+                    f"Item {number:,} of the JSON array is not JSON: it is cut off or broken."
+                )
+            yield number, _parsed(text[place:end].encode(errors="surrogatepass"))
+            place = end
+            separator = skip()
+            place += 1
+            if separator == "]":
+                break
+            if separator != ",":
+                raise ImportRefused(f"The JSON array is cut off or broken after item {number:,}.")
+    else:
+        place += 1
+    if skip():
+        raise ImportRefused(
+            f"After the JSON array of {number:,} items comes something else; give one array, or"
+            " one object a line."
+        )
+
+
+def _document(file: IO[bytes]) -> Iterator[Found]:
+    """One object over several lines: an example, or an object with one list of them."""
+    raw = file.read(MAX_DOCUMENT_BYTES + 1).removeprefix(_BOM)
+    if len(raw) > MAX_DOCUMENT_BYTES:
+        raise ImportRefused(
+            f"The file is one JSON object of more than {MAX_DOCUMENT_BYTES:,} bytes; give the"
+            " examples as an array, or one object a line."
+        )
+    value = _parsed(raw)
+    if isinstance(value, LineError):
+        raise ImportRefused(
+            f"The file is one JSON document over several lines, which {value}."
+            " `jq -c .` writes an object on one line."
+        )
+    inside = _examples_in(value)
+    yield from enumerate(inside or [value], start=1)
+
+
+def _examples_in(document: Line) -> list[Line | LineError]:
+    """The examples that an object holds which is none itself: those of its only list of objects."""
+    if is_known(document):
+        return []
+    lists = [
+        value
+        for value in document.values()
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+    ]
+    return list(lists[0]) if len(lists) == 1 else []
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+# columns in which a cell may hold JSON, as tables of chats do
+_STRUCTURED = {
+    *("messages", "conversations", "contents", "prompt", "completion", "chosen", "rejected"),
+    *("tools", "functions", "history", "input", "steps", "meta"),
+}
+
+
+def _table(file: IO[bytes], delimiter: str) -> Iterator[Found]:
+    rows = csv.reader(_text_lines(file), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    start = 1
+    try:
+        for row in rows:
+            number, start = start, rows.line_num + 1
+            if not any(cell.strip() for cell in row):
+                continue
+            if header is None:
+                header = _header(row)
+                continue
+            if len(row) != len(header):
+                yield (
+                    number,
+                    LineError(f"has {len(row):,} columns where the header has {len(header):,}"),
+                )
+                continue
+            cells = {
+                name: _cell(name, text) for name, text in zip(header, row, strict=True) if name
+            }
+            yield number, cells
+    except csv.Error as error:
+        raise ImportRefused(f"The table cannot be read from line {start:,} on: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise ImportRefused(
+            f"The table is not valid UTF-8 near line {rows.line_num + 1:,}; save it as UTF-8."
+        ) from error
+
+
+def _text_lines(file: IO[bytes]) -> Iterator[str]:
+    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    while raw := file.readline(MAX_LINE_BYTES):
+        yield decode(raw)
+
+
+def _header(row: list[str]) -> list[str]:
+    names = [name.strip() for name in row]
+    if len(names) > MAX_COLUMNS:
+        raise ImportRefused(f"The table has {len(names):,} columns; the limit is {MAX_COLUMNS:,}.")
+    named = [name for name in names if name]  # a column without a name numbers the rows
+    if repeated := next((name for name in named if named.count(name) > 1), None):
+        raise ImportRefused(f"The table has the column {repeated[:100]!r} twice.")
+    return names
+
+
+def _cell(name: str, text: str) -> Any:
+    """The text of a cell; an empty one is null. JSON of chats is read as such."""
+    if not text:
+        return None
+    if name in _STRUCTURED and text.startswith(("[", "{")):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        items = value if isinstance(value, list) else [value]
+        if items and all(isinstance(item, dict | list) for item in items):
+            return value
+    return text

@@ -88,6 +88,10 @@ class ControlTokens:
             (match.end() for match in self._names.finditer(text) if match[0] in self.ends), None
         )
 
+    def without_names(self, text: str) -> str:
+        """``text`` without the names of control tokens."""
+        return self._names.sub("", text)
+
     def last_end_in(self, text: str) -> tuple[int, int] | None:
         """Where the control token lies that can end an answer and has only white space after it."""
         found = None

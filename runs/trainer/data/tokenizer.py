@@ -375,13 +375,20 @@ class ChatTokenizer:
             self.notes.append(
                 f"The chat template does not end an answer: {self._tokenizer.eos_token} is added."
             )
+        end = joined(found.parts(layout.end))[: layout.end_length]
+        if (after := self._template.control.without_names(end)).strip():
+            self.notes.append(
+                f"The chat template writes {shown(after)} after every answer, before the token that"
+                " ends it; that is learnt as a part of the answer."
+            )
         before, asked = (
             joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked)
         )
         if before.startswith(asked) and not before[len(asked) :].strip():
             return
         finished, asks = last_words(layout.before_answer), last_words(layout.asked)
-        if finished == asks:  # the template renders what stands before differently
+        # the template renders what stands before differently, or writes a text of its own there
+        if finished == asks or not (finished and asks):
             finished, asks = before, asked
         style, other, used = CONVERSATION, GENERATION, finished
         if self._prompt_style == GENERATION:

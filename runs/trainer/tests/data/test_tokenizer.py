@@ -103,6 +103,32 @@ def test_a_template_without_an_end_gets_one(tmp_path):
     assert tokenizer.notes == ["The chat template does not end an answer: <|end|> is added."]
 
 
+def test_what_a_template_writes_after_an_answer_is_learnt_and_said(tmp_path):
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+        "{% if m.role == 'assistant' %} Goodbye!{% endif %}<|end|>{% endfor %}" + GENERATION
+    )
+    tokenizer = load(tmp_path, template)
+    assert learnt(tokenizer, ask("q", "a"))[0] == "a Goodbye!<|end|>"
+    assert tokenizer.notes == [
+        'The chat template writes " Goodbye!" after every answer, before the token that ends it;'
+        " that is learnt as a part of the answer."
+    ]
+
+
+def test_a_difference_that_is_not_in_the_last_words_is_shown_with_all_that_stands_before(tmp_path):
+    """The question is repeated before the answer, so that no words of the template stand between
+    the texts."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}<|end|>{% else %}"
+        "<|assistant|>{{ messages[0].content }}{{ m.content }}<|end|>{% endif %}{% endfor %}"
+        + GENERATION
+    )
+    [note] = load(tmp_path, template).notes
+    assert 'after ""' not in note
+    assert "<|assistant|>" in note.partition("before an answer in a conversation")[0]
+
+
 def test_no_template_uses_a_plain_one_and_says_so(tmp_path):
     tokenizer = load(tmp_path, None)
     assert learnt(tokenizer, [{"role": "system", "content": "Be brief."}, *CONVERSATION[:2]]) == (

@@ -1,7 +1,10 @@
+import gzip
 import io
 import json
+from urllib.parse import urlencode
 
 import pytest
+import zstandard
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import RequestFactory
 from rest_framework.test import APIClient, APIRequestFactory, force_authenticate
@@ -56,6 +59,36 @@ def test_lines_as_the_body(api, content_type):
     assert "file" not in body["provenance"]
 
 
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"frage,antwort,rank\n1+1?,2,7\n", "text/csv"),
+        (b'[{"frage": "1+1?", "antwort": 2, "rank": 7}]', "application/json"),
+        (gzip.compress(b"frage;antwort;rank\n1+1?;2;7\n"), "application/gzip"),
+        (zstandard.compress(b"frage\tantwort\trank\n1+1?\t2\t7\n"), "application/zstd"),
+        (b"frage|antwort|rank\n1+1?|2|7\n", "application/octet-stream"),
+    ],
+    ids=["csv", "json", "gzip", "zstd", "bytes"],
+)
+def test_other_containers_with_a_mapping_a_kind_and_a_field_to_ignore(api, content, content_type):
+    mapping = '{"prompt": "frage", "ground_truth": "antwort"}'
+    fields = {"name": "sums", "version": "v1", "kind": "prompt", "mapping": mapping}
+    assert (
+        "an example with a rating (rank)"
+        in send(api, content, urlencode(fields), content_type).json()["errors"][0]["reason"]
+    )
+
+    response = send(api, content, urlencode(fields | {"ignore": "rank, x"}), content_type)
+
+    assert response.status_code == 201
+    body = response.json()
+    assert (body["kind"], body["format"]) == ("prompt", "tunix_prompts")
+    assert body["provenance"]["kept_in_meta"] == ["rank"]
+    (prompt,) = api.get("/api/traces").json()["data"]
+    assert (prompt["kind"], prompt["final_answer"]) == ("prompt", "2")
+    assert prompt["content"] == {"messages": [{"role": "user", "content": "1+1?"}]}
+
+
 def test_a_large_upload_goes_through_a_file(api, settings):
     settings.FILE_UPLOAD_MAX_MEMORY_SIZE = 1_000
     assert upload(api, jsonl(*(trace_body(number) for number in range(50)))).json()["size"] == 50
@@ -103,6 +136,9 @@ def test_a_key_that_is_taken_is_409(api):
         ("name", "a\x00"),
         ("version", "a/b"),
         ("format", "parquet"),
+        ("kind", "essay"),
+        ("mapping", "prompt"),
+        ("mapping", '{"prompt": 1}'),
         ("held_out", "many"),
         ("held_out", "-1"),
         ("held_out", "2"),  # all there are

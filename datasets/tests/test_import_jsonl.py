@@ -44,6 +44,21 @@ def test_limit_format_and_share(path):
 
 
 @pytest.mark.django_db
+def test_kind_mapping_and_fields_to_ignore(tmp_path, capsys):
+    path = tmp_path / "sums.csv"
+    path.write_text("frage,antwort,rank\n1+1?,2,7\n")
+    mapping = ("--map", "question=frage", "--map", "answer=antwort")
+    run_command(path, "--kind", "prompt", *mapping, "--ignore", "rank")
+    dataset = get_dataset("sums-v1")
+    assert (dataset.kind, dataset.provenance["mapping"]) == (
+        "prompt",
+        {"question": "frage", "answer": "antwort"},
+    )
+    with pytest.raises(CommandError, match="must be FIELD=COLUMN, not 'prompt'"):
+        run_command(path, "--map", "prompt")
+
+
+@pytest.mark.django_db
 def test_every_bad_line_is_listed(path, capsys):
     path.write_bytes(b"{\n" * 150)
     with pytest.raises(CommandError, match="150 lines are not valid, so nothing was stored"):

@@ -35,6 +35,9 @@ def test_the_form(browser):
         "version",
         "description",
         "format",
+        "kind",
+        "mapping",
+        "ignore",
         "held_out",
         "csrfmiddlewaretoken",
     ):
@@ -55,6 +58,28 @@ def test_an_upload_leads_to_the_dataset(browser, user):
     )
     assert dataset.provenance["file"] == "sums.jsonl"
     assert "Stored sums-v1: 10 examples." in browser.get("/datasets/sums-v1").content.decode()
+
+
+def test_columns_of_other_names_become_prompts(browser):
+    content = b"frage,antwort,rank\n1+1?,2,7\n"
+    asked = {"kind": "prompt", "mapping": '{"question": "frage", "answer": "antwort"}'}
+    refused = send(browser, content, **asked).content.decode()
+    assert "an example with a rating (rank)" in refused
+    assert "&quot;question&quot;: &quot;frage&quot;" in refused  # what was typed stays
+    assert send(browser, content, **asked, ignore="rank").status_code == 302
+    dataset = Dataset.objects.get()
+    assert (dataset.kind, dataset.provenance["ignore"]) == ("prompt", ["rank"])
+    text = browser.get("/datasets/sums-v1").content.decode()
+    assert '<dd data-testid="kind">prompt</dd>' in text
+    assert "reference answer" in text
+    assert "[&quot;rank&quot;]" in text
+
+
+@pytest.mark.parametrize("mapping", ["prompt", "[]", '{"colour": "a"}'])
+def test_a_mapping_that_is_refused_is_said_beside_its_field(browser, mapping):
+    response = send(browser, jsonl(trace_body()), mapping=mapping)
+    assert response.status_code == 400
+    assert response.context["form"].errors["mapping"]
 
 
 def test_a_script_is_told_where_the_dataset_is(browser):

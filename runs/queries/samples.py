@@ -1,8 +1,8 @@
 """The examples of a run as it was given them, from ``dataset.jsonl`` in its folder: which parts are
 learnt, which only given.
 
-Of a conversation the last message, the assistant's, is learnt; all before it is given
-(docs/training.md). Where within the text tokens begin and end, and what the model's chat template
+Of a trace the last message, the assistant's, is learnt, of a conversation every message of the
+assistant without ``weight: 0``; all else is given (docs/training.md). Where within the text tokens begin and end, and what the model's chat template
 puts around the messages, only its tokenizer knows: of the first examples the training writes it
 into ``seen.json``.
 """
@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from datasets.messages import is_learnt, texts_of
+from datasets.models import Kind
 from runs.queries.logs import OffsetPastEnd
 from runs.runfolder import files, names
 
@@ -116,8 +118,13 @@ def _parse(raw: bytes) -> Sample | None:
     try:
         line: dict[str, Any] = orjson.loads(raw)
         given = line["messages"]
+        whole = line.get("kind") == Kind.CONVERSATION
         messages = [
-            _message(str(message["role"]), str(message["content"]), learnt=place == len(given) - 1)
+            _message(
+                str(message["role"]),
+                "\n\n".join(filter(None, map(str, texts_of(message)))),
+                learnt=is_learnt(message) if whole else place == len(given) - 1,
+            )
             for place, message in enumerate(given)
         ]
         final = line.get("final_answer")

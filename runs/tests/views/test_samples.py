@@ -62,6 +62,33 @@ def test_only_the_answer_of_a_training_example_is_learnt(local_client: Client, u
     )
 
 
+def test_every_answer_of_a_conversation_is_learnt_but_those_with_weight_0(
+    local_client: Client, user: User
+) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    conversation = LINE | {
+        "kind": "conversation",
+        "messages": [
+            {"role": "user", "content": "1+1?"},
+            {"role": "assistant", "content": "", "reasoning": "I add.", "tool_calls": [call]},
+            {"role": "tool", "content": "2"},
+            {"role": "assistant", "content": "two", "weight": 0},
+            {"role": "assistant", "content": "2"},
+        ],
+    }
+    run = make_run(user, files={"dataset.jsonl": lines(conversation)})
+    page = local_client.get(f"/runs/{run.pk}/samples").content.decode()
+    found = messages(page)
+    assert [(kind, role) for kind, role, _ in found] == [
+        ("given", "user"),
+        ("learnt", "assistant"),
+        ("given", "tool"),
+        ("given", "assistant"),
+        ("learnt", "assistant"),
+    ]
+    assert found[1][2].startswith("I add.\n\n[{") and "add" in found[1][2]
+
+
 def test_it_is_the_export_of_the_dataset(
     local_client: Client, submit: Submit, dataset: Dataset
 ) -> None:

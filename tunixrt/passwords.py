@@ -1,37 +1,34 @@
 """What a password must have besides what Django's own validators ask
 (``AUTH_PASSWORD_VALIDATORS``)."""
 
-import unicodedata
-
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 
 from tunixrt.models import ApiToken
+from tunixrt.readable import is_seen
 
 
 class DifferentCharactersValidator:
-    """A password needs some different characters that can be seen: twelve blanks are none, nor is
-    one letter twelve times."""
+    """A password needs some different characters that can be seen: twelve blanks or fillers are
+    none, nor is one letter twelve times."""
 
     def __init__(self, least: int = 4):
         self.least = least
 
     def validate(self, password: str, user: object = None) -> None:
         """Raises ValidationError."""
-        visible = {
-            character for character in password if unicodedata.category(character)[0] not in "CZ"
-        }
+        visible = {character for character in password if is_seen(character)}
         if len(visible) < self.least:
             raise ValidationError(
-                f"This password has too few different characters: it must have {self.least}, blanks"
-                " not counted.",
+                f"This password has too few different characters: it must have {self.least},"
+                " without those that cannot be seen, such as blanks.",
                 code="password_too_uniform",
             )
 
     def get_help_text(self) -> str:
         return (
-            f"Your password must have at least {self.least} different characters, blanks not"
-            " counted."
+            f"Your password must have at least {self.least} different characters, without"
+            " those that cannot be seen, such as blanks."
         )
 
 

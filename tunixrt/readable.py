@@ -30,7 +30,7 @@ def name_problem(text: str) -> str | None:
                 f"must not hold {named}, which cannot be seen or changes how the text around it"
                 " reads"
             )
-    if text and not any(_is_seen(character) for character in text):
+    if text and not any(is_seen(character) for character in text):
         return "must hold a character that can be seen"
     return None
 
@@ -66,5 +66,6 @@ def _is_spelling(text: str, place: int) -> bool:
     return is_emoji and text[place] == "\u200d" and unicodedata.category(after) in ("So", "Sm")
 
 
-def _is_seen(character: str) -> bool:
+def is_seen(character: str) -> bool:
+    """Return whether a character can be seen: no white space, no filler, nothing of no width."""
     return unicodedata.category(character)[0] not in "CZ" and ord(character) not in _NOT_SHOWN

@@ -45,6 +45,24 @@ def set_active(*, user: User, by: User, active: bool) -> None:
         write_log_entry(by=by, target=user, name=user.get_username(), flag=CHANGE, message=message)
 
 
+def save_own_password(*, user: User, known: str) -> None:
+    """Write the new hash that ``user.set_password`` has made; no other column, since another
+    request may have changed those while the hash was made.
+
+    ``known``: the hash of the old password that was asked for. The account must still have it and
+    be active: a deactivation or a new password from an operator stands.
+
+    Raises:
+        Conflict: it does not, or is not.
+    """
+    same = User.objects.filter(pk=user.pk, is_active=True, password=known)
+    if not same.update(password=user.password):
+        raise Conflict(
+            "Your password was not changed: meanwhile the account was deactivated or got another"
+            " password. Log in again, or ask an operator."
+        )
+
+
 @receiver(m2m_changed, sender=User.groups.through)
 def _staff_by_role(
     sender: Any,

@@ -4,11 +4,13 @@ from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.admin.models import CHANGE
+from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.forms import PasswordChangeForm
 from django.contrib.auth.models import User
-from django.db import connection
+from django.contrib.auth.password_validation import password_changed
+from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -19,6 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
+from tunixrt.accounts import save_own_password
 from tunixrt.api.authentication import TokenAuthentication
 from tunixrt.audit import write_log_entry
 from tunixrt.client_address import client_address, lies_in
@@ -55,21 +58,26 @@ class ChangePassword(auth_views.PasswordChangeView):
         return form
 
     def form_valid(self, form: PasswordChangeForm) -> HttpResponse:
-        response = super().form_valid(form)
-        user = self.request.user
-        assert isinstance(user, User)
-        write_log_entry(
-            by=user,
-            target=user,
-            name=user.get_username(),
-            flag=CHANGE,
-            message="changed their own password",
-        )
+        """Raises Conflict."""
+        user, known, password = form.user, form.user.password, form.cleaned_data["new_password1"]
+        user.set_password(password)  # takes up to a second: outside the transaction
+        with transaction.atomic():
+            save_own_password(user=user, known=known)
+            password_changed(password, user)
+            # in the same transaction: a deactivation that waits for it ends this session as well
+            update_session_auth_hash(self.request, user)
+            write_log_entry(
+                by=user,
+                target=user,
+                name=user.get_username(),
+                flag=CHANGE,
+                message="changed their own password",
+            )
         messages.success(
             self.request,
             "Your password is changed. Logins elsewhere have ended, and API tokens with them.",
         )
-        return response
+        return redirect(self.get_success_url())
 
 
 class TokenForm(forms.Form):

@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.contrib.admin import actions
 from django.contrib.admin.models import ADDITION, DELETION, LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
-from django.contrib.auth.forms import UserChangeForm
+from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm
 from django.contrib.auth.models import Group, User
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -34,6 +34,27 @@ class AccountForm(UserChangeForm):
 
     by: User  # who asks
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        """The page carries what each field held when it was opened, so that a field counts as
+        changed only if it was changed on the page. A request without that, which no page sent, is
+        compared with the account."""
+        super().__init__(*args, **kwargs)
+        if not self.is_bound or self.add_initial_prefix("username") in self.data:
+            for field in self.fields.values():
+                field.show_hidden_initial = not field.disabled
+
+    def changed_columns(self) -> list[str]:
+        """Return the columns that the page changed: the others are not written."""
+        columns = {field.name for field in User._meta.concrete_fields}
+        return sorted(columns.intersection(self.changed_data))
+
+    def _save_m2m(self) -> None:
+        """Groups and permissions that the page did not change stay as they are by now."""
+        given = self.cleaned_data
+        self.cleaned_data = {name: given[name] for name in self.changed_data if name in given}
+        super()._save_m2m()  # type: ignore[misc]  # the stubs lack it
+        self.cleaned_data = given
+
     def clean(self) -> Any:
         """Operators have staff status."""
         cleaned = super().clean()
@@ -45,7 +66,7 @@ class AccountForm(UserChangeForm):
 
     def clean_groups(self) -> Any:
         groups = self.cleaned_data["groups"]
-        if self.by.is_superuser:
+        if self.by.is_superuser or "groups" not in self.changed_data:
             return groups
         given = [group for group in groups if group not in self.instance.groups.all()]
         role = max(
@@ -60,12 +81,23 @@ class AccountForm(UserChangeForm):
         return groups
 
 
+class PasswordForm(AdminPasswordChangeForm):
+    """Write the password alone: what others change in the account while the hash is made stays."""
+
+    def save(self, commit: bool = True) -> User:
+        user: User = super().save(commit=False)
+        if commit:
+            user.save(update_fields=["password"])
+        return user
+
+
 @admin.register(User)
 class AccountAdmin(FastListAdmin, UserAdmin):
     """Django's own, in a list that is never counted. Accounts are deactivated, not deleted: what
     they did stays known."""
 
     form = AccountForm
+    change_password_form = PasswordForm
     list_display = ("username", "role", "email", "is_active", "last_login")
     list_filter = ("groups", "is_superuser", "is_active")
     actions: Any = ("deactivate", "activate")
@@ -121,6 +153,12 @@ class AccountAdmin(FastListAdmin, UserAdmin):
         if id == str(request.user.pk):
             return redirect("password")
         return super().user_change_password(request, id, form_url)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if change:
+            obj.save(update_fields=form.changed_columns())
+        else:
+            super().save_model(request, obj, form, change)
 
     def has_deactivate_permission(self, request: HttpRequest) -> bool:
         return super().has_change_permission(request)

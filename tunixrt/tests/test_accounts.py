@@ -3,10 +3,13 @@
 import io
 import os
 from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.hashers import MD5PasswordHasher
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.auth.password_validation import validate_password
 from django.contrib.sessions.backends.base import UpdateError
@@ -16,7 +19,7 @@ from django.db import connection
 from django.test import Client
 
 from conftest import FAR_AWAY
-from tunixrt.models import AccountSession
+from tunixrt.models import AccountSession, ApiToken
 
 OLD, NEW = "an old pass phrase", "a new pass phrase"
 # Blanks of several kinds, what cannot be seen, one character or two over and over.
@@ -190,6 +193,192 @@ class TestChangingIt:
         user.save(update_fields=["password"])
         remote_client.force_login(user)
         assert "no password to change" in remote_client.get("/password").content.decode()
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    """``meanwhile(act)``: ``act`` happens once, while the hash of the password NEW is made, as it
+    does in another process during the second that this takes."""
+
+    def arrange(act: Callable[[], Any]) -> None:
+        make_hash = MD5PasswordHasher.encode
+        left = [act]
+
+        def encode(self: MD5PasswordHasher, password: str, salt: str, *args: Any) -> str:
+            if password == NEW and left:
+                left.pop()()
+            return make_hash(self, password, salt, *args)
+
+        monkeypatch.setattr(MD5PasswordHasher, "encode", encode)
+
+    return arrange
+
+
+class TestWhatOthersChangeMeanwhile:
+    """A form or command that wrote every column back undid it."""
+
+    def test_a_deactivation_stands_when_the_password_is_changed(
+        self, somebody: User, meanwhile: Callable[..., None]
+    ):
+        client = logged_in()
+        meanwhile(lambda: by_update(somebody, False))
+
+        answer = change(client, OLD, NEW)
+
+        assert answer.status_code == 409
+        assert "Your password was not changed" in answer.content.decode()
+        somebody.refresh_from_db()
+        assert not somebody.is_active
+        assert somebody.check_password(OLD)
+        assert not is_logged_in(client)
+        assert not AccountSession.objects.exists()
+        assert not LogEntry.objects.exists()
+
+    def test_nor_does_a_password_change_log_in_after_an_activation(
+        self, somebody: User, meanwhile: Callable[..., None]
+    ):
+        """Deactivated, given another password, activated: whoever held the session is out."""
+        client = logged_in()
+
+        def take_back() -> None:
+            by_update(somebody, False)
+            account = User.objects.get(pk=somebody.pk)
+            account.set_password("set by an operator")
+            account.save(update_fields=["password"])
+            by_update(somebody, True)
+
+        meanwhile(take_back)
+
+        assert change(client, OLD, NEW).status_code == 409
+        assert not is_logged_in(client)
+        somebody.refresh_from_db()
+        assert somebody.check_password("set by an operator")
+
+    def test_a_demotion_stands_when_the_password_is_changed(
+        self, somebody: User, meanwhile: Callable[..., None]
+    ):
+        User.objects.filter(pk=somebody.pk).update(is_staff=True, is_superuser=True)
+        client = logged_in()
+        meanwhile(
+            lambda: User.objects.filter(pk=somebody.pk).update(is_staff=False, is_superuser=False)
+        )
+
+        assert change(client, OLD, NEW).status_code == 302
+
+        somebody.refresh_from_db()
+        assert (somebody.is_staff, somebody.is_superuser) == (False, False)
+        assert somebody.check_password(NEW)
+        assert is_logged_in(client)
+
+    def test_a_new_password_still_ends_the_tokens(
+        self, somebody: User, make_token: Callable[[User], str]
+    ):
+        client, _ = logged_in(), make_token(somebody)
+        assert change(client, OLD, NEW).status_code == 302
+        assert not ApiToken.objects.filter(user=somebody).exists()
+
+    @pytest.mark.parametrize("usable", ["true", "false"])
+    def test_it_stands_when_an_operator_sets_the_password(
+        self,
+        somebody: User,
+        operator: Client,
+        usable: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        make, refuse = User.set_password, User.set_unusable_password
+
+        def set_password(self: User, password: str) -> None:
+            by_update(somebody, False)
+            make(self, password)
+
+        def set_unusable_password(self: User) -> None:
+            by_update(somebody, False)
+            refuse(self)
+
+        monkeypatch.setattr(User, "set_password", set_password)
+        monkeypatch.setattr(User, "set_unusable_password", set_unusable_password)
+        form = {"password1": NEW, "password2": NEW, "usable_password": usable, "unset-password": ""}
+
+        answer = operator.post(f"/admin/auth/user/{somebody.pk}/password/", form)
+
+        assert answer.status_code == 302
+        somebody.refresh_from_db()
+        assert not somebody.is_active
+        assert somebody.has_usable_password() == (usable == "true")
+        assert not somebody.check_password(OLD)
+
+    def test_it_stands_when_a_command_sets_the_password(
+        self, somebody: User, monkeypatch: pytest.MonkeyPatch
+    ):
+        def answer(prompt: str) -> str:
+            by_update(somebody, False)
+            return NEW
+
+        monkeypatch.setattr("getpass.getpass", answer)
+        call_command("changepassword", "somebody", stdout=io.StringIO())
+        somebody.refresh_from_db()
+        assert (somebody.is_active, somebody.check_password(NEW)) == (False, True)
+
+    def test_it_stands_when_an_older_page_of_the_account_is_saved(
+        self, somebody: User, operator: Client
+    ):
+        """The page says active, staff and operator; the account is none of it by now."""
+        somebody.groups.add(Group.objects.get_or_create(name="operator")[0])
+        page = f"/admin/auth/user/{somebody.pk}/change/"
+        fields = fields_of(operator.get(page).content.decode())
+        by_update(somebody, False)
+        somebody.groups.clear()
+        User.objects.filter(pk=somebody.pk).update(last_name="Body")
+
+        answer = operator.post(page, fields | {"first_name": ["Some"]})
+
+        assert answer.status_code == 302
+        somebody.refresh_from_db()
+        assert (somebody.first_name, somebody.last_name) == ("Some", "Body")
+        assert (somebody.is_active, somebody.is_staff) == (False, False)
+        assert not somebody.groups.exists()
+
+    def test_what_a_page_of_the_account_changes_is_written(self, somebody: User, operator: Client):
+        group = Group.objects.get_or_create(name="operator")[0]
+        page = f"/admin/auth/user/{somebody.pk}/change/"
+        fields = fields_of(operator.get(page).content.decode())
+        del fields["is_active"]
+
+        answer = operator.post(page, fields | {"groups": [str(group.pk)]})
+
+        assert answer.status_code == 302
+        somebody.refresh_from_db()
+        assert (somebody.is_active, somebody.is_staff) == (False, True)
+        assert list(somebody.groups.all()) == [group]
+        assert somebody.check_password(OLD)
+
+
+class Fields(HTMLParser):
+    """What a browser sends when a form is saved as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: dict[str, list[str]] = {}
+        self.select = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        name, value = found.get("name") or "", found.get("value") or ""
+        if tag == "select":
+            self.select = name
+        elif tag == "option" and "selected" in found:
+            self.sent.setdefault(self.select, []).append(value)
+        elif tag == "input" and name and found.get("type") == "checkbox":
+            if "checked" in found:
+                self.sent.setdefault(name, []).append(value or "on")
+        elif tag == "input" and name and found.get("type") != "submit":
+            self.sent.setdefault(name, []).append(value)
+
+
+def fields_of(page: str) -> dict[str, list[str]]:
+    parser = Fields()
+    parser.feed(page.partition('id="user_form"')[2])
+    return parser.sent
 
 
 def through_the_admin(user: User, active: bool) -> None:

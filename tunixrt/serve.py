@@ -12,18 +12,36 @@ import signal
 import sys
 from pathlib import Path
 
+from django.core.exceptions import ImproperlyConfigured
+from honcho import manager
 from honcho.command import main as honcho
 
+from runs.execution import stopping
 from tunixrt.parent import end_with
+
+# of the attendant, after the trainings: recording their ends, stopping its task workers
+MARGIN_SECONDS = 10.0
 
 
 def main() -> None:
     if sys.stdin.isatty():
         _watch(sys.stdin.fileno())
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
+    try:
+        _give_time_to_save()
+    except ImproperlyConfigured as error:
+        sys.exit(f"error: {error}")
     # the Procfile names programs of this environment
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     sys.argv = ["honcho", "start"]
     honcho()
+
+
+def _give_time_to_save() -> None:
+    """Let the attendant wait for its trainings where they may be killed after its end: honcho kills
+    its programs five seconds after it has told them to stop. Raises ImproperlyConfigured."""
+    if stopping.ends_with_attendant():
+        manager.KILL_WAIT = stopping.seconds_to_stop() + MARGIN_SECONDS
 
 
 def _watch(terminal: int) -> None:

@@ -314,7 +314,7 @@ TUNIX_OUTPUT_MAX_BYTES = env.int("TUNIX_OUTPUT_MAX_BYTES", 10_240)
 TUNIX_SLOTS = env.int("TUNIX_SLOTS", 1)
 TUNIX_STOP_WAIT_SECONDS = env.float("TUNIX_STOP_WAIT_SECONDS", 30.0)
 TUNIX_TERM_GRACE_SECONDS = env.float("TUNIX_TERM_GRACE_SECONDS", 10.0)
-# Whether the trainings of this host stop, and save, when its attendant does; None: where they would
+# Whether the trainings of this host stop, and save, when its attendant does; None: where they may
 # be killed with it.
 TUNIX_STOP_WITH_ATTENDANT = env.bool("TUNIX_STOP_WITH_ATTENDANT", None)
 TUNIX_HOST_NAME = env.str("TUNIX_HOST_NAME", socket.gethostname())

@@ -47,6 +47,8 @@ class Attendant:
         self.workers = Workers() if with_workers else None
         self.database_away_since: float | None = None
         self.observer = hosts.Observer()
+        # told now: a process whose parents have ended is a child of the first one
+        self.stops_trainings = stopping.ends_with_attendant()
         self._beat_due = 0.0
         self._prune_due = time.monotonic() + PRUNE_SECONDS
         self._root_said = False
@@ -72,15 +74,13 @@ class Attendant:
             os.close(lock)
 
     def _stop(self) -> None:
-        """Stop the task workers and, where they would be killed with this process, the
-        trainings."""
-        last = stopping.ends_with_attendant()
-        asked = stopping.ask_keepers_to_end() if last else []
+        """Stop the task workers and, where they may be killed with this process, the trainings."""
+        asked = stopping.ask_keepers_to_end() if self.stops_trainings else []
         if asked:
             logger.info("this container ends: %s trainings save and stop", len(asked))
         if self.workers:
             self.workers.stop()  # before the wait for keepers: workers start trainings
-        if last:
+        if self.stops_trainings:
             stopping.wait_for_keepers(asked)
             try:
                 # record their results now, not in the next attendant

@@ -5,35 +5,39 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from django.conf import LazySettings
+from honcho import manager
 
 from runs.execution import stopping
 from runs.execution.attending import attend
 from runs.models import Run, RunEvent
 from runs.runfolder import files, names
-from runs.runfolder.processes import descendants
+from runs.runfolder.processes import Process, descendants
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Start, Submit
 from runs.tests.launching import wait_for
+from runs.tests.ports import HeldPort
 from runs.tests.programs import Program
+from tunixrt import serve
 
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-# As an init program in a container: one command, whose signals and end are its own. Its name is
-# what tells it.
+# As an init program in a container: one command, whose signals and end are its own.
 INIT = """
 import ctypes, os, signal, sys
 child = os.fork()
 if not child:
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-ctypes.CDLL(None).prctl(15, b"tini", 0, 0, 0)  # PR_SET_NAME
+ctypes.CDLL(None).prctl(15, b"some-init", 0, 0, 0)  # PR_SET_NAME
 signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, number))
 while (ended := os.wait())[0] != child:
     pass
 sys.exit(os.waitstatus_to_exitcode(ended[1]))
 """
 ATTEND = ["manage.py", "attend", "--no-workers"]
+SERVE = ["-m", "tunixrt.serve"]  # `make serve`
 
 
 def namespaces_problem() -> str | None:
@@ -60,14 +64,19 @@ def begins(run: Run, attendant: Program) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("first", [ATTEND, ["-c", INIT, *ATTEND]], ids=["attendant", "init"])
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [(ATTEND, 0), (["-c", INIT, *ATTEND], 0), (SERVE, 143), (["-c", INIT, *SERVE], 143)],
+    ids=["attendant", "unknown-init", "serve", "serve-of-unknown-init"],
+)
 def test_a_stopped_container_lets_its_trainings_save(
-    training: Run, program: Start, first: list[str]
+    training: Run, program: Start, port: HeldPort, first: list[str], code: int
 ):
-    """The kernel kills all that is left in a PID namespace when its first process ends."""
+    """The kernel kills all that is left in a PID namespace when its first process ends. 143: honcho
+    says that SIGTERM stopped it."""
     if problem := namespaces_problem():
         pytest.skip(f"this process may not make a PID namespace: {problem}")
-    container = program(*first, within=NAMESPACE)
+    container = program(*first, within=NAMESPACE, TUNIXRT_BIND=port.address)
     begins(training, container)
     (first_process,) = [
         process
@@ -77,7 +86,7 @@ def test_a_stopped_container_lets_its_trainings_save(
 
     os.kill(first_process.pid, signal.SIGTERM)
 
-    assert container.wait() == 0, container.said()
+    assert container.wait() == code, container.said()
     assert (run_folder(training) / "saved").exists()
     end = files.read_json(run_folder(training) / names.EXIT) or {}
     assert (end.get("reason"), end.get("exit_code")) == ("host stopped", 17)
@@ -86,6 +95,20 @@ def test_a_stopped_container_lets_its_trainings_save(
     assert training.message.startswith("Host stopped: its keeper got SIGTERM")
     assert training.retries.get().status == "pending"  # as after any loss
     assert RunEvent.objects.filter(run=training, new="failed").count() == 1
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_serve_waits_as_long_as_its_attendant_does(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, last: bool
+):
+    """honcho killed the attendant, and the container's end the trainings, after five seconds."""
+    monkeypatch.setattr(manager, "KILL_WAIT", manager.KILL_WAIT)
+    settings.TUNIX_STOP_WITH_ATTENDANT = last
+    settings.TUNIX_STOP_WAIT_SECONDS = 500.0
+
+    serve._give_time_to_save()
+
+    assert (stopping.seconds_to_stop() < manager.KILL_WAIT) is last
 
 
 @pytest.mark.django_db(transaction=True)
@@ -106,11 +129,18 @@ class TestWhoEndsWithTheAttendant:
     @pytest.fixture
     def place(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def put(
-            *, pid: int, parent: int, first: str = "", namespace: str = "pid:[4026532000]"
+            *parents: int, pid: int = 7, first: str = "", namespace: str = "pid:[4026532000]"
         ) -> None:
+            """``parents``: pids from the parent of this process on."""
+            above = dict(pairwise(parents))
             monkeypatch.setattr(os, "getpid", lambda: pid)
-            monkeypatch.setattr(os, "getppid", lambda: parent)
+            monkeypatch.setattr(os, "getppid", lambda: parents[0])
             monkeypatch.setattr(os, "readlink", lambda path: namespace)
+            monkeypatch.setattr(
+                stopping,
+                "read_process",
+                lambda number: Process(number, above[number], 0, 0) if number in above else None,
+            )
             monkeypatch.setattr(
                 stopping, "_process_name", lambda number: first if number == 1 else "sh"
             )
@@ -118,35 +148,46 @@ class TestWhoEndsWithTheAttendant:
         return put
 
     def test_the_first_process_does(self, place: Callable[..., None]):
-        place(pid=1, parent=0)
+        place(0, pid=1)
         assert stopping.ends_with_attendant()
 
     @pytest.mark.parametrize(
-        "init", ["tini", "docker-init", "podman-init", "catatonit", "dumb-init"]
+        "first",
+        ["tini", "docker-init", "dumb-init", "a-new-init", "bash", "s6-svscan", "python", ""],
     )
-    def test_the_only_command_of_an_init_does(self, place: Callable[..., None], init: str):
-        place(pid=7, parent=1, first=init)
+    @pytest.mark.parametrize("parents", [(1, 0), (5, 1, 0), (6, 5, 1, 0)])
+    def test_what_a_first_process_of_any_name_started_does(
+        self, place: Callable[..., None], first: str, parents: tuple[int, ...]
+    ):
+        place(*parents, first=first)
         assert stopping.ends_with_attendant()
 
-    @pytest.mark.parametrize("manager", ["systemd", "supervisord", "s6-svscan", "init", "bash"])
-    def test_the_service_of_a_process_manager_does_not(
-        self, place: Callable[..., None], manager: str
+    @pytest.mark.parametrize("init", sorted(stopping.SYSTEM_INITS))
+    def test_what_the_init_of_a_system_started_does_not(
+        self, place: Callable[..., None], init: str
     ):
-        place(pid=7, parent=1, first=manager)
+        place(5, 1, 0, first=init)
         assert not stopping.ends_with_attendant()
 
-    def test_a_command_from_a_shell_does_not(self, place: Callable[..., None]):
-        place(pid=7, parent=5, first="docker-init")
+    def test_a_command_from_outside_the_container_does_not(self, place: Callable[..., None]):
+        """`docker exec`: its parent is in another namespace, which shows as 0."""
+        place(5, 0, first="docker-init")
         assert not stopping.ends_with_attendant()
+        place(0, first="pause")
+        assert not stopping.ends_with_attendant()
+
+    def test_one_whose_ancestors_cannot_be_seen_does(self, place: Callable[..., None]):
+        place(5, first="docker-init")
+        assert stopping.ends_with_attendant()
 
     def test_a_service_of_a_machine_does_not(self, place: Callable[..., None]):
-        place(pid=7, parent=1, first="dumb-init", namespace=stopping.INITIAL_NAMESPACE)
+        place(1, 0, first="dumb-init", namespace=stopping.INITIAL_NAMESPACE)
         assert not stopping.ends_with_attendant()
 
     @pytest.mark.parametrize("given", [True, False])
     def test_the_setting_decides(
         self, place: Callable[..., None], settings: LazySettings, given: bool
     ):
-        place(pid=1 if not given else 7, parent=5)
+        place(5, 0, pid=1 if not given else 7)
         settings.TUNIX_STOP_WITH_ATTENDANT = given
         assert stopping.ends_with_attendant() is given

@@ -73,7 +73,6 @@ def run_bodies() -> list[type[Model]]:
 
 
 REQUEST_ID_HEADERS = ("X-Client-Request-Id", "Idempotency-Key")
-FROM_SCRATCH = "There is no checkpoint to resume from: the retry starts from scratch."
 DIFFERENT_REQUEST_IDS = (
     "The request has different ids: give one, as client_request_id or as the header"
     " Idempotency-Key or X-Client-Request-Id."
@@ -121,7 +120,7 @@ class RunSubmit(APIView):
         return asked
 
 
-def _taken(run: Run, by: User, warning: str | None = None) -> Response:
+def _taken(run: Run, by: User) -> Response:
     """Return the answer to a request for a run, with what its owner should know before the next.
     If the database went away meanwhile, the end of the run goes first."""
     answer = full_answer(run, by)
@@ -130,8 +129,7 @@ def _taken(run: Run, by: User, warning: str | None = None) -> Response:
     except (OperationalError, InterfaceError):
         connection.close()
         warnings = []
-    of_request = [warning] if warning else []
-    answer["warnings"] = [*answer["warnings"], *of_request, *warnings]
+    answer["warnings"] = [*answer["warnings"], *warnings]
     return Response(answer, status=202)
 
 
@@ -246,8 +244,7 @@ class RunRetry(APIView):
         run = get_run_for(actor(request), run_id, may=May.ACT)
         resume = clean_retry(request.data)
         retry = retrying.retry_run(run=run, by=actor(request), resume=resume)
-        from_scratch = resume and not retry.dry_run and retry.resume_from_id is None
-        return _taken(retry, actor(request), FROM_SCRATCH if from_scratch else None)
+        return _taken(retry, actor(request))
 
 
 class RunExtend(APIView):

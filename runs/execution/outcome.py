@@ -64,7 +64,7 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
             "stderr": _read_output(folder / names.STDERR, limit),
             "completed_at": _moment(end.get("ended_at")),
             "duration_seconds": _seconds(end.get("duration_seconds")),
-            "summary": read_result(folder),
+            "summary": _with_warnings(read_result(folder), warnings_in(run.summary)),
         },
     )
 
@@ -90,9 +90,10 @@ def _dry_run_outcome(
 
 
 def _with_warnings(summary: dict[str, Any], before: list[str]) -> dict[str, Any]:
-    """Return ``summary`` with what the check before the start had warned of."""
-    warnings = list(dict.fromkeys(before + summary.get("warnings", [])))
-    return summary | ({"warnings": warnings} if warnings else {})
+    """Return ``summary`` with what was known before the start."""
+    if not before:
+        return summary
+    return summary | {"warnings": list(dict.fromkeys(before + text_list(summary.get("warnings"))))}
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from django.utils import timezone
 from runs.lifecycle import transition, transition_together
 from runs.models import Run, RunStatus
 from runs.services.disk import measure
+from runs.services.preflight import warnings_in
 from runs.services.refusals import OutputRootAway
 from runs.services.retrying import submit_retry
 from runs.services.telemetry import measured_write
@@ -91,7 +92,8 @@ def finish_failed(
 ) -> Run:
     """Write the end of a run that failed before its process started. It has a reason and no exit
     code."""
-    return finish_run(run=run, by=by, **failure(problems, warnings))
+    known = dict.fromkeys([*warnings_in(run.summary), *warnings])
+    return finish_run(run=run, by=by, **failure(problems, list(known)))
 
 
 def failure(problems: Iterable[str], warnings: Sequence[str] = ()) -> dict[str, Any]:

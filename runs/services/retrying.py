@@ -13,6 +13,8 @@ from runs.services.sources import Source, SourceGone, find_source, usable_step
 from runs.services.submission import submit_run
 from runs.spec.naming import name_of_extension, name_of_retry
 
+FROM_SCRATCH = "There is no checkpoint to resume from: the retry starts from scratch."
+
 
 def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
     """A new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint of
@@ -56,6 +58,7 @@ def submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -
             source=source,
             extend_from_step=run.extend_from_step,
             automatic=automatic,
+            warnings=[FROM_SCRATCH] if resume and source is None and not run.dry_run else (),
         )
         return retry
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,10 +46,12 @@ def submit_run(
     source: Source | None = None,
     extend_from_step: int | None = None,
     automatic: bool = False,
+    warnings: Sequence[str] = (),
 ) -> tuple[Run, bool]:
     """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the
     same transaction. With ``source`` it resumes from that checkpoint, which is protected from the
-    same transaction on; with ``extend_from_step`` as well it is an extension.
+    same transaction on; with ``extend_from_step`` as well it is an extension. The run keeps
+    ``warnings``, and shows them with those that its training writes.
 
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
@@ -70,6 +73,7 @@ def submit_run(
         source=source,
         extend_from_step=extend_from_step,
         automatic=automatic,
+        warnings=warnings,
     )
     reason = (
         f"submitted; goes on from step {source.step} of run {source.run.run_id}"
@@ -156,6 +160,7 @@ def _new_run(
     source: Source | None = None,
     extend_from_step: int | None = None,
     automatic: bool = False,
+    warnings: Sequence[str] = (),
 ) -> Run:
     """Return the pending run that a request asks for, not yet stored."""
     now = timezone.now()
@@ -186,6 +191,7 @@ def _new_run(
         resume=source is not None,
         resume_from=source.run if source else None,
         extend_from_step=extend_from_step,
+        summary={"warnings": list(warnings)} if warnings else {},
     )
 
 
@@ -266,8 +272,8 @@ def run_warnings(
     timeout_seconds: float | None,
     queued_at: datetime | None,
 ) -> list[str]:
-    """Return what is worth knowing about a run, one sentence each: what a dry run found, and that
-    its time was cut."""
+    """Return what is worth knowing about a run, one sentence each: that its time was cut, what was
+    known at its submission, and what a dry run or the training found."""
     cut = limit_warning(
         asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None
     )

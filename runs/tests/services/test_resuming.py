@@ -1,6 +1,7 @@
 """Which checkpoint a retry goes on from, and what keeps that checkpoint until the retry has
 ended."""
 
+import html
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from datasets.models import Dataset
 from runs.execution.attending import attend, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
+from runs.execution.outcome import outcome
 from runs.lifecycle import transition
 from runs.models import Run, RunStatus
 from runs.queries import artifacts
@@ -28,12 +30,12 @@ from runs.runfolder import names, records
 from runs.services import annotations, cancelling, deletion, refusals, retrying, sources, submission
 from runs.services.claiming import claim_run
 from runs.services.deletion import trash_run
-from runs.services.finishing import finish_run
+from runs.services.finishing import finish_failed, finish_run
 from runs.services.output_root import root_problem
 from runs.services.refusals import OutputRootAway, StateConflict
 from runs.services.reservations import run_folder
 from runs.services.retention import prune_runs
-from runs.services.retrying import retry_run
+from runs.services.retrying import FROM_SCRATCH, retry_run
 from runs.services.run_requests import clean_request
 from runs.services.sources import Source, SourceGone
 from runs.spec.manifest import parse_manifest
@@ -55,6 +57,12 @@ def end(run: Run, *steps: int, status: str = RunStatus.FAILED, lost: bool = Fals
     claim_run(run=run, host=this_host(), by="test")
     leave_checkpoints_of(run, *steps)
     return finish_run(run=run, status=status, reason="x", by="test", lost=lost)
+
+
+def shown(api: APIClient, run: Run) -> list[str]:
+    """The warnings of a run, as the API shows them."""
+    warnings: list[str] = api.get(f"/api/tunix/runs/{run.pk}").json()["warnings"]
+    return warnings
 
 
 def manifest(run: Run) -> dict[str, Any]:
@@ -150,6 +158,53 @@ class TestSource:
         retry = run.retries.get()
         assert (retry.resume, retry.automatic_retries) == (False, 1)
         assert run.message == f"x Run {retry.pk} tries again from scratch."
+
+    def test_an_automatic_retry_whose_checkpoints_are_gone_says_that_it_starts_from_scratch(
+        self, submit: Submit, user: User, api: APIClient, local_client: Client
+    ) -> None:
+        """Only the message of the run that was lost said so."""
+        first = end(submit(auto_retry=3), 5, lost=True)
+        second = first.retries.get()
+        assert (second.resume_from, shown(api, second)) == (first, [])
+        shutil.rmtree(run_folder(first) / names.CHECKPOINTS)
+
+        third = end(second, lost=True).retries.get()
+
+        assert third.resume_from is None
+        assert shown(api, third) == [FROM_SCRATCH]
+        assert FROM_SCRATCH in html.unescape(local_client.get(f"/runs/{third.pk}").content.decode())
+        end(third, 7, lost=True)
+        assert shown(api, third) == [FROM_SCRATCH]  # it lasts
+        assert shown(api, third.retries.get()) == []  # goes on from step 7
+
+    def test_a_retry_asked_for_keeps_the_warning_and_one_meant_from_scratch_has_none(
+        self, submit: Submit, user: User, api: APIClient
+    ) -> None:
+        run = end(submit())
+        assert shown(api, retry_run(run=run, by=user)) == [FROM_SCRATCH]
+        assert shown(api, retry_run(run=run, by=user, resume=False)) == []
+        assert shown(api, retry_run(run=end(submit(dry_run=True)), by=user)) == []
+
+    def test_the_warning_stays_beside_what_the_training_writes(
+        self, submit: Submit, user: User
+    ) -> None:
+        retry = retry_run(run=end(submit()), by=user)
+        folder = run_folder(retry)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / names.RESULT).write_text(json.dumps({"steps": 3, "warnings": ["One."]}))
+
+        _, _, columns = outcome(retry, folder, {"exit_code": 0})
+
+        assert columns["summary"]["steps"] == 3
+        assert columns["summary"]["warnings"] == [FROM_SCRATCH, "One."]
+
+    def test_the_warning_stays_when_the_run_cannot_be_started(
+        self, submit: Submit, user: User, api: APIClient
+    ) -> None:
+        retry = retry_run(run=end(submit()), by=user)
+        claim_run(run=retry, host=this_host(), by="test")
+        finish_failed(run=retry, problems=["No."], by="launcher")
+        assert shown(api, retry) == [FROM_SCRATCH]
 
     def test_a_lost_run_goes_on_from_the_nearest_checkpoint_by_itself(self, submit: Submit) -> None:
         first = end(submit(auto_retry=2), 5, lost=True)

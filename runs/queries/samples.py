@@ -2,9 +2,9 @@
 learnt, which only given.
 
 Of a trace the last message, the assistant's, is learnt, of a conversation every message of the
-assistant without ``weight: 0``; all else is given (docs/training.md). Where within the text tokens begin and end, and what the model's chat template
-puts around the messages, only its tokenizer knows: of the first examples the training writes it
-into ``seen.json``.
+assistant without ``weight: 0``; all else is given (docs/training.md). Where within the text tokens
+begin and end, and what the model's chat template puts around the messages, only its tokenizer
+knows: of the first examples the training writes it into ``seen.json``.
 """
 
 import os

@@ -33,7 +33,7 @@ def set_active(*, user: User, by: User, active: bool) -> None:
     if outranks(by, user):
         raise NotAllowed(f"The account {user.get_username()} has more rights than yours.")
     if user.pk == by.pk:
-        raise Conflict("Nobody deactivates the own account.")
+        raise Conflict("You cannot deactivate your own account.")
     if user.is_active == active:
         raise Conflict(
             f"The account {user.get_username()} is {'active' if active else 'not active'} already."

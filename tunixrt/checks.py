@@ -94,7 +94,8 @@ def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMess
     if settings.TUNIXRT_LOCAL_MODE:
         return [
             Warning(
-                "Local mode is on: whoever reaches this server needs no login.", id="tunixrt.W002"
+                "Local mode is on: a client that reaches this server needs no login.",
+                id="tunixrt.W002",
             )
         ]
     return []

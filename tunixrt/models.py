@@ -60,7 +60,7 @@ class LoginAttempts(models.Model):
         max_length=64, primary_key=True, help_text="A hash of who tried, and from where."
     )
     count = models.PositiveIntegerField()
-    until = models.DateTimeField(db_index=True, help_text="When counting begins anew.")
+    until = models.DateTimeField(db_index=True, help_text="When counting begins again.")
 
     def __str__(self) -> str:
         return f"{self.count} until {self.until}"

@@ -1,4 +1,4 @@
-"""What must hold of retries and extensions: what they came from and went on from, and that nobody
+"""What must hold of retries and extensions: what they came from and resumed from, and that nobody
 took that away from them.
 
 The truth is in the trainers' journals: what a run had saved, and from which step of whose
@@ -50,7 +50,7 @@ class Heir:
     automatic: bool
     asked: set[bool]
     stored: tuple[float, float]  # it was stored between these moments
-    # what it may go on from: run id, steps
+    # what it may resume from: run id, steps
     candidates: list[tuple[str, set[int]]] = field(default_factory=list)
     has_source: bool = False  # the last of them was there for certain
 
@@ -306,7 +306,7 @@ class Heirs:
         wanted = True in heir.asked
         if not wanted and run.resume and not run.extend_from_step:
             self.blame(
-                "resume", run, "goes on from a checkpoint, though it was to begin from scratch"
+                "resume", run, "resumes from a checkpoint, though it was to begin from scratch"
             )
         if heir.asked == {True} and heir.has_source and not run.resume:
             self.blame("resume", run, f"forgot a checkpoint of its chain: {self._chain(heir)}")
@@ -314,7 +314,7 @@ class Heirs:
             self.blame(
                 "resume",
                 run,
-                f"is to go on from a checkpoint, and there was none: {self._chain(heir)}",
+                f"is to resume from a checkpoint, and there was none: {self._chain(heir)}",
             )
         begun, source = self.begin(run_id, run)
         self.counts["asked for"] += not heir.automatic and not is_extension(run)
@@ -331,13 +331,13 @@ class Heirs:
             self.blame(
                 "resume",
                 run,
-                f"was to go on from a checkpoint and began from scratch: {self._chain(heir)}",
+                f"was to resume from a checkpoint and began from scratch: {self._chain(heir)}",
             )
         if not run.resume and begun > 0:
             self.blame(
                 "resume",
                 run,
-                f"was to begin from scratch and went on from step {begun} of {source}",
+                f"was to begin from scratch and resumed from step {begun} of {source}",
             )
         self.counts["from scratch"] += begun == 0
         if begun > 0:
@@ -350,7 +350,7 @@ class Heirs:
                 self.blame(
                     "resume",
                     run,
-                    f"went on from step {begun} of {source}, not from the nearest:"
+                    f"resumed from step {begun} of {source}, not from the nearest:"
                     f" {self._chain(heir)}",
                 )
             else:
@@ -370,7 +370,7 @@ class Heirs:
             gone = {True: "gone", False: "there", None: "going"}[
                 self._is_gone(run_id, run, heir.stored)
             ]
-            goes_on = f"goes on from {run.resume_from_id}" if run.resume else "from scratch"
+            goes_on = f"resumes from {run.resume_from_id}" if run.resume else "from scratch"
             steps, _ = self.saved(run_id, run)
             told.append(
                 f"{run_id} {goes_on}, saved {steps}, {gone}; deleted {run.trashed_at}, files went"
@@ -380,7 +380,7 @@ class Heirs:
         return "; ".join(told)
 
     def _told_of(self, run: Any) -> str:
-        """What else tells how a run came to go on from where it did: its events, its source, its
+        """What else tells how a run came to resume from where it did: its events, its source, its
         trainer's journal."""
         run_id = str(run.pk)
         events = [
@@ -412,7 +412,7 @@ class Heirs:
         return None, None
 
     def source_was_removed(self, run: Any) -> bool:
-        """Somebody deleted what it, or a retry of it, could go on from, or removed the files by
+        """Somebody deleted what it, or a retry of it, could resume from, or removed the files by
         hand."""
         run_id = str(run.pk)
         while True:
@@ -466,7 +466,7 @@ class Heirs:
                 if (
                     act.what.startswith("DELETE")
                     and act.code == 409
-                    and "goes on from" in str(act.body)
+                    and "resumes from" in str(act.body)
                 ):
                     self._check_refused(run_id, act.sent, act.answered)
         self.counts["runs purged"] = len(self.proof.purged)

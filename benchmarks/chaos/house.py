@@ -486,7 +486,7 @@ class Journal:
     starts: list[float] = field(default_factory=list)  # times
     wrote: int = 0  # bytes of stdout
     begun: int | None = (
-        None  # the step it went on from, 0 from scratch; None: it did not come so far
+        None  # the step it resumed from, 0 from scratch; None: it did not come so far
     )
     source: Path | None = None  # the folder of the run whose checkpoint that was
     begun_at: float | None = None

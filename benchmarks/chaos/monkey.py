@@ -198,7 +198,7 @@ class Monkey:
         return self._kill_one("keeper", found[1], f"pid {found[1].pid}", found[0])
 
     def real_training(self) -> Deed | None:
-        """One that has a checkpoint to go on from."""
+        """One that has a checkpoint to resume from."""
         pairs = [(run_id, pair) for run_id, pair in self.house.live_runs() if self._is_real(pair)]
         saved = [
             (run_id, pair) for run_id, pair in pairs if not self._has_nothing_yet(run_id, pair)

@@ -1,4 +1,4 @@
-"""Somebody who tidies up: deletes runs, those first that a retry goes on from, empties the trash,
+"""Somebody who tidies up: deletes runs, those first that a retry resumes from, empties the trash,
 and now and then deletes files.
 
 Runs that are gone for good are remembered as they were, for the proof.
@@ -55,7 +55,7 @@ class Sweeper:
         self.seen: dict[str, Any] = {}  # runs in the trash, by id, before anybody purged them
         # of retries, by id: a purge takes the parent's name from their rows
         self.parents: dict[str, str] = {}
-        # whose checkpoints a run was to go on from; a purge names the one before instead
+        # whose checkpoints a run was to resume from; a purge names the one before instead
         self.sources: dict[str, str] = {}
         self.extended: dict[str, str] = {}  # the same of extensions
         # the steps of their checkpoints, before anybody removed them
@@ -148,7 +148,7 @@ class Sweeper:
         ]
 
     def _lose_checkpoints(self) -> None:
-        """Somebody removes files by hand: what a waiting retry was to go on from. It must say so,
+        """Somebody removes files by hand: what a waiting retry was to resume from. It must say so,
         not begin from scratch."""
         pool = ask(self.house.tables.sources_of_pending, patience=600)
         if not pool:

@@ -84,7 +84,7 @@ def forebears_of_active() -> list[str]:
 
 
 def sources_of_pending() -> list[tuple[str, str]]:
-    """Runs whose checkpoints a pending run is to go on from, with their folders."""
+    """Runs whose checkpoints a pending run is to resume from, with their folders."""
     pending = Run.objects.filter(status="pending", resume_from__isnull=False).select_related(
         "resume_from"
     )
@@ -97,14 +97,14 @@ def sources_of_pending() -> list[tuple[str, str]]:
 
 
 def purge(run_id: str) -> str:
-    """``purged``, ``refused`` for a run that goes on from it, or ``unknown``: the database or the
+    """``purged``, ``refused`` for a run that resumes from it, or ``unknown``: the database or the
     disk went away on the way, or somebody else was faster."""
     try:
         deletion.purge_run(run=Run.objects.get(pk=run_id), by=audit.system_user())
     except Run.DoesNotExist:
         return "unknown"
     except refusals.StateConflict as refusal:
-        return "refused" if "goes on from" in str(refusal) else "unknown"
+        return "refused" if "resumes from" in str(refusal) else "unknown"
     except (OperationalError, InterfaceError, OSError):
         return "unknown"
     return "purged"

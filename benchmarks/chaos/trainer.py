@@ -186,7 +186,7 @@ class Trainer:
         self.end(0)
 
     def restore(self) -> int:
-        """The step to go on from: of this folder's own newest checkpoint, else of that of
+        """The step to resume from: of this folder's own newest checkpoint, else of that of
         ``resume_from``, else 0."""
         try:
             layout.begin_checkpoints(FOLDER, **self.training)

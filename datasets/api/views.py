@@ -274,7 +274,7 @@ class UploadPermission(APIView):
 
     @described(
         "mayUpload",
-        summary="204 for whoever may upload a dataset",
+        summary="204 for an account that may upload a dataset",
         answers={204: None},
     )
     def get(self, request: Request) -> Response:

@@ -11,7 +11,7 @@ from tunixrt.local_mode import local_user
 
 def add_user_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--user", help="act for this user (default: in local mode the user `local`, else nobody)"
+        "--user", help="act for this user (default: in local mode the user `local`, else no user)"
     )
 
 

@@ -141,7 +141,7 @@ class OwnerAdmin(AccountAdmin):
         if owned := belongings(user, limit=HANDED_MAX + 1):
             self.message_user(
                 request,
-                f"The account {user} still owns {owned}. To give them to somebody else, choose it"
+                f"The account {user} still owns {owned}. To give them to another account, choose it"
                 " in the list and “Hand over runs and datasets”.",
                 messages.WARNING,
             )

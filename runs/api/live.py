@@ -203,7 +203,7 @@ class RunMetrics(APIView):
         answer: dict[str, Any] = {"run_id": run.run_id, "name": run.name}
         offset = run.metrics_offset
         for _ in range(OFFSET_TRIES):
-            # The stream goes on at this offset, so what was read must end there.
+            # The stream continues at this offset, so what was read must end there.
             offset = run.metrics_offset
             if names:
                 answer["data"] = [

@@ -171,7 +171,7 @@ class MetricsQuery(Model):
     from_step: Annotated[int | None, whole(0, STEP_MAX)] = None
     to_step: Annotated[int | None, whole(0, STEP_MAX)] = None
     chain: Annotated[str, FLAG] = Field(
-        "0", description="1: with the runs that this one goes on from."
+        "0", description="1: with the runs that this one resumes from."
     )
 
     @model_validator(mode="after")
@@ -187,7 +187,7 @@ class MetricsQuery(Model):
 
 class EventsQuery(Model):
     from_: Annotated[Position | None, read_by(Position.decode, examples=["o0.e0.m0"])] = Field(
-        None, alias="from", description="Where to go on: the id of an event (docs/live.md)."
+        None, alias="from", description="Where to continue: the id of an event (docs/live.md)."
     )
 
 

@@ -51,7 +51,7 @@ from tunixrt.searches import search
 
 
 def actor(request: Request) -> User:
-    """Who asks; the permission classes let nobody else in."""
+    """The account that asks; the permission classes let no other request in."""
     return cast(User, request.user)
 
 

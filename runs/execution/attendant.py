@@ -138,7 +138,7 @@ class Attendant:
                 self.observer.broken()
                 if self.database_away_since is None:
                     self.database_away_since = time.monotonic()
-                    logger.warning("the database is away, trainings go on: %s", error)
+                    logger.warning("the database is away, trainings continue: %s", error)
                 return True
             except (
                 Exception

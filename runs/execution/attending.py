@@ -47,7 +47,7 @@ CANCELLED_BEFORE = "cancelled before the training started"
 # An engine that says "started" without a keeper for so long is wrong: the job is submitted again.
 JOB_START_SECONDS = 900.0
 LOST_MESSAGE = "The training was lost: its keeper was killed."
-FOLDER_GONE = "The run's folder is gone: somebody removed it while the run was executing."
+FOLDER_GONE = "The run's folder is gone: it was removed while the run was executing."
 
 
 def attend(host: Host | None = None) -> int:

@@ -136,8 +136,8 @@ class Observer:
         if Host.objects.filter(pk=host.pk, silent_since=None).update(silent_since=since) != 1:
             return  # another observer said it
         reason = (
-            f"host {host.name} not heard since {since:%Y-%m-%d %H:%M:%S} UTC; the run may well"
-            " go on"
+            f"host {host.name} not heard since {since:%Y-%m-%d %H:%M:%S} UTC; the run may"
+            " still be executing"
         )
         logger.warning(reason)
         RunEvent.objects.bulk_create(

@@ -58,10 +58,10 @@ def failure_words(code: int, stderr: int, oom_kills_before: int) -> str:
 
 def _signal_hint(number: int, oom_kills_before: int) -> str:
     if number != signal.SIGKILL:
-        return SIGNAL_HINTS.get(number, "somebody outside sent it")
+        return SIGNAL_HINTS.get(number, "another program sent it")
     if oom_kills() > oom_kills_before:
         return "the kernel ran out of memory meanwhile and killed a process, most likely this one"
-    return "somebody outside sent it, or the kernel may have run out of memory"
+    return "another program sent it, or the kernel may have run out of memory"
 
 
 def oom_kills() -> int:

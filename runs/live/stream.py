@@ -410,7 +410,9 @@ class Hub:
             close_old_connections()
             gone = asked - still_valid(asked)
         except DatabaseError as error:
-            logger.warning("whether viewers may go on watching is not known right now: %s", error)
+            logger.warning(
+                "whether viewers may continue watching is not known right now: %s", error
+            )
             return
         if gone:
             with self._lock:

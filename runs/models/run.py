@@ -168,13 +168,13 @@ class Run(models.Model):
     )
     attempt = models.PositiveIntegerField(default=1, help_text="Place in a chain of retries.")
     automatic_retries = models.PositiveIntegerField(
-        default=0, help_text="How many in its chain so far nobody asked for."
+        default=0, help_text="Automatic ones in its chain so far."
     )
     retry_of = models.ForeignKey(
         "self", on_delete=models.SET_NULL, null=True, related_name="retries", db_index=False
     )
     resume = models.BooleanField(
-        default=False, help_text="Go on from the last checkpoint of resume_from."
+        default=False, help_text="Resume from the last checkpoint of resume_from."
     )
     resume_from = models.ForeignKey(
         "self",
@@ -183,7 +183,7 @@ class Run(models.Model):
         related_name="heirs",
         db_index=False,
         help_text=(
-            "Whose last checkpoint it goes on from: retry_of, or the nearest run before it that has"
+            "Whose last checkpoint it resumes from: retry_of, or the nearest run before it that has"
             " one."
         ),
     )

@@ -66,13 +66,13 @@ def root_notice(user: User) -> str | None:
         return None
     if reason := _away(known):
         notice = (
-            "The output root is away: no run is started now. What waits starts by itself when it is"
-            " back."
+            "The output root is away: no run is started now. Waiting runs start by themselves when"
+            " it is back."
         )
     elif reason := _space_problem():
         notice = (
-            "The output root is full: no run is started now. What waits starts by itself when there"
-            " is room."
+            "The output root is full: no run is started now. Waiting runs start by themselves when"
+            " there is room."
         )
     else:
         return None
@@ -249,6 +249,6 @@ def _space_problem() -> str | None:
         return None
     return (
         f"The output root {settings.TUNIX_OUTPUT_ROOT} is full: {free // 2**20} MB are free,"
-        f" {ROOT_FREE_BYTES // 2**20} MB are needed to start a run. Make room; what waits starts by"
-        " itself then."
+        f" {ROOT_FREE_BYTES // 2**20} MB are needed to start a run. Make room; waiting runs start"
+        " by themselves then."
     )

@@ -42,7 +42,7 @@ def submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -
     request = clean_request(run.config | {"output_dir": None, "name": name}, of_run=True)
 
     def submit() -> Run:
-        source = find_source(run, anew=not resume)
+        source = find_source(run, from_scratch=not resume)
         if source is None and resume:
             _require_output_root()
         if source is None and run.extend_from_step is not None:

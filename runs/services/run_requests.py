@@ -591,7 +591,7 @@ def clean_annotations(data: Any, *, kept: Collection[str]) -> dict[str, Any]:
 
 
 class RetryBody(Model):
-    resume: bool = Field(True, description="Go on from the last checkpoint; false: from scratch.")
+    resume: bool = Field(True, description="Resume from the last checkpoint; false: from scratch.")
 
 
 def clean_retry(data: Any) -> bool:

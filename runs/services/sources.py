@@ -27,24 +27,25 @@ class SourceGone(Exception):
     """A checkpoint was removed after it had been found."""
 
 
-def find_source(run: Run, *, anew: bool = False) -> Source | None:
+def find_source(run: Run, *, from_scratch: bool = False) -> Source | None:
     """The newest checkpoint of ``run``, or else of the nearest run that it resumes from; None where
     there is none.
 
     Only complete checkpoints of the same training count. A run in the trash is passed over, since
     its files may be purged at any moment. A run that was started from scratch ends the search: what
     is older was left behind on purpose. An extension has no use for checkpoints before the one that
-    it extends. With ``anew``, an extension accepts that checkpoint only, and any other run none.
+    it extends. With ``from_scratch``, an extension accepts that checkpoint only, and any other run
+    none.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    if run.dry_run or (anew and run.extend_from_step is None):
+    if run.dry_run or (from_scratch and run.extend_from_step is None):
         return None
     candidate: Run | None = run
     while candidate is not None:
         step = None if candidate.trashed_at else usable_step(candidate, by=run)
-        if step is not None and (not anew or step == run.extend_from_step):
+        if step is not None and (not from_scratch or step == run.extend_from_step):
             return Source(candidate, step)
         candidate = candidate.resume_from if candidate.resume else None
     return None
@@ -96,7 +97,7 @@ def require_no_heir(run: Run) -> None:
     """
     if (heir := run.active_heir()) is not None:
         raise StateConflict(
-            f"Run {heir.run_id} goes on from the checkpoints of this run and has not ended yet."
+            f"Run {heir.run_id} resumes from the checkpoints of this run and has not ended yet."
         )
 
 
@@ -106,7 +107,7 @@ def problem_with_source(run: Run) -> str | None:
     if not run.resume:
         return None
     if run.resume_from is None:
-        gone = "The run whose checkpoint this one was to go on from has been deleted."
+        gone = "The run whose checkpoint this one was to resume from has been deleted."
     else:
         try:
             if usable_step(run.resume_from, by=run) is not None:

@@ -76,7 +76,7 @@ def submit_run(
         warnings=warnings,
     )
     reason = (
-        f"submitted; goes on from step {source.step} of run {source.run.run_id}"
+        f"submitted; resumes from step {source.step} of run {source.run.run_id}"
         if source
         else SUBMITTED
     )

@@ -195,12 +195,12 @@ def flush(stream: TextIO) -> None:
 
 
 def tune_memory() -> None:
-    """Start this program anew, as the same process, with memory in pages of 2 MB where the system
+    """Start this program again, as the same process, with memory in pages of 2 MB where the system
     offers them on request, and without heaps for each of the compiler's threads.
 
     A step takes and gives back hundreds of megabytes; in pages of 4 kB the kernel spends a tenth of
     the processor's time on it, and address translation as much again. What a thread has freed in a
-    heap of its own is of use to nobody. The C library reads its settings only when a program
+    heap of its own is of no use to others. The C library reads its settings only when a program
     starts. Those of the user's own are left alone.
     """
     found = os.environ.get(TUNABLES, "")

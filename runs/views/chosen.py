@@ -37,7 +37,7 @@ class Act:
 
     def why_not(self, run: Run, by: User) -> str:
         return (
-            "belongs to somebody else"
+            "belongs to another account"
             if why_not(by, May.ACT, owner_id=run.owner_id)
             else self.refuses(run)
         )
@@ -46,7 +46,7 @@ class Act:
 def _why_not_deleted(run: Run) -> str:
     if run.is_active:
         return "has not ended"
-    return "has checkpoints that an active run goes on from" if run.active_heir() else ""
+    return "has checkpoints that an active run resumes from" if run.active_heir() else ""
 
 
 ACTS = {

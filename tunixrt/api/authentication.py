@@ -1,4 +1,4 @@
-"""Who may call the API: a token (knox), a login session, or, in local mode, anybody on this
+"""Who may call the API: a token (knox), a login session, or, in local mode, every client on this
 machine."""
 
 from functools import cache

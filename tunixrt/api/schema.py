@@ -25,7 +25,7 @@ from tunixrt.refusals import RETRY_AFTER
 VERSION = "1"
 ROUTES = "tunixrt.urls"
 JSON = "application/json"
-# What any operation may answer: a host or a header that is wrong, nobody logged in, a role or a
+# What any operation may answer: a host or a header that is wrong, no login, a role or a
 # token that may not, a body that comes slowly or is too large, a query or an id that cannot be
 # read, a limit of the account, the database or the output root away.
 ANYWHERE = (400, 401, 403, 408, 413, 414, 422, 429, 503)

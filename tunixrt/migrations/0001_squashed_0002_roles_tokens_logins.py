@@ -109,7 +109,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('bucket', models.CharField(help_text='A hash of who tried, and from where.', max_length=64, primary_key=True, serialize=False)),
                 ('count', models.PositiveIntegerField()),
-                ('until', models.DateTimeField(db_index=True, help_text='When counting begins anew.')),
+                ('until', models.DateTimeField(db_index=True, help_text='When counting begins again.')),
             ],
         ),
         migrations.CreateModel(

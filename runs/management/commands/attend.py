@@ -12,7 +12,7 @@ class Command(BaseCommand):
     # the others are about pages, which are 20 MB that need not be loaded here
     requires_system_checks = [checks.SETTINGS]
     help = (
-        "Look after this host's runs: start what waits, bring results home, keep the task workers"
+        "Look after this host's runs: start waiting runs, collect results, keep the task workers"
         " alive."
     )
 

@@ -33,7 +33,7 @@ class Command(BaseCommand):
         for run_id in restored.ended:
             self.say(
                 f"Run {run_id} was executing when the backup was made; its page says how it ended."
-                " Retry it to go on."
+                " Retry it to continue."
             )
         self.say(
             f"Restored: the database and {restored.runs:,} folders of runs. Start the system now."

@@ -514,7 +514,7 @@ def test_several_at_once_are_done_where_one_may_and_named_where_not(submit: Subm
     chosen = {"do": "cancel", "ids": f"{mine.pk},{theirs.pk}"}
 
     assert (
-        "Nothing: it belongs to somebody else."
+        "Nothing: it belongs to another account."
         in browser.get("/runs/chosen", chosen).content.decode()
     )
     page = browser.post("/runs/chosen", chosen, follow=True).content.decode()

@@ -290,8 +290,7 @@ def test_a_folder_that_stays_removed_is_the_end(running: Run, monkeypatch: pytes
     running.refresh_from_db()
     assert (running.status, running.exit_code) == ("failed", None)
     assert (
-        running.message
-        == "The run's folder is gone: somebody removed it while the run was executing."
+        running.message == "The run's folder is gone: it was removed while the run was executing."
     )
 
 

@@ -260,7 +260,7 @@ def test_closed_standard_streams_do_no_harm(run):
             [["complain", "tunix: step 3"], ["kill_self", signal.SIGTERM]],
             None,
             signal.SIGTERM,
-            "The training command was killed by signal 15 (SIGTERM); somebody outside sent it.",
+            "The training command was killed by signal 15 (SIGTERM); another program sent it.",
         ),
         (
             [["kill_self", signal.SIGRTMIN + 6]],

@@ -199,7 +199,7 @@ class TestTheAdmin:
         page = act(operator, "deactivate", user, heir)
         assert page.count("still owns") == 1
         assert (
-            "The account somebody still owns 3 runs and 1 dataset. To give them to somebody else"
+            "The account somebody still owns 3 runs and 1 dataset. To give them to another account"
             in page
         )
         act(operator, "activate", user)

@@ -1,4 +1,4 @@
-"""Which checkpoint a retry goes on from, and what keeps that checkpoint until the retry has
+"""Which checkpoint a retry resumes from, and what keeps that checkpoint until the retry has
 ended."""
 
 import html
@@ -101,7 +101,7 @@ class TestSource:
             str(first.pk),
         )
         run = Run.objects.get(pk=fourth["run_id"])
-        assert run.events.get().reason == f"submitted; goes on from step 10 of run {first.pk}"
+        assert run.events.get().reason == f"submitted; resumes from step 10 of run {first.pk}"
         assert manifest(run)["resume_from"] == checkpoints(first)
 
     def test_the_nearest_checkpoint_counts(self, submit: Submit, user: User) -> None:
@@ -175,7 +175,7 @@ class TestSource:
         assert FROM_SCRATCH in html.unescape(local_client.get(f"/runs/{third.pk}").content.decode())
         end(third, 7, lost=True)
         assert shown(api, third) == [FROM_SCRATCH]  # it lasts
-        assert shown(api, third.retries.get()) == []  # goes on from step 7
+        assert shown(api, third.retries.get()) == []  # resumes from step 7
 
     def test_a_retry_asked_for_keeps_the_warning_and_one_meant_from_scratch_has_none(
         self, submit: Submit, user: User, api: APIClient
@@ -265,7 +265,7 @@ class TestProtection:
         page = local_client.get(
             "/runs/chosen", {"do": "delete", "ids": str(source.pk)}
         ).content.decode()
-        assert "Nothing: it has checkpoints that an active run goes on from." in page
+        assert "Nothing: it has checkpoints that an active run resumes from." in page
 
     def test_when_the_heir_has_ended_it_may_go(self, source: Run, heir: Run, user: User) -> None:
         end(heir, 7)

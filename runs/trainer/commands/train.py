@@ -98,7 +98,7 @@ def _train(
     checkpoints.finish()
     if loop.stopped_by:
         saved = (
-            f"a checkpoint of step {loop.step} is saved; start the run again to go on"
+            f"a checkpoint of step {loop.step} is saved; start the run again to continue"
             if loop.step
             else "nothing was trained yet"
         )
@@ -135,7 +135,7 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
         if not folder.is_dir():
             raise StorageError(
                 f"resume_from: there is no folder {folder}; name the checkpoints folder of the run"
-                " to go on from"
+                " to resume from"
             )
         with Checkpoints(
             folder, identity=_identity(prepared), keep_last=1, keep_best=0, read_only=True
@@ -144,7 +144,7 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
         if found is None:
             raise StorageError(
                 f"resume_from: there is no complete checkpoint in {folder}; remove resume_from to"
-                " begin anew"
+                " start from scratch"
             )
     if found is None:
         if start:

@@ -1,4 +1,4 @@
-"""Checkpoints: what a training needs to go on, written asynchronously and atomically by
+"""Checkpoints: what a training needs to resume, written asynchronously and atomically by
 google-tunix's manager (orbax).
 
 ``checkpoints/<step>/`` appears whole or not at all (written under a temporary name, then renamed).

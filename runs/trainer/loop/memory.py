@@ -40,7 +40,7 @@ def memory_estimate(
 
     ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices;
     ``rows`` of ``length`` tokens in a micro-batch, spread over ``shards × replicas`` devices.
-    docs/training.md has the figures that it was held against.
+    docs/training.md has the figures that it was compared with.
     """
     lora = training["lora_rank"] is not None
     width = 4 if lora else itemsize  # LoRA matrices are float32
@@ -80,7 +80,7 @@ def memory_estimate(
     # Logits, their softmax and their gradient.
     loss = (3 if a.final_softcap is None else 4) * 4 * min(_LOSS_CHUNK, tokens * a.vocab)
     parts = {
-        # A step gives all weights anew, the frozen ones as well.
+        # A step gives all weights again, the frozen ones as well.
         "weights": (2 * weights + looped) // shards,
         "gradients": (2 if training["gradient_accumulation_steps"] > 1 else 1)
         * gradients

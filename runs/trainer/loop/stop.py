@@ -36,7 +36,7 @@ class StopWatch:
         return "stop.json" if os.path.exists(self._path) else None
 
     def check(
-        self, when: str = "outside of the training steps; start the run again to go on"
+        self, when: str = "outside of the training steps; start the run again to continue"
     ) -> None:
         """Raise Interrupted when a stop was asked for. For the times outside of the steps, when
         there is nothing to save."""

@@ -235,7 +235,7 @@ export class LogView {
     }
   }
 
-  /** Go on below the lines that are shown, until the log's end is reached and what comes live goes on from there. */
+  /** Go on below the lines that are shown, until the log's end is reached and what comes live resumes from there. */
   async loadNewer() {
     if (this.loading) return;
     this.loading = true;

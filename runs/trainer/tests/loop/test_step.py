@@ -102,7 +102,7 @@ def test_four_devices_give_the_numbers_of_one(make_run, one):
     assert four.result()["eval_loss_after"] == pytest.approx(
         one.result()["eval_loss_after"], rel=1e-4
     )
-    # And a checkpoint of four devices is one that a single device can go on from.
+    # And a checkpoint of four devices is one that a single device can resume from.
     longer = make_run("longer", **SIX_ROWS, num_epochs=2, resume_from="../four/checkpoints")
     assert longer.train() == 0
     assert longer.result()["resumed_from_step"] == one.result()["steps"]

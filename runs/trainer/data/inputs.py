@@ -49,7 +49,8 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int)
             f"The chat template takes no system message: in {count:,} examples it is put before the"
             " first user message."
         )
-    if count := data.counts["developers_moved"]:
+    # a cache of before there were conversations does not count them
+    if count := data.counts.get("developers_moved", 0):
         warnings.append(
             "The chat template knows no developer: in"
             f" {_counted(count, 'example')} developers' messages are written as system messages."

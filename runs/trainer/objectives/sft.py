@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Part of the cache's key and of the identity of checkpoints. Change it whenever the same example
 # could become other tokens or another mask, or when the cached files change their layout.
-ENCODING = "4"
+ENCODING = "3"
 
 
 class SupervisedFineTuning(Objective):

@@ -59,9 +59,8 @@ def make_skeleton(
     reasoning: int | None = None
     last = len(messages) - 1
 
-    def place(segment: str, position: int) -> str:
+    def place(segment: str, text: str, position: int) -> str:
         """``segment`` with a placeholder for its text."""
-        text = segment.strip()
         if len(texts) > LAST - FIRST:
             raise DataError(f"the conversation has more than {LAST - FIRST:,} texts; split it")
         before = len(segment) - len(segment.lstrip())
@@ -81,7 +80,8 @@ def make_skeleton(
                     # templates leave the reasoning of earlier turns out, on purpose
                     if position == last:
                         reasoning = len(texts)
-                    out["reasoning_content"] = place(message["reasoning_content"], position)
+                    thought = message["reasoning_content"]
+                    out["reasoning_content"] = place(thought, thought.strip(), position)
             segments = [content]
             if role == "assistant" and "<" in content:
                 segments = tags.split(content)
@@ -89,12 +89,13 @@ def make_skeleton(
                     segments = [content]
             numbers: list[int] = []
             for index, segment in enumerate(segments):
-                if index % 2 or not segment.strip():
+                text = segment.strip()
+                if index % 2 or not text:
                     if segment == REASONING_TAGS[1] and position < last:
                         numbers.clear()  # as above
                     continue
                 numbers.append(len(texts))
-                segments[index] = place(segment, position)
+                segments[index] = place(segment, text, position)
             required.update(numbers)
             out["content"] = "".join(segments)
         marked.append(out)

@@ -203,6 +203,7 @@ def _write_chunk(
     files: tuple[BinaryIO, BinaryIO, BinaryIO, BinaryIO],
 ) -> None:
     tokens, learnt, pieces, answers = files
+    all_ids: list[np.ndarray] = []
     ids_out: list[np.ndarray] = []
     learnt_out: list[np.ndarray] = []
     records: list[tuple[int, int, int, bool]] = []
@@ -217,7 +218,7 @@ def _write_chunk(
             control_texts = max(control_texts, row.control_texts)
             system_moved |= row.system_moved
             developer_moved |= row.developer_moved
-            counts.largest_id = max(counts.largest_id, int(ids.max()))
+            all_ids.append(ids)
         counts.control_texts += control_texts
         counts.systems_moved += system_moved
         counts.developers_moved += developer_moved
@@ -242,6 +243,7 @@ def _write_chunk(
             count["pieces"] += 1
             count["tokens"] += len(piece)
             count["answer_tokens"] += int(np.count_nonzero(piece_mask))
+    counts.largest_id = max(counts.largest_id, int(np.concatenate(all_ids).max()))
     if records:
         tokens.write(np.concatenate(ids_out).tobytes())
         learnt.write(np.concatenate(learnt_out).tobytes())

@@ -9,11 +9,13 @@ Fields are told by the words in their names, so that ``isCorrect``, ``overall_sc
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from datasets.formats.lines import Line
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, "[]", "{}")
+_LONGEST_NAME = 200  # characters of a name that are looked at
 _DEPTH = 4  # levels of objects in which verdicts are looked for
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -143,11 +145,16 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
     return None
 
 
-def words_of(name: str) -> set[str]:
+def words_of(name: str) -> frozenset[str]:
     """The words in a name, in lower case: ``isCorrect``, ``is-correct`` and ``IS_CORRECT`` have the
     same."""
+    return _words_of(name[:_LONGEST_NAME])
+
+
+@lru_cache(maxsize=4096)  # the same names come line after line
+def _words_of(name: str) -> frozenset[str]:
     plain = {word.lower() for word in _WORD.findall(name)}
-    return plain | {re.sub(r"[^a-z]", "", name.lower())}
+    return frozenset(plain | {re.sub(r"[^a-z]", "", name.lower())})
 
 
 def _refusal(name: str, fields: list[str], advice: str) -> str:

@@ -210,6 +210,7 @@ def import_file(
             provenance |= {"bytes": source.bytes, "sha256": source.sha256}
         provenance |= {
             "packing": source.packing.value,
+            "left_out_beside_the_examples": source.beside,
             "kind": kind,
             "mapping": mapping,
             "ignore": sorted(ignore),

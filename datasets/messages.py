@@ -6,12 +6,13 @@ for an assistant also ``reasoning``, ``tool_calls`` and ``weight``, for a tool `
 refused by name.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from datasets.schema import NAME_SHOWN, json_kind, text_problem
+from datasets.schema import NAME_SHOWN, RepeatedKey, json_kind, text_problem, without_repeats
 from tunixrt.readable import is_blank
 from tunixrt.refusals import shorten
 
@@ -177,9 +178,13 @@ def read_tools(value: Any) -> Tools:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
+        json.loads(text, object_pairs_hook=without_repeats)
+    except RepeatedKey as error:
+        raise InvalidMessages(f"{where}: {error}") from error
     except (orjson.JSONDecodeError, RecursionError) as error:
         raise InvalidMessages(f"{where}: is not JSON") from error
+    return value
 
 
 def _text(value: Any, where: str) -> str:

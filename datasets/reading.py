@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import IO, Any, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import zstandard
 
@@ -29,6 +29,7 @@ from datasets.containers import (
     container_of,
     packing_of,
 )
+from datasets.formats.hazards import hazard_of
 from datasets.formats.lines import Line, LineError, parse_line
 from datasets.formats.table import is_known
 from tunixrt.refusals import Messages, Refusal
@@ -37,6 +38,7 @@ from tunixrt.refusals import Messages, Refusal
 MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 MAX_COLUMNS = 1_000
+ROW_NUMBER = "column 1"  # a first column without a name
 _BOM = b"\xef\xbb\xbf"
 _INK = re.compile(rb"\S")
 _PIECE = 64 * 1024
@@ -106,6 +108,7 @@ class Source:
         bytes, sha256: of the file as it came.
         whole: whether it was read to its end.
         packing: what it is compressed with, or none.
+        beside: fields that stand beside the list of examples in a document.
     """
 
     def __init__(self, file: Readable, file_name: str, *, max_unpacked: int):
@@ -114,6 +117,7 @@ class Source:
         self._max_unpacked = max_unpacked
         self.whole = False
         self.packing = Packing.NONE
+        self.beside: list[str] = []
 
     @property
     def bytes(self) -> int:
@@ -135,7 +139,7 @@ class Source:
             if self.packing is not Packing.NONE:
                 stream = _Stream(
                     _Unpacked(
-                        cast("IO[bytes]", io.BufferedReader(self._packed, _PIECE)),
+                        cast(BinaryIO, io.BufferedReader(self._packed, _PIECE)),
                         self.packing,
                         self._max_unpacked,
                     )
@@ -146,14 +150,14 @@ class Source:
         if container is None:
             self.whole = True
             return
-        file = cast("IO[bytes]", io.BufferedReader(stream, _PIECE))
+        file = cast(BinaryIO, io.BufferedReader(stream, _PIECE))
         match container.shape:
             case Shape.LINES:
-                yield from _lines(file)
+                yield from self._lines(file)
             case Shape.ARRAY:
                 yield from _array(file)
             case Shape.DOCUMENT:
-                yield from _document(file)
+                yield from self._document(file)
             case Shape.TABLE:
                 yield from _table(file, container.delimiter)
         self.whole = True
@@ -178,6 +182,58 @@ class Source:
             file_name=self._file_name,
         )
 
+    def _lines(self, file: BinaryIO) -> Iterator[Found]:
+        numbered = _numbered_lines(file)
+        first, second = next(numbered, None), next(numbered, None)
+        if first is None:
+            return
+        if (
+            second is None
+            and isinstance(first[1], dict)
+            and (inside := self._examples_in(first[1]))
+        ):
+            yield from enumerate(inside, start=1)
+            return
+        yield from chain([first], [second] if second else [], numbered)
+
+    def _document(self, file: BinaryIO) -> Iterator[Found]:
+        """One object over several lines: an example, or an object with one list of them."""
+        raw = file.read(MAX_DOCUMENT_BYTES + 1).removeprefix(_BOM)
+        if len(raw) > MAX_DOCUMENT_BYTES:
+            raise ImportRefused(
+                f"The file is one JSON object of more than {MAX_DOCUMENT_BYTES:,} bytes; give the"
+                " examples as an array, or one object a line."
+            )
+        value = _parsed(raw)
+        if isinstance(value, LineError):
+            raise ImportRefused(
+                f"The file is one JSON document over several lines, which {value}."
+                " `jq -c .` writes an object on one line."
+            )
+        inside = self._examples_in(value)
+        yield from enumerate(inside or [value], start=1)
+
+    def _examples_in(self, document: Line) -> list[Line | LineError]:
+        """The examples that an object holds which is none itself: those of its only list of
+        objects. Raises ImportRefused where what stands beside them says something about them."""
+        if is_known(document):
+            return []
+        lists = [
+            name
+            for name, value in document.items()
+            if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
+        ]
+        if len(lists) != 1:
+            return []
+        beside = {name: value for name, value in document.items() if name != lists[0]}
+        if hazard := hazard_of(beside, ()):
+            raise ImportRefused(
+                f"What stands beside the list {lists[0][:40]!r} {hazard}. Write it into each"
+                " example, or give the list alone."
+            )
+        self.beside = [str(name)[:100] for name in list(beside)[:100]]
+        return list(document[lists[0]])
+
 
 def _filled_lines(head: bytes) -> Iterator[bytes]:
     """The lines that are not blank, with their ends."""
@@ -192,7 +248,7 @@ def _filled_lines(head: bytes) -> Iterator[bytes]:
 class _Unpacked:
     """What a compressed file holds; ``limit`` bytes of it at most. Raises ImportRefused."""
 
-    def __init__(self, file: IO[bytes], packing: Packing, limit: int):
+    def __init__(self, file: BinaryIO, packing: Packing, limit: int):
         self._pieces = _gunzip(file) if packing is Packing.GZIP else _unzstd(file)
         self._packing = packing
         self._left = b""
@@ -219,13 +275,13 @@ class _Unpacked:
         return piece
 
 
-def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
+def _gunzip(file: BinaryIO) -> Iterator[bytes]:
     with gzip.GzipFile(fileobj=file) as unpacked:
         while piece := unpacked.read(_PIECE):
             yield piece
 
 
-def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
+def _unzstd(file: BinaryIO) -> Iterator[bytes]:
     """Frame by frame: the reader of the library takes a frame that is cut off for a whole one."""
     packed = file.read(_ZSTD_PIECE)
     while packed:
@@ -241,18 +297,7 @@ def _unzstd(file: IO[bytes]) -> Iterator[bytes]:
 # --- JSON Lines -----------------------------------------------------------------------------------
 
 
-def _lines(file: IO[bytes]) -> Iterator[Found]:
-    numbered = _numbered_lines(file)
-    first, second = next(numbered, None), next(numbered, None)
-    if first is None:
-        return
-    if second is None and isinstance(first[1], dict) and (inside := _examples_in(first[1])):
-        yield from enumerate(inside, start=1)
-        return
-    yield from chain([first], [second] if second else [], numbered)
-
-
-def _numbered_lines(file: IO[bytes]) -> Iterator[Found]:
+def _numbered_lines(file: BinaryIO) -> Iterator[Found]:
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 2):
         number += 1
@@ -277,7 +322,7 @@ def _parsed(raw: bytes) -> Line | LineError:
 # --- JSON documents -------------------------------------------------------------------------------
 
 
-def _array(file: IO[bytes]) -> Iterator[Found]:
+def _array(file: BinaryIO) -> Iterator[Found]:
     """The items of an array. Raises ImportRefused where it is broken: what comes after that cannot
     be told."""
     decoder = json.JSONDecoder()
@@ -347,36 +392,6 @@ def _array(file: IO[bytes]) -> Iterator[Found]:
         )
 
 
-def _document(file: IO[bytes]) -> Iterator[Found]:
-    """One object over several lines: an example, or an object with one list of them."""
-    raw = file.read(MAX_DOCUMENT_BYTES + 1).removeprefix(_BOM)
-    if len(raw) > MAX_DOCUMENT_BYTES:
-        raise ImportRefused(
-            f"The file is one JSON object of more than {MAX_DOCUMENT_BYTES:,} bytes; give the"
-            " examples as an array, or one object a line."
-        )
-    value = _parsed(raw)
-    if isinstance(value, LineError):
-        raise ImportRefused(
-            f"The file is one JSON document over several lines, which {value}."
-            " `jq -c .` writes an object on one line."
-        )
-    inside = _examples_in(value)
-    yield from enumerate(inside or [value], start=1)
-
-
-def _examples_in(document: Line) -> list[Line | LineError]:
-    """The examples that an object holds which is none itself: those of its only list of objects."""
-    if is_known(document):
-        return []
-    lists = [
-        value
-        for value in document.values()
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value)
-    ]
-    return list(lists[0]) if len(lists) == 1 else []
-
-
 # --- Tables ---------------------------------------------------------------------------------------
 
 # columns in which a cell may hold JSON, as tables of chats do
@@ -386,7 +401,7 @@ _STRUCTURED = {
 }
 
 
-def _table(file: IO[bytes], delimiter: str) -> Iterator[Found]:
+def _table(file: BinaryIO, delimiter: str) -> Iterator[Found]:
     rows = csv.reader(_text_lines(file), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1
@@ -405,7 +420,9 @@ def _table(file: IO[bytes], delimiter: str) -> Iterator[Found]:
                 )
                 continue
             cells = {
-                name: _cell(name, text) for name, text in zip(header, row, strict=True) if name
+                name: _cell(name, text)
+                for name, text in zip(header, row, strict=True)
+                if name != ROW_NUMBER or not text.strip().isdigit()
             }
             yield number, cells
     except csv.Error as error:
@@ -416,7 +433,7 @@ def _table(file: IO[bytes], delimiter: str) -> Iterator[Found]:
         ) from error
 
 
-def _text_lines(file: IO[bytes]) -> Iterator[str]:
+def _text_lines(file: BinaryIO) -> Iterator[str]:
     decode = codecs.getincrementaldecoder("utf-8-sig")().decode
     while raw := file.readline(MAX_LINE_BYTES):
         yield decode(raw)
@@ -426,8 +443,12 @@ def _header(row: list[str]) -> list[str]:
     names = [name.strip() for name in row]
     if len(names) > MAX_COLUMNS:
         raise ImportRefused(f"The table has {len(names):,} columns; the limit is {MAX_COLUMNS:,}.")
-    named = [name for name in names if name]  # a column without a name numbers the rows
-    if repeated := next((name for name in named if named.count(name) > 1), None):
+    # The first column without a name numbers the rows, as tables of pandas have it.
+    names = [
+        name or (f"column {place}" if place > 1 else ROW_NUMBER)
+        for place, name in enumerate(names, 1)
+    ]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
         raise ImportRefused(f"The table has the column {repeated[:100]!r} twice.")
     return names
 

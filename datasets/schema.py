@@ -1,6 +1,7 @@
 """What a trace is: its fields and limits, and its content hash."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -161,6 +162,19 @@ def _hashed(
         hashlib.sha256(canonical).hexdigest(),
         len(canonical),
     )
+
+
+class RepeatedKey(Exception):
+    """An object of JSON has a key twice: readers disagree which value counts."""
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The ``object_pairs_hook`` of a strict reader. Raises RepeatedKey."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise RepeatedKey(f"has the key {repeated!r} twice")
+    return result
 
 
 def json_kind(value: Any) -> str:

@@ -16,6 +16,7 @@ from datasets.formats.lines import Line
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, "[]", "{}")
 _LONGEST_NAME = 200  # characters of a name that are looked at
+_ITEMS = 20  # objects of a list that are looked at
 _DEPTH = 4  # levels of objects in which verdicts are looked for
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
@@ -40,7 +41,7 @@ _HAZARDS = (
         "preference data",
         _words(
             *("chosen", "rejected", "winner", "loser", "preferred", "dispreferred"),
-            *("preference", "preferences", "negative", "negatives"),
+            *("preference", "preferences", "negative", "negatives", "choice"),
         ),
         "give both answers as chosen and rejected",
     ),
@@ -61,7 +62,10 @@ _HAZARDS = (
     ),
     Hazard(
         "an example with further input",
-        _words("input", "inputs", "context", "contexts", "documents", "history"),
+        _words(
+            *("input", "inputs", "context", "contexts", "documents", "history"),
+            *("instruction", "instructions", "choices", "options", "apis"),
+        ),
         "make it part of the prompt",
     ),
     Hazard(
@@ -78,7 +82,8 @@ _HAZARDS = (
         "an example with a rating",
         _words(
             *("reward", "rewards", "score", "scores", "rating", "ratings", "rated"),
-            *("rank", "ranks", "ranking", "stars"),
+            *("rank", "ranks", "ranking", "stars", "grade", "grades", "graded", "confidence"),
+            *("accuracy",),
         ),
         "keep the lines whose answer is good enough to learn",
     ),
@@ -93,14 +98,30 @@ _JUDGEMENTS = _words(
     *("harmful", "honest", "truthful", "factual", "safe", "unsafe", "toxic", "toxicity"),
     *("hallucination", "hallucinated", "coherence", "complexity", "verbosity", "target"),
     *("judgement", "judgment", "annotation", "annotations", "train", "trainable", "learn"),
+    *("approved", "acceptable", "best", "gold", "flagged", "dislike", "decision"),
 )
+# These only with true, false, or a word for them: a number is something else.
+_REMARKS = _words(
+    *("status", "result", "outcome", "evaluation", "review", "use", "used", "keep", "kept"),
+    *("skip", "skipped", "exclude", "excluded", "include", "included", "discard", "discarded"),
+    *("delete", "deleted", "loss", "satisfied"),
+)
+# What stands together in one word, as in ``iscorrect`` and ``thumbsdown``.
+_WITHIN = re.compile(
+    r"^(is|was|has)?(label|correct|incorrect|wrong|thumbs?|score|rating|reward|rejected|chosen)"
+    r"|(label|correct|incorrect|thumbs?|score|rating|reward|rejected|chosen)$"
+)
+_MARKS = ("👍", "👎", "✅", "❌")
 _VERDICTS = _words(
     *("true", "yes", "y", "t", "1", "1.0", "good", "right", "correct", "positive", "great"),
     *("desirable", "chosen", "accepted", "preferred", "up", "win", "pass", "passed", "+", "++"),
     *("false", "no", "n", "f", "0", "0.0", "-1", "-1.0", "bad", "wrong", "incorrect", "negative"),
     *("undesirable", "rejected", "down", "loss", "lose", "tie", "fail", "failed", "poor", "-"),
-    *("neutral", "mixed", "👍", "👎", "✅", "❌", "✓", "✗"),
+    *("neutral", "mixed", "👍", "👎", "✅", "❌", "✓", "✗", "satisfied", "dissatisfied"),
+    *("approved", "flagged", "acceptable", "unacceptable"),
 )
+_VERDICT_WORDS = _words("good", "bad", "wrong", "correct", "incorrect", "poor", "rejected")
+_REMARK_WORDS = 5
 _ANSWERS = _words(
     *("answer", "answers", "assistant", "chat", "completion", "conversation", "generation"),
     *("message", "messages", "model", "output", "response"),
@@ -130,6 +151,11 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
             _DEPTH,
         )
     )
+    if sides := _sides(unknown):
+        return _refusal("preference data", sides, "give both answers as chosen and rejected")
+    for hazard in _HAZARDS:
+        if found := sorted(name for name in unknown if hazard.words & words_of(name)):
+            return _refusal(hazard.name, found, hazard.advice)
     if judged := sorted(name for name, value in unknown.items() if _is_judgement(name, value)):
         return _refusal(
             "KTO data",
@@ -137,11 +163,6 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
             "to learn the good answers alone, keep the lines whose label is true and leave the"
             " label out",
         )
-    if sides := _sides(unknown):
-        return _refusal("preference data", sides, "give both answers as chosen and rejected")
-    for hazard in _HAZARDS:
-        if found := sorted(name for name in unknown if hazard.words & words_of(name)):
-            return _refusal(hazard.name, found, hazard.advice)
     return None
 
 
@@ -158,7 +179,9 @@ def _words_of(name: str) -> frozenset[str]:
 
 
 def _refusal(name: str, fields: list[str], advice: str) -> str:
-    shown = ", ".join(fields)
+    # not a list of objects and each of their fields
+    outer = [name for name in fields if not any(name.startswith(f"{other}.") for other in fields)]
+    shown = ", ".join(outer)
     shown = shown if len(shown) <= 120 else f"{shown[:118]} …"
     return (
         f"is {name} ({shown}), which cannot be imported yet: {advice}; or name it in ignore if it"
@@ -172,20 +195,43 @@ def _flat(fields: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value and depth:
             for inner, below in _flat(value, depth - 1):
                 yield f"{name}.{inner}", below
-        elif value not in _EMPTY:
+            continue
+        if value not in _EMPTY:
             yield str(name), value
+        if isinstance(value, list) and depth:
+            for item in value[:_ITEMS]:
+                for inner, below in _flat(item if isinstance(item, dict) else {}, depth - 1):
+                    yield f"{name}.{inner}", below
 
 
 def _is_judgement(name: str, value: Any) -> bool:
     words = words_of(name)
-    return bool(_JUDGEMENTS & words) and ("kto" in words or _is_verdict(value))
+    if "kto" in words or any(mark in name for mark in _MARKS):
+        return True
+    if _REMARKS & words and not _is_numeric(value) and _is_verdict(value):
+        return True
+    return (
+        bool(_JUDGEMENTS & words) or any(_WITHIN.search(word) for word in words)
+    ) and _is_verdict(value)
+
+
+def _is_numeric(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or (
+        isinstance(value, str) and _is_number(value)
+    )
 
 
 def _is_verdict(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_is_verdict(item) for item in value)
     if isinstance(value, str):
-        return value.strip().lower() in _VERDICTS or _is_number(value)
+        said = value.strip().lower()
+        # A short remark, not a topic or a sentence
+        return (
+            said in _VERDICTS
+            or _is_number(value)
+            or (said.count(" ") <= _REMARK_WORDS and not _VERDICT_WORDS.isdisjoint(said.split()))
+        )
     return isinstance(value, bool | int | float)
 
 

@@ -1,12 +1,11 @@
 """One line of JSON Lines, and why it cannot be read."""
 
 import json
-from collections import Counter
 from typing import Any
 
 import orjson
 
-from datasets.schema import json_kind
+from datasets.schema import RepeatedKey, json_kind, without_repeats
 from tunixrt.readable import is_blank
 
 REASON_MAX_CHARACTERS = 300
@@ -40,20 +39,14 @@ def parse_line(raw: bytes) -> dict[str, Any]:
             )
             raise LineError(f"is {json_kind(value)}, not an object{hint}")
         # orjson is strict about everything but keys that come twice.
-        json.loads(text, object_pairs_hook=_without_repeats)
+        json.loads(text, object_pairs_hook=without_repeats)
     except orjson.JSONDecodeError as error:
         raise LineError(_json_reason(error, text)) from error
+    except RepeatedKey as error:
+        raise LineError(str(error)) from error
     except RecursionError as error:
         raise LineError("is nested too deeply") from error
     return value
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise LineError(f"has the key {repeated!r} twice")
-    return result
 
 
 def _json_reason(error: orjson.JSONDecodeError, text: str) -> str:

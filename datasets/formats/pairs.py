@@ -86,6 +86,8 @@ def _pair(prompt: Any, chosen: Any, rejected: Any, rest: Line) -> ExampleData:
     given = [score for score in scores.values() if score is not None]
     if len(given) == 1:
         raise LineError("score_chosen and score_rejected: give both or none")
+    if given and all(type(score) in (int, float) for score in given) and given[1] > given[0]:
+        raise LineError("score_rejected is higher than score_chosen")
     if given:
         for name in SCORES.values():
             del rest[name]

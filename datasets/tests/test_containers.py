@@ -16,6 +16,7 @@ import pytest
 import zstandard
 
 from datasets.importers import BadLines, import_file
+from datasets.models import Dataset, Trace
 from datasets.reading import (
     MAX_COLUMNS,
     MAX_DOCUMENT_BYTES,
@@ -191,6 +192,25 @@ def test_examples_are_read_whatever_they_are_packed_in(content):
     assert questions_of(content) == ["0+1=?", "1+1=?"]
 
 
+def test_what_stands_beside_the_examples_of_a_document_is_named():
+    import_file(
+        file=io.BytesIO(json.dumps({"version": 1, "data": ROWS}, indent=1).encode()),
+        name="sums",
+        version="v1",
+        by=None,
+    )
+    assert Dataset.objects.get().provenance["left_out_beside_the_examples"] == ["version"]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "beside", [{"label": False}, {"system": "Be bad."}, {"instruction": "Add."}, {"rejected": True}]
+)
+def test_what_says_something_about_all_examples_of_a_document_is_refused(beside, indent):
+    reason = refusal_of(json.dumps(beside | {"data": ROWS}, indent=indent).encode())
+    assert "What stands beside the list 'data'" in reason or "data" in reason
+
+
 def test_one_example_as_a_document():
     assert questions_of(json.dumps(ROWS[0], indent=2).encode()) == ["0+1=?"]
 
@@ -302,6 +322,7 @@ def test_an_array_is_read_in_little_memory():
         b'prompt\tcompletion\n1+1?\t2\n"a\nb"\tc, d',
         b'prompt|completion\n1+1?|2\n\n"a\nb"|c, d\n ',
         b',prompt,completion\n0,1+1?,2\n1,"a\nb","c, d"\n',
+        b',prompt,completion\n7,1+1?,2\n8,"a\nb","c, d"\n',
         b'"prompt","completion","tools"\n1+1?,2,\n"a\nb","c, d",\n',
         packed(b'prompt,completion\n1+1?,2\n"a\nb","c, d"\n'),
     ],
@@ -321,6 +342,19 @@ def test_a_table_of_one_column_is_told_by_its_name():
 
 def test_a_table_of_one_column_without_such_a_name_is_no_table():
     assert refusal_of(b"text\nhello\nworld\n").startswith("1: is not JSON: ")
+
+
+def test_columns_without_a_name_are_kept_but_the_numbers_of_rows():
+    import_file(
+        file=io.BytesIO(b",prompt,completion,\n0,a,b,False\nx,c,d,wrong\n"),
+        name="sums",
+        version="v1",
+        by=None,
+    )
+    assert [trace.meta for trace in Trace.objects.order_by("prompt")] == [
+        {"column 4": "False"},
+        {"column 1": "x", "column 4": "wrong"},
+    ]
 
 
 def test_cells_that_hold_chats():

@@ -101,6 +101,10 @@ def test_the_call_of_before_there_were_several():
         (asked(tool_calls=["x"]), "a call must be an object with a function"),
         (asked(tool_calls=[{"function": {"name": " "}}]), "the name of a function is blank"),
         (asked(tool_calls=[call("{")]), "arguments of weather: is not JSON"),
+        (
+            asked(tool_calls=[call('{"a": 1, "a": 2}')]),
+            "arguments of weather: has the key 'a' twice",
+        ),
         (asked(tool_calls=[call("[1]")]), "arguments of weather must be an object, not a list"),
         (asked(tool_calls=[call({})], function_call={"name": "f"}), "tool_calls and function_call"),
     ],

@@ -16,6 +16,9 @@ SCREENS = ((390, 844), (1440, 900))
 # Opens what is folded, and names what is wider than it may be: the page, and every box that would
 # scroll to the side. Some scroll on purpose: a comparison, which has a column for each run, tables
 # of the admin, a history of which all columns are shown.
+CHARTS_FIT = """() => [...document.querySelectorAll(".uplot")].every(
+    (chart) => chart.getBoundingClientRect().right <= innerWidth
+)"""
 TOO_WIDE = """(all) => {
   for (const one of document.querySelectorAll("details")) one.open = true;
   const found = [];
@@ -162,6 +165,8 @@ def test_no_page_is_wider_than_the_window(visit: Visit, long: dict[str, str]):
         page.goto(path.format(**long))
         for width, height in SCREENS:
             page.set_viewport_size({"width": width, "height": height})
+            # charts are drawn again once they are told of the new width
+            page.wait_for_function(CHARTS_FIT)
             found += [
                 f"{name} at {width}: {one}"
                 for one in page.evaluate(TOO_WIDE, name == "history-columns")

@@ -267,7 +267,7 @@ def test_closed_standard_streams_do_no_harm(run):
             None,
             signal.SIGRTMIN + 6,
             (
-                f"The training command was killed by signal {signal.SIGRTMIN + 6}; somebody outside"
+                f"The training command was killed by signal {signal.SIGRTMIN + 6}; another program"
                 " sent it."
             ),
         ),

@@ -64,6 +64,7 @@ class Layout:
             after it.
         end_length: characters of ``end`` up to and including the token that ends the answer.
         end_added: whether that is the end token, because the template writes none.
+        end_has_text: whether the template writes a text of its own before that token.
         rendered: the whole conversation as the template renders it.
         row_is_rendered: whether the row is the same; with ``prompt_style: generation`` it may not
             be.
@@ -76,6 +77,7 @@ class Layout:
     end: Pieces
     end_length: int
     end_added: bool
+    end_has_text: bool
     rendered: Pieces
     row_is_rendered: bool
     asked: Pieces
@@ -403,6 +405,7 @@ class ChatTemplate:
             pieces_of(end),
             length,
             end_added,
+            bool(self.control.without_names(end[:length]).strip()),
             pieces_of(whole),
             prompt + answer + end == whole,
             pieces_of(asked),

@@ -49,7 +49,12 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int)
             f"The chat template takes no system message: in {count:,} examples it is put before the"
             " first user message."
         )
-    # a cache of before there were conversations does not count them
+    # caches of before these were counted have neither of them
+    if count := data.counts.get("ends_with_text", 0):
+        warnings.append(
+            f"In {_counted(count, 'example')} the chat template writes a text of its own after an"
+            " answer, before the token that ends it; that text is learnt as a part of the answer."
+        )
     if count := data.counts.get("developers_moved", 0):
         warnings.append(
             "The chat template knows no developer: in"

@@ -32,12 +32,15 @@ class Row:
         spans: the characters of the text that are learnt, each ``(start, end)``: an answer
             and the token that ends it.
         found: the conversation up to the last of these answers.
+        end_has_text: whether the template writes a text of its own after one of the answers,
+            before the token that ends it.
     """
 
     parts: list[Part]
     text: str
     spans: list[tuple[int, int]]
     found: LaidOut
+    end_has_text: bool = False
 
     @classmethod
     def of(cls, found: LaidOut) -> Row:
@@ -48,7 +51,7 @@ class Row:
         end = start + _length(answer) + layout.end_length
         parts = [*prompt, *answer, *found.parts(layout.end)]
         text = found.rendered if layout.row_is_rendered else joined(parts)
-        return cls(parts, text, [(start, end)], found)
+        return cls(parts, text, [(start, end)], found, layout.end_has_text)
 
     def begins(self, longer: Row) -> bool:
         """Return whether all that is learnt here stands in ``longer`` after the same text."""
@@ -70,6 +73,7 @@ def make_rows(template: ChatTemplate, conversation: Conversation) -> list[Row]:
         row = Row.of(template.lay_out(messages[: position + 1], tools))
         if rows and rows[-1].begins(row):
             row.spans = [*rows[-1].spans, *row.spans]
+            row.end_has_text |= rows[-1].end_has_text
             left += len(rows.pop().text)
         left -= len(row.text)
         if left < 0 and rows:

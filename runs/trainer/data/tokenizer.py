@@ -42,6 +42,8 @@ class Encoded:
         control_texts: texts that contain the name of a control token.
         system_moved: whether the system message was put before the first question.
         developer_moved: whether developers' messages were written as system messages.
+        end_has_text: whether the template writes a text of its own after an answer, before the
+            token that ends it; it is learnt.
     """
 
     ids: list[int]
@@ -49,6 +51,7 @@ class Encoded:
     control_texts: int = 0
     system_moved: bool = False
     developer_moved: bool = False
+    end_has_text: bool = False
 
 
 class Tokenizer(Protocol):
@@ -282,7 +285,14 @@ class ChatTokenizer:
             if forges
             else 0
         )
-        return Encoded(ids, learnt, control_texts, found.system_moved, found.developer_moved)
+        return Encoded(
+            ids,
+            learnt,
+            control_texts,
+            found.system_moved,
+            found.developer_moved,
+            row.end_has_text,
+        )
 
     def _learnt(self, encoding: Any, ids: list[int], start: int, end: int) -> tuple[int, int]:
         """The tokens of the answer at these characters."""
@@ -374,12 +384,6 @@ class ChatTokenizer:
         if layout.end_added:
             self.notes.append(
                 f"The chat template does not end an answer: {self._tokenizer.eos_token} is added."
-            )
-        end = joined(found.parts(layout.end))[: layout.end_length]
-        if (after := self._template.control.without_names(end)).strip():
-            self.notes.append(
-                f"The chat template writes {shown(after)} after every answer, before the token that"
-                " ends it; that is learnt as a part of the answer."
             )
         before, asked = (
             joined(found.parts(pieces)) for pieces in (layout.before_answer, layout.asked)

@@ -178,6 +178,7 @@ class _Counts:
         self.control_texts = 0
         self.systems_moved = 0
         self.developers_moved = 0
+        self.ends_with_text = 0
         self.position = 0
         self.largest_id = 0
         self.lengths: dict[int, int] = {}  # histogram of whole examples, in steps of 16 tokens
@@ -189,6 +190,7 @@ class _Counts:
             "control_texts": self.control_texts,
             "systems_moved": self.systems_moved,
             "developers_moved": self.developers_moved,
+            "ends_with_text": self.ends_with_text,
             "largest_id": self.largest_id,
             "length_histogram": histogram,
         }
@@ -210,7 +212,7 @@ def _write_chunk(
     for example, rows in zip(chunk, encoded, strict=True):
         arrays = []
         longest = control_texts = 0
-        system_moved = developer_moved = False
+        system_moved = developer_moved = end_has_text = False
         for row in rows:
             ids, mask = _arrays(row)
             arrays.append((ids, mask))
@@ -218,10 +220,12 @@ def _write_chunk(
             control_texts = max(control_texts, row.control_texts)
             system_moved |= row.system_moved
             developer_moved |= row.developer_moved
+            end_has_text |= row.end_has_text
             all_ids.append(ids)
         counts.control_texts += control_texts
         counts.systems_moved += system_moved
         counts.developers_moved += developer_moved
+        counts.ends_with_text += end_has_text
         count = counts.splits["held_out" if example.held_out else "train"]
         count["examples"] += 1
         bucket = longest // 16 * 16

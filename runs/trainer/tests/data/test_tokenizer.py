@@ -103,17 +103,19 @@ def test_a_template_without_an_end_gets_one(tmp_path):
     assert tokenizer.notes == ["The chat template does not end an answer: <|end|> is added."]
 
 
-def test_what_a_template_writes_after_an_answer_is_learnt_and_said(tmp_path):
+def test_what_a_template_writes_after_an_answer_is_learnt_and_marked(tmp_path):
+    """Also where it depends on the conversation: here on how many messages there are."""
     template = (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
-        "{% if m.role == 'assistant' %} Goodbye!{% endif %}<|end|>{% endfor %}" + GENERATION
+        "{% if loop.index > 3 %} Goodbye!{% endif %}<|end|>{% endfor %}" + GENERATION
     )
     tokenizer = load(tmp_path, template)
-    assert learnt(tokenizer, ask("q", "a"))[0] == "a Goodbye!<|end|>"
-    assert tokenizer.notes == [
-        'The chat template writes " Goodbye!" after every answer, before the token that ends it;'
-        " that is learnt as a part of the answer."
-    ]
+    two_turns = [*ask("q", "a"), *ask("r", "b")]
+    assert learnt(tokenizer, two_turns)[0] == "b Goodbye!<|end|>"
+    assert encode_trace(tokenizer, two_turns).end_has_text
+    assert not encode_trace(tokenizer, ask("q", "a")).end_has_text
+    [[row]] = tokenizer.encode([Conversation(two_turns, (1, 3), None)])
+    assert len(row.learnt) == 2 and row.end_has_text
 
 
 def test_a_difference_that_is_not_in_the_last_words_is_shown_with_all_that_stands_before(tmp_path):

@@ -10,15 +10,21 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from datasets.formats.lines import Line
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {}, "[]", "{}")
+MAX_FIELDS = 1_000  # beside an example, those within objects counted
+_LONGEST_NUMBER = 40  # characters
 _LONGEST_NAME = 200  # characters of a name that are looked at
 _ITEMS = 20  # objects of a list that are looked at
 _DEPTH = 4  # levels of objects in which verdicts are looked for
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+_NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?( ?/ ?[0-9]+)?")
 
 
 def _words(*names: str) -> frozenset[str]:
@@ -141,16 +147,13 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
         known: the fields that the line's format knows.
         ignored: fields that say nothing about what is learnt.
     """
-    unknown = dict(
-        _flat(
-            {
-                name: value
-                for name, value in line.items()
-                if name not in known and name not in ignored
-            },
-            _DEPTH,
-        )
-    )
+    beside = {
+        name: value for name, value in line.items() if name not in known and name not in ignored
+    }
+    filled = list(islice(_flat(beside, _DEPTH), MAX_FIELDS + 1))
+    if len(filled) > MAX_FIELDS:
+        return f"has more than {MAX_FIELDS:,} fields beside the example; leave them out"
+    unknown = dict(filled)
     if sides := _sides(unknown):
         return _refusal("preference data", sides, "give both answers as chosen and rejected")
     for hazard in _HAZARDS:
@@ -236,10 +239,7 @@ def _is_verdict(value: Any) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    return (
-        re.fullmatch(r"\s*[-+]?[0-9]{1,9}([.,][0-9]{1,9})?\s*(/\s*[0-9]{1,9})?\s*", text)
-        is not None
-    )
+    return len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text.strip()) is not None
 
 
 def _sides(fields: Collection[str]) -> list[str]:

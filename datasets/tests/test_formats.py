@@ -769,6 +769,32 @@ for line in ('{%s, "299999": 2}' % many, '{"%s": 1, "%s": 2}' % ("k" * 900_000, 
     assert len(second) == REASON_MAX_CHARACTERS and second.endswith(" …")
 
 
+def test_fields_beside_an_example_take_linear_time():
+    reasons = run_within_cpu_seconds(
+        30,
+        """
+import os, django
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
+django.setup()
+from datasets.formats.hazards import hazard_of
+for beside in (
+    {f"score_{number}": 1 for number in range(300_000)},
+    {"a": [{f"score_{number}": 1 for number in range(300_000)}] * 20},
+    {"label": "1" + " " * 4_000_000 + "x"},
+    {"label": "bad " * 1_000_000},
+    {"x" * 4_000_000: 1},
+    {f"score_{number}": 1 for number in range(900)},
+):
+    print(hazard_of(beside, ()))
+""",
+    )
+
+    many, nested, number, remark, name, some = reasons.splitlines()
+    assert many == nested == "has more than 1,000 fields beside the example; leave them out"
+    assert number == remark == name == "None"
+    assert some.startswith("is an example with a rating (score_0, score_1, ")
+
+
 @pytest.mark.parametrize(
     "beside", [{"label": "algebra"}, {"label": None}, {"chosen": None, "rejected": None}]
 )

@@ -392,7 +392,7 @@ class Hub:
                 due = [
                     watch
                     for watch in watches
-                    if watch.look_at_row <= now and not watch.state.has_ended
+                    if watch.viewers and watch.look_at_row <= now and not watch.state.has_ended
                 ]
                 if due:
                     self._read_rows(due)
@@ -406,6 +406,8 @@ class Hub:
         """End the streams of viewers whose account, token or session is gone."""
         with self._lock:
             asked = set(self._releases)
+        if not asked:
+            return
         try:
             close_old_connections()
             gone = asked - still_valid(asked)

@@ -18,6 +18,7 @@ from rest_framework.test import APIClient
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
 from runs.keeper import program as keeper
+from runs.live import stream
 from runs.models import Run
 from runs.runfolder import names
 from runs.services.run_requests import clean_request
@@ -30,6 +31,15 @@ from runs.tests.programs import Program, end_keeper
 Script = Callable[..., None]
 Submit = Callable[..., Run]
 Start = Callable[..., "Program"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    """Wait until the threads of live streams have ended, as they do after their last viewer: a
+    query of theirs must not meet the next test."""
+    if not stream.hub.viewers:
+        for thread in list(stream.hub._threads.values()):
+            thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -35,11 +35,11 @@ from datasets.messages import (
 from datasets.models import TRACE_VERSION, Kind
 from datasets.schema import (
     MAX_META_DEPTH,
-    MAX_TRACE_BYTES,
     TRACE_SCHEMA,
     ExampleData,
     HasContent,
     InvalidTrace,
+    bounded_json,
     json_kind,
     meta_problem,
     parse_trace,
@@ -310,16 +310,10 @@ def _example(
         errors["meta"] = [problem]
     if errors:
         raise InvalidTrace(errors)
-    try:
-        text = orjson.dumps(content).decode()
-        canonical = orjson.dumps(
-            [kind.value, text, final_answer or None, meta], option=orjson.OPT_SORT_KEYS
-        )
-    except TypeError as error:  # all types are checked, so only text that has no UTF-8 form is left
-        raise InvalidTrace({"trace": ["Holds half a character (a lone surrogate)."]}) from error
-    if len(canonical) > MAX_TRACE_BYTES:
-        reason = f"Has {len(canonical):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
-        raise InvalidTrace({"trace": [reason]})
+    text = bounded_json(content).decode()
+    canonical = bounded_json(
+        [kind.value, text, final_answer or None, meta], option=orjson.OPT_SORT_KEYS
+    )
     return ExampleData(
         prompt=summary[:MAX_SUMMARY],
         steps=[],

@@ -146,13 +146,7 @@ def _hashed(
         "meta": meta,
         "trace_version": version,
     }
-    try:
-        canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-    except TypeError as error:  # all types are checked, so only text that has no UTF-8 form is left
-        raise InvalidTrace({"trace": ["Holds half a character (a lone surrogate)."]}) from error
-    if len(canonical) > MAX_TRACE_BYTES:
-        reason = f"Has {len(canonical):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
-        raise InvalidTrace({"trace": [reason]})
+    canonical = bounded_json(content, option=orjson.OPT_SORT_KEYS)
     return ExampleData(
         prompt,
         steps,
@@ -162,6 +156,19 @@ def _hashed(
         hashlib.sha256(canonical).hexdigest(),
         len(canonical),
     )
+
+
+def bounded_json(value: Any, *, option: int = 0) -> bytes:
+    """Return the JSON of what is stored of an example. Raises InvalidTrace for text that has no
+    UTF-8 form, and beyond ``MAX_TRACE_BYTES``."""
+    try:
+        found = orjson.dumps(value, option=option)
+    except TypeError as error:  # all types are checked before
+        raise InvalidTrace({"trace": ["Holds half a character (a lone surrogate)."]}) from error
+    if len(found) > MAX_TRACE_BYTES:
+        reason = f"Has {len(found):,} bytes as JSON; the limit is {MAX_TRACE_BYTES:,}."
+        raise InvalidTrace({"trace": [reason]})
+    return found
 
 
 class RepeatedKey(Exception):

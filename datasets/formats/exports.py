@@ -5,9 +5,9 @@ from typing import Any
 from datasets import examples
 from datasets.formats.chats import conversation
 from datasets.formats.lines import Line, LineError
-from datasets.formats.traces import steps_of
+from datasets.formats.traces import make_trace, steps_of
 from datasets.models import Kind
-from datasets.schema import ExampleData, json_kind, parse_trace
+from datasets.schema import ExampleData, json_kind
 
 
 def from_tunix_sft(line: Line) -> ExampleData:
@@ -35,16 +35,7 @@ def from_tunix_sft(line: Line) -> ExampleData:
         if not isinstance(worked, str) or not worked.endswith(f"\n{final_answer}"):
             raise LineError("final_answer: is not the end of the assistant's message")
         steps, worked = steps_of(worked[: -len(final_answer) - 1]), final_answer
-    return parse_trace(
-        {
-            "prompt": question,
-            "steps": [
-                {"i": number, "type": "reasoning", "content": step}
-                for number, step in enumerate(steps)
-            ],
-            "final_answer": worked,
-        }
-    )
+    return make_trace(question, steps, worked, {})
 
 
 def _earlier_export(messages: Any, final_answer: str | None) -> ExampleData:

@@ -16,7 +16,7 @@ def from_trace(line: Line) -> ExampleData:
 
 def from_prompt_completion(line: Line) -> ExampleData:
     question, completion = plain_text(line, "prompt", "completion")
-    return _trace(question, [], completion, line)
+    return make_trace(question, [], completion, line)
 
 
 # A calculator mark of GSM8K (https://github.com/openai/grade-school-math), as in `48/2 =
@@ -31,7 +31,7 @@ def is_gsm8k(line: Line) -> bool:
 
 
 def from_gsm8k(line: Line) -> ExampleData:
-    return _trace(*_gsm8k(line), line)
+    return make_trace(*_gsm8k(line), line)
 
 
 def prompt_from_gsm8k(line: Line) -> ExampleData:
@@ -57,7 +57,7 @@ def _gsm8k(line: Line) -> tuple[str, list[str], str]:
 
 def from_question_answer(line: Line) -> ExampleData:
     question, answer = plain_text(line, "question", "answer")
-    return _trace(question, [], answer, line)
+    return make_trace(question, [], answer, line)
 
 
 def prompt_from_question_answer(line: Line) -> ExampleData:
@@ -70,11 +70,11 @@ _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 def from_worked(line: Line) -> ExampleData:
     """Worked mathematics: the solution is the steps, where there is an answer apart from it."""
-    return _trace(*_worked(line, "solution", "answer"), line)
+    return make_trace(*_worked(line, "solution", "answer"), line)
 
 
 def from_open_math(line: Line) -> ExampleData:
-    return _trace(*_worked(line, "generated_solution", "expected_answer"), line)
+    return make_trace(*_worked(line, "generated_solution", "expected_answer"), line)
 
 
 def prompt_from_worked(line: Line) -> ExampleData:
@@ -154,8 +154,8 @@ def _prompt(question: Any, reference: str | None, rest: Line) -> ExampleData:
     )
 
 
-def _trace(question: str, steps: list[str], final_answer: str, rest: Line) -> ExampleData:
-    """Fields that the format does not know are kept in ``meta``."""
+def make_trace(question: str, steps: list[str], final_answer: str, rest: Line) -> ExampleData:
+    """Return a trace whose steps are reasoning; ``rest`` is kept in ``meta``."""
     return parse_trace(
         {
             "prompt": question,

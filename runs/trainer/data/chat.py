@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jinja2 import TemplateSyntaxError
+
 from runs.trainer.data.control_tokens import REASONING_TAGS, ControlTokens
 from runs.trainer.data.conversation import (
     Conversation,
@@ -470,6 +472,11 @@ class ChatTemplate:
             text = self._tokenizer.apply_chat_template(
                 messages, tools=tools, tokenize=False, add_generation_prompt=generation
             )
+        except TemplateSyntaxError as error:
+            raise DataError(
+                f"the chat template is damaged: {error.message} (line {error.lineno}); correct the"
+                " template"
+            ) from error
         except Exception as error:  # templates raise what they like
             raise DataError(
                 f"the chat template refuses a conversation: {error}; correct the messages or the"

@@ -425,9 +425,10 @@ def _load(folder: Path) -> Any:
         )
     except Exception as error:
         # The library raises OSError, ValueError, KeyError, … for the many faults of a folder.
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
-            f"no usable tokenizer in {folder}: {first}; put the model's tokenizer files there"
+            f"no usable tokenizer in {folder}: {reason}; put the model's tokenizer files and a"
+            " valid config.json there"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(

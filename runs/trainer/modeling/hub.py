@@ -63,7 +63,10 @@ def fetch(model_id: str, revision: str | None, *, weights: bool = True) -> tuple
             f"the model {model_id} is not on the hub, or needs a token (HF_TOKEN)"
         ) from error
     except errors.HFValidationError as error:
-        raise ModelError(f"{model_id!r} is not a hub id: it must look like owner/name") from error
+        raise ModelError(
+            f"{model_id!r} is not a hub id: it must look like owner/name; a folder is named by"
+            " model.path in the manifest, instead of model.id"
+        ) from error
     except errors.LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
             raise ModelError(

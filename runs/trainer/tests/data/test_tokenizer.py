@@ -309,7 +309,7 @@ def test_templates_that_cannot_be_trained_with_are_refused_before_anything_is_re
         with pytest.raises(ModelError, match=reason):
             load(tmp_path / str(number), TEMPLATES[name])
     with pytest.raises(
-        ModelError, match=r"refuses a conversation: .*; correct the messages or the template"
+        ModelError, match=r"the chat template is damaged: .* \(line 1\); correct the template"
     ):
         load(tmp_path / "damaged", "{% for m in messages %}{{ m.content }")
 

@@ -17,7 +17,6 @@ from datasets.models import Dataset
 from runs.execution.dry_run import dry_run_in_request
 from runs.lifecycle import Step, TransitionRefused, insert_ended
 from runs.models import Counter, Run, RunEvent, RunNameKey, RunTag, WebhookDelivery
-from runs.services import telemetry
 from runs.services.run_requests import clean_request
 from runs.tests.launching import PATIENCE
 
@@ -25,10 +24,7 @@ URL = "/api/tunix/run"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_takes_one_transaction_and_reads_each_thing_once(
-    api: APIClient, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", float("inf"))
+def test_it_takes_one_transaction_and_reads_each_thing_once(api: APIClient, body: dict[str, Any]):
     api.post(URL, body, format="json")  # compiles what is compiled once
 
     with CaptureQueriesContext(connection) as captured:

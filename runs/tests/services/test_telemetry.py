@@ -14,7 +14,7 @@ from rest_framework.test import APIClient
 
 from runs.lifecycle import count_end
 from runs.models import Counter, Host, Run
-from runs.models.counter import RUNS
+from runs.models.counter import RUNS, WRITES
 from runs.services import deletion, telemetry
 from runs.tests.conftest import Submit
 
@@ -113,6 +113,19 @@ def test_a_measurement_is_counted_once(db: None) -> None:
     telemetry.flush_measured()
     telemetry.flush_measured()
     assert scrape()["tunix_db_write_latency_ms_count"] == before + 1
+
+
+def test_measurements_are_written_after_a_response_when_it_is_time(
+    local_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with telemetry.measured_write("a test"):
+        pass
+    local_client.get("/healthz")
+    assert not Counter.objects.exists()
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.0)
+    local_client.get("/healthz")
+    assert [row.count for row in Counter.objects.filter(family=WRITES)] == [1]
+    assert not telemetry._measured
 
 
 def test_our_names_are_there_before_anything_happened(db: None) -> None:

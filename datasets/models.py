@@ -59,6 +59,10 @@ class Trace(models.Model):
         related_name="+",
         db_index=False,
     )
+    # The import that stored it, for as long as that is not complete. No foreign key: it would cost
+    # every row of an import an index entry.
+    import_id = models.UUIDField(null=True, editable=False)
+    erased_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -79,9 +83,19 @@ class Split(models.TextChoices):
     HELD_OUT = "held_out", "held-out part"
 
 
+class CompleteDatasets(models.Manager["Dataset"]):
+    """Datasets that are stored completely: all that anyone sees."""
+
+    def get_queryset(self) -> models.QuerySet["Dataset"]:
+        return super().get_queryset().filter(complete=True)
+
+
 class Dataset(models.Model):
     """A named, versioned selection of traces. Never changed once made: a change is a new
-    version."""
+    version.
+
+    ``complete`` is false while an import stores its examples; until then it only holds the name.
+    """
 
     dataset_key = models.CharField(
         max_length=256, unique=True, editable=False, help_text="<name>-<version>"
@@ -111,12 +125,31 @@ class Dataset(models.Model):
     )
     stats = models.JSONField(default=dict)
     provenance = models.JSONField(default=dict)
+    licence = models.CharField(
+        max_length=200, blank=True, help_text="Such as CC-BY-4.0, or an address."
+    )
+    source = models.CharField(
+        max_length=1000, blank=True, help_text="Where the data come from: an address, a paper."
+    )
+    parents = models.ManyToManyField(
+        "self",
+        symmetrical=False,
+        related_name="children",
+        blank=True,
+        help_text="The datasets that it was made from.",
+    )
+    complete = models.BooleanField(default=True, editable=False)
+    archived_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
 
+    objects = CompleteDatasets()
+    with_incomplete = models.Manager["Dataset"]()
+
     class Meta:
+        base_manager_name = "with_incomplete"
         ordering = ["-created_at", "-id"]
         indexes = [
             # every list of datasets
@@ -158,3 +191,84 @@ class DatasetItem(models.Model):
 
     def __str__(self) -> str:
         return f"{self.dataset_id}[{self.position}]"
+
+
+class ImportState(models.TextChoices):
+    PENDING = "pending", "pending"
+    RUNNING = "running", "running"
+    COMPLETED = "completed", "completed"
+    FAILED = "failed", "failed"
+    CANCELLED = "cancelled", "cancelled"
+
+
+UNDER_WAY = (ImportState.PENDING, ImportState.RUNNING)
+
+
+class ImportPhase(models.TextChoices):
+    """What an import under way does. Once it stores, the staging in its folder is complete, and an
+    import that was interrupted continues from it."""
+
+    NONE = "", "waiting"
+    READING = "reading", "reading"
+    STORING = "storing", "storing"
+
+
+class Import(models.Model):
+    """One making of a dataset, out of a file or out of other datasets, by a process of its own or,
+    if ``in_request``, within the request that asked for it.
+
+    Its folder (datasets/folders.py) holds the source, the staging and a lock; who holds the lock
+    works on it.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    state = models.CharField(
+        max_length=16, choices=ImportState.choices, default=ImportState.PENDING
+    )
+    phase = models.CharField(
+        max_length=16, choices=ImportPhase.choices, default=ImportPhase.NONE, blank=True
+    )
+    dataset_key = models.CharField(max_length=256, help_text="Of the dataset to make.")
+    source = models.JSONField(default=dict, help_text="What is read.")
+    request = models.JSONField(default=dict, help_text="What was asked for.")
+    in_request = models.BooleanField(default=False)
+    bytes_total = models.BigIntegerField(null=True, help_text="Of the source.")
+    bytes_read = models.BigIntegerField(default=0)
+    examples_read = models.PositiveIntegerField(default=0)
+    examples_stored = models.PositiveIntegerField(default=0)
+    lines_skipped = models.PositiveIntegerField(default=0)
+    problem = models.TextField(blank=True, help_text="Why it failed.")
+    detail = models.JSONField(default=dict, help_text="The refusal as the API says it.")
+    dataset = models.ForeignKey(
+        Dataset, on_delete=models.SET_NULL, null=True, related_name="imports"
+    )
+    host = models.CharField(max_length=255, blank=True, help_text="That works on it.")
+    attempts = models.PositiveSmallIntegerField(default=0)
+    cancel_requested_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            # every list of imports
+            models.Index(F("created_at").desc(), F("id").desc(), name="ix_imports_newest"),
+            # what attendants look for
+            models.Index(
+                fields=["created_at"],
+                name="ix_imports_under_way",
+                condition=models.Q(state__in=UNDER_WAY),
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(state__in=ImportState.values), name="ck_import_state"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset_key} ({self.state})"

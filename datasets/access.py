@@ -1,8 +1,11 @@
-"""Look up datasets for a user and check permissions."""
+"""Look up datasets and imports for a user and check permissions."""
+
+import uuid
 
 from django.contrib.auth.models import User
 
-from datasets.models import Dataset
+from datasets.imports import get_import
+from datasets.models import Dataset, Import
 from datasets.services import get_dataset
 from tunixrt.roles import May, require
 
@@ -12,3 +15,10 @@ def get_dataset_for(user: User, key: str, *, may: May) -> Dataset:
     dataset = get_dataset(key)
     require(user, may, owner_id=dataset.created_by_id)
     return dataset
+
+
+def get_import_for(user: User, import_id: uuid.UUID, *, may: May) -> Import:
+    """Return the import. Raises Missing, NotAllowed."""
+    row = get_import(import_id)
+    require(user, may, owner_id=row.created_by_id)
+    return row

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from datasets.models import Dataset, Trace
+from datasets.models import Dataset, Import, Trace
 from tunixrt.admin.lists import ReadOnlyAdmin
 
 FIRST_ITEMS = 20
@@ -113,3 +113,10 @@ class DatasetAdmin(ReadOnlyAdmin):
         return format_html(
             "<table><thead>{}</thead><tbody>{}</tbody></table>", SafeString(head), body
         )
+
+
+@admin.register(Import)
+class ImportAdmin(ReadOnlyAdmin):
+    list_display = ("dataset_key", "state", "phase", "examples_stored", "created_at", "created_by")
+    list_filter = ("state", "created_at")
+    list_select_related = ("created_by",)

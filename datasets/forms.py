@@ -1,12 +1,24 @@
-from typing import Any
-
 from django import forms
 
 from datasets.formats.table import FORMATS, KINDS, TEXT
-from datasets.importers import parse_held_out, parse_mapping, parse_names
+from datasets.importers import (
+    ImportRequest,
+    parse_held_out,
+    parse_mapping,
+    parse_names,
+    parse_skip_bad,
+)
 from datasets.models import Kind
 from datasets.reading import ImportRefused
-from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION, DatasetExists, InvalidDataset
+from datasets.services import (
+    MAX_DESCRIPTION,
+    MAX_LICENCE,
+    MAX_NAME,
+    MAX_SOURCE,
+    MAX_VERSION,
+    DatasetExists,
+    InvalidDataset,
+)
 from tunixrt.forms import ChoiceField
 from tunixrt.refusals import Refusal
 
@@ -94,6 +106,29 @@ class UploadForm(forms.Form):
         widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
     )
 
+    skip_bad = forms.CharField(
+        required=False,
+        max_length=12,
+        label="Lines to leave out",
+        help_text="The share of lines that may be left out because they are not valid (0.01);"
+        " empty: none.",
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
+    )
+    licence = forms.CharField(
+        required=False, max_length=MAX_LICENCE, help_text="Such as CC-BY-4.0."
+    )
+    source = forms.CharField(
+        required=False,
+        max_length=MAX_SOURCE,
+        help_text="Where the data come from: an address, a paper.",
+    )
+
+    def clean_skip_bad(self) -> float | None:
+        try:
+            return parse_skip_bad(self.cleaned_data["skip_bad"])
+        except InvalidDataset as error:
+            raise forms.ValidationError(error.errors["skip_bad"]) from error
+
     def clean_held_out(self) -> int | float | None:
         try:
             return parse_held_out(self.cleaned_data["held_out"])
@@ -124,18 +159,18 @@ class UploadForm(forms.Form):
             case _:
                 return ""
 
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of import_file."""
+    def import_request(self) -> ImportRequest:
         data = self.cleaned_data
-        return {
-            "file": data["file"],
-            "file_name": data["file"].name,
-            "name": data["name"],
-            "version": data["version"],
-            "description": data["description"],
-            "format": data["format"] or None,
-            "kind": data["kind"] or None,
-            "mapping": data["mapping"],
-            "ignore": parse_names(data["ignore"]),
-            "held_out": data["held_out"],
-        }
+        return ImportRequest(
+            name=data["name"],
+            version=data["version"],
+            description=data["description"],
+            format=data["format"] or None,
+            kind=data["kind"] or None,
+            mapping=data["mapping"],
+            ignore=tuple(parse_names(data["ignore"])),
+            held_out=data["held_out"],
+            skip_bad=data["skip_bad"],
+            licence=data["licence"],
+            source=data["source"],
+        )

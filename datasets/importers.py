@@ -1,34 +1,33 @@
-"""Importing files of several formats as examples and a dataset.
+"""Reading files of several formats as examples.
 
-``import_file`` reads and checks the whole file first, into a temporary file, so that every bad line
-is known before the database is touched and the database is locked for writing only as long as
-writing takes.
+``read_file`` reads and checks the whole file first, into a staging, so that every bad line is known
+before the database is touched. datasets/imports.py stores what is staged.
 """
 
-import heapq
+import json
 import re
-import tempfile
-from array import array
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import IO, Any
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-import orjson
 from django.conf import settings
 from django.contrib.auth.models import User
 
 from datasets import services
+from datasets.folders import SKIPPED, STAGING
 from datasets.formats.lines import Line, LineError, parse_line
 from datasets.formats.table import FORMATS, KINDS, recognise, to_example
-from datasets.models import Dataset, Kind, Split
 from datasets.reading import ImportRefused, Readable, Source
-from datasets.schema import NAMED_PROBLEMS, ExampleData
-from datasets.tally import Fingerprint, Lengths
+from datasets.schema import NAMED_PROBLEMS
+from datasets.staging import Filling, Staging
 from tunixrt.numbers import parse_number
 
 NAMED_LINES = 100
-KEPT_MAX = 100  # names of fields that are kept in meta
+TOLD_EVERY = 500  # lines
+SKIP_BAD_DEFAULT = 0.01
+SKIP_BAD = "Must be true (up to 1 % of the lines) or a share between 0 and 0.5."
 HELD_OUT = "Must be a number of examples (1 or more) or a share between 0 and 1."
 
 
@@ -43,11 +42,19 @@ class LineProblem:
 class BadLines(ImportRefused):
     """``problems``: the first ones; ``count``: how many bad lines there are in all."""
 
-    def __init__(self, problems: list[LineProblem], count: int):
+    def __init__(
+        self,
+        problems: list[LineProblem],
+        count: int,
+        *,
+        of: int | None = None,
+        allowed: float | None = None,
+    ):
         self.problems = problems
         self.count = count
         lines = "1 line is" if count == 1 else f"{count:,} lines are"
-        super().__init__(f"{lines} not valid, so nothing was stored.", messages={})
+        share = f" ({allowed:.2%} of {of:,} may be left out)" if allowed and of else ""
+        super().__init__(f"{lines} not valid, so nothing was stored{share}.", messages={})
         self.detail = self.sentence
 
     @property
@@ -60,226 +67,215 @@ class BadLines(ImportRefused):
         }
 
 
-@dataclass
-class _Staging:
-    """Valid examples on their way to the database, in a temporary file: hash, part, columns; one a
-    line. All are of one kind."""
+@dataclass(frozen=True)
+class ImportRequest:
+    """What is asked of an import.
 
-    file: IO[bytes]
-    kind: str = Kind.TRACE.value
-    size: int = 0
-    # The fields that a training does not see, in the order in which they came; the first KEPT_MAX.
-    kept: dict[str, None] = field(default_factory=dict)
-    lengths: Lengths = field(default_factory=Lengths)
-    named_parts: int = 0
-    # The first 64 bits of every content hash: they draw the held-out part. Eight bytes an example.
-    draws: array = field(default_factory=lambda: array("Q"))
-    threshold: int = -1
-    _UNNAMED = "-"
-
-    def add(self, example: ExampleData, split: str | None, *, draw: bool) -> None:
-        content = [
-            *(example.prompt, example.steps, example.final_answer, example.meta),
-            *(example.trace_version, example.content),
-        ]
-        part = split or self._UNNAMED
-        self.file.write(
-            f"{example.content_hash} {part} ".encode()
-            + orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
-        )
-        self.size += 1
-        if len(self.kept) < KEPT_MAX:
-            self.kept.update(dict.fromkeys(islice(example.meta, KEPT_MAX)))
-        self.named_parts += split is not None
-        self.lengths.add(example)
-        if draw:
-            self.draws.append(self._draw(example.content_hash))
-
-    @staticmethod
-    def _draw(content_hash: str) -> int:
-        return int(content_hash[:16], 16)
-
-    def hold_out(self, held_out: int | float) -> None:
-        """Draw the held-out part: the examples with the smallest content hashes, so that the same
-        data always gives the same part. Copies of one example stay together, so a few more can be
-        drawn than asked for.
-        """
-        number = max(1, round(held_out * self.size)) if isinstance(held_out, float) else held_out
-        if number >= self.size:
-            reason = f"{number} of {self.size} examples held out leave none to train on."
-            raise services.InvalidDataset({"held_out": [reason]})
-        self.threshold = heapq.nsmallest(number, self.draws)[-1]
-
-    def parts(self) -> Iterator[tuple[str, str, bytes]]:
-        """Content hash, part and JSON of every example."""
-        self.file.seek(0)
-        for line in self.file:
-            content_hash, part, content = line.split(b" ", 2)
-            name = part.decode()
-            if name == self._UNNAMED:
-                name = (
-                    Split.HELD_OUT
-                    if self._draw(content_hash.decode()) <= self.threshold
-                    else Split.TRAIN
-                )
-            yield content_hash.decode(), name, content
-
-    def examples(self) -> Iterator[tuple[ExampleData, str]]:
-        for content_hash, part, columns in self.parts():
-            prompt, steps, final_answer, meta, version, content = orjson.loads(columns)
-            example = ExampleData(
-                prompt, steps, final_answer, meta, version, content_hash, len(columns),
-                self.kind, content,
-            )  # fmt: skip
-            yield example, part
-
-    def summary(self) -> services.Summary:
-        fingerprint = Fingerprint()
-        held_out_size = 0
-        for content_hash, part, _ in self.parts():
-            fingerprint.add(content_hash, part)
-            held_out_size += part == Split.HELD_OUT
-        return services.Summary(
-            self.kind,
-            self.size,
-            held_out_size,
-            self.lengths.as_stats(held_out_size),
-            str(fingerprint),
-        )
-
-
-def import_file(
-    *,
-    file: Readable,
-    name: str,
-    version: str,
-    description: str = "",
-    format: str | None = None,
-    kind: str | None = None,
-    mapping: Mapping[str, str] | None = None,
-    ignore: Collection[str] = (),
-    held_out: int | float | None = None,
-    limit: int | None = None,
-    file_name: str = "",
-    named_lines: int | None = NAMED_LINES,
-    by: User | None,
-) -> Dataset:
-    """Store the examples of a file and a dataset of them: all of them or nothing.
-
-    Args:
-        file: read once, from where it stands to its end.
+    Attributes:
         format: a name of FORMATS; None: recognised by the first line.
         kind: what the examples are to be, one of KINDS; None: what their format is taken for.
         mapping: by the name of a field that a format knows, the field or column of the file.
         ignore: fields that say nothing about what is to be learnt, whatever their names.
         held_out: examples to hold out from training (int), or their share (float between 0 and 1).
         limit: read no more examples than this.
+        skip_bad: the share of lines that may be left out because they are not valid; None: none.
+    """
+
+    name: str
+    version: str
+    description: str = ""
+    format: str | None = None
+    kind: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    ignore: Collection[str] = ()
+    held_out: int | float | None = None
+    limit: int | None = None
+    skip_bad: float | None = None
+    licence: str = ""
+    source: str = ""
+
+    @property
+    def dataset_key(self) -> str:
+        return f"{self.name}-{self.version}"
+
+    def check(self) -> None:
+        """Raises InvalidDataset, DatasetExists."""
+        services.check_identity(name=self.name, version=self.version, description=self.description)
+        services.check_origin(licence=self.licence, source=self.source)
+        if self.format is not None and self.format not in FORMATS:
+            raise services.InvalidDataset(
+                {"format": [f"{self.format!r} is unknown; known are {', '.join(FORMATS)}."[:300]]}
+            )
+        if self.kind is not None and self.kind not in KINDS:
+            raise services.InvalidDataset({"kind": [f"Must be one of {', '.join(KINDS)}."]})
+        check_mapping(self.mapping)
+        check_held_out(self.held_out)
+        check_skip_bad(self.skip_bad)
+        if self.limit is not None and self.limit < 1:
+            raise services.InvalidDataset({"limit": ["Must be at least 1."]})
+
+    def as_json(self) -> dict[str, Any]:
+        """What is kept of it; ``from_json`` reads it."""
+        return {
+            name: sorted(value) if name == "ignore" else value
+            for name, value in asdict(self).items()
+            if value not in (None, "", {}, ())
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "ImportRequest":
+        return cls(**kept)
+
+
+class Progress(Protocol):
+    """Is told how far the reading is. Raises what ends it."""
+
+    def __call__(self, *, read: int, examples: int) -> None: ...
+
+
+def no_progress(*, read: int, examples: int) -> None:
+    pass
+
+
+def read_file(
+    file: Readable,
+    *,
+    file_name: str,
+    request: ImportRequest,
+    folder: Path,
+    by: User | None,
+    progress: Progress = no_progress,
+    named_lines: int | None = NAMED_LINES,
+) -> Staging:
+    """Read and check all examples of a file, into a staging in ``folder``.
+
+    Args:
+        file: read once, from where it stands to its end.
         file_name: where the data came from, for the provenance.
         named_lines: how many bad lines the error names; None: all.
 
     Raises:
-        BadLines, ImportRefused, services.InvalidDataset, services.DatasetExists. OSError: no room
-        for the temporary file.
+        BadLines, ImportRefused, services.InvalidDataset. OSError: no room for the staging.
     """
-    services.check_identity(name=name, version=version, description=description)
-    if format is not None and format not in FORMATS:
-        raise services.InvalidDataset(
-            {"format": [f"{format!r} is unknown; known are {', '.join(FORMATS)}."[:300]]}
-        )
-    if kind is not None and kind not in KINDS:
-        raise services.InvalidDataset({"kind": [f"Must be one of {', '.join(KINDS)}."]})
-    mapping = dict(mapping or {})
-    check_mapping(mapping)
-    check_held_out(held_out)
-    if limit is not None and limit < 1:
-        raise services.InvalidDataset({"limit": ["Must be at least 1."]})
     source = Source(file, file_name, max_unpacked=settings.TUNIXRT_UNPACKED_MAX_BYTES)
-    wanted = _Wanted(format, kind, mapping, frozenset(ignore), limit)
-    with tempfile.TemporaryFile(prefix="tunixrt-import-") as staged:
-        staging = _Staging(staged)
-        found = _read(source, staging, wanted, draw=held_out is not None, named_lines=named_lines)
-        if held_out is not None:
-            if staging.named_parts:
-                reason = (
-                    "The lines name their part themselves (field split); give one or the other."
-                )
-                raise services.InvalidDataset({"held_out": [reason]})
-            staging.hold_out(held_out)
-        provenance: dict[str, Any] = {"source": "import", "file": file_name[:255], "format": found}
-        if source.whole:
-            provenance |= {"bytes": source.bytes, "sha256": source.sha256}
-        provenance |= {
-            "packing": source.packing.value,
-            "left_out_beside_the_examples": source.beside,
-            "kind": kind,
-            "mapping": mapping,
-            "ignore": sorted(ignore),
-            "kept_in_meta": list(staging.kept),
-            "held_out": held_out,
-            "limit": limit,
-            "imported_by": by.get_username() if by else None,
-        }
-        return services.store_dataset(
-            name=name,
-            version=version,
-            description=description,
-            examples=staging.examples(),
-            summary=staging.summary(),
-            provenance={
-                key: value for key, value in provenance.items() if value not in (None, "", {}, [])
+    with closing(Filling(folder / STAGING)) as filling:
+        reading = _Reading(source, filling, request, folder / SKIPPED, named_lines)
+        found = reading.read(progress)
+        held_out = request.held_out
+        if held_out is not None and filling.named_parts:
+            reason = "The lines name their part themselves (field split); give one or the other."
+            raise services.InvalidDataset({"held_out": [reason]})
+        staging = filling.complete(
+            held_out=None if held_out is None else _count_held_out(held_out, filling.size),
+            about={
+                "lines_skipped": reading.bad,
+                "provenance": _provenance(source, filling, request, found, reading.bad, by),
             },
-            by=by,
         )
+    if places := staging.in_both_parts():
+        named = ", ".join(str(place + 1) for place in places)
+        raise services.InvalidDataset(
+            {"split": [f"These examples stand in both parts (counted from 1): {named}."]}
+        )
+    return staging
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What was asked of an import; see import_file."""
-
-    format: str | None
-    kind: str | None
-    mapping: dict[str, str]
-    ignore: frozenset[str]
-    limit: int | None
+def _count_held_out(held_out: int | float, size: int) -> int:
+    number = max(1, round(held_out * size)) if isinstance(held_out, float) else held_out
+    if number >= size:
+        reason = f"{number} of {size} examples held out leave none to train on."
+        raise services.InvalidDataset({"held_out": [reason]})
+    return number
 
 
-def _read(
-    source: Source, staging: _Staging, wanted: _Wanted, *, draw: bool, named_lines: int | None
-) -> str:
-    """Read and check every line; the good ones go to the staging. Returns the format. Raises
-    BadLines, ImportRefused."""
-    problems: list[LineProblem] = []
-    count = 0
-    format = wanted.format
-    for number, found in source.examples():
-        try:
-            if isinstance(found, LineError):
-                raise found
-            line = _mapped(found, wanted.mapping) if wanted.mapping else found
-            format = format or recognise(line, wanted.kind, wanted.ignore)
-            example, split = to_example(line, format, wanted.kind, wanted.ignore)
-            if staging.size and example.kind != staging.kind:
-                raise LineError(
-                    f"is a {example.kind}, the lines before are of kind {staging.kind}: a dataset"
-                    " has one kind"
+def _provenance(
+    source: Source,
+    filling: Filling,
+    request: ImportRequest,
+    format: str,
+    skipped: int,
+    by: User | None,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"source": "import", "file": source.file_name[:255], "format": format}
+    if source.whole:
+        found |= {"bytes": source.bytes, "sha256": source.sha256}
+    found |= {
+        "packing": source.packing.value,
+        "left_out_beside_the_examples": source.beside,
+        "kind": request.kind,
+        "mapping": dict(request.mapping),
+        "ignore": sorted(request.ignore),
+        "kept_in_meta": list(filling.kept),
+        "held_out": request.held_out,
+        "limit": request.limit,
+        "lines_skipped": skipped or None,
+        "imported_by": by.get_username() if by else None,
+    }
+    return {name: value for name, value in found.items() if value not in (None, "", {}, [])}
+
+
+@dataclass
+class _Reading:
+    """Reads the lines of a source; the good ones go to the staging, the others to a file of their
+    own where they may be left out."""
+
+    source: Source
+    filling: Filling
+    request: ImportRequest
+    skipped: Path
+    named_lines: int | None
+    bad: int = 0
+    problems: list[LineProblem] = field(default_factory=list)
+
+    def read(self, progress: Progress) -> str:
+        """Returns the format. Raises BadLines, ImportRefused."""
+        request, filling = self.request, self.filling
+        ignore = frozenset(request.ignore)
+        format = request.format
+        lines = 0
+        for number, found in self.source.examples():
+            lines += 1
+            if lines % TOLD_EVERY == 0:
+                progress(read=self.source.bytes, examples=filling.size)
+            try:
+                if isinstance(found, LineError):
+                    raise found
+                line = _mapped(found, request.mapping) if request.mapping else found
+                format = format or recognise(line, request.kind, ignore)
+                example, split = to_example(line, format, request.kind, ignore)
+                if filling.size and example.kind != filling.kind:
+                    raise LineError(
+                        f"is a {example.kind}, the lines before are of kind {filling.kind}: a"
+                        " dataset has one kind"
+                    )
+            except LineError as error:
+                self._refuse(number, found, str(error))
+                continue
+            filling.kind = example.kind
+            filling.add(example, split)
+            if filling.size == request.limit:
+                break
+        if self.bad and not (request.skip_bad and self.bad <= request.skip_bad * lines):
+            raise BadLines(self.problems, self.bad, of=lines, allowed=request.skip_bad)
+        if format is None or not filling.size:
+            raise ImportRefused("The file holds no example.")
+        progress(read=self.source.bytes, examples=filling.size)
+        return format
+
+    def _refuse(self, number: int, found: Line | LineError, reason: str) -> None:
+        self.bad += 1
+        if self.named_lines is None or len(self.problems) < self.named_lines:
+            self.problems.append(LineProblem(number, reason))
+        if self.request.skip_bad:
+            content = found.text if isinstance(found, LineError) else found
+            with self.skipped.open("ab") as file:
+                file.write(
+                    json.dumps({"line": number, "reason": reason, "content": content}).encode()
+                    + b"\n"
                 )
-        except LineError as error:
-            count += 1
-            if named_lines is None or len(problems) < named_lines:
-                problems.append(LineProblem(number, str(error)))
-            continue
-        staging.kind = example.kind
-        staging.add(example, split, draw=draw)
-        if staging.size == wanted.limit:
-            break
-    if count:
-        raise BadLines(problems, count)
-    if format is None or not staging.size:
-        raise ImportRefused("The file holds no example.")
-    return format
 
 
-def _mapped(line: Line, mapping: dict[str, str]) -> Line:
+def _mapped(line: Line, mapping: Mapping[str, str]) -> Line:
     """The line with its fields under the names that a format knows. Raises LineError."""
     if missing := [name for name in mapping.values() if name not in line]:
         raise LineError(f"has no {', '.join(missing)[:100]}, which the mapping names")
@@ -339,6 +335,26 @@ def parse_held_out(text: str) -> int | float | None:
     except ValueError as error:
         problems.insert(0, str(error))
     raise services.InvalidDataset({"held_out": problems})
+
+
+def check_skip_bad(share: float | None) -> None:
+    """Raises InvalidDataset."""
+    if share is not None and not 0 < share <= 0.5:
+        raise services.InvalidDataset({"skip_bad": [SKIP_BAD]})
+
+
+def parse_skip_bad(text: str) -> float | None:
+    """``true`` → up to 1 % of the lines, ``0.05`` → up to 5 %, empty or ``false`` → none. Raises
+    InvalidDataset."""
+    text = text.strip().lower()
+    if text in ("", "false", "0"):
+        return None
+    if text in ("true", "on", "1"):
+        return SKIP_BAD_DEFAULT
+    if not re.fullmatch(r"0?\.[0-9]{1,9}", text):
+        raise services.InvalidDataset({"skip_bad": [SKIP_BAD]})
+    check_skip_bad(float(text))
+    return float(text)
 
 
 def parse_mapping(text: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from django.db.models import Model, Q, QuerySet
 
-from datasets.models import Dataset, Trace
+from datasets.models import Dataset, Import, Trace
 from tunixrt.cursors import Cursor
 
 # Deeper pages are not offered by number: the database would read and drop every row before. A
@@ -49,6 +49,11 @@ def search_traces(text: str | None) -> QuerySet[Trace]:
         return traces.filter(
             Q(prompt__icontains=text) | Q(final_answer__icontains=text) | Q(content__icontains=text)
         )
+
+
+def filter_imports(state: str | None) -> QuerySet[Import]:
+    """Imports, those in one state if that is given."""
+    return Import.objects.filter(state=state) if state else Import.objects.all()
 
 
 def search_datasets(text: str | None) -> QuerySet[Dataset]:

@@ -113,7 +113,7 @@ class Source:
 
     def __init__(self, file: Readable, file_name: str, *, max_unpacked: int):
         self._packed = _Stream(file)
-        self._file_name = file_name
+        self.file_name = file_name
         self._max_unpacked = max_unpacked
         self.whole = False
         self.packing = Packing.NONE
@@ -179,7 +179,7 @@ class Source:
             first,
             complete=first.endswith(b"\n") or len(head) < size,
             second=second,
-            file_name=self._file_name,
+            file_name=self.file_name,
         )
 
     def _lines(self, file: BinaryIO) -> Iterator[Found]:
@@ -316,6 +316,7 @@ def _parsed(raw: bytes) -> Line | LineError:
     try:
         return parse_line(raw)
     except LineError as error:
+        error.text = raw.decode(errors="replace")
         return error
 
 

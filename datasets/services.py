@@ -5,30 +5,34 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connections, router, transaction
-from django.db.models import F, Field, Max, Min, Model
+from django.db.models import Field, Model, Q
 from django.utils import timezone
 
 from datasets.examples import parse_example, training_line
+from datasets.ids import ordered_ids
 from datasets.models import TRAINING_FORMATS, Dataset, DatasetItem, Kind, Split, Trace
 from datasets.schema import Errors, ExampleData, InvalidTrace
+from datasets.staging import Summary
+from datasets.storing import keep_from_imports
 from datasets.tally import Fingerprint, Lengths
+from tunixrt.readable import name_problem
 from tunixrt.refusals import Conflict, Missing, Refusal
 
 # A batch of traces is held in memory, and one trace may have MAX_TRACE_BYTES.
 READ_BATCH = 100
 WRITE_BATCH = 500
-WRITE_BATCH_BYTES = 8 * 1024 * 1024
 MAX_NAME = 200
 MAX_VERSION = 55
 MAX_DESCRIPTION = 10_000
+MAX_LICENCE = 200
+MAX_SOURCE = 1_000
 NAMED_IDS = 20  # unknown ids named in a sentence
 LISTED_IDS = 1_000  # unknown ids listed in an answer
 _WORD = re.compile(r"[A-Za-z0-9._-]+")
@@ -41,10 +45,14 @@ class DatasetNotFound(Missing):
 
 
 class DatasetExists(Conflict):
-    def __init__(self, key: str):
+    def __init__(self, key: str, *, under_way: bool = False):
         self.key = key
         super().__init__(
-            f"Dataset {key} exists already. Datasets never change: choose another name or version."
+            f"Dataset {key} is being imported: choose another name or version, or cancel the"
+            " import."
+            if under_way
+            else f"Dataset {key} exists already. Datasets never change: choose another name or"
+            " version."
         )
 
 
@@ -113,6 +121,7 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
         for batch in _batches(parsed, WRITE_BATCH):
             _insert(batch, by)
             hashes = {trace.content_hash for trace in batch}
+            keep_from_imports(Q(content_hash__in=hashes))
             stored |= {
                 trace.content_hash: trace
                 for trace in Trace.objects.filter(content_hash__in=hashes).order_by()
@@ -126,7 +135,7 @@ def _insert(batch: Sequence[ExampleData], by: User | None) -> None:
     """
     rows = {
         data.content_hash: (
-            uuid.uuid4(),
+            uuid.UUID(int=number),
             data.kind,
             data.prompt,
             data.steps,
@@ -138,7 +147,7 @@ def _insert(batch: Sequence[ExampleData], by: User | None) -> None:
             timezone.now(),
             by and by.pk,
         )
-        for data in batch
+        for data, number in zip(batch, ordered_ids(len(batch)), strict=True)
     }
     columns = [
         "id",
@@ -225,9 +234,26 @@ def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
     if errors:
         raise InvalidDataset(errors)
     key = f"{name}-{version}"
-    if Dataset.objects.filter(dataset_key=key).exists():
-        raise DatasetExists(key)
+    complete = (
+        Dataset.with_incomplete.filter(dataset_key=key).values_list("complete", flat=True).first()
+    )
+    if complete is not None:
+        raise DatasetExists(key, under_way=not complete)
     return key
+
+
+def check_origin(*, licence: Any, source: Any) -> None:
+    """Raises InvalidDataset."""
+    errors: Errors = {}
+    for field, value, limit in (("licence", licence, MAX_LICENCE), ("source", source, MAX_SOURCE)):
+        if not isinstance(value, str):
+            errors[field] = ["Must be text."]
+        elif len(value) > limit:
+            errors[field] = [f"Has {len(value):,} characters; the limit is {limit:,}."]
+        elif value and (problem := name_problem(value)):
+            errors[field] = [f"{problem[:1].upper()}{problem[1:]}."]
+    if errors:
+        raise InvalidDataset(errors)
 
 
 def create_dataset(
@@ -282,8 +308,15 @@ def create_dataset(
         (trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids
     )
     with transaction.atomic():
-        dataset = _insert_dataset(
-            name, version, description, summary, provenance or {"source": "traces"}, by
+        for batch in _batches(ids, WRITE_BATCH):
+            keep_from_imports(Q(pk__in=batch))
+        dataset = insert_dataset(
+            name=name,
+            version=version,
+            description=description,
+            summary=summary,
+            provenance=provenance or {"source": "traces"},
+            by=by,
         )
         _insert_items(dataset, 0, places)
     return dataset
@@ -304,94 +337,52 @@ def _uuids(field: str, values: Iterable[Any]) -> list[uuid.UUID]:
     return parsed
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a dataset says about its examples."""
-
-    kind: str
-    size: int
-    held_out_size: int
-    stats: dict[str, Any]
-    fingerprint: str
-
-
-def store_dataset(
+def insert_dataset(
     *,
     name: str,
     version: str,
-    description: str,
-    examples: Iterable[tuple[ExampleData, str]],
-    summary: Summary,
-    provenance: dict[str, Any],
+    description: str = "",
+    summary: Summary | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    licence: str = "",
+    source: str = "",
     by: User | None,
 ) -> Dataset:
-    """Store examples (trace, split) that were read and counted before, as traces and one dataset:
-    all or nothing, and in constant memory. Raises InvalidDataset, DatasetExists.
-    """
-    check_identity(name=name, version=version, description=description)
-    with transaction.atomic():
-        # First of all, so that of two makers of the same dataset the second one stops before the
-        # work.
-        dataset = _insert_dataset(name, version, description, summary, provenance, by)
-        start = 0
-        for batch in _light_batches(examples):
-            _insert([data for data, split in batch], by)
-            hashes = {data.content_hash for data, split in batch}
-            ids = dict(
-                Trace.objects.filter(content_hash__in=hashes)
-                .order_by()
-                .values_list("content_hash", "id")
-            )
-            _insert_items(
-                dataset, start, [(ids[data.content_hash], split) for data, split in batch]
-            )
-            start += len(batch)
-        _refuse_overlap(dataset)
-    return dataset
-
-
-def _light_batches(
-    examples: Iterable[tuple[ExampleData, str]],
-) -> Iterator[list[tuple[ExampleData, str]]]:
-    batch: list[tuple[ExampleData, str]] = []
-    size = 0
-    for example in examples:
-        batch.append(example)
-        size += example[0].size
-        if len(batch) == WRITE_BATCH or size >= WRITE_BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _insert_dataset(
-    name: str,
-    version: str,
-    description: str,
-    summary: Summary,
-    provenance: dict[str, Any],
-    by: User | None,
-) -> Dataset:
+    """Insert a dataset without its examples; without a ``summary`` one that only holds its name
+    until it is complete. Raises DatasetExists."""
     dataset = Dataset(
         dataset_key=f"{name}-{version}",
         name=name,
         version=version,
         description=description,
-        kind=summary.kind,
-        format=TRAINING_FORMATS[Kind(summary.kind)],
-        size=summary.size,
-        held_out_size=summary.held_out_size,
-        fingerprint=summary.fingerprint,
-        stats=summary.stats,
-        provenance=provenance,
+        licence=licence,
+        source=source,
+        provenance=dict(provenance or {}),
+        complete=summary is not None,
+        size=0,
         created_by=by,
     )
+    if summary is not None:
+        describe(dataset, summary)
     try:
-        dataset.save(force_insert=True)
+        with transaction.atomic():
+            dataset.save(force_insert=True)
     except IntegrityError as error:
-        raise DatasetExists(dataset.dataset_key) from error
+        raise DatasetExists(
+            dataset.dataset_key,
+            under_way=not Dataset.objects.filter(dataset_key=dataset.dataset_key).exists(),
+        ) from error
     return dataset
+
+
+def describe(dataset: Dataset, summary: Summary) -> None:
+    """Set what a dataset says about its examples."""
+    dataset.kind = summary.kind
+    dataset.format = TRAINING_FORMATS[Kind(summary.kind)]
+    dataset.size = summary.size
+    dataset.held_out_size = summary.held_out_size
+    dataset.fingerprint = summary.fingerprint
+    dataset.stats = summary.stats
 
 
 def _insert_items(dataset: Dataset, start: int, places: Iterable[tuple[uuid.UUID, str]]) -> None:
@@ -400,24 +391,6 @@ def _insert_items(dataset: Dataset, start: int, places: Iterable[tuple[uuid.UUID
         for position, (trace_id, split) in enumerate(places, start=start)
     )
     _insert_rows(DatasetItem, ["dataset", "trace", "position", "split"], rows)
-
-
-def _refuse_overlap(dataset: Dataset) -> None:
-    """A trace in both parts would make the held-out part worthless."""
-    if not dataset.held_out_size:
-        return
-    both = (
-        dataset.items.order_by()
-        .values("trace")
-        .annotate(first=Min("split"), last=Max("split"), place=Min("position"))
-        .exclude(first=F("last"))
-        .values_list("place", flat=True)[:NAMED_IDS]
-    )
-    if places := sorted(both):
-        named = ", ".join(str(place + 1) for place in places)
-        raise InvalidDataset(
-            {"split": [f"These examples stand in both parts (counted from 1): {named}."]}
-        )
 
 
 # --- Export ---------------------------------------------------------------------------------------

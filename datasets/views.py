@@ -13,13 +13,14 @@ from django.http.request import UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from datasets.access import get_dataset_for
+from datasets.access import get_dataset_for, get_import_for
 from datasets.examples import content_of, parts_of
 from datasets.forms import UploadForm
-from datasets.importers import BadLines, import_file
-from datasets.listing import search_datasets, search_traces, take_page
+from datasets.importers import BadLines
+from datasets.imports import cancel_import, import_file, import_progress, submit_file
+from datasets.listing import filter_imports, search_datasets, search_traces, take_page
 from datasets.models import Dataset, Kind, Trace
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
@@ -32,6 +33,8 @@ PAGE = 25
 EXAMPLES = 10
 USES = 20
 SEARCH_MAX_LENGTH = 256
+# A larger file is imported by a process of its own, and the request is answered at once.
+IN_REQUEST_BYTES = 8 * 1024 * 1024
 
 
 def _search_text(request: HttpRequest) -> str:
@@ -161,26 +164,60 @@ def _upload(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         return render(request, "datasets/upload.html", {"form": UploadForm()})
     form = UploadForm(request.POST, request.FILES)
-    scripted = request.headers.get("X-Requested-With") == "XMLHttpRequest"
     bad_lines = None
     if form.is_valid():
         try:
-            dataset = import_file(**form.arguments(), by=person(request))
+            file, asked = form.cleaned_data["file"], form.import_request()
+            if file.size > IN_REQUEST_BYTES:
+                row = submit_file(file=file, file_name=file.name, request=asked, by=person(request))
+                return _go(request, reverse("datasets:import", args=[row.pk]))
+            dataset = import_file(file=file, file_name=file.name, request=asked, by=person(request))
         except Refusal as refusal:
             bad_lines = refusal if isinstance(refusal, BadLines) else None
             form.take(refusal)
         else:
             messages.success(request, f"Stored {dataset.dataset_key}: {dataset.size:,} examples.")
-            if scripted:  # upload.js goes there itself
-                return JsonResponse(
-                    {"location": reverse("datasets:detail", args=[dataset.dataset_key])}, status=201
-                )
-            return redirect("datasets:detail", key=dataset.dataset_key)
+            return _go(request, reverse("datasets:detail", args=[dataset.dataset_key]))
     # A script gets its answer whatever it says; a browser would complain of another code in its
     # console.
     return render(
         request,
         "datasets/upload.html",
         {"form": form, "bad_lines": bad_lines},
-        status=200 if scripted else 400,
+        status=200 if _is_scripted(request) else 400,
     )
+
+
+def _is_scripted(request: HttpRequest) -> bool:
+    """Whether js/upload.js sends it."""
+    return request.headers.get("X-Requested-With") == "XMLHttpRequest"
+
+
+def _go(request: HttpRequest, address: str) -> HttpResponse:
+    if _is_scripted(request):  # the script goes there itself
+        return JsonResponse({"location": address}, status=201)
+    return redirect(address)
+
+
+@login_required
+@require_safe
+def import_list(request: HttpRequest) -> HttpResponse:
+    cursor = _cursor(request, decode_uuid_cursor)
+    page = take_page(filter_imports(None), limit=PAGE, cursor=cursor)
+    return render(request, "datasets/imports.html", {"page": page, "first": cursor is None})
+
+
+@login_required
+@require_safe
+def import_detail(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
+    row = get_import_for(person(request), import_id, may=May.READ)
+    return render(request, "datasets/import.html", {"row": row, "state": import_progress(row)})
+
+
+@login_required
+@require_POST
+def import_cancel(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
+    user = person(request)
+    cancel_import(row=get_import_for(user, import_id, may=May.ACT), by=user)
+    messages.success(request, "The import is being cancelled.")
+    return redirect("datasets:import", import_id=import_id)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field, RootModel
 
-from datasets.models import Kind
+from datasets.models import ImportPhase, ImportState, Kind
 from tunixrt.api.schema import Answer, Pagination
 
 
@@ -63,6 +63,33 @@ class DatasetRow(Answer):
 class Manifest(DatasetRow):
     stats: dict[str, Any]
     provenance: dict[str, Any]
+    licence: str
+    source: str
+
+
+class ImportAnswer(Answer):
+    id: UUID
+    dataset_key: str
+    state: ImportState
+    phase: ImportPhase
+    source: dict[str, Any]
+    request: dict[str, Any]
+    bytes_total: int | None = Field(description="Of the source.")
+    bytes_read: int
+    examples_read: int
+    examples_stored: int
+    lines_skipped: int
+    problem: str = Field(description="Why it failed.")
+    detail: dict[str, Any] = Field(description="What a request in its place would have been told.")
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class ImportPage(Answer):
+    data: list[ImportAnswer]
+    pagination: Pagination
 
 
 class DatasetPage(Answer):

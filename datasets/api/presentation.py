@@ -3,11 +3,11 @@
 from typing import Any
 
 from datasets.examples import content_of
-from datasets.models import Dataset, Kind, Trace
+from datasets.models import Dataset, Import, Kind, Trace
 
 MANIFEST_FIELDS = (
     "dataset_key", "name", "version", "description", "kind", "size", "held_out_size", "format",
-    "created_at", "stats", "fingerprint", "provenance",
+    "created_at", "stats", "fingerprint", "provenance", "licence", "source",
 )  # fmt: skip
 ROW_FIELDS = (
     "dataset_key",
@@ -31,6 +31,11 @@ TRACE_FIELDS = (
     "trace_version",
     "created_at",
 )
+IMPORT_FIELDS = (
+    "id", "dataset_key", "state", "phase", "source", "request", "bytes_total", "bytes_read",
+    "examples_read", "examples_stored", "lines_skipped", "problem", "detail",
+    "cancel_requested_at", "created_at", "started_at", "ended_at",
+)  # fmt: skip
 RECEIPT_FIELDS = ("id", "created_at", "trace_version")
 
 
@@ -46,6 +51,10 @@ def full_trace(trace: Trace) -> dict[str, Any]:
     """``content``: null for a trace, which its other fields say in full."""
     content = None if trace.kind == Kind.TRACE else content_of(trace)
     return {name: getattr(trace, name) for name in TRACE_FIELDS} | {"content": content}
+
+
+def import_answer(row: Import) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in IMPORT_FIELDS}
 
 
 def receipt(trace: Trace) -> dict[str, Any]:

@@ -7,9 +7,16 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from datasets.formats.table import FORMATS, KINDS
 from datasets.listing import OFFSET_MAX
+from datasets.models import ImportState
 from datasets.schema import json_kind
-from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
-from tunixrt.api.query import CURSOR, read_by, text, whole
+from datasets.services import (
+    MAX_DESCRIPTION,
+    MAX_LICENCE,
+    MAX_NAME,
+    MAX_SOURCE,
+    MAX_VERSION,
+)
+from tunixrt.api.query import CURSOR, choice, read_by, text, whole
 from tunixrt.cursors import Cursor, decode_number_cursor, decode_uuid_cursor
 from tunixrt.reading import Model
 
@@ -36,6 +43,15 @@ class DatasetListQuery(_PageQuery):
         None, description=CURSOR
     )
     q: Annotated[str | None, text] = Field(None, description="Text of the key or the description.")
+
+
+class ImportListQuery(_PageQuery):
+    cursor: Annotated[Cursor[uuid.UUID] | None, read_by(decode_uuid_cursor)] = Field(
+        None, description=CURSOR
+    )
+    state: Annotated[str | None, choice(ImportState.values)] = Field(
+        None, description="Only imports in this state."
+    )
 
 
 def _text(value: Any) -> str:
@@ -73,6 +89,9 @@ class DatasetBody(Model):
     description: Description = ""
 
 
+MODE = {"type": "string", "enum": ["", "sync", "async"]}
+
+
 class UploadFields(Model):
     """What is said about an uploaded file."""
 
@@ -97,6 +116,17 @@ class UploadFields(Model):
     held_out: Description = Field(
         "", description="Examples to hold out: a number, or a share such as 0.1."
     )
+    skip_bad: Description = Field(
+        "",
+        description="Leave out lines that are not valid: true (up to 1 % of them), or the share"
+        " that may be left out, such as 0.05.",
+    )
+    licence: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_LICENCE})
+    ] = Field("", description="Such as CC-BY-4.0.")
+    source: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_SOURCE})
+    ] = Field("", description="Where the data come from: an address, a paper.")
 
 
 class UploadQuery(UploadFields):
@@ -104,3 +134,6 @@ class UploadQuery(UploadFields):
 
     name: Name = ""
     version: Version = ""
+    mode: Annotated[str, PlainValidator(_text), WithJsonSchema(MODE)] = Field(
+        "", description="async: answer at once, and let a process import the file."
+    )

@@ -8,6 +8,13 @@ urlpatterns = [
     path("traces/<str:trace_id>", views.TraceDetail.as_view(), name="trace"),
     path("datasets", views.DatasetList.as_view(), name="list"),
     path("datasets/ingest", views.DatasetIngest.as_view(), name="ingest"),
+    path("datasets/imports", views.ImportList.as_view(), name="imports"),
+    path("datasets/imports/<str:import_id>", views.ImportDetail.as_view(), name="import"),
+    path(
+        "datasets/imports/<str:import_id>/skipped.jsonl",
+        views.ImportSkipped.as_view(),
+        name="skipped",
+    ),
     path("uploads/permission", views.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", views.DatasetDetail.as_view(), name="detail"),
     path("datasets/<str:key>/export.jsonl", views.DatasetExport.as_view(), name="export"),

@@ -9,7 +9,7 @@ from typing import Any, cast
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import UploadedFile
-from django.http import HttpRequest, QueryDict, StreamingHttpResponse
+from django.http import FileResponse, HttpRequest, QueryDict, StreamingHttpResponse
 from django.http.request import UnreadablePostError
 from rest_framework.exceptions import NotFound, ParseError, ValidationError
 from rest_framework.parsers import BaseParser, MultiPartParser
@@ -18,26 +18,43 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets import services
-from datasets.access import get_dataset_for
+from datasets.access import get_dataset_for, get_import_for
 from datasets.api.answers import (
     DatasetPage,
+    ImportAnswer,
+    ImportPage,
     Manifest,
     Receipt,
     ReceiptList,
     TraceAnswer,
     TracePage,
 )
-from datasets.api.presentation import dataset_row, full_trace, manifest, receipt
+from datasets.api.presentation import (
+    dataset_row,
+    full_trace,
+    import_answer,
+    manifest,
+    receipt,
+)
 from datasets.api.requests import (
+    MODE,
     DatasetBody,
     DatasetListQuery,
+    ImportListQuery,
     TraceListQuery,
     UploadFields,
     UploadQuery,
 )
 from datasets.examples import EXAMPLE_SCHEMA
-from datasets.importers import import_file, parse_held_out, parse_mapping, parse_names
-from datasets.listing import Page, search_datasets, search_traces, take_page
+from datasets.importers import (
+    ImportRequest,
+    parse_held_out,
+    parse_mapping,
+    parse_names,
+    parse_skip_bad,
+)
+from datasets.imports import cancel_import, import_file, open_skipped, submit_file
+from datasets.listing import Page, filter_imports, search_datasets, search_traces, take_page
 from datasets.models import Trace
 from datasets.reading import Readable
 from datasets.schema import NAMED_FIELDS
@@ -251,15 +268,18 @@ class DatasetIngest(APIView):
         " body and the fields in the query. JSON Lines, JSON, CSV; gzip and zstd.",
         query=UploadQuery,
         body=Content(FILE_TYPES, also={"multipart/form-data": FORM}),
-        answers={201: Manifest},
+        answers={201: Manifest, 202: ImportAnswer},
         refused=(409, 507),
         gives=GIVES_DATASET,
     )
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         try:
-            file, file_name, fields = read_upload(request)
-            dataset = import_file(file=file, file_name=file_name, **fields, by=caller(request))
+            file, file_name, asked, later = read_upload(request)
+            if later:
+                row = submit_file(file=file, file_name=file_name, request=asked, by=caller(request))
+                return Response(import_answer(row), status=202)
+            dataset = import_file(file=file, file_name=file_name, request=asked, by=caller(request))
         except UnreadablePostError as error:
             raise ParseError(f"{error} Nothing was stored.") from error
         except OSError as error:
@@ -284,28 +304,115 @@ class UploadPermission(APIView):
         return Response(status=204)
 
 
-def read_upload(request: Request) -> tuple[Readable, str, dict[str, Any]]:
-    """File, its name, and the arguments of import_file. Raises InvalidDataset, ValidationError."""
+IMPORT = {
+    "import_id": Path(
+        "Id of an import.",
+        {"type": "string", "format": "uuid"},
+        "0198c2d3-8b1d-7c39-9a55-5d0c7a1f2e10",
+    )
+}
+
+
+class ImportList(APIView):
+    """GET: a page of imports, newest first."""
+
+    @described(
+        "listImports",
+        summary="A page of imports, newest first",
+        query=ImportListQuery,
+        answers={200: ImportPage},
+        example_query={"limit": 20, "state": "completed"},
+        gives={"import_id": "/data/0/id"},
+    )
+    def get(self, request: Request) -> Response:
+        query = read_query(ImportListQuery, request)
+        page = take_page(
+            filter_imports(query.state),
+            limit=query.limit,
+            offset=query.offset,
+            cursor=query.cursor,
+        )
+        return paged([import_answer(row) for row in page.rows], query.limit, query.offset, page)
+
+
+class ImportDetail(APIView):
+    """GET: how far an import is. DELETE: cancel it."""
+
+    @described(
+        "readImport", summary="How far an import is", path=IMPORT, answers={200: ImportAnswer}
+    )
+    def get(self, request: Request, import_id: str) -> Response:
+        parsed = parse_uuid(import_id, "import_id")
+        return Response(import_answer(get_import_for(caller(request), parsed, may=May.READ)))
+
+    @described(
+        "cancelImport",
+        summary="Cancel an import; nothing of it stays",
+        path=IMPORT,
+        answers={202: ImportAnswer},
+        refused=(409,),
+    )
+    def delete(self, request: Request, import_id: str) -> Response:
+        parsed = parse_uuid(import_id, "import_id")
+        row = get_import_for(caller(request), parsed, may=May.ACT)
+        return Response(import_answer(cancel_import(row=row, by=caller(request))), status=202)
+
+
+class ImportSkipped(APIView):
+    """GET: the lines that an import has left out."""
+
+    content_negotiation_class = OneForm
+
+    @described(
+        "readSkippedLines",
+        summary="The lines that an import has left out, with the reason for each",
+        path=IMPORT,
+        answers={200: Content(("application/x-ndjson",))},
+    )
+    def get(self, request: Request, import_id: str) -> FileResponse:
+        parsed = parse_uuid(import_id, "import_id")
+        row = get_import_for(caller(request), parsed, may=May.READ)
+        return FileResponse(
+            open_skipped(row),
+            as_attachment=True,
+            filename=f"{row.dataset_key}-skipped.jsonl",
+            content_type="application/x-ndjson; charset=utf-8",
+        )
+
+
+def read_upload(request: Request) -> tuple[Readable, str, ImportRequest, bool]:
+    """File, its name, what is asked of the import, and whether it is to be done later. Raises
+    InvalidDataset, ValidationError."""
     data = request.data
+    later, query = _mode(request)
     if isinstance(data, QueryDict):
         files = data.getlist("file")
         given = {
             name: data.getlist(name) for name in data if name not in ("file", "csrfmiddlewaretoken")
         }
-        if request.query_params:
+        if query:
             reason = "Give it as a field of the form, not in the address."
-            raise ValidationError({name: [reason] for name in request.query_params})
+            raise ValidationError({name: [reason] for name in query})
         if len(files) != 1 or not isinstance(files[0], UploadedFile):
             raise ValidationError({"file": ["Give one file."]})
-        return cast(Readable, files[0]), files[0].name or "", upload_fields(given)
-    given = {name: request.query_params.getlist(name) for name in request.query_params}
-    fields = upload_fields(given)
+        return cast(Readable, files[0]), files[0].name or "", upload_fields(given), later
+    fields = upload_fields(query)
     if not hasattr(data, "read"):
         raise ValidationError({"file": ["The body is empty."]})
-    return cast(Readable, data), "", fields
+    return cast(Readable, data), "", fields, later
 
 
-def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
+def _mode(request: Request) -> tuple[bool, dict[str, list[Any]]]:
+    """Whether the import is to be done later, and the rest of the query. Raises
+    ValidationError."""
+    query = {name: request.query_params.getlist(name) for name in request.query_params}
+    mode = query.pop("mode", [""])
+    if len(mode) > 1 or mode[0] not in MODE["enum"]:
+        raise ValidationError({"mode": ['Must be "sync" or "async".']})
+    return mode[0] == "async", query
+
+
+def upload_fields(given: dict[str, list[Any]]) -> ImportRequest:
     repeated = {name: ["Is given more than once."] for name in given if len(given[name]) > 1}
     files = {
         name: ["Must be text, not a file."]
@@ -321,8 +428,9 @@ def upload_fields(given: dict[str, list[Any]]) -> dict[str, Any]:
     fields["format"] = fields.get("format") or None
     fields["kind"] = fields.get("kind") or None
     fields["mapping"] = parse_mapping(fields.get("mapping", ""))
-    fields["ignore"] = parse_names(fields.get("ignore", ""))
-    return fields
+    fields["ignore"] = tuple(parse_names(fields.get("ignore", "")))
+    fields["skip_bad"] = parse_skip_bad(fields.get("skip_bad", ""))
+    return ImportRequest(**fields)
 
 
 class DatasetDetail(APIView):

@@ -13,7 +13,9 @@ REASON_MAX_CHARACTERS = 300
 
 class LineError(ValueError):
     """Why one line cannot be read; at most ``REASON_MAX_CHARACTERS``, whatever the line
-    contains."""
+    contains. ``text``: the line, if it is not even JSON."""
+
+    text: str | None = None
 
     def __init__(self, reason: str):
         super().__init__(

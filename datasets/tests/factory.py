@@ -4,7 +4,12 @@ import io
 import json
 from typing import Any
 
+from django.contrib.auth.models import User
+
+from datasets import imports
+from datasets.importers import NAMED_LINES, ImportRequest
 from datasets.models import Dataset, Trace
+from datasets.reading import Readable
 from datasets.services import create_dataset, create_traces
 
 
@@ -32,6 +37,24 @@ def make_dataset(
     ids = [trace.id for trace in make_traces(count, first=first)]
     return create_dataset(
         name=name, version=version, trace_ids=ids, held_out_ids=ids[count - held_out :], by=None
+    )
+
+
+def import_upload(
+    *,
+    file: Readable,
+    file_name: str = "",
+    named_lines: int | None = NAMED_LINES,
+    by: User | None = None,
+    **asked: Any,
+) -> Dataset:
+    """Import a file as an upload in a request does; ``asked``: fields of ImportRequest."""
+    return imports.import_file(
+        file=file,
+        request=ImportRequest(**asked),
+        file_name=file_name,
+        named_lines=named_lines,
+        by=by,
     )
 
 

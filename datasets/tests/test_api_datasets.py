@@ -247,6 +247,8 @@ def test_the_manifest(api, django_assert_num_queries):
         "stats": dataset.stats,
         "fingerprint": dataset.fingerprint,
         "provenance": {"source": "traces"},
+        "licence": "",
+        "source": "",
     }
 
 

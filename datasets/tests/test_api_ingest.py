@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import RequestFactory
 from rest_framework.test import APIClient, APIRequestFactory, force_authenticate
 
+from datasets import staging
 from datasets.api.views import DatasetIngest
 from datasets.models import Dataset
 from datasets.tests.factory import cut_off_body, jsonl, make_dataset, nothing_is_stored, trace_body
@@ -295,10 +296,8 @@ def test_who_may_upload_is_told_before_the_upload(api, remote_client):
 
 
 def test_a_disk_without_room_is_507(api, monkeypatch):
-    # The kernel answers every write to /dev/full as a full disk does.
-    with open("/dev/full", "w+b", buffering=0) as full:
-        monkeypatch.setattr("datasets.importers.tempfile.TemporaryFile", lambda **_: full)
-        response = send(api, jsonl(trace_body()))
+    monkeypatch.setattr(staging, "_SCHEMA", f"{staging._SCHEMA} PRAGMA max_page_count = 4;")
+    response = send(api, jsonl(trace_body(prompt="long " * 5_000)))
     assert response.status_code == 507
     assert response.json() == {
         "detail": "The server has no room for the upload. Nothing was stored."

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from datasets.importers import BadLines, import_file
+from datasets.importers import BadLines
 from datasets.models import Kind
 from datasets.reading import ImportRefused
 from datasets.services import export_lines
-from datasets.tests.factory import nothing_is_stored
+from datasets.tests.factory import import_upload, nothing_is_stored
 
 pytestmark = pytest.mark.django_db
 FILES = Path(__file__).parent / "formats"
@@ -67,7 +67,7 @@ REFUSED = {
 
 def imported(name, **more):
     with open(FILES / name, "rb") as file:
-        return import_file(file=file, file_name=name, name="case", version="v1", by=None, **more)
+        return import_upload(file=file, file_name=name, name="case", version="v1", by=None, **more)
 
 
 def lines_of(dataset):

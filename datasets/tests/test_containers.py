@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 import zstandard
 
-from datasets.importers import BadLines, import_file
+from datasets.importers import BadLines
 from datasets.models import Dataset, Trace
 from datasets.reading import (
     MAX_COLUMNS,
@@ -25,7 +25,7 @@ from datasets.reading import (
     Source,
 )
 from datasets.services import export_lines
-from datasets.tests.factory import jsonl, nothing_is_stored, trace_body
+from datasets.tests.factory import import_upload, jsonl, nothing_is_stored, trace_body
 
 pytestmark = pytest.mark.django_db
 LINES = jsonl(trace_body(0), trace_body(1))
@@ -38,7 +38,7 @@ packed = partial(gzip.compress, mtime=0)
 
 def refusal_of(content: bytes, file_name: str = "") -> str:
     with pytest.raises(ImportRefused) as caught:
-        import_file(
+        import_upload(
             file=io.BytesIO(content), file_name=file_name, name="sums", version="v1", by=None
         )
     assert nothing_is_stored()
@@ -159,7 +159,7 @@ PAIR_OF_ROWS = [{"prompt": "1+1?", "completion": "2"}, {"prompt": "a\nb", "compl
 
 
 def imported(content: bytes, file_name: str = "", **more):
-    dataset = import_file(
+    dataset = import_upload(
         file=io.BytesIO(content), file_name=file_name, name="sums", version="v1", by=None, **more
     )
     return [json.loads(line) for line in export_lines(dataset)]
@@ -193,7 +193,7 @@ def test_examples_are_read_whatever_they_are_packed_in(content):
 
 
 def test_what_stands_beside_the_examples_of_a_document_is_named():
-    import_file(
+    import_upload(
         file=io.BytesIO(json.dumps({"version": 1, "data": ROWS}, indent=1).encode()),
         name="sums",
         version="v1",
@@ -345,7 +345,7 @@ def test_a_table_of_one_column_without_such_a_name_is_no_table():
 
 
 def test_columns_without_a_name_are_kept_but_the_numbers_of_rows():
-    import_file(
+    import_upload(
         file=io.BytesIO(b",prompt,completion,\n0,a,b,False\nx,c,d,wrong\n"),
         name="sums",
         version="v1",

@@ -8,19 +8,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets import services
-from datasets.importers import BadLines, import_file, parse_held_out, parse_mapping
+from datasets import imports, storing
+from datasets.importers import BadLines, parse_held_out, parse_mapping
 from datasets.models import TRAINING_FORMATS, Dataset, Kind, Trace
 from datasets.reading import MAX_LINE_BYTES, ImportRefused
-from datasets.services import DatasetExists, InvalidDataset, create_traces, export_lines
-from datasets.tests.factory import jsonl, jsonl_file, make_dataset, nothing_is_stored, trace_body
+from datasets.services import (
+    DatasetExists,
+    InvalidDataset,
+    create_dataset,
+    create_traces,
+    export_lines,
+)
+from datasets.tests.factory import (
+    import_upload,
+    jsonl,
+    jsonl_file,
+    make_dataset,
+    nothing_is_stored,
+    trace_body,
+)
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"y": 1, "x": 2}}}
 
 
 def run_import(content, **more):
     file = io.BytesIO(content) if isinstance(content, bytes) else jsonl_file(*content)
-    return import_file(file=file, **({"name": "sums", "version": "v1", "by": None} | more))
+    return import_upload(file=file, **({"name": "sums", "version": "v1", "by": None} | more))
 
 
 def problems_of(content, **more):
@@ -76,7 +89,8 @@ def test_traces_that_are_stored_already_are_used():
 
 @pytest.mark.django_db
 def test_more_lines_than_one_batch(monkeypatch):
-    monkeypatch.setattr(services, "WRITE_BATCH", 4)
+    monkeypatch.setattr(imports, "BATCH", 4)
+    monkeypatch.setattr(storing, "BATCH", 4)
     dataset = run_import([trace_body(number) for number in range(10)])
     assert [json.loads(line)["final_answer"] for line in export_lines(dataset)] == [
         str(number + 1) for number in range(10)
@@ -85,7 +99,8 @@ def test_more_lines_than_one_batch(monkeypatch):
 
 @pytest.mark.django_db
 def test_batches_are_cut_by_bytes_as_well(monkeypatch):
-    monkeypatch.setattr(services, "WRITE_BATCH_BYTES", 300)
+    monkeypatch.setattr(imports, "BATCH_BYTES", 300)
+    monkeypatch.setattr(storing, "BATCH_BYTES", 300)
     dataset = run_import([trace_body(number) for number in range(10)])
     assert [json.loads(line)["final_answer"] for line in export_lines(dataset)] == [
         str(number + 1) for number in range(10)
@@ -226,7 +241,7 @@ def test_arguments_are_checked_before_the_file_is_read():
     ]
     for arguments, error in refused:
         with pytest.raises(error):
-            import_file(file=file, **({"name": "sums", "version": "v2", "by": None} | arguments))
+            import_upload(file=file, **({"name": "sums", "version": "v2", "by": None} | arguments))
     assert file.tell() == 0
 
 
@@ -387,7 +402,7 @@ def test_a_dataset_has_one_kind():
         )
     ]
     with pytest.raises(InvalidDataset) as caught:
-        services.create_dataset(name="mixed", version="v1", trace_ids=ids, by=None)
+        create_dataset(name="mixed", version="v1", trace_ids=ids, by=None)
     (reason,) = caught.value.errors["trace_ids"]
     assert reason == (
         f"A dataset has examples of one kind: {ids[0]} is a trace, {ids[1]} is a preference."
@@ -488,7 +503,7 @@ def test_nothing_is_stored_when_the_file_cannot_be_read_to_its_end():
             return super().read(min(size, 200))
 
     with pytest.raises(OSError, match="the disk is gone"):
-        import_file(file=FileThatBreaks(jsonl(*lines)), name="sums", version="v1", by=None)
+        import_upload(file=FileThatBreaks(jsonl(*lines)), name="sums", version="v1", by=None)
     assert nothing_is_stored()
 
 
@@ -534,7 +549,7 @@ def peak_of_import(count, version):
     tracemalloc.start()
     try:
         assert (
-            import_file(
+            import_upload(
                 file=Endless(count), name="large", version=version, held_out=0.5, by=None
             ).size
             == count
@@ -546,7 +561,8 @@ def peak_of_import(count, version):
 
 @pytest.mark.django_db
 def test_memory_does_not_grow_with_the_file(monkeypatch):
-    monkeypatch.setattr(services, "WRITE_BATCH", 50)
+    monkeypatch.setattr(imports, "BATCH", 50)
+    monkeypatch.setattr(storing, "BATCH", 50)
     peak_of_import(200, "small")
     small, large = peak_of_import(200, "again"), peak_of_import(1_600, "v1")  # 8 MB
     assert large < 1.5 * small

@@ -2,6 +2,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
+from datasets import staging
 from datasets.models import Dataset
 from datasets.tests.factory import cut_off_body, jsonl, make_dataset, nothing_is_stored, trace_body
 
@@ -208,19 +209,17 @@ def test_the_csrf_token_is_needed(user):
 
 
 def test_a_disk_without_room(browser, monkeypatch):
-    # The kernel answers every write to /dev/full as a full disk does.
-    with open("/dev/full", "w+b", buffering=0) as full:
-        monkeypatch.setattr("datasets.importers.tempfile.TemporaryFile", lambda **_: full)
-        response = send(browser, jsonl(trace_body()))
+    monkeypatch.setattr(staging, "_SCHEMA", f"{staging._SCHEMA} PRAGMA max_page_count = 4;")
+    response = send(browser, jsonl(trace_body(prompt="long " * 5_000)))
     assert (response.status_code, "no room" in response.content.decode()) == (507, True)
     assert nothing_is_stored()
 
 
-def test_a_file_that_cannot_be_read_is_an_error_of_the_server(browser, monkeypatch, tmp_path):
-    with open(tmp_path / "read-only", "wb") as file:
-        monkeypatch.setattr("datasets.importers.tempfile.TemporaryFile", lambda **_: file)
-        with pytest.raises(OSError, match="read"):
-            send(browser, jsonl(trace_body()))
+def test_a_folder_that_cannot_be_used_is_an_error_of_the_server(browser, output_root):
+    output_root.mkdir()
+    (output_root / ".imports").write_text("not a folder")
+    with pytest.raises(OSError, match="Not a directory"):
+        send(browser, jsonl(trace_body()))
     assert nothing_is_stored()
 
 

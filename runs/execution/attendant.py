@@ -15,12 +15,14 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 from django_q.tasks import async_task
 
+from datasets.models import UNDER_WAY, Import
+from datasets.supervision import Supervisor, remove_leftovers
 from runs.execution import attending, hosts, launching, stopping
 from runs.execution.workers import Workers
 from runs.models import Host
 from runs.runfolder import files
 from runs.runfolder.processes import boot_id
-from runs.services.output_root import interrupted_restore, root_problem
+from runs.services.output_root import interrupted_restore, root_away, root_problem
 from runs.services.runtime import local_runtime
 from runs.services.telemetry import flush_measured
 from runs.services.wakeup import WakeUp, hosts_folder
@@ -33,6 +35,7 @@ BEAT_SECONDS = 2.0  # and while nothing does; a new run wakes the attendant at o
 LAUNCH_SECONDS = (
     1.0  # dry runs are answered for at most so long in one round; the task workers do the rest
 )
+IMPORTS_SECONDS = 0.5  # between two looks at imports while something executes
 PRUNE_SECONDS = 3600.0
 
 Stop = Callable[[], bool]
@@ -47,9 +50,11 @@ class Attendant:
         self.workers = Workers() if with_workers else None
         self.database_away_since: float | None = None
         self.observer = hosts.Observer()
+        self.imports = Supervisor()
         # told now: a process whose parents have ended is a child of the first one
         self.stops_trainings = stopping.ends_with_attendant()
         self._beat_due = 0.0
+        self._imports_due = 0.0
         self._prune_due = time.monotonic() + PRUNE_SECONDS
         self._root_said = False
         self._executing = 0
@@ -129,7 +134,7 @@ class Attendant:
                 logger.error("doing nothing: %s", problem)
             self._root_said = True
             return False
-        for part in (self._launch, self._attend, self._beat_if_due):
+        for part in (self._launch, self._attend, self._attend_imports, self._beat_if_due):
             try:
                 close_old_connections()
                 part()
@@ -158,6 +163,13 @@ class Attendant:
     def _attend(self) -> None:
         self._executing = attending.attend()
 
+    def _attend_imports(self) -> None:
+        if time.monotonic() < self._imports_due:
+            return
+        self._imports_due = time.monotonic() + IMPORTS_SECONDS
+        if Import.objects.filter(state__in=UNDER_WAY).exists() and not root_away():
+            self.imports.attend()
+
     def _beat_if_due(self) -> None:
         if time.monotonic() >= self._beat_due:
             self._beat_due = time.monotonic() + BEAT_SECONDS
@@ -179,6 +191,7 @@ class Attendant:
         if time.monotonic() >= self._prune_due:
             self._prune_due = time.monotonic() + PRUNE_SECONDS
             async_task("runs.tasks.prune")
+            remove_leftovers()
         flush_measured()
 
 

@@ -125,7 +125,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
-        data = file.read(JSON_MAX_BYTES + 1)
+        # of its size now: a buffer of the limit would be 16 MB for every file
+        size = os.fstat(descriptor).st_size
+        data = file.read(min(size, JSON_MAX_BYTES) + 1)
     if len(data) > JSON_MAX_BYTES:
         raise BrokenFile(f"{os.fspath(path)} is larger than {JSON_MAX_BYTES} bytes.")
     try:

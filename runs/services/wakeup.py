@@ -34,6 +34,11 @@ def wake_attendants() -> None:
     transaction.on_commit(wake_attendant)
 
 
+def wake_for_import(**kwargs: object) -> None:
+    """Wake the attendants: an import waits, or is to be cancelled."""
+    wake_attendants()
+
+
 def wake_attendant() -> None:
     """Wake the attendant of this host. Never blocks or fails, also when no attendant runs."""
     try:

@@ -8,6 +8,7 @@ from django.core.management.base import CommandError
 
 from datasets import importers, services
 from datasets.formats.table import FORMATS, KINDS
+from datasets.imports import import_file
 from datasets.management.acting_user import acting_user, add_user_argument
 from tunixrt.commands import Command as TunixrtCommand
 from tunixrt.commands import number_between
@@ -54,6 +55,14 @@ class Command(TunixrtCommand):
         parser.add_argument(
             "--limit", type=number_between(int, 1, 10**9), help="read no more examples than this"
         )
+        parser.add_argument(
+            "--skip-bad",
+            type=_skip_bad,
+            metavar="SHARE",
+            help="leave out lines that are not valid, up to this share (0.01)",
+        )
+        parser.add_argument("--licence", default="", help="such as CC-BY-4.0")
+        parser.add_argument("--source", default="", help="where the data come from")
         add_user_argument(parser)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> Any:
@@ -64,17 +73,22 @@ class Command(TunixrtCommand):
         by = acting_user(options["user"])
         try:
             with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
-                dataset = importers.import_file(
+                dataset = import_file(
                     file=source,
-                    name=options["name"],
-                    version=options["dataset_version"],
-                    description=options["description"],
-                    format=options["format"],
-                    kind=options["kind"],
-                    mapping=dict(options["map"]),
-                    ignore=options["ignore"],
-                    held_out=options["held_out"],
-                    limit=options["limit"],
+                    request=importers.ImportRequest(
+                        name=options["name"],
+                        version=options["dataset_version"],
+                        description=options["description"],
+                        format=options["format"],
+                        kind=options["kind"],
+                        mapping=dict(options["map"]),
+                        ignore=options["ignore"],
+                        held_out=options["held_out"],
+                        limit=options["limit"],
+                        skip_bad=options["skip_bad"],
+                        licence=options["licence"],
+                        source=options["source"],
+                    ),
                     file_name="" if file == "-" else Path(file).name,
                     named_lines=None,
                     by=by,
@@ -98,6 +112,13 @@ def _mapped_field(text: str) -> tuple[str, str]:
     if not separator:
         raise ArgumentTypeError(f"must be FIELD=COLUMN, not {text!r}")
     return name, column
+
+
+def _skip_bad(text: str) -> float | None:
+    try:
+        return importers.parse_skip_bad(text)
+    except services.InvalidDataset as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def _held_out(text: str) -> int | float | None:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import io
 import json
 import re
 import textwrap
@@ -16,7 +17,9 @@ from django.urls import get_resolver
 from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
-from datasets.models import Trace
+from datasets.importers import ImportRequest
+from datasets.imports import import_file, submit_file
+from datasets.models import Import, Trace
 from runs.models import Run, RunStatus
 from runs.tests.api.test_roles import EXPECTED
 from runs.tests.conftest import Submit
@@ -200,11 +203,23 @@ def make_example_run(api: APIClient, user: User, submit: Submit) -> Any:
         return {
             "run_id": run_id,
             "key": example.dataset_key,
+            "import_id": str(make_import(described, user).pk),
             "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
             **{name: part.example for name, part in described.path.items() if name in FILES},
         }
 
     return make
+
+
+def make_import(described: Operation, user: User) -> Import:
+    """An import under way, or one that has left a line out, as the operation needs it."""
+    fields: dict[str, Any] = {"file_name": "", "by": user}
+    line = b'{"prompt": "1 + 1 = ?", "completion": "2"}\n'
+    asked = ImportRequest(name="lines", version="v1", skip_bad=0.5)
+    if described.name == "cancelImport":
+        return submit_file(file=io.BytesIO(line), request=asked, **fields)
+    import_file(file=io.BytesIO(line + b"1\n"), request=asked, **fields)
+    return Import.objects.get()
 
 
 FILES = ("stream", "path")

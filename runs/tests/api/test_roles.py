@@ -1,6 +1,7 @@
 """Who may do what: every route and method with every role, as the tables of docs/operations.md say;
 and what roles see."""
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from django.utils import timezone
 from django_q.models import Failure, OrmQ
 from rest_framework.test import APIClient
 
-from datasets.models import Dataset, Trace
+from datasets.importers import ImportRequest
+from datasets.imports import submit_file
+from datasets.models import Dataset, Import, Trace
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
 from runs.services.claiming import claim_run
 from runs.services.finishing import finish_run
@@ -70,11 +73,13 @@ class House:
     clients: dict[str, Client]
     runs: dict[str, Run]
     views: dict[str, SavedView]
+    imports: dict[str, Import]
 
     def ask(self, role: str, method: str, route: str, owner: str) -> Any:
         values = {
             "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk), "key": "sums-v1",
             "stream": "stdout", "path": "model/x",
+            "import_id": str(self.imports[owner].pk),
             "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
         }  # fmt: skip
         path = re.sub(r"{(\w+)}", lambda match: values[match[1]], route)
@@ -91,7 +96,7 @@ class House:
 
 @pytest.fixture
 def house(submit: Submit) -> House:
-    clients, runs, views = {}, {}, {}
+    clients, runs, views, imports = {}, {}, {}, {}
     for role in (*ROLES, "somebody else"):
         account = User.objects.create(username=f"the-{role}", password="one that can be changed")
         clients[role] = Client(REMOTE_ADDR=FAR_AWAY)
@@ -100,8 +105,15 @@ def house(submit: Submit) -> House:
             clients[role].force_login(account)
         runs[role] = submit()
         Run.objects.filter(pk=runs[role].pk).update(owner=account)
+        file = io.BytesIO(b'{"prompt": "1+1", "completion": "2"}\n')
+        imports[role] = submit_file(
+            file=file,
+            request=ImportRequest(name="sums", version=f"of-{role.replace(' ', '-')}"),
+            file_name="",
+            by=account,
+        )
         views[role] = SavedView.objects.create(owner=account, name="a view", query="status=failed")
-    return House(clients, runs, views)
+    return House(clients, runs, views, imports)
 
 
 def is_refused(answer: Any) -> bool:
@@ -114,7 +126,7 @@ def is_refused(answer: Any) -> bool:
 def cell(house: House, role: str, method: str, route: str) -> str:
     """What a role may do there, in the words of the table."""
     other = house.ask(role, method, route, "somebody else")
-    if "{run_id}" not in route and "{pk}" not in route:
+    if not re.search(r"{(run_id|pk|import_id)}", route):
         return "no" if is_refused(other) else "yes"
     own = house.ask(role, method, route, role)
     # Kept views of others are not even there.

@@ -1,0 +1,464 @@
+"""Imports: one making of a dataset each, within a request or by a process of its own.
+
+Within a request (``import_file``) there is a row only while examples are stored. Of its own: a row
+and the hidden dataset that holds the name are made first (``submit_file``), then an attendant
+starts a process (datasets/supervision.py), which calls ``work_on``. Whatever ends the process, the
+next one continues: with the storing if the staging is complete, else with the reading.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.dispatch import Signal
+from django.utils import timezone
+
+from datasets import folders, services
+from datasets.importers import NAMED_LINES, ImportRequest, read_file
+from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
+from datasets.reading import Readable
+from datasets.staging import NotComplete, Staging
+from datasets.storing import BATCH, BATCH_BYTES, discard, store, store_batch
+from tunixrt.refusals import Conflict, Missing, NoRoom, Refusal, TooMany
+
+logger = logging.getLogger("tunixrt.imports")
+
+TOLD_SECONDS = 0.5  # between two notes of how far an import is
+MAX_ATTEMPTS = 5  # starts without any progress
+DATABASE_AWAY_SECONDS = 2.0
+UNDER_WAY_MAX = 100  # imports of one account
+PROBLEM_MAX = 10_000  # characters
+_COPY_BYTES = 1024 * 1024
+
+# Is sent when an import waits for a process; attendants listen.
+submitted = Signal()
+
+
+class Cancelled(Exception):
+    """A user asked an import to end."""
+
+
+# --- Within a request -----------------------------------------------------------------------------
+
+
+def import_file(
+    *,
+    file: Readable,
+    request: ImportRequest,
+    file_name: str = "",
+    named_lines: int | None = NAMED_LINES,
+    by: User | None,
+) -> Dataset:
+    """Store the examples of a file and a dataset of them: all of them or nothing.
+
+    Args:
+        file: read once, from where it stands to its end.
+        file_name: where the data came from, for the provenance.
+        named_lines: how many bad lines the error names; None: all.
+
+    Raises:
+        BadLines, ImportRefused, services.InvalidDataset, services.DatasetExists. OSError: no room.
+    """
+    request.check()
+    row = Import(
+        state=ImportState.RUNNING,
+        phase=ImportPhase.STORING,
+        in_request=True,
+        dataset_key=request.dataset_key,
+        source={"file": file_name[:255]},
+        request=request.as_json(),
+        host=settings.TUNIX_HOST_NAME,
+        started_at=timezone.now(),
+        created_by=by,
+    )
+    with _working_folder(row.id) as folder:
+        staging = read_file(
+            file,
+            file_name=file_name,
+            request=request,
+            folder=folder,
+            by=by,
+            named_lines=named_lines,
+        )
+        if staging.summary.size <= BATCH and staging.path.stat().st_size <= BATCH_BYTES:
+            return _store_at_once(row, staging, request, by)
+        return _store_in_request(row, staging, request, by)
+
+
+@contextlib.contextmanager
+def _working_folder(import_id: uuid.UUID) -> Iterator[Path]:
+    folder = folders.make_folder(import_id)
+    lock = folders.try_lock(import_id)
+    try:
+        yield folder
+    finally:
+        folders.remove_folder(import_id, keep=(folders.SKIPPED,))
+        if lock is not None:
+            os.close(lock)
+
+
+def _dataset_fields(request: ImportRequest, by: User | None) -> dict[str, Any]:
+    return {
+        "name": request.name,
+        "version": request.version,
+        "description": request.description,
+        "licence": request.licence,
+        "source": request.source,
+        "by": by,
+    }
+
+
+def _store_at_once(
+    row: Import, staging: Staging, request: ImportRequest, by: User | None
+) -> Dataset:
+    """A dataset of one batch needs one transaction only."""
+    with transaction.atomic():
+        row.dataset = services.insert_dataset(
+            **_dataset_fields(request, by),
+            summary=staging.summary,
+            provenance=staging.about["provenance"],
+        )
+        store_batch(
+            list(staging.rows()),
+            kind=staging.summary.kind,
+            dataset_id=row.dataset.pk,
+            import_id=row.id,
+            by_id=by.pk if by else None,
+        )
+        _set_completed(row, staging)
+        row.save(force_insert=True)
+    return row.dataset
+
+
+def _store_in_request(
+    row: Import, staging: Staging, request: ImportRequest, by: User | None
+) -> Dataset:
+    with transaction.atomic():
+        row.dataset = services.insert_dataset(**_dataset_fields(request, by))
+        row.save(force_insert=True)
+    try:
+        _store(row, staging)
+    except BaseException:
+        _undo(row, staging)
+        row.delete()
+        raise
+    return Dataset.objects.get(pk=row.dataset.pk)
+
+
+# --- By a process of its own ----------------------------------------------------------------------
+
+
+def submit_file(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
+    """Take a file and let a process import it. Raises what ``ImportRequest.check`` raises, Busy,
+    TooMany, NoRoom."""
+    request.check()
+    _refuse_too_many(by)
+    row = Import(
+        dataset_key=request.dataset_key,
+        source={"type": "upload", "file": file_name[:255]},
+        request=request.as_json(),
+        created_by=by,
+    )
+    with _kept_folder(row.id) as folder:
+        row.bytes_total = _take_over(file, folder / folders.SOURCE)
+        _submit(row, request, by)
+    return row
+
+
+def _refuse_too_many(by: User) -> None:
+    if Import.objects.filter(created_by=by, state__in=UNDER_WAY).count() >= UNDER_WAY_MAX:
+        raise TooMany(f"{UNDER_WAY_MAX} imports of yours are under way. Wait, or cancel some.")
+
+
+@contextlib.contextmanager
+def _kept_folder(import_id: uuid.UUID) -> Iterator[Path]:
+    """A new folder with its lock held, which stays unless something fails."""
+    folder = folders.make_folder(import_id)
+    lock = folders.try_lock(import_id)
+    try:
+        yield folder
+    except OSError as error:
+        folders.remove_folder(import_id)
+        if error.errno == errno.ENOSPC:
+            raise NoRoom("The server has no room for the file. Nothing was stored.") from error
+        raise
+    except BaseException:
+        folders.remove_folder(import_id)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+    submitted.send(Import)
+
+
+def _take_over(file: Readable, path: Path) -> int:
+    """Put what is uploaded into the folder of the import. Returns its bytes."""
+    if isinstance(file, TemporaryUploadedFile) and file.tell() == 0:
+        with contextlib.suppress(OSError):  # another file system
+            os.link(file.temporary_file_path(), path)
+            return path.stat().st_size
+    with path.open("wb") as copy:
+        while piece := file.read(_COPY_BYTES):
+            copy.write(piece)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return path.stat().st_size
+
+
+def _submit(row: Import, request: ImportRequest, by: User) -> None:
+    with transaction.atomic():
+        row.dataset = services.insert_dataset(**_dataset_fields(request, by))
+        row.save(force_insert=True)
+
+
+def work_on(import_id: uuid.UUID) -> None:
+    """Do what is left of an import, whose lock the caller holds, to its end: completed, failed
+    or cancelled then. While the database is away, wait for it."""
+    while True:
+        try:
+            row = Import.objects.select_related("created_by").get(pk=import_id)
+            if row.state in UNDER_WAY:
+                _work_on(row)
+            folders.remove_folder(row.id, keep=(folders.SKIPPED,))
+            return
+        except (OperationalError, InterfaceError) as error:
+            logger.warning("the database is away: %s", error)
+            connection.close()
+            time.sleep(DATABASE_AWAY_SECONDS)
+
+
+def _work_on(row: Import) -> None:
+    staging: Staging | None = None
+    try:
+        if row.phase == ImportPhase.STORING:
+            staging = Staging(folders.folder_of(row.id) / folders.STAGING)
+    except NotComplete:
+        _undo(row, None, keep_name=True)
+    if row.cancel_requested_at:
+        _end(row, staging, ImportState.CANCELLED)
+    elif row.in_request:
+        _end(row, staging, ImportState.FAILED, "The server stopped while it stored the examples.")
+    elif row.attempts > MAX_ATTEMPTS:
+        _end(row, staging, ImportState.FAILED, _interrupted(row))
+    else:
+        try:
+            staging = staging or _read(row)
+            _store(row, staging)
+        except Cancelled:
+            _end(row, staging, ImportState.CANCELLED)
+        except Refusal as refusal:
+            _end(row, staging, ImportState.FAILED, refusal.detail, detail=_as_detail(refusal))
+        except OSError as error:
+            _end(row, staging, ImportState.FAILED, f"{error.strerror or error}.")
+
+
+def _as_detail(refusal: Refusal) -> dict[str, Any]:
+    """What the API answers to a request that is refused."""
+    return {"detail": refusal.detail, **refusal.messages, **refusal.extra}
+
+
+def _interrupted(row: Import) -> str:
+    said = f"The process ended {MAX_ATTEMPTS} times without an answer."
+    with contextlib.suppress(OSError):
+        log = (folders.folder_of(row.id) / folders.LOG).read_bytes()[-2_000:]
+        if lines := log.decode(errors="replace").replace("\x00", "").strip().splitlines():
+            said += f" It said: {lines[-1][:500]}"
+    return said
+
+
+class _Told:
+    """Notes how far an import is, and learns whether it is to end."""
+
+    def __init__(self, row: Import):
+        self._row = row
+        self._due = 0.0
+
+    def __call__(self, *, read: int, examples: int) -> None:
+        if time.monotonic() < self._due:
+            return
+        _note(self._row, bytes_read=read, examples_read=examples)
+        self._due = time.monotonic() + TOLD_SECONDS
+
+
+def _note(row: Import, **progress: Any) -> None:
+    """Raises Cancelled."""
+    for name, value in progress.items():
+        setattr(row, name, value)
+    rows = Import.objects.filter(pk=row.pk)
+    if not rows.filter(cancel_requested_at=None).update(**progress):
+        raise Cancelled
+
+
+def _read(row: Import) -> Staging:
+    row.phase = ImportPhase.READING
+    _note(row, phase=row.phase, examples_stored=0)
+    folder = folders.folder_of(row.id)
+    (folder / folders.SKIPPED).unlink(missing_ok=True)
+    request = ImportRequest.from_json(row.request)
+    with (folder / folders.SOURCE).open("rb") as file:
+        staging = read_file(
+            file,
+            file_name=str(row.source.get("file", "")),
+            request=request,
+            folder=folder,
+            by=row.created_by,
+            progress=_Told(row),
+        )
+    _note(
+        row,
+        phase=ImportPhase.STORING,
+        attempts=0,
+        bytes_read=row.bytes_total or row.bytes_read,
+        examples_read=staging.summary.size,
+        lines_skipped=staging.about["lines_skipped"],
+    )
+    return staging
+
+
+def _store(row: Import, staging: Staging) -> None:
+    """Store what is left of a staging, and show the dataset. Raises Cancelled."""
+    assert row.dataset_id is not None
+    store(
+        staging,
+        dataset_id=row.dataset_id,
+        import_id=row.id,
+        by_id=row.created_by_id,
+        skip=row.examples_stored,
+        stored=lambda count: _note(row, examples_stored=count, attempts=0),
+    )
+    with transaction.atomic():
+        dataset = Dataset.with_incomplete.get(pk=row.dataset_id)
+        services.describe(dataset, staging.summary)
+        dataset.provenance = staging.about["provenance"]
+        dataset.complete = True
+        dataset.created_at = timezone.now()
+        dataset.save()
+        _set_completed(row, staging)
+        if not Import.objects.filter(pk=row.pk, cancel_requested_at=None).update(
+            **{name: getattr(row, name) for name in _AT_THE_END}
+        ):
+            raise Cancelled
+
+
+_AT_THE_END = (
+    *("state", "phase", "bytes_read", "examples_read", "examples_stored", "lines_skipped"),
+    *("ended_at", "attempts"),
+)
+
+
+def _set_completed(row: Import, staging: Staging) -> None:
+    row.state = ImportState.COMPLETED
+    row.phase = ImportPhase.NONE
+    row.examples_read = row.examples_stored = staging.summary.size
+    row.bytes_read = row.bytes_total or row.bytes_read
+    row.lines_skipped = staging.about["lines_skipped"]
+    row.ended_at = timezone.now()
+
+
+def _undo(row: Import, staging: Staging | None, *, keep_name: bool = False) -> None:
+    if row.dataset_id is not None:
+        discard(staging, dataset_id=row.dataset_id, import_id=row.id, keep_name=keep_name)
+    row.examples_stored = 0
+    if keep_name:
+        Import.objects.filter(pk=row.pk).update(examples_stored=0)
+
+
+def _end(
+    row: Import,
+    staging: Staging | None,
+    state: ImportState,
+    problem: str = "",
+    *,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Remove what is stored, and say how the import ended."""
+    _undo(row, staging)
+    Import.objects.filter(pk=row.pk, state__in=UNDER_WAY).update(
+        state=state,
+        phase=ImportPhase.NONE,
+        examples_stored=0,
+        problem=problem[:PROBLEM_MAX],
+        detail=dict(detail or {}),
+        ended_at=timezone.now(),
+        dataset=None,
+    )
+
+
+# --- What is asked of an import -------------------------------------------------------------------
+
+
+def get_import(import_id: uuid.UUID) -> Import:
+    """Raises Missing."""
+    row = Import.objects.select_related("dataset", "created_by").filter(pk=import_id).first()
+    if row is None:
+        raise Missing(f"Import not found: {import_id}")
+    return row
+
+
+@dataclass(frozen=True)
+class ImportProgress:
+    """How far an import is; ``percent`` is None while that is not known."""
+
+    says: str
+    percent: int | None
+    is_under_way: bool
+
+
+def import_progress(row: Import) -> ImportProgress:
+    under_way = row.state in UNDER_WAY
+    if not under_way:
+        return ImportProgress("", None, under_way)
+    if row.cancel_requested_at:
+        return ImportProgress("Removing what is stored…", None, under_way)
+    if row.phase == ImportPhase.STORING and row.examples_read:
+        says = f"Storing: {row.examples_stored:,} of {row.examples_read:,} examples"
+        return ImportProgress(says, 100 * row.examples_stored // row.examples_read, under_way)
+    if row.phase == ImportPhase.READING:
+        percent = min(100, 100 * row.bytes_read // row.bytes_total) if row.bytes_total else None
+        return ImportProgress(
+            f"Reading and checking: {row.examples_read:,} examples so far", percent, under_way
+        )
+    return ImportProgress("Waiting for a process", None, under_way)
+
+
+def cancel_import(*, row: Import, by: User) -> Import:
+    """Ask an import to end; nothing of it stays. Raises Conflict when it has ended."""
+    asked = Import.objects.filter(
+        pk=row.pk, state__in=UNDER_WAY, in_request=False, cancel_requested_at=None
+    ).update(cancel_requested_at=timezone.now())
+    row.refresh_from_db()
+    if row.state not in UNDER_WAY:
+        raise Conflict(f"The import is {row.state} already.")
+    if row.in_request:
+        raise Conflict("This import belongs to a request; it ends with it.")
+    if asked:
+        logger.info("%s cancels the import %s of %s", by, row.pk, row.dataset_key)
+        submitted.send(Import)
+    return row
+
+
+def open_skipped(row: Import) -> BinaryIO:
+    """Open the lines that an import has left out. Raises Missing."""
+    try:
+        return (folders.folder_of(row.pk) / folders.SKIPPED).open("rb")
+    except OSError as error:
+        raise Missing("No lines were left out, or they are not kept any more.") from error
+
+
+def abandon_without_folder(row: Import) -> None:
+    """End an import whose folder is gone, as after a restore."""
+    row.refresh_from_db()
+    if row.state not in UNDER_WAY:  # it has ended in the meantime, and its folder with it
+        return
+    _end(row, None, ImportState.FAILED, "The files of the import are gone. Import them again.")

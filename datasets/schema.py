@@ -263,7 +263,7 @@ def value_problem(value: Any, depth: int) -> str | None:
     if depth < 0:
         return f"Is nested more than {MAX_META_DEPTH} levels deep."
     if isinstance(value, str):
-        return text_problem(value, required=False)
+        return text_problem(value, required=False) if "\x00" in value else None
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int | float):

@@ -38,6 +38,9 @@ def name_problem(text: str) -> str | None:
 def is_blank(text: str) -> bool:
     """Return whether ``text`` holds nothing but white space and characters of no width, which
     ``str.strip`` leaves."""
+    first = text[:1]
+    if first.isascii() and first.isalnum():  # most texts
+        return False
     return all(
         character.isspace()
         or unicodedata.category(character) == "Cf"

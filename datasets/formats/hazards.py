@@ -150,6 +150,8 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
     beside = {
         name: value for name, value in line.items() if name not in known and name not in ignored
     }
+    if not beside:
+        return None
     filled = list(islice(_flat(beside, _DEPTH), MAX_FIELDS + 1))
     if len(filled) > MAX_FIELDS:
         return f"has more than {MAX_FIELDS:,} fields beside the example; leave them out"

@@ -7,6 +7,7 @@ is refused: it would be left out without a word.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from datasets.formats import chats, exports, pairs, traces
 from datasets.formats.hazards import hazard_of
@@ -234,6 +235,8 @@ TABLE: tuple[Format, ...] = (
     ),
 )
 
+_FIELDS = {known.name: known.fields for known in TABLE}
+_FEW = 32  # keys of a line that are remembered
 # What can be imported, by name.
 FORMATS = {known.name: known for known in TABLE if known.converts}
 
@@ -254,12 +257,25 @@ def is_known(line: Line) -> bool:
 
 
 def _find(line: Line) -> Format | None:
-    return next((known for known in TABLE if known.fits(line)), None)
+    for known in _with_keys(tuple(line)) if len(line) <= _FEW else TABLE:
+        if known.fits(line):
+            return known
+    return None
+
+
+@lru_cache(maxsize=1024)  # the same keys come line after line
+def _with_keys(keys: tuple[str, ...]) -> tuple[Format, ...]:
+    """The formats that lines with these keys can be of."""
+    return tuple(
+        known
+        for known in TABLE
+        if known.keys.issubset(keys) and (not known.any_of or not known.any_of.isdisjoint(keys))
+    )
 
 
 def _check(found: Format, line: Line, kind: str | None, ignored: Collection[str]) -> None:
     """Raise LineError if a line that is of this format cannot be imported."""
-    if found.converts and (hazard := hazard_of(line, found.fields, ignored)):
+    if found.converts and (hazard := hazard_of(line, _FIELDS[found.name], ignored)):
         raise LineError(hazard)
     if not found.converts or (found.asked and kind is None):
         detail = ", ".join(sorted(found.keys | (found.any_of & line.keys())))

@@ -55,6 +55,9 @@ def remove_folder(import_id: uuid.UUID, *, keep: tuple[str, ...] = ()) -> None:
         return
     for entry in os.scandir(folder):
         if entry.name not in keep:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+                continue
             with contextlib.suppress(OSError):
                 os.unlink(entry.path)
 

@@ -1,5 +1,9 @@
-from django import forms
+from typing import Any
 
+from django import forms
+from django.conf import settings
+
+from datasets.data_roots import PATH_MAX
 from datasets.formats.table import FORMATS, KINDS, TEXT
 from datasets.importers import (
     ImportRequest,
@@ -60,6 +64,12 @@ class UploadForm(forms.Form):
     file = forms.FileField(
         help_text="JSON Lines, JSON, CSV or TSV in UTF-8, also packed with gzip or zstd.",
         allow_empty_file=True,
+    )
+    path = forms.CharField(
+        required=False,
+        max_length=PATH_MAX,
+        label="Or a file on the server",
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
     name = forms.CharField(
         max_length=MAX_NAME, help_text="Letters, digits, dots, underscores, hyphens."
@@ -122,6 +132,23 @@ class UploadForm(forms.Form):
         max_length=MAX_SOURCE,
         help_text="Where the data come from: an address, a paper.",
     )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if settings.TUNIX_DATA_ROOTS:
+            self.fields["file"].required = False
+        else:
+            del self.fields["path"]
+
+    def clean(self) -> dict[str, Any]:
+        """One of ``file`` and ``path`` is given."""
+        data: dict[str, Any] = super().clean() or self.cleaned_data
+        if "path" in self.fields and not self.errors.keys() & {"file", "path"}:
+            if not data.get("file") and not data.get("path"):
+                self.add_error("file", "Choose a file, or name one on the server.")
+            elif data.get("file") and data.get("path"):
+                self.add_error("path", "Give one or the other.")
+        return data
 
     def clean_skip_bad(self) -> float | None:
         try:

@@ -1,14 +1,15 @@
 """Reading files of several formats as examples.
 
-``read_file`` reads and checks the whole file first, into a staging, so that every bad line is known
+``read_parts`` reads and checks all of a file first, into a staging, so that every bad line is known
 before the database is touched. datasets/imports.py stores what is staged.
 """
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,8 @@ from datasets import services
 from datasets.folders import SKIPPED, STAGING
 from datasets.formats.lines import Line, LineError, parse_line
 from datasets.formats.table import FORMATS, KINDS, recognise, to_example
-from datasets.reading import ImportRefused, Readable, Source
-from datasets.schema import NAMED_PROBLEMS
+from datasets.reading import ImportRefused, Part, Source
+from datasets.schema import NAMED_PROBLEMS, ExampleData
 from datasets.staging import Filling, Staging
 from tunixrt.numbers import parse_number
 
@@ -94,6 +95,10 @@ class ImportRequest:
     licence: str = ""
     source: str = ""
 
+    @cached_property
+    def ignored(self) -> frozenset[str]:
+        return frozenset(self.ignore)
+
     @property
     def dataset_key(self) -> str:
         return f"{self.name}-{self.version}"
@@ -137,30 +142,29 @@ def no_progress(*, read: int, examples: int) -> None:
     pass
 
 
-def read_file(
-    file: Readable,
+def read_parts(
+    parts: Iterable[Part],
     *,
-    file_name: str,
     request: ImportRequest,
     folder: Path,
     by: User | None,
     progress: Progress = no_progress,
     named_lines: int | None = NAMED_LINES,
+    origin: Mapping[str, Any] | None = None,
 ) -> Staging:
-    """Read and check all examples of a file, into a staging in ``folder``.
+    """Read and check all examples of one or several files, into a staging in ``folder``.
 
     Args:
-        file: read once, from where it stands to its end.
-        file_name: where the data came from, for the provenance.
+        parts: each is read once, from where it stands to its end, before the next one is asked for.
         named_lines: how many bad lines the error names; None: all.
+        origin: further fields of the provenance.
 
     Raises:
         BadLines, ImportRefused, services.InvalidDataset. OSError: no room for the staging.
     """
-    source = Source(file, file_name, max_unpacked=settings.TUNIXRT_UNPACKED_MAX_BYTES)
     with closing(Filling(folder / STAGING)) as filling:
-        reading = _Reading(source, filling, request, folder / SKIPPED, named_lines)
-        found = reading.read(progress)
+        reading = _Reading(filling, request, folder / SKIPPED, named_lines, progress)
+        reading.read(parts)
         held_out = request.held_out
         if held_out is not None and filling.named_parts:
             reason = "The lines name their part themselves (field split); give one or the other."
@@ -169,7 +173,7 @@ def read_file(
             held_out=None if held_out is None else _count_held_out(held_out, filling.size),
             about={
                 "lines_skipped": reading.bad,
-                "provenance": _provenance(source, filling, request, found, reading.bad, by),
+                "provenance": _provenance(reading, dict(origin or {}), by),
             },
         )
     if places := staging.in_both_parts():
@@ -188,79 +192,114 @@ def _count_held_out(held_out: int | float, size: int) -> int:
     return number
 
 
-def _provenance(
-    source: Source,
-    filling: Filling,
-    request: ImportRequest,
-    format: str,
-    skipped: int,
-    by: User | None,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"source": "import", "file": source.file_name[:255], "format": format}
-    if source.whole:
-        found |= {"bytes": source.bytes, "sha256": source.sha256}
+def _provenance(reading: "_Reading", origin: dict[str, Any], by: User | None) -> dict[str, Any]:
+    request = reading.request
+    found: dict[str, Any] = {"source": "import"} | origin
+    found |= reading.files[0] if len(reading.files) == 1 else {"files": reading.files}
     found |= {
-        "packing": source.packing.value,
-        "left_out_beside_the_examples": source.beside,
+        "format": reading.format,
         "kind": request.kind,
         "mapping": dict(request.mapping),
         "ignore": sorted(request.ignore),
-        "kept_in_meta": list(filling.kept),
+        "kept_in_meta": list(reading.filling.kept),
         "held_out": request.held_out,
         "limit": request.limit,
-        "lines_skipped": skipped or None,
+        "lines_skipped": reading.bad or None,
         "imported_by": by.get_username() if by else None,
     }
-    return {name: value for name, value in found.items() if value not in (None, "", {}, [])}
+    return _filled(found)
+
+
+def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value not in (None, "", {}, [])}
 
 
 @dataclass
 class _Reading:
-    """Reads the lines of a source; the good ones go to the staging, the others to a file of their
-    own where they may be left out."""
+    """Reads the lines of the files; the good ones go to the staging, the others to a file of their
+    own where they may be left out.
 
-    source: Source
+    Attributes:
+        format: of all lines.
+        files: what the provenance says about each file.
+        bad: how many lines are not valid.
+    """
+
     filling: Filling
     request: ImportRequest
     skipped: Path
     named_lines: int | None
+    progress: Progress
+    format: str | None = None
+    files: list[dict[str, Any]] = field(default_factory=list)
     bad: int = 0
+    lines: int = 0
     problems: list[LineProblem] = field(default_factory=list)
 
-    def read(self, progress: Progress) -> str:
-        """Returns the format. Raises BadLines, ImportRefused."""
-        request, filling = self.request, self.filling
-        ignore = frozenset(request.ignore)
-        format = request.format
-        lines = 0
-        for number, found in self.source.examples():
-            lines += 1
-            if lines % TOLD_EVERY == 0:
-                progress(read=self.source.bytes, examples=filling.size)
+    def read(self, parts: Iterable[Part]) -> None:
+        """Raises BadLines, ImportRefused."""
+        self.format = self.request.format
+        read = 0
+        for part in parts:
+            source = Source(part.file, part.name, max_unpacked=settings.TUNIXRT_UNPACKED_MAX_BYTES)
+            try:
+                self._read_part(source, part, read)
+            except ImportRefused as refusal:
+                if part.total == 1:
+                    raise
+                raise ImportRefused(f"{part.name}: {refusal.sentence}") from refusal
+            read += source.bytes
+            self.files.append(_told_of(source))
+            if self._is_full():
+                break
+        self._check(read)
+
+    def _is_full(self) -> bool:
+        return self.filling.size == self.request.limit
+
+    def _read_part(self, source: Source, part: Part, read_before: int) -> None:
+        where = f"{part.name}: " if part.total > 1 else ""
+        for number, found in source.examples():
+            self.lines += 1
+            if self.lines % TOLD_EVERY == 0:
+                self.progress(read=read_before + source.bytes, examples=self.filling.size)
             try:
                 if isinstance(found, LineError):
                     raise found
-                line = _mapped(found, request.mapping) if request.mapping else found
-                format = format or recognise(line, request.kind, ignore)
-                example, split = to_example(line, format, request.kind, ignore)
-                if filling.size and example.kind != filling.kind:
-                    raise LineError(
-                        f"is a {example.kind}, the lines before are of kind {filling.kind}: a"
-                        " dataset has one kind"
-                    )
+                self._take(found, part)
             except LineError as error:
-                self._refuse(number, found, str(error))
-                continue
-            filling.kind = example.kind
-            filling.add(example, split)
-            if filling.size == request.limit:
+                self._refuse(number, found, f"{where}{error}")
+            if self._is_full():
                 break
-        if self.bad and not (request.skip_bad and self.bad <= request.skip_bad * lines):
-            raise BadLines(self.problems, self.bad, of=lines, allowed=request.skip_bad)
-        if format is None or not filling.size:
+
+    def _take(self, found: Line, part: Part) -> None:
+        """Raises LineError."""
+        request = self.request
+        line = _mapped(found, request.mapping) if request.mapping else found
+        self.format = self.format or recognise(line, request.kind, request.ignored)
+        example, split = to_example(line, self.format, request.kind, request.ignored)
+        if part.split and split and split != part.split:
+            raise LineError(f"split: is {split}, but the file is the {part.split} part")
+        self._add(example, split or part.split)
+
+    def _add(self, example: ExampleData, split: str | None) -> None:
+        """Raises LineError."""
+        filling = self.filling
+        if filling.size and example.kind != filling.kind:
+            raise LineError(
+                f"is a {example.kind}, the lines before are of kind {filling.kind}: a"
+                " dataset has one kind"
+            )
+        filling.kind = example.kind
+        filling.add(example, split)
+
+    def _check(self, read: int) -> None:
+        allowed = self.request.skip_bad
+        if self.bad and not (allowed and self.bad <= allowed * self.lines):
+            raise BadLines(self.problems, self.bad, of=self.lines, allowed=allowed)
+        if self.format is None or not self.filling.size:
             raise ImportRefused("The file holds no example.")
-        progress(read=self.source.bytes, examples=filling.size)
-        return format
+        self.progress(read=read, examples=self.filling.size)
 
     def _refuse(self, number: int, found: Line | LineError, reason: str) -> None:
         self.bad += 1
@@ -273,6 +312,17 @@ class _Reading:
                     json.dumps({"line": number, "reason": reason, "content": content}).encode()
                     + b"\n"
                 )
+
+
+def _told_of(source: Source) -> dict[str, Any]:
+    told: dict[str, Any] = {"file": source.file_name[:255]}
+    if source.whole:
+        told |= {"bytes": source.bytes, "sha256": source.sha256}
+    told |= {
+        "packing": source.packing.value,
+        "left_out_beside_the_examples": source.beside,
+    }
+    return _filled(told)
 
 
 def _mapped(line: Line, mapping: Mapping[str, str]) -> Line:

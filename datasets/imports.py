@@ -24,10 +24,10 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
-from datasets import folders, services
-from datasets.importers import NAMED_LINES, ImportRequest, read_file
+from datasets import data_roots, folders, services, sources
+from datasets.importers import NAMED_LINES, ImportRequest, read_parts
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
-from datasets.reading import Readable
+from datasets.reading import Part, Readable
 from datasets.staging import NotComplete, Staging
 from datasets.storing import BATCH, BATCH_BYTES, discard, store, store_batch
 from tunixrt.refusals import Conflict, Missing, NoRoom, Refusal, TooMany
@@ -83,9 +83,8 @@ def import_file(
         created_by=by,
     )
     with _working_folder(row.id) as folder:
-        staging = read_file(
-            file,
-            file_name=file_name,
+        staging = read_parts(
+            [Part(file, file_name)],
             request=request,
             folder=folder,
             by=by,
@@ -162,18 +161,33 @@ def _store_in_request(
 def submit_file(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
     """Take a file and let a process import it. Raises what ``ImportRequest.check`` raises, Busy,
     TooMany, NoRoom."""
-    request.check()
-    _refuse_too_many(by)
-    row = Import(
-        dataset_key=request.dataset_key,
-        source={"type": "upload", "file": file_name[:255]},
-        request=request.as_json(),
-        created_by=by,
-    )
+    row = _row_of(request, {"type": "upload", "file": file_name[:255]}, by)
     with _kept_folder(row.id) as folder:
         row.bytes_total = _take_over(file, folder / folders.SOURCE)
         _submit(row, request, by)
     return row
+
+
+def submit_path(*, path: str, request: ImportRequest, by: User) -> Import:
+    """Let a process import a file of the server, which is read where it is. Raises what
+    ``submit_file`` raises, and InvalidPath."""
+    source = data_roots.describe(path)
+    row = _row_of(request, source, by)
+    with _kept_folder(row.id):
+        row.bytes_total = source["bytes"]
+        _submit(row, request, by)
+    return row
+
+
+def _row_of(request: ImportRequest, source: dict[str, Any], by: User) -> Import:
+    request.check()
+    _refuse_too_many(by)
+    return Import(
+        dataset_key=request.dataset_key,
+        source=source,
+        request=request.as_json(),
+        created_by=by,
+    )
 
 
 def _refuse_too_many(by: User) -> None:
@@ -306,15 +320,15 @@ def _read(row: Import) -> Staging:
     folder = folders.folder_of(row.id)
     (folder / folders.SKIPPED).unlink(missing_ok=True)
     request = ImportRequest.from_json(row.request)
-    with (folder / folders.SOURCE).open("rb") as file:
-        staging = read_file(
-            file,
-            file_name=str(row.source.get("file", "")),
-            request=request,
-            folder=folder,
-            by=row.created_by,
-            progress=_Told(row),
-        )
+    told = _Told(row)
+    staging = read_parts(
+        sources.parts_of(row.source, folder),
+        request=request,
+        folder=folder,
+        by=row.created_by,
+        progress=told,
+        origin=sources.origin_of(row.source),
+    )
     _note(
         row,
         phase=ImportPhase.STORING,

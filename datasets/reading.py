@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -62,6 +63,21 @@ class ImportRefused(Refusal):
 
 class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of those that become a dataset.
+
+    Attributes:
+        split: of all its examples, where the request says it.
+        total: how many files there are.
+    """
+
+    file: Readable
+    name: str
+    split: str | None = None
+    total: int = 1
 
 
 class _Stream(io.RawIOBase):

@@ -6,6 +6,7 @@ app_name = "datasets"
 urlpatterns = [
     path("datasets", views.dataset_list, name="list"),
     path("datasets/new", views.upload, name="upload"),
+    path("datasets/files", views.server_files, name="server_files"),
     path("datasets/imports", views.import_list, name="imports"),
     path("datasets/imports/<uuid:import_id>", views.import_detail, name="import"),
     path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),

@@ -16,16 +16,23 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from datasets.access import get_dataset_for, get_import_for
+from datasets.data_roots import PATH_MAX, list_folder
 from datasets.examples import content_of, parts_of
 from datasets.forms import UploadForm
 from datasets.importers import BadLines
-from datasets.imports import cancel_import, import_file, import_progress, submit_file
+from datasets.imports import (
+    cancel_import,
+    import_file,
+    import_progress,
+    submit_file,
+    submit_path,
+)
 from datasets.listing import filter_imports, search_datasets, search_traces, take_page
 from datasets.models import Dataset, Kind, Trace
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
-from tunixrt.refusals import BadRequest, NoRoom, Refusal
+from tunixrt.refusals import BadRequest, Missing, NoRoom, Refusal
 from tunixrt.roles import May, require
 from tunixrt.searches import search
 
@@ -162,12 +169,16 @@ def upload(request: HttpRequest) -> HttpResponse:
 @csrf_protect
 def _upload(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
-        return render(request, "datasets/upload.html", {"form": UploadForm()})
+        form = UploadForm(initial={"path": request.GET.get("path", "")[:PATH_MAX]})
+        return render(request, "datasets/upload.html", {"form": form})
     form = UploadForm(request.POST, request.FILES)
     bad_lines = None
     if form.is_valid():
         try:
             file, asked = form.cleaned_data["file"], form.import_request()
+            if path := form.cleaned_data.get("path"):
+                row = submit_path(path=path, request=asked, by=person(request))
+                return _go(request, reverse("datasets:import", args=[row.pk]))
             if file.size > IN_REQUEST_BYTES:
                 row = submit_file(file=file, file_name=file.name, request=asked, by=person(request))
                 return _go(request, reverse("datasets:import", args=[row.pk]))
@@ -197,6 +208,19 @@ def _go(request: HttpRequest, address: str) -> HttpResponse:
     if _is_scripted(request):  # the script goes there itself
         return JsonResponse({"location": address}, status=201)
     return redirect(address)
+
+
+@login_required
+@require_safe
+def server_files(request: HttpRequest) -> HttpResponse:
+    """The files on the server that can be imported, folder by folder."""
+    require(person(request), May.MAKE)
+    folder = request.GET.get("folder", "")
+    if not settings.TUNIX_DATA_ROOTS:
+        raise Missing("No folder of this server may be imported from (TUNIX_DATA_ROOTS).")
+    above, entries, more = list_folder(folder)
+    context = {"folder": folder, "above": above, "entries": entries, "more": more}
+    return render(request, "datasets/server_files.html", context)
 
 
 @login_required

@@ -302,6 +302,9 @@ TUNIX_OUTPUT_ROOT = Path(env.str("TUNIX_OUTPUT_ROOT", str(TUNIXRT_VAR_DIR / "out
 TUNIX_MODEL_ROOTS = [
     Path(path).resolve() for path in env.list("TUNIX_MODEL_ROOTS", [str(BASE_DIR / "models")])
 ]
+# Folders whose files every account that may make datasets may import.
+_data_roots: list[str] = env.list("TUNIX_DATA_ROOTS", [])
+TUNIX_DATA_ROOTS = [Path(path).resolve() for path in _data_roots]
 # The interpreter that has the training runtime, and the command it runs; empty: the project's own
 # trainer.
 TUNIX_PYTHON = env.str("TUNIX_PYTHON", sys.executable)

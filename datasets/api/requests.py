@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from datasets.formats.table import FORMATS, KINDS
+from datasets.importers import SKIP_BAD_DEFAULT, ImportRequest
 from datasets.listing import OFFSET_MAX
 from datasets.models import ImportState
 from datasets.schema import json_kind
@@ -18,7 +19,7 @@ from datasets.services import (
 )
 from tunixrt.api.query import CURSOR, choice, read_by, text, whole
 from tunixrt.cursors import Cursor, decode_number_cursor, decode_uuid_cursor
-from tunixrt.reading import Model
+from tunixrt.reading import Model, storable
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 WORD = r"^(?!.*\.\.)[A-Za-z0-9._-]+$"
@@ -137,3 +138,95 @@ class UploadQuery(UploadFields):
     mode: Annotated[str, PlainValidator(_text), WithJsonSchema(MODE)] = Field(
         "", description="async: answer at once, and let a process import the file."
     )
+
+
+def _typed(name: str, *kinds: type) -> PlainValidator:
+    """A value of one of these types; the importer checks what it says."""
+
+    def check(value: Any) -> Any:
+        if type(value) not in kinds:
+            raise ValueError(f"Must be {name}, not {json_kind(value)}.")
+        return value
+
+    return PlainValidator(check)
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError("Must be a list of texts.")
+    if len(value) > NAMES_MAX:
+        raise ValueError(f"Has {len(value):,} items; the limit is {NAMES_MAX:,}.")
+    return [storable(name) for name in value]
+
+
+NAMES_MAX = 1_000
+_NAMES = WithJsonSchema({"type": "array", "items": {"type": "string"}, "maxItems": NAMES_MAX})
+Names = Annotated[list[str], PlainValidator(_names), _NAMES]
+Text = Annotated[
+    str,
+    PlainValidator(lambda value: storable(_text(value))),
+    WithJsonSchema({"type": "string", "maxLength": 4_096}),
+]
+
+
+class ImportBody(Model):
+    """An import of what is not uploaded: ``path`` names a file on the server, ``hub`` a dataset of
+    the Hugging Face Hub. The other fields are those of an upload."""
+
+    path: Text = Field("", description="Absolute path of a file inside TUNIX_DATA_ROOTS.")
+    name: Name
+    version: Version
+    description: Description = ""
+    format: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *FORMATS]})
+    ] = Field("", description="Of the lines; empty: recognised by the first one.")
+    kind: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *KINDS]})
+    ] = Field("", description="What the examples are to be; empty: what their format is taken for.")
+    mapping: Annotated[
+        dict[str, Any],
+        _typed("an object", dict),
+        WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+    ] = Field(
+        {},
+        description="The name of a field that a format knows, and the field or column of the file"
+        " that is meant.",
+    )
+    ignore: Names = Field(
+        [], description="Names of fields that say nothing about what is to be learnt."
+    )
+    held_out: Annotated[
+        int | float | None,
+        _typed("a number", int, float, type(None)),
+        WithJsonSchema({"type": ["number", "null"], "exclusiveMinimum": 0}),
+    ] = Field(None, description="Examples to hold out: a number, or a share such as 0.1.")
+    skip_bad: Annotated[
+        bool | float,
+        _typed("true, false or a share", bool, int, float),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "number", "maximum": 0.5}]}),
+    ] = Field(
+        False,
+        description="Leave out lines that are not valid: true (up to 1 % of them), or the share"
+        " that may be left out, such as 0.05.",
+    )
+    licence: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_LICENCE})
+    ] = Field("", description="Such as CC-BY-4.0.")
+    source: Annotated[
+        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_SOURCE})
+    ] = Field("", description="Where the data come from: an address, a paper.")
+
+    def import_request(self) -> ImportRequest:
+        return ImportRequest(
+            name=self.name,
+            version=self.version,
+            description=self.description,
+            format=self.format or None,
+            kind=self.kind or None,
+            mapping=self.mapping,
+            ignore=tuple(self.ignore),
+            held_out=self.held_out,
+            skip_bad=SKIP_BAD_DEFAULT if self.skip_bad is True else self.skip_bad or None,
+            licence=self.licence,
+            source=self.source,
+        )

@@ -40,6 +40,7 @@ from datasets.api.requests import (
     MODE,
     DatasetBody,
     DatasetListQuery,
+    ImportBody,
     ImportListQuery,
     TraceListQuery,
     UploadFields,
@@ -53,7 +54,7 @@ from datasets.importers import (
     parse_names,
     parse_skip_bad,
 )
-from datasets.imports import cancel_import, import_file, open_skipped, submit_file
+from datasets.imports import cancel_import, import_file, open_skipped, submit_file, submit_path
 from datasets.listing import Page, filter_imports, search_datasets, search_traces, take_page
 from datasets.models import Trace
 from datasets.reading import Readable
@@ -314,7 +315,7 @@ IMPORT = {
 
 
 class ImportList(APIView):
-    """GET: a page of imports, newest first."""
+    """GET: a page of imports, newest first. POST: import what is not uploaded."""
 
     @described(
         "listImports",
@@ -333,6 +334,23 @@ class ImportList(APIView):
             cursor=query.cursor,
         )
         return paged([import_answer(row) for row in page.rows], query.limit, query.offset, page)
+
+    @described(
+        "createImport",
+        summary="Import a file of the server, or a dataset of the Hugging Face Hub",
+        description="A process of its own reads and stores it; the answer comes at once.",
+        body=ImportBody,
+        answers={202: ImportAnswer},
+        refused=(409, 501, 507),
+        gives={"import_id": "/id"},
+    )
+    def post(self, request: Request) -> Response:
+        require(caller(request), May.MAKE)
+        body = read_body(ImportBody, request.data, named=NAMED_FIELDS)
+        if not body.path:
+            raise ValidationError({"path": ["This field is required."]})
+        row = submit_path(path=body.path, request=body.import_request(), by=caller(request))
+        return Response(import_answer(row), status=202)
 
 
 class ImportDetail(APIView):

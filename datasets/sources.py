@@ -1,0 +1,27 @@
+"""What an import by a process of its own reads: an upload in its folder, a file on the server, or a
+dataset of the Hugging Face Hub. ``Import.source`` says which, under ``type``."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import data_roots, folders
+from datasets.reading import Part
+
+
+def parts_of(source: Mapping[str, Any], folder: Path) -> Iterator[Part]:
+    """Yield the files of an import, each open until the next one is asked for. Raises Refusal,
+    OSError."""
+    if source.get("type") == "path":
+        with data_roots.unchanged(source) as file:
+            yield Part(file, str(source["file"]))
+    else:
+        with (folder / folders.SOURCE).open("rb") as file:
+            yield Part(file, str(source.get("file", "")))
+
+
+def origin_of(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What the provenance says about a source beside its files."""
+    if source.get("type") == "path":
+        return {"path": source["path"]}
+    return {}

@@ -1,5 +1,5 @@
-"""The folders of imports, in the output root: ``.imports/<id>/`` with the source, the staging, the
-lines that were left out, the output of the process, and a lock.
+"""The folders of imports, in the output root: ``.imports/<id>/`` with the source (an upload, or
+files of the Hub), the staging, the lines that were left out, the output of the process, and a lock.
 
 Who holds the lock works on the import: a process of its own, or a request. An import under way
 whose lock is free was interrupted.
@@ -18,6 +18,7 @@ from django.conf import settings
 from tunixrt.refusals import Busy
 
 SOURCE = "source"
+HUB = "hub"
 STAGING = "staging.sqlite3"
 SKIPPED = "skipped.jsonl"
 LOG = "log"

@@ -24,7 +24,7 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.dispatch import Signal
 from django.utils import timezone
 
-from datasets import data_roots, folders, services, sources
+from datasets import data_roots, folders, hub, services, sources
 from datasets.importers import NAMED_LINES, ImportRequest, read_parts
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
 from datasets.reading import Part, Readable
@@ -179,6 +179,18 @@ def submit_path(*, path: str, request: ImportRequest, by: User) -> Import:
     return row
 
 
+def submit_hub(*, asked: hub.HubRequest, request: ImportRequest, by: User) -> Import:
+    """Let a process fetch and import a dataset of the Hugging Face Hub. Raises what ``submit_file``
+    raises, and NotHere without the client of the Hub."""
+    row = _row_of(request, asked.as_source(), by)
+    if asked.held_out_files and request.held_out is not None:
+        reason = "The files that are held out are named; give one or the other."
+        raise services.InvalidDataset({"held_out": [reason]})
+    with _kept_folder(row.id):
+        _submit(row, request, by)
+    return row
+
+
 def _row_of(request: ImportRequest, source: dict[str, Any], by: User) -> Import:
     request.check()
     _refuse_too_many(by)
@@ -321,6 +333,8 @@ def _read(row: Import) -> Staging:
     (folder / folders.SKIPPED).unlink(missing_ok=True)
     request = ImportRequest.from_json(row.request)
     told = _Told(row)
+    if row.source.get("type") == "hub":
+        _fetch(row, folder / folders.HUB, told)
     staging = read_parts(
         sources.parts_of(row.source, folder),
         request=request,
@@ -338,6 +352,30 @@ def _read(row: Import) -> Staging:
         lines_skipped=staging.about["lines_skipped"],
     )
     return staging
+
+
+def _fetch(row: Import, folder: Path, told: "_Told") -> None:
+    """Fetch the files of a Hub dataset; the first attempt decides on the commit. Raises Cancelled,
+    HubRefused, OSError."""
+    limit = settings.TUNIXRT_UPLOAD_MAX_BYTES
+    if "commit" not in row.source:
+        source = hub.resolve(row.source, max_bytes=limit)
+        total = sum(file["bytes"] for file in source["data_files"])
+        _note(row, source=source, bytes_total=total)
+    came = 0
+
+    def received(count: int) -> None:
+        nonlocal came
+        came += count
+        if came > limit:
+            raise hub.HubRefused(
+                f"The files have more than {limit:,} bytes (TUNIXRT_UPLOAD_MAX_BYTES)."
+            )
+        told(read=came, examples=0)
+
+    for file in row.source["data_files"]:
+        hub.fetch(row.source, file["name"], folder, received)
+    _note(row, source=row.source | {"fetched": True}, bytes_read=0)
 
 
 def _store(row: Import, staging: Staging) -> None:
@@ -440,6 +478,8 @@ def import_progress(row: Import) -> ImportProgress:
         return ImportProgress(says, 100 * row.examples_stored // row.examples_read, under_way)
     if row.phase == ImportPhase.READING:
         percent = min(100, 100 * row.bytes_read // row.bytes_total) if row.bytes_total else None
+        if row.source.get("type") == "hub" and not row.source.get("fetched"):
+            return ImportProgress("Fetching the files from the Hub", percent, under_way)
         return ImportProgress(
             f"Reading and checking: {row.examples_read:,} examples so far", percent, under_way
         )

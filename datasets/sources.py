@@ -15,6 +15,10 @@ def parts_of(source: Mapping[str, Any], folder: Path) -> Iterator[Part]:
     if source.get("type") == "path":
         with data_roots.unchanged(source) as file:
             yield Part(file, str(source["file"]))
+    elif source.get("type") == "hub":
+        for found in source["data_files"]:
+            with (folder / folders.HUB / found["name"]).open("rb") as file:
+                yield Part(file, found["name"], found["split"], len(source["data_files"]))
     else:
         with (folder / folders.SOURCE).open("rb") as file:
             yield Part(file, str(source.get("file", "")))
@@ -24,4 +28,6 @@ def origin_of(source: Mapping[str, Any]) -> dict[str, Any]:
     """What the provenance says about a source beside its files."""
     if source.get("type") == "path":
         return {"path": source["path"]}
+    if source.get("type") == "hub":
+        return {name: source[name] for name in ("hub", "revision", "commit")}
     return {}

@@ -1,11 +1,13 @@
 """What the API of traces and datasets takes."""
 
 import uuid
+from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from datasets.formats.table import FORMATS, KINDS
+from datasets.hub import HubRequest
 from datasets.importers import SKIP_BAD_DEFAULT, ImportRequest
 from datasets.listing import OFFSET_MAX
 from datasets.models import ImportState
@@ -169,11 +171,24 @@ Text = Annotated[
 ]
 
 
+HUB_FIELDS = tuple(field.name for field in fields(HubRequest) if field.name != "hub")
+
+
 class ImportBody(Model):
     """An import of what is not uploaded: ``path`` names a file on the server, ``hub`` a dataset of
     the Hugging Face Hub. The other fields are those of an upload."""
 
     path: Text = Field("", description="Absolute path of a file inside TUNIX_DATA_ROOTS.")
+    hub: Text = Field("", description="Id of a dataset on the Hub: owner/name.")
+    revision: Text = Field("main", description="Of the Hub: a commit, a branch or a tag.")
+    files: Names = Field(
+        [], description="Of the Hub: names or patterns of the files; empty: all files of data."
+    )
+    config: Text = Field("", description="Of the Hub: only files in a folder of this name.")
+    split: Text = Field("", description="Of the Hub: only files with this word in their names.")
+    held_out_files: Names = Field(
+        [], description="Of the Hub: names or patterns of the files whose examples are held out."
+    )
     name: Name
     version: Version
     description: Description = ""
@@ -215,6 +230,9 @@ class ImportBody(Model):
     source: Annotated[
         str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_SOURCE})
     ] = Field("", description="Where the data come from: an address, a paper.")
+
+    def hub_request(self) -> HubRequest:
+        return HubRequest(**{field.name: getattr(self, field.name) for field in fields(HubRequest)})
 
     def import_request(self) -> ImportRequest:
         return ImportRequest(

@@ -37,6 +37,7 @@ from datasets.api.presentation import (
     receipt,
 )
 from datasets.api.requests import (
+    HUB_FIELDS,
     MODE,
     DatasetBody,
     DatasetListQuery,
@@ -54,7 +55,14 @@ from datasets.importers import (
     parse_names,
     parse_skip_bad,
 )
-from datasets.imports import cancel_import, import_file, open_skipped, submit_file, submit_path
+from datasets.imports import (
+    cancel_import,
+    import_file,
+    open_skipped,
+    submit_file,
+    submit_hub,
+    submit_path,
+)
 from datasets.listing import Page, filter_imports, search_datasets, search_traces, take_page
 from datasets.models import Trace
 from datasets.reading import Readable
@@ -347,9 +355,16 @@ class ImportList(APIView):
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         body = read_body(ImportBody, request.data, named=NAMED_FIELDS)
-        if not body.path:
-            raise ValidationError({"path": ["This field is required."]})
-        row = submit_path(path=body.path, request=body.import_request(), by=caller(request))
+        if bool(body.path) == bool(body.hub):
+            reason = "Give one of path, a file on the server, and hub, a dataset of the Hub."
+            raise ValidationError({"path" if body.path else "hub": [reason]})
+        asked, by = body.import_request(), caller(request)
+        if body.path:
+            if alien := sorted(body.model_fields_set & set(HUB_FIELDS)):
+                raise ValidationError({name: ["Belongs to hub."] for name in alien})
+            row = submit_path(path=body.path, request=asked, by=by)
+        else:
+            row = submit_hub(asked=body.hub_request(), request=asked, by=by)
         return Response(import_answer(row), status=202)
 
 

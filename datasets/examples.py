@@ -132,9 +132,9 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def parse_example(value: Any, kind: str | None = None) -> ExampleData:
+def parse_example(value: Any, kind: str | None = None, *, plain_text: bool = False) -> ExampleData:
     """Check one example of any kind; the kind is told by its fields where neither ``kind`` nor a
-    field of this name says it. Raises InvalidTrace."""
+    field of this name says it. ``plain_text`` is that of ``conversation``. Raises InvalidTrace."""
     if not isinstance(value, Mapping):
         raise InvalidTrace({"trace": [f"Must be an object, not {json_kind(value)}."]})
     fields = {name: content for name, content in value.items() if name != "kind"}
@@ -151,6 +151,8 @@ def parse_example(value: Any, kind: str | None = None) -> ExampleData:
             errors[name] = ["This field is required."]
     if errors:
         raise InvalidTrace(errors)
+    if kind == Kind.CONVERSATION:
+        fields["plain_text"] = plain_text
     if kind == Kind.PROMPT:
         fields["messages"] = as_messages(fields.pop("prompt"), "user")
     if kind == Kind.PREFERENCE:
@@ -436,4 +438,20 @@ def training_line(example_id: Any, example: HasContent, split: str) -> bytes:
     if example.kind != Kind.TRACE and example.meta:
         line["meta"] = example.meta
     line["split"] = str(split)
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def example_line(example: HasContent, split: str) -> bytes:
+    """One line with everything that an example says: what ``parse_example`` takes, and its part."""
+    line: dict[str, Any] = {"kind": str(example.kind)}
+    if example.kind == Kind.TRACE:
+        line |= {"prompt": example.prompt, "steps": example.steps}
+    else:
+        content = content_of(example)
+        if example.kind == Kind.PROMPT:
+            content = {"prompt": content.pop("messages")} | content
+        line |= content
+    if example.final_answer:
+        line["final_answer"] = example.final_answer
+    line |= {"meta": example.meta, "split": str(split)}
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -27,6 +27,7 @@ from tunixrt.forms import ChoiceField
 from tunixrt.refusals import Refusal
 
 _FORMAT_LABELS = {
+    "examples": "examples in full, an export of this system",
     "tunix_sft": "tunix_sft, an export of this system",
     "tunix_preference": "tunix_preference, an export of this system",
     "tunix_prompts": "tunix_prompts, an export of this system",
@@ -62,7 +63,7 @@ _KIND_LABELS = {
 
 class UploadForm(forms.Form):
     file = forms.FileField(
-        help_text="JSON Lines, JSON, CSV or TSV in UTF-8, also packed with gzip or zstd.",
+        help_text="JSON Lines, JSON, CSV or TSV in UTF-8, also packed with gzip or zstd; Parquet.",
         allow_empty_file=True,
     )
     path = forms.CharField(

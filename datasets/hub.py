@@ -230,11 +230,11 @@ def fetch(
     fetched again. ``received`` is told how many bytes have come since the last call. Raises
     HubRefused, OSError."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
-    from huggingface_hub.utils import tqdm  # noqa: PLC0415 - as above
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415 - as above
 
-    class Told(tqdm):  # type: ignore[misc]  # without types
+    class Told(tqdm):
         def __init__(self, *arguments: Any, **options: Any):
-            super().__init__(*arguments, **(options | {"disable": True}))
+            super().__init__(*arguments, **(options | {"disable": True}))  # type: ignore[no-untyped-call]
 
         def update(self, count: float | None = 1) -> None:
             received(int(count or 0))

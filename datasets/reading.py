@@ -11,15 +11,21 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
+import stat
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO, Protocol, cast
 
+import orjson
 import zstandard
 
+from datasets import parquet
 from datasets.containers import (
     HEAD_BYTES,
     SIGNATURE_BYTES,
@@ -101,6 +107,31 @@ class _Stream(io.RawIOBase):
         self.bytes += len(piece)
         return piece
 
+    @contextmanager
+    def on_disk(self) -> Iterator[BinaryIO]:
+        """All of the file, read to its end, with a descriptor: the file itself if it has one, or a
+        copy."""
+        if file := self._regular_file():
+            while self._read(_PIECE):
+                pass
+            yield file
+            return
+        with tempfile.TemporaryFile() as copy:
+            copy.write(self._start)
+            while piece := self._read(_PIECE):
+                copy.write(piece)
+            copy.flush()
+            yield copy
+
+    def _regular_file(self) -> BinaryIO | None:
+        """The file, if it is a regular one that was read from its beginning."""
+        file = cast(BinaryIO, self._file)
+        try:
+            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return file if is_regular and file.tell() == self.bytes else None
+        except (AttributeError, OSError, ValueError):
+            return None
+
     def readable(self) -> bool:
         return True
 
@@ -150,7 +181,12 @@ class Source:
         table's row begins. Raises ImportRefused for a file that cannot be read as a whole.
         """
         try:
-            self.packing = packing_of(self._packed.start(SIGNATURE_BYTES))
+            start = self._packed.start(SIGNATURE_BYTES)
+            if start.startswith(parquet.MAGIC):
+                yield from self._parquet()
+                self.whole = True
+                return
+            self.packing = packing_of(start)
             stream = self._packed
             if self.packing is not Packing.NONE:
                 stream = _Stream(
@@ -211,6 +247,16 @@ class Source:
             yield from enumerate(inside, start=1)
             return
         yield from chain([first], [second] if second else [], numbered)
+
+    def _parquet(self) -> Iterator[Found]:
+        """The rows of a Parquet file, numbered from 1."""
+        with self._packed.on_disk() as file:
+            try:
+                with parquet.reading(file) as lines:
+                    bounded = _Bounded(lines, "Parquet", self._max_unpacked)
+                    yield from _numbered_lines(cast(BinaryIO, bounded), parse=_row)
+            except parquet.ParquetError as error:
+                raise ImportRefused(str(error)) from error
 
     def _document(self, file: BinaryIO) -> Iterator[Found]:
         """One object over several lines: an example, or an object with one list of them."""
@@ -282,13 +328,33 @@ class _Unpacked:
                     f"The {self._packing.value} file is damaged or cut off: {error}."
                 ) from error
             self._count += len(self._left)
-            if self._count > self._limit:
-                raise ImportRefused(
-                    f"The {self._packing.value} file unpacks to more than {self._limit:,} bytes"
-                    " (TUNIXRT_UNPACKED_MAX_BYTES); divide it."
-                )
+            _check_unpacked(self._count, self._limit, self._packing.value)
         piece, self._left = self._left[:size], self._left[size:]
         return piece
+
+
+class _Bounded:
+    """Lines of ``limit`` bytes in all at most. Raises ImportRefused."""
+
+    def __init__(self, file: BinaryIO, kind: str, limit: int):
+        self._file = file
+        self._kind = kind
+        self._limit = limit
+        self._count = 0
+
+    def readline(self, size: int) -> bytes:
+        line = self._file.readline(size)
+        self._count += len(line)
+        _check_unpacked(self._count, self._limit, self._kind)
+        return line
+
+
+def _check_unpacked(count: int, limit: int, kind: str) -> None:
+    if count > limit:
+        raise ImportRefused(
+            f"The {kind} file unpacks to more than {limit:,} bytes (TUNIXRT_UNPACKED_MAX_BYTES);"
+            " divide it."
+        )
 
 
 def _gunzip(file: BinaryIO) -> Iterator[bytes]:
@@ -313,7 +379,10 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
 # --- JSON Lines -----------------------------------------------------------------------------------
 
 
-def _numbered_lines(file: BinaryIO) -> Iterator[Found]:
+def _numbered_lines(
+    file: BinaryIO, parse: Callable[[bytes], Line | LineError] | None = None
+) -> Iterator[Found]:
+    parse = parse or _parsed
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 2):
         number += 1
@@ -325,7 +394,13 @@ def _numbered_lines(file: BinaryIO) -> Iterator[Found]:
                 pass
             yield number, LineError(f"is longer than {MAX_LINE_BYTES:,} bytes")
         elif content.strip():
-            yield number, _parsed(content)
+            yield number, parse(content)
+
+
+def _row(raw: bytes) -> Line | LineError:
+    """A row of Parquet, or the text that says why there is none."""
+    row = orjson.loads(raw)
+    return LineError(row) if isinstance(row, str) else row
 
 
 def _parsed(raw: bytes) -> Line | LineError:

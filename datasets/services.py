@@ -15,7 +15,8 @@ from django.db import IntegrityError, connections, router, transaction
 from django.db.models import Field, Model, Q
 from django.utils import timezone
 
-from datasets.examples import parse_example, training_line
+from datasets import parquet
+from datasets.examples import example_line, parse_example, training_line
 from datasets.ids import ordered_ids
 from datasets.models import TRAINING_FORMATS, Dataset, DatasetItem, Kind, Split, Trace
 from datasets.schema import Errors, ExampleData, InvalidTrace
@@ -23,7 +24,7 @@ from datasets.staging import Summary
 from datasets.storing import keep_from_imports
 from datasets.tally import Fingerprint, Lengths
 from tunixrt.readable import name_problem
-from tunixrt.refusals import Conflict, Missing, Refusal
+from tunixrt.refusals import Conflict, Missing, NotHere, Refusal
 
 # A batch of traces is held in memory, and one trace may have MAX_TRACE_BYTES.
 READ_BATCH = 100
@@ -396,9 +397,10 @@ def _insert_items(dataset: Dataset, start: int, places: Iterable[tuple[uuid.UUID
 # --- Export ---------------------------------------------------------------------------------------
 
 
-def export_lines(dataset: Dataset) -> Iterator[bytes]:
-    """The dataset's lines in its training format, in order. Read in short queries by position:
-    constant memory, and no transaction stays open while a slow reader takes its time.
+def export_lines(dataset: Dataset, *, in_full: bool = False) -> Iterator[bytes]:
+    """The dataset's lines in its training format, or with everything that its examples say, in
+    order. Read in short queries by position: constant memory, and no transaction stays open while a
+    slow reader takes its time.
     """
     start = 0
     while True:
@@ -408,10 +410,22 @@ def export_lines(dataset: Dataset) -> Iterator[bytes]:
             .order_by("position")[:READ_BATCH]
         )
         for item in chunk:
-            yield training_line(item.trace_id, item.trace, item.split)
+            yield (
+                example_line(item.trace, item.split)
+                if in_full
+                else training_line(item.trace_id, item.trace, item.split)
+            )
         if len(chunk) < READ_BATCH:
             return
         start = chunk[-1].position + 1
+
+
+def export_parquet(dataset: Dataset) -> Iterator[bytes]:
+    """A Parquet file with everything that the dataset's examples say, piece by piece. Raises
+    NotHere."""
+    if not parquet.is_installed():
+        raise NotHere(f"Parquet needs a package that is not installed here: {parquet.INSTALL}")
+    return parquet.write(export_lines(dataset, in_full=True), dataset.kind)
 
 
 def write_jsonl(dataset: Dataset, path: Path) -> int:

@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from datasets import parquet
 from datasets.access import get_dataset_for, get_import_for
 from datasets.data_roots import PATH_MAX, list_folder
 from datasets.examples import content_of, parts_of
@@ -83,6 +84,7 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
     most = max((count for _, _, count in histogram), default=0)
     context = {
         "dataset": dataset,
+        "parquet": parquet.is_installed(),
         "histogram": [
             {"start": first, "end": last, "count": count, "width": 100 * count / most}
             for first, last, count in histogram

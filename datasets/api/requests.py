@@ -48,6 +48,12 @@ class DatasetListQuery(_PageQuery):
     q: Annotated[str | None, text] = Field(None, description="Text of the key or the description.")
 
 
+class ExportQuery(Model):
+    form: Annotated[str, choice(("training", "examples"))] = Field(
+        "training", description="examples: with everything that the examples say."
+    )
+
+
 class ImportListQuery(_PageQuery):
     cursor: Annotated[Cursor[uuid.UUID] | None, read_by(decode_uuid_cursor)] = Field(
         None, description=CURSOR

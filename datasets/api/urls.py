@@ -18,4 +18,5 @@ urlpatterns = [
     path("uploads/permission", views.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", views.DatasetDetail.as_view(), name="detail"),
     path("datasets/<str:key>/export.jsonl", views.DatasetExport.as_view(), name="export"),
+    path("datasets/<str:key>/export.parquet", views.DatasetParquet.as_view(), name="parquet"),
 ]

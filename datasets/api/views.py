@@ -41,6 +41,7 @@ from datasets.api.requests import (
     MODE,
     DatasetBody,
     DatasetListQuery,
+    ExportQuery,
     ImportBody,
     ImportListQuery,
     TraceListQuery,
@@ -226,7 +227,8 @@ class DatasetList(APIView):
 # Of a file as the body. What is in it is told from its first bytes.
 FILE_TYPES = (
     *("application/x-ndjson", "application/jsonl", "application/json", "text/csv"),
-    *("application/gzip", "application/zstd", "application/octet-stream"),
+    *("application/gzip", "application/zstd", "application/vnd.apache.parquet"),
+    "application/octet-stream",
 )
 
 
@@ -274,7 +276,7 @@ class DatasetIngest(APIView):
         "uploadDataset",
         summary="Turn a file into examples and a dataset, all or nothing",
         description="Either a form with the file and the fields, or the content of the file as the"
-        " body and the fields in the query. JSON Lines, JSON, CSV; gzip and zstd.",
+        " body and the fields in the query. JSON Lines, JSON, CSV, Parquet; gzip and zstd.",
         query=UploadQuery,
         body=Content(FILE_TYPES, also={"multipart/form-data": FORM}),
         answers={201: Manifest, 202: ImportAnswer},
@@ -483,17 +485,42 @@ class DatasetExport(APIView):
 
     @described(
         "exportDataset",
-        summary="The lines that a training reads",
+        summary="The lines that a training reads, or the examples in full",
+        description="With form=examples, lines with everything that the examples say: what storing"
+        " examples takes, and the part. Imported again, they are the same dataset.",
         path=DATASET,
+        query=ExportQuery,
         answers={200: Content(("application/x-ndjson",))},
+    )
+    def get(self, request: Request, key: str) -> StreamingHttpResponse:
+        query = read_query(ExportQuery, request)
+        dataset = get_dataset_for(caller(request), key, may=May.READ)
+        response = StreamingHttpResponse(
+            in_pieces(services.export_lines(dataset, in_full=query.form == "examples")),
+            content_type="application/x-ndjson; charset=utf-8",
+        )
+        response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.jsonl"'
+        return response
+
+
+class DatasetParquet(APIView):
+    """GET: the dataset as Parquet, streamed while it is written."""
+
+    content_negotiation_class = OneForm
+
+    @described(
+        "exportDatasetAsParquet",
+        summary="The examples in full, as Parquet",
+        path=DATASET,
+        answers={200: Content(("application/vnd.apache.parquet",))},
+        refused=(501,),
     )
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         dataset = get_dataset_for(caller(request), key, may=May.READ)
         response = StreamingHttpResponse(
-            in_pieces(services.export_lines(dataset)),
-            content_type="application/x-ndjson; charset=utf-8",
+            services.export_parquet(dataset), content_type="application/vnd.apache.parquet"
         )
-        response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.jsonl"'
+        response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.parquet"'
         return response
 
 

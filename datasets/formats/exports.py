@@ -64,6 +64,12 @@ def from_tunix_prompts(line: Line) -> ExampleData:
     return examples.prompt(**line)
 
 
+def from_examples(line: Line) -> ExampleData:
+    """What an example says in full; tables fill it up with nulls."""
+    filled = {name: value for name, value in line.items() if value is not None}
+    return examples.parse_example(filled, plain_text=True)
+
+
 def _check_fields(line: Line, *known: str) -> None:
     if unknown := sorted(line.keys() - set(known)):
         raise LineError(f"{', '.join(unknown)[:100]}: an export of this system has no such field")

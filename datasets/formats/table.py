@@ -84,6 +84,16 @@ _PREFERENCE, _PROMPT = Kind.PREFERENCE.value, Kind.PROMPT.value
 TABLE: tuple[Format, ...] = (
     # Our own exports.
     Format(
+        "examples",
+        _keys("kind", "meta", "split"),
+        matches=lambda line: line["kind"] in Kind.values and "id" not in line,
+        converts=dict.fromkeys(Kind.values, exports.from_examples),
+        also=_keys(
+            *("prompt", "steps", "final_answer", "messages", "tools", "chosen", "rejected"),
+            *("scores", "trace_version"),
+        ),
+    ),
+    Format(
         "tunix_preference",
         _keys("id", "kind", "prompt", "chosen", "rejected", "split"),
         converts={_PREFERENCE: exports.from_tunix_preference},
@@ -318,7 +328,10 @@ def to_example(
         raise LineError(f'split: must be "train" or "held_out", not {split!r}'[:200])
     rest = {name: value for name, value in line.items() if name != "split"}
     try:
-        return _converter(known, kind)(rest), split
+        example = _converter(known, kind)(rest)
+        if kind not in (None, TEXT, example.kind):
+            raise LineError(f"is a {example.kind}, not a {kind}")
+        return example, split
     except InvalidTrace as error:
         raise LineError(str(error).rstrip(".")) from error
     except InvalidMessages as error:

@@ -3,6 +3,7 @@
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import LazySettings
@@ -209,7 +210,7 @@ class TestImporting:
 class TestApi:
     def test_it_is_answered_at_once(self, root: Path, api: APIClient):
         path = str(root / "math" / "sums.jsonl")
-        body = {"path": path, "name": "sums", "version": "v1"}
+        body: dict[str, Any] = {"path": path, "name": "sums", "version": "v1"}
         body |= {"mapping": {}, "ignore": ["rank"], "held_out": 1, "skip_bad": True}
         answer = api.post("/api/datasets/imports", body, format="json")
         assert answer.status_code == 202, answer.data

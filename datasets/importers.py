@@ -240,7 +240,7 @@ class _Reading:
             try:
                 if isinstance(found, LineError):
                     raise found
-                line = _mapped(found, request.mapping) if request.mapping else found
+                line = mapped(found, request.mapping) if request.mapping else found
                 format = format or recognise(line, request.kind, ignore)
                 example, split = to_example(line, format, request.kind, ignore)
                 if filling.size and example.kind != filling.kind:
@@ -275,7 +275,7 @@ class _Reading:
                 )
 
 
-def _mapped(line: Line, mapping: Mapping[str, str]) -> Line:
+def mapped(line: Line, mapping: Mapping[str, str]) -> Line:
     """The line with its fields under the names that a format knows. Raises LineError."""
     if missing := [name for name in mapping.values() if name not in line]:
         raise LineError(f"has no {', '.join(missing)[:100]}, which the mapping names")

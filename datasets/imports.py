@@ -12,8 +12,9 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,9 @@ TOLD_SECONDS = 0.5  # between two notes of how far an import is
 MAX_ATTEMPTS = 5  # starts without any progress
 DATABASE_AWAY_SECONDS = 2.0
 UNDER_WAY_MAX = 100  # imports of one account
+DRAFTS_MAX = 20
+DRAFT_LIFETIME = timedelta(days=1)
+REMEMBERED = 50  # imports of a user, the newest
 PROBLEM_MAX = 10_000  # characters
 _COPY_BYTES = 1024 * 1024
 
@@ -214,6 +218,62 @@ def _take_over(file: Readable, path: Path) -> int:
         copy.flush()
         os.fsync(copy.fileno())
     return path.stat().st_size
+
+
+def keep_draft(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
+    """Keep a file until the user says what its columns mean. Raises as ``submit_file`` does."""
+    request.check()
+    drafts = Import.objects.filter(created_by=by, state=ImportState.DRAFT)
+    if drafts.count() >= DRAFTS_MAX:
+        raise TooMany(f"{DRAFTS_MAX} files of yours wait for a mapping. Import or cancel them.")
+    row = Import(
+        state=ImportState.DRAFT,
+        dataset_key=request.dataset_key,
+        source={"type": "upload", "file": file_name[:255]},
+        request=request.as_json(),
+        created_by=by,
+    )
+    with _kept_folder(row.id) as folder:
+        row.bytes_total = _take_over(file, folder / folders.SOURCE)
+        row.save(force_insert=True)
+    return row
+
+
+def submit_draft(*, row: Import, request: ImportRequest, by: User) -> Import:
+    """Let a process import a file that was kept. Raises as ``submit_file`` does, and Conflict when
+    it is no draft any more."""
+    request.check()
+    _refuse_too_many(by)
+    with transaction.atomic():
+        dataset = services.insert_dataset(**_dataset_fields(request, by))
+        taken = Import.objects.filter(pk=row.pk, state=ImportState.DRAFT).update(
+            state=ImportState.PENDING,
+            dataset=dataset,
+            dataset_key=request.dataset_key,
+            request=request.as_json(),
+        )
+        if not taken:
+            raise Conflict("The import is no draft any more.")
+    row.refresh_from_db()
+    submitted.send(Import)
+    return row
+
+
+def remove_old_drafts() -> None:
+    """Remove files that were never given a meaning."""
+    for row in Import.objects.filter(
+        state=ImportState.DRAFT, created_at__lt=timezone.now() - DRAFT_LIFETIME
+    ):
+        _cancel_draft(row)
+
+
+def _cancel_draft(row: Import) -> bool:
+    cancelled = Import.objects.filter(pk=row.pk, state=ImportState.DRAFT).update(
+        state=ImportState.CANCELLED, ended_at=timezone.now()
+    )
+    if cancelled:
+        folders.remove_folder(row.pk)
+    return bool(cancelled)
 
 
 def _submit(row: Import, request: ImportRequest, by: User) -> None:
@@ -432,8 +492,21 @@ def import_progress(row: Import) -> ImportProgress:
     return ImportProgress("Waiting for a process", None, under_way)
 
 
+def remembered_mapping(columns: Collection[str], by: User) -> ImportRequest | None:
+    """What this user said of columns that are all there, the last time."""
+    imports = Import.objects.filter(created_by=by, state=ImportState.COMPLETED)
+    for kept in imports.values_list("request", flat=True)[:REMEMBERED]:
+        mapping = kept.get("mapping")
+        if mapping and set(mapping.values()) <= set(columns):
+            return ImportRequest.from_json(kept)
+    return None
+
+
 def cancel_import(*, row: Import, by: User) -> Import:
     """Ask an import to end; nothing of it stays. Raises Conflict when it has ended."""
+    if _cancel_draft(row):
+        row.refresh_from_db()
+        return row
     asked = Import.objects.filter(
         pk=row.pk, state__in=UNDER_WAY, in_request=False, cancel_requested_at=None
     ).update(cancel_requested_at=timezone.now())

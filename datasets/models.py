@@ -194,6 +194,7 @@ class DatasetItem(models.Model):
 
 
 class ImportState(models.TextChoices):
+    DRAFT = "draft", "draft"  # its columns have no meaning yet
     PENDING = "pending", "pending"
     RUNNING = "running", "running"
     COMPLETED = "completed", "completed"

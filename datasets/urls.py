@@ -8,6 +8,7 @@ urlpatterns = [
     path("datasets/new", views.upload, name="upload"),
     path("datasets/imports", views.import_list, name="imports"),
     path("datasets/imports/<uuid:import_id>", views.import_detail, name="import"),
+    path("datasets/imports/<uuid:import_id>/mapping", views.import_mapping, name="mapping"),
     path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),

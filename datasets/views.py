@@ -17,11 +17,21 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from datasets.access import get_dataset_for, get_import_for
 from datasets.examples import content_of, parts_of
-from datasets.forms import UploadForm
-from datasets.importers import BadLines
-from datasets.imports import cancel_import, import_file, import_progress, submit_file
+from datasets.folders import SOURCE, folder_of
+from datasets.forms import MappingForm, UploadForm
+from datasets.importers import BadLines, ImportRequest
+from datasets.imports import (
+    cancel_import,
+    import_file,
+    import_progress,
+    keep_draft,
+    remembered_mapping,
+    submit_draft,
+    submit_file,
+)
 from datasets.listing import filter_imports, search_datasets, search_traces, take_page
-from datasets.models import Dataset, Kind, Trace
+from datasets.mapping import first_rows, needs_mapping, preview, rows_of
+from datasets.models import Dataset, ImportState, Kind, Trace
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
@@ -168,6 +178,11 @@ def _upload(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         try:
             file, asked = form.cleaned_data["file"], form.import_request()
+            rows = first_rows(file, file.name)
+            file.seek(0)
+            if needs_mapping(rows, asked):
+                row = keep_draft(file=file, file_name=file.name, request=asked, by=person(request))
+                return _go(request, reverse("datasets:mapping", args=[row.pk]))
             if file.size > IN_REQUEST_BYTES:
                 row = submit_file(file=file, file_name=file.name, request=asked, by=person(request))
                 return _go(request, reverse("datasets:import", args=[row.pk]))
@@ -212,6 +227,42 @@ def import_list(request: HttpRequest) -> HttpResponse:
 def import_detail(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
     row = get_import_for(person(request), import_id, may=May.READ)
     return render(request, "datasets/import.html", {"row": row, "state": import_progress(row)})
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def import_mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
+    """Say what the columns of a file mean: the choice is in the address, so that it can be looked
+    at before it counts."""
+    user = person(request)
+    row = get_import_for(user, import_id, may=May.ACT)
+    if row.state != ImportState.DRAFT:
+        return redirect("datasets:import", import_id=row.pk)
+    if "show" in request.POST:  # no token in the address
+        shown = request.POST.copy()
+        del shown["show"]
+        shown.pop("csrfmiddlewaretoken", None)
+        return redirect(f"{request.path}?{shown.urlencode()}")
+    rows = rows_of(folder_of(row.pk) / SOURCE, str(row.source.get("file", "")))
+    form = MappingForm(
+        request.POST if request.method == "POST" else request.GET,
+        asked=ImportRequest.from_json(row.request),
+        rows=rows,
+        remembered=remembered_mapping(rows.columns, user),
+    )
+    if request.method == "POST" and form.is_valid():
+        try:
+            submit_draft(row=row, request=form.request, by=user)
+        except Refusal as refusal:
+            form.take(refusal)
+        else:
+            return redirect("datasets:import", import_id=row.pk)
+    return render(
+        request,
+        "datasets/mapping.html",
+        {"row": row, "form": form, "previews": preview(rows, form.request)},
+        status=400 if request.method == "POST" else 200,
+    )
 
 
 @login_required

@@ -26,6 +26,7 @@ from tunixrt.api.query import (
 from tunixrt.cursors import Cursor, decode_uuid_cursor
 from tunixrt.reading import Model
 from tunixrt.refusals import InvalidQuery
+from tunixrt.terms import Term
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
 LOG_LIMIT_DEFAULT = 1 << 18
@@ -58,7 +59,7 @@ class RunListQuery(Model):
         "newest", description="By creation."
     )
     q: Annotated[
-        list[filters.Term], read_by(lambda given: filters.parse(parse_text(given)), maxLength=256)
+        list[Term], read_by(lambda given: filters.parse(parse_text(given)), maxLength=256)
     ] = Field([], description="Text in the filter language (docs/filters.md).")
     status: Annotated[str | None, choice(RunStatus.values)] = None
     kind: Annotated[str | None, read_by(_parse_kind, enum=list(KINDS))] = None

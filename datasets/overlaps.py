@@ -31,6 +31,7 @@ from tunixrt.refusals import Refusal
 
 NGRAM = 13
 KEPT = 50  # examples that are stored
+AT_ONCE = 2_000  # examples of both datasets that are compared within a request
 KINDS = ("exact", "normalised", "ngram")
 _BITS_LEAST, _BITS_GREATEST = 1 << 20, 1 << 30
 
@@ -87,6 +88,11 @@ def compute_overlap(
         },
     )
     return overlap
+
+
+def is_small(dataset: Dataset, other: Dataset) -> bool:
+    """Whether a request can wait for the comparison."""
+    return dataset.size + other.size <= AT_ONCE
 
 
 def question_of(example: HasContent) -> str:
@@ -252,10 +258,10 @@ def sentence(overlap: Overlap) -> str:
     )
 
 
-def known_about(dataset: Dataset) -> tuple[list[str], list[str]]:
+def known_about(dataset: Dataset, rows: list[Overlap] | None = None) -> tuple[list[str], list[str]]:
     """What a run on ``dataset`` should know of overlaps: what was found, and what was not computed
-    yet. Computes nothing."""
-    rows = overlaps_of(dataset)
+    yet. Computes nothing. ``rows``: what ``overlaps_of`` returned, if it was asked already."""
+    rows = overlaps_of(dataset) if rows is None else rows
     found = [sentence(row) for row in rows[:SHOWN] if row.found]
     missing = []
     if dataset.held_out_size and not any(row.other_id == dataset.pk for row in rows):

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets import views
+from datasets import version_views, views
 
 app_name = "datasets"
 urlpatterns = [
@@ -10,6 +10,8 @@ urlpatterns = [
     path("datasets/imports/<uuid:import_id>", views.import_detail, name="import"),
     path("datasets/imports/<uuid:import_id>/mapping", views.import_mapping, name="mapping"),
     path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),
+    path("datasets/<str:key>/clean", version_views.clean, name="clean"),
+    path("datasets/<str:key>/overlap", version_views.overlap, name="overlap"),
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),
     path("traces/<uuid:trace_id>", views.trace, name="trace"),

@@ -32,6 +32,7 @@ from datasets.imports import (
 from datasets.listing import filter_imports, search_datasets, search_traces, take_page
 from datasets.mapping import first_rows, needs_mapping, preview, rows_of
 from datasets.models import Dataset, ImportState, Kind, Trace
+from datasets.overlaps import known_about, overlaps_of
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
@@ -84,6 +85,7 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
     examples = [{"item": item, "parts": parts_of(item.trace)} for item in items[:EXAMPLES]]
     histogram = dataset.stats.get("example_characters_histogram") or []
     most = max((count for _, _, count in histogram), default=0)
+    overlaps = overlaps_of(dataset)
     context = {
         "dataset": dataset,
         "histogram": [
@@ -94,6 +96,8 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
         "start": start,
+        "overlaps": overlaps,
+        "not_computed": known_about(dataset, overlaps)[1],
         "provenance": [
             (
                 name.replace("_", " "),

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.test import Client
+from rest_framework.test import APIClient
 
-from datasets.models import Dataset, Overlap
+from datasets import overlaps
+from datasets.models import Dataset, Import, Overlap
 from datasets.overlaps import (
     KEPT,
     NothingToCompare,
@@ -158,6 +161,54 @@ class TestWhatIsKnown:
         compute_overlap(split, clean, by=None)
         assert known_about(split) == ([sentence(found)], [])
         assert known_about(clean)[1]
+
+
+class TestFaces:
+    def test_small_datasets_are_compared_at_once(self, api: APIClient) -> None:
+        dataset_of(qa("a"), name="one")
+        dataset_of(qa("A"), name="two")
+        answer = api.post("/api/datasets/one-v1/overlaps", {"other": "two-v1"}, format="json")
+        assert (answer.status_code, answer.json()["normalised"]) == (200, 1)
+        listed = api.get("/api/datasets/one-v1/overlaps").json()
+        assert [row["other"] for row in listed["data"]] == ["two-v1"]
+        assert listed["not_computed"] == []
+        assert api.get("/api/datasets/two-v1/overlaps").json()["data"] == []
+
+    @pytest.mark.parametrize(("other", "code"), [("none-v1", 404), ("", 404), ("one-v1", 400)])
+    def test_what_cannot_be_compared(self, api: APIClient, other: str, code: int) -> None:
+        dataset_of(qa("a"), name="one")
+        answer = api.post("/api/datasets/one-v1/overlaps", {"other": other}, format="json")
+        assert answer.status_code == code
+
+    def test_large_datasets_take_a_process_of_their_own(
+        self, api: APIClient, local_client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+
+        def submit(**arguments: Any) -> Import:
+            asked.append(arguments)
+            return Import.objects.create(dataset_key="one-v1")
+
+        monkeypatch.setattr(overlaps, "AT_ONCE", 1)
+        monkeypatch.setattr("datasets.api.versions.submit_overlap", submit)
+        monkeypatch.setattr("datasets.version_views.submit_overlap", submit)
+        one, two = dataset_of(qa("a"), name="one"), dataset_of(qa("b"), name="two")
+        answer = api.post("/api/datasets/one-v1/overlaps", {"other": "two-v1"}, format="json")
+        assert answer.status_code == 202
+        assert local_client.post("/datasets/one-v1/overlap", {"other": "two-v1"}).status_code == 302
+        assert [(each["dataset"], each["other"]) for each in asked] == [(one, two)] * 2
+        assert not Overlap.objects.exists()
+
+    def test_the_page_of_a_dataset(self, local_client: Client) -> None:
+        dataset_of(qa("a"), name="one")
+        dataset_of(qa("A"), name="two")
+        page = local_client.get("/datasets/one-v1").content.decode()
+        assert "Not computed yet" in page
+        local_client.post("/datasets/one-v1/overlap", {"other": "two-v1"})
+        page = local_client.get("/datasets/one-v1").content.decode()
+        assert page.count('data-testid="overlap"') == 1
+        assert 'href="/datasets/two-v1?from=0"' in page
+        assert "Not computed yet" not in page
 
 
 class TestCommand:

@@ -124,7 +124,7 @@ class ImportRequest:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "ImportRequest":
-        return cls(**kept)
+        return cls(**{name: value for name, value in kept.items() if name != "recipe"})
 
 
 class Progress(Protocol):
@@ -172,12 +172,17 @@ def read_file(
                 "provenance": _provenance(source, filling, request, found, reading.bad, by),
             },
         )
+    refuse_overlap(staging)
+    return staging
+
+
+def refuse_overlap(staging: Staging) -> None:
+    """An example in both parts would make the held-out part worthless. Raises InvalidDataset."""
     if places := staging.in_both_parts():
         named = ", ".join(str(place + 1) for place in places)
         raise services.InvalidDataset(
             {"split": [f"These examples stand in both parts (counted from 1): {named}."]}
         )
-    return staging
 
 
 def _count_held_out(held_out: int | float, size: int) -> int:

@@ -1,4 +1,5 @@
-"""Imports: one making of a dataset each, within a request or by a process of its own.
+"""Imports: one making of a dataset each, within a request or by a process of its own; a comparison
+of two datasets is work of the same kind.
 
 Within a request (``import_file``) there is a row only while examples are stored. Of its own: a row
 and the hidden dataset that holds the name are made first (``submit_file``), then an attendant
@@ -12,7 +13,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,10 +28,13 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from datasets import folders, services
-from datasets.importers import NAMED_LINES, ImportRequest, read_file
+from datasets.cleaning.derivation import derive
+from datasets.cleaning.recipe import Recipe, check_parents
+from datasets.importers import NAMED_LINES, ImportRequest, read_file, refuse_overlap
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
+from datasets.overlaps import check_comparable, compute_overlap
 from datasets.reading import Readable
-from datasets.staging import NotComplete, Staging
+from datasets.staging import Filling, NotComplete, Staging
 from datasets.storing import BATCH, BATCH_BYTES, discard, store, store_batch
 from tunixrt.refusals import Conflict, Missing, NoRoom, Refusal, TooMany
 
@@ -44,6 +49,8 @@ DRAFT_LIFETIME = timedelta(days=1)
 REMEMBERED = 50  # imports of a user, the newest
 PROBLEM_MAX = 10_000  # characters
 _COPY_BYTES = 1024 * 1024
+
+RECIPE, OVERLAP = "recipe", "overlap"  # types of sources, beside files
 
 # Is sent when an import waits for a process; attendants listen.
 submitted = Signal()
@@ -282,6 +289,47 @@ def _submit(row: Import, request: ImportRequest, by: User) -> None:
         row.save(force_insert=True)
 
 
+def submit_derivation(
+    *,
+    recipe: Recipe,
+    parents: Sequence[Dataset],
+    name: str,
+    version: str,
+    description: str = "",
+    by: User,
+) -> Import:
+    """Let a process make a dataset of ``parents`` by ``recipe``. Raises InvalidRecipe,
+    InvalidDataset, DatasetExists, Busy, TooMany, NoRoom."""
+    check_parents(recipe, list(parents))
+    request = ImportRequest(name=name, version=version, description=description)
+    request.check()
+    _refuse_too_many(by)
+    row = Import(
+        dataset_key=request.dataset_key,
+        source={"type": RECIPE, "parents": [parent.dataset_key for parent in parents]},
+        request=request.as_json() | {"recipe": recipe.as_json()},
+        created_by=by,
+    )
+    with _kept_folder(row.id):
+        _submit(row, request, by)
+    return row
+
+
+def submit_overlap(*, dataset: Dataset, other: Dataset, by: User) -> Import:
+    """Let a process compare two datasets. Raises NothingToCompare, Busy, TooMany, NoRoom."""
+    check_comparable(dataset, other)
+    _refuse_too_many(by)
+    row = Import(
+        dataset_key=dataset.dataset_key,
+        dataset=dataset,
+        source={"type": OVERLAP, "other": other.dataset_key},
+        created_by=by,
+    )
+    with _kept_folder(row.id):
+        row.save(force_insert=True)
+    return row
+
+
 def work_on(import_id: uuid.UUID) -> None:
     """Do what is left of an import, whose lock the caller holds, to its end: completed, failed
     or cancelled then. While the database is away, wait for it."""
@@ -313,6 +361,9 @@ def _work_on(row: Import) -> None:
         _end(row, staging, ImportState.FAILED, _interrupted(row))
     else:
         try:
+            if row.source.get("type") == OVERLAP:
+                _compare(row)
+                return
             staging = staging or _read(row)
             _store(row, staging)
         except Cancelled:
@@ -363,18 +414,8 @@ def _note(row: Import, **progress: Any) -> None:
 def _read(row: Import) -> Staging:
     row.phase = ImportPhase.READING
     _note(row, phase=row.phase, examples_stored=0)
-    folder = folders.folder_of(row.id)
-    (folder / folders.SKIPPED).unlink(missing_ok=True)
-    request = ImportRequest.from_json(row.request)
-    with (folder / folders.SOURCE).open("rb") as file:
-        staging = read_file(
-            file,
-            file_name=str(row.source.get("file", "")),
-            request=request,
-            folder=folder,
-            by=row.created_by,
-            progress=_Told(row),
-        )
+    read = _derive if row.source.get("type") == RECIPE else _read_source
+    staging = read(row, folders.folder_of(row.id))
     _note(
         row,
         phase=ImportPhase.STORING,
@@ -384,6 +425,55 @@ def _read(row: Import) -> Staging:
         lines_skipped=staging.about["lines_skipped"],
     )
     return staging
+
+
+def _read_source(row: Import, folder: Path) -> Staging:
+    (folder / folders.SKIPPED).unlink(missing_ok=True)
+    with (folder / folders.SOURCE).open("rb") as file:
+        return read_file(
+            file,
+            file_name=str(row.source.get("file", "")),
+            request=ImportRequest.from_json(row.request),
+            folder=folder,
+            by=row.created_by,
+            progress=_Told(row),
+        )
+
+
+def _derive(row: Import, folder: Path) -> Staging:
+    """Stage what a recipe makes of datasets."""
+    parents = [services.get_dataset(key) for key in row.source["parents"]]
+    told = _Told(row)
+    with closing(Filling(folder / folders.STAGING)) as filling:
+        derivation = derive(
+            row.request["recipe"],
+            parents,
+            progress=lambda: told(read=0, examples=filling.size),
+        )
+        for example, split in derivation.examples():
+            filling.kind = example.kind
+            filling.add(example, split)
+        provenance = derivation.provenance() | {"report": derivation.report()}
+        staging = filling.complete(
+            held_out=None, about={"lines_skipped": 0, "provenance": provenance}
+        )
+    refuse_overlap(staging)
+    return staging
+
+
+def _compare(row: Import) -> None:
+    _note(row, phase=ImportPhase.READING)
+    told = _Told(row)
+    assert row.dataset is not None
+    compute_overlap(
+        row.dataset,
+        services.get_dataset(row.source["other"]),
+        progress=lambda: told(read=0, examples=0),
+        by=row.created_by,
+    )
+    Import.objects.filter(pk=row.pk).update(
+        state=ImportState.COMPLETED, phase=ImportPhase.NONE, ended_at=timezone.now()
+    )
 
 
 def _store(row: Import, staging: Staging) -> None:
@@ -401,6 +491,7 @@ def _store(row: Import, staging: Staging) -> None:
         dataset = Dataset.with_incomplete.get(pk=row.dataset_id)
         services.describe(dataset, staging.summary)
         dataset.provenance = staging.about["provenance"]
+        dataset.parents.set(Dataset.objects.filter(dataset_key__in=row.source.get("parents", ())))
         dataset.complete = True
         dataset.created_at = timezone.now()
         dataset.save()
@@ -427,7 +518,7 @@ def _set_completed(row: Import, staging: Staging) -> None:
 
 
 def _undo(row: Import, staging: Staging | None, *, keep_name: bool = False) -> None:
-    if row.dataset_id is not None:
+    if row.dataset_id is not None and row.source.get("type") != OVERLAP:
         discard(staging, dataset_id=row.dataset_id, import_id=row.id, keep_name=keep_name)
     row.examples_stored = 0
     if keep_name:

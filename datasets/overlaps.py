@@ -69,10 +69,7 @@ def compute_overlap(
     Raises:
         NothingToCompare: the dataset is to be compared with itself and has no held-out part.
     """
-    if dataset.pk == other.pk and not dataset.held_out_size:
-        raise NothingToCompare(
-            f"{dataset.dataset_key} has no held-out part that could be compared with the rest."
-        )
+    check_comparable(dataset, other)
     with scratch() as database:
         found = _Comparison(database, Work([dataset, other], progress)).run()
     overlap, _ = Overlap.objects.update_or_create(
@@ -88,6 +85,14 @@ def compute_overlap(
         },
     )
     return overlap
+
+
+def check_comparable(dataset: Dataset, other: Dataset) -> None:
+    """Raises NothingToCompare."""
+    if dataset.pk == other.pk and not dataset.held_out_size:
+        raise NothingToCompare(
+            f"{dataset.dataset_key} has no held-out part that could be compared with the rest."
+        )
 
 
 def is_small(dataset: Dataset, other: Dataset) -> bool:

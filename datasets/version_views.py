@@ -12,9 +12,9 @@ from django.views.decorators.http import require_http_methods, require_POST
 from datasets.access import get_dataset_for
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
+from datasets.imports import submit_derivation, submit_overlap
 from datasets.models import Dataset, Import
 from datasets.overlaps import compute_overlap, is_small, sentence
-from datasets.submitting import submit_derivation, submit_overlap
 from datasets.version_forms import (
     CleanForm,
     StepForm,

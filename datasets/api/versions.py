@@ -16,10 +16,10 @@ from datasets.api.requests import Description, Name, Version
 from datasets.api.views import DATASET, caller
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
+from datasets.imports import submit_derivation, submit_overlap
 from datasets.models import Dataset, ImportState, Overlap
 from datasets.overlaps import compute_overlap, is_small, known_about, overlaps_of
 from datasets.schema import json_kind
-from datasets.submitting import submit_derivation, submit_overlap
 from tunixrt.api.query import choice, read_query
 from tunixrt.api.schema import Answer, operation
 from tunixrt.reading import Model, read_body
@@ -145,7 +145,7 @@ class DatasetClean(APIView):
         query=CleanQuery,
         body=CleanBody,
         answers={200: DryRunAnswer, 202: Submitted},
-        refused=(409, 501, 507),
+        refused=(409, 507),
         example_query={"dry_run": "true"},
         example={"recipe": {"steps": [{"operation": "exact_duplicates"}]}},
     )
@@ -232,7 +232,7 @@ class DatasetOverlaps(APIView):
         path=DATASET,
         body=OverlapBody,
         answers={200: OverlapAnswer, 202: Submitted},
-        refused=(409, 501),
+        refused=(409, 507),
         example={"other": "evals-v1"},
     )
     def post(self, request: Request, key: str) -> Response:

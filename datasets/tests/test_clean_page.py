@@ -4,16 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from datasets import submitting
 from datasets.cleaning.recipe import OPERATIONS
 from datasets.models import Dataset, Import
 from datasets.tests.deriving import dataset_of, qa
-from datasets.tests.factory import make_dataset
-from tunixrt.refusals import NotHere
+from datasets.tests.factory import make_dataset, work_on
 
 pytestmark = pytest.mark.django_db
 PAGE = "/datasets/sums-v1/clean"
@@ -23,18 +20,6 @@ SAMPLE = {"operation": "sample", "n": 2}
 
 def recipe(*steps: dict[str, Any]) -> str:
     return json.dumps({"steps": list(steps)})
-
-
-class Submitted:
-    """Takes the place of the process that would make the dataset; it records what it is asked."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: str):
-        self.asked: list[dict[str, Any]] = []
-        monkeypatch.setattr(f"datasets.{module}.submit_derivation", self)
-
-    def __call__(self, **arguments: Any) -> Import:
-        self.asked.append(arguments)
-        return Import.objects.create(dataset_key=f"{arguments['name']}-{arguments['version']}")
 
 
 class TestPage:
@@ -135,20 +120,33 @@ class TestPage:
         assert answer.status_code in (400, 404)
         assert said.replace("not JSON", "Is not JSON") in answer.context["form"].errors[field][0]
 
-    def test_the_new_version_is_asked_for(
-        self, local_client: Client, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        submitted = Submitted(monkeypatch, "version_views")
+    def test_the_new_version_is_made(self, local_client: Client) -> None:
         dataset, other = make_dataset(3), make_dataset(2, name="more", first=10)
         sent = {"action": "make", "recipe": recipe({"operation": "merge"}), "parents": "more-v1"}
         sent |= {"name": "sums", "version": "v2", "description": "Both."}
         answer = local_client.post(PAGE, sent)
-        assert answer.status_code == 302
-        (asked,) = submitted.asked
-        assert asked["parents"] == [dataset, other]
-        assert asked["recipe"].as_json() == {"steps": [{"operation": "merge"}]}
-        assert (asked["name"], asked["version"], asked["description"]) == ("sums", "v2", "Both.")
-        assert asked["by"].username == "local"
+        row = work_on(Import.objects.get())
+        assert (answer.status_code, answer["Location"]) == (302, f"/datasets/imports/{row.pk}")
+        made = Dataset.objects.get(dataset_key="sums-v2")
+        assert (made.size, made.description, made.created_by.username) == (5, "Both.", "local")
+        assert set(made.parents.all()) == {dataset, other}
+        assert made.provenance["recipe"] == {"steps": [{"operation": "merge"}]}
+        assert [parent["fingerprint"] for parent in made.provenance["parents"]] == [
+            dataset.fingerprint,
+            other.fingerprint,
+        ]
+        page = local_client.get(f"/datasets/imports/{row.pk}").content.decode()
+        assert 'href="/datasets/sums-v1"' in page
+
+    def test_nothing_is_made_where_nothing_is_left(self, local_client: Client) -> None:
+        make_dataset(3)
+        step = {"operation": "filter", "where": "characters<1", "matching": "keep"}
+        sent = {"action": "make", "recipe": recipe(step), "name": "sums", "version": "v2"}
+        local_client.post(PAGE, sent)
+        row = work_on(Import.objects.get())
+        assert row.state == "failed"
+        assert row.problem == "No example is left: step 1 (filter) left out the last."
+        assert [dataset.dataset_key for dataset in Dataset.with_incomplete.all()] == ["sums-v1"]
 
     @pytest.mark.parametrize(
         ("fields", "field"),
@@ -204,25 +202,16 @@ class TestApi:
         answer = api.post(f"{API}?dry_run=true", body, format="json")
         assert answer.json()["detail"] == "Dataset not found: none-v1"
 
-    def test_the_new_version_is_asked_for(
-        self, api: APIClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        submitted = Submitted(monkeypatch, "api.versions")
+    def test_the_new_version_is_made(self, api: APIClient) -> None:
         make_dataset(3)
         body = {"recipe": {"steps": [SAMPLE]}, "name": "sums", "version": "v2"}
         answer = api.post(API, body, format="json")
         assert answer.status_code == 202
         assert answer.json()["dataset_key"] == "sums-v2"
-        assert submitted.asked[0]["description"] == ""
+        work_on(Import.objects.get())
+        assert Dataset.objects.get(dataset_key="sums-v2").size == 2
 
     def test_a_key_that_is_taken(self, api: APIClient) -> None:
         make_dataset(3)
         body = {"recipe": {"steps": [SAMPLE]}, "name": "sums", "version": "v1"}
         assert api.post(API, body, format="json").status_code == 409
-
-
-def test_what_this_server_cannot_start_is_said(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "WORK", "datasets.not_there")
-    dataset = make_dataset(1)
-    with pytest.raises(NotHere, match=r"manage\.py"):
-        submitting.submit_overlap(dataset=dataset, other=dataset, by=user)

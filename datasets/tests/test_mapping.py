@@ -15,8 +15,7 @@ from datasets import folders, imports
 from datasets.imports import remove_old_drafts
 from datasets.mapping import SHAPES, guess
 from datasets.models import Dataset, Import
-from datasets.tests.factory import jsonl
-from datasets.tests.test_imports import work_on
+from datasets.tests.factory import jsonl, work_on
 
 ROWS = [{"frage": f"{n}+1?", "antwort": str(n + 1), "stars": n} for n in range(25)]
 

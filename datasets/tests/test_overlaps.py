@@ -24,6 +24,7 @@ from datasets.overlaps import (
 )
 from datasets.services import create_dataset, create_traces
 from datasets.tests.deriving import chat, dataset_of, qa
+from datasets.tests.factory import work_on
 from tunixrt.tests.plugin import ROOT
 
 pytestmark = pytest.mark.django_db
@@ -183,21 +184,18 @@ class TestFaces:
     def test_large_datasets_take_a_process_of_their_own(
         self, api: APIClient, local_client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asked: list[dict[str, Any]] = []
-
-        def submit(**arguments: Any) -> Import:
-            asked.append(arguments)
-            return Import.objects.create(dataset_key="one-v1")
-
         monkeypatch.setattr(overlaps, "AT_ONCE", 1)
-        monkeypatch.setattr("datasets.api.versions.submit_overlap", submit)
-        monkeypatch.setattr("datasets.version_views.submit_overlap", submit)
-        one, two = dataset_of(qa("a"), name="one"), dataset_of(qa("b"), name="two")
+        dataset_of(qa("a"), name="one")
+        dataset_of(qa("A"), name="two")
         answer = api.post("/api/datasets/one-v1/overlaps", {"other": "two-v1"}, format="json")
         assert answer.status_code == 202
         assert local_client.post("/datasets/one-v1/overlap", {"other": "two-v1"}).status_code == 302
-        assert [(each["dataset"], each["other"]) for each in asked] == [(one, two)] * 2
         assert not Overlap.objects.exists()
+        for row in Import.objects.all():
+            assert work_on(row).state == "completed"
+            assert Overlap.objects.get().normalised == 1
+            page = local_client.get(f"/datasets/imports/{row.pk}").content.decode()
+            assert "two-v1" in page
 
     def test_the_page_of_a_dataset(self, local_client: Client) -> None:
         dataset_of(qa("a"), name="one")

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -227,13 +227,13 @@ def _execute(given: IO[bytes], place: int) -> tuple[bytes, int]:
         pass_fds=(place,),
     )
     assert process.stdout is not None
+    output = b""
     try:
         with process.stdout as pipe:
             output = _read(pipe.fileno())
         if len(output) <= OUTPUT_BYTES:
-            process.wait(WALL_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(WALL_SECONDS)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

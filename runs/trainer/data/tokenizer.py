@@ -118,7 +118,7 @@ class ByteTokenizer:
     """
 
     BEGIN, END = 257, 258
-    NAMES = {BEGIN: "<begin>", END: "<end>"}  # noqa: RUF012 - never changed
+    NAMES = {BEGIN: "<begin>", END: "<end>"}
 
     fingerprint: str = "bytes-1"
     stop_ids: tuple[int, ...] = (END,)

@@ -87,7 +87,9 @@ class TokenizerFile:
 
     def _add_tokens(self, decoder: dict[str, dict[str, Any]]) -> None:
         """Add the tokens that the settings name and ``tokenizer.json`` does not."""
-        there = {token.content for token in self.backend_tokenizer.get_added_tokens_decoder().values()}
+        there = {
+            token.content for token in self.backend_tokenizer.get_added_tokens_decoder().values()
+        }
         special = set(self._named.values())
         wanted: dict[str, AddedToken] = {}
         for _, given in sorted(decoder.items(), key=lambda item: int(item[0])):
@@ -192,7 +194,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[_Generation, jinja2.ext.loopcontrols],  # type: ignore[list-item]
-        autoescape=False,  # noqa: S701 - the text is for a tokenizer, not for a page
+        autoescape=False,
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
@@ -203,7 +205,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 class _Generation(jinja2.ext.Extension):
     """``{% generation %}`` around what an assistant writes changes nothing here."""
 
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 wants it
+    tags = {"generation"}
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno

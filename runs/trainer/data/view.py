@@ -250,8 +250,8 @@ def count_lengths(
     """Count the tokens of examples; yield what has been counted so far, again and again, until this
     process has used ``seconds`` of the processor.
 
-    ``lengths`` has ``[tokens, examples]`` in steps of LENGTH_STEP; an example counts by its longest
-    row.
+    ``lengths`` has ``[tokens, examples]`` in ascending steps of ``step``; an example counts by its
+    longest row.
     """
     counts: dict[int, int] = {}
     examples = refused = longer = 0
@@ -268,6 +268,7 @@ def count_lengths(
             "learnt": learnt,
             "longest": longest,
             "lengths": sorted(counts.items()),
+            "step": LENGTH_STEP,
             "notes": tokenizer.notes,
         }
 

@@ -1,12 +1,16 @@
 """Statistics and fingerprint of a dataset, gathered example by example in constant memory."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets.examples import has_final_answer, texts_of_example
+from datasets.examples import has_final_answer, outline_of
+from datasets.messages import ROLES
 from datasets.models import Split
 from datasets.schema import HasContent
+
+MESSAGES_APART = 8
 
 
 @dataclass
@@ -58,7 +62,8 @@ class Histogram:
 
 @dataclass
 class Lengths:
-    """Lengths of prompts, answers and whole examples; a training line's template is not counted."""
+    """Lengths of prompts, answers and whole examples, without the template of a training line; how
+    many messages they have, and whose."""
 
     examples: int = 0
     with_final_answer: int = 0
@@ -67,9 +72,12 @@ class Lengths:
     characters: Range = field(default_factory=Range)
     bytes: Range = field(default_factory=Range)
     histogram: Histogram = field(default_factory=Histogram)
+    messages: Counter[int] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
 
     def add(self, trace: HasContent) -> None:
-        given, learnt = texts_of_example(trace)
+        outline = outline_of(trace)
+        given, learnt = outline.given, outline.learnt
         prompt_characters, answer_characters = sum(map(len, given)), sum(map(len, learnt))
         self.examples += 1
         self.with_final_answer += has_final_answer(trace)
@@ -78,6 +86,9 @@ class Lengths:
         self.characters.add(prompt_characters + answer_characters)
         self.histogram.add(prompt_characters + answer_characters)
         self.bytes.add(sum(len(text.encode()) for text in (*given, *learnt)))
+        self.messages[len(outline.roles)] += 1
+        for role in outline.roles:
+            self.roles[role] += 1
 
     def as_stats(self, held_out_size: int) -> dict[str, Any]:
         """The dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""
@@ -93,7 +104,21 @@ class Lengths:
             "longest_example_characters": self.characters.greatest,
             "shortest_example_bytes": self.bytes.least,
             "longest_example_bytes": self.bytes.greatest,
+            "messages_histogram": self._message_classes(),
+            "roles": {role: self.roles[role] for role in ROLES if self.roles[role]},
         }
+
+    def _message_classes(self) -> list[list[int]]:
+        """``[from, up to, examples]`` by the number of messages: one by one up to MESSAGES_APART,
+        then in classes that grow by two. An empty class is left out."""
+        classes: Counter[tuple[int, int]] = Counter()
+        for count, examples in self.messages.items():
+            start = end = count
+            if count > MESSAGES_APART:
+                end = 1 << (count - 1).bit_length()
+                start = end // 2 + 1
+            classes[start, end] += examples
+        return [[start, end, examples] for (start, end), examples in sorted(classes.items())]
 
 
 class Fingerprint:

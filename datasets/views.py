@@ -83,15 +83,15 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         .order_by("position")[: EXAMPLES + 1]
     )
     examples = [{"item": item, "parts": parts_of(item.trace)} for item in items[:EXAMPLES]]
-    histogram = dataset.stats.get("example_characters_histogram") or []
-    most = max((count for _, _, count in histogram), default=0)
     overlaps = overlaps_of(dataset)
+    roles = dataset.stats.get("roles") or {}
     context = {
         "dataset": dataset,
-        "histogram": [
-            {"start": first, "end": last, "count": count, "width": 100 * count / most}
-            for first, last, count in histogram
-            if most
+        "histogram": _bars(dataset.stats.get("example_characters_histogram") or []),
+        "messages": _bars(dataset.stats.get("messages_histogram") or []),
+        "roles": [
+            {"role": role, "count": count, "percent": 100 * count / sum(roles.values())}
+            for role, count in roles.items()
         ],
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
@@ -117,6 +117,15 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         ],
     }
     return render(request, "datasets/detail.html", context)
+
+
+def _bars(histogram: list[list[int]]) -> list[dict[str, float]]:
+    most = max((count for _, _, count in histogram), default=0)
+    return [
+        {"start": first, "end": last, "count": count, "width": 100 * count / most}
+        for first, last, count in histogram
+        if most
+    ]
 
 
 def _position(text: str) -> int:

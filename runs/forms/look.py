@@ -3,6 +3,7 @@
 from typing import Any
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 
 from runs.forms.start import parameter_field
 from runs.services.run_requests import KEY_MAX_LENGTH
@@ -28,9 +29,15 @@ class LookForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         for name in PARAMETERS:
-            self.fields[name] = parameter_field(KINDS[DEFAULT_KIND].parameters[name])
-            self.fields[name].required = False
-            self.fields[name].help_text = ""
+            parameter = KINDS[DEFAULT_KIND].parameters[name]
+            field = self.fields[name] = parameter_field(parameter)
+            field.required = False
+            field.help_text = ""
+            if parameter.minimum is not None and parameter.maximum is not None:
+                field.validators += [
+                    MinValueValidator(parameter.minimum),
+                    MaxValueValidator(parameter.maximum),
+                ]
 
     def parameters(self) -> dict[str, Any]:
         """What the training is asked, with defaults for what is empty."""

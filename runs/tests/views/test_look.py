@@ -49,7 +49,12 @@ def test_an_example_as_the_model_sees_it(local_client: Client) -> None:
         ("text-learnt", "Done"),
         ("control-learnt", "&lt;end&gt;"),
     ]
-    assert re.findall(r'<td class="number">(\d+)</td>', page) == ["21", "5", "0", "5"]
+    assert re.findall(r'<td class="number" data-label="[^"]*">(\d+)</td>', page) == [
+        "21",
+        "5",
+        "0",
+        "5",
+    ]
 
 
 def test_every_token_on_demand(local_client: Client) -> None:

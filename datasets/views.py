@@ -88,7 +88,7 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
     context = {
         "dataset": dataset,
         "histogram": _bars(dataset.stats.get("example_characters_histogram") or []),
-        "messages": _bars(dataset.stats.get("messages_histogram") or []),
+        "turns": _bars(dataset.stats.get("messages_histogram") or []),
         "roles": [
             {"role": role, "count": count, "percent": 100 * count / sum(roles.values())}
             for role, count in roles.items()

@@ -78,6 +78,7 @@ def test_the_page_shows_who_speaks_by_share(client, user):
     turns = text.split('data-testid="turns"')[1].split("</section>")[0]
     assert "44.4 %" in turns and "55.6 %" in turns  # 4 of 9, 5 of 9
     assert turns.count("<rect") == 3
+    assert "'width'" not in text  # no notice above the page
     # a dataset of before these were counted
     dataset = Dataset.objects.get()
     del dataset.stats["roles"], dataset.stats["messages_histogram"]

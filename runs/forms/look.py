@@ -33,11 +33,15 @@ class LookForm(forms.Form):
             field = self.fields[name] = parameter_field(parameter)
             field.required = False
             field.help_text = ""
+            if parameter.type is int:
+                field.widget.attrs["placeholder"] = parameter.default
             if parameter.minimum is not None and parameter.maximum is not None:
                 field.validators += [
                     MinValueValidator(parameter.minimum),
                     MaxValueValidator(parameter.maximum),
                 ]
+
+        self.order_fields(self.field_order)
 
     def parameters(self) -> dict[str, Any]:
         """What the training is asked, with defaults for what is empty."""
@@ -54,4 +58,6 @@ class LookForm(forms.Form):
 
 
 class ExampleForm(LookForm):
+    field_order = ("model_id", *PARAMETERS, "tokens")
+
     tokens = forms.BooleanField(label="Show where each token ends", required=False)

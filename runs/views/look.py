@@ -97,7 +97,7 @@ def _show(request: HttpRequest, trace: Trace, form: ExampleForm, context: dict[s
         if any(block["more"] for block in seen["blocks"])
         else None,
         "first": _address(request, start=0) if start else None,
-        "max_seq_length": form.parameters()["max_seq_length"],
+        **{name: form.parameters()[name] for name in ("max_seq_length", "too_long")},
     }
     return 200
 

@@ -17,7 +17,7 @@ CLASSES_MAX = 24
 def sample_lines(dataset: Dataset) -> Iterator[bytes]:
     """Yield the lines of all examples, or of EXAMPLES_MAX drawn by chance; the same at each call.
 
-    Their order is by chance as well: whoever reads only the first of them has seen a fair sample.
+    Their order is by chance as well, so that the first of them are a fair sample.
     """
     chance = random.Random(dataset.fingerprint)
     positions = chance.sample(range(dataset.size), min(dataset.size, EXAMPLES_MAX))

@@ -1,6 +1,8 @@
 """An example as the model sees it, in a browser: what is marked can be told apart in every light,
 by keyboard, on a phone, and without JavaScript."""
 
+from typing import Any
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -16,7 +18,7 @@ CHAT = [
     {"role": "user", "content": "And?"},
     {"role": "assistant", "content": "Wet.", "reasoning": "I looked."},
 ]
-EXAMPLES = {
+EXAMPLES: dict[str, dict[str, Any]] = {
     "trace": {"prompt": "Say <end>" + " and on" * 300, "final_answer": "Fine"},
     "chat": {"messages": CHAT, "tools": [TOOL]},
     "pair": {"prompt": "2+2?", "chosen": "4", "rejected": "5" * 400},
@@ -29,7 +31,7 @@ def examples(house: House) -> dict[str, str]:
     """Ids of the examples, the path of the model, and a dataset."""
     if not (house.models / "qwen").exists():
         make_tokenizer_folder(house.models / "qwen", QWEN)
-    ids = house.ask("POST", "/api/traces", json=list(EXAMPLES.values()))
+    ids: Any = house.ask("POST", "/api/traces", json=list(EXAMPLES.values()))
     return {
         **{name: one["id"] for name, one in zip(EXAMPLES, ids, strict=True)},
         "model": str(house.models / "qwen"),

@@ -36,7 +36,7 @@ def store(**example: Any) -> Trace:
 def shown(page: str, side: str = "whole") -> list[tuple[str, str]]:
     """What is marked of a block: kind and text of each segment."""
     block = page.split(f'data-testid="block-{side}"')[1].split("</section>")[0]
-    found = re.findall(r'data-testid="([\w-]+)"><bdi>(.*?)</bdi>', block, re.DOTALL)
+    found = re.findall(r'data-testid="([\w-]+)"><bdi\s*>(.*?)</bdi>', block, re.DOTALL)
     return [(kind, text) for kind, text in found if kind.startswith(("control-", "text-"))]
 
 

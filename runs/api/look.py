@@ -36,6 +36,7 @@ class RenderedExample(APIView):
         path=TRACE,
         query=RenderedQuery,
         answers={200: Rendered},
+        refused=(507,),
         example_query=EXAMPLE,
     )
     def get(self, request: Request, trace_id: str) -> Response:
@@ -56,6 +57,7 @@ class TokenLengths(APIView):
         path=DATASET,
         query=LengthsQuery,
         answers={200: CountedLengths},
+        refused=(507,),
         example_query=EXAMPLE,
     )
     def get(self, request: Request, key: str) -> Response:

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 LOOK = Path(__file__).resolve().parents[1] / "trainer" / "look.py"
 AT_ONCE = 2  # processes on this host
-WAIT_SECONDS = 5.0  # for one of them to end
+WAIT_SECONDS = 1.0  # for one of them to end; the thread that waits serves nothing else
 CPU_SECONDS, WALL_SECONDS, MEMORY_BYTES = 15, 30, 2 * 1024**3
 COUNTING_SECONDS = 8  # of the processor; then lengths are those of the examples counted so far
 OUTPUT_BYTES = 32 * 1024**2

@@ -211,6 +211,14 @@ def test_a_damaged_tokenizer_is_named(qwen: str, name: str, content: str, reason
     assert reason in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(qwen: str, name: str) -> None:
+    (Path(qwen) / name).unlink()
+    os.mkfifo(Path(qwen) / name)
+    with pytest.raises(CannotLook, match="not a regular file"):
+        look(qwen, line(TRACE))
+
+
 @pytest.mark.parametrize(
     ("model_id", "reason"),
     [

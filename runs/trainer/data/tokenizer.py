@@ -99,8 +99,8 @@ class Tokenizer(Protocol):
         with reasoning or tool calls a template may write something else.
         """
 
-    def see(self, conversation: Conversation) -> list[Seen]:
-        """Return the rows of a conversation with their texts. Raises DataError."""
+    def see(self, conversation: Conversation) -> Iterator[Seen]:
+        """Yield the rows of a conversation with their texts. Raises DataError."""
 
     def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
         """Return what the model is given when it is to answer. Raises DataError."""
@@ -149,8 +149,8 @@ class ByteTokenizer:
         self._check_plain([*messages, answer] if answer else messages, tools)
         return [self.BEGIN, *(id for message in messages for id in self._message(message))]
 
-    def see(self, conversation: Conversation) -> list[Seen]:
-        return [self._seen(self._encode(conversation))]
+    def see(self, conversation: Conversation) -> Iterator[Seen]:
+        yield self._seen(self._encode(conversation))
 
     def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
         return self._seen(Encoded(self.encode_prompt(messages, tools=tools), []))
@@ -302,18 +302,15 @@ class ChatTokenizer:
         [(encoding, _)] = self._encode_rows([row])
         return row, encoding, self._first_token(encoding, encoding.ids, row.spans[0][0])
 
-    def see(self, conversation: Conversation) -> list[Seen]:
-        rows = make_rows(self._template, conversation)
-        return [
-            Seen(
-                self._encoded(row, encoding, forges),
-                row.text,
-                encoding.offsets,
-                self._template.control.all_ids,
-            )
-            for batch in _batches(rows)
-            for row, (encoding, forges) in zip(batch, self._encode_rows(batch), strict=True)
-        ]
+    def see(self, conversation: Conversation) -> Iterator[Seen]:
+        for batch in _batches(make_rows(self._template, conversation)):
+            for row, (encoding, forges) in zip(batch, self._encode_rows(batch), strict=True):
+                yield Seen(
+                    self._encoded(row, encoding, forges),
+                    row.text,
+                    encoding.offsets,
+                    self._template.control.all_ids,
+                )
 
     def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
         self._template.check_literal(Conversation(messages, (), tools))

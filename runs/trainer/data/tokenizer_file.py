@@ -19,7 +19,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from runs.spec.model_folder import FolderProblem, check_tokenizer
 from runs.trainer.errors import ModelError
 
 NAMED = (
@@ -61,11 +60,8 @@ class TokenizerFile:
     is_fast = True
 
     def __init__(self, folder: Path):
-        """Raises ModelError: there is no ``tokenizer.json``, or a file that cannot be used."""
-        try:
-            check_tokenizer(folder)
-        except FolderProblem as error:
-            raise ModelError(f"no usable tokenizer in {folder}: {error}") from error
+        """``folder`` has the form that ``check_tokenizer`` asks for. Raises ModelError: there is no
+        ``tokenizer.json``, or one that cannot be used."""
         try:
             self.backend_tokenizer = Backend.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises Exception itself

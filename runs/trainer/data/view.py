@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from time import process_time
 from typing import Any
 
+from runs.spec.model_folder import FolderProblem, check_tokenizer
 from runs.trainer.data.conversation import Conversation, Messages, Tools
 from runs.trainer.data.dataset import parse_line
 from runs.trainer.data.remarks import remarks
-from runs.trainer.data.tokenizer import ChatTokenizer, Seen, Tokenizer, load_tokenizer
+from runs.trainer.data.tokenizer import (
+    ChatTokenizer,
+    Encoded,
+    Seen,
+    Tokenizer,
+    load_tokenizer,
+)
 from runs.trainer.data.windows import windows
 from runs.trainer.errors import DataError, ModelError
 
@@ -37,6 +44,10 @@ def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
     """
     if folder is None:
         return load_tokenizer(None)
+    try:
+        check_tokenizer(folder)
+    except FolderProblem as error:
+        raise ModelError(f"no usable tokenizer in {folder}: {error}") from error
     from runs.trainer.data.tokenizer_file import (  # noqa: PLC0415 - the presets need no tokenizers
         TokenizerFile,
         takes_file_as_it_is,
@@ -75,10 +86,10 @@ class Side:
     learnt: tuple[int, ...]
     tools: Tools | None
 
-    def see(self, tokenizer: Tokenizer) -> list[Seen]:
+    def see(self, tokenizer: Tokenizer) -> Iterator[Seen]:
         """Raises DataError."""
         if not self.learnt:
-            return [tokenizer.see_prompt(self.messages, tools=self.tools)]
+            return iter([tokenizer.see_prompt(self.messages, tools=self.tools)])
         return tokenizer.see(Conversation(self.messages, self.learnt, self.tools))
 
 
@@ -133,89 +144,113 @@ def view_example(
         start: the first token that is shown; of each side of a pair, after what both begin with.
         count: tokens that are shown at most.
     """
-    sides, problems = [], []
+    problems = []
+    sides: dict[str, list[_Row]] = {}
+    shown: dict[str, _Tokens] = {}
     for side in read_sides(raw):
         try:
-            sides.append((side.name, side.see(tokenizer)))
+            rows, seen = _read_rows(side.see(tokenizer), row)
         except DataError as error:
             problems.append({"side": side.name, "detail": str(error)})
-    tokens = {
-        name: [_Tokens(seen, cut, dropped=_is_dropped(rows, cut)) for seen in rows]
-        for name, rows in sides
-    }
-    shown = [(name, rows[row], tokens[name][row]) for name, rows in sides if row < len(rows)]
-    common = _common([seen.row.ids for _, seen, _ in shown]) if len(shown) == 2 else 0
-    if common:
-        # what is learnt belongs to a side
-        common = min(common, *(seen.row.counted[0][0] for _, seen, _ in shown))
-    blocks = []
-    if common:
-        blocks.append(shown[0][2].block("prompt", start, count, end=common))
-    blocks += [of_side.block(name, common + start, count) for name, _, of_side in shown]
+            continue
+        sides[side.name] = rows
+        dropped = cut.too_long == "drop" and any(one.length > cut.max_length for one in rows)
+        for one in rows:
+            one.cut(cut, dropped=dropped)
+        if seen is not None:
+            shown[side.name] = _Tokens(seen, rows[row])
+    all_rows = [one for rows in sides.values() for one in rows]
     return {
-        "notes": [*tokenizer.notes, *remarks(_counts(rows for _, rows in sides))],
+        "notes": [*tokenizer.notes, *remarks(_counts(all_rows))],
         "problems": problems,
-        "rows": [
-            {"side": name, **one.totals()} for name, of_side in tokens.items() for one in of_side
-        ],
-        "blocks": blocks,
+        "rows": [{"side": name, **one.totals()} for name, rows in sides.items() for one in rows],
+        "blocks": _blocks(shown, start, count),
     }
 
 
-def _is_dropped(rows: list[Seen], cut: Cut) -> bool:
-    return cut.too_long == "drop" and any(len(seen.row.ids) > cut.max_length for seen in rows)
+class _Row:
+    """How many tokens a row has, which are learnt, and which are left within ``max_seq_length``."""
+
+    def __init__(self, seen: Encoded):
+        self.length = len(seen.ids)
+        self.flags = replace(seen, ids=[], learnt=[])
+        self.learnt = bytearray(self.length)
+        for start, end in seen.counted:
+            self.learnt[start:end] = b"\1" * (end - start)
+        self.first_learnt = self.learnt.find(1)
+        self.kept = bytearray(self.length)
+        self.sequences = 0
+
+    def cut(self, cut: Cut, *, dropped: bool) -> None:
+        """Find out what is left."""
+        if dropped:
+            return
+        for start, end, learnt_from in windows(self.length, cut.max_length, cut.too_long):
+            # a sequence in which nothing is learnt is left out; a prompt has nothing to learn
+            if self.first_learnt < 0 or self.learnt.find(1, learnt_from, end) >= 0:
+                self.sequences += 1
+                self.kept[start:end] = b"\1" * (end - start)
+
+    def totals(self) -> dict[str, int]:
+        both = int.from_bytes(self.learnt) & int.from_bytes(self.kept)
+        return {
+            "tokens": self.length,
+            "learnt": self.learnt.count(1),
+            "kept": self.kept.count(1),
+            "kept_learnt": both.bit_count(),
+            "sequences": self.sequences,
+        }
 
 
-def _common(rows: list[list[int]]) -> int:
-    first, second = rows
-    return next(
-        (index for index, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
+def _read_rows(found: Iterable[Seen], number: int) -> tuple[list[_Row], Seen | None]:
+    """All rows, and the one that is to be shown: the texts of all could take gigabytes."""
+    rows: list[_Row] = []
+    shown = None
+    for seen in found:
+        if len(rows) == number:
+            shown = seen
+        rows.append(_Row(seen.row))
+    return rows, shown
 
 
-def _counts(sides: Iterable[list[Seen]]) -> dict[str, int]:
-    rows = [seen.row for side in sides for seen in side]
+def _counts(rows: list[_Row]) -> dict[str, int]:
+    """For ``remarks``: one example, and the texts in it."""
+    flags = [row.flags for row in rows]
     return {
-        "systems_moved": int(any(row.system_moved for row in rows)),
-        "developers_moved": int(any(row.developer_moved for row in rows)),
-        "ends_with_text": int(any(row.end_has_text for row in rows)),
-        "control_texts": max((row.control_texts for row in rows), default=0),
+        "systems_moved": int(any(row.system_moved for row in flags)),
+        "developers_moved": int(any(row.developer_moved for row in flags)),
+        "ends_with_text": int(any(row.end_has_text for row in flags)),
+        "control_texts": max((row.control_texts for row in flags), default=0),
     }
+
+
+def _blocks(shown: dict[str, _Tokens], start: int, count: int) -> list[dict[str, Any]]:
+    common = 0
+    blocks = []
+    if len(shown) == 2:
+        one, other = shown.values()
+        common = one.common_with(other)
+        if common:
+            blocks.append(one.block("prompt", start, count, end=common))
+    blocks += [tokens.block(name, common + start, count) for name, tokens in shown.items()]
+    return blocks
 
 
 class _Tokens:
-    """The tokens of a row, and what is left of them within ``max_seq_length``."""
+    """The tokens of a row with their texts."""
 
-    def __init__(self, seen: Seen, cut: Cut, *, dropped: bool):
-        self._seen = seen
-        self._learnt = [False] * len(seen.row.ids)
-        for start, end in seen.row.counted:
-            self._learnt[start:end] = [True] * (end - start)
-        length = len(seen.row.ids)
-        self._kept = [False] * length
-        self._sequences = 0
-        if not dropped:
-            for start, end, learnt_from in windows(length, cut.max_length, cut.too_long):
-                # a sequence in which nothing is learnt is left out; a prompt has nothing to learn
-                if not seen.row.learnt or any(self._learnt[learnt_from:end]):
-                    self._sequences += 1
-                    self._kept[start:end] = [True] * (end - start)
+    def __init__(self, seen: Seen, row: _Row):
+        self._seen, self._row = seen, row
 
-    def totals(self) -> dict[str, int]:
-        return {
-            "tokens": len(self._learnt),
-            "learnt": sum(self._learnt),
-            "kept": sum(self._kept),
-            "kept_learnt": sum(
-                learnt and kept for learnt, kept in zip(self._learnt, self._kept, strict=True)
-            ),
-            "sequences": self._sequences,
-        }
+    def common_with(self, other: _Tokens) -> int:
+        """Tokens with which both begin, before what is learnt of either."""
+        ids, others = self._seen.row.ids, other._seen.row.ids
+        most = min(self._row.first_learnt, other._row.first_learnt)
+        return next((index for index in range(most) if ids[index] != others[index]), most)
 
     def block(self, side: str, start: int, count: int, end: int | None = None) -> dict[str, Any]:
         """The tokens from ``start`` on, up to ``end`` or the end of the row."""
-        end = len(self._learnt) if end is None else end
+        end = self._row.length if end is None else end
         start = min(start, end)
         stop = min(start + count, end)
         return {
@@ -228,15 +263,15 @@ class _Tokens:
     def _pieces(self) -> Iterator[dict[str, Any]]:
         """Each token with the text that it adds: none where an earlier one has shown the character
         of which it is a part; and the text before it that no token stands for."""
-        seen, shown = self._seen, 0
+        seen, row, shown = self._seen, self._row, 0
         for index, (id, (start, end)) in enumerate(zip(seen.row.ids, seen.offsets, strict=True)):
             yield {
                 "id": id,
                 "skipped": seen.text[shown:start],
                 "text": seen.text[max(start, shown) : end],
                 "control": id in seen.control,
-                "learnt": self._learnt[index],
-                "kept": self._kept[index],
+                "learnt": bool(row.learnt[index]),
+                "kept": bool(row.kept[index]),
             }
             shown = max(shown, end)
 
@@ -274,20 +309,24 @@ def count_lengths(
 
     for number, raw in enumerate(lines, start=1):
         try:
-            rows = [seen.row for side in read_sides(raw) for seen in side.see(tokenizer)]
+            rows = [
+                (len(seen.row.ids), sum(end - start for start, end in seen.row.counted))
+                for side in read_sides(raw)
+                for seen in side.see(tokenizer)
+            ]
         except DataError as error:
             refused += 1
             if len(reasons) < REASONS_MAX:
                 reasons.setdefault(str(error))
         else:
-            length = max(len(row.ids) for row in rows)
+            length = max(length for length, _ in rows)
             place = length // LENGTH_STEP * LENGTH_STEP
             counts[place] = counts.get(place, 0) + 1
             examples += 1
             longer += length > max_length
             longest = max(longest, length)
-            tokens += sum(len(row.ids) for row in rows)
-            learnt += sum(end - start for row in rows for start, end in row.counted)
+            tokens += sum(length for length, _ in rows)
+            learnt += sum(counted for _, counted in rows)
         if number % EXAMPLES_AT_ONCE == 0:
             yield report()
             if process_time() > seconds:

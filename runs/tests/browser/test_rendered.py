@@ -22,7 +22,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "trace": {"prompt": "Say <end>" + " and on" * 300, "final_answer": "Fine"},
     "chat": {"messages": CHAT, "tools": [TOOL]},
     "pair": {"prompt": "2+2?", "chosen": "4", "rejected": "5" * 400},
-    "prompt": {"kind": "prompt", "prompt": "2+2?", "final_answer": "4"},
 }
 
 
@@ -45,9 +44,7 @@ PAGES = {
     "tokens": "/traces/{chat}/look?model_id={model}&tokens=on",
     "second row": "/traces/{chat}/look?model_id={model}&row=1",
     "pair": "/traces/{pair}/look?model_id={model}&dataset={dataset}",
-    "prompt": "/traces/{prompt}/look?model_id={model}",
     "refused": "/traces/{chat}/look?model_id=preset:tiny-llama",
-    "wrong": "/traces/{trace}/look?model_id=google/gemma-2b-it",
     "lengths": "/datasets/{dataset}/tokens?model_id={model}",
 }
 

@@ -435,6 +435,12 @@ def outline_of(example: HasContent) -> Outline:
     return Outline(_all_texts(given), learnt, [message["role"] for message in messages])
 
 
+def texts_of_example(example: HasContent) -> tuple[list[str], list[str]]:
+    """The texts that are given, and those that are to be learnt."""
+    outline = outline_of(example)
+    return outline.given, outline.learnt
+
+
 def _all_texts(messages: Messages) -> list[str]:
     return [text for message in messages for text in texts_of(message)]
 

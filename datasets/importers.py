@@ -238,8 +238,7 @@ class _Reading:
         ignore = frozenset(request.ignore)
         format = request.format
         lines = 0
-        for number, found in self.source.examples():
-            lines += 1
+        for lines, (number, found) in enumerate(self.source.examples(), start=1):
             if lines % TOLD_EVERY == 0:
                 progress(read=self.source.bytes, examples=filling.size)
             try:

@@ -25,8 +25,10 @@ class Range:
     def add(self, value: int) -> None:
         self.count += 1
         self.total += value
-        self.least = value if self.least is None else min(self.least, value)
-        self.greatest = value if self.greatest is None else max(self.greatest, value)
+        if self.least is None or value < self.least:
+            self.least = value
+        if self.greatest is None or value > self.greatest:
+            self.greatest = value
 
     def as_dict(self) -> dict[str, float | None]:
         mean = round(self.total / self.count, 1) if self.count else None
@@ -60,6 +62,11 @@ class Histogram:
         ]
 
 
+def _bytes(text: str) -> int:
+    """Of its UTF-8; counted without encoding it where every character is one byte."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 @dataclass
 class Lengths:
     """Lengths of prompts, answers and whole examples, without the template of a training line; how
@@ -85,7 +92,7 @@ class Lengths:
         self.answer.add(answer_characters)
         self.characters.add(prompt_characters + answer_characters)
         self.histogram.add(prompt_characters + answer_characters)
-        self.bytes.add(sum(len(text.encode()) for text in (*given, *learnt)))
+        self.bytes.add(sum(map(_bytes, given)) + sum(map(_bytes, learnt)))
         self.messages[len(outline.roles)] += 1
         for role in outline.roles:
             self.roles[role] += 1

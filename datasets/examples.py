@@ -400,21 +400,47 @@ def answer_text(trace: HasContent) -> str:
     return "\n".join([*(step["content"] for step in trace.steps), trace.final_answer])
 
 
-def texts_of_example(example: HasContent) -> tuple[list[str], list[str]]:
-    """The texts that are given, and those that are to be learnt: of a pair both answers, of a
-    prompt its reference answer."""
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What statistics know of an example.
+
+    Attributes:
+        given: the texts that are given.
+        learnt: the texts that are to be learnt: of a pair both answers, of a prompt its reference
+            answer.
+        roles: who speaks, message by message; of a pair as with the chosen answer.
+    """
+
+    given: list[str]
+    learnt: list[str]
+    roles: list[str]
+
+
+_ROLES_OF_TRACE = ["user", "assistant"]
+
+
+def outline_of(example: HasContent) -> Outline:
     if example.kind == Kind.TRACE:
-        return [example.prompt], [answer_text(example)]
+        return Outline([example.prompt], [answer_text(example)], _ROLES_OF_TRACE)
     content = content_of(example)
     if example.kind == Kind.PREFERENCE:
-        answers = [*content["chosen"], *content["rejected"]]
+        messages = [*content["prompt"], *content["chosen"]]
         given = content["prompt"]
-    elif example.kind == Kind.PROMPT:
-        return _all_texts(content["messages"]), [example.final_answer]
+        answers = [*content["chosen"], *content["rejected"]]
     else:
-        answers = [message for message in content["messages"] if is_learnt(message)]
-        given = [message for message in content["messages"] if not is_learnt(message)]
-    return _all_texts(given), _all_texts(answers)
+        messages = given = content["messages"]
+        answers = []
+    if example.kind == Kind.CONVERSATION:
+        answers = [message for message in messages if is_learnt(message)]
+        given = [message for message in messages if not is_learnt(message)]
+    learnt = [example.final_answer] if example.kind == Kind.PROMPT else _all_texts(answers)
+    return Outline(_all_texts(given), learnt, [message["role"] for message in messages])
+
+
+def texts_of_example(example: HasContent) -> tuple[list[str], list[str]]:
+    """The texts that are given, and those that are to be learnt."""
+    outline = outline_of(example)
+    return outline.given, outline.learnt
 
 
 def _all_texts(messages: Messages) -> list[str]:

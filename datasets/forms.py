@@ -1,7 +1,9 @@
 from typing import Any
 
+import orjson
 from django import forms
 from django.conf import settings
+from django.http import QueryDict
 
 from datasets.data_roots import PATH_MAX
 from datasets.formats.table import FORMATS, KINDS, TEXT
@@ -12,6 +14,7 @@ from datasets.importers import (
     parse_names,
     parse_skip_bad,
 )
+from datasets.mapping import SHAPES, SHAPES_BY_NAME, Rows, Shape, fitting, guess, shaped
 from datasets.models import Kind
 from datasets.reading import ImportRefused
 from datasets.services import (
@@ -202,3 +205,56 @@ class UploadForm(forms.Form):
             licence=data["licence"],
             source=data["source"],
         )
+
+
+class MappingForm(forms.Form):
+    """What the columns of a file mean. Without a choice it shows the last one of this user that
+    fits, else a guess.
+
+    ``request`` is the import as it was asked for, with what is chosen here.
+    """
+
+    def __init__(
+        self,
+        data: QueryDict,
+        *,
+        asked: ImportRequest,
+        rows: Rows,
+        remembered: ImportRequest | None,
+    ):
+        shape = SHAPES_BY_NAME.get(data.get("shape", ""))
+        chosen = {slot.name: data.get(slot.name, "") for slot in shape.slots} if shape else {}
+        ignored = [name for name in data.getlist("ignore") if name in rows.columns]
+        if shape is None:
+            shape, chosen, ignored = _first_choice(rows, remembered)
+        elif not any(chosen.values()):  # another shape was chosen
+            chosen = fitting(shape, rows.columns)
+        super().__init__(data if "shape" in data else None)
+        self.shape = shape
+        self.shapes = SHAPES
+        mapping = {name: column for name, column in chosen.items() if column in rows.columns}
+        self.request = shaped(asked, shape, mapping, ignored)
+        self.slots = [(slot, rows.columns, mapping.get(slot.name, "")) for slot in shape.slots]
+        rest = [column for column in rows.columns if column not in mapping.values()]
+        self.rest = [(column, column in ignored) for column in rest]
+        self.mapping_json = orjson.dumps(mapping, option=orjson.OPT_INDENT_2).decode()
+
+    def clean(self) -> None:
+        for slot, _, column in self.slots:
+            if slot.required and not column:
+                self.add_error(None, f"{slot.label}: choose a column.")
+
+    def take(self, refusal: Refusal) -> None:
+        """Show what a service refused above the form."""
+        for messages in (refusal.messages or {"": [str(refusal)]}).values():
+            self.add_error(None, list(messages))
+
+
+def _first_choice(
+    rows: Rows, remembered: ImportRequest | None
+) -> tuple[Shape, dict[str, str], list[str]]:
+    if remembered is not None:
+        for shape in SHAPES:
+            if (shape.format, shape.kind) == (remembered.format, remembered.kind):
+                return shape, dict(remembered.mapping), list(remembered.ignore)
+    return *guess(rows.columns), []

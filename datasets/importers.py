@@ -129,7 +129,7 @@ class ImportRequest:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "ImportRequest":
-        return cls(**kept)
+        return cls(**{name: value for name, value in kept.items() if name != "recipe"})
 
 
 class Progress(Protocol):
@@ -176,12 +176,17 @@ def read_parts(
                 "provenance": _provenance(reading, dict(origin or {}), by),
             },
         )
+    refuse_overlap(staging)
+    return staging
+
+
+def refuse_overlap(staging: Staging) -> None:
+    """An example in both parts would make the held-out part worthless. Raises InvalidDataset."""
     if places := staging.in_both_parts():
         named = ", ".join(str(place + 1) for place in places)
         raise services.InvalidDataset(
             {"split": [f"These examples stand in both parts (counted from 1): {named}."]}
         )
-    return staging
 
 
 def _count_held_out(held_out: int | float, size: int) -> int:
@@ -275,7 +280,7 @@ class _Reading:
     def _take(self, found: Line, part: Part) -> None:
         """Raises LineError."""
         request = self.request
-        line = _mapped(found, request.mapping) if request.mapping else found
+        line = mapped(found, request.mapping) if request.mapping else found
         self.format = self.format or recognise(line, request.kind, request.ignored)
         example, split = to_example(line, self.format, request.kind, request.ignored)
         if part.split and split and split != part.split:
@@ -325,7 +330,7 @@ def _told_of(source: Source) -> dict[str, Any]:
     return _filled(told)
 
 
-def _mapped(line: Line, mapping: Mapping[str, str]) -> Line:
+def mapped(line: Line, mapping: Mapping[str, str]) -> Line:
     """The line with its fields under the names that a format knows. Raises LineError."""
     if missing := [name for name in mapping.values() if name not in line]:
         raise LineError(f"has no {', '.join(missing)[:100]}, which the mapping names")

@@ -1,4 +1,5 @@
-"""Imports: one making of a dataset each, within a request or by a process of its own.
+"""Imports: one making of a dataset each, within a request or by a process of its own; a comparison
+of two datasets is work of the same kind.
 
 Within a request (``import_file``) there is a row only while examples are stored. Of its own: a row
 and the hidden dataset that holds the name are made first (``submit_file``), then an attendant
@@ -12,8 +13,10 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,10 +28,13 @@ from django.dispatch import Signal
 from django.utils import timezone
 
 from datasets import data_roots, folders, hub, services, sources
-from datasets.importers import NAMED_LINES, ImportRequest, read_parts
+from datasets.cleaning.derivation import derive
+from datasets.cleaning.recipe import Recipe, check_parents
+from datasets.importers import NAMED_LINES, ImportRequest, read_parts, refuse_overlap
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
+from datasets.overlaps import check_comparable, compute_overlap
 from datasets.reading import Part, Readable
-from datasets.staging import NotComplete, Staging
+from datasets.staging import Filling, NotComplete, Staging
 from datasets.storing import BATCH, BATCH_BYTES, discard, store, store_batch
 from tunixrt.refusals import Conflict, Missing, NoRoom, Refusal, TooMany
 
@@ -38,8 +44,13 @@ TOLD_SECONDS = 0.5  # between two notes of how far an import is
 MAX_ATTEMPTS = 5  # starts without any progress
 DATABASE_AWAY_SECONDS = 2.0
 UNDER_WAY_MAX = 100  # imports of one account
+DRAFTS_MAX = 20
+DRAFT_LIFETIME = timedelta(days=1)
+REMEMBERED = 50  # imports of a user, the newest
 PROBLEM_MAX = 10_000  # characters
 _COPY_BYTES = 1024 * 1024
+
+RECIPE, OVERLAP = "recipe", "overlap"  # types of sources, beside files
 
 # Is sent when an import waits for a process; attendants listen.
 submitted = Signal()
@@ -242,10 +253,107 @@ def _take_over(file: Readable, path: Path) -> int:
     return path.stat().st_size
 
 
+def keep_draft(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
+    """Keep a file until the user says what its columns mean. Raises as ``submit_file`` does."""
+    request.check()
+    drafts = Import.objects.filter(created_by=by, state=ImportState.DRAFT)
+    if drafts.count() >= DRAFTS_MAX:
+        raise TooMany(f"{DRAFTS_MAX} files of yours wait for a mapping. Import or cancel them.")
+    row = Import(
+        state=ImportState.DRAFT,
+        dataset_key=request.dataset_key,
+        source={"type": "upload", "file": file_name[:255]},
+        request=request.as_json(),
+        created_by=by,
+    )
+    with _kept_folder(row.id) as folder:
+        row.bytes_total = _take_over(file, folder / folders.SOURCE)
+        row.save(force_insert=True)
+    return row
+
+
+def submit_draft(*, row: Import, request: ImportRequest, by: User) -> Import:
+    """Let a process import a file that was kept. Raises as ``submit_file`` does, and Conflict when
+    it is no draft any more."""
+    request.check()
+    _refuse_too_many(by)
+    with transaction.atomic():
+        dataset = services.insert_dataset(**_dataset_fields(request, by))
+        taken = Import.objects.filter(pk=row.pk, state=ImportState.DRAFT).update(
+            state=ImportState.PENDING,
+            dataset=dataset,
+            dataset_key=request.dataset_key,
+            request=request.as_json(),
+        )
+        if not taken:
+            raise Conflict("The import is no draft any more.")
+    row.refresh_from_db()
+    submitted.send(Import)
+    return row
+
+
+def remove_old_drafts() -> None:
+    """Remove files that were never given a meaning."""
+    for row in Import.objects.filter(
+        state=ImportState.DRAFT, created_at__lt=timezone.now() - DRAFT_LIFETIME
+    ):
+        _cancel_draft(row)
+
+
+def _cancel_draft(row: Import) -> bool:
+    cancelled = Import.objects.filter(pk=row.pk, state=ImportState.DRAFT).update(
+        state=ImportState.CANCELLED, ended_at=timezone.now()
+    )
+    if cancelled:
+        folders.remove_folder(row.pk)
+    return bool(cancelled)
+
+
 def _submit(row: Import, request: ImportRequest, by: User) -> None:
     with transaction.atomic():
         row.dataset = services.insert_dataset(**_dataset_fields(request, by))
         row.save(force_insert=True)
+
+
+def submit_derivation(
+    *,
+    recipe: Recipe,
+    parents: Sequence[Dataset],
+    name: str,
+    version: str,
+    description: str = "",
+    by: User,
+) -> Import:
+    """Let a process make a dataset of ``parents`` by ``recipe``. Raises InvalidRecipe,
+    InvalidDataset, DatasetExists, Busy, TooMany, NoRoom."""
+    check_parents(recipe, list(parents))
+    request = ImportRequest(name=name, version=version, description=description)
+    request.check()
+    _refuse_too_many(by)
+    row = Import(
+        dataset_key=request.dataset_key,
+        source={"type": RECIPE, "parents": [parent.dataset_key for parent in parents]},
+        request=request.as_json() | {"recipe": recipe.as_json()},
+        created_by=by,
+    )
+    with _kept_folder(row.id):
+        _submit(row, request, by)
+    return row
+
+
+def submit_overlap(*, dataset: Dataset, other: Dataset, by: User) -> Import:
+    """Let a process compare two datasets. Raises NothingToCompare, Busy, TooMany, NoRoom."""
+    check_comparable(dataset, other)
+    _refuse_too_many(by)
+    row = Import(
+        dataset_key=dataset.dataset_key,
+        dataset=dataset,
+        source={"type": OVERLAP, "other": other.dataset_key},
+        created_by=by,
+    )
+    with _kept_folder(row.id):
+        row.save(force_insert=True)
+    return row
 
 
 def work_on(import_id: uuid.UUID) -> None:
@@ -279,6 +387,9 @@ def _work_on(row: Import) -> None:
         _end(row, staging, ImportState.FAILED, _interrupted(row))
     else:
         try:
+            if row.source.get("type") == OVERLAP:
+                _compare(row)
+                return
             staging = staging or _read(row)
             _store(row, staging)
         except Cancelled:
@@ -329,20 +440,8 @@ def _note(row: Import, **progress: Any) -> None:
 def _read(row: Import) -> Staging:
     row.phase = ImportPhase.READING
     _note(row, phase=row.phase, examples_stored=0)
-    folder = folders.folder_of(row.id)
-    (folder / folders.SKIPPED).unlink(missing_ok=True)
-    request = ImportRequest.from_json(row.request)
-    told = _Told(row)
-    if row.source.get("type") == "hub":
-        _fetch(row, folder / folders.HUB, told)
-    staging = read_parts(
-        sources.parts_of(row.source, folder),
-        request=request,
-        folder=folder,
-        by=row.created_by,
-        progress=told,
-        origin=sources.origin_of(row.source),
-    )
+    read = _derive if row.source.get("type") == RECIPE else _read_source
+    staging = read(row, folders.folder_of(row.id))
     _note(
         row,
         phase=ImportPhase.STORING,
@@ -378,6 +477,57 @@ def _fetch(row: Import, folder: Path, told: "_Told") -> None:
     _note(row, source=row.source | {"fetched": True}, bytes_read=0)
 
 
+def _read_source(row: Import, folder: Path) -> Staging:
+    (folder / folders.SKIPPED).unlink(missing_ok=True)
+    told = _Told(row)
+    if row.source.get("type") == "hub":
+        _fetch(row, folder / folders.HUB, told)
+    return read_parts(
+        sources.parts_of(row.source, folder),
+        request=ImportRequest.from_json(row.request),
+        folder=folder,
+        by=row.created_by,
+        progress=told,
+        origin=sources.origin_of(row.source),
+    )
+
+
+def _derive(row: Import, folder: Path) -> Staging:
+    """Stage what a recipe makes of datasets."""
+    parents = [services.get_dataset(key) for key in row.source["parents"]]
+    told = _Told(row)
+    with closing(Filling(folder / folders.STAGING)) as filling:
+        derivation = derive(
+            row.request["recipe"],
+            parents,
+            progress=lambda: told(read=0, examples=filling.size),
+        )
+        for example, split in derivation.examples():
+            filling.kind = example.kind
+            filling.add(example, split)
+        provenance = derivation.provenance() | {"report": derivation.report()}
+        staging = filling.complete(
+            held_out=None, about={"lines_skipped": 0, "provenance": provenance}
+        )
+    refuse_overlap(staging)
+    return staging
+
+
+def _compare(row: Import) -> None:
+    _note(row, phase=ImportPhase.READING)
+    told = _Told(row)
+    assert row.dataset is not None
+    compute_overlap(
+        row.dataset,
+        services.get_dataset(row.source["other"]),
+        progress=lambda: told(read=0, examples=0),
+        by=row.created_by,
+    )
+    Import.objects.filter(pk=row.pk).update(
+        state=ImportState.COMPLETED, phase=ImportPhase.NONE, ended_at=timezone.now()
+    )
+
+
 def _store(row: Import, staging: Staging) -> None:
     """Store what is left of a staging, and show the dataset. Raises Cancelled."""
     assert row.dataset_id is not None
@@ -393,6 +543,7 @@ def _store(row: Import, staging: Staging) -> None:
         dataset = Dataset.with_incomplete.get(pk=row.dataset_id)
         services.describe(dataset, staging.summary)
         dataset.provenance = staging.about["provenance"]
+        dataset.parents.set(Dataset.objects.filter(dataset_key__in=row.source.get("parents", ())))
         dataset.complete = True
         dataset.created_at = timezone.now()
         dataset.save()
@@ -419,7 +570,7 @@ def _set_completed(row: Import, staging: Staging) -> None:
 
 
 def _undo(row: Import, staging: Staging | None, *, keep_name: bool = False) -> None:
-    if row.dataset_id is not None:
+    if row.dataset_id is not None and row.source.get("type") != OVERLAP:
         discard(staging, dataset_id=row.dataset_id, import_id=row.id, keep_name=keep_name)
     row.examples_stored = 0
     if keep_name:
@@ -486,8 +637,21 @@ def import_progress(row: Import) -> ImportProgress:
     return ImportProgress("Waiting for a process", None, under_way)
 
 
+def remembered_mapping(columns: Collection[str], by: User) -> ImportRequest | None:
+    """What this user said of columns that are all there, the last time."""
+    imports = Import.objects.filter(created_by=by, state=ImportState.COMPLETED)
+    for kept in imports.values_list("request", flat=True)[:REMEMBERED]:
+        mapping = kept.get("mapping")
+        if mapping and set(mapping.values()) <= set(columns):
+            return ImportRequest.from_json(kept)
+    return None
+
+
 def cancel_import(*, row: Import, by: User) -> Import:
     """Ask an import to end; nothing of it stays. Raises Conflict when it has ended."""
+    if _cancel_draft(row):
+        row.refresh_from_db()
+        return row
     asked = Import.objects.filter(
         pk=row.pk, state__in=UNDER_WAY, in_request=False, cancel_requested_at=None
     ).update(cancel_requested_at=timezone.now())

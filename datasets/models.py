@@ -194,6 +194,7 @@ class DatasetItem(models.Model):
 
 
 class ImportState(models.TextChoices):
+    DRAFT = "draft", "draft"  # its columns have no meaning yet
     PENDING = "pending", "pending"
     RUNNING = "running", "running"
     COMPLETED = "completed", "completed"
@@ -272,3 +273,48 @@ class Import(models.Model):
 
     def __str__(self) -> str:
         return f"{self.dataset_key} ({self.state})"
+
+
+class Overlap(models.Model):
+    """How many examples of one dataset stand in another one, from which a model learns.
+
+    Compared are the part of ``dataset`` to learn from and the held-out part of ``other``, or all of
+    it if it has none; of one dataset with itself its two parts. An example counts once, as the
+    first of exact, normalised and ngram that it is (datasets/overlaps.py).
+    """
+
+    dataset = models.ForeignKey(
+        Dataset, on_delete=models.CASCADE, related_name="overlaps", db_index=False
+    )
+    other = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="overlaps_as_other")
+    dataset_fingerprint = models.CharField(max_length=80)
+    other_fingerprint = models.CharField(max_length=80)
+    learnt = models.PositiveIntegerField(help_text="Examples of the dataset that were looked at.")
+    compared = models.PositiveIntegerField(help_text="Examples of the other one.")
+    exact = models.PositiveIntegerField(help_text="The same question and answer.")
+    normalised = models.PositiveIntegerField(
+        help_text="The same question but for case, white space and punctuation."
+    )
+    ngram = models.PositiveIntegerField(help_text="A run of words of the question in common.")
+    ngram_words = models.PositiveSmallIntegerField(help_text="Words of such a run.")
+    containment = models.FloatField(help_text="The greatest share of such runs in common.")
+    examples = models.JSONField(
+        default=list, help_text="The worst: {kind, position, dataset_position, containment}."
+    )
+    computed_at = models.DateTimeField(default=timezone.now)
+    computed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["dataset", "other"]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "other"], name="uq_overlap"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset_id} with {self.other_id}"
+
+    @property
+    def found(self) -> int:
+        return self.exact + self.normalised + self.ngram

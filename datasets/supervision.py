@@ -18,7 +18,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from datasets import folders
-from datasets.imports import abandon_without_folder
+from datasets.imports import abandon_without_folder, remove_old_drafts
 from datasets.models import UNDER_WAY, Import, ImportState
 
 logger = logging.getLogger("tunixrt.imports")
@@ -90,7 +90,9 @@ class Supervisor:
 
 
 def remove_leftovers() -> None:
-    """Remove folders without a row, as a server leaves behind that was killed while it read."""
+    """Remove drafts that are old, and folders without a row, as a server leaves behind that was
+    killed while it read."""
+    remove_old_drafts()
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folders.imports_folder()):
             try:

@@ -1,12 +1,16 @@
 """Statistics and fingerprint of a dataset, gathered example by example in constant memory."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets.examples import has_final_answer, texts_of_example
+from datasets.examples import has_final_answer, outline_of
+from datasets.messages import ROLES
 from datasets.models import Split
 from datasets.schema import HasContent
+
+MESSAGES_APART = 8
 
 
 @dataclass
@@ -21,8 +25,10 @@ class Range:
     def add(self, value: int) -> None:
         self.count += 1
         self.total += value
-        self.least = value if self.least is None else min(self.least, value)
-        self.greatest = value if self.greatest is None else max(self.greatest, value)
+        if self.least is None or value < self.least:
+            self.least = value
+        if self.greatest is None or value > self.greatest:
+            self.greatest = value
 
     def as_dict(self) -> dict[str, float | None]:
         mean = round(self.total / self.count, 1) if self.count else None
@@ -56,9 +62,15 @@ class Histogram:
         ]
 
 
+def _bytes(text: str) -> int:
+    """Of its UTF-8; counted without encoding it where every character is one byte."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 @dataclass
 class Lengths:
-    """Lengths of prompts, answers and whole examples; a training line's template is not counted."""
+    """Lengths of prompts, answers and whole examples, without the template of a training line; how
+    many messages they have, and whose."""
 
     examples: int = 0
     with_final_answer: int = 0
@@ -67,9 +79,12 @@ class Lengths:
     characters: Range = field(default_factory=Range)
     bytes: Range = field(default_factory=Range)
     histogram: Histogram = field(default_factory=Histogram)
+    messages: Counter[int] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
 
     def add(self, trace: HasContent) -> None:
-        given, learnt = texts_of_example(trace)
+        outline = outline_of(trace)
+        given, learnt = outline.given, outline.learnt
         prompt_characters, answer_characters = sum(map(len, given)), sum(map(len, learnt))
         self.examples += 1
         self.with_final_answer += has_final_answer(trace)
@@ -77,7 +92,10 @@ class Lengths:
         self.answer.add(answer_characters)
         self.characters.add(prompt_characters + answer_characters)
         self.histogram.add(prompt_characters + answer_characters)
-        self.bytes.add(sum(len(text.encode()) for text in (*given, *learnt)))
+        self.bytes.add(sum(map(_bytes, given)) + sum(map(_bytes, learnt)))
+        self.messages[len(outline.roles)] += 1
+        for role in outline.roles:
+            self.roles[role] += 1
 
     def as_stats(self, held_out_size: int) -> dict[str, Any]:
         """The dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""
@@ -93,7 +111,21 @@ class Lengths:
             "longest_example_characters": self.characters.greatest,
             "shortest_example_bytes": self.bytes.least,
             "longest_example_bytes": self.bytes.greatest,
+            "messages_histogram": self._message_classes(),
+            "roles": {role: self.roles[role] for role in ROLES if self.roles[role]},
         }
+
+    def _message_classes(self) -> list[list[int]]:
+        """``[from, up to, examples]`` by the number of messages: one by one up to MESSAGES_APART,
+        then in classes that grow by two. An empty class is left out."""
+        classes: Counter[tuple[int, int]] = Counter()
+        for count, examples in self.messages.items():
+            start = end = count
+            if count > MESSAGES_APART:
+                end = 1 << (count - 1).bit_length()
+                start = end // 2 + 1
+            classes[start, end] += examples
+        return [[start, end, examples] for (start, end), examples in sorted(classes.items())]
 
 
 class Fingerprint:

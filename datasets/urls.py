@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets import views
+from datasets import version_views, views
 
 app_name = "datasets"
 urlpatterns = [
@@ -9,7 +9,10 @@ urlpatterns = [
     path("datasets/files", views.server_files, name="server_files"),
     path("datasets/imports", views.import_list, name="imports"),
     path("datasets/imports/<uuid:import_id>", views.import_detail, name="import"),
+    path("datasets/imports/<uuid:import_id>/mapping", views.import_mapping, name="mapping"),
     path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),
+    path("datasets/<str:key>/clean", version_views.clean, name="clean"),
+    path("datasets/<str:key>/overlap", version_views.overlap, name="overlap"),
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),
     path("traces/<uuid:trace_id>", views.trace, name="trace"),

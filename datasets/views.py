@@ -19,17 +19,23 @@ from datasets import parquet
 from datasets.access import get_dataset_for, get_import_for
 from datasets.data_roots import PATH_MAX, list_folder
 from datasets.examples import content_of, parts_of
-from datasets.forms import UploadForm
-from datasets.importers import BadLines
+from datasets.folders import SOURCE, folder_of
+from datasets.forms import MappingForm, UploadForm
+from datasets.importers import BadLines, ImportRequest
 from datasets.imports import (
     cancel_import,
     import_file,
     import_progress,
+    keep_draft,
+    remembered_mapping,
+    submit_draft,
     submit_file,
     submit_path,
 )
 from datasets.listing import filter_imports, search_datasets, search_traces, take_page
-from datasets.models import Dataset, Kind, Trace
+from datasets.mapping import first_rows, needs_mapping, preview, rows_of
+from datasets.models import Dataset, ImportState, Kind, Trace
+from datasets.overlaps import known_about, overlaps_of
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
@@ -80,19 +86,22 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         .order_by("position")[: EXAMPLES + 1]
     )
     examples = [{"item": item, "parts": parts_of(item.trace)} for item in items[:EXAMPLES]]
-    histogram = dataset.stats.get("example_characters_histogram") or []
-    most = max((count for _, _, count in histogram), default=0)
+    overlaps = overlaps_of(dataset)
+    roles = dataset.stats.get("roles") or {}
     context = {
         "dataset": dataset,
         "parquet": parquet.is_installed(),
-        "histogram": [
-            {"start": first, "end": last, "count": count, "width": 100 * count / most}
-            for first, last, count in histogram
-            if most
+        "histogram": _bars(dataset.stats.get("example_characters_histogram") or []),
+        "turns": _bars(dataset.stats.get("messages_histogram") or []),
+        "roles": [
+            {"role": role, "count": count, "percent": 100 * count / sum(roles.values())}
+            for role, count in roles.items()
         ],
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
         "start": start,
+        "overlaps": overlaps,
+        "not_computed": known_about(dataset, overlaps)[1],
         "provenance": [
             (
                 name.replace("_", " "),
@@ -112,6 +121,15 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         ],
     }
     return render(request, "datasets/detail.html", context)
+
+
+def _bars(histogram: list[list[int]]) -> list[dict[str, float]]:
+    most = max((count for _, _, count in histogram), default=0)
+    return [
+        {"start": first, "end": last, "count": count, "width": 100 * count / most}
+        for first, last, count in histogram
+        if most
+    ]
 
 
 def _position(text: str) -> int:
@@ -181,6 +199,11 @@ def _upload(request: HttpRequest) -> HttpResponse:
             if path := form.cleaned_data.get("path"):
                 row = submit_path(path=path, request=asked, by=person(request))
                 return _go(request, reverse("datasets:import", args=[row.pk]))
+            rows = first_rows(file, file.name)
+            file.seek(0)
+            if needs_mapping(rows, asked):
+                row = keep_draft(file=file, file_name=file.name, request=asked, by=person(request))
+                return _go(request, reverse("datasets:mapping", args=[row.pk]))
             if file.size > IN_REQUEST_BYTES:
                 row = submit_file(file=file, file_name=file.name, request=asked, by=person(request))
                 return _go(request, reverse("datasets:import", args=[row.pk]))
@@ -238,6 +261,42 @@ def import_list(request: HttpRequest) -> HttpResponse:
 def import_detail(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
     row = get_import_for(person(request), import_id, may=May.READ)
     return render(request, "datasets/import.html", {"row": row, "state": import_progress(row)})
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def import_mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
+    """Say what the columns of a file mean: the choice is in the address, so that it can be looked
+    at before it counts."""
+    user = person(request)
+    row = get_import_for(user, import_id, may=May.ACT)
+    if row.state != ImportState.DRAFT:
+        return redirect("datasets:import", import_id=row.pk)
+    if "show" in request.POST:  # no token in the address
+        shown = request.POST.copy()
+        del shown["show"]
+        shown.pop("csrfmiddlewaretoken", None)
+        return redirect(f"{request.path}?{shown.urlencode()}")
+    rows = rows_of(folder_of(row.pk) / SOURCE, str(row.source.get("file", "")))
+    form = MappingForm(
+        request.POST if request.method == "POST" else request.GET,
+        asked=ImportRequest.from_json(row.request),
+        rows=rows,
+        remembered=remembered_mapping(rows.columns, user),
+    )
+    if request.method == "POST" and form.is_valid():
+        try:
+            submit_draft(row=row, request=form.request, by=user)
+        except Refusal as refusal:
+            form.take(refusal)
+        else:
+            return redirect("datasets:import", import_id=row.pk)
+    return render(
+        request,
+        "datasets/mapping.html",
+        {"row": row, "form": form, "previews": preview(rows, form.request)},
+        status=400 if request.method == "POST" else 200,
+    )
 
 
 @login_required

@@ -7,6 +7,7 @@ from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.history import essentials, history
+from runs.views.look import example
 from runs.views.samples import samples, token_lengths
 from runs.views.saved_views import delete_view, rename_view, saved_views
 from runs.views.start import start
@@ -19,6 +20,7 @@ urlpatterns = [
     path("runs/compare", compare, name="compare"),
     path("runs/compare.csv", compare_csv, name="compare_csv"),
     path("datasets/<str:key>/tokens", token_lengths, name="token_lengths"),
+    path("traces/<uuid:trace_id>/look", example, name="look"),
     path("runs/views", saved_views, name="saved_views"),
     path("runs/views/<int:pk>/rename", rename_view, name="rename_view"),
     path("runs/views/<int:pk>/delete", delete_view, name="delete_view"),

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets.api import views
+from datasets.api import versions, views
 
 app_name = "datasets_api"
 urlpatterns = [
@@ -17,6 +17,8 @@ urlpatterns = [
     ),
     path("uploads/permission", views.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", views.DatasetDetail.as_view(), name="detail"),
+    path("datasets/<str:key>/clean", versions.DatasetClean.as_view(), name="clean"),
+    path("datasets/<str:key>/overlaps", versions.DatasetOverlaps.as_view(), name="overlaps"),
     path("datasets/<str:key>/export.jsonl", views.DatasetExport.as_view(), name="export"),
     path("datasets/<str:key>/export.parquet", views.DatasetParquet.as_view(), name="parquet"),
 ]

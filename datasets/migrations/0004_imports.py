@@ -66,7 +66,7 @@ class Migration(migrations.Migration):
             name='Import',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('state', models.CharField(choices=[('pending', 'pending'), ('running', 'running'), ('completed', 'completed'), ('failed', 'failed'), ('cancelled', 'cancelled')], default='pending', max_length=16)),
+                ('state', models.CharField(choices=[('draft', 'draft'), ('pending', 'pending'), ('running', 'running'), ('completed', 'completed'), ('failed', 'failed'), ('cancelled', 'cancelled')], default='pending', max_length=16)),
                 ('phase', models.CharField(blank=True, choices=[('', 'waiting'), ('reading', 'reading'), ('storing', 'storing')], default='', max_length=16)),
                 ('dataset_key', models.CharField(help_text='Of the dataset to make.', max_length=256)),
                 ('source', models.JSONField(default=dict, help_text='What is read.')),
@@ -91,7 +91,7 @@ class Migration(migrations.Migration):
             options={
                 'ordering': ['-created_at', '-id'],
                 'indexes': [models.Index(models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('id'), descending=True), name='ix_imports_newest'), models.Index(condition=models.Q(('state__in', ('pending', 'running'))), fields=['created_at'], name='ix_imports_under_way')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('state__in', ['pending', 'running', 'completed', 'failed', 'cancelled'])), name='ck_import_state')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('state__in', ['draft', 'pending', 'running', 'completed', 'failed', 'cancelled'])), name='ck_import_state')],
             },
         ),
     ]

@@ -2,13 +2,14 @@
 
 import io
 import json
+import os
 from typing import Any
 
 from django.contrib.auth.models import User
 
-from datasets import imports
+from datasets import folders, imports
 from datasets.importers import NAMED_LINES, ImportRequest
-from datasets.models import Dataset, Trace
+from datasets.models import Dataset, Import, Trace
 from datasets.reading import Readable
 from datasets.services import create_dataset, create_traces
 
@@ -56,6 +57,18 @@ def import_upload(
         named_lines=named_lines,
         by=by,
     )
+
+
+def work_on(row: Import) -> Import:
+    """Do what the process of an import does."""
+    lock = folders.try_lock(row.pk)
+    assert lock is not None
+    try:
+        imports.work_on(row.pk)
+    finally:
+        os.close(lock)
+    row.refresh_from_db()
+    return row
 
 
 def jsonl(*lines: Any) -> bytes:

@@ -71,6 +71,8 @@ def test_statistics_and_fingerprint():
         "longest_example_characters": 16,
         "shortest_example_bytes": 9,
         "longest_example_bytes": 16,
+        "messages_histogram": [[2, 2, 2]],
+        "roles": {"user": 2, "assistant": 2},
     }
     lines = f"{long.content_hash} train\n{short.content_hash} held_out\n"
     assert dataset.fingerprint == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"

@@ -28,7 +28,7 @@ def test_manifest_and_first_examples(browser):
 def test_the_number_of_queries(browser, count, django_assert_num_queries):
     make_dataset(count)
     browser.get("/datasets/sums-v1")
-    with django_assert_num_queries(5):  # session, user, role, dataset, examples
+    with django_assert_num_queries(6):  # session, user, role, dataset, overlaps, examples
         assert len(browser.get("/datasets/sums-v1").context["examples"]) == count
 
 

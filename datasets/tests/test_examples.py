@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets import examples
-from datasets.examples import parse_example, parts_of, texts_of_example, training_line
+from datasets.examples import Outline, outline_of, parse_example, parts_of, training_line
 from datasets.formats.lines import parse_line
 from datasets.formats.table import recognise, to_example
 from datasets.models import Kind
@@ -209,12 +209,18 @@ def test_any_text_goes_into_a_line_and_comes_back(question, answer, reasoning):
 
 
 def test_what_is_given_and_what_is_learnt():
-    given_texts, learnt = texts_of_example(parse_example(CONVERSATION))
-    assert given_texts == ["Count.", "1+1?", "2", "2", "1+1?"]
-    assert learnt[0] == "I add." and learnt[-1] == "2" and '"x":1' in learnt[2]
-    assert texts_of_example(parse_example(PREFERENCE)) == (["1+1?"], ["2", "3"])
-    assert texts_of_example(parse_example(PROMPT, kind="prompt")) == (["1+1?"], ["2"])
-    assert texts_of_example(parse_example(trace_body(1))) == (["1+1=?"], ["1 and one\n2"])
+    outline = outline_of(parse_example(CONVERSATION))
+    assert outline.given == ["Count.", "1+1?", "2", "2", "1+1?"]
+    assert outline.learnt[0] == "I add." and outline.learnt[-1] == "2"
+    assert '"x":1' in outline.learnt[2]
+    assert outline.roles == [message["role"] for message in CONVERSATION["messages"]]
+    assert outline_of(parse_example(PREFERENCE)) == Outline(
+        ["1+1?"], ["2", "3"], ["user", "assistant"]
+    )
+    assert outline_of(parse_example(PROMPT, kind="prompt")) == Outline(["1+1?"], ["2"], ["user"])
+    assert outline_of(parse_example(trace_body(1))) == Outline(
+        ["1+1=?"], ["1 and one\n2"], ["user", "assistant"]
+    )
 
 
 def test_what_a_page_shows():

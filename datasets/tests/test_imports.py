@@ -20,7 +20,7 @@ from datasets.importers import ImportRequest
 from datasets.models import Dataset, DatasetItem, Import, Trace
 from datasets.services import create_dataset, create_traces, export_lines
 from datasets.supervision import Supervisor, remove_leftovers
-from datasets.tests.factory import import_upload, jsonl, trace_body
+from datasets.tests.factory import import_upload, jsonl, trace_body, work_on
 
 PATIENCE = 300.0
 
@@ -52,18 +52,6 @@ def finish(supervisor: Supervisor, row: Import) -> Import:
     supervisor.attend()
     for process in supervisor._processes:
         process.wait(PATIENCE)
-    row.refresh_from_db()
-    return row
-
-
-def work_on(row: Import) -> Import:
-    """What the process does."""
-    lock = folders.try_lock(row.pk)
-    assert lock is not None
-    try:
-        imports.work_on(row.pk)
-    finally:
-        os.close(lock)
     row.refresh_from_db()
     return row
 

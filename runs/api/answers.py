@@ -239,3 +239,61 @@ class ArtifactList(Answer):
 class Removed(Answer):
     removed: str
     bytes_freed: int
+
+
+class RowTotals(Answer):
+    """A row of a rendered example: all of it, or what stands up to some of its answers."""
+
+    side: Literal["", "chosen", "rejected"] = Field(description="Of a pair.")
+    tokens: int
+    learnt: int = Field(description="Tokens that are learnt; 0 of a prompt.")
+    kept: int = Field(description="Tokens that max_seq_length leaves.")
+    kept_learnt: int
+    sequences: int = Field(description="Sequences that a training makes of it.")
+
+
+class ShownToken(Answer):
+    id: int
+    text: str = Field(description="What it adds to the text.")
+    skipped: str = Field(description="Text before it that no token stands for.")
+    control: bool = Field(description="A control token, not text that looks like one.")
+    learnt: bool
+    kept: bool = Field(description="Within max_seq_length.")
+
+
+class ShownTokens(Answer):
+    side: Literal["", "prompt", "chosen", "rejected"] = Field(
+        description="Of a pair; prompt: what both answers begin with."
+    )
+    start: int
+    more: int = Field(description="Tokens behind those that are shown.")
+    tokens: list[ShownToken]
+
+
+class RefusedSide(Answer):
+    side: Literal["", "chosen", "rejected"]
+    detail: str
+
+
+class Rendered(Answer):
+    """An example as the model will see it."""
+
+    notes: list[str] = Field(description="What people should know of tokenizer and template.")
+    problems: list[RefusedSide] = Field(description="Why a training refuses the example.")
+    rows: list[RowTotals]
+    blocks: list[ShownTokens] = Field(description="Tokens of the row that was asked for.")
+
+
+class CountedLengths(Answer):
+    """Lengths of examples in tokens."""
+
+    size: int = Field(description="Examples of the dataset.")
+    examples: int = Field(description="Examples that were counted, drawn by chance.")
+    refused: int = Field(description="Further examples that a training refuses.")
+    reasons: list[str] = Field(description="Why it refuses some of them.")
+    longer: int = Field(description="Examples that are longer than max_seq_length.")
+    longest: int
+    tokens: int
+    learnt: int
+    histogram: list[tuple[int, int, int]] = Field(description="[from, to, examples]; in tokens.")
+    notes: list[str]

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Self
 from django.contrib.auth.models import User
 from pydantic import Field, model_validator
 
+from runs.execution import looking
 from runs.live.stream import Position
 from runs.models import RunMode, RunStatus
 from runs.queries import artifacts, filters, log_search, logs
 from runs.queries.selection import Selection, parse_moment
 from runs.services.measurements import NAME_MAX_LENGTH
-from runs.spec.kinds import KINDS
+from runs.spec.kinds import DEFAULT_KIND, KINDS
 from tunixrt.api.query import (
     CURSOR,
     OFFSET_MAX,
@@ -26,8 +27,12 @@ from tunixrt.api.query import (
 from tunixrt.cursors import Cursor, decode_uuid_cursor
 from tunixrt.reading import Model
 from tunixrt.refusals import InvalidQuery
+from tunixrt.terms import Term
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+_LENGTH, _TOO_LONG, _STYLE = (
+    KINDS[DEFAULT_KIND].parameters[name] for name in ("max_seq_length", "too_long", "prompt_style")
+)
 LOG_LIMIT_DEFAULT = 1 << 18
 TAIL_LINES_MAX = 10_000
 MATCHES_DEFAULT = 100
@@ -58,7 +63,7 @@ class RunListQuery(Model):
         "newest", description="By creation."
     )
     q: Annotated[
-        list[filters.Term], read_by(lambda given: filters.parse(parse_text(given)), maxLength=256)
+        list[Term], read_by(lambda given: filters.parse(parse_text(given)), maxLength=256)
     ] = Field([], description="Text in the filter language (docs/filters.md).")
     status: Annotated[str | None, choice(RunStatus.values)] = None
     kind: Annotated[str | None, read_by(_parse_kind, enum=list(KINDS))] = None
@@ -188,6 +193,33 @@ class MetricsQuery(Model):
 class EventsQuery(Model):
     from_: Annotated[Position | None, read_by(Position.decode, examples=["o0.e0.m0"])] = Field(
         None, alias="from", description="Where to continue: the id of an event (docs/live.md)."
+    )
+
+
+class LengthsQuery(Model):
+    """Which model's tokens, and what a training is asked about long examples."""
+
+    model_id: Annotated[str, text] = Field(
+        description="preset:<name>, or a folder inside TUNIX_MODEL_ROOTS."
+    )
+    max_seq_length: Annotated[int, whole(int(_LENGTH.minimum or 0), int(_LENGTH.maximum or 0))] = (
+        Field(_LENGTH.default, description="Tokens of the longest sequence.")
+    )
+    prompt_style: Annotated[str, choice(_STYLE.choices)] = Field(
+        _STYLE.default, description=_STYLE.help
+    )
+
+
+class RenderedQuery(LengthsQuery):
+    too_long: Annotated[str, choice(_TOO_LONG.choices)] = Field(
+        _TOO_LONG.default, description=_TOO_LONG.help
+    )
+    row: Annotated[int, whole(0, looking.ROWS_MAX)] = Field(
+        0, description="Which row to show, where a conversation becomes several."
+    )
+    start: Annotated[int, whole(0, OFFSET_MAX)] = Field(0, description="Tokens to pass over.")
+    count: Annotated[int, whole(1, looking.TOKENS_MAX)] = Field(
+        looking.TOKENS_DEFAULT, description="Tokens to show at most."
     )
 
 

@@ -1,7 +1,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from runs.api import live, views
+from runs.api import live, look, views
 
 
 class FilePathConverter(PathConverter):
@@ -31,5 +31,7 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
     path("tunix/runs/<str:run_id>/extend", views.RunExtend.as_view(), name="extend"),
+    path("traces/<str:trace_id>/rendered", look.RenderedExample.as_view(), name="rendered"),
+    path("datasets/<str:key>/lengths", look.TokenLengths.as_view(), name="lengths"),
     path("tunix/status", views.RuntimeStatus.as_view(), name="runtime"),
 ]

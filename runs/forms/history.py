@@ -14,6 +14,7 @@ from runs.queries.columns import parse_columns
 from runs.queries.selection import Selection, parse_moment
 from tunixrt.cursors import Cursor, decode_uuid_cursor
 from tunixrt.forms import ChoiceField
+from tunixrt.terms import FilterError, Term
 
 TEXT_MAX_LENGTH = 256
 
@@ -37,11 +38,11 @@ class FilterField(forms.CharField):
     """Text in the filter language; its terms. A refusal knows the text and the place: ``params`` of
     the error."""
 
-    def clean(self, value: Any) -> list[filters.Term]:
+    def clean(self, value: Any) -> list[Term]:
         text = super().clean(value)
         try:
             return filters.parse(text)
-        except filters.FilterError as error:
+        except FilterError as error:
             place = {"text": text, "position": error.position}
             raise forms.ValidationError(error.problem, code="filter", params=place) from error
 

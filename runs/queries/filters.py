@@ -10,8 +10,6 @@ that no name holds finds nothing, at once.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,105 +23,26 @@ from runs.queries.selection import parse_moment, runs_whose_id_begins
 from runs.spec.kinds import KINDS
 from runs.spec.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
 from tunixrt.numbers import parse_number
+from tunixrt.terms import RANGE, Language, Name, Term
 
 NAMES_MAX = 10_000  # different names that are looked through for a part of one
 MATCHES_MAX = 200  # of those, names that a query lists
 LISTED_MAX = 2000  # runs that a query lists
-_SKIP = re.compile(r"\s*")
-_NAMED = re.compile(r"([A-Za-z_]+)(:|<=|>=|<|>|=)")
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_PLAIN = re.compile(r'[^\s"]+')
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|min|h|d|w)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _LOOKUPS = {":": "exact", "=": "exact", "<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
 _PRESET = "preset:"  # begins model names, which people type as they stand
 
 
-class FilterError(ValueError):
-    """What is wrong with a filter. ``position`` counts characters from 0."""
-
-    def __init__(self, problem: str, position: int):
-        super().__init__(f"Character {position + 1}: {problem}")
-        self.problem = problem
-        self.position = position
-
-
-@dataclass(frozen=True)
-class Term:
-    """One condition: ``name`` is one of NAMES, or empty for a word; ``value`` is what its reader
-    made of the text."""
-
-    name: str
-    operator: str
-    value: Any
-
-
 def parse(text: str) -> list[Term]:
     """The terms of a filter; all of them hold for what it finds. Raises FilterError."""
-    terms: list[Term] = []
-    position = _skip(text, 0)
-    while position < len(text):
-        name, operator, start = "", ":", position
-        if (named := _NAMED.match(text, position)) and not text.lower().startswith(
-            _PRESET, position
-        ):
-            name, operator, start = named[1].lower(), named[2], named.end()
-            if name not in NAMES:
-                known = ", ".join(sorted(NAMES))
-                raise FilterError(
-                    f"{name!r} is no filter. There are {known}. Put text that holds {operator} in"
-                    " quotes.",
-                    position,
-                )
-        value, end = _value(text, start)
-        if name and operator not in NAMES[name].operators:
-            raise FilterError(
-                f"{name} takes {' '.join(NAMES[name].operators)}, not {operator}",
-                start - len(operator),
-            )
-        try:
-            terms.append(Term(name, operator, NAMES[name].read(value) if name else value))
-        except ValueError as error:
-            raise FilterError(str(error), start) from error
-        position = _skip(text, end)
-    return terms
+    return LANGUAGE.parse(text)
 
 
 def split_terms(text: str) -> list[str]:
     """The terms of a filter as they were typed. What cannot be read, from there on, is one of
     them."""
-    terms: list[str] = []
-    position = _skip(text, 0)
-    while position < len(text):
-        named = _NAMED.match(text, position)
-        try:
-            _, end = _value(text, named.end() if named else position)
-        except FilterError:
-            end = len(text.rstrip())
-        terms.append(text[position:end])
-        position = _skip(text, end)
-    return terms
-
-
-def _skip(text: str, position: int) -> int:
-    space = _SKIP.match(text, position)
-    return space.end() if space else position
-
-
-def _value(text: str, start: int) -> tuple[str, int]:
-    """The word or quoted text that begins at ``start``, and where it ends."""
-    if text.startswith('"', start):
-        quoted = _QUOTED.match(text, start)
-        if quoted is None:
-            raise FilterError("this quotation mark is never closed.", start)
-        value, end = re.sub(r"\\(.)", r"\1", quoted[1]), quoted.end()
-    elif plain := _PLAIN.match(text, start):
-        value, end = plain[0], plain.end()
-    else:
-        raise FilterError("a value is missing here.", start)
-    if not value.strip():
-        raise FilterError("a value is missing here.", start)
-    return value, end
+    return LANGUAGE.split(text)
 
 
 # --- what the names take --------------------------------------------------------------------------
@@ -211,29 +130,23 @@ def _moment(text: str) -> datetime:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Name:
-    read: Callable[[str], Any]
-    operators: tuple[str, ...] = (":", "=")
-
-
-_RANGE = (":", "=", "<", "<=", ">", ">=")
 NAMES = {
-    "status": _Name(_statuses),
-    "kind": _Name(_kind),
-    "mode": _Name(_mode),
-    "name": _Name(_part_of_name),
-    "dataset": _Name(_text),
-    "model": _Name(_text),
-    "tag": _Name(_text),
-    "owner": _Name(_text),
-    "note": _Name(_text),
-    "after": _Name(_moment),
-    "before": _Name(_moment),
-    "loss": _Name(_number, _RANGE),
-    "duration": _Name(_duration, _RANGE),
-    "step": _Name(_whole_number, _RANGE),
+    "status": Name(_statuses),
+    "kind": Name(_kind),
+    "mode": Name(_mode),
+    "name": Name(_part_of_name),
+    "dataset": Name(_text),
+    "model": Name(_text),
+    "tag": Name(_text),
+    "owner": Name(_text),
+    "note": Name(_text),
+    "after": Name(_moment),
+    "before": Name(_moment),
+    "loss": Name(_number, RANGE),
+    "duration": Name(_duration, RANGE),
+    "step": Name(_whole_number, RANGE),
 }
+LANGUAGE = Language(NAMES, words=(_PRESET,))
 _NUMBERS = {"loss": "last_loss", "duration": "duration_seconds", "step": "step"}
 _UNINDEXED = frozenset({"note", *_NUMBERS})
 

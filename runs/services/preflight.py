@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datasets.models import Dataset
+from datasets.overlaps import known_about
 from runs.services.run_requests import ModelReference, RunRequest
 from runs.spec.families import PRESETS
 from runs.spec.kinds import KINDS
@@ -41,6 +42,9 @@ class Preflight:
 def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
     preflight = Preflight()
     _check_dataset(request, dataset, preflight)
+    if preflight.passed:
+        found, missing = known_about(dataset)
+        preflight.warnings.extend([*found, *missing])
     _check_model(request.model, preflight)
     preflight.warnings.extend(training_warnings(request.training))
     _check_positions(request, dataset, preflight)

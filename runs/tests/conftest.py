@@ -17,6 +17,7 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
+from runs.execution import looking
 from runs.keeper import program as keeper
 from runs.live import stream
 from runs.models import Run
@@ -62,6 +63,7 @@ def _unhurried(settings: LazySettings, monkeypatch: pytest.MonkeyPatch) -> None:
     is slow."""
     settings.TUNIX_SYNC_TIMEOUT_SECONDS = HOUR
     monkeypatch.setenv("TUNIX_SYNC_TIMEOUT_SECONDS", str(HOUR))
+    monkeypatch.setattr(looking, "WALL_SECONDS", int(HOUR))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
+from datasets.overlaps import known_about
 from runs.models import Run, RunStatus
 from runs.queries import artifacts, logs
 from runs.queries.samples import SamplePage, read_samples
@@ -43,6 +44,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     folder = reservations.run_folder(run)
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
     plan = read_plan(run.summary)
+    dataset = Dataset.objects.filter(dataset_key=run.dataset_key).first()
     context = {
         "run": run,
         # empty where one may act on it
@@ -52,7 +54,9 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "retries": visible_retries(run),
         "source": retry_source(run),
         "extensions": visible_extensions(run),
-        "dataset": Dataset.objects.filter(dataset_key=run.dataset_key).first(),
+        "dataset": dataset,
+        # what is stored today: it may be more than when the run was started
+        "overlaps": [said for part in known_about(dataset) for said in part] if dataset else [],
         "outputs": read_outputs(run),
         "warnings": submission.run_warnings(
             summary=run.summary,

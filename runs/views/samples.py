@@ -12,6 +12,9 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.access import get_dataset_for
+from datasets.models import Dataset
+from runs.execution.lengths import measure_lengths
+from runs.forms.look import LookForm
 from runs.models import Run
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.samples import read_samples, read_seen
@@ -19,7 +22,9 @@ from runs.queries.summaries import Bar, histogram_bars, read_plan
 from runs.runfolder.files import BrokenFile
 from runs.services import reservations
 from runs.services.access import get_run_for
+from runs.views.start import model_choices
 from tunixrt.accounts import person
+from tunixrt.refusals import Refusal
 from tunixrt.roles import May
 
 SAMPLES = 10
@@ -78,5 +83,30 @@ def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
         measured[run.model_id] = MeasuredLengths(run, bars, run.config.get("max_seq_length"))
         if len(measured) == MODELS_SHOWN:
             break
-    template = "runs/_token_lengths.html" if request.htmx else "runs/token_lengths.html"  # type: ignore[attr-defined]
-    return render(request, template, {"dataset": dataset, "measured": list(measured.values())})
+    context: dict[str, Any] = {"dataset": dataset, "measured": list(measured.values())}
+    if request.htmx:  # type: ignore[attr-defined]
+        return render(request, "runs/_token_lengths.html", context)
+    form = LookForm(request.GET if "model_id" in request.GET else None)
+    del form.fields["too_long"]  # lengths are those of whole examples
+    context |= {"form": form, "models": model_choices()}
+    status = _count(dataset, form, context) if form.is_bound else 200
+    return render(request, "runs/token_lengths.html", context, status=status)
+
+
+def _count(dataset: Dataset, form: LookForm, context: dict[str, Any]) -> int:
+    """Add lengths to the context, or to the form what is wrong; return the status."""
+    if not form.is_valid():
+        return 400
+    try:
+        counted = measure_lengths(
+            dataset, model_id=form.cleaned_data["model_id"], **form.parameters()
+        )
+    except Refusal as refusal:
+        form.take(refusal)
+        return refusal.status
+    context |= {
+        "counted": counted,
+        "bars": histogram_bars(counted["histogram"]),
+        "max_seq_length": form.parameters()["max_seq_length"],
+    }
+    return 200

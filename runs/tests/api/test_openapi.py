@@ -6,6 +6,7 @@ import io
 import json
 import re
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema_rs
@@ -19,7 +20,7 @@ from rest_framework.views import APIView
 
 from datasets.importers import ImportRequest
 from datasets.imports import import_file, submit_file
-from datasets.models import Import, Trace
+from datasets.models import Dataset, Import, Trace
 from runs.models import Run, RunStatus
 from runs.tests.api.test_roles import EXPECTED
 from runs.tests.conftest import Submit
@@ -189,11 +190,14 @@ def test_an_example_works(
 
 
 @pytest.fixture
-def make_example_run(api: APIClient, user: User, submit: Submit) -> Any:
+def make_example_run(
+    api: APIClient, user: User, submit: Submit, make_dataset: Callable[..., Dataset]
+) -> Any:
     """Make what an example is about; the values of its path variables."""
 
     def make(described: Operation) -> dict[str, str]:
         example = submit(dry_run=True, queued=True)
+        make_dataset(name="evals")
         if described.name != "cancelRun":
             sent = {"dataset_key": example.dataset_key, "model_id": "preset:tiny-llama"}
             run_id = api.post("/api/tunix/run", sent, format="json").json()["run_id"]

@@ -35,13 +35,15 @@ class House:
         the folder."""
         self.output_root = folder / "output"
         self.scripts = folder / "scripts"
-        for path in (self.output_root, self.scripts):
+        self.models = folder / "models"
+        for path in (self.output_root, self.scripts, self.models):
             path.mkdir(exist_ok=True)
         self.port = HeldPort()
         self.url = self.port.url
         self.environment = {
             "TUNIXRT_VAR_DIR": str(folder / "var"),
             "TUNIX_OUTPUT_ROOT": str(self.output_root),
+            "TUNIX_MODEL_ROOTS": str(self.models),
             "TUNIXRT_BIND": self.port.address,
             "DATABASE_URL": database_url,
             "TUNIX_SYNC_TIMEOUT_SECONDS": str(HOUR),

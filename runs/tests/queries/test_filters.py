@@ -16,13 +16,12 @@ from rest_framework.test import APIClient
 from runs.models import Run, RunTag
 from runs.queries.filters import (
     NAMES,
-    FilterError,
-    Term,
     condition,
     different_values,
     parse,
     split_terms,
 )
+from tunixrt.terms import FilterError, Term
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MakeRun = Callable[..., Run]

@@ -302,8 +302,9 @@ def test_costs_the_same_queries_for_any_number_of_events_and_tags(
         annotate_run(run=run, by=run.owner, tags=tuple(f"tag-{each}" for each in range(number + 1)))
     # the local user is made and remembered, and the writes before are counted
     page_of(local_client, run)
-    # the local user, the run, its events, tags, retries, the dataset; it waits: the root
-    with django_assert_num_queries(7):
+    # the local user, the run, its events, tags, retries, the dataset and its overlaps; it waits:
+    # the root
+    with django_assert_num_queries(8):
         page_of(local_client, run)
 
 

@@ -477,6 +477,8 @@ class ChatTemplate:
                 f"the chat template is damaged: {error.message} (line {error.lineno}); correct the"
                 " template"
             ) from error
+        except MemoryError:
+            raise
         except Exception as error:  # templates raise what they like
             raise DataError(
                 f"the chat template refuses a conversation: {error}; correct the messages or the"

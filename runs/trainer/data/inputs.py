@@ -10,6 +10,7 @@ from typing import Any
 from runs.spec.manifest import ManifestError, read_manifest, with_revision
 from runs.spec.model_folder import FolderProblem, check_tokenizer
 from runs.trainer.data.plan import DataPlan, total_steps
+from runs.trainer.data.remarks import remarks
 from runs.trainer.data.tokenizer import Tokenizer, load_tokenizer
 from runs.trainer.data.tokens import TokenisedData
 from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
@@ -43,28 +44,7 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int)
 
     ``positions``: the longest sequence that the model was made for, in tokens.
     """
-    warnings = [*tokenizer.notes]
-    if count := data.counts["systems_moved"]:
-        warnings.append(
-            f"The chat template takes no system message: in {count:,} examples it is put before the"
-            " first user message."
-        )
-    # caches of before these were counted have neither of them
-    if count := data.counts.get("ends_with_text", 0):
-        warnings.append(
-            f"In {_counted(count, 'example')} the chat template writes a text of its own after an"
-            " answer, before the token that ends it; that text is learnt as a part of the answer."
-        )
-    if count := data.counts.get("developers_moved", 0):
-        warnings.append(
-            "The chat template knows no developer: in"
-            f" {_counted(count, 'example')} developers' messages are written as system messages."
-        )
-    if count := data.counts["control_texts"]:
-        warnings.append(
-            f"{count:,} texts contain names of the tokenizer's control tokens, such as those that"
-            " end a turn; they are read as text, not as control tokens."
-        )
+    warnings = [*tokenizer.notes, *remarks(data.counts)]
     if beyond := int((data.pieces["length"] > positions).sum()):
         warnings.append(
             f"{beyond:,} of {len(data.pieces):,} examples have more tokens than the model has"

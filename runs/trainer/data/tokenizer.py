@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,27 @@ class Encoded:
     developer_moved: bool = False
     end_has_text: bool = False
 
+    @property
+    def counted(self) -> list[tuple[int, int]]:
+        """The spans that count in the loss: the first token of a row has nothing before it from
+        which it could be foretold."""
+        return [(max(start, 1), end) for start, end in self.learnt]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A row with its text, for people to look at.
+
+    Attributes:
+        offsets: the characters of the text that each token stands for.
+        control: ids of control tokens.
+    """
+
+    row: Encoded
+    text: str
+    offsets: list[tuple[int, int]]
+    control: frozenset[int]
+
 
 class Tokenizer(Protocol):
     """What the training needs of a tokenizer."""
@@ -77,6 +99,12 @@ class Tokenizer(Protocol):
         with reasoning or tool calls a template may write something else.
         """
 
+    def see(self, conversation: Conversation) -> Iterator[Seen]:
+        """Yield the rows of a conversation with their texts. Raises DataError."""
+
+    def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
+        """Return what the model is given when it is to answer. Raises DataError."""
+
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         """Text of an answer, without its ending token; with ``marks`` the special tokens by
         name."""
@@ -90,6 +118,7 @@ class ByteTokenizer:
     """
 
     BEGIN, END = 257, 258
+    NAMES = {BEGIN: "<begin>", END: "<end>"}
 
     fingerprint: str = "bytes-1"
     stop_ids: tuple[int, ...] = (END,)
@@ -120,6 +149,25 @@ class ByteTokenizer:
         self._check_plain([*messages, answer] if answer else messages, tools)
         return [self.BEGIN, *(id for message in messages for id in self._message(message))]
 
+    def see(self, conversation: Conversation) -> Iterator[Seen]:
+        yield self._seen(self._encode(conversation))
+
+    def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
+        return self._seen(Encoded(self.encode_prompt(messages, tools=tools), []))
+
+    def _seen(self, row: Encoded) -> Seen:
+        text, offsets = "", []
+        for control, ids in groupby(row.ids, key=self.NAMES.__contains__):
+            if control:
+                for id in ids:
+                    offsets.append((len(text), len(text) + len(self.NAMES[id])))
+                    text += self.NAMES[id]
+                continue
+            for letter in bytes(ids).decode():
+                offsets += [(len(text), len(text) + 1)] * len(letter.encode())
+                text += letter
+        return Seen(row, text, offsets, frozenset(self.NAMES))
+
     def _message(self, message: Message) -> list[int]:
         end = self.END if message["role"] == "assistant" else ord("\n")
         return [*message["content"].encode(), end]
@@ -140,7 +188,7 @@ class ByteTokenizer:
             )
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
-        named = {self.BEGIN: b"<begin>", self.END: b"<end>"} if marks else {}
+        named = {id: name.encode() for id, name in self.NAMES.items()} if marks else {}
         return b"".join(bytes([id]) if id < 256 else named.get(id, b"") for id in ids).decode(
             "utf-8", errors="replace"
         )
@@ -174,13 +222,16 @@ class ChatTokenizer:
     What people wrote is text: control tokens come from the template alone (control_tokens.py).
     """
 
-    def __init__(self, folder: Path, *, prompt_style: str = CONVERSATION):
-        """``prompt_style``: after what an answer stands, see runs/spec/manifest.py.
+    def __init__(
+        self, folder: Path, *, prompt_style: str = CONVERSATION, tokenizer: Any | None = None
+    ):
+        """``prompt_style``: after what an answer stands, see runs/spec/manifest.py. ``tokenizer``:
+        of the folder, where it is not read by transformers (tokenizer_file.py).
 
         Raises ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that
         cannot be trained with.
         """
-        self._tokenizer = _load(folder)
+        self._tokenizer = _load(folder) if tokenizer is None else tokenizer
         self.notes: list[str] = []
         self._prompt_style = prompt_style
         begin, name = "", f"the chat template in {folder}"
@@ -230,17 +281,54 @@ class ChatTokenizer:
     def encode_prompt(
         self, messages: Messages, *, tools: Tools | None = None, answer: Message | None = None
     ) -> list[int]:
+        _, encoding, count = self._encode_asked(messages, tools, answer)
+        ids: list[int] = encoding.ids
+        return ids[:count]
+
+    def _encode_asked(
+        self, messages: Messages, tools: Tools | None, answer: Message | None
+    ) -> tuple[Row, Any, int]:
+        """A row that begins with what stands before an answer, its encoding, and how many of its
+        tokens that is."""
         found = self._template.lay_out_prompt(messages, tools, answer)
         if found.layout.prompt_is_asked:
             prompt = found.parts(found.layout.prompt)
-            [(encoding, _)] = self._encode_rows([Row(prompt, joined(prompt), [], found)])
-            return list(encoding.ids)
+            row = Row(prompt, joined(prompt), [], found)
+            [(encoding, _)] = self._encode_rows([row])
+            return row, encoding, len(encoding.ids)
         # As in training: where the answer's first letter and what stands before it are one token,
         # the model writes that token.
         row = Row.of(found)
         [(encoding, _)] = self._encode_rows([row])
-        ids: list[int] = encoding.ids
-        return ids[: self._first_token(encoding, ids, row.spans[0][0])]
+        return row, encoding, self._first_token(encoding, encoding.ids, row.spans[0][0])
+
+    def see(self, conversation: Conversation) -> Iterator[Seen]:
+        for batch in _batches(make_rows(self._template, conversation)):
+            for row, (encoding, forges) in zip(batch, self._encode_rows(batch), strict=True):
+                yield Seen(
+                    self._encoded(row, encoding, forges),
+                    row.text,
+                    encoding.offsets,
+                    self._template.control.all_ids,
+                )
+
+    def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
+        self._template.check_literal(Conversation(messages, (), tools))
+        row, encoding, count = self._encode_asked(messages, tools, None)
+        offsets = encoding.offsets[:count]
+        end = max((end for _, end in offsets), default=0)
+        text = row.text[: row.spans[0][0]] if row.spans else row.text
+        return Seen(
+            Encoded(
+                list(encoding.ids[:count]),
+                [],
+                system_moved=row.found.system_moved,
+                developer_moved=row.found.developer_moved,
+            ),
+            text if len(text) >= end else row.text[:end],
+            offsets,
+            self._template.control.all_ids,
+        )
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
         # Cleaning up would change texts: "a ." to "a.".

@@ -22,14 +22,12 @@ import numpy as np
 
 from runs.trainer.data.dataset import Example, read_examples
 from runs.trainer.data.tokenizer import Encoded, Tokenizer
+from runs.trainer.data.windows import TOO_LONG, windows
 from runs.trainer.errors import DataError, ModelError
 
 # Examples tokenised at once, which the Hugging Face tokenizer spreads over the cores: so many, or
 # so many bytes of lines.
 CHUNK_EXAMPLES, CHUNK_BYTES = 1024, 2**21
-
-# What an example longer than max_seq_length is counted as.
-TOO_LONG = {"drop": "dropped", "truncate": "truncated", "split": "split"}
 
 # start: index into tokens.bin and learnt.bin; length: tokens; offset: byte offset of the example's
 # line in dataset.jsonl.
@@ -257,34 +255,21 @@ def _write_chunk(
 def _arrays(row: Encoded) -> tuple[np.ndarray, np.ndarray]:
     """Ids, and whether each is learnt."""
     mask = np.zeros(len(row.ids), dtype=bool)
-    for start, end in row.learnt:
+    for start, end in row.counted:
         mask[start:end] = True
-    mask[:1] = (
-        False  # the first token of a row has nothing before it from which it could be foretold
-    )
     return np.asarray(row.ids, dtype="<i4"), mask
 
 
 def _cut(
     ids: np.ndarray, mask: np.ndarray, max_length: int, too_long: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The sequences that a row becomes, each with which of its tokens are learnt.
-
-    A sequence without a learnt token is left out. ``truncate`` keeps the beginning. ``split`` makes
-    windows of ``max_length``; each but the first begins with a quarter of a window that the one
-    before has learnt already, as context, so that every answer token is learnt exactly once.
-    """
-    if len(ids) <= max_length or too_long == "truncate":
-        if mask[:max_length].any():
-            yield ids[:max_length], mask[:max_length]
-    else:
-        context = max_length // 4
-        for start in range(0, len(ids) - context, max_length - context):
-            learnt = mask[start : start + max_length].copy()
-            if start:
-                learnt[:context] = False
-            if learnt.any():
-                yield ids[start : start + max_length], learnt
+    """The sequences that a row becomes (windows.py), each with which of its tokens are learnt. A
+    sequence without a learnt token is left out."""
+    for start, end, learnt_from in windows(len(ids), max_length, too_long):
+        learnt = mask[start:end].copy()
+        learnt[: learnt_from - start] = False
+        if learnt.any():
+            yield ids[start:end], learnt
 
 
 def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:

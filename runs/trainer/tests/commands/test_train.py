@@ -7,8 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from runs.spec.kinds import SFT
-from runs.trainer.tests.conversations import QWEN, calls, conversation, load, result, says, user
+from runs.trainer.tests.conversations import calls, conversation, load, result, says, user
 from runs.trainer.tests.helpers import Run, arithmetic, conversation_line, line, write_llama
+from runs.trainer.tests.templates import QWEN
 
 ADD = {
     "type": "function",

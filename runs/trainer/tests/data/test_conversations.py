@@ -9,11 +9,6 @@ from runs.trainer.data import rows as rows_module
 from runs.trainer.data.tokenizer import ByteTokenizer, ChatTokenizer
 from runs.trainer.errors import DataError, ModelError
 from runs.trainer.tests.conversations import (
-    DEEPSEEK,
-    MARKED,
-    MISTRAL,
-    QWEN,
-    TOOL,
     calls,
     check_row,
     conversation,
@@ -24,6 +19,7 @@ from runs.trainer.tests.conversations import (
     user,
 )
 from runs.trainer.tests.helpers import CHAT_TEMPLATE
+from runs.trainer.tests.templates import DEEPSEEK, MARKED, MISTRAL, QWEN, TOOL
 
 TOOLS_SHOWN = f"<|turn|>system\nTools:\n{json.dumps(TOOL)}<|end|>\n"
 WEATHER = [

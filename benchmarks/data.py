@@ -1,0 +1,157 @@
+"""Import of a large file beside what people use otherwise: ``python -m benchmarks.data``.
+
+A file of GSM8K-like lines is imported by the command, while another process writes one row every
+20 ms and measures how long each write takes. The yardstick, in the same run: Hugging Face's
+``datasets`` that loads the file (without validating, hashing or storing a row), and ``json`` that
+parses it. docs/performance.md has the figures on record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.databases import on_each_database, parser_for
+from benchmarks.environment import without_our_settings
+from tunixrt.tests.postgres import PostgresServer
+
+ROOT = Path(__file__).resolve().parents[1]
+FULL = ROOT / ".venv" / "bin" / "python"
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven"]
+WRITER = """
+    import json, sys, time
+    import django
+    django.setup()
+    from django.db import connection, transaction
+    from datasets.models import Trace
+    waits = []
+    print("ready", flush=True)
+    import select
+    while not select.select([sys.stdin], [], [], 0.02)[0]:
+        start = time.perf_counter()
+        with transaction.atomic():
+            content_hash = f"{time.time_ns():064d}"
+            Trace.objects.create(prompt="p", final_answer="a", content_hash=content_hash)
+        waits.append(time.perf_counter() - start)
+    waits.sort()
+    print(json.dumps({"writes": len(waits), "P50 ms": round(1000 * waits[len(waits) // 2], 1),
+        "P99 ms": round(1000 * waits[int(len(waits) * 0.99)], 1),
+        "longest ms": round(1000 * waits[-1], 1)}))
+"""
+HUGGING_FACE = """
+    import sys, datasets
+    datasets.disable_progress_bars()
+    loaded = datasets.load_dataset("json", data_files=sys.argv[1], cache_dir=sys.argv[2])
+    assert len(loaded["train"]) == int(sys.argv[3])
+"""
+JSON = """
+    import json, sys
+    with open(sys.argv[1]) as file:
+        assert sum(1 for line in file if json.loads(line)) == int(sys.argv[3])
+"""
+
+
+def main() -> int:
+    parser = parser_for("benchmarks.data", __doc__ or "")
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    return on_each_database(measure, parser.parse_args())
+
+
+def make_file(path: Path, lines: int) -> None:
+    draw = random.Random(1)
+    with path.open("w") as file:
+        for number in range(lines):
+            question = f"{' '.join(draw.choices(WORDS, k=45))} {number}?"
+            answer = f"{' '.join(draw.choices(WORDS, k=50))}\n#### {number}"
+            file.write(json.dumps({"question": question, "answer": answer}) + "\n")
+
+
+def measure(database: str, arguments: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunixrt-data-")))
+        environment = without_our_settings() | {
+            "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
+            "TUNIXRT_ENV_FILE": os.devnull,
+            "TUNIXRT_VAR_DIR": str(folder / "var"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        if database == "postgresql":
+            folder.chmod(0o755)  # of PostgreSQL's own user too
+            data = folder / "postgresql"
+            data.mkdir()
+            server = PostgresServer(data, durable=True)
+            server.create()
+            stack.callback(server.remove)
+            server.start()
+            environment["DATABASE_URL"] = server.url()
+        manage = [sys.executable, str(ROOT / "manage.py")]
+        run([*manage, "migrate", "--verbosity", "0"], environment)
+        file = folder / "lines.jsonl"
+        make_file(file, arguments.lines)
+        given = [str(file), str(folder / "cache"), str(arguments.lines)]
+        figures: dict[str, Any] = {"database": database, "lines": arguments.lines}
+        figures["file MB"] = round(file.stat().st_size / 1e6)
+        importing = [*manage, "import_jsonl", str(file), "--name", "large", "--version", "v1"]
+        writer = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WRITER)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        figures["import"] = run(importing, environment)
+        figures["another writer meanwhile"] = json.loads(writer.communicate("end\n")[0])
+        python = str(FULL) if FULL.exists() else sys.executable
+        figures["json"] = run([python, "-I", "-c", textwrap.dedent(JSON), *given], environment)
+        if FULL.exists():
+            figures["Hugging Face datasets"] = run(
+                [python, "-I", "-c", textwrap.dedent(HUGGING_FACE), *given], environment
+            )
+        print(json.dumps(figures, indent=1, ensure_ascii=False), flush=True)
+
+
+def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Run a command to its end: seconds, processor seconds, and the most memory that was its own
+    (without pages of files) in MB."""
+    start = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    most = 0
+    while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+        most = max(most, own_memory(process.pid))
+        time.sleep(0.1)
+    _, status, usage = ended
+    assert os.waitstatus_to_exitcode(status) == 0, command
+    process.returncode = 0
+    return {
+        "seconds": round(time.monotonic() - start, 1),
+        "processor seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "MB": round(most / 1000),
+    }
+
+
+def own_memory(pid: int) -> int:
+    """kB that a process has not in common with a file."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return sum(
+                int(line.split()[1]) for line in file if line.startswith(("RssAnon", "RssShmem"))
+            )
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

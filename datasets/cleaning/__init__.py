@@ -1,0 +1,1 @@
+"""Making new versions of datasets: recipes, their operations, dry runs."""

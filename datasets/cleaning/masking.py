@@ -1,0 +1,135 @@
+"""What is masked: patterns that are told apart from ordinary text reliably, in linear time.
+
+Every pattern starts where no character of its own class stands before, or with fixed text, and
+what it repeats is bounded: no text makes it try again from every place.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+KINDS = ("email", "key", "iban", "phone")
+# Names of roles and ids say how parts belong together.
+_KEPT = frozenset({"role", "type", "id", "tool_call_id"})
+
+_EMAIL = re.compile(
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}"
+    r"@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
+)
+_KEY = re.compile(
+    r"(?<![A-Za-z0-9_-])(?:"
+    r"sk-[A-Za-z0-9_-]{20,200}"  # OpenAI, Anthropic
+    r"|(?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{16,128}"  # Stripe
+    r"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}"  # AWS
+    r"|AIza[A-Za-z0-9_-]{35}"  # Google
+    r"|xox[abposr]-[A-Za-z0-9-]{10,250}"  # Slack
+    r"|hf_[A-Za-z0-9]{30,64}|glpat-[A-Za-z0-9_-]{20,64}"
+    r"|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
+    r"|eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}"  # JWT
+    r")(?![A-Za-z0-9_-])"
+)
+_BLOCK = re.compile(
+    r"-----BEGIN (?:[A-Z]{1,20} ){0,3}PRIVATE KEY-----(?:[^-]|-(?!-)){0,10000}"
+    r"-----END (?:[A-Z]{1,20} ){0,3}PRIVATE KEY-----"
+)
+_BEARER = re.compile(r"(?<![A-Za-z0-9])([Bb]earer )[A-Za-z0-9._~+/=-]{20,2000}")
+_ASSIGNED = re.compile(
+    r"(?<![A-Za-z0-9])"
+    r"((?i:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token"
+    r"|client[_-]?secret|password)[\"']?\s{0,3}[:=]\s{0,3}([\"']))[A-Za-z0-9_./+=-]{16,200}(?=\2)"
+)
+_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}")
+# International form only: without the sign any number looks like one.
+_PHONE = re.compile(r"(?<![\w+])\+[1-9](?:[ ().-]{0,2}[0-9]){7,14}(?![0-9])")
+# Characters of an IBAN by country (ISO 13616 registry).
+_IBAN_LENGTHS = {
+    code: length
+    for length, codes in {
+        15: "NO", 16: "BE", 18: "DK FI FO GL NL", 19: "MK SI", 20: "AT BA EE KZ LT LU XK",
+        21: "CH HR LI LV", 22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ TL",
+        24: "AD CZ ES MD PK RO SA SE SK TN VG", 25: "LY PT ST", 26: "IS TR",
+        27: "FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB PL SV", 29: "BR EG PS QA UA",
+        30: "JO KW MU", 31: "MT SC", 32: "LC",
+    }.items()
+    for code in codes.split()
+}  # fmt: skip
+
+
+def mask(value: Any, kinds: Sequence[str], found: Counter[str]) -> Any:
+    """``value`` with the texts in it masked; ``found`` counts the masks by kind."""
+    if isinstance(value, str):
+        for kind in kinds:
+            value = _MASKS[kind](value, found)
+        return value
+    if isinstance(value, list):
+        return [mask(item, kinds, found) for item in value]
+    if isinstance(value, dict):
+        return {
+            name: item if name in _KEPT and isinstance(item, str) else mask(item, kinds, found)
+            for name, item in value.items()
+        }
+    return value
+
+
+def _emails(text: str, found: Counter[str]) -> str:
+    return _replace(text, _EMAIL, "email", found) if "@" in text else text
+
+
+def _keys(text: str, found: Counter[str]) -> str:
+    for pattern in (_BLOCK, _KEY):
+        text = _replace(text, pattern, "key", found)
+    for pattern in (_BEARER, _ASSIGNED):
+        text, count = pattern.subn(r"\1[KEY]", text)
+        if count:
+            found["key"] += count
+    return text
+
+
+def _phones(text: str, found: Counter[str]) -> str:
+    return _replace(text, _PHONE, "phone", found) if "+" in text else text
+
+
+def _replace(text: str, pattern: re.Pattern[str], kind: str, found: Counter[str]) -> str:
+    text, count = pattern.subn(f"[{kind.upper()}]", text)
+    if count:
+        found[kind] += count
+    return text
+
+
+def _ibans(text: str, found: Counter[str]) -> str:
+    pieces: list[str] = []
+    done = 0
+    for match in _IBAN.finditer(text):
+        end = _iban_end(match[0])
+        if end is None:
+            continue
+        pieces += [text[done : match.start()], "[IBAN]"]
+        done = match.start() + end
+        found["iban"] += 1
+    return "".join([*pieces, text[done:]]) if pieces else text
+
+
+def _iban_end(text: str) -> int | None:
+    """Where the IBAN ends that ``text`` begins with; None: there is none. Its length is that of its
+    country, and its checksum fits (ISO 7064, mod 97-10)."""
+    length = _IBAN_LENGTHS.get(text[:2])
+    if length is None:
+        return None
+    end = next(
+        (end for end in range(length, len(text) + 1) if end - text[:end].count(" ") == length), None
+    )
+    if end is None or text[end : end + 1].isalnum():
+        return None
+    characters = text[:end].replace(" ", "")
+    moved = characters[4:] + characters[:4]
+    return end if int("".join(str(int(digit, 36)) for digit in moved)) % 97 == 1 else None
+
+
+_MASKS: dict[str, Callable[[str, Counter[str]], str]] = {
+    "email": _emails,
+    "key": _keys,
+    "iban": _ibans,
+    "phone": _phones,
+}

@@ -20,6 +20,7 @@ from tunixrt.refusals import Busy
 SOURCE = "source"
 HUB = "hub"
 STAGING = "staging.sqlite3"
+GROUPED = "grouped.sqlite3"
 SKIPPED = "skipped.jsonl"
 LOG = "log"
 _LOCK = "lock"

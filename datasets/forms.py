@@ -41,6 +41,8 @@ _FORMAT_LABELS = {
     "preference": "preference pairs (chosen / rejected)",
     "xlam": "function calls (xLAM)",
     "vertex": "chat (Vertex)",
+    "kto": "answers with a verdict (KTO)",
+    "oasst": "messages of trees (OASST)",
     "open_math": "worked mathematics (OpenMathReasoning)",
     "worked": "worked mathematics (problem / solution)",
     "dolly": "instructions (Dolly)",

@@ -17,12 +17,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from datasets import services
-from datasets.folders import SKIPPED, STAGING
+from datasets.folders import GROUPED, SKIPPED, STAGING
 from datasets.formats.lines import Line, LineError, parse_line
-from datasets.formats.table import FORMATS, KINDS, recognise, to_example
+from datasets.formats.table import FORMATS, KINDS, check_line, convert, recognise
+from datasets.grouping import GROUPINGS, Grouping
 from datasets.reading import ImportRefused, Part, Source
 from datasets.schema import NAMED_PROBLEMS, ExampleData
-from datasets.staging import Filling, Staging
+from datasets.staging import Filling, Staging, no_room
 from tunixrt.numbers import parse_number
 
 NAMED_LINES = 100
@@ -210,6 +211,7 @@ def _provenance(reading: "_Reading", origin: dict[str, Any], by: User | None) ->
         "held_out": request.held_out,
         "limit": request.limit,
         "lines_skipped": reading.bad or None,
+        "left_out": reading.grouping.left_out if reading.grouping else None,
         "imported_by": by.get_username() if by else None,
     }
     return _filled(found)
@@ -237,6 +239,7 @@ class _Reading:
     progress: Progress
     format: str | None = None
     files: list[dict[str, Any]] = field(default_factory=list)
+    grouping: Grouping | None = None
     bad: int = 0
     lines: int = 0
     problems: list[LineProblem] = field(default_factory=list)
@@ -257,6 +260,7 @@ class _Reading:
             self.files.append(_told_of(source))
             if self._is_full():
                 break
+        self._take_groups(read)
         self._check(read)
 
     def _is_full(self) -> bool:
@@ -271,21 +275,53 @@ class _Reading:
             try:
                 if isinstance(found, LineError):
                     raise found
-                self._take(found, part)
+                self._take(found, part, number, where)
             except LineError as error:
                 self._refuse(number, found, f"{where}{error}")
             if self._is_full():
                 break
 
-    def _take(self, found: Line, part: Part) -> None:
+    def _take(self, found: Line, part: Part, number: int, where: str) -> None:
         """Raises LineError."""
         request = self.request
         line = mapped(found, request.mapping) if request.mapping else found
         self.format = self.format or recognise(line, request.kind, request.ignored)
-        example, split = to_example(line, self.format, request.kind, request.ignored)
+        rest, split = check_line(line, self.format, request.kind, request.ignored)
         if part.split and split and split != part.split:
             raise LineError(f"split: is {split}, but the file is the {part.split} part")
-        self._add(example, split or part.split)
+        split = split or part.split
+        if FORMATS[self.format].grouped:
+            if self.grouping is None:
+                self.grouping = GROUPINGS[self.format](self.skipped.with_name(GROUPED))
+            with no_room():
+                self.grouping.add(number, where, rest, split)
+        else:
+            self._add(convert(rest, self.format, request.kind), split)
+
+    def _take_groups(self, read: int) -> None:
+        """Take what lines become together."""
+        if self.grouping is None or self.format is None:
+            return
+        size, limit = 0, settings.TUNIXRT_UNPACKED_MAX_BYTES
+        with closing(self.grouping), no_room():
+            for told, found in enumerate(self.grouping.examples(self.request.kind)):
+                if told % TOLD_EVERY == 0:
+                    self.progress(read=read, examples=self.filling.size)
+                try:
+                    if isinstance(found.result, LineError):
+                        raise found.result
+                    example = convert(found.result, self.format, self.request.kind)
+                    self._add(example, found.split)
+                    size += example.size
+                except LineError as error:
+                    self._refuse(found.number, found.content, f"{found.where}{error}")
+                if size > limit:
+                    raise ImportRefused(
+                        f"The examples have more than {limit:,} bytes (TUNIXRT_UNPACKED_MAX_BYTES),"
+                        " many of them the same messages; divide the file."
+                    )
+                if self._is_full():
+                    break
 
     def _add(self, example: ExampleData, split: str | None) -> None:
         """Raises LineError."""
@@ -306,7 +342,7 @@ class _Reading:
             raise ImportRefused("The file holds no example.")
         self.progress(read=read, examples=self.filling.size)
 
-    def _refuse(self, number: int, found: Line | LineError, reason: str) -> None:
+    def _refuse(self, number: int, found: Any, reason: str) -> None:
         self.bad += 1
         if self.named_lines is None or len(self.problems) < self.named_lines:
             self.problems.append(LineProblem(number, reason))

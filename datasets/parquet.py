@@ -38,7 +38,7 @@ def _start(arguments: list[str], *, pass_fd: int, **options: int) -> "subprocess
 
 
 @contextmanager
-def reading(file: BinaryIO) -> Iterator[BinaryIO]:
+def reading(descriptor: int) -> Iterator[BinaryIO]:
     """The rows of a Parquet file as lines: an object each, or text that says why there is none.
     Raises ParquetError, also at the end of the lines."""
     if not is_installed():
@@ -47,8 +47,8 @@ def reading(file: BinaryIO) -> Iterator[BinaryIO]:
         )
     with tempfile.TemporaryFile() as said:
         process = _start(
-            ["read", str(file.fileno()), str(MEMORY_BYTES)],
-            pass_fd=file.fileno(),
+            ["read", str(descriptor), str(MEMORY_BYTES)],
+            pass_fd=descriptor,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said.fileno(),

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import stat
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -103,34 +104,45 @@ class _Stream(io.RawIOBase):
 
     def _read(self, size: int) -> bytes:
         piece = self._file.read(size)
-        self._hash.update(piece)
-        self.bytes += len(piece)
+        self._count(piece)
         return piece
 
+    def _count(self, piece: bytes) -> None:
+        self._hash.update(piece)
+        self.bytes += len(piece)
+
     @contextmanager
-    def on_disk(self) -> Iterator[BinaryIO]:
-        """All of the file, read to its end, with a descriptor: the file itself if it has one, or a
-        copy."""
-        if file := self._regular_file():
-            while self._read(_PIECE):
-                pass
-            yield file
+    def on_disk(self) -> Iterator[int]:
+        """A descriptor of all of the file, its own or that of a copy. What was not read yet is
+        counted and hashed at the end."""
+        if (found := self._regular_file()) is not None:
+            # With a place of its own: another process moves it.
+            descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield descriptor
+                while piece := os.pread(descriptor, _PIECE, self.bytes):
+                    self._count(piece)
+            finally:
+                os.close(descriptor)
             return
         with tempfile.TemporaryFile() as copy:
             copy.write(self._start)
             while piece := self._read(_PIECE):
                 copy.write(piece)
             copy.flush()
-            yield copy
+            yield copy.fileno()
 
-    def _regular_file(self) -> BinaryIO | None:
-        """The file, if it is a regular one that was read from its beginning."""
+    def _regular_file(self) -> int | None:
+        """The descriptor of the file, if it is a regular one that was read from its beginning."""
         file = cast(BinaryIO, self._file)
         try:
-            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            return file if is_regular and file.tell() == self.bytes else None
+            descriptor = file.fileno()
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            if is_regular and file.tell() == self.bytes and sys.platform == "linux":
+                return descriptor
         except (AttributeError, OSError, ValueError):
-            return None
+            pass
+        return None
 
     def readable(self) -> bool:
         return True
@@ -250,9 +262,9 @@ class Source:
 
     def _parquet(self) -> Iterator[Found]:
         """The rows of a Parquet file, numbered from 1."""
-        with self._packed.on_disk() as file:
+        with self._packed.on_disk() as descriptor:
             try:
-                with parquet.reading(file) as lines:
+                with parquet.reading(descriptor) as lines:
                     bounded = _Bounded(lines, "Parquet", self._max_unpacked)
                     yield from _numbered_lines(cast(BinaryIO, bounded), parse=_row)
             except parquet.ParquetError as error:

@@ -130,7 +130,7 @@ class Filling:
             self._write()
 
     def _write(self) -> None:
-        with _no_room():
+        with no_room():
             self._file.executemany(
                 "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows
             )
@@ -144,7 +144,7 @@ class Filling:
         same part. Copies of an example stay together, so a few more can be drawn than asked for.
         """
         self._write()
-        with _no_room():
+        with no_room():
             if held_out is not None:
                 self._file.execute(
                     "UPDATE staged SET split = ? WHERE substr(hash, 1, 8) <="
@@ -236,7 +236,7 @@ class Staging:
 
 
 @contextmanager
-def _no_room() -> Iterator[None]:
+def no_room() -> Iterator[None]:
     """Raise OSError for a full disk, as for other files."""
     try:
         yield

@@ -164,16 +164,29 @@ def _names(value: Any) -> list[str]:
         raise ValueError("Must be a list of texts.")
     if len(value) > NAMES_MAX:
         raise ValueError(f"Has {len(value):,} items; the limit is {NAMES_MAX:,}.")
-    return [storable(name) for name in value]
+    return [_short(name) for name in value]
 
 
-NAMES_MAX = 1_000
-_NAMES = WithJsonSchema({"type": "array", "items": {"type": "string"}, "maxItems": NAMES_MAX})
+def _short(value: Any) -> str:
+    text = storable(_text(value))
+    if len(text) > TEXT_MAX:
+        raise ValueError(f"Has {len(text):,} characters; the limit is {TEXT_MAX:,}.")
+    return text
+
+
+NAMES_MAX, TEXT_MAX = 1_000, 4_096
+_NAMES = WithJsonSchema(
+    {
+        "type": "array",
+        "items": {"type": "string", "maxLength": TEXT_MAX},
+        "maxItems": NAMES_MAX,
+    }
+)
 Names = Annotated[list[str], PlainValidator(_names), _NAMES]
 Text = Annotated[
     str,
-    PlainValidator(lambda value: storable(_text(value))),
-    WithJsonSchema({"type": "string", "maxLength": 4_096}),
+    PlainValidator(_short),
+    WithJsonSchema({"type": "string", "maxLength": TEXT_MAX}),
 ]
 
 

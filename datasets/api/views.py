@@ -352,6 +352,7 @@ class ImportList(APIView):
         body=ImportBody,
         answers={202: ImportAnswer},
         refused=(409, 501, 507),
+        example={"hub": "openai/gsm8k", "config": "main", "name": "gsm8k", "version": "v3"},
         gives={"import_id": "/id"},
     )
     def post(self, request: Request) -> Response:
@@ -359,7 +360,7 @@ class ImportList(APIView):
         body = read_body(ImportBody, request.data, named=NAMED_FIELDS)
         if bool(body.path) == bool(body.hub):
             reason = "Give one of path, a file on the server, and hub, a dataset of the Hub."
-            raise ValidationError({"path" if body.path else "hub": [reason]})
+            raise ValidationError({"path": [reason], "hub": [reason]})
         asked, by = body.import_request(), caller(request)
         if body.path:
             if alien := sorted(body.model_fields_set & set(HUB_FIELDS)):

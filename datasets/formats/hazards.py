@@ -165,8 +165,8 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
         return _refusal(
             "KTO data",
             [*(name for name in ("prompt", "completion") if "completion" in line), *judged],
-            "to learn the good answers alone, keep the lines whose label is true and leave the"
-            " label out",
+            "give prompt, completion, and true or false as label, of which pairs are made; or keep"
+            " the lines whose answer is good and leave the verdict out",
         )
     return None
 

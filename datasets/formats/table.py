@@ -12,6 +12,7 @@ from functools import lru_cache
 from datasets.formats import chats, exports, pairs, traces
 from datasets.formats.hazards import hazard_of
 from datasets.formats.lines import Line, LineError
+from datasets.formats.verdicts import verdict_of
 from datasets.messages import InvalidMessages
 from datasets.models import Kind, Split
 from datasets.schema import ExampleData, InvalidTrace
@@ -33,6 +34,8 @@ class Format:
         converts: how a line becomes an example, by the kind of the example. The first is taken
             where none is asked for, unless ``asked``.
         also: further fields that it knows.
+        grouped: several lines become an example together (datasets/grouping.py), as lines that
+            ``converts`` takes.
         asked: a kind must be asked for.
         advice: what to do about one that cannot be imported.
     """
@@ -43,6 +46,7 @@ class Format:
     matches: Callable[[Line], bool] | None = None
     converts: Mapping[str, Convert] = field(default_factory=dict)
     also: frozenset[str] = frozenset()
+    grouped: bool = False
     asked: bool = False
     advice: str = ""
 
@@ -159,9 +163,15 @@ TABLE: tuple[Format, ...] = (
     ),
     Format("vertex", _keys("contents"), converts={_CONVERSATION: chats.from_vertex}, also=_CHAT),
     Format(
-        "a message of OASST",
+        "oasst",
         _keys("message_id", "parent_id", "text"),
-        advice="write each conversation as messages",
+        converts={_CONVERSATION: chats.from_messages, _PREFERENCE: pairs.from_trl},
+        grouped=True,
+        also=_keys(
+            *("role", "rank", "deleted", "review_result", "review_count", "labels", "emojis"),
+            *("detoxify", "synthetic", "model_name", "lang", "message_tree_id", "tree_state"),
+            *("user_id", "created_date"),
+        ),
     ),
     Format(
         "open_math",
@@ -211,6 +221,18 @@ TABLE: tuple[Format, ...] = (
         },
     ),
     Format(
+        "kto",
+        _keys("prompt", "completion", "label"),
+        matches=lambda line: verdict_of(line["label"]) is not None,
+        converts={
+            _PREFERENCE: pairs.from_trl,
+            _TRACE: traces.from_prompt_completion,
+            _CONVERSATION: chats.from_prompt_completion,
+        },
+        grouped=True,
+        also=_CHAT,
+    ),
+    Format(
         "prompt_completion_chat",
         _keys("prompt", "completion"),
         matches=_is_conversational,
@@ -253,7 +275,7 @@ FORMATS = {known.name: known for known in TABLE if known.converts}
 
 def recognise(line: Line, kind: str | None = None, ignored: Collection[str] = ()) -> str:
     """The name of a line's format. Raises LineError, also for a format that cannot be imported."""
-    found = _find(line)
+    found = _find(line, ignored)
     if found is None:
         keys = ", ".join(sorted(line)[:10]) or "none"
         raise LineError(f"is of no known format: its keys are {keys}"[:200] + _way_out(line))
@@ -266,9 +288,9 @@ def is_known(line: Line) -> bool:
     return _find(line) is not None
 
 
-def _find(line: Line) -> Format | None:
+def _find(line: Line, ignored: Collection[str] = ()) -> Format | None:
     for known in _with_keys(tuple(line)) if len(line) <= _FEW else TABLE:
-        if known.fits(line):
+        if known.fits(line) and not (known.grouped and known.keys.intersection(ignored)):
             return known
     return None
 
@@ -308,14 +330,25 @@ def _way_out(line: Line) -> str:
 def to_example(
     line: Line, format_name: str, kind: str | None = None, ignored: Collection[str] = ()
 ) -> tuple[ExampleData, str | None]:
-    """The example of a line, and the part that the line names itself.
+    """The example of a line, and the part that the line names itself. Raises LineError, as
+    ``check_line`` does, and for a line that becomes an example together with others."""
+    rest, split = check_line(line, format_name, kind, ignored)
+    if FORMATS[format_name].grouped:
+        raise LineError("becomes an example together with other lines")
+    return convert(rest, format_name, kind), split
+
+
+def check_line(
+    line: Line, format_name: str, kind: str | None = None, ignored: Collection[str] = ()
+) -> tuple[Line, str | None]:
+    """The line without the part that it names, and that part.
 
     ``kind`` is what the example is to be; None: what its format is taken for. ``ignored``: fields
     that say nothing about what is to be learnt. Raises LineError, also where the line is of a more
     specific format than the one it is taken for.
     """
     known = FORMATS[format_name]
-    found = _find(line)
+    found = _find(line, ignored)
     if found is not None and found is not known:
         _check(found, line, kind, ignored)
     if missing := sorted(known.keys - line.keys()):
@@ -326,12 +359,17 @@ def to_example(
     split = line.get("split")
     if "split" in line and split not in Split.values:
         raise LineError(f'split: must be "train" or "held_out", not {split!r}'[:200])
-    rest = {name: value for name, value in line.items() if name != "split"}
+    _converter(known, kind)
+    return {name: value for name, value in line.items() if name != "split"}, split
+
+
+def convert(line: Line, format_name: str, kind: str | None) -> ExampleData:
+    """The example of a line that was checked, or of several of them together. Raises LineError."""
     try:
-        example = _converter(known, kind)(rest)
+        example = _converter(FORMATS[format_name], kind)(line)
         if kind not in (None, TEXT, example.kind):
             raise LineError(f"is a {example.kind}, not a {kind}")
-        return example, split
+        return example
     except InvalidTrace as error:
         raise LineError(str(error).rstrip(".")) from error
     except InvalidMessages as error:

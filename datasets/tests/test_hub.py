@@ -292,6 +292,9 @@ class TestApi:
             ({"hub": "", "path": "/x", "files": []}, "files"),
             ({"files": [5]}, "files"),
             ({"files": ["x"] * 1_001}, "files"),
+            ({"files": ["x" * 5_000]}, "files"),
+            ({"config": "x" * 5_000}, "config"),
+            ({"split": "\0"}, "split"),
         ],
     )
     def test_what_is_wrong_is_named(self, api: APIClient, change: dict[str, Any], field: str):

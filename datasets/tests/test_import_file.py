@@ -154,7 +154,7 @@ def test_a_bad_answer_of_a_later_line_is_never_learnt():
     pair = good | {"chosen": "2", "rejected": "3"}
     (kto, reason), (preference, other) = problems_of([good, good | {"label": False}, pair])
     assert (kto, preference) == (2, 3)
-    assert reason.startswith("is KTO data (prompt, completion, label)")
+    assert reason == "is a kto line, not a prompt_completion line"
     assert other == "is a preference line, not a prompt_completion line"
 
 

@@ -15,6 +15,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile, TemporaryUploaded
 
 from datasets import parquet, parquet_program
 from datasets.importers import BadLines
+from datasets.mapping import first_rows
 from datasets.models import Dataset
 from datasets.reading import ImportRefused
 from datasets.services import export_lines
@@ -44,7 +45,7 @@ def rows(content: bytes, tmp_path: Path) -> list[Any]:
     """What the program says of each row."""
     path = tmp_path / "file.parquet"
     path.write_bytes(content)
-    with path.open("rb") as file, parquet.reading(file) as lines:
+    with path.open("rb") as file, parquet.reading(file.fileno()) as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -262,6 +263,10 @@ def test_uploads_in_memory_and_on_disk(kind: Any):
         file = kind("a.parquet", "", len(content), "")
         file.write(content)
         file.seek(0)
+    assert len(first_rows(file, "").found) == 2
+    file.seek(0)
+    assert file.read() == content  # another process has not moved its place
+    file.seek(0)
     dataset = import_upload(file=file, name="a", version="v1")
     assert (dataset.size, dataset.provenance["bytes"]) == (2, len(content))
 

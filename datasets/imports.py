@@ -87,7 +87,7 @@ def import_file(
         phase=ImportPhase.STORING,
         in_request=True,
         dataset_key=request.dataset_key,
-        source={"file": file_name[:255]},
+        source={"type": "upload", "file": file_name[:255]},
         request=request.as_json(),
         host=settings.TUNIX_HOST_NAME,
         started_at=timezone.now(),

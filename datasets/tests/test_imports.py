@@ -395,7 +395,10 @@ class TestFaces:
         page = local_client.get(f"/datasets/imports/{row.pk}").content.decode()
         assert 'href="/datasets/sums-v1"' in page
         assert "hx-trigger" not in page
-        assert "sums-v1" in local_client.get("/datasets/imports").content.decode()
+        import_upload(file=io.BytesIO(jsonl(*traces(2))), name="sums", version="v2")
+        page = local_client.get("/datasets/imports").content.decode()
+        assert page.count('data-testid="import-row"') == 2
+        assert "sums.jsonl" in page
 
     def test_the_page_cancels(self, local_client: Client, submit: Callable[..., Import]) -> None:
         row = submit(*traces(4))

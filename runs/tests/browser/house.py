@@ -121,6 +121,32 @@ class House:
         )["dataset_key"]
         return str(key)
 
+    def keep_draft(self, name: str) -> str:
+        """Upload a table of which no format is known, on the page; the import's id."""
+        self.client.get("/datasets/new")
+        answer = self.client.post(
+            "/datasets/new",
+            files={"file": (f"{name}.csv", "frage,antwort\n1 + 1?,2\n2 + 1?,3\n")},
+            data={
+                "name": name,
+                "version": "v1",
+                "csrfmiddlewaretoken": self.client.cookies["csrftoken"],
+            },
+        )
+        return answer.headers["Location"].split("/")[3]
+
+    def import_later(self, name: str, lines: str, **query: str) -> str:
+        """Have a file imported by a process of its own; the import's id."""
+        asked = {"name": name, "version": "v1", "mode": "async"} | query
+        answer = self.ask(
+            "POST",
+            "/api/datasets/ingest",
+            params=asked,
+            content=lines,
+            headers={"Content-Type": "application/jsonl"},
+        )
+        return str(answer["id"])
+
     def script(self, *actions: list[Any]) -> int:
         """What the training of a run with the returned seed does (scripted_trainer.py)."""
         seed = next(self._seeds)

@@ -54,6 +54,40 @@ def test_bad_lines_are_named_and_nothing_is_stored(visit: Visit, house: House, t
     assert house.client.get("/api/datasets/bad-v1").status_code == 404
 
 
+def test_the_columns_of_a_table_are_given_a_meaning(visit: Visit, tmp_path: Path):
+    file = tmp_path / "fragen.csv"
+    file.write_text("frage,antwort\n" + "".join(f"{n} + 1?,{n + 1}\n" for n in range(25)))
+    page = visit("/")
+
+    upload(page, file, "columns")
+
+    page.wait_for_url(re.compile("/datasets/imports/[-0-9a-f]+/mapping$"))
+    page.get_by_role("combobox", name="Question").select_option("frage")
+    page.get_by_role("combobox", name="Answer").select_option("antwort")
+    page.get_by_test_id("mapping-show").click()
+    page.wait_for_url(re.compile("prompt=frage"))
+    expect(page.get_by_test_id("preview")).to_have_count(20)
+    expect(page.get_by_test_id("message-assistant").first).to_contain_text("1")
+    page.get_by_test_id("mapping-import").click()
+    expect(page.get_by_test_id("import-result")).to_contain_text("25 examples")  # by itself
+    page.get_by_role("link", name="columns-v1").click()
+    expect(page.get_by_test_id("example-row")).to_have_count(10)
+
+
+def test_an_import_is_followed_and_cancelled(visit: Visit, house: House, tmp_path: Path):
+    lines = '{"prompt": "1 + 1", "completion": "2"}\n' * 3
+    done = house.import_later("followed", lines)
+    page = visit(f"/datasets/imports/{done}")
+    expect(page.get_by_test_id("import-result")).to_contain_text("3 examples")
+    page.goto("/datasets/imports")
+    expect(page.get_by_test_id("import-row").first).to_contain_text("followed-v1")
+
+    draft = house.keep_draft("forgotten")
+    page.goto(f"/datasets/imports/{draft}/mapping")
+    page.get_by_role("button", name="Forget this file").click()
+    expect(page.get_by_test_id("import-state")).to_have_text("cancelled")
+
+
 def test_a_dataset_leads_to_its_runs_and_its_traces(visit: Visit, house: House, dataset: str):
     run = house.run_dry(dataset)
     page = visit(f"/datasets/{dataset}")
@@ -61,5 +95,5 @@ def test_a_dataset_leads_to_its_runs_and_its_traces(visit: Visit, house: House, 
     expect(page.get_by_test_id("run-row")).to_have_attribute("data-run-id", run)
 
     page.goto(f"/datasets/{dataset}")
-    page.get_by_test_id("example-row").first.get_by_role("link").click()
+    page.get_by_test_id("example-row").first.get_by_role("link").first.click()
     expect(page.get_by_test_id("final-answer")).to_be_visible()

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from runs.tests.browser.conftest import Visit
 from runs.tests.browser.house import House
+from runs.tests.launching import wait_for
 
 AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
 # All rules once; in the dark only colours are different, and on a phone what lies where.
@@ -99,6 +100,11 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
     cancelled = house.submit(dataset)
     house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
     house.wait(running, "running")
+    failed_import = house.import_later("bad", "nothing\n" * 3)
+    wait_for(
+        lambda: house.ask("GET", f"/api/datasets/imports/{failed_import}")["state"] == "failed",
+        "the import",
+    )
     trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
     house.manage(
         "make_token", "local", "--name", "what the token is for", "--days", "30", "--read-only"
@@ -115,6 +121,8 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
         "pending": pending,
         "cancelled": cancelled,
         "trace": trace,
+        "failed_import": failed_import,
+        "draft": house.keep_draft("columns"),
     }
     for run in (pending, running):  # the slot is free again
         house.ask("POST", f"/api/tunix/runs/{run}/cancel")
@@ -146,6 +154,10 @@ PAGES = {
     "dataset": "/datasets/{dataset}",
     "token-lengths": "/datasets/{dataset}/tokens",
     "upload": "/datasets/new",
+    "imports": "/datasets/imports",
+    "import-failed": "/datasets/imports/{failed_import}",
+    "mapping": "/datasets/imports/{draft}/mapping",
+    "clean": "/datasets/{dataset}/clean?operation=near_duplicates",
     "traces": "/traces",
     "traces-empty": "/traces?q=nothing-has-this-name",
     "trace": "/traces/{trace}",

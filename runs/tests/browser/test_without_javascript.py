@@ -76,6 +76,22 @@ def test_a_dry_run_is_started(page: Page, dataset: str):
     expect(status_of(page)).to_have_text("completed")
 
 
+def test_columns_are_given_a_meaning(page: Page, tmp_path: Path):
+    file = tmp_path / "fragen.csv"
+    file.write_text("frage,antwort\n1 + 1?,2\n")
+    page.goto("/datasets/new")
+    form = page.get_by_test_id("upload-form")
+    form.locator("input[type=file]").set_input_files(file)
+    form.get_by_role("textbox", name="Name").fill("columns-plainly")
+    form.get_by_test_id("upload").click()
+    page.wait_for_url(re.compile("/mapping$"))
+    page.get_by_role("combobox", name="Question").select_option("frage")
+    page.get_by_role("combobox", name="Answer").select_option("antwort")
+    page.get_by_test_id("mapping-import").click()
+    page.wait_for_url(re.compile("/datasets/imports/[-0-9a-f]+$"))
+    expect(page.get_by_test_id("import-state")).to_be_visible()
+
+
 def test_a_dataset_is_uploaded(page: Page, tmp_path: Path):
     file = tmp_path / "sums.jsonl"
     file.write_text(json.dumps({"prompt": "1 + 1 = ?", "completion": "2"}) + "\n")

@@ -5,8 +5,10 @@ from django import forms
 from django.conf import settings
 from django.http import QueryDict
 
+from datasets import hub
 from datasets.data_roots import PATH_MAX
 from datasets.formats.table import FORMATS, KINDS, TEXT
+from datasets.hub import HubRequest
 from datasets.importers import (
     ImportRequest,
     parse_held_out,
@@ -66,6 +68,9 @@ _KIND_LABELS = {
 }
 
 
+_HUB_FIELDS = ("revision", "config")
+
+
 class UploadForm(forms.Form):
     file = forms.FileField(
         help_text="JSON Lines, JSON, CSV or TSV in UTF-8, also packed with gzip or zstd; Parquet.",
@@ -75,6 +80,26 @@ class UploadForm(forms.Form):
         required=False,
         max_length=PATH_MAX,
         label="Or a file on the server",
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
+    )
+    hub = forms.CharField(
+        required=False,
+        max_length=200,
+        label="Or a dataset of the Hugging Face Hub",
+        help_text="owner/name. Its data files are fetched, never a script.",
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
+    )
+    revision = forms.CharField(
+        required=False,
+        max_length=200,
+        help_text="Of the Hub: a commit, a branch or a tag; empty: main.",
+        widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
+    )
+    config = forms.CharField(
+        required=False,
+        max_length=200,
+        label="Configuration",
+        help_text="Of the Hub: only files in a folder of this title, where there are several.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
     name = forms.CharField(
@@ -141,20 +166,27 @@ class UploadForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if settings.TUNIX_DATA_ROOTS:
-            self.fields["file"].required = False
-        else:
-            del self.fields["path"]
+        absent = [] if settings.TUNIX_DATA_ROOTS else ["path"]
+        absent += [] if hub.is_installed() else ["hub", *_HUB_FIELDS]
+        for name in absent:
+            del self.fields[name]
+        self.fields["file"].required = not self.fields.keys() & {"path", "hub"}
 
     def clean(self) -> dict[str, Any]:
-        """One of ``file`` and ``path`` is given."""
+        """One of ``file``, ``path`` and ``hub`` is given."""
         data: dict[str, Any] = super().clean() or self.cleaned_data
-        if "path" in self.fields and not self.errors.keys() & {"file", "path"}:
-            if not data.get("file") and not data.get("path"):
-                self.add_error("file", "Choose a file, or name one on the server.")
-            elif data.get("file") and data.get("path"):
-                self.add_error("path", "Give one or the other.")
+        sources = ("file", "path", "hub")
+        if not self.errors.keys() & set(sources):
+            given = [name for name in sources if data.get(name)]
+            if not given:
+                self.add_error("file", "Choose a file, or name another source.")
+            for name in given[1:]:
+                self.add_error(name, "Give one or the other.")
         return data
+
+    def hub_request(self) -> HubRequest:
+        given = {name: self.cleaned_data[name] for name in _HUB_FIELDS}
+        return HubRequest(self.cleaned_data["hub"], **{k: v for k, v in given.items() if v})
 
     def clean_skip_bad(self) -> float | None:
         try:

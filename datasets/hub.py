@@ -36,6 +36,10 @@ class HubRefused(Refusal):
         super().__init__(messages={field: [sentence]})
 
 
+def is_installed() -> bool:
+    return importlib.util.find_spec("huggingface_hub") is not None
+
+
 @dataclass(frozen=True)
 class HubRequest:
     """What is asked of the Hub.
@@ -65,7 +69,7 @@ class HubRequest:
             problems["revision"] = ["Must be a commit (40 hexadecimal digits), a branch or a tag."]
         if problems:
             raise Refusal(messages=problems)
-        if importlib.util.find_spec("huggingface_hub") is None:
+        if not is_installed():
             raise NotHere(
                 f"Datasets of the Hub need a package that is not installed here: {INSTALL}"
             )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.shortcuts import get_object_or_404, redirect, render
@@ -30,11 +31,12 @@ from datasets.imports import (
     remembered_mapping,
     submit_draft,
     submit_file,
+    submit_hub,
     submit_path,
 )
 from datasets.listing import filter_imports, search_datasets, search_traces, take_page
 from datasets.mapping import first_rows, needs_mapping, preview, rows_of
-from datasets.models import Dataset, ImportState, Kind, Trace
+from datasets.models import Dataset, Import, ImportState, Kind, Trace
 from datasets.overlaps import known_about, overlaps_of
 from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
@@ -196,8 +198,8 @@ def _upload(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         try:
             file, asked = form.cleaned_data["file"], form.import_request()
-            if path := form.cleaned_data.get("path"):
-                row = submit_path(path=path, request=asked, by=person(request))
+            if not file:
+                row = _submit_source(form, asked, person(request))
                 return _go(request, reverse("datasets:import", args=[row.pk]))
             rows = first_rows(file, file.name)
             file.seek(0)
@@ -222,6 +224,12 @@ def _upload(request: HttpRequest) -> HttpResponse:
         {"form": form, "bad_lines": bad_lines},
         status=200 if _is_scripted(request) else 400,
     )
+
+
+def _submit_source(form: UploadForm, asked: ImportRequest, by: User) -> Import:
+    if path := form.cleaned_data.get("path"):
+        return submit_path(path=path, request=asked, by=by)
+    return submit_hub(asked=form.hub_request(), request=asked, by=by)
 
 
 def _is_scripted(request: HttpRequest) -> bool:

@@ -299,7 +299,8 @@ class TestPages:
             answer = client.post("/datasets/new", fields)
         assert answer.status_code == 400
         text = answer.content.decode()
-        assert ("Give one or the other." if both else "Choose a file") in text
+        said = "Give one or the other." if both else "Choose a file, or name another source."
+        assert said in text
 
     def test_a_viewer_sees_no_file_names(self, root: Path, client: Client, user: User):
         set_role(user=user, role=Role.VIEWER)

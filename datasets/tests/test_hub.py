@@ -13,6 +13,7 @@ import pytest
 from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.db import connection
+from django.test import Client
 from rest_framework.test import APIClient
 
 from datasets import folders, hub, imports
@@ -294,7 +295,6 @@ class TestApi:
             ({"files": ["x"] * 1_001}, "files"),
             ({"files": ["x" * 5_000]}, "files"),
             ({"config": "x" * 5_000}, "config"),
-            ({"split": "\0"}, "split"),
         ],
     )
     def test_what_is_wrong_is_named(self, api: APIClient, change: dict[str, Any], field: str):
@@ -311,6 +311,32 @@ class TestApi:
         )
         assert answer.status_code == NotHere.status
         assert hub.INSTALL in answer.json()["detail"]
+
+
+class TestPage:
+    def test_it_is_chosen_on_the_page_of_uploads(self, the_hub: Hub, client: Client, user: User):
+        client.force_login(user)
+        form = client.get("/datasets/new").content.decode()
+        assert 'name="hub"' in form and 'name="revision"' in form and 'name="config"' in form
+        fields = {"name": "sums", "version": "v1", "hub": ID, "revision": "", "config": "data"}
+        answer = client.post("/datasets/new", fields)
+        row = Import.objects.get()
+        assert answer["Location"] == f"/datasets/imports/{row.pk}"
+        assert (row.source["revision"], row.source["config"]) == ("main", "data")
+        assert work_on(row).state == "completed", row.problem
+
+    def test_what_is_no_id_is_said_beside_its_field(self, client: Client, user: User):
+        client.force_login(user)
+        answer = client.post("/datasets/new", {"name": "sums", "version": "v1", "hub": "sums"})
+        assert answer.status_code == 400
+        assert "hub" in answer.context["form"].errors
+
+    def test_without_the_client_there_is_no_such_field(
+        self, client: Client, user: User, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+        client.force_login(user)
+        assert 'name="hub"' not in client.get("/datasets/new").content.decode()
 
 
 def test_a_web_server_loads_no_extra():

@@ -99,7 +99,7 @@ class UploadForm(forms.Form):
         required=False,
         max_length=200,
         label="Configuration",
-        help_text="Of the Hub: only files in a folder of this title, where there are several.",
+        help_text="Of the Hub: only files in a folder of this name, where there are several.",
         widget=forms.TextInput(attrs={"spellcheck": "false", "autocomplete": "off"}),
     )
     name = forms.CharField(

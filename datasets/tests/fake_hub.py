@@ -13,21 +13,21 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Repository:
-    """Commits, the newest last, each with its files. ``gated``: nobody may read the files."""
+    """Commits, each with its files, and branches. ``gated``: nobody may read the files."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
     gated: bool = False
 
-    def push(self, files: dict[str, bytes]) -> str:
-        """Make these files the newest commit, ``main``."""
+    def push(self, files: dict[str, bytes], branch: str = "main") -> str:
+        """Make these files the newest commit of a branch."""
         commit = _digest(repr(sorted(files.items())).encode())
-        self.commits.pop(commit, None)
         self.commits[commit] = files
+        self.branches[branch] = commit
         return commit
 
     def resolve(self, revision: str) -> str | None:
-        newest = next(reversed(self.commits), None)
-        return newest if revision == "main" else revision if revision in self.commits else None
+        return self.branches.get(revision, revision if revision in self.commits else None)
 
 
 @dataclass
@@ -61,13 +61,13 @@ def serve() -> Iterator[Hub]:
             self._respond()
 
         def _respond(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            request = f"{self.command} {path}"
+            path = urlsplit(self.path).path
+            request = f"{self.command} {unquote(path)}"
             hub.asked.append(request)
             hub.before(request)
             is_api = path.startswith("/api/datasets/")
             rest = path.removeprefix("/api").removeprefix("/datasets/")
-            owner, name, what, revision, *file = rest.split("/")
+            owner, name, what, revision, *file = map(unquote, rest.split("/"))
             repository = hub.repositories.get(f"{owner}/{name}")
             if repository is None:
                 self._send(401, b"", {"X-Error-Code": "RepoNotFound"})

@@ -16,7 +16,8 @@ from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
 
-from datasets import folders, hub, imports
+from datasets import folders, hub, imports, parquet
+from datasets.examples import example_line, parse_example
 from datasets.importers import ImportRequest
 from datasets.models import Dataset, Import
 from datasets.services import export_lines
@@ -120,6 +121,19 @@ class TestImporting:
         assert row.bytes_total == sum(file["bytes"] for file in dataset.provenance["files"])
         assert "script.py" not in the_hub.fetched()
 
+    def test_parquet_on_the_branch_of_conversions(self, the_hub: Hub, user: User):
+        pytest.importorskip("pyarrow")
+        lines = [trace_line(number) for number in (1, 2)]
+        the_hub.repositories[ID].push({"sums.py": b""})
+        the_hub.repositories[ID].push(
+            {"default/train/0000.parquet": b"".join(parquet.write(lines, "trace"))},
+            branch="refs/convert/parquet",
+        )
+        assert "refs/convert/parquet" in import_now(user).problem
+        row = import_now(user, revision="refs/convert/parquet")
+        assert row.state == "completed", row.problem
+        assert (numbers(), row.source["revision"]) == ([1, 2], "refs/convert/parquet")
+
     def test_names_set_no_part_unless_that_is_asked_for(self, the_hub: Hub, user: User):
         the_hub.repositories[ID].push({"train.jsonl": lines(1), "test.jsonl": lines(2)})
         assert import_now(user).state == "completed"
@@ -165,6 +179,10 @@ class TestImporting:
         assert (row.state, the_hub.fetched()) == ("cancelled", ["data/train.jsonl"])
         assert not Dataset.with_incomplete.exists()
         assert not folders.folder_of(row.pk).exists()
+
+
+def trace_line(number: int) -> bytes:
+    return example_line(parse_example(trace_body(number)), "train")
 
 
 def exit_now(*arguments: Any, **options: Any) -> None:

@@ -16,8 +16,8 @@ from tunixrt.commands import number_between
 
 class Command(TunixrtCommand):
     help = (
-        "Import a file (JSON Lines, JSON, CSV; gzip, zstd) as examples and a dataset. Bad lines are"
-        " listed by number and reason; then nothing is stored."
+        "Import a file (JSON Lines, JSON, CSV, Parquet; gzip, zstd) as examples and a dataset. Bad"
+        " lines are listed by number and reason; then nothing is stored."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

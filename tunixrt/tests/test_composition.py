@@ -36,7 +36,7 @@ OURS = ("migrate", "web", "worker")
 FIXED = {
     "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "DEBUG", "TUNIXRT_LOCAL_MODE", "TUNIXRT_BIND",
     "TUNIXRT_ENV_FILE", "TUNIXRT_VAR_DIR", "TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_PYTHON",
-    "HF_HOME",
+    "TUNIX_DATA_ROOTS", "HF_HOME",
 }  # fmt: skip
 COMPOSED = {"SECRET_KEY", "ALLOWED_HOSTS", "TUNIX_HOST_NAME", "PGPASSWORD"}
 SECRETS = {"SECRET_KEY": "k" * 50, "POSTGRES_PASSWORD": "p"}
@@ -120,7 +120,8 @@ def test_what_the_containers_write_lies_on_volumes_that_their_user_may_write():
         mounted = {volume.rsplit(":", 1)[1] for volume in composition.services[service]["volumes"]}
         environment = composition.environment(service)
         assert mounted <= set(made[1].split())
-        assert {environment["TUNIX_OUTPUT_ROOT"], environment["TUNIX_MODEL_ROOTS"]} <= mounted
+        roots = ("TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_DATA_ROOTS")
+        assert {environment[name] for name in roots} <= mounted
         caches = Path(environment["TUNIXRT_VAR_DIR"]) / "cache"
         assert str(caches) in mounted
         assert caches in Path(environment["HF_HOME"]).parents
@@ -139,6 +140,12 @@ def test_local_models_may_lie_in_a_folder_of_the_machine():
     volumes = Composition(**SECRETS, TUNIXRT_MODELS="/srv/models").services["worker"]["volumes"]
 
     assert "/srv/models:/var/lib/tunixrt/models" in volumes
+
+
+def test_files_to_import_may_lie_in_a_folder_of_the_machine():
+    volumes = Composition(**SECRETS, TUNIXRT_DATA="/srv/data").services["web"]["volumes"]
+
+    assert "/srv/data:/var/lib/tunixrt/data" in volumes
 
 
 @pytest.mark.parametrize("password", ["", "long enough"])

@@ -16,7 +16,7 @@ from typing import Any
 from tunixrt.refusals import NotHere, Refusal
 
 INSTALL = "pip install -e '.[hub]'"
-DATA_FILES_MAX = 10_000
+DATA_FILES_MAX = 1_000
 NAMED = 10  # files in a sentence
 _SECONDS = 10.0  # for an answer
 _ID = re.compile(

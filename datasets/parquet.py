@@ -16,6 +16,10 @@ MAGIC = b"PAR1"
 MEMORY_BYTES = 2 * 1024**3  # of addresses; the program itself takes some 300 MB of them
 _PROGRAM = Path(__file__).with_name("parquet_program.py")
 _REFUSED = 3
+# Pools and threads would take addresses by the number of cores.
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"} | dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)
 _PIECE = 256 * 1024
 _FED_BYTES = 1024 * 1024  # lines that are handed to the writer between two looks at its file
 
@@ -32,7 +36,7 @@ def _start(arguments: list[str], *, pass_fd: int, **options: int) -> "subprocess
     return subprocess.Popen(
         [sys.executable, "-P", str(_PROGRAM), *arguments],
         pass_fds=(pass_fd,),
-        env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"},
+        env=os.environ | _ENVIRONMENT,
         **options,  # type: ignore[call-overload]
     )
 

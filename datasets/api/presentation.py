@@ -54,7 +54,9 @@ def full_trace(trace: Trace) -> dict[str, Any]:
 
 
 def import_answer(row: Import) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in IMPORT_FIELDS}
+    """Without the files of a Hub dataset, which may be many: the provenance has them."""
+    source = {name: value for name, value in row.source.items() if name != "data_files"}
+    return {name: getattr(row, name) for name in IMPORT_FIELDS} | {"source": source}
 
 
 def receipt(trace: Trace) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from tunixrt.cursors import Cursor, decode_number_cursor, decode_uuid_cursor
 from tunixrt.reading import Model, storable
 
 PAGE_DEFAULT, PAGE_MAX = 20, 100
+NAMES_MAX, NAME_MAX, TEXT_MAX = 100, 500, 4_096
 WORD = r"^(?!.*\.\.)[A-Za-z0-9._-]+$"
 
 
@@ -164,21 +165,20 @@ def _names(value: Any) -> list[str]:
         raise ValueError("Must be a list of texts.")
     if len(value) > NAMES_MAX:
         raise ValueError(f"Has {len(value):,} items; the limit is {NAMES_MAX:,}.")
-    return [_short(name) for name in value]
+    return [_short(name, NAME_MAX) for name in value]
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, longest: int = TEXT_MAX) -> str:
     text = storable(_text(value))
-    if len(text) > TEXT_MAX:
-        raise ValueError(f"Has {len(text):,} characters; the limit is {TEXT_MAX:,}.")
+    if len(text) > longest:
+        raise ValueError(f"Has {len(text):,} characters; the limit is {longest:,}.")
     return text
 
 
-NAMES_MAX, TEXT_MAX = 1_000, 4_096
 _NAMES = WithJsonSchema(
     {
         "type": "array",
-        "items": {"type": "string", "maxLength": TEXT_MAX},
+        "items": {"type": "string", "maxLength": NAME_MAX},
         "maxItems": NAMES_MAX,
     }
 )

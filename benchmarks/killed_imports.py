@@ -87,7 +87,7 @@ class _Proof:
         number = 0
         while self.counts["kills"] < self.kills:
             number += 1
-            if self.complete and self.draw.random() < DERIVED:
+            if len(self.complete) > 1 and self.draw.random() < DERIVED:
                 self._derived(number)
                 continue
             content = self._file(number)
@@ -129,7 +129,7 @@ class _Proof:
 
         parents = [
             Dataset.objects.get(dataset_key=key)
-            for key in self.draw.sample(self.complete, min(2, len(self.complete)))
+            for key in self.draw.sample(self.complete, 2)
         ]
         recipe = parse_recipe(
             {

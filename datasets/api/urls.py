@@ -18,6 +18,8 @@ urlpatterns = [
     path("uploads/permission", views.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", views.DatasetDetail.as_view(), name="detail"),
     path("datasets/<str:key>/clean", versions.DatasetClean.as_view(), name="clean"),
+    path("datasets/<str:key>/diff", versions.DatasetDiff.as_view(), name="diff"),
+    path("datasets/<str:key>/diff.jsonl", versions.DatasetDiffLines.as_view(), name="diff_lines"),
     path("datasets/<str:key>/overlaps", versions.DatasetOverlaps.as_view(), name="overlaps"),
     path("datasets/<str:key>/export.jsonl", views.DatasetExport.as_view(), name="export"),
 ]

@@ -38,6 +38,8 @@ from tunixrt.refusals import Refusal
 from tunixrt.roles import May, require
 from tunixrt.searches import search, searches
 
+_FIRST = "exact_duplicates"  # the operation whose fields the page shows at first
+
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -50,7 +52,9 @@ def clean(request: HttpRequest, key: str) -> HttpResponse:
     require(person(request), May.MAKE)
     dataset = get_dataset_for(person(request), key, may=May.READ)
     if request.method != "POST":
-        return _page(request, dataset, CleanForm(initial={"name": dataset.name}))
+        asked = request.GET.get("operation", "")
+        initial = {"name": dataset.name, "operation": asked if asked in OPERATIONS else _FIRST}
+        return _page(request, dataset, CleanForm(initial=initial))
     form = CleanForm(request.POST)
     if not form.is_valid():
         return _page(request, dataset, form, status=400)
@@ -92,8 +96,8 @@ def _page(
     report: dict[str, Any] | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    name = form.data.get("operation") or request.GET.get("operation")
-    operation = OPERATIONS.get(name or "", OPERATIONS["exact_duplicates"])
+    name = form.data.get("operation") or form.initial.get("operation") or _FIRST
+    operation = OPERATIONS.get(name, OPERATIONS[_FIRST])
     try:
         steps = list(described(read_steps(form.data.get("recipe", ""))))
     except Refusal:  # said beside the field
@@ -114,7 +118,7 @@ def _add(request: HttpRequest, form: CleanForm) -> StepForm | None:
     """Append the step of the fields to the recipe. Returns the fields if they are wrong. Raises
     InvalidRecipe for a recipe that cannot be read."""
     steps = read_steps(form.cleaned_data["recipe"])
-    name = form.cleaned_data["operation"] or "exact_duplicates"
+    name = form.cleaned_data["operation"] or _FIRST
     given = StepForm(OPERATIONS[name], request.POST)
     if not given.is_valid():
         return given

@@ -1,27 +1,33 @@
 """What differs between two datasets, such as two versions: examples that were added, removed,
 changed, or moved to the other part.
 
-The database compares: places of the same example are paired by their number among its copies; of
-what is left, places with the same first question, then with the same ``id`` in meta, are pairs and
-count as changed. Every step sorts and joins, so that copies do not multiply.
+Places of the same example are paired by their number among its copies; of what is left, places
+with the same first question, then with the same ``id`` in meta, are pairs and count as changed.
+Sides are sorted and walked together, so that copies do not multiply; what is compared are 64 bits
+of a hash, some tens of bytes for each example.
 """
 
-import struct
-import tempfile
-from collections.abc import Iterator
+import threading
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import orjson
 from django.db import connection
 
 from datasets.examples import content_of
-from datasets.models import Dataset, DatasetItem, Kind, Trace
+from datasets.models import Dataset, DatasetItem, Kind, Split, Trace
 
 CHANGES = ("changed", "removed", "added", "moved")
-_READ = 100  # pairs of examples in memory
-_PLACES = struct.Struct("<Bii")
-_ID = {"sqlite": "json_extract(t.meta, '$.id')", "postgresql": "t.meta ->> 'id'"}
+_CHANGED, _REMOVED, _ADDED, _MOVED = range(4)
+_NOWHERE = -1
+_POSITION = (1 << 32) - 1
+_PLACES = 5_000  # places of one query
+_READ = 100  # examples in memory
 
 
 @dataclass(frozen=True)
@@ -56,73 +62,6 @@ class Change:
     cursor: str
 
 
-def _sql() -> str:
-    """Rows ``(change, place, old position, new position)``; its parameters are the two datasets."""
-    item, trace = DatasetItem._meta.db_table, Trace._meta.db_table
-
-    def numbered(name: str) -> str:
-        return f"""{name} AS MATERIALIZED (
-            SELECT position, trace_id, split,
-                ROW_NUMBER() OVER (PARTITION BY trace_id ORDER BY position) AS copy
-            FROM {item} WHERE dataset_id = %s)"""  # noqa: S608 - our own names
-
-    def alone(name: str, mine: str, other: str) -> str:
-        return f"""{name} AS MATERIALIZED (
-            SELECT m.position, t.prompt, {_ID[connection.vendor]} AS given_id,
-                ROW_NUMBER() OVER (PARTITION BY t.prompt ORDER BY m.position) AS copy
-            FROM {mine} m LEFT JOIN {other} o ON o.trace_id = m.trace_id AND o.copy = m.copy
-            JOIN {trace} t ON t.id = m.trace_id WHERE o.position IS NULL)"""  # noqa: S608
-
-    def without_partner(name: str, mine: str, column: str) -> str:
-        return f"""{name} AS MATERIALIZED (
-            SELECT m.position, m.given_id,
-                ROW_NUMBER() OVER (PARTITION BY m.given_id ORDER BY m.position) AS copy
-            FROM {mine} m LEFT JOIN asked p ON p.{column} = m.position
-            WHERE p.{column} IS NULL)"""  # noqa: S608
-
-    def unpaired(name: str, mine: str, column: str) -> str:
-        return f"""{name} AS (
-            SELECT m.position FROM {mine} m LEFT JOIN known p ON p.{column} = m.position
-            WHERE p.{column} IS NULL)"""  # noqa: S608
-
-    return f"""
-        WITH {numbered("older")}, {numbered("newer")},
-        {alone("gone", "older", "newer")}, {alone("come", "newer", "older")},
-        asked AS MATERIALIZED (
-            SELECT g.position AS old_position, c.position AS new_position
-            FROM gone g JOIN come c ON c.prompt = g.prompt AND c.copy = g.copy),
-        {without_partner("still_gone", "gone", "old_position")},
-        {without_partner("still_come", "come", "new_position")},
-        known AS MATERIALIZED (
-            SELECT g.position AS old_position, c.position AS new_position
-            FROM still_gone g JOIN still_come c ON c.given_id = g.given_id AND c.copy = g.copy),
-        {unpaired("removed", "still_gone", "old_position")},
-        {unpaired("added", "still_come", "new_position")},
-        moved AS (
-            SELECT o.position AS old_position, n.position AS new_position
-            FROM older o JOIN newer n ON n.trace_id = o.trace_id AND n.copy = o.copy
-            WHERE n.split <> o.split),
-        found(change, place, old_position, new_position) AS (
-            SELECT 0, old_position, old_position, new_position FROM asked
-            UNION ALL SELECT 0, old_position, old_position, new_position FROM known
-            UNION ALL SELECT 1, position, position, NULL FROM removed
-            UNION ALL SELECT 2, position, NULL, position FROM added
-            UNION ALL SELECT 3, old_position, old_position, new_position FROM moved)
-    """  # noqa: S608 - our own names
-
-
-def count_changes(old: Dataset, new: Dataset) -> Counts:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"{_sql()} SELECT change, COUNT(*) FROM found GROUP BY change",  # noqa: S608
-            [old.pk, new.pk],
-        )
-        found = {CHANGES[change]: count for change, count in cursor.fetchall()}
-    counts = {name: found.get(name, 0) for name in CHANGES}
-    same = old.size - counts["changed"] - counts["removed"] - counts["moved"]
-    return Counts(**counts, same=same)
-
-
 @dataclass(frozen=True)
 class After:
     """Where a page begins: behind the change with this number and place."""
@@ -137,72 +76,206 @@ class After:
 def decode_after(text: str) -> After:
     """Raises ValueError."""
     name, _, place = text.partition(".")
-    if name not in CHANGES or not (place.isascii() and place.isdigit() and len(place) <= 10):
+    known = name in CHANGES and place.isascii() and place.isdigit() and len(place) <= 10
+    if not known or int(place) > _POSITION:
         raise ValueError("must be the next_cursor of the page before.")
     return After(CHANGES.index(name), int(place))
 
 
-def read_changes(
-    old: Dataset, new: Dataset, *, limit: int, change: str | None = None, after: After | None = None
-) -> tuple[list[Change], str | None]:
-    """A page of changes, by kind and position, and the cursor of the next one."""
-    conditions, values = [], []
-    if change is not None:
-        conditions.append("change = %s")
-        values.append(CHANGES.index(change))
-    if after is not None:
-        conditions.append("(change > %s OR (change = %s AND place > %s))")
-        values += [after.change, after.change, after.place]
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"{_sql()} SELECT * FROM found {where} ORDER BY change, place LIMIT %s",  # noqa: S608
-            [old.pk, new.pk, *values, limit + 1],
+class Differences:
+    """The changes between two datasets as places, by kind and position: 16 bytes for each."""
+
+    def __init__(self, old: Dataset, new: Dataset, rows: Iterable[tuple[int, int, int]]):
+        self._old, self._new = old, new
+        # one number for each, so that sorting them takes little memory
+        ordered = sorted(
+            _rank(change, older, newer) << 32 | newer + 1 for change, older, newer in rows
         )
-        rows = cursor.fetchall()
-    changes = _filled(old, new, [(row[0], row[2], row[3]) for row in rows[:limit]])
-    return changes, changes[-1].cursor if len(rows) > limit else None
+        self._ranks = array("Q", (number >> 32 for number in ordered))
+        self._news = array("q", ((number & _POSITION) - 1 for number in ordered))
+        ends = [bisect_right(self._ranks, kind << 32 | _POSITION) for kind in range(len(CHANGES))]
+        self._blocks = [range(start, end) for start, end in pairwise([0, *ends])]
+        counts = {name: len(block) for name, block in zip(CHANGES, self._blocks, strict=True)}
+        same = old.size - counts["changed"] - counts["removed"] - counts["moved"]
+        self.counts = Counts(**counts, same=same)
 
+    def __len__(self) -> int:
+        return len(self._ranks)
 
-def all_changes(old: Dataset, new: Dataset) -> Iterator[Change]:
-    """All changes in the order of ``read_changes``, in constant memory: the places are noted in a
-    temporary file first, so that no query stays open while a slow reader takes its time."""
-    with tempfile.TemporaryFile(prefix="tunixrt-diff-") as file:
-        with connection.chunked_cursor() as cursor:
-            cursor.execute(
-                f"{_sql()} SELECT * FROM found ORDER BY change, place",  # noqa: S608
-                [old.pk, new.pk],
+    def _row(self, number: int) -> tuple[int, int, int]:
+        change, place = divmod(self._ranks[number], 1 << 32)
+        return change, _NOWHERE if change == _ADDED else place, self._news[number]
+
+    def page(
+        self, *, limit: int, change: str | None = None, after: After | None = None
+    ) -> tuple[list[Change], str | None]:
+        """The next changes, of one kind or of all, and the cursor of the next page."""
+        block = range(len(self)) if change is None else self._blocks[CHANGES.index(change)]
+        start = block.start
+        if after is not None:
+            start = max(start, bisect_right(self._ranks, after.change << 32 | after.place))
+        last = min(start + limit, block.stop)
+        changes = self._filled(range(start, last))
+        return changes, changes[-1].cursor if changes and last < block.stop else None
+
+    def __iter__(self) -> Iterator[Change]:
+        for start in range(0, len(self), _READ):
+            yield from self._filled(range(start, min(start + _READ, len(self))))
+
+    def _filled(self, numbers: Sequence[int]) -> list[Change]:
+        rows = [self._row(number) for number in numbers]
+        olds = _examples(self._old, [older for _, older, _ in rows if older != _NOWHERE])
+        news = _examples(self._new, [newer for _, _, newer in rows if newer != _NOWHERE])
+        return [
+            Change(
+                CHANGES[row[0]],
+                None if row[1] == _NOWHERE else olds[row[1]],
+                None if row[2] == _NOWHERE else news[row[2]],
+                After(row[0], row[2] if row[1] == _NOWHERE else row[1]).encode(),
             )
-            while rows := cursor.fetchmany(1_000):
-                for change, _, older, newer in rows:
-                    file.write(
-                        _PLACES.pack(
-                            change, -1 if older is None else older, -1 if newer is None else newer
-                        )
-                    )
-        file.seek(0)
-        while piece := file.read(_PLACES.size * _READ):
-            places = [
-                (change, older if older >= 0 else None, newer if newer >= 0 else None)
-                for change, older, newer in _PLACES.iter_unpack(piece)
-            ]
-            yield from _filled(old, new, places)
+            for row in rows
+        ]
 
 
-def _filled(
-    old: Dataset, new: Dataset, places: list[tuple[int, int | None, int | None]]
-) -> list[Change]:
-    olds = _examples(old, [older for _, older, _ in places if older is not None])
-    news = _examples(new, [newer for _, _, newer in places if newer is not None])
-    return [
-        Change(
-            CHANGES[change],
-            None if older is None else olds[older],
-            None if newer is None else news[newer],
-            After(change, newer if older is None else older).encode(),  # type: ignore[arg-type]
+def _rank(change: int, older: int, newer: int) -> int:
+    """By kind, then by position: in the old dataset where the example is there."""
+    return change << 32 | (newer if older == _NOWHERE else older)
+
+
+class _Side:
+    """One dataset while it is compared: of every place the position, a hash and the part."""
+
+    def __init__(self, dataset: Dataset, check: Callable[[], None]):
+        self.dataset = dataset
+        self.positions, self.keys = array("q"), array("q")
+        self.held_out = bytearray()
+        # itself, not the ORM, which would make an object of every id
+        query = (
+            f"SELECT position, trace_id, split FROM {DatasetItem._meta.db_table}"  # noqa: S608
+            " WHERE dataset_id = %s AND position >= %s ORDER BY position LIMIT %s"
         )
-        for change, older, newer in places
-    ]
+        start = 0
+        while True:
+            check()
+            with connection.cursor() as cursor:
+                cursor.execute(query, [dataset.pk, start, _PLACES])
+                rows = cursor.fetchall()
+            self.positions.extend(position for position, _, _ in rows)
+            self.keys.extend(hash(trace_id) for _, trace_id, _ in rows)
+            self.held_out.extend(split == Split.HELD_OUT for _, _, split in rows)
+            if len(rows) < _PLACES:
+                return
+            start = rows[-1][0] + 1
+
+
+def _pairs(mine: "array[int]", others: "array[int]") -> Iterator[tuple[int, int]]:
+    """Pair equal keys, the first with the first, and so on: the places of both in their array;
+    ``_NOWHERE`` where there is no partner."""
+    left = array("q", sorted(range(len(mine)), key=mine.__getitem__))
+    right = array("q", sorted(range(len(others)), key=others.__getitem__))
+    one = two = 0
+    while one < len(left) or two < len(right):
+        if two == len(right) or (one < len(left) and mine[left[one]] < others[right[two]]):
+            yield left[one], _NOWHERE
+            one += 1
+        elif one == len(left) or mine[left[one]] > others[right[two]]:
+            yield _NOWHERE, right[two]
+            two += 1
+        else:
+            yield left[one], right[two]
+            one += 1
+            two += 1
+
+
+def compare(old: Dataset, new: Dataset, *, check: Callable[[], None] = lambda: None) -> Differences:
+    """Return what differs. ``check`` is called every few thousand examples; it may raise to stop
+    the work. Datasets never change, so the last few results are remembered."""
+    key = (old.pk, old.fingerprint, new.pk, new.fingerprint)
+    if (known := _remembered.get(key)) is not None:
+        return known
+    found = Differences(old, new, _compare(old, new, check))
+    _remembered.put(key, found)
+    return found
+
+
+def _compare(
+    old: Dataset, new: Dataset, check: Callable[[], None]
+) -> Iterator[tuple[int, int, int]]:
+    older, newer = _Side(old, check), _Side(new, check)
+    gone, come = array("q"), array("q")
+    for one, two in _pairs(older.keys, newer.keys):
+        if two == _NOWHERE:
+            gone.append(older.positions[one])
+        elif one == _NOWHERE:
+            come.append(newer.positions[two])
+        elif older.held_out[one] != newer.held_out[two]:
+            yield _MOVED, older.positions[one], newer.positions[two]
+    del older, newer
+    for by_id in (False, True):
+        gone, gone_keys = _keyed(old, gone, check, by_id=by_id)
+        come, come_keys = _keyed(new, come, check, by_id=by_id)
+        left, right = array("q"), array("q")
+        for one, two in _pairs(gone_keys, come_keys):
+            if two == _NOWHERE:
+                left.append(gone[one])
+            elif one == _NOWHERE:
+                right.append(come[two])
+            else:
+                yield _CHANGED, gone[one], come[two]
+        gone, come = left, right
+    yield from ((_REMOVED, position, _NOWHERE) for position in gone)
+    yield from ((_ADDED, _NOWHERE, position) for position in come)
+
+
+def _keyed(
+    dataset: Dataset, positions: "array[int]", check: Callable[[], None], *, by_id: bool
+) -> tuple["array[int]", "array[int]"]:
+    """Positions in their order, and of each a hash of the first question, or of the id in meta."""
+    ordered, keys = array("q", sorted(positions)), array("q")
+    column = "trace__meta" if by_id else "trace__prompt"
+    for start in range(0, len(ordered), _READ):
+        check()
+        wanted = list(ordered[start : start + _READ])
+        found = dict(
+            DatasetItem.objects.filter(dataset=dataset, position__in=wanted).values_list(
+                "position", column
+            )
+        )
+        for position in wanted:
+            value = found[position]
+            if by_id:
+                given = value.get("id")
+                # without an id, it is like no other one
+                value = (dataset.pk, position) if given is None else orjson.dumps(given)
+            keys.append(hash(value))
+    return ordered, keys
+
+
+class _Remembered:
+    """The last results, as long as they are small."""
+
+    COUNT, ROWS = 8, 200_000
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[Any, ...], Differences] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Any, ...]) -> Differences | None:
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+            return self._found.get(key)
+
+    def put(self, key: tuple[Any, ...], found: Differences) -> None:
+        if len(found) > self.ROWS:
+            return
+        with self._lock:
+            self._found[key] = found
+            while len(self._found) > self.COUNT:
+                self._found.popitem(last=False)
+
+
+_remembered = _Remembered()
 
 
 def _examples(dataset: Dataset, positions: list[int]) -> dict[int, Place]:
@@ -247,5 +320,5 @@ def _fields(place: Place | None) -> dict[str, Any] | None:
 
 def change_lines(old: Dataset, new: Dataset) -> Iterator[bytes]:
     """All changes, one JSON object a line."""
-    for change in all_changes(old, new):
+    for change in compare(old, new):
         yield orjson.dumps(change_fields(change), option=orjson.OPT_APPEND_NEWLINE)

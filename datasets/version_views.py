@@ -17,9 +17,8 @@ from datasets.cleaning.recipe import OPERATIONS, parse_recipe
 from datasets.differences import (
     CHANGES,
     Change,
-    count_changes,
+    compare,
     decode_after,
-    read_changes,
 )
 from datasets.examples import parts_of
 from datasets.imports import submit_derivation, submit_overlap
@@ -36,7 +35,7 @@ from datasets.version_forms import (
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May, require
-from tunixrt.searches import search, searches
+from tunixrt.searches import deadline, search, searches
 
 _FIRST = "exact_duplicates"  # the operation whose fields the page shows at first
 
@@ -179,18 +178,14 @@ def diff(request: HttpRequest, key: str) -> HttpResponse:
         except ValueError:  # starts at the top
             after = None
         with search(user, "to"):
-            counts = count_changes(old, new)
-            changes, cursor = read_changes(
-                old,
-                new,
-                limit=CHANGES_SHOWN,
-                change=change if change in CHANGES else None,
-                after=after,
+            found = compare(old, new, check=deadline("to"))
+            changes, cursor = found.page(
+                limit=CHANGES_SHOWN, change=change if change in CHANGES else None, after=after
             )
         context |= {
             "new": new,
-            "counts": counts,
-            "kinds": [(name, getattr(counts, name)) for name in CHANGES],
+            "counts": found.counts,
+            "kinds": [(name, getattr(found.counts, name)) for name in CHANGES],
             "change": change if change in CHANGES else "",
             "changes": [_shown(each) for each in changes],
             "cursor": cursor,

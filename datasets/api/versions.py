@@ -23,9 +23,8 @@ from datasets.differences import (
     After,
     change_fields,
     change_lines,
-    count_changes,
+    compare,
     decode_after,
-    read_changes,
 )
 from datasets.imports import submit_derivation, submit_overlap
 from datasets.models import Dataset, ImportState, Overlap
@@ -36,7 +35,7 @@ from tunixrt.api.query import choice, read_by, read_query, text, whole
 from tunixrt.api.schema import Answer, Content, operation
 from tunixrt.reading import Model, read_body
 from tunixrt.roles import May, require
-from tunixrt.searches import search, searches
+from tunixrt.searches import deadline, search, searches
 
 described = partial(operation, tag="Datasets")
 
@@ -300,7 +299,7 @@ class DiffPagination(Answer):
 class DiffAnswer(Answer):
     old: str
     new: str
-    counts: CountsAnswer | None = Field(description="null behind the first page")
+    counts: CountsAnswer
     data: list[ChangeAnswer]
     pagination: DiffPagination
 
@@ -322,15 +321,15 @@ class DatasetDiff(APIView):
         old = get_dataset_for(caller(request), key, may=May.READ)
         new = get_dataset_for(caller(request), query.to, may=May.READ)
         with search(caller(request), "to"):
-            counts = None if query.cursor else asdict(count_changes(old, new))
-            changes, next_cursor = read_changes(
-                old, new, limit=query.limit, change=query.change, after=query.cursor
+            found = compare(old, new, check=deadline("to"))
+            changes, next_cursor = found.page(
+                limit=query.limit, change=query.change, after=query.cursor
             )
         return Response(
             {
                 "old": old.dataset_key,
                 "new": new.dataset_key,
-                "counts": counts,
+                "counts": asdict(found.counts),
                 "data": [change_fields(change) for change in changes],
                 "pagination": {"limit": query.limit, "next_cursor": next_cursor},
             }

@@ -70,12 +70,13 @@ class Derivation:
                 return f"No example is left: step {number} ({report.operation}) left out the last."
         return "No example is left: the datasets hold none."
 
-    def report(self) -> dict[str, Any]:
-        """What became of the examples, step by step."""
+    def report(self, *, texts: bool = True) -> dict[str, Any]:
+        """What became of the examples, step by step. Without their ``texts`` it may be kept, also
+        when an example is erased."""
         return {
             "examples_read": self._work.read,
             "erased": self._work.erased,
-            "steps": [report.as_dict() for report in self._reports],
+            "steps": [report.as_dict(texts=texts) for report in self._reports],
         }
 
     def provenance(self) -> dict[str, Any]:

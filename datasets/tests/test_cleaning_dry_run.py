@@ -101,6 +101,15 @@ def test_erased_examples_are_left_out_and_counted() -> None:
     assert found.report()["erased"] == 1
 
 
+def test_what_is_kept_repeats_no_text() -> None:
+    dataset = dataset_of(qa("a secret"), qa("b"))
+    found = made(dataset, {"operation": "filter", "where": "-secret"})
+    assert "secret" in str(found.report())
+    kept = found.report(texts=False)
+    assert "a secret" not in str(kept)
+    assert kept["steps"][0]["examples"][0]["position"] == 0
+
+
 def test_examples_come_in_short_queries_by_position() -> None:
     dataset = make_dataset(250)
     with CaptureQueriesContext(connection) as queries:

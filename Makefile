@@ -144,6 +144,10 @@ bench-web: environment-core ## CPU time of requests; how fast lists, curves, log
 bench-queue: environment-full ## how fast runs are claimed, drained and started; what the idle system costs (BEFORE=commit)
 	@$(FULL) -m benchmarks.queue_speed $(if $(BEFORE),--before $(BEFORE))
 
+.PHONY: bench-data
+bench-data: environment-core ## near duplicates of 200,000 examples beside datasketch (10 minutes)
+	@$(CORE) -m benchmarks.near_duplicates
+
 .PHONY: bench-train
 bench-train: environment-full ## training speed and memory against trl and google-tunix as it comes (MODEL=folder DATA=folder)
 	@MODEL="$(MODEL)" DATA="$(DATA)" .ci/bench-train $(BENCH)

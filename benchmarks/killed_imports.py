@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import django
 
@@ -27,10 +28,14 @@ from benchmarks.databases import on_each_database, parser_for
 from benchmarks.environment import without_our_settings
 from tunixrt.tests.postgres import PostgresServer
 
+if TYPE_CHECKING:
+    from datasets.models import Import
+
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_SECONDS = 2.5  # before a kill
 CANCELLED = 0.15  # share of imports
 IN_REQUEST = 0.25
+DERIVED = 0.4  # share of imports that are new versions of datasets
 
 
 def main() -> int:
@@ -76,11 +81,15 @@ class _Proof:
         self.user = User.objects.create_user("someone")
         self.supervisor = Supervisor()
         self.counts: Counter[str] = Counter()
+        self.complete: list[str] = []  # keys of datasets
 
     def run(self) -> dict[str, int]:
         number = 0
         while self.counts["kills"] < self.kills:
             number += 1
+            if len(self.complete) > 1 and self.draw.random() < DERIVED:
+                self._derived(number)
+                continue
             content = self._file(number)
             if self.draw.random() < IN_REQUEST:
                 self._in_request(number, content)
@@ -109,6 +118,50 @@ class _Proof:
             file_name="",
             by=self.user,
         )
+        state = self._to_the_end(row)
+        self._check(number, content, state, str(row.pk))
+
+    def _derived(self, number: int) -> None:
+        """A new version of some datasets: its text is that of no other one."""
+        from datasets import imports  # noqa: PLC0415
+        from datasets.cleaning.recipe import parse_recipe  # noqa: PLC0415
+        from datasets.models import Dataset, DatasetItem  # noqa: PLC0415
+
+        parents = [
+            Dataset.objects.get(dataset_key=key)
+            for key in self.draw.sample(self.complete, 2)
+        ]
+        recipe = parse_recipe(
+            {
+                "steps": [
+                    {"operation": "merge"},
+                    {"operation": "exact_duplicates"},
+                    {"operation": "resplit", "held_out": 0.1, "by": "example", "seed": number},
+                ]
+            }
+        )
+        asked: dict[str, Any] = {"recipe": recipe, "parents": parents, "name": f"derived-{number}"}
+        row = imports.submit_derivation(**asked, version="v1", by=self.user)
+        state = self._to_the_end(row)
+        self.counts[f"derived, {state}"] += 1
+        made = Dataset.objects.filter(dataset_key=f"derived-{number}-v1").first()
+        assert (made is not None) == (state == "completed"), state
+        if made is not None:
+            again = imports.submit_derivation(**asked, version="again", by=self.user)
+            while again.state in ("pending", "running"):
+                self.supervisor.attend()
+                for process in self.supervisor._processes:
+                    process.wait()
+                again.refresh_from_db()
+            assert made.fingerprint == Dataset.objects.get(pk=again.dataset_id).fingerprint
+            assert made.size == made.items.count()
+        self._nothing_is_left()
+        assert not DatasetItem.objects.filter(dataset__complete=False).exists()
+
+    def _to_the_end(self, row: Import) -> str:
+        """Let processes work on an import, and kill some of them, until it has ended."""
+        from datasets import imports  # noqa: PLC0415
+
         cancel_after = self.draw.randrange(1, 4) if self.draw.random() < CANCELLED else None
         kills = 0
         while row.state in ("pending", "running"):
@@ -120,7 +173,7 @@ class _Proof:
                 kills += 1
             process.wait()
             row.refresh_from_db()
-        self._check(number, content, row.state, str(row.pk))
+        return str(row.state)
 
     def _in_request(self, number: int, content: bytes) -> None:
         from datasets.models import Import  # noqa: PLC0415
@@ -153,9 +206,9 @@ class _Proof:
         return False
 
     def _check(self, number: int, content: bytes, state: str, import_id: str | None) -> None:
-        from datasets import imports, supervision  # noqa: PLC0415
+        from datasets import imports  # noqa: PLC0415
         from datasets.importers import ImportRequest  # noqa: PLC0415
-        from datasets.models import Dataset, DatasetItem, Trace  # noqa: PLC0415
+        from datasets.models import Dataset, Trace  # noqa: PLC0415
 
         self.counts[state] += 1
         key = f"file-{number}-v1"
@@ -170,16 +223,24 @@ class _Proof:
             again = Dataset.objects.get(dataset_key=f"file-{number}-again")
             assert dataset.fingerprint == again.fingerprint, key
             assert dataset.size == dataset.items.count() == content.count(b"\n"), key
+            self.complete = [*self.complete[-5:], key]
         else:
             assert state in ("cancelled", "failed", "absent"), (key, state)
             assert not own.exists(), key
+        self._nothing_is_left()
+
+    @staticmethod
+    def _nothing_is_left() -> None:
+        from datasets import supervision  # noqa: PLC0415
+        from datasets.models import Dataset, DatasetItem  # noqa: PLC0415
+
         hidden = Dataset.with_incomplete.filter(complete=False)
         assert not hidden.exists(), list(hidden)
         known = Dataset.objects.values("pk")
         assert not DatasetItem.objects.exclude(dataset__in=known).exists()
         supervision.LEFTOVER_SECONDS = -1.0
         supervision.remove_leftovers()
-        left = [entry.name for entry in supervision.folders.imports_folder().iterdir()]
+        left = [entry.name for entry in supervision.folders.imports_folder().glob("*")]
         assert not left, left
 
 

@@ -505,7 +505,7 @@ def _derive(row: Import, folder: Path) -> Staging:
         for example, split in derivation.examples():
             filling.kind = example.kind
             filling.add(example, split)
-        provenance = derivation.provenance() | {"report": derivation.report()}
+        provenance = derivation.provenance() | {"report": derivation.report(texts=False)}
         staging = filling.complete(
             held_out=None, about={"lines_skipped": 0, "provenance": provenance}
         )

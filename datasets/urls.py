@@ -12,6 +12,7 @@ urlpatterns = [
     path("datasets/imports/<uuid:import_id>/mapping", views.import_mapping, name="mapping"),
     path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),
     path("datasets/<str:key>/clean", version_views.clean, name="clean"),
+    path("datasets/<str:key>/diff", version_views.diff, name="diff"),
     path("datasets/<str:key>/overlap", version_views.overlap, name="overlap"),
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),

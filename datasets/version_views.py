@@ -1,17 +1,26 @@
 """Pages on which new versions of datasets are made and compared. They need no JavaScript."""
 
+import json
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import NoReverseMatch, reverse
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from datasets.access import get_dataset_for
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
+from datasets.differences import (
+    CHANGES,
+    Change,
+    compare,
+    decode_after,
+)
+from datasets.examples import parts_of
 from datasets.imports import submit_derivation, submit_overlap
 from datasets.models import Dataset, Import
 from datasets.overlaps import compute_overlap, is_small, sentence
@@ -26,7 +35,9 @@ from datasets.version_forms import (
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May, require
-from tunixrt.searches import searches
+from tunixrt.searches import deadline, search, searches
+
+_FIRST = "exact_duplicates"  # the operation whose fields the page shows at first
 
 
 @login_required
@@ -40,7 +51,9 @@ def clean(request: HttpRequest, key: str) -> HttpResponse:
     require(person(request), May.MAKE)
     dataset = get_dataset_for(person(request), key, may=May.READ)
     if request.method != "POST":
-        return _page(request, dataset, CleanForm(initial={"name": dataset.name}))
+        asked = request.GET.get("operation", "")
+        initial = {"name": dataset.name, "operation": asked if asked in OPERATIONS else _FIRST}
+        return _page(request, dataset, CleanForm(initial=initial))
     form = CleanForm(request.POST)
     if not form.is_valid():
         return _page(request, dataset, form, status=400)
@@ -82,8 +95,8 @@ def _page(
     report: dict[str, Any] | None = None,
     status: int = 200,
 ) -> HttpResponse:
-    name = form.data.get("operation") or request.GET.get("operation")
-    operation = OPERATIONS.get(name or "", OPERATIONS["exact_duplicates"])
+    name = form.data.get("operation") or form.initial.get("operation") or _FIRST
+    operation = OPERATIONS.get(name, OPERATIONS[_FIRST])
     try:
         steps = list(described(read_steps(form.data.get("recipe", ""))))
     except Refusal:  # said beside the field
@@ -104,7 +117,7 @@ def _add(request: HttpRequest, form: CleanForm) -> StepForm | None:
     """Append the step of the fields to the recipe. Returns the fields if they are wrong. Raises
     InvalidRecipe for a recipe that cannot be read."""
     steps = read_steps(form.cleaned_data["recipe"])
-    name = form.cleaned_data["operation"] or "exact_duplicates"
+    name = form.cleaned_data["operation"] or _FIRST
     given = StepForm(OPERATIONS[name], request.POST)
     if not given.is_valid():
         return given
@@ -142,6 +155,70 @@ def _page_of(work: Import, dataset: Dataset) -> str:
         return reverse("datasets:import", args=[work.pk])
     except NoReverseMatch:
         return reverse("datasets:detail", args=[dataset.dataset_key])
+
+
+CHANGES_SHOWN = 10
+CANDIDATES = 20
+
+
+@login_required
+@require_safe
+def diff(request: HttpRequest, key: str) -> HttpResponse:
+    """What differs between this dataset and another one (``to``), side by side; without ``to``,
+    the datasets it may be compared with."""
+    user = person(request)
+    old = get_dataset_for(user, key, may=May.READ)
+    other = request.GET.get("to", "").strip()
+    context: dict[str, Any] = {"old": old, "to": other, "candidates": _relatives(old)}
+    if other:
+        new = get_dataset_for(user, other, may=May.READ)
+        change = request.GET.get("change", "")
+        try:
+            after = decode_after(request.GET["after"]) if "after" in request.GET else None
+        except ValueError:  # starts at the top
+            after = None
+        with search(user, "to"):
+            found = compare(old, new, check=deadline("to"))
+            changes, cursor = found.page(
+                limit=CHANGES_SHOWN, change=change if change in CHANGES else None, after=after
+            )
+        context |= {
+            "new": new,
+            "counts": found.counts,
+            "kinds": [(name, getattr(found.counts, name)) for name in CHANGES],
+            "change": change if change in CHANGES else "",
+            "changes": [_shown(each) for each in changes],
+            "cursor": cursor,
+            "first": after is None,
+        }
+    return render(request, "datasets/diff.html", context)
+
+
+def _relatives(dataset: Dataset) -> list[Dataset]:
+    """Other versions, and what it was made from and what was made from it; the newest first."""
+    related = Q(name=dataset.name) | Q(parents=dataset) | Q(children=dataset)
+    found = Dataset.objects.filter(related).exclude(pk=dataset.pk).distinct()
+    return list(found.order_by("-created_at", "-pk")[:CANDIDATES])
+
+
+def _shown(change: Change) -> dict[str, Any]:
+    return {
+        "change": change.change,
+        "sides": [
+            None
+            if side is None
+            else {
+                "position": side.position,
+                "split": side.split,
+                "id": side.trace.pk,
+                "parts": parts_of(side.trace),
+                "meta": json.dumps(side.trace.meta, ensure_ascii=False, sort_keys=True)
+                if side.trace.meta
+                else "",
+            }
+            for side in (change.old, change.new)
+        ],
+    }
 
 
 @login_required

@@ -101,6 +101,22 @@ def time_limit(seconds: float, parameter: str) -> Iterator[None]:
         raise InvalidQuery({parameter: [reason]}) from error
 
 
+def deadline(parameter: str) -> Callable[[], None]:
+    """Return a function that raises InvalidQuery once a search has taken as long as it may: for
+    work of our own between many short queries."""
+    give_up = time.monotonic() + settings.TUNIXRT_SEARCH_SECONDS
+
+    def check() -> None:
+        if time.monotonic() > give_up:
+            raise InvalidQuery({parameter: [_stopped(settings.TUNIXRT_SEARCH_SECONDS)]})
+
+    return check
+
+
+def _stopped(seconds: float) -> str:
+    return f"This was stopped after {seconds:g} s. Ask for less, or download all of it."
+
+
 @contextlib.contextmanager
 def _limit_on_sqlite(seconds: float) -> Iterator[None]:
     connection.ensure_connection()

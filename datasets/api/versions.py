@@ -1,11 +1,13 @@
 """The API of new versions of datasets: made by recipes, compared with each other, and compared with
 sets for evaluation."""
 
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
+from django.http import StreamingHttpResponse
 from pydantic import Field, PlainValidator, WithJsonSchema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,18 +15,27 @@ from rest_framework.views import APIView
 
 from datasets.access import get_dataset_for
 from datasets.api.requests import Description, Name, Version
-from datasets.api.views import DATASET, caller
+from datasets.api.views import DATASET, caller, in_pieces
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
+from datasets.differences import (
+    CHANGES,
+    After,
+    change_fields,
+    change_lines,
+    compare,
+    decode_after,
+)
 from datasets.imports import submit_derivation, submit_overlap
 from datasets.models import Dataset, ImportState, Overlap
 from datasets.overlaps import compute_overlap, is_small, known_about, overlaps_of
 from datasets.schema import json_kind
-from tunixrt.api.query import choice, read_query
-from tunixrt.api.schema import Answer, operation
+from tunixrt.api.negotiation import OneForm
+from tunixrt.api.query import choice, read_by, read_query, text, whole
+from tunixrt.api.schema import Answer, Content, operation
 from tunixrt.reading import Model, read_body
 from tunixrt.roles import May, require
-from tunixrt.searches import searches
+from tunixrt.searches import deadline, search, searches
 
 described = partial(operation, tag="Datasets")
 
@@ -245,3 +256,106 @@ class DatasetOverlaps(APIView):
             with searches.one_of(by.pk):
                 return Response(overlap_answer(compute_overlap(dataset, other, by=by)))
         return submitted(submit_overlap(dataset=dataset, other=other, by=by))
+
+
+# --- differences ----------------------------------------------------------------------------------
+
+CHANGES_MAX = 100
+
+
+class DiffQuery(Model):
+    to: Annotated[str, text] = Field(description="Key of the newer dataset.")
+
+
+class DiffPageQuery(DiffQuery):
+    change: Annotated[str | None, choice(CHANGES)] = Field(
+        None, description="Only changes of this kind."
+    )
+    limit: Annotated[int, whole(1, CHANGES_MAX)] = Field(20, description="Changes of a page.")
+    cursor: Annotated[After | None, read_by(decode_after)] = Field(
+        None, description="``next_cursor`` of the page before."
+    )
+
+
+class CountsAnswer(Answer):
+    changed: int = Field(description="The same question, or id in meta, with another content.")
+    removed: int
+    added: int
+    moved: int = Field(description="The same example in the other part.")
+    same: int
+
+
+class ChangeAnswer(Answer):
+    change: str
+    old: dict[str, Any] | None
+    new: dict[str, Any] | None
+
+
+class DiffPagination(Answer):
+    limit: int
+    next_cursor: str | None = Field(description="null on the last page")
+
+
+class DiffAnswer(Answer):
+    old: str
+    new: str
+    counts: CountsAnswer
+    data: list[ChangeAnswer]
+    pagination: DiffPagination
+
+
+class DatasetDiff(APIView):
+    """GET: what differs between a dataset and a newer one."""
+
+    @described(
+        "diffDatasets",
+        summary="What was added, removed, changed and moved between two datasets",
+        description="By kind and position.",
+        path=DATASET,
+        query=DiffPageQuery,
+        answers={200: DiffAnswer},
+        example_query={"to": "evals-v1"},
+    )
+    def get(self, request: Request, key: str) -> Response:
+        query = read_query(DiffPageQuery, request)
+        old = get_dataset_for(caller(request), key, may=May.READ)
+        new = get_dataset_for(caller(request), query.to, may=May.READ)
+        with search(caller(request), "to"):
+            found = compare(old, new, check=deadline("to"))
+            changes, next_cursor = found.page(
+                limit=query.limit, change=query.change, after=query.cursor
+            )
+        return Response(
+            {
+                "old": old.dataset_key,
+                "new": new.dataset_key,
+                "counts": asdict(found.counts),
+                "data": [change_fields(change) for change in changes],
+                "pagination": {"limit": query.limit, "next_cursor": next_cursor},
+            }
+        )
+
+
+class DatasetDiffLines(APIView):
+    """GET: all of what differs, as JSONL, streamed."""
+
+    content_negotiation_class = OneForm
+
+    @described(
+        "downloadDiff",
+        summary="All changes between two datasets, one JSON object a line",
+        path=DATASET,
+        query=DiffQuery,
+        answers={200: Content(("application/x-ndjson",))},
+        example_query={"to": "evals-v1"},
+    )
+    def get(self, request: Request, key: str) -> StreamingHttpResponse:
+        query = read_query(DiffQuery, request)
+        old = get_dataset_for(caller(request), key, may=May.READ)
+        new = get_dataset_for(caller(request), query.to, may=May.READ)
+        response = StreamingHttpResponse(
+            in_pieces(change_lines(old, new)), content_type="application/x-ndjson; charset=utf-8"
+        )
+        name = f"{old.dataset_key}..{new.dataset_key}.jsonl"
+        response["Content-Disposition"] = f'attachment; filename="{name}"'
+        return response

@@ -107,7 +107,7 @@ class Mix(Operation):
                 for parent in range(len(shares))
             ]
             made = 0
-            while total is None or made < total:
+            while (total is None or made < total) and not work.is_cut:
                 # the one that is furthest behind its share; of equals the first
                 number = max(
                     range(len(shares)),

@@ -20,6 +20,7 @@ from tunixrt.refusals import Refusal
 # What a dry run reads at most: a second or a few of work, whatever the size of the datasets.
 SAMPLE_EXAMPLES = 5_000
 SAMPLE_BLOCK = 100
+SAMPLE_BYTES = 32 * 1024 * 1024
 SHOWN_FIRST = 5
 
 
@@ -70,12 +71,13 @@ class Derivation:
                 return f"No example is left: step {number} ({report.operation}) left out the last."
         return "No example is left: the datasets hold none."
 
-    def report(self) -> dict[str, Any]:
-        """What became of the examples, step by step."""
+    def report(self, *, texts: bool = True) -> dict[str, Any]:
+        """What became of the examples, step by step. Without their ``texts`` it may be kept, also
+        when an example is erased."""
         return {
             "examples_read": self._work.read,
             "erased": self._work.erased,
-            "steps": [report.as_dict() for report in self._reports],
+            "steps": [report.as_dict(texts=texts) for report in self._reports],
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -125,8 +127,9 @@ def dry_run(recipe: Recipe | dict[str, Any] | str, parents: Sequence[Dataset]) -
     """Return what the recipe would do, with the first examples of every step, and store nothing.
 
     Of more than ``SAMPLE_EXAMPLES`` examples it reads blocks spread evenly over the datasets, and
-    says so: numbers are then those of the sample, and duplicates of examples outside of it are not
-    found. Raises InvalidRecipe, and what the operations refuse.
+    never more than ``SAMPLE_BYTES``. It says so: numbers are then those of the sample, and
+    duplicates of examples outside of it are not found. Raises InvalidRecipe, and what the
+    operations refuse.
     """
     recipe = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
     check_parents(recipe, list(parents))
@@ -134,7 +137,7 @@ def dry_run(recipe: Recipe | dict[str, Any] | str, parents: Sequence[Dataset]) -
     blocks = None
     if total > SAMPLE_EXAMPLES:
         blocks = [_blocks(parent.size, total) for parent in parents]
-    work = Work(list(parents), blocks=blocks)
+    work = Work(list(parents), blocks=blocks, bytes_left=SAMPLE_BYTES)
     made = Derivation(recipe, parents, work)
     left = held_out = 0
     first: list[dict[str, Any]] = []
@@ -150,14 +153,15 @@ def dry_run(recipe: Recipe | dict[str, Any] | str, parents: Sequence[Dataset]) -
                     "parts": [_part(part) for part in parts_of(item.example)],
                 }
             )
+    sampled = blocks is not None or work.is_cut
     return made.report() | {
         "recipe": recipe.as_json(),
-        "sampled": blocks is not None,
+        "sampled": sampled,
         "examples": total,
         "left": left,
         "left_held_out": held_out,
         "first": first,
-        "warnings": _warnings(recipe, left, sampled=blocks is not None),
+        "warnings": _warnings(recipe, left, sampled=sampled),
     }
 
 

@@ -7,13 +7,13 @@ compared.
 """
 
 import contextlib
-import mmap
+import os
 import sqlite3
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from operator import eq
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from rensa import RMinHash
@@ -126,7 +126,7 @@ class NearDuplicates(Operation):
             if not ranks:
                 return
             file.flush()
-            signatures = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            signatures = _Signatures(file.fileno())
             gone = self._find(signatures, ranks, work)
             for number, item in enumerate(spool):
                 if not gone.holds(number):
@@ -164,7 +164,7 @@ class NearDuplicates(Operation):
         words = [word for text in texts for word in words_of(text)]
         return list(ngrams(words, self.ngram)) or [" ".join(words)]
 
-    def _find(self, signatures: mmap.mmap, ranks: "array[int]", work: Work) -> "_Gone":
+    def _find(self, signatures: "_Signatures", ranks: "array[int]", work: Work) -> "_Gone":
         """Which examples go. In the order of their ranks: an example goes if it is like one that
         stays."""
         rows, bands = banding(self.threshold)
@@ -175,7 +175,7 @@ class NearDuplicates(Operation):
         shared = _Shared(len(ranks) * bands)
         for number in range(len(ranks)):
             work.tick()
-            for key in _keys(signatures, number, rows, bands):
+            for key in _keys(signatures.read(number), rows, bands):
                 shared.see(key)
         with scratch() as database:
             database.execute("CREATE TABLE kept (key INTEGER, number INTEGER)")
@@ -183,7 +183,9 @@ class NearDuplicates(Operation):
             for number in order:
                 work.tick()
                 keys = [
-                    key for key in _keys(signatures, number, rows, bands) if shared.seen_twice(key)
+                    key
+                    for key in _keys(signatures.read(number), rows, bands)
+                    if shared.seen_twice(key)
                 ]
                 if not keys:
                     continue
@@ -197,10 +199,10 @@ class NearDuplicates(Operation):
         return gone
 
     def _best(
-        self, database: sqlite3.Connection, signatures: mmap.mmap, number: int, keys: list[int]
+        self, database: sqlite3.Connection, signatures: "_Signatures", number: int, keys: list[int]
     ) -> tuple[int, float] | None:
         """The example that was kept and is most like this one, if any is alike enough."""
-        mine = _signature(signatures, number)
+        mine = signatures.slots(number)
         best: tuple[int, float] | None = None
         seen: set[int] = set()
         for key in keys:
@@ -211,7 +213,7 @@ class NearDuplicates(Operation):
                 if other in seen:
                     continue
                 seen.add(other)
-                share = sum(map(eq, mine, _signature(signatures, other))) / SLOTS
+                share = sum(map(eq, mine, signatures.slots(other))) / SLOTS
                 if share >= self.threshold and (best is None or share > best[1]):
                     best = (other, share)
             if best is not None and best[1] == 1:
@@ -273,12 +275,20 @@ def banding(threshold: float) -> tuple[int, int]:
     return 1, SLOTS
 
 
-def _signature(signatures: mmap.mmap, number: int) -> Any:
-    start = number * _SIGNATURE
-    return memoryview(signatures[start : start + _SIGNATURE]).cast("I")
+class _Signatures:
+    """Signatures in a file: the system keeps of it what fits beside other programs."""
+
+    def __init__(self, file: int):
+        self._file = file
+
+    def read(self, number: int) -> bytes:
+        return os.pread(self._file, _SIGNATURE, number * _SIGNATURE)
+
+    def slots(self, number: int) -> "memoryview[int]":
+        return memoryview(self.read(number)).cast("I")
 
 
-def _keys(signatures: mmap.mmap, number: int, rows: int, bands: int) -> list[int]:
-    start, length = number * _SIGNATURE, rows * 4
-    signature = signatures[start : start + _SIGNATURE]
+def _keys(signature: bytes, rows: int, bands: int) -> list[int]:
+    """What two examples have in common that agree in a band."""
+    length = rows * 4
     return [hash((band, signature[band * length : (band + 1) * length])) for band in range(bands)]

@@ -40,11 +40,13 @@ class Work:
         parents: what is read.
         progress: called every ``TICK`` examples of every pass; it may raise to stop the work.
         blocks: positions to read of each parent, as ranges; None: all.
+        bytes_left: how much is read at most; None: all.
     """
 
     parents: list[Dataset]
     progress: Callable[[], None] = lambda: None
     blocks: list[list[range]] | None = None
+    bytes_left: int | None = None
     erased: int = 0
     read: int = 0
     _ticks: int = field(default=0, repr=False)
@@ -53,6 +55,11 @@ class Work:
         self._ticks += 1
         if self._ticks % TICK == 0:
             self.progress()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether reading stopped because it was too much."""
+        return self.bytes_left is not None and self.bytes_left <= 0
 
     @property
     def fraction(self) -> float:
@@ -68,6 +75,8 @@ class Work:
         dataset = self.parents[parent]
         blocks = [range(dataset.size)] if self.blocks is None else self.blocks[parent]
         for block in blocks:
+            if self.is_cut:
+                return
             yield from self._block(dataset, parent, block, split)
 
     def _block(
@@ -87,7 +96,12 @@ class Work:
                 if row[-1] is not None:
                     self.erased += 1
                     continue
-                yield _item(row, parent)
+                item = _item(row, parent)
+                if self.bytes_left is not None:
+                    self.bytes_left -= item.example.size
+                yield item
+                if self.is_cut:
+                    return
             if len(chunk) < READ_BATCH:
                 return
             start = chunk[-1][0] + 1

@@ -56,7 +56,13 @@ class StepReport:
     def place(self, item: Item) -> str:
         return f"example {item.position + 1:,} of {self.parents[item.parent]}"
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, *, texts: bool = True) -> dict[str, Any]:
+        examples = self.examples
+        if not texts:
+            examples = [
+                {name: said for name, said in row.items() if name not in ("text", "detail")}
+                for row in examples
+            ]
         return {
             "operation": self.operation,
             "parameters": self.parameters,
@@ -66,7 +72,7 @@ class StepReport:
             "went": self.went,
             "reasons": dict(self.reasons),
             "notes": self.notes,
-            "examples": self.examples,
+            "examples": examples,
         }
 
 

@@ -201,11 +201,15 @@ def _without_text(item: Item) -> Item:
 
 
 def _first_masked(value: Any) -> str:
-    """The neighbourhood of the first mask."""
-    text = orjson.dumps(value).decode()
-    places = [place for kind in KINDS if (place := text.find(f"[{kind.upper()}]")) >= 0]
-    start = max(0, min(places, default=0) - 100)
-    return text[start : start + 300]
+    """The neighbourhood of the first mask in a value of JSON."""
+    if isinstance(value, str):
+        places = [place for mark in _MARKS if (place := value.find(mark)) >= 0]
+        return value[max(0, min(places) - 100) :][:300] if places else ""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for part in parts if (found := _first_masked(part))), "")
+
+
+_MARKS = tuple(f"[{kind.upper()}]" for kind in KINDS)
 
 
 # --- fields ---------------------------------------------------------------------------------------

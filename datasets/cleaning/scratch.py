@@ -6,7 +6,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 
-CACHE_KB = 64 * 1024
+CACHE_KB = 32 * 1024
 
 
 @contextlib.contextmanager

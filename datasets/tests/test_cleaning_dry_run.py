@@ -49,6 +49,25 @@ def test_a_large_dataset_is_sampled_evenly_and_says_so(monkeypatch: pytest.Monke
     assert min(read) < 50
 
 
+def test_long_examples_are_sampled_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derivation, "SAMPLE_BYTES", 1_000)
+    dataset = dataset_of(*(qa(f"{number} {'a' * 500}") for number in range(9)))
+    for step in ({"operation": "sample", "n": 9}, {"operation": "exact_duplicates"}):
+        report = dry_run({"steps": [step]}, [dataset])
+        assert (report["sampled"], report["examples_read"], report["left"]) == (True, 2, 2)
+
+
+def test_a_mixture_of_long_examples_is_sampled_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(derivation, "SAMPLE_BYTES", 1_000)
+    one, two = (
+        dataset_of(*(qa(f"{name}{number} {'a' * 500}") for number in range(9)), name=name)
+        for name in ("one", "two")
+    )
+    mix = {"operation": "mix", "weights": {"one-v1": 1, "two-v1": 1}, "total": 100}
+    report = dry_run({"steps": [mix]}, [one, two])
+    assert (report["sampled"], report["left"]) == (True, 2)
+
+
 @pytest.mark.parametrize(
     ("size", "total"), [(5_001, 5_001), (10**6, 10**6), (3, 10**6), (120, 9_000)]
 )
@@ -99,6 +118,15 @@ def test_erased_examples_are_left_out_and_counted() -> None:
     found = made(dataset, {"operation": "sample", "n": 5})
     assert [example.prompt for example, _ in found.results] == ["b"]
     assert found.report()["erased"] == 1
+
+
+def test_what_is_kept_repeats_no_text() -> None:
+    dataset = dataset_of(qa("a secret"), qa("b"))
+    found = made(dataset, {"operation": "filter", "where": "-secret"})
+    assert "secret" in str(found.report())
+    kept = found.report(texts=False)
+    assert "a secret" not in str(kept)
+    assert kept["steps"][0]["examples"][0]["position"] == 0
 
 
 def test_examples_come_in_short_queries_by_position() -> None:

@@ -111,6 +111,7 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
     )
     yield {
         "dataset": dataset,
+        "other": house.add_dataset("look-other", size=3),
         "dry": house.run_dry(dataset),
         "impossible": house.run_dry(dataset, model_id="openai-community/gpt2"),
         "failed": failed,
@@ -153,6 +154,8 @@ PAGES = {
     "datasets-empty": "/datasets?q=nothing-has-this-name",
     "dataset": "/datasets/{dataset}",
     "token-lengths": "/datasets/{dataset}/tokens",
+    "clean": "/datasets/{dataset}/clean?operation=near_duplicates",
+    "diff": "/datasets/{dataset}/diff?to={other}",
     "upload": "/datasets/new",
     "imports": "/datasets/imports",
     "import-failed": "/datasets/imports/{failed_import}",

@@ -102,3 +102,27 @@ def test_a_dataset_is_uploaded(page: Page, tmp_path: Path):
     form.get_by_test_id("upload").click()
     page.wait_for_url(re.compile("/datasets/uploaded-plainly-v1$"))
     expect(page.get_by_test_id("example-row")).to_have_count(1)
+
+
+def test_a_new_version_is_made_and_compared(page: Page, house: House, dataset: str):
+    page.goto(f"/datasets/{dataset}")
+    page.get_by_test_id("to-clean").click()
+    page.get_by_role("combobox", name="Operation").select_option("sample")
+    page.get_by_test_id("choose").click()
+    page.get_by_role("textbox", name="N", exact=True).fill("2")
+    page.get_by_test_id("add").click()
+    page.get_by_test_id("preview").click()
+    expect(page.get_by_test_id("left")).to_have_text("2")
+    expect(page.get_by_test_id("report-example")).to_have_count(1)
+    page.get_by_role("textbox", name="Version of the new dataset").fill("sampled")
+    page.get_by_test_id("make").click()
+    page.wait_for_url("**/datasets/imports/*")
+    made = f"/api/datasets/imports/{page.url.rpartition('/')[2]}"
+    while (state := house.ask("GET", made)["state"]) in ("pending", "running"):
+        pass
+    assert state == "completed"
+
+    page.goto(f"/datasets/{dataset}/diff")
+    page.get_by_test_id("candidate").first.click()
+    expect(page.get_by_test_id("change-removed")).to_have_count(1)
+    expect(page.get_by_test_id("counts")).to_contain_text("Removed")

@@ -160,7 +160,6 @@ PAGES = {
     "imports": "/datasets/imports",
     "import-failed": "/datasets/imports/{failed_import}",
     "mapping": "/datasets/imports/{draft}/mapping",
-    "clean": "/datasets/{dataset}/clean?operation=near_duplicates",
     "traces": "/traces",
     "traces-empty": "/traces?q=nothing-has-this-name",
     "trace": "/traces/{trace}",

@@ -128,8 +128,7 @@ class _Proof:
         from datasets.models import Dataset, DatasetItem  # noqa: PLC0415
 
         parents = [
-            Dataset.objects.get(dataset_key=key)
-            for key in self.draw.sample(self.complete, 2)
+            Dataset.objects.get(dataset_key=key) for key in self.draw.sample(self.complete, 2)
         ]
         recipe = parse_recipe(
             {

@@ -2,7 +2,7 @@
 (tunixrt/tests/answers.py); nothing is checked while serving."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -11,6 +11,9 @@ from runs.models import RunMode, RunStatus
 from tunixrt.api.schema import Answer, Pagination
 
 NAME = "What people call the run; need not be unique."
+
+# [from, to, examples]; a tuple would be `prefixItems`, which not every reader of schemas knows
+Class = Annotated[list[int], Field(min_length=3, max_length=3)]
 
 
 class Memory(Answer):
@@ -37,7 +40,7 @@ class Plan(Answer):
     split: int | None
     truncated: int | None
     truncated_share: float | None
-    histogram: list[tuple[int, int, int]] = Field(description="[from, to, examples]; in tokens.")
+    histogram: list[Class] = Field(description="[from, to, examples]; in tokens.")
     steps: int | None
     steps_per_epoch: int | None
     epochs: float | None
@@ -295,5 +298,5 @@ class CountedLengths(Answer):
     longest: int
     tokens: int
     learnt: int
-    histogram: list[tuple[int, int, int]] = Field(description="[from, to, examples]; in tokens.")
+    histogram: list[Class] = Field(description="[from, to, examples]; in tokens.")
     notes: list[str]

@@ -300,7 +300,7 @@ class Source:
         if len(lists) != 1:
             return []
         beside = {name: value for name, value in document.items() if name != lists[0]}
-        if hazard := hazard_of(beside, ()):
+        if hazard := hazard_of(beside, frozenset()):
             raise ImportRefused(
                 f"What stands beside the list {lists[0][:40]!r} {hazard}. Write it into each"
                 " example, or give the list alone."

@@ -136,6 +136,21 @@ def parse_trace(value: Any) -> ExampleData:
     return _hashed(value["prompt"], steps, value["final_answer"], meta, version)
 
 
+def trace_of(
+    prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any]
+) -> ExampleData:
+    """The same for steps that were made here, in the right form and order. Raises InvalidTrace."""
+    texts = [prompt, final_answer, *(step["content"] for step in steps)]
+    if len(steps) > MAX_STEPS or meta_problem(meta) or not all(map(_is_good_text, texts)):
+        fields = {"prompt": prompt, "steps": steps, "final_answer": final_answer, "meta": meta}
+        return parse_trace(fields)  # which says what is wrong
+    return _hashed(prompt, steps, final_answer, meta, TRACE_VERSION)
+
+
+def _is_good_text(value: Any) -> bool:
+    return isinstance(value, str) and "\x00" not in value and not is_blank(value)
+
+
 def _hashed(
     prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any], version: str
 ) -> ExampleData:

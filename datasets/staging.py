@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -53,8 +53,7 @@ class Summary:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """An example as it is stored; ``steps`` and ``meta`` are JSON."""
 
     position: int
@@ -113,10 +112,10 @@ class Filling:
                 bytes.fromhex(example.content_hash),
                 split,
                 example.prompt,
-                orjson.dumps(example.steps).decode(),
+                orjson.dumps(example.steps).decode() if example.steps else "[]",
                 example.final_answer,
                 example.content,
-                orjson.dumps(example.meta).decode(),
+                orjson.dumps(example.meta).decode() if example.meta else "{}",
                 example.trace_version,
             )
         )

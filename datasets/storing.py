@@ -25,7 +25,7 @@ BATCH_BYTES = 1024 * 1024
 TARGET_SECONDS = 0.08
 # Between two transactions, as a share of the first one: another writer asks for the lock of SQLite
 # every now and then, and must find it free.
-PAUSE = 0.25
+PAUSE = 0.1
 _COLUMNS = (
     *("id", "kind", "prompt", "steps", "final_answer", "content", "meta", "trace_version"),
     *("content_hash", "created_at", "created_by_id", "import_id"),
@@ -119,6 +119,13 @@ def _insert(traces: Sequence[tuple[Any, ...]], places: Sequence[tuple[Any, ...]]
             f"INSERT INTO {trace_table} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING",  # noqa: S608 - our own names
             traces,
         )
+        if cursor.rowcount == len(traces):  # all of them are new, and have the ids given here
+            cursor.executemany(
+                f"INSERT INTO {item_table} (dataset_id, position, split, trace_id)"  # noqa: S608 - our own names
+                " VALUES (%s, %s, %s, %s)",
+                [(*place[:3], trace[0]) for place, trace in zip(places, traces, strict=True)],
+            )
+            return
         cursor.executemany(
             f"INSERT INTO {item_table} (dataset_id, position, split, trace_id)"  # noqa: S608 - our own names
             f" SELECT %s, %s, %s, id FROM {trace_table} WHERE content_hash = %s",

@@ -138,7 +138,7 @@ _WORSE = _words("bad", "wrong", "worse", "incorrect", "good", "better", "alterna
 _SUFFIXES = ("_a", "_b", "_1", "_2")
 
 
-def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ()) -> str | None:
+def hazard_of(line: Line, known: frozenset[str], ignored: Collection[str] = ()) -> str | None:
     """Return why a line cannot be imported although its example could be, or None.
 
     Empty fields do not count, since tables fill up rows with nulls.
@@ -147,11 +147,11 @@ def hazard_of(line: Line, known: Collection[str], ignored: Collection[str] = ())
         known: the fields that the line's format knows.
         ignored: fields that say nothing about what is learnt.
     """
+    if line.keys() <= known:
+        return None
     beside = {
         name: value for name, value in line.items() if name not in known and name not in ignored
     }
-    if not beside:
-        return None
     filled = list(islice(_flat(beside, _DEPTH), MAX_FIELDS + 1))
     if len(filled) > MAX_FIELDS:
         return f"has more than {MAX_FIELDS:,} fields beside the example; leave them out"

@@ -7,7 +7,7 @@ import orjson
 
 from datasets import examples
 from datasets.formats.lines import Line, LineError, plain_text, take_text
-from datasets.schema import MAX_STEPS, ExampleData, json_kind, parse_trace
+from datasets.schema import MAX_STEPS, ExampleData, json_kind, parse_trace, trace_of
 
 
 def from_trace(line: Line) -> ExampleData:
@@ -156,14 +156,7 @@ def _prompt(question: Any, reference: str | None, rest: Line) -> ExampleData:
 
 def make_trace(question: str, steps: list[str], final_answer: str, rest: Line) -> ExampleData:
     """Return a trace whose steps are reasoning; ``rest`` is kept in ``meta``."""
-    return parse_trace(
-        {
-            "prompt": question,
-            "steps": [
-                {"i": number, "type": "reasoning", "content": step}
-                for number, step in enumerate(steps)
-            ],
-            "final_answer": final_answer,
-            "meta": rest,
-        }
-    )
+    reasoning = [
+        {"i": number, "type": "reasoning", "content": step} for number, step in enumerate(steps)
+    ]
+    return trace_of(question, reasoning, final_answer, rest)

@@ -777,7 +777,7 @@ for beside in (
     {"x" * 4_000_000: 1},
     {f"score_{number}": 1 for number in range(900)},
 ):
-    print(hazard_of(beside, ()))
+    print(hazard_of(beside, frozenset()))
 """,
     )
 

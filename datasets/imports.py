@@ -30,6 +30,7 @@ from django.utils import timezone
 from datasets import data_roots, folders, hub, services, sources
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.recipe import Recipe, check_parents
+from datasets.curation import inherited_origin
 from datasets.importers import NAMED_LINES, ImportRequest, read_parts, refuse_overlap
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
 from datasets.overlaps import check_comparable, compute_overlap
@@ -327,7 +328,14 @@ def submit_derivation(
     """Let a process make a dataset of ``parents`` by ``recipe``. Raises InvalidRecipe,
     InvalidDataset, DatasetExists, Busy, TooMany, NoRoom."""
     check_parents(recipe, list(parents))
-    request = ImportRequest(name=name, version=version, description=description)
+    origin = inherited_origin(parents)
+    request = ImportRequest(
+        name=name,
+        version=version,
+        description=description,
+        licence=origin["licence"],
+        source=origin["source"],
+    )
     request.check()
     _refuse_too_many(by)
     row = Import(

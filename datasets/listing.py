@@ -56,9 +56,9 @@ def filter_imports(state: str | None) -> QuerySet[Import]:
     return Import.objects.filter(state=state) if state else Import.objects.all()
 
 
-def search_datasets(text: str | None) -> QuerySet[Dataset]:
-    """Datasets whose key or description holds the text."""
-    datasets = Dataset.objects.all()
+def search_datasets(text: str | None, *, archived: bool = False) -> QuerySet[Dataset]:
+    """Datasets whose key or description holds the text: those in use, or those ``archived``."""
+    datasets = Dataset.objects.filter(archived_at__isnull=not archived)
     return (
         datasets.filter(Q(dataset_key__icontains=text) | Q(description__icontains=text))
         if text

@@ -24,6 +24,7 @@ from datasets.staging import Summary
 from datasets.storing import keep_from_imports
 from datasets.tally import Fingerprint, Lengths
 from tunixrt.readable import name_problem
+from tunixrt.reading import UNSTORABLE, UNSTORABLE_TEXT
 from tunixrt.refusals import Conflict, Missing, NotHere, Refusal
 
 # A batch of traces is held in memory, and one trace may have MAX_TRACE_BYTES.
@@ -224,14 +225,8 @@ def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
                 "May hold letters (A-Z, a-z), digits, dots, underscores and hyphens, but no two"
                 " dots in a row."
             ]
-    if not isinstance(description, str):
-        errors["description"] = ["Must be text."]
-    elif len(description) > MAX_DESCRIPTION:
-        errors["description"] = [
-            f"Has {len(description):,} characters; the limit is {MAX_DESCRIPTION:,}."
-        ]
-    elif "\x00" in description:
-        errors["description"] = ["Holds a NUL character, which cannot be stored."]
+    if problem := description_problem(description):
+        errors["description"] = [problem]
     if errors:
         raise InvalidDataset(errors)
     key = f"{name}-{version}"
@@ -241,6 +236,17 @@ def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
     if complete is not None:
         raise DatasetExists(key, under_way=not complete)
     return key
+
+
+def description_problem(value: Any) -> str:
+    """Return why ``value`` cannot be a description, in a sentence; empty if it can."""
+    if not isinstance(value, str):
+        return "Must be text."
+    if len(value) > MAX_DESCRIPTION:
+        return f"Has {len(value):,} characters; the limit is {MAX_DESCRIPTION:,}."
+    if UNSTORABLE_TEXT.search(value):
+        return UNSTORABLE
+    return ""
 
 
 def check_origin(*, licence: Any, source: Any) -> None:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets import version_views, views
+from datasets import curation_views, version_views, views
 
 app_name = "datasets"
 urlpatterns = [
@@ -14,6 +14,8 @@ urlpatterns = [
     path("datasets/<str:key>/clean", version_views.clean, name="clean"),
     path("datasets/<str:key>/diff", version_views.diff, name="diff"),
     path("datasets/<str:key>/overlap", version_views.overlap, name="overlap"),
+    path("datasets/<str:key>/edit", curation_views.edit, name="edit"),
+    path("datasets/<str:key>/archive", curation_views.archive, name="archive"),
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),
     path("traces/<uuid:trace_id>", views.trace, name="trace"),

@@ -18,6 +18,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from datasets import parquet
 from datasets.access import get_dataset_for, get_import_for
+from datasets.curation import EDITABLE
+from datasets.curation_forms import EditForm
 from datasets.data_roots import PATH_MAX, list_folder
 from datasets.examples import content_of, parts_of
 from datasets.folders import SOURCE, folder_of
@@ -42,7 +44,7 @@ from datasets.uploads import NO_ROOM, guard_body
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
 from tunixrt.refusals import BadRequest, Missing, NoRoom, Refusal
-from tunixrt.roles import May, require
+from tunixrt.roles import May, require, why_not
 from tunixrt.searches import search
 
 PAGE = 25
@@ -62,11 +64,11 @@ def _search_text(request: HttpRequest) -> str:
 def dataset_list(request: HttpRequest) -> HttpResponse:
     text = _search_text(request)
     cursor = _cursor(request, decode_number_cursor)
-    with search(person(request), "q", reads_all=bool(text)):
-        page = take_page(search_datasets(text), limit=PAGE, cursor=cursor)
-    return render(
-        request, "datasets/list.html", {"page": page, "text": text, "first": cursor is None}
-    )
+    archived = request.GET.get("archived") == "true"
+    with search(person(request), "q", reads_all=bool(text) or archived):
+        page = take_page(search_datasets(text, archived=archived), limit=PAGE, cursor=cursor)
+    context = {"page": page, "text": text, "first": cursor is None, "archived": archived}
+    return render(request, "datasets/list.html", context)
 
 
 def _cursor(request: HttpRequest, decode: Callable[[str], Cursor[Key]]) -> Cursor[Key] | None:
@@ -80,7 +82,8 @@ def _cursor(request: HttpRequest, decode: Callable[[str], Cursor[Key]]) -> Curso
 @login_required
 @require_safe
 def detail(request: HttpRequest, key: str) -> HttpResponse:
-    dataset = get_dataset_for(person(request), key, may=May.READ)
+    user = person(request)
+    dataset = get_dataset_for(user, key, may=May.READ)
     start = _position(request.GET.get("from", ""))
     items = list(
         dataset.items.filter(position__gte=start)
@@ -93,6 +96,8 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
     context = {
         "dataset": dataset,
         "parquet": parquet.is_installed(),
+        "may_act": not why_not(user, May.ACT, owner_id=dataset.created_by_id),
+        "edit": EditForm(initial={name: getattr(dataset, name) for name in EDITABLE}),
         "histogram": _bars(dataset.stats.get("example_characters_histogram") or []),
         "turns": _bars(dataset.stats.get("messages_histogram") or []),
         "roles": [

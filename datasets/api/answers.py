@@ -58,6 +58,7 @@ class DatasetRow(Answer):
     format: str
     created_at: datetime
     fingerprint: str = Field(description="Of the content; equal datasets have the same.")
+    archived_at: datetime | None = Field(description="Hidden from lists since; null: in use.")
 
 
 class Manifest(DatasetRow):

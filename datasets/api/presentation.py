@@ -7,7 +7,7 @@ from datasets.models import Dataset, Import, Kind, Trace
 
 MANIFEST_FIELDS = (
     "dataset_key", "name", "version", "description", "kind", "size", "held_out_size", "format",
-    "created_at", "stats", "fingerprint", "provenance", "licence", "source",
+    "created_at", "stats", "fingerprint", "provenance", "licence", "source", "archived_at",
 )  # fmt: skip
 ROW_FIELDS = (
     "dataset_key",
@@ -20,6 +20,7 @@ ROW_FIELDS = (
     "format",
     "created_at",
     "fingerprint",
+    "archived_at",
 )
 TRACE_FIELDS = (
     "id",

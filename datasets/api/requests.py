@@ -47,6 +47,9 @@ class DatasetListQuery(_PageQuery):
         None, description=CURSOR
     )
     q: Annotated[str | None, text] = Field(None, description="Text of the key or the description.")
+    archived: Annotated[str, choice(["true", "false"])] = Field(
+        "false", description="true: those in the archive, instead of those in use."
+    )
 
 
 class ExportQuery(Model):
@@ -100,6 +103,22 @@ class DatasetBody(Model):
 
 
 MODE = {"type": "string", "enum": ["", "sync", "async"]}
+
+
+def _bounded(longest: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "maxLength": longest})
+
+
+class DatasetEdit(Model):
+    """What changes; what is not given stays."""
+
+    description: Description = ""
+    licence: Annotated[str, PlainValidator(_text), _bounded(MAX_LICENCE)] = Field(
+        "", description="Such as CC-BY-4.0."
+    )
+    source: Annotated[str, PlainValidator(_text), _bounded(MAX_SOURCE)] = Field(
+        "", description="Where the data come from: an address, a paper."
+    )
 
 
 class UploadFields(Model):

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets.api import versions, views
+from datasets.api import curation, versions, views
 
 app_name = "datasets_api"
 urlpatterns = [
@@ -17,6 +17,8 @@ urlpatterns = [
     ),
     path("uploads/permission", views.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", views.DatasetDetail.as_view(), name="detail"),
+    path("datasets/<str:key>/archive", curation.DatasetArchive.as_view(), name="archive"),
+    path("datasets/<str:key>/card.md", curation.DatasetCard.as_view(), name="card"),
     path("datasets/<str:key>/clean", versions.DatasetClean.as_view(), name="clean"),
     path("datasets/<str:key>/diff", versions.DatasetDiff.as_view(), name="diff"),
     path("datasets/<str:key>/diff.jsonl", versions.DatasetDiffLines.as_view(), name="diff_lines"),

@@ -40,6 +40,7 @@ from datasets.api.requests import (
     HUB_FIELDS,
     MODE,
     DatasetBody,
+    DatasetEdit,
     DatasetListQuery,
     ExportQuery,
     ImportBody,
@@ -48,6 +49,7 @@ from datasets.api.requests import (
     UploadFields,
     UploadQuery,
 )
+from datasets.curation import edit_dataset
 from datasets.examples import EXAMPLE_SCHEMA
 from datasets.importers import (
     ImportRequest,
@@ -195,9 +197,10 @@ class DatasetList(APIView):
     )
     def get(self, request: Request) -> Response:
         query = read_query(DatasetListQuery, request)
-        with search(caller(request), "q", reads_all=bool(query.q)):
+        archived = query.archived == "true"
+        with search(caller(request), "q", reads_all=bool(query.q) or archived):
             page = take_page(
-                search_datasets(query.q),
+                search_datasets(query.q, archived=archived),
                 limit=query.limit,
                 offset=query.offset,
                 cursor=query.cursor,
@@ -470,13 +473,27 @@ def upload_fields(given: dict[str, list[Any]]) -> ImportRequest:
 
 
 class DatasetDetail(APIView):
-    """GET: the manifest."""
+    """GET: the manifest. PATCH: change what it says about the dataset."""
 
     @described(
         "readDataset", summary="The manifest of a dataset", path=DATASET, answers={200: Manifest}
     )
     def get(self, request: Request, key: str) -> Response:
         return Response(manifest(get_dataset_for(caller(request), key, may=May.READ)))
+
+    @described(
+        "editDataset",
+        summary="Change description, licence or source; none is part of the fingerprint",
+        path=DATASET,
+        body=DatasetEdit,
+        answers={200: Manifest},
+        example={"licence": "CC-BY-4.0"},
+    )
+    def patch(self, request: Request, key: str) -> Response:
+        by = caller(request)
+        dataset = get_dataset_for(by, key, may=May.ACT)
+        changes = read_body(DatasetEdit, request.data).model_dump(exclude_unset=True)
+        return Response(manifest(edit_dataset(dataset=dataset, changes=changes, by=by)))
 
 
 class DatasetExport(APIView):

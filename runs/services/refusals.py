@@ -1,5 +1,6 @@
 """The refusals of the services."""
 
+from datasets.models import Dataset
 from tunixrt.refusals import Conflict, Missing, NotHere, TooMany
 
 
@@ -9,6 +10,17 @@ class RuntimeUnavailable(NotHere):
 
 class IdempotencyConflict(Conflict):
     """The same client_request_id came with a different body."""
+
+
+class DatasetArchived(Conflict):
+    """No new run is started on a dataset in the archive."""
+
+    def __init__(self, dataset: Dataset):
+        assert dataset.archived_at is not None
+        super().__init__(
+            f"Dataset {dataset.dataset_key} is archived since {dataset.archived_at:%Y-%m-%d}: take"
+            " it out of the archive, or choose another version."
+        )
 
 
 class StateConflict(Conflict):

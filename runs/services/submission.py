@@ -22,7 +22,12 @@ from runs.services.claiming import claim_reason
 from runs.services.disk import require_disk
 from runs.services.preflight import warnings_in
 from runs.services.preparation import find_dataset
-from runs.services.refusals import IdempotencyConflict, QueueFull, RuntimeUnavailable
+from runs.services.refusals import (
+    DatasetArchived,
+    IdempotencyConflict,
+    QueueFull,
+    RuntimeUnavailable,
+)
 from runs.services.reservations import require_free_folder, reserve_folder
 from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
@@ -56,13 +61,13 @@ def submit_run(
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, IdempotencyConflict, RuntimeUnavailable, InvalidRequest (the folder is
-        taken), QuotaExceeded, SourceGone.
+        DatasetNotFound, DatasetArchived, IdempotencyConflict, RuntimeUnavailable, InvalidRequest
+        (the folder is taken), QuotaExceeded, SourceGone.
         QueueFull: not for an automatic retry, whose run was let in before.
     """
     if found := find_submitted(request=request, by=by):
         return found, False
-    check_submittable(request=request, queued=queued)
+    check_submittable(request=request, queued=queued, automatic=automatic)
     if not request.dry_run:
         require_disk(by)
     run = _new_run(
@@ -233,9 +238,10 @@ def find_submitted(*, request: RunRequest, by: User) -> Run | None:
     return run
 
 
-def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
-    """Decide 404 and 501 before anything is stored, and 400 for a webhook that cannot work. Stored
-    requests keep theirs."""
+def check_submittable(*, request: RunRequest, queued: bool, automatic: bool = False) -> Dataset:
+    """Decide 404, 409 for an archived dataset, and 501 before anything is stored, and 400 for a
+    webhook that cannot work. Stored requests keep theirs. An ``automatic`` retry continues a run
+    that was let in before its dataset was archived."""
     own = request.webhook_url
     allowed = settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or own == settings.TUNIX_WEBHOOK_URL
     if own and (problem := problem_with(own, allow_private=allowed)):
@@ -243,6 +249,8 @@ def check_submittable(*, request: RunRequest, queued: bool) -> Dataset:
     dataset = find_dataset(request.dataset_key)
     if dataset is None:
         raise DatasetNotFound(request.dataset_key)
+    if dataset.archived_at is not None and not automatic:
+        raise DatasetArchived(dataset)
     if (
         not request.dry_run
         and not local_runtime().available

@@ -223,7 +223,11 @@ def page_context(form: StartForm, user: User) -> dict[str, object]:
 def dataset_choices(wanted: str) -> list[tuple[str, str]]:
     """``(key, label)`` of the newest datasets, and of the wanted one wherever it stands."""
     fields = ("dataset_key", "size", "held_out_size")
-    found = list(Dataset.objects.order_by("-created_at", "-id").values_list(*fields)[:DATASETS_MAX])
+    found = list(
+        Dataset.objects.filter(archived_at=None)
+        .order_by("-created_at", "-id")
+        .values_list(*fields)[:DATASETS_MAX]
+    )
     if wanted and all(key != wanted for key, _, _ in found):
         found += Dataset.objects.filter(dataset_key=wanted.replace("\x00", "")).values_list(*fields)
     return [

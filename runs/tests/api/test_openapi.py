@@ -198,6 +198,7 @@ def make_example_run(
     def make(described: Operation) -> dict[str, str]:
         example = submit(dry_run=True, queued=True)
         make_dataset(name="evals")
+        Dataset.objects.update(created_by=user)
         if described.name != "cancelRun":
             sent = {"dataset_key": example.dataset_key, "model_id": "preset:tiny-llama"}
             run_id = api.post("/api/tunix/run", sent, format="json").json()["run_id"]

@@ -22,6 +22,7 @@ from rest_framework.test import APIClient
 from datasets.importers import ImportRequest
 from datasets.imports import submit_file
 from datasets.models import Dataset, Import, Trace
+from datasets.services import create_dataset
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
 from runs.services.claiming import claim_run
 from runs.services.finishing import finish_run
@@ -74,10 +75,12 @@ class House:
     runs: dict[str, Run]
     views: dict[str, SavedView]
     imports: dict[str, Import]
+    datasets: dict[str, Dataset]
 
     def ask(self, role: str, method: str, route: str, owner: str) -> Any:
         values = {
-            "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk), "key": "sums-v1",
+            "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk),
+            "key": self.datasets[owner].dataset_key,
             "stream": "stdout", "path": "model/x",
             "import_id": str(self.imports[owner].pk),
             "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
@@ -96,7 +99,8 @@ class House:
 
 @pytest.fixture
 def house(submit: Submit) -> House:
-    clients, runs, views, imports = {}, {}, {}, {}
+    clients, runs, views, imports, datasets = {}, {}, {}, {}, {}
+    ids = list(Trace.objects.values_list("pk", flat=True))
     for role in (*ROLES, "somebody else"):
         account = User.objects.create(username=f"the-{role}", password="one that can be changed")
         clients[role] = Client(REMOTE_ADDR=FAR_AWAY)
@@ -112,8 +116,11 @@ def house(submit: Submit) -> House:
             file_name="",
             by=account,
         )
+        datasets[role] = create_dataset(
+            name="kept", version=f"by-{role.replace(' ', '-')}", trace_ids=ids, by=account
+        )
         views[role] = SavedView.objects.create(owner=account, name="a view", query="status=failed")
-    return House(clients, runs, views, imports)
+    return House(clients, runs, views, imports, datasets)
 
 
 def is_refused(answer: Any) -> bool:
@@ -126,7 +133,7 @@ def is_refused(answer: Any) -> bool:
 def cell(house: House, role: str, method: str, route: str) -> str:
     """What a role may do there, in the words of the table."""
     other = house.ask(role, method, route, "somebody else")
-    if not re.search(r"{(run_id|pk|import_id)}", route):
+    if not re.search(r"{(run_id|pk|import_id|key)}", route):
         return "no" if is_refused(other) else "yes"
     own = house.ask(role, method, route, role)
     # Kept views of others are not even there.
@@ -206,7 +213,7 @@ def instances(submit: Submit, user: User) -> dict[str, object]:
     now = timezone.now()
     made = [
         run, host, user, Group.objects.create(name="a group"),
-        ApiToken.objects.create(user=user)[0], Trace.objects.all()[0], Dataset.objects.get(),
+        ApiToken.objects.create(user=user)[0], Trace.objects.all()[0], Dataset.objects.all()[0],
         RunEvent.objects.all()[0], RunTag.objects.create(run=run, name="t", run_created_at=now),
         MetricSeries.objects.create(
             run=run, name="loss", count=1, first=1, last=1, minimum=1, maximum=1, last_step=1,

@@ -7,6 +7,7 @@ from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.history import essentials, history
+from runs.views.lineage import dataset_lineage, uses
 from runs.views.look import example
 from runs.views.samples import samples, token_lengths
 from runs.views.saved_views import delete_view, rename_view, saved_views
@@ -19,7 +20,9 @@ urlpatterns = [
     path("runs/chosen", chosen, name="chosen"),
     path("runs/compare", compare, name="compare"),
     path("runs/compare.csv", compare_csv, name="compare_csv"),
+    path("datasets/<str:key>/lineage", dataset_lineage, name="lineage"),
     path("datasets/<str:key>/tokens", token_lengths, name="token_lengths"),
+    path("traces/<uuid:trace_id>/uses", uses, name="uses"),
     path("traces/<uuid:trace_id>/look", example, name="look"),
     path("runs/views", saved_views, name="saved_views"),
     path("runs/views/<int:pk>/rename", rename_view, name="rename_view"),

@@ -332,9 +332,18 @@ def _example(
 # --- Showing --------------------------------------------------------------------------------------
 
 
+_ERASED_CONTENT: dict[Kind, dict[str, Any]] = {
+    Kind.CONVERSATION: {"messages": []},
+    Kind.PREFERENCE: {"prompt": [], "chosen": [], "rejected": []},
+    Kind.PROMPT: {"messages": []},
+}
+
+
 def content_of(example: HasContent) -> dict[str, Any]:
     """The content of an example of any kind; a trace as the conversation that is learnt from it."""
     if example.kind != Kind.TRACE:
+        if not example.content:  # erased
+            return dict(_ERASED_CONTENT[Kind(example.kind)])
         return orjson.loads(example.content)
     return {
         "messages": [

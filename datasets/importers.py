@@ -24,6 +24,7 @@ from datasets.grouping import GROUPINGS, Grouping
 from datasets.reading import ImportRefused, Part, Source
 from datasets.schema import NAMED_PROBLEMS, ExampleData
 from datasets.staging import Filling, Staging, no_room
+from datasets.storing import WAS_ERASED, erased_hashes
 from tunixrt.numbers import parse_number
 
 NAMED_LINES = 100
@@ -243,6 +244,7 @@ class _Reading:
     bad: int = 0
     lines: int = 0
     problems: list[LineProblem] = field(default_factory=list)
+    erased: frozenset[bytes] = field(default_factory=erased_hashes)
 
     def read(self, parts: Iterable[Part]) -> None:
         """Raises BadLines, ImportRefused."""
@@ -331,6 +333,8 @@ class _Reading:
                 f"is a {example.kind}, the lines before are of kind {filling.kind}: a"
                 " dataset has one kind"
             )
+        if self.erased and bytes.fromhex(example.content_hash) in self.erased:
+            raise LineError(WAS_ERASED)
         filling.kind = example.kind
         filling.add(example, split)
 
@@ -348,6 +352,8 @@ class _Reading:
             self.problems.append(LineProblem(number, reason))
         if self.request.skip_bad:
             content = found.text if isinstance(found, LineError) else found
+            if WAS_ERASED in reason:  # nothing keeps it
+                content = None
             with self.skipped.open("ab") as file:
                 file.write(
                     json.dumps({"line": number, "reason": reason, "content": content}).encode()

@@ -69,6 +69,12 @@ class Trace(models.Model):
         indexes = [
             # every list of traces
             models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),
+            # what must not be stored again; there are few
+            models.Index(
+                fields=["content_hash"],
+                name="ix_traces_erased",
+                condition=models.Q(erased_at__isnull=False),
+            ),
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(kind__in=Kind.values), name="ck_trace_kind"),
@@ -120,6 +126,12 @@ class Dataset(models.Model):
     held_out_size = models.PositiveIntegerField(
         default=0, help_text="Of them, examples held out from training."
     )
+    erased_size = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Examples whose content was erased."
+    )
+    erased_held_out_size = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Of them, examples held out from training."
+    )
     fingerprint = models.CharField(
         max_length=80, help_text="sha256:<hash of content and order>", editable=False
     )
@@ -164,6 +176,16 @@ class Dataset(models.Model):
 
     def __str__(self) -> str:
         return self.dataset_key
+
+    @property
+    def held_out_left(self) -> int:
+        """Held-out examples that are not erased."""
+        return self.held_out_size - self.erased_held_out_size
+
+    @property
+    def train_left(self) -> int:
+        """Examples to train on that are not erased."""
+        return self.size - self.erased_size - self.held_out_left
 
 
 class DatasetItem(models.Model):
@@ -318,3 +340,32 @@ class Overlap(models.Model):
     @property
     def found(self) -> int:
         return self.exact + self.normalised + self.ngram
+
+
+class Erasure(models.Model):
+    """The removal of the content of examples, everywhere: ended when ``completed_at`` is set. It
+    holds ids, never content.
+
+    Attributes:
+        run_cursor: the files of runs up to this id are done; null: those of none.
+        waiting: ids of runs before it whose files are still to be done.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    trace_ids = models.JSONField(default=list)
+    run_cursor = models.UUIDField(null=True)
+    waiting = models.JSONField(default=list)
+    runs_done = models.PositiveIntegerField(default=0)
+    files_changed = models.PositiveIntegerField(default=0)
+    problem = models.TextField(blank=True, help_text="Why it has not ended.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    completed_at = models.DateTimeField(null=True)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
+    )
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{len(self.trace_ids):,} examples"

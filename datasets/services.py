@@ -21,7 +21,7 @@ from datasets.ids import ordered_ids
 from datasets.models import TRAINING_FORMATS, Dataset, DatasetItem, Kind, Split, Trace
 from datasets.schema import Errors, ExampleData, InvalidTrace
 from datasets.staging import Summary
-from datasets.storing import keep_from_imports
+from datasets.storing import WAS_ERASED, keep_from_imports
 from datasets.tally import Fingerprint, Lengths
 from tunixrt.readable import name_problem
 from tunixrt.reading import UNSTORABLE, UNSTORABLE_TEXT
@@ -128,6 +128,14 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
                 trace.content_hash: trace
                 for trace in Trace.objects.filter(content_hash__in=hashes).order_by()
             }
+        erased = {
+            place: {"trace": [f"{WAS_ERASED}."]}
+            for place, trace in enumerate(parsed)
+            if stored[trace.content_hash].erased_at is not None
+        }
+        if erased:
+            named = dict(islice(erased.items(), InvalidTraces.NAMED))
+            raise InvalidTraces(named, len(erased))
     return [stored[trace.content_hash] for trace in parsed]
 
 
@@ -287,6 +295,7 @@ def create_dataset(
         raise InvalidDataset({"held_out_ids": [f"Not among trace_ids: {named}."]})
 
     lengths, fingerprint, unknown = Lengths(), Fingerprint(), []
+    erased: list[uuid.UUID] = []
     kinds: dict[str, uuid.UUID] = {}  # an example of each
     for batch in _batches(ids, READ_BATCH):
         traces = Trace.objects.in_bulk(batch)
@@ -295,6 +304,9 @@ def create_dataset(
             if trace is None:
                 unknown.append(trace_id)
                 continue
+            if trace.erased_at is not None:
+                erased.append(trace_id)
+                continue
             lengths.add(trace)
             kinds.setdefault(trace.kind, trace_id)
             fingerprint.add(
@@ -302,6 +314,9 @@ def create_dataset(
             )
     if unknown:
         raise UnknownTraces(list(dict.fromkeys(unknown)))
+    if erased:
+        named = ", ".join(str(item) for item in islice(dict.fromkeys(erased), NAMED_IDS))
+        raise InvalidDataset({"trace_ids": [f"The content of these was erased: {named}."]})
     if len(kinds) > 1:
         named = ", ".join(f"{trace_id} is a {kind}" for kind, trace_id in kinds.items())
         raise InvalidDataset({"trace_ids": [f"A dataset has examples of one kind: {named}."]})
@@ -405,8 +420,8 @@ def _insert_items(dataset: Dataset, start: int, places: Iterable[tuple[uuid.UUID
 
 def export_lines(dataset: Dataset, *, in_full: bool = False) -> Iterator[bytes]:
     """The dataset's lines in its training format, or with everything that its examples say, in
-    order. Read in short queries by position: constant memory, and no transaction stays open while a
-    slow reader takes its time.
+    order, without examples whose content was erased. Read in short queries by position: constant
+    memory, and no transaction stays open while a slow reader takes its time.
     """
     start = 0
     while True:
@@ -416,6 +431,8 @@ def export_lines(dataset: Dataset, *, in_full: bool = False) -> Iterator[bytes]:
             .order_by("position")[:READ_BATCH]
         )
         for item in chunk:
+            if item.trace.erased_at is not None:
+                continue
             yield (
                 example_line(item.trace, item.split)
                 if in_full

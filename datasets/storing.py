@@ -17,6 +17,7 @@ from django.utils import timezone
 from datasets.ids import ordered_ids
 from datasets.models import UNDER_WAY, Dataset, DatasetItem, Import, Trace
 from datasets.staging import Row, Staging
+from tunixrt.refusals import Refusal
 
 # Rows of the first transaction; then as many as take TARGET_SECONDS.
 BATCH = 2_000
@@ -32,6 +33,13 @@ _COLUMNS = (
 )
 
 Stored = Callable[[int], None]
+WAS_ERASED = "was erased from this system on request and is not stored again"
+
+
+class StoredErased(Refusal):
+    """An import would bring back what was erased after it was read."""
+
+    code = "erased"
 
 
 def store(
@@ -88,7 +96,8 @@ def _fill(batch: list[Row], rows: Iterator[Row], size: int) -> bool:
 def store_batch(
     rows: Sequence[Row], *, kind: str, dataset_id: int, import_id: uuid.UUID, by_id: int | None
 ) -> None:
-    """Store rows, in the order of their hashes, as traces and items. Call it in a transaction."""
+    """Store rows, in the order of their hashes, as traces and items. Call it in a transaction.
+    Raises StoredErased."""
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     traces = [
         (
@@ -100,6 +109,14 @@ def store_batch(
     ]
     insert = _copy if connection.vendor == "postgresql" else _insert
     insert(traces, [(dataset_id, row.position, row.split, row.content_hash) for row in rows])
+    erased = Trace.objects.filter(erased_at__isnull=False)
+    if erased.exists() and (
+        count := erased.filter(content_hash__in={row.content_hash for row in rows}).count()
+    ):
+        raise StoredErased(
+            f"{count:,} of the examples were erased from this system on request while this import"
+            " was under way. Import the file again."
+        )
 
 
 def _names() -> tuple[str, str, str]:
@@ -196,6 +213,12 @@ def _remove_unused(hashes: Iterable[str], import_id: uuid.UUID) -> None:
             return
         except IntegrityError:  # another dataset has taken one in the meantime
             continue
+
+
+def erased_hashes() -> frozenset[bytes]:
+    """The content hashes of all examples that were erased."""
+    rows = Trace.objects.filter(erased_at__isnull=False).order_by()
+    return frozenset(map(bytes.fromhex, rows.values_list("content_hash", flat=True).iterator()))
 
 
 def keep_from_imports(traces: Q) -> None:

@@ -6,6 +6,7 @@ from runs.views.actions import annotate, cancel, extend, pin, remove_file, retry
 from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
+from runs.views.erasing import erase_examples, erasure, erasure_continue
 from runs.views.history import essentials, history
 from runs.views.lineage import dataset_lineage, uses
 from runs.views.look import example
@@ -20,6 +21,9 @@ urlpatterns = [
     path("runs/chosen", chosen, name="chosen"),
     path("runs/compare", compare, name="compare"),
     path("runs/compare.csv", compare_csv, name="compare_csv"),
+    path("erasures/new", erase_examples, name="erase"),
+    path("erasures/<uuid:erasure_id>", erasure, name="erasure"),
+    path("erasures/<uuid:erasure_id>/continue", erasure_continue, name="erasure_continue"),
     path("datasets/<str:key>/lineage", dataset_lineage, name="lineage"),
     path("datasets/<str:key>/tokens", token_lengths, name="token_lengths"),
     path("traces/<uuid:trace_id>/uses", uses, name="uses"),

@@ -40,6 +40,9 @@ class TraceAnswer(Answer):
     content: dict[str, Any] | None = Field(
         description="Of an example that is no trace: its messages, or the sides of a pair."
     )
+    erased_at: datetime | None = Field(
+        description="Since when its content is gone; null: it is there."
+    )
 
 
 class TracePage(Answer):
@@ -55,6 +58,9 @@ class DatasetRow(Answer):
     kind: Kind = Field(description="Of its examples.")
     size: int = Field(description="Examples in all.")
     held_out_size: int = Field(description="Examples held out from training.")
+    erased_size: int = Field(
+        description="Examples whose content was erased; they are counted above."
+    )
     format: str
     created_at: datetime
     fingerprint: str = Field(description="Of the content; equal datasets have the same.")

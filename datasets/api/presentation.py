@@ -6,8 +6,9 @@ from datasets.examples import content_of
 from datasets.models import Dataset, Import, Kind, Trace
 
 MANIFEST_FIELDS = (
-    "dataset_key", "name", "version", "description", "kind", "size", "held_out_size", "format",
-    "created_at", "stats", "fingerprint", "provenance", "licence", "source", "archived_at",
+    "dataset_key", "name", "version", "description", "kind", "size", "held_out_size", "erased_size",
+    "format", "created_at", "stats", "fingerprint", "provenance", "licence", "source",
+    "archived_at",
 )  # fmt: skip
 ROW_FIELDS = (
     "dataset_key",
@@ -17,6 +18,7 @@ ROW_FIELDS = (
     "kind",
     "size",
     "held_out_size",
+    "erased_size",
     "format",
     "created_at",
     "fingerprint",
@@ -31,6 +33,7 @@ TRACE_FIELDS = (
     "meta",
     "trace_version",
     "created_at",
+    "erased_at",
 )
 IMPORT_FIELDS = (
     "id", "dataset_key", "state", "phase", "source", "request", "bytes_total", "bytes_read",
@@ -49,8 +52,9 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
 
 
 def full_trace(trace: Trace) -> dict[str, Any]:
-    """``content``: null for a trace, which its other fields say in full."""
-    content = None if trace.kind == Kind.TRACE else content_of(trace)
+    """``content``: null for a trace, which its other fields say in full, and after an erasure."""
+    gone = trace.kind == Kind.TRACE or trace.erased_at is not None
+    content = None if gone else content_of(trace)
     return {name: getattr(trace, name) for name in TRACE_FIELDS} | {"content": content}
 
 

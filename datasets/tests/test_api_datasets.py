@@ -242,6 +242,7 @@ def test_the_manifest(api, django_assert_num_queries):
         "kind": "trace",
         "size": 3,
         "held_out_size": 1,
+        "erased_size": 0,
         "format": "tunix_sft",
         "created_at": dataset.created_at.isoformat().replace("+00:00", "Z"),
         "stats": dataset.stats,

@@ -184,6 +184,7 @@ def test_traces_are_listed_newest_first(api):
         "final_answer",
         "meta",
         "trace_version",
+        "erased_at",
         "created_at",
     }
 
@@ -292,6 +293,7 @@ def test_a_trace_in_full(api):
         "content": None,
         **trace_body(0),
         "trace_version": "1.0",
+        "erased_at": None,
         "created_at": trace.created_at.isoformat().replace("+00:00", "Z"),
     }
 

@@ -45,6 +45,8 @@ class RenderedExample(APIView):
         trace = Trace.objects.filter(pk=parsed).first()
         if trace is None:
             raise NotFound(f"Trace not found: {parsed}")
+        if trace.erased_at is not None:
+            raise NotFound(f"The content of trace {parsed} was erased.")
         line = training_line(trace.pk, trace, Split.TRAIN)
         return Response(looking.view_example(line=line, **query.model_dump()))
 

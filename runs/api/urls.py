@@ -1,7 +1,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from runs.api import lineage, live, look, views
+from runs.api import erasing, lineage, live, look, views
 
 
 class FilePathConverter(PathConverter):
@@ -32,6 +32,8 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
     path("tunix/runs/<str:run_id>/extend", views.RunExtend.as_view(), name="extend"),
     path("traces/<str:trace_id>/rendered", look.RenderedExample.as_view(), name="rendered"),
+    path("erasures", erasing.ErasureList.as_view(), name="erasures"),
+    path("erasures/<str:erasure_id>", erasing.ErasureDetail.as_view(), name="erasure"),
     path("traces/<str:trace_id>/uses", lineage.TraceUses.as_view(), name="uses"),
     path("datasets/<str:key>/lineage", lineage.DatasetLineage.as_view(), name="lineage"),
     path("datasets/<str:key>/lengths", look.TokenLengths.as_view(), name="lengths"),

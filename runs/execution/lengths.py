@@ -28,6 +28,8 @@ def sample_lines(dataset: Dataset) -> Iterator[bytes]:
         by_position = {item.position: item for item in items}
         for position in batch:
             item = by_position[position]
+            if item.trace.erased_at is not None:
+                continue
             line = training_line(item.trace_id, item.trace, item.split)
             size += len(line)
             if size > BYTES_MAX and size > len(line):

@@ -60,18 +60,25 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
             f" ({dataset.format}); {kind.label.lower()} reads {kind.dataset_format}."
         )
         return
-    examples = dataset.size - dataset.held_out_size
+    examples = dataset.train_left
     if examples == 0:
         part = (
             "no example"
             if dataset.size == 0
-            else f"{dataset.held_out_size} held-out examples and none to train on"
+            else f"{dataset.held_out_left} held-out examples and none to train on"
         )
+        if dataset.erased_size:
+            part += f" ({dataset.erased_size:,} were erased)"
         preflight.problems.append(
             f"Dataset {dataset.dataset_key} is empty: it has {part}. Add traces in a new version"
             " of it."
         )
         return
+    if dataset.erased_size:
+        preflight.warnings.append(
+            f"{dataset.erased_size:,} of the {dataset.size:,} examples of {dataset.dataset_key}"
+            " were erased and are left out; the fingerprint is that of all of them."
+        )
     if not training["packing"] and training["batch_size"] > examples:
         preflight.warnings.append(
             f"batch_size {training['batch_size']} is larger than the {examples} training examples;"

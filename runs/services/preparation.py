@@ -43,8 +43,8 @@ def run_manifest(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
                 "path": names.DATASET,
                 "format": kind.dataset_format,
                 "fingerprint": dataset.fingerprint,
-                "examples": dataset.size - dataset.held_out_size,
-                "held_out": dataset.held_out_size,
+                "examples": dataset.train_left,
+                "held_out": dataset.held_out_left,
             },
             model={
                 "id": run.model_id,

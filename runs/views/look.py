@@ -14,7 +14,7 @@ from datasets.models import Dataset, Split, Trace
 from runs.execution import looking
 from runs.forms.look import ExampleForm
 from runs.views.start import model_choices
-from tunixrt.refusals import Refusal
+from tunixrt.refusals import Missing, Refusal
 
 SIDES = {
     "": "The example",
@@ -42,6 +42,8 @@ class Segment:
 @login_required
 def example(request: HttpRequest, trace_id: UUID) -> HttpResponse:
     trace = get_object_or_404(Trace, pk=trace_id)
+    if trace.erased_at is not None:
+        raise Missing("The content of this example was erased.")
     dataset = Dataset.objects.filter(dataset_key=request.GET.get("dataset", "")).first()
     form = ExampleForm(request.GET if "model_id" in request.GET else None)
     context: dict[str, Any] = {

@@ -20,7 +20,7 @@ from rest_framework.views import APIView
 
 from datasets.importers import ImportRequest
 from datasets.imports import import_file, submit_file
-from datasets.models import Dataset, Import, Trace
+from datasets.models import Dataset, Erasure, Import, Trace
 from runs.models import Run, RunStatus
 from runs.tests.api.test_roles import EXPECTED
 from runs.tests.conftest import Submit
@@ -29,6 +29,7 @@ from tunixrt.api.query import NoQuery
 from tunixrt.api.schema import Operation, document, operations
 from tunixrt.reading import Model
 from tunixrt.reference import read_reference
+from tunixrt.roles import Role, set_role
 from tunixrt.tests.answers import validator
 from tunixrt.tests.clients import FAR_AWAY
 from tunixrt.tests.plugin import ROOT
@@ -199,6 +200,8 @@ def make_example_run(
         example = submit(dry_run=True, queued=True)
         make_dataset(name="evals")
         Dataset.objects.update(created_by=user)
+        if "rasure" in described.name or described.name == "eraseTraces":
+            set_role(user=user, role=Role.OPERATOR)
         if described.name != "cancelRun":
             sent = {"dataset_key": example.dataset_key, "model_id": "preset:tiny-llama"}
             run_id = api.post("/api/tunix/run", sent, format="json").json()["run_id"]
@@ -209,6 +212,7 @@ def make_example_run(
             "run_id": run_id,
             "key": example.dataset_key,
             "import_id": str(make_import(described, user).pk),
+            "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),
             "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
             **{name: part.example for name, part in described.path.items() if name in FILES},
         }

@@ -21,7 +21,7 @@ from rest_framework.test import APIClient
 
 from datasets.importers import ImportRequest
 from datasets.imports import submit_file
-from datasets.models import Dataset, Import, Trace
+from datasets.models import Dataset, Erasure, Import, Trace
 from datasets.services import create_dataset
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
 from runs.services.claiming import claim_run
@@ -83,6 +83,7 @@ class House:
             "key": self.datasets[owner].dataset_key,
             "stream": "stdout", "path": "model/x",
             "import_id": str(self.imports[owner].pk),
+            "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),
             "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
         }  # fmt: skip
         path = re.sub(r"{(\w+)}", lambda match: values[match[1]], route)

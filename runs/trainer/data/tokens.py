@@ -90,7 +90,12 @@ def tokenised_data(
     folder = cache_root / _key(dataset, encoding, tokenizer.fingerprint, max_length, too_long)
     if not (folder / "meta.json").is_file():
         _build(dataset, folder, partial(encode, tokenizer), max_length, too_long, check_stop)
-    data = _open(folder)
+    try:
+        data = _open(folder)
+    except FileNotFoundError:  # removed in the meantime, as an erasure does
+        shutil.rmtree(folder, ignore_errors=True)
+        _build(dataset, folder, partial(encode, tokenizer), max_length, too_long, check_stop)
+        data = _open(folder)
     _check_not_empty(data.counts, max_length, too_long)
     return data
 

@@ -97,14 +97,10 @@ def affected_by(*, trace_ids: Sequence[uuid.UUID], by: User) -> Affected:
 
 
 def affected_of_dataset(*, dataset: Dataset, by: User) -> Affected:
-    """Return what erasing all examples that only ``dataset`` uses would change. Raises NotAllowed,
-    Refusal if there are none."""
+    """Return what erasing all examples that only ``dataset`` uses would change, which
+    may be nothing. Raises NotAllowed."""
     require(by, May.OPERATE)
     ids = traces_only_in(dataset, limit=TRACES_MAX + 1)
-    if not ids:
-        raise Refusal(
-            f"{dataset.dataset_key} has no example with content that no other dataset uses."
-        )
     return _affected(ids[:TRACES_MAX], 0, more=len(ids) > TRACES_MAX)
 
 
@@ -144,11 +140,13 @@ def erase(*, affected: Affected, confirmed: int, by: User) -> Erasure:
         confirmed: how many examples go, as it was shown.
 
     Raises:
-        NotAllowed.
+        NotAllowed, Refusal if there is nothing to erase.
         Conflict: the number is another one now.
         StateConflict: runs on the datasets are executing.
     """
     require(by, May.OPERATE)
+    if not affected.count:
+        raise Refusal("No example is left that could be erased.")
     if confirmed != affected.count:
         raise Conflict(
             f"This erases {affected.count:,} examples, but {confirmed:,} were confirmed. Look at"

@@ -255,7 +255,9 @@ class TestEverywhere:
         assert run["status"] == "failed"
         assert "none to train on (3 were erased)" in run["message"]
         nothing = api.post(URL, {"dataset_key": "people-v1"}, format="json")
-        assert nothing.status_code == 400
+        assert nothing.json()["affected"]["traces"] == 0
+        asked = {"dataset_key": "people-v1", "confirm": 0}
+        assert api.post(URL, asked, format="json").status_code == 400
 
     def test_of_a_dataset_only_what_no_other_one_uses_goes(self, operator: User) -> None:
         dataset = file_dataset(operator)

@@ -247,6 +247,8 @@ def _keyed(
                 given = value.get("id")
                 # without an id, it is like no other one
                 value = (dataset.pk, position) if given is None else orjson.dumps(given)
+            elif not value:  # erased: like no other one either
+                value = (dataset.pk, position)
             keys.append(hash(value))
     return ordered, keys
 

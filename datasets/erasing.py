@@ -44,8 +44,8 @@ def datasets_holding(trace_ids: Sequence[uuid.UUID]) -> list[int]:
 
 
 def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
-    """Remove the content of the examples, in short transactions; then correct what their datasets
-    and those made from them say."""
+    """Remove the content of the examples, in short transactions; then count the erased examples of
+    their datasets."""
     for batch in _batches(trace_ids):
         with transaction.atomic():
             Trace.objects.filter(pk__in=batch, erased_at=None).update(
@@ -56,11 +56,8 @@ def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
                 meta={},
                 erased_at=timezone.now(),
             )
-    datasets = datasets_holding(trace_ids)
-    for dataset_id in datasets:
+    for dataset_id in datasets_holding(trace_ids):
         _count_erased(dataset_id)
-    for dataset_id in _with_children(datasets):
-        _forget_shown_examples(dataset_id)
 
 
 def _count_erased(dataset_id: int) -> None:
@@ -74,23 +71,6 @@ def _count_erased(dataset_id: int) -> None:
         erased_size=sum(counts.values()),
         erased_held_out_size=counts.get(Split.HELD_OUT.value, 0),
     )
-
-
-def _with_children(dataset_ids: Collection[int]) -> list[int]:
-    """The report of a recipe is kept with what it made, and shows examples of the parents."""
-    made = Dataset.parents.through.objects.filter(to_dataset__in=list(dataset_ids))
-    return sorted({*dataset_ids, *made.values_list("from_dataset_id", flat=True)})
-
-
-def _forget_shown_examples(dataset_id: int) -> None:
-    with transaction.atomic():
-        dataset = Dataset.with_incomplete.select_for_update().only("provenance").get(pk=dataset_id)
-        provenance = dataset.provenance
-        steps = (provenance.get("report") or {}).get("steps") or []
-        if any(step.get("examples") for step in steps):
-            for step in steps:
-                step["examples"] = []
-            Dataset.with_incomplete.filter(pk=dataset_id).update(provenance=provenance)
 
 
 def imports_with_files(dataset_ids: Collection[int]) -> list[Import]:

@@ -147,7 +147,7 @@ class TestEverywhere:
         kept = Trace.objects.exclude(pk=trace.pk).order_by("pk")
         before = list(kept.values())
         assert {Path(place).name for place in places_of(SECRET, output_root, tmp_path / "var")} >= {
-            *("Trace.prompt", "Run.summary", "Dataset.provenance", "tokens.bin"),
+            *("Trace.prompt", "Run.summary", "tokens.bin"),
             *(names.DATASET, names.SEEN, names.RESULT, "0.jsonl", folders.SKIPPED),
         }
 
@@ -217,6 +217,16 @@ class TestEverywhere:
                 f"The content of trace {trace.pk} was erased.",
             )
             assert client.get(f"/traces/{trace.pk}/look").status_code == 404
+            other = create_traces(items=[item | {"meta": {"another": number}}], by=operator)
+            create_dataset(name="two", version=f"v{number}", trace_ids=[other[0].pk], by=operator)
+            affected = affected_by(trace_ids=[other[0].pk], by=operator)
+            erase(affected=affected, confirmed=1, by=operator)
+            diff = api.get(f"/api/datasets/one-v{number}/diff", {"to": f"two-v{number}"}).json()
+            # what was erased resembles nothing
+            counts = diff["counts"]
+            assert (counts["changed"], counts["removed"], counts["added"]) == (0, 1, 1)
+            page = client.get(f"/datasets/one-v{number}/diff", {"to": f"two-v{number}"})
+            assert page.status_code == 200
             assert client.get("/traces").status_code == 200
             assert api.get("/api/traces").status_code == 200
 
@@ -256,8 +266,8 @@ class TestEverywhere:
         assert "none to train on (3 were erased)" in run["message"]
         nothing = api.post(URL, {"dataset_key": "people-v1"}, format="json")
         assert nothing.json()["affected"]["traces"] == 0
-        asked = {"dataset_key": "people-v1", "confirm": 0}
-        assert api.post(URL, asked, format="json").status_code == 400
+        confirmed = {"dataset_key": "people-v1", "confirm": 0}
+        assert api.post(URL, confirmed, format="json").status_code == 400
 
     def test_of_a_dataset_only_what_no_other_one_uses_goes(self, operator: User) -> None:
         dataset = file_dataset(operator)

@@ -217,6 +217,13 @@ def test_the_same_data_is_tokenised_once(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
+def test_a_cache_that_is_being_removed_is_made_again(tmp_path):
+    tokens = build(tmp_path, [SHORT]).tokens.tolist()
+    [folder] = (tmp_path / "cache").iterdir()
+    (folder / "tokens.bin").unlink()  # an erasure removes one file after another
+    assert build(tmp_path, [SHORT]).tokens.tolist() == tokens
+
+
 def test_a_failed_tokenisation_leaves_nothing(tmp_path):
     with pytest.raises(DataError):
         build(tmp_path, [SHORT, {}])

@@ -225,8 +225,8 @@ class TestEverywhere:
             # what was erased resembles nothing
             counts = diff["counts"]
             assert (counts["changed"], counts["removed"], counts["added"]) == (0, 1, 1)
-            page = client.get(f"/datasets/one-v{number}/diff", {"to": f"two-v{number}"})
-            assert page.status_code == 200
+            compared = client.get(f"/datasets/one-v{number}/diff", {"to": f"two-v{number}"})
+            assert compared.status_code == 200
             assert client.get("/traces").status_code == 200
             assert api.get("/api/traces").status_code == 200
 

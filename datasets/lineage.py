@@ -169,13 +169,11 @@ def _add_origins(graph: Graph, datasets: Collection[Dataset]) -> None:
 
 def _origin(id: str, source: dict[str, Any]) -> Node:
     type = str(source.get("type") or "upload")
-    if source.get("file"):
-        label = str(source["file"])
+    detail = {"source": type}
+    if type == "hub":
+        commit = str(source.get("commit") or source.get("revision") or "")
+        detail["commit"] = commit
+        label = f"{source.get('hub', '')} at {commit[:12]}"
     else:
-        said = [
-            str(value)
-            for name, value in source.items()
-            if name != "type" and isinstance(value, str | int) and value != ""
-        ]
-        label = " ".join(said) or "A file without a name"
-    return Node(id, "hub" if "hub" in type else "file", label[:_LABEL_MAX], {"source": type})
+        label = str(source.get("path") or source.get("file") or "A file without a name")
+    return Node(id, "hub" if type == "hub" else "file", label[:_LABEL_MAX], detail)

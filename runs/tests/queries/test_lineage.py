@@ -13,7 +13,7 @@ from datasets import lineage as dataset_lineage
 from datasets.cleaning.recipe import parse_recipe
 from datasets.importers import ImportRequest
 from datasets.imports import import_file, submit_derivation, submit_file
-from datasets.models import Dataset, Trace
+from datasets.models import Dataset, Import, Trace
 from datasets.services import create_dataset
 from datasets.tests.factory import work_on
 from runs.models import Run, RunStatus
@@ -89,6 +89,27 @@ def test_a_file_that_a_request_imported_is_a_source(user: User, api: APIClient) 
     )
     answer = api.get("/api/datasets/file-v1/lineage").json()
     assert ("file here.jsonl", "read", "import") in edges(answer)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (
+            {"type": "hub", "hub": "openai/gsm8k", "file": "openai/gsm8k", "commit": "c" * 40},
+            "hub openai/gsm8k at cccccccccccc",
+        ),
+        (
+            {"type": "path", "path": "/srv/data/a.jsonl", "file": "a.jsonl"},
+            "file /srv/data/a.jsonl",
+        ),
+        ({"file": ""}, "file A file without a name"),
+    ],
+)
+def test_a_source_is_named(user: User, api: APIClient, source: dict[str, Any], shown: str) -> None:
+    import_file(file=io.BytesIO(LINES), request=ImportRequest(name="file", version="v1"), by=user)
+    Import.objects.update(source=source)
+    answer = api.get("/api/datasets/file-v1/lineage").json()
+    assert (shown, "read", "import") in edges(answer)
 
 
 def test_a_dataset_of_stored_traces_says_so(dataset: Dataset, api: APIClient) -> None:

@@ -74,8 +74,10 @@ def _count_erased(dataset_id: int) -> None:
 
 
 def imports_with_files(dataset_ids: Collection[int]) -> list[Import]:
-    """Return ended imports of the datasets whose folder still holds lines that were left out."""
-    rows = Import.objects.filter(dataset__in=list(dataset_ids)).order_by("created_at")
+    """Return imports of the datasets, also those that failed, whose folder holds lines that were
+    left out."""
+    keys = Dataset.with_incomplete.filter(pk__in=list(dataset_ids)).values("dataset_key")
+    rows = Import.objects.filter(dataset_key__in=keys).order_by("created_at")
     return [row for row in rows if (folders.folder_of(row.pk) / folders.SKIPPED).is_file()]
 
 

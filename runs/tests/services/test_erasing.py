@@ -141,6 +141,14 @@ class TestEverywhere:
                 recipe=recipe, parents=[dataset], name="people", version="v2", by=operator
             )
         )
+        failed = submit_file(
+            file=jsonl_file(*LINES, {"nonsense": SECRET}),
+            request=ImportRequest(name="people", version="v9", skip_bad=0.01),
+            file_name="",
+            by=operator,
+        )
+        assert work_on(failed).state == ImportState.FAILED
+        Import.objects.filter(pk=failed.pk).update(dataset_key="people-v1")
         run, trashed = train(), train()
         Run.objects.filter(pk=trashed.pk).update(trashed_at=trashed.completed_at)
         trace = secret_trace()
@@ -158,7 +166,7 @@ class TestEverywhere:
         assert affected["traces"] == 1
         assert sorted(affected["datasets"]) == ["b-v1", "people-v1"]
         assert set(affected["runs"]) == {str(run.pk), str(trashed.pk)}
-        assert (affected["model_count"], affected["skipped_files"]) == (2, 1)
+        assert (affected["model_count"], affected["skipped_files"]) == (2, 2)
         assert affected["derived"] == ["people-v2"]
         assert places_of(SECRET) != []  # looking changes nothing
 

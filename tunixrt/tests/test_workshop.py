@@ -38,7 +38,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 def test_the_requirements_are_those_of_the_project():
     declared = install.read_requirements()
 
-    assert declared.keys() == {"core", "tunix", "dev", "parity", "bench", "uv"}
+    assert declared.keys() == {*("core", "tunix", "hub", "parquet", "dev", "parity", "bench", "uv")}
     assert any(line.startswith("Django>=") for line in declared["core"])
     assert not any(
         line.startswith(("google-tunix", "jax", "torch"))

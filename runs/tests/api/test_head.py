@@ -2,17 +2,22 @@
 read for it."""
 
 import contextlib
+import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.http import StreamingHttpResponse
 from django.test import Client, RequestFactory
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.urls.resolvers import RoutePattern
 
-from datasets.models import Dataset, Trace
+from datasets.importers import ImportRequest
+from datasets.imports import import_file
+from datasets.models import Dataset, Erasure, Import, Trace
 from runs.execution.attending import cancel_run
 from runs.models import MetricSeries, SavedView
 from runs.services.reservations import run_folder
@@ -20,6 +25,7 @@ from runs.tests.conftest import Start, Submit
 from runs.tests.execution.test_web_killed import Server
 from runs.tests.ports import HeldPort
 from tunixrt.head import HeadMiddleware
+from tunixrt.roles import Role, set_role
 
 pytestmark = pytest.mark.django_db(transaction=True)  # a stream closes the connection of its thread
 
@@ -47,6 +53,12 @@ QUERIES = {
     "runs:chosen": "?do=tag&ids={run_id}",
     "runs:compare": "?ids={run_id},{other}",
     "runs:compare_csv": "?ids={run_id},{other}",
+    "runs:erase": "?trace={trace_id}",
+    "runs_api:rendered": "?model_id=preset:tiny-llama",
+    "runs_api:lengths": "?model_id=preset:tiny-llama",
+    "datasets:diff": "?to=lines-v1",
+    "datasets_api:diff": "?to=lines-v1",
+    "datasets_api:diff_lines": "?to=lines-v1",
 }
 
 
@@ -63,17 +75,30 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
     MetricSeries.objects.create(
         run=run, name="loss", count=1, first=1.0, last=1.0, minimum=1.0, maximum=1.0, last_step=1
     )
+    import_file(
+        file=io.BytesIO(b'{"prompt": "1 + 1 = ?", "completion": "2"}\n1\n'),
+        request=ImportRequest(name="lines", version="v1", skip_bad=0.5),
+        by=user,
+    )
     view = SavedView.objects.create(owner=user, name="mine", query="")
     return {
         "run_id": run.pk, "other": other.pk, "key": dataset.dataset_key,
         "trace_id": Trace.objects.values_list("pk", flat=True)[0],
+        "import_id": Import.objects.get(dataset_key="lines-v1").pk,
+        "erasure_id": Erasure.objects.create(trace_ids=[]).pk,
         "pk": view.pk, "stream": "stdout", "path": "extra.bin",
     }  # fmt: skip
 
 
 def test_every_route_that_answers_get_answers_head(
-    remote_client: Client, user: User, there: dict[str, Any]
+    remote_client: Client,
+    user: User,
+    there: dict[str, Any],
+    settings: LazySettings,
+    tmp_path: Path,
 ):
+    settings.TUNIX_DATA_ROOTS = [tmp_path]
+    set_role(user=user, role=Role.OPERATOR)
     remote_client.force_login(user)
     answered = set()
     for name, parameters in ROUTES.items():

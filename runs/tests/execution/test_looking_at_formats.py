@@ -26,6 +26,19 @@ PAIR = {"chosen": ONE, "rejected": "user: 1+1? | assistant: «3»"}
 QUESTION = "user: 1+1? | assistant:"
 WORKED = "user: 1+1? | assistant: «1 and 1\n2»"
 LINES: list[tuple[str, dict[str, Any], str | None, str | dict[str, str]]] = [
+    (
+        "examples",
+        {
+            "kind": "trace",
+            "prompt": "1+1?",
+            "steps": [],
+            "final_answer": "2",
+            "meta": {},
+            "split": "train",
+        },
+        None,
+        ONE,
+    ),
     ("tunix_sft", OURS | {"messages": ASKED + ANSWERED, "final_answer": None}, None, ONE),
     (
         "tunix_preference",
@@ -307,4 +320,5 @@ def test_tools_as_a_template_with_tools_writes_them_and_another_cannot(
 
 def test_every_format_is_here() -> None:
     names = {name for name, *_ in LINES} | {name for name, *_ in WITH_TOOLS}
-    assert names == set(FORMATS)
+    # what several lines together become is of the kinds of the others
+    assert names == {name for name, known in FORMATS.items() if not known.grouped}

@@ -230,8 +230,8 @@ class Exactness:
 
     def _may_be_refused(self, messages: list[dict[str, str]]) -> bool:
         contents = [message["content"] for message in messages]
-        if self.template == "cuts long answers":
-            return any(len(content) > 20 for content in contents)
+        if self.template == "cuts long answers" and any(len(content) > 20 for content in contents):
+            return True
         if "think>" in "".join(contents) and "think>" in TEMPLATES[self.template]:
             return True
         nothing_to_read = not _without_space(self._read(self._ids_of(contents[-1])))
@@ -260,6 +260,7 @@ def check_family(family: str, root: Path, *, prompt_style: str, examples: int) -
 
             @settings(
                 max_examples=examples,
+                derandomize=True,  # chance fails no test
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),

@@ -14,18 +14,13 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.databases import on_each_database, parser_for
-from benchmarks.environment import without_our_settings
-from tunixrt.tests.postgres import PostgresServer
+from benchmarks.databases import ROOT, new_system, on_each_database, parser_for
 
-ROOT = Path(__file__).resolve().parents[1]
 FULL = ROOT / ".venv" / "bin" / "python"
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven"]
 WRITER = """
@@ -77,25 +72,9 @@ def make_file(path: Path, lines: int) -> None:
 
 
 def measure(database: str, arguments: argparse.Namespace) -> None:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunixrt-data-")))
-        environment = without_our_settings() | {
-            "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
-            "TUNIXRT_ENV_FILE": os.devnull,
-            "TUNIXRT_VAR_DIR": str(folder / "var"),
-            "HF_HUB_OFFLINE": "1",
-        }
-        if database == "postgresql":
-            folder.chmod(0o755)  # of PostgreSQL's own user too
-            data = folder / "postgresql"
-            data.mkdir()
-            server = PostgresServer(data, durable=True)
-            server.create()
-            stack.callback(server.remove)
-            server.start()
-            environment["DATABASE_URL"] = server.url()
+    with new_system(database, "data") as (folder, environment):
+        environment |= {"HF_HUB_OFFLINE": "1"}
         manage = [sys.executable, str(ROOT / "manage.py")]
-        run([*manage, "migrate", "--verbosity", "0"], environment)
         file = folder / "lines.jsonl"
         make_file(file, arguments.lines)
         given = [str(file), str(folder / "cache"), str(arguments.lines)]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.environment import without_our_settings
+from tunixrt.tests.postgres import PostgresServer
+
+ROOT = Path(__file__).resolve().parents[1]
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -32,3 +43,37 @@ def on_each_database(
         if process.exitcode:
             return 1
     return 0
+
+
+@contextmanager
+def new_system(
+    database: str, name: str, *, durable: bool = True
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Make a folder and a migrated database; yield the folder and the environment of programs.
+
+    Args:
+        durable: whether PostgreSQL writes to the disk at every commit, as in production.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"tunixrt-{name}-")))
+        environment = without_our_settings() | {
+            "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
+            "TUNIXRT_ENV_FILE": os.devnull,
+            "TUNIXRT_VAR_DIR": str(folder / "var"),
+        }
+        if database == "postgresql":
+            folder.chmod(0o755)  # of PostgreSQL's own user too
+            data = folder / "postgresql"
+            data.mkdir()
+            server = PostgresServer(data, durable=durable)
+            server.create()
+            stack.callback(server.remove)
+            server.start()
+            environment["DATABASE_URL"] = server.url()
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+        )
+        yield folder, environment

@@ -12,24 +12,17 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import django
 
-from benchmarks.databases import on_each_database, parser_for
-from benchmarks.environment import without_our_settings
+from benchmarks.databases import new_system, on_each_database, parser_for
 from benchmarks.history import fill
-from tunixrt.tests.postgres import PostgresServer
 
-ROOT = Path(__file__).resolve().parents[1]
 EXECUTING, PENDING, FAILED_SHOWN, WAITING = 20, 1_000, 10, 50
 ROUNDS, TRACES = 20, 5_000
 
@@ -41,29 +34,8 @@ def main() -> int:
 
 
 def measure(database: str, arguments: argparse.Namespace) -> None:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tunixrt-sql-")))
-        environment = without_our_settings() | {
-            "DJANGO_SETTINGS_MODULE": "tunixrt.settings",
-            "TUNIXRT_ENV_FILE": os.devnull,
-            "TUNIXRT_VAR_DIR": str(folder / "var"),
-        }
-        if database == "postgresql":
-            folder.chmod(0o755)  # of PostgreSQL's own user too
-            data = folder / "postgresql"
-            data.mkdir()
-            server = PostgresServer(data, durable=True)
-            server.create()
-            stack.callback(server.remove)
-            server.start()
-            environment["DATABASE_URL"] = server.url()
+    with new_system(database, "sql") as (_, environment):
         os.environ.update(environment)
-        subprocess.run(
-            [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
-            cwd=ROOT,
-            env=environment,
-            check=True,
-        )
         django.setup()
         _fill(arguments.rows)
         reads = {name: _in_turns(sides) for name, sides in _reads().items()}

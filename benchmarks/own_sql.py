@@ -159,14 +159,17 @@ def _stored() -> dict[str, float]:
     from datasets.models import Trace  # noqa: PLC0415
     from datasets.services import _insert_rows  # noqa: PLC0415
 
-    names = ["id", "prompt", "steps", "final_answer", "meta", "trace_version", "content_hash"]
-    names += ["created_at", "created_by"]
+    names = ["id", "kind", "prompt", "steps", "final_answer", "meta", "trace_version", "content"]
+    names += ["content_hash", "created_at", "created_by"]
 
     def make() -> list[tuple[Any, ...]]:
         steps = [{"thought": "add", "action": None, "observation": None}]
         now = timezone.now()
         return [
-            (uuid.uuid4(), "What is 1 + 1?", steps, "2", {}, "1.0", uuid.uuid4().hex * 2, now, None)
+            (
+                *(uuid.uuid4(), "trace", "What is 1 + 1?", steps, "2", {}, "1.0", ""),
+                *(uuid.uuid4().hex * 2, now, None),
+            )
             for _ in range(TRACES)
         ]
 

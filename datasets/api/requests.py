@@ -89,6 +89,18 @@ _DESCRIPTION = WithJsonSchema({"type": "string", "maxLength": MAX_DESCRIPTION})
 Name = Annotated[str, PlainValidator(_text), _word(MAX_NAME)]
 Version = Annotated[str, PlainValidator(_text), _word(MAX_VERSION)]
 Description = Annotated[str, PlainValidator(_text), _DESCRIPTION]
+Licence = Annotated[
+    str,
+    PlainValidator(_text),
+    WithJsonSchema({"type": "string", "maxLength": MAX_LICENCE}),
+    Field(description="Such as CC-BY-4.0."),
+]
+Source = Annotated[
+    str,
+    PlainValidator(_text),
+    WithJsonSchema({"type": "string", "maxLength": MAX_SOURCE}),
+    Field(description="Where the data come from: an address, a paper."),
+]
 TraceIds = Annotated[list[Any], PlainValidator(_list), _IDS]
 
 
@@ -150,12 +162,8 @@ class UploadFields(Model):
         description="Leave out lines that are not valid: true (up to 1 % of them), or the share"
         " that may be left out, such as 0.05.",
     )
-    licence: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_LICENCE})
-    ] = Field("", description="Such as CC-BY-4.0.")
-    source: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_SOURCE})
-    ] = Field("", description="Where the data come from: an address, a paper.")
+    licence: Licence = ""
+    source: Source = ""
 
 
 class UploadQuery(UploadFields):
@@ -262,12 +270,8 @@ class ImportBody(Model):
         description="Leave out lines that are not valid: true (up to 1 % of them), or the share"
         " that may be left out, such as 0.05.",
     )
-    licence: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_LICENCE})
-    ] = Field("", description="Such as CC-BY-4.0.")
-    source: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "maxLength": MAX_SOURCE})
-    ] = Field("", description="Where the data come from: an address, a paper.")
+    licence: Licence = ""
+    source: Source = ""
 
     def hub_request(self) -> HubRequest:
         return HubRequest(**{field.name: getattr(self, field.name) for field in fields(HubRequest)})

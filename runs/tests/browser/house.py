@@ -133,6 +133,7 @@ class House:
                 "csrfmiddlewaretoken": self.client.cookies["csrftoken"],
             },
         )
+        assert answer.status_code == 302, f"{answer.status_code}: {answer.text}"
         return answer.headers["Location"].split("/")[3]
 
     def import_later(self, name: str, lines: str, **query: str) -> str:

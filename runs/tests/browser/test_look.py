@@ -97,37 +97,39 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
         house.wait(run)
     running = house.submit(dataset, ["plan", 9], *measured, coloured, ["wait", "go"])
     pending = house.submit(dataset, tags=["look"])
-    cancelled = house.submit(dataset)
-    house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
-    house.wait(running, "running")
-    failed_import = house.import_later("bad", "nothing\n" * 3)
-    wait_for(
-        lambda: house.ask("GET", f"/api/datasets/imports/{failed_import}")["state"] == "failed",
-        "the import",
-    )
-    trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
-    house.manage(
-        "make_token", "local", "--name", "what the token is for", "--days", "30", "--read-only"
-    )
-    yield {
-        "dataset": dataset,
-        "other": house.add_dataset("look-other", size=3),
-        "dry": house.run_dry(dataset),
-        "impossible": house.run_dry(dataset, model_id="openai-community/gpt2"),
-        "failed": failed,
-        "completed": completed,
-        "retried": retried,
-        "extended": extended,
-        "running": running,
-        "pending": pending,
-        "cancelled": cancelled,
-        "trace": trace,
-        "failed_import": failed_import,
-        "draft": house.keep_draft("columns"),
-    }
-    for run in (pending, running):  # the slot is free again
-        house.ask("POST", f"/api/tunix/runs/{run}/cancel")
-        house.wait(run)
+    try:
+        cancelled = house.submit(dataset)
+        house.ask("POST", f"/api/tunix/runs/{cancelled}/cancel")
+        house.wait(running, "running")
+        failed_import = house.import_later("look-bad", "nothing\n" * 3)
+        wait_for(
+            lambda: house.ask("GET", f"/api/datasets/imports/{failed_import}")["state"] == "failed",
+            "the import",
+        )
+        trace = house.ask("GET", "/api/traces", params={"limit": 1})["data"][0]["id"]
+        house.manage(
+            "make_token", "local", "--name", "what the token is for", "--days", "30", "--read-only"
+        )
+        yield {
+            "dataset": dataset,
+            "other": house.add_dataset("look-other", size=3),
+            "dry": house.run_dry(dataset),
+            "impossible": house.run_dry(dataset, model_id="openai-community/gpt2"),
+            "failed": failed,
+            "completed": completed,
+            "retried": retried,
+            "extended": extended,
+            "running": running,
+            "pending": pending,
+            "cancelled": cancelled,
+            "trace": trace,
+            "failed_import": failed_import,
+            "draft": house.keep_draft("look-columns"),
+        }
+    finally:  # the slot is free again, also for the other tests when this fails
+        for run in (pending, running):
+            house.ask("POST", f"/api/tunix/runs/{run}/cancel")
+            house.wait(run)
 
 
 PAGES = {

@@ -291,7 +291,7 @@ class CountedLengths(Answer):
     """Lengths of examples in tokens."""
 
     size: int = Field(description="Examples of the dataset.")
-    examples: int = Field(description="Examples that were counted, drawn by chance.")
+    examples: int = Field(description="Examples that were counted, drawn at random.")
     refused: int = Field(description="Further examples that a training refuses.")
     reasons: list[str] = Field(description="Why it refuses some of them.")
     longer: int = Field(description="Examples that are longer than max_seq_length.")

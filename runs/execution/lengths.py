@@ -15,7 +15,7 @@ CLASSES_MAX = 24
 
 
 def sample_lines(dataset: Dataset) -> Iterator[bytes]:
-    """Yield the lines of all examples, or of EXAMPLES_MAX drawn by chance; the same at each call.
+    """Yield the lines of all examples, or of EXAMPLES_MAX drawn at random; the same at each call.
 
     Their order is by chance as well, so that the first of them are a fair sample.
     """

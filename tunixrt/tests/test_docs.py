@@ -58,6 +58,13 @@ CODE = sorted(
     and not str(path.relative_to(ROOT)).startswith(CODE_NOT_REWRITTEN)
 )
 
+PAGES = sorted((ROOT / "templates").rglob("*.html"))
+SCRIPTS = sorted(
+    path
+    for path in (ROOT / "tunixrt" / "static").rglob("*.*")
+    if path.suffix in (".js", ".css") and "vendor" not in path.parts
+)
+
 
 def banned_phrases(text: str) -> dict[str, str]:
     """Return the banned phrases in a text, each with the term to use."""
@@ -158,6 +165,18 @@ def test_no_banned_phrase_is_used_in_comments_and_docstrings():
     }
 
     assert len(CODE) > 100
+    assert not found, "replace each phrase by its term"
+
+
+def test_no_banned_phrase_is_used_in_pages_and_scripts():
+    found = {
+        str(path.relative_to(ROOT)): phrases
+        for path in [*PAGES, *SCRIPTS]
+        if (phrases := banned_phrases(path.read_text()))
+    }
+
+    assert len(PAGES) > 40
+    assert len(SCRIPTS) > 10
     assert not found, "replace each phrase by its term"
 
 

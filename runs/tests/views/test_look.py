@@ -202,7 +202,7 @@ def test_a_sample_of_a_large_dataset_is_counted(
     sample = list(lengths.sample_lines(dataset))
     assert len(set(sample)) == 20 and sample == list(lengths.sample_lines(dataset))
     page = local_client.get("/datasets/sums-v1/tokens", PRESET).content.decode()
-    assert re.search(r"20 of\s+50 examples were counted, drawn by chance", page)
+    assert re.search(r"20 of\s+50 examples were counted, drawn at random", page)
     monkeypatch.setattr(lengths, "BYTES_MAX", 3 * len(sample[0]))
     assert 1 <= len(list(lengths.sample_lines(dataset))) <= 3
 

@@ -142,4 +142,4 @@ def test_who_may(remote_client: Client, page: Client) -> None:
 
 def test_the_page_of_views_says_what_to_do_when_there_are_none(page: Client) -> None:
     text = page.get("/runs/views").content.decode()
-    assert "No view is kept yet" in text
+    assert "No views saved yet" in text

@@ -1,6 +1,6 @@
 // One line of a terminal as elements. Colours become classes; everything else that a terminal would obey is shown, not obeyed.
 
-const SPANS_MAX = 400; // in one line; a line with more colours than that goes on in the last one
+const SPANS_MAX = 400; // in one line; a line with more colours keeps the last one to its end
 const COLOURS = ["black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"];
 const SEQUENCE = /\x1b\[([\d;:]*)([A-Za-z])|\x1b\][^\x07\x1b]{0,500}(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 

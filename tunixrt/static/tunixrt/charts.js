@@ -76,7 +76,7 @@ export class Charts {
     box.replaceChildren(bar, this.empty, this.grid);
   }
 
-  /** Fetch all curves; returns the byte of metrics.jsonl behind them, where the stream goes on. Of several fetches under way the
+  /** Fetch all curves; returns the byte of metrics.jsonl behind them, where the stream continues. Of several fetches under way the
    *  latest counts: an earlier one draws nothing, and returns what the latest returns. */
   load() {
     const loading = this.fetchCurves().then((found) => (this.loading === loading ? this.show(found) : this.loading));

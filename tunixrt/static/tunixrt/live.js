@@ -173,7 +173,7 @@ class LiveRun {
     }
   }
 
-  /** Fetch what is new: `ended`, whether the run has; `more`, whether a log goes on behind the part that was read. Raises an
+  /** Fetch what is new: `ended`, whether the run has; `more`, whether a log has more than the part that was read. Raises an
    *  error when the signal is aborted. */
   async askOnce(signal) {
     let more = false;

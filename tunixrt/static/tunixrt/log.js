@@ -87,7 +87,7 @@ export class LogView {
     this.view.replaceChildren();
   }
 
-  /** Load the end of the log; returns the byte behind it, where the stream goes on. */
+  /** Load the end of the log; returns the byte behind it, where the stream continues. */
   async start() {
     const turn = (this.turn = {});
     const part = await this.fetchJson(`${this.api}/logs?stream=${this.stream}&tail_lines=${TAIL_LINES}&limit=${TAIL_BYTES}`);
@@ -235,7 +235,7 @@ export class LogView {
     }
   }
 
-  /** Go on below the lines that are shown, until the log's end is reached and what comes live resumes from there. */
+  /** Load what follows the lines that are shown, until the end of the log, from where the stream continues. */
   async loadNewer() {
     if (this.loading) return;
     this.loading = true;

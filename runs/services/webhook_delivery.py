@@ -75,9 +75,9 @@ def _take_due() -> list[WebhookDelivery]:
 class Outcome:
     at: datetime
     seconds: float
-    status_code: int | None = None
-    error: str = ""
-    final: bool = False  # trying again cannot help
+    status_code: int | None
+    error: str
+    final: bool  # trying again cannot help
 
     @property
     def delivered(self) -> bool:

@@ -88,12 +88,22 @@ class Attendant:
         if self.stops_trainings:
             stopping.wait_for_keepers(asked)
             try:
-                # record their results now, not in the next attendant
-                attending.attend()
+                self._record_ends()
             except (OperationalError, InterfaceError) as error:
                 logger.warning(
                     "the database is away; the ends of the trainings are on disk: %s", error
                 )
+
+    @staticmethod
+    def _record_ends() -> None:
+        """Record the results of the trainings now, not in the next attendant.
+
+        A keeper that ends is no process of its name any more a moment before the kernel gives its
+        lock back, and counts as alive until then.
+        """
+        give_up = time.monotonic() + stopping.MARGIN_SECONDS
+        while attending.attend() and time.monotonic() < give_up:
+            time.sleep(stopping.POLL_SECONDS)
 
     def _wait_for_turn(self) -> int | None:
         """One attendant a host: a second one waits. None: told to stop while waiting."""

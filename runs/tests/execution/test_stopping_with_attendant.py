@@ -4,6 +4,7 @@ elsewhere they go on."""
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -12,7 +13,9 @@ from django.conf import LazySettings
 from honcho import manager
 
 from runs.execution import stopping
+from runs.execution.attendant import Attendant
 from runs.execution.attending import attend
+from runs.execution.launching import launch_pending
 from runs.models import Run, RunEvent
 from runs.runfolder import files, names
 from runs.runfolder.processes import Process, descendants
@@ -95,6 +98,30 @@ def test_a_stopped_container_lets_its_trainings_save(
     assert training.message.startswith("Host stopped: its keeper got SIGTERM")
     assert training.retries.get().status == "pending"  # as after any loss
     assert RunEvent.objects.filter(run=training, new="failed").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lock_that_is_given_back_after_its_keeper_has_gone_is_waited_for(
+    submit: Submit, scripted: Script, settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+):
+    """The kernel takes a process's command line before it closes its files."""
+    scripted(["leave", 0])
+    run = submit()
+    launch_pending()
+    lock = wait_for(lambda: files.try_lock(run_folder(run) / names.LOCK), "the end")
+    settings.TUNIX_STOP_WITH_ATTENDANT = True
+    ending = Attendant(stop=lambda: True, with_workers=False)
+    held = [lock]
+
+    def sleep(seconds: float) -> None:
+        if held:
+            os.close(held.pop())
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ending._stop()
+
+    run.refresh_from_db()
+    assert (run.status, held) == ("completed", [])
 
 
 @pytest.mark.parametrize("last", [True, False])

@@ -5,18 +5,22 @@ The files of runs, and the whole of an erasure, are in runs/services/erasing.py.
 may be repeated: an erasure that was interrupted does what is left.
 """
 
+import contextlib
+import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from datasets import folders
-from datasets.models import Dataset, DatasetItem, Import, Split, Trace
+from datasets.examples import text_hash
+from datasets.models import Dataset, DatasetItem, Import, Split, Tombstone, Trace
 
 BATCH = 200  # examples of a transaction
+CHECKPOINT_SECONDS = 10.0  # for readers of old versions to end
 
 
 def _batches(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
@@ -25,12 +29,43 @@ def _batches(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
 
 
 def traces_only_in(dataset: Dataset, *, limit: int) -> list[uuid.UUID]:
-    """Return examples, not erased yet, that no other dataset has a place for; ``limit`` at most."""
+    """Return examples, not erased yet, that no other dataset has a place for, nor for another
+    example that says the same; ``limit`` at most."""
     elsewhere = DatasetItem.objects.filter(trace=OuterRef("trace")).exclude(dataset=dataset)
     alone = DatasetItem.objects.filter(dataset=dataset, trace__erased_at=None).exclude(
         Exists(elsewhere)
     )
-    return list(alone.order_by("trace_id").values_list("trace_id", flat=True).distinct()[:limit])
+    found = alone.order_by("trace_id").values_list("trace_id", flat=True).distinct()
+    ids = list(found[:limit])
+    shared = {text for text, _ in _said_elsewhere(ids)}
+    if not shared:
+        return ids
+    return [trace.pk for trace in _in_batches(ids) if text_hash(trace) not in shared]
+
+
+def twins_of(trace_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
+    """Return other examples, not erased yet, that say the same as any of the examples. Reads all
+    traces once: nothing indexes what they say."""
+    return [twin for _, twin in _said_elsewhere(trace_ids)]
+
+
+def _said_elsewhere(trace_ids: Sequence[uuid.UUID]) -> Iterator[tuple[str, uuid.UUID]]:
+    """Yield the text hash and the id of each other example that says the same as one of these."""
+    known = set(trace_ids)
+    said: dict[str, str] = {}
+    for trace in _in_batches(trace_ids):
+        said[text_hash(trace)] = trace.prompt
+    prompts = list(set(said.values()))
+    alike = Trace.objects.filter(prompt__in=prompts, erased_at=None).order_by("pk")
+    for trace in alike.iterator() if prompts else ():
+        if trace.pk not in known and (text := text_hash(trace)) in said:
+            yield text, trace.pk
+
+
+def _in_batches(trace_ids: Sequence[uuid.UUID]) -> Iterator[Trace]:
+    """Yield those of the examples that are not erased yet."""
+    for batch in _batches(trace_ids):
+        yield from Trace.objects.filter(pk__in=batch, erased_at=None).order_by("pk")
 
 
 def datasets_holding(trace_ids: Sequence[uuid.UUID]) -> list[int]:
@@ -44,20 +79,71 @@ def datasets_holding(trace_ids: Sequence[uuid.UUID]) -> list[int]:
 
 
 def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
-    """Remove the content of the examples, in short transactions; then count the erased examples of
-    their datasets."""
-    for batch in _batches(trace_ids):
-        with transaction.atomic():
-            Trace.objects.filter(pk__in=batch, erased_at=None).update(
-                prompt="",
-                steps=[],
-                final_answer="",
-                content="",
-                meta={},
-                erased_at=timezone.now(),
-            )
+    """Remove the content of the examples, in short transactions, and remember what they said; then
+    count the erased examples of their datasets. ``remove_old_versions`` does the rest."""
+    with _secure_delete():
+        for batch in _batches(trace_ids):
+            with transaction.atomic():
+                rows = Trace.objects.select_for_update().filter(pk__in=batch, erased_at=None)
+                said = {text_hash(trace) for trace in rows.order_by("pk")}
+                Tombstone.objects.bulk_create(map(Tombstone, sorted(said)), ignore_conflicts=True)
+                Trace.objects.filter(pk__in=batch, erased_at=None).update(
+                    prompt="",
+                    steps=[],
+                    final_answer="",
+                    content="",
+                    meta={},
+                    erased_at=timezone.now(),
+                )
     for dataset_id in datasets_holding(trace_ids):
         _count_erased(dataset_id)
+
+
+@contextlib.contextmanager
+def _secure_delete() -> Iterator[None]:
+    """Have SQLite overwrite what is deleted with zeros (PRAGMA secure_delete)."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA secure_delete = ON")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA secure_delete = OFF")
+
+
+def remove_old_versions() -> str:
+    """Remove the row versions from before an erasure from the files of the database; return what
+    keeps it from that.
+
+    SQLite has them in its write-ahead log until that is truncated, which waits for the readers of
+    older versions; PostgreSQL in the table until it is vacuumed. Within a transaction that happens
+    at its end.
+    """
+    problems: list[str] = []
+    transaction.on_commit(lambda: problems.append(_remove_old_versions()))
+    return "".join(problems)
+
+
+def _remove_old_versions() -> str:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"VACUUM {connection.ops.quote_name(Trace._meta.db_table)}")
+        return ""
+    until = time.monotonic() + CHECKPOINT_SECONDS
+    while True:
+        with connection.cursor() as cursor:
+            busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            return ""
+        if time.monotonic() >= until:
+            return (
+                "The write-ahead log of the database may still hold the content, because a reader"
+                " (such as a download) started before. Continue when it has ended."
+            )
+        time.sleep(0.1)
 
 
 def _count_erased(dataset_id: int) -> None:

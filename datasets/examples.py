@@ -353,6 +353,22 @@ def content_of(example: HasContent) -> dict[str, Any]:
     }
 
 
+def text_hash(example: HasContent) -> str:
+    """Return a SHA-256 of what is said in an example, hexadecimal: equal for examples that say the
+    same, whatever their kind, tools, weights and ``meta``. By it an erased example is known again.
+    """
+    content = content_of(example)
+    said = [
+        [part, message["role"], message["content"]]
+        + [message[name] for name in ("reasoning", "tool_calls") if name in message]
+        for part in ("prompt", "messages", "chosen", "rejected")
+        for message in content.get(part, ())
+    ]
+    if example.kind == Kind.PROMPT:
+        said.append([example.final_answer])
+    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class ShownMessage:
     """A message on a page. ``calls``: ``name(arguments)`` of each tool call."""

@@ -24,7 +24,7 @@ from datasets.grouping import GROUPINGS, Grouping
 from datasets.reading import ImportRefused, Part, Source
 from datasets.schema import NAMED_PROBLEMS, ExampleData
 from datasets.staging import Filling, Staging, no_room
-from datasets.storing import WAS_ERASED, erased_hashes
+from datasets.storing import WAS_ERASED, Erased
 from tunixrt.numbers import parse_number
 
 NAMED_LINES = 100
@@ -244,7 +244,7 @@ class _Reading:
     bad: int = 0
     lines: int = 0
     problems: list[LineProblem] = field(default_factory=list)
-    erased: frozenset[bytes] = field(default_factory=erased_hashes)
+    erased: Erased = field(default_factory=Erased.read)
 
     def read(self, parts: Iterable[Part]) -> None:
         """Raises BadLines, ImportRefused."""
@@ -333,7 +333,7 @@ class _Reading:
                 f"is a {example.kind}, the lines before are of kind {filling.kind}: a"
                 " dataset has one kind"
             )
-        if self.erased and bytes.fromhex(example.content_hash) in self.erased:
+        if example in self.erased:
             raise LineError(WAS_ERASED)
         filling.kind = example.kind
         filling.add(example, split)

@@ -342,6 +342,16 @@ class Overlap(models.Model):
         return self.exact + self.normalised + self.ngram
 
 
+class Tombstone(models.Model):
+    """What was erased and is not to be stored again, with any ``meta``: the hash of what it said
+    (examples.text_hash)."""
+
+    text_hash = models.CharField(max_length=64, primary_key=True, editable=False)
+
+    def __str__(self) -> str:
+        return self.text_hash
+
+
 class Erasure(models.Model):
     """The removal of the content of examples, everywhere: ended when ``completed_at`` is set. It
     holds ids, never content.

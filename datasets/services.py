@@ -16,9 +16,17 @@ from django.db.models import Field, Model, Q
 from django.utils import timezone
 
 from datasets import parquet
-from datasets.examples import example_line, parse_example, training_line
+from datasets.examples import example_line, parse_example, text_hash, training_line
 from datasets.ids import ordered_ids
-from datasets.models import TRAINING_FORMATS, Dataset, DatasetItem, Kind, Split, Trace
+from datasets.models import (
+    TRAINING_FORMATS,
+    Dataset,
+    DatasetItem,
+    Kind,
+    Split,
+    Tombstone,
+    Trace,
+)
 from datasets.schema import Errors, ExampleData, InvalidTrace
 from datasets.staging import Summary
 from datasets.storing import WAS_ERASED, keep_from_imports
@@ -128,15 +136,28 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
                 trace.content_hash: trace
                 for trace in Trace.objects.filter(content_hash__in=hashes).order_by()
             }
+        gone = {trace.content_hash for trace in stored.values() if trace.erased_at is not None}
+        gone |= _said_again(parsed)
         erased = {
             place: {"trace": [f"{WAS_ERASED}."]}
             for place, trace in enumerate(parsed)
-            if stored[trace.content_hash].erased_at is not None
+            if trace.content_hash in gone
         }
         if erased:
             named = dict(islice(erased.items(), InvalidTraces.NAMED))
             raise InvalidTraces(named, len(erased))
     return [stored[trace.content_hash] for trace in parsed]
+
+
+def _said_again(parsed: Sequence[ExampleData]) -> set[str]:
+    """Return the content hashes of examples that say what an erased one said."""
+    if not Tombstone.objects.exists():
+        return set()
+    said = {trace.content_hash: text_hash(trace) for trace in parsed}
+    found: set[str] = set()
+    for batch in _batches(list(set(said.values())), WRITE_BATCH):
+        found.update(Tombstone.objects.filter(pk__in=batch).values_list("pk", flat=True))
+    return {content for content, text in said.items() if text in found}
 
 
 def _insert(batch: Sequence[ExampleData], by: User | None) -> None:

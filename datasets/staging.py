@@ -77,6 +77,19 @@ class Row(NamedTuple):
             + len(self.meta)
         )
 
+    def as_example(self, kind: str) -> ExampleData:
+        return ExampleData(
+            kind=kind,
+            prompt=self.prompt,
+            steps=orjson.loads(self.steps),
+            final_answer=self.final_answer,
+            content=self.content,
+            meta=orjson.loads(self.meta),
+            trace_version=self.version,
+            content_hash=self.content_hash,
+            size=self.size,
+        )
+
 
 @dataclass
 class Filling:

@@ -8,14 +8,17 @@ touches a narrow range of three of the four indexes (docs/performance.md).
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from datasets.examples import text_hash
 from datasets.ids import ordered_ids
-from datasets.models import UNDER_WAY, Dataset, DatasetItem, Import, Trace
+from datasets.models import UNDER_WAY, Dataset, DatasetItem, Import, Tombstone, Trace
+from datasets.schema import ExampleData
 from datasets.staging import Row, Staging
 from tunixrt.refusals import Refusal
 
@@ -109,14 +112,27 @@ def store_batch(
     ]
     insert = _copy if connection.vendor == "postgresql" else _insert
     insert(traces, [(dataset_id, row.position, row.split, row.content_hash) for row in rows])
-    erased = Trace.objects.filter(erased_at__isnull=False)
-    if erased.exists() and (
-        count := erased.filter(content_hash__in={row.content_hash for row in rows}).count()
-    ):
+    if count := _count_erased(rows, kind):
         raise StoredErased(
             f"{count:,} of the examples were erased from this system on request while this import"
             " was under way. Import the file again."
         )
+
+
+def _count_erased(rows: Sequence[Row], kind: str) -> int:
+    """Return how many of the rows were erased, by the example or by what it says."""
+    erased = Trace.objects.filter(erased_at__isnull=False)
+    found: set[str] = set()
+    if erased.exists():
+        hashes = erased.filter(content_hash__in={row.content_hash for row in rows})
+        found.update(hashes.values_list("content_hash", flat=True))
+    if Tombstone.objects.exists():
+        texts = {row.content_hash: text_hash(row.as_example(kind)) for row in rows}
+        gone = set(
+            Tombstone.objects.filter(pk__in=set(texts.values())).values_list("pk", flat=True)
+        )
+        found.update(content for content, text in texts.items() if text in gone)
+    return len(found)
 
 
 def _names() -> tuple[str, str, str]:
@@ -215,10 +231,27 @@ def _remove_unused(hashes: Iterable[str], import_id: uuid.UUID) -> None:
             continue
 
 
-def erased_hashes() -> frozenset[bytes]:
-    """The content hashes of all examples that were erased."""
-    rows = Trace.objects.filter(erased_at__isnull=False).order_by()
-    return frozenset(map(bytes.fromhex, rows.values_list("content_hash", flat=True).iterator()))
+@dataclass(frozen=True)
+class Erased:
+    """What was erased and must not come back: examples by content hash, and by what they said."""
+
+    contents: frozenset[bytes]
+    texts: frozenset[bytes]
+
+    @classmethod
+    def read(cls) -> Self:
+        rows = Trace.objects.filter(erased_at__isnull=False).order_by()
+        hashes = rows.values_list("content_hash", flat=True)
+        texts = Tombstone.objects.values_list("pk", flat=True)
+        return cls(
+            frozenset(map(bytes.fromhex, hashes.iterator())),
+            frozenset(map(bytes.fromhex, texts.iterator())),
+        )
+
+    def __contains__(self, example: ExampleData) -> bool:
+        return (bool(self.contents) and bytes.fromhex(example.content_hash) in self.contents) or (
+            bool(self.texts) and bytes.fromhex(text_hash(example)) in self.texts
+        )
 
 
 def keep_from_imports(traces: Q) -> None:

@@ -77,6 +77,9 @@ class AffectedAnswer(Answer):
 
     traces: int = Field(description="Examples that go.")
     already_erased: int
+    twins: int = Field(
+        description="Among them, examples that were not named, but say the same as one that was."
+    )
     more: bool = Field(description="Whether there are more than one erasure takes.")
     datasets: list[str]
     dataset_count: int
@@ -108,6 +111,7 @@ def affected_answer(affected: Affected) -> dict[str, Any]:
     return {
         "traces": affected.count,
         "already_erased": affected.erased,
+        "twins": affected.twins,
         "more": affected.more,
         "datasets": [dataset.dataset_key for dataset in affected.datasets],
         "dataset_count": affected.dataset_count,

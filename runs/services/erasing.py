@@ -28,7 +28,9 @@ from datasets.erasing import (
     erase_skipped_lines,
     imports_with_files,
     known_traces,
+    remove_old_versions,
     traces_only_in,
+    twins_of,
 )
 from datasets.models import Dataset, Erasure
 from datasets.services import UnknownTraces
@@ -56,6 +58,7 @@ class Affected:
 
     Attributes:
         erased: examples among them whose content is gone already.
+        twins: examples among them that were not named, but say the same as one that was.
         more: whether there are more examples than one erasure takes.
         executing: runs on the datasets that have to end first.
         derived: datasets made from the datasets, which may hold changed copies.
@@ -64,6 +67,7 @@ class Affected:
 
     trace_ids: list[uuid.UUID]
     erased: int
+    twins: int
     more: bool
     datasets: list[Dataset]
     dataset_count: int
@@ -82,8 +86,8 @@ class Affected:
 
 
 def affected_by(*, trace_ids: Sequence[uuid.UUID], by: User) -> Affected:
-    """Return what erasing these examples would change. Raises NotAllowed, UnknownTraces, Refusal
-    for none or too many."""
+    """Return what erasing these examples would change, and all others that say the same. Raises
+    NotAllowed, UnknownTraces, Refusal for none or too many."""
     require(by, May.OPERATE)
     ids = list(dict.fromkeys(trace_ids))
     if not ids:
@@ -93,7 +97,18 @@ def affected_by(*, trace_ids: Sequence[uuid.UUID], by: User) -> Affected:
     known = known_traces(ids)
     if unknown := [each for each in ids if each not in known]:
         raise UnknownTraces(unknown)
-    return _affected(ids, sum(moment is not None for moment in known.values()), more=False)
+    erased = sum(moment is not None for moment in known.values())
+    twins = twins_of(ids)
+    if len(ids) + len(twins) > TRACES_MAX:
+        raise Refusal(
+            messages={
+                "trace_ids": [
+                    f"{len(twins):,} other examples say the same as these, and go with them: name"
+                    f" fewer, since {TRACES_MAX:,} can be erased at once."
+                ]
+            }
+        )
+    return _affected([*ids, *twins], erased, twins=len(twins), more=False)
 
 
 def affected_of_dataset(*, dataset: Dataset, by: User) -> Affected:
@@ -101,10 +116,10 @@ def affected_of_dataset(*, dataset: Dataset, by: User) -> Affected:
     may be nothing. Raises NotAllowed."""
     require(by, May.OPERATE)
     ids = traces_only_in(dataset, limit=TRACES_MAX + 1)
-    return _affected(ids[:TRACES_MAX], 0, more=len(ids) > TRACES_MAX)
+    return _affected(ids[:TRACES_MAX], 0, twins=0, more=len(ids) > TRACES_MAX)
 
 
-def _affected(ids: list[uuid.UUID], erased: int, *, more: bool) -> Affected:
+def _affected(ids: list[uuid.UUID], erased: int, *, twins: int, more: bool) -> Affected:
     dataset_ids = datasets_holding(ids)
     datasets = Dataset.objects.filter(pk__in=dataset_ids)
     runs = _runs_on(dataset_ids)
@@ -112,6 +127,7 @@ def _affected(ids: list[uuid.UUID], erased: int, *, more: bool) -> Affected:
     return Affected(
         trace_ids=ids,
         erased=erased,
+        twins=twins,
         more=more,
         datasets=list(datasets[:SHOWN]),
         dataset_count=datasets.count(),
@@ -197,6 +213,7 @@ def continue_erasure(*, erasure: Erasure, by: User, seconds: float | None = SECO
         if not problem:
             erase_skipped_lines(dataset_ids)
             _remove_tokenised()
+            problem = remove_old_versions()
     except OSError as error:
         problem = f"Files cannot be changed: {error.strerror or error}."
     erasure.problem = problem

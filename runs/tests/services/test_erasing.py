@@ -4,9 +4,10 @@ back."""
 import io
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,9 +17,11 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
 
+from datasets import erasing as datasets_erasing
 from datasets import folders, imports, storing
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.recipe import parse_recipe
@@ -225,7 +228,8 @@ class TestEverywhere:
                 f"The content of trace {trace.pk} was erased.",
             )
             assert client.get(f"/traces/{trace.pk}/look").status_code == 404
-            other = create_traces(items=[item | {"meta": {"another": number}}], by=operator)
+            another = json.loads(json.dumps(item).replace(SECRET, f"{SECRET}, too"))
+            other = create_traces(items=[another], by=operator)
             create_dataset(name="two", version=f"v{number}", trace_ids=[other[0].pk], by=operator)
             affected = affected_by(trace_ids=[other[0].pk], by=operator)
             erase(affected=affected, confirmed=1, by=operator)
@@ -556,3 +560,119 @@ def test_the_page_shows_first_and_erases_with_the_number(
     assert trace.erased_at is not None
     assert client.get("/erasures/new").content.decode().count('data-testid="erasure-row"') == 1
     assert client.get("/erasures/new?dataset=sums-v1").status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_files_of_the_database_hold_nothing_of_it(operator: User):
+    """Neither a page that was freed, nor the write-ahead log."""
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL writes a table's pages when it wants to")
+    database = Path(connection.settings_dict["NAME"])
+    long = {"prompt": SECRET, "completion": f"{SECRET} tail " * 1000}
+    around = [{"prompt": f"{n} {'z' * 900}", "completion": str(n)} for n in range(200)]
+    file_dataset(operator, lines=[*around[:100], long, *around[100:]])
+    file_dataset(operator, "v2", lines=around[::2])  # moves rows between pages
+    held = [
+        path
+        for path in database.parent.glob(f"{database.name}*")
+        if SECRET.encode() in path.read_bytes()
+    ]
+    assert held
+
+    erase(
+        affected=affected_by(trace_ids=[secret_trace().pk], by=operator), confirmed=1, by=operator
+    )
+
+    for path in database.parent.glob(f"{database.name}*"):
+        assert SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_reader_of_old_versions_is_waited_for(operator: User, monkeypatch: pytest.MonkeyPatch):
+    if connection.vendor != "sqlite":
+        pytest.skip("PostgreSQL has no such log")
+    monkeypatch.setattr(datasets_erasing, "CHECKPOINT_SECONDS", 0.0)
+    file_dataset(operator)
+    wanted = [secret_trace().pk]
+    reader = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM datasets_trace").fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 0")
+
+    asked = affected_by(trace_ids=wanted, by=operator)
+    erasure = erase(affected=asked, confirmed=1, by=operator)
+    assert erasure.completed_at is None
+    assert "write-ahead log" in erasure.problem
+
+    reader.execute("ROLLBACK")
+    reader.close()
+    assert continue_erasure(erasure=erasure, by=operator).completed_at is not None
+
+
+class TestTwins:
+    """Examples that say the same with another ``meta``."""
+
+    TWIN: ClassVar = {"prompt": SECRET, "final_answer": "2", "steps": [], "meta": {"id": "7"}}
+
+    @pytest.fixture
+    def erased(self, operator: User) -> None:
+        file_dataset(operator)
+        asked = affected_by(trace_ids=[secret_trace().pk], by=operator)
+        erase(affected=asked, confirmed=1, by=operator)
+
+    def test_they_go_together(self, operator: User):
+        file_dataset(operator)
+        first = secret_trace()
+        (twin,) = create_traces(items=[self.TWIN], by=operator)
+        assert twin.pk != first.pk
+        asked = affected_by(trace_ids=[first.pk], by=operator)
+        assert (asked.count, asked.twins) == (2, 1)
+        with pytest.raises(Conflict):
+            erase(affected=asked, confirmed=1, by=operator)
+
+        erase(affected=asked, confirmed=2, by=operator)
+
+        assert not Trace.objects.filter(prompt=SECRET).exists()
+        again = affected_by(trace_ids=[first.pk], by=operator)
+        assert (again.count, again.erased, again.twins) == (1, 1, 0)
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            TWIN,
+            {
+                "messages": [
+                    {"role": "user", "content": SECRET},
+                    {"role": "assistant", "content": "2"},
+                ]
+            },
+        ],
+        ids=["another meta", "as a conversation"],
+    )
+    @pytest.mark.usefixtures("erased")
+    def test_they_are_not_stored_afterwards(self, operator: User, item: dict[str, Any]):
+        with pytest.raises(InvalidTraces) as caught:
+            create_traces(
+                items=[{"prompt": "1+1=?", "final_answer": "2", "steps": []}, item], by=operator
+            )
+        assert list(caught.value.errors) == [1]
+        assert not Trace.objects.filter(prompt__in=[SECRET, "1+1=?"]).exists()
+
+    @pytest.mark.usefixtures("erased")
+    def test_they_are_not_imported_afterwards(self, operator: User):
+        with pytest.raises(BadLines) as caught:
+            file_dataset(operator, "v2", lines=[*LINES[:1], LINES[1] | {"source": "x"}])
+        assert [problem.line for problem in caught.value.problems] == [2]
+        assert storing.WAS_ERASED in caught.value.problems[0].reason
+
+    def test_one_that_another_dataset_uses_keeps_what_it_says(self, operator: User):
+        mine = file_dataset(operator)
+        other = file_dataset(operator, "v2", lines=[LINES[1] | {"source": "x"}])
+
+        asked = erasing.affected_of_dataset(dataset=mine, by=operator)
+
+        assert asked.count == 2
+        erase(affected=asked, confirmed=2, by=operator)
+        assert Trace.objects.filter(prompt=SECRET).count() == 2
+        assert other.items.filter(trace__prompt=SECRET).exists()

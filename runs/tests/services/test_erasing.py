@@ -46,6 +46,7 @@ from runs.services.erasing import affected_by, continue_erasure, erase
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Script, Submit
+from runs.tests.launching import wait_for
 from tunixrt.refusals import Conflict, NotAllowed
 from tunixrt.roles import Role, set_role
 
@@ -93,6 +94,8 @@ def train(api: APIClient, scripted: Script, operator: User) -> Callable[..., Run
         seen = {"examples": [{"tokens": [SECRET], "length": 1, "learnt": [[0, 1]]}]}
         result = {"samples": [{"prompt": SECRET, "after": "x"}]}
         folder = run_folder(run)
+        # the answer does not wait for the keeper, which ends after its training
+        os.close(wait_for(lambda: files.try_lock(folder / names.LOCK), "the keeper's end"))
         (folder / "rollouts").mkdir()
         (folder / "rollouts/0.jsonl").write_text(f'{rollout}\n{{"example_id": "other"}}\n')
         (folder / names.SEEN).write_text(json.dumps(seen))

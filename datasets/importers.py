@@ -21,7 +21,7 @@ from datasets.folders import GROUPED, SKIPPED, STAGING
 from datasets.formats.lines import Line, LineError, parse_line
 from datasets.formats.table import FORMATS, KINDS, check_line, convert, recognise
 from datasets.grouping import GROUPINGS, Grouping
-from datasets.reading import ImportRefused, Part, Source
+from datasets.reading import ImportRefused, Part, Source, unpacked_limit
 from datasets.schema import NAMED_PROBLEMS, ExampleData
 from datasets.staging import Filling, Staging, no_room
 from datasets.storing import WAS_ERASED, Erased
@@ -251,7 +251,8 @@ class _Reading:
         self.format = self.request.format
         read = 0
         for part in parts:
-            source = Source(part.file, part.name, max_unpacked=settings.TUNIXRT_UNPACKED_MAX_BYTES)
+            limit = unpacked_limit(in_request=part.in_request)
+            source = Source(part.file, part.name, max_unpacked=limit)
             try:
                 self._read_part(source, part, read)
             except ImportRefused as refusal:

@@ -70,11 +70,13 @@ def import_file(
     request: ImportRequest,
     file_name: str = "",
     named_lines: int | None = NAMED_LINES,
+    web: bool = True,
     by: User | None,
 ) -> Dataset:
     """Store the examples of a file and a dataset of them: all of them or nothing.
 
     Args:
+        web: a thread of the web server does it, which has a lower limit for what is compressed.
         file: read once, from where it stands to its end.
         file_name: where the data came from, for the provenance.
         named_lines: how many bad lines the error names; None: all.
@@ -96,7 +98,7 @@ def import_file(
     )
     with _working_folder(row.id) as folder:
         staging = read_parts(
-            [Part(file, file_name)],
+            [Part(file, file_name, in_request=web)],
             request=request,
             folder=folder,
             by=by,

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from django.conf import settings
 
 from datasets.examples import Part, parts_of
 from datasets.formats.lines import Line, LineError
 from datasets.formats.table import TEXT, recognise, to_example
 from datasets.importers import ImportRequest, mapped
 from datasets.models import Kind
-from datasets.reading import ImportRefused, Readable, Source
+from datasets.reading import ImportRefused, Readable, Source, unpacked_limit
 
 ROWS = 20
 COLUMNS_MAX = 100  # that are offered
@@ -114,10 +113,12 @@ SHAPES_BY_NAME = {shape.name: shape for shape in SHAPES}
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The first rows of a file. ``columns``: their names, in the order in which they come."""
+    """The first rows of a file. ``columns``: their names, in the order in which they come.
+    ``unpacks``: whether the file has more bytes than its length says."""
 
     found: list[tuple[int, Line | LineError]]
     columns: list[str]
+    unpacks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,10 @@ class Preview:
 
 def first_rows(file: Readable, file_name: str) -> Rows:
     """The first rows of a file. Raises ImportRefused."""
-    source = Source(file, file_name, max_unpacked=settings.TUNIXRT_UNPACKED_MAX_BYTES)
+    source = Source(file, file_name, max_unpacked=unpacked_limit(in_request=True))
     found = list(islice(source.examples(), ROWS))
     names = [name for _, row in found if not isinstance(row, LineError) for name in row]
-    return Rows(found, list(dict.fromkeys(names))[:COLUMNS_MAX])
+    return Rows(found, list(dict.fromkeys(names))[:COLUMNS_MAX], source.unpacks)
 
 
 def rows_of(path: Path, file_name: str) -> Rows:

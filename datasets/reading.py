@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import orjson
 import zstandard
+from django.conf import settings
 
 from datasets import parquet
 from datasets.containers import (
@@ -45,6 +46,8 @@ from tunixrt.refusals import Messages, Refusal
 # A trace may have MAX_TRACE_BYTES; written with escapes the same text can be several times as long.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+# What a request may make of some kilobytes: a file of 64 kB can unpack to this, in seconds.
+IN_REQUEST_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_COLUMNS = 1_000
 ROW_NUMBER = "column 1"  # a first column without a name
 _BOM = b"\xef\xbb\xbf"
@@ -73,18 +76,38 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
+class UnpackedLimit:
+    """To how many bytes a file may unpack, and the advice for one with more."""
+
+    bytes: int
+    advice: str
+
+
+def unpacked_limit(*, in_request: bool) -> UnpackedLimit:
+    """Return the limit of this system, and of an import for which a thread of the web server is
+    taken."""
+    most = settings.TUNIXRT_UNPACKED_MAX_BYTES
+    if in_request and most > IN_REQUEST_UNPACKED_BYTES:
+        advice = "while a request waits for it. Import it with mode=async, in a process of its own"
+        return UnpackedLimit(IN_REQUEST_UNPACKED_BYTES, advice)
+    return UnpackedLimit(most, "(TUNIXRT_UNPACKED_MAX_BYTES); divide it")
+
+
+@dataclass(frozen=True)
 class Part:
     """One file of those that become a dataset.
 
     Attributes:
         split: of all its examples, where the request says it.
         total: how many files there are.
+        in_request: a thread of the web server reads it.
     """
 
     file: Readable
     name: str
     split: str | None = None
     total: int = 1
+    in_request: bool = False
 
 
 class _Stream(io.RawIOBase):
@@ -167,15 +190,17 @@ class Source:
         bytes, sha256: of the file as it came.
         whole: whether it was read to its end.
         packing: what it is compressed with, or none.
+        unpacks: whether it has more bytes than its length says: so has Parquet, too.
         beside: fields that stand beside the list of examples in a document.
     """
 
-    def __init__(self, file: Readable, file_name: str, *, max_unpacked: int):
+    def __init__(self, file: Readable, file_name: str, *, max_unpacked: UnpackedLimit):
         self._packed = _Stream(file)
         self.file_name = file_name
         self._max_unpacked = max_unpacked
         self.whole = False
         self.packing = Packing.NONE
+        self.unpacks = False
         self.beside: list[str] = []
 
     @property
@@ -195,12 +220,14 @@ class Source:
         try:
             start = self._packed.start(SIGNATURE_BYTES)
             if start.startswith(parquet.MAGIC):
+                self.unpacks = True
                 yield from self._parquet()
                 self.whole = True
                 return
             self.packing = packing_of(start)
             stream = self._packed
             if self.packing is not Packing.NONE:
+                self.unpacks = True
                 stream = _Stream(
                     _Unpacked(
                         cast(BinaryIO, io.BufferedReader(self._packed, _PIECE)),
@@ -320,9 +347,9 @@ def _filled_lines(head: bytes) -> Iterator[bytes]:
 
 
 class _Unpacked:
-    """What a compressed file holds; ``limit`` bytes of it at most. Raises ImportRefused."""
+    """What a compressed file holds, up to ``limit``. Raises ImportRefused."""
 
-    def __init__(self, file: BinaryIO, packing: Packing, limit: int):
+    def __init__(self, file: BinaryIO, packing: Packing, limit: UnpackedLimit):
         self._pieces = _gunzip(file) if packing is Packing.GZIP else _unzstd(file)
         self._packing = packing
         self._left = b""
@@ -346,9 +373,9 @@ class _Unpacked:
 
 
 class _Bounded:
-    """Lines of ``limit`` bytes in all at most. Raises ImportRefused."""
+    """Lines of no more bytes in all than ``limit``. Raises ImportRefused."""
 
-    def __init__(self, file: BinaryIO, kind: str, limit: int):
+    def __init__(self, file: BinaryIO, kind: str, limit: UnpackedLimit):
         self._file = file
         self._kind = kind
         self._limit = limit
@@ -361,11 +388,10 @@ class _Bounded:
         return line
 
 
-def _check_unpacked(count: int, limit: int, kind: str) -> None:
-    if count > limit:
+def _check_unpacked(count: int, limit: UnpackedLimit, kind: str) -> None:
+    if count > limit.bytes:
         raise ImportRefused(
-            f"The {kind} file unpacks to more than {limit:,} bytes (TUNIXRT_UNPACKED_MAX_BYTES);"
-            " divide it."
+            f"The {kind} file unpacks to more than {limit.bytes:,} bytes {limit.advice}."
         )
 
 
@@ -407,6 +433,18 @@ def _numbered_lines(
             yield number, LineError(f"is longer than {MAX_LINE_BYTES:,} bytes")
         elif content.strip():
             yield number, parse(content)
+        elif isinstance(file, io.BufferedReader):
+            number += _skip_line_ends(file)
+
+
+def _skip_line_ends(file: io.BufferedReader) -> int:
+    """Skip line ends in pieces; return how many lines they end. Line by line, twenty kilobytes
+    that unpack to nothing else kept a thread of the server for ten seconds."""
+    lines = 0
+    while ends := len(buffer := file.peek()) - len(buffer.lstrip(b"\r\n")):
+        lines += buffer.count(b"\n", 0, ends)
+        file.read(ends)
+    return lines
 
 
 def _row(raw: bytes) -> Line | LineError:

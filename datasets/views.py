@@ -53,6 +53,7 @@ USES = 20
 SEARCH_MAX_LENGTH = 256
 # A larger file is imported by a process of its own, and the request is answered at once.
 IN_REQUEST_BYTES = 8 * 1024 * 1024
+IN_REQUEST_PACKED_BYTES = 16 * 1024  # it may unpack to a thousand times as much
 
 
 def _search_text(request: HttpRequest) -> str:
@@ -211,7 +212,7 @@ def _upload(request: HttpRequest) -> HttpResponse:
             if needs_mapping(rows, asked):
                 row = keep_draft(file=file, file_name=file.name, request=asked, by=person(request))
                 return _go(request, reverse("datasets:mapping", args=[row.pk]))
-            if file.size > IN_REQUEST_BYTES:
+            if file.size > (IN_REQUEST_PACKED_BYTES if rows.unpacks else IN_REQUEST_BYTES):
                 row = submit_file(file=file, file_name=file.name, request=asked, by=person(request))
                 return _go(request, reverse("datasets:import", args=[row.pk]))
             dataset = import_file(file=file, file_name=file.name, request=asked, by=person(request))

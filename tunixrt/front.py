@@ -174,7 +174,7 @@ class Front:
                     environ["wsgi.input"] = _EMPTY
                 else:
                     await self._receive(scope, exchange, environ, body)
-                heavy = int(environ.get("CONTENT_LENGTH") or 0) > self._limits.large
+                heavy = self._is_heavy(scope, environ)
                 answer = await self._ask_django(environ, slow=slow, heavy=heavy, exchange=exchange)
             except _Gone:
                 return
@@ -269,6 +269,12 @@ class Front:
             self._give_back.soon()
         environ.pop("HTTP_TRANSFER_ENCODING", None)
         environ.update({"CONTENT_LENGTH": str(received), "wsgi.input": file})
+
+    def _is_heavy(self, scope: Scope, environ: Environ) -> bool:
+        """Return whether a request computes for long: it has a large body, or is an upload, which
+        may unpack to a thousand times its length."""
+        is_upload = scope.method == "POST" and scope.path in self._limits.upload_paths
+        return is_upload or int(environ.get("CONTENT_LENGTH") or 0) > self._limits.large
 
     def _check_length(self, environ: Environ, rule: BodyRule) -> None:
         announced = environ.get("CONTENT_LENGTH") or "0"

@@ -10,19 +10,24 @@ import sqlite3
 import tarfile
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import zstandard
+from django.conf import LazySettings
 
+from datasets.formats.lines import LineError
 from datasets.importers import BadLines
 from datasets.models import Dataset, Trace
 from datasets.reading import (
+    IN_REQUEST_UNPACKED_BYTES,
     MAX_COLUMNS,
     MAX_DOCUMENT_BYTES,
     MAX_LINE_BYTES,
     ImportRefused,
     Source,
+    UnpackedLimit,
 )
 from datasets.services import export_lines
 from datasets.tests.factory import import_upload, jsonl, nothing_is_stored, trace_body
@@ -138,7 +143,7 @@ def test_a_workbook_is_known_whatever_time_it_was_saved_at(when):
 @pytest.mark.parametrize("lines", [b"\n\n\n", b"\n" * 300, b"{}\n" * 200])
 def test_short_lines_at_the_start_are_read_whole(lines):
     """What is read ahead to tell the kind of the file is not lost, and lines keep their numbers."""
-    source = Source(io.BytesIO(lines + LINES), "lines.jsonl", max_unpacked=0)
+    source = Source(io.BytesIO(lines + LINES), "lines.jsonl", max_unpacked=UnpackedLimit(0, ""))
 
     read = list(source.examples())
 
@@ -222,7 +227,7 @@ def test_files_that_come_in_pieces_are_read_whole(piece):
             return super().read(min(size, piece))
 
     for content in (LINES, ARRAY, packed(LINES), zstandard.compress(ARRAY)):
-        source = Source(Slow(content), "", max_unpacked=10**6)
+        source = Source(Slow(content), "", max_unpacked=UnpackedLimit(10**6, ""))
         assert [line for _, line in source.examples()] == ROWS
         assert (source.whole, source.bytes) == (True, len(content))
         assert source.sha256 == hashlib.sha256(content).hexdigest()
@@ -231,7 +236,10 @@ def test_files_that_come_in_pieces_are_read_whole(piece):
 def test_items_of_an_array_that_cross_the_pieces_in_which_it_is_read():
     rows = [{"prompt": "é" * length, "completion": "]},"} for length in range(1, 2_000, 3)]
     content = json.dumps(rows, ensure_ascii=False).encode()
-    assert [line for _, line in Source(io.BytesIO(content), "", max_unpacked=0).examples()] == rows
+    assert [
+        line
+        for _, line in Source(io.BytesIO(content), "", max_unpacked=UnpackedLimit(0, "")).examples()
+    ] == rows
 
 
 @pytest.mark.parametrize(
@@ -302,7 +310,7 @@ def test_an_array_is_read_in_little_memory():
             self.item = self.item or b"," + json.dumps(ROWS[0]).encode()
             return piece
 
-    examples = Source(Endless(), "", max_unpacked=0).examples()
+    examples = Source(Endless(), "", max_unpacked=UnpackedLimit(0, "")).examples()
     tracemalloc.start()
     for _ in range(20_000):
         next(examples)
@@ -413,3 +421,27 @@ def test_json_lines_with_a_bad_first_line_are_json_lines(first):
 
 def test_numbers_of_lines_count_what_is_blank():
     assert refusal_of(b"\n \n" + LINES + b"\n\n{\n").startswith("7: is not JSON")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_line_ends_alone_are_skipped_in_pieces(end: bytes):
+    """Twenty million of them took a thread of the server for ten seconds."""
+    count = 1_000_000
+    content = LINES + end * count + b"{" + end
+    source = Source(io.BytesIO(content), "", max_unpacked=UnpackedLimit(0, ""))
+
+    *good, (number, problem) = source.examples()
+
+    assert len(good) == 2
+    assert isinstance(problem, LineError)
+    assert number == LINES.count(b"\n") + count + 1
+
+
+@pytest.mark.parametrize("pack", [packed, zstandard.ZstdCompressor().compress])
+def test_what_a_request_may_unpack_is_limited(settings: LazySettings, pack: Callable[..., bytes]):
+    bomb = pack(LINES + b"\n" * IN_REQUEST_UNPACKED_BYTES)
+    reason = refusal_of(bomb)
+    assert "unpacks to more than 67,108,864 bytes while a request waits for it." in reason
+    assert "mode=async" in reason
+    settings.TUNIXRT_UNPACKED_MAX_BYTES = 1000
+    assert "1,000 bytes (TUNIXRT_UNPACKED_MAX_BYTES)" in refusal_of(bomb)

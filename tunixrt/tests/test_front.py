@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from django.conf import LazySettings
@@ -336,6 +337,24 @@ def test_who_has_used_least_is_admitted_first() -> None:
 
     assert len(order) == 101
     assert order.index("one") <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "length", "heavy"),
+    [
+        ("POST", "/upload", "10", True),  # what is packed may unpack to a thousand times as much
+        ("GET", "/upload", "0", False),
+        ("POST", "/other", "10", False),
+        ("POST", "/other", str(LIMITS.large + 1), True),
+    ],
+)
+def test_uploads_and_large_bodies_are_heavy(
+    method: str, path: str, length: str, heavy: bool
+) -> None:
+    limits = replace(LIMITS, upload_paths=frozenset({"/upload"}))
+    front = Front(HttpResponse, places=1, streams=1, downloads=1, downloads_each=1, limits=limits)
+    scope = SimpleNamespace(method=method, path=path)
+    assert front._is_heavy(scope, {"CONTENT_LENGTH": length}) is heavy
 
 
 def test_one_heavy_request_of_a_client_at_a_time() -> None:

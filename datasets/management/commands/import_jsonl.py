@@ -75,6 +75,7 @@ class Command(TunixrtCommand):
             with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
                 dataset = import_file(
                     file=source,
+                    web=False,
                     request=importers.ImportRequest(
                         name=options["name"],
                         version=options["dataset_version"],

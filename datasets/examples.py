@@ -434,11 +434,14 @@ class Outline:
         learnt: the texts that are to be learnt: of a pair both answers, of a prompt its reference
             answer.
         roles: who speaks, message by message; of a pair as with the chosen answer.
+        tools, reasoning: whether it has any, which not every template can write.
     """
 
     given: list[str]
     learnt: list[str]
     roles: list[str]
+    tools: bool = False
+    reasoning: bool = False
 
 
 _ROLES_OF_TRACE = ["user", "assistant"]
@@ -459,7 +462,15 @@ def outline_of(example: HasContent) -> Outline:
         answers = [message for message in messages if is_learnt(message)]
         given = [message for message in messages if not is_learnt(message)]
     learnt = [example.final_answer] if example.kind == Kind.PROMPT else _all_texts(answers)
-    return Outline(_all_texts(given), learnt, [message["role"] for message in messages])
+    every = [*messages, *answers]
+    return Outline(
+        _all_texts(given),
+        learnt,
+        [message["role"] for message in messages],
+        tools="tools" in content
+        or any(message["role"] == "tool" or "tool_calls" in message for message in every),
+        reasoning=any("reasoning" in message for message in every),
+    )
 
 
 def texts_of_example(example: HasContent) -> tuple[list[str], list[str]]:

@@ -81,6 +81,8 @@ class Lengths:
     histogram: Histogram = field(default_factory=Histogram)
     messages: Counter[int] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
+    with_tools: int = 0
+    with_reasoning: int = 0
 
     def add(self, trace: HasContent) -> None:
         outline = outline_of(trace)
@@ -96,6 +98,8 @@ class Lengths:
         self.messages[len(outline.roles)] += 1
         for role in outline.roles:
             self.roles[role] += 1
+        self.with_tools += outline.tools
+        self.with_reasoning += outline.reasoning
 
     def as_stats(self, held_out_size: int) -> dict[str, Any]:
         """The dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""
@@ -104,6 +108,8 @@ class Lengths:
             "train": self.examples - held_out_size,
             "held_out": held_out_size,
             "with_final_answer": self.with_final_answer,
+            "with_tools": self.with_tools,
+            "with_reasoning": self.with_reasoning,
             "prompt_characters": self.prompt.as_dict(),
             "answer_characters": self.answer.as_dict(),
             "example_characters": self.characters.as_dict(),

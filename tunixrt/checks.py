@@ -139,6 +139,7 @@ def check_supervision_limits(app_configs: Any, **kwargs: Any) -> list[CheckMessa
     for name in (
         "TUNIX_SYNC_TIMEOUT_SECONDS",
         "TUNIX_RUN_TIMEOUT_SECONDS",
+        "TUNIX_DRY_RUN_TIMEOUT_SECONDS",
         "TUNIX_STOP_WAIT_SECONDS",
         "TUNIX_TERM_GRACE_SECONDS",
     ):

@@ -313,6 +313,8 @@ TUNIX_COMMAND = shlex.split(env.str("TUNIX_COMMAND", ""))
 TUNIX_QUEUED_PER_ACCOUNT = env.int("TUNIX_QUEUED_PER_ACCOUNT", 1000)
 TUNIX_SYNC_TIMEOUT_SECONDS = env.float("TUNIX_SYNC_TIMEOUT_SECONDS", 30.0)
 TUNIX_RUN_TIMEOUT_SECONDS = env.float("TUNIX_RUN_TIMEOUT_SECONDS", None)
+# Of a queued dry run with depth, which has a slot: the chat template of a model can loop.
+TUNIX_DRY_RUN_TIMEOUT_SECONDS = env.float("TUNIX_DRY_RUN_TIMEOUT_SECONDS", 3600.0)
 TUNIX_OUTPUT_MAX_BYTES = env.int("TUNIX_OUTPUT_MAX_BYTES", 10_240)
 # Trainings at once on this host.
 TUNIX_SLOTS = env.int("TUNIX_SLOTS", 1)

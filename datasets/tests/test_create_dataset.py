@@ -64,6 +64,8 @@ def test_statistics_and_fingerprint():
         "train": 1,
         "held_out": 1,
         "with_final_answer": 1,
+        "with_tools": 0,
+        "with_reasoning": 0,
         "prompt_characters": {"min": 5, "mean": 5.0, "max": 5},
         "answer_characters": {"min": 2, "mean": 6.5, "max": 11},
         "example_characters": {"min": 7, "mean": 11.5, "max": 16},

@@ -84,6 +84,13 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
             f"batch_size {training['batch_size']} is larger than the {examples} training examples;"
             " each step sees all of them."
         )
+    if request.model.kind == "preset":
+        for name in ("tools", "reasoning"):
+            if count := dataset.stats.get(f"with_{name}"):
+                preflight.problems.append(
+                    f"{count:,} of the examples have {name}, which the built-in presets cannot"
+                    " write: they read bytes. Train a model with a chat template."
+                )
     limit = training["max_seq_length"]
     shortest = dataset.stats.get("shortest_example_bytes")
     # Bytes bound byte tokens from below: for the presets this is exact enough to refuse.

@@ -215,8 +215,11 @@ def _require_room_in_queue(owner: User) -> None:
 def needs_process(request: RunRequest) -> bool:
     """A training does, and a dry run with depth where the runtime is: it tokenises the data, with
     ``smoke`` it runs one step."""
-    with_depth = request.preflight == "full" or request.smoke
-    return not request.dry_run or (with_depth and local_runtime().available)
+    return not request.dry_run or (_has_depth(request) and local_runtime().available)
+
+
+def _has_depth(request: RunRequest) -> bool:
+    return request.preflight == "full" or request.smoke
 
 
 def find_submitted(*, request: RunRequest, by: User) -> Run | None:
@@ -268,9 +271,13 @@ def runtime_elsewhere() -> bool:
 def time_limit(request: RunRequest, *, queued: bool) -> float | None:
     """Seconds: the request's own limit within the system's; a run in the request never takes longer
     than that may."""
-    system = settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
-    limits = [limit for limit in (request.timeout_seconds, system) if limit is not None]
-    return min(limits, default=None)
+    limits = [request.timeout_seconds]
+    limits.append(
+        settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS
+    )
+    if request.dry_run and _has_depth(request):
+        limits.append(settings.TUNIX_DRY_RUN_TIMEOUT_SECONDS)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def run_warnings(
@@ -283,16 +290,23 @@ def run_warnings(
     """Return what is worth knowing about a run, one sentence each: that its time was cut, what was
     known at its submission, and what a dry run or the training found."""
     cut = limit_warning(
-        asked=config.get("timeout_seconds"), limit=timeout_seconds, queued=queued_at is not None
+        asked=config.get("timeout_seconds"),
+        limit=timeout_seconds,
+        queued=queued_at is not None,
+        dry_run=config.get("dry_run") is True,
     )
     return [*([cut] if cut else []), *warnings_in(summary)]
 
 
-def limit_warning(*, asked: Any, limit: float | None, queued: bool) -> str | None:
+def limit_warning(
+    *, asked: Any, limit: float | None, queued: bool, dry_run: bool = False
+) -> str | None:
     """Say that a run got less time than its request asked for, and why; None where it did not."""
     if not isinstance(asked, int | float) or limit is None or asked <= limit:
         return None
     cut = f"timeout_seconds {number_text(asked)} was cut to {number_text(limit)}"
+    if queued and dry_run and limit == settings.TUNIX_DRY_RUN_TIMEOUT_SECONDS:
+        return f"{cut}: TUNIX_DRY_RUN_TIMEOUT_SECONDS limits every dry run to that."
     if queued:
         return f"{cut}: TUNIX_RUN_TIMEOUT_SECONDS limits every run to that."
     return (

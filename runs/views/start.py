@@ -125,7 +125,10 @@ def time_warnings(form: StartForm) -> list[str]:
     queued = form.cleaned_data["run_async"]
     limit = submission.time_limit(form.request, queued=queued)
     warning = submission.limit_warning(
-        asked=form.request.timeout_seconds, limit=limit, queued=queued
+        asked=form.request.timeout_seconds,
+        limit=limit,
+        queued=queued,
+        dry_run=form.request.dry_run,
     )
     return [warning] if warning else []
 

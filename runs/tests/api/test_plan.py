@@ -363,6 +363,29 @@ def test_a_limit_that_was_cut_is_said_in_post_and_get(
     )
 
 
+def test_a_dry_run_with_depth_holds_no_slot_for_ever(
+    api: APIClient, body: Answer, scripted: Script, settings: LazySettings
+) -> None:
+    """The chat template of a model can loop."""
+    scripted()
+
+    def ask(**fields: Any) -> Answer:
+        answer: Answer = api.post(
+            "/api/tunix/run?mode=async", body | {"dry_run": True} | fields, format="json"
+        ).json()
+        return answer
+
+    assert ask(preflight="full")["timeout_seconds"] == 3600.0
+    assert ask(preflight="quick")["timeout_seconds"] is None
+    cut = ask(preflight="full", timeout_seconds=7200)
+    assert cut["warnings"] == [
+        "timeout_seconds 7,200 was cut to 3,600: TUNIX_DRY_RUN_TIMEOUT_SECONDS limits every dry run"
+        " to that."
+    ]
+    settings.TUNIX_RUN_TIMEOUT_SECONDS = 60.0
+    assert ask(smoke=True)["timeout_seconds"] == 60.0
+
+
 def test_a_limit_within_is_no_warning(api: APIClient, body: Answer, scripted: Script) -> None:
     scripted()
     assert (

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from django.conf import LazySettings
+from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
+from datasets.services import create_dataset, create_traces
 from runs.execution.launching import launch_pending
 from runs.models import Run, RunEvent
 from runs.services.reservations import run_folder
@@ -355,3 +357,34 @@ def test_a_learning_rate_that_is_seldom_meant_is_a_warning(
     )
     assert api.get(f"/api/tunix/runs/{answer['run_id']}").json()["warnings"] == answer["warnings"]
     assert answer["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "name"),
+    [
+        ({"role": "assistant", "content": "4", "reasoning": "2 and 2"}, "reasoning"),
+        (
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "add", "arguments": {"a": 2}}}],
+            },
+            "tools",
+        ),
+    ],
+)
+def test_a_preset_is_refused_for_what_bytes_cannot_write(
+    run_dry: Callable[..., Answer], user: User, answer: dict[str, Any], name: str
+):
+    """The training refused it, after the dry run had called it valid."""
+    plain = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    traces = create_traces(items=[{"messages": plain}, {"messages": [plain[0], answer]}], by=user)
+    made = create_dataset(name=name, version="v1", trace_ids=[one.pk for one in traces], by=user)
+    assert made.stats[f"with_{name}"] == 1
+
+    refused = run_dry(dataset_key=made.dataset_key)
+
+    assert refused["status"] == "failed"
+    assert refused["message"].startswith(
+        f"1 of the examples have {name}, which the built-in presets"
+    )

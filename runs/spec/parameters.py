@@ -18,9 +18,9 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 class Parameter:
     """One training parameter.
 
-    ``type`` is bool, int, float, str or list (of strings). The bounds are inclusive, ``minimum``
-    unless ``exclusive_minimum``. ``None`` is accepted where ``nullable`` and means what ``help``
-    says.
+    ``type`` is bool, int, float, str, list (of strings) or dict. The bounds are inclusive,
+    ``minimum`` unless ``exclusive_minimum``. ``None`` is accepted where ``nullable`` and means what
+    ``help`` says.
     """
 
     name: str
@@ -58,6 +58,10 @@ class Parameter:
             if unknown:
                 return f"{value_text(unknown[0])} is not one of {', '.join(self.choices)}"
             return "must not name anything twice" if len(set(value)) < len(value) else None
+        if self.type is dict:
+            return (
+                None if isinstance(value, dict) else f"must be an object, not {value_text(value)}"
+            )
         if not isinstance(value, str):
             return f"must be text, not {value_text(value)}"
         if self.choices and value not in self.choices:

@@ -1,0 +1,93 @@
+"""The scorers that a request may choose."""
+
+from typing import Any
+
+import pytest
+
+from runs.spec.scorers import DEFAULT_SCORERS, SCORERS, choose, labels
+
+NESTED: dict[str, Any] = {}
+for _ in range(2000):
+    NESTED = {"items": NESTED}
+
+
+def test_defaults_are_filled_in():
+    (chosen,) = choose(DEFAULT_SCORERS)
+    assert chosen.as_json() == {
+        "name": "exact_match",
+        "version": 1,
+        "weight": 1.0,
+        "parameters": {"ignore_case": False},
+    }
+    assert choose([chosen.as_json()]) == (chosen,)
+
+
+def test_the_hash_says_what_is_computed():
+    first, again, heavier, other = (
+        choose([asked])[0]
+        for asked in (
+            {"name": "numeric"},
+            {"name": "numeric", "parameters": {"absolute": 0.0}},
+            {"name": "numeric", "weight": 2},
+            {"name": "numeric", "parameters": {"absolute": 1}},
+        )
+    )
+    assert first.hash == again.hash == heavier.hash != other.hash
+
+
+def test_scorers_of_one_name_are_told_apart():
+    chosen = choose(
+        [
+            {"name": "regex", "parameters": {"pattern": "a"}},
+            {"name": "regex", "parameters": {"pattern": "b"}},
+            {"name": "chrf"},
+        ]
+    )
+    first, second, third = labels(chosen)
+    assert first != second
+    assert first.startswith("regex-")
+    assert third == "chrf"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "must be a list"),
+        ([], "at least one scorer"),
+        ("exact_match", "must be a list"),
+        ([{"name": "chrf"}] * 21, "at most 20"),
+        (["exact_match"], "must be an object"),
+        ([{"name": "EXACT"}], "is not one of exact_match"),
+        ([{"name": ["exact_match"]}], "is not one of"),
+        ([{}], "null is not one of"),
+        ([{"name": "chrf", "wieght": 2}], 'unknown field "wieght"'),
+        ([{"name": "chrf", "version": 2}], "has the version 1 here, not 2"),
+        ([{"name": "chrf", "version": True}], "has the version 1 here"),
+        ([{"name": "chrf", "weight": "2"}], "weight must be a number"),
+        ([{"name": "chrf", "weight": 0}], "greater than 0"),
+        ([{"name": "chrf", "weight": float("nan")}], "weight must be a number"),
+        ([{"name": "chrf", "weight": 1e9}], "at most 1000"),
+        ([{"name": "chrf", "parameters": []}], "parameters must be an object"),
+        ([{"name": "chrf", "parameters": {"n": 2}}], 'no parameter "n"; it has: none'),
+        ([{"name": "regex"}], "pattern must not be null"),
+        ([{"name": "regex", "parameters": {"pattern": "x" * 3000}}], "longer than 2,000"),
+        ([{"name": "json_schema", "parameters": {"schema": "x"}}], "must be an object"),
+        ([{"name": "json_schema", "parameters": {"schema": NESTED}}], "longer than 100,000"),
+        ([{"name": "numeric", "parameters": {"relative": 2}}], "at most 1"),
+        (
+            [{"name": "length", "parameters": {"min_tokens": 5, "max_tokens": 4}}],
+            "min_tokens is greater",
+        ),
+        ([{"name": "chrf"}, {"name": "chrf", "weight": 2}], "chosen twice"),
+    ],
+)
+def test_what_is_wrong_is_said(asked: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        choose(asked)
+
+
+def test_every_scorer_has_a_sentence_and_names_its_parameters():
+    for name, scorer in SCORERS.items():
+        assert scorer.name == name
+        assert scorer.help.endswith(".")
+        assert all(key == parameter.name for key, parameter in scorer.parameters.items())

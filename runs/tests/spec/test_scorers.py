@@ -1,10 +1,12 @@
 """The scorers that a request may choose."""
 
+import re
 from typing import Any
 
 import pytest
 
 from runs.spec.scorers import DEFAULT_SCORERS, SCORERS, choose, labels
+from tunixrt.tests.plugin import ROOT
 
 NESTED: dict[str, Any] = {}
 for _ in range(2000):
@@ -91,3 +93,20 @@ def test_every_scorer_has_a_sentence_and_names_its_parameters():
         assert scorer.name == name
         assert scorer.help.endswith(".")
         assert all(key == parameter.name for key, parameter in scorer.parameters.items())
+
+
+def test_the_document_lists_them():
+    text = (ROOT / "docs" / "evaluation.md").read_text()
+    documented = re.findall(r"^\| `(\w+)` \| (\d+) \| (.*?) \| (.*?)\|$", text, re.MULTILINE)
+    assert documented == [
+        (
+            scorer.name,
+            str(scorer.version),
+            scorer.help,
+            "".join(f"{name}, " for name in map("`{}`".format, scorer.parameters)).removesuffix(
+                ", "
+            )
+            + (" " if scorer.parameters else ""),
+        )
+        for scorer in SCORERS.values()
+    ]

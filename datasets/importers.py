@@ -70,6 +70,10 @@ class BadLines(ImportRefused):
         }
 
 
+class LacksMapping(Exception):
+    """The first line is an object of no known format, and no mapping says what it is."""
+
+
 @dataclass(frozen=True)
 class ImportRequest:
     """What is asked of an import.
@@ -153,6 +157,7 @@ def read_parts(
     progress: Progress = no_progress,
     named_lines: int | None = NAMED_LINES,
     origin: Mapping[str, Any] | None = None,
+    may_wait: bool = False,
 ) -> Staging:
     """Read and check all examples of one or several files, into a staging in ``folder``.
 
@@ -160,12 +165,14 @@ def read_parts(
         parts: each is read once, from where it stands to its end, before the next one is asked for.
         named_lines: how many bad lines the error names; None: all.
         origin: further fields of the provenance.
+        may_wait: raise LacksMapping where a mapping would help, instead of reading on.
 
     Raises:
-        BadLines, ImportRefused, services.InvalidDataset. OSError: no room for the staging.
+        LacksMapping, BadLines, ImportRefused, services.InvalidDataset. OSError: no room for the
+        staging.
     """
     with closing(Filling(folder / STAGING)) as filling:
-        reading = _Reading(filling, request, folder / SKIPPED, named_lines, progress)
+        reading = _Reading(filling, request, folder / SKIPPED, named_lines, progress, may_wait)
         reading.read(parts)
         held_out = request.held_out
         if held_out is not None and filling.named_parts:
@@ -238,6 +245,7 @@ class _Reading:
     skipped: Path
     named_lines: int | None
     progress: Progress
+    may_wait: bool = False
     format: str | None = None
     files: list[dict[str, Any]] = field(default_factory=list)
     grouping: Grouping | None = None
@@ -287,6 +295,8 @@ class _Reading:
     def _take(self, found: Line, part: Part, number: int, where: str) -> None:
         """Raises LineError."""
         request = self.request
+        if self.may_wait and self.lines == 1 and lacks_format(found, request):
+            raise LacksMapping
         line = mapped(found, request.mapping) if request.mapping else found
         self.format = self.format or recognise(line, request.kind, request.ignored)
         rest, split = check_line(line, self.format, request.kind, request.ignored)
@@ -371,6 +381,17 @@ def _told_of(source: Source) -> dict[str, Any]:
         "left_out_beside_the_examples": source.beside,
     }
     return _filled(told)
+
+
+def lacks_format(line: Line, request: ImportRequest) -> bool:
+    """Whether a line is an object of no known format, and the request does not say what it is."""
+    if request.format or request.mapping or not line:
+        return False
+    try:
+        recognise(line, request.kind, request.ignored)
+    except LineError as error:
+        return str(error).startswith("is of no known format")
+    return False
 
 
 def mapped(line: Line, mapping: Mapping[str, str]) -> Line:

@@ -18,12 +18,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 from django.utils import timezone
 
@@ -31,7 +32,14 @@ from datasets import data_roots, folders, hub, services, sources
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.recipe import Recipe, check_parents
 from datasets.curation import inherited_origin
-from datasets.importers import NAMED_LINES, ImportRequest, read_parts, refuse_overlap
+from datasets.importers import (
+    NAMED_LINES,
+    ImportRequest,
+    LacksMapping,
+    read_parts,
+    refuse_overlap,
+)
+from datasets.mapping import lacks_mapping
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
 from datasets.overlaps import check_comparable, compute_overlap
 from datasets.reading import Part, Readable
@@ -47,6 +55,7 @@ DATABASE_AWAY_SECONDS = 2.0
 UNDER_WAY_MAX = 100  # imports of one account
 DRAFTS_MAX = 20
 DRAFT_LIFETIME = timedelta(days=1)
+NO_DRAFT = "The import does not wait for a mapping, or not any more."
 REMEMBERED = 50  # imports of a user, the newest
 PROBLEM_MAX = 10_000  # characters
 _COPY_BYTES = 1024 * 1024
@@ -59,6 +68,10 @@ submitted = Signal()
 
 class Cancelled(Exception):
     """A user asked an import to end."""
+
+
+class _Waits(Exception):
+    """An import is a draft now: it waits for a mapping."""
 
 
 # --- Within a request -----------------------------------------------------------------------------
@@ -183,13 +196,18 @@ def submit_file(*, file: Readable, request: ImportRequest, file_name: str, by: U
 
 
 def submit_path(*, path: str, request: ImportRequest, by: User) -> Import:
-    """Let a process import a file of the server, which is read where it is. Raises what
-    ``submit_file`` raises, and InvalidPath."""
+    """Let a process import a file of the server, which is read where it is; a file of no known
+    format becomes a draft. Raises what ``submit_file`` raises, and InvalidPath."""
     source = data_roots.describe(path)
     row = _row_of(request, source, by)
-    with _kept_folder(row.id):
-        row.bytes_total = source["bytes"]
-        _submit(row, request, by)
+    row.bytes_total = source["bytes"]
+    with _kept_folder(row.id) as folder:
+        if lacks_mapping(source, folder, request):
+            _refuse_too_many_drafts(by)
+            row.state = ImportState.DRAFT
+            row.save(force_insert=True)
+        else:
+            _submit(row, request, by)
     return row
 
 
@@ -259,9 +277,7 @@ def _take_over(file: Readable, path: Path) -> int:
 def keep_draft(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
     """Keep a file until the user says what its columns mean. Raises as ``submit_file`` does."""
     request.check()
-    drafts = Import.objects.filter(created_by=by, state=ImportState.DRAFT)
-    if drafts.count() >= DRAFTS_MAX:
-        raise TooMany(f"{DRAFTS_MAX} files of yours wait for a mapping. Import or cancel them.")
+    _refuse_too_many_drafts(by)
     row = Import(
         state=ImportState.DRAFT,
         dataset_key=request.dataset_key,
@@ -275,9 +291,15 @@ def keep_draft(*, file: Readable, request: ImportRequest, file_name: str, by: Us
     return row
 
 
+def _refuse_too_many_drafts(by: User | None) -> None:
+    drafts = Import.objects.filter(created_by=by, state=ImportState.DRAFT)
+    if drafts.count() >= DRAFTS_MAX:
+        raise TooMany(f"{DRAFTS_MAX} files of yours wait for a mapping. Import or cancel them.")
+
+
 def submit_draft(*, row: Import, request: ImportRequest, by: User) -> Import:
-    """Let a process import a file that was kept. Raises as ``submit_file`` does, and Conflict when
-    it is no draft any more."""
+    """Let a process import a draft, with its mapping. Raises as ``submit_file`` does, and Conflict
+    when it is no draft any more."""
     request.check()
     _refuse_too_many(by)
     with transaction.atomic():
@@ -287,19 +309,21 @@ def submit_draft(*, row: Import, request: ImportRequest, by: User) -> Import:
             dataset=dataset,
             dataset_key=request.dataset_key,
             request=request.as_json(),
+            ended_at=None,
         )
         if not taken:
-            raise Conflict("The import is no draft any more.")
+            raise Conflict(NO_DRAFT)
     row.refresh_from_db()
     submitted.send(Import)
     return row
 
 
 def remove_old_drafts() -> None:
-    """Remove files that were never given a meaning."""
-    for row in Import.objects.filter(
-        state=ImportState.DRAFT, created_at__lt=timezone.now() - DRAFT_LIFETIME
-    ):
+    """Remove files that were never given a meaning. A draft is as old as it has been waiting."""
+    drafts = Import.objects.filter(state=ImportState.DRAFT).annotate(
+        waits_since=Coalesce("ended_at", "created_at")
+    )
+    for row in drafts.filter(waits_since__lt=timezone.now() - DRAFT_LIFETIME):
         _cancel_draft(row)
 
 
@@ -368,13 +392,17 @@ def submit_overlap(*, dataset: Dataset, other: Dataset, by: User) -> Import:
 
 def work_on(import_id: uuid.UUID) -> None:
     """Do what is left of an import, whose lock the caller holds, to its end: completed, failed
-    or cancelled then. While the database is away, wait for it."""
+    or cancelled then, or a draft that keeps its files. While the database is away, wait for it."""
     while True:
         try:
             row = Import.objects.select_related("created_by").get(pk=import_id)
+            if row.state == ImportState.DRAFT:
+                return
             if row.state in UNDER_WAY:
                 _work_on(row)
             folders.remove_folder(row.id, keep=(folders.SKIPPED,))
+            return
+        except _Waits:
             return
         except (OperationalError, InterfaceError) as error:
             logger.warning("the database is away: %s", error)
@@ -492,14 +520,40 @@ def _read_source(row: Import, folder: Path) -> Staging:
     told = _Told(row)
     if row.source.get("type") == "hub":
         _fetch(row, folder / folders.HUB, told)
-    return read_parts(
-        sources.parts_of(row.source, folder),
-        request=ImportRequest.from_json(row.request),
-        folder=folder,
-        by=row.created_by,
-        progress=told,
-        origin=sources.origin_of(row.source),
-    )
+    try:
+        return read_parts(
+            sources.parts_of(row.source, folder),
+            request=ImportRequest.from_json(row.request),
+            folder=folder,
+            by=row.created_by,
+            progress=told,
+            origin=sources.origin_of(row.source),
+            may_wait=True,
+        )
+    except LacksMapping:
+        _wait_for_mapping(row)
+
+
+def _wait_for_mapping(row: Import) -> NoReturn:
+    """Make a draft of an import, which gives its name back. Raises _Waits, or TooMany,
+    Cancelled."""
+    _refuse_too_many_drafts(row.created_by)
+    assert row.dataset_id is not None
+    with transaction.atomic():
+        waits = Import.objects.filter(
+            pk=row.pk, state__in=UNDER_WAY, cancel_requested_at=None
+        ).update(
+            state=ImportState.DRAFT,
+            phase=ImportPhase.NONE,
+            dataset=None,
+            bytes_read=0,
+            attempts=0,
+            ended_at=timezone.now(),
+        )
+        if not waits:
+            raise Cancelled
+        Dataset.with_incomplete.filter(pk=row.dataset_id, complete=False).delete()
+    raise _Waits
 
 
 def _derive(row: Import, folder: Path) -> Staging:

@@ -3,6 +3,7 @@ as they would become."""
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,12 @@ import orjson
 from datasets.examples import Part, parts_of
 from datasets.formats.lines import Line, LineError
 from datasets.formats.table import TEXT, recognise, to_example
-from datasets.importers import ImportRequest, mapped
+from datasets.importers import ImportRequest, lacks_format, mapped
 from datasets.models import Kind
 from datasets.reading import ImportRefused, Readable, Source, unpacked_limit
+from datasets.schema import ExampleData
+from datasets.sources import parts_of as files_of
+from tunixrt.refusals import Refusal
 
 ROWS = 20
 COLUMNS_MAX = 100  # that are offered
@@ -129,6 +133,7 @@ class Preview:
     cells: list[tuple[str, str]]
     parts: list[Part]
     problem: str
+    example: ExampleData | None = None
 
 
 def first_rows(file: Readable, file_name: str) -> Rows:
@@ -139,28 +144,38 @@ def first_rows(file: Readable, file_name: str) -> Rows:
     return Rows(found, list(dict.fromkeys(names))[:COLUMNS_MAX], source.unpacks)
 
 
-def rows_of(path: Path, file_name: str) -> Rows:
-    """The same of a file that was kept. Raises ImportRefused, also where it is gone."""
+def rows_of(source: Mapping[str, Any], folder: Path) -> Rows:
+    """The same of what an import reads (``Import.source``): of its first file with any rows. Raises
+    ImportRefused, also where the files are gone, and InvalidPath."""
+    rows = Rows([], [])
     try:
-        with path.open("rb") as file:
-            return first_rows(file, file_name)
+        with closing(files_of(source, folder)) as parts:
+            for part in parts:
+                rows = first_rows(part.file, part.name)
+                if rows.found:
+                    break
     except FileNotFoundError as error:
-        raise ImportRefused("The file is not kept any more. Upload it again.") from error
+        raise ImportRefused("The file is not kept any more. Import it again.") from error
+    return rows
+
+
+def lacks_mapping(source: Mapping[str, Any], folder: Path, request: ImportRequest) -> bool:
+    """Whether ``needs_mapping`` is true of what an import reads. A file that cannot be read needs
+    none: its import says why."""
+    if request.format or request.mapping:
+        return False
+    try:
+        return needs_mapping(rows_of(source, folder), request)
+    except Refusal:
+        return False
 
 
 def needs_mapping(rows: Rows, request: ImportRequest) -> bool:
     """Whether the rows are objects of which no format is known: a mapping would say what they
     are."""
-    if request.format or request.mapping or not rows.found:
+    if not rows.found or isinstance(first := rows.found[0][1], LineError):
         return False
-    first = rows.found[0][1]
-    if isinstance(first, LineError) or not first:
-        return False
-    try:
-        recognise(first, request.kind, frozenset(request.ignore))
-    except LineError as error:
-        return str(error).startswith("is of no known format")
-    return False
+    return lacks_format(first, request)
 
 
 def guess(columns: Sequence[str]) -> tuple[Shape, dict[str, str]]:
@@ -207,14 +222,19 @@ def preview(rows: Rows, request: ImportRequest) -> list[Preview]:
 def _preview(number: int, row: Line | LineError, request: ImportRequest) -> Preview:
     if isinstance(row, LineError):
         return Preview(number, [], [], str(row))
-    cells = [(name, _cell(value)) for name, value in islice(row.items(), COLUMNS_MAX)]
+    cells = cells_of(row)
     try:
         line = mapped(row, request.mapping) if request.mapping else row
         name = request.format or recognise(line, request.kind, frozenset(request.ignore))
         example, _ = to_example(line, name, request.kind, frozenset(request.ignore))
     except LineError as error:
         return Preview(number, cells, [], str(error))
-    return Preview(number, cells, parts_of(example), "")
+    return Preview(number, cells, parts_of(example), "", example)
+
+
+def cells_of(row: Line) -> list[tuple[str, str]]:
+    """The names of the columns of a row, and the beginning of each value, as text."""
+    return [(name, _cell(value)) for name, value in islice(row.items(), COLUMNS_MAX)]
 
 
 def _cell(value: Any) -> str:

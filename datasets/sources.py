@@ -1,7 +1,7 @@
 """What an import by a process of its own reads: an upload in its folder, a file on the server, or a
 dataset of the Hugging Face Hub. ``Import.source`` says which, under ``type``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from datasets import data_roots, folders
 from datasets.reading import Part
 
 
-def parts_of(source: Mapping[str, Any], folder: Path) -> Iterator[Part]:
+def parts_of(source: Mapping[str, Any], folder: Path) -> Generator[Part]:
     """Yield the files of an import, each open until the next one is asked for. Raises Refusal,
     OSError."""
     if source.get("type") == "path":

@@ -22,7 +22,7 @@ from datasets.curation import EDITABLE
 from datasets.curation_forms import EditForm
 from datasets.data_roots import PATH_MAX, list_folder
 from datasets.examples import content_of, parts_of
-from datasets.folders import SOURCE, folder_of
+from datasets.folders import folder_of
 from datasets.forms import MappingForm, UploadForm
 from datasets.importers import BadLines, ImportRequest
 from datasets.imports import (
@@ -206,7 +206,8 @@ def _upload(request: HttpRequest) -> HttpResponse:
             file, asked = form.cleaned_data["file"], form.import_request()
             if not file:
                 row = _submit_source(form, asked, person(request))
-                return _go(request, reverse("datasets:import", args=[row.pk]))
+                page = "mapping" if row.state == ImportState.DRAFT else "import"
+                return _go(request, reverse(f"datasets:{page}", args=[row.pk]))
             rows = first_rows(file, file.name)
             file.seek(0)
             if needs_mapping(rows, asked):
@@ -291,7 +292,7 @@ def import_mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
         del shown["show"]
         shown.pop("csrfmiddlewaretoken", None)
         return redirect(f"{request.path}?{shown.urlencode()}")
-    rows = rows_of(folder_of(row.pk) / SOURCE, str(row.source.get("file", "")))
+    rows = rows_of(row.source, folder_of(row.pk))
     form = MappingForm(
         request.POST if request.method == "POST" else request.GET,
         asked=ImportRequest.from_json(row.request),

@@ -102,6 +102,18 @@ Source = Annotated[
     Field(description="Where the data come from: an address, a paper."),
 ]
 TraceIds = Annotated[list[Any], PlainValidator(_list), _IDS]
+Format = Annotated[
+    str,
+    PlainValidator(_text),
+    WithJsonSchema({"type": "string", "enum": ["", *FORMATS]}),
+    Field(description="Of the lines; empty: recognised by the first one."),
+]
+Kind = Annotated[
+    str,
+    PlainValidator(_text),
+    WithJsonSchema({"type": "string", "enum": ["", *KINDS]}),
+    Field(description="What the examples are to be; empty: what their format is taken for."),
+]
 
 
 class DatasetBody(Model):
@@ -139,12 +151,8 @@ class UploadFields(Model):
     name: Name
     version: Version
     description: Description = ""
-    format: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *FORMATS]})
-    ] = Field("", description="Of the lines; empty: recognised by the first one.")
-    kind: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *KINDS]})
-    ] = Field("", description="What the examples are to be; empty: what their format is taken for.")
+    format: Format = ""
+    kind: Kind = ""
     mapping: Description = Field(
         "",
         description="JSON object: the name of a field that a format knows, and the field or column"
@@ -216,6 +224,11 @@ Text = Annotated[
     WithJsonSchema({"type": "string", "maxLength": TEXT_MAX}),
 ]
 
+Mapping = Annotated[
+    dict[str, Any],
+    _typed("an object", dict),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
 
 HUB_FIELDS = tuple(field.name for field in fields(HubRequest) if field.name != "hub")
 
@@ -238,17 +251,9 @@ class ImportBody(Model):
     name: Name
     version: Version
     description: Description = ""
-    format: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *FORMATS]})
-    ] = Field("", description="Of the lines; empty: recognised by the first one.")
-    kind: Annotated[
-        str, PlainValidator(_text), WithJsonSchema({"type": "string", "enum": ["", *KINDS]})
-    ] = Field("", description="What the examples are to be; empty: what their format is taken for.")
-    mapping: Annotated[
-        dict[str, Any],
-        _typed("an object", dict),
-        WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
-    ] = Field(
+    format: Format = ""
+    kind: Kind = ""
+    mapping: Mapping = Field(
         {},
         description="The name of a field that a format knows, and the field or column of the file"
         " that is meant.",

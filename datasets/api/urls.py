@@ -1,6 +1,6 @@
 from django.urls import path
 
-from datasets.api import curation, versions, views
+from datasets.api import curation, mappings, versions, views
 
 app_name = "datasets_api"
 urlpatterns = [
@@ -14,6 +14,11 @@ urlpatterns = [
         "datasets/imports/<str:import_id>/skipped.jsonl",
         views.ImportSkipped.as_view(),
         name="skipped",
+    ),
+    path(
+        "datasets/imports/<str:import_id>/mapping",
+        mappings.ImportMapping.as_view(),
+        name="import_mapping",
     ),
     path("uploads/permission", views.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", views.DatasetDetail.as_view(), name="detail"),

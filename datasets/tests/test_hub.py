@@ -142,6 +142,25 @@ class TestImporting:
         assert import_now(user).state == "completed"
         assert Dataset.objects.get().held_out_size == 0
 
+    def test_columns_of_no_known_format_wait_with_the_files(
+        self, the_hub: Hub, user: User, api: APIClient
+    ):
+        rows = jsonl({"frage": "1+1?", "antwort": "2"}, {"frage": "2+1?", "antwort": "3"})
+        the_hub.repositories[ID].push({"a/empty.jsonl": b"", "a/train.jsonl": rows})
+        row = import_now(user)
+        assert (row.state, row.problem, row.dataset) == ("draft", "", None)
+        address = f"/api/datasets/imports/{row.pk}/mapping"
+        assert api.get(address).json()["columns"] == ["frage", "antwort"]
+        mapping = {"prompt": "frage", "completion": "antwort"}
+        api.post(address, {"format": "prompt_completion", "mapping": mapping}, format="json")
+        commit = row.source["commit"]
+        the_hub.repositories[ID].push({"a/train.jsonl": lines(7)})  # the commit is fixed
+        assert work_on(row).state == "completed", row.problem
+        dataset = Dataset.objects.get()
+        assert (dataset.size, dataset.provenance["commit"]) == (2, commit)
+        assert the_hub.fetched() == ["a/train.jsonl"]  # once
+        assert not folders.folder_of(row.pk).exists()
+
     def test_bad_lines_name_their_file(self, the_hub: Hub, user: User):
         the_hub.repositories[ID].push({"a.jsonl": lines(1), "b.jsonl": lines(2) + b"42\n"})
         row = import_now(user)

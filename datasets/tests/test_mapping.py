@@ -1,21 +1,25 @@
-"""Columns of other names: the screen on which they are given a meaning."""
+"""Columns of other names: the screen, and the API, by which they are given a meaning."""
 
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
+from rest_framework.test import APIClient
 
 from datasets import folders, imports
+from datasets.importers import ImportRequest
 from datasets.imports import remove_old_drafts
 from datasets.mapping import SHAPES, guess
 from datasets.models import Dataset, Import
-from datasets.tests.factory import jsonl, work_on
+from datasets.tests.factory import jsonl, jsonl_file, work_on
 
 ROWS = [{"frage": f"{n}+1?", "antwort": str(n + 1), "stars": n} for n in range(25)]
 
@@ -186,3 +190,212 @@ def test_it_is_forgotten_when_it_is_cancelled_or_old(
     assert Import.objects.get(pk=new.pk).state == "cancelled"
     assert not any(folders.imports_folder().iterdir())
     assert browser.get(second)["Location"] == f"/datasets/imports/{new.pk}"
+
+
+CHOSEN = {"shape": "question_answer", "prompt": "frage", "completion": "antwort", "ignore": "stars"}
+BODY = {
+    "format": "prompt_completion",
+    "mapping": {"prompt": "frage", "completion": "antwort"},
+    "ignore": ["stars"],
+}
+
+
+class TestAFileOfTheServer:
+    @pytest.fixture
+    def path(self, tmp_path: Path, settings: LazySettings) -> Path:
+        root = (tmp_path / "data").resolve()
+        root.mkdir()
+        settings.TUNIX_DATA_ROOTS = [root]
+        (root / "sums.jsonl").write_bytes(jsonl(*ROWS))
+        return root / "sums.jsonl"
+
+    @pytest.fixture
+    def address(self, browser: Client, path: Path) -> str:
+        fields = {"path": str(path), "name": "sums", "version": "v1"}
+        return str(browser.post("/datasets/new", fields)["Location"])
+
+    def test_is_read_where_it_is(self, browser: Client, address: str, path: Path) -> None:
+        row = Import.objects.get()
+        assert (address, row.state) == (f"/datasets/imports/{row.pk}/mapping", "draft")
+        assert not (folders.folder_of(row.pk) / folders.SOURCE).exists()
+        assert row.source["bytes"] == path.stat().st_size
+        assert browser.get(address).content.decode().count('data-testid="preview"') == 20
+        browser.post(address, CHOSEN)
+        assert work_on(row).state == "completed", row.problem
+        assert Dataset.objects.get().provenance["path"] == str(path)
+
+    def test_that_has_changed_is_refused(self, browser: Client, address: str, path: Path) -> None:
+        path.write_bytes(jsonl(*ROWS, {"frage": "?", "antwort": "!"}))
+        for answer in (browser.get(address), browser.post(address, CHOSEN)):
+            assert answer.status_code == 400
+            assert "has changed since the import was requested" in answer.content.decode()
+        assert Import.objects.get().state == "draft"
+        browser.post(address.replace("mapping", "cancel"))
+        assert Import.objects.get().state == "cancelled"
+
+    def test_that_changes_after_the_choice_fails(
+        self, browser: Client, address: str, path: Path
+    ) -> None:
+        browser.post(address, CHOSEN)
+        path.write_bytes(jsonl(*ROWS[1:]))
+        row = work_on(Import.objects.get())
+        assert (row.state, "has changed" in row.problem) == ("failed", True)
+
+    def test_of_a_known_format_is_imported_at_once(self, browser: Client, path: Path) -> None:
+        path.write_bytes(jsonl({"prompt": "1+1", "completion": "2"}))
+        fields = {"path": str(path), "name": "sums", "version": "v1"}
+        browser.post("/datasets/new", fields)
+        assert Import.objects.get().state == "pending"
+
+    def test_counts_among_the_drafts(
+        self, browser: Client, address: str, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(imports, "DRAFTS_MAX", 1)
+        fields = {"path": str(path), "name": "sums", "version": "v2"}
+        answer = browser.post("/datasets/new", fields)
+        assert "wait for a mapping" in answer.content.decode()
+        (left,) = folders.imports_folder().iterdir()
+        assert left.name in address
+
+
+class TestByAProcess:
+    """A process that finds no known format keeps the files and gives the name back."""
+
+    @pytest.fixture
+    def row(self, user: User) -> Import:
+        row = imports.submit_file(
+            file=jsonl_file(*ROWS),
+            request=ImportRequest(name="sums", version="v1", held_out=5),
+            file_name="sums.jsonl",
+            by=user,
+        )
+        return work_on(row)
+
+    def test_it_waits_for_a_mapping(self, browser: Client, row: Import) -> None:
+        assert (row.state, row.dataset, row.phase) == ("draft", None, "")
+        assert not Dataset.with_incomplete.exists()
+        page = browser.get(f"/datasets/imports/{row.pk}").content.decode()
+        assert f'href="/datasets/imports/{row.pk}/mapping"' in page
+        work_on(row)  # a process that comes late
+        assert (folders.folder_of(row.pk) / folders.SOURCE).exists()
+
+    def test_it_continues_when_it_has_one(self, browser: Client, row: Import) -> None:
+        browser.post(f"/datasets/imports/{row.pk}/mapping", CHOSEN)
+        work_on(row)
+        assert (row.state, row.examples_stored, row.problem) == ("completed", 25, "")
+        assert Dataset.objects.get().held_out_size == 5
+        assert not folders.folder_of(row.pk).exists()
+
+    def test_its_day_begins_when_it_waits(self, row: Import) -> None:
+        long_ago = timezone.now() - 2 * imports.DRAFT_LIFETIME
+        Import.objects.update(created_at=long_ago)
+        remove_old_drafts()
+        assert Import.objects.get().state == "draft"
+        Import.objects.update(ended_at=long_ago)
+        remove_old_drafts()
+        assert Import.objects.get().state == "cancelled"
+
+    def test_one_that_is_cancelled_before_does_not_wait(self, user: User) -> None:
+        row = imports.submit_file(
+            file=jsonl_file(*ROWS),
+            request=ImportRequest(name="sums", version="v1"),
+            file_name="",
+            by=user,
+        )
+        imports.cancel_import(row=row, by=user)
+        assert work_on(row).state == "cancelled"
+        assert not Dataset.with_incomplete.exists()
+
+    def test_it_fails_where_too_many_wait(
+        self, user: User, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(imports, "DRAFTS_MAX", 0)
+        row = imports.submit_file(
+            file=jsonl_file(*ROWS),
+            request=ImportRequest(name="sums", version="v1"),
+            file_name="",
+            by=user,
+        )
+        work_on(row)
+        assert (row.state, "wait for a mapping" in row.problem) == ("failed", True)
+        assert not Dataset.with_incomplete.exists()
+
+
+class TestByTheApi:
+    @pytest.fixture
+    def address(self, api: APIClient) -> str:
+        answer = api.post(
+            "/api/datasets/ingest?mode=async",
+            {
+                "file": SimpleUploadedFile("sums.jsonl", jsonl(*ROWS)),
+                "name": "sums",
+                "version": "v1",
+            },
+        )
+        work_on(Import.objects.get())
+        return f"/api/datasets/imports/{answer.json()['id']}/mapping"
+
+    def test_columns_and_a_suggestion_are_read(self, api: APIClient, address: str) -> None:
+        found = api.get(address).json()
+        assert found["columns"] == ["frage", "antwort", "stars"]
+        assert len(found["rows"]) == 20
+        assert found["rows"][1] == {
+            "number": 2, "row": {"frage": "1+1?", "antwort": "2", "stars": "1"}, "problem": "",
+        }  # fmt: skip
+        assert [shape["title"] for shape in found["shapes"]] == [shape.title for shape in SHAPES]
+        assert found["suggestion"].keys() == {"format", "kind", "mapping", "ignore"}
+
+    def test_a_dry_run_says_what_the_rows_would_become(self, api: APIClient, address: str) -> None:
+        found = api.post(f"{address}?dry_run=true", BODY, format="json")
+        assert found.status_code == 200, found.content
+        assert found.json()["rows"][2] == {
+            "number": 3,
+            "problem": "",
+            "example": {
+                "kind": "trace",
+                "prompt": "2+1?",
+                "steps": [],
+                "final_answer": "3",
+                "meta": {"stars": 2},
+            },
+        }
+        refused = api.post(f"{address}?dry_run=true", BODY | {"ignore": []}, format="json").json()
+        assert refused["rows"][2]["example"] is None
+        assert "is an example with a rating (stars)" in refused["rows"][2]["problem"]
+        assert Import.objects.get().state == "draft"
+
+    def test_a_mapping_makes_it_continue(self, api: APIClient, address: str) -> None:
+        answer = api.post(address, BODY, format="json")
+        assert (answer.status_code, answer.json()["state"]) == (202, "pending")
+        assert work_on(Import.objects.get()).state == "completed"
+        for again in (api.get(address), api.post(address, BODY, format="json")):
+            assert again.status_code == 409
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [
+            ({}, "mapping"),
+            ({"mapping": {"nothing": "frage"}}, "mapping"),
+            ({"mapping": {"prompt": 5}}, "mapping"),
+            ({"mapping": []}, "mapping"),
+            ({"format": "none"}, "format"),
+            ({"format": "text", "kind": "none"}, "kind"),
+            ({"format": "text", "name": "other"}, "name"),
+        ],
+    )
+    def test_what_is_wrong_is_named(
+        self, api: APIClient, address: str, body: dict[str, Any], field: str
+    ) -> None:
+        answer = api.post(address, body, format="json")
+        assert (answer.status_code, field in answer.json()) == (400, True), answer.content
+
+    def test_a_name_that_was_taken_in_the_meantime_is_a_conflict(
+        self, api: APIClient, address: str, user: User
+    ) -> None:
+        imports.import_file(
+            file=jsonl_file({"prompt": "1+1", "completion": "2"}),
+            request=ImportRequest(name="sums", version="v1"),
+            by=user,
+        )
+        assert api.post(address, BODY, format="json").status_code == 409
+        assert Import.objects.get(state="draft").dataset is None

@@ -16,7 +16,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.urls.resolvers import RoutePattern
 
 from datasets.importers import ImportRequest
-from datasets.imports import import_file
+from datasets.imports import import_file, keep_draft
 from datasets.models import Dataset, Erasure, Import, Trace
 from runs.execution.attending import cancel_run
 from runs.models import MetricSeries, SavedView
@@ -60,6 +60,7 @@ QUERIES = {
     "datasets_api:diff": "?to=lines-v1",
     "datasets_api:diff_lines": "?to=lines-v1",
 }
+DRAFTS = ("datasets:mapping", "datasets_api:import_mapping")
 
 
 @pytest.fixture
@@ -80,11 +81,18 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
         request=ImportRequest(name="lines", version="v1", skip_bad=0.5),
         by=user,
     )
+    draft = keep_draft(
+        file=io.BytesIO(b'{"frage": "1 + 1 = ?"}\n'),
+        request=ImportRequest(name="columns", version="v1"),
+        file_name="",
+        by=user,
+    )
     view = SavedView.objects.create(owner=user, name="mine", query="")
     return {
         "run_id": run.pk, "other": other.pk, "key": dataset.dataset_key,
         "trace_id": Trace.objects.values_list("pk", flat=True)[0],
         "import_id": Import.objects.get(dataset_key="lines-v1").pk,
+        "draft": draft.pk,
         "erasure_id": Erasure.objects.create(trace_ids=[]).pk,
         "pk": view.pk, "stream": "stdout", "path": "extra.bin",
     }  # fmt: skip
@@ -102,7 +110,8 @@ def test_every_route_that_answers_get_answers_head(
     remote_client.force_login(user)
     answered = set()
     for name, parameters in ROUTES.items():
-        address = reverse(name, kwargs={parameter: there[parameter] for parameter in parameters})
+        values = there | ({"import_id": there["draft"]} if name in DRAFTS else {})
+        address = reverse(name, kwargs={parameter: values[parameter] for parameter in parameters})
         address += QUERIES.get(name, "").format(**there)
         if (get := remote_client.get(address)).status_code == 405:
             assert remote_client.head(address).status_code == 405, name

@@ -19,7 +19,7 @@ from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
 from datasets.importers import ImportRequest
-from datasets.imports import import_file, submit_file
+from datasets.imports import import_file, keep_draft, submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
 from runs.models import Run, RunStatus
 from runs.tests.api.test_roles import EXPECTED
@@ -227,6 +227,9 @@ def make_import(described: Operation, user: User) -> Import:
     asked = ImportRequest(name="lines", version="v1", skip_bad=0.5)
     if described.name == "cancelImport":
         return submit_file(file=io.BytesIO(line), request=asked, **fields)
+    if described.name in ("readColumns", "mapImport"):
+        line = b'{"frage": "1 + 1 = ?", "antwort": "2"}\n'
+        return keep_draft(file=io.BytesIO(line), request=asked, **fields)
     import_file(file=io.BytesIO(line + b"1\n"), request=asked, **fields)
     return Import.objects.get()
 

@@ -36,6 +36,8 @@ from datasets.importers import (
     NAMED_LINES,
     ImportRequest,
     LacksMapping,
+    Progress,
+    no_progress,
     read_parts,
     refuse_overlap,
 )
@@ -98,17 +100,7 @@ def import_file(
         BadLines, ImportRefused, services.InvalidDataset, services.DatasetExists. OSError: no room.
     """
     request.check()
-    row = Import(
-        state=ImportState.RUNNING,
-        phase=ImportPhase.STORING,
-        in_request=True,
-        dataset_key=request.dataset_key,
-        source={"type": "upload", "file": file_name[:255]},
-        request=request.as_json(),
-        host=settings.TUNIX_HOST_NAME,
-        started_at=timezone.now(),
-        created_by=by,
-    )
+    row = _row_in_request(request, {"type": "upload", "file": file_name[:255]}, by)
     with _working_folder(row.id) as folder:
         staging = read_parts(
             [Part(file, file_name, in_request=web)],
@@ -117,9 +109,49 @@ def import_file(
             by=by,
             named_lines=named_lines,
         )
-        if staging.summary.size <= BATCH and staging.path.stat().st_size <= BATCH_BYTES:
-            return _store_at_once(row, staging, request, by)
-        return _store_in_request(row, staging, request, by)
+        return _store_all(row, staging, request, by)
+
+
+def import_hub(
+    *,
+    asked: hub.HubRequest,
+    request: ImportRequest,
+    named_lines: int | None = NAMED_LINES,
+    by: User | None,
+) -> Dataset:
+    """Fetch the data files of a Hub dataset, and store a dataset of their examples: all of them or
+    nothing. Raises what ``import_file`` raises, HubRefused, and NotHere without the client of the
+    Hub."""
+    request.check()
+    _check_parts(asked, request)
+    source = hub.resolve(asked.as_source(), max_bytes=settings.TUNIXRT_UPLOAD_MAX_BYTES)
+    row = _row_in_request(request, source, by)
+    with _working_folder(row.id) as folder:
+        _fetch_files(source, folder / folders.HUB, no_progress)
+        row.source = source | {"fetched": True}
+        staging = read_parts(
+            sources.parts_of(source, folder),
+            request=request,
+            folder=folder,
+            by=by,
+            named_lines=named_lines,
+            origin=sources.origin_of(source),
+        )
+        return _store_all(row, staging, request, by)
+
+
+def _row_in_request(request: ImportRequest, source: dict[str, Any], by: User | None) -> Import:
+    return Import(
+        state=ImportState.RUNNING,
+        phase=ImportPhase.STORING,
+        in_request=True,
+        dataset_key=request.dataset_key,
+        source=source,
+        request=request.as_json(),
+        host=settings.TUNIX_HOST_NAME,
+        started_at=timezone.now(),
+        created_by=by,
+    )
 
 
 @contextlib.contextmanager
@@ -143,6 +175,12 @@ def _dataset_fields(request: ImportRequest, by: User | None) -> dict[str, Any]:
         "source": request.source,
         "by": by,
     }
+
+
+def _store_all(row: Import, staging: Staging, request: ImportRequest, by: User | None) -> Dataset:
+    if staging.summary.size <= BATCH and staging.path.stat().st_size <= BATCH_BYTES:
+        return _store_at_once(row, staging, request, by)
+    return _store_in_request(row, staging, request, by)
 
 
 def _store_at_once(
@@ -215,12 +253,17 @@ def submit_hub(*, asked: hub.HubRequest, request: ImportRequest, by: User) -> Im
     """Let a process fetch and import a dataset of the Hugging Face Hub. Raises what ``submit_file``
     raises, and NotHere without the client of the Hub."""
     row = _row_of(request, asked.as_source(), by)
-    if asked.held_out_files and request.held_out is not None:
-        reason = "The files that are held out are named; give one or the other."
-        raise services.InvalidDataset({"held_out": [reason]})
+    _check_parts(asked, request)
     with _kept_folder(row.id):
         _submit(row, request, by)
     return row
+
+
+def _check_parts(asked: hub.HubRequest, request: ImportRequest) -> None:
+    """Raises InvalidDataset."""
+    if asked.held_out_files and request.held_out is not None:
+        reason = "The files that are held out are named; give one or the other."
+        raise services.InvalidDataset({"held_out": [reason]})
 
 
 def _row_of(request: ImportRequest, source: dict[str, Any], by: User) -> Import:
@@ -494,11 +537,17 @@ def _read(row: Import) -> Staging:
 def _fetch(row: Import, folder: Path, told: "_Told") -> None:
     """Fetch the files of a Hub dataset; the first attempt decides on the commit. Raises Cancelled,
     HubRefused, OSError."""
-    limit = settings.TUNIXRT_UPLOAD_MAX_BYTES
     if "commit" not in row.source:
-        source = hub.resolve(row.source, max_bytes=limit)
+        source = hub.resolve(row.source, max_bytes=settings.TUNIXRT_UPLOAD_MAX_BYTES)
         total = sum(file["bytes"] for file in source["data_files"])
         _note(row, source=source, bytes_total=total)
+    _fetch_files(row.source, folder, told)
+    _note(row, source=row.source | {"fetched": True}, bytes_read=0)
+
+
+def _fetch_files(source: Mapping[str, Any], folder: Path, progress: Progress) -> None:
+    """Fetch the files of a resolved source. Raises HubRefused, OSError."""
+    limit = settings.TUNIXRT_UPLOAD_MAX_BYTES
     came = 0
 
     def received(count: int) -> None:
@@ -508,11 +557,10 @@ def _fetch(row: Import, folder: Path, told: "_Told") -> None:
             raise hub.HubRefused(
                 f"The files have more than {limit:,} bytes (TUNIXRT_UPLOAD_MAX_BYTES)."
             )
-        told(read=came, examples=0)
+        progress(read=came, examples=0)
 
-    for file in row.source["data_files"]:
-        hub.fetch(row.source, file["name"], folder, received)
-    _note(row, source=row.source | {"fetched": True}, bytes_read=0)
+    for file in source["data_files"]:
+        hub.fetch(source, file["name"], folder, received)
 
 
 def _read_source(row: Import, folder: Path) -> Staging:

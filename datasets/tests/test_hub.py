@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
@@ -351,6 +352,52 @@ class TestApi:
         )
         assert answer.status_code == NotHere.status
         assert hub.INSTALL in answer.json()["detail"]
+
+
+class TestCommand:
+    COMMAND = ("import_jsonl", "--hub", ID, "--name", "sums", "--version", "v1")
+
+    def test_it_fetches_and_imports_it_by_itself(
+        self, db: None, the_hub: Hub, capsys: pytest.CaptureFixture[str]
+    ):
+        first = the_hub.repositories[ID].push(
+            {"data/train.jsonl": lines(1, 2), "data/test.jsonl": lines(3), "x.csv": b""}
+        )
+        the_hub.repositories[ID].push({"data/train.jsonl": lines(9)})
+        options = ("--revision", first, "--config", "data", "--held-out-files", "*test*")
+        call_command(*self.COMMAND, *options, "--licence", "MIT")
+        assert "Stored sums-v1: 3 examples (2 to train on, 1 held out" in capsys.readouterr().out
+        dataset = Dataset.objects.get()
+        assert (dataset.provenance["commit"], dataset.licence) == (first, "MIT")
+        row = Import.objects.get()
+        assert (row.state, row.source["hub"], row.source["commit"]) == ("completed", ID, first)
+        assert not folders.folder_of(row.pk).exists()
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--revision", "v9"), "has no revision v9"),
+            (("--files", "*.csv"), "No file is named"),
+            (("--held-out-files", "x", "--held-out", "5"), "give one or the other"),
+        ],
+    )
+    def test_what_is_wrong_is_said(
+        self, db: None, the_hub: Hub, options: tuple[str, ...], said: str
+    ):
+        with pytest.raises(CommandError, match=said):
+            call_command(*self.COMMAND, *options)
+        assert not Import.objects.exists()
+        assert not folders.imports_folder().exists()
+
+    def test_bad_lines_are_all_listed(
+        self, db: None, the_hub: Hub, capsys: pytest.CaptureFixture[str]
+    ):
+        the_hub.repositories[ID].push({"a.jsonl": lines(1), "b.jsonl": b"42\n" * 150})
+        with pytest.raises(CommandError, match="150 lines are not valid"):
+            call_command(*self.COMMAND)
+        said = capsys.readouterr().err.splitlines()
+        assert len([line for line in said if line.startswith("line ")]) == 150
+        assert not Dataset.with_incomplete.exists()
 
 
 class TestPage:

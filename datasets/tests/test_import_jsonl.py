@@ -19,6 +19,22 @@ def path(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Give one of FILE and --hub."),
+        (["x", "--hub", "a/b"], "Give one of FILE and --hub."),
+        (
+            ["x", "--revision", "main", "--held-out-files", "y"],
+            "--revision, --held-out-files: only",
+        ),
+    ],
+)
+def test_one_source_is_given(arguments, said):
+    with pytest.raises(CommandError, match=said):
+        call_command("import_jsonl", *arguments, "--name", "a", "--version", "b")
+
+
 def run_command(path, *more):
     call_command("import_jsonl", str(path), "--name", "sums", "--version", "v1", *more)
 

@@ -8,20 +8,46 @@ from django.core.management.base import CommandError
 
 from datasets import importers, services
 from datasets.formats.table import FORMATS, KINDS
-from datasets.imports import import_file
+from datasets.hub import HubRequest
+from datasets.imports import import_file, import_hub
 from datasets.management.acting_user import acting_user, add_user_argument
+from datasets.models import Dataset
 from tunixrt.commands import Command as TunixrtCommand
 from tunixrt.commands import number_between
+
+HUB_FIELDS = ("revision", "config", "split", "files", "held_out_files")
 
 
 class Command(TunixrtCommand):
     help = (
-        "Import a file (JSON Lines, JSON, CSV, Parquet; gzip, zstd) as examples and a dataset. Bad"
-        " lines are listed by number and reason; then nothing is stored."
+        "Import a file (JSON Lines, JSON, CSV, Parquet; gzip, zstd), or the data files of a dataset"
+        " of the Hugging Face Hub, as examples and a dataset. Bad lines are listed by number and"
+        " reason; then nothing is stored."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", metavar="FILE", help="the file; - reads standard input")
+        parser.add_argument(
+            "file", metavar="FILE", nargs="?", help="the file; - reads standard input"
+        )
+        parser.add_argument(
+            "--hub", metavar="OWNER/NAME", help="instead of a file: the id of a dataset on the Hub"
+        )
+        parser.add_argument("--revision", help="of the Hub: a commit, a branch or a tag (main)")
+        parser.add_argument("--config", help="of the Hub: only files in a folder of this name")
+        parser.add_argument("--split", help="of the Hub: only files with this word in their names")
+        parser.add_argument(
+            "--files",
+            action="append",
+            metavar="PATTERN",
+            help="of the Hub: a name or pattern of files; may be given several times",
+        )
+        parser.add_argument(
+            "--held-out-files",
+            action="append",
+            metavar="PATTERN",
+            help="of the Hub: a name or pattern of files whose examples are held out; may be given"
+            " several times",
+        )
         parser.add_argument("--name", required=True)
         parser.add_argument("--version", required=True, dest="dataset_version")
         parser.add_argument("--description", default="")
@@ -69,43 +95,54 @@ class Command(TunixrtCommand):
         # Django's own --version would stand in the way of the dataset's.
         return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
 
-    def handle(self, *args: Any, file: str, **options: Any) -> None:
-        by = acting_user(options["user"])
+    def handle(self, *args: Any, file: str | None, hub: str | None, **options: Any) -> None:
+        if (file is None) == (hub is None):
+            raise CommandError("Give one of FILE and --hub.")
+        of_the_hub = {name: options[name] for name in HUB_FIELDS if options[name] is not None}
+        if of_the_hub and hub is None:
+            given = ", ".join(f"--{name.replace('_', '-')}" for name in of_the_hub)
+            raise CommandError(f"{given}: only with --hub.")
+        asked: dict[str, Any] = {
+            "request": importers.ImportRequest(
+                name=options["name"],
+                version=options["dataset_version"],
+                description=options["description"],
+                format=options["format"],
+                kind=options["kind"],
+                mapping=dict(options["map"]),
+                ignore=options["ignore"],
+                held_out=options["held_out"],
+                limit=options["limit"],
+                skip_bad=options["skip_bad"],
+                licence=options["licence"],
+                source=options["source"],
+            ),
+            "named_lines": None,
+            "by": acting_user(options["user"]),
+        }
         try:
-            with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
-                dataset = import_file(
-                    file=source,
-                    web=False,
-                    request=importers.ImportRequest(
-                        name=options["name"],
-                        version=options["dataset_version"],
-                        description=options["description"],
-                        format=options["format"],
-                        kind=options["kind"],
-                        mapping=dict(options["map"]),
-                        ignore=options["ignore"],
-                        held_out=options["held_out"],
-                        limit=options["limit"],
-                        skip_bad=options["skip_bad"],
-                        licence=options["licence"],
-                        source=options["source"],
-                    ),
-                    file_name="" if file == "-" else Path(file).name,
-                    named_lines=None,
-                    by=by,
-                )
+            if hub is not None:
+                dataset = import_hub(asked=HubRequest(hub, **of_the_hub), **asked)
+            else:
+                dataset = _import(str(file), **asked)
         except importers.BadLines as error:
             for problem in error.problems:
                 self.stderr.write(f"line {problem.line}: {problem.reason}")
             raise CommandError(str(error)) from error
         except OSError as error:
-            raise CommandError(f"Cannot read {file}: {error.strerror or error}") from error
+            raise CommandError(f"Cannot read {file or hub}: {error.strerror or error}") from error
         stats = dataset.stats
         self.stdout.write(
             f"Stored {dataset.dataset_key}: {dataset.size} examples ({stats['train']} to train on,"
             f" {stats['held_out']} held out, {stats['with_final_answer']} with a final answer),"
             f" format {dataset.provenance['format']}.\n{dataset.fingerprint}"
         )
+
+
+def _import(file: str, **asked: Any) -> Dataset:
+    with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as source:
+        name = "" if file == "-" else Path(file).name
+        return import_file(file=source, file_name=name, web=False, **asked)
 
 
 def _mapped_field(text: str) -> tuple[str, str]:

@@ -1,12 +1,13 @@
-"""Look up datasets and imports for a user and check permissions."""
+"""Look up datasets, traces and imports for a user and check permissions."""
 
 import uuid
 
 from django.contrib.auth.models import User
 
 from datasets.imports import get_import
-from datasets.models import Dataset, Import
+from datasets.models import Dataset, Import, Trace
 from datasets.services import get_dataset
+from tunixrt.refusals import Missing
 from tunixrt.roles import May, require
 
 
@@ -15,6 +16,15 @@ def get_dataset_for(user: User, key: str, *, may: May) -> Dataset:
     dataset = get_dataset(key)
     require(user, may, owner_id=dataset.created_by_id)
     return dataset
+
+
+def get_trace_for(user: User, trace_id: uuid.UUID, *, may: May) -> Trace:
+    """Return the example. Raises Missing, NotAllowed."""
+    trace = Trace.objects.filter(pk=trace_id).first()
+    if trace is None:
+        raise Missing(f"Trace not found: {trace_id}")
+    require(user, may, owner_id=trace.created_by_id)
+    return trace
 
 
 def get_import_for(user: User, import_id: uuid.UUID, *, may: May) -> Import:

@@ -20,15 +20,15 @@ SEARCHED_MAX = 100_000  # traces whose text is read; all of them are found by id
 
 @admin.register(Trace)
 class TraceAdmin(ReadOnlyAdmin):
-    list_display = ("short_prompt", "short_answer", "kind", "created_at")
-    list_filter = ("created_at", "kind")
+    list_display = ("short_prompt", "short_answer", "kind", "created_at", "archived_at")
+    list_filter = ("created_at", "kind", ("archived_at", admin.EmptyFieldListFilter))
     search_fields = ("prompt", "final_answer")
     search_help_text = (
         f"An id or content hash; or text in prompt or final answer of the newest {SEARCHED_MAX:,}"
     )
     fields = (
         "id", "kind", "prompt", "steps", "final_answer", "content", "meta", "trace_version",
-        "content_hash", "created_at", "created_by", "datasets",
+        "content_hash", "created_at", "created_by", "erased_at", "archived_at", "datasets",
     )  # fmt: skip
     readonly_fields = ("datasets",)
 
@@ -82,13 +82,15 @@ class DatasetAdmin(ReadOnlyAdmin):
         "format",
         "created_at",
         "created_by",
+        "archived_at",
     )
-    list_filter = ("created_at",)
+    list_filter = ("created_at", ("archived_at", admin.EmptyFieldListFilter))
     list_select_related = ("created_by",)
     search_fields = ("dataset_key", "description", "fingerprint")
     fields = (
         "dataset_key", "name", "version", "description", "kind", "format", "size", "held_out_size",
-        "fingerprint", "stats", "provenance", "created_at", "created_by", "first_items",
+        "fingerprint", "stats", "provenance", "created_at", "created_by", "archived_at",
+        "first_items",
     )  # fmt: skip
     readonly_fields = ("first_items",)
 

@@ -1,15 +1,15 @@
 """What may change about a dataset once it is made: its description, licence and source, and whether
-it is archived. None of it is part of the fingerprint."""
+it is archived. None of it is part of the fingerprint. An example can be archived as well."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.admin.models import CHANGE
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
-from datasets.models import Dataset
+from datasets.models import Dataset, Trace
 from datasets.schema import Errors
 from datasets.services import (
     MAX_LICENCE,
@@ -22,6 +22,8 @@ from tunixrt.audit import write_log_entry
 
 EDITABLE = ("description", "licence", "source")
 NOT_STATED = "not stated"
+
+Archived = TypeVar("Archived", Dataset, Trace)
 
 
 def edit_dataset(*, dataset: Dataset, changes: dict[str, Any], by: User) -> Dataset:
@@ -56,29 +58,43 @@ def edit_dataset(*, dataset: Dataset, changes: dict[str, Any], by: User) -> Data
 
 def archive_dataset(*, dataset: Dataset, by: User) -> Dataset:
     """Hide a dataset from lists and refuse new runs on it. Changes nothing if it is archived."""
-    return _set_archived(dataset, True, by)
+    return _set_archived(dataset, dataset.dataset_key, True, by)
 
 
 def restore_dataset(*, dataset: Dataset, by: User) -> Dataset:
     """Take a dataset out of the archive. Changes nothing if it is not archived."""
-    return _set_archived(dataset, False, by)
+    return _set_archived(dataset, dataset.dataset_key, False, by)
 
 
-def _set_archived(dataset: Dataset, archived: bool, by: User) -> Dataset:
+def archive_trace(*, trace: Trace, by: User) -> Trace:
+    """Hide an example from lists, and leave it out of new datasets that are made of stored
+    examples. Changes nothing if it is archived."""
+    return _set_archived(trace, str(trace.pk), True, by)
+
+
+def restore_trace(*, trace: Trace, by: User) -> Trace:
+    """Take an example out of the archive. Changes nothing if it is not archived."""
+    return _set_archived(trace, str(trace.pk), False, by)
+
+
+def _set_archived(target: Archived, name: str, archived: bool, by: User) -> Archived:
+    """``name`` is for the audit log, which outlives the content of an example."""
     with transaction.atomic():
-        changed = Dataset.objects.filter(pk=dataset.pk, archived_at__isnull=archived).update(
-            archived_at=timezone.now() if archived else None
+        changed = (
+            type(target)
+            ._base_manager.filter(pk=target.pk, archived_at__isnull=archived)
+            .update(archived_at=timezone.now() if archived else None)
         )
         if changed:
             write_log_entry(
                 by=by,
-                target=dataset,
-                name=dataset.dataset_key,
+                target=target,
+                name=name,
                 flag=CHANGE,
                 message="archived" if archived else "taken out of the archive",
             )
-    dataset.refresh_from_db(fields=["archived_at"])
-    return dataset
+    target.refresh_from_db(fields=["archived_at"])
+    return target
 
 
 def inherited_origin(parents: Sequence[Dataset]) -> dict[str, str]:

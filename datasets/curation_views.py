@@ -1,4 +1,7 @@
-"""Forms on the page of a dataset: edit what it says, and the archive. They need no JavaScript."""
+"""Forms on the pages of datasets and examples: edit what a dataset says, and the archive. They need
+no JavaScript."""
+
+import uuid
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -6,8 +9,14 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from datasets.access import get_dataset_for
-from datasets.curation import archive_dataset, edit_dataset, restore_dataset
+from datasets.access import get_dataset_for, get_trace_for
+from datasets.curation import (
+    archive_dataset,
+    archive_trace,
+    edit_dataset,
+    restore_dataset,
+    restore_trace,
+)
 from datasets.curation_forms import EditForm
 from datasets.services import InvalidDataset
 from tunixrt.accounts import person
@@ -41,13 +50,32 @@ def edit(request: HttpRequest, key: str) -> HttpResponse:
 def archive(request: HttpRequest, key: str) -> HttpResponse:
     user = person(request)
     dataset = get_dataset_for(user, key, may=May.ACT)
-    match request.POST.get("archived"):
-        case "true":
-            archive_dataset(dataset=dataset, by=user)
-            messages.success(request, f"{dataset.dataset_key} is archived.")
-        case "false":
-            restore_dataset(dataset=dataset, by=user)
-            messages.success(request, f"{dataset.dataset_key} is out of the archive.")
-        case _:
-            raise BadRequest("archived must be true or false.")
+    if _asks_for_archive(request):
+        archive_dataset(dataset=dataset, by=user)
+        messages.success(request, f"{dataset.dataset_key} is archived.")
+    else:
+        restore_dataset(dataset=dataset, by=user)
+        messages.success(request, f"{dataset.dataset_key} is out of the archive.")
     return redirect("datasets:detail", key=dataset.dataset_key)
+
+
+@login_required
+@require_POST
+def archive_of_trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
+    user = person(request)
+    trace = get_trace_for(user, trace_id, may=May.ACT)
+    if _asks_for_archive(request):
+        archive_trace(trace=trace, by=user)
+        messages.success(request, "The example is archived.")
+    else:
+        restore_trace(trace=trace, by=user)
+        messages.success(request, "The example is out of the archive.")
+    return redirect("datasets:trace", trace_id=trace.pk)
+
+
+def _asks_for_archive(request: HttpRequest) -> bool:
+    """Raises BadRequest."""
+    asked = request.POST.get("archived")
+    if asked not in ("true", "false"):
+        raise BadRequest("archived must be true or false.")
+    return asked == "true"

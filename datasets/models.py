@@ -63,12 +63,22 @@ class Trace(models.Model):
     # every row of an import an index entry.
     import_id = models.UUIDField(null=True, editable=False)
     erased_at = models.DateTimeField(null=True, editable=False)
+    archived_at = models.DateTimeField(
+        null=True, editable=False, help_text="Hidden from lists since then."
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
             # every list of traces
             models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),
+            # the list of those in the archive; there are few
+            models.Index(
+                F("created_at").desc(),
+                F("id").desc(),
+                name="ix_traces_archived",
+                condition=models.Q(archived_at__isnull=False),
+            ),
             # what must not be stored again; there are few
             models.Index(
                 fields=["content_hash"],

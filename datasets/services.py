@@ -317,6 +317,7 @@ def create_dataset(
 
     lengths, fingerprint, unknown = Lengths(), Fingerprint(), []
     erased: list[uuid.UUID] = []
+    archived: list[uuid.UUID] = []
     kinds: dict[str, uuid.UUID] = {}  # an example of each
     for batch in _batches(ids, READ_BATCH):
         traces = Trace.objects.in_bulk(batch)
@@ -328,6 +329,9 @@ def create_dataset(
             if trace.erased_at is not None:
                 erased.append(trace_id)
                 continue
+            if trace.archived_at is not None:
+                archived.append(trace_id)
+                continue
             lengths.add(trace)
             kinds.setdefault(trace.kind, trace_id)
             fingerprint.add(
@@ -338,6 +342,10 @@ def create_dataset(
     if erased:
         named = ", ".join(str(item) for item in islice(dict.fromkeys(erased), NAMED_IDS))
         raise InvalidDataset({"trace_ids": [f"The content of these was erased: {named}."]})
+    if archived:
+        named = ", ".join(str(item) for item in islice(dict.fromkeys(archived), NAMED_IDS))
+        reason = f"These are archived; leave them out, or take them out of the archive: {named}."
+        raise InvalidDataset({"trace_ids": [reason]})
     if len(kinds) > 1:
         named = ", ".join(f"{trace_id} is a {kind}" for kind, trace_id in kinds.items())
         raise InvalidDataset({"trace_ids": [f"A dataset has examples of one kind: {named}."]})

@@ -19,4 +19,5 @@ urlpatterns = [
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),
     path("traces/<uuid:trace_id>", views.trace, name="trace"),
+    path("traces/<uuid:trace_id>/archive", curation_views.archive_of_trace, name="trace_archive"),
 ]

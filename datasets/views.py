@@ -149,11 +149,12 @@ def _position(text: str) -> int:
 def traces(request: HttpRequest) -> HttpResponse:
     text = _search_text(request)
     cursor = _cursor(request, decode_uuid_cursor)
+    archived = request.GET.get("archived") == "true"
     with search(person(request), "q", reads_all=bool(text)):
-        page = take_page(search_traces(text), limit=PAGE, cursor=cursor)
-    return render(
-        request, "datasets/traces.html", {"page": page, "text": text, "first": cursor is None}
-    )
+        found = search_traces(text).filter(archived_at__isnull=not archived)
+        page = take_page(found, limit=PAGE, cursor=cursor)
+    context = {"page": page, "text": text, "first": cursor is None, "archived": archived}
+    return render(request, "datasets/traces.html", context)
 
 
 @login_required
@@ -163,6 +164,7 @@ def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     uses = list(Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1])
     context = {
         "trace": found,
+        "may_act": not why_not(person(request), May.ACT, owner_id=found.created_by_id),
         "parts": [] if found.kind == Kind.TRACE else parts_of(found),
         "tools": json.dumps(content_of(found).get("tools"), indent=2, ensure_ascii=False)
         if "tools" in content_of(found)

@@ -43,6 +43,7 @@ class TraceAnswer(Answer):
     erased_at: datetime | None = Field(
         description="Since when its content is gone; null: it is there."
     )
+    archived_at: datetime | None = Field(description="Hidden from lists since; null: in use.")
 
 
 class TracePage(Answer):

@@ -1,4 +1,4 @@
-"""The API of what may change about a dataset, and of its data card."""
+"""The API of what may change about a dataset or an example, and of the data card."""
 
 from functools import partial
 
@@ -7,13 +7,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_dataset_for
-from datasets.api.answers import Manifest
-from datasets.api.presentation import manifest
-from datasets.api.views import DATASET, caller
+from datasets.access import get_dataset_for, get_trace_for
+from datasets.api.answers import Manifest, TraceAnswer
+from datasets.api.presentation import full_trace, manifest
+from datasets.api.views import DATASET, TRACE, caller
 from datasets.card import data_card
-from datasets.curation import archive_dataset, restore_dataset
+from datasets.curation import archive_dataset, archive_trace, restore_dataset, restore_trace
 from tunixrt.api.negotiation import OneForm
+from tunixrt.api.query import parse_uuid
 from tunixrt.api.schema import Content, operation
 from tunixrt.roles import May
 
@@ -44,6 +45,35 @@ class DatasetArchive(APIView):
         by = caller(request)
         dataset = get_dataset_for(by, key, may=May.ACT)
         return Response(manifest(restore_dataset(dataset=dataset, by=by)))
+
+
+class TraceArchive(APIView):
+    """POST: put an example into the archive. DELETE: take it out."""
+
+    @described(
+        "archiveTrace",
+        tag="Traces",
+        summary="Hide an example from lists, and leave it out of new versions",
+        description="Datasets and runs that contain it do not change.",
+        path=TRACE,
+        answers={200: TraceAnswer},
+    )
+    def post(self, request: Request, trace_id: str) -> Response:
+        by = caller(request)
+        trace = get_trace_for(by, parse_uuid(trace_id, "trace_id"), may=May.ACT)
+        return Response(full_trace(archive_trace(trace=trace, by=by)))
+
+    @described(
+        "restoreTrace",
+        tag="Traces",
+        summary="Take an example out of the archive",
+        path=TRACE,
+        answers={200: TraceAnswer},
+    )
+    def delete(self, request: Request, trace_id: str) -> Response:
+        by = caller(request)
+        trace = get_trace_for(by, parse_uuid(trace_id, "trace_id"), may=May.ACT)
+        return Response(full_trace(restore_trace(trace=trace, by=by)))
 
 
 class DatasetCard(APIView):

@@ -34,6 +34,7 @@ TRACE_FIELDS = (
     "trace_version",
     "created_at",
     "erased_at",
+    "archived_at",
 )
 IMPORT_FIELDS = (
     "id", "dataset_key", "state", "phase", "source", "request", "bytes_total", "bytes_read",

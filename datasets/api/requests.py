@@ -40,6 +40,9 @@ class TraceListQuery(_PageQuery):
     q: Annotated[str | None, text] = Field(
         None, description="Text of the prompt or the final answer, or an id."
     )
+    archived: Annotated[str, choice(["true", "false"])] = Field(
+        "false", description="true: those in the archive, instead of those in use."
+    )
 
 
 class DatasetListQuery(_PageQuery):

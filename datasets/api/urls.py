@@ -6,6 +6,7 @@ app_name = "datasets_api"
 urlpatterns = [
     path("traces", views.TraceList.as_view(), name="traces"),
     path("traces/<str:trace_id>", views.TraceDetail.as_view(), name="trace"),
+    path("traces/<str:trace_id>/archive", curation.TraceArchive.as_view(), name="trace_archive"),
     path("datasets", views.DatasetList.as_view(), name="list"),
     path("datasets/ingest", views.DatasetIngest.as_view(), name="ingest"),
     path("datasets/imports", views.ImportList.as_view(), name="imports"),

@@ -124,7 +124,8 @@ class DryRunAnswer(Answer):
     sampled: bool = Field(description="Whether only some of the examples were read.")
     examples: int = Field(description="Of all parents.")
     examples_read: int
-    erased: int = Field(description="Examples whose content was erased.")
+    erased: int = Field(description="Examples whose content was erased; they are left out.")
+    archived: int = Field(description="Examples in the archive; they are left out.")
     left: int = Field(description="Examples of the new version, or of the sample.")
     left_held_out: int
     first: list[dict[str, Any]] = Field(description="The first of them.")

@@ -85,6 +85,13 @@ TRACES_MAX = 10_000  # traces in one request; more come as a file
 
 
 DATASET = {"key": Path("Key of a dataset: name-version.", {"type": "string"}, "sums-v1")}
+TRACE = {
+    "trace_id": Path(
+        "Id of a trace.",
+        {"type": "string", "format": "uuid"},
+        "5b0c2c3e-8b1d-4c39-9a55-5d0c7a1f2e10",
+    )
+}
 GIVES_DATASET = {"key": "/dataset_key"}
 described = partial(operation, tag="Datasets")
 
@@ -118,9 +125,10 @@ class TraceList(APIView):
     )
     def get(self, request: Request) -> Response:
         query = read_query(TraceListQuery, request)
+        archived = query.archived == "true"
         with search(caller(request), "q", reads_all=bool(query.q)):
             page = take_page(
-                search_traces(query.q),
+                search_traces(query.q).filter(archived_at__isnull=not archived),
                 limit=query.limit,
                 offset=query.offset,
                 cursor=query.cursor,
@@ -167,13 +175,7 @@ class TraceDetail(APIView):
         "readTrace",
         tag="Traces",
         summary="One example in full",
-        path={
-            "trace_id": Path(
-                "Id of a trace.",
-                {"type": "string", "format": "uuid"},
-                "5b0c2c3e-8b1d-4c39-9a55-5d0c7a1f2e10",
-            )
-        },
+        path=TRACE,
         answers={200: TraceAnswer},
     )
     def get(self, request: Request, trace_id: str) -> Response:

@@ -50,7 +50,7 @@ class Derivation:
 
     def items(self) -> Iterator[Item]:
         keys = [parent.dataset_key for parent in self.parents]
-        self._work.read = self._work.erased = 0
+        self._work.read = self._work.erased = self._work.archived = 0
         self._reports = [
             StepReport(step.operation, step.model_dump(mode="json", exclude={"operation"}), keys)
             for step in self.recipe.steps
@@ -77,6 +77,7 @@ class Derivation:
         return {
             "examples_read": self._work.read,
             "erased": self._work.erased,
+            "archived": self._work.archived,
             "steps": [report.as_dict(texts=texts) for report in self._reports],
         }
 

@@ -18,7 +18,7 @@ TICK = 500  # examples between two reports of progress
 _COLUMNS = (
     *("position", "split", "trace__kind", "trace__prompt", "trace__steps", "trace__final_answer"),
     *("trace__meta", "trace__trace_version", "trace__content", "trace__content_hash"),
-    "trace__erased_at",
+    *("trace__erased_at", "trace__archived_at"),
 )
 
 
@@ -48,6 +48,7 @@ class Work:
     blocks: list[list[range]] | None = None
     bytes_left: int | None = None
     erased: int = 0
+    archived: int = 0
     read: int = 0
     _ticks: int = field(default=0, repr=False)
 
@@ -93,8 +94,10 @@ class Work:
             for row in chunk:
                 self.tick()
                 self.read += 1
-                if row[-1] is not None:
-                    self.erased += 1
+                *_, erased_at, archived_at = row
+                if erased_at is not None or archived_at is not None:
+                    self.erased += erased_at is not None
+                    self.archived += erased_at is None
                     continue
                 item = _item(row, parent)
                 if self.bytes_left is not None:
@@ -108,7 +111,7 @@ class Work:
 
 
 def _item(row: Any, parent: int) -> Item:
-    position, split, kind, prompt, steps, final_answer, meta, version, content, hashed, _ = row
+    position, split, kind, prompt, steps, final_answer, meta, version, content, hashed, *_ = row
     size = len(prompt) + len(final_answer) + len(content)
     size += sum(len(step["content"]) for step in steps) + 100
     example = ExampleData(prompt, steps, final_answer, meta, version, hashed, size, kind, content)

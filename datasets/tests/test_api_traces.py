@@ -185,6 +185,7 @@ def test_traces_are_listed_newest_first(api):
         "meta",
         "trace_version",
         "erased_at",
+        "archived_at",
         "created_at",
     }
 
@@ -294,6 +295,7 @@ def test_a_trace_in_full(api):
         **trace_body(0),
         "trace_version": "1.0",
         "erased_at": None,
+        "archived_at": None,
         "created_at": trace.created_at.isoformat().replace("+00:00", "Z"),
     }
 

@@ -3,6 +3,7 @@ version inherits."""
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.contrib.admin.models import LogEntry
@@ -13,9 +14,15 @@ from rest_framework.test import APIClient
 from datasets.cleaning.recipe import parse_recipe
 from datasets.curation import archive_dataset, edit_dataset, inherited_origin, restore_dataset
 from datasets.imports import submit_derivation
-from datasets.models import Dataset
+from datasets.models import Dataset, Trace
 from datasets.services import MAX_LICENCE, InvalidDataset
-from datasets.tests.factory import make_dataset, work_on
+from datasets.tests.factory import (
+    import_upload,
+    jsonl_file,
+    make_dataset,
+    trace_body,
+    work_on,
+)
 from tunixrt.roles import Role, set_role
 
 pytestmark = pytest.mark.django_db
@@ -161,3 +168,105 @@ def test_archiving_changes_nothing_else(own: Dataset, user: User) -> None:
     before = Dataset.objects.filter(pk=own.pk).values().get()
     restore_dataset(dataset=archive_dataset(dataset=own, by=user), by=user)
     assert Dataset.objects.filter(pk=own.pk).values().get() == before
+
+
+class TestExamples:
+    @pytest.fixture
+    def trace(self, own: Dataset, user: User) -> Trace:
+        """The first of the dataset's three."""
+        trace = Trace.objects.get(prompt="0+1=?")
+        trace.created_by = user
+        trace.save()
+        return trace
+
+    @pytest.fixture
+    def address(self, trace: Trace) -> str:
+        return f"/api/traces/{trace.pk}"
+
+    def test_that_are_archived_are_hidden_from_lists_and_still_shown(
+        self, api: APIClient, address: str, trace: Trace
+    ) -> None:
+        def prompts(query: str = "") -> list[str]:
+            return sorted(row["prompt"] for row in api.get(f"/api/traces?{query}").json()["data"])
+
+        first = api.post(f"{address}/archive").json()["archived_at"]
+        assert api.post(f"{address}/archive").json()["archived_at"] == first is not None
+        assert prompts() == prompts("q=1=") == ["1+1=?", "2+1=?"]
+        assert prompts("archived=true") == prompts("archived=true&q=1=") == ["0+1=?"]
+        assert api.get(address).json()["archived_at"] == first
+        assert api.get(f"{address}/uses").status_code == 200
+        assert api.delete(f"{address}/archive").json()["archived_at"] is None
+        assert api.delete(f"{address}/archive").status_code == 200
+        assert len(prompts()) == 3
+        entries = LogEntry.objects.filter(object_id=str(trace.pk)).order_by("pk")
+        assert [entry.change_message for entry in entries] == [
+            "archived", "taken out of the archive",
+        ]  # fmt: skip
+        assert {entry.object_repr for entry in entries} == {str(trace.pk)}
+
+    def test_datasets_keep_them(self, own: Dataset, api: APIClient, address: str) -> None:
+        before = api.get(f"{KEY}/export.jsonl").getvalue()
+        api.post(f"{address}/archive")
+        assert api.get(f"{KEY}/export.jsonl").getvalue() == before
+        assert before.count(b"\n") == 3
+        assert api.get(KEY).json()["size"] == 3
+
+    def test_new_datasets_do_not_get_them(
+        self, own: Dataset, api: APIClient, address: str, trace: Trace, user: User
+    ) -> None:
+        api.post(f"{address}/archive")
+        body = {"name": "new", "version": "v1", "trace_ids": [str(trace.pk)]}
+        answer = api.post("/api/datasets", body, format="json")
+        assert answer.status_code == 400
+        assert answer.json()["trace_ids"] == [
+            f"These are archived; leave them out, or take them out of the archive: {trace.pk}."
+        ]
+        recipe = {"steps": [{"operation": "exact_duplicates"}]}
+        dry = api.post(f"{KEY}/clean?dry_run=true", {"recipe": recipe}, format="json").json()
+        assert (dry["examples"], dry["archived"], dry["erased"], dry["left"]) == (3, 1, 0, 2)
+        work_on(
+            submit_derivation(
+                recipe=parse_recipe(recipe), parents=[own], name="sums", version="v2", by=user
+            )
+        )
+        made = Dataset.objects.get(dataset_key="sums-v2")
+        assert (made.size, made.provenance["report"]["archived"]) == (2, 1)
+
+    def test_what_holds_the_same_content_is_stored_and_they_stay_archived(
+        self, api: APIClient, address: str, trace: Trace
+    ) -> None:
+        api.post(f"{address}/archive")
+        assert api.post("/api/traces", trace_body(0), format="json").json()["id"] == str(trace.pk)
+        dataset = import_upload(file=jsonl_file(trace_body(0)), name="file", version="v1")
+        assert [item.trace_id for item in dataset.items.all()] == [trace.pk]
+        trace.refresh_from_db()
+        assert trace.archived_at is not None
+
+    def test_the_pages_archive_them(
+        self, client: Client, user: User, trace: Trace, own: Dataset
+    ) -> None:
+        client.force_login(user)
+        page = f"/traces/{trace.pk}"
+        assert client.post(f"{page}/archive", {"archived": "x"}).status_code == 400
+        assert client.post(f"{page}/archive", {"archived": "true"})["Location"] == page
+        assert 'data-testid="is-archived"' in client.get(page).content.decode()
+        assert page not in client.get("/traces").content.decode()
+        assert page in client.get("/traces?archived=true").content.decode()
+        assert client.post(f"{page}/archive", {"archived": "false"}).status_code == 302
+        trace.refresh_from_db()
+        assert trace.archived_at is None
+
+    def test_of_others_are_not_archived(self, client: Client, trace: Trace, address: str) -> None:
+        stranger = User.objects.create(username="stranger")
+        api = APIClient()
+        api.force_authenticate(stranger)
+        client.force_login(stranger)
+        for answer in (api.post(f"{address}/archive"), api.delete(f"{address}/archive")):
+            assert answer.status_code == 403
+        page = f"/traces/{trace.pk}"
+        assert client.post(f"{page}/archive", {"archived": "true"}).status_code == 403
+        assert 'data-testid="archive"' not in client.get(page).content.decode()
+
+    @pytest.mark.parametrize(("id", "status"), [("x", 422), (str(UUID(int=1)), 404)])
+    def test_that_are_not_there_are_said(self, api: APIClient, id: str, status: int) -> None:
+        assert api.post(f"/api/traces/{id}/archive").status_code == status

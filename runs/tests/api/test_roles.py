@@ -22,7 +22,7 @@ from rest_framework.test import APIClient
 from datasets.importers import ImportRequest
 from datasets.imports import submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
-from datasets.services import create_dataset
+from datasets.services import create_dataset, create_traces
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
 from runs.services.claiming import claim_run
 from runs.services.finishing import finish_run
@@ -76,6 +76,7 @@ class House:
     views: dict[str, SavedView]
     imports: dict[str, Import]
     datasets: dict[str, Dataset]
+    traces: dict[str, Trace]
 
     def ask(self, role: str, method: str, route: str, owner: str) -> Any:
         values = {
@@ -84,7 +85,7 @@ class House:
             "stream": "stdout", "path": "model/x",
             "import_id": str(self.imports[owner].pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),
-            "trace_id": str(Trace.objects.values_list("pk", flat=True)[0]),
+            "trace_id": str(self.traces[owner].pk),
         }  # fmt: skip
         path = re.sub(r"{(\w+)}", lambda match: values[match[1]], route)
         client = self.clients[role]
@@ -100,7 +101,7 @@ class House:
 
 @pytest.fixture
 def house(submit: Submit) -> House:
-    clients, runs, views, imports, datasets = {}, {}, {}, {}, {}
+    clients, runs, views, imports, datasets, traces = {}, {}, {}, {}, {}, {}
     ids = list(Trace.objects.values_list("pk", flat=True))
     for role in (*ROLES, "somebody else"):
         account = User.objects.create(username=f"the-{role}", password="one that can be changed")
@@ -120,8 +121,11 @@ def house(submit: Submit) -> House:
         datasets[role] = create_dataset(
             name="kept", version=f"by-{role.replace(' ', '-')}", trace_ids=ids, by=account
         )
+        (traces[role],) = create_traces(
+            items=[{"prompt": f"Who are you, {role}?", "final_answer": role}], by=account
+        )
         views[role] = SavedView.objects.create(owner=account, name="a view", query="status=failed")
-    return House(clients, runs, views, imports, datasets)
+    return House(clients, runs, views, imports, datasets, traces)
 
 
 def is_refused(answer: Any) -> bool:
@@ -134,7 +138,7 @@ def is_refused(answer: Any) -> bool:
 def cell(house: House, role: str, method: str, route: str) -> str:
     """What a role may do there, in the words of the table."""
     other = house.ask(role, method, route, "somebody else")
-    if not re.search(r"{(run_id|pk|import_id|key)}", route):
+    if not re.search(r"{(run_id|pk|import_id|key|trace_id)}", route):
         return "no" if is_refused(other) else "yes"
     own = house.ask(role, method, route, role)
     # Kept views of others are not even there.

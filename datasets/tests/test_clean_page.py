@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
 from datasets.cleaning.recipe import OPERATIONS
+from datasets.curation import archive_trace
 from datasets.models import Dataset, Import
 from datasets.tests.deriving import dataset_of, qa
 from datasets.tests.factory import make_dataset, work_on
@@ -94,6 +96,12 @@ class TestPage:
         errors = answer.context["step_form"].errors
         assert said in errors[field][0]
         assert not answer.context["form"]["recipe"].value()
+
+    def test_examples_that_are_hidden_are_counted(self, local_client: Client, user: User) -> None:
+        dataset = make_dataset(5)
+        archive_trace(trace=dataset.items.all()[0].trace, by=user)
+        page = local_client.post(PAGE, {"action": "preview", "recipe": recipe(SAMPLE)})
+        assert "1 archived and 0 erased examples" in page.content.decode()
 
     def test_what_would_go(self, local_client: Client) -> None:
         make_dataset(5)

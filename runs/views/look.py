@@ -7,10 +7,11 @@ from uuid import UUID
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
+from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from datasets.examples import training_line
-from datasets.models import Dataset, Split, Trace
+from datasets.models import Dataset, DatasetItem, Split, Trace
 from runs.execution import looking
 from runs.forms.look import ExampleForm
 from runs.views.start import model_choices
@@ -49,6 +50,7 @@ def example(request: HttpRequest, trace_id: UUID) -> HttpResponse:
     context: dict[str, Any] = {
         "trace": trace,
         "dataset": dataset,
+        **(_neighbours(request, dataset, trace) if dataset else {}),
         "form": form,
         "models": model_choices(),
     }
@@ -56,6 +58,35 @@ def example(request: HttpRequest, trace_id: UUID) -> HttpResponse:
     if form.is_bound:
         status = _show(request, trace, form, context)
     return render(request, "runs/look.html", context, status=status)
+
+
+def _neighbours(request: HttpRequest, dataset: Dataset, trace: Trace) -> dict[str, Any]:
+    """The place of an example in a dataset, and the addresses of the pages of the examples before
+    and after it, for the same model. Erased examples have none and are passed over."""
+    items = DatasetItem.objects.filter(dataset=dataset)
+    places = items.filter(trace=trace).order_by("position").values_list("position", flat=True)
+    asked = _number(request.GET.get("position", ""))
+    place = places.filter(position=asked).first()
+    if place is None:
+        place = places.first()
+    if place is None:
+        return {}
+    there = items.filter(trace__erased_at=None)
+    before = there.filter(position__lt=place).order_by("-position").first()
+    after = there.filter(position__gt=place).order_by("position").first()
+    return {
+        "position": place,
+        "before": before and _address_of(request, before),
+        "after": after and _address_of(request, after),
+    }
+
+
+def _address_of(request: HttpRequest, item: DatasetItem) -> str:
+    query = request.GET.copy()
+    for name in ("row", "start"):
+        query.pop(name, None)
+    query["position"] = str(item.position)
+    return f"{reverse('runs:look', args=[item.trace_id])}?{query.urlencode()}"
 
 
 def _show(request: HttpRequest, trace: Trace, form: ExampleForm, context: dict[str, Any]) -> int:
@@ -105,7 +136,7 @@ def _show(request: HttpRequest, trace: Trace, form: ExampleForm, context: dict[s
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 7 else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
 
 
 def _address(request: HttpRequest, **changes: int) -> str:

@@ -1,5 +1,6 @@
 """The pages and the API of examples in tokens."""
 
+import html
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from django.conf import LazySettings
 from django.test import Client
 from rest_framework.test import APIClient
 
+from datasets.erasing import erase_contents
 from datasets.models import Dataset, Trace
 from datasets.services import create_dataset, create_traces
 from runs.execution import lengths
@@ -69,12 +71,44 @@ def test_every_token_on_demand(local_client: Client) -> None:
     assert 'title="A further part of the character before, token 169"' in page
 
 
+def test_the_examples_of_a_dataset_lead_from_one_to_the_next(local_client: Client) -> None:
+    first, second, gone, last = (store(prompt=f"{n}?", final_answer="x") for n in range(4))
+    create_dataset(
+        name="sums",
+        version="v1",
+        trace_ids=[each.pk for each in (first, second, gone, first, last)],
+        by=None,
+    )
+    erase_contents([gone.pk])
+
+    def links(trace: Trace, **query: Any) -> dict[str, str]:
+        page = local_client.get(f"/traces/{trace.pk}/look", {"dataset": "sums-v1"} | query)
+        return {
+            name: html.unescape(address)
+            for address, name in re.findall(
+                r'href="([^"]*)" data-testid="(before|after)"', page.content.decode()
+            )
+        }
+
+    def look(trace: Trace, position: int, more: str = "") -> str:
+        return f"/traces/{trace.pk}/look?dataset=sums-v1{more}&position={position}"
+
+    assert links(first) == {"after": look(second, 1)}
+    assert links(second) == {"before": look(first, 0), "after": look(first, 3)}
+    assert links(first, position="3") == {"before": look(second, 1), "after": look(last, 4)}
+    assert links(last, position="1") == {"before": look(first, 3)}  # not its place
+    asked = {"model_id": "preset:tiny-llama", "row": "2", "start": "5000"}
+    kept = "&model_id=preset%3Atiny-llama"
+    assert links(last, **asked) == {"before": look(first, 3, kept)}
+    assert links(store(prompt="elsewhere", final_answer="x")) == {}
+
+
 def test_the_page_without_a_model_asks_for_one(local_client: Client, dataset: Dataset) -> None:
     trace = dataset.items.all()[0].trace
     page = local_client.get(f"/traces/{trace.pk}/look?dataset=sums-v1").content.decode()
     assert 'href="/datasets/sums-v1"' in page and "block-whole" not in page
     assert '<option value="preset:tiny-llama">' in page
-    assert f'href="/traces/{trace.pk}/look?dataset=sums-v1"' in (
+    assert f'href="/traces/{trace.pk}/look?dataset=sums-v1&amp;position=0"' in (
         local_client.get("/datasets/sums-v1").content.decode()
     )
     assert f'href="/traces/{trace.pk}/look"' in (

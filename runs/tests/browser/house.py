@@ -36,7 +36,8 @@ class House:
         self.output_root = folder / "output"
         self.scripts = folder / "scripts"
         self.models = folder / "models"
-        for path in (self.output_root, self.scripts, self.models):
+        self.data = folder / "data"
+        for path in (self.output_root, self.scripts, self.models, self.data):
             path.mkdir(exist_ok=True)
         self.port = HeldPort()
         self.url = self.port.url
@@ -44,6 +45,7 @@ class House:
             "TUNIXRT_VAR_DIR": str(folder / "var"),
             "TUNIX_OUTPUT_ROOT": str(self.output_root),
             "TUNIX_MODEL_ROOTS": str(self.models),
+            "TUNIX_DATA_ROOTS": str(self.data),
             "TUNIXRT_BIND": self.port.address,
             "DATABASE_URL": database_url,
             "TUNIX_SYNC_TIMEOUT_SECONDS": str(HOUR),

@@ -74,6 +74,67 @@ def test_the_columns_of_a_table_are_given_a_meaning(visit: Visit, tmp_path: Path
     expect(page.get_by_test_id("example-row")).to_have_count(10)
 
 
+def test_a_file_of_the_server_is_chosen_and_its_columns_given_a_meaning(visit: Visit, house: House):
+    folder = house.data / "sums"
+    folder.mkdir()
+    (folder / "fragen.csv").write_text("frage,antwort\n1 + 1?,2\n2 + 1?,3\n")
+    page = visit("/datasets/new")
+
+    page.get_by_test_id("server-files").click()
+    for name in (str(house.data), "sums", "fragen.csv"):
+        page.get_by_test_id("server-file").get_by_role("link", name=name).click()
+    expect(page.get_by_role("textbox", name="Or a file on the server")).to_have_value(
+        str(folder / "fragen.csv")
+    )
+    page.get_by_role("textbox", name="Name").fill("of-the-server")
+    page.get_by_test_id("upload").click()
+
+    page.wait_for_url(re.compile("/datasets/imports/[-0-9a-f]+/mapping$"))
+    page.get_by_role("combobox", name="Question").select_option("frage")
+    page.get_by_role("combobox", name="Answer").select_option("antwort")
+    page.get_by_test_id("mapping-import").click()
+    expect(page.get_by_test_id("import-result")).to_contain_text("2 examples")
+
+
+def test_the_provenance_leads_from_a_dataset_to_its_import_and_runs(
+    visit: Visit, house: House, dataset: str
+):
+    run = house.run_dry(dataset)
+    page = visit(f"/datasets/{dataset}")
+
+    page.get_by_role("link", name="Provenance").click()
+
+    expect(page.get_by_test_id("sources").get_by_role("link", name="Import of")).to_be_visible()
+    link = page.get_by_test_id("results").locator(f'a[href="/runs/{run}"]')
+    expect(link).to_be_visible()
+    page.get_by_test_id("sources").get_by_role("link", name="Import of").click()
+    expect(page.get_by_test_id("import-result")).to_contain_text("3 examples")
+
+
+def test_an_example_is_archived_and_erased(visit: Visit, house: House):
+    trace = house.ask(
+        "POST", "/api/traces", json={"prompt": "Who am I?", "final_answer": "Nobody you know"}
+    )["id"]
+    house.ask(
+        "POST",
+        "/api/datasets",
+        json={"name": "personal", "version": "v1", "trace_ids": [trace]},
+    )
+    page = visit(f"/traces/{trace}")
+
+    page.get_by_test_id("archive").click()
+    expect(page.get_by_test_id("is-archived")).to_be_visible()
+    page.get_by_test_id("to-erase").click()
+    expect(page.get_by_test_id("affected-dataset")).to_have_text("personal-v1")
+    page.get_by_role("spinbutton", name="Number of examples").fill("1")
+    page.get_by_test_id("erase-submit").click()
+
+    expect(page.get_by_test_id("complete")).to_be_visible()
+    page.goto(f"/traces/{trace}")
+    expect(page.get_by_test_id("erased")).to_be_visible()
+    expect(page.get_by_text("Nobody you know")).to_have_count(0)
+
+
 def test_an_import_is_followed_and_cancelled(visit: Visit, house: House, tmp_path: Path):
     lines = '{"prompt": "1 + 1", "completion": "2"}\n' * 3
     done = house.import_later("followed", lines)

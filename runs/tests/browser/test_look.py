@@ -125,6 +125,7 @@ def furnished(house: House) -> Iterator[dict[str, str]]:
             "trace": trace,
             "failed_import": failed_import,
             "draft": house.keep_draft("look-columns"),
+            "data": str(house.data),
         }
     finally:  # the slot is free again, also for the other tests when this fails
         for run in (pending, running):
@@ -161,10 +162,16 @@ PAGES = {
     "upload": "/datasets/new",
     "imports": "/datasets/imports",
     "import-failed": "/datasets/imports/{failed_import}",
+    "import-draft": "/datasets/imports/{draft}",
     "mapping": "/datasets/imports/{draft}/mapping",
+    "server-files": "/datasets/files?folder={data}",
+    "lineage": "/datasets/{dataset}/lineage",
     "traces": "/traces",
     "traces-empty": "/traces?q=nothing-has-this-name",
     "trace": "/traces/{trace}",
+    "uses": "/traces/{trace}/uses",
+    "look": "/traces/{trace}/look?dataset={dataset}&model_id=preset:tiny-llama",
+    "erase": "/erasures/new?trace={trace}",
     "not-found": f"/runs/{uuid4()}",
     "no-page": "/nothing-here",
     "password": "/password",

@@ -177,7 +177,11 @@ TABLE: tuple[Format, ...] = (
         "open_math",
         _keys("problem", "generated_solution"),
         converts={_TRACE: traces.from_open_math, _PROMPT: traces.prompt_from_open_math},
-        also=_keys("expected_answer"),
+        # the pass rate is of other answers to the problem, not a verdict on this one
+        also=_keys(
+            *("expected_answer", "problem_type", "problem_source", "generation_model"),
+            *("pass_rate_72b_tir", "inference_mode", "used_in_kaggle"),
+        ),
     ),
     Format(
         "worked",

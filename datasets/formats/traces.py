@@ -1,6 +1,8 @@
 """From lines to traces and prompts: a question, how it is worked out, and a final answer."""
 
+import math
 import re
+from fractions import Fraction
 from typing import Any
 
 import orjson
@@ -70,11 +72,11 @@ _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 def from_worked(line: Line) -> ExampleData:
     """Worked mathematics: the solution is the steps, where there is an answer apart from it."""
-    return make_trace(*_worked(line, "solution", "answer"), line)
+    return _trace_of(line, "solution", "answer")
 
 
 def from_open_math(line: Line) -> ExampleData:
-    return make_trace(*_worked(line, "generated_solution", "expected_answer"), line)
+    return _trace_of(line, "generated_solution", "expected_answer")
 
 
 def prompt_from_worked(line: Line) -> ExampleData:
@@ -85,6 +87,50 @@ def prompt_from_worked(line: Line) -> ExampleData:
 def prompt_from_open_math(line: Line) -> ExampleData:
     question, _, final = _worked(line, "generated_solution", "expected_answer")
     return _prompt(question, final, line)
+
+
+def _trace_of(line: Line, solution_field: str, answer_field: str) -> ExampleData:
+    """Raises LineError also where a training would learn a solution and then another answer."""
+    solution = line[solution_field]
+    question, steps, answer = _worked(line, solution_field, answer_field)
+    if thoughts := _THOUGHTS.fullmatch(solution):  # in which wrong answers may be tried
+        solution = thoughts[2]
+    boxed = _BOXED.findall(solution) if steps else []
+    if boxed and all(_differ(one, answer) for one in boxed):
+        raise LineError(
+            f"{solution_field}: its answer is {boxed[-1].strip()[:40]} (in \\boxed), but"
+            f" {answer_field} is {answer[:40]}"
+        )
+    return make_trace(question, steps, answer, line)
+
+
+# Braces within braces, once: \boxed{\frac{1}{2}}.
+_BOXED = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
+_FRACTION = re.compile(r"(-?)(?:\\[dt]?frac\{(\d{1,18})\}\{(\d{1,18})\}|(\d{1,18}) ?/ ?(\d{1,18}))")
+_DECIMAL = re.compile(r"-?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})")
+_ROUNDED = 0.01  # share by which a number with a point may differ
+
+
+def _differ(one: str, other: str) -> bool:
+    """Whether both are numbers, and not the same one. What is no plain number may be the same in
+    another form."""
+    first, second = _number(one), _number(other)
+    if first is None or second is None:
+        return False
+    if "." in one or "." in other:
+        return not math.isclose(first, second, rel_tol=_ROUNDED)
+    return first != second
+
+
+def _number(text: str) -> Fraction | None:
+    text = text.strip().strip("$").replace("{,}", ",").replace("\\!", "").strip()
+    text = _THOUSANDS.sub("", text)
+    if match := _FRACTION.fullmatch(text):
+        sign, above, below, numerator, denominator = match.groups()
+        if not int(below or denominator):
+            return None
+        return (-1 if sign else 1) * Fraction(int(above or numerator), int(below or denominator))
+    return Fraction(text) if _DECIMAL.fullmatch(text) else None
 
 
 def _worked(line: Line, solution_field: str, answer_field: str) -> tuple[str, list[str], str]:

@@ -291,6 +291,126 @@ def test_worked_answers(line, name, steps, final_answer):
     assert "messages" not in trace.meta
 
 
+OPEN_MATH = {
+    "problem": "q",
+    "generated_solution": "3 + 2\nso \\boxed{5}",
+    "expected_answer": "5",
+    "pass_rate_72b_tir": "0.65625",
+    "problem_type": "has_answer_extracted",
+    "problem_source": "aops_c4_high_school_math",
+    "generation_model": "DeepSeek-R1",
+    "inference_mode": "cot",
+    "used_in_kaggle": True,
+}
+WORKED = {"problem": "q", "solution": "so \\boxed{5}", "answer": "5"}
+
+
+class TestContradictions:
+    """What a line says twice must agree: a training would learn both."""
+
+    def test_a_real_line_has_none(self):
+        trace = converted(OPEN_MATH)
+        assert recognise(OPEN_MATH) == "open_math"
+        assert [step["content"] for step in trace.steps] == ["3 + 2", "so \\boxed{5}"]
+        assert trace.final_answer == "5"
+        beside = OPEN_MATH.keys() - {"problem", "generated_solution", "expected_answer"}
+        assert trace.meta.keys() == beside
+
+    @pytest.mark.parametrize(
+        ("boxed", "answer"),
+        [
+            ("5", "6"),
+            ("5", "-5"),
+            ("\\frac{1}{2}", "1/3"),
+            ("1,000", "100"),
+            ("0.5", "0.6"),
+        ],
+    )
+    def test_a_number_in_the_box_that_is_not_the_answer_is_refused(self, boxed, answer):
+        line = OPEN_MATH | {
+            "generated_solution": f"so \\boxed{{{boxed}}}", "expected_answer": answer,
+        }  # fmt: skip
+        reason = reason_of(line, "open_math")
+        assert reason == (
+            f"generated_solution: its answer is {boxed} (in \\boxed), but expected_answer is"
+            f" {answer}"
+        )
+        assert converted(line, "prompt").final_answer == answer  # the solution is not learnt
+
+    @pytest.mark.parametrize(
+        ("boxed", "answer"),
+        [
+            ("5", " 5 "),
+            ("5", "$5$"),
+            ("5", "5.0"),
+            ("\\frac{1}{2}", "1/2"),
+            ("\\dfrac{1}{2}", "0.5"),
+            ("\\frac{1}{3}", "0.33"),
+            ("1{,}000", "1000"),
+            ("50\\%", "0.5"),
+            ("x = 5", "5"),
+            ("\\text{(B)}", "5"),
+            ("5", "x > 5"),
+            ("\\sqrt{4}", "2"),
+            ("1/0", "5"),
+            ("", "5"),
+            ("9" * 400, "5"),
+        ],
+    )
+    def test_other_forms_of_the_same_answer_are_not_judged(self, boxed, answer):
+        line = WORKED | {"solution": f"so \\boxed{{{boxed}}}", "answer": answer}
+        assert converted(line).final_answer == answer
+
+    def test_one_of_several_boxes_is_enough(self):
+        several = "either \\boxed{4} or \\boxed{5}"
+        assert converted(WORKED | {"solution": several}).final_answer == "5"
+        assert "its answer is 5" in reason_of(
+            WORKED | {"solution": several, "answer": "6"}, "worked"
+        )
+
+    def test_wrong_answers_may_be_tried_in_thoughts(self):
+        line = WORKED | {"solution": "<think>\\boxed{4}? No.</think>It is 5."}
+        assert [step["content"] for step in converted(line).steps] == [
+            "\\boxed{4}? No.", "It is 5.",
+        ]  # fmt: skip
+
+    def test_a_solution_without_an_answer_beside_it_cannot_contradict(self):
+        for missing in (None, "", " "):
+            line = OPEN_MATH | {"expected_answer": missing}
+            assert converted(line).final_answer == OPEN_MATH["generated_solution"]
+
+    @pytest.mark.parametrize(
+        "beside",
+        [{"solution": "another one"}, {"answer": "6"}, {"messages": [USER, ASSISTANT]}],
+    )
+    def test_what_a_more_specific_format_does_not_read_is_kept(self, beside):
+        trace = converted(OPEN_MATH | beside)
+        assert trace.final_answer == "5"
+        assert trace.meta.items() >= beside.items()
+
+    @pytest.mark.parametrize(
+        "verdict", [{"is_correct": False}, {"correctness_math_verify": [False]}, {"score": 1}]
+    )
+    def test_a_verdict_on_the_solution_is_not_left_out(self, verdict):
+        with pytest.raises(LineError, match=next(iter(verdict))):
+            converted(OPEN_MATH | verdict)
+
+    def test_looking_for_boxes_takes_linear_time(self):
+        said = run_within_cpu_seconds(
+            30,
+            r"""
+import os, django
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
+django.setup()
+from datasets.formats.traces import _BOXED
+box = "\\boxed{"
+for text in (box * 120_000, box + "{}" * 400_000, (box + "{") * 100_000, (box + "{}" * 50) * 9_000):
+    print(len(_BOXED.findall(text)))
+""",
+        )
+        assert said == "0\n" * 4
+
+
 PROMPTS = [
     ({"prompt": "1+1?"}, ""),
     ({"prompt": [USER], "answer": "2"}, "2"),

@@ -1,13 +1,12 @@
 """From lines to traces and prompts: a question, how it is worked out, and a final answer."""
 
-import math
 import re
-from fractions import Fraction
 from typing import Any
 
 import orjson
 
 from datasets import examples
+from datasets.formats.boxed import other_answer
 from datasets.formats.lines import Line, LineError, plain_text, take_text
 from datasets.schema import MAX_STEPS, ExampleData, json_kind, parse_trace, trace_of
 
@@ -95,42 +94,12 @@ def _trace_of(line: Line, solution_field: str, answer_field: str) -> ExampleData
     question, steps, answer = _worked(line, solution_field, answer_field)
     if thoughts := _THOUGHTS.fullmatch(solution):  # in which wrong answers may be tried
         solution = thoughts[2]
-    boxed = _BOXED.findall(solution) if steps else []
-    if boxed and all(_differ(one, answer) for one in boxed):
+    if steps and (boxed := other_answer(solution, answer)):
         raise LineError(
-            f"{solution_field}: its answer is {boxed[-1].strip()[:40]} (in \\boxed), but"
-            f" {answer_field} is {answer[:40]}"
+            f"{solution_field}: its answer is {boxed[:40]} (in \\boxed), but {answer_field} is"
+            f" {answer[:40]}"
         )
     return make_trace(question, steps, answer, line)
-
-
-# Braces within braces, once: \boxed{\frac{1}{2}}.
-_BOXED = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
-_FRACTION = re.compile(r"(-?)(?:\\[dt]?frac\{(\d{1,18})\}\{(\d{1,18})\}|(\d{1,18}) ?/ ?(\d{1,18}))")
-_DECIMAL = re.compile(r"-?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})")
-_ROUNDED = 0.01  # share by which a number with a point may differ
-
-
-def _differ(one: str, other: str) -> bool:
-    """Whether both are numbers, and not the same one. What is no plain number may be the same in
-    another form."""
-    first, second = _number(one), _number(other)
-    if first is None or second is None:
-        return False
-    if "." in one or "." in other:
-        return not math.isclose(first, second, rel_tol=_ROUNDED)
-    return first != second
-
-
-def _number(text: str) -> Fraction | None:
-    text = text.strip().strip("$").replace("{,}", ",").replace("\\!", "").strip()
-    text = _THOUSANDS.sub("", text)
-    if match := _FRACTION.fullmatch(text):
-        sign, above, below, numerator, denominator = match.groups()
-        if not int(below or denominator):
-            return None
-        return (-1 if sign else 1) * Fraction(int(above or numerator), int(below or denominator))
-    return Fraction(text) if _DECIMAL.fullmatch(text) else None
 
 
 def _worked(line: Line, solution_field: str, answer_field: str) -> tuple[str, list[str], str]:

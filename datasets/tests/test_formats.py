@@ -402,10 +402,10 @@ class TestContradictions:
 import os, django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
 django.setup()
-from datasets.formats.traces import _BOXED
+from datasets.formats.boxed import BOXED
 box = "\\boxed{"
 for text in (box * 120_000, box + "{}" * 400_000, (box + "{") * 100_000, (box + "{}" * 50) * 9_000):
-    print(len(_BOXED.findall(text)))
+    print(len(BOXED.findall(text)))
 """,
         )
         assert said == "0\n" * 4

@@ -145,8 +145,9 @@ bench-queue: environment-full ## how fast runs are claimed, drained and started;
 	@$(FULL) -m benchmarks.queue_speed $(if $(BEFORE),--before $(BEFORE))
 
 .PHONY: bench-data
-bench-data: environment-core ## imports of a million lines, near duplicates of 200,000 examples, beside what people use otherwise (20 minutes)
+bench-data: environment-core ## imports of a million lines, Parquet and near duplicates of 200,000 examples, beside what people use otherwise (20 minutes)
 	@$(CORE) -m benchmarks.data
+	@$(CORE) -m benchmarks.data --parquet
 	@$(CORE) -m benchmarks.near_duplicates
 
 .PHONY: bench-train

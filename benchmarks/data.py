@@ -3,7 +3,8 @@
 A file of GSM8K-like lines is imported by the command, while another process writes one row every
 20 ms and measures how long each write takes. The yardstick, in the same run: Hugging Face's
 ``datasets`` that loads the file (without validating, hashing or storing a row), and ``json`` that
-parses it. docs/performance.md has the figures on record.
+parses it. With ``--parquet``: import and export of a Parquet file beside ``pyarrow`` alone, which
+reads it into Python objects and writes it from them. docs/performance.md has the figures on record.
 """
 
 from __future__ import annotations
@@ -54,12 +55,47 @@ JSON = """
     with open(sys.argv[1]) as file:
         assert sum(1 for line in file if json.loads(line)) == int(sys.argv[3])
 """
+PARQUET_READ = """
+    import sys
+    import pyarrow.parquet as parquet
+    with parquet.ParquetFile(sys.argv[1]) as file:
+        rows = sum(len(batch.to_pylist()) for batch in file.iter_batches(1_000))
+    assert rows == int(sys.argv[3])
+"""
+PARQUET_WRITE = """
+    import json, sys
+    import pyarrow
+    import pyarrow.parquet as parquet
+    schema = pyarrow.schema([("question", pyarrow.string()), ("answer", pyarrow.string())])
+    with open(sys.argv[1]) as lines, parquet.ParquetWriter(sys.argv[2], schema) as file:
+        batch = []
+        for line in lines:
+            batch.append(json.loads(line))
+            if len(batch) == 1_000:
+                file.write_table(pyarrow.Table.from_pylist(batch, schema))
+                batch = []
+        file.write_table(pyarrow.Table.from_pylist(batch, schema))
+"""
+EXPORT = """
+    import sys
+    import django
+    django.setup()
+    from datasets.services import export_parquet, get_dataset
+    with open(sys.argv[1], "wb") as file:
+        for piece in export_parquet(get_dataset("large-v1")):
+            file.write(piece)
+"""
 
 
 def main() -> int:
     parser = parser_for("benchmarks.data", __doc__ or "")
-    parser.add_argument("--lines", type=int, default=1_000_000)
-    return on_each_database(measure, parser.parse_args())
+    parser.add_argument("--lines", type=int, help="1,000,000; of Parquet 200,000")
+    parser.add_argument(
+        "--parquet", action="store_true", help="import and export of Parquet, beside pyarrow alone"
+    )
+    arguments = parser.parse_args()
+    arguments.lines = arguments.lines or (200_000 if arguments.parquet else 1_000_000)
+    return on_each_database(measure_parquet if arguments.parquet else measure, arguments)
 
 
 def make_file(path: Path, lines: int) -> None:
@@ -102,9 +138,29 @@ def measure(database: str, arguments: argparse.Namespace) -> None:
         print(json.dumps(figures, indent=1, ensure_ascii=False), flush=True)
 
 
+def measure_parquet(database: str, arguments: argparse.Namespace) -> None:
+    with new_system(database, "data") as (folder, environment):
+        lines, file, exported = (folder / name for name in ("l.jsonl", "l.parquet", "out.parquet"))
+        make_file(lines, arguments.lines)
+
+        def program(code: str, *given: Path) -> dict[str, float]:
+            command = [sys.executable, "-c", textwrap.dedent(code), *map(str, given)]
+            return run([*command, str(arguments.lines)], environment)
+
+        figures: dict[str, Any] = {"database": database, "rows": arguments.lines}
+        figures["write by pyarrow"] = program(PARQUET_WRITE, lines, file)
+        figures["read by pyarrow"] = program(PARQUET_READ, file, file)
+        manage = [sys.executable, str(ROOT / "manage.py"), "import_jsonl", str(file)]
+        figures["import"] = run([*manage, "--name", "large", "--version", "v1"], environment)
+        figures["export"] = program(EXPORT, exported)
+        figures["file MB"] = round(file.stat().st_size / 1e6)
+        figures["exported MB"] = round(exported.stat().st_size / 1e6)
+        print(json.dumps(figures, indent=1), flush=True)
+
+
 def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Run a command to its end: seconds, processor seconds, and the most memory that was its own
-    (without pages of files) in MB."""
+    and that of its children (without pages of files) in MB."""
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     most = 0
@@ -122,14 +178,16 @@ def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
 
 
 def own_memory(pid: int) -> int:
-    """kB that a process has not in common with a file."""
+    """kB that a process and its children have not in common with a file."""
     try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         with open(f"/proc/{pid}/status") as file:
-            return sum(
+            own = sum(
                 int(line.split()[1]) for line in file if line.startswith(("RssAnon", "RssShmem"))
             )
     except (FileNotFoundError, ProcessLookupError):
         return 0
+    return own + sum(own_memory(int(child)) for child in children)
 
 
 if __name__ == "__main__":

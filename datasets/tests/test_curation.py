@@ -252,6 +252,7 @@ class TestExamples:
         assert 'data-testid="is-archived"' in client.get(page).content.decode()
         assert page not in client.get("/traces").content.decode()
         assert page in client.get("/traces?archived=true").content.decode()
+        assert client.get("/datasets/sums-v1").content.decode().count("archived-example") == 1
         assert client.post(f"{page}/archive", {"archived": "false"}).status_code == 302
         trace.refresh_from_db()
         assert trace.archived_at is None

@@ -189,16 +189,18 @@ def conversation(
     final_answer: str | None = None,
     meta: dict[str, Any] | None = None,
     plain_text: bool = False,
+    tagged: bool = False,
 ) -> ExampleData:
     """Return a conversation with something to learn.
 
     Args:
         final_answer: what exact match looks for in the last line of the last answer.
         plain_text: the assistant may write without being asked.
+        tagged: that of ``read_messages``.
 
     Raises InvalidMessages, InvalidTrace.
     """
-    read = read_messages(messages)
+    read = read_messages(messages, tagged=tagged)
     if read[-1]["role"] != "assistant":
         raise InvalidMessages("the last message must be the assistant's")
     if not any(is_learnt(message) for message in read):
@@ -223,12 +225,14 @@ def preference(
     tools: Any = None,
     scores: Any = None,
     meta: dict[str, Any] | None = None,
+    tagged: bool = False,
 ) -> ExampleData:
-    """Return a pair of answers to the same prompt. Raises InvalidMessages, InvalidTrace."""
+    """Return a pair of answers to the same prompt; ``tagged`` is that of ``read_messages``. Raises
+    InvalidMessages, InvalidTrace."""
     sides = {
-        "prompt": _question(prompt),
-        "chosen": _answer(chosen, "chosen"),
-        "rejected": _answer(rejected, "rejected"),
+        "prompt": _question(prompt, tagged=tagged),
+        "chosen": _answer(chosen, "chosen", tagged=tagged),
+        "rejected": _answer(rejected, "rejected", tagged=tagged),
     }
     if sides["chosen"] == sides["rejected"]:
         raise InvalidMessages("chosen and rejected are the same; there is nothing to prefer")
@@ -252,10 +256,11 @@ def prompt(
     tools: Any = None,
     final_answer: str | None = None,
     meta: dict[str, Any] | None = None,
+    tagged: bool = False,
 ) -> ExampleData:
-    """Return a question, with its reference answer where there is one. Raises InvalidMessages,
-    InvalidTrace."""
-    read = _question(messages)
+    """Return a question, with its reference answer where there is one; ``tagged`` is that of
+    ``read_messages``. Raises InvalidMessages, InvalidTrace."""
+    read = _question(messages, tagged=tagged)
     return _example(
         Kind.PROMPT,
         {"messages": read} | _tools(tools),
@@ -265,16 +270,16 @@ def prompt(
     )
 
 
-def _question(value: Any) -> Messages:
-    read = read_messages(value)
+def _question(value: Any, *, tagged: bool) -> Messages:
+    read = read_messages(value, tagged=tagged)
     if read[-1]["role"] not in ("user", "tool"):
         raise InvalidMessages("a prompt must end with a message of the user")
     return read
 
 
-def _answer(value: Any, name: str) -> Messages:
+def _answer(value: Any, name: str, *, tagged: bool) -> Messages:
     try:
-        read = read_messages(value)
+        read = read_messages(value, tagged=tagged)
     except InvalidMessages as error:
         raise InvalidMessages(f"{name}: {error}") from error
     if read[-1]["role"] != "assistant":

@@ -23,6 +23,15 @@ Message = dict[str, Any]
 Messages = list[Message]
 Tools = list[dict[str, Any]]
 
+# What stands around reasoning at the beginning of an answer, and around the answer after it:
+# reasoning models, and OpenThoughts-114k.
+_TAGS = (
+    (("<think>", "</think>"), None),
+    (
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ),
+)
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 _FIELDS = {
     "assistant": {"role", "content", "weight", "tool_calls", "function_call", *_REASONING},
@@ -36,17 +45,26 @@ class InvalidMessages(ValueError):
     """Why messages or tools cannot be stored, as the end of a sentence."""
 
 
-def read_messages(value: Any) -> Messages:
-    """Return messages of OpenAI's form as they are stored. Raises InvalidMessages, naming the first
-    bad message by its number from 1."""
+def read_messages(value: Any, *, tagged: bool = False) -> Messages:
+    """Return messages of OpenAI's form as they are stored.
+
+    Args:
+        tagged: an answer may begin with its reasoning between tags (``<think>``), which is then
+            stored apart from it.
+
+    Raises InvalidMessages, naming the first bad message by its number from 1.
+    """
     if not isinstance(value, list) or not value:
         raise InvalidMessages("must be a list of messages")
     if len(value) > MAX_MESSAGES:
         raise InvalidMessages(f"has {len(value):,} messages; the limit is {MAX_MESSAGES:,}")
-    return [_read_message(message, number) for number, message in enumerate(value, start=1)]
+    return [
+        _read_message(message, number, tagged=tagged)
+        for number, message in enumerate(value, start=1)
+    ]
 
 
-def _read_message(message: Any, number: int) -> Message:
+def _read_message(message: Any, number: int, *, tagged: bool) -> Message:
     if not isinstance(message, Mapping):
         raise InvalidMessages(f"message {number} must be an object, not {json_kind(message)}")
     role = "tool" if message.get("role") == "function" else message.get("role")
@@ -56,6 +74,8 @@ def _read_message(message: Any, number: int) -> Message:
             f" {', '.join(ROLES)}"
         )
     for name, content in message.items():
+        if name == "weight" and role != "assistant" and _is_weight(content):
+            continue  # SlimOrca has one on every turn; only answers are learnt anyway
         if name not in _FIELDS.get(role, _PLAIN) and content not in _EMPTY:
             raise InvalidMessages(
                 f"message {number} ({role}) has the field {shorten(repr(name), NAME_SHOWN)}, which"
@@ -63,7 +83,10 @@ def _read_message(message: Any, number: int) -> Message:
             )
     read: Message = {"role": role, "content": _read_content(message.get("content"), number)}
     if role == "assistant":
-        read |= _read_assistant(message, number)
+        reasoning = ""
+        if tagged:
+            reasoning, read["content"] = _apart(read["content"], number)
+        read |= _read_assistant(message, number, reasoning)
     if role == "tool":
         read |= {
             name: _text(message[name], f"{name} of message {number}")
@@ -92,7 +115,40 @@ def _read_content(content: Any, number: int) -> str:
     return "".join(texts)
 
 
-def _read_assistant(message: Mapping[str, Any], number: int) -> Message:
+def _apart(content: str, number: int) -> tuple[str, str]:
+    try:
+        return reasoning_apart(content)
+    except InvalidMessages as error:
+        raise InvalidMessages(f"message {number} {error}") from error
+
+
+def reasoning_apart(text: str) -> tuple[str, str]:
+    """The reasoning that an answer begins with, and the answer without it. Raises
+    InvalidMessages."""
+    stripped = text.lstrip()
+    for around_reasoning, around_answer in _TAGS:
+        if stripped.startswith(around_reasoning[0]):
+            reasoning, answer = _within(stripped, *around_reasoning)
+            answer = answer.lstrip()
+            if around_answer and answer.startswith(around_answer[0]):
+                answer, rest = _within(answer, *around_answer)
+                if rest.strip():
+                    raise InvalidMessages(f"has text after {around_answer[1]}")
+                answer = answer.strip()
+            return reasoning.strip(), answer
+    return "", text
+
+
+def _within(text: str, begin: str, end: str) -> tuple[str, str]:
+    """What stands between the tag that ``text`` begins with and the next ``end``, and the rest."""
+    within, found, rest = text.removeprefix(begin).partition(end)
+    if not found:
+        raise InvalidMessages(f"begins with {begin} and has no {end}")
+    return within, rest
+
+
+def _read_assistant(message: Mapping[str, Any], number: int, reasoning: str) -> Message:
+    """``reasoning``: what the content began with."""
     read: Message = {}
     reasons = [
         _text(message[name], f"{name} of message {number}")
@@ -101,8 +157,10 @@ def _read_assistant(message: Mapping[str, Any], number: int) -> Message:
     ]
     if len(reasons) > 1:
         raise InvalidMessages(f"message {number} has its reasoning twice")
-    if reasons:
-        read["reasoning"] = reasons[0]
+    if reasons and reasoning and reasons[0].strip() != reasoning:
+        raise InvalidMessages(f"message {number} has its reasoning twice, and not the same")
+    if reasons or reasoning:
+        read["reasoning"] = reasons[0] if reasons else reasoning
     calls = message.get("tool_calls")
     if message.get("function_call") not in _EMPTY:
         if calls not in _EMPTY:
@@ -112,11 +170,15 @@ def _read_assistant(message: Mapping[str, Any], number: int) -> Message:
         read["tool_calls"] = _read_calls(calls, number)
     weight = message.get("weight")
     if weight is not None:
-        if isinstance(weight, bool) or weight not in (0, 1):
+        if not _is_weight(weight):
             raise InvalidMessages(f"weight of message {number} must be 0 or 1")
         if weight == 0:
             read["weight"] = 0
     return read
+
+
+def _is_weight(value: Any) -> bool:
+    return not isinstance(value, bool) and value in (0, 1)
 
 
 def _read_calls(calls: Any, number: int) -> list[dict[str, Any]]:

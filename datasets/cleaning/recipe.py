@@ -11,7 +11,7 @@ from datasets.cleaning.choosing import Filter, Resplit, Sample
 from datasets.cleaning.combining import PARENTS_MAX, Merge, Mix
 from datasets.cleaning.duplicates import ExactDuplicates, NearDuplicates
 from datasets.cleaning.operation import Operation
-from datasets.cleaning.rewriting import Length, MapFields, Mask
+from datasets.cleaning.rewriting import InlineReasoning, Length, MapFields, Mask
 from datasets.models import Dataset
 from datasets.schema import RepeatedKey, json_kind, without_repeats
 from tunixrt.reading import Errors, try_body
@@ -20,7 +20,8 @@ from tunixrt.refusals import Refusal
 STEPS_MAX = 30
 RECIPE_MAX = 100_000  # characters of its JSON
 _ALL: tuple[type[Operation], ...] = (
-    Merge, Mix, ExactDuplicates, NearDuplicates, Filter, Length, Mask, MapFields, Sample, Resplit,
+    Merge, Mix, ExactDuplicates, NearDuplicates, Filter, Length, Mask, InlineReasoning, MapFields,
+    Sample, Resplit,
 )  # fmt: skip
 OPERATIONS: dict[str, type[Operation]] = {
     model.model_fields["operation"].default: model for model in _ALL

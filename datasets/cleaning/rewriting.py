@@ -1,4 +1,5 @@
-"""Operations that change examples: fields moved, texts masked, long answers shortened."""
+"""Operations that change examples: fields moved, texts masked, long answers shortened, reasoning
+made part of the answer."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -210,6 +211,45 @@ def _first_masked(value: Any) -> str:
 
 
 _MARKS = tuple(f"[{kind.upper()}]" for kind in KINDS)
+
+
+# --- reasoning ------------------------------------------------------------------------------------
+
+
+class InlineReasoning(Operation):
+    """Make the reasoning of answers part of their text, between ``<think>`` and ``</think>``: for
+    models whose chat template does not write reasoning."""
+
+    title: ClassVar = "Write reasoning into the answers"
+    operation: Literal["inline_reasoning"] = "inline_reasoning"
+
+    def apply(self, items: Iterator[Item], work: Work, report: StepReport) -> Iterator[Item]:
+        for item in items:
+            fields = fields_of(item.example)
+            count = sum(
+                _inline(message)
+                for name in ("messages", "prompt", "chosen", "rejected")
+                for message in fields.get(name, ())
+                if isinstance(message, dict)
+            )
+            if not count:
+                yield item
+                continue
+            try:
+                item.example = build(item.example.kind, fields)
+            except Spoilt as error:
+                report.leave_out(item, "not valid with its reasoning as text", str(error))
+                continue
+            report.change(item, "reasoning written into the answer", f"{count:,} answers")
+            yield item
+
+
+def _inline(message: dict[str, Any]) -> bool:
+    """Move the reasoning of a message into its content, if there is any."""
+    reasoning = message.pop("reasoning", "").strip()
+    if reasoning:
+        message["content"] = f"<think>\n{reasoning}\n</think>\n\n{message['content']}"
+    return bool(reasoning)
 
 
 # --- fields ---------------------------------------------------------------------------------------

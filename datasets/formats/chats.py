@@ -141,13 +141,11 @@ def _turn(question: str, answer: str) -> list[Line]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def conversation(messages: Any, rest: Line, final_answer: str | None = None) -> ExampleData:
+def conversation(messages: Any, rest: Line) -> ExampleData:
     """Return a conversation with the system prompt and the tools that stand beside the messages;
     the other fields are kept in ``meta``."""
     messages, tools = with_surroundings(messages, rest)
-    return examples.conversation(
-        messages=messages, tools=tools, final_answer=final_answer, meta=rest
-    )
+    return examples.conversation(messages=messages, tools=tools, meta=rest, tagged=True)
 
 
 def with_surroundings(messages: Any, rest: Line) -> tuple[Any, Any]:
@@ -159,6 +157,8 @@ def with_surroundings(messages: Any, rest: Line) -> tuple[Any, Any]:
                 break
             first = messages[0] if messages and isinstance(messages[0], dict) else {}
             if first.get("role") in ("system", "developer"):
+                if first.get("content") == text:
+                    continue
                 raise InvalidMessages(f"there is a system prompt in {name} and in the messages")
             messages = [{"role": "system", "content": text}, *messages]
     found = [read_tools(rest.pop(name)) for name in TOOL_FIELDS if name in rest]

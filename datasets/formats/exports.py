@@ -3,7 +3,6 @@
 from typing import Any
 
 from datasets import examples
-from datasets.formats.chats import conversation
 from datasets.formats.lines import Line, LineError
 from datasets.formats.traces import make_trace, steps_of
 from datasets.models import Kind
@@ -45,7 +44,7 @@ def _earlier_export(messages: Any, final_answer: str | None) -> ExampleData:
             message | {"weight": 0} if _role(message) == "assistant" else message
             for message in messages[:-1]
         ] + messages[-1:]
-    return conversation(messages, {}, final_answer)
+    return examples.conversation(messages=messages, final_answer=final_answer)
 
 
 def _role(message: Any) -> Any:

@@ -105,6 +105,7 @@ _JUDGEMENTS = _words(
     *("hallucination", "hallucinated", "coherence", "complexity", "verbosity", "target"),
     *("judgement", "judgment", "annotation", "annotations", "train", "trainable", "learn"),
     *("approved", "acceptable", "best", "gold", "flagged", "dislike", "decision"),
+    *("ok", "okay"),
 )
 # These only with true, false, or a word for them: a number is something else.
 _REMARKS = _words(
@@ -163,8 +164,8 @@ def hazard_of(line: Line, known: frozenset[str], ignored: Collection[str] = ()) 
             return _refusal(hazard.name, found, hazard.advice)
     if judged := sorted(name for name, value in unknown.items() if _is_judgement(name, value)):
         return _refusal(
-            "KTO data",
-            [*(name for name in ("prompt", "completion") if "completion" in line), *judged],
+            "an example with a verdict",
+            judged,
             "give prompt, completion, and true or false as label, of which pairs are made; or keep"
             " the lines whose answer is good and leave the verdict out",
         )
@@ -189,7 +190,7 @@ def _refusal(name: str, fields: list[str], advice: str) -> str:
     shown = ", ".join(outer)
     shown = shown if len(shown) <= 120 else f"{shown[:118]} …"
     return (
-        f"is {name} ({shown}), which cannot be imported yet: {advice}; or name it in ignore if it"
+        f"is {name} ({shown}), which would be left out: {advice}; or name it in ignore if it"
         " says nothing about what is to be learnt"
     )
 

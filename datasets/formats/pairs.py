@@ -8,7 +8,13 @@ from datasets.formats.chats import message_of_turn, messages_of_turns, with_surr
 from datasets.formats.lines import Line, LineError, plain_text, take_text
 from datasets.schema import ExampleData, json_kind
 
-SCORES = {"chosen": "score_chosen", "rejected": "score_rejected"}
+# Names of the scores of the chosen and of the rejected answer.
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)
 
 
 def from_trl(line: Line) -> ExampleData:
@@ -82,20 +88,29 @@ def _pair(prompt: Any, chosen: Any, rejected: Any, rest: Line) -> ExampleData:
     if prompt is None:
         raise LineError("prompt: is missing, and chosen and rejected do not begin alike")
     messages, tools = with_surroundings(examples.as_messages(prompt, "user"), rest)
-    scores = {side: rest.get(name) for side, name in SCORES.items()}
-    given = [score for score in scores.values() if score is not None]
-    if len(given) == 1:
-        raise LineError("score_chosen and score_rejected: give both or none")
-    if given and all(type(score) in (int, float) for score in given) and given[1] > given[0]:
-        raise LineError("score_rejected is higher than score_chosen")
-    if given:
-        for name in SCORES.values():
-            del rest[name]
     return examples.preference(
         prompt=messages,
         chosen=examples.as_messages(chosen, "assistant"),
         rejected=examples.as_messages(rejected, "assistant"),
         tools=tools,
-        scores=scores if given else None,
+        scores=_take_scores(rest),
         meta=rest,
+        tagged=True,
     )
+
+
+def _take_scores(rest: Line) -> Line | None:
+    """Take the scores of the answers out of a line. Raises LineError."""
+    found = [names for names in SCORES if any(rest.get(name) not in (None, "") for name in names)]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise LineError(f"{found[0][0]} and {found[1][0]}: give one of them")
+    ((of_chosen, of_rejected),) = found
+    chosen, rejected = (rest.pop(name, None) for name in found[0])
+    if chosen is None or rejected is None:
+        raise LineError(f"{of_chosen} and {of_rejected}: give both or none")
+    numbers = all(type(score) in (int, float) for score in (chosen, rejected))
+    if numbers and rejected > chosen:
+        raise LineError(f"{of_rejected} is higher than {of_chosen}")
+    return {"chosen": chosen, "rejected": rejected}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from datasets.formats import chats, exports, pairs, traces
+from datasets.formats import chats, exports, generations, pairs, traces
 from datasets.formats.hazards import hazard_of
 from datasets.formats.lines import Line, LineError
 from datasets.formats.verdicts import verdict_of
@@ -34,6 +34,7 @@ class Format:
         converts: how a line becomes an example, by the kind of the example. The first is taken
             where none is asked for, unless ``asked``.
         also: further fields that it knows.
+        flags: fields that it knows if they are true or false.
         grouped: several lines become an example together (datasets/grouping.py), as lines that
             ``converts`` takes.
         asked: a kind must be asked for.
@@ -46,6 +47,7 @@ class Format:
     matches: Callable[[Line], bool] | None = None
     converts: Mapping[str, Convert] = field(default_factory=dict)
     also: frozenset[str] = frozenset()
+    flags: frozenset[str] = frozenset()
     grouped: bool = False
     asked: bool = False
     advice: str = ""
@@ -54,6 +56,11 @@ class Format:
     def fields(self) -> frozenset[str]:
         """Those that it knows; every line may have an id and name its part."""
         return self.keys | self.any_of | self.also | {"id", "split"}
+
+    def knows(self, line: Line) -> frozenset[str]:
+        """The fields of a line that it knows."""
+        flags = [name for name in self.flags if isinstance(line.get(name), bool)]
+        return _FIELDS[self.name].union(flags) if flags else _FIELDS[self.name]
 
     def fits(self, line: Line) -> bool:
         if not self.keys <= line.keys() or (self.any_of and self.any_of.isdisjoint(line)):
@@ -80,7 +87,13 @@ def _has_no_answer(line: Line) -> bool:
 
 
 _CHAT = _keys(*chats.SYSTEM_FIELDS, *chats.TOOL_FIELDS, "parallel_tool_calls", "tool_choice")
-_PAIR = _CHAT | _keys(*pairs.SCORES.values())
+_PAIR = _CHAT | _keys(
+    *(name for names in pairs.SCORES for name in names),
+    # UltraFeedback as Argilla has it, and the pairs of Tulu 3
+    *("chosen-model", "rejected-model", "chosen_model", "rejected_model"),
+)
+# Of NuminaMath 1.5, which OpenR1-Math takes over.
+_NUMINA = _keys("answer", "messages", "problem_type", "question_type", *traces.VALIDITY)
 _TRACE, _CONVERSATION = Kind.TRACE.value, Kind.CONVERSATION.value
 _PREFERENCE, _PROMPT = Kind.PREFERENCE.value, Kind.PROMPT.value
 
@@ -101,20 +114,20 @@ TABLE: tuple[Format, ...] = (
         "tunix_preference",
         _keys("id", "kind", "prompt", "chosen", "rejected", "split"),
         converts={_PREFERENCE: exports.from_tunix_preference},
-        also=_keys("tools", "scores"),
+        also=_keys("tools", "scores", "meta"),
     ),
     Format(
         "tunix_prompts",
         _keys("id", "kind", "messages", "final_answer", "split"),
         matches=lambda line: line["kind"] == Kind.PROMPT,
         converts={_PROMPT: exports.from_tunix_prompts},
-        also=_keys("tools"),
+        also=_keys("tools", "meta"),
     ),
     Format(
         "tunix_sft",
         _keys("id", "messages", "final_answer", "split"),
         converts={_TRACE: exports.from_tunix_sft, _CONVERSATION: exports.from_tunix_sft},
-        also=_keys("kind", "tools"),
+        also=_keys("kind", "tools", "meta"),
     ),
     # Pairs.
     Format(
@@ -184,10 +197,22 @@ TABLE: tuple[Format, ...] = (
         ),
     ),
     Format(
+        "open_r1",
+        _keys("problem", "generations"),
+        any_of=_keys(*generations.VERDICTS),
+        converts={
+            _CONVERSATION: generations.from_open_r1,
+            _TRACE: traces.from_worked,
+            _PROMPT: traces.prompt_from_worked,
+        },
+        also=_NUMINA
+        | _keys("solution", "is_reasoning_complete", "finish_reasons", "correctness_count"),
+    ),
+    Format(
         "worked",
         _keys("problem", "solution"),
         converts={_TRACE: traces.from_worked, _PROMPT: traces.prompt_from_worked},
-        also=_keys("answer", "messages"),
+        also=_NUMINA,
     ),
     Format(
         "dolly",
@@ -206,6 +231,7 @@ TABLE: tuple[Format, ...] = (
         _keys("conversations"),
         converts={_CONVERSATION: chats.from_sharegpt},
         also=_CHAT,
+        flags=_keys("custom_instruction", "skip_prompt_formatting"),  # OpenHermes 2.5
     ),
     Format(
         "messages", _keys("messages"), converts={_CONVERSATION: chats.from_messages}, also=_CHAT
@@ -311,7 +337,7 @@ def _with_keys(keys: tuple[str, ...]) -> tuple[Format, ...]:
 
 def _check(found: Format, line: Line, kind: str | None, ignored: Collection[str]) -> None:
     """Raise LineError if a line that is of this format cannot be imported."""
-    if found.converts and (hazard := hazard_of(line, _FIELDS[found.name], ignored)):
+    if found.converts and (hazard := hazard_of(line, found.knows(line), ignored)):
         raise LineError(hazard)
     if not found.converts or (found.asked and kind is None):
         detail = ", ".join(sorted(found.keys | (found.any_of & line.keys())))

@@ -8,6 +8,8 @@ import orjson
 from datasets import examples
 from datasets.formats.boxed import other_answer
 from datasets.formats.lines import Line, LineError, plain_text, take_text
+from datasets.formats.verdicts import is_true
+from datasets.messages import InvalidMessages, reasoning_apart
 from datasets.schema import MAX_STEPS, ExampleData, json_kind, parse_trace, trace_of
 
 
@@ -66,12 +68,24 @@ def prompt_from_question_answer(line: Line) -> ExampleData:
     return _prompt(question, answer, line)
 
 
-_THOUGHTS = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+# Whether NuminaMath 1.5 takes a problem and its solution for valid: Yes, or what is wrong.
+VALIDITY = ("problem_is_valid", "solution_is_valid")
+# What it has instead of the answers of proofs, and of those that were not found.
+_NO_ANSWERS = ("proof", "notfound")
 
 
 def from_worked(line: Line) -> ExampleData:
     """Worked mathematics: the solution is the steps, where there is an answer apart from it."""
+    _check_valid(line, *VALIDITY)
     return _trace_of(line, "solution", "answer")
+
+
+def _check_valid(line: Line, *names: str) -> None:
+    """Raise LineError for what the dataset itself takes for wrong."""
+    for name in names:
+        value = line.get(name)
+        if value not in (None, "", "Yes") and not is_true(value):
+            raise LineError(f"{name}: is {str(value)[:60]!r}, not 'Yes'; leave the line out")
 
 
 def from_open_math(line: Line) -> ExampleData:
@@ -79,6 +93,7 @@ def from_open_math(line: Line) -> ExampleData:
 
 
 def prompt_from_worked(line: Line) -> ExampleData:
+    _check_valid(line, VALIDITY[0])
     question, _, final = _worked(line, "solution", "answer")
     return _prompt(question, final, line)
 
@@ -90,11 +105,10 @@ def prompt_from_open_math(line: Line) -> ExampleData:
 
 def _trace_of(line: Line, solution_field: str, answer_field: str) -> ExampleData:
     """Raises LineError also where a training would learn a solution and then another answer."""
-    solution = line[solution_field]
+    solution = line.get(solution_field, "")
     question, steps, answer = _worked(line, solution_field, answer_field)
-    if thoughts := _THOUGHTS.fullmatch(solution):  # in which wrong answers may be tried
-        solution = thoughts[2]
-    if steps and (boxed := other_answer(solution, answer)):
+    # in the reasoning, wrong answers may be tried
+    if steps and (boxed := other_answer(reasoning_apart(solution)[1], answer)):
         raise LineError(
             f"{solution_field}: its answer is {boxed[:40]} (in \\boxed), but {answer_field} is"
             f" {answer[:40]}"
@@ -104,7 +118,7 @@ def _trace_of(line: Line, solution_field: str, answer_field: str) -> ExampleData
 
 def _worked(line: Line, solution_field: str, answer_field: str) -> tuple[str, list[str], str]:
     question, solution = plain_text(line, "problem", solution_field)
-    answer = take_text(line, answer_field)
+    answer = "" if _is_without_answer(line) else take_text(line, answer_field)
     if line.get("messages") == [
         {"role": "user", "content": question},
         {"role": "assistant", "content": solution},
@@ -112,12 +126,23 @@ def _worked(line: Line, solution_field: str, answer_field: str) -> tuple[str, li
         del line["messages"]  # NuminaMath says everything twice
     if not answer:
         return question, [], solution
-    parts = [solution]
-    if thoughts := _THOUGHTS.fullmatch(solution):
-        parts = [thoughts[1].strip(), thoughts[2].strip()]
+    parts = _reasoning_and_rest(solution, solution_field)
     if parts[-1] == answer:
         parts.pop()
     return question, [step for part in parts for step in steps_of(part)], answer
+
+
+def _reasoning_and_rest(solution: str, name: str) -> list[str]:
+    try:
+        reasoning, rest = reasoning_apart(solution)
+    except InvalidMessages as error:
+        raise LineError(f"{name}: {error}") from error
+    return [reasoning, rest.strip()] if reasoning else [rest]
+
+
+def _is_without_answer(line: Line) -> bool:
+    """Whether a line of NuminaMath 1.5 says so in its answer."""
+    return VALIDITY[0] in line and line.get("answer") in _NO_ANSWERS
 
 
 def steps_of(text: str) -> list[str]:
@@ -166,6 +191,7 @@ def _prompt(question: Any, reference: str | None, rest: Line) -> ExampleData:
         tools=tools,
         final_answer=reference,
         meta=rest,
+        tagged=True,
     )
 
 

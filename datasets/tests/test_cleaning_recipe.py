@@ -22,6 +22,7 @@ EVERY = {
     "filter": {"where": "characters<100 -meta.source:web", "matching": "drop"},
     "length": {"of": "answer", "min": 1, "max": 100, "longer": "truncate"},
     "mask": {"kinds": ["email", "phone"]},
+    "inline_reasoning": {},
     "map_fields": {"fields": {"meta.a": "meta.b", "meta.c": None}, "taken": "overwrite"},
     "sample": {"share": 0.5, "part": "train", "seed": 7},
     "resplit": {"held_out": 0.1, "by": "meta", "field": "source.name", "seed": 1},

@@ -1,15 +1,19 @@
 """Masks, lengths and fields: what examples become, and that they stay valid."""
 
+import io
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.masking import KINDS, mask
 from datasets.cleaning.rewriting import FieldTaken
-from datasets.examples import content_of
+from datasets.examples import content_of, parse_example
+from datasets.schema import MAX_TRACE_BYTES
+from datasets.services import export_lines
 from datasets.tests.deriving import chat, dataset_of, made, qa, questions, step
+from datasets.tests.factory import import_upload
 from tunixrt.refusals import Refusal
 from tunixrt.tests.cpu import run_within_cpu_seconds
 
@@ -150,6 +154,65 @@ class TestLength:
         dataset = dataset_of(chat(*["x" * 20] * 1_000))
         found = made(dataset, {"operation": "length", "max": 100, "longer": "truncate"})
         assert len(content_of(found.results[0][0])["messages"]) == 4
+
+
+@pytest.mark.django_db
+class TestInlineReasoning:
+    STEP: ClassVar = {"operation": "inline_reasoning"}
+    THOUGHT: ClassVar = {"role": "assistant", "content": "2", "reasoning": " 1 and 1\n"}
+    AS_TEXT: ClassVar = {
+        "role": "assistant",
+        "content": "<think>\n1 and 1\n</think>\n\n2",
+    }
+
+    def test_reasoning_becomes_text_of_the_answers(self) -> None:
+        user = {"role": "user", "content": "<think>1+1?"}
+        call = {
+            "role": "assistant",
+            "reasoning": "look",
+            "tool_calls": [{"function": {"name": "f"}}],
+        }
+        tool = {"role": "tool", "content": "x"}
+        dataset = dataset_of(
+            {"messages": [user, call, tool, self.THOUGHT]},
+            chat("plain", "answer"),
+        )
+        found = made(dataset, self.STEP)
+        first, second = (content_of(example)["messages"] for example, _ in found.results)
+        assert first[0] == user
+        assert first[1]["content"] == "<think>\nlook\n</think>\n\n"
+        assert "reasoning" not in first[1]
+        assert len(first[1]["tool_calls"]) == 1
+        assert first[3] == self.AS_TEXT
+        assert second == chat("plain", "answer")["messages"]
+        assert (step(found)["changed"], step(found)["left_out"]) == (1, 0)
+
+    def test_of_pairs_and_prompts_too(self) -> None:
+        asked = [{"role": "user", "content": "a"}, self.THOUGHT, {"role": "user", "content": "b"}]
+        pairs = dataset_of({"prompt": asked, "chosen": [self.THOUGHT], "rejected": "3"})
+        pair = content_of(made(pairs, self.STEP).results[0][0])
+        assert (pair["prompt"][1], pair["chosen"]) == (self.AS_TEXT, [self.AS_TEXT])
+        prompts = dataset_of({"kind": "prompt", "prompt": asked}, name="prompts")
+        prompt = content_of(made(prompts, self.STEP).results[0][0])
+        assert prompt["messages"][1] == self.AS_TEXT
+
+    def test_what_becomes_too_large_is_left_out(self) -> None:
+        def body(size: int) -> dict[str, Any]:
+            answer = {"role": "assistant", "content": "x" * size, "reasoning": "r"}
+            return {"messages": [{"role": "user", "content": "a"}, answer]}
+
+        long = body(1 + MAX_TRACE_BYTES - parse_example(body(1)).size)
+        found = made(dataset_of(long, chat("plain", "answer")), self.STEP)
+        assert len(found.results) == 1
+        assert step(found)["reasons"] == {"not valid with its reasoning as text": 1}
+
+    def test_the_tags_stay_text_when_an_export_is_imported_again(self) -> None:
+        messages = [{"role": "user", "content": "1+1?"}, self.AS_TEXT]
+        dataset = dataset_of({"messages": messages})
+        for in_full in (True, False):
+            content = b"".join(export_lines(dataset, in_full=in_full))
+            again = import_upload(file=io.BytesIO(content), name="again", version=f"v{in_full}")
+            assert again.fingerprint == dataset.fingerprint
 
 
 @pytest.mark.django_db

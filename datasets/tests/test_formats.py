@@ -136,6 +136,15 @@ CHATS = [
         "vertex",
         {"messages": [SYSTEM, USER, ASSISTANT]},
     ),
+    (
+        {
+            "problem": "1+1?",
+            "generations": ["3", "<think>hm</think>2"],
+            "correctness_math_verify": [False, True],
+        },
+        "open_r1",
+        {"messages": [USER, ASSISTANT | {"reasoning": "hm"}]},
+    ),
     ({"prompt": [USER], "completion": [ASSISTANT]}, "prompt_completion_chat", CHAT),
     ({"prompt": "1+1?", "completion": [ASSISTANT]}, "prompt_completion_chat", CHAT),
 ]
@@ -152,6 +161,69 @@ def test_what_a_chat_says_beside_its_messages_is_kept():
     line = CHAT | {"id": 7, "source": {"page": 3}, "tool_choice": "auto"}
     assert converted(line).meta == {"id": 7, "source": {"page": 3}, "tool_choice": "auto"}
     assert converted({"conversations": TURNS, "source": "math"}).meta == {"source": "math"}
+
+
+TAGGED = "<think>hm</think>2"
+THOUGHT = ASSISTANT | {"reasoning": "hm"}
+TAGGED_MESSAGE = ASSISTANT | {"content": TAGGED}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"messages": [USER, TAGGED_MESSAGE]},
+        {"messages": [USER, ASSISTANT | {"content": [{"type": "text", "text": TAGGED}]}]},
+        {"conversations": [TURNS[0], {"from": "gpt", "value": TAGGED}]},
+        {"instruction": "1+1?", "output": TAGGED},
+        {"instruction": "1+1?", "response": TAGGED},
+        {"prompt": [USER], "completion": TAGGED},
+        {
+            "contents": [
+                {"role": "user", "parts": [{"text": "1+1?"}]},
+                {"role": "model", "parts": [{"text": TAGGED}]},
+            ]
+        },
+    ],
+)
+def test_reasoning_at_the_beginning_of_an_answer_is_kept_apart(line):
+    assert content_of(line) == {"messages": [USER, THOUGHT]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"prompt": "1+1?", "chosen": TAGGED, "rejected": "3"},
+        {"chosen": [USER, TAGGED_MESSAGE], "rejected": [USER, WRONG]},
+        {"instruction": "1+1?", "chosen": TAGGED, "rejected": "3"},
+        {
+            "input": {"messages": [USER]},
+            "preferred_output": [TAGGED_MESSAGE],
+            "non_preferred_output": [WRONG],
+        },
+        {
+            "chosen": f"\n\nHuman: 1+1?\n\nAssistant: {TAGGED}",
+            "rejected": "\n\nHuman: 1+1?\n\nAssistant: 3",
+        },
+    ],
+)
+def test_so_is_that_of_the_answers_of_a_pair(line):
+    assert content_of(line) == SIDES | {"chosen": [THOUGHT]}
+
+
+def test_so_is_that_of_earlier_answers_of_a_prompt():
+    line = {"prompt": [USER, TAGGED_MESSAGE, USER | {"content": TAGGED}]}
+    assert content_of(line)["messages"] == [USER, THOUGHT, USER | {"content": TAGGED}]
+
+
+def test_worked_reasoning_that_is_cut_off_is_refused():
+    line = {"problem": "p", "generated_solution": "<think>hm", "expected_answer": "2"}
+    assert "generated_solution: begins with <think> and has no" in reason_of(line, "open_math")
+
+
+def test_in_our_own_exports_tags_are_text():
+    message = {"kind": "conversation", "messages": [USER, TAGGED_MESSAGE], "split": "train"}
+    for line in (message | {"meta": {}}, message | {"id": "x", "final_answer": None}):
+        assert content_of(line) == {"messages": [USER, TAGGED_MESSAGE]}
 
 
 PAIRS = [
@@ -511,19 +583,18 @@ HAZARDS = [
     (CHAT | {"images": ["a.png"]}, "images, audio or video (images)"),
     (CHAT | {"rejected": "3"}, "preference data (rejected)"),
     ({"prompt": "p", "completion": "c", "rejected": "r"}, "preference data (rejected)"),
-    (KTO | {"label": 0}, "KTO data (prompt, completion, label)"),
-    (KTO | {"label": 1.0}, "KTO data"),
-    (KTO | {"label": "bad"}, "KTO data"),
-    ({"prompt": "1+1?", "completion": "3", "Label": False}, "KTO data (prompt, completion, Label)"),
-    ({"prompt": "1+1?", "completion": "3", "is-correct": "no"}, "KTO data"),
-    ({"prompt": "1+1?", "completion": "3", "labels": [True, False]}, "KTO data"),
-    ({"prompt": "p", "completion": "c", "desirable": False}, "KTO data (prompt, completion,"),
-    (CHAT | {"is_correct": False}, "KTO data (is_correct)"),
-    (CHAT | {"label": False}, "KTO data (label)"),
-    ({"question": "q", "answer": "#### 1", "label": False}, "KTO data (label)"),
-    (CHAT | {"kto_tag": False}, "KTO data (kto_tag)"),
-    ({"instruction": "i", "output": "o", "label": "bad"}, "KTO data (label)"),
-    ({"conversations": TURNS, "is_good": 0}, "KTO data (is_good)"),
+    (KTO | {"label": 2}, "verdict (label)"),
+    (KTO | {"label": "bad"}, "verdict (label)"),
+    ({"prompt": "1+1?", "completion": "3", "Label": False}, "verdict (Label)"),
+    ({"prompt": "1+1?", "completion": "3", "is-correct": "no"}, "an example with a verdict"),
+    ({"prompt": "1+1?", "completion": "3", "labels": [True, False]}, "an example with a verdict"),
+    ({"prompt": "p", "completion": "c", "desirable": False}, "verdict (desirable)"),
+    (CHAT | {"is_correct": False}, "an example with a verdict (is_correct)"),
+    (CHAT | {"label": False}, "an example with a verdict (label)"),
+    ({"question": "q", "answer": "#### 1", "label": False}, "an example with a verdict (label)"),
+    (CHAT | {"kto_tag": False}, "an example with a verdict (kto_tag)"),
+    ({"instruction": "i", "output": "o", "label": "bad"}, "an example with a verdict (label)"),
+    ({"conversations": TURNS, "is_good": 0}, "an example with a verdict (is_good)"),
     ({"prompt": "1+1?", "completion": "3", "reward": 0.1}, "an example with a rating (reward)"),
     (CHAT | {"score": 0}, "an example with a rating (score)"),
     (CHAT | {"ratings": ["1", "5"]}, "an example with a rating (ratings)"),
@@ -550,35 +621,39 @@ HAZARDS = [
     (CHAT | {"winner": "a"}, "preference data (winner)"),
     (CHAT | {"is_chosen": False}, "preference data (is_chosen)"),
     (CHAT | {"score_chosen": 8.5, "score_rejected": 2}, "(score_chosen, score_rejected)"),
-    (CHAT | {"isCorrect": False}, "KTO data (isCorrect)"),
-    (CHAT | {"IS_SOLVED": False}, "KTO data (IS_SOLVED)"),
-    (CHAT | {"correctness_math_verify": [False]}, "KTO data (correctness_math_verify)"),
-    (CHAT | {"is_wrong": True}, "KTO data (is_wrong)"),
-    (CHAT | {"feedback": "negative"}, "KTO data (feedback)"),
-    (CHAT | {"vote": "down"}, "KTO data (vote)"),
-    (CHAT | {"label": "👎"}, "KTO data (label)"),
-    (CHAT | {"label": {"value": False}}, "KTO data (label.value)"),
-    (CHAT | {"annotations": {"label": False}}, "KTO data (annotations.label)"),
-    (CHAT | {"response_quality": "poor"}, "KTO data (response_quality)"),
-    (CHAT | {"helpfulness": 1}, "KTO data (helpfulness)"),
-    (CHAT | {"quality": "3/10"}, "KTO data (quality)"),
+    (CHAT | {"isCorrect": False}, "an example with a verdict (isCorrect)"),
+    (CHAT | {"IS_SOLVED": False}, "an example with a verdict (IS_SOLVED)"),
+    (
+        CHAT | {"correctness_math_verify": [False]},
+        "an example with a verdict (correctness_math_verify)",
+    ),
+    (CHAT | {"is_wrong": True}, "an example with a verdict (is_wrong)"),
+    (CHAT | {"feedback": "negative"}, "an example with a verdict (feedback)"),
+    (CHAT | {"vote": "down"}, "an example with a verdict (vote)"),
+    (CHAT | {"label": "👎"}, "an example with a verdict (label)"),
+    (CHAT | {"label": {"value": False}}, "an example with a verdict (label.value)"),
+    (CHAT | {"annotations": {"label": False}}, "an example with a verdict (annotations.label)"),
+    (CHAT | {"response_quality": "poor"}, "an example with a verdict (response_quality)"),
+    (CHAT | {"helpfulness": 1}, "an example with a verdict (helpfulness)"),
+    (CHAT | {"quality": "3/10"}, "an example with a verdict (quality)"),
     (CHAT | {"metadata": {"rating": 1}}, "an example with a rating (metadata.rating)"),
     ({"prompt": "p", "completion": "c", "bad_completion": "x"}, "(bad_completion)"),
     (CHAT | {"annotations": [{"rating": 1}]}, "an example with a rating (annotations.rating)"),
-    (CHAT | {"info": [{"label": False}]}, "KTO data (info.label)"),
-    (CHAT | {"ISCORRECT": False}, "KTO data (ISCORRECT)"),
-    (CHAT | {"thumbsdown": 1}, "KTO data (thumbsdown)"),
-    (CHAT | {"label": "not good at all"}, "KTO data (label)"),
-    (CHAT | {"user_feedback": "dissatisfied"}, "KTO data (user_feedback)"),
-    (CHAT | {"approved": False}, "KTO data (approved)"),
-    (CHAT | {"status": "rejected"}, "KTO data (status)"),
-    (CHAT | {"exclude": True}, "KTO data (exclude)"),
-    (CHAT | {"moderation": {"flagged": True}}, "KTO data (moderation.flagged)"),
-    (CHAT | {"👎": 1}, "KTO data (👎)"),
+    (CHAT | {"info": [{"label": False}]}, "an example with a verdict (info.label)"),
+    (CHAT | {"ISCORRECT": False}, "an example with a verdict (ISCORRECT)"),
+    (CHAT | {"ok": False}, "an example with a verdict (ok)"),
+    (CHAT | {"thumbsdown": 1}, "an example with a verdict (thumbsdown)"),
+    (CHAT | {"label": "not good at all"}, "an example with a verdict (label)"),
+    (CHAT | {"user_feedback": "dissatisfied"}, "an example with a verdict (user_feedback)"),
+    (CHAT | {"approved": False}, "an example with a verdict (approved)"),
+    (CHAT | {"status": "rejected"}, "an example with a verdict (status)"),
+    (CHAT | {"exclude": True}, "an example with a verdict (exclude)"),
+    (CHAT | {"moderation": {"flagged": True}}, "an example with a verdict (moderation.flagged)"),
+    (CHAT | {"👎": 1}, "an example with a verdict (👎)"),
     (CHAT | {"grade": "F"}, "an example with a rating (grade)"),
     ({"question": "q", "answer": "#### 1", "choices": ["x", "y"]}, "further input (choices)"),
     (CHAT | {"instruction": "Translate."}, "further input (instruction)"),
-    (CHAT | {"train": False}, "KTO data (train)"),
+    (CHAT | {"train": False}, "an example with a verdict (train)"),
     (CHAT | {"overall_score": 1}, "an example with a rating (overall_score)"),
     (CHAT | {"gpt4_score": "2"}, "an example with a rating (gpt4_score)"),
     (CHAT | {"stars": 1}, "an example with a rating (stars)"),
@@ -593,7 +668,7 @@ def test_what_would_be_left_out_is_refused_by_name(line, name):
         recognise(line)
     reason = str(caught.value)
     assert name in reason
-    assert "which cannot be imported yet: " in reason
+    assert "which would be left out: " in reason
     assert len(reason) <= 300
 
 

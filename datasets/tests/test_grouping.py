@@ -130,8 +130,15 @@ class TestKto:
     def test_a_table_has_its_verdicts_as_text(self):
         content = b"prompt,completion,label\np,good,True\np,bad,FALSE\n"
         assert texts(store(content=content)) == [pair("p", "good", "bad")]
+        content = b"prompt,completion,label\nq,good,1\nq,bad,0\n"
+        assert texts(store(content=content, name="q")) == [pair("q", "good", "bad")]
 
-    @pytest.mark.parametrize("label", [None, 1, 0, "maybe", [True]])
+    @pytest.mark.parametrize(("good", "bad"), [(1, 0), (1.0, 0.0), ("1", "0")])
+    def test_one_and_zero_are_verdicts(self, good: Any, bad: Any):
+        dataset = store(said("p", "good", good), said("p", "bad", bad))
+        assert texts(dataset) == [pair("p", "good", "bad")]
+
+    @pytest.mark.parametrize("label", [None, 2, -1, "maybe", [True]])
     def test_other_verdicts_are_bad_lines(self, label: Any):
         problems = problems_of(said("p", "good", True), said("p", "bad", label))
         assert problems[0][0] in (1, 2)
@@ -276,7 +283,7 @@ class TestOasst:
             ({"text": None}, "text: must be text, and not blank"),
             ({"rank": "best"}, "rank: must be a number or null, not text"),
             ({"rank": True}, "rank: must be a number or null, not true or false"),
-            ({"rating": 3}, "is an example with a rating (rating), which cannot be imported yet"),
+            ({"rating": 3}, "is an example with a rating (rating), which would be left out"),
         ],
     )
     def test_bad_messages(self, change: dict[str, Any], reason: str):

@@ -11,7 +11,7 @@ from datasets import parquet
 from datasets.examples import example_line, parse_example
 from datasets.formats.table import FORMATS, recognise
 from datasets.models import Dataset
-from datasets.services import create_traces, export_lines, export_parquet
+from datasets.services import create_dataset, create_traces, export_lines, export_parquet
 from datasets.tests.factory import import_upload, jsonl, make_dataset
 from datasets.tests.test_formats import CHATS, PAIRS, PROMPTS, TRACES
 
@@ -105,6 +105,26 @@ def test_an_export_that_is_imported_again_is_the_same_dataset(
     dataset = store("first", jsonl(*lines))
     assert (dataset.kind, dataset.held_out_size) == (kind, 1)
     check_again(dataset, export)
+
+
+# What is refused beside an example of another format says nothing in the meta of our own exports.
+META = {
+    "parallel_tool_calls": True,
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "x": {"tools": [1], "label": False, "image": "a.png"},
+    "rejected": "3",
+    "score": 0,
+} | {f"field {number}": number for number in range(1_100)}
+
+
+@pytest.mark.parametrize("kind", ["conversation", "preference", "prompt"])
+def test_the_training_form_comes_back_whatever_is_in_meta(kind: str):
+    examples = [example | {"meta": META} for example in EXAMPLES[kind]]
+    ids = [trace.id for trace in create_traces(items=examples, by=None)]
+    dataset = create_dataset(name="first", version="v1", trace_ids=ids, by=None)
+    for in_full in (False, True):
+        again = store(f"again-{in_full}", b"".join(export_lines(dataset, in_full=in_full)))
+        assert again.fingerprint == dataset.fingerprint
 
 
 LINES = [

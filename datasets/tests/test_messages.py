@@ -9,6 +9,7 @@ from datasets.messages import (
     is_learnt,
     read_messages,
     read_tools,
+    reasoning_apart,
     texts_of,
 )
 
@@ -41,6 +42,7 @@ def asked(**fields):
         ([USER | {"name": None}, ANSWER | {"audio": None, "tool_calls": []}], [USER, ANSWER]),
         ([USER, ANSWER | {"weight": 1}], [USER, ANSWER]),
         ([USER, ANSWER | {"weight": 0.0}], [USER, ANSWER | {"weight": 0}]),
+        ([USER | {"weight": 0}, ANSWER | {"weight": 1.0}], [USER, ANSWER]),
         ([USER, ANSWER | {"reasoning_content": "r"}], [USER, ANSWER | {"reasoning": "r"}]),
         ([USER, ANSWER | {"thinking": "r", "reasoning": ""}], [USER, ANSWER | {"reasoning": "r"}]),
         (
@@ -92,7 +94,8 @@ def test_the_call_of_before_there_were_several():
         ([USER | {"content": [{"type": "image_url"}]}], "a part of type image_url; only text"),
         ([USER | {"content": ["x"]}], "a part of type None; only text"),
         ([USER | {"name": "Ada"}], "(user) has the field 'name', which would be left out"),
-        ([USER | {"weight": 1}], "(user) has the field 'weight'"),
+        ([USER | {"weight": 0.5}], "(user) has the field 'weight'"),
+        ([USER | {"weight": True}], "(user) has the field 'weight'"),
         ([USER, ANSWER | {"colour": "red"}], "(assistant) has the field 'colour'"),
         ([USER, ANSWER | {"weight": 0.5}], "weight of message 2 must be 0 or 1"),
         ([USER, ANSWER | {"weight": True}], "weight of message 2 must be 0 or 1"),
@@ -113,6 +116,105 @@ def test_messages_that_are_refused(messages, reason):
     with pytest.raises(InvalidMessages) as caught:
         read_messages(messages)
     assert reason in str(caught.value)
+
+
+# --- Reasoning that an answer begins with ---------------------------------------------------------
+
+THOUGHT = ("Look out.", "Sunny.")
+
+
+@pytest.mark.parametrize(
+    ("text", "apart"),
+    [
+        ("<think>Look out.</think>Sunny.", THOUGHT),
+        ("\n <think>\nLook out.\n</think>\n\nSunny.", THOUGHT),
+        (
+            "<|begin_of_thought|>\n\nLook out.\n\n<|end_of_thought|>\n\n"
+            "<|begin_of_solution|>\n\nSunny.\n\n<|end_of_solution|>\n",
+            THOUGHT,
+        ),
+        ("<|begin_of_thought|>Look out.<|end_of_thought|>Sunny.", THOUGHT),
+        # nothing was thought
+        ("<think>\n\n</think>\n\nSunny.", ("", "Sunny.")),
+        # tags that stand anywhere else are text
+        ("Sunny. <think>hm</think>", ("", "Sunny. <think>hm</think>")),
+        ("Look out.</think>Sunny.", ("", "Look out.</think>Sunny.")),
+        ("<thinking>hm</thinking>Sunny.", ("", "<thinking>hm</thinking>Sunny.")),
+        ("<think>a</think>The tag is </think>.", ("a", "The tag is </think>.")),
+        ("<|begin_of_solution|>x", ("", "<|begin_of_solution|>x")),
+        (" Sunny.\n", ("", " Sunny.\n")),
+    ],
+)
+def test_reasoning_that_an_answer_begins_with(text, apart):
+    assert reasoning_apart(text) == apart
+    stored = read_messages([USER, ANSWER | {"content": text}], tagged=True)
+    reasoning, content = apart
+    expected = {"role": "assistant", "content": content}
+    assert stored == [USER, expected | {"reasoning": reasoning} if reasoning else expected]
+    # imported again, it is the same
+    assert read_messages(stored, tagged=True) == read_messages(stored) == stored
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"content": "<think>Look out. Sun"}, "message 2 begins with <think> and has no </think>"),
+        (
+            {"content": "<|begin_of_thought|>Look out"},
+            "begins with <|begin_of_thought|> and has no <|end_of_thought|>",
+        ),
+        (
+            {
+                "content": "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>Sun",
+            },
+            "begins with <|begin_of_solution|> and has no <|end_of_solution|>",
+        ),
+        (
+            {
+                "content": "<|begin_of_thought|>a<|end_of_thought|>"
+                "<|begin_of_solution|>b<|end_of_solution|>c"
+            },
+            "has text after <|end_of_solution|>",
+        ),
+        ({"content": "<think>Look out.</think>\n"}, "message 2 (assistant) is blank"),
+        (
+            {"content": "<think>a</think>Sunny.", "reasoning_content": "b"},
+            "message 2 has its reasoning twice, and not the same",
+        ),
+    ],
+)
+def test_reasoning_that_is_refused(message, reason):
+    with pytest.raises(InvalidMessages) as caught:
+        read_messages([USER, {"role": "assistant"} | message], tagged=True)
+    assert reason in str(caught.value)
+
+
+def test_the_same_reasoning_twice_is_kept_once_and_in_the_same_place():
+    calls = [call({})]
+    message = {"content": "<think> a </think>", "tool_calls": calls, "weight": 0}
+    (_, split) = read_messages([USER, ANSWER | message], tagged=True)
+    (_, given) = read_messages([USER, ANSWER | message | {"content": "", "reasoning": "a"}])
+    (_, both) = read_messages([USER, ANSWER | message | {"reasoning": "a"}], tagged=True)
+    assert list(split.items()) == list(given.items()) == list(both.items())
+    # an answer without reasoning of its own in the tags
+    empty = ANSWER | {"content": "<think></think>x", "reasoning_content": "a"}
+    assert read_messages([USER, empty], tagged=True)[1]["reasoning"] == "a"
+
+
+def test_tags_of_others_are_text():
+    messages = [
+        {"role": role, "content": "<think>a</think>b"}
+        for role in ("system", "developer", "user", "tool")
+    ]
+    assert read_messages(messages, tagged=True) == messages
+
+
+def test_tags_stay_text_where_messages_are_stored_as_they_are():
+    message = ANSWER | {"content": "<think>a</think>b"}
+    assert read_messages([USER, message]) == [USER, message]
+
+
+# --- Tools ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

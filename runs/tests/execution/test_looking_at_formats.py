@@ -107,6 +107,12 @@ LINES: list[tuple[str, dict[str, Any], str | None, str | dict[str, str]]] = [
         WORKED,
     ),
     (
+        "open_r1",
+        {"problem": "1+1?", "generations": ["3", "2"], "correctness_llama": [False, True]},
+        None,
+        ONE,
+    ),
+    (
         "worked",
         {"problem": "1+1?", "solution": "<think>1 and 1</think>\n2", "answer": "2"},
         None,

@@ -425,8 +425,8 @@ class ChatTemplate:
         if skeleton.reasoning is not None and not counts[skeleton.reasoning]:
             raise DataError(
                 f"{self._name} does not show the reasoning of message {last + 1} (assistant), given"
-                " as reasoning_content; give the tokenizer a template for reasoning, or leave the"
-                " reasoning out of the dataset"
+                " as reasoning_content; give the tokenizer a template for reasoning, or make the"
+                " reasoning part of the answers (the recipe step inline_reasoning)"
             )
         if not all(counts[number] for number in (answer if composed else answer[-1:])):
             raise DataError(

@@ -584,7 +584,8 @@ def _text_lines(file: BinaryIO) -> Iterator[str]:
 def _header(row: list[str]) -> list[str]:
     names = [name.strip() for name in row]
     if len(names) > MAX_COLUMNS:
-        raise ImportRefused(f"The table has {len(names):,} columns; the limit is {MAX_COLUMNS:,}.")
+        # How many more is not known: a long header is not read to its end.
+        raise ImportRefused(f"The table has more than {MAX_COLUMNS:,} columns, which is the limit.")
     # The first column without a name numbers the rows, as tables of pandas have it.
     names = [
         name or (f"column {place}" if place > 1 else ROW_NUMBER)

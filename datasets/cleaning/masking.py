@@ -13,9 +13,19 @@ KINDS = ("email", "key", "iban", "phone")
 # Names of roles and ids say how parts belong together.
 _KEPT = frozenset({"role", "type", "id", "tool_call_id"})
 
+# Letters of alphabets that separate words by spaces, with marks that combine, and full-width ones.
+# Without the spaces, it cannot be told where an address begins.
+_LETTERS = (
+    "A-Za-z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u052f\u1e00-\u1eff"
+    "\uff21-\uff3a\uff41-\uff5a"
+)
+_DIGITS = "0-9\uff10-\uff19"
+_LOCAL = rf"{_LETTERS}{_DIGITS}._%+\uff0e-"
+_AT = "@\ufe6b\uff20"  # small and full-width as well
 _EMAIL = re.compile(
-    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}"
-    r"@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![A-Za-z0-9-])"
+    rf"(?:(?<![{_LOCAL}])[{_LOCAL}]{{1,64}}|\"(?:[^\"\\\n]|\\.){{1,64}}\")"
+    rf"[{_AT}](?:[{_LETTERS}{_DIGITS}-]{{1,63}}[.\uff0e]){{1,8}}"
+    rf"[{_LETTERS}]{{2,24}}(?![{_LETTERS}{_DIGITS}-])"
 )
 _KEY = re.compile(
     r"(?<![A-Za-z0-9_-])(?:"
@@ -27,6 +37,12 @@ _KEY = re.compile(
     r"|xox[abposr]-[A-Za-z0-9-]{10,250}"  # Slack
     r"|hf_[A-Za-z0-9]{30,64}|glpat-[A-Za-z0-9_-]{20,64}"
     r"|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
+    r"|SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{30,64}"  # SendGrid
+    r"|do[opr]_v1_[a-f0-9]{64}"  # DigitalOcean
+    r"|gsk_[A-Za-z0-9]{40,64}|xai-[A-Za-z0-9]{60,100}|r8_[A-Za-z0-9]{37}"  # Groq, xAI, Replicate
+    r"|GOCSPX-[A-Za-z0-9_-]{28}|ya29\.[A-Za-z0-9_-]{30,500}"  # Google OAuth
+    r"|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|sq0(?:atp|csp)-[A-Za-z0-9_-]{22,43}"  # Shopify, Square
+    r"|dapi[a-f0-9]{32}|hvs\.[A-Za-z0-9_-]{24,200}"  # Databricks, Vault
     r"|eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}"  # JWT
     r")(?![A-Za-z0-9_-])"
 )
@@ -39,6 +55,19 @@ _ASSIGNED = re.compile(
     r"(?<![A-Za-z0-9])"
     r"((?i:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token"
     r"|client[_-]?secret|password)[\"']?\s{0,3}[:=]\s{0,3}([\"']))[A-Za-z0-9_./+=-]{16,200}(?=\2)"
+)
+# Without quotes, only what does not look like a name.
+_SECRET = re.compile(
+    r"(?<![A-Za-z0-9])"
+    r"((?i:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token"
+    r"|client[_-]?secret)\s{0,3}[:=]\s{0,3})"
+    r"(?=[A-Za-z/+=-]{0,200}[0-9])(?=[0-9/+=-]{0,200}[A-Za-z])"
+    r"[A-Za-z0-9/+=-]{20,200}(?![A-Za-z0-9_/+=(.\[-])"
+)
+# A password in an address, but not the name of a variable in its place.
+_PASSWORD = re.compile(
+    r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/@]{0,64}:)"
+    r"(?![$<{\[]|%[s(])[^\s/@]{1,200}(?=@[A-Za-z0-9\[])"
 )
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}")
 # International form only: without the sign any number looks like one.
@@ -60,8 +89,9 @@ _IBAN_LENGTHS = {
 def mask(value: Any, kinds: Sequence[str], found: Counter[str]) -> Any:
     """``value`` with the texts in it masked; ``found`` counts the masks by kind."""
     if isinstance(value, str):
-        for kind in kinds:
-            value = _MASKS[kind](value, found)
+        for kind, masked in _MASKS.items():
+            if kind in kinds:
+                value = masked(value, found)
         return value
     if isinstance(value, list):
         return [mask(item, kinds, found) for item in value]
@@ -74,13 +104,15 @@ def mask(value: Any, kinds: Sequence[str], found: Counter[str]) -> Any:
 
 
 def _emails(text: str, found: Counter[str]) -> str:
-    return _replace(text, _EMAIL, "email", found) if "@" in text else text
+    if any(sign in text for sign in _AT):
+        return _replace(text, _EMAIL, "email", found)
+    return text
 
 
 def _keys(text: str, found: Counter[str]) -> str:
     for pattern in (_BLOCK, _KEY):
         text = _replace(text, pattern, "key", found)
-    for pattern in (_BEARER, _ASSIGNED):
+    for pattern in (_BEARER, _ASSIGNED, _SECRET, _PASSWORD):
         text, count = pattern.subn(r"\1[KEY]", text)
         if count:
             found["key"] += count
@@ -127,9 +159,10 @@ def _iban_end(text: str) -> int | None:
     return end if int("".join(str(int(digit, 36)) for digit in moved)) % 97 == 1 else None
 
 
+# The keys first: a password before the name of a host looks like an address.
 _MASKS: dict[str, Callable[[str, Counter[str]], str]] = {
-    "email": _emails,
     "key": _keys,
+    "email": _emails,
     "iban": _ibans,
     "phone": _phones,
 }

@@ -21,6 +21,7 @@ AWS = "AKIA" + "IOSFODNN7EXAMPLE"
 GITHUB = "ghp_" + "a1B2" * 9
 HF = "hf_" + "aB3d" * 9
 OPENAI = "sk-" + "proj-aB3dEf" * 4
+AWS_SECRET = "wJalrXUtnFEMI/K7MDENG/" + "bPxRfiCYEXAMPLEKEY"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0." + "a" * 43
 BLOCK = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nMIIE/+=\n"
@@ -46,6 +47,25 @@ class TestMasks:
             ("IBAN DE89 3704 0044 0532 0130 00, BIC", "IBAN [IBAN], BIC"),
             ("GB82WEST12345698765432 USES", "[IBAN] USES"),
             ("call +49 (30) 901820-00 now", "call [PHONE] now"),
+            ("jöhn@exämple.de, иван@пример.рф", "[EMAIL], [EMAIL]"),
+            ("jo\u0308hn@exa\u0308mple.de", "[EMAIL]"),  # with marks that combine
+            ("joe＠example.com, joe﹫example.com", "[EMAIL], [EMAIL]"),
+            ("ｊｏｅ＠ｅｘａｍｐｌｅ．ｃｏｍ", "[EMAIL]"),
+            ("请联系joe@example.com谢谢", "请联系[EMAIL]谢谢"),
+            ('To: "odd name"@example.com', "To: [EMAIL]"),
+            ('"a \\" b"@c.org', "[EMAIL]"),
+            ("SG." + "aB3_" * 5 + "ab." + "aB3-" * 10 + "abc", "[KEY]"),
+            ("dop_v1_" + "0a1b" * 16, "[KEY]"),
+            ("gsk_" + "aB3d" * 13, "[KEY]"),
+            (f"aws_secret_access_key = {AWS_SECRET}", "aws_secret_access_key = [KEY]"),
+            (
+                f"export AWS_SECRET_ACCESS_KEY={AWS_SECRET}\n",
+                "export AWS_SECRET_ACCESS_KEY=[KEY]\n",
+            ),
+            ("api_key: " + "0a1b" * 8, "api_key: [KEY]"),
+            ("https://user:s3cret@host.example.com/x", "https://user:[KEY]@host.example.com/x"),
+            ("postgres://me:p:w@db/x?y", "postgres://me:[KEY]@db/x?y"),
+            ("redis://:s3cret@127.0.0.1:6379", "redis://:[KEY]@127.0.0.1:6379"),
         ],
     )
     def test_what_is_masked(self, text: str, result: str) -> None:
@@ -56,6 +76,11 @@ class TestMasks:
         [
             "a@b", "@user said", "x @ y.com", "user@", "1+12345678=12345679", "sk-learn",
             "task-force-one",
+            '"literal"@en', "日本語@", "see https://host:8080/@user", "https://a.b/c:d@e",
+            "postgresql://{user}:{password}@{host}/db", "https://$USER:$PASSWORD@host",
+            "api_key = os.environ.get('X')", "api_key=settings.OPENAI_API_KEY_2024",
+            "access_token = get_access_token_of_user_2(x)", "secret_key: see section 12 below",
+            "https://user@host.x/path",
             "password = getpass.getpass()", "DE89 3704 0044 0532 0130 01",
             "AB12 CDEF GHIJ KLMN OPQR",
             "030 901820", "-----BEGIN PRIVATE KEY-----", "Bearer of good tidings", "5 + 1234567890",
@@ -107,6 +132,10 @@ class TestMasks:
             "n = 1_000_000\n"
             "for text in ('a' * n, 'a.' * (n // 2), 'a@' * (n // 2), '@a.' * (n // 3),\n"
             "             'a@b.' * (n // 4),\n"
+            "             '\"' * n, '\"a' * (n // 2), '\"\\\\' * (n // 3), '\"@' * (n // 2),\n"
+            "             'a://' * (n // 4), 'a://b:' * (n // 6), 'a' * n + '://',\n"
+            "             'a://b:' + 'c' * n, 'api_key = a1' * (n // 12), 'api_key=' + 'a' * n,\n"
+            "             'SG.' * (n // 3), '\u00e4@' * (n // 2),\n"
             "             'sk-' * (n // 3), 'eyJ' * (n // 3), 'eyJaaaaaaaaaaaa.' * (n // 16),\n"
             "             '-----BEGIN PRIVATE KEY-----' * (n // 27),\n"
             "             '-----BEGIN ' + 'A ' * (n // 2), 'Bearer ' * (n // 7),\n"

@@ -42,6 +42,7 @@ _FORMAT_LABELS = {
     "hh": "preference pairs (Anthropic HH)",
     "preference": "preference pairs (chosen / rejected)",
     "xlam": "function calls (xLAM)",
+    "glaive": "function calls (Glaive)",
     "vertex": "chat (Vertex)",
     "kto": "answers with a verdict (KTO)",
     "oasst": "messages of trees (OASST)",

@@ -106,18 +106,75 @@ def from_vertex(line: Line) -> ExampleData:
     contents = line.pop("contents")
     if not isinstance(contents, list) or not all(isinstance(turn, dict) for turn in contents):
         raise LineError("contents: must be a list of objects")
-    roles = {"user": "user", "model": "assistant"}
     messages = [
-        {
-            "role": roles.get(str(turn.get("role")), turn.get("role")),
-            "content": _parts(turn.get("parts"), f"contents: turn {number}"),
-        }
+        message
         for number, turn in enumerate(contents, start=1)
+        for message in _messages_of_contents(turn, f"contents: turn {number}")
     ]
+    tools = line.get("tools")
+    if isinstance(tools, list):
+        line["tools"] = [function for tool in tools for function in _declared(tool)]
     system = line.get("systemInstruction")
     if isinstance(system, dict):
         line["systemInstruction"] = _parts(system.get("parts"), "systemInstruction")
     return conversation(messages, line)
+
+
+def _messages_of_contents(turn: Line, where: str) -> list[Line]:
+    """A turn of Vertex as a message, or the results of functions as one each. Raises LineError."""
+    parts = turn.get("parts")
+    if not isinstance(parts, list):
+        raise LineError(f"{where}: parts must be a list")
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[Line] = []
+    results: list[Line] = []
+    for part in parts:
+        given = _filled(part) if isinstance(part, dict) else {}
+        match given:
+            case {} if isinstance(part, dict) and not given:
+                continue
+            case {"text": str(text), **rest} if not rest or rest == {"thought": False}:
+                texts.append(text)
+            case {"text": str(text), "thought": True, **rest} if not rest:
+                thoughts.append(text)
+            case {"functionCall": dict(call), **rest} if not rest:
+                function = {"name": call.get("name"), "arguments": call.get("args")}
+                calls.append({"id": call.get("id"), "function": function})
+            case {"functionResponse": dict(result), **rest} if not rest:
+                results.append(_result_of_function(result))
+            case _:
+                kinds = ", ".join(sorted(given))[:60] or json_kind(part)
+                raise LineError(
+                    f"{where}: has a part of {kinds}; only text, functionCall and functionResponse"
+                    " can be learnt"
+                )
+    role = {"user": "user", "model": "assistant"}.get(str(turn.get("role")), turn.get("role"))
+    if results:
+        if texts or thoughts or calls or role == "assistant":
+            raise LineError(f"{where}: a functionResponse stands beside something else")
+        return results
+    more = {"reasoning": "".join(thoughts), "tool_calls": calls}
+    return [{"role": role, "content": "".join(texts)} | _filled(more)]
+
+
+def _filled(fields: Line) -> Line:
+    """The fields without those that are empty, as tables fill up rows."""
+    return {name: value for name, value in fields.items() if value not in (None, "", [])}
+
+
+def _result_of_function(result: Line) -> Line:
+    said = result.get("response")
+    content = said if isinstance(said, str) else orjson.dumps(said).decode()
+    message = {"name": result.get("name"), "tool_call_id": result.get("id")}
+    return {"role": "tool", "content": content} | message
+
+
+def _declared(tool: Any) -> list[Any]:
+    """The functions that a tool of Vertex declares; another tool as it is."""
+    if isinstance(tool, dict) and isinstance(tool.get("functionDeclarations"), list):
+        return list(tool["functionDeclarations"])
+    return [tool]
 
 
 def _parts(parts: Any, where: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from datasets.formats import chats, exports, generations, pairs, traces
+from datasets.formats import chats, exports, generations, glaive, pairs, traces
 from datasets.formats.hazards import hazard_of
 from datasets.formats.lines import Line, LineError
 from datasets.formats.verdicts import verdict_of
@@ -173,6 +173,12 @@ TABLE: tuple[Format, ...] = (
         _keys("query", "answers", "tools"),
         converts={_CONVERSATION: chats.from_xlam},
         also=_CHAT,
+    ),
+    Format(
+        "glaive",
+        _keys("system", "chat"),
+        matches=glaive.is_glaive,
+        converts={_CONVERSATION: glaive.from_glaive},
     ),
     Format("vertex", _keys("contents"), converts={_CONVERSATION: chats.from_vertex}, also=_CHAT),
     Format(

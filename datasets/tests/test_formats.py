@@ -138,12 +138,82 @@ CHATS = [
     ),
     (
         {
+            "contents": [
+                {"role": "user", "parts": [{"text": "1+1?", "functionCall": None}]},
+                {
+                    "role": "model",
+                    "parts": [
+                        {"text": "hm", "thought": True},
+                        {"functionCall": {"name": "f", "args": {"a": "x"}, "id": "c"}},
+                    ],
+                },
+                {
+                    "role": "user",
+                    "parts": [
+                        {"functionResponse": {"name": "f", "response": {"sum": 2}, "id": "c"}}
+                    ],
+                },
+                {"role": "model", "parts": [{"text": ""}, {"text": "2"}]},
+            ],
+            "tools": [{"functionDeclarations": [TOOL["function"]]}],
+        },
+        "vertex",
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "reasoning": "hm",
+                    "tool_calls": [CALL],
+                },
+                {"role": "tool", "content": '{"sum":2}', "tool_call_id": "c", "name": "f"},
+                ASSISTANT,
+            ],
+            "tools": [TOOL],
+        },
+    ),
+    (
+        {
             "problem": "1+1?",
             "generations": ["3", "<think>hm</think>2"],
             "correctness_math_verify": [False, True],
         },
         "open_r1",
         {"messages": [USER, ASSISTANT | {"reasoning": "hm"}]},
+    ),
+    (
+        {
+            "system": "SYSTEM: Be brief, with access to the following functions. Use them if"
+            ' required -\n{"name": "f", "parameters": {"a": {"type": "string"}}}\n',
+            "chat": "USER: 1+1?\n\n\nASSISTANT: <functioncall> "
+            """{"name": "f", "arguments": '{"a": "x"}'} <|endoftext|>\n\n\n"""
+            'FUNCTION RESPONSE: {"sum": 2}\n\n\nASSISTANT: 2 <|endoftext|>\n\n\n',
+        },
+        "glaive",
+        {
+            "messages": [
+                {
+                    "role": "system",
+                    "content": "Be brief, with access to the following functions. Use them if"
+                    " required",
+                },
+                USER,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": CALL["function"]}],
+                },
+                {"role": "tool", "content": '{"sum": 2}'},
+                ASSISTANT,
+            ],
+            "tools": [TOOL],
+        },
+    ),
+    (
+        {"system": "SYSTEM: s\n", "chat": "USER: 1+1?\n\n\nASSISTANT: 2 <|endoftext|>"},
+        "glaive",
+        {"messages": [SYSTEM, USER, ASSISTANT]},
     ),
     ({"prompt": [USER], "completion": [ASSISTANT]}, "prompt_completion_chat", CHAT),
     ({"prompt": "1+1?", "completion": [ASSISTANT]}, "prompt_completion_chat", CHAT),
@@ -155,6 +225,77 @@ def test_chats(line, name, content):
     assert recognise(line) == name
     assert converted(line).kind == "conversation"
     assert content_of(line) == content
+
+
+@pytest.mark.parametrize(
+    ("role", "parts", "reason"),
+    [
+        (
+            "user",
+            [{"inlineData": {"data": "x"}}],
+            "contents: turn 1: has a part of inlineData; only",
+        ),
+        ("user", [{"text": "x", "fileData": {}}], "has a part of fileData, text; only"),
+        ("user", ["x"], "has a part of text; only"),
+        ("user", "x", "contents: turn 1: parts must be a list"),
+        ("user", [{"text": "x"}, {"functionResponse": {"name": "f"}}], "beside something else"),
+        ("model", [{"functionResponse": {"name": "f"}}], "beside something else"),
+        ("model", [{"functionCall": {"args": {}}}], "tool_calls of message 1: name: must be text"),
+        ("user", [{"functionCall": {"name": "f"}}], "(user) has the field 'tool_calls'"),
+    ],
+)
+def test_turns_of_vertex_that_are_refused(role, parts, reason):
+    assert reason in reason_of({"contents": [{"role": role, "parts": parts}]}, "vertex")
+
+
+CALLS = "USER: 1+1?\n\n\nASSISTANT: <functioncall> "
+FUNCTIONS = "SYSTEM: You have the following functions. Use them -\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({"system": "s", "chat": f"{CALLS}f(x)"}, "chat: turn 2: the function call: no JSON"),
+        ({"system": "s", "chat": CALLS + '{"name": "f"} x'}, "has text after its function call"),
+        (
+            {"system": "s", "chat": CALLS + """{"name": "f", "arguments": '{"a": '}"""},
+            "arguments of f: is not JSON",
+        ),
+        (
+            {"system": "s", "chat": CALLS + '{"name": "f", "name": "g"}'},
+            "the function call: has the key 'name' twice",
+        ),
+        ({"system": FUNCTIONS + '{"name": ', "chat": CALLS}, "system: the functions: no JSON"),
+        ({"system": "s", "chat": "USER: 1+1?"}, "the last message must be the assistant's"),
+    ],
+)
+def test_calls_of_glaive_that_are_refused(line, reason):
+    assert reason in reason_of(line, "glaive")
+
+
+def test_no_dialogue_takes_quadratic_time():
+    run_within_cpu_seconds(
+        60,
+        "import django\n"
+        "django.setup()\n"
+        "from datasets.formats.glaive import from_glaive\n"
+        "from datasets.formats.lines import LineError\n"
+        "from datasets.messages import InvalidMessages\n"
+        "from datasets.schema import InvalidTrace\n"
+        "n = 1_000_000\n"
+        "call = 'USER: x\\n\\nASSISTANT: <functioncall> '\n"
+        'quoted = call + \'{"name": "f", "arguments": \\\'\'\n'
+        "for system, chat in (\n"
+        "    ('s', 'USER: x' + '\\n' * n + 'y'),\n"
+        "    ('following functions' * n, call),\n"
+        "    ('following functions' + '{}' * n, call),\n"
+        "    ('s', quoted + '\\'  ' * n),\n"
+        "):\n"
+        "    try:\n"
+        "        from_glaive({'system': system, 'chat': chat})\n"
+        "    except (LineError, InvalidMessages, InvalidTrace):\n"
+        "        pass\n",
+    )
 
 
 def test_what_a_chat_says_beside_its_messages_is_kept():

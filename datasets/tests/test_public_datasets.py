@@ -258,6 +258,18 @@ ROWS: dict[str, tuple[dict[str, Any], str, str, set[str]]] = {
         "conversation",
         {"query", "answers", "tools"},
     ),
+    "glaiveai/glaive-function-calling-v2": (
+        {
+            "system": "SYSTEM: Be brief, with access to the following functions. Use them if"
+            ' required -\n{"name": "f", "parameters": {"a": {"type": "string"}}}\n',
+            "chat": "USER: 1+1?\n\n\nASSISTANT: <functioncall> "
+            """{"name": "f", "arguments": '{"a": "x"}'} <|endoftext|>\n\n\n"""
+            'FUNCTION RESPONSE: {"sum": 2}\n\n\nASSISTANT: 2 <|endoftext|>\n\n\n',
+        },
+        "glaive",
+        "conversation",
+        {"system", "chat"},
+    ),
     "hiyouga/glaive-function-calling-v2-sharegpt": (
         {
             "conversations": [

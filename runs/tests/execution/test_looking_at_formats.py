@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from datasets.cleaning.items import Item, Work
+from datasets.cleaning.operation import StepReport
+from datasets.cleaning.rewriting import InlineReasoning
 from datasets.examples import training_line
 from datasets.formats.table import FORMATS, TEXT, recognise, to_example
 from runs.tests.tokenizer_folder import make_tokenizer_folder
@@ -198,6 +201,16 @@ TOLD = (
 )
 WITH_TOOLS = [
     (
+        "glaive",
+        {
+            "system": f"SYSTEM: The following functions -\n{json.dumps(TOOL['function'])}\n",
+            "chat": "USER: Rain?\n\n\nASSISTANT: <functioncall> "
+            """{"name": "weather", "arguments": '{"city": "Ulm"}'} <|endoftext|>\n\n\n"""
+            "FUNCTION RESPONSE: wet\n\n\nASSISTANT: Yes. <|endoftext|>\n\n\n",
+        },
+        (CALLED + TOLD).replace("system\nTools", "system\nThe following functions\n\nTools"),
+    ),
+    (
         "xlam",
         {
             "query": "Rain?",
@@ -322,6 +335,38 @@ def test_tools_as_a_template_with_tools_writes_them_and_another_cannot(
     assert marked(seen(tokenizers["qwen"], name, line, None)) == {"": expected}
     (problem,) = seen(tokenizers["smollm2"], name, line, None)["problems"]
     assert "does not show" in problem["detail"] or "(role tool)" in problem["detail"]
+
+
+THOUGHT = [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "<think>1 and 1</think>2"}]
+THOUGHT_OPENLY = (
+    "⟨<|turn|>⟩user\n1+1?⟨<|end|>⟩\n⟨<|turn|>⟩assistant\n"
+    "«⟨<think>⟩\n1 and 1\n⟨</think>⟩\n\n2⟨<|end|>⟩»\n"
+)
+
+
+def test_reasoning_as_a_template_with_reasoning_writes_it_and_another_cannot(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    line = {"conversations": THOUGHT}
+    assert marked(seen(tokenizers["qwen"], "sharegpt", line, None)) == {"": THOUGHT_OPENLY}
+    (problem,) = seen(tokenizers["smollm2"], "sharegpt", line, None)["problems"]
+    assert "does not show the reasoning of message" in problem["detail"]
+    assert "inline_reasoning" in problem["detail"]
+
+
+def test_the_other_template_writes_reasoning_that_was_made_text(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    example, _ = to_example({"conversations": THOUGHT}, "sharegpt")
+    work = Work(parents=[])
+    (item,) = InlineReasoning(operation="inline_reasoning").apply(
+        iter([Item(example, "train", 0, 0)]), work, StepReport("inline_reasoning", {}, ["a-v1"])
+    )
+    line = json.loads(training_line("an-id", item.example, "train"))
+    helpful = "⟨<|turn|>⟩system\nYou are helpful.⟨<|end|>⟩\n"
+    assert marked(seen(tokenizers["smollm2"], "tunix_sft", line, None)) == {
+        "": helpful + THOUGHT_OPENLY
+    }
 
 
 def test_every_format_is_here() -> None:

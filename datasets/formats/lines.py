@@ -84,6 +84,8 @@ Line = dict[str, Any]
 
 def plain_text(line: Line, *names: str) -> list[str]:
     """Take text fields out of a line. Raises LineError where one is missing, blank or no text."""
+    if missing := [name for name in names if name not in line]:
+        raise LineError(f"{', '.join(missing)}: is missing")
     texts = [line.pop(name) for name in names]
     for name, text in zip(names, texts, strict=True):
         if not isinstance(text, str):

@@ -59,7 +59,7 @@ class Format:
 
     def knows(self, line: Line) -> frozenset[str]:
         """The fields of a line that it knows."""
-        flags = [name for name in self.flags if isinstance(line.get(name), bool)]
+        flags = [name for name in self.flags if verdict_of(line.get(name)) is not None]
         return _FIELDS[self.name].union(flags) if flags else _FIELDS[self.name]
 
     def fits(self, line: Line) -> bool:

@@ -373,6 +373,9 @@ def test_the_judge_counts_where_math_verify_accepts_no_answer():
 def test_the_solution_or_the_answer_alone_can_be_asked_for():
     assert answer_of(OPEN_R1, kind="trace") == (["Add.", "2"], "2")
     assert answer_of(OPEN_R1, kind="prompt") == "2"
+    row = {name: value for name, value in OPEN_R1.items() if name != "solution"}
+    with pytest.raises(LineError, match="solution: is missing"):
+        answer_of(row, kind="trace")
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,11 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
     if request.model.kind == "preset":
         for name in ("tools", "reasoning"):
             if count := dataset.stats.get(f"with_{name}"):
+                way_out = ", or make it part of the answers (the recipe step inline_reasoning)"
                 preflight.problems.append(
                     f"{count:,} of the examples have {name}, which the built-in presets cannot"
-                    " write: they read bytes. Train a model with a chat template."
+                    " write: they read bytes. Train a model with a chat template"
+                    f"{way_out if name == 'reasoning' else ''}."
                 )
     limit = training["max_seq_length"]
     shortest = dataset.stats.get("shortest_example_bytes")

@@ -215,9 +215,11 @@ def test_what_is_given_and_what_is_learnt():
     assert '"x":1' in outline.learnt[2]
     assert outline.roles == [message["role"] for message in CONVERSATION["messages"]]
     assert outline_of(parse_example(PREFERENCE)) == Outline(
-        ["1+1?"], ["2", "3"], ["user", "assistant"]
+        ["1+1?"], ["2", "3"], ["user", "assistant"], tools=True
     )
-    assert outline_of(parse_example(PROMPT, kind="prompt")) == Outline(["1+1?"], ["2"], ["user"])
+    assert outline_of(parse_example(PROMPT, kind="prompt")) == Outline(
+        ["1+1?"], ["2"], ["user"], tools=True
+    )
     assert outline_of(parse_example(trace_body(1))) == Outline(
         ["1+1=?"], ["1 and one\n2"], ["user", "assistant"]
     )

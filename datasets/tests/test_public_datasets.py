@@ -391,7 +391,8 @@ def test_the_solution_or_the_answer_alone_can_be_asked_for():
         ({"generations": "2"}, "generations: must be a list of texts"),
         ({"generations": []}, "has 3 values for 0 generations"),
         # said to be complete, and yet cut off
-        ({"is_reasoning_complete": None}, "message 2 begins with <think> and has no </think>"),
+        ({"is_reasoning_complete": None}, "begins with <think> and has no </think>"),
+        ({"answer": "3"}, "the verified one is 2 (in \\boxed), but answer is 3"),
     ],
 )  # fmt: skip
 def test_answers_that_contradict_their_verdicts_are_refused(changes: Any, reason: str):

@@ -17,7 +17,8 @@ from django.utils import timezone
 
 from datasets import folders
 from datasets.examples import text_hash
-from datasets.models import Dataset, DatasetItem, Import, Split, Tombstone, Trace
+from datasets.models import Dataset, DatasetItem, Import, Split, Tombstone, Trace, TraceWords
+from datasets.word_index import forget, forget_words
 
 BATCH = 200  # examples of a transaction
 CHECKPOINT_SECONDS = 10.0  # for readers of old versions to end
@@ -79,8 +80,9 @@ def datasets_holding(trace_ids: Sequence[uuid.UUID]) -> list[int]:
 
 
 def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
-    """Remove the content of the examples, in short transactions, and remember what they said; then
-    count the erased examples of their datasets. ``remove_old_versions`` does the rest."""
+    """Remove the content of the examples, in short transactions, and their words from the index,
+    and remember what they said; then count the erased examples of their datasets.
+    ``remove_old_versions`` does the rest."""
     with _secure_delete():
         for batch in _batches(trace_ids):
             with transaction.atomic():
@@ -95,6 +97,8 @@ def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
                     meta={},
                     erased_at=timezone.now(),
                 )
+                forget(batch)
+        forget_words()
     for dataset_id in datasets_holding(trace_ids):
         _count_erased(dataset_id)
 
@@ -119,8 +123,8 @@ def remove_old_versions() -> str:
     keeps it from that.
 
     SQLite has them in its write-ahead log until that is truncated, which waits for the readers of
-    older versions; PostgreSQL in the table until it is vacuumed. Within a transaction that happens
-    at its end.
+    older versions; PostgreSQL in the tables until they are vacuumed. Within a transaction that
+    happens at its end.
     """
     problems: list[str] = []
     transaction.on_commit(lambda: problems.append(_remove_old_versions()))
@@ -130,7 +134,8 @@ def remove_old_versions() -> str:
 def _remove_old_versions() -> str:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(f"VACUUM {connection.ops.quote_name(Trace._meta.db_table)}")
+            tables = (connection.ops.quote_name(m._meta.db_table) for m in (Trace, TraceWords))
+            cursor.execute(f"VACUUM {', '.join(tables)}")
         return ""
     until = time.monotonic() + CHECKPOINT_SECONDS
     while True:

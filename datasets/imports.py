@@ -199,6 +199,7 @@ def _store_at_once(
             dataset_id=row.dataset.pk,
             import_id=row.id,
             by_id=by.pk if by else None,
+            is_all=True,
         )
         _set_completed(row, staging)
         row.save(force_insert=True)

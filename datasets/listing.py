@@ -2,16 +2,26 @@
 
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from django.db.models import Model, Q, QuerySet
+from django.db import connection
+from django.db.models import Func, IntegerField, Model, Q, QuerySet
+from django.db.models.functions import Left
 
 from datasets.models import Dataset, Import, Trace
+from datasets.word_index import find
+from datasets.words import SearchWord
 from tunixrt.cursors import Cursor
+from tunixrt.refusals import InvalidQuery
 
 # Deeper pages are not offered by number: the database would read and drop every row before. A
 # cursor goes any depth.
 OFFSET_MAX = 1_000_000
+FOUND_OFFSET_MAX = 10_000  # of what is found by words
+SHOWN_CHARACTERS = 200  # of a text in a list; a page shows fewer
+# In cursors of lists whose order is a number alone.
+_NO_MOMENT = datetime.fromtimestamp(0, UTC)
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 
@@ -43,12 +53,59 @@ def search_traces(text: str | None) -> QuerySet[Trace]:
     traces = Trace.objects.all()
     if not text:
         return traces
-    try:
+    if is_id(text):
         return traces.filter(pk=uuid.UUID(text))
+    return traces.filter(
+        Q(prompt__icontains=text) | Q(final_answer__icontains=text) | Q(content__icontains=text)
+    )
+
+
+def is_id(text: str) -> bool:
+    """Whether a search asks for the example with this id."""
+    try:
+        uuid.UUID(text)
     except ValueError:
-        return traces.filter(
-            Q(prompt__icontains=text) | Q(final_answer__icontains=text) | Q(content__icontains=text)
-        )
+        return False
+    return True
+
+
+def shortened(traces: QuerySet[Trace]) -> QuerySet[Trace]:
+    """Examples with what a list shows and no more, however large they are: the beginnings of prompt
+    and answer as ``shown_prompt`` and ``shown_answer``, and ``step_count``."""
+    length = "jsonb_array_length" if connection.vendor == "postgresql" else "json_array_length"
+    return traces.only("kind", "created_at", "erased_at").annotate(
+        shown_prompt=Left("prompt", SHOWN_CHARACTERS),
+        shown_answer=Left("final_answer", SHOWN_CHARACTERS),
+        step_count=Func("steps", function=length, output_field=IntegerField()),
+    )
+
+
+def find_traces(
+    words: list[SearchWord],
+    *,
+    archived: bool = False,
+    limit: int,
+    offset: int = 0,
+    cursor: Cursor[Any] | None = None,
+    traces: QuerySet[Trace] | None = None,
+) -> Page[Trace]:
+    """One page of examples, out of ``traces``, that have all of the words, the last indexed first:
+    those in use, or those ``archived``. Raises InvalidQuery for a cursor of another list, or an
+    offset that is too deep."""
+    if cursor is not None and not isinstance(cursor.key, int):
+        raise InvalidQuery({"cursor": ["belongs to a list that was not searched by words."]})
+    if offset > FOUND_OFFSET_MAX:
+        reason = f"must be at most {FOUND_OFFSET_MAX:,} with words; use cursor."
+        raise InvalidQuery({"offset": [reason]})
+    if not words:
+        return Page([], None)
+    before = cursor.key if cursor is not None else None
+    found = find(words, archived=archived, before=before, limit=limit + 1, offset=offset)
+    more = len(found) > limit
+    found = found[:limit]
+    known = (Trace.objects.all() if traces is None else traces).in_bulk([row[1] for row in found])
+    rows = [known[trace_id] for _, trace_id in found if trace_id in known]
+    return Page(rows, Cursor(_NO_MOMENT, found[-1][0]).encode() if more else None)
 
 
 def filter_imports(state: str | None) -> QuerySet[Import]:

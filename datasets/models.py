@@ -1,6 +1,7 @@
 """Traces and the immutable, ordered selections of them that runs train on."""
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -92,6 +93,49 @@ class Trace(models.Model):
 
     def __str__(self) -> str:
         return self.prompt[:80]
+
+
+class WordsField(models.TextField):
+    """Words, separated by spaces: a ``tsvector`` on PostgreSQL, text on SQLite."""
+
+    def db_type(self, connection: Any) -> str:
+        return "tsvector" if connection.vendor == "postgresql" else "text"
+
+
+class TraceWords(models.Model):
+    """The words of one example, in the order in which examples were indexed.
+
+    The index is a GIN index on PostgreSQL; on SQLite it is a table of FTS5 that triggers on this
+    table keep up to date (datasets/migrations/0009_word_index.py). A migration that rebuilds this
+    table on SQLite must make the triggers again. datasets/word_index.py writes and reads it.
+    """
+
+    number = models.BigAutoField(primary_key=True)
+    trace = models.OneToOneField(Trace, on_delete=models.CASCADE, related_name="+")
+    words = WordsField()
+
+    def __str__(self) -> str:
+        return f"words of {self.trace_id}"
+
+
+class WordBacklog(models.Model):
+    """Examples whose words are not indexed yet: those stored from ``since`` to ``until``. The id is
+    that of the import, if an import stored them.
+
+    Attributes:
+        after_at, after_id: the examples up to this one are done; null: none.
+        left: about how many are not done.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    since = models.DateTimeField()
+    until = models.DateTimeField()
+    after_at = models.DateTimeField(null=True)
+    after_id = models.UUIDField(null=True)
+    left = models.PositiveIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.left:,} examples"
 
 
 class Split(models.TextChoices):

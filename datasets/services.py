@@ -31,6 +31,7 @@ from datasets.schema import Errors, ExampleData, InvalidTrace
 from datasets.staging import Summary
 from datasets.storing import WAS_ERASED, keep_from_imports
 from datasets.tally import Fingerprint, Lengths
+from datasets.word_index import index_stored
 from tunixrt.readable import name_problem
 from tunixrt.reading import UNSTORABLE, UNSTORABLE_TEXT
 from tunixrt.refusals import Conflict, Missing, NotHere, Refusal
@@ -127,6 +128,7 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
     if count:
         raise InvalidTraces(errors, count)
     stored: dict[str, Trace] = {}
+    since = timezone.now()
     with transaction.atomic():
         for batch in _batches(parsed, WRITE_BATCH):
             _insert(batch, by)
@@ -146,6 +148,7 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
         if erased:
             named = dict(islice(erased.items(), InvalidTraces.NAMED))
             raise InvalidTraces(named, len(erased))
+        index_stored(since=since, until=timezone.now(), count=len(stored))
     return [stored[trace.content_hash] for trace in parsed]
 
 

@@ -20,6 +20,7 @@ from datasets.ids import ordered_ids
 from datasets.models import UNDER_WAY, Dataset, DatasetItem, Import, Tombstone, Trace
 from datasets.schema import ExampleData
 from datasets.staging import Row, Staging
+from datasets.word_index import forget, index_stored, postpone
 from tunixrt.refusals import Refusal
 
 # Rows of the first transaction; then as many as take TARGET_SECONDS.
@@ -71,6 +72,7 @@ def store(
                 dataset_id=dataset_id,
                 import_id=import_id,
                 by_id=by_id,
+                is_all=len(batch) == staging.summary.size,
             )
             done += len(batch)
             stored(done)
@@ -97,11 +99,18 @@ def _fill(batch: list[Row], rows: Iterator[Row], size: int) -> bool:
 
 
 def store_batch(
-    rows: Sequence[Row], *, kind: str, dataset_id: int, import_id: uuid.UUID, by_id: int | None
+    rows: Sequence[Row],
+    *,
+    kind: str,
+    dataset_id: int,
+    import_id: uuid.UUID,
+    by_id: int | None,
+    is_all: bool,
 ) -> None:
-    """Store rows, in the order of their hashes, as traces and items. Call it in a transaction.
-    Raises StoredErased."""
-    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    """Store rows, in the order of their hashes, as traces and items; ``is_all`` says that the
+    import has no more. Call it in a transaction. Raises StoredErased."""
+    moment = timezone.now()
+    now = connection.ops.adapt_datetimefield_value(moment)
     traces = [
         (
             f"{number:032x}",
@@ -117,6 +126,10 @@ def store_batch(
             f"{count:,} of the examples were erased from this system on request while this import"
             " was under way. Import the file again."
         )
+    if is_all:
+        index_stored(since=moment, until=moment, count=len(rows))
+    else:
+        postpone(import_id, since=moment, until=moment, count=len(rows))
 
 
 def _count_erased(rows: Sequence[Row], kind: str) -> int:
@@ -223,11 +236,12 @@ def _remove_unused(hashes: Iterable[str], import_id: uuid.UUID) -> None:
     while ids := list(brought.filter(items=None).values_list("pk", flat=True)):
         try:
             with transaction.atomic():
+                forget(ids)
                 Trace.objects.filter(pk__in=ids, import_id=import_id, items=None)._raw_delete(
                     connection.alias
                 )
             return
-        except IntegrityError:  # another dataset has taken one in the meantime
+        except IntegrityError:  # another dataset has taken one in the meantime, or it is indexed
             continue
 
 

@@ -1,4 +1,5 @@
-"""Processes of imports, for the attendant of a host: start pending imports, and interrupted ones.
+"""Processes of imports, for the attendant of a host: start pending imports, and interrupted ones;
+and the process that indexes the words of what they stored.
 
 A process holds the lock of its import, which the attendant takes and hands to it: there is no
 moment at which a second one could start. It outlives the attendant.
@@ -20,11 +21,13 @@ from django.utils import timezone
 from datasets import folders
 from datasets.imports import abandon_without_folder, remove_old_drafts
 from datasets.models import UNDER_WAY, Import, ImportState
+from datasets.word_index import ready_backlogs
 
 logger = logging.getLogger("tunixrt.imports")
 
 MANAGE = Path(settings.BASE_DIR) / "manage.py"
 LEFTOVER_SECONDS = 3600.0
+AGAIN_SECONDS = 60.0  # until words are indexed again, after a process that failed
 
 
 class Supervisor:
@@ -86,6 +89,31 @@ class Supervisor:
                     pass_fds=(lock,),
                     start_new_session=True,
                 )
+            )
+
+
+class WordIndexing:
+    """Keeps a process at work on the backlog of words (datasets/word_index.py). A second one, of
+    another host, does no harm."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due = 0.0
+
+    def keep(self) -> None:
+        """Start a process if there is work and none is at work."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            if self._process.returncode:
+                self._due = time.monotonic() + AGAIN_SECONDS
+            self._process = None
+        if time.monotonic() >= self._due and ready_backlogs().exists():
+            self._process = subprocess.Popen(
+                [sys.executable, str(MANAGE), "index_words"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
@@ -36,11 +37,21 @@ from datasets.imports import (
     submit_hub,
     submit_path,
 )
-from datasets.listing import filter_imports, search_datasets, search_traces, take_page
+from datasets.listing import (
+    filter_imports,
+    find_traces,
+    is_id,
+    search_datasets,
+    search_traces,
+    shortened,
+    take_page,
+)
 from datasets.mapping import first_rows, needs_mapping, preview, rows_of
 from datasets.models import Dataset, Import, ImportState, Kind, Trace
 from datasets.overlaps import known_about, overlaps_of
 from datasets.uploads import NO_ROOM, guard_body
+from datasets.word_index import waiting_count
+from datasets.words import SearchWord, search_words
 from tunixrt.accounts import person
 from tunixrt.cursors import Cursor, Key, decode_number_cursor, decode_uuid_cursor
 from tunixrt.refusals import BadRequest, Missing, NoRoom, Refusal
@@ -56,8 +67,8 @@ IN_REQUEST_BYTES = 8 * 1024 * 1024
 IN_REQUEST_PACKED_BYTES = 16 * 1024  # it may unpack to a thousand times as much
 
 
-def _search_text(request: HttpRequest) -> str:
-    return request.GET.get("q", "").replace("\x00", "").strip()[:SEARCH_MAX_LENGTH]
+def _search_text(request: HttpRequest, name: str = "q") -> str:
+    return request.GET.get(name, "").replace("\x00", "").strip()[:SEARCH_MAX_LENGTH]
 
 
 @login_required
@@ -147,13 +158,41 @@ def _position(text: str) -> int:
 @login_required
 @require_safe
 def traces(request: HttpRequest) -> HttpResponse:
-    text = _search_text(request)
-    cursor = _cursor(request, decode_uuid_cursor)
+    text, words = _search_text(request), _search_text(request, "words")
+    by_words = bool(words) and not is_id(words)
+    cursor: Cursor[Any] | None
+    asked: list[SearchWord] = []
     archived = request.GET.get("archived") == "true"
-    with search(person(request), "q", reads_all=bool(text)):
-        found = search_traces(text).filter(archived_at__isnull=not archived)
-        page = take_page(found, limit=PAGE, cursor=cursor)
-    context = {"page": page, "text": text, "first": cursor is None, "archived": archived}
+    waiting, problem = 0, ""
+    if by_words:
+        try:
+            asked = search_words(words)
+        except ValueError as error:
+            problem = str(error)
+        cursor = _cursor(request, decode_number_cursor)
+        waiting = waiting_count()
+        with search(person(request), "words"):
+            page = find_traces(
+                asked,
+                archived=archived,
+                limit=PAGE,
+                cursor=cursor,
+                traces=shortened(Trace.objects.all()),
+            )
+    else:
+        cursor = _cursor(request, decode_uuid_cursor)
+        with search(person(request), "q", reads_all=bool(text)):
+            found = search_traces(words or text).filter(archived_at__isnull=not archived)
+            page = take_page(shortened(found), limit=PAGE, cursor=cursor)
+    context = {
+        "page": page,
+        "text": words or text,
+        "name": "q" if text and not words else "words",
+        "first": cursor is None,
+        "archived": archived,
+        "waiting": waiting,
+        "problem": problem,
+    }
     return render(request, "datasets/traces.html", context)
 
 

@@ -5,6 +5,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 # Scripts that put no space between words: every character is a word.
 _UNSPACED = (
@@ -50,3 +52,79 @@ def ngrams(words: Sequence[str], length: int) -> Iterator[str]:
 def digest(text: str) -> bytes:
     """16 bytes that stand for a text."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+# --- Words to search for --------------------------------------------------------------------------
+
+SEARCH_WORD_MAX = 40  # characters of a word that are compared
+# Fewer are the beginning of too many words: an index has to read the places of all of them.
+BEGINNING_MIN = 3
+_TO_SPACES = bytes(
+    ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else 32 for code in range(256)
+)
+_HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_PARTS = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+
+
+class _Spaces(dict[int, int]):
+    """Maps every character but letters, digits and their marks to a space; filled when needed."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LNM" else 32
+        return self[code]
+
+
+_SPACES = _Spaces()
+
+
+@dataclass(frozen=True, slots=True)
+class SearchWord:
+    """A word to search for; ``is_prefix``: any word that begins with it."""
+
+    text: str
+    is_prefix: bool = False
+
+
+def distinct_words(text: str) -> list[str]:
+    """The words of a text that a search finds, each once: folded, letters and digits alone. Takes
+    linear time.
+
+    In scripts without spaces between words, every character and every pair of neighbours is a word.
+    """
+    if text.isascii():
+        words = list(dict.fromkeys(text.encode().translate(_TO_SPACES).decode().split()))
+        if max(map(len, words), default=0) <= SEARCH_WORD_MAX:
+            return words
+    else:
+        folded = _folded(text).translate(_SPACES)
+        words = folded.split()
+        if _HAS_UNSPACED.search(folded):
+            words = [part for word in words for part in _parts(word)]
+    return list(dict.fromkeys(word[:SEARCH_WORD_MAX] for word in words))
+
+
+def _parts(word: str) -> Iterator[str]:
+    for part in _PARTS.findall(word):
+        if _HAS_UNSPACED.match(part):
+            yield from part
+            yield from map("".join, pairwise(part))
+        else:
+            yield part
+
+
+def search_words(text: str) -> list[SearchWord]:
+    """What a person asks for with words, of which a word that ends with ``*`` is the beginning of
+    one. Characters that are no letters or digits separate words, and are nothing else. Raises
+    ValueError with a sentence."""
+    found: dict[SearchWord, None] = {}
+    for asked in text.split():
+        words = [SearchWord(word) for word in distinct_words(asked)]
+        if words and asked.endswith("*") and not _HAS_UNSPACED.search(words[-1].text):
+            beginning = words[-1].text
+            if len(beginning) < BEGINNING_MIN:
+                raise ValueError(f"Give at least {BEGINNING_MIN} letters or digits before *.")
+            words[-1] = SearchWord(beginning, is_prefix=True)
+        found.update(dict.fromkeys(words))
+    if not found:
+        raise ValueError("Give at least one letter or digit.")
+    return list(found)

@@ -49,6 +49,9 @@ class TraceAnswer(Answer):
 class TracePage(Answer):
     data: list[TraceAnswer]
     pagination: Pagination
+    not_indexed: int | None = Field(
+        description="About how many examples a search by words cannot find yet; null without one."
+    )
 
 
 class DatasetRow(Answer):

@@ -33,12 +33,27 @@ class _PageQuery(Model):
     offset: Annotated[int, whole(0, OFFSET_MAX)] = Field(0, description="Rows to pass over.")
 
 
+def _decode_trace_cursor(text: str) -> Cursor[int] | Cursor[uuid.UUID]:
+    """A list that is searched by words has numbers for keys."""
+    try:
+        return decode_number_cursor(text)
+    except ValueError:
+        return decode_uuid_cursor(text)
+
+
 class TraceListQuery(_PageQuery):
-    cursor: Annotated[Cursor[uuid.UUID] | None, read_by(decode_uuid_cursor)] = Field(
+    cursor: Annotated[Cursor[Any] | None, read_by(_decode_trace_cursor)] = Field(
         None, description=CURSOR
     )
     q: Annotated[str | None, text] = Field(
-        None, description="Text of the prompt or the final answer, or an id."
+        None,
+        description="Text of the prompt or the final answer, or an id. Reads every example.",
+    )
+    words: Annotated[str | None, text] = Field(
+        None,
+        description="Words that the example has, all of them and in any order. A word of"
+        " three or more characters and * is the beginning of one. The order is that of indexing,"
+        " the last first.",
     )
     archived: Annotated[str, choice(["true", "false"])] = Field(
         "false", description="true: those in the archive, instead of those in use."

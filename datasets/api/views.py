@@ -1,6 +1,7 @@
 """The API of traces and datasets. Paths and codes are fixed by docs/datasets.md."""
 
 import errno
+import uuid
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
@@ -66,18 +67,27 @@ from datasets.imports import (
     submit_hub,
     submit_path,
 )
-from datasets.listing import Page, filter_imports, search_datasets, search_traces, take_page
+from datasets.listing import (
+    Page,
+    filter_imports,
+    find_traces,
+    search_datasets,
+    search_traces,
+    take_page,
+)
 from datasets.models import Trace
 from datasets.reading import Readable
 from datasets.schema import NAMED_FIELDS
 from datasets.uploads import NO_ROOM, guard_body
+from datasets.word_index import waiting_count
+from datasets.words import SearchWord, search_words
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import parse_uuid, read_query
 from tunixrt.api.schema import Content, Path, operation
 from tunixrt.models import ApiToken
 from tunixrt.reading import read_body, try_body
-from tunixrt.refusals import NoRoom, NotAllowed
+from tunixrt.refusals import InvalidQuery, NoRoom, NotAllowed
 from tunixrt.roles import May, require
 from tunixrt.searches import search
 
@@ -111,6 +121,16 @@ def paged(data: list[Any], limit: int, offset: int, page: Page) -> Response:
     return Response({"data": data, "pagination": pagination})
 
 
+def _search_words(query: TraceListQuery) -> list[SearchWord]:
+    """Raises InvalidQuery."""
+    if query.q:
+        raise InvalidQuery({"words": ["Give one of q and words."]})
+    try:
+        return search_words(query.words or "")
+    except ValueError as error:
+        raise InvalidQuery({"words": [str(error)]}) from error
+
+
 class TraceList(APIView):
     """GET: a page of examples, newest first. POST: store one, or a list of them, all or none."""
 
@@ -125,15 +145,28 @@ class TraceList(APIView):
     )
     def get(self, request: Request) -> Response:
         query = read_query(TraceListQuery, request)
+        given: dict[str, Any] = {
+            "limit": query.limit,
+            "offset": query.offset,
+            "cursor": query.cursor,
+        }
         archived = query.archived == "true"
-        with search(caller(request), "q", reads_all=bool(query.q)):
-            page = take_page(
-                search_traces(query.q).filter(archived_at__isnull=not archived),
-                limit=query.limit,
-                offset=query.offset,
-                cursor=query.cursor,
-            )
-        return paged([full_trace(trace) for trace in page.rows], query.limit, query.offset, page)
+        waiting = None
+        if query.words:
+            words = _search_words(query)
+            waiting = waiting_count()
+            with search(caller(request), "words"):
+                page = find_traces(words, archived=archived, **given)
+        else:
+            if query.cursor is not None and not isinstance(query.cursor.key, uuid.UUID):
+                reason = "belongs to a list that was searched by words."
+                raise InvalidQuery({"cursor": [reason]})
+            with search(caller(request), "q", reads_all=bool(query.q)):
+                found = search_traces(query.q).filter(archived_at__isnull=not archived)
+                page = take_page(found, **given)
+        answer = paged([full_trace(trace) for trace in page.rows], query.limit, query.offset, page)
+        answer.data["not_indexed"] = waiting
+        return answer
 
     @described(
         "storeTraces",

@@ -16,7 +16,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from datasets.models import UNDER_WAY, Import
-from datasets.supervision import Supervisor, remove_leftovers
+from datasets.supervision import Supervisor, WordIndexing, remove_leftovers
 from runs.execution import attending, hosts, launching, stopping
 from runs.execution.workers import Workers
 from runs.models import Host
@@ -51,6 +51,7 @@ class Attendant:
         self.database_away_since: float | None = None
         self.observer = hosts.Observer()
         self.imports = Supervisor()
+        self.word_indexing = WordIndexing()
         # told now: a process whose parents have ended is a child of the first one
         self.stops_trainings = stopping.ends_with_attendant()
         self._beat_due = 0.0
@@ -196,6 +197,7 @@ class Attendant:
         self._root_said = bool(problem)
         hosts.stop_taken_away()
         self.observer.observe()
+        self.word_indexing.keep()
         if due_deliveries().exists():
             async_task("runs.tasks.deliver_webhooks")
         if time.monotonic() >= self._prune_due:

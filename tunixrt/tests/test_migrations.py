@@ -238,6 +238,44 @@ def test_conversations_of_before_are_trained_on_as_before(environment: dict[str,
     assert again == first
 
 
+# Stores traces as they were stored before their words were indexed, and searches them after.
+_WORDS_PROGRAM = """
+import json
+import django
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+django.setup()
+call_command("migrate", verbosity=0)
+call_command("migrate", "datasets", "0008", verbosity=0)
+before = [("datasets", "0008_archived_traces")]
+apps = MigrationExecutor(connection).loader.project_state(before).apps
+for number in range(3):
+    apps.get_model("datasets", "Trace").objects.create(
+        prompt=f"two {number}", final_answer="x", content_hash=str(number) * 64
+    )
+call_command("migrate", verbosity=0)
+
+from datasets.models import Trace
+from datasets.word_index import find, waiting_count, work_off
+from datasets.words import search_words
+
+def found():
+    rows = find(search_words("two"), before=None, limit=10, offset=0)
+    return [Trace.objects.get(pk=trace_id).prompt for _, trace_id in rows]
+
+print(json.dumps([waiting_count(), found(), work_off(), waiting_count(), found()]))
+"""
+
+
+def test_traces_of_before_are_indexed_after_the_migration(environment: dict[str, str]):
+    waiting, early, done, left, found = run_program(_WORDS_PROGRAM, environment=environment)
+
+    assert (waiting, early, done, left) == (3, [], 3, 0)
+    assert found == ["two 2", "two 1", "two 0"]
+
+
 # Its two API tokens.
 KEY = "75bdfebc0bd0dbb156c1439d4941c61d583d70fd3c85c2c24cb98a3a6510834a"
 READING_KEY = "f33d87dc0f8263c85626686a114080fedb1c26f98e0340d9908c9004e64edcef"

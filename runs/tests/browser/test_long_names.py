@@ -61,6 +61,7 @@ PAGES = {
     "tokens": "/datasets/{dataset}/tokens",
     "traces": "/traces",
     "traces-none": "/traces?q={long}none",
+    "traces-no-word": "/traces?words={long}none",
     "trace": "/traces/{trace}",
     "password": "/password",
     "my-tokens": "/tokens",

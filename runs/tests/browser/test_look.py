@@ -168,6 +168,8 @@ PAGES = {
     "lineage": "/datasets/{dataset}/lineage",
     "traces": "/traces",
     "traces-empty": "/traces?q=nothing-has-this-name",
+    "traces-by-words": "/traces?words=what+is",
+    "traces-no-words": "/traces?words=%3F",
     "trace": "/traces/{trace}",
     "uses": "/traces/{trace}/uses",
     "look": "/traces/{trace}/look?dataset={dataset}&model_id=preset:tiny-llama",

@@ -150,6 +150,10 @@ bench-data: environment-core ## imports of a million lines, Parquet and near dup
 	@$(CORE) -m benchmarks.data --parquet
 	@$(CORE) -m benchmarks.near_duplicates
 
+.PHONY: bench-scale
+bench-scale: environment-core ## lists, searches, pages and exports with a million examples on SQLite and on PostgreSQL (40 minutes; SIZES="…")
+	@$(CORE) -m benchmarks.scale $(if $(SIZES),--sizes $(SIZES))
+
 .PHONY: bench-train
 bench-train: environment-full ## training speed and memory against trl and google-tunix as it comes (MODEL=folder DATA=folder)
 	@MODEL="$(MODEL)" DATA="$(DATA)" .ci/bench-train $(BENCH)

@@ -117,18 +117,9 @@ def measure(database: str, arguments: argparse.Namespace) -> None:
         figures: dict[str, Any] = {"database": database, "lines": arguments.lines}
         figures["file MB"] = round(file.stat().st_size / 1e6)
         importing = [*manage, "import_jsonl", str(file), "--name", "large", "--version", "v1"]
-        writer = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WRITER)],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        figures["import"] = run(importing, environment)
-        figures["another writer meanwhile"] = json.loads(writer.communicate("end\n")[0])
+        figures |= beside_a_writer("import", importing, environment)
+        indexing = [*manage, "index_words"]
+        figures |= beside_a_writer("words indexed after it", indexing, environment)
         python = str(FULL) if FULL.exists() else sys.executable
         figures["json"] = run([python, "-I", "-c", textwrap.dedent(JSON), *given], environment)
         if FULL.exists():
@@ -156,6 +147,23 @@ def measure_parquet(database: str, arguments: argparse.Namespace) -> None:
         figures["file MB"] = round(file.stat().st_size / 1e6)
         figures["exported MB"] = round(exported.stat().st_size / 1e6)
         print(json.dumps(figures, indent=1), flush=True)
+
+
+def beside_a_writer(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """What ``run`` measures of a command, and how long another process waited for its writes."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER)],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    figures = run(command, environment)
+    waits = json.loads(writer.communicate("end\n")[0])
+    return {name: figures, f"another writer beside {name}": waits}
 
 
 def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:

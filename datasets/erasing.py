@@ -86,6 +86,7 @@ def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
     with _secure_delete():
         for batch in _batches(trace_ids):
             with transaction.atomic():
+                forget(batch)
                 rows = Trace.objects.select_for_update().filter(pk__in=batch, erased_at=None)
                 said = {text_hash(trace) for trace in rows.order_by("pk")}
                 Tombstone.objects.bulk_create(map(Tombstone, sorted(said)), ignore_conflicts=True)
@@ -97,7 +98,6 @@ def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
                     meta={},
                     erased_at=timezone.now(),
                 )
-                forget(batch)
         forget_words()
     for dataset_id in datasets_holding(trace_ids):
         _count_erased(dataset_id)

@@ -110,6 +110,8 @@ def store_batch(
     """Store rows, in the order of their hashes, as traces and items; ``is_all`` says that the
     import has no more. Call it in a transaction. Raises StoredErased."""
     moment = timezone.now()
+    if not is_all:
+        postpone(import_id, since=moment, until=moment, count=len(rows))
     now = connection.ops.adapt_datetimefield_value(moment)
     traces = [
         (
@@ -128,8 +130,6 @@ def store_batch(
         )
     if is_all:
         index_stored(since=moment, until=moment, count=len(rows))
-    else:
-        postpone(import_id, since=moment, until=moment, count=len(rows))
 
 
 def _count_erased(rows: Sequence[Row], kind: str) -> int:

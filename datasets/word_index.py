@@ -5,7 +5,8 @@ differ from each other, and depend on the locale of the database. To index an ex
 as to import it. A few are indexed in the transaction that stores them; more become a backlog, and a
 process of its own works on it (``manage.py index_words``, started by an attendant).
 
-Call the functions that write within a transaction.
+Call the functions that write within a transaction. All writers lock backlogs before examples, so
+that none waits for the other in a circle: an entry in the index locks its example.
 """
 
 import time
@@ -94,7 +95,8 @@ def _insert(rows: Iterable[tuple[uuid.UUID, Sequence[str]]]) -> None:
 
 
 def forget(trace_ids: Collection[uuid.UUID]) -> None:
-    """Remove examples from the index, before they are deleted or once they are erased.
+    """Remove examples from the index, at the beginning of the transaction that erases or deletes
+    them.
 
     What works on a backlog has read some of them, perhaps: it ends its transaction first, and sees
     in the next one that they are erased.

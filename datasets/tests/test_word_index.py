@@ -3,6 +3,7 @@ and removed."""
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -595,6 +596,38 @@ def test_what_was_read_before_it_was_erased_is_not_indexed(
     work_off()
     assert prompts("secret") == ["secret 2"]
     assert b"zaphod" not in bytes_of_index()
+
+
+@pytest.mark.skipif(
+    settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"), reason="of PostgreSQL"
+)
+def test_an_erasure_locks_backlogs_before_examples(transactional_db: None, later: None) -> None:
+    """Else one that works on a backlog, and indexes the example, waits for it in a circle."""
+    (trace,) = create("two 1")
+
+    def erase() -> None:
+        try:
+            erase_contents([trace.pk])
+        finally:
+            connection.close()
+
+    other = connection.copy()
+    with ThreadPoolExecutor(1) as executor, other.cursor() as cursor:
+        other.set_autocommit(False)
+        cursor.execute("SELECT 1 FROM datasets_wordbacklog FOR UPDATE")
+        erasing = executor.submit(erase)
+        while not erasing.done():  # it stays where it is until it gets the lock
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                break
+        try:
+            cursor.execute(
+                "SELECT 1 FROM datasets_trace WHERE id = %s FOR UPDATE NOWAIT", [trace.pk]
+            )
+        finally:
+            other.rollback()
+            other.close()
+        erasing.result(PATIENCE)
 
 
 # --- On its own -----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ The files of runs, and the whole of an erasure, are in runs/services/erasing.py.
 may be repeated: an erasure that was interrupted does what is left.
 """
 
-import contextlib
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -83,39 +82,23 @@ def erase_contents(trace_ids: Sequence[uuid.UUID]) -> None:
     """Remove the content of the examples, in short transactions, and their words from the index,
     and remember what they said; then count the erased examples of their datasets.
     ``remove_old_versions`` does the rest."""
-    with _secure_delete():
-        for batch in _batches(trace_ids):
-            with transaction.atomic():
-                forget(batch)
-                rows = Trace.objects.select_for_update().filter(pk__in=batch, erased_at=None)
-                said = {text_hash(trace) for trace in rows.order_by("pk")}
-                Tombstone.objects.bulk_create(map(Tombstone, sorted(said)), ignore_conflicts=True)
-                Trace.objects.filter(pk__in=batch, erased_at=None).update(
-                    prompt="",
-                    steps=[],
-                    final_answer="",
-                    content="",
-                    meta={},
-                    erased_at=timezone.now(),
-                )
-        forget_words()
+    for batch in _batches(trace_ids):
+        with transaction.atomic():
+            forget(batch)
+            rows = Trace.objects.select_for_update().filter(pk__in=batch, erased_at=None)
+            said = {text_hash(trace) for trace in rows.order_by("pk")}
+            Tombstone.objects.bulk_create(map(Tombstone, sorted(said)), ignore_conflicts=True)
+            Trace.objects.filter(pk__in=batch, erased_at=None).update(
+                prompt="",
+                steps=[],
+                final_answer="",
+                content="",
+                meta={},
+                erased_at=timezone.now(),
+            )
+    forget_words()
     for dataset_id in datasets_holding(trace_ids):
         _count_erased(dataset_id)
-
-
-@contextlib.contextmanager
-def _secure_delete() -> Iterator[None]:
-    """Have SQLite overwrite what is deleted with zeros (PRAGMA secure_delete)."""
-    if connection.vendor != "sqlite":
-        yield
-        return
-    with connection.cursor() as cursor:
-        cursor.execute("PRAGMA secure_delete = ON")
-    try:
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA secure_delete = OFF")
 
 
 def remove_old_versions() -> str:

@@ -161,9 +161,11 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 20,  # seconds a writer waits for the other one
         # take the write lock first: no deadlock on the way from reading to writing
         "transaction_mode": "IMMEDIATE",
+        # secure_delete: what is erased later must not be left on a page that was freed before, as
+        # by a merge of the index of words; many builds of SQLite do it by default
         "init_command": (
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-64000; PRAGMA"
-            " mmap_size=268435456;"
+            " mmap_size=268435456; PRAGMA secure_delete=ON;"
         ),
     }
 else:

@@ -103,7 +103,7 @@ def test_the_form_of_the_list_leads_here(local_client: Client, train: Callable[.
     response = local_client.get("/runs/compare", {"ids": [one.pk, two.pk], "next": "/"})
     assert response.context["comparison"].runs == [one, two]
     assert response.context["comparison"].configuration == []
-    assert "asked for with the same configuration" in response.content.decode()
+    assert "All runs have the same configuration" in response.content.decode()
 
 
 def test_other_data_are_pointed_out(

@@ -148,7 +148,8 @@ def test_long_texts_are_cut_and_say_so(user: User, monkeypatch: pytest.MonkeyPat
 def test_a_run_without_data_of_its_own(local_client: Client, user: User) -> None:
     run = make_run(user)
     assert (
-        "No data lies in this run" in local_client.get(f"/runs/{run.pk}/samples").content.decode()
+        "This run's folder has no data"
+        in local_client.get(f"/runs/{run.pk}/samples").content.decode()
     )
     assert "to-samples" not in local_client.get(f"/runs/{run.pk}").content.decode()
     assert local_client.get(f"/runs/{uuid.uuid4()}/samples").status_code == 404
@@ -169,7 +170,8 @@ def test_a_link_in_its_place_is_not_followed(
     run = make_run(user, files={"stdout.log": b""})
     (make_folder(run) / "dataset.jsonl").symlink_to(tmp_path / "secret")
     assert (
-        "No data lies in this run" in local_client.get(f"/runs/{run.pk}/samples").content.decode()
+        "This run's folder has no data"
+        in local_client.get(f"/runs/{run.pk}/samples").content.decode()
     )
 
 

@@ -73,7 +73,7 @@ def shortened(traces: QuerySet[Trace]) -> QuerySet[Trace]:
     """Examples with what a list shows and no more, however large they are: the beginnings of prompt
     and answer as ``shown_prompt`` and ``shown_answer``, and ``step_count``."""
     length = "jsonb_array_length" if connection.vendor == "postgresql" else "json_array_length"
-    return traces.only("kind", "created_at", "erased_at").annotate(
+    return traces.only("kind", "created_at", "erased_at", "archived_at").annotate(
         shown_prompt=Left("prompt", SHOWN_CHARACTERS),
         shown_answer=Left("final_answer", SHOWN_CHARACTERS),
         step_count=Func("steps", function=length, output_field=IntegerField()),

@@ -115,7 +115,7 @@ def test_the_404_names_the_key(browser):
 
 
 def prompts(response):
-    return [trace.prompt for trace in response.context["page"].rows]
+    return [trace.shown_prompt for trace in response.context["page"].rows]
 
 
 def test_traces_newest_first_and_searched(browser):

@@ -314,7 +314,7 @@ def test_the_page(client: Client, user: User, monkeypatch: pytest.MonkeyPatch) -
     assert "two &lt;b&gt;3" in text
     assert 'href="?q=TWO"' in text
     cursor = first.context["page"].next_cursor
-    assert f'href="?cursor={cursor}&amp;words=TWO"' in text
+    assert f'href="?words=TWO&amp;cursor={cursor}"' in text
     second = client.get(f"/traces?words=TWO&cursor={cursor}")
     assert [row.prompt for row in second.context["page"].rows] == ["two 1"]
     assert 'href="?words=TWO"' in second.content.decode()

@@ -9,7 +9,7 @@ from django.db import connection
 from django.db.models import Func, IntegerField, Model, Q, QuerySet
 from django.db.models.functions import Left
 
-from datasets.models import Dataset, Import, Trace
+from datasets.models import Dataset, DatasetItem, Import, Trace
 from datasets.word_index import find
 from datasets.words import SearchWord
 from tunixrt.cursors import Cursor
@@ -55,9 +55,18 @@ def search_traces(text: str | None) -> QuerySet[Trace]:
         return traces
     if is_id(text):
         return traces.filter(pk=uuid.UUID(text))
-    return traces.filter(
-        Q(prompt__icontains=text) | Q(final_answer__icontains=text) | Q(content__icontains=text)
-    )
+    return traces.filter(_contains(text))
+
+
+def search_examples(dataset: Dataset, text: str) -> QuerySet[DatasetItem]:
+    """The places of a dataset, in their order, whose example has the text in question or answer."""
+    items = dataset.items.select_related("trace").order_by("position")
+    return items.filter(_contains(text, "trace__")) if text else items
+
+
+def _contains(text: str, to_trace: str = "") -> Q:
+    fields = ("prompt", "final_answer", "content")
+    return Q(*((f"{to_trace}{field}__icontains", text) for field in fields), _connector=Q.OR)
 
 
 def is_id(text: str) -> bool:

@@ -42,6 +42,7 @@ from datasets.listing import (
     find_traces,
     is_id,
     search_datasets,
+    search_examples,
     search_traces,
     shortened,
     take_page,
@@ -96,12 +97,10 @@ def _cursor(request: HttpRequest, decode: Callable[[str], Cursor[Key]]) -> Curso
 def detail(request: HttpRequest, key: str) -> HttpResponse:
     user = person(request)
     dataset = get_dataset_for(user, key, may=May.READ)
-    start = _position(request.GET.get("from", ""))
-    items = list(
-        dataset.items.filter(position__gte=start)
-        .select_related("trace")
-        .order_by("position")[: EXAMPLES + 1]
-    )
+    start, text = _position(request.GET.get("from", "")), _search_text(request)
+    with search(user, "q", reads_all=bool(text)):
+        found = search_examples(dataset, text).filter(position__gte=start)
+        items = list(found[: EXAMPLES + 1])
     examples = [{"item": item, "parts": parts_of(item.trace)} for item in items[:EXAMPLES]]
     overlaps = overlaps_of(dataset)
     roles = dataset.stats.get("roles") or {}
@@ -119,6 +118,7 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
         "examples": examples,
         "next": items[EXAMPLES].position if len(items) > EXAMPLES else None,
         "start": start,
+        "text": text,
         "overlaps": overlaps,
         "not_computed": known_about(dataset, overlaps)[1],
         "provenance": [

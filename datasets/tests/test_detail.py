@@ -24,6 +24,25 @@ def test_manifest_and_first_examples(browser):
     assert "?dataset_key=sums-v1" in text
 
 
+def test_examples_are_searched_and_paged_through(browser, monkeypatch):
+    monkeypatch.setattr("datasets.views.EXAMPLES", 2)
+    items = [{"prompt": f"{n} <b>", "final_answer": "even" if n % 2 else "Odd"} for n in range(12)]
+    traces = create_traces(items=[one | {"steps": []} for one in items], by=None)
+    create_dataset(name="two", version="v1", trace_ids=[one.pk for one in traces], by=None)
+
+    def positions(response):
+        return [example["item"].position for example in response.context["examples"]]
+
+    first = browser.get("/datasets/two-v1?q=odd")
+    assert positions(first) == [0, 2]
+    assert 'href="?q=odd&amp;from=4"' in first.content.decode()
+    assert positions(browser.get("/datasets/two-v1?q=odd&from=4")) == [4, 6]
+    assert positions(browser.get("/datasets/two-v1?q=11+%3Cb")) == [11]
+    none = browser.get("/datasets/two-v1?q=%25").content.decode()
+    assert "No examples here" in none and "with “<bdi>%</bdi>”" in none
+    assert "<b>" not in none
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_number_of_queries(browser, count, django_assert_num_queries):
     make_dataset(count)

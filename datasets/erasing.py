@@ -11,15 +11,17 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Value, When
+from django.db.models.functions import Left
 from django.utils import timezone
 
 from datasets import folders
-from datasets.examples import text_hash
+from datasets.examples import MAX_SUMMARY, text_hash
 from datasets.models import Dataset, DatasetItem, Import, Split, Tombstone, Trace, TraceWords
 from datasets.word_index import forget, forget_words
 
 BATCH = 200  # examples of a transaction
+REASONS_ERASED = "The reasons were removed when examples of the dataset were erased."
 CHECKPOINT_SECONDS = 10.0  # for readers of old versions to end
 
 
@@ -35,12 +37,15 @@ def traces_only_in(dataset: Dataset, *, limit: int) -> list[uuid.UUID]:
     alone = DatasetItem.objects.filter(dataset=dataset, trace__erased_at=None).exclude(
         Exists(elsewhere)
     )
-    found = alone.order_by("trace_id").values_list("trace_id", flat=True).distinct()
-    ids = list(found[:limit])
-    shared = {text for text, _ in _said_elsewhere(ids)}
-    if not shared:
-        return ids
-    return [trace.pk for trace in _in_batches(ids) if text_hash(trace) not in shared]
+    rows = alone.order_by("trace_id").values_list("trace_id", flat=True).distinct()
+    found: list[uuid.UUID] = []
+    while ids := list(rows[:limit]):
+        shared = {text for text, _ in _said_elsewhere(ids)}
+        found += [each.pk for each in _in_batches(ids) if text_hash(each) not in shared]
+        if len(found) >= limit or len(ids) < limit:
+            break
+        rows = rows.filter(trace__gt=ids[-1])
+    return found[:limit]
 
 
 def twins_of(trace_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
@@ -52,12 +57,12 @@ def twins_of(trace_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
 def _said_elsewhere(trace_ids: Sequence[uuid.UUID]) -> Iterator[tuple[str, uuid.UUID]]:
     """Yield the text hash and the id of each other example that says the same as one of these."""
     known = set(trace_ids)
-    said: dict[str, str] = {}
-    for trace in _in_batches(trace_ids):
-        said[text_hash(trace)] = trace.prompt
-    prompts = list(set(said.values()))
-    alike = Trace.objects.filter(prompt__in=prompts, erased_at=None).order_by("pk")
-    for trace in alike.iterator() if prompts else ():
+    said = {text_hash(trace): trace.prompt[:MAX_SUMMARY] for trace in _in_batches(trace_ids)}
+    # of a conversation the column has no more of the question
+    begins_alike = Trace.objects.annotate(beginning=Left("prompt", MAX_SUMMARY)).filter(
+        beginning__in=set(said.values()), erased_at=None
+    )
+    for trace in begins_alike.order_by("pk").iterator() if said else ():
         if trace.pk not in known and (text := text_hash(trace)) in said:
             yield text, trace.pk
 
@@ -156,8 +161,13 @@ def imports_with_files(dataset_ids: Collection[int]) -> list[Import]:
 
 
 def erase_skipped_lines(dataset_ids: Collection[int]) -> int:
-    """Remove the lines that imports of the datasets have left out: they come from the same files,
-    and nothing tells whose they are. Returns the number of files. Raises OSError."""
+    """Remove the lines that imports of the datasets have left out, and the reasons, which quote
+    them: they come from the same files, and nothing tells whose they are. Returns the number of
+    files. Raises OSError."""
+    keys = Dataset.with_incomplete.filter(pk__in=list(dataset_ids)).values("dataset_key")
+    Import.objects.filter(dataset_key__in=keys).update(
+        detail={}, problem=Case(When(problem="", then=Value("")), default=Value(REASONS_ERASED))
+    )
     rows = imports_with_files(dataset_ids)
     for row in rows:
         (folders.folder_of(row.pk) / folders.SKIPPED).unlink(missing_ok=True)

@@ -364,8 +364,8 @@ def text_hash(example: HasContent) -> str:
     """
     content = content_of(example)
     said = [
-        [part, message["role"], message["content"]]
-        + [message[name] for name in ("reasoning", "tool_calls") if name in message]
+        [part, message["role"], message["content"], message.get("reasoning")]
+        + [call["function"] for call in message.get("tool_calls", ())]  # not its id, which is drawn
         for part in ("prompt", "messages", "chosen", "rejected")
         for message in content.get(part, ())
     ]

@@ -58,7 +58,7 @@ UNDER_WAY_MAX = 100  # imports of one account
 DRAFTS_MAX = 20
 DRAFT_LIFETIME = timedelta(days=1)
 NO_DRAFT = "The import does not wait for a mapping, or not any more."
-REMEMBERED = 50  # imports of a user, the newest
+REMEMBERED = 50  # imports of a user with a mapping, the newest
 PROBLEM_MAX = 10_000  # characters
 _COPY_BYTES = 1024 * 1024
 
@@ -753,7 +753,8 @@ def import_progress(row: Import) -> ImportProgress:
 def remembered_mapping(columns: Collection[str], by: User) -> ImportRequest | None:
     """What this user said of columns that are all there, the last time."""
     imports = Import.objects.filter(created_by=by, state=ImportState.COMPLETED)
-    for kept in imports.values_list("request", flat=True)[:REMEMBERED]:
+    with_one = imports.filter(request__has_key="mapping")
+    for kept in with_one.values_list("request", flat=True)[:REMEMBERED]:
         mapping = kept.get("mapping")
         if mapping and set(mapping.values()) <= set(columns):
             return ImportRequest.from_json(kept)

@@ -15,6 +15,7 @@ from datasets.cleaning.recipe import Recipe, check_parents, parse_recipe
 from datasets.examples import Part, parts_of
 from datasets.models import Dataset
 from datasets.schema import ExampleData
+from datasets.storing import Erased
 from tunixrt.refusals import Refusal
 
 # What a dry run reads at most: a second or a few of work, whatever the size of the datasets.
@@ -59,7 +60,16 @@ class Derivation:
         for step, report in zip(self.recipe.steps, self._reports, strict=True):
             came = items if isinstance(step, Mix) else _counted(items, report)
             items = _went(step.apply(came, self._work, report), report)
-        return items
+        return self._not_erased(items)
+
+    def _not_erased(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Leave out what an operation has made the same as an erased example, and count it."""
+        erased = Erased.read()
+        for item in items:
+            if item.example in erased:
+                self._work.erased += 1
+            else:
+                yield item
 
     def _source(self) -> Iterator[Item]:
         for parent in range(len(self.parents)):

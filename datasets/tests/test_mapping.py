@@ -83,12 +83,15 @@ def test_a_file_of_no_known_format_is_kept_until_its_columns_have_a_meaning(
 
 
 def test_what_was_said_the_last_time_is_offered_again(
-    browser: Client, send: Callable[..., Any]
+    browser: Client, send: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row_address = send(*ROWS)["Location"]
     chosen = {"shape": "prompt", "prompt": "frage", "answer": "antwort", "ignore": "stars"}
     browser.post(row_address, chosen)
     work_on(Import.objects.get())
+    # however many imports of known formats came since
+    monkeypatch.setattr("datasets.imports.REMEMBERED", 1)
+    send({"prompt": "1+1?", "completion": "2"}, name="known")
     page = browser.get(send(*ROWS, version="v2")["Location"]).content.decode()
     assert choices(page) == {
         "shape": "a question, with the reference answer that a reward compares with",

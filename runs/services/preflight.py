@@ -88,7 +88,9 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
         for name in ("tools", "reasoning"):
             if count := dataset.stats.get(f"with_{name}"):
                 way_out = ", or make it part of the answers (the recipe step inline_reasoning)"
-                preflight.problems.append(
+                # which of them were erased is not counted
+                found = preflight.warnings if dataset.erased_size else preflight.problems
+                found.append(
                     f"{count:,} of the examples have {name}, which the built-in presets cannot"
                     " write: they read bytes. Train a model with a chat template"
                     f"{way_out if name == 'reasoning' else ''}."

@@ -16,6 +16,7 @@ from datasets.models import Dataset
 from datasets.services import create_dataset, create_traces
 from runs.execution.launching import launch_pending
 from runs.models import Run, RunEvent
+from runs.services.erasing import affected_by, erase
 from runs.services.reservations import run_folder
 from runs.spec.architectures import read_architecture, tensors
 from runs.spec.families import PRESETS
@@ -388,3 +389,20 @@ def test_a_preset_is_refused_for_what_bytes_cannot_write(
     assert refused["message"].startswith(
         f"1 of the examples have {name}, which the built-in presets"
     )
+
+
+def test_what_was_erased_keeps_no_dry_run_from_passing(
+    run_dry: Callable[..., Answer], admin_user: User
+):
+    plain = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    thinking = [plain[0], plain[1] | {"reasoning": "2 and 2"}]
+    traces = create_traces(items=[{"messages": plain}, {"messages": thinking}], by=admin_user)
+    made = create_dataset(
+        name="mixed", version="v1", trace_ids=[one.pk for one in traces], by=admin_user
+    )
+    erase(affected=affected_by(trace_ids=[traces[1].pk], by=admin_user), confirmed=1, by=admin_user)
+
+    answer = run_dry(dataset_key=made.dataset_key)
+
+    assert answer["status"] == "completed"
+    assert any("have reasoning" in warning for warning in answer["warnings"])

@@ -679,3 +679,77 @@ class TestTwins:
         erase(affected=asked, confirmed=2, by=operator)
         assert Trace.objects.filter(prompt=SECRET).count() == 2
         assert other.items.filter(trace__prompt=SECRET).exists()
+
+    @pytest.mark.parametrize("named", [0, 1], ids=["the trace", "the conversation"])
+    def test_they_are_found_however_long_the_question_is(self, operator: User, named: int):
+        """Of a conversation only the beginning of the question has a column of its own."""
+        question = f"{SECRET} " * 100
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": "2"}]
+        traces = create_traces(
+            items=[
+                {"prompt": question, "final_answer": "2", "steps": []},
+                {"messages": said},
+                {"prompt": question, "final_answer": "3", "steps": []},
+            ],
+            by=operator,
+        )
+
+        asked = affected_by(trace_ids=[traces[named].pk], by=operator)
+
+        assert set(asked.trace_ids) == {traces[0].pk, traces[1].pk}
+
+    def test_the_ids_of_tool_calls_make_no_difference(self, operator: User):
+        def call(identity: str) -> dict[str, Any]:
+            function = {"name": "find", "arguments": {"who": SECRET}}
+            answer = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+            answer["tool_calls"][0] |= {"id": identity, "type": "function"}
+            return {"messages": [{"role": "user", "content": "who?"}, answer]}
+
+        first, second = create_traces(items=[call("c1"), call("c2")], by=operator)
+        assert first.pk != second.pk
+        assert affected_by(trace_ids=[first.pk], by=operator).twins == 1
+
+    def test_a_recipe_that_makes_one_leaves_it_out(self, operator: User):
+        made = {
+            "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}]
+        }
+        (gone,) = create_traces(items=[made], by=operator)
+        erase(affected=affected_by(trace_ids=[gone.pk], by=operator), confirmed=1, by=operator)
+        long = json.loads(json.dumps(made).replace('"x"', '"x and more of it"'))
+        kept = json.loads(json.dumps(made).replace('"x"', '"y"'))
+        traces = create_traces(items=[long, kept], by=operator)
+        parent = create_dataset(
+            name="chats", version="v1", trace_ids=[one.pk for one in traces], by=operator
+        )
+        recipe = parse_recipe(
+            {"steps": [{"operation": "length", "of": "answer", "max": 1, "longer": "truncate"}]}
+        )
+        derivation = derive(recipe, [parent])
+
+        left = list(derivation.examples())
+
+        assert len(left) == 1
+        assert derivation.report()["erased"] == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_reasons_that_quote_lines_go_too(operator: User, api: APIClient):
+    """A file that was refused, imported once it was right."""
+    row = submit_file(
+        file=jsonl_file({"conversations": [{"from": SECRET[:30], "value": "x"}]}),
+        request=ImportRequest(name="people", version="v1"),
+        file_name="people.jsonl",
+        by=operator,
+    )
+    work_on(row)
+    row.refresh_from_db()
+    assert row.state == ImportState.FAILED
+    assert SECRET[:30] in json.dumps(row.detail)
+    file_dataset(operator)
+
+    asked = affected_by(trace_ids=[secret_trace().pk], by=operator)
+    assert erase(affected=asked, confirmed=1, by=operator).completed_at is not None
+
+    row.refresh_from_db()
+    assert (row.detail, row.problem) == ({}, datasets_erasing.REASONS_ERASED)
+    assert api.get(f"/api/datasets/imports/{row.pk}").status_code == 200

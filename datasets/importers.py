@@ -28,6 +28,9 @@ from datasets.storing import WAS_ERASED, Erased
 from tunixrt.numbers import parse_number
 
 NAMED_LINES = 100
+# After so many, where none may be left out, nothing more is read: a small file can unpack to twenty
+# million lines of two bytes.
+BAD_LINES_MAX = 100_000
 TOLD_EVERY = 500  # lines
 SKIP_BAD_DEFAULT = 0.01
 SKIP_BAD = "Must be true (up to 1 % of the lines) or a share between 0 and 0.5."
@@ -43,7 +46,8 @@ class LineProblem:
 
 
 class BadLines(ImportRefused):
-    """``problems``: the first ones; ``count``: how many bad lines there are in all."""
+    """``problems``: the first ones; ``count``: how many bad lines there are in all, or, with
+    ``more``, were read."""
 
     def __init__(
         self,
@@ -52,10 +56,13 @@ class BadLines(ImportRefused):
         *,
         of: int | None = None,
         allowed: float | None = None,
+        more: bool = False,
     ):
         self.problems = problems
         self.count = count
         lines = "1 line is" if count == 1 else f"{count:,} lines are"
+        if more:
+            lines = f"{count:,} lines, and perhaps more, are"
         share = f" ({allowed:.2%} of {of:,} may be left out)" if allowed and of else ""
         super().__init__(f"{lines} not valid, so nothing was stored{share}.", messages={})
         self.detail = self.sentence
@@ -361,6 +368,8 @@ class _Reading:
         self.bad += 1
         if self.named_lines is None or len(self.problems) < self.named_lines:
             self.problems.append(LineProblem(number, reason))
+        if not self.request.skip_bad and self.bad == BAD_LINES_MAX:
+            raise BadLines(self.problems, self.bad, more=True)
         if self.request.skip_bad:
             content = found.text if isinstance(found, LineError) else found
             if WAS_ERASED in reason:  # nothing keeps it

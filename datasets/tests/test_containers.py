@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import zstandard
@@ -285,6 +286,20 @@ def test_containers_that_are_broken(content, reason):
 def test_items_are_held_to_what_lines_are_held_to(items, problems):
     found = refusal_of(items).splitlines()
     assert all(map(str.startswith, found, problems))
+
+
+def test_reading_ends_after_many_bad_lines(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("datasets.importers.BAD_LINES_MAX", 3)
+
+    def read(content: bytes, **asked: Any) -> Dataset:
+        return import_upload(file=io.BytesIO(content), name="many", version="v1", **asked)
+
+    with pytest.raises(BadLines, match="3 lines, and perhaps more, are not valid"):
+        read(LINES + b"42\n" * 9)
+    with pytest.raises(BadLines, match="2 lines are not valid"):
+        read(LINES + b"42\n" * 2)
+    good = jsonl(*(trace_body(number) for number in range(20)))
+    assert read(good + b"42\n" * 9, skip_bad=0.4).size == 20
 
 
 @pytest.mark.parametrize("pack", [packed, zstandard.compress], ids=["gzip", "zstd"])

@@ -47,6 +47,7 @@ _FORMAT_LABELS = {
     "kto": "answers with a verdict (KTO)",
     "oasst": "messages of trees (OASST)",
     "open_math": "worked mathematics (OpenMathReasoning)",
+    "worked_question": "worked mathematics (question, solution, answer)",
     "open_r1": "answers to mathematics with verdicts (OpenR1-Math)",
     "worked": "worked mathematics (problem / solution)",
     "dolly": "instructions (Dolly)",

@@ -23,15 +23,11 @@ Message = dict[str, Any]
 Messages = list[Message]
 Tools = list[dict[str, Any]]
 
-# What stands around reasoning at the beginning of an answer, and around the answer after it:
-# reasoning models, and OpenThoughts-114k.
-_TAGS = (
-    (("<think>", "</think>"), None),
-    (
-        ("<|begin_of_thought|>", "<|end_of_thought|>"),
-        ("<|begin_of_solution|>", "<|end_of_solution|>"),
-    ),
-)
+# What stands around reasoning at the beginning of an answer: of reasoning models, and of
+# OpenThoughts-114k, which marks the answer after it as well.
+_THINK = ("<think>", "</think>")
+_THOUGHT = ("<|begin_of_thought|>", "<|end_of_thought|>")
+_SOLUTION = ("<|begin_of_solution|>", "<|end_of_solution|>")
 _REASONING = ("reasoning", "reasoning_content", "thinking")
 _FIELDS = {
     "assistant": {"role", "content", "weight", "tool_calls", "function_call", *_REASONING},
@@ -123,20 +119,28 @@ def _apart(content: str, number: int) -> tuple[str, str]:
 
 
 def reasoning_apart(text: str) -> tuple[str, str]:
-    """The reasoning that an answer begins with, and the answer without it. Raises
-    InvalidMessages."""
+    """The reasoning that an answer begins with, and the answer without it and without the tags of
+    a solution. Raises InvalidMessages."""
     stripped = text.lstrip()
-    for around_reasoning, around_answer in _TAGS:
-        if stripped.startswith(around_reasoning[0]):
-            reasoning, answer = _within(stripped, *around_reasoning)
-            answer = answer.lstrip()
-            if around_answer and answer.startswith(around_answer[0]):
-                answer, rest = _within(answer, *around_answer)
-                if rest.strip():
-                    raise InvalidMessages(f"has text after {around_answer[1]}")
-                answer = answer.strip()
-            return reasoning.strip(), answer
+    if stripped.startswith(_THINK[0]):
+        reasoning, answer = _within(stripped, *_THINK)
+        return reasoning.strip(), answer.lstrip()
+    if stripped.startswith(_THOUGHT[0]):
+        reasoning, answer = _within(stripped, *_THOUGHT)
+        before, found, solution = answer.partition(_SOLUTION[0])
+        answer = before + _solution(found + solution) if found else answer
+        return reasoning.strip(), answer.lstrip()
+    if stripped.startswith(_SOLUTION[0]):
+        return "", _solution(stripped)
     return "", text
+
+
+def _solution(text: str) -> str:
+    """What stands between the tags of a solution, which ``text`` begins with."""
+    solution, rest = _within(text, *_SOLUTION)
+    if rest.strip():
+        raise InvalidMessages(f"has text after {_SOLUTION[1]}")
+    return solution.strip()
 
 
 def _within(text: str, begin: str, end: str) -> tuple[str, str]:

@@ -1,34 +1,77 @@
-"""The answer in the box of a worked solution, and whether it is another one than the answer beside
-the solution."""
+"""The answer in the box of a worked solution, and whether two answers are the same."""
 
-import math
 import re
 from fractions import Fraction
 
-# Braces within braces, once: \boxed{\frac{1}{2}}.
-BOXED = re.compile(r"\\boxed\s{0,9}\{((?:[^{}]|\{[^{}]*\})*)\}")
+# A box, a character with a backslash, or a brace. What over-escaped text has twice counts too.
+_TOKEN = re.compile(r"\\{1,4}boxed\s{0,9}\{|\\.|[{}]", re.DOTALL)
 _FRACTION = re.compile(r"(-?)(?:\\[dt]?frac\{(\d{1,18})\}\{(\d{1,18})\}|(\d{1,18}) ?/ ?(\d{1,18}))")
 _DECIMAL = re.compile(r"-?(\d{1,18}(\.\d{0,18})?|\.\d{1,18})")
-_ROUNDED = 0.01  # share by which a number with a point may differ
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def other_answer(solution: str, answer: str) -> str:
-    """Return the last number in a box of ``solution``, if no box may hold ``answer``; else
+    """Return the number in the last box of ``solution`` if ``answer`` is another number; else
     nothing."""
-    found = BOXED.findall(solution)
-    return found[-1].strip() if found and all(_differ(one, answer) for one in found) else ""
+    found = boxes(solution)
+    return found[-1] if found and differ_as_numbers(found[-1], answer) else ""
 
 
-def _differ(one: str, other: str) -> bool:
+def final_box(solution: str) -> str:
+    """Return what the boxes of ``solution`` hold if it is one answer; else nothing."""
+    found = set(boxes(solution))
+    return found.pop() if len(found) == 1 else ""
+
+
+def boxes(text: str) -> list[str]:
+    """Return what stands in each ``\\boxed{…}`` of a text; boxes within boxes are left out."""
+    opened: list[int | None] = []  # where the text of a box begins; None: any other brace
+    spans: list[tuple[int, int]] = []
+    for token in _TOKEN.finditer(text):
+        if token[0] in ("\\{", "\\}"):
+            continue  # a brace that is shown
+        if token[0] == "}":
+            begin = opened.pop() if opened else None
+            if begin is not None:
+                spans.append((begin, token.start()))
+        elif token[0].endswith("{"):
+            opened.append(token.end() if "boxed" in token[0] else None)
+    found, end = [], -1
+    for begin, closed in sorted(spans):
+        if begin > end:
+            found.append(text[begin:closed].strip())
+            end = closed
+    return found
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether both are the same text or the same number."""
+    if one.strip() == other.strip():
+        return True
+    first = _number(one)
+    return first is not None and first == _number(other)
+
+
+def differ_as_numbers(one: str, other: str) -> bool:
     """Whether both are numbers, and not the same one. What is no plain number may be the same in
-    another form."""
+    another form, and a decimal may be rounded to the digits that it has."""
     first, second = _number(one), _number(other)
     if first is None or second is None:
         return False
-    if "." in one or "." in other:
-        return not math.isclose(first, second, rel_tol=_ROUNDED)
-    return first != second
+    if "." not in one + other or _is_whole(one, first) or _is_whole(other, second):
+        return first != second
+    places = min(_places(text) for text in (one, other) if "." in text)
+    return abs(first - second) > Fraction(1, 2 * 10**places)
+
+
+def _is_whole(text: str, number: Fraction) -> bool:
+    """Whether a number is written without digits behind the point: then nothing was rounded."""
+    return number.denominator == 1 and not _places(text)
+
+
+def _places(text: str) -> int:
+    """The digits behind the point."""
+    return sum(map(str.isdecimal, text.partition(".")[2]))
 
 
 def _number(text: str) -> Fraction | None:

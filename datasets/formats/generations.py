@@ -4,8 +4,8 @@ from typing import Any
 
 from datasets.formats.boxed import other_answer
 from datasets.formats.chats import conversation
-from datasets.formats.lines import Line, LineError, plain_text
-from datasets.formats.verdicts import is_true, verdict_of
+from datasets.formats.lines import Line, LineError, plain_text, take_answer
+from datasets.formats.verdicts import VALIDITY, check_valid, is_true, verdict_of
 from datasets.messages import reasoning_apart
 from datasets.schema import ExampleData
 
@@ -18,11 +18,13 @@ def from_open_r1(line: Line) -> ExampleData:
     """OpenR1-Math: the first answer that is complete and that Math Verify, or else the judge Llama,
     found correct. The others stay in ``meta``."""
     (problem,) = plain_text(line, "problem")
-    chosen, answer = _verified(line), line.get("answer")
+    check_valid(line, VALIDITY[0])
+    chosen = _verified(line)
+    name, answer = take_answer(dict(line))  # it stays in meta
     # in the reasoning, wrong answers may be tried
-    if isinstance(answer, str) and (boxed := other_answer(reasoning_apart(chosen)[1], answer)):
+    if boxed := other_answer(reasoning_apart(chosen)[1], answer):
         raise LineError(
-            f"generations: the answer of the verified one is {boxed[:40]} (in \\boxed), but answer"
+            f"generations: the answer of the verified one is {boxed[:40]} (in \\boxed), but {name}"
             f" is {answer[:40]}"
         )
     messages = [{"role": "user", "content": problem}, {"role": "assistant", "content": chosen}]

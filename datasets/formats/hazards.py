@@ -94,6 +94,12 @@ _HAZARDS = (
         "keep the lines whose answer is good enough to learn",
     ),
 )
+# Beside a question and an answer alone: elsewhere a solution may be what a reward compares with.
+_SOLUTION = Hazard(
+    "an example with a solution apart from the answer",
+    _words("solution", "solutions", "explanation", "explanations"),
+    "give it as solution, with question and answer, or make it part of the answer",
+)
 # Verdicts: these words with true, false, a number, or a word for them. Other texts are topics.
 _JUDGEMENTS = _words(
     *("label", "labels", "kto", "desirable", "undesirable", "correct", "incorrect", "correctness"),
@@ -139,7 +145,9 @@ _WORSE = _words("bad", "wrong", "worse", "incorrect", "good", "better", "alterna
 _SUFFIXES = ("_a", "_b", "_1", "_2")
 
 
-def hazard_of(line: Line, known: frozenset[str], ignored: Collection[str] = ()) -> str | None:
+def hazard_of(
+    line: Line, known: frozenset[str], ignored: Collection[str] = (), *, plain: bool = False
+) -> str | None:
     """Return why a line cannot be imported although its example could be, or None.
 
     Empty fields do not count, since tables fill up rows with nulls.
@@ -147,6 +155,7 @@ def hazard_of(line: Line, known: frozenset[str], ignored: Collection[str] = ()) 
     Args:
         known: the fields that the line's format knows.
         ignored: fields that say nothing about what is learnt.
+        plain: the example is a question and an answer, with no room for a solution.
     """
     if line.keys() <= known:
         return None
@@ -159,7 +168,7 @@ def hazard_of(line: Line, known: frozenset[str], ignored: Collection[str] = ()) 
     unknown = dict(filled)
     if sides := _sides(unknown):
         return _refusal("preference data", sides, "give both answers as chosen and rejected")
-    for hazard in _HAZARDS:
+    for hazard in (*_HAZARDS, _SOLUTION) if plain else _HAZARDS:
         if found := sorted(name for name in unknown if hazard.words & words_of(name)):
             return _refusal(hazard.name, found, hazard.advice)
     if judged := sorted(name for name, value in unknown.items() if _is_judgement(name, value)):

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from datasets.formats import chats, exports, generations, glaive, pairs, traces
 from datasets.formats.hazards import hazard_of
-from datasets.formats.lines import Line, LineError
-from datasets.formats.verdicts import verdict_of
+from datasets.formats.lines import ANSWERS, Line, LineError
+from datasets.formats.verdicts import VALIDITY, verdict_of
 from datasets.messages import InvalidMessages
 from datasets.models import Kind, Split
 from datasets.schema import ExampleData, InvalidTrace
@@ -37,6 +37,8 @@ class Format:
         flags: fields that it knows if they are true or false.
         grouped: several lines become an example together (datasets/grouping.py), as lines that
             ``converts`` takes.
+        ignorable: a line is not of it where one of its keys is to be ignored.
+        plain: a question and an answer, with no room for a solution apart from the answer.
         asked: a kind must be asked for.
         advice: what to do about one that cannot be imported.
     """
@@ -49,6 +51,8 @@ class Format:
     also: frozenset[str] = frozenset()
     flags: frozenset[str] = frozenset()
     grouped: bool = False
+    ignorable: bool = False
+    plain: bool = False
     asked: bool = False
     advice: str = ""
 
@@ -93,9 +97,14 @@ _PAIR = _CHAT | _keys(
     *("chosen-model", "rejected-model", "chosen_model", "rejected_model"),
 )
 # Of NuminaMath 1.5, which OpenR1-Math takes over.
-_NUMINA = _keys("answer", "messages", "problem_type", "question_type", *traces.VALIDITY)
+_NUMINA = _keys(*ANSWERS, "messages", "problem_type", "question_type", *VALIDITY)
 _TRACE, _CONVERSATION = Kind.TRACE.value, Kind.CONVERSATION.value
 _PREFERENCE, _PROMPT = Kind.PREFERENCE.value, Kind.PROMPT.value
+
+
+def _worked(known: traces.Worked) -> dict[str, Convert]:
+    return {_TRACE: known.to_trace, _CONVERSATION: known.to_chat, _PROMPT: known.to_prompt}
+
 
 # The most specific first: the first that fits counts.
 TABLE: tuple[Format, ...] = (
@@ -195,10 +204,10 @@ TABLE: tuple[Format, ...] = (
     Format(
         "open_math",
         _keys("problem", "generated_solution"),
-        converts={_TRACE: traces.from_open_math, _PROMPT: traces.prompt_from_open_math},
+        converts=_worked(traces.OPEN_MATH),
         # the pass rate is of other answers to the problem, not a verdict on this one
         also=_keys(
-            *("expected_answer", "problem_type", "problem_source", "generation_model"),
+            *(*ANSWERS, "problem_type", "problem_source", "generation_model"),
             *("pass_rate_72b_tir", "inference_mode", "used_in_kaggle"),
         ),
     ),
@@ -208,8 +217,8 @@ TABLE: tuple[Format, ...] = (
         any_of=_keys(*generations.VERDICTS),
         converts={
             _CONVERSATION: generations.from_open_r1,
-            _TRACE: traces.from_worked,
-            _PROMPT: traces.prompt_from_worked,
+            _TRACE: traces.WORKED.to_trace,
+            _PROMPT: traces.WORKED.to_prompt,
         },
         also=_NUMINA
         | _keys("solution", "is_reasoning_complete", "finish_reasons", "correctness_count"),
@@ -217,7 +226,7 @@ TABLE: tuple[Format, ...] = (
     Format(
         "worked",
         _keys("problem", "solution"),
-        converts={_TRACE: traces.from_worked, _PROMPT: traces.prompt_from_worked},
+        converts=_worked(traces.WORKED),
         also=_NUMINA,
     ),
     Format(
@@ -243,18 +252,30 @@ TABLE: tuple[Format, ...] = (
         "messages", _keys("messages"), converts={_CONVERSATION: chats.from_messages}, also=_CHAT
     ),
     Format(
+        "worked_question",
+        _keys("question", "solution"),
+        any_of=_keys(*ANSWERS),
+        matches=traces.is_worked_question,
+        converts=_worked(traces.WORKED_QUESTION),
+        also=_NUMINA,
+        ignorable=True,
+    ),
+    Format(
         "gsm8k",
         _keys("question", "answer"),
         matches=traces.is_gsm8k,
         converts={_TRACE: traces.from_gsm8k, _PROMPT: traces.prompt_from_gsm8k},
+        plain=True,
     ),
     Format(
         "question_answer",
         _keys("question", "answer"),
         converts={
             _TRACE: traces.from_question_answer,
+            _CONVERSATION: traces.chat_of_question_answer,
             _PROMPT: traces.prompt_from_question_answer,
         },
+        plain=True,
     ),
     Format(
         "kto",
@@ -278,7 +299,11 @@ TABLE: tuple[Format, ...] = (
     Format(
         "prompt_completion",
         _keys("prompt", "completion"),
-        converts={_TRACE: traces.from_prompt_completion},
+        converts={
+            _TRACE: traces.from_prompt_completion,
+            _CONVERSATION: traces.chat_of_prompt_completion,
+        },
+        plain=True,
     ),
     Format(
         "trace",
@@ -326,7 +351,9 @@ def is_known(line: Line) -> bool:
 
 def _find(line: Line, ignored: Collection[str] = ()) -> Format | None:
     for known in _with_keys(tuple(line)) if len(line) <= _FEW else TABLE:
-        if known.fits(line) and not (known.grouped and known.keys.intersection(ignored)):
+        if known.fits(line) and not (
+            (known.grouped or known.ignorable) and known.keys.intersection(ignored)
+        ):
             return known
     return None
 
@@ -343,7 +370,9 @@ def _with_keys(keys: tuple[str, ...]) -> tuple[Format, ...]:
 
 def _check(found: Format, line: Line, kind: str | None, ignored: Collection[str]) -> None:
     """Raise LineError if a line that is of this format cannot be imported."""
-    if found.converts and (hazard := hazard_of(line, found.knows(line), ignored)):
+    if found.converts and (
+        hazard := hazard_of(line, found.knows(line), ignored, plain=found.plain)
+    ):
         raise LineError(hazard)
     if not found.converts or (found.asked and kind is None):
         detail = ", ".join(sorted(found.keys | (found.any_of & line.keys())))

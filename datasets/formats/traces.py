@@ -1,16 +1,26 @@
 """From lines to traces and prompts: a question, how it is worked out, and a final answer."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from datasets import examples
-from datasets.formats.boxed import other_answer
-from datasets.formats.lines import Line, LineError, plain_text, take_text
-from datasets.formats.verdicts import is_true
+from datasets.formats.boxed import differ_as_numbers, final_box, other_answer
+from datasets.formats.lines import (
+    ANSWERS,
+    Line,
+    LineError,
+    check_same_answer,
+    is_answer,
+    plain_text,
+    take_answer,
+    text_of_answer,
+)
+from datasets.formats.verdicts import VALIDITY, check_valid
 from datasets.messages import InvalidMessages, reasoning_apart
-from datasets.schema import MAX_STEPS, ExampleData, json_kind, parse_trace, trace_of
+from datasets.schema import MAX_STEPS, ExampleData, parse_trace, trace_of
+from tunixrt.readable import is_blank
 
 
 def from_trace(line: Line) -> ExampleData:
@@ -19,7 +29,42 @@ def from_trace(line: Line) -> ExampleData:
 
 def from_prompt_completion(line: Line) -> ExampleData:
     question, completion = plain_text(line, "prompt", "completion")
-    return make_trace(question, [], completion, line)
+    _check_beside(line, "completion", completion)
+    return _answered(question, completion, "completion", line)
+
+
+def chat_of_prompt_completion(line: Line) -> ExampleData:
+    question, completion = plain_text(line, "prompt", "completion")
+    _check_beside(line, "completion", completion)
+    return _chat(question, completion, line)
+
+
+def _answered(question: str, answer: str, name: str, rest: Line) -> ExampleData:
+    """A question and its answer: a trace without steps, or, where the answer begins with reasoning,
+    a conversation, which has room for it. ``name``: of the answer, for LineError."""
+    reasoning, answer_alone = _apart(answer, name)
+    if reasoning:
+        return _chat(question, answer, rest)
+    return make_trace(question, [], answer_alone, rest)
+
+
+def _chat(question: str, answer: str, rest: Line) -> ExampleData:
+    return examples.conversation(
+        messages=[
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ],
+        meta=rest,
+        tagged=True,
+    )
+
+
+def _apart(text: str, name: str) -> tuple[str, str]:
+    """The reasoning of an answer, and the answer without it. Raises LineError."""
+    try:
+        return reasoning_apart(text)
+    except InvalidMessages as error:
+        raise LineError(f"{name}: {error}") from error
 
 
 # A calculator mark of GSM8K (https://github.com/openai/grade-school-math), as in `48/2 =
@@ -54,95 +99,138 @@ def _gsm8k(line: Line) -> tuple[str, list[str], str]:
         raise LineError(f"answer: nothing follows `{MARKER}`")
     if "\n" in final or MARKER in final:
         raise LineError(f"answer: the line `{MARKER} <final answer>` must be the last one")
-    lines = [step.strip() for step in _CALCULATION.sub("", steps).split("\n")]
+    _check_beside(line, "answer", final)
+    parts = _apart(_CALCULATION.sub("", steps), "answer")
+    lines = [step.strip() for part in parts for step in part.split("\n")]
     return question, [step for step in lines if step], final
 
 
 def from_question_answer(line: Line) -> ExampleData:
     question, answer = plain_text(line, "question", "answer")
-    return make_trace(question, [], answer, line)
+    _check_beside(line, "answer", answer)
+    return _answered(question, answer, "answer", line)
+
+
+def chat_of_question_answer(line: Line) -> ExampleData:
+    question, answer = plain_text(line, "question", "answer")
+    _check_beside(line, "answer", answer)
+    return _chat(question, answer, line)
+
+
+def _check_beside(line: Line, name: str, answer: str) -> None:
+    """Raise LineError where an answer is a number, or ends in one, and another number stands beside
+    it."""
+    _, alone = _apart(answer, name)
+    for other in ANSWERS:
+        value = line.get(other)
+        beside = text_of_answer(value, other) if is_answer(value) else ""
+        if differ_as_numbers(alone, beside) or other_answer(alone, beside):
+            raise LineError(
+                f"{name}: ends in another number than {other}, {beside[:40]}; leave one of them out"
+            )
 
 
 def prompt_from_question_answer(line: Line) -> ExampleData:
-    question, answer = plain_text(line, "question", "answer")
-    return _prompt(question, answer, line)
+    (question,) = plain_text(line, "question")
+    name, answer = take_answer(line)
+    if not name:
+        raise LineError("answer: must not be blank")
+    return _prompt(question, _reference(answer, name), line)
 
 
-# Whether NuminaMath 1.5 takes a problem and its solution for valid: Yes, or what is wrong.
-VALIDITY = ("problem_is_valid", "solution_is_valid")
-# What it has instead of the answers of proofs, and of those that were not found.
+# What NuminaMath 1.5 has instead of the answers of proofs, and of those that were not found.
 _NO_ANSWERS = ("proof", "notfound")
 
 
-def from_worked(line: Line) -> ExampleData:
-    """Worked mathematics: the solution is the steps, where there is an answer apart from it."""
-    _check_valid(line, *VALIDITY)
-    return _trace_of(line, "solution", "answer")
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """Worked mathematics: the names of the problem, of its solution, and of the answer."""
 
+    problem: str
+    solution: str
+    answers: Sequence[str] = ANSWERS
 
-def _check_valid(line: Line, *names: str) -> None:
-    """Raise LineError for what the dataset itself takes for wrong."""
-    for name in names:
-        value = line.get(name)
-        if value not in (None, "", "Yes") and not is_true(value):
-            raise LineError(f"{name}: is {str(value)[:60]!r}, not 'Yes'; leave the line out")
-
-
-def from_open_math(line: Line) -> ExampleData:
-    return _trace_of(line, "generated_solution", "expected_answer")
-
-
-def prompt_from_worked(line: Line) -> ExampleData:
-    _check_valid(line, VALIDITY[0])
-    question, _, final = _worked(line, "solution", "answer")
-    return _prompt(question, final, line)
-
-
-def prompt_from_open_math(line: Line) -> ExampleData:
-    question, _, final = _worked(line, "generated_solution", "expected_answer")
-    return _prompt(question, final, line)
-
-
-def _trace_of(line: Line, solution_field: str, answer_field: str) -> ExampleData:
-    """Raises LineError also where a training would learn a solution and then another answer."""
-    solution = line.get(solution_field, "")
-    question, steps, answer = _worked(line, solution_field, answer_field)
-    # in the reasoning, wrong answers may be tried
-    if steps and (boxed := other_answer(reasoning_apart(solution)[1], answer)):
-        raise LineError(
-            f"{solution_field}: its answer is {boxed[:40]} (in \\boxed), but {answer_field} is"
-            f" {answer[:40]}"
+    def to_trace(self, line: Line) -> ExampleData:
+        """The solution is the steps, where there is an answer apart from it. Raises LineError also
+        where a training would learn a solution and then another answer."""
+        check_valid(line, *VALIDITY)
+        problem, solution = self._take_texts(line)
+        name, answer = self._take_answer(line)
+        if not answer:
+            return _answered(problem, solution, self.solution, line)
+        reasoning, reply = _apart(solution, self.solution)
+        self._check(reply, name, answer)
+        parts = [reasoning, reply.strip()] if reasoning else [reply]
+        if parts[-1] == answer:
+            parts.pop()
+        return make_trace(
+            problem, [step for part in parts for step in steps_of(part)], answer, line
         )
-    return make_trace(question, steps, answer, line)
+
+    def to_chat(self, line: Line) -> ExampleData:
+        """The solution is learnt as it is, its reasoning apart; the answer stays in ``meta``."""
+        check_valid(line, *VALIDITY)
+        problem, solution = self._take_texts(line)
+        self._check(_apart(solution, self.solution)[1], *self._take_answer(dict(line)))
+        return _chat(problem, solution, line)
+
+    def to_prompt(self, line: Line) -> ExampleData:
+        """The reference is the answer, or what the one box of the solution holds, or none."""
+        check_valid(line, VALIDITY[0])
+        problem, solution = self._take_texts(line)
+        name, answer = self._take_answer(line)
+        reference = _reference(answer, name) if answer else _boxed_answer(solution)
+        return _prompt(problem, reference, line)
+
+    def _take_texts(self, line: Line) -> tuple[str, str]:
+        problem, solution = plain_text(line, self.problem, self.solution)
+        if line.get("messages") == [
+            {"role": "user", "content": problem},
+            {"role": "assistant", "content": solution},
+        ]:
+            del line["messages"]  # NuminaMath says everything twice
+        return problem, solution
+
+    def _take_answer(self, line: Line) -> tuple[str, str]:
+        says_so = VALIDITY[0] in line  # a line of NuminaMath 1.5
+        names = [name for name in self.answers if not (says_so and line.get(name) in _NO_ANSWERS)]
+        return take_answer(line, names)
+
+    def _check(self, reply: str, name: str, answer: str) -> None:
+        # in the reasoning, wrong answers may be tried
+        if boxed := other_answer(reply, answer):
+            raise LineError(
+                f"{self.solution}: its answer is {boxed[:40]} (in \\boxed), but {name} is"
+                f" {answer[:40]}"
+            )
 
 
-def _worked(line: Line, solution_field: str, answer_field: str) -> tuple[str, list[str], str]:
-    question, solution = plain_text(line, "problem", solution_field)
-    answer = "" if _is_without_answer(line) else take_text(line, answer_field)
-    if line.get("messages") == [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": solution},
-    ]:
-        del line["messages"]  # NuminaMath says everything twice
-    if not answer:
-        return question, [], solution
-    parts = _reasoning_and_rest(solution, solution_field)
-    if parts[-1] == answer:
-        parts.pop()
-    return question, [step for part in parts for step in steps_of(part)], answer
+WORKED = Worked("problem", "solution")
+WORKED_QUESTION = Worked("question", "solution")
+OPEN_MATH = Worked(
+    "problem",
+    "generated_solution",
+    ("expected_answer", *(name for name in ANSWERS if name != "expected_answer")),
+)
 
 
-def _reasoning_and_rest(solution: str, name: str) -> list[str]:
+def is_worked_question(line: Line) -> bool:
+    """Whether there is a solution beside the answer, and not all of it in the answer, as GSM8K
+    has."""
+    solution, answer = line["solution"], line.get("answer")
+    return (
+        isinstance(solution, str)
+        and not is_blank(solution)
+        and not (isinstance(answer, str) and MARKER in answer)
+    )
+
+
+def _boxed_answer(solution: str) -> str | None:
     try:
-        reasoning, rest = reasoning_apart(solution)
-    except InvalidMessages as error:
-        raise LineError(f"{name}: {error}") from error
-    return [reasoning, rest.strip()] if reasoning else [rest]
-
-
-def _is_without_answer(line: Line) -> bool:
-    """Whether a line of NuminaMath 1.5 says so in its answer."""
-    return VALIDITY[0] in line and line.get("answer") in _NO_ANSWERS
+        _, reply = reasoning_apart(solution)
+    except InvalidMessages:
+        return None  # cut off before its answer
+    return final_box(reply) or None
 
 
 def steps_of(text: str) -> list[str]:
@@ -153,22 +241,21 @@ def steps_of(text: str) -> list[str]:
     return [text] if text.strip() else []
 
 
-# What a reward may compare an answer with; the first that is there counts.
+# What a reward may compare an answer with.
 REFERENCES = ("answer", "ground_truth", "final_answer", "expected_answer", "reference", "target")
 
 
 def from_prompt(line: Line) -> ExampleData:
     question = line.pop("prompt")
-    reference = None
-    for name in REFERENCES:
-        if line.get(name) not in (None, "", []):
-            reference = _reference(line.pop(name), name)
-            break
-    else:
-        rewarded = line.get("reward_model")
-        if isinstance(rewarded, dict) and rewarded.get("ground_truth") not in (None, ""):
-            reference = _reference(rewarded["ground_truth"], "reward_model.ground_truth")
-    return _prompt(question, reference, line)
+    name, answer = take_answer(line, REFERENCES)
+    rewarded = line.get("reward_model")
+    if isinstance(rewarded, dict) and rewarded.get("ground_truth") not in (None, ""):
+        nested, truth = "reward_model.ground_truth", rewarded["ground_truth"]
+        if not name:
+            name, answer = nested, text_of_answer(truth, nested)
+        elif is_answer(truth):
+            check_same_answer(name, answer, nested, text_of_answer(truth, nested))
+    return _prompt(question, _reference(answer, name) if name else None, line)
 
 
 def prompt_from_trace(line: Line) -> ExampleData:
@@ -176,12 +263,12 @@ def prompt_from_trace(line: Line) -> ExampleData:
     return _prompt(trace.prompt, trace.final_answer, dict(trace.meta))
 
 
-def _reference(value: Any, name: str) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return orjson.dumps(value).decode()
-    raise LineError(f"{name}: must be text or a number, not {json_kind(value)}")
+def _reference(answer: str, name: str) -> str:
+    """The answer without the reasoning that it begins with. Raises LineError."""
+    _, alone = _apart(answer, name)
+    if is_blank(alone):
+        raise LineError(f"{name}: holds no answer")
+    return alone
 
 
 def _prompt(question: Any, reference: str | None, rest: Line) -> ExampleData:

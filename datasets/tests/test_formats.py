@@ -3,6 +3,7 @@ import json
 import pytest
 
 from datasets.examples import training_line
+from datasets.formats.boxed import boxes
 from datasets.formats.lines import REASON_MAX_CHARACTERS, LineError, parse_line
 from datasets.formats.table import FORMATS, TEXT, recognise, to_example
 from datasets.tests.factory import trace_body
@@ -351,6 +352,53 @@ def test_so_is_that_of_the_answers_of_a_pair(line):
     assert content_of(line) == SIDES | {"chosen": [THOUGHT]}
 
 
+ANSWERED = [
+    ({"prompt": "1+1?"}, "completion"),
+    ({"question": "1+1?"}, "answer"),
+    ({"problem": "1+1?"}, "generated_solution"),
+    ({"problem": "1+1?", "answer": None}, "solution"),
+    ({"question": "1+1?", "answer": None}, "solution"),
+]
+MARKED = "<|begin_of_thought|>hm<|end_of_thought|>"
+SOLUTION = "<|begin_of_solution|>2<|end_of_solution|>"
+
+
+@pytest.mark.parametrize(("question", "name"), ANSWERED)
+def test_a_question_whose_answer_begins_with_reasoning_becomes_a_conversation(question, name):
+    for tagged in (TAGGED, f"{MARKED}\n{SOLUTION}"):
+        line = question | {name: tagged}
+        assert (converted(line).kind, content_of(line)) == (
+            "conversation", {"messages": [USER, THOUGHT]},
+        )  # fmt: skip
+    assert content_of(question | {name: "2"}, kind="conversation") == CHAT
+    for open_tag in ("<think>hm", "<|begin_of_thought|>hm", "<|begin_of_solution|>2"):
+        line = question | {name: open_tag}
+        assert reason_of(line, recognise(line)).startswith(f"{name}: begins with <")
+    with pytest.raises(LineError, match="is a conversation, not a trace"):
+        converted(question | {name: TAGGED}, kind="trace")
+
+
+@pytest.mark.parametrize(("question", "name"), ANSWERED)
+def test_the_tags_of_a_solution_are_no_part_of_it(question, name):
+    assert converted(question | {name: SOLUTION}).final_answer == "2"
+
+
+def test_what_stands_between_the_thoughts_and_the_solution_is_part_of_the_answer():
+    line = {"instruction": "1+1?", "output": f"{MARKED} It is {SOLUTION}"}
+    assert content_of(line) == {"messages": [USER, THOUGHT | {"content": "It is 2"}]}
+    said = "What does <|begin_of_solution|> mean?"
+    assert converted({"prompt": "p", "completion": said}).final_answer == said
+
+
+def test_reasoning_is_no_step_of_gsm8k_and_no_part_of_a_reference():
+    line = {"question": "q", "answer": "<think>1 and 1</think>\nAdd.\n#### 2"}
+    assert [step["content"] for step in converted(line).steps] == ["1 and 1", "Add."]
+    for question in ({"question": "q"}, {"prompt": "q"}):
+        assert converted(question | {"answer": TAGGED}, "prompt").final_answer == "2"
+        line = question | {"answer": "<think>hm"}
+        assert "answer: begins with <think>" in reason_of(line, recognise(line), "prompt")
+
+
 def test_so_is_that_of_earlier_answers_of_a_prompt():
     line = {"prompt": [USER, TAGGED_MESSAGE, USER | {"content": TAGGED}]}
     assert content_of(line)["messages"] == [USER, THOUGHT, USER | {"content": TAGGED}]
@@ -537,6 +585,10 @@ class TestContradictions:
             ("\\frac{1}{2}", "1/3"),
             ("1,000", "100"),
             ("0.5", "0.6"),
+            ("3.14", "3.16"),
+            ("3.14", "3"),
+            ("1000", "1001"),
+            ("\\frac{1}{3}", "0.34"),
         ],
     )
     def test_a_number_in_the_box_that_is_not_the_answer_is_refused(self, boxed, answer):
@@ -559,6 +611,9 @@ class TestContradictions:
             ("\\frac{1}{2}", "1/2"),
             ("\\dfrac{1}{2}", "0.5"),
             ("\\frac{1}{3}", "0.33"),
+            ("3.14", "3.1416"),
+            ("2.0", "2.04"),
+            ("5", "5."),
             ("1{,}000", "1000"),
             ("50\\%", "0.5"),
             ("x = 5", "5"),
@@ -574,12 +629,17 @@ class TestContradictions:
         line = WORKED | {"solution": f"so \\boxed{{{boxed}}}", "answer": answer}
         assert converted(line).final_answer == answer
 
-    def test_one_of_several_boxes_is_enough(self):
-        several = "either \\boxed{4} or \\boxed{5}"
+    def test_the_last_of_several_boxes_counts(self):
+        several = "first \\boxed{4}, no: \\boxed{5}"
         assert converted(WORKED | {"solution": several}).final_answer == "5"
-        assert "its answer is 5" in reason_of(
-            WORKED | {"solution": several, "answer": "6"}, "worked"
-        )
+        for other in ("4", "6"):
+            line = WORKED | {"solution": several, "answer": other}
+            assert "its answer is 5" in reason_of(line, "worked")
+
+    def test_a_box_may_hold_braces_in_braces(self):
+        nested = "\\boxed{\\frac{\\sqrt{3}}{2}}, at last \\boxed{\\boxed{5}}"
+        assert boxes(nested) == ["\\frac{\\sqrt{3}}{2}", "\\boxed{5}"]
+        assert boxes("} \\boxed {5} \\boxed{\\{1\\} \\\\boxed{6} \\boxed{7") == ["5", "6"]
 
     def test_wrong_answers_may_be_tried_in_thoughts(self):
         line = WORKED | {"solution": "<think>\\boxed{4}? No.</think>It is 5."}
@@ -594,12 +654,65 @@ class TestContradictions:
 
     @pytest.mark.parametrize(
         "beside",
-        [{"solution": "another one"}, {"answer": "6"}, {"messages": [USER, ASSISTANT]}],
+        [{"solution": "another one"}, {"answer": "5.0"}, {"messages": [USER, ASSISTANT]}],
     )
     def test_what_a_more_specific_format_does_not_read_is_kept(self, beside):
         trace = converted(OPEN_MATH | beside)
         assert trace.final_answer == "5"
         assert trace.meta.items() >= beside.items()
+
+    @pytest.mark.parametrize("name", ["expected_answer", "final_answer", "ground_truth"])
+    def test_an_answer_of_another_name_is_read(self, name):
+        line = {"problem": "q", "solution": "so \\boxed{5}", name: 5}
+        trace = converted(line)
+        assert (trace.final_answer, trace.meta) == ("5", {})
+        assert f"but {name} is 6" in reason_of(line | {name: "6"}, "worked")
+        generated = {"problem": "q", "generated_solution": "so \\boxed{5}", "answer": "6"}
+        assert "but answer is 6" in reason_of(generated, "open_math")
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            (WORKED | {"expected_answer": "6"}, "answer is '5', but expected_answer is '6'"),
+            (OPEN_MATH | {"answer": "x"}, "expected_answer is '5', but answer is 'x'"),
+            (
+                {"prompt": "p", "answer": "2", "ground_truth": 3},
+                "answer is '2', but ground_truth is '3'",
+            ),
+            (
+                {"prompt": "p", "answer": "2", "reward_model": {"ground_truth": "3"}},
+                "answer is '2', but reward_model.ground_truth is '3'",
+            ),
+            ({"question": "q", "answer": "so \\boxed{5}", "ground_truth": 6}, "ground_truth, 6"),
+            ({"question": "q", "answer": "Add.\n#### 5", "final_answer": "6"}, "final_answer, 6"),
+            ({"prompt": "p", "completion": "5", "answer": "6"}, "answer, 6"),
+        ],
+    )
+    def test_two_answers_that_differ_are_refused_by_their_names(self, line, reason):
+        assert f"{reason}; leave one of them out" in reason_of(line, recognise(line))
+
+    def test_so_are_those_of_a_question_that_is_asked_for(self):
+        line = {"question": "q", "answer": "x", "ground_truth": "y"}
+        assert "but ground_truth is 'y'" in reason_of(line, "question_answer", "prompt")
+        assert converted(line).final_answer == "x"  # no numbers
+
+    def test_answers_that_are_the_same_number_do_not_differ(self):
+        line = {"prompt": "p", "answer": "1/2", "reward_model": {"ground_truth": 0.5}}
+        assert converted(line).final_answer == "1/2"
+
+    def test_a_solution_beside_a_question_and_its_answer_is_learnt(self):
+        line = {"question": "q", "solution": "3 + 2\nso \\boxed{5}", "answer": "5"}
+        trace = converted(line)
+        assert [step["content"] for step in trace.steps] == ["3 + 2", "so \\boxed{5}"]
+        assert (trace.prompt, trace.final_answer, trace.meta) == ("q", "5", {})
+        assert converted(line, "prompt").final_answer == "5"
+        reason = reason_of(line | {"answer": "6"}, "worked_question")
+        assert reason == "solution: its answer is 5 (in \\boxed), but answer is 6"
+        assert "is a worked_question line" in reason_of(line, "question_answer")
+        empty = converted(line | {"solution": ""})
+        assert (empty.steps, empty.final_answer) == ([], "5")
+        ignoring, _ = to_example(line, recognise(line, None, ["solution"]), ignored=["solution"])
+        assert (ignoring.steps, ignoring.meta) == ([], {"solution": line["solution"]})
 
     @pytest.mark.parametrize(
         "verdict", [{"is_correct": False}, {"correctness_math_verify": [False]}, {"score": 1}]
@@ -615,13 +728,14 @@ class TestContradictions:
 import os, django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tunixrt.settings")
 django.setup()
-from datasets.formats.boxed import BOXED
+from datasets.formats.boxed import boxes
 box = "\\boxed{"
 for text in (box * 120_000, box + "{}" * 400_000, (box + "{") * 100_000, (box + "{}" * 50) * 9_000):
-    print(len(BOXED.findall(text)))
+    print(len(boxes(text)))
+print(len(boxes(box * 100_000 + "}" * 100_000)), len(boxes("\\" * 900_000)))
 """,
         )
-        assert said == "0\n" * 4
+        assert said == "0\n" * 4 + "1 0\n"
 
 
 PROMPTS = [
@@ -655,6 +769,26 @@ def test_prompts_that_are_asked_for(line):
     prompt = converted(line, kind="prompt")
     assert (prompt.kind, prompt.final_answer) == ("prompt", "2")
     assert content_of(line, kind="prompt") == {"messages": [USER]}
+
+
+@pytest.mark.parametrize(
+    ("solution", "reference"),
+    [
+        ("Add.", ""),
+        ("so \\boxed{\\frac12}", "\\frac12"),
+        ("so \\boxed{\\frac{\\sqrt{3}}{2}}", "\\frac{\\sqrt{3}}{2}"),
+        ("\\boxed{2}, I repeat: \\boxed{ 2}", "2"),
+        ("either \\boxed{2} or \\boxed{3}", ""),
+        ("<think>\\boxed{3}?</think>So \\boxed{2}", "2"),
+        ("<think>\\boxed{3}?", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["solution", "generated_solution"])
+def test_a_worked_solution_is_no_reference_but_its_one_box_is(name, solution, reference):
+    for nothing in ({}, {"answer": None}, {"expected_answer": " "}):
+        line = {"problem": "1+1?", name: solution} | nothing
+        assert converted(line, kind="prompt").final_answer == reference
+        assert content_of(line, kind="prompt") == {"messages": [USER]}
 
 
 def test_columns_that_a_reward_needs_are_kept_with_a_prompt():
@@ -745,6 +879,9 @@ HAZARDS = [
     ({"prompt": "p", "completion": "c", "input": "more"}, "further input (input)"),
     ({"question": "q", "answer": "#### 1", "context": "c"}, "further input (context)"),
     ({"prompt": "p", "completion": "c", "reasoning": "r"}, "apart from the answer (reasoning)"),
+    ({"prompt": "p", "completion": "c", "solution": "s"}, "apart from the answer (solution)"),
+    ({"question": "q", "answer": "a\n#### 1", "solution": "s"}, "the answer (solution)"),
+    ({"question": "q", "answer": "#### 1", "explanation": "e"}, "the answer (explanation)"),
     ({"prompt": "p", "completion": "c", "image": "a.png"}, "images, audio or video (image)"),
     ({"prompt": "p", "completion": "c", "weight": 0.5}, "an example with a weight"),
     # by the words in their names

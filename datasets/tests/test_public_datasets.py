@@ -101,6 +101,12 @@ ROWS: dict[str, tuple[dict[str, Any], str, str, set[str]]] = {
         "trace",
         {"problem", "solution", "answer"},
     ),
+    "GAIR/LIMO": (
+        {"question": "1+1?", "solution": "Add. \\boxed{2}", "answer": "2"},
+        "worked_question",
+        "trace",
+        {"question", "solution", "answer"},
+    ),
     "openai/gsm8k": (
         {"question": "1+1?", "answer": "Add <<1+1=2>>2.\n#### 2"},
         "gsm8k",
@@ -393,6 +399,9 @@ def test_the_solution_or_the_answer_alone_can_be_asked_for():
         # said to be complete, and yet cut off
         ({"is_reasoning_complete": None}, "begins with <think> and has no </think>"),
         ({"answer": "3"}, "the verified one is 2 (in \\boxed), but answer is 3"),
+        ({"answer": 3}, "the verified one is 2 (in \\boxed), but answer is 3"),
+        ({"answer": "", "expected_answer": "3"}, "(in \\boxed), but expected_answer is 3"),
+        ({"problem_is_valid": "Not correct"}, "problem_is_valid: is 'Not correct', not 'Yes'"),
     ],
 )  # fmt: skip
 def test_answers_that_contradict_their_verdicts_are_refused(changes: Any, reason: str):
@@ -415,6 +424,19 @@ def test_what_numina_takes_for_wrong_is_refused_by_name():
 def test_what_numina_says_instead_of_an_answer_is_not_learnt(answer: str):
     assert answer_of(NUMINA | {"answer": answer}) == ([], "Add.\n2")
     assert answer_of({"problem": "p", "solution": "s", "answer": answer}) == (["s"], answer)
+
+    row = NUMINA | {"answer": answer}
+    assert answer_of(row, kind="prompt") == ""
+    assert answer_of(row | {"solution": "x=2. $\\boxed{2}$"}, kind="prompt") == "2"
+
+
+def test_the_reference_of_a_problem_without_an_answer_is_its_boxed_number():
+    assert answer_of(OPEN_MATH | {"expected_answer": None}, kind="prompt") == "2"
+    boxed = OPEN_R1 | {"answer": None, "solution": "Add.\n\\boxed{2}"}
+    assert answer_of(boxed, kind="prompt") == "2"
+    assert answer_of(OPEN_R1 | {"answer": None}, kind="prompt") == ""
+    row = {"problem": "p", "level": "Level 5", "type": "Algebra", "solution": "\\boxed{\\frac12}"}
+    assert answer_of(row, kind="prompt") == "\\frac12"
 
 
 @pytest.mark.parametrize(

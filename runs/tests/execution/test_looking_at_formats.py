@@ -122,6 +122,12 @@ LINES: list[tuple[str, dict[str, Any], str | None, str | dict[str, str]]] = [
         WORKED,
     ),
     (
+        "worked_question",
+        {"question": "1+1?", "solution": "<think>1 and 1</think>\n2", "answer": "2"},
+        None,
+        WORKED,
+    ),
+    (
         "dolly",
         {"instruction": "1+1?", "context": "Add.", "response": "2"},
         None,

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 
 from datasets import examples
+from datasets.formats.answers import check_beside
 from datasets.formats.lines import Line, LineError, plain_text, take_text
 from datasets.messages import InvalidMessages, read_tools
 from datasets.schema import ExampleData, json_kind
@@ -200,8 +201,12 @@ def _turn(question: str, answer: str) -> list[Line]:
 
 def conversation(messages: Any, rest: Line) -> ExampleData:
     """Return a conversation with the system prompt and the tools that stand beside the messages;
-    the other fields are kept in ``meta``."""
+    the other fields are kept in ``meta``. Raises LineError also where the last message ends in
+    another number than an answer beside the messages."""
     messages, tools = with_surroundings(messages, rest)
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if isinstance(last, dict) and isinstance(last.get("content"), str):
+        check_beside(rest, "the last message", last["content"])
     return examples.conversation(messages=messages, tools=tools, meta=rest, tagged=True)
 
 

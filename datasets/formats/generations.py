@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from datasets.formats.answers import take_answer
 from datasets.formats.boxed import other_answer
 from datasets.formats.chats import conversation
-from datasets.formats.lines import Line, LineError, plain_text, take_answer
+from datasets.formats.lines import Line, LineError, plain_text
 from datasets.formats.verdicts import VALIDITY, check_valid, is_true, verdict_of
 from datasets.messages import reasoning_apart
 from datasets.schema import ExampleData

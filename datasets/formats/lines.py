@@ -1,15 +1,12 @@
 """One line of JSON Lines, and why it cannot be read."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from datasets.formats.boxed import same_answer
-from datasets.schema import NAME_SHOWN, RepeatedKey, json_kind, without_repeats
+from datasets.schema import RepeatedKey, json_kind, without_repeats
 from tunixrt.readable import is_blank
-from tunixrt.refusals import shorten
 
 REASON_MAX_CHARACTERS = 300
 
@@ -96,56 +93,6 @@ def plain_text(line: Line, *names: str) -> list[str]:
         if is_blank(text):
             raise LineError(f"{name}: must not be blank")
     return texts
-
-
-# What an answer is called that stands beside a question, the most usual name first.
-ANSWERS = ("answer", "expected_answer", "final_answer", "ground_truth")
-
-
-def take_answer(line: Line, names: Sequence[str] = ANSWERS) -> tuple[str, str]:
-    """Take the answer out of a line: the name of its field, and its text; empty without one.
-
-    A number is an answer as well. Raises LineError for other values, and where the line has two
-    answers that differ; another one that is the same is kept.
-    """
-    name, answer = "", ""
-    for other in names:
-        value = line.get(other)
-        if not name and not _is_empty(value):
-            name, answer = other, text_of_answer(value, other)
-        elif name and is_answer(value):
-            check_same_answer(name, answer, other, text_of_answer(value, other))
-    if name:
-        del line[name]
-    return name, answer
-
-
-def _is_empty(value: Any) -> bool:
-    return value in (None, []) or (isinstance(value, str) and is_blank(value))
-
-
-def is_answer(value: Any) -> bool:
-    """Whether a value can be compared with an answer."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number or (isinstance(value, str) and not is_blank(value))
-
-
-def text_of_answer(value: Any, name: str) -> str:
-    """An answer as text. Raises LineError where it is neither text nor a number."""
-    if isinstance(value, str):
-        return value
-    if is_answer(value):
-        return orjson.dumps(value).decode()
-    raise LineError(f"{name}: must be text or a number, not {json_kind(value)}")
-
-
-def check_same_answer(name: str, answer: str, other: str, second: str) -> None:
-    """Raise LineError where two fields hold different answers."""
-    if not same_answer(answer, second):
-        raise LineError(
-            f"{name} is {shorten(repr(answer), NAME_SHOWN)}, but {other} is"
-            f" {shorten(repr(second), NAME_SHOWN)}; leave one of them out"
-        )
 
 
 def take_text(line: Line, name: str) -> str:

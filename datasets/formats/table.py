@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from datasets.formats import chats, exports, generations, glaive, pairs, traces
+from datasets.formats.answers import ANSWERS
 from datasets.formats.hazards import hazard_of
-from datasets.formats.lines import ANSWERS, Line, LineError
+from datasets.formats.lines import Line, LineError
 from datasets.formats.verdicts import VALIDITY, verdict_of
 from datasets.messages import InvalidMessages
 from datasets.models import Kind, Split
@@ -234,12 +235,14 @@ TABLE: tuple[Format, ...] = (
         _keys("instruction", "response"),
         converts={_CONVERSATION: chats.from_dolly},
         also=_CHAT | _keys("context"),
+        plain=True,
     ),
     Format(
         "alpaca",
         _keys("instruction", "output"),
         converts={_CONVERSATION: chats.from_alpaca},
         also=_CHAT | _keys("input", "history"),
+        plain=True,
     ),
     Format(
         "sharegpt",
@@ -288,6 +291,7 @@ TABLE: tuple[Format, ...] = (
         },
         grouped=True,
         also=_CHAT,
+        plain=True,
     ),
     Format(
         "prompt_completion_chat",

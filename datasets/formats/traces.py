@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from datasets import examples
-from datasets.formats.boxed import differ_as_numbers, final_box, other_answer
-from datasets.formats.lines import (
+from datasets.formats.answers import (
     ANSWERS,
-    Line,
-    LineError,
+    apart,
+    check_beside,
     check_same_answer,
     is_answer,
-    plain_text,
     take_answer,
     text_of_answer,
 )
+from datasets.formats.boxed import final_box, other_answer
+from datasets.formats.lines import Line, LineError, plain_text
 from datasets.formats.verdicts import VALIDITY, check_valid
 from datasets.messages import InvalidMessages, reasoning_apart
 from datasets.schema import MAX_STEPS, ExampleData, parse_trace, trace_of
@@ -29,20 +29,20 @@ def from_trace(line: Line) -> ExampleData:
 
 def from_prompt_completion(line: Line) -> ExampleData:
     question, completion = plain_text(line, "prompt", "completion")
-    _check_beside(line, "completion", completion)
+    check_beside(line, "completion", completion)
     return _answered(question, completion, "completion", line)
 
 
 def chat_of_prompt_completion(line: Line) -> ExampleData:
     question, completion = plain_text(line, "prompt", "completion")
-    _check_beside(line, "completion", completion)
+    check_beside(line, "completion", completion)
     return _chat(question, completion, line)
 
 
 def _answered(question: str, answer: str, name: str, rest: Line) -> ExampleData:
     """A question and its answer: a trace without steps, or, where the answer begins with reasoning,
     a conversation, which has room for it. ``name``: of the answer, for LineError."""
-    reasoning, answer_alone = _apart(answer, name)
+    reasoning, answer_alone = apart(answer, name)
     if reasoning:
         return _chat(question, answer, rest)
     return make_trace(question, [], answer_alone, rest)
@@ -57,14 +57,6 @@ def _chat(question: str, answer: str, rest: Line) -> ExampleData:
         meta=rest,
         tagged=True,
     )
-
-
-def _apart(text: str, name: str) -> tuple[str, str]:
-    """The reasoning of an answer, and the answer without it. Raises LineError."""
-    try:
-        return reasoning_apart(text)
-    except InvalidMessages as error:
-        raise LineError(f"{name}: {error}") from error
 
 
 # A calculator mark of GSM8K (https://github.com/openai/grade-school-math), as in `48/2 =
@@ -99,35 +91,22 @@ def _gsm8k(line: Line) -> tuple[str, list[str], str]:
         raise LineError(f"answer: nothing follows `{MARKER}`")
     if "\n" in final or MARKER in final:
         raise LineError(f"answer: the line `{MARKER} <final answer>` must be the last one")
-    _check_beside(line, "answer", final)
-    parts = _apart(_CALCULATION.sub("", steps), "answer")
+    check_beside(line, "answer", final)
+    parts = apart(_CALCULATION.sub("", steps), "answer")
     lines = [step.strip() for part in parts for step in part.split("\n")]
     return question, [step for step in lines if step], final
 
 
 def from_question_answer(line: Line) -> ExampleData:
     question, answer = plain_text(line, "question", "answer")
-    _check_beside(line, "answer", answer)
+    check_beside(line, "answer", answer)
     return _answered(question, answer, "answer", line)
 
 
 def chat_of_question_answer(line: Line) -> ExampleData:
     question, answer = plain_text(line, "question", "answer")
-    _check_beside(line, "answer", answer)
+    check_beside(line, "answer", answer)
     return _chat(question, answer, line)
-
-
-def _check_beside(line: Line, name: str, answer: str) -> None:
-    """Raise LineError where an answer is a number, or ends in one, and another number stands beside
-    it."""
-    _, alone = _apart(answer, name)
-    for other in ANSWERS:
-        value = line.get(other)
-        beside = text_of_answer(value, other) if is_answer(value) else ""
-        if differ_as_numbers(alone, beside) or other_answer(alone, beside):
-            raise LineError(
-                f"{name}: ends in another number than {other}, {beside[:40]}; leave one of them out"
-            )
 
 
 def prompt_from_question_answer(line: Line) -> ExampleData:
@@ -158,7 +137,7 @@ class Worked:
         name, answer = self._take_answer(line)
         if not answer:
             return _answered(problem, solution, self.solution, line)
-        reasoning, reply = _apart(solution, self.solution)
+        reasoning, reply = apart(solution, self.solution)
         self._check(reply, name, answer)
         parts = [reasoning, reply.strip()] if reasoning else [reply]
         if parts[-1] == answer:
@@ -171,7 +150,7 @@ class Worked:
         """The solution is learnt as it is, its reasoning apart; the answer stays in ``meta``."""
         check_valid(line, *VALIDITY)
         problem, solution = self._take_texts(line)
-        self._check(_apart(solution, self.solution)[1], *self._take_answer(dict(line)))
+        self._check(apart(solution, self.solution)[1], *self._take_answer(dict(line)))
         return _chat(problem, solution, line)
 
     def to_prompt(self, line: Line) -> ExampleData:
@@ -265,7 +244,7 @@ def prompt_from_trace(line: Line) -> ExampleData:
 
 def _reference(answer: str, name: str) -> str:
     """The answer without the reasoning that it begins with. Raises LineError."""
-    _, alone = _apart(answer, name)
+    _, alone = apart(answer, name)
     if is_blank(alone):
         raise LineError(f"{name}: holds no answer")
     return alone

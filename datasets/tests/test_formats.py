@@ -686,6 +686,10 @@ class TestContradictions:
             ({"question": "q", "answer": "so \\boxed{5}", "ground_truth": 6}, "ground_truth, 6"),
             ({"question": "q", "answer": "Add.\n#### 5", "final_answer": "6"}, "final_answer, 6"),
             ({"prompt": "p", "completion": "5", "answer": "6"}, "answer, 6"),
+            ({"instruction": "i", "output": "so \\boxed{5}", "answer": "6"}, "answer, 6"),
+            ({"instruction": "i", "response": "5", "expected_answer": 6}, "expected_answer, 6"),
+            (CHAT | {"answer": "3"}, "answer, 3"),
+            ({"conversations": TURNS, "ground_truth": "3"}, "ground_truth, 3"),
         ],
     )
     def test_two_answers_that_differ_are_refused_by_their_names(self, line, reason):
@@ -881,6 +885,7 @@ HAZARDS = [
     ({"prompt": "p", "completion": "c", "reasoning": "r"}, "apart from the answer (reasoning)"),
     ({"prompt": "p", "completion": "c", "solution": "s"}, "apart from the answer (solution)"),
     ({"question": "q", "answer": "a\n#### 1", "solution": "s"}, "the answer (solution)"),
+    ({"instruction": "i", "output": "o", "explanation": "e"}, "the answer (explanation)"),
     ({"question": "q", "answer": "#### 1", "explanation": "e"}, "the answer (explanation)"),
     ({"prompt": "p", "completion": "c", "image": "a.png"}, "images, audio or video (image)"),
     ({"prompt": "p", "completion": "c", "weight": 0.5}, "an example with a weight"),

@@ -131,6 +131,7 @@ LINES = [
     *(line for line, *_ in (*CHATS, *PAIRS, *TRACES, *PROMPTS)),
     {"question": "1+1?", "answer": "1+1=2\n#### 2"},
     {"question": "1+1?", "answer": "2"},
+    {"question": "1+1?", "solution": "Add.", "answer": "2"},
     {"prompt": "1+1?", "completion": "2", "topic": {"b": 1, "a": [None]}},
     {"prompt": "1+1?", "final_answer": "2", "meta": {"x": 1}},
 ]

@@ -701,8 +701,8 @@ class TestTwins:
     def test_the_ids_of_tool_calls_make_no_difference(self, operator: User):
         def call(identity: str) -> dict[str, Any]:
             function = {"name": "find", "arguments": {"who": SECRET}}
-            answer = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
-            answer["tool_calls"][0] |= {"id": identity, "type": "function"}
+            made = {"id": identity, "type": "function", "function": function}
+            answer = {"role": "assistant", "content": "", "tool_calls": [made]}
             return {"messages": [{"role": "user", "content": "who?"}, answer]}
 
         first, second = create_traces(items=[call("c1"), call("c2")], by=operator)

@@ -141,7 +141,7 @@ THOUGHT = ("Look out.", "Sunny.")
         ("Look out.</think>Sunny.", ("", "Look out.</think>Sunny.")),
         ("<thinking>hm</thinking>Sunny.", ("", "<thinking>hm</thinking>Sunny.")),
         ("<think>a</think>The tag is </think>.", ("a", "The tag is </think>.")),
-        ("<|begin_of_solution|>x", ("", "<|begin_of_solution|>x")),
+        ("<|begin_of_solution|>Sunny.<|end_of_solution|>", ("", "Sunny.")),
         (" Sunny.\n", ("", " Sunny.\n")),
     ],
 )
@@ -167,6 +167,10 @@ def test_reasoning_that_an_answer_begins_with(text, apart):
             {
                 "content": "<|begin_of_thought|>a<|end_of_thought|><|begin_of_solution|>Sun",
             },
+            "begins with <|begin_of_solution|> and has no <|end_of_solution|>",
+        ),
+        (
+            {"content": "<|begin_of_solution|>Sun"},
             "begins with <|begin_of_solution|> and has no <|end_of_solution|>",
         ),
         (

@@ -208,6 +208,20 @@ def bad_upload(page: Page) -> None:
     page.get_by_test_id("bad-lines").wait_for()
 
 
+def columns(page: Page) -> None:
+    rows = b"frage;antwort;stars\n" + b"".join(b"%d + 1?;%d;5\n" % (n, n + 1) for n in range(30))
+    form = page.get_by_test_id("upload-form")
+    form.locator("input[type=file]").set_input_files(
+        {"name": "sums.csv", "mimeType": "text/csv", "buffer": rows}
+    )
+    form.get_by_role("textbox", name="Name").fill("sums")
+    form.get_by_test_id("upload").click()
+    page.get_by_role("combobox", name="Question").select_option("frage")
+    page.get_by_role("combobox", name="Answer").select_option("antwort")
+    page.get_by_test_id("mapping-show").click()
+    page.get_by_test_id("preview").first.wait_for()
+
+
 def keep_views(page: Page) -> None:
     for name, address in (
         ("Learning rates", "/?tag=rates"),
@@ -256,8 +270,15 @@ PAGES = {
     "datasets": Picture("/datasets"),
     "dataset": Picture("/datasets/arithmetic-v1"),
     "upload": Picture("/datasets/new", bad_upload),
+    "mapping": Picture("/datasets/new", columns),
+    "imports": Picture("/datasets/imports"),
+    "clean": Picture("/datasets/arithmetic-v1/clean"),
+    "lineage": Picture("/datasets/arithmetic-v1/lineage"),
     "traces": Picture("/traces"),
     "trace": Picture("/traces/{trace}"),
+    "look": Picture("/traces/{trace}/look?model_id=preset:tiny-llama"),
+    "uses": Picture("/traces/{trace}/uses"),
+    "erase": Picture("/erasures/new?trace={trace}"),
     "not-found": Picture("/runs/00000000-0000-4000-8000-000000000000"),
     "login": Picture("/login", from_afar=True),
     "admin": Picture("/admin/"),

@@ -16,7 +16,7 @@ _CALL = "<functioncall>"
 # The arguments are JSON between single quotes, within what would else be JSON.
 _QUOTED = re.compile(r"""\{\s*"name":\s*"([^"]+)",\s*"arguments":\s*'(.*)'\s*\}""", re.DOTALL)
 _FUNCTIONS = re.compile(r"following functions[^{]{0,60}(?=\{)")
-_SPACE = re.compile(r"\s*")
+_NOT_SPACE = re.compile(r"\S")
 _DECODER = json.JSONDecoder(object_pairs_hook=without_repeats)
 
 
@@ -73,4 +73,5 @@ def _read(text: str, place: int, what: str) -> tuple[Any, int]:
         raise LineError(f"{what}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise LineError(f"{what}: no JSON") from error
-    return value, _SPACE.match(text, end).end()  # type: ignore[union-attr]  # it always matches
+    following = _NOT_SPACE.search(text, end)
+    return value, following.start() if following else len(text)

@@ -399,15 +399,20 @@ def test_an_import_is_indexed_whatever_its_size(monkeypatch: pytest.MonkeyPatch)
     assert len(found("and one")) == 8
 
 
-@pytest.mark.django_db
-def test_examples_of_an_import_under_way_wait(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storing, "BATCH", 2)
-    row = imports.submit_file(
+def submit_six(by: User) -> Import:
+    """An import of six examples, which waits for its process."""
+    return imports.submit_file(
         file=jsonl_file(*map(trace_body, range(6))),
         request=ImportRequest(name="sums", version="v1"),
         file_name="sums.jsonl",
-        by=user,
+        by=by,
     )
+
+
+@pytest.mark.django_db
+def test_examples_of_an_import_under_way_wait(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storing, "BATCH", 2)
+    row = submit_six(user)
     note = imports._note
 
     def stop_after_two(row: Import, **progress: Any) -> None:
@@ -433,12 +438,7 @@ def test_a_failed_import_leaves_nothing_in_the_index(
 ) -> None:
     monkeypatch.setattr(storing, "BATCH", 2)
     kept = make_traces(1)
-    row = imports.submit_file(
-        file=jsonl_file(*map(trace_body, range(6))),
-        request=ImportRequest(name="sums", version="v1"),
-        file_name="sums.jsonl",
-        by=user,
-    )
+    row = submit_six(user)
     note = imports._note
 
     def cancel_after_two(row: Import, **progress: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Value, When
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Left
 from django.utils import timezone
 
@@ -165,9 +165,8 @@ def erase_skipped_lines(dataset_ids: Collection[int]) -> int:
     them: they come from the same files, and nothing tells whose they are. Returns the number of
     files. Raises OSError."""
     keys = Dataset.with_incomplete.filter(pk__in=list(dataset_ids)).values("dataset_key")
-    Import.objects.filter(dataset_key__in=keys).update(
-        detail={}, problem=Case(When(problem="", then=Value("")), default=Value(REASONS_ERASED))
-    )
+    refused = Import.objects.filter(dataset_key__in=keys).exclude(problem="")
+    refused.update(detail={}, problem=REASONS_ERASED)
     rows = imports_with_files(dataset_ids)
     for row in rows:
         (folders.folder_of(row.pk) / folders.SKIPPED).unlink(missing_ok=True)

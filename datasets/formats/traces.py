@@ -27,15 +27,20 @@ def from_trace(line: Line) -> ExampleData:
     return parse_trace(line)
 
 
+def _pair(line: Line, question: str, answer: str) -> tuple[str, str]:
+    """Take a question and its answer out of a line. Raises LineError."""
+    asked, answered = plain_text(line, question, answer)
+    check_beside(line, answer, answered)
+    return asked, answered
+
+
 def from_prompt_completion(line: Line) -> ExampleData:
-    question, completion = plain_text(line, "prompt", "completion")
-    check_beside(line, "completion", completion)
+    question, completion = _pair(line, "prompt", "completion")
     return _answered(question, completion, "completion", line)
 
 
 def chat_of_prompt_completion(line: Line) -> ExampleData:
-    question, completion = plain_text(line, "prompt", "completion")
-    check_beside(line, "completion", completion)
+    question, completion = _pair(line, "prompt", "completion")
     return _chat(question, completion, line)
 
 
@@ -98,14 +103,12 @@ def _gsm8k(line: Line) -> tuple[str, list[str], str]:
 
 
 def from_question_answer(line: Line) -> ExampleData:
-    question, answer = plain_text(line, "question", "answer")
-    check_beside(line, "answer", answer)
+    question, answer = _pair(line, "question", "answer")
     return _answered(question, answer, "answer", line)
 
 
 def chat_of_question_answer(line: Line) -> ExampleData:
-    question, answer = plain_text(line, "question", "answer")
-    check_beside(line, "answer", answer)
+    question, answer = _pair(line, "question", "answer")
     return _chat(question, answer, line)
 
 

@@ -16,11 +16,11 @@ from typing import Any
 from django.contrib.auth.models import User
 
 from benchmarks.databases import ROOT
-from datasets import imports, supervision
 from datasets.cleaning.recipe import parse_recipe
-from datasets.importers import ImportRequest
+from datasets.imports import importing, supervision
+from datasets.imports.importers import ImportRequest
+from datasets.imports.supervision import Supervisor
 from datasets.models import Dataset, DatasetItem, Import, Trace
-from datasets.supervision import Supervisor
 
 LONGEST_SECONDS = 2.5  # before a kill
 CANCELLED = 0.15  # share of imports
@@ -64,7 +64,7 @@ class Proof:
 
     def _of_its_own(self, number: int, content: bytes) -> None:
 
-        row = imports.submit_file(
+        row = importing.submit_file(
             file=io.BytesIO(content),
             request=ImportRequest(name=f"file-{number}", version="v1", held_out=0.1),
             file_name="",
@@ -89,13 +89,13 @@ class Proof:
             }
         )
         asked: dict[str, Any] = {"recipe": recipe, "parents": parents, "name": f"derived-{number}"}
-        row = imports.submit_derivation(**asked, version="v1", by=self.user)
+        row = importing.submit_derivation(**asked, version="v1", by=self.user)
         state = self._to_the_end(row)
         self.counts[f"derived, {state}"] += 1
         made = Dataset.objects.filter(dataset_key=f"derived-{number}-v1").first()
         assert (made is not None) == (state == "completed"), state
         if made is not None:
-            again = imports.submit_derivation(**asked, version="again", by=self.user)
+            again = importing.submit_derivation(**asked, version="again", by=self.user)
             while again.state in ("pending", "running"):
                 self.supervisor.attend()
                 for process in self.supervisor._processes:
@@ -113,7 +113,7 @@ class Proof:
         kills = 0
         while row.state in ("pending", "running"):
             if kills == cancel_after:
-                imports.cancel_import(row=row, by=self.user)
+                importing.cancel_import(row=row, by=self.user)
             self.supervisor.attend()
             (process,) = self.supervisor._processes
             if kills < 4 and self._kill(process):  # a few, and it is let through
@@ -158,7 +158,7 @@ class Proof:
         own = Trace.objects.filter(prompt__startswith=f"file {number}: ")
         if state == "completed":
             dataset = Dataset.objects.get(dataset_key=key)
-            imports.import_file(
+            importing.import_file(
                 file=io.BytesIO(content),
                 request=ImportRequest(name=f"file-{number}", version="again", held_out=0.1),
                 by=self.user,

@@ -2,8 +2,9 @@
 
 Traces and items are inserted into tables like ours (SQLite, the same indexes, batches of 2,000) in
 the order of the file with random ids, in that order with ids in the order of time, and in the order
-of the content hashes with ids in the order of time, as datasets/storing.py does. The figures are
-processor seconds, and milliseconds of the longest transaction. docs/performance.md has them.
+of the content hashes with ids in the order of time, as datasets/storage/storing.py does. The
+figures are processor seconds, and milliseconds of the longest transaction. docs/performance.md has
+them.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def ours(count: int) -> int:
     from datasets.cleaning.duplicates import NearDuplicates  # noqa: PLC0415
     from datasets.cleaning.items import Item, Work  # noqa: PLC0415
     from datasets.cleaning.operation import StepReport  # noqa: PLC0415
-    from datasets.schema import ExampleData  # noqa: PLC0415
+    from datasets.examples.schema import ExampleData  # noqa: PLC0415
 
     items = (
         Item(ExampleData(text, [], "yes", {}, "1.0", "0" * 64, len(text)), "train", 0, number)

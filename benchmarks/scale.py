@@ -38,7 +38,7 @@ EXPORT = """
 ERASE = """
     import django
     django.setup()
-    from datasets.erasing import erase_contents
+    from datasets.services.erasing import erase_contents
     from datasets.models import Trace
     erase_contents([Trace.objects.filter(erased_at=None).order_by("created_at", "id")[0].pk])
 """

@@ -4,7 +4,7 @@ import uuid
 
 from django.contrib.auth.models import User
 
-from datasets.imports import get_import
+from datasets.imports.importing import get_import
 from datasets.models import Dataset, Import, Trace
 from datasets.services import get_dataset
 from tunixrt.refusals import Missing

@@ -35,7 +35,7 @@ class Trace(models.Model):
 
     A trace has a prompt, steps and a final answer. Examples of the other kinds have ``content``;
     their ``prompt`` is the beginning of the first question, and ``final_answer`` a reference answer
-    or empty. datasets/examples.py says what ``content`` holds.
+    or empty. datasets/examples/kinds.py says what ``content`` holds.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -107,7 +107,8 @@ class TraceWords(models.Model):
 
     The index is a GIN index on PostgreSQL; on SQLite it is a table of FTS5 that triggers on this
     table keep up to date (datasets/migrations/0009_word_index.py). A migration that rebuilds this
-    table on SQLite must make the triggers again. datasets/word_index.py writes and reads it.
+    table on SQLite must make the triggers again. datasets/storage/word_index.py writes and reads
+    it.
     """
 
     number = models.BigAutoField(primary_key=True)
@@ -294,8 +295,8 @@ class Import(models.Model):
     """One making of a dataset, out of a file or out of other datasets, by a process of its own or,
     if ``in_request``, within the request that asked for it.
 
-    Its folder (datasets/folders.py) holds the source, the staging and a lock; who holds the lock
-    works on it.
+    Its folder (datasets/files/folders.py) holds the source, the staging and a lock; who holds the
+    lock works on it.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
@@ -356,7 +357,7 @@ class Overlap(models.Model):
 
     Compared are the part of ``dataset`` to learn from and the held-out part of ``other``, or all of
     it if it has none; of one dataset with itself its two parts. An example counts once, as the
-    first of exact, normalised and ngram that it is (datasets/overlaps.py).
+    first of exact, normalised and ngram that it is (datasets/comparison/overlaps.py).
     """
 
     dataset = models.ForeignKey(

@@ -1,6 +1,7 @@
 from django.urls import path
 
-from datasets import curation_views, version_views, views
+from datasets import views
+from datasets.views import curation, versions
 
 app_name = "datasets"
 urlpatterns = [
@@ -11,13 +12,13 @@ urlpatterns = [
     path("datasets/imports/<uuid:import_id>", views.import_detail, name="import"),
     path("datasets/imports/<uuid:import_id>/mapping", views.import_mapping, name="mapping"),
     path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),
-    path("datasets/<str:key>/clean", version_views.clean, name="clean"),
-    path("datasets/<str:key>/diff", version_views.diff, name="diff"),
-    path("datasets/<str:key>/overlap", version_views.overlap, name="overlap"),
-    path("datasets/<str:key>/edit", curation_views.edit, name="edit"),
-    path("datasets/<str:key>/archive", curation_views.archive, name="archive"),
+    path("datasets/<str:key>/clean", versions.clean, name="clean"),
+    path("datasets/<str:key>/diff", versions.diff, name="diff"),
+    path("datasets/<str:key>/overlap", versions.overlap, name="overlap"),
+    path("datasets/<str:key>/edit", curation.edit, name="edit"),
+    path("datasets/<str:key>/archive", curation.archive, name="archive"),
     path("datasets/<str:key>", views.detail, name="detail"),
     path("traces", views.traces, name="traces"),
     path("traces/<uuid:trace_id>", views.trace, name="trace"),
-    path("traces/<uuid:trace_id>/archive", curation_views.archive_of_trace, name="trace_archive"),
+    path("traces/<uuid:trace_id>/archive", curation.archive_of_trace, name="trace_archive"),
 ]

@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from datasets.arithmetic import generate
+from datasets.examples.arithmetic import generate
 from runs.tests.browser.conftest import ARGUMENTS, EXECUTABLES
 from runs.tests.browser.house import ROOT, House
 

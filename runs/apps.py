@@ -7,8 +7,8 @@ class RunsConfig(AppConfig):
     def ready(self) -> None:
         from django.core.signals import request_finished  # noqa: PLC0415 - models exist only now
 
-        from datasets.folders import root_checks  # noqa: PLC0415
-        from datasets.imports import submitted  # noqa: PLC0415
+        from datasets.files.folders import root_checks  # noqa: PLC0415
+        from datasets.imports.importing import submitted  # noqa: PLC0415
         from runs.queries.prometheus import RunCollector  # noqa: PLC0415
         from runs.services.output_root import root_problem  # noqa: PLC0415
         from runs.services.telemetry import flush_after_request  # noqa: PLC0415

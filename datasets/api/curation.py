@@ -11,8 +11,13 @@ from datasets.access import get_dataset_for, get_trace_for
 from datasets.api.answers import Manifest, TraceAnswer
 from datasets.api.presentation import full_trace, manifest
 from datasets.api.views import DATASET, TRACE, caller
-from datasets.card import data_card
-from datasets.curation import archive_dataset, archive_trace, restore_dataset, restore_trace
+from datasets.queries.card import data_card
+from datasets.services.curation import (
+    archive_dataset,
+    archive_trace,
+    restore_dataset,
+    restore_trace,
+)
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import parse_uuid
 from tunixrt.api.schema import Content, operation

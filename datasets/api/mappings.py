@@ -17,12 +17,12 @@ from datasets.api.answers import ImportAnswer
 from datasets.api.presentation import import_answer
 from datasets.api.requests import Format, Kind, Mapping, Names
 from datasets.api.views import IMPORT, caller
-from datasets.examples import example_line
-from datasets.folders import folder_of
+from datasets.examples.kinds import example_line
+from datasets.files.folders import folder_of
 from datasets.formats.lines import LineError
-from datasets.importers import ImportRequest
-from datasets.imports import NO_DRAFT, remembered_mapping, submit_draft
-from datasets.mapping import SHAPES, Preview, cells_of, guess, preview, rows_of
+from datasets.imports.importers import ImportRequest
+from datasets.imports.importing import NO_DRAFT, remembered_mapping, submit_draft
+from datasets.imports.mapping import SHAPES, Preview, cells_of, guess, preview, rows_of
 from datasets.models import Import, ImportState
 from tunixrt.api.query import choice, parse_uuid, read_query
 from tunixrt.api.schema import Answer, operation

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datasets.examples import content_of
+from datasets.examples.kinds import content_of
 from datasets.models import Dataset, Import, Kind, Trace
 
 MANIFEST_FIELDS = (

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 
+from datasets.examples.schema import json_kind
 from datasets.formats.table import FORMATS, KINDS
-from datasets.hub import HubRequest
-from datasets.importers import SKIP_BAD_DEFAULT, ImportRequest
-from datasets.listing import OFFSET_MAX
+from datasets.imports.hub import HubRequest
+from datasets.imports.importers import SKIP_BAD_DEFAULT, ImportRequest
 from datasets.models import ImportState
-from datasets.schema import json_kind
+from datasets.queries.listing import OFFSET_MAX
 from datasets.services import (
     MAX_DESCRIPTION,
     MAX_LICENCE,

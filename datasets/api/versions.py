@@ -18,7 +18,7 @@ from datasets.api.requests import Description, Name, Version
 from datasets.api.views import DATASET, caller, in_pieces
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
-from datasets.differences import (
+from datasets.comparison.differences import (
     CHANGES,
     After,
     change_fields,
@@ -26,10 +26,10 @@ from datasets.differences import (
     compare,
     decode_after,
 )
-from datasets.imports import submit_derivation, submit_overlap
+from datasets.comparison.overlaps import compute_overlap, is_small, known_about, overlaps_of
+from datasets.examples.schema import json_kind
+from datasets.imports.importing import submit_derivation, submit_overlap
 from datasets.models import Dataset, ImportState, Overlap
-from datasets.overlaps import compute_overlap, is_small, known_about, overlaps_of
-from datasets.schema import json_kind
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import choice, read_by, read_query, text, whole
 from tunixrt.api.schema import Answer, Content, operation

@@ -50,16 +50,19 @@ from datasets.api.requests import (
     UploadFields,
     UploadQuery,
 )
-from datasets.curation import edit_dataset
-from datasets.examples import EXAMPLE_SCHEMA
-from datasets.importers import (
+from datasets.examples.kinds import EXAMPLE_SCHEMA
+from datasets.examples.schema import NAMED_FIELDS
+from datasets.examples.words import SearchWord, search_words
+from datasets.files.reading import Readable
+from datasets.files.uploads import NO_ROOM, guard_body
+from datasets.imports.importers import (
     ImportRequest,
     parse_held_out,
     parse_mapping,
     parse_names,
     parse_skip_bad,
 )
-from datasets.imports import (
+from datasets.imports.importing import (
     cancel_import,
     import_file,
     open_skipped,
@@ -67,7 +70,8 @@ from datasets.imports import (
     submit_hub,
     submit_path,
 )
-from datasets.listing import (
+from datasets.models import Trace
+from datasets.queries.listing import (
     Page,
     filter_imports,
     find_traces,
@@ -75,12 +79,8 @@ from datasets.listing import (
     search_traces,
     take_page,
 )
-from datasets.models import Trace
-from datasets.reading import Readable
-from datasets.schema import NAMED_FIELDS
-from datasets.uploads import NO_ROOM, guard_body
-from datasets.word_index import waiting_count
-from datasets.words import SearchWord, search_words
+from datasets.services.curation import edit_dataset
+from datasets.storage.word_index import waiting_count
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import parse_uuid, read_query

@@ -11,10 +11,10 @@ from datasets.cleaning.filtering import matches, parse_filter
 from datasets.cleaning.items import Item, Spool, Work
 from datasets.cleaning.operation import Operation, StepReport
 from datasets.cleaning.paths import MetaPath, at
-from datasets.examples import texts_of_example
+from datasets.examples.kinds import texts_of_example
+from datasets.examples.schema import json_kind
+from datasets.examples.words import normalised
 from datasets.models import Split
-from datasets.schema import json_kind
-from datasets.words import normalised
 from tunixrt.reading import Errors
 from tunixrt.refusals import Refusal
 

@@ -12,8 +12,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from datasets.cleaning.items import Item, Work
 from datasets.cleaning.operation import Operation, StepReport
 from datasets.cleaning.scratch import scratch
+from datasets.examples.schema import json_kind
 from datasets.models import Dataset, Split
-from datasets.schema import json_kind
 from tunixrt.reading import Errors
 from tunixrt.refusals import Refusal
 

@@ -12,10 +12,10 @@ from datasets.cleaning.combining import Mix
 from datasets.cleaning.items import Item, Work
 from datasets.cleaning.operation import StepReport
 from datasets.cleaning.recipe import Recipe, check_parents, parse_recipe
-from datasets.examples import Part, parts_of
+from datasets.examples.kinds import Part, parts_of
+from datasets.examples.schema import ExampleData
 from datasets.models import Dataset
-from datasets.schema import ExampleData
-from datasets.storing import Erased
+from datasets.storage.storing import Erased
 from tunixrt.refusals import Refusal
 
 # What a dry run reads at most: a second or a few of work, whatever the size of the datasets.

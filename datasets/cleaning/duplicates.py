@@ -21,9 +21,9 @@ from rensa import RMinHash
 from datasets.cleaning.items import Item, Spool, Work
 from datasets.cleaning.operation import Operation, StepReport
 from datasets.cleaning.scratch import scratch
-from datasets.examples import texts_of_example
+from datasets.examples.kinds import texts_of_example
+from datasets.examples.words import digest, ngrams, normalised, words_of
 from datasets.models import Split
-from datasets.words import digest, ngrams, normalised, words_of
 
 Keep = Literal["held_out", "first", "longest"]
 _KEEP = (

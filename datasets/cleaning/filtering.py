@@ -10,10 +10,10 @@ from typing import Any
 
 from datasets.cleaning.items import Item
 from datasets.cleaning.paths import at
-from datasets.examples import content_of, texts_of_example
-from datasets.messages import ROLES, Messages
+from datasets.examples.kinds import content_of, texts_of_example
+from datasets.examples.messages import ROLES, Messages
+from datasets.examples.words import words_of
 from datasets.models import Kind, Split
-from datasets.words import words_of
 from tunixrt.numbers import parse_number
 from tunixrt.terms import RANGE, Language, Name, Term
 

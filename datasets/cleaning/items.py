@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from datasets import examples
-from datasets.messages import InvalidMessages
+from datasets.examples import kinds
+from datasets.examples.messages import InvalidMessages
+from datasets.examples.schema import ExampleData, InvalidTrace, parse_trace
 from datasets.models import Dataset, DatasetItem, Kind
-from datasets.schema import ExampleData, InvalidTrace, parse_trace
 from datasets.services import READ_BATCH
 
 TICK = 500  # examples between two reports of progress
@@ -153,9 +153,9 @@ class Spoilt(Exception):
 
 
 _BUILDERS: dict[str, Callable[..., ExampleData]] = {
-    Kind.CONVERSATION.value: lambda **fields: examples.conversation(**fields, plain_text=True),
-    Kind.PREFERENCE.value: examples.preference,
-    Kind.PROMPT.value: examples.prompt,
+    Kind.CONVERSATION.value: lambda **fields: kinds.conversation(**fields, plain_text=True),
+    Kind.PREFERENCE.value: kinds.preference,
+    Kind.PROMPT.value: kinds.prompt,
 }
 
 

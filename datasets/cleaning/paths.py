@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from datasets.schema import json_kind, text_problem
+from datasets.examples.schema import json_kind, text_problem
 
 PATH_MAX = 200  # characters
 

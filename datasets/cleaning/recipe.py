@@ -12,8 +12,8 @@ from datasets.cleaning.combining import PARENTS_MAX, Merge, Mix
 from datasets.cleaning.duplicates import ExactDuplicates, NearDuplicates
 from datasets.cleaning.operation import Operation
 from datasets.cleaning.rewriting import InlineReasoning, Length, MapFields, Mask
+from datasets.examples.schema import RepeatedKey, json_kind, without_repeats
 from datasets.models import Dataset
-from datasets.schema import RepeatedKey, json_kind, without_repeats
 from tunixrt.reading import Errors, try_body
 from tunixrt.refusals import Refusal
 

@@ -12,9 +12,9 @@ from datasets.cleaning.items import Item, Spoilt, Work, build, fields_of
 from datasets.cleaning.masking import KINDS, mask
 from datasets.cleaning.operation import Operation, StepReport
 from datasets.cleaning.paths import at
-from datasets.examples import texts_of_example
+from datasets.examples.kinds import texts_of_example
+from datasets.examples.schema import json_kind
 from datasets.models import Kind
-from datasets.schema import json_kind
 from tunixrt.reading import Errors
 from tunixrt.refusals import Refusal
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import orjson
 
+from datasets.examples.messages import InvalidMessages, reasoning_apart
+from datasets.examples.schema import NAME_SHOWN, json_kind
 from datasets.formats.boxed import differ_as_numbers, other_answer, same_answer
 from datasets.formats.lines import Line, LineError
-from datasets.messages import InvalidMessages, reasoning_apart
-from datasets.schema import NAME_SHOWN, json_kind
 from tunixrt.readable import is_blank
 from tunixrt.refusals import shorten
 

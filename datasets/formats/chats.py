@@ -4,11 +4,11 @@ from typing import Any
 
 import orjson
 
-from datasets import examples
+from datasets.examples import kinds
+from datasets.examples.messages import InvalidMessages, read_tools
+from datasets.examples.schema import ExampleData, json_kind
 from datasets.formats.answers import check_beside
 from datasets.formats.lines import Line, LineError, plain_text, take_text
-from datasets.messages import InvalidMessages, read_tools
-from datasets.schema import ExampleData, json_kind
 
 SYSTEM_FIELDS = ("system", "system_prompt", "systemInstruction")
 TOOL_FIELDS = ("tools", "functions")
@@ -22,7 +22,7 @@ def from_prompt_completion(line: Line) -> ExampleData:
     """A prompt and completion that are messages: the earlier answers are learnt as well, unless
     they have ``weight: 0``."""
     prompt, completion = line.pop("prompt"), line.pop("completion")
-    messages = [examples.as_messages(prompt, "user"), examples.as_messages(completion, "assistant")]
+    messages = [kinds.as_messages(prompt, "user"), kinds.as_messages(completion, "assistant")]
     if not all(isinstance(part, list) for part in messages):
         raise LineError("prompt and completion: must be text or lists of messages")
     return conversation([*messages[0], *messages[1]], line)
@@ -190,7 +190,7 @@ def _parts(parts: Any, where: str) -> str:
 def from_text(line: Line) -> ExampleData:
     """Plain text, learnt as it is: the assistant writes it without being asked."""
     (text,) = plain_text(line, "text")
-    return examples.conversation(
+    return kinds.conversation(
         messages=[{"role": "assistant", "content": text}], meta=line, plain_text=True
     )
 
@@ -207,7 +207,7 @@ def conversation(messages: Any, rest: Line) -> ExampleData:
     last = messages[-1] if isinstance(messages, list) and messages else None
     if isinstance(last, dict) and isinstance(last.get("content"), str):
         check_beside(rest, "the last message", last["content"])
-    return examples.conversation(messages=messages, tools=tools, meta=rest, tagged=True)
+    return kinds.conversation(messages=messages, tools=tools, meta=rest, tagged=True)
 
 
 def with_surroundings(messages: Any, rest: Line) -> tuple[Any, Any]:

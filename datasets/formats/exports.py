@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from datasets import examples
+from datasets.examples import kinds
+from datasets.examples.schema import ExampleData, json_kind
 from datasets.formats.lines import Line, LineError
 from datasets.formats.traces import make_trace, steps_of
 from datasets.models import Kind
-from datasets.schema import ExampleData, json_kind
 
 
 def from_tunix_sft(line: Line) -> ExampleData:
@@ -18,7 +18,7 @@ def from_tunix_sft(line: Line) -> ExampleData:
         raise LineError(f"final_answer: must be text or null, not {json_kind(final_answer)}")
     if kind == Kind.CONVERSATION:
         _check_fields(line, "messages", "tools", "meta")
-        return examples.conversation(**line, final_answer=final_answer, plain_text=True)
+        return kinds.conversation(**line, final_answer=final_answer, plain_text=True)
     if kind != Kind.TRACE:
         raise LineError(f"kind: must be {Kind.CONVERSATION} in this format")
     _check_fields(line, "messages")
@@ -44,7 +44,7 @@ def _earlier_export(messages: Any, final_answer: str | None) -> ExampleData:
             message | {"weight": 0} if _role(message) == "assistant" else message
             for message in messages[:-1]
         ] + messages[-1:]
-    return examples.conversation(messages=messages, final_answer=final_answer)
+    return kinds.conversation(messages=messages, final_answer=final_answer)
 
 
 def _role(message: Any) -> Any:
@@ -54,19 +54,19 @@ def _role(message: Any) -> Any:
 def from_tunix_preference(line: Line) -> ExampleData:
     _check_fields(line, "id", "kind", "prompt", "chosen", "rejected", "tools", "scores", "meta")
     del line["id"], line["kind"]
-    return examples.preference(**line)
+    return kinds.preference(**line)
 
 
 def from_tunix_prompts(line: Line) -> ExampleData:
     _check_fields(line, "id", "kind", "messages", "final_answer", "tools", "meta")
     del line["id"], line["kind"]
-    return examples.prompt(**line)
+    return kinds.prompt(**line)
 
 
 def from_examples(line: Line) -> ExampleData:
     """What an example says in full; tables fill it up with nulls."""
     filled = {name: value for name, value in line.items() if value is not None}
-    return examples.parse_example(filled, plain_text=True)
+    return kinds.parse_example(filled, plain_text=True)
 
 
 def _check_fields(line: Line, *known: str) -> None:

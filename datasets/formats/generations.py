@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from datasets.examples.messages import reasoning_apart
+from datasets.examples.schema import ExampleData
 from datasets.formats.answers import take_answer
 from datasets.formats.boxed import other_answer
 from datasets.formats.chats import conversation
 from datasets.formats.lines import Line, LineError, plain_text
 from datasets.formats.verdicts import VALIDITY, check_valid, is_true, verdict_of
-from datasets.messages import reasoning_apart
-from datasets.schema import ExampleData
 
 # Who found an answer correct, the most reliable first.
 VERDICTS = ("correctness_math_verify", "correctness_llama")

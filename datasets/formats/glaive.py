@@ -5,9 +5,9 @@ import json
 import re
 from typing import Any
 
+from datasets.examples.schema import ExampleData, RepeatedKey, without_repeats
 from datasets.formats.chats import conversation
 from datasets.formats.lines import Line, LineError, plain_text
-from datasets.schema import ExampleData, RepeatedKey, without_repeats
 
 _TURN = re.compile(r"(?<!\n)\n\n+(USER|ASSISTANT|FUNCTION RESPONSE):")
 _ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}

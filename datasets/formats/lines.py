@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from datasets.schema import RepeatedKey, json_kind, without_repeats
+from datasets.examples.schema import RepeatedKey, json_kind, without_repeats
 from tunixrt.readable import is_blank
 
 REASON_MAX_CHARACTERS = 300

@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from datasets import examples
+from datasets.examples import kinds
+from datasets.examples.schema import ExampleData, json_kind
 from datasets.formats.chats import message_of_turn, messages_of_turns, with_surroundings
 from datasets.formats.lines import Line, LineError, plain_text, take_text
-from datasets.schema import ExampleData, json_kind
 
 # Names of the scores of the chosen and of the rejected answer.
 SCORES = (
@@ -28,7 +28,7 @@ def from_trl(line: Line) -> ExampleData:
         while len(chosen) > 1 and len(rejected) > 1 and chosen[0] == rejected[0]:
             begin.append(chosen[0])
             chosen, rejected = chosen[1:], rejected[1:]
-    asked = examples.as_messages(prompt, "user")
+    asked = kinds.as_messages(prompt, "user")
     if begin and asked not in (None, [], begin, begin[-1:]):
         raise LineError("prompt: is not the beginning of chosen and rejected")
     return _pair(begin or asked, chosen, rejected, line)
@@ -87,11 +87,11 @@ def _dialogue(text: Any, name: str) -> list[Line]:
 def _pair(prompt: Any, chosen: Any, rejected: Any, rest: Line) -> ExampleData:
     if prompt is None:
         raise LineError("prompt: is missing, and chosen and rejected do not begin alike")
-    messages, tools = with_surroundings(examples.as_messages(prompt, "user"), rest)
-    return examples.preference(
+    messages, tools = with_surroundings(kinds.as_messages(prompt, "user"), rest)
+    return kinds.preference(
         prompt=messages,
-        chosen=examples.as_messages(chosen, "assistant"),
-        rejected=examples.as_messages(rejected, "assistant"),
+        chosen=kinds.as_messages(chosen, "assistant"),
+        rejected=kinds.as_messages(rejected, "assistant"),
         tools=tools,
         scores=_take_scores(rest),
         meta=rest,

@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from datasets.examples.messages import InvalidMessages
+from datasets.examples.schema import ExampleData, InvalidTrace
 from datasets.formats import chats, exports, generations, glaive, pairs, traces
 from datasets.formats.answers import ANSWERS
 from datasets.formats.hazards import hazard_of
 from datasets.formats.lines import Line, LineError
 from datasets.formats.verdicts import VALIDITY, verdict_of
-from datasets.messages import InvalidMessages
 from datasets.models import Kind, Split
-from datasets.schema import ExampleData, InvalidTrace
 
 Convert = Callable[[Line], ExampleData]
 TEXT = "text"  # a kind that can be asked for: a conversation of one text, all of which is learnt
@@ -36,8 +36,8 @@ class Format:
             where none is asked for, unless ``asked``.
         also: further fields that it knows.
         flags: fields that it knows if they are true or false.
-        grouped: several lines become an example together (datasets/grouping.py), as lines that
-            ``converts`` takes.
+        grouped: several lines become an example together (datasets/formats/grouping.py), as lines
+            that ``converts`` takes.
         ignorable: a line is not of it where one of its keys is to be ignored.
         plain: a question and an answer, with no room for a solution apart from the answer.
         asked: a kind must be asked for.

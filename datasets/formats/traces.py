@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import examples
+from datasets.examples import kinds
+from datasets.examples.messages import InvalidMessages, reasoning_apart
+from datasets.examples.schema import MAX_STEPS, ExampleData, parse_trace, trace_of
 from datasets.formats.answers import (
     ANSWERS,
     apart,
@@ -18,8 +20,6 @@ from datasets.formats.answers import (
 from datasets.formats.boxed import final_box, other_answer
 from datasets.formats.lines import Line, LineError, plain_text
 from datasets.formats.verdicts import VALIDITY, check_valid
-from datasets.messages import InvalidMessages, reasoning_apart
-from datasets.schema import MAX_STEPS, ExampleData, parse_trace, trace_of
 from tunixrt.readable import is_blank
 
 
@@ -54,7 +54,7 @@ def _answered(question: str, answer: str, name: str, rest: Line) -> ExampleData:
 
 
 def _chat(question: str, answer: str, rest: Line) -> ExampleData:
-    return examples.conversation(
+    return kinds.conversation(
         messages=[
             {"role": "user", "content": question},
             {"role": "assistant", "content": answer},
@@ -255,8 +255,8 @@ def _reference(answer: str, name: str) -> str:
 
 def _prompt(question: Any, reference: str | None, rest: Line) -> ExampleData:
     tools = rest.pop("tools", None)
-    return examples.prompt(
-        messages=examples.as_messages(question, "user"),
+    return kinds.prompt(
+        messages=kinds.as_messages(question, "user"),
         tools=tools,
         final_answer=reference,
         meta=rest,

@@ -7,10 +7,11 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from datasets import folders, imports
-from datasets.importers import NAMED_LINES, ImportRequest
+from datasets.files import folders
+from datasets.files.reading import Readable
+from datasets.imports import importing
+from datasets.imports.importers import NAMED_LINES, ImportRequest
 from datasets.models import Dataset, Import, Trace
-from datasets.reading import Readable
 from datasets.services import create_dataset, create_traces
 
 
@@ -50,7 +51,7 @@ def import_upload(
     **asked: Any,
 ) -> Dataset:
     """Import a file as an upload in a request does; ``asked``: fields of ImportRequest."""
-    return imports.import_file(
+    return importing.import_file(
         file=file,
         request=ImportRequest(**asked),
         file_name=file_name,
@@ -64,7 +65,7 @@ def work_on(row: Import) -> Import:
     lock = folders.try_lock(row.pk)
     assert lock is not None
     try:
-        imports.work_on(row.pk)
+        importing.work_on(row.pk)
     finally:
         os.close(lock)
     row.refresh_from_db()

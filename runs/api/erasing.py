@@ -10,8 +10,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets.access import get_dataset_for
+from datasets.examples.schema import json_kind
 from datasets.models import Erasure
-from datasets.schema import json_kind
 from runs.api.views import actor, described
 from runs.services.erasing import (
     TRACES_MAX,

@@ -7,7 +7,7 @@ from rest_framework.views import APIView
 
 from datasets.access import get_dataset_for
 from datasets.api.views import DATASET
-from datasets.examples import training_line
+from datasets.examples.kinds import training_line
 from datasets.models import Split, Trace
 from runs.api.answers import CountedLengths, Rendered
 from runs.api.queries import LengthsQuery, RenderedQuery

@@ -15,8 +15,8 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from django.utils import timezone
 from django_q.tasks import async_task
 
+from datasets.imports.supervision import Supervisor, WordIndexing, remove_leftovers
 from datasets.models import UNDER_WAY, Import
-from datasets.supervision import Supervisor, WordIndexing, remove_leftovers
 from runs.execution import attending, hosts, launching, stopping
 from runs.execution.workers import Workers
 from runs.models import Host

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from datasets.examples import training_line
+from datasets.examples.kinds import training_line
 from datasets.models import Dataset
 from runs.execution.looking import count_lengths
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from django.db.models import Count, QuerySet
 
-from datasets.lineage import Graph, Node, dataset_graph, dataset_id
 from datasets.models import Dataset, DatasetItem, Split
+from datasets.queries.lineage import Graph, Node, dataset_graph, dataset_id
 from runs.models import Run, RunQuerySet, RunStatus
 
 RUNS_MAX = 100  # of a graph

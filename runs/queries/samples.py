@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from datasets.messages import is_learnt, texts_of
+from datasets.examples.messages import is_learnt, texts_of
 from datasets.models import Kind
 from runs.queries.logs import OffsetPastEnd
 from runs.runfolder import files, names

@@ -21,7 +21,9 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from datasets.erasing import (
+from datasets.models import Dataset, Erasure
+from datasets.services import UnknownTraces
+from datasets.services.erasing import (
     datasets_holding,
     derived_from,
     erase_contents,
@@ -32,8 +34,6 @@ from datasets.erasing import (
     traces_only_in,
     twins_of,
 )
-from datasets.models import Dataset, Erasure
-from datasets.services import UnknownTraces
 from runs.models import EXECUTING, Run, RunEvent, RunQuerySet, RunStatus
 from runs.runfolder.erasing import InUse, erase_examples
 from runs.runfolder.tree import remove_tree

@@ -4,8 +4,8 @@ without a network."""
 from dataclasses import dataclass, field
 from typing import Any
 
+from datasets.comparison.overlaps import known_about
 from datasets.models import Dataset
-from datasets.overlaps import known_about
 from runs.services.run_requests import ModelReference, RunRequest
 from runs.spec.families import PRESETS
 from runs.spec.kinds import KINDS

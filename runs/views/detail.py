@@ -12,8 +12,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
+from datasets.comparison.overlaps import known_about
 from datasets.models import Dataset
-from datasets.overlaps import known_about
 from runs.models import Run, RunStatus
 from runs.queries import artifacts, logs
 from runs.queries.samples import SamplePage, read_samples

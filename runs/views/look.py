@@ -10,7 +10,7 @@ from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from datasets.examples import training_line
+from datasets.examples.kinds import training_line
 from datasets.models import Dataset, DatasetItem, Split, Trace
 from runs.execution import looking
 from runs.forms.look import ExampleForm

@@ -245,12 +245,13 @@ def test_decisions_are_numbered_dated_by_status_and_linked():
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
-def test_the_picture_of_the_layers_is_the_contract():
+@pytest.mark.parametrize(("app", "place"), [("runs", 1), ("datasets", 3)])
+def test_the_picture_of_the_layers_is_the_contract(app: str, place: int):
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
         "contracts"
     ]
-    layers = next(contract["layers"] for contract in contracts if contract["id"] == "runs-layers")
-    picture = ARCHITECTURE.partition("## Layers")[2].split("```")[1].strip().splitlines()
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == f"{app}-layers")
+    picture = ARCHITECTURE.partition("## Layers")[2].split("```")[place].strip().splitlines()
     assert [" | ".join(re.split(r"  +", line)[0].split(" · ")) for line in picture] == layers
 
 

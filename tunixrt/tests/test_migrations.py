@@ -258,8 +258,8 @@ for number in range(3):
 call_command("migrate", verbosity=0)
 
 from datasets.models import Trace
-from datasets.word_index import find, waiting_count, work_off
-from datasets.words import search_words
+from datasets.storage.word_index import find, waiting_count, work_off
+from datasets.examples.words import search_words
 
 def found():
     rows = find(search_words("two"), before=None, limit=10, offset=0)

@@ -3,7 +3,7 @@
 import pytest
 from django import forms
 
-from datasets.forms import UploadForm
+from datasets.forms.imports import UploadForm
 from runs.forms.history import HistoryFilter
 from runs.forms.start import StartForm
 from tunixrt.admin.accounts import TokenForm

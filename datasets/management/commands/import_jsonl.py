@@ -6,10 +6,11 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from datasets import importers, services
+from datasets import services
 from datasets.formats.table import FORMATS, KINDS
-from datasets.hub import HubRequest
-from datasets.imports import import_file, import_hub
+from datasets.imports import importers
+from datasets.imports.hub import HubRequest
+from datasets.imports.importing import import_file, import_hub
 from datasets.management.acting_user import acting_user, add_user_argument
 from datasets.models import Dataset
 from tunixrt.commands import Command as TunixrtCommand

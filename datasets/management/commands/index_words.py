@@ -2,7 +2,7 @@ import signal
 import sys
 from typing import Any
 
-from datasets.word_index import work_off
+from datasets.storage.word_index import work_off
 from tunixrt.commands import Command as TunixrtCommand
 
 

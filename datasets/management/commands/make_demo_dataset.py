@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from datasets import arithmetic
+from datasets.examples import arithmetic
 from datasets.management.acting_user import acting_user, add_user_argument
 from datasets.services import DatasetNotFound, create_dataset, create_traces, get_dataset
 

@@ -1,8 +1,8 @@
 from argparse import ArgumentParser
 from typing import Any
 
+from datasets.comparison.overlaps import compute_overlap, sentence
 from datasets.management.acting_user import acting_user, add_user_argument
-from datasets.overlaps import compute_overlap, sentence
 from datasets.services import get_dataset
 from tunixrt.commands import Command as TunixrtCommand
 

@@ -4,7 +4,7 @@ import uuid
 from argparse import ArgumentParser
 from typing import Any
 
-from datasets.imports import work_on
+from datasets.imports.importing import work_on
 from tunixrt.commands import Command as TunixrtCommand
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
-from datasets.arithmetic import NAME, VERSION
+from datasets.examples.arithmetic import NAME, VERSION
 from datasets.models import Dataset
 from runs.execution import attending, launching
 from runs.models import Run, RunStatus

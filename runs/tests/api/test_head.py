@@ -15,8 +15,8 @@ from django.test import Client, RequestFactory
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.urls.resolvers import RoutePattern
 
-from datasets.importers import ImportRequest
-from datasets.imports import import_file, keep_draft
+from datasets.imports.importers import ImportRequest
+from datasets.imports.importing import import_file, keep_draft
 from datasets.models import Dataset, Erasure, Import, Trace
 from runs.execution.attending import cancel_run
 from runs.models import MetricSeries, SavedView

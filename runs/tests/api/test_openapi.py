@@ -18,8 +18,8 @@ from django.urls import get_resolver
 from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
-from datasets.importers import ImportRequest
-from datasets.imports import import_file, keep_draft, submit_file
+from datasets.imports.importers import ImportRequest
+from datasets.imports.importing import import_file, keep_draft, submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
 from runs.models import Run, RunStatus
 from runs.tests.api.test_roles import EXPECTED

@@ -19,8 +19,8 @@ from django.utils import timezone
 from django_q.models import Failure, OrmQ
 from rest_framework.test import APIClient
 
-from datasets.importers import ImportRequest
-from datasets.imports import submit_file
+from datasets.imports.importers import ImportRequest
+from datasets.imports.importing import submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
 from datasets.services import create_dataset, create_traces
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.conf import LazySettings
 
-from datasets.examples import parse_example, training_line
+from datasets.examples.kinds import parse_example, training_line
 from runs.execution import looking
 from runs.execution.lengths import in_classes
 from runs.execution.looking import CannotLook, TooManyLooks, count_lengths, view_example

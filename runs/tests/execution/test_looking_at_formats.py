@@ -10,7 +10,7 @@ import pytest
 from datasets.cleaning.items import Item, Work
 from datasets.cleaning.operation import StepReport
 from datasets.cleaning.rewriting import InlineReasoning
-from datasets.examples import training_line
+from datasets.examples.kinds import training_line
 from datasets.formats.table import FORMATS, TEXT, recognise, to_example
 from runs.tests.tokenizer_folder import make_tokenizer_folder
 from runs.trainer.data import view

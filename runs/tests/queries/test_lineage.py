@@ -9,11 +9,11 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from datasets import lineage as dataset_lineage
 from datasets.cleaning.recipe import parse_recipe
-from datasets.importers import ImportRequest
-from datasets.imports import import_file, submit_derivation, submit_file
+from datasets.imports.importers import ImportRequest
+from datasets.imports.importing import import_file, submit_derivation, submit_file
 from datasets.models import Dataset, Import, Trace
+from datasets.queries import lineage as dataset_lineage
 from datasets.services import create_dataset
 from datasets.tests.factory import work_on
 from runs.models import Run, RunStatus

@@ -5,8 +5,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from rest_framework.test import APIClient
 
-from datasets.curation import archive_dataset, restore_dataset
 from datasets.models import Dataset
+from datasets.services.curation import archive_dataset, restore_dataset
 from runs.services.refusals import DatasetArchived
 from runs.services.run_requests import clean_request
 from runs.services.submission import check_submittable

@@ -21,14 +21,14 @@ from django.db import connection
 from django.test import Client
 from rest_framework.test import APIClient
 
-from datasets import erasing as datasets_erasing
-from datasets import folders, imports, storing
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.recipe import parse_recipe
-from datasets.importers import BadLines, ImportRequest
-from datasets.imports import import_file, submit_derivation, submit_file
+from datasets.comparison.overlaps import compute_overlap
+from datasets.files import folders
+from datasets.imports import importing
+from datasets.imports.importers import BadLines, ImportRequest
+from datasets.imports.importing import import_file, submit_derivation, submit_file
 from datasets.models import Dataset, Erasure, Import, ImportState, Trace
-from datasets.overlaps import compute_overlap
 from datasets.services import (
     InvalidDataset,
     InvalidTraces,
@@ -36,6 +36,8 @@ from datasets.services import (
     create_traces,
     export_lines,
 )
+from datasets.services import erasing as datasets_erasing
+from datasets.storage import storing
 from datasets.tests.factory import jsonl_file, work_on
 from runs.execution.hosts import this_host
 from runs.models import Run, RunEvent
@@ -344,7 +346,7 @@ class TestComingBack:
             file_name="",
             by=operator,
         )
-        store = imports.store
+        store = importing.store
 
         # between reading and storing
         def erase_first(*args: Any, **options: Any) -> None:
@@ -352,7 +354,7 @@ class TestComingBack:
             erase(affected=affected, confirmed=1, by=operator)
             store(*args, **options)
 
-        monkeypatch.setattr(imports, "store", erase_first)
+        monkeypatch.setattr(importing, "store", erase_first)
         work_on(row)
         assert row.state == ImportState.FAILED
         assert "1 of the examples were erased" in row.problem

@@ -6,8 +6,8 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
+from datasets.comparison.overlaps import compute_overlap, sentence
 from datasets.models import Dataset, Overlap
-from datasets.overlaps import compute_overlap, sentence
 from runs.models import Run
 
 NOT_YET = "Not computed yet: whether sets for evaluation overlap with this dataset."

@@ -11,9 +11,9 @@ from django.conf import LazySettings
 from django.test import Client
 from rest_framework.test import APIClient
 
-from datasets.erasing import erase_contents
 from datasets.models import Dataset, Trace
 from datasets.services import create_dataset, create_traces
+from datasets.services.erasing import erase_contents
 from runs.execution import lengths
 from runs.tests.tokenizer_folder import make_tokenizer_folder
 from runs.trainer.tests.templates import QWEN, SMOLLM2, TOOL

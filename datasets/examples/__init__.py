@@ -1,0 +1,1 @@
+"""What an example is: its kinds, messages, limits, content hash and words."""

@@ -1,0 +1,1 @@
+"""Bytes: request bodies, compressed files, Parquet, and the folders of imports."""

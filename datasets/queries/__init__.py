@@ -1,0 +1,1 @@
+"""Reads: lists, lineage and the data card. No request, no response, no writes."""

@@ -1,0 +1,1 @@
+"""Examples in batches: staged in a file, stored, counted and indexed."""

@@ -80,7 +80,8 @@ EXPORT = """
     import sys
     import django
     django.setup()
-    from datasets.services import export_parquet, get_dataset
+    from datasets.services.datasets import get_dataset
+    from datasets.services.exports import export_parquet
     with open(sys.argv[1], "wb") as file:
         for piece in export_parquet(get_dataset("large-v1")):
             file.write(piece)

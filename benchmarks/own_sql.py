@@ -2,7 +2,7 @@
 
 A history in which almost everything has ended, then reads whose conditions are written in SQL
 (``RawSQL``), with ``IN``, and as the project has them; and the same traces stored by
-``_insert_rows`` and by ``bulk_create``. In turns; of all rounds the least counts.
+``insert_rows`` and by ``bulk_create``. In turns; of all rounds the least counts.
 docs/performance.md has the figures on record.
 """
 
@@ -157,7 +157,7 @@ def _stored() -> dict[str, float]:
     from django.utils import timezone  # noqa: PLC0415 - models need the settings
 
     from datasets.models import Trace  # noqa: PLC0415
-    from datasets.services import _insert_rows  # noqa: PLC0415
+    from datasets.storage.rows import insert_rows  # noqa: PLC0415
 
     names = ["id", "kind", "prompt", "steps", "final_answer", "meta", "trace_version", "content"]
     names += ["content_hash", "created_at", "created_by"]
@@ -174,7 +174,7 @@ def _stored() -> dict[str, float]:
         ]
 
     def by_rows(rows: list[tuple[Any, ...]]) -> None:
-        _insert_rows(Trace, names, rows, "ON CONFLICT DO NOTHING")
+        insert_rows(Trace, names, rows, "ON CONFLICT DO NOTHING")
 
     def by_objects(rows: list[tuple[Any, ...]]) -> None:
         attributes = [*names[:-1], "created_by_id"]
@@ -184,7 +184,7 @@ def _stored() -> dict[str, float]:
         )
 
     sides: dict[str, Callable[[list[tuple[Any, ...]]], None]] = {
-        "_insert_rows": by_rows,
+        "insert_rows": by_rows,
         "bulk_create": by_objects,
     }
     least = dict.fromkeys(sides, float("inf"))

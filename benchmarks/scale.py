@@ -31,7 +31,7 @@ EXPORT = """
     import django
     django.setup()
     from datasets.models import Dataset
-    from datasets.services import export_lines
+    from datasets.services.exports import export_lines
     dataset = Dataset.objects.get(dataset_key=sys.argv[1])
     assert sum(1 for _ in export_lines(dataset)) == dataset.size
 """

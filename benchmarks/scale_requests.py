@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 
 from datasets.models import Trace
-from datasets.services import create_traces
+from datasets.services.traces import create_traces
 from runs.backup.databases import database_bytes
 from tunixrt.cursors import Cursor
 

@@ -1,24 +1,23 @@
 from django.urls import path
 
-from datasets import views
-from datasets.views import curation, versions
+from datasets.views import curation, datasets, imports, traces, uploads, versions
 
 app_name = "datasets"
 urlpatterns = [
-    path("datasets", views.dataset_list, name="list"),
-    path("datasets/new", views.upload, name="upload"),
-    path("datasets/files", views.server_files, name="server_files"),
-    path("datasets/imports", views.import_list, name="imports"),
-    path("datasets/imports/<uuid:import_id>", views.import_detail, name="import"),
-    path("datasets/imports/<uuid:import_id>/mapping", views.import_mapping, name="mapping"),
-    path("datasets/imports/<uuid:import_id>/cancel", views.import_cancel, name="import_cancel"),
+    path("datasets", datasets.dataset_list, name="list"),
+    path("datasets/new", uploads.upload, name="upload"),
+    path("datasets/files", uploads.server_files, name="server_files"),
+    path("datasets/imports", imports.import_list, name="imports"),
+    path("datasets/imports/<uuid:import_id>", imports.import_detail, name="import"),
+    path("datasets/imports/<uuid:import_id>/mapping", imports.import_mapping, name="mapping"),
+    path("datasets/imports/<uuid:import_id>/cancel", imports.import_cancel, name="import_cancel"),
     path("datasets/<str:key>/clean", versions.clean, name="clean"),
     path("datasets/<str:key>/diff", versions.diff, name="diff"),
     path("datasets/<str:key>/overlap", versions.overlap, name="overlap"),
     path("datasets/<str:key>/edit", curation.edit, name="edit"),
     path("datasets/<str:key>/archive", curation.archive, name="archive"),
-    path("datasets/<str:key>", views.detail, name="detail"),
-    path("traces", views.traces, name="traces"),
-    path("traces/<uuid:trace_id>", views.trace, name="trace"),
+    path("datasets/<str:key>", datasets.detail, name="detail"),
+    path("traces", traces.traces, name="traces"),
+    path("traces/<uuid:trace_id>", traces.trace, name="trace"),
     path("traces/<uuid:trace_id>/archive", curation.archive_of_trace, name="trace_archive"),
 ]

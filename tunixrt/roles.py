@@ -3,7 +3,7 @@ with every role.
 
 A role is a group of accounts; an account in none of them is a researcher. Pages, API and admin ask
 ``require`` in their first line, mostly through ``runs.services.access.get_run_for`` and
-``datasets.access.get_dataset_for``.
+``datasets.services.access.get_dataset_for``.
 """
 
 from collections.abc import Iterable

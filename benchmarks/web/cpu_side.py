@@ -72,7 +72,8 @@ def _works(rows: int) -> dict[str, Callable[[], None]]:
     from django.core.management import call_command  # noqa: PLC0415
 
     from benchmarks.history import fill  # noqa: PLC0415
-    from datasets.services import create_dataset, create_traces  # noqa: PLC0415
+    from datasets.services.datasets import create_dataset  # noqa: PLC0415
+    from datasets.services.traces import create_traces  # noqa: PLC0415
     from runs.models import Run  # noqa: PLC0415
     from tunixrt.local_mode import local_user  # noqa: PLC0415
     from tunixrt.models import ApiToken  # noqa: PLC0415

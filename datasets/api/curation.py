@@ -7,11 +7,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_dataset_for, get_trace_for
 from datasets.api.answers import Manifest, TraceAnswer
 from datasets.api.presentation import full_trace, manifest
 from datasets.api.views import DATASET, TRACE, caller
 from datasets.queries.card import data_card
+from datasets.services.access import get_dataset_for, get_trace_for
 from datasets.services.curation import (
     archive_dataset,
     archive_trace,

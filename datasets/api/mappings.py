@@ -12,7 +12,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_import_for
 from datasets.api.answers import ImportAnswer
 from datasets.api.presentation import import_answer
 from datasets.api.requests import Format, Kind, Mapping, Names
@@ -24,6 +23,7 @@ from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import NO_DRAFT, remembered_mapping, submit_draft
 from datasets.imports.mapping import SHAPES, Preview, cells_of, guess, preview, rows_of
 from datasets.models import Import, ImportState
+from datasets.services.access import get_import_for
 from tunixrt.api.query import choice, parse_uuid, read_query
 from tunixrt.api.schema import Answer, operation
 from tunixrt.reading import Model, read_body

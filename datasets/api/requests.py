@@ -12,7 +12,7 @@ from datasets.imports.hub import HubRequest
 from datasets.imports.importers import SKIP_BAD_DEFAULT, ImportRequest
 from datasets.models import ImportState
 from datasets.queries.listing import OFFSET_MAX
-from datasets.services import (
+from datasets.services.datasets import (
     MAX_DESCRIPTION,
     MAX_LICENCE,
     MAX_NAME,

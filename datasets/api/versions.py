@@ -13,7 +13,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_dataset_for
 from datasets.api.requests import Description, Name, Version
 from datasets.api.views import DATASET, caller, in_pieces
 from datasets.cleaning.derivation import dry_run
@@ -30,6 +29,7 @@ from datasets.comparison.overlaps import compute_overlap, is_small, known_about,
 from datasets.examples.schema import json_kind
 from datasets.imports.importing import submit_derivation, submit_overlap
 from datasets.models import Dataset, ImportState, Overlap
+from datasets.services.access import get_dataset_for
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import choice, read_by, read_query, text, whole
 from tunixrt.api.schema import Answer, Content, operation

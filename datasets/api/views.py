@@ -18,8 +18,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets import services
-from datasets.access import get_dataset_for, get_import_for
 from datasets.api.answers import (
     DatasetPage,
     ImportAnswer,
@@ -79,7 +77,12 @@ from datasets.queries.listing import (
     search_traces,
     take_page,
 )
+from datasets.services.access import get_dataset_for, get_import_for
 from datasets.services.curation import edit_dataset
+from datasets.services.datasets import create_dataset
+from datasets.services.exports import export_lines, export_parquet
+from datasets.services.refusals import InvalidTraces
+from datasets.services.traces import create_traces
 from datasets.storage.word_index import waiting_count
 from tunixrt.api.authentication import READ_ONLY
 from tunixrt.api.negotiation import OneForm
@@ -196,8 +199,8 @@ class TraceList(APIView):
             )
             raise ValidationError({"non_field_errors": [reason]})
         try:
-            traces = services.create_traces(items=items, by=caller(request))
-        except services.InvalidTraces as error:
+            traces = create_traces(items=items, by=caller(request))
+        except InvalidTraces as error:
             raise (error if isinstance(data, list) else error.of_the_first) from error
         receipts = [receipt(trace) for trace in traces]
         return Response(receipts if isinstance(data, list) else receipts[0], status=201)
@@ -256,7 +259,7 @@ class DatasetList(APIView):
     def post(self, request: Request) -> Response:
         require(caller(request), May.MAKE)
         body = read_body(DatasetBody, request.data, named=NAMED_FIELDS)
-        dataset = services.create_dataset(
+        dataset = create_dataset(
             **body.model_dump(), provenance={"source": "api"}, by=caller(request)
         )
         return Response(manifest(dataset), status=201)
@@ -549,7 +552,7 @@ class DatasetExport(APIView):
         query = read_query(ExportQuery, request)
         dataset = get_dataset_for(caller(request), key, may=May.READ)
         response = StreamingHttpResponse(
-            in_pieces(services.export_lines(dataset, in_full=query.form == "examples")),
+            in_pieces(export_lines(dataset, in_full=query.form == "examples")),
             content_type="application/x-ndjson; charset=utf-8",
         )
         response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.jsonl"'
@@ -571,7 +574,7 @@ class DatasetParquet(APIView):
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         dataset = get_dataset_for(caller(request), key, may=May.READ)
         response = StreamingHttpResponse(
-            services.export_parquet(dataset), content_type="application/vnd.apache.parquet"
+            export_parquet(dataset), content_type="application/vnd.apache.parquet"
         )
         response["Content-Disposition"] = f'attachment; filename="{dataset.dataset_key}.parquet"'
         return response

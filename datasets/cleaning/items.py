@@ -12,7 +12,7 @@ from datasets.examples import kinds
 from datasets.examples.messages import InvalidMessages
 from datasets.examples.schema import ExampleData, InvalidTrace, parse_trace
 from datasets.models import Dataset, DatasetItem, Kind
-from datasets.services import READ_BATCH
+from datasets.storage.rows import READ_BATCH
 
 TICK = 500  # examples between two reports of progress
 _COLUMNS = (

@@ -2,7 +2,7 @@
 
 from django import forms
 
-from datasets.services import MAX_DESCRIPTION, MAX_LICENCE, MAX_SOURCE
+from datasets.services.datasets import MAX_DESCRIPTION, MAX_LICENCE, MAX_SOURCE
 
 
 class EditForm(forms.Form):

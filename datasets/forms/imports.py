@@ -19,15 +19,14 @@ from datasets.imports.importers import (
 )
 from datasets.imports.mapping import SHAPES, SHAPES_BY_NAME, Rows, Shape, fitting, guess, shaped
 from datasets.models import Kind
-from datasets.services import (
+from datasets.services.datasets import (
     MAX_DESCRIPTION,
     MAX_LICENCE,
     MAX_NAME,
     MAX_SOURCE,
     MAX_VERSION,
-    DatasetExists,
-    InvalidDataset,
 )
+from datasets.services.refusals import DatasetExists, InvalidDataset
 from tunixrt.forms import ChoiceField
 from tunixrt.refusals import Refusal
 

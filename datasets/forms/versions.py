@@ -8,7 +8,8 @@ from django import forms
 
 from datasets.cleaning.operation import Operation
 from datasets.cleaning.recipe import OPERATIONS, RECIPE_MAX, InvalidRecipe, Recipe, parse_recipe
-from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION, DatasetExists
+from datasets.services.datasets import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
+from datasets.services.refusals import DatasetExists
 from tunixrt.forms import ChoiceField, MultipleChoiceField
 from tunixrt.numbers import parse_number, parse_whole_number
 from tunixrt.refusals import Refusal

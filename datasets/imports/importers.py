@@ -16,13 +16,14 @@ from typing import Any, Protocol
 from django.conf import settings
 from django.contrib.auth.models import User
 
-from datasets import services
 from datasets.examples.schema import NAMED_PROBLEMS, ExampleData
 from datasets.files.folders import GROUPED, SKIPPED, STAGING
 from datasets.files.reading import ImportRefused, Part, Source, unpacked_limit
 from datasets.formats.grouping import GROUPINGS, Grouping
 from datasets.formats.lines import Line, LineError, parse_line
 from datasets.formats.table import FORMATS, KINDS, check_line, convert, recognise
+from datasets.services.datasets import check_identity, check_origin
+from datasets.services.refusals import InvalidDataset
 from datasets.storage.staging import Filling, Staging, no_room
 from datasets.storage.storing import WAS_ERASED, Erased
 from tunixrt.numbers import parse_number
@@ -118,19 +119,19 @@ class ImportRequest:
 
     def check(self) -> None:
         """Raises InvalidDataset, DatasetExists."""
-        services.check_identity(name=self.name, version=self.version, description=self.description)
-        services.check_origin(licence=self.licence, source=self.source)
+        check_identity(name=self.name, version=self.version, description=self.description)
+        check_origin(licence=self.licence, source=self.source)
         if self.format is not None and self.format not in FORMATS:
-            raise services.InvalidDataset(
+            raise InvalidDataset(
                 {"format": [f"{self.format!r} is unknown; known are {', '.join(FORMATS)}."[:300]]}
             )
         if self.kind is not None and self.kind not in KINDS:
-            raise services.InvalidDataset({"kind": [f"Must be one of {', '.join(KINDS)}."]})
+            raise InvalidDataset({"kind": [f"Must be one of {', '.join(KINDS)}."]})
         check_mapping(self.mapping)
         check_held_out(self.held_out)
         check_skip_bad(self.skip_bad)
         if self.limit is not None and self.limit < 1:
-            raise services.InvalidDataset({"limit": ["Must be at least 1."]})
+            raise InvalidDataset({"limit": ["Must be at least 1."]})
 
     def as_json(self) -> dict[str, Any]:
         """What is kept of it; ``from_json`` reads it."""
@@ -175,7 +176,7 @@ def read_parts(
         may_wait: raise LacksMapping where a mapping would help, instead of reading on.
 
     Raises:
-        LacksMapping, BadLines, ImportRefused, services.InvalidDataset. OSError: no room for the
+        LacksMapping, BadLines, ImportRefused, InvalidDataset. OSError: no room for the
         staging.
     """
     with closing(Filling(folder / STAGING)) as filling:
@@ -184,7 +185,7 @@ def read_parts(
         held_out = request.held_out
         if held_out is not None and filling.named_parts:
             reason = "The lines name their part themselves (field split); give one or the other."
-            raise services.InvalidDataset({"held_out": [reason]})
+            raise InvalidDataset({"held_out": [reason]})
         staging = filling.complete(
             held_out=None if held_out is None else _count_held_out(held_out, filling.size),
             about={
@@ -200,7 +201,7 @@ def refuse_overlap(staging: Staging) -> None:
     """An example in both parts would make the held-out part worthless. Raises InvalidDataset."""
     if places := staging.in_both_parts():
         named = ", ".join(str(place + 1) for place in places)
-        raise services.InvalidDataset(
+        raise InvalidDataset(
             {"split": [f"These examples stand in both parts (counted from 1): {named}."]}
         )
 
@@ -209,7 +210,7 @@ def _count_held_out(held_out: int | float, size: int) -> int:
     number = max(1, round(held_out * size)) if isinstance(held_out, float) else held_out
     if number >= size:
         reason = f"{number} of {size} examples held out leave none to train on."
-        raise services.InvalidDataset({"held_out": [reason]})
+        raise InvalidDataset({"held_out": [reason]})
     return number
 
 
@@ -431,7 +432,7 @@ def check_mapping(mapping: Mapping[Any, Any]) -> None:
     elif len(set(mapping.values())) < len(mapping):
         problems.append("Names a field or column of the file twice.")
     if problems:
-        raise services.InvalidDataset({"mapping": problems[:NAMED_PROBLEMS]})
+        raise InvalidDataset({"mapping": problems[:NAMED_PROBLEMS]})
 
 
 def check_held_out(held_out: int | float | None) -> None:
@@ -442,7 +443,7 @@ def check_held_out(held_out: int | float | None) -> None:
         type(held_out) is int and held_out >= 1
     ):
         return
-    raise services.InvalidDataset({"held_out": [HELD_OUT]})
+    raise InvalidDataset({"held_out": [HELD_OUT]})
 
 
 def parse_held_out(text: str) -> int | float | None:
@@ -462,13 +463,13 @@ def parse_held_out(text: str) -> int | float | None:
         parse_number(text)
     except ValueError as error:
         problems.insert(0, str(error))
-    raise services.InvalidDataset({"held_out": problems})
+    raise InvalidDataset({"held_out": problems})
 
 
 def check_skip_bad(share: float | None) -> None:
     """Raises InvalidDataset."""
     if share is not None and not 0 < share <= 0.5:
-        raise services.InvalidDataset({"skip_bad": [SKIP_BAD]})
+        raise InvalidDataset({"skip_bad": [SKIP_BAD]})
 
 
 def parse_skip_bad(text: str) -> float | None:
@@ -480,7 +481,7 @@ def parse_skip_bad(text: str) -> float | None:
     if text in ("true", "on", "1"):
         return SKIP_BAD_DEFAULT
     if not re.fullmatch(r"0?\.[0-9]{1,9}", text):
-        raise services.InvalidDataset({"skip_bad": [SKIP_BAD]})
+        raise InvalidDataset({"skip_bad": [SKIP_BAD]})
     check_skip_bad(float(text))
     return float(text)
 
@@ -492,7 +493,7 @@ def parse_mapping(text: str) -> dict[str, str]:
     try:
         mapping = parse_line(text.encode(errors="surrogatepass"))
     except LineError as error:
-        raise services.InvalidDataset(
+        raise InvalidDataset(
             {"mapping": [f'Must be a JSON object like {{"prompt": "question"}}; it {error}.']}
         ) from error
     check_mapping(mapping)

@@ -28,7 +28,6 @@ from django.db.models.functions import Coalesce
 from django.dispatch import Signal
 from django.utils import timezone
 
-from datasets import services
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.recipe import Recipe, check_parents
 from datasets.comparison.overlaps import check_comparable, compute_overlap
@@ -47,6 +46,8 @@ from datasets.imports.importers import (
 from datasets.imports.mapping import lacks_mapping
 from datasets.models import UNDER_WAY, Dataset, Import, ImportPhase, ImportState
 from datasets.services.curation import inherited_origin
+from datasets.services.datasets import describe, get_dataset, insert_dataset
+from datasets.services.refusals import InvalidDataset
 from datasets.storage.staging import Filling, NotComplete, Staging
 from datasets.storage.storing import BATCH, BATCH_BYTES, discard, store, store_batch
 from tunixrt.refusals import Conflict, Missing, NoRoom, Refusal, TooMany
@@ -99,7 +100,7 @@ def import_file(
         named_lines: how many bad lines the error names; None: all.
 
     Raises:
-        BadLines, ImportRefused, services.InvalidDataset, services.DatasetExists. OSError: no room.
+        BadLines, ImportRefused, InvalidDataset, DatasetExists. OSError: no room.
     """
     request.check()
     row = _row_in_request(request, {"type": "upload", "file": file_name[:255]}, by)
@@ -190,7 +191,7 @@ def _store_at_once(
 ) -> Dataset:
     """A dataset of one batch needs one transaction only."""
     with transaction.atomic():
-        row.dataset = services.insert_dataset(
+        row.dataset = insert_dataset(
             **_dataset_fields(request, by),
             summary=staging.summary,
             provenance=staging.about["provenance"],
@@ -212,7 +213,7 @@ def _store_in_request(
     row: Import, staging: Staging, request: ImportRequest, by: User | None
 ) -> Dataset:
     with transaction.atomic():
-        row.dataset = services.insert_dataset(**_dataset_fields(request, by))
+        row.dataset = insert_dataset(**_dataset_fields(request, by))
         row.save(force_insert=True)
     try:
         _store(row, staging)
@@ -266,7 +267,7 @@ def _check_parts(asked: hub.HubRequest, request: ImportRequest) -> None:
     """Raises InvalidDataset."""
     if asked.held_out_files and request.held_out is not None:
         reason = "The files that are held out are named; give one or the other."
-        raise services.InvalidDataset({"held_out": [reason]})
+        raise InvalidDataset({"held_out": [reason]})
 
 
 def _row_of(request: ImportRequest, source: dict[str, Any], by: User) -> Import:
@@ -349,7 +350,7 @@ def submit_draft(*, row: Import, request: ImportRequest, by: User) -> Import:
     request.check()
     _refuse_too_many(by)
     with transaction.atomic():
-        dataset = services.insert_dataset(**_dataset_fields(request, by))
+        dataset = insert_dataset(**_dataset_fields(request, by))
         taken = Import.objects.filter(pk=row.pk, state=ImportState.DRAFT).update(
             state=ImportState.PENDING,
             dataset=dataset,
@@ -384,7 +385,7 @@ def _cancel_draft(row: Import) -> bool:
 
 def _submit(row: Import, request: ImportRequest, by: User) -> None:
     with transaction.atomic():
-        row.dataset = services.insert_dataset(**_dataset_fields(request, by))
+        row.dataset = insert_dataset(**_dataset_fields(request, by))
         row.save(force_insert=True)
 
 
@@ -609,7 +610,7 @@ def _wait_for_mapping(row: Import) -> NoReturn:
 
 def _derive(row: Import, folder: Path) -> Staging:
     """Stage what a recipe makes of datasets."""
-    parents = [services.get_dataset(key) for key in row.source["parents"]]
+    parents = [get_dataset(key) for key in row.source["parents"]]
     told = _Told(row)
     with closing(Filling(folder / folders.STAGING)) as filling:
         derivation = derive(
@@ -634,7 +635,7 @@ def _compare(row: Import) -> None:
     assert row.dataset is not None
     compute_overlap(
         row.dataset,
-        services.get_dataset(row.source["other"]),
+        get_dataset(row.source["other"]),
         progress=lambda: told(read=0, examples=0),
         by=row.created_by,
     )
@@ -656,7 +657,7 @@ def _store(row: Import, staging: Staging) -> None:
     )
     with transaction.atomic():
         dataset = Dataset.with_incomplete.get(pk=row.dataset_id)
-        services.describe(dataset, staging.summary)
+        describe(dataset, staging.summary)
         dataset.provenance = staging.about["provenance"]
         dataset.parents.set(Dataset.objects.filter(dataset_key__in=row.source.get("parents", ())))
         dataset.complete = True
@@ -714,14 +715,6 @@ def _end(
 
 
 # --- What is asked of an import -------------------------------------------------------------------
-
-
-def get_import(import_id: uuid.UUID) -> Import:
-    """Raises Missing."""
-    row = Import.objects.select_related("dataset", "created_by").filter(pk=import_id).first()
-    if row is None:
-        raise Missing(f"Import not found: {import_id}")
-    return row
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,8 @@ from django.utils import timezone
 
 from datasets.examples.schema import Errors
 from datasets.models import Dataset, Trace
-from datasets.services import (
-    MAX_LICENCE,
-    MAX_SOURCE,
-    InvalidDataset,
-    check_origin,
-    description_problem,
-)
+from datasets.services.datasets import MAX_LICENCE, MAX_SOURCE, check_origin, description_problem
+from datasets.services.refusals import InvalidDataset
 from tunixrt.audit import write_log_entry
 
 EDITABLE = ("description", "licence", "source")

@@ -5,7 +5,8 @@ from typing import Any
 
 from datasets.cleaning.derivation import Derivation, derive
 from datasets.models import Dataset
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 
 
 def dataset_of(

@@ -12,7 +12,8 @@ from datasets.files.reading import Readable
 from datasets.imports import importing
 from datasets.imports.importers import NAMED_LINES, ImportRequest
 from datasets.models import Dataset, Import, Trace
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 
 
 def trace_body(number: int = 0, **changes: Any) -> dict[str, Any]:

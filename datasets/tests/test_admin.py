@@ -2,7 +2,8 @@ import pytest
 
 from datasets import admin as datasets_admin
 from datasets.models import Dataset, Trace
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from datasets.tests.factory import make_dataset
 
 pytestmark = pytest.mark.django_db

@@ -9,9 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from datasets.access import get_dataset_for, get_trace_for
 from datasets.forms.curation import EditForm
-from datasets.services import InvalidDataset
+from datasets.services.access import get_dataset_for, get_trace_for
 from datasets.services.curation import (
     archive_dataset,
     archive_trace,
@@ -19,6 +18,7 @@ from datasets.services.curation import (
     restore_dataset,
     restore_trace,
 )
+from datasets.services.refusals import InvalidDataset
 from tunixrt.accounts import person
 from tunixrt.refusals import BadRequest
 from tunixrt.roles import May

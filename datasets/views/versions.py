@@ -11,15 +11,9 @@ from django.shortcuts import redirect, render
 from django.urls import NoReverseMatch, reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from datasets.access import get_dataset_for
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
-from datasets.comparison.differences import (
-    CHANGES,
-    Change,
-    compare,
-    decode_after,
-)
+from datasets.comparison.differences import CHANGES, Change, compare, decode_after
 from datasets.comparison.overlaps import compute_overlap, is_small, sentence
 from datasets.examples.kinds import parts_of
 from datasets.forms.versions import (
@@ -32,6 +26,7 @@ from datasets.forms.versions import (
 )
 from datasets.imports.importing import submit_derivation, submit_overlap
 from datasets.models import Dataset, Import
+from datasets.services.access import get_dataset_for
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May, require

@@ -9,9 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_dataset_for
 from datasets.examples.schema import json_kind
 from datasets.models import Erasure
+from datasets.services.access import get_dataset_for
 from runs.api.views import actor, described
 from runs.services.erasing import (
     TRACES_MAX,

@@ -9,9 +9,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_dataset_for
 from datasets.api.views import DATASET
 from datasets.models import Trace
+from datasets.services.access import get_dataset_for
 from runs.api.look import TRACE
 from runs.api.views import actor, described
 from runs.queries.lineage import PAGE, datasets_with, graph_answer, lineage, runs_with

@@ -5,10 +5,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.access import get_dataset_for
 from datasets.api.views import DATASET
 from datasets.examples.kinds import training_line
 from datasets.models import Split, Trace
+from datasets.services.access import get_dataset_for
 from runs.api.answers import CountedLengths, Rendered
 from runs.api.queries import LengthsQuery, RenderedQuery
 from runs.api.views import actor, described

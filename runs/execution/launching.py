@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection, transaction
 
-from datasets.services import write_jsonl
+from datasets.services.exports import write_jsonl
 from runs.execution.dry_run import answer_dry_runs, dry_run_in_request
 from runs.execution.engine import Job, JobState, NotPlaced
 from runs.execution.engines import ENGINES, engine_for

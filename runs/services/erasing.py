@@ -22,7 +22,6 @@ from django.db.models import F
 from django.utils import timezone
 
 from datasets.models import Dataset, Erasure
-from datasets.services import UnknownTraces
 from datasets.services.erasing import (
     datasets_holding,
     derived_from,
@@ -34,6 +33,7 @@ from datasets.services.erasing import (
     traces_only_in,
     twins_of,
 )
+from datasets.services.refusals import UnknownTraces
 from runs.models import EXECUTING, Run, RunEvent, RunQuerySet, RunStatus
 from runs.runfolder.erasing import InUse, erase_examples
 from runs.runfolder.tree import remove_tree

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from datasets.models import Dataset
-from datasets.services import DatasetNotFound
+from datasets.services.refusals import DatasetNotFound
 from runs.lifecycle import Step, insert_ended
 from runs.models import Host, Run, RunEngine, RunEvent, RunNameKey, RunStatus, RunTag
 from runs.services.access import reread

@@ -16,7 +16,8 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from runs.execution import looking
 from runs.keeper import program as keeper
 from runs.live import stream

@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from datasets.access import get_dataset_for
 from datasets.models import Erasure
+from datasets.services.access import get_dataset_for
 from runs.forms.erasing import ErasureForm
 from runs.services.erasing import (
     affected_by,

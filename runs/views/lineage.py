@@ -7,9 +7,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
-from datasets.access import get_dataset_for
 from datasets.models import Trace
 from datasets.queries.lineage import dataset_id
+from datasets.services.access import get_dataset_for
 from runs.queries.lineage import branches_of, datasets_with, lineage, runs_with
 from tunixrt.accounts import person
 from tunixrt.roles import May

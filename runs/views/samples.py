@@ -11,8 +11,8 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
-from datasets.access import get_dataset_for
 from datasets.models import Dataset
+from datasets.services.access import get_dataset_for
 from runs.execution.lengths import measure_lengths
 from runs.forms.look import LookForm
 from runs.models import Run

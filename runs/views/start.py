@@ -14,7 +14,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from datasets.models import Dataset
-from datasets.services import DatasetNotFound
+from datasets.services.refusals import DatasetNotFound
 from runs.execution import launching
 from runs.forms.start import StartForm, initial_from_config
 from runs.models import Host, Run

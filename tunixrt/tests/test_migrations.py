@@ -188,7 +188,7 @@ for name, members in (("talks", traces), ("plain", traces[2:])):
 
 def exported():
     from datasets.models import Dataset
-    from datasets.services import export_lines
+    from datasets.services.exports import export_lines
     return {
         dataset.dataset_key: [dataset.kind, dataset.fingerprint, *(
             {k: v for k, v in json.loads(line).items() if k != "id"}

@@ -6,13 +6,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from datasets import services
 from datasets.formats.table import FORMATS, KINDS
 from datasets.imports import importers
 from datasets.imports.hub import HubRequest
 from datasets.imports.importing import import_file, import_hub
 from datasets.management.acting_user import acting_user, add_user_argument
 from datasets.models import Dataset
+from datasets.services.refusals import InvalidDataset
 from tunixrt.commands import Command as TunixrtCommand
 from tunixrt.commands import number_between
 
@@ -156,12 +156,12 @@ def _mapped_field(text: str) -> tuple[str, str]:
 def _skip_bad(text: str) -> float | None:
     try:
         return importers.parse_skip_bad(text)
-    except services.InvalidDataset as error:
+    except InvalidDataset as error:
         raise ArgumentTypeError(str(error)) from error
 
 
 def _held_out(text: str) -> int | float | None:
     try:
         return importers.parse_held_out(text)
-    except services.InvalidDataset as error:
+    except InvalidDataset as error:
         raise ArgumentTypeError(str(error)) from error

@@ -5,7 +5,9 @@ from django.core.management.base import BaseCommand
 
 from datasets.examples import arithmetic
 from datasets.management.acting_user import acting_user, add_user_argument
-from datasets.services import DatasetNotFound, create_dataset, create_traces, get_dataset
+from datasets.services.datasets import create_dataset, get_dataset
+from datasets.services.refusals import DatasetNotFound
+from datasets.services.traces import create_traces
 
 
 class Command(BaseCommand):

@@ -3,7 +3,7 @@ from typing import Any
 
 from datasets.comparison.overlaps import compute_overlap, sentence
 from datasets.management.acting_user import acting_user, add_user_argument
-from datasets.services import get_dataset
+from datasets.services.datasets import get_dataset
 from tunixrt.commands import Command as TunixrtCommand
 
 

@@ -3,7 +3,7 @@ import uuid
 import pytest
 
 from datasets.models import Dataset
-from datasets.services import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
+from datasets.services.datasets import MAX_DESCRIPTION, MAX_NAME, MAX_VERSION
 from datasets.tests.factory import make_dataset, make_traces
 
 pytestmark = pytest.mark.django_db

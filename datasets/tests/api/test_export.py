@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.factory import make_dataset
 
 pytestmark = pytest.mark.django_db

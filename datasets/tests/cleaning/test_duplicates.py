@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from datasets.cleaning.derivation import derive
 from datasets.cleaning.duplicates import SLOTS, banding
 from datasets.models import Split, Trace
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from datasets.tests.deriving import chat, dataset_of, made, qa, questions, step
 from datasets.tests.factory import make_dataset
 

@@ -11,7 +11,7 @@ from datasets.cleaning.masking import KINDS, mask
 from datasets.cleaning.rewriting import FieldTaken
 from datasets.examples.kinds import content_of, parse_example
 from datasets.examples.schema import MAX_TRACE_BYTES
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.deriving import chat, dataset_of, made, qa, questions, step
 from datasets.tests.factory import import_upload
 from tunixrt.refusals import Refusal

@@ -17,7 +17,8 @@ from datasets.comparison.differences import (
     decode_after,
 )
 from datasets.models import Dataset
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from datasets.tests.deriving import chat, dataset_of, qa
 
 pytestmark = pytest.mark.django_db

@@ -22,7 +22,8 @@ from datasets.comparison.overlaps import (
     sentence,
 )
 from datasets.models import Dataset, Import, Overlap
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from datasets.tests.deriving import chat, dataset_of, qa
 from datasets.tests.factory import work_on
 from tunixrt.tests.plugin import ROOT

@@ -30,7 +30,7 @@ from datasets.files.reading import (
 from datasets.formats.lines import LineError
 from datasets.imports.importers import BadLines
 from datasets.models import Dataset, Trace
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.factory import import_upload, jsonl, nothing_is_stored, trace_body
 
 pytestmark = pytest.mark.django_db

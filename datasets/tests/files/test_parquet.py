@@ -18,7 +18,7 @@ from datasets.files.reading import ImportRefused
 from datasets.imports.importers import BadLines
 from datasets.imports.mapping import first_rows
 from datasets.models import Dataset
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.factory import import_upload, jsonl, make_dataset, nothing_is_stored
 from tunixrt.tests.plugin import ROOT
 

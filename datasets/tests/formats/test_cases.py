@@ -9,7 +9,7 @@ import pytest
 from datasets.files.reading import ImportRefused
 from datasets.imports.importers import BadLines
 from datasets.models import Kind
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.factory import import_upload, nothing_is_stored
 
 pytestmark = pytest.mark.django_db

@@ -9,7 +9,7 @@ import pytest
 
 from datasets.formats.lines import LineError
 from datasets.formats.table import recognise, to_example
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.factory import import_upload, jsonl_file
 
 USER = {"role": "user", "content": "1+1?"}

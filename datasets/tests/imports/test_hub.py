@@ -24,7 +24,7 @@ from datasets.imports import hub, importing
 from datasets.imports.importers import ImportRequest
 from datasets.imports.supervision import Supervisor
 from datasets.models import Dataset, Import
-from datasets.services import export_lines
+from datasets.services.exports import export_lines
 from datasets.tests.factory import jsonl, trace_body
 from datasets.tests.fake_hub import Hub, Repository, serve
 from tunixrt.refusals import NotHere, Refusal

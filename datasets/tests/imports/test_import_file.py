@@ -12,13 +12,10 @@ from datasets.files.reading import MAX_LINE_BYTES, ImportRefused
 from datasets.imports import importing
 from datasets.imports.importers import BadLines, parse_held_out, parse_mapping
 from datasets.models import TRAINING_FORMATS, Dataset, Kind, Trace
-from datasets.services import (
-    DatasetExists,
-    InvalidDataset,
-    create_dataset,
-    create_traces,
-    export_lines,
-)
+from datasets.services.datasets import create_dataset
+from datasets.services.exports import export_lines
+from datasets.services.refusals import DatasetExists, InvalidDataset
+from datasets.services.traces import create_traces
 from datasets.storage import storing
 from datasets.tests.factory import (
     import_upload,

@@ -20,7 +20,10 @@ from datasets.imports import importing, supervision
 from datasets.imports.importers import ImportRequest
 from datasets.imports.supervision import Supervisor, remove_leftovers
 from datasets.models import Dataset, DatasetItem, Import, Trace
-from datasets.services import create_dataset, create_traces, export_lines
+from datasets.services.datasets import create_dataset
+from datasets.services.exports import export_lines
+from datasets.services.refusals import DatasetExists
+from datasets.services.traces import create_traces
 from datasets.storage import storing
 from datasets.tests.factory import import_upload, jsonl, trace_body, work_on
 
@@ -95,9 +98,9 @@ class TestOfItsOwn:
         self, db: None, submit: Callable[..., Import]
     ) -> None:
         submit(trace_body())
-        with pytest.raises(importing.services.DatasetExists, match="is being imported"):
+        with pytest.raises(DatasetExists, match="is being imported"):
             submit(trace_body())
-        with pytest.raises(importing.services.DatasetExists, match="is being imported"):
+        with pytest.raises(DatasetExists, match="is being imported"):
             create_dataset(name="sums", version="v1", trace_ids=[], by=None)
         assert Import.objects.count() == 1
 
@@ -412,7 +415,7 @@ class TestFaces:
     def test_a_large_upload_is_handed_to_a_process(
         self, local_client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr("datasets.views.IN_REQUEST_BYTES", 10)
+        monkeypatch.setattr("datasets.views.uploads.IN_REQUEST_BYTES", 10)
         file = tmp_path / "sums.jsonl"
         file.write_bytes(jsonl(*traces(4)))
         with file.open("rb") as upload:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from datasets.services import get_dataset
+from datasets.services.datasets import get_dataset
 from datasets.tests.factory import jsonl, make_dataset, nothing_is_stored, trace_body
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -3,7 +3,8 @@ from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
 from datasets.models import Trace
-from datasets.services import export_lines, get_dataset
+from datasets.services.datasets import get_dataset
+from datasets.services.exports import export_lines
 
 pytestmark = pytest.mark.django_db
 

@@ -7,18 +7,15 @@ import pytest
 from django.db import connection
 
 from datasets.models import Dataset, DatasetItem
-from datasets.services import (
+from datasets.services.datasets import (
     MAX_DESCRIPTION,
     MAX_NAME,
     MAX_VERSION,
-    DatasetExists,
-    DatasetNotFound,
-    InvalidDataset,
-    UnknownTraces,
     create_dataset,
-    create_traces,
     get_dataset,
 )
+from datasets.services.refusals import DatasetExists, DatasetNotFound, InvalidDataset, UnknownTraces
+from datasets.services.traces import create_traces
 from datasets.tests.factory import make_dataset, make_traces, trace_body
 
 

@@ -3,9 +3,9 @@ import threading
 import pytest
 from django.db import connection
 
-from datasets import services
 from datasets.models import Trace
-from datasets.services import InvalidTraces, create_traces
+from datasets.services.refusals import InvalidTraces
+from datasets.services.traces import create_traces
 from datasets.tests.factory import make_traces, trace_body
 
 
@@ -59,7 +59,7 @@ def test_no_traces_at_all():
 
 @pytest.mark.django_db
 def test_more_traces_than_one_batch(monkeypatch):
-    monkeypatch.setattr(services, "WRITE_BATCH", 4)
+    monkeypatch.setattr("datasets.services.traces.WRITE_BATCH", 4)
     traces = make_traces(10)
     assert [trace.meta["number"] for trace in traces] == list(range(10))
     assert Trace.objects.count() == 10

@@ -14,13 +14,14 @@ from rest_framework.test import APIClient
 from datasets.cleaning.recipe import parse_recipe
 from datasets.imports.importing import submit_derivation
 from datasets.models import Dataset, Trace
-from datasets.services import MAX_LICENCE, InvalidDataset
 from datasets.services.curation import (
     archive_dataset,
     edit_dataset,
     inherited_origin,
     restore_dataset,
 )
+from datasets.services.datasets import MAX_LICENCE
+from datasets.services.refusals import InvalidDataset
 from datasets.tests.factory import (
     import_upload,
     jsonl_file,

@@ -3,9 +3,11 @@ import tracemalloc
 
 import pytest
 
-from datasets import services
 from datasets.models import Dataset
-from datasets.services import create_dataset, create_traces, export_lines, write_jsonl
+from datasets.services import exports
+from datasets.services.datasets import create_dataset
+from datasets.services.exports import export_lines, write_jsonl
+from datasets.services.traces import create_traces
 from datasets.tests.factory import make_dataset
 
 
@@ -24,7 +26,7 @@ def test_lines_have_the_order_and_the_parts_of_the_dataset():
 @pytest.mark.django_db
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 8])
 def test_batches_neither_lose_nor_repeat_lines(size, monkeypatch):
-    monkeypatch.setattr(services, "READ_BATCH", 4)
+    monkeypatch.setattr(exports, "READ_BATCH", 4)
     lines = [json.loads(line) for line in export_lines(make_dataset(size))]
     assert [line["messages"][0]["content"] for line in lines] == [
         f"{number}+1=?" for number in range(size)

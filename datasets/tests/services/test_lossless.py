@@ -11,7 +11,9 @@ from datasets.examples.kinds import example_line, parse_example
 from datasets.files import parquet
 from datasets.formats.table import FORMATS, recognise
 from datasets.models import Dataset
-from datasets.services import create_dataset, create_traces, export_lines, export_parquet
+from datasets.services.datasets import create_dataset
+from datasets.services.exports import export_lines, export_parquet
+from datasets.services.traces import create_traces
 from datasets.tests.factory import import_upload, jsonl, make_dataset
 from datasets.tests.formats.test_formats import CHATS, PAIRS, PROMPTS, TRACES
 

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from datasets.examples.kinds import parse_example
 from datasets.models import Dataset
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from datasets.storage.tally import Histogram, Lengths
 from datasets.tests.factory import make_dataset
 

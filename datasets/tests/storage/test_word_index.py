@@ -23,9 +23,9 @@ from datasets.imports import importing
 from datasets.imports.importers import ImportRequest
 from datasets.imports.supervision import WordIndexing
 from datasets.models import Import, Trace, TraceWords, WordBacklog
-from datasets.services import create_traces
 from datasets.services.curation import archive_trace
 from datasets.services.erasing import erase_contents, remove_old_versions
+from datasets.services.traces import create_traces
 from datasets.storage import storing, word_index
 from datasets.storage.word_index import ready_backlogs, waiting_count, work_off
 from datasets.tests.factory import import_upload, jsonl_file, make_traces, trace_body, work_on
@@ -306,7 +306,7 @@ def test_a_cursor_of_another_list_is_refused(api: APIClient) -> None:
 
 @pytest.mark.django_db
 def test_the_page(client: Client, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.views.PAGE", 2)
+    monkeypatch.setattr("datasets.views.traces.PAGE", 2)
     client.force_login(user)
     traces = create("two 1", "two 2", "two <b>3</b>")
     first = client.get("/traces?words=TWO")

@@ -1,6 +1,7 @@
 import pytest
 
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from datasets.tests.factory import make_dataset, make_traces
 
 pytestmark = pytest.mark.django_db
@@ -25,7 +26,7 @@ def test_manifest_and_first_examples(browser):
 
 
 def test_examples_are_searched_and_paged_through(browser, monkeypatch):
-    monkeypatch.setattr("datasets.views.EXAMPLES", 2)
+    monkeypatch.setattr("datasets.views.datasets.EXAMPLES", 2)
     items = [{"prompt": f"{n} <b>", "final_answer": "even" if n % 2 else "Odd"} for n in range(12)]
     traces = create_traces(items=[one | {"steps": []} for one in items], by=None)
     create_dataset(name="two", version="v1", trace_ids=[one.pk for one in traces], by=None)
@@ -146,7 +147,7 @@ def test_traces_newest_first_and_searched(browser):
 
 
 def test_pages_of_traces(browser, monkeypatch):
-    monkeypatch.setattr("datasets.views.PAGE", 2)
+    monkeypatch.setattr("datasets.views.traces.PAGE", 2)
     make_traces(3)
     first = browser.get("/traces")
     second = browser.get("/traces", {"cursor": first.context["page"].next_cursor})
@@ -182,7 +183,7 @@ def test_a_trace_and_the_datasets_that_use_it(browser, django_assert_num_queries
 
 
 def test_a_trace_used_by_many_datasets(browser, monkeypatch):
-    monkeypatch.setattr("datasets.views.USES", 2)
+    monkeypatch.setattr("datasets.views.traces.USES", 2)
     dataset = make_dataset(1)
     for number in range(2):
         make_dataset(1, version=str(number))

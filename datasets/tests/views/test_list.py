@@ -49,7 +49,7 @@ def test_search(browser):
 
 
 def test_pages(browser, monkeypatch):
-    monkeypatch.setattr("datasets.views.PAGE", 2)
+    monkeypatch.setattr("datasets.views.datasets.PAGE", 2)
     for number in range(5):
         make_dataset(0, version=str(number), name="a_b")
     response, seen = browser.get("/datasets?q=a_b"), []

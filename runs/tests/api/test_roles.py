@@ -22,7 +22,8 @@ from rest_framework.test import APIClient
 from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
 from runs.services.claiming import claim_run
 from runs.services.finishing import finish_run

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset
-from datasets.services import create_dataset
+from datasets.services.datasets import create_dataset
 from runs.models import Run, RunEvent
 from runs.services.reservations import run_folder
 from runs.spec.kinds import SFT

@@ -14,9 +14,9 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-import datasets.services
+import datasets.services.exports
 from datasets.models import Dataset
-from datasets.services import write_jsonl
+from datasets.services.exports import write_jsonl
 from runs.execution.attending import attend, attend_run, cancel_run
 from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending
@@ -65,7 +65,7 @@ def kill_while_writing(dataset: Dataset, path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            datasets.services.export_lines = lines  # type: ignore[assignment]
+            datasets.services.exports.export_lines = lines  # type: ignore[assignment]
             write_jsonl(dataset, path)
         finally:
             os._exit(1)

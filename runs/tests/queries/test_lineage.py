@@ -14,7 +14,7 @@ from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import import_file, submit_derivation, submit_file
 from datasets.models import Dataset, Import, Trace
 from datasets.queries import lineage as dataset_lineage
-from datasets.services import create_dataset
+from datasets.services.datasets import create_dataset
 from datasets.tests.factory import work_on
 from runs.models import Run, RunStatus
 from runs.queries import lineage

@@ -29,14 +29,11 @@ from datasets.imports import importing
 from datasets.imports.importers import BadLines, ImportRequest
 from datasets.imports.importing import import_file, submit_derivation, submit_file
 from datasets.models import Dataset, Erasure, Import, ImportState, Trace
-from datasets.services import (
-    InvalidDataset,
-    InvalidTraces,
-    create_dataset,
-    create_traces,
-    export_lines,
-)
 from datasets.services import erasing as datasets_erasing
+from datasets.services.datasets import create_dataset
+from datasets.services.exports import export_lines
+from datasets.services.refusals import InvalidDataset, InvalidTraces
+from datasets.services.traces import create_traces
 from datasets.storage import storing
 from datasets.tests.factory import jsonl_file, work_on
 from runs.execution.hosts import this_host

@@ -11,7 +11,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
+from datasets.services.traces import create_traces
 from runs.models import Host, MetricSeries, Run, RunEvent, RunStatus, RunTag, SavedView
 from runs.tests.leftovers import make_run
 

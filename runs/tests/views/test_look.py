@@ -12,8 +12,9 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from datasets.models import Dataset, Trace
-from datasets.services import create_dataset, create_traces
+from datasets.services.datasets import create_dataset
 from datasets.services.erasing import erase_contents
+from datasets.services.traces import create_traces
 from runs.execution import lengths
 from runs.tests.tokenizer_folder import make_tokenizer_folder
 from runs.trainer.tests.templates import QWEN, SMOLLM2, TOOL

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from datasets.models import Dataset
-from datasets.services import write_jsonl
+from datasets.services.exports import write_jsonl
 from runs.models import Run
 from runs.queries import samples as reading
 from runs.queries.samples import read_samples, read_seen

@@ -4,9 +4,8 @@ import uuid
 
 from django.contrib.auth.models import User
 
-from datasets.imports.importing import get_import
 from datasets.models import Dataset, Import, Trace
-from datasets.services import get_dataset
+from datasets.services.datasets import get_dataset
 from tunixrt.refusals import Missing
 from tunixrt.roles import May, require
 
@@ -29,6 +28,8 @@ def get_trace_for(user: User, trace_id: uuid.UUID, *, may: May) -> Trace:
 
 def get_import_for(user: User, import_id: uuid.UUID, *, may: May) -> Import:
     """Return the import. Raises Missing, NotAllowed."""
-    row = get_import(import_id)
+    row = Import.objects.select_related("dataset", "created_by").filter(pk=import_id).first()
+    if row is None:
+        raise Missing(f"Import not found: {import_id}")
     require(user, may, owner_id=row.created_by_id)
     return row

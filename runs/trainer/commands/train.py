@@ -189,14 +189,15 @@ def _exact_match(prepared: Prepared) -> ExactMatch | None:
     if count == 0 or len(prepared.data.answers) == 0:
         return None
     if jax.process_count() > 1:
-        say("Exact match is left out: the sampler needs all weights in one process.")
+        say("Exact match is left out: generation needs all weights in one process.")
         return None
     return ExactMatch(
         prepared.dataset_path,
         prepared.data.answers,
         count=count,
         tokenizer=prepared.tokenizer,
-        model_config=prepared.model.model_config,
+        architecture=prepared.model.architecture,
+        dtype=prepared.dtype,
         max_prompt=prepared.training["max_seq_length"],
         max_tokens=prepared.training["exact_match_max_tokens"],
     )

@@ -280,6 +280,9 @@ class _Session:
     def _prefill(self) -> None:
         """Compute the next pack: the longest prompts that fit."""
         length = self.pack_length
+        total = sum(size for size, _ in self.waiting)
+        if length >= PACK and total <= length // 4:  # the last prompts
+            length //= 4
         tokens, positions, segments = (np.zeros(length, np.int32) for _ in range(3))
         lasts = np.zeros(_slots(length), np.int32)
         room, chosen = length, []
@@ -665,9 +668,7 @@ def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     before = jnp.where(
         block > 0, jnp.take_along_axis(sums, jnp.maximum(block - 1, 0)[None], axis=0)[0], 0.0
     )
-    inside = jnp.cumsum(
-        jnp.take_along_axis(blocks, block[None, None, :], axis=0)[0], axis=0
-    )
+    inside = jnp.cumsum(jnp.take_along_axis(blocks, block[None, None, :], axis=0)[0], axis=0)
     return (block * _CUT + _passed(inside, target - before)).astype(jnp.int32)
 
 

@@ -184,9 +184,9 @@ def _rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotary embedding of ``x [heads, H, T]``."""
     sin, cos = table
     first, second = jnp.split(x, 2, axis=1)
-    return jnp.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=1
-    ).astype(x.dtype)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1).astype(
+        x.dtype
+    )
 
 
 def logits(weights: Weights, architecture: Architecture, hidden: jax.Array) -> jax.Array:

@@ -1,0 +1,1 @@
+"""How fast outputs are generated, beside google-tunix's sampler and ``transformers.generate``."""

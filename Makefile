@@ -158,6 +158,10 @@ bench-scale: environment-core ## lists, searches, pages and exports with a milli
 bench-train: environment-full ## training speed and memory against trl and google-tunix as it comes (MODEL=folder DATA=folder)
 	@MODEL="$(MODEL)" DATA="$(DATA)" .ci/bench-train $(BENCH)
 
+.PHONY: bench-eval
+bench-eval: environment-full ## output tokens a second against google-tunix's sampler and transformers.generate (MODEL=folder DATA=folder)
+	@MODEL="$(MODEL)" DATA="$(DATA)" .ci/bench-eval $(BENCH)
+
 .PHONY: attack
 attack: environment-full ## attack the whole system while somebody honest uses it (SECONDS=120 DATABASE=sqlite)
 	@$(FULL) -m benchmarks.attack --seconds $(SECONDS) --database $(DATABASE) $(ATTACK)

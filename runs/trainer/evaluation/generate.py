@@ -285,7 +285,8 @@ class _Session:
             length //= 4
         tokens, positions, segments = (np.zeros(length, np.int32) for _ in range(3))
         lasts = np.zeros(_slots(length), np.int32)
-        room, chosen = length, []
+        room = length
+        chosen: list[tuple[int, int, int]] = []
         while len(chosen) < len(lasts):
             fitting = bisect_right(self.waiting, (room, 1))
             if not fitting:
@@ -567,7 +568,7 @@ def _decode(
     """Generate up to ``steps`` tokens a row, until all have finished, or one has if ``refill``."""
     began = state.active
 
-    def goes_on(carried: tuple[jax.Array, _State]) -> jax.Array:
+    def continues(carried: tuple[jax.Array, _State]) -> jax.Array:
         done, now = carried
         finished = (began & ~now.active).any()
         return (done < steps) & now.active.any() & ~(refill & finished)
@@ -602,7 +603,7 @@ def _decode(
             log_probs=jnp.where(here, log_probs[:, None], now.log_probs),
         )
 
-    return _placed(jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))[1], placement)
+    return _placed(jax.lax.while_loop(continues, step, (jnp.int32(0), state))[1], placement)
 
 
 def _choose(

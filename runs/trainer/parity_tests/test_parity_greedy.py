@@ -26,7 +26,7 @@ from runs.trainer.parity_tests.reference import (
 
 PROMPTS, LONGEST, NEW, ROWS = 50, 90, 24, 7
 GENERATED = 4  # prompts for which the reference generates as well, which takes it long
-STOPS = (5, 7)
+STOPS = (5, 7, 20, 33, 51, 77)
 CLOSE = 1e-3
 
 

@@ -30,7 +30,9 @@ GIB = 2**30
 
 def main() -> int:
     options = read_options()
-    work = ROOT / "build" / "bench-eval"
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    work = options.out.with_suffix("")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     inputs = run_json(
@@ -87,6 +89,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--new", type=int, default=128, help="tokens of an output")
+    parser.add_argument(
+        "--cores",
+        type=int,
+        help="of each side. With one, threads that wait for each other on a machine that others use"
+        " as well cost no side anything",
+    )
     parser.add_argument("--no-lora", action="store_true", help="without LoRA matrices to merge")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument(

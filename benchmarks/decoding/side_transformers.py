@@ -26,6 +26,7 @@ def main(path: str) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         settings["model"], dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
     ).eval()
+    model.generation_config.eos_token_id = None  # no output ends early, as on the other sides
     prompts, rows = settings["prompts"], settings["rows"]
 
     def run(new: int = settings["new"]) -> list[list[int]]:
@@ -40,7 +41,6 @@ def main(path: str) -> None:
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=new,
-                min_new_tokens=new,
                 pad_token_id=0,
             )
             outputs += answer[:, width:].tolist()

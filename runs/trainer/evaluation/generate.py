@@ -245,7 +245,7 @@ class _Session:
         self.waiting = sorted((len(p), -i) for i, p in enumerate(prompts) if 0 < len(p) <= longest)
         self.pack_length = _pack_length([length for length, _ in self.waiting])
         self.jobs: deque[_Job] = deque()
-        self.running: dict[int, _Job] = {}
+        self.running: dict[int, tuple[int, int]] = {}  # row → prompt and sample; no pack is kept
         self.state: _State | None = None
         self.column = self.capacity = 0
         self.starts = [0] * generator.rows
@@ -365,7 +365,7 @@ class _Session:
             placement=self.placement,
         )
         self.starts[row] = self.column - job.length
-        self.running[row] = job
+        self.running[row] = job.prompt, job.sample
 
     def _decode(self) -> None:
         assert self.state is not None
@@ -394,13 +394,13 @@ class _Session:
             return
         all_tokens, all_log_probs = jax.device_get((state.tokens, state.log_probs))
         for row in rows:
-            job = self.running.pop(row)
+            prompt, sample = self.running.pop(row)
             tokens = all_tokens[row, : counts[row]].tolist()
             reason = STOP if tokens[-1] in self.generator.stop_ids else LENGTH
             log_probs = (
                 all_log_probs[row, : counts[row]].tolist() if self.sampling.log_probs else None
             )
-            yield Output(job.prompt, job.sample, tokens, reason, log_probs)
+            yield Output(prompt, sample, tokens, reason, log_probs)
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self.placement)

@@ -3,7 +3,9 @@
 Training works on rows of tokens, ``[rows, positions, features]``. Decoding has one token a row, so
 here activations are ``[features, tokens]`` and every matrix is ``[out, in]``, as in a checkpoint:
 a product of a matrix and a few columns reads the matrix once, in the order in which it lies in
-memory.
+memory. On a CPU with 16 rows that is 1.2 times as fast as rows times ``[in, out]``. To join the
+matrices of queries, keys and values, or of gate and up, saves 3 % and is not done
+(docs/performance.md, "Generation").
 """
 
 from __future__ import annotations
@@ -237,7 +239,8 @@ def step_forward(
 ) -> tuple[jax.Array, Keys, Keys]:
     """One token for each row: hidden states ``[D, B]`` and the cache with the tokens in it.
 
-    The cache of a layer is keys ``[B, K, H, C]`` and values ``[B, K, C, H]``. All rows write to the
+    The cache of a layer is keys ``[B, K, H, C]`` (attention takes three quarters of the time that
+    it takes with ``[B, K, C, H]``) and values ``[B, K, C, H]``. All rows write to the
     same ``column``; row b's tokens are in the columns from ``starts[b]`` on. So nothing is
     scattered, and a row's positions are ``column - starts[b]``.
     """

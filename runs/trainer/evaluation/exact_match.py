@@ -26,6 +26,12 @@ MOST_ROWS = 64
 SAMPLES = 5  # outputs that go into result.json
 
 
+def decoding_rows(architecture: Architecture, *, problems: int, length: int, itemsize: int) -> int:
+    """Return how many problems are solved at a time, of ``length`` tokens with their answers."""
+    rows = most_rows(architecture, length=length, itemsize=itemsize, memory=CACHE_BYTES)
+    return max(1, min(MOST_ROWS, problems, rows))
+
+
 class ExactMatch:
     """The first ``count`` held-out problems with a final answer, ready to be solved again and
     again."""
@@ -48,16 +54,15 @@ class ExactMatch:
         self._examples = examples_at(dataset, [int(offset) for offset in offsets[:count]])
         self._prompts = [_prompt(example.conversation, tokenizer) for example in self._examples]
         longest = max((len(p) for p in self._prompts if len(p) <= max_prompt), default=1)
-        rows = most_rows(
-            architecture,
-            length=longest + max_tokens,
-            itemsize=np.dtype(dtype).itemsize,
-            memory=CACHE_BYTES,
-        )
         self._generator = Generator(
             architecture,
             stop_ids=tokenizer.stop_ids,
-            rows=max(1, min(MOST_ROWS, rows, len(self._prompts))),
+            rows=decoding_rows(
+                architecture,
+                problems=len(self._prompts),
+                length=longest + max_tokens,
+                itemsize=np.dtype(dtype).itemsize,
+            ),
             prompt_length=max_prompt,
             max_tokens=max_tokens,
         )

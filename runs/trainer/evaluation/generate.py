@@ -117,6 +117,21 @@ def most_rows(architecture: Architecture, *, length: int, itemsize: int, memory:
     return max(1, memory // row)
 
 
+def generation_bytes(
+    architecture: Architecture, *, rows: int, prompt_length: int, max_tokens: int, itemsize: int
+) -> int:
+    """Return the bytes that a ``Generator`` takes at most beside the weights: the cache, and again
+    when it moves to another length; two packs of prompts; the layer at work on one; logits."""
+    a = architecture
+    pack = _capacity(max(PACK, prompt_length))
+    columns = 2 * rows * _capacity(prompt_length + max_tokens + _ROOM) + 2 * pack
+    cached = 2 * itemsize * a.layers * a.kv_heads * a.head_dim * columns
+    block = max(128, -(-pack // 1024) * 128)  # of queries (modeling/attention.py)
+    scores = 3 * 4 * a.heads * min(block, pack)
+    at_work = pack * (pack + scores + itemsize * (8 * a.hidden + 4 * a.intermediate))
+    return cached + at_work + 3 * 4 * rows * a.vocab
+
+
 class Generator:
     """Generates for ``rows`` prompts at a time. Compiled functions are kept from call to call."""
 

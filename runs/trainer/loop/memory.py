@@ -36,7 +36,7 @@ def memory_estimate(
     on_cpu: bool = True,
 ) -> dict[str, int]:
     """Bytes on each device, by what they are for: the most there is at once, in a step and while
-    its program is compiled.
+    its program is compiled, or while exact match is measured.
 
     ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices;
     ``rows`` of ``length`` tokens in a micro-batch, spread over ``shards × replicas`` devices.
@@ -92,6 +92,11 @@ def memory_estimate(
         # It comes before the layers' backward pass, whose place it has.
         "loss": max(0, loss - at_work - of_layers // shards),
     }
+    if training["exact_match_examples"]:
+        # Between two steps, where weights are there once and nothing else but the optimizer.
+        free = sum(parts.values()) - parts["optimizer"] - weights // shards
+        needed = _of_exact_match(a, training, itemsize=itemsize, shards=shards, on_cpu=on_cpu)
+        parts["exact_match"] = max(0, needed - free)
     if on_cpu:
         start, each = (
             (_COMPILER_LORA, _COMPILER_LORA_BY_LAYER) if lora else (_COMPILER, _COMPILER_BY_LAYER)
@@ -103,6 +108,24 @@ def memory_estimate(
     else:
         parts["program"] = _ACCELERATOR
     return {**parts, "total": sum(parts.values())}
+
+
+def _of_exact_match(
+    a: Architecture, training: dict[str, Any], *, itemsize: int, shards: int, on_cpu: bool
+) -> int:
+    """Bytes that exact match takes: matrices copied for decoding, and what generating takes."""
+    # Only here, because they need JAX.
+    from runs.trainer.evaluation.exact_match import decoding_rows  # noqa: PLC0415
+    from runs.trainer.evaluation.generate import generation_bytes  # noqa: PLC0415
+    from runs.trainer.modeling.decoding import copied_size  # noqa: PLC0415
+
+    prompt, answer = training["max_seq_length"], training["exact_match_max_tokens"]
+    rows = decoding_rows(
+        a, problems=training["exact_match_examples"], length=prompt + answer, itemsize=itemsize
+    )
+    return copied_size(a, copy=on_cpu) * itemsize // shards + generation_bytes(
+        a, rows=rows, prompt_length=prompt, max_tokens=answer, itemsize=itemsize
+    )
 
 
 def _kept(a: Architecture) -> int:

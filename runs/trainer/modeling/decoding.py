@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,30 @@ Weights = dict[str, Any]
 Keys = tuple[jax.Array, ...]  # one array a layer
 
 
-def decoding_weights(module: nnx.Module, architecture: Architecture) -> Weights:
-    """Return the module's weights for decoding, LoRA matrices merged into a copy.
+class Shared(NamedTuple):
+    """A matrix that is the module's own array, with its LoRA matrices beside it."""
 
-    Embeddings (and a tied head) are the module's own arrays, all matrices of layers are copies.
-    The module is not changed. A training step gives its arrays to the next one, so decoding weights
-    must not be used after a step.
+    stored: jax.Array  # its axes are (in…, out…)
+    lora: tuple[jax.Array, jax.Array, Any] | None  # A [in, rank], B [rank, out], scale
+
+
+Matrix = jax.Array | Shared  # [out, in] if it is a copy
+
+
+def decoding_weights(
+    module: nnx.Module, architecture: Architecture, *, copy: bool | None = None
+) -> Weights:
+    """Return the module's weights for decoding. The module is not changed.
+
+    ``copy``: the matrices of layers (and of a head of its own) are copied to ``[out, in]``, with
+    the LoRA matrices added. Otherwise they are the module's own arrays, and LoRA matrices are
+    applied to the activations. None: copy on CPUs, where it is faster; other devices multiply
+    either layout as fast, and have less memory. Gemma's queries, keys and values are copied in any
+    case, for the module has them in one array, or their inputs between their outputs. Embeddings
+    are the module's own in any case.
+
+    A training step gives its arrays to the next one, so decoding weights must not be used after a
+    step.
     """
     layers: list[dict[str, Tensor]] = [{} for _ in range(architecture.layers)]
     outside: dict[str, Tensor] = {}
@@ -42,55 +60,76 @@ def decoding_weights(module: nnx.Module, architecture: Architecture) -> Weights:
             layers[int(tensor.path[1])][name] = tensor
         else:
             outside[tensor.name] = tensor
+    embedding = _owner(module, outside["model.embed_tokens.weight"]).input_embedding.value
+    if copy is None:
+        copy = all(device.platform == "cpu" for device in embedding.devices())
+    take = partial(_take, module, is_gemma=architecture.is_gemma, copy=copy)
     weights: Weights = {
-        "embedding": _owner(module, outside["model.embed_tokens.weight"]).input_embedding.value,
-        "layers": tuple(_layer_weights(module, architecture, layer) for layer in layers),
-        **_merge(module, architecture, {"norm": outside["model.norm.weight"]}),
+        "embedding": embedding,
+        "layers": tuple(take(_short_names(layer)) for layer in layers),
+        **take({"norm": outside["model.norm.weight"]}),
     }
     head = outside.get("lm_head.weight")
-    weights["head"] = (
-        weights["embedding"]
-        if head is None
-        else _merge(module, architecture, {"head": head})["head"]
-    )
+    weights |= {"head": embedding} if head is None else take({"head": head})
     return weights
 
 
-def _layer_weights(
-    module: nnx.Module, architecture: Architecture, layer: dict[str, Tensor]
-) -> dict[str, jax.Array]:
-    names = {name.removesuffix(".weight").split(".")[-1]: name for name in layer}
-    names |= {
-        name.removesuffix(".bias").split(".")[-1].replace("proj", "bias"): name
-        for name in layer
-        if name.endswith(".bias")
-    }
-    return _merge(module, architecture, {short: layer[name] for short, name in names.items()})
+def copied_size(architecture: Architecture, *, copy: bool) -> int:
+    """Return how many numbers ``decoding_weights`` copies."""
+    return sum(
+        tensor.size
+        for tensor in tensors(architecture)
+        if tensor.path[0] != "embedder" and (copy or not _is_in_out(tensor))
+    )
 
 
-def _merge(
-    module: nnx.Module, architecture: Architecture, parts: dict[str, Tensor]
-) -> dict[str, jax.Array]:
-    stored, lora = {}, {}
+def _short_names(layer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a layer by ``q_proj``, ``q_bias``, ``input_layernorm`` …"""
+    short = {}
+    for name, tensor in layer.items():
+        owner, kind = name.split(".")[-2:]
+        short[owner.replace("proj", "bias") if kind == "bias" else owner] = tensor
+    return short
+
+
+def _take(
+    module: nnx.Module, parts: dict[str, Tensor], *, is_gemma: bool, copy: bool
+) -> dict[str, Matrix]:
+    stored, lora, shared = {}, {}, {}
     for name, tensor in parts.items():
         owner = _owner(module, tensor)
-        stored[name] = getattr(owner, str(tensor.path[-1])).value
+        value = getattr(owner, str(tensor.path[-1])).value
         a = getattr(owner, f"{tensor.projection}_lora_a", None)
+        adapted = None
         if a is not None:
-            b = getattr(owner, f"{tensor.projection}_lora_b")
-            lora[name] = (a.value, b.value, owner.scale)
+            adapted = a.value, getattr(owner, f"{tensor.projection}_lora_b").value, owner.scale
+        if not copy and _is_in_out(tensor):
+            shared[name] = Shared(value, adapted)
+            continue
+        stored[name] = value
+        if adapted is not None:
+            lora[name] = adapted
     # without what tells one layer from another, so that they share a compiled function
-    alike = tuple((name, replace(part, name="", path=())) for name, part in parts.items())
-    return _merged(stored, lora, parts=alike, gemma=architecture.is_gemma)
+    alike = tuple((name, replace(parts[name], name="", path=())) for name in stored)
+    return {**shared, **_merged(stored, lora, parts=alike, is_gemma=is_gemma)}
 
 
-@partial(jax.jit, static_argnames=("parts", "gemma"))
+def _is_in_out(tensor: Tensor) -> bool:
+    """Whether the module has a matrix ``[out, in]`` of a checkpoint as ``[in, out]``."""
+    if len(tensor.shape) != 2 or tensor.index is not None:
+        return False
+    outs = 1 if tensor.expanded[0] == tensor.shape[0] else 2
+    count = len(tensor.expanded)
+    return tensor.axes == (*range(outs, count), *range(outs))
+
+
+@partial(jax.jit, static_argnames=("parts", "is_gemma"))
 def _merged(
     stored: dict[str, jax.Array],
     lora: dict[str, tuple[jax.Array, jax.Array, float]],
     *,
     parts: tuple[tuple[str, Tensor], ...],
-    gemma: bool,
+    is_gemma: bool,
 ) -> dict[str, jax.Array]:
     merged = {}
     for name, tensor in parts:
@@ -100,7 +139,7 @@ def _merged(
             a, b, scale = lora[name]
             value = (value.astype(jnp.float32) + scale * (b.T @ a.T)).astype(value.dtype)
         if "norm" in name:
-            value = value.astype(jnp.float32) + (1.0 if gemma else 0.0)
+            value = value.astype(jnp.float32) + (1.0 if is_gemma else 0.0)
         merged[name] = value
     return merged
 
@@ -139,7 +178,7 @@ def _forward(
 def _layer(
     a: Architecture,
     index: int,
-    w: dict[str, jax.Array],
+    w: dict[str, Any],
     x: jax.Array,
     table: tuple[jax.Array, jax.Array],
     attend: Attend,
@@ -152,21 +191,33 @@ def _layer(
         _heads(w, letter, h, a.head_dim, a.norm_eps) for letter in ("q", "k", "v")
     )
     queries = _rotate(queries, table) * jnp.asarray(a.query_scale, x.dtype)
-    h = w["o_proj"] @ attend(index, queries, _rotate(keys, table), values)
+    h = _product(w["o_proj"], attend(index, queries, _rotate(keys, table), values))
     x = x + (_norm(h, w["post_attention_layernorm"], a.norm_eps) if four else h)
     name = "pre_feedforward_layernorm" if four else "post_attention_layernorm"
     h = _norm(x, w[name], a.norm_eps)
-    gate = w["gate_proj"] @ h
+    gate = _product(w["gate_proj"], h)
     gate = jax.nn.gelu(gate, approximate=True) if a.is_gemma else jax.nn.silu(gate)
-    h = w["down_proj"] @ (gate * (w["up_proj"] @ h))
+    h = _product(w["down_proj"], gate * _product(w["up_proj"], h))
     return x + (_norm(h, w["post_feedforward_layernorm"], a.norm_eps) if four else h)
 
 
+def _product(matrix: Matrix, x: jax.Array) -> jax.Array:
+    """The matrix times ``x [in, T]``: ``[out, T]``."""
+    if not isinstance(matrix, Shared):
+        return matrix @ x
+    product = jnp.einsum("io,it->ot", matrix.stored.reshape(x.shape[0], -1), x)
+    if matrix.lora is None:
+        return product
+    a, b, scale = matrix.lora
+    low = scale * (a.astype(x.dtype).T @ x)
+    return product + b.astype(x.dtype).T @ low.astype(x.dtype)
+
+
 def _heads(
-    w: dict[str, jax.Array], letter: str, h: jax.Array, head_dim: int, epsilon: float
+    w: dict[str, Any], letter: str, h: jax.Array, head_dim: int, epsilon: float
 ) -> jax.Array:
     """Queries, keys or values ``[heads, H, T]``."""
-    projected = w[f"{letter}_proj"] @ h
+    projected = _product(w[f"{letter}_proj"], h)
     if f"{letter}_bias" in w:
         projected = projected + w[f"{letter}_bias"][:, None]
     projected = projected.reshape(-1, head_dim, h.shape[-1])
@@ -193,7 +244,7 @@ def _rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 def logits(weights: Weights, architecture: Architecture, hidden: jax.Array) -> jax.Array:
     """Logits ``[V, T]`` in float32 of hidden states ``[D, T]``."""
-    values = (weights["head"] @ hidden).astype(jnp.float32)
+    values = _product(weights["head"], hidden).astype(jnp.float32)
     cap = architecture.final_softcap
     return values if cap is None else jnp.tanh(values / cap) * cap
 

@@ -16,7 +16,7 @@ from runs.trainer.evaluation import generate
 from runs.trainer.evaluation.generate import Generator, Output
 from runs.trainer.loop.devices import make_mesh
 from runs.trainer.modeling import LoadedModel, apply_lora, load_model
-from runs.trainer.modeling.decoding import decoding_weights
+from runs.trainer.modeling.decoding import copied_size, decoding_weights
 from runs.trainer.tests.modeling_folders import CONFIGS, make_folder
 
 VOCABULARY, NEW = 64, 14
@@ -281,21 +281,33 @@ def test_log_probabilities_are_those_of_the_whole_forward_pass(
     assert make(tiny).generate(weights, asked)[0][0].log_probs is None
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma3"])
-def test_merged_lora_equals_unmerged_and_leaves_the_weights(family: str, tmp_path: Path) -> None:
+def move_lora(loaded: LoadedModel, seed: int = 0) -> None:
+    """Change the LoRA matrices as a training would."""
+    leaves, structure = jax.tree.flatten(nnx.state(loaded.module, nnx.LoRAParam))
+    generator = np.random.default_rng(seed)
+    moved = [leaf + 0.3 * generator.standard_normal(leaf.shape, np.float32) for leaf in leaves]
+    nnx.update(loaded.module, jax.tree.unflatten(structure, moved))
+
+
+@pytest.mark.parametrize(
+    ("family", "copy"),
+    [
+        *((family, True) for family in ("llama", "qwen3", "gemma", "gemma3")),
+        *((family, False) for family in ("llama", "gemma", "gemma3")),
+    ],
+)
+def test_lora_counts_whether_merged_or_beside_and_the_weights_stay(
+    family: str, copy: bool, tmp_path: Path
+) -> None:
     loaded = load(make_folder(tmp_path / family, family))
     base = make(loaded).generate(decoding_weights(loaded.module, loaded.architecture), prompts())
     apply_lora(loaded, rank=2, alpha=4.0, targets=None, seed=0)
-    state = nnx.state(loaded.module, nnx.LoRAParam)
-    leaves, structure = jax.tree.flatten(state)
-    generator = np.random.default_rng(0)
-    moved = [leaf + 0.3 * generator.standard_normal(leaf.shape, np.float32) for leaf in leaves]
-    nnx.update(loaded.module, jax.tree.unflatten(structure, moved))
+    move_lora(loaded)
     before = [np.array(leaf) for leaf in jax.tree.leaves(nnx.state(loaded.module))]
     reference = Reference(loaded)
 
     outputs = make(loaded).generate(
-        decoding_weights(loaded.module, loaded.architecture), prompts(), log_probs=True
+        decoding_weights(loaded.module, loaded.architecture, copy=copy), prompts(), log_probs=True
     )
 
     assert told(outputs) == [[reference.greedy(prompt)] for prompt in prompts()]
@@ -305,6 +317,59 @@ def test_merged_lora_equals_unmerged_and_leaves_the_weights(family: str, tmp_pat
         np.testing.assert_allclose(output.log_probs, likely, atol=1e-4)
     after = jax.tree.leaves(nnx.state(loaded.module))
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_shared_weights_take_no_memory(family: str, tmp_path: Path) -> None:
+    """All matrices are the module's own arrays, but those of Gemma's that are counted."""
+    loaded = load(make_folder(tmp_path / family, family))
+    apply_lora(loaded, rank=2, alpha=4.0, targets=None, seed=0)
+    of_module = {id(leaf) for leaf in jax.tree.leaves(nnx.state(loaded.module))}
+    for copy in (True, False):
+        weights = decoding_weights(loaded.module, loaded.architecture, copy=copy)
+        arrays = [leaf for leaf in jax.tree.leaves(weights) if isinstance(leaf, jax.Array)]
+        copied = sum(leaf.size for leaf in arrays if id(leaf) not in of_module)
+        assert copied == copied_size(loaded.architecture, copy=copy)
+    matrices = copied_size(loaded.architecture, copy=True)
+    assert copied < (0.5 if loaded.architecture.is_gemma else 0.02) * matrices
+
+
+@pytest.mark.parametrize("copy", [True, False], ids=["copied", "shared"])
+def test_new_weights_change_the_outputs_and_compile_nothing(
+    copy: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rollout has the weights of the step before it."""
+    loaded = load(make_folder(tmp_path / "llama", "llama"))
+    apply_lora(loaded, rank=2, alpha=4.0, targets=None, seed=0)
+    generator, outputs = make(loaded), []
+    for seed in (1, 2):
+        move_lora(loaded, seed)
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+            weights = decoding_weights(loaded.module, loaded.architecture, copy=copy)
+            outputs.append(told(generator.generate(weights, prompts((9, 4)))))
+    assert [text for text in caplog.messages if text.startswith("Finished XLA compilation")] == []
+    assert outputs[0] != outputs[1]
+
+
+def test_what_generating_takes_is_counted(tiny: LoadedModel, weights: Any) -> None:
+    a, rows, length = tiny.architecture, 16, 40
+    state = jax.eval_shape(
+        lambda: generate._empty(
+            weights["norm"],
+            architecture=a,
+            dtype=jnp.float32,
+            rows=rows,
+            capacity=generate._capacity(length + NEW),
+            max_tokens=NEW,
+            placement=None,
+        )
+    )
+    cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    sizes = {"rows": rows, "prompt_length": length, "max_tokens": NEW, "itemsize": 4}
+    taken = generate.generation_bytes(a, **sizes)
+    assert taken > 2 * cache, "there are two while it moves"
+    assert generate.generation_bytes(a, **sizes | {"rows": 2 * rows}) > taken + cache
 
 
 def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
@@ -331,7 +396,9 @@ def test_nothing_is_compiled_after_the_first_time(
     def compiled(lengths: tuple[int, ...], **settings: Any) -> list[str]:
         caplog.clear()
         with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
-            make(loaded).generate(weights, prompts(lengths), temperature=1.0, **settings)
+            # no other test has this limit
+            generator = make(loaded, max_tokens=NEW - 1)
+            generator.generate(weights, prompts(lengths), temperature=1.0, **settings)
         return [text for text in caplog.messages if text.startswith("Finished XLA compilation")]
 
     assert compiled(LENGTHS, seed=1)

@@ -23,7 +23,7 @@ from runs.trainer.data.seen import first_seen
 from runs.trainer.errors import Interrupted, StorageError
 from runs.trainer.evaluation.exact_match import ExactMatch
 from runs.trainer.loop.checkpoints import Checkpoints
-from runs.trainer.loop.devices import make_mesh, start_devices
+from runs.trainer.loop.devices import make_mesh, release_freed_memory, start_devices
 from runs.trainer.loop.stop import StopWatch
 from runs.trainer.loop.training import Loop, TrainingRecord
 from runs.trainer.objectives.objective import Prepared
@@ -209,6 +209,7 @@ def _measure_exact_match(
     if problems is None:
         return None, []
     share, outputs = problems.solve(loop.trainer.model, stop.check)
+    release_freed_memory()  # of copied weights and the cache, before the next step
     step = loop.step
     metrics.values(step, loop.epoch(step), {"exact_match": share})
     say(f"step {step}/{loop.total} exact match {share:.3f} on {len(problems)} held-out problems")

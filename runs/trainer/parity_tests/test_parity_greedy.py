@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from runs.trainer.evaluation.generate import Generator
+from runs.trainer.evaluation.generate import Generator, Output
 from runs.trainer.modeling import load_model
 from runs.trainer.modeling.decoding import decoding_weights
 from runs.trainer.parity_tests.reference import (
@@ -55,7 +55,8 @@ def reference_output(model: Any, prompt: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_greedy_outputs_equal_the_reference(name: str, checkpoints: Path) -> None:
-    """Prompts from one token to longer than every window; fewer rows than prompts."""
+    """Prompts from one token to longer than every window; fewer rows than prompts; with weights
+    that are copies, and with the module's own."""
     folder = make_checkpoint(checkpoints, name)
     loaded = load_model(
         model_id=name, path=folder, revision=None, dtype=jnp.float32, mesh=None, seed=0
@@ -70,8 +71,12 @@ def test_greedy_outputs_equal_the_reference(name: str, checkpoints: Path) -> Non
     generator = Generator(
         loaded.architecture, stop_ids=STOPS, rows=ROWS, prompt_length=LONGEST, max_tokens=NEW
     )
-    outputs = generator.generate(decoding_weights(loaded.module, loaded.architecture), prompts)
+    for copy in (True, False):
+        weights = decoding_weights(loaded.module, loaded.architecture, copy=copy)
+        check_outputs(reference, prompts, generator.generate(weights, prompts))
 
+
+def check_outputs(reference: Any, prompts: list[list[int]], outputs: list[list[Output]]) -> None:
     compared, generated = 0, 0
     for place, (prompt, [output]) in enumerate(zip(prompts, outputs, strict=True)):
         tokens = output.tokens

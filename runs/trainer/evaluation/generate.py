@@ -14,12 +14,12 @@ the token's position: neither rows nor the order in which they are filled have a
 sampled outputs are the same for any number of rows, except where rounding decides between two
 tokens.
 
-With SmolLM2-135M, 16 rows and LoRA, a processor second makes 124 to 131 tokens, with google-tunix's
-sampler 66 to 76; docs/performance.md ("Generation") says what each measure brings.
+With SmolLM2-135M, 16 rows and LoRA, a processor second makes 124 to 133 tokens, with google-tunix's
+sampler 63 to 76; docs/performance.md ("Generation") says what each measure brings.
 
 What differs from google-tunix's sampler: prompts are token ids, any number at once and of any
-length, and each has its own limit; the end token stays in the output; prompts are not padded; LoRA
-matrices are merged once and not at every token; ids of padding and of forbidden tokens do not
+length, and each has its own limit; the end token stays in the output; prompts are not padded; on
+CPUs LoRA matrices are merged once and not at every token; ids of padding and of forbidden tokens do not
 exist. It has no beam search, no images, and does not return logits.
 """
 

@@ -18,9 +18,9 @@ With SmolLM2-135M, 16 rows and LoRA, a processor second makes 124 to 133 tokens,
 sampler 63 to 76; docs/performance.md ("Generation") says what each measure brings.
 
 What differs from google-tunix's sampler: prompts are token ids, any number at once and of any
-length, and each has its own limit; the end token stays in the output; prompts are not padded; on
-CPUs LoRA matrices are merged once and not at every token; ids of padding and of forbidden tokens do not
-exist. It has no beam search, no images, and does not return logits.
+length; the end token stays in the output; prompts are not padded; on CPUs LoRA matrices are merged
+once and not at every token; ids of padding and of forbidden tokens do not exist. It has no beam
+search, no images, and does not return logits.
 """
 
 from __future__ import annotations

@@ -54,10 +54,11 @@ def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
 def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
     training: dict[str, Any] = request.training
     kind = KINDS[request.kind]
-    if dataset.format != kind.dataset_format:
+    if dataset.format not in kind.dataset_formats:
         preflight.problems.append(
             f"Dataset {dataset.dataset_key} holds examples of kind {dataset.kind}"
-            f" ({dataset.format}); {kind.label.lower()} reads {kind.dataset_format}."
+            f" ({dataset.format}); {kind.label.lower()} reads"
+            f" {' or '.join(kind.dataset_formats)}."
         )
         return
     examples = dataset.train_left

@@ -41,7 +41,7 @@ def run_manifest(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
             dataset={
                 "key": dataset.dataset_key,
                 "path": names.DATASET,
-                "format": kind.dataset_format,
+                "format": dataset.format,
                 "fingerprint": dataset.fingerprint,
                 "examples": dataset.train_left,
                 "held_out": dataset.held_out_left,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from runs.spec.evaluation import PARAMETERS as EVALUATION
 from runs.spec.parameters import Parameter, with_shared
 
 
@@ -36,14 +37,16 @@ class Measure:
 @dataclass(frozen=True)
 class Kind:
     """One kind of run. ``metrics`` are the names in ``metrics.jsonl``, ``results`` the numbers in
-    ``result.json`` that pages show; both in the order in which pages show them."""
+    ``result.json`` that pages show; both in the order in which pages show them. ``section``: of the
+    manifest, with the parameters."""
 
     name: str
     label: str
     parameters: dict[str, Parameter]
-    dataset_format: str
+    dataset_formats: tuple[str, ...]
     metrics: dict[str, Measure]
     results: dict[str, Measure]
+    section: str = "training"
 
     def defaults(self) -> dict[str, Any]:
         """Return every parameter with its default, in the documented order."""
@@ -83,7 +86,7 @@ SFT = Kind(
             choices=("conversation", "generation"),
         ),
     ),
-    dataset_format="tunix_sft",
+    dataset_formats=("tunix_sft",),
     metrics=_by_name(
         Measure("loss", "Loss", "Mean over the learnt tokens.", Better.LOWER),
         Measure("eval_loss", "Held-out loss", "Mean over held-out answers.", Better.LOWER),
@@ -130,5 +133,31 @@ SFT = Kind(
     ),
 )
 
+EVALUATE = Kind(
+    name="evaluate",
+    label="Evaluation",
+    parameters=EVALUATION,
+    dataset_formats=("tunix_sft", "tunix_prompts"),
+    section="evaluation",
+    metrics=_by_name(
+        Measure("items", "Items", "That have their scores."),
+        Measure("truncated", "Truncated", "Outputs that reached max_tokens.", Better.LOWER),
+        Measure("tokens_per_second", "Tokens/s", "Of outputs, since the line before."),
+    ),
+    results=_by_name(
+        Measure("items", "Items", "Questions of the set."),
+        Measure("outputs", "Outputs", "Items times samples."),
+        Measure("truncated", "Truncated", "Outputs that reached max_tokens.", Better.LOWER),
+        Measure("tokens", "Tokens", "Of outputs."),
+        Measure("tokens_per_second", "Tokens/s", "Of outputs.", Better.HIGHER),
+    ),
+)
+
+# Of trainings.
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (SFT,)}
 DEFAULT_KIND = SFT.name
+
+
+def kind_named(name: str) -> Kind | None:
+    """Return the kind of a training, or that of an evaluation; None where there is no such kind."""
+    return EVALUATE if name == EVALUATE.name else KINDS.get(name)

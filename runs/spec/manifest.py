@@ -13,6 +13,10 @@ A manifest is a mapping of sections, described in ``docs/manifest.md``::
     output:   {checkpoints, model, metrics, result}
     resume_from: null, or the folder of checkpoints to resume from
     extend_from_step: null, or the step of the checkpoint that the training extends
+
+That of an evaluation has ``evaluation`` in place of ``training``, no ``resume_from`` and
+``extend_from_step``, ``output: {items, metrics, result}``, and a model of up to ``{id, path,
+revision, adapter, checkpoints, step, seed}``.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ from typing import Any, ClassVar
 
 import yaml
 
-from runs.spec.kinds import DEFAULT_KIND, KINDS, Kind
+from runs.spec.evaluation import settings_problems
+from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, Kind, kind_named
 from runs.spec.wording import shortened, value_text
 
 # libyaml where PyYAML has it: ten times faster
@@ -116,8 +121,10 @@ class ManifestError(ValueError):
         super().__init__("; ".join(f"{key}: {problem}" for key, problem in problems.items()))
 
 
+Keys = tuple[tuple[str, type, bool], ...]
+
 # Keys of the other sections: (name, type, required).
-_SECTIONS: dict[str, tuple[tuple[str, type, bool], ...]] = {
+_SECTIONS: dict[str, Keys] = {
     "dataset": (
         ("key", str, True),
         ("path", str, True),
@@ -137,6 +144,24 @@ _SECTIONS: dict[str, tuple[tuple[str, type, bool], ...]] = {
 OUTPUT_DEFAULTS = {
     "checkpoints": "checkpoints",
     "model": "model",
+    "metrics": "metrics.jsonl",
+    "result": "result.json",
+}
+# The same of an evaluation. ``adapter``: a folder of an adapter for the model; ``checkpoints`` and
+# ``step``: what a training saved of it; ``seed``: of a preset's weights.
+_EVALUATION_SECTIONS: dict[str, Keys] = {
+    "dataset": _SECTIONS["dataset"],
+    "model": (
+        *_SECTIONS["model"],
+        ("adapter", str, False),
+        ("checkpoints", str, False),
+        ("step", int, False),
+        ("seed", int, False),
+    ),
+    "output": (("items", str, False), ("metrics", str, False), ("result", str, False)),
+}
+EVALUATION_OUTPUT_DEFAULTS = {
+    "items": "items.jsonl",
     "metrics": "metrics.jsonl",
     "result": "result.json",
 }
@@ -175,6 +200,23 @@ def build_manifest(
         "output": dict(OUTPUT_DEFAULTS),
         "resume_from": resume_from,
         "extend_from_step": extend_from_step,
+    }
+
+
+def build_evaluation_manifest(
+    *, run_id: str, dataset: dict[str, Any], model: dict[str, Any], evaluation: dict[str, Any]
+) -> dict[str, Any]:
+    """Make the complete manifest of an evaluation; settings that ``evaluation`` leaves out get
+    their defaults."""
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "run_id": run_id,
+        "kind": EVALUATE.name,
+        "dataset": dataset,
+        "model": model,
+        "evaluation": EVALUATE.defaults()
+        | {name: evaluation[name] for name in EVALUATE.parameters if name in evaluation},
+        "output": dict(EVALUATION_OUTPUT_DEFAULTS),
     }
 
 
@@ -233,17 +275,11 @@ def parse_manifest(text: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ManifestError({"manifest": "must be a mapping of sections"})
     problems: dict[str, str] = {}
-    known = {
-        "manifest_version",
-        "run_id",
-        "kind",
-        "dataset",
-        "model",
-        "training",
-        "output",
-        "resume_from",
-        "extend_from_step",
-    }
+    kind = _parse_kind(raw.get("kind"), problems)
+    trains = kind is not EVALUATE
+    known = {"manifest_version", "run_id", "kind", "dataset", "model", "output", kind.section}
+    if trains:
+        known |= {"resume_from", "extend_from_step"}
     for key in raw:
         if key not in known:
             problems[str(key)] = f"unknown section; known are {', '.join(sorted(known))}"
@@ -252,33 +288,34 @@ def parse_manifest(text: str) -> dict[str, Any]:
             f'must be "{MANIFEST_VERSION}", not {raw.get("manifest_version")!r}'
         )
     for key in ("run_id", "resume_from"):
-        if raw.get(key) is not None and not isinstance(raw[key], str):
+        if key in known and raw.get(key) is not None and not isinstance(raw[key], str):
             problems[key] = "must be text"
-    kind = _parse_kind(raw.get("kind"), problems)
     extended = raw.get("extend_from_step")
-    if extended is not None and (
-        not isinstance(extended, int) or isinstance(extended, bool) or extended < 1
+    if (
+        trains
+        and extended is not None
+        and (not isinstance(extended, int) or isinstance(extended, bool) or extended < 1)
     ):
         problems["extend_from_step"] = "must be a whole number of at least 1"
     manifest: dict[str, Any] = {
         "manifest_version": MANIFEST_VERSION,
         "run_id": raw.get("run_id"),
         "kind": kind.name,
-        "resume_from": raw.get("resume_from"),
-        "extend_from_step": extended,
     }
-    for section, keys in _SECTIONS.items():
+    if trains:
+        manifest |= {"resume_from": raw.get("resume_from"), "extend_from_step": extended}
+    for section, keys in (_SECTIONS if trains else _EVALUATION_SECTIONS).items():
         manifest[section] = _parse_section(section, raw.get(section), keys, problems)
-    manifest["output"] = OUTPUT_DEFAULTS | {
+    manifest["output"] = (OUTPUT_DEFAULTS if trains else EVALUATION_OUTPUT_DEFAULTS) | {
         k: v for k, v in manifest["output"].items() if v is not None
     }
-    if manifest["dataset"].get("format") not in (None, kind.dataset_format):
-        problems["dataset.format"] = f"must be {kind.dataset_format}"
-    training = raw.get("training", {})
-    if not isinstance(training, dict):
-        problems["training"] = "must be a mapping"
-        training = {}
-    for name, value in training.items():
+    if manifest["dataset"].get("format") not in (None, *kind.dataset_formats):
+        problems["dataset.format"] = f"must be {' or '.join(kind.dataset_formats)}"
+    given = raw.get(kind.section, {})
+    if not isinstance(given, dict):
+        problems[kind.section] = "must be a mapping"
+        given = {}
+    for name, value in given.items():
         if name in kind.parameters:
             problem = kind.parameters[name].problem(value)
         elif owner := kind.foreign(name):
@@ -286,10 +323,15 @@ def parse_manifest(text: str) -> dict[str, Any]:
         else:
             problem = "unknown parameter; docs/manifest.md lists them"
         if problem:
-            problems[f"training.{name}"] = problem
-    manifest["training"] = kind.defaults() | {
-        name: value for name, value in training.items() if name in kind.parameters
+            problems[f"{kind.section}.{name}"] = problem
+    manifest[kind.section] = kind.defaults() | {
+        name: value for name, value in given.items() if name in kind.parameters
     }
+    if not trains and not problems:
+        problems = {
+            f"{kind.section}.{name}": problem
+            for name, problem in settings_problems(manifest[kind.section]).items()
+        }
     if problems:
         raise ManifestError(problems)
     return manifest
@@ -300,14 +342,16 @@ def _parse_kind(value: Any, problems: dict[str, str]) -> Kind:
     not."""
     if value is None:
         return KINDS[DEFAULT_KIND]
-    if not isinstance(value, str) or value not in KINDS:
-        problems["kind"] = f"must be {' or '.join(KINDS)}, not {value_text(value)}"
+    kind = kind_named(value) if isinstance(value, str) else None
+    if kind is None:
+        names = " or ".join([*KINDS, EVALUATE.name])
+        problems["kind"] = f"must be {names}, not {value_text(value)}"
         return KINDS[DEFAULT_KIND]
-    return KINDS[value]
+    return kind
 
 
 def _parse_section(
-    section: str, value: Any, keys: tuple[tuple[str, type, bool], ...], problems: dict[str, str]
+    section: str, value: Any, keys: Keys, problems: dict[str, str]
 ) -> dict[str, Any]:
     if value is None:
         value = {}

@@ -6,6 +6,7 @@ belong to one kind alone.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ class Parameter:
 
     ``type`` is bool, int, float, str, list (of strings) or dict. The bounds are inclusive,
     ``minimum`` unless ``exclusive_minimum``. ``None`` is accepted where ``nullable`` and means what
-    ``help`` says.
+    ``help`` says. A value of another form has a ``check``, which raises ValueError with what is
+    wrong, and a ``schema`` that describes it.
     """
 
     name: str
@@ -33,12 +35,20 @@ class Parameter:
     nullable: bool = False
     choices: tuple[str, ...] = ()
     basic: bool = False
+    check: Callable[[Any], Any] | None = None
+    schema: dict[str, Any] | None = None
 
     def problem(self, value: Any) -> str | None:
         """Say what is wrong with ``value``, or None. Numbers must be numbers: ``"3"`` and ``True``
         are refused."""
         if value is None:
             return None if self.nullable else "must not be null"
+        if self.check is not None:
+            try:
+                self.check(value)
+            except ValueError as error:
+                return str(error)
+            return None
         if self.type is bool:
             return None if isinstance(value, bool) else "must be true or false"
         if self.type is int:

@@ -182,7 +182,7 @@ def _train(
     manifest = build_manifest(
         run_id=run_id,
         kind=SFT,
-        dataset={"key": "d-v1", "path": "dataset.jsonl", "format": SFT.dataset_format},
+        dataset={"key": "d-v1", "path": "dataset.jsonl", "format": SFT.dataset_formats[0]},
         model={"id": "preset:tiny-llama", "path": None, "revision": None},
         training=training,
         resume_from=None if resume_from is None else str(resume_from),

@@ -9,7 +9,7 @@ PAIRS = Kind(
     name="pairs",
     label="Pairs",
     parameters=with_shared(Parameter("beta", float, 0.1, "Strength.", 0, 10)),
-    dataset_format="tunix_pairs",
+    dataset_formats=("tunix_pairs",),
     metrics={"margin": Measure("margin", "Margin", "Of the rewards.", Better.HIGHER)},
     results={"margin_last": Measure("margin_last", "Margin last", "At the end.", Better.HIGHER)},
 )

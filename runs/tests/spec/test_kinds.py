@@ -17,7 +17,7 @@ ASKED = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama"}
 
 
 def made(kind: Kind, **training: Any) -> dict[str, Any]:
-    dataset = DATASET | {"format": kind.dataset_format}
+    dataset = DATASET | {"format": kind.dataset_formats[0]}
     return build_manifest(run_id="r", kind=kind, dataset=dataset, model=MODEL, training=training)
 
 
@@ -66,7 +66,7 @@ class TestManifest:
         }
 
     def test_the_dataset_has_the_format_of_the_kind(self, pairs: Kind):
-        wrong = made(pairs)["dataset"] | {"format": SFT.dataset_format}
+        wrong = made(pairs)["dataset"] | {"format": SFT.dataset_formats[0]}
 
         assert manifest_problems(made(pairs) | {"dataset": wrong}) == {
             "dataset.format": "must be tunix_pairs"

@@ -1,4 +1,5 @@
-"""Reading ``dataset.jsonl`` (format tunix_sft): one example a line, streamed, bad lines named.
+"""Reading ``dataset.jsonl`` (formats tunix_sft and tunix_prompts): one example a line, streamed, bad
+lines named.
 
 A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split":
 "train"|"held_out"}``. Without ``kind`` it is a trace: the last message is the assistant's, and the
@@ -7,23 +8,26 @@ only one that is learnt.
 With ``"kind": "conversation"`` roles may be developer and tool as well, and there may be ``tools``.
 An assistant's message may have ``reasoning``, ``tool_calls`` and ``"weight": 0``, a tool's
 ``tool_call_id`` and ``name``. Every message of the assistant without ``"weight": 0`` is learnt.
+
+A line of tunix_prompts has ``"kind": "prompt"``, the messages to be answered, and ``meta``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from runs.trainer.data.conversation import Conversation, Message
+from runs.trainer.data.conversation import Conversation, Message, Messages, Tools
 from runs.trainer.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 CONVERSATION_ROLES = ("system", "developer", "user", "assistant", "tool")
 KINDS = ("conversation",)
 SPLITS = ("train", "held_out")
+PROMPTS = "tunix_prompts"
 NAMED_LINES = 5  # bad lines named in the error; the rest are counted
 
 
@@ -41,6 +45,21 @@ class Example:
     held_out: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One line of tunix_prompts. ``meta``: further columns, which rewards and scorers read."""
+
+    id: str
+    messages: Messages
+    tools: Tools | None
+    final_answer: str | None
+    meta: dict[str, Any]
+    held_out: bool
+
+
+Parsed = TypeVar("Parsed")
+
+
 def read_examples(path: Path) -> Iterator[Example]:
     """Yield the examples in file order.
 
@@ -48,6 +67,15 @@ def read_examples(path: Path) -> Iterator[Example]:
         DataError: the file cannot be read; or, after the last line, that there were bad lines or no
             lines at all. The number and reason of the first few bad lines are in the sentence.
     """
+    return _read_lines(path, parse_line)
+
+
+def read_prompts(path: Path) -> Iterator[Prompt]:
+    """Yield the prompts of a file of tunix_prompts, as ``read_examples`` does."""
+    return _read_lines(path, lambda raw, number, offset: parse_prompt(raw, number))
+
+
+def _read_lines(path: Path, parse: Callable[[bytes, int, int], Parsed]) -> Iterator[Parsed]:
     problems: list[str] = []
     bad = good = 0
     try:
@@ -58,7 +86,7 @@ def read_examples(path: Path) -> Iterator[Example]:
                 if not raw.strip():
                     continue
                 try:
-                    example = parse_line(raw, number, start)
+                    example = parse(raw, number, start)
                 except ValueError as error:
                     bad += 1
                     if len(problems) < NAMED_LINES:
@@ -79,6 +107,68 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 def parse_line(raw: bytes, line: int, offset: int) -> Example:
     """Check one line. Raises ValueError with the reason in words."""
+    value = _parse_object(raw, line)
+    kind = value.get("kind")
+    if kind is None:
+        conversation = _read_trace(value)
+    elif kind in KINDS:
+        conversation = _read_conversation(value)
+    else:
+        raise ValueError(f"kind is {kind!r}, not {' or '.join(KINDS)}")
+    return Example(
+        line=line,
+        offset=offset,
+        size=len(raw),
+        id=str(value.get("id", line)),
+        conversation=conversation,
+        final_answer=_read_final_answer(value),
+        held_out=_is_held_out(value),
+    )
+
+
+def parse_prompt(raw: bytes, line: int) -> Prompt:
+    """Check one line of tunix_prompts. Raises ValueError with the reason in words."""
+    value = _parse_object(raw, line)
+    if value.get("kind") != "prompt":
+        raise ValueError(f"kind is {value.get('kind')!r}, not prompt")
+    messages: Messages = []
+    for position, message in enumerate(_read_messages(value)):
+        read = _check_message(message, position, CONVERSATION_ROLES)
+        if read["role"] == "assistant":
+            read.update(_read_assistant(message, f"message {position + 1}"))
+        elif read["role"] == "tool":
+            read.update(_read_result(message, f"message {position + 1}"))
+        messages.append(read)
+    if messages[-1]["role"] == "assistant":
+        raise ValueError("the last message is the assistant's: there is nothing to answer")
+    meta = value.get("meta", {})
+    if not isinstance(meta, dict):
+        raise ValueError("meta is not an object")
+    return Prompt(
+        id=str(value.get("id", line)),
+        messages=messages,
+        tools=_read_tools(value),
+        final_answer=_read_final_answer(value),
+        meta=meta,
+        held_out=_is_held_out(value),
+    )
+
+
+def _read_final_answer(value: dict[str, Any]) -> str | None:
+    final_answer = value.get("final_answer")
+    if final_answer is not None and not isinstance(final_answer, str):
+        raise ValueError("final_answer is neither text nor null")
+    return final_answer
+
+
+def _is_held_out(value: dict[str, Any]) -> bool:
+    split = value.get("split", "train")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, neither train nor held_out")
+    return bool(split == "held_out")
+
+
+def _parse_object(raw: bytes, line: int) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
     except UnicodeDecodeError as error:
@@ -87,28 +177,7 @@ def parse_line(raw: bytes, line: int, offset: int) -> Example:
         raise ValueError(f"is not JSON ({getattr(error, 'msg', error)})") from error
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")
-    kind = value.get("kind")
-    if kind is None:
-        conversation = _read_trace(value)
-    elif kind in KINDS:
-        conversation = _read_conversation(value)
-    else:
-        raise ValueError(f"kind is {kind!r}, not {' or '.join(KINDS)}")
-    final_answer = value.get("final_answer")
-    if final_answer is not None and not isinstance(final_answer, str):
-        raise ValueError("final_answer is neither text nor null")
-    split = value.get("split", "train")
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}, neither train nor held_out")
-    return Example(
-        line=line,
-        offset=offset,
-        size=len(raw),
-        id=str(value.get("id", line)),
-        conversation=conversation,
-        final_answer=final_answer,
-        held_out=split == "held_out",
-    )
+    return value
 
 
 def _read_trace(value: dict[str, Any]) -> Conversation:

@@ -76,7 +76,7 @@ class TestManifest:
     def test_a_kind_that_there_is_not_is_refused(self, kind: Any):
         [problem] = manifest_problems(made(SFT) | {"kind": kind}).items()
         assert problem[0] == "kind"
-        assert problem[1].startswith("must be sft, not ")
+        assert problem[1].startswith("must be sft or evaluate, not ")
 
 
 class TestRequest:

@@ -1,5 +1,5 @@
-"""Reading ``dataset.jsonl`` (formats tunix_sft and tunix_prompts): one example a line, streamed, bad
-lines named.
+"""Reading ``dataset.jsonl`` (formats tunix_sft and tunix_prompts): one example a line, streamed.
+Bad lines are named.
 
 A line is ``{"id", "messages": [{"role", "content"}, …], "final_answer": str|null, "split":
 "train"|"held_out"}``. Without ``kind`` it is a trace: the last message is the assistant's, and the

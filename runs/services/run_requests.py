@@ -434,6 +434,11 @@ def run_body(kind: Kind) -> type[RunBody]:
 def parameter_type(parameter: Parameter) -> Any:
     """Return a parameter's type with its bounds, as pydantic checks and describes it."""
     found: Any = parameter.type
+    if parameter.check is not None:
+        found = Annotated[
+            Any, PlainValidator(_checked(parameter)), WithJsonSchema(parameter.schema or {})
+        ]
+        return found | None if parameter.nullable else found
     if parameter.choices:
         found = Literal[parameter.choices]
     if parameter.type is list:
@@ -449,6 +454,15 @@ def parameter_type(parameter: Parameter) -> Any:
             bounds["allow_inf_nan"] = False
         found = Annotated[found, Field(**bounds)]
     return found | None if parameter.nullable else found
+
+
+def _checked(parameter: Parameter) -> Callable[[Any], Any]:
+    def checked(value: Any) -> Any:
+        if problem := parameter.problem(value):
+            raise ValueError(problem)
+        return value
+
+    return checked
 
 
 def _without_repeats(names: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """What an evaluation may be asked: which part of a set, how outputs are made, what scores them."""
 
+import hashlib
+import json
 from typing import Any
 
 from runs.spec.parameters import Parameter
@@ -8,6 +10,9 @@ from runs.spec.scorers import DEFAULT_SCORERS, choose
 STOPS_MAX = 4
 STOP_MAX_CHARACTERS = 64
 SYSTEM_PROMPT_MAX_CHARACTERS = 10_000
+GENERATE, CHOICES, PERPLEXITY = METHODS = ("generate", "choices", "perplexity")
+# What a method gives without a scorer: the label of its score.
+LIKELIHOOD_LABELS = {CHOICES: "choice", PERPLEXITY: "nll"}
 
 
 def check_stop(value: Any) -> list[str]:
@@ -39,14 +44,35 @@ def check_system_prompt(value: Any) -> str:
 
 def settings_problems(evaluation: dict[str, Any]) -> dict[str, str]:
     """Return what is wrong with settings that are each valid, by the name of one of them."""
+    if evaluation["method"] != GENERATE:
+        return {
+            name: f"is a setting of method {GENERATE}, not of {evaluation['method']}"
+            for name in _OF_GENERATION
+            if evaluation[name] != PARAMETERS[name].default
+        }
     if evaluation["temperature"] == 0 and evaluation["samples"] > 1:
         return {"samples": "must be 1 with temperature 0, which gives the same output every time"}
     return {}
 
 
+def settings_hash(evaluation: dict[str, Any]) -> str:
+    """Return a hash of everything that decides what outputs are made for which items, and how they
+    are scored: equal settings, equal hash."""
+    text = json.dumps(evaluation, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 PARAMETERS: dict[str, Parameter] = {
     parameter.name: parameter
     for parameter in (
+        Parameter(
+            "method",
+            str,
+            GENERATE,
+            "generate: outputs, which are scored; choices: the likeliest of the choices of each"
+            " example; perplexity: how likely the reference answers are.",
+            choices=METHODS,
+        ),
         Parameter(
             "part",
             str,
@@ -133,6 +159,13 @@ PARAMETERS: dict[str, Parameter] = {
             nullable=True,
         ),
         Parameter(
+            "prompt_style",
+            str,
+            "conversation",
+            "As in a training: what the chat template writes before an answer.",
+            choices=("conversation", "generation"),
+        ),
+        Parameter(
             "dtype",
             str,
             "auto",
@@ -141,3 +174,4 @@ PARAMETERS: dict[str, Parameter] = {
         ),
     )
 }
+_OF_GENERATION = ("scorers", "samples", "temperature", "top_p", "seed", "max_tokens", "stop")

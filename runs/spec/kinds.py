@@ -1,7 +1,8 @@
 """The kinds of runs: what each may be asked, which data it reads, and what it measures.
 
-Plain Python: API, forms, pages and the training program import it. To add a kind, add it to KINDS;
-requests, forms, manifests and documents go by what stands there.
+Plain Python: API, forms, pages and the training program import it. To add a kind of training, add
+it to KINDS; requests, forms, manifests and documents go by what stands there. An evaluation is a
+run as well, but no training: EVALUATE is not among KINDS.
 """
 
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class Kind:
         kind has one."""
         if name in self.parameters:
             return None
-        owners = [kind.name for kind in KINDS.values() if name in kind.parameters]
+        kinds = (*KINDS.values(), EVALUATE)
+        owners = [kind.name for kind in kinds if name in kind.parameters]
         return ", ".join(owners) or None
 
 
@@ -153,7 +155,7 @@ EVALUATE = Kind(
     ),
 )
 
-# Of trainings.
+# The kinds of training.
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (SFT,)}
 DEFAULT_KIND = SFT.name
 

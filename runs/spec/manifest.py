@@ -15,8 +15,9 @@ A manifest is a mapping of sections, described in ``docs/manifest.md``::
     extend_from_step: null, or the step of the checkpoint that the training extends
 
 That of an evaluation has ``evaluation`` in place of ``training``, no ``resume_from`` and
-``extend_from_step``, ``output: {items, metrics, result}``, and a model of up to ``{id, path,
-revision, adapter, checkpoints, step, seed}``.
+``extend_from_step``, ``output: {items, metrics, result}``, a model of up to ``{id, path, revision,
+adapter, checkpoints, step, seed}``, and ``outputs_from``: null, or ``{path, sha256}`` of the items
+of another evaluation whose outputs are scored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from runs.spec.evaluation import settings_problems
+from runs.spec.evaluation import GENERATE, settings_problems
 from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, Kind, kind_named
 from runs.spec.wording import shortened, value_text
 
@@ -110,6 +111,7 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
         )
 
 MANIFEST_VERSION = "1.0"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 LEARNING_RATE_USUAL_MAX = 0.1  # above it, a warning
 
 
@@ -160,6 +162,7 @@ _EVALUATION_SECTIONS: dict[str, Keys] = {
     ),
     "output": (("items", str, False), ("metrics", str, False), ("result", str, False)),
 }
+_OUTPUTS_FROM: Keys = (("path", str, True), ("sha256", str, True))
 EVALUATION_OUTPUT_DEFAULTS = {
     "items": "items.jsonl",
     "metrics": "metrics.jsonl",
@@ -204,10 +207,19 @@ def build_manifest(
 
 
 def build_evaluation_manifest(
-    *, run_id: str, dataset: dict[str, Any], model: dict[str, Any], evaluation: dict[str, Any]
+    *,
+    run_id: str,
+    dataset: dict[str, Any],
+    model: dict[str, Any],
+    evaluation: dict[str, Any],
+    outputs_from: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the complete manifest of an evaluation; settings that ``evaluation`` leaves out get
-    their defaults."""
+    their defaults.
+
+    ``outputs_from``: ``path`` (absolute, or relative to the run folder) and ``sha256`` of the items
+    file whose outputs are scored; no model is loaded then.
+    """
     return {
         "manifest_version": MANIFEST_VERSION,
         "run_id": run_id,
@@ -217,6 +229,7 @@ def build_evaluation_manifest(
         "evaluation": EVALUATE.defaults()
         | {name: evaluation[name] for name in EVALUATE.parameters if name in evaluation},
         "output": dict(EVALUATION_OUTPUT_DEFAULTS),
+        "outputs_from": outputs_from,
     }
 
 
@@ -278,8 +291,7 @@ def parse_manifest(text: str) -> dict[str, Any]:
     kind = _parse_kind(raw.get("kind"), problems)
     trains = kind is not EVALUATE
     known = {"manifest_version", "run_id", "kind", "dataset", "model", "output", kind.section}
-    if trains:
-        known |= {"resume_from", "extend_from_step"}
+    known |= {"resume_from", "extend_from_step"} if trains else {"outputs_from"}
     for key in raw:
         if key not in known:
             problems[str(key)] = f"unknown section; known are {', '.join(sorted(known))}"
@@ -327,14 +339,40 @@ def parse_manifest(text: str) -> dict[str, Any]:
     manifest[kind.section] = kind.defaults() | {
         name: value for name, value in given.items() if name in kind.parameters
     }
-    if not trains and not problems:
-        problems = {
-            f"{kind.section}.{name}": problem
-            for name, problem in settings_problems(manifest[kind.section]).items()
-        }
+    if not trains:
+        manifest["outputs_from"] = _parse_outputs_from(raw.get("outputs_from"), problems)
+        if not problems:
+            problems = _evaluation_problems(manifest)
     if problems:
         raise ManifestError(problems)
     return manifest
+
+
+def _parse_outputs_from(value: Any, problems: dict[str, str]) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    section = _parse_section("outputs_from", value, _OUTPUTS_FROM, problems)
+    if isinstance(digest := section.get("sha256"), str) and not _SHA256.fullmatch(digest):
+        problems["outputs_from.sha256"] = "must be 64 hexadecimal digits"
+    return section
+
+
+def _evaluation_problems(manifest: dict[str, Any]) -> dict[str, str]:
+    """Return what is wrong with an evaluation whose settings are each valid."""
+    evaluation, model = manifest["evaluation"], manifest["model"]
+    problems = {
+        f"evaluation.{name}": problem for name, problem in settings_problems(evaluation).items()
+    }
+    if manifest["outputs_from"] and evaluation["method"] != GENERATE:
+        problems["evaluation.method"] = f"must be {GENERATE} with outputs_from"
+    if (model["checkpoints"] is None) != (model["step"] is None):
+        problems["model.step"] = "must be given with checkpoints, and only with them"
+    if model["checkpoints"] is not None and model["adapter"] is not None:
+        problems["model.adapter"] = "must not be given with checkpoints"
+    for name, least in (("step", 1), ("seed", 0)):
+        if model[name] is not None and model[name] < least:
+            problems[f"model.{name}"] = f"must be at least {least}"
+    return problems
 
 
 def _parse_kind(value: Any, problems: dict[str, str]) -> Kind:

@@ -73,6 +73,13 @@ class Interrupted(TrainerError):
     kind = "interrupted"
 
 
+class RewardProblem(TrainerError):
+    """A scorer cannot be made, or failed where every score is needed."""
+
+    exit_code = 18
+    kind = "reward"
+
+
 _DISK_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from runs.services.run_requests import InvalidRequest, clean_request, parameter_type, run_body
-from runs.spec.kinds import KINDS, SFT, Kind
+from runs.spec.kinds import EVALUATE, KINDS, SFT, Kind
 from runs.spec.parameters import Parameter
 from runs.tests.spec.second_kind import pairs  # noqa: F401 - a fixture
 
 ASKED = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama"}
-PARAMETERS = list(SFT.parameters.values())
+PARAMETERS = [*SFT.parameters.values(), *EVALUATE.parameters.values()]
 
 
 def near(parameter: Parameter) -> st.SearchStrategy[Any]:
@@ -29,6 +29,7 @@ def near(parameter: Parameter) -> st.SearchStrategy[Any]:
         names,
         st.text(max_size=3),
         st.lists(names | st.none(), max_size=3),
+        st.lists(st.fixed_dictionaries({"name": st.sampled_from(["math", "other"])}), max_size=2),
     )
 
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from runs.spec.scorers import Chosen, labels
-from runs.trainer.errors import TrainerError
+from runs.trainer.errors import RewardProblem
 from runs.trainer.evaluation.scorer_program import STARTING_SECONDS
 from runs.trainer.evaluation.scorers.item import Item
 
@@ -32,13 +32,6 @@ MEMORY_BYTES = 4 * 2**30
 GRACE_SECONDS = 5.0  # beyond which the process is not trusted to end itself
 ANSWER_BYTES = 64 * 2**10
 ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
-
-
-class RewardProblem(TrainerError):
-    """A scorer cannot be made, or failed where every score is needed."""
-
-    exit_code = 18
-    kind = "reward"
 
 
 @dataclass(frozen=True)

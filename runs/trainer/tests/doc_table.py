@@ -1,9 +1,10 @@
 """The tables of docs/manifest.md as runs/spec/kinds.py has them. ``python -m
 runs.trainer.tests.doc_table`` prints them."""
 
+import json
 from typing import Any
 
-from runs.spec.kinds import KINDS, Kind
+from runs.spec.kinds import EVALUATE, KINDS, Kind
 from runs.spec.parameters import Parameter
 
 TYPES = {
@@ -19,7 +20,7 @@ def parameter_rows(kind: Kind) -> list[str]:
     """Return one row a parameter: name, type, default, range, help."""
     rows = []
     for parameter in kind.parameters.values():
-        value = TYPES[parameter.type] + (" or null" if parameter.nullable else "")
+        value = type_of(parameter) + (" or null" if parameter.nullable else "")
         cells = (
             f"`{parameter.name}`",
             value,
@@ -29,6 +30,12 @@ def parameter_rows(kind: Kind) -> list[str]:
         )
         rows.append("| " + " | ".join(cells) + " |")
     return rows
+
+
+def type_of(parameter: Parameter) -> str:
+    if parameter.schema is not None and parameter.schema.get("items", {}).get("type") == "object":
+        return "list of mappings"
+    return TYPES[parameter.type]
 
 
 def range_of(parameter: Parameter) -> str:
@@ -44,6 +51,8 @@ def shown(value: Any) -> str:
     """A default as YAML writes it."""
     if value is None:
         return "null"
+    if isinstance(value, list):
+        return f"`{json.dumps(value)}`"
     return (
         str(value).lower()
         if isinstance(value, bool)
@@ -54,5 +63,5 @@ def shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    for kind in KINDS.values():
+    for kind in (*KINDS.values(), EVALUATE):
         print(f"### `{kind.name}`", *parameter_rows(kind), sep="\n")

@@ -2,7 +2,7 @@
 
 import yaml
 
-from runs.spec.kinds import KINDS, SFT
+from runs.spec.kinds import EVALUATE, KINDS, SFT
 from runs.spec.manifest import parse_manifest
 from runs.trainer import errors
 from runs.trainer.tests.doc_table import parameter_rows
@@ -12,8 +12,8 @@ TEXT = (LAUNCH.parents[2] / "docs" / "manifest.md").read_text(encoding="utf-8")
 
 
 def test_the_tables_of_parameters_are_those_of_the_code():
-    section = TEXT.split("\n## Parameters of `training`\n")[1].split("\n## ")[0]
-    for kind in KINDS.values():
+    for kind in (*KINDS.values(), EVALUATE):
+        section = TEXT.split(f"\n## Parameters of `{kind.section}`\n")[1].split("\n## ")[0]
         table = section.split(f"\n### `{kind.name}`\n")[1].split("\n###")[0]
         documented = [line for line in table.splitlines() if line.startswith("| `")]
         assert documented == parameter_rows(kind)
@@ -31,11 +31,11 @@ def test_every_exit_code_is_documented():
             assert f"| {kind.exit_code} | {kind.kind} | " in TEXT
 
 
-def test_the_example_is_a_manifest():
-    example = TEXT.split("```yaml\n")[1].split("```")[0]
-    manifest = parse_manifest(example)
+def test_the_examples_are_manifests():
+    training, evaluation = (part.split("```")[0] for part in TEXT.split("```yaml\n")[1:])
     assert (
-        manifest["training"]["batch_size"]
-        == yaml.safe_load(example)["training"]["batch_size"]
+        parse_manifest(training)["training"]["batch_size"]
+        == yaml.safe_load(training)["training"]["batch_size"]
         == 32
     )
+    assert parse_manifest(evaluation)["evaluation"]["max_tokens"] == 32

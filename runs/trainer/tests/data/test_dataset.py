@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runs.trainer.data.dataset import examples_at, last_line, read_examples
+from runs.trainer.data.dataset import examples_at, last_line, read_examples, read_prompts
 from runs.trainer.errors import DataError
 from runs.trainer.tests.helpers import conversation_line, line
 
@@ -256,3 +256,44 @@ def test_a_bad_line_ends_the_training_with_11(make_run, capsys):
         .splitlines()[-1]
         .startswith("tunix: data: 1 bad line(s) in dataset.jsonl: line 49:")
     )
+
+
+def prompt_line(**changes):
+    return {"id": "p", "kind": "prompt", "messages": [USER]} | changes
+
+
+def test_prompts_are_read_with_their_columns(tmp_path):
+    path = write(
+        tmp_path / "d.jsonl",
+        prompt_line(id="a", final_answer="4", meta={"level": 2}, tools=[TOOL]),
+        prompt_line(id="b", split="held_out"),
+    )
+
+    first, second = read_prompts(path)
+
+    assert (first.id, first.messages, first.final_answer) == ("a", [USER], "4")
+    assert (first.meta, first.held_out, len(first.tools)) == ({"level": 2}, False, 1)
+    assert (second.final_answer, second.meta, second.held_out, second.tools) == (
+        None,
+        {},
+        True,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (line("a", "q", "a"), "kind is None, not prompt"),
+        (prompt_line(messages=[USER, ANSWER]), "there is nothing to answer"),
+        (prompt_line(meta=[]), "meta is not an object"),
+        (prompt_line(final_answer=4), "final_answer is neither text nor null"),
+        (prompt_line(messages=[]), "has no messages"),
+        (prompt_line(tools=[{}]), "type function"),
+    ],
+)
+def test_a_bad_prompt_is_named(tmp_path, bad, reason):
+    path = write(tmp_path / "d.jsonl", prompt_line(), bad)
+    with pytest.raises(DataError, match="line 2: ") as caught:
+        list(read_prompts(path))
+    assert reason in str(caught.value)

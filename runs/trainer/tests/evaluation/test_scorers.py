@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from runs.spec.scorers import SCORERS, choose
+from runs.trainer.errors import RewardProblem
 from runs.trainer.evaluation.scorers import MAKERS
 from runs.trainer.evaluation.scorers.item import Item
 from runs.trainer.evaluation.scorers.numbers import find_number
-from runs.trainer.evaluation.scoring import RewardProblem, Scored, Scoring
+from runs.trainer.evaluation.scoring import Scored, Scoring
 
 PATTERN = r"(a+)+b"
 SCHEMA = {

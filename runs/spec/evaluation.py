@@ -11,8 +11,8 @@ STOPS_MAX = 4
 STOP_MAX_CHARACTERS = 64
 SYSTEM_PROMPT_MAX_CHARACTERS = 10_000
 GENERATE, CHOICES, PERPLEXITY = METHODS = ("generate", "choices", "perplexity")
-# What a method gives without a scorer: the label of its score.
-LIKELIHOOD_LABELS = {CHOICES: "choice", PERPLEXITY: "nll"}
+# What a method gives without a scorer: the labels of its scores, the one that counts first.
+LIKELIHOOD_LABELS = {CHOICES: ("choice", "choice_by_sum"), PERPLEXITY: ("nll",)}
 
 
 def check_stop(value: Any) -> list[str]:

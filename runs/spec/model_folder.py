@@ -499,10 +499,15 @@ def _are_sizes(value: Any, *, most: int = 2**48, length: int = 16) -> TypeGuard[
 # training program.
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether the folder has any file of a tokenizer."""
+    return any(_exists(folder / name) for name in _TOKENIZER_FILES)
+
+
 def check_tokenizer(folder: Path) -> None:
     """Raises FolderProblem: no tokenizer, or a file of one, or of its generation settings, whose
     form is not that of one."""
-    if not any(_exists(folder / name) for name in _TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise FolderProblem(
             f"there is no tokenizer in {_shown(str(folder))}: none of {', '.join(_TOKENIZER_FILES)}"
         )

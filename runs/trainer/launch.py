@@ -1,4 +1,4 @@
-"""The ``tunix`` command: train, validate, --version.
+"""The ``tunix`` command: train, evaluate, validate, --version.
 
 Started as ``[python, "-I", "-u", ".../runs/trainer/launch.py", …]``. Isolated mode keeps this
 folder, the working folder and PYTHONPATH out of ``sys.path``; the project's root is *appended*, so
@@ -52,12 +52,24 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="MANIFEST",
         help="the manifest, see docs/manifest.md",
     )
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="evaluate as a manifest says",
+        description="Evaluate a model as a manifest says.",
+    )
+    evaluate.add_argument(
+        "--config",
+        required=True,
+        type=Path,
+        metavar="MANIFEST",
+        help="the manifest, see docs/manifest.md",
+    )
     validate = commands.add_parser(
         "validate",
-        help="say what a training would do",
+        help="say what a training or an evaluation would do",
         description=(
-            "Read manifest, data and model and say what a training would do. Builds no model unless"
-            " --smoke is given."
+            "Read manifest, data and model and say what a training or an evaluation would do."
+            " Builds no model unless --smoke is given."
         ),
     )
     validate.add_argument(
@@ -68,7 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="the manifest, see docs/manifest.md",
     )
     validate.add_argument(
-        "--smoke", action="store_true", help="load the model and run one real step"
+        "--smoke",
+        action="store_true",
+        help="load the model and run one real step, or generate a few outputs",
     )
     validate.add_argument(
         "--json", action="store_true", help="print one JSON object instead of text"
@@ -100,6 +114,11 @@ def run(arguments: argparse.Namespace) -> int:
             from runs.trainer.commands.train import train_from_manifest  # noqa: PLC0415
 
             train_from_manifest(manifest)
+    elif arguments.command == "evaluate":
+        with held_open(arguments.config) as manifest:
+            from runs.trainer.commands.evaluate import evaluate_from_manifest  # noqa: PLC0415
+
+            evaluate_from_manifest(manifest)
     else:
         from runs.trainer.commands.validate import print_report, validate_manifest  # noqa: PLC0415
         from runs.trainer.reporting.metrics import write_json  # noqa: PLC0415
@@ -166,7 +185,7 @@ def main(argv: list[str] | None = None, print_last: Callable[[str], None] = prin
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if not arguments.version and arguments.command is None:
-        parser.error("a command is needed: train or validate")
+        parser.error("a command is needed: train, evaluate or validate")
     # Libraries log to stderr at will; the last line there is ours, so they are held to warnings.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -214,7 +233,7 @@ def tune_memory() -> None:
 
 
 if __name__ == "__main__":
-    if "train" in sys.argv[1:2]:
+    if sys.argv[1:2] in (["train"], ["evaluate"]):
         tune_memory()
     code = main(print_last=print_error_and_silence_others)
     flush(sys.stdout)

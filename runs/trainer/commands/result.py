@@ -54,7 +54,7 @@ def make_result(
         "jax_backend": jax.default_backend(),
         "devices": jax.device_count(),
         "dtype": str(prepared.dtype),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -70,9 +70,10 @@ def _reported(prepared: Prepared, record: TrainingRecord) -> dict[str, float | N
     return found
 
 
-def _versions() -> dict[str, str]:
+def versions(*others: str) -> dict[str, str]:
+    """Return the installed versions of the libraries that compute, and of ``others``."""
     found = {}
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *others):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from runs.runfolder.checkpoints import make_identity
+from runs.spec.kinds import EVALUATE
 from runs.trainer.commands.prepare import prepare
 from runs.trainer.commands.result import export, make_result, result_sentences
 from runs.trainer.data.inputs import (
@@ -20,12 +19,13 @@ from runs.trainer.data.inputs import (
     plan_sentences,
 )
 from runs.trainer.data.seen import first_seen
-from runs.trainer.errors import Interrupted, StorageError
+from runs.trainer.errors import Interrupted, ManifestProblem, StorageError
 from runs.trainer.evaluation.exact_match import ExactMatch
 from runs.trainer.loop.checkpoints import Checkpoints
 from runs.trainer.loop.devices import make_mesh, release_freed_memory, start_devices
 from runs.trainer.loop.stop import StopWatch
 from runs.trainer.loop.training import Loop, TrainingRecord
+from runs.trainer.modeling.loading import config_hash
 from runs.trainer.objectives.objective import Prepared
 from runs.trainer.reporting.metrics import MetricsFile, say, write_json
 
@@ -39,6 +39,8 @@ def train_from_manifest(config: Path) -> None:
         TrainerError: what went wrong, with its exit code.
     """
     manifest, folder = open_manifest(config)
+    if manifest["kind"] == EVALUATE.name:
+        raise ManifestProblem(f"{config.name}: kind is evaluate; `tunix evaluate` does that")
     stop = StopWatch(folder)
     stop.install()
     start_devices()
@@ -174,11 +176,10 @@ def _restore(prepared: Prepared, loop: Loop, checkpoints: Checkpoints) -> int | 
 
 
 def _identity(prepared: Prepared) -> dict[str, Any]:
-    config = json.dumps(prepared.model.config, sort_keys=True, default=str)
     return {
         **make_identity(model_id=prepared.manifest["model"]["id"], training=prepared.training),
         "revision": prepared.model.revision,
-        "model_config": hashlib.sha256(config.encode()).hexdigest()[:16],
+        "model_config": config_hash(prepared.model.config),
         "dtype": str(prepared.dtype),
         "data": prepared.data.key,
     }

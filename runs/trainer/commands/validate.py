@@ -1,23 +1,15 @@
-"""``tunix validate``: what a training would do, without doing it."""
+"""``tunix validate``: what a training or an evaluation would do, without doing it."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs.spec.architectures import (
-    Architecture,
-    UnsupportedModel,
-    count_parameters,
-    read_architecture,
-    remarks,
-)
-from runs.spec.families import PRESETS, preset_names
+from runs.spec.architectures import Architecture, count_parameters
+from runs.spec.kinds import EVALUATE
 from runs.spec.manifest import training_warnings
-from runs.spec.model_folder import FolderProblem, ModelFolder, read_config
+from runs.trainer.commands.found_model import find_model, length_classes
 from runs.trainer.data.inputs import (
     input_warnings,
     last_step,
@@ -27,10 +19,9 @@ from runs.trainer.data.inputs import (
 )
 from runs.trainer.data.plan import DataPlan, plan_rows
 from runs.trainer.data.tokens import TokenisedData
-from runs.trainer.errors import ModelError
 from runs.trainer.loop.memory import memory_estimate
 from runs.trainer.loop.stop import StopWatch
-from runs.trainer.modeling.model_files import check_weights, open_model
+from runs.trainer.modeling.model_files import check_weights
 from runs.trainer.objectives import objective_for
 
 GIB = 2**30
@@ -43,16 +34,22 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     Obeys ``stop.json`` between its parts, up to the last.
 
     Raises:
-        TrainerError: why this training could not run. Interrupted: the check was asked to stop.
+        TrainerError: why this run could not be done. Interrupted: the check was asked to stop.
     """
     manifest, folder = open_manifest(config)
+    if manifest["kind"] == EVALUATE.name:
+        from runs.trainer.commands.validate_evaluation import (  # noqa: PLC0415 - loads JAX
+            validate_evaluation,
+        )
+
+        return validate_evaluation(manifest, folder, smoke=smoke)
 
     def check_stop() -> None:
         StopWatch(folder).check("before the check was finished")
 
     check_stop()
     training, objective = manifest["training"], objective_for(manifest)
-    model = _find_model(manifest["model"], folder)
+    model = find_model(manifest["model"], folder)
     architecture, warnings = model.architecture, model.warnings + training_warnings(training)
     total, trainable = count_parameters(
         model.config, lora_rank=training["lora_rank"], lora_targets=training["lora_targets"]
@@ -92,55 +89,10 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     return report
 
 
-@dataclass(frozen=True)
-class _Model:
-    """What is known of a model before it is loaded; ``tokenizer``: its folder (None: bytes),
-    ``files``: its weights, if here."""
-
-    config: dict[str, Any]
-    architecture: Architecture
-    tokenizer: Path | None
-    files: ModelFolder | None
-    warnings: list[str]
-
-
-def _find_model(section: dict[str, Any], folder: Path) -> _Model:
-    """Never fetches weights. Raises ModelError."""
-    name: str = section["id"]
-    if section["path"] is None and name.startswith("preset:"):
-        if name.removeprefix("preset:") not in PRESETS:
-            raise ModelError(
-                f"there is no preset {name.removeprefix('preset:')!r}; presets:"
-                f" {', '.join(preset_names())}"
-            )
-        config = dict(PRESETS[name.removeprefix("preset:")])
-        return _Model(config, read_architecture(config), None, None, [])
-    if section["path"] is not None:
-        path = folder / section["path"]
-        files = open_model(name, path)
-        return _Model(files.config, files.architecture, path, files, list(files.warnings))
-    from runs.trainer.modeling.hub import fetch  # noqa: PLC0415 - half a second that only hub ids need
-
-    path, commit = fetch(name, section["revision"], weights=False)
-    try:
-        config = read_config(path)
-        architecture = read_architecture(config)
-    except (FolderProblem, UnsupportedModel) as error:
-        raise ModelError(f"the model {name} cannot be loaded: {error}") from error
-    note = f"Of {name} only configuration and tokenizer were looked at (revision {commit})."
-    return _Model(config, architecture, path, None, [note, *remarks(config)])
-
-
 def _histogram(data: TokenisedData) -> list[list[int]]:
-    """``[from, up to, examples]`` in at most a dozen classes of equal width over all examples of
-    the dataset."""
+    """Of all examples of the dataset."""
     fine = data.counts["length_histogram"]
-    longest = fine[-1][0] + 16
-    width = 16 * max(1, math.ceil(longest / 16 / 12))
-    classes: dict[int, int] = {}
-    for start, count in fine:
-        classes[start // width * width] = classes.get(start // width * width, 0) + count
-    return [[start, start + width - 1, classes.get(start, 0)] for start in range(0, longest, width)]
+    return length_classes(fine, longest=fine[-1][0] + 16)
 
 
 def _waste(data: TokenisedData, training: dict[str, Any], *, packing: bool) -> float:
@@ -194,6 +146,12 @@ def _memory(
 def print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report))
+        return
+    if report.get("kind") == EVALUATE.name:
+        for sentence in report["sentences"]:
+            print(sentence)
+        for warning in report["warnings"]:
+            print(f"Warning: {warning}")
         return
     for sentence in report["sentences"]:
         print(sentence)

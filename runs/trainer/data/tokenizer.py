@@ -80,6 +80,7 @@ class Tokenizer(Protocol):
     """What the training needs of a tokenizer."""
 
     fingerprint: str  # changes whenever the same messages could become other ids
+    template_hash: str  # of the chat template and the prompt style alone
     stop_ids: tuple[int, ...]  # ids that end an answer
     notes: list[str]  # what people should know of the tokenizer and its template
 
@@ -121,6 +122,7 @@ class ByteTokenizer:
     NAMES = {BEGIN: "<begin>", END: "<end>"}
 
     fingerprint: str = "bytes-1"
+    template_hash: str = hashlib.sha256(b"bytes-1").hexdigest()
     stop_ids: tuple[int, ...] = (END,)
 
     def __init__(self) -> None:
@@ -247,7 +249,9 @@ class ChatTokenizer:
             raise ModelError(
                 f"the tokenizer in {folder} cannot be trained with: {error}"
             ) from error
-        self.fingerprint = _fingerprint(folder, f"{self._tokenizer.chat_template}\0{prompt_style}")
+        template = f"{self._tokenizer.chat_template}\0{prompt_style}"
+        self.fingerprint = _fingerprint(folder, template)
+        self.template_hash = hashlib.sha256(template.encode()).hexdigest()
         self.stop_ids: tuple[int, ...] = self._find_stop_ids(folder, end)
 
     def _use_plain_template(self, folder: Path) -> str:

@@ -25,10 +25,11 @@ search, no images, and does not return logits.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -52,8 +53,9 @@ STOP, LENGTH, TOO_LONG, EMPTY = "stop", "length", "too_long", "empty"
 class Output:
     """An answer to a prompt. ``prompt`` is its place in the list, ``sample`` counts from 0.
 
-    ``tokens`` end with a stop id if ``finish_reason`` is ``stop``. ``length``: ``max_tokens`` were
-    generated. ``too_long`` and ``empty``: nothing was generated, because of the prompt.
+    ``tokens`` end with a stop id if ``finish_reason`` is ``stop``, or are what ``has_ended`` found
+    to be complete. ``length``: ``max_tokens`` were generated. ``too_long`` and ``empty``: nothing
+    was generated, because of the prompt. ``seconds``: for how long it had a row.
     ``log_probs`` are those of ``tokens`` at the temperature of sampling (at 1 for greedy decoding),
     before ``top_p`` cuts; None if not asked for.
     """
@@ -63,6 +65,7 @@ class Output:
     tokens: list[int]
     finish_reason: str
     log_probs: list[float] | None = None
+    seconds: float = 0.0
 
 
 class _State(NamedTuple):
@@ -169,6 +172,7 @@ class Generator:
         numbers: Sequence[int] | None = None,
         max_tokens: int | None = None,
         log_probs: bool = False,
+        has_ended: Callable[[list[int]], bool] | None = None,
         on_finished: Callable[[Output], None] | None = None,
         check_stop: Callable[[], None] | None = None,
     ) -> list[list[Output]]:
@@ -180,6 +184,8 @@ class Generator:
         ``numbers`` stand for the places of the prompts in random numbers: with them a part of the
         prompts gets the outputs that it gets among all.
 
+        ``has_ended`` is called with the tokens of each row after each call of a compiled function,
+        which generates up to STEPS of them, and says whether they are complete without a stop id.
         ``on_finished`` is called with each output when it is there. ``check_stop`` is called before
         each call of a compiled function and may raise; what was finished was passed on before.
 
@@ -199,6 +205,7 @@ class Generator:
             sampling=_Sampling(not temperature, bool(temperature) and top_p < 1, log_probs),
             temperature=temperature or 1.0,
             top_p=top_p,
+            has_ended=has_ended,
         )
         outputs: list[list[Output | None]] = [[None] * samples for _ in prompts]
         for output in session.run(check_stop or (lambda: None)):
@@ -227,7 +234,7 @@ def _check(
 
 def _copy(output: Output, sample: int) -> Output:
     log_probs = None if output.log_probs is None else list(output.log_probs)
-    return Output(output.prompt, sample, list(output.tokens), output.finish_reason, log_probs)
+    return replace(output, sample=sample, tokens=list(output.tokens), log_probs=log_probs)
 
 
 class _Session:
@@ -246,8 +253,10 @@ class _Session:
         sampling: _Sampling,
         temperature: float,
         top_p: float,
+        has_ended: Callable[[list[int]], bool] | None,
     ):
         self.generator, self.weights, self.prompts = generator, weights, prompts
+        self.has_ended = has_ended
         self.architecture = generator.architecture
         self.samples, self.limit, self.numbers = samples, limit, numbers
         self.sampling = sampling
@@ -263,7 +272,8 @@ class _Session:
         self.waiting = sorted((len(p), -i) for i, p in enumerate(prompts) if 0 < len(p) <= longest)
         self.pack_length = _pack_length([length for length, _ in self.waiting])
         self.jobs: deque[_Job] = deque()
-        self.running: dict[int, tuple[int, int]] = {}  # row → prompt and sample; no pack is kept
+        # row → prompt, sample, and when it began; no pack is kept
+        self.running: dict[int, tuple[int, int, float]] = {}
         self.state: _State | None = None
         self.column = self.capacity = 0
         self.starts = [0] * generator.rows
@@ -383,7 +393,7 @@ class _Session:
             placement=self.placement,
         )
         self.starts[row] = self.column - job.length
-        self.running[row] = job.prompt, job.sample
+        self.running[row] = job.prompt, job.sample, time.monotonic()
 
     def _decode(self) -> None:
         assert self.state is not None
@@ -408,17 +418,37 @@ class _Session:
         column, active, counts = jax.device_get((state.column, state.active, state.counts))
         self.column = int(column)
         rows = [row for row in self.running if not active[row]]
-        if not rows:
+        complete = self._complete(active, counts)
+        if not rows and not complete:
             return
         all_tokens, all_log_probs = jax.device_get((state.tokens, state.log_probs))
-        for row in rows:
-            prompt, sample = self.running.pop(row)
+        now = time.monotonic()
+        for row in [*rows, *complete]:
+            prompt, sample, began = self.running.pop(row)
             tokens = all_tokens[row, : counts[row]].tolist()
-            reason = STOP if tokens[-1] in self.generator.stop_ids else LENGTH
+            has_stopped = row in complete or tokens[-1] in self.generator.stop_ids
+            reason = STOP if has_stopped else LENGTH
             log_probs = (
                 all_log_probs[row, : counts[row]].tolist() if self.sampling.log_probs else None
             )
-            yield Output(prompt, sample, tokens, reason, log_probs)
+            yield Output(prompt, sample, tokens, reason, log_probs, now - began)
+
+    def _complete(self, active: np.ndarray, counts: np.ndarray) -> list[int]:
+        """End the rows whose tokens are complete, and return them."""
+        if self.has_ended is None:
+            return []
+        assert self.state is not None
+        tokens = jax.device_get(self.state.tokens)
+        complete = [
+            row
+            for row in self.running
+            if active[row] and self.has_ended(tokens[row, : counts[row]].tolist())
+        ]
+        if complete:
+            left = np.array(active)
+            left[complete] = False
+            self.state = self.state._replace(active=self._put(left))
+        return complete
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self.placement)

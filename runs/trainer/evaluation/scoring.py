@@ -71,6 +71,15 @@ class Scoring:
     ) -> None:
         self._end()
 
+    def start(self) -> None:
+        """Make the scorers now, and not with the first score.
+
+        Raises:
+            RewardProblem: a scorer cannot be made.
+        """
+        if self._process is None:
+            self._start()
+
     def score(self, item: Item) -> dict[str, Scored]:
         """Return the scores of an output, by the labels of their scorers.
 
@@ -80,8 +89,7 @@ class Scoring:
         return {label: self._score(number, item) for number, label in enumerate(self._labels)}
 
     def _score(self, number: int, item: Item) -> Scored:
-        if self._process is None:
-            self._start()
+        self.start()
         try:
             answer = self._ask([number, asdict(item)], within=self._seconds + GRACE_SECONDS)
         except _Ended as ended:

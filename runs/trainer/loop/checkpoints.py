@@ -183,6 +183,22 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             " away to start over"
         ) from failure
 
+    def restore_weights(self, model: nnx.Module, step: int, *, lora: bool) -> None:
+        """Restore the weights that the checkpoint of ``step`` has into ``model``.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            self.maybe_restore(model, step=step, restore_only_lora_params=lora)
+        except Exception as error:  # tensorstore and orbax raise what they like
+            if (known := explain(error)) is not None and not isinstance(known, StorageError):
+                raise
+            raise StorageError(
+                f"the checkpoint of step {step} in {self.folder} cannot be read:"
+                f" {self._short(error)}"
+            ) from error
+
     def __enter__(self) -> Checkpoints:
         return self
 

@@ -37,7 +37,7 @@ def load_adapter(loaded: LoadedModel, folder: Path) -> None:
     Raises:
         ModelError: it cannot be read, is of a kind that is not known, or does not fit the model.
     """
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     try:
         matrices = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -70,7 +70,9 @@ def load_adapter(loaded: LoadedModel, folder: Path) -> None:
         )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return the settings of the adapter in ``folder``. Raises ModelError: they are not those of
+    an adapter that can be loaded."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

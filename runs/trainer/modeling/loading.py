@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +53,12 @@ class LoadedModel:
     @property
     def tokenizer_path(self) -> Path | None:
         return self.folder
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Identify the shape of a model: part of the identity of checkpoints."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def load_model(

@@ -82,6 +82,40 @@ def answer_loss(
     return total, flat_weights.sum()
 
 
+def answer_losses(
+    module: nnx.Module,
+    tokens: jax.Array,
+    positions: jax.Array,
+    attention_mask: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """Sum of the negative log likelihoods of the learnt tokens of each row: float32 ``[B]``. Not
+    to be differentiated."""
+    hidden = forward_hidden(module, tokens, positions, attention_mask)
+    rows, length = tokens.shape
+    flat_weights = weights.reshape(-1)
+    order = jnp.argsort(flat_weights == 0, stable=True)
+    graph, *states = nnx.split(module, _is_head, ...)
+    head, rest = states
+    chunks = _chunks(
+        hidden.reshape(-1, hidden.shape[-1])[order],
+        labels.reshape(-1)[order],
+        flat_weights[order],
+        _vocabulary(head),
+    )
+
+    def of_chunk(_: None, chunk: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
+        return None, jax.lax.cond(
+            jnp.any(chunk[2] > 0),
+            lambda: _token_losses(graph, head, rest, *chunk),
+            lambda: jnp.zeros_like(chunk[2]),
+        )
+
+    losses = jax.lax.scan(of_chunk, None, chunks)[1].reshape(-1)[: rows * length]
+    return jax.ops.segment_sum(losses, order // length, rows)
+
+
 def _is_head(path: tuple[Any, ...], _: Any) -> bool:
     """Parameters that ``project`` can use: the embedding (tied) or the head of its own."""
     return bool(path) and path[0] in ("embedder", "lm_head")
@@ -90,9 +124,15 @@ def _is_head(path: tuple[Any, ...], _: Any) -> bool:
 def _chunk_loss(
     graph: Any, head: Any, rest: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> jax.Array:
+    return jnp.sum(_token_losses(graph, head, rest, hidden, labels, weights))
+
+
+def _token_losses(
+    graph: Any, head: Any, rest: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array
+) -> jax.Array:
     logits = project(nnx.merge(graph, head, rest), hidden).astype(jnp.float32)
     picked = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
-    return jnp.sum((jax.nn.logsumexp(logits, axis=-1) - picked) * weights)
+    return (jax.nn.logsumexp(logits, axis=-1) - picked) * weights
 
 
 def _chunks(

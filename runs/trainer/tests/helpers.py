@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from runs.spec.architectures import read_architecture, tensors
 from runs.spec.kinds import SFT
-from runs.spec.manifest import build_manifest, dump_manifest
+from runs.spec.manifest import build_evaluation_manifest, build_manifest, dump_manifest
 from runs.trainer import launch
 from runs.trainer.data.conversation import Conversation
 from runs.trainer.data.tokenizer import Encoded
@@ -72,6 +72,17 @@ def arithmetic(count: int, *, held_out: int = 0, seed: int = 0) -> list[dict[str
             )
         )
     return lines
+
+
+def question(name: str, text: str, answer: str | None, **meta: Any) -> dict[str, Any]:
+    """A line of the kind prompt."""
+    return {
+        "id": name,
+        "kind": "prompt",
+        "messages": [{"role": "user", "content": text}],
+        "final_answer": answer,
+        "meta": meta,
+    }
 
 
 def line(
@@ -237,3 +248,50 @@ class Run:
             if folder.exists()
             else []
         )
+
+
+@dataclass
+class EvaluationRun(Run):
+    """The folder of an evaluation."""
+
+    @classmethod
+    def make(
+        cls,
+        folder: Path,
+        *,
+        examples: list[dict[str, Any]],
+        model: dict[str, Any],
+        outputs_from: dict[str, str] | None = None,
+        **evaluation: Any,
+    ) -> "EvaluationRun":
+        """``model``: the section of the manifest; a path may be a ``Path``."""
+        folder.mkdir(parents=True)
+        (folder / "dataset.jsonl").write_text(
+            "".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8"
+        )
+        format = "tunix_prompts" if examples[0].get("kind") == "prompt" else "tunix_sft"
+        section = {
+            name: str(value) if isinstance(value, Path) else value for name, value in model.items()
+        }
+        manifest = build_evaluation_manifest(
+            run_id="test",
+            dataset={"key": "sums-v1", "path": "dataset.jsonl", "format": format},
+            model={"id": "./tiny"} | section,
+            evaluation={"max_tokens": 8} | evaluation,
+            outputs_from=outputs_from,
+        )
+        (folder / "manifest.yaml").write_text(dump_manifest(manifest), encoding="utf-8")
+        return cls(folder)
+
+    def evaluate(self) -> int:
+        """Evaluate in this process; the exit code."""
+        return launch.main(["evaluate", "--config", str(self.config)])
+
+    def items(self) -> list[dict[str, Any]]:
+        """The lines of items.jsonl in the order of the set."""
+        text = (self.folder / "items.jsonl").read_text(encoding="ascii")
+        return sorted(map(json.loads, text.splitlines()), key=lambda item: item["index"])
+
+    def outputs(self) -> dict[str, list[str]]:
+        """The texts of each example, by its id."""
+        return {item["id"]: [one["text"] for one in item["outputs"]] for item in self.items()}

@@ -29,7 +29,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ class Output:
     tokens: list[int]
     finish_reason: str
     log_probs: list[float] | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 class _State(NamedTuple):

@@ -125,6 +125,31 @@ def test_outputs_do_not_depend_on_rows_packs_or_order(
         assert told(make(tiny).generate(weights, asked, seed=6, **settings)) != alone
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_output_ends_when_it_is_found_complete(
+    rows: int, tiny: LoadedModel, weights: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "STEPS", 4)
+    settings = {"temperature": 0.9, "samples": 2, "seed": 5}
+    whole = make(tiny, stop_ids=()).generate(weights, prompts(), **settings)
+    wanted = whole[3][1].tokens[5]
+
+    found = make(tiny, rows=rows, stop_ids=()).generate(
+        weights, prompts(), has_ended=lambda tokens: wanted in tokens, **settings
+    )
+
+    for outputs, expected in zip(found, whole, strict=True):
+        for output, one in zip(outputs, expected, strict=True):
+            at = one.tokens.index(wanted) + 1 if wanted in one.tokens else NEW
+            assert output.tokens == one.tokens[: len(output.tokens)]
+            assert at <= len(output.tokens) < at + 4
+            is_cut = wanted in one.tokens
+            assert output.finish_reason == (
+                "stop" if is_cut and len(output.tokens) < NEW else "length"
+            )
+    assert len(found[3][1].tokens) == 8
+
+
 def test_a_finished_row_takes_the_next_prompt_at_once(
     tiny: LoadedModel, weights: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

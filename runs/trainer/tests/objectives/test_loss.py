@@ -12,7 +12,7 @@ from runs.trainer.data.plan import StepRows
 from runs.trainer.data.tokens import PIECE, TokenisedData
 from runs.trainer.modeling import apply_lora, load_model
 from runs.trainer.objectives import loss as loss_module
-from runs.trainer.objectives.loss import answer_loss, model_inputs
+from runs.trainer.objectives.loss import answer_loss, answer_losses, model_inputs
 from runs.trainer.tests.helpers import write_llama
 
 
@@ -82,6 +82,21 @@ def test_value_and_gradients_equal_the_plain_loss(module, data, monkeypatch, chu
         np.testing.assert_allclose(
             gradient[...], expected[path][...], rtol=2e-4, atol=2e-5, err_msg=str(path)
         )
+
+
+@pytest.mark.parametrize("chunk_logits", [2**24, 300 * 64])
+def test_losses_of_rows_are_those_of_each_row_alone(module, data, monkeypatch, chunk_logits):
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", chunk_logits)
+    inputs = model_inputs(**batch(data, [[i] for i in range(6)], 50))
+    graph, state = nnx.split(module)
+
+    found = jax.jit(lambda state: answer_losses(nnx.merge(graph, state), **inputs))(state)
+
+    of_rows = [
+        plain_loss(module, **{name: value[row : row + 1] for name, value in inputs.items()})[0]
+        for row in range(6)
+    ]
+    np.testing.assert_allclose(found, of_rows, rtol=1e-5)
 
 
 def test_lora_gradients_equal_the_plain_loss(tmp_path, data):

@@ -294,6 +294,7 @@ class Evaluation:
         if answer.finish_reason == PROMPT_TOO_LONG:
             answer.fail("there is no output: the prompt is too long", self.labels)
             return
+        self._check_stop()  # a scorer may take its whole time for each output
         assert self.scoring is not None
         started = time.monotonic()
         scored = self.scoring.score(

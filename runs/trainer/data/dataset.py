@@ -102,7 +102,7 @@ def _read_lines(path: Path, parse: Callable[[bytes, int, int], Parsed]) -> Itera
             f"{bad} bad line(s) in {path.name}: {'; '.join(problems)}{more}. Correct or remove them"
         )
     if not good:
-        raise DataError(f"{path.name} is empty: nothing can be learnt from no examples")
+        raise DataError(f"{path.name} is empty: there are no examples")
 
 
 def parse_line(raw: bytes, line: int, offset: int) -> Example:

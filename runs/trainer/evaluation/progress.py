@@ -44,6 +44,7 @@ class Writer:
         # before it is counted: items come in batches, and this is the first of the next one
         if time.monotonic() - self._reported_at >= SECONDS_BETWEEN:
             self.report()
+            self._reported_at = time.monotonic()
         self._items.append(line)
         self._tally.add(answers)
 
@@ -58,4 +59,4 @@ class Writer:
         left = self.seconds / (tally.items - self._resumed) * (self._total - tally.items)
         shown = "".join(f" {label} {mean:.4g}" for label, mean in means.items())
         say(f"item {tally.items}/{self._total}{shown} {rate:,.0f} tokens/s eta {clock(left)}")
-        self._reported_at, self._reported = time.monotonic(), tally.items
+        self._reported = tally.items

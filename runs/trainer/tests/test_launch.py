@@ -233,7 +233,7 @@ def test_every_failure_has_a_code_of_its_own():
         len({kind.exit_code for kind in kinds})
         == len({kind.kind for kind in kinds})
         == len(kinds)
-        == 9
+        == 10
     )
 
 

@@ -135,6 +135,14 @@ class TestGenerating:
         content = (greedy.folder / "items.jsonl").read_bytes()
         assert result["items_sha256"] == hashlib.sha256(content).hexdigest()
 
+    def test_everything_that_is_written_is_documented(self, greedy: EvaluationRun):
+        item, result = greedy.items()[0], greedy.result()
+        names = {*item, *item["outputs"][0], *result, *result["scores"]["regex"]}
+        text = (launch.ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+        written = text.split("\n## What is written\n")[1]
+
+        assert [name for name in sorted(names) if f"`{name}`" not in written] == []
+
     def test_progress_is_measured(self, greedy: EvaluationRun):
         plan, *lines = greedy.metrics()
 
@@ -553,16 +561,21 @@ class TestRefusing:
         assert run.evaluate() == 10
         assert "leaves no room for a prompt" in last_line_of(run, capfd)
 
-    def test_a_scorer_that_fails_always_fails_the_run_and_leaves_the_result(
-        self, make: Make, capfd: pytest.CaptureFixture[str]
-    ):
-        examples = [question("a", "1?", "1"), question("b", "2?", "not a number")]
-        run = make(examples=examples[1:], scorers=[{"name": "numeric"}, NUMBER])
+    def test_a_scorer_that_fails_always_fails_the_run_and_leaves_the_result(self, make: Make):
+        """By the real command, in a process of its own."""
+        run = make(
+            examples=[question("b", "2?", "not a number")],
+            scorers=[{"name": "numeric"}, NUMBER],
+        )
 
-        assert run.evaluate() == 18
-        assert "numeric failed for all 1 outputs: " in last_line_of(run, capfd)
+        code, out, err = run.finish("evaluate")
+
+        assert code == 18
+        assert err.splitlines()[-1].startswith("tunix: reward: numeric failed for all 1 outputs: ")
+        assert "numeric: no score, 1 failed." in out
         score = run.result()["scores"]["numeric"]
         assert (score["mean"], score["scored"], score["failed"]) == (None, 0, 1)
+        assert run.result()["scores"]["regex"]["scored"] == 1
 
     @pytest.mark.parametrize(("command", "other"), [("train", "evaluate"), ("evaluate", "train")])
     def test_each_command_has_its_kind(

@@ -301,6 +301,8 @@ class Evaluation:
             Item(answer.text, answer.tokens, question.reference, question.columns)
         )
         self.writer.scoring_seconds += time.monotonic() - started
+        if any(one.problem for one in scored.values()):
+            self._check_stop()  # a signal to the whole group ends the scoring process as well
         answer.scores = {label: one.score for label, one in scored.items()}
         answer.problems = {label: one.problem for label, one in scored.items() if one.problem}
 

@@ -20,7 +20,7 @@ class Question:
 
     ``answer``: the message that is expected, where the set has one: before an answer with reasoning
     or tool calls a template may write something else. ``hash``: of what is asked and expected,
-    by which items of two evaluations are paired.
+    with the columns, which may hold choices; items of two evaluations are paired by it.
     """
 
     id: str
@@ -70,13 +70,13 @@ def _of_conversation(example: Example) -> Question:
     messages, tools = conversation.messages[:last], conversation.tools
     if not messages:
         raise DataError(f"line {example.line}: nothing is said before the answer")
-    key = _hash(messages, tools, reference)
+    key = _hash(messages, tools, reference, {})
     return Question(example.id, key, messages, tools, reference, answer)
 
 
 def _prompts(path: Path) -> Iterator[tuple[bool, Question]]:
     for prompt in read_prompts(path):
-        key = _hash(prompt.messages, prompt.tools, prompt.final_answer)
+        key = _hash(prompt.messages, prompt.tools, prompt.final_answer, prompt.meta)
         yield (
             prompt.held_out,
             Question(
@@ -91,9 +91,11 @@ def _prompts(path: Path) -> Iterator[tuple[bool, Question]]:
         )
 
 
-def _hash(messages: Messages, tools: Tools | None, reference: str | None) -> str:
-    text = json.dumps([messages, tools, reference], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash(
+    messages: Messages, tools: Tools | None, reference: str | None, columns: dict[str, Any]
+) -> str:
+    text = json.dumps([messages, tools, reference, columns], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _with_system(question: Question, text: str) -> Question:

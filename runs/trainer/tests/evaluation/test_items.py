@@ -89,16 +89,17 @@ def test_a_system_prompt_takes_the_place_of_the_example_s_own(tmp_path: Path):
 
 
 def test_the_hash_is_of_what_is_asked_and_expected(tmp_path: Path):
-    path = write(
-        tmp_path,
-        prompt_line("a", meta={"level": 1}),
-        prompt_line("b", final_answer="2"),
-        prompt_line("c", messages=[USER | {"content": "a"}], final_answer="3"),
-    )
+    asked = [USER | {"content": "Which is right?"}]
+    lines = {
+        "a": prompt_line("a", messages=asked, meta={"choices": ["1", "2"]}),
+        "b": prompt_line("b", messages=asked, meta={"choices": ["1", "3"]}),
+        "c": prompt_line("c", messages=asked),
+        "d": prompt_line("d", messages=asked, final_answer="2"),
+    }
 
-    questions = {question.id: question for question in read(path)}
-    [again] = read(write(tmp_path, prompt_line("other", messages=[USER | {"content": "a"}])))
+    questions = {question.id: question for question in read(write(tmp_path, *lines.values()))}
+    [again] = read(write(tmp_path, lines["a"] | {"id": "other"}))
 
-    assert len({question.hash for question in questions.values()}) == 3
+    assert len({question.hash for question in questions.values()}) == 4
     assert again.hash == questions["a"].hash
-    assert questions["a"].columns == {"level": 1}
+    assert questions["a"].columns == {"choices": ["1", "2"]}

@@ -1,6 +1,9 @@
 """Traces and the immutable, ordered selections of them that runs train on."""
 
 import uuid
+import zlib
+from array import array
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -270,6 +273,17 @@ class DatasetItem(models.Model):
         return f"{self.dataset_id}[{self.position}]"
 
 
+def pack_positions(positions: Iterable[int]) -> bytes:
+    """Return places in a dataset as 32-bit numbers, compressed."""
+    return zlib.compress(array("I", positions).tobytes())
+
+
+def unpack_positions(packed: bytes | memoryview) -> list[int]:
+    numbers = array("I")
+    numbers.frombytes(zlib.decompress(bytes(packed)))
+    return list(numbers)
+
+
 class ImportState(models.TextChoices):
     DRAFT = "draft", "draft"  # its columns have no meaning yet
     PENDING = "pending", "pending"
@@ -377,6 +391,12 @@ class Overlap(models.Model):
     containment = models.FloatField(help_text="The greatest share of such runs in common.")
     examples = models.JSONField(
         default=list, help_text="The worst: {kind, position, dataset_position, containment}."
+    )
+    positions = models.BinaryField(
+        null=True,
+        editable=False,
+        help_text="Of all examples of the other one that overlap, see pack_positions; null: of a"
+        " version that did not keep them.",
     )
     computed_at = models.DateTimeField(default=timezone.now)
     computed_by = models.ForeignKey(

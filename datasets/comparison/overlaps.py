@@ -15,6 +15,7 @@ The system's text and tool output are not compared: many examples share them.
 import heapq
 import math
 import sqlite3
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from datasets.cleaning.scratch import scratch
 from datasets.examples.kinds import content_of, texts_of_example
 from datasets.examples.schema import HasContent
 from datasets.examples.words import digest, ngrams, normalised, words_of
-from datasets.models import Dataset, Kind, Overlap, Split
+from datasets.models import Dataset, Kind, Overlap, Split, pack_positions
 from tunixrt.refusals import Refusal
 
 NGRAM = 13
@@ -153,12 +154,14 @@ class _Comparison:
         counts = dict.fromkeys(KINDS, 0)
         worst: list[tuple[tuple[int, float, int], dict[str, Any]]] = []
         compared, greatest = 0, 0.0
+        positions = array("I")
         for item in self._others():
             compared += 1
             found = self._find(item)
             if found is None:
                 continue
             counts[found["kind"]] += 1
+            positions.append(item.position)
             greatest = max(greatest, found["containment"])
             rank = (-KINDS.index(found["kind"]), found["containment"], -item.position)
             if len(worst) < KEPT:
@@ -171,6 +174,7 @@ class _Comparison:
             "compared": compared,
             "containment": greatest,
             "examples": examples,
+            "positions": pack_positions(positions),
         }
 
     def _others(self) -> Iterator[Item]:
@@ -242,6 +246,7 @@ SHOWN = 20
 def overlaps_of(dataset: Dataset) -> list[Overlap]:
     """What was computed for a model that learns from ``dataset``, the greatest first."""
     rows = Overlap.objects.filter(dataset=dataset).select_related("dataset", "other")
+    rows = rows.defer("positions")
     return sorted(rows.order_by()[:1_000], key=lambda row: (-row.found, row.other.dataset_key))
 
 

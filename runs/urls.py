@@ -7,7 +7,9 @@ from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
 from runs.views.detail import detail
 from runs.views.erasing import erase_examples, erasure, erasure_continue
+from runs.views.evaluations import evaluate, evaluation, evaluations
 from runs.views.history import essentials, history
+from runs.views.leaderboard import leaderboard, leaderboards
 from runs.views.lineage import dataset_lineage, uses
 from runs.views.look import example
 from runs.views.samples import samples, token_lengths
@@ -21,6 +23,11 @@ urlpatterns = [
     path("runs/chosen", chosen, name="chosen"),
     path("runs/compare", compare, name="compare"),
     path("runs/compare.csv", compare_csv, name="compare_csv"),
+    path("evaluations", evaluations, name="evaluations"),
+    path("evaluations/new", evaluate, name="evaluate"),
+    path("evaluations/<uuid:evaluation_id>", evaluation, name="evaluation"),
+    path("leaderboards", leaderboards, name="leaderboards"),
+    path("leaderboards/<str:set_key>", leaderboard, name="leaderboard"),
     path("erasures/new", erase_examples, name="erase"),
     path("erasures/<uuid:erasure_id>", erasure, name="erasure"),
     path("erasures/<uuid:erasure_id>/continue", erasure_continue, name="erasure_continue"),

@@ -50,6 +50,23 @@ class TrashFilter(admin.SimpleListFilter):
                 return queryset.filter(trashed_at__isnull=True)
 
 
+class KindFilter(admin.SimpleListFilter):
+    """Trainings, or what else runs: each along an index of its own."""
+
+    title = "kind"
+    parameter_name = "runs"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("other", "Evaluations")]
+
+    def choices(self, changelist: Any) -> Any:
+        first, *others = super().choices(changelist)
+        return [first | {"display": "Trainings and dry runs"}, *others]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Run]) -> QuerySet[Run]:
+        return queryset.filter(listed__in=[self.value() != "other"])
+
+
 class EventInline(ReadOnlyInline):
     model = RunEvent
     fields = readonly_fields = ("at", "old", "new", "reason", "by")
@@ -72,7 +89,7 @@ class RunAdmin(ReadOnlyAdmin):
         "short_id", "called", "status_badge", "mode", "dataset_key", "model_id",
         "owner", "host", "created", "duration", "priority", "pinned",
     )  # fmt: skip
-    list_filter = ("status", "mode", TrashFilter, "created_at", "owner", "host")
+    list_filter = (KindFilter, "status", "mode", TrashFilter, "created_at", "owner", "host")
     list_select_related = ("owner", "host")
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-run_id")

@@ -13,7 +13,7 @@ from runs.models import RunMode, RunStatus
 from runs.queries import artifacts, filters, log_search, logs
 from runs.queries.selection import Selection, parse_moment
 from runs.services.measurements import NAME_MAX_LENGTH
-from runs.spec.kinds import DEFAULT_KIND, KINDS
+from runs.spec.kinds import DEFAULT_KIND, KINDS, kind_names
 from tunixrt.api.query import (
     CURSOR,
     OFFSET_MAX,
@@ -50,7 +50,7 @@ class SubmitQuery(Model):
 
 
 def _parse_kind(given: str) -> str:
-    return parse_choice(list(KINDS))(given)
+    return parse_choice(list(kind_names()))(given)
 
 
 class RunListQuery(Model):
@@ -66,7 +66,9 @@ class RunListQuery(Model):
         list[Term], read_by(lambda given: filters.parse(parse_text(given)), maxLength=256)
     ] = Field([], description="Text in the filter language (docs/filters.md).")
     status: Annotated[str | None, choice(RunStatus.values)] = None
-    kind: Annotated[str | None, read_by(_parse_kind, enum=list(KINDS))] = None
+    kind: Annotated[str | None, read_by(_parse_kind, enum=list(kind_names()))] = Field(
+        None, description="null: trainings of any kind."
+    )
     mode: Annotated[str | None, choice(RunMode.values)] = None
     dataset_key: Annotated[str | None, text] = None
     model_id: Annotated[str | None, text] = None
@@ -92,6 +94,7 @@ class RunListQuery(Model):
             before=self.before,
             extra=filters.condition(self.q, by=by),
             reads_all=filters.reads_all(self.q),
+            names_kind=filters.names_kind(self.q),
         )
 
 

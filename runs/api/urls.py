@@ -1,7 +1,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from runs.api import erasing, lineage, live, look, views
+from runs.api import erasing, evaluations, gates, leaderboard, lineage, live, look, views
 
 
 class FilePathConverter(PathConverter):
@@ -31,6 +31,33 @@ urlpatterns = [
     path("tunix/runs/<str:run_id>/cancel", views.RunCancel.as_view(), name="cancel"),
     path("tunix/runs/<str:run_id>/retry", views.RunRetry.as_view(), name="retry"),
     path("tunix/runs/<str:run_id>/extend", views.RunExtend.as_view(), name="extend"),
+    path("tunix/runs/<str:run_id>/evaluate", evaluations.RunEvaluate.as_view(), name="evaluate"),
+    path(
+        "tunix/runs/<str:run_id>/evaluation",
+        evaluations.RunEvaluation.as_view(),
+        name="run_evaluation",
+    ),
+    path("tunix/evaluations", evaluations.EvaluationList.as_view(), name="evaluations"),
+    path(
+        "tunix/evaluations/<str:evaluation_id>",
+        evaluations.EvaluationDetail.as_view(),
+        name="evaluation",
+    ),
+    path(
+        "tunix/evaluations/<str:evaluation_id>/items",
+        evaluations.EvaluationItems.as_view(),
+        name="evaluation_items",
+    ),
+    path("regression/baselines", gates.Baselines.as_view(), name="baselines"),
+    path("regression/baselines/<str:name>", gates.BaselineDetail.as_view(), name="baseline"),
+    path("regression/check", gates.Checks.as_view(), name="checks"),
+    path("regression/check/<str:check_id>", gates.Check.as_view(), name="check"),
+    path("tunix/leaderboards", leaderboard.LeaderboardList.as_view(), name="leaderboards"),
+    path(
+        "tunix/leaderboards/<str:set_key>",
+        leaderboard.LeaderboardDetail.as_view(),
+        name="leaderboard",
+    ),
     path("traces/<str:trace_id>/rendered", look.RenderedExample.as_view(), name="rendered"),
     path("erasures", erasing.ErasureList.as_view(), name="erasures"),
     path("erasures/<str:erasure_id>", erasing.ErasureDetail.as_view(), name="erasure"),

@@ -2,7 +2,7 @@
 service and answers."""
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, connection
@@ -42,7 +42,7 @@ from runs.services.run_requests import (
     run_body,
 )
 from runs.services.runtime import local_runtime
-from runs.spec.kinds import KINDS
+from runs.spec.kinds import EVALUATE, KINDS
 from tunixrt.api.query import read_query
 from tunixrt.api.schema import Content, Path, operation
 from tunixrt.reading import Model
@@ -69,7 +69,7 @@ EXAMPLE = {"dataset_key": "sums-v1", "model_id": "preset:tiny-llama"}
 
 def run_bodies() -> list[type[Model]]:
     """Return the models of a request for a run: one for each kind."""
-    return [run_body(kind) for kind in KINDS.values()]
+    return [run_body(kind) for kind in (*KINDS.values(), EVALUATE)]
 
 
 REQUEST_ID_HEADERS = ("X-Client-Request-Id", "Idempotency-Key")
@@ -107,17 +107,22 @@ class RunSubmit(APIView):
 
     @staticmethod
     def _read(request: Request) -> RunRequest:
-        data = request.data
-        if isinstance(data, dict):
-            headers = (request.headers.get(name) for name in REQUEST_ID_HEADERS)
-            given = [value for value in (data.get("client_request_id"), *headers) if value]
-            if any(value != given[0] for value in given):
-                raise InvalidRequest({"client_request_id": [DIFFERENT_REQUEST_IDS]})
-            if given:
-                data = data | {"client_request_id": given[0]}
-        asked = clean_request(data)
+        asked = clean_request(with_request_id(request))
         require_priority(actor(request), asked.priority)
         return asked
+
+
+def with_request_id(request: Request) -> Any:
+    """Return the body of a request, with the request id of its headers. Raise InvalidRequest where
+    they differ."""
+    data = request.data
+    if not isinstance(data, dict):
+        return data
+    headers = (request.headers.get(name) for name in REQUEST_ID_HEADERS)
+    given = [value for value in (data.get("client_request_id"), *headers) if value]
+    if any(value != given[0] for value in given):
+        raise InvalidRequest({"client_request_id": [DIFFERENT_REQUEST_IDS]})
+    return data | {"client_request_id": given[0]} if given else data
 
 
 def _taken(run: Run, by: User) -> Response:

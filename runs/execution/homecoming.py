@@ -12,7 +12,9 @@ from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run
 from runs.runfolder import names
 from runs.services import finishing, reservations
+from runs.services.evaluations import read_outcome
 from runs.services.measurements import take_in_metrics
+from runs.spec.kinds import EVALUATE
 
 
 def bring_home(run: Run, *, by: str) -> Run:
@@ -37,6 +39,8 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
     take_in_metrics(run, folder, to_the_end=True)
     status, reason, columns = outcome(run, folder, end)
     columns["lost"] = end.get("reason") in LOST_REASONS
+    if run.kind == EVALUATE.name and not run.dry_run:
+        columns["outcome"] = read_outcome(folder, config=run.config)
     # a file system in trouble: what was read since may be incomplete, and an end is final
     if read_end(folder) != end:
         raise OSError(errno.ESTALE, f"{names.EXIT} of run {run.run_id} went away while it was read")

@@ -27,10 +27,12 @@ from runs.models import TERMINAL, Host, Run, RunStatus
 from runs.runfolder import files, names, records
 from runs.services import claiming, finishing, preparation, reservations, submission
 from runs.services.output_root import make_folder, root_away, root_problem
+from runs.services.outputs import OutputsGone, bring_outputs
 from runs.services.reservations import has_been_run
 from runs.services.run_requests import RunRequest
 from runs.services.runtime import local_runtime, tunix_command
 from runs.services.wakeup import hosts_folder, wake_attendant
+from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, kind_named
 from tunixrt.refusals import Conflict
 
 logger = logging.getLogger("tunixrt.runs")
@@ -290,7 +292,16 @@ def _start(run: Run, lock: int) -> None:
         run.save(update_fields=["summary"])
     folder = reservations.run_folder(run)
     write_jsonl(dataset, folder / names.DATASET)
-    manifest = preparation.run_manifest(run, dataset=dataset, request=request)
+    outputs_from = None
+    if run.kind == EVALUATE.name and not run.dry_run:
+        try:
+            outputs_from = bring_outputs(run, request, folder)
+        except OutputsGone as gone:
+            _fail_to_start(run, [str(gone)], preflight.warnings)
+            return
+    manifest = preparation.run_manifest(
+        run, dataset=dataset, request=request, outputs_from=outputs_from
+    )
     (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
     # no keeper yet: written again
     files.write_json(folder / names.COMMAND, _command(run, folder), durable=False)
@@ -322,7 +333,8 @@ def note_process(run: Run, folder: Path) -> None:
 
 def _arguments(run: Run) -> list[str]:
     if not run.dry_run:
-        return ["train", "--config", names.MANIFEST]
+        kind = kind_named(run.kind) or KINDS[DEFAULT_KIND]
+        return [kind.command, "--config", names.MANIFEST]
     smoke = ["--smoke"] if run.config.get("smoke") else []
     return ["validate", "--config", names.MANIFEST, "--report", names.PLAN, *smoke]
 

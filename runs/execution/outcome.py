@@ -16,6 +16,7 @@ from runs.services.preflight import text_list, warnings_in
 from tunixrt.refusals import shorten
 
 COMPLETED_MESSAGE = "Training completed."
+EVALUATED_MESSAGE = "Evaluation completed."
 NO_REPORT = "The training command wrote no report, so steps, tokens and memory are not known."
 UNREADABLE_REPORT = (
     "The training command wrote a report that cannot be read, so steps, tokens and memory are not"
@@ -49,9 +50,10 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
     if run.dry_run:
         return _dry_run_outcome(run, status, folder, end)
     reason = (
-        COMPLETED_MESSAGE
+        (COMPLETED_MESSAGE if run.trains else EVALUATED_MESSAGE)
         if status == RunStatus.COMPLETED
-        else _text(end.get("message")) or "The training failed."
+        else _text(end.get("message"))
+        or f"The {'training' if run.trains else 'evaluation'} failed."
     )
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
     return (

@@ -115,6 +115,7 @@ class HistoryFilter(forms.Form):
             before=given["before"],
             extra=filters.condition(given["q"], by=by),
             reads_all=filters.reads_all(given["q"]),
+            names_kind=filters.names_kind(given["q"]),
         )
 
     @property

@@ -1,6 +1,15 @@
 """The run registry: what was asked, what happened, who did it, what was measured."""
 
 from runs.models.counter import Counter
+from runs.models.evaluation import (
+    Evaluation,
+    EvaluationPart,
+    EvaluationSet,
+    Look,
+    Score,
+    Standing,
+)
+from runs.models.gate import Baseline, GateCheck, GatePart, GateState, Verdict
 from runs.models.host import Host, HostQuerySet
 from runs.models.measurement import MetricChunk, MetricSeries
 from runs.models.output import DiskQuota, FolderReservation, OutputRoot
@@ -24,12 +33,20 @@ __all__ = [
     "ACTIVE",
     "EXECUTING",
     "TERMINAL",
+    "Baseline",
     "Counter",
     "DeliveryState",
     "DiskQuota",
+    "Evaluation",
+    "EvaluationPart",
+    "EvaluationSet",
     "FolderReservation",
+    "GateCheck",
+    "GatePart",
+    "GateState",
     "Host",
     "HostQuerySet",
+    "Look",
     "MetricChunk",
     "MetricSeries",
     "OutputRoot",
@@ -42,6 +59,9 @@ __all__ = [
     "RunStatus",
     "RunTag",
     "SavedView",
+    "Score",
+    "Standing",
+    "Verdict",
     "WebhookAttempt",
     "WebhookDelivery",
 ]

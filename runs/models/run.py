@@ -11,7 +11,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from runs.models.host import Host
-from runs.spec.kinds import DEFAULT_KIND
+from runs.spec.kinds import DEFAULT_KIND, KINDS
 from runs.spec.naming import NAME_MAX_LENGTH, make_name, search_keys
 
 
@@ -63,6 +63,26 @@ class ModeField(models.CharField):
         return name, "django.db.models.CharField", args, kwargs
 
 
+class ListedField(models.BooleanField):
+    """Whether a run is in the history and in lists that ask for no kind, set from ``kind`` whenever
+    the run is saved.
+
+    A column, because each of these lists is a walk over an index, which must not pass over
+    thousands of evaluations.
+    """
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> bool:
+        assert isinstance(model_instance, Run)
+        listed = model_instance.kind in KINDS
+        setattr(model_instance, self.attname, listed)
+        return listed
+
+    def deconstruct(self) -> Any:
+        """Return a plain boolean column, for migrations."""
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.BooleanField", args, kwargs
+
+
 # The condition of an index, and of the reads that it serves. Equalities, because SQLite compares
 # the value of an equality with that in an index's condition, but not the values of an IN: with IN
 # it reads the whole table for what a host executes (docs/performance.md).
@@ -75,6 +95,11 @@ class RunQuerySet(models.QuerySet["Run"]):
     def visible(self) -> Self:
         """Return runs that are not in the trash."""
         return self.filter(trashed_at__isnull=True)
+
+    def listed(self, listed: bool = True) -> Self:
+        """Return trainings and their dry runs; with False the runs of other kinds."""
+        # IN, because SQLite takes a bare boolean for no equality and would sort
+        return self.filter(listed__in=[listed])
 
     def newest_first(self) -> Self:
         return self.order_by("-created_at", "-run_id")
@@ -99,10 +124,11 @@ class RunQuerySet(models.QuerySet["Run"]):
         return self.filter(_IS_EXECUTING)
 
     def needed(self) -> Self:
-        """Return runs whose checkpoints an active run resumes from. They and their files must be
-        kept."""
+        """Return runs whose files an active run resumes from, or evaluates. They and their files
+        must be kept."""
         return self.filter(
             Exists(Run.objects.filter(resume_from=OuterRef("pk"), status__in=ACTIVE))
+            | Exists(Run.objects.filter(evaluation__subject=OuterRef("pk"), status__in=ACTIVE))
         )
 
     def failed(self, status: str) -> Self:
@@ -123,8 +149,9 @@ class Run(models.Model):
     kind = models.CharField(
         max_length=64,
         default=DEFAULT_KIND,
-        help_text="A name in runs.spec.kinds.KINDS, which decides about parameters and results.",
+        help_text="A name in runs.spec.kinds, which decides about parameters and results.",
     )
+    listed = ListedField(default=True, editable=False)
     engine = models.CharField(max_length=64, choices=RunEngine.choices, default=RunEngine.LOCAL)
     dry_run = models.BooleanField(help_text="Checks everything and trains nothing.")
     mode = ModeField(max_length=64, choices=RunMode.choices, editable=False)
@@ -220,39 +247,58 @@ class Run(models.Model):
         indexes = [
             models.Index(fields=["dataset_key"], name="ix_tunix_runs_dataset_key"),  # contract
             models.Index(fields=["started_at"], name="ix_tunix_runs_started_at"),  # contract
-            # the history
+            # the admin's list of all kinds
             models.Index(F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_newest"),
+            # the history
+            models.Index(
+                "listed",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_listed_newest",
+            ),
             # the history, filtered
             models.Index(
                 "status",
+                "listed",
                 F("created_at").desc(),
                 F("run_id").desc(),
                 name="ix_tunix_runs_status_newest",
             ),
             models.Index(
-                "mode", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_mode_newest"
+                "mode",
+                "listed",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_mode_newest",
             ),
             models.Index(
                 "dataset_key",
+                "listed",
                 F("created_at").desc(),
                 F("run_id").desc(),
                 name="ix_tunix_runs_dataset_newest",
             ),
             models.Index(
                 "model_id",
+                "listed",
                 F("created_at").desc(),
                 F("run_id").desc(),
                 name="ix_tunix_runs_model_newest",
             ),
             models.Index(
                 "owner",
+                "listed",
                 F("created_at").desc(),
                 F("run_id").desc(),
                 name="ix_tunix_runs_owner_newest",
             ),
             # in the admin
             models.Index(
-                "host", F("created_at").desc(), F("run_id").desc(), name="ix_tunix_runs_host_newest"
+                "host",
+                "listed",
+                F("created_at").desc(),
+                F("run_id").desc(),
+                name="ix_tunix_runs_host_newest",
             ),
             # the claim of the queue; not partial, since SQLite would rather sort all that waits
             # than walk a partial index
@@ -352,14 +398,19 @@ class Run(models.Model):
         return self.status in TERMINAL
 
     @property
+    def trains(self) -> bool:
+        """Whether it is a training, or the dry run of one."""
+        return self.kind in KINDS
+
+    @property
     def is_extensible(self) -> bool:
-        """A completed training has reached its last step: steps can be added to it, and a retry
-        would train nothing."""
-        return not self.dry_run and self.status == RunStatus.COMPLETED
+        """A completed training has reached its last step: steps can be added to it."""
+        return self.trains and not self.dry_run and self.status == RunStatus.COMPLETED
 
     @property
     def is_retriable(self) -> bool:
-        return self.is_terminal and not self.is_extensible
+        """Of what is completed, only a dry run: a retry would do nothing."""
+        return self.is_terminal and (self.dry_run or self.status != RunStatus.COMPLETED)
 
     def active_heir(self) -> "Run | None":
         """Return an active run that resumes from this run's checkpoints, or None."""

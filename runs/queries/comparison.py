@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets.models import Dataset
 from runs.models import MetricSeries, Run
-from runs.spec.kinds import KINDS, Better, Measure
+from runs.spec.kinds import DEFAULT_KIND, KINDS, Better, Measure, kind_named
 
 RUNS_MIN, RUNS_MAX = 2, 20
 # Of the request, what says how a run is handled and nothing about what comes out.
@@ -114,7 +114,7 @@ def _measures(runs: Sequence[Run]) -> list[Measure]:
     found = {
         name: measure
         for kind in dict.fromkeys(run.kind for run in runs)
-        for name, measure in KINDS[kind].results.items()
+        for name, measure in (kind_named(kind) or KINDS[DEFAULT_KIND]).results.items()
         if name not in _IN_SERIES
     }
     return list(found.values())

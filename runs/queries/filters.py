@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from runs.models import ACTIVE, TERMINAL, RunMode, RunNameKey, RunStatus, RunTag
 from runs.queries.selection import parse_moment, runs_whose_id_begins
-from runs.spec.kinds import KINDS
+from runs.spec.kinds import KINDS, kind_named, kind_names
 from runs.spec.naming import after_key, begins_with_sign, holds_word, name_holds, search_key
 from tunixrt.numbers import parse_number
 from tunixrt.terms import RANGE, Language, Name, Term
@@ -79,8 +79,8 @@ def _mode(text: str) -> str:
 
 
 def _kind(text: str) -> str:
-    if text.lower() not in KINDS:
-        raise ValueError(f"{text!r} is no kind. There are {', '.join(KINDS)}.")
+    if kind_named(text.lower()) is None:
+        raise ValueError(f"{text!r} is no kind. There are {', '.join(kind_names())}.")
     return text.lower()
 
 
@@ -163,6 +163,10 @@ def reads_all(terms: list[Term]) -> bool:
     )
 
 
+def names_kind(terms: list[Term]) -> bool:
+    return any(term.name == "kind" for term in terms)
+
+
 def condition(terms: list[Term], *, by: AbstractBaseUser) -> Q:
     """What holds for the runs that all terms describe; ``by`` is who ``owner:me`` means. Asks for
     the names of datasets and of models when terms want a part of one."""
@@ -177,8 +181,10 @@ def _term_condition(term: Term, names: "_Names", by: AbstractBaseUser) -> Q:
     match term.name:
         case "status":
             return Q(status__in=term.value) if len(term.value) > 1 else Q(status=term.value[0])
-        case "kind" | "mode":
-            return Q((term.name, term.value))
+        case "kind":
+            return Q(kind=term.value, listed__in=[term.value in KINDS])
+        case "mode":
+            return Q(mode=term.value)
         case "name":
             return runs_named(term.value)
         case "dataset":

@@ -22,6 +22,7 @@ def lineage(dataset: Dataset) -> Graph:
     graph, keys = dataset_graph(dataset)
     runs = list(
         Run.objects.visible()
+        .listed()
         .filter(dataset_key__in=keys)
         .newest_first()
         .only("run_id", "name", "dataset_key", "model_id", "status", "dry_run", "engine", "kind",

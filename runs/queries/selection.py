@@ -9,6 +9,7 @@ from django.db.models import FilteredRelation, Q
 from django.utils.dateparse import parse_date, parse_datetime
 
 from runs.models import RunQuerySet
+from runs.spec.kinds import KINDS
 from tunixrt.cursors import Cursor
 
 UUID_DIGITS = 32
@@ -17,7 +18,10 @@ UUID_DIGITS = 32
 @dataclass(frozen=True)
 class Selection:
     """Filters; None means any. ``after`` ≤ created < ``before``. ``extra``: what was typed
-    (runs/queries/filters.py)."""
+    (runs/queries/filters.py); ``names_kind``: a kind is part of it.
+
+    Where no kind is named, trainings are selected, and their dry runs.
+    """
 
     status: str | None = None
     dataset_key: str | None = None
@@ -30,6 +34,7 @@ class Selection:
     before: datetime | None = None
     extra: Q = field(default_factory=Q)
     reads_all: bool = False  # ``extra`` may have to read every run
+    names_kind: bool = False
 
     def apply(self, runs: RunQuerySet) -> RunQuerySet:
         exact = {
@@ -40,6 +45,8 @@ class Selection:
             "model_id": self.model_id,
         }
         runs = runs.filter(**{name: value for name, value in exact.items() if value is not None})
+        if self.kind is not None or not self.names_kind:
+            runs = runs.listed(self.kind is None or self.kind in KINDS)
         if self.owner is not None:
             runs = runs.filter(owner__username=self.owner)
         if self.tag is not None:

@@ -13,6 +13,9 @@ STDERR = "stderr.log"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 PLAN = "plan.json"
+ITEMS = "items.jsonl"
+EVALUATION = "evaluation.json"  # to which evaluation the items belong
+OUTPUTS = "outputs.jsonl"
 SEEN = "seen.json"
 EXIT = "exit.json"
 CHECKPOINTS = "checkpoints"
@@ -30,6 +33,9 @@ NAMES = (
     SEEN,
     RESULT,
     PLAN,
+    ITEMS,
+    EVALUATION,
+    OUTPUTS,
     EXIT,
 )
 

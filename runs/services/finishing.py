@@ -11,11 +11,15 @@ from django.utils import timezone
 from runs.lifecycle import transition, transition_together
 from runs.models import Run, RunStatus
 from runs.services.disk import measure
+from runs.services.evaluations import Outcome, store_outcome
 from runs.services.preflight import warnings_in
 from runs.services.refusals import OutputRootAway
 from runs.services.retrying import submit_retry
+from runs.services.run_requests import clean_request
+from runs.services.submission import submit_run
 from runs.services.telemetry import measured_write
 from runs.services.webhooks import announce_end
+from runs.spec.kinds import EVALUATE
 from tunixrt.refusals import Refusal
 
 DRY_RUN_STDOUT = "Dry-run validation passed"
@@ -23,10 +27,17 @@ DRY_RUN_MESSAGE = "Dry-run completed successfully. Configuration is valid."
 
 
 def finish_run(
-    *, run: Run, status: str, reason: str, by: str, lost: bool = False, **fields: Any
+    *,
+    run: Run,
+    status: str,
+    reason: str,
+    by: str,
+    lost: bool = False,
+    outcome: Outcome | None = None,
+    **fields: Any,
 ) -> Run:
-    """Write the end of a run, put its webhook into the outbox, and, if it was ``lost`` and asked
-    for that, retry it.
+    """Write the end of a run, with the ``outcome`` of an evaluation, put its webhook into the
+    outbox, and, if it was ``lost`` and asked for that, retry it.
 
     Raises TransitionRefused when it has an end already.
     """
@@ -41,7 +52,11 @@ def finish_run(
                 transition(run, RunStatus.CANCELLING, reason=reason, by=by)
             if lost and before != RunStatus.CANCELLING:
                 fields["message"] += _retry_lost(run)
+            if status == RunStatus.COMPLETED and not run.dry_run:
+                fields["message"] += _evaluate(run)
             transition(run, status, reason=reason, by=by, **fields)
+            if outcome is not None:
+                store_outcome(run=run, outcome=outcome, status=status)
             announce_end(run)
     except BaseException:
         run.status = before  # the transaction took the step back
@@ -85,6 +100,21 @@ def _retry_lost(run: Run) -> str:
         return f" It is not tried again: {refusal}"  # that must not keep the lost one from its end
     start = f"the last checkpoint of run {retry.resume_from_id}" if retry.resume else "scratch"
     return f" Run {retry.run_id} tries again from {start}."
+
+
+def _evaluate(run: Run) -> str:
+    """Queue the evaluations that the request of a training asked for; what the message of the run
+    says about them."""
+    said = ""
+    for asked in run.config.get("evaluate_on", ()):
+        data = {"kind": EVALUATE.name, "dry_run": False, "model_id": f"run:{run.pk}"} | asked
+        try:
+            evaluation, _ = submit_run(request=clean_request(data), by=run.owner, queued=True)
+        except Refusal as refusal:
+            said += f" It is not evaluated on {asked['dataset_key']}: {refusal}"
+        else:
+            said += f" Run {evaluation.run_id} evaluates it on {asked['dataset_key']}."
+    return said
 
 
 def finish_failed(

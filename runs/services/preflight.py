@@ -6,11 +6,13 @@ from typing import Any
 
 from datasets.comparison.overlaps import known_about
 from datasets.models import Dataset
-from runs.services.run_requests import ModelReference, RunRequest
+from runs.services.run_requests import InvalidRequest, ModelReference, RunRequest
+from runs.services.subjects import find_subject
 from runs.spec.families import PRESETS
-from runs.spec.kinds import KINDS
+from runs.spec.kinds import EVALUATE, KINDS, Kind
 from runs.spec.manifest import training_warnings
 from runs.spec.model_folder import FolderProblem, check_model_folder, open_model_folder
+from runs.spec.statistics import RANKED_MIN
 from tunixrt.refusals import shorten
 
 TEXTS_MAX = 50  # warnings, or sentences, of a training command
@@ -41,25 +43,73 @@ class Preflight:
 
 def check_request(request: RunRequest, dataset: Dataset) -> Preflight:
     preflight = Preflight()
+    if request.kind == EVALUATE.name:
+        _check_questions(request, dataset, preflight)
+        _check_model(request.model, preflight, trains=False)
+        return preflight
     _check_dataset(request, dataset, preflight)
     if preflight.passed:
         found, missing = known_about(dataset)
         preflight.warnings.extend([*found, *missing])
-    _check_model(request.model, preflight)
+    _check_model(request.model, preflight, trains=True)
     preflight.warnings.extend(training_warnings(request.training))
     _check_positions(request, dataset, preflight)
     return preflight
 
 
+def part_of(request: RunRequest, dataset: Dataset) -> str:
+    """Return the part of a dataset that an evaluation asks: the held-out one if there is one,
+    unless the request says otherwise."""
+    part = str(request.training["part"])
+    if part != "auto":
+        return part
+    return "held_out" if dataset.held_out_left else "all"
+
+
+def _check_questions(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
+    if not _is_of_format(EVALUATE, dataset, preflight):
+        return
+    held_out = part_of(request, dataset) == "held_out"
+    questions = dataset.held_out_left if held_out else dataset.size - dataset.erased_size
+    if questions == 0:
+        what = "no held-out example. Ask for part: all" if held_out else "no example to ask"
+        preflight.problems.append(f"Dataset {dataset.dataset_key} has {what}.")
+    elif questions < RANKED_MIN or (request.training["limit"] or questions) < RANKED_MIN:
+        preflight.warnings.append(
+            f"With fewer than {RANKED_MIN} questions no leaderboard ranks the score."
+        )
+    _check_bytes(request, dataset, preflight)
+
+
+def _is_of_format(kind: Kind, dataset: Dataset, preflight: Preflight) -> bool:
+    if dataset.format in kind.dataset_formats:
+        return True
+    preflight.problems.append(
+        f"Dataset {dataset.dataset_key} holds examples of kind {dataset.kind}"
+        f" ({dataset.format}); {kind.label.lower()} reads {' or '.join(kind.dataset_formats)}."
+    )
+    return False
+
+
+def _check_bytes(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
+    """Say that the built-in presets, which read bytes, cannot write some examples."""
+    if request.model.kind != "preset":
+        return
+    for name in ("tools", "reasoning"):
+        if count := dataset.stats.get(f"with_{name}"):
+            way_out = ", or make it part of the answers (the recipe step inline_reasoning)"
+            # which of them were erased is not counted
+            found = preflight.warnings if dataset.erased_size else preflight.problems
+            found.append(
+                f"{count:,} of the examples have {name}, which the built-in presets cannot"
+                " write: they read bytes. Train a model with a chat template"
+                f"{way_out if name == 'reasoning' else ''}."
+            )
+
+
 def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
     training: dict[str, Any] = request.training
-    kind = KINDS[request.kind]
-    if dataset.format not in kind.dataset_formats:
-        preflight.problems.append(
-            f"Dataset {dataset.dataset_key} holds examples of kind {dataset.kind}"
-            f" ({dataset.format}); {kind.label.lower()} reads"
-            f" {' or '.join(kind.dataset_formats)}."
-        )
+    if not _is_of_format(KINDS[request.kind], dataset, preflight):
         return
     examples = dataset.train_left
     if examples == 0:
@@ -85,17 +135,7 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
             f"batch_size {training['batch_size']} is larger than the {examples} training examples;"
             " each step sees all of them."
         )
-    if request.model.kind == "preset":
-        for name in ("tools", "reasoning"):
-            if count := dataset.stats.get(f"with_{name}"):
-                way_out = ", or make it part of the answers (the recipe step inline_reasoning)"
-                # which of them were erased is not counted
-                found = preflight.warnings if dataset.erased_size else preflight.problems
-                found.append(
-                    f"{count:,} of the examples have {name}, which the built-in presets cannot"
-                    " write: they read bytes. Train a model with a chat template"
-                    f"{way_out if name == 'reasoning' else ''}."
-                )
+    _check_bytes(request, dataset, preflight)
     limit = training["max_seq_length"]
     shortest = dataset.stats.get("shortest_example_bytes")
     # Bytes bound byte tokens from below: for the presets this is exact enough to refuse.
@@ -115,7 +155,7 @@ def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) 
         )
 
 
-def _check_model(model: ModelReference, preflight: Preflight) -> None:
+def _check_model(model: ModelReference, preflight: Preflight, *, trains: bool) -> None:
     if model.kind == "preset":
         family = PRESETS[model.model_id.removeprefix("preset:")]["model_type"]
         preflight.warnings.append(f"{model.model_id} starts from random weights ({family}).")
@@ -125,6 +165,9 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
         problems, warnings = check_model_folder(model.path)
         preflight.problems.extend(problems)
         preflight.warnings.extend(warnings)
+        return
+    if model.kind == "run":
+        _check_model_of_run(model, preflight, trains=trains)
         return
     if model.problem:
         preflight.problems.append(model.problem)
@@ -140,6 +183,29 @@ def _check_model(model: ModelReference, preflight: Preflight) -> None:
         preflight.leave_open(
             f"{model.model_id} was not fetched: its files are checked when the training starts."
         )
+
+
+def _check_model_of_run(model: ModelReference, preflight: Preflight, *, trains: bool) -> None:
+    try:
+        subject = find_subject(model)
+    except InvalidRequest as error:
+        preflight.problems.extend(error.errors["model_id"])
+        return
+    except OSError as error:
+        preflight.problems.append(
+            f"The files of {model.model_id} cannot be read: {error.strerror or error}."
+        )
+        return
+    if trains and (problem := subject.training_problem()):
+        preflight.problems.append(problem)
+    if subject.base.kind == "preset":  # what was trained of it has no tokenizer to check
+        return
+    if subject.path is not None:
+        problems, warnings = check_model_folder(subject.path)
+        preflight.problems.extend(problems)
+        preflight.warnings.extend(warnings)
+    else:
+        _check_model(subject.base, preflight, trains=trains)
 
 
 def warnings_in(summary: Any) -> list[str]:

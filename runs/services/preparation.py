@@ -6,13 +6,15 @@ from collections.abc import Callable
 from datasets.models import Dataset
 from runs.models import Run
 from runs.runfolder import files, names
-from runs.services.preflight import Preflight, check_request
+from runs.services.preflight import Preflight, check_request, part_of
 from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
 from runs.services.sources import problem_with_source
-from runs.spec.kinds import KINDS
+from runs.services.subjects import find_subject
+from runs.spec.kinds import EVALUATE, KINDS
 from runs.spec.manifest import (
     ManifestError,
+    build_evaluation_manifest,
     build_manifest,
     dump_manifest,
     parse_manifest,
@@ -29,26 +31,48 @@ def stored_request(run: Run) -> RunRequest:
     return clean_request(run.config, of_run=True)
 
 
-def run_manifest(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
+def run_manifest(
+    run: Run, *, dataset: Dataset, request: RunRequest, outputs_from: dict[str, str] | None = None
+) -> str:
     """The manifest as YAML. Paths are relative to the run's folder, but for the model and a
-    checkpoint to resume from."""
+    checkpoint to resume from.
+
+    Args:
+        outputs_from: the outputs that an evaluation is to score (runs/services/outputs.py).
+
+    Raises:
+        InvalidRequest, OSError: the model of a run is not there.
+    """
+    section = {
+        "key": dataset.dataset_key,
+        "path": names.DATASET,
+        "format": dataset.format,
+        "fingerprint": dataset.fingerprint,
+        "examples": dataset.train_left,
+        "held_out": dataset.held_out_left,
+    }
+    subject = find_subject(request.model)
+    if request.kind == EVALUATE.name:
+        return dump_manifest(
+            build_evaluation_manifest(
+                run_id=str(run.run_id),
+                dataset=section,
+                model=subject.section() | _pinned(run),
+                evaluation=request.training | {"part": part_of(request, dataset)},
+                outputs_from=outputs_from,
+            )
+        )
     kind = KINDS[request.kind]
+    path = subject.path or request.model.path
     resume_from = str(run_folder(run.resume_from) / names.CHECKPOINTS) if run.resume_from else None
     return dump_manifest(
         build_manifest(
             run_id=str(run.run_id),
             kind=kind,
-            dataset={
-                "key": dataset.dataset_key,
-                "path": names.DATASET,
-                "format": dataset.format,
-                "fingerprint": dataset.fingerprint,
-                "examples": dataset.train_left,
-                "held_out": dataset.held_out_left,
-            },
+            dataset=section,
             model={
-                "id": run.model_id,
-                "path": str(request.model.path) if request.model.path else None,
+                "id": subject.base.model_id if subject.base.kind == "preset" else run.model_id,
+                "path": str(path) if path else None,
                 "revision": _pinned_revision(run),
             },
             training=request.training,
@@ -56,6 +80,11 @@ def run_manifest(run: Run, *, dataset: Dataset, request: RunRequest) -> str:
             extend_from_step=run.extend_from_step,
         )
     )
+
+
+def _pinned(run: Run) -> dict[str, str]:
+    revision = _pinned_revision(run)
+    return {"revision": revision} if revision else {}
 
 
 def _pinned_revision(run: Run) -> str | None:

@@ -5,7 +5,7 @@ import os
 import re
 import unicodedata
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -25,10 +25,12 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from runs.spec.evaluation import GENERATE, settings_problems
 from runs.spec.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
-from runs.spec.kinds import DEFAULT_KIND, KINDS, Kind
+from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, Kind, kind_named, kind_names
 from runs.spec.naming import NAME_MAX_LENGTH
 from runs.spec.parameters import SHARED, Parameter
+from runs.spec.scorers import choose
 from runs.spec.wording import not_a_number
 from tunixrt.addresses import problem_with
 from tunixrt.readable import name_problem
@@ -47,6 +49,7 @@ HIDDEN_PREFIX = "."
 OUTPUT_DIR_MAX_BYTES = 1000  # its unique index takes some 2,700 bytes on PostgreSQL
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_STEP = re.compile(r"[1-9][0-9]{0,8}")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
@@ -60,8 +63,9 @@ class InvalidRequest(Refusal):
 
 @dataclass(frozen=True)
 class ModelReference:
-    """What a ``model_id`` names. ``kind``: preset, folder or hub; ``path`` of a folder is
-    resolved."""
+    """What a ``model_id`` names. ``kind``: preset, folder, hub or run; ``path`` of a folder is
+    resolved. ``run_id`` and ``step``: of the run whose model it is, and of its checkpoint; which
+    files those are, runs/services/subjects.py says."""
 
     model_id: str
     kind: str
@@ -69,6 +73,8 @@ class ModelReference:
     family: str | None = None
     problem: str | None = None
     warning: str | None = None
+    run_id: uuid.UUID | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,11 @@ class RunRequest:
     auto_retry: int = 0
     webhook_url: str = ""
     client_request_id: str | None = None
+    evaluate_on: tuple[dict[str, Any], ...] = ()
+    # of an evaluation: ids of others
+    baseline: str | None = None
+    outputs_from: str | None = None
+    reuse: bool = True
 
     def as_config(self) -> dict[str, Any]:
         """The whole request as JSON, enough to run it again; ``clean_request`` takes it back.
@@ -112,6 +123,12 @@ class RunRequest:
             "timeout_seconds": self.timeout_seconds,
             "auto_retry": self.auto_retry,
             "webhook_url": self.webhook_url,
+            **({"evaluate_on": list(self.evaluate_on)} if self.evaluate_on else {}),
+            **(
+                {name: getattr(self, name) for name in ("baseline", "outputs_from", "reuse")}
+                if self.kind == EVALUATE.name
+                else {}
+            ),
         }
 
 
@@ -120,7 +137,7 @@ def resolve_model(model_id: Any) -> ModelReference:
     never a network.
 
     Raises:
-        ValueError: not a preset, not a folder inside TUNIX_MODEL_ROOTS, not a hub id.
+        ValueError: not a preset, not a run, not a folder inside TUNIX_MODEL_ROOTS, not a hub id.
     """
     if not isinstance(model_id, str):
         raise ValueError("This field must be text.")
@@ -133,6 +150,8 @@ def resolve_model(model_id: Any) -> ModelReference:
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name!r}; presets: {', '.join(preset_names())}.")
         return ModelReference(model_id, "preset", family=PRESETS[name]["model_type"])
+    if model_id.startswith("run:"):
+        return _model_of_run(model_id)
     if model_id.startswith(("/", "./")):
         path = _resolved(settings.BASE_DIR / model_id)
         if path is None or not any(
@@ -144,8 +163,8 @@ def resolve_model(model_id: Any) -> ModelReference:
         return ModelReference(model_id, "folder", path=path)
     if ".." in model_id or not _HUB_ID.fullmatch(model_id):
         raise ValueError(
-            "This field must be preset:<name>, a folder inside TUNIX_MODEL_ROOTS (absolute or"
-            " starting with ./), or a hub id such as google/gemma-2b-it."
+            "This field must be preset:<name>, run:<run id>, a folder inside TUNIX_MODEL_ROOTS"
+            " (absolute or starting with ./), or a hub id such as google/gemma-2b-it."
         )
     family, problem = family_of_hub_id(model_id)
     problem = problem or bare_name_problem(model_id)
@@ -158,6 +177,16 @@ def resolve_model(model_id: Any) -> ModelReference:
         else:
             warning = f"{model_id} is read as a hub id; the folder of that name is {folder}."
     return ModelReference(model_id, "hub", family=family, problem=problem, warning=warning)
+
+
+def _model_of_run(model_id: str) -> ModelReference:
+    run_id, at, step = model_id.removeprefix("run:").partition("@")
+    if not _is_uuid(run_id) or (at and not _STEP.fullmatch(step)):
+        raise ValueError(
+            "The model of a run is run:<run id>, and that of a checkpoint run:<run id>@<step>."
+        )
+    model_id = model_id.lower()
+    return ModelReference(model_id, "run", run_id=uuid.UUID(run_id), step=int(step) if at else None)
 
 
 def _folder_of_that_name(name: str) -> str | None:
@@ -297,7 +326,7 @@ def clean_client_request_id(value: Any) -> str:
     return value
 
 
-def _clean_webhook_url(value: Any) -> str:
+def clean_webhook_url(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("This field must be text.")
     if not value:
@@ -341,6 +370,42 @@ def _read_output_dir(value: Any, info: ValidationInfo) -> Any:
     return clean_output_dir(value, kept=(info.context or NOTHING_KEPT)["output_dir"])
 
 
+EVALUATE_ON_MAX = 10
+_EVALUATE_ON = {
+    "type": "array",
+    "maxItems": EVALUATE_ON_MAX,
+    "items": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+}
+
+
+def _read_evaluate_on(value: Any) -> tuple[dict[str, Any], ...]:
+    """Return the requests for evaluations; each is checked as one for some model."""
+    if not isinstance(value, list | tuple) or len(value) > EVALUATE_ON_MAX:
+        raise ValueError(
+            f"This field must be a list of at most {EVALUATE_ON_MAX} dataset keys or requests."
+        )
+    asked = [{"dataset_key": one} if isinstance(one, str) else one for one in value]
+    for number, one in enumerate(asked, 1):
+        given = {"kind": EVALUATE.name, "dry_run": False, "model_id": "preset:tiny-llama"}
+        if not isinstance(one, dict) or given.keys() & one.keys():
+            raise ValueError(
+                f"Evaluation {number}: must be a dataset key, or an object without kind, dry_run"
+                " and model_id."
+            )
+        try:
+            clean_request(given | one)
+        except InvalidRequest as error:
+            name, (problem, *_) = next(iter(error.errors.items()))
+            raise ValueError(f"Evaluation {number}: {name}: {problem}") from error
+    return tuple(asked)
+
+
+def _read_id(value: Any) -> str:
+    if not isinstance(value, str) or not _is_uuid(value):
+        raise ValueError("This field must be the id of an evaluation.")
+    return value.lower()
+
+
 def _text(longest: int, shortest: int = 0) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "minLength": shortest, "maxLength": longest})
 
@@ -357,6 +422,9 @@ Tags = Annotated[
         }
     ),
 ]
+EvaluationId = Annotated[
+    Any, PlainValidator(_read_id), WithJsonSchema({"type": "string", "format": "uuid"})
+]
 Notes = Annotated[Any, PlainValidator(clean_notes), _text(NOTES_MAX_LENGTH)]
 
 
@@ -367,8 +435,8 @@ class RunBody(Model):
         str, Field(min_length=1, max_length=KEY_MAX_LENGTH), AfterValidator(storable)
     ] = Field(description="Key of a dataset.")
     model_id: Annotated[Any, PlainValidator(resolve_model), _text(KEY_MAX_LENGTH, 1)] = Field(
-        description="preset:<name>, a folder inside TUNIX_MODEL_ROOTS (absolute or starting with"
-        " ./), or a hub id such as google/gemma-2b-it."
+        description="preset:<name>, run:<run id> or run:<run id>@<step>, a folder inside"
+        " TUNIX_MODEL_ROOTS (absolute or starting with ./), or a hub id such as google/gemma-2b-it."
     )
     output_dir: (
         Annotated[Any, PlainValidator(_read_output_dir), WithJsonSchema({"type": "string"})] | None
@@ -395,7 +463,7 @@ class RunBody(Model):
     webhook_url: (
         Annotated[
             Any,
-            PlainValidator(_clean_webhook_url),
+            PlainValidator(clean_webhook_url),
             WithJsonSchema({"type": "string", "maxLength": 2048}),
         ]
         | None
@@ -408,6 +476,35 @@ class RunBody(Model):
         ]
         | None
     ) = Field(None, description="The same id again is answered with the first run.")
+
+
+class TrainingBody(RunBody):
+    """What may be asked of a training besides."""
+
+    evaluate_on: (
+        Annotated[Any, PlainValidator(_read_evaluate_on), WithJsonSchema(_EVALUATE_ON)] | None
+    ) = Field(
+        None,
+        description="Evaluations of its model, queued when the training has completed: keys of"
+        " datasets, or requests for evaluations without model_id.",
+    )
+
+
+class EvaluationBody(RunBody):
+    """What may be asked of an evaluation besides."""
+
+    baseline: EvaluationId | None = Field(
+        None, description="The evaluation of the same questions that it is compared with."
+    )
+    outputs_from: EvaluationId | None = Field(
+        None,
+        description="Score the stored outputs of that evaluation; everything but scorers is its.",
+    )
+    reuse: bool = Field(
+        True,
+        description="Take the outputs of an earlier evaluation with equal model, questions and"
+        " settings, where there is one.",
+    )
 
 
 _bodies: dict[str, tuple[Kind, type[RunBody]]] = {}
@@ -426,7 +523,8 @@ def run_body(kind: Kind) -> type[RunBody]:
             Field(kind.name, description=RunBody.model_fields["kind"].description),
         )
         title = f"{kind.name.capitalize()}Run"
-        made = kind, create_model(title, __base__=RunBody, **fields)
+        base = EvaluationBody if kind is EVALUATE else TrainingBody
+        made = kind, create_model(title, __base__=base, **fields)
         _bodies[kind.name] = made
     return made[1]
 
@@ -434,14 +532,13 @@ def run_body(kind: Kind) -> type[RunBody]:
 def parameter_type(parameter: Parameter) -> Any:
     """Return a parameter's type with its bounds, as pydantic checks and describes it."""
     found: Any = parameter.type
-    if parameter.check is not None:
-        found = Annotated[
-            Any, PlainValidator(_checked(parameter)), WithJsonSchema(parameter.schema or {})
-        ]
-        return found | None if parameter.nullable else found
     if parameter.choices:
         found = Literal[parameter.choices]
-    if parameter.type is list:
+    if parameter.check is not None:
+        found = Annotated[
+            Any, PlainValidator(_checked_by(parameter)), WithJsonSchema(parameter.schema or {})
+        ]
+    elif parameter.type is list:
         found = Annotated[
             list[found],
             Field(min_length=1, json_schema_extra={"uniqueItems": True}),
@@ -456,13 +553,30 @@ def parameter_type(parameter: Parameter) -> Any:
     return found | None if parameter.nullable else found
 
 
-def _checked(parameter: Parameter) -> Callable[[Any], Any]:
-    def checked(value: Any) -> Any:
+def _checked_by(parameter: Parameter) -> Callable[[Any], Any]:
+    """Return a validator of a value that has a check of its own, and must be storable as well."""
+
+    def read(value: Any) -> Any:
         if problem := parameter.problem(value):
-            raise ValueError(problem)
+            raise ValueError(f"This field {problem}.")
+        for text in _texts_in(value):
+            storable(text)
         return value
 
-    return checked
+    return read
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Texts and names within a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _texts_in(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts_in(part)
 
 
 def _without_repeats(names: list[str]) -> list[str]:
@@ -487,7 +601,7 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
         raise InvalidRequest({"non_field_errors": [NOT_AN_OBJECT]})
     # Of a kind that there is not, the parameters are checked by the default's.
     asked = data.get("kind", DEFAULT_KIND)
-    kind = KINDS[asked if isinstance(asked, str) and asked in KINDS else DEFAULT_KIND]
+    kind = (kind_named(asked) if isinstance(asked, str) else None) or KINDS[DEFAULT_KIND]
     context = None
     if of_run:
         names = (data.get("name"), *(data.get("tags") or ()))
@@ -499,9 +613,9 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
 
     def say(name: str, details: ErrorDetails) -> str | None:
         if name == "kind":
-            return f"This field must be one of {', '.join(KINDS)}."
-        if parameter := kind.parameters.get(name):
-            return f"This field {parameter.problem(data[name])}."
+            return f"This field must be one of {', '.join(kind_names())}."
+        if (one := kind.parameters.get(name)) and (problem := one.problem(data[name])):
+            return f"This field {problem}."
         if details["type"] in _NUMBERS:
             whole = details["type"] != "float_type"
             return f"This field {not_a_number(details['input'], whole=whole)}."
@@ -511,9 +625,17 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
     for name in ("lora_alpha", "lora_targets"):
         if data.get(name) is not None and data.get("lora_rank") is None:
             errors.setdefault(name, ["This field needs lora_rank."])
+    if kind is EVALUATE and body is not None and not errors:
+        errors = {
+            name: [f"This field {problem}."]
+            for name, problem in settings_problems(body.__dict__).items()
+        }
     if body is None or errors:
         raise InvalidRequest(errors)
     values = body.__dict__
+    if kind is EVALUATE and values["method"] == GENERATE:
+        # with the versions that score now, however the request names them
+        values["scorers"] = [one.as_json() for one in choose(values["scorers"])]
     return RunRequest(
         dataset_key=body.dataset_key,
         model=body.model_id,
@@ -531,6 +653,11 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
         auto_retry=body.auto_retry,
         webhook_url=body.webhook_url or "",
         client_request_id=body.client_request_id,
+        **(
+            {name: values[name] for name in ("baseline", "outputs_from", "reuse")}
+            if kind is EVALUATE
+            else {"evaluate_on": values["evaluate_on"] or ()}
+        ),
     )
 
 

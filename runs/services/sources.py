@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from runs.models import Run
+from runs.models import ACTIVE, Baseline, Run
 from runs.runfolder import names
 from runs.runfolder.checkpoints import (
     complete_steps,
@@ -10,6 +10,7 @@ from runs.runfolder.checkpoints import (
     make_identity,
     read_identity,
 )
+from runs.runfolder.items import complete_lines
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder
 from runs.spec.kinds import KINDS
@@ -53,7 +54,9 @@ def find_source(run: Run, *, from_scratch: bool = False) -> Source | None:
 
 def usable_step(run: Run, *, by: Run) -> int | None:
     """The step of the newest complete checkpoint of ``run`` if the run ``by`` can resume from
-    it."""
+    it; of an evaluation, how many questions it has answered."""
+    if not run.trains:
+        return complete_lines(run_folder(run) / names.ITEMS) or None
     folder = run_folder(run) / names.CHECKPOINTS
     steps = complete_steps(folder)
     identity = read_identity(folder) if steps else None
@@ -79,22 +82,35 @@ def hold_source(source: Source) -> None:
         .filter(pk=source.run.pk, trashed_at=None)
         .values_list("pk", flat=True)
     )
-    if not list(there) or source.step not in complete_steps(
-        run_folder(source.run) / names.CHECKPOINTS
-    ):
+    if not list(there) or not _is_there(source):
         raise SourceGone(
             f"The checkpoint of step {source.step} of run {source.run.run_id} has just been"
             " removed."
         )
 
 
+def _is_there(source: Source) -> bool:
+    folder = run_folder(source.run)
+    if not source.run.trains:
+        return complete_lines(folder / names.ITEMS) >= source.step
+    return source.step in complete_steps(folder / names.CHECKPOINTS)
+
+
 def require_no_heir(run: Run) -> None:
-    """Refuse to remove checkpoints that an active run resumes from. In the transaction that holds
-    the row of ``run``.
+    """Refuse to remove files that an active run resumes from, or evaluates. In the transaction that
+    holds the row of ``run``.
 
     Raises:
-        StateConflict: names the heir.
+        StateConflict: names the run that needs them.
     """
+    baseline = Baseline.objects.filter(evaluation=run.pk).order_by("name").first()
+    if baseline is not None:
+        raise StateConflict(f"This evaluation is the baseline {baseline.name}. Delete that first.")
+    evaluation = run.evaluations.filter(run__status__in=ACTIVE).order_by().first()
+    if evaluation is not None:
+        raise StateConflict(
+            f"Run {evaluation.run_id} evaluates the model of this run and has not ended yet."
+        )
     if (heir := run.active_heir()) is not None:
         raise StateConflict(
             f"Run {heir.run_id} resumes from the checkpoints of this run and has not ended yet."

@@ -20,6 +20,7 @@ from runs.models import Host, Run, RunEngine, RunEvent, RunNameKey, RunStatus, R
 from runs.services.access import reread
 from runs.services.claiming import claim_reason
 from runs.services.disk import require_disk
+from runs.services.evaluations import store_evaluation
 from runs.services.preflight import warnings_in
 from runs.services.preparation import find_dataset
 from runs.services.refusals import (
@@ -32,9 +33,11 @@ from runs.services.reservations import require_free_folder, reserve_folder
 from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
 from runs.services.sources import Source, hold_source
+from runs.services.subjects import hold_subject, require_subject
 from runs.services.telemetry import measured_write
 from runs.services.wakeup import wake_attendants
 from runs.services.webhooks import announce_end
+from runs.spec.kinds import EVALUATE, KINDS
 from runs.spec.naming import make_name
 from runs.spec.wording import number_text
 from tunixrt.addresses import problem_with
@@ -67,7 +70,7 @@ def submit_run(
     """
     if found := find_submitted(request=request, by=by):
         return found, False
-    check_submittable(request=request, queued=queued, automatic=automatic)
+    dataset = check_submittable(request=request, queued=queued, automatic=automatic)
     if not request.dry_run:
         require_disk(by)
     run = _new_run(
@@ -96,6 +99,9 @@ def submit_run(
             reserve_folder(run)
             run.save(force_insert=True)
             _store_names(run, request)
+            if run.kind == EVALUATE.name and not run.dry_run:
+                subject = hold_subject(request.model)
+                store_evaluation(run=run, request=request, dataset=dataset, subject=subject, by=by)
             RunEvent.objects.create(
                 run=run,
                 new=RunStatus.PENDING,
@@ -243,8 +249,8 @@ def find_submitted(*, request: RunRequest, by: User) -> Run | None:
 
 def check_submittable(*, request: RunRequest, queued: bool, automatic: bool = False) -> Dataset:
     """Decide 404, 409 for an archived dataset, and 501 before anything is stored, and 400 for a
-    webhook that cannot work. Stored requests keep theirs. An ``automatic`` retry continues a run
-    that was let in before its dataset was archived."""
+    webhook that cannot work or a run's model that is not there. Stored requests keep theirs. An
+    ``automatic`` retry continues a run that was let in before its dataset was archived."""
     own = request.webhook_url
     allowed = settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or own == settings.TUNIX_WEBHOOK_URL
     if own and (problem := problem_with(own, allow_private=allowed)):
@@ -254,6 +260,8 @@ def check_submittable(*, request: RunRequest, queued: bool, automatic: bool = Fa
         raise DatasetNotFound(request.dataset_key)
     if dataset.archived_at is not None and not automatic:
         raise DatasetArchived(dataset)
+    if (problem := require_subject(request.model).training_problem()) and request.kind in KINDS:
+        raise InvalidRequest({"model_id": [problem]})
     if (
         not request.dry_run
         and not local_runtime().available

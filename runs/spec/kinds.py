@@ -39,7 +39,7 @@ class Measure:
 class Kind:
     """One kind of run. ``metrics`` are the names in ``metrics.jsonl``, ``results`` the numbers in
     ``result.json`` that pages show; both in the order in which pages show them. ``section``: of the
-    manifest, with the parameters."""
+    manifest, with the parameters. ``command``: of the training program."""
 
     name: str
     label: str
@@ -48,6 +48,7 @@ class Kind:
     metrics: dict[str, Measure]
     results: dict[str, Measure]
     section: str = "training"
+    command: str = "train"
 
     def defaults(self) -> dict[str, Any]:
         """Return every parameter with its default, in the documented order."""
@@ -141,6 +142,7 @@ EVALUATE = Kind(
     parameters=EVALUATION,
     dataset_formats=("tunix_sft", "tunix_prompts"),
     section="evaluation",
+    command="evaluate",
     metrics=_by_name(
         Measure("items", "Items", "That have their scores."),
         Measure("truncated", "Truncated", "Outputs that reached max_tokens.", Better.LOWER),
@@ -158,6 +160,10 @@ EVALUATE = Kind(
 # The kinds of training.
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (SFT,)}
 DEFAULT_KIND = SFT.name
+
+
+def kind_names() -> tuple[str, ...]:
+    return (*KINDS, EVALUATE.name)
 
 
 def kind_named(name: str) -> Kind | None:

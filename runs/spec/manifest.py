@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import yaml
 
 from runs.spec.evaluation import GENERATE, settings_problems
-from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, Kind, kind_named
+from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, Kind, kind_named, kind_names
 from runs.spec.wording import shortened, value_text
 
 # libyaml where PyYAML has it: ten times faster
@@ -382,7 +382,7 @@ def _parse_kind(value: Any, problems: dict[str, str]) -> Kind:
         return KINDS[DEFAULT_KIND]
     kind = kind_named(value) if isinstance(value, str) else None
     if kind is None:
-        names = " or ".join([*KINDS, EVALUATE.name])
+        names = " or ".join(kind_names())
         problems["kind"] = f"must be {names}, not {value_text(value)}"
         return KINDS[DEFAULT_KIND]
     return kind

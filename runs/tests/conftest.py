@@ -19,10 +19,12 @@ from datasets.models import Dataset
 from datasets.services.datasets import create_dataset
 from datasets.services.traces import create_traces
 from runs.execution import looking
+from runs.execution.launching import launch_pending, wait_for
 from runs.keeper import program as keeper
 from runs.live import stream
 from runs.models import Run
 from runs.runfolder import names
+from runs.services.evaluations import clean_evaluation
 from runs.services.run_requests import clean_request
 from runs.services.runtime import local_runtime
 from runs.services.submission import submit_run
@@ -228,3 +230,38 @@ def program(tmp_path: Path) -> Iterator[Start]:
     yield start
     for each in started:
         each.kill()
+
+
+Evaluate = Callable[..., Run]
+
+
+@pytest.fixture
+def evaluate(scripted: Script, make_dataset: Callable[..., Dataset], user: User) -> Evaluate:
+    """Evaluates a model on ``quiz-v1``, 40 questions, by a scripted training program, and returns
+    the run at its end.
+
+    ``scores``: by label, for one question after the other (runs/tests/item_layout.py); ``options``:
+    of the script's ``answer``; everything else is part of the request.
+    """
+
+    def make(
+        scores: dict[str, list[Any]] | None = None,
+        *,
+        options: dict[str, Any] | None = None,
+        script: Sequence[list[Any]] = (),
+        by: User = user,
+        **fields: Any,
+    ) -> Run:
+        if not Dataset.objects.filter(dataset_key="quiz-v1").exists():
+            make_dataset("quiz", size=40, prompt="quiz {}?")
+        scripted(["answer", scores or {"exact_match": [1, 0]}, options or {}], *script)
+        asked = {"dataset_key": "quiz-v1", "model_id": "preset:tiny-llama", "reuse": False}
+        request = clean_evaluation(asked | fields)
+        run, created = submit_run(request=request, by=by, queued=True)
+        assert created
+        while Run.objects.get(pk=run.pk).status == "pending":
+            launch_pending()
+        run.refresh_from_db()
+        return wait_for(run)
+
+    return make

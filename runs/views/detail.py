@@ -23,7 +23,7 @@ from runs.services import reservations, sources, submission
 from runs.services.access import get_run_for
 from runs.services.output_root import root_notice
 from runs.services.runtime import tunix_command
-from runs.spec.kinds import KINDS
+from runs.spec.kinds import DEFAULT_KIND, KINDS, Kind, kind_named
 from tunixrt.accounts import person
 from tunixrt.roles import May, why_not
 
@@ -66,7 +66,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         ),
         "plan": plan,
         "bars": histogram_bars(plan["histogram"]) if plan else [],
-        "result": read_result(run.summary, KINDS[run.kind]),
+        "result": read_result(run.summary, kind_of(run)),
         "parameters": parameter_rows(run),
         "command": training_command(run),
         "has_manifest": (folder / names.MANIFEST).is_file(),
@@ -79,6 +79,10 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def kind_of(run: Run) -> Kind:
+    return kind_named(run.kind) or KINDS[DEFAULT_KIND]
 
 
 def retry_source(run: Run) -> sources.Source | None:
@@ -203,7 +207,7 @@ def parameter_rows(run: Run) -> list[ParameterRow]:
             parameter.help,
             parameter.basic,
         )
-        for name, parameter in KINDS[run.kind].parameters.items()
+        for name, parameter in kind_of(run).parameters.items()
     ]
     return sorted(rows, key=lambda row: not (row.basic or row.changed))
 
@@ -211,7 +215,7 @@ def parameter_rows(run: Run) -> list[ParameterRow]:
 def training_command(run: Run) -> str:
     """Return the shell command that repeats the run manually."""
     folder = reservations.run_folder(run)
-    argv = [*tunix_command(), "train", "--config", names.MANIFEST]
+    argv = [*tunix_command(), kind_of(run).command, "--config", names.MANIFEST]
     try:
         recorded = files.read_json(folder / names.COMMAND)
     except files.BrokenFile:

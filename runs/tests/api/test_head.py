@@ -19,8 +19,10 @@ from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import import_file, keep_draft
 from datasets.models import Dataset, Erasure, Import, Trace
 from runs.execution.attending import cancel_run
-from runs.models import MetricSeries, SavedView
+from runs.models import GateCheck, MetricSeries, SavedView, Score, Standing
 from runs.services.reservations import run_folder
+from runs.spec.kinds import SFT
+from runs.tests.checkpoint_layout import leave_checkpoints
 from runs.tests.conftest import Start, Submit
 from runs.tests.execution.test_web_killed import Server
 from runs.tests.ports import HeldPort
@@ -73,6 +75,7 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
     (folder / "stdout.log").write_text("a line\n")
     (folder / "manifest.yaml").write_text("{}\n")
     (folder / "extra.bin").write_bytes(bytes(1000))
+    leave_checkpoints(folder, 2, model_id=run.model_id, training=SFT.defaults())
     MetricSeries.objects.create(
         run=run, name="loss", count=1, first=1.0, last=1.0, minimum=1.0, maximum=1.0, last_step=1
     )
@@ -88,11 +91,29 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
         by=user,
     )
     view = SavedView.objects.create(owner=user, name="mine", query="")
+    evaluation = submit(kind="evaluate", dry_run=False, model_id=f"run:{run.pk}@2")
+    Score.objects.create(
+        evaluation=evaluation.evaluation,
+        questions=evaluation.evaluation.questions,
+        label="exact_match",
+        scorer={"name": "exact_match", "version": 1, "parameters": {}},
+        scorer_hash="0" * 16,
+        scored=0,
+        failed=0,
+        truncated=0,
+        total=0,
+        standing=Standing.PARTIAL,
+    )
+    check = GateCheck.objects.create(candidate=run, margin=0, created_by=user)
     return {
         "run_id": run.pk, "other": other.pk, "key": dataset.dataset_key,
         "trace_id": Trace.objects.values_list("pk", flat=True)[0],
         "import_id": Import.objects.get(dataset_key="lines-v1").pk,
         "draft": draft.pk,
+        "evaluation_id": evaluation.pk,
+        "set_key": evaluation.evaluation.questions.key,
+        "check_id": check.pk,
+        "name": "none",
         "erasure_id": Erasure.objects.create(trace_ids=[]).pk,
         "pk": view.pk, "stream": "stdout", "path": "extra.bin",
     }  # fmt: skip

@@ -165,7 +165,17 @@ def send(client: APIClient, path: str, method: str, described: Operation) -> Any
     )
 
 
-NEEDS_A_TRAINING = {"extendRun": 409, "removeArtifact": 404}
+NEEDS_A_TRAINING = {
+    "extendRun": 409,
+    "removeArtifact": 404,
+    "evaluateRun": 400,
+    "readRunEvaluation": 404,
+    "readLeaderboard": 404,
+    "makeBaseline": 404,
+    "startCheck": 404,
+    "readCheck": 404,
+    "deleteBaseline": 404,
+}
 
 
 @pytest.mark.parametrize(("path", "method", "view", "described"), EVERY, ids=IDS)
@@ -208,8 +218,14 @@ def make_example_run(
             assert Run.objects.get(pk=run_id).status == RunStatus.COMPLETED
         else:
             run_id = str(example.run_id)
+        asked = {"dataset_key": example.dataset_key, "model_id": "preset:tiny-llama"}
+        evaluation = api.post("/api/tunix/evaluations", asked, format="json").json()
         return {
             "run_id": run_id,
+            "evaluation_id": evaluation["run_id"],
+            "set_key": evaluation["questions"]["key"],
+            "check_id": run_id,
+            "name": "gsm8k",
             "key": example.dataset_key,
             "import_id": str(make_import(described, user).pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),

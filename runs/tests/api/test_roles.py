@@ -24,9 +24,21 @@ from datasets.imports.importing import submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
 from datasets.services.datasets import create_dataset
 from datasets.services.traces import create_traces
-from runs.models import Host, MetricSeries, Run, RunEvent, RunTag, SavedView, WebhookDelivery
+from runs.models import (
+    Baseline,
+    Evaluation,
+    Host,
+    MetricSeries,
+    Run,
+    RunEvent,
+    RunTag,
+    SavedView,
+    WebhookDelivery,
+)
 from runs.services.claiming import claim_run
+from runs.services.evaluations import clean_evaluation
 from runs.services.finishing import finish_run
+from runs.services.submission import submit_run
 from runs.tests.conftest import Submit
 from runs.tests.views.test_start import filled
 from tunixrt.accounts import set_active
@@ -83,6 +95,10 @@ class House:
         values = {
             "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk),
             "key": self.datasets[owner].dataset_key,
+            "evaluation_id": str(self.runs[owner].pk),
+            "set_key": "0" * 64,
+            "check_id": str(self.runs[owner].pk),
+            "name": f"baseline-of-{owner.replace(' ', '-')}",
             "stream": "stdout", "path": "model/x",
             "import_id": str(self.imports[owner].pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),
@@ -98,6 +114,13 @@ class House:
             transaction.set_rollback(True)
         client.cookies = SimpleCookie(cookies)  # after a logout
         return answer
+
+
+def evaluation_of(run: Run, by: User) -> Evaluation:
+    """An evaluation that waits in the queue."""
+    asked = {"dataset_key": run.dataset_key, "model_id": "preset:tiny-llama"}
+    made, _ = submit_run(request=clean_evaluation(asked), by=by, queued=True)
+    return Evaluation.objects.get(pk=made.pk)
 
 
 @pytest.fixture
@@ -125,6 +148,13 @@ def house(submit: Submit) -> House:
         (traces[role],) = create_traces(
             items=[{"prompt": f"Who are you, {role}?", "final_answer": role}], by=account
         )
+        evaluation = evaluation_of(runs[role], account)
+        Baseline.objects.create(
+            name=f"baseline-of-{role.replace(' ', '-')}",
+            evaluation=evaluation,
+            label="exact_match",
+            created_by=account,
+        )
         views[role] = SavedView.objects.create(owner=account, name="a view", query="status=failed")
     return House(clients, runs, views, imports, datasets, traces)
 
@@ -139,7 +169,7 @@ def is_refused(answer: Any) -> bool:
 def cell(house: House, role: str, method: str, route: str) -> str:
     """What a role may do there, in the words of the table."""
     other = house.ask(role, method, route, "somebody else")
-    if not re.search(r"{(run_id|pk|import_id|key|trace_id)}", route):
+    if not re.search(r"{(run_id|pk|import_id|key|trace_id|name)}", route):
         return "no" if is_refused(other) else "yes"
     own = house.ask(role, method, route, role)
     # Kept views of others are not even there.

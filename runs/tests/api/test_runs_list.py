@@ -322,7 +322,7 @@ class TestFilters:
         assert ids(api.get(URL, {"q": "kind:sft"}).json()) == [str(here.run_id)]
         if connection.vendor == "sqlite":  # PostgreSQL reads so few rows as they lie
             plan = Selection(kind="sft").in_order(Run.objects.visible()).explain()
-            assert "ix_tunix_runs_newest" in plan and "TEMP B-TREE" not in plan
+            assert "ix_tunix_runs_listed_newest" in plan and "TEMP B-TREE" not in plan
 
     @pytest.mark.parametrize("name", ["dataset_key", "model_id", "owner", "tag", "q"])
     def test_a_text_has_at_most_256_characters_and_no_nul(self, api: APIClient, name: str):

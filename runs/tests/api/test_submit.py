@@ -62,7 +62,7 @@ def test_a_kind_that_there_is_not_is_400_and_those_there_are_named(post):
     response = post(kind="dpo")
 
     assert response.status_code == 400
-    assert response.json()["kind"] == ["This field must be one of sft."]
+    assert response.json()["kind"] == ["This field must be one of sft, evaluate."]
     assert Run.objects.count() == 1
 
 

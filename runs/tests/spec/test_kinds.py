@@ -98,7 +98,7 @@ class TestRequest:
 
     @pytest.mark.parametrize("kind", ["dpo", "SFT", "", None, 1, True, ["sft"], {}])
     def test_a_kind_that_there_is_not_is_refused_and_those_there_are_named(self, kind: Any):
-        assert request_errors(kind=kind) == {"kind": ["This field must be one of sft."]}
+        assert request_errors(kind=kind) == {"kind": ["This field must be one of sft, evaluate."]}
 
     def test_the_default_kind_leaves_no_trace_in_the_stored_request(self):
         """Requests are known again by it: those stored before there were kinds stay valid."""

@@ -34,13 +34,14 @@ from runs.trainer.evaluation.answers import (
     measured,
     most_prompt_tokens,
 )
+from runs.trainer.evaluation.generate import generation_bytes
 from runs.trainer.evaluation.items import Question
 from runs.trainer.evaluation.record import most_characters
 from runs.trainer.evaluation.scoring import Scoring
 from runs.trainer.loop.devices import choose_dtype, make_mesh, memory_there, start_devices
 from runs.trainer.loop.stop import StopWatch
 from runs.trainer.modeling.adapter import read_adapter_config
-from runs.trainer.modeling.decoding import decoding_weights
+from runs.trainer.modeling.decoding import copied_size, decoding_weights
 from runs.trainer.modeling.model_files import check_weights
 
 GIB = 2**30
@@ -150,7 +151,8 @@ def _sizes(
             total=total,
             itemsize=dtype.itemsize,
             rows=rows,
-            length=facts["longest_prompt"] + evaluation["max_tokens"],
+            prompt=facts["longest_prompt"],
+            max_tokens=evaluation["max_tokens"],
         ),
         "memory_there": memory_there(),
         "rows": rows,
@@ -158,15 +160,17 @@ def _sizes(
 
 
 def _memory(
-    a: Architecture, *, total: int, itemsize: int, rows: int, length: int
+    a: Architecture, *, total: int, itemsize: int, rows: int, prompt: int, max_tokens: int
 ) -> dict[str, int]:
-    """Bytes on each device; those of the program itself are not counted."""
-    outside = a.vocab * a.hidden * (1 if a.tied else 2)
-    parts = {
-        "weights": total * itemsize,
-        "decoding": (total - outside) * itemsize if rows else 0,
-        "cache": 2 * itemsize * a.layers * a.kv_heads * a.head_dim * rows * length,
-    }
+    """Bytes on each device; those of the program itself are not counted. ``rows`` 0: nothing is
+    generated."""
+    on_cpu = jax.default_backend() == "cpu"
+    parts = {"weights": total * itemsize, "copy": 0, "generation": 0}
+    if rows:
+        parts["copy"] = copied_size(a, copy=on_cpu) * itemsize
+        parts["generation"] = generation_bytes(
+            a, rows=rows, prompt_length=prompt, max_tokens=max_tokens, itemsize=itemsize
+        )
     return parts | {"total": sum(parts.values())}
 
 

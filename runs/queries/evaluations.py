@@ -1,11 +1,9 @@
 """Evaluations as API and pages read them: scores, progress, and items."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,6 +23,7 @@ from runs.services.evaluations import (
     pass_at_k,
     read_outcome,
 )
+from runs.services.outputs import is_intact as is_intact
 from runs.services.reservations import run_folder
 from runs.spec import statistics
 from tunixrt.cursors import Cursor
@@ -169,6 +168,20 @@ def looks_at(evaluation: Evaluation) -> int:
     ).count()
 
 
+def repeats(evaluation: Evaluation) -> bool | None:
+    """Return whether an evaluation that was run again has the outputs of its baseline; None where
+    it is no such evaluation."""
+    before = evaluation.baseline
+    if before is None or not evaluation.texts or not before.texts:
+        return None
+    same = ("weights", "template", "settings_hash", "questions_id")
+    if evaluation.source_id is not None or any(
+        getattr(evaluation, name) != getattr(before, name) for name in same
+    ):
+        return None
+    return evaluation.texts == before.texts
+
+
 # --- items ----------------------------------------------------------------------------------------
 
 
@@ -283,27 +296,3 @@ def _count(value: Any) -> int | None:
 def _amount(value: Any) -> float | None:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if known and abs(value) < 2**53 else None
-
-
-def is_intact(run: Run) -> bool | None:
-    """Return whether the items of an ended evaluation are those that it was scored by; None where
-    that is not known: it has not ended, or its files cannot be read."""
-    if not run.evaluation.outputs:
-        return None
-    path = run_folder(run) / names.ITEMS
-    try:
-        status = os.stat(path, follow_symlinks=False)
-        known = _sha256(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
-    except (OSError, files.BrokenFile):
-        return None
-    return known == run.evaluation.outputs
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: str, inode: int, size: int, changed_ns: int) -> str:
-    """The hash of a file, computed again when the file has changed."""
-    digest = hashlib.sha256()
-    with open(files.open_regular(Path(path)), "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -34,10 +34,11 @@ from datasets.services.erasing import (
     twins_of,
 )
 from datasets.services.refusals import UnknownTraces
-from runs.models import EXECUTING, Run, RunEvent, RunQuerySet, RunStatus
+from runs.models import EXECUTING, Evaluation, Run, RunEvent, RunQuerySet, RunStatus
 from runs.runfolder.erasing import InUse, erase_examples
 from runs.runfolder.tree import remove_tree
 from runs.services.output_root import root_away
+from runs.services.outputs import is_intact, note_erasing
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder
 from tunixrt.audit import write_log_entry
@@ -291,12 +292,15 @@ def _erase_from_run(erasure: Erasure, run: Run, ids: frozenset[str], by: User) -
     # a symbolic link leads to what is not the run's
     if folder.is_symlink() or folder.resolve() != folder:
         return f"The folder of run {run.pk} is a symbolic link; look into it yourself."
+    evaluation = Evaluation.objects.filter(pk=run.pk).first()
+    intact = None if evaluation is None else is_intact(run)
     try:
         changed = erase_examples(folder, ids)
     except InUse:
         return f"A process of run {run.pk} still has its folder."
     except OSError as error:
         return f"Files of run {run.pk} cannot be changed: {error.strerror or error}."
+    note_erasing(run, intact=intact)
     with transaction.atomic():
         locked = Run.objects.select_for_update().filter(pk=run.pk).only("summary").first()
         summary = locked.summary if locked is not None else None

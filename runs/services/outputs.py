@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from runs.models import Evaluation, Run
-from runs.runfolder import names
+from runs.runfolder import files, names
 from runs.runfolder.items import copy_lines
 from runs.services.reservations import run_folder
 from runs.services.run_requests import RunRequest
@@ -113,3 +114,38 @@ def _files_of(folder: Path) -> list[tuple[str, int, int]]:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def is_intact(run: Run) -> bool | None:
+    """Return whether the items of an ended evaluation are those that it was scored by; None where
+    that is not known: it has not ended, or its files cannot be read."""
+    if not run.evaluation.outputs:
+        return None
+    path = run_folder(run) / names.ITEMS
+    try:
+        status = os.stat(path, follow_symlinks=False)
+        known = _sha256(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    except (OSError, files.BrokenFile):
+        return None
+    return known == run.evaluation.outputs
+
+
+def note_erasing(run: Run, *, intact: bool | None) -> None:
+    """Take the items of an evaluation for those that were scored after examples were erased from
+    them, if they were so before."""
+    if intact:
+        path = run_folder(run) / names.ITEMS
+        with suppress(OSError, files.BrokenFile):
+            status = os.stat(path, follow_symlinks=False)
+            found = _sha256(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+            Evaluation.objects.filter(pk=run.pk).update(outputs=found)
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, inode: int, size: int, changed_ns: int) -> str:
+    """The hash of a file, computed again when the file has changed."""
+    digest = hashlib.sha256()
+    with open(files.open_regular(Path(path)), "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

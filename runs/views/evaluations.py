@@ -150,6 +150,7 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
         ],
         "looks": reading.looks_at(details),
         "intact": reading.is_intact(run),
+        "repeats": reading.repeats(details),
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),
         "items": items,
         "next_offset": next_offset,

@@ -3,8 +3,10 @@
 import pytest
 from django.test import Client
 
+from datasets.models import Trace
 from runs.models import Run
 from runs.runfolder import names
+from runs.services.erasing import affected_by, erase
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Evaluate
 
@@ -119,6 +121,31 @@ class TestEvaluation:
 
         page = client.get(f"/evaluations/{run.pk}").content.decode()
         assert "are not those that were scored" in page
+
+    def test_run_again_says_whether_the_outputs_are_the_same(
+        self, client: Client, evaluate: Evaluate
+    ):
+        first = evaluate()
+        same, other = (
+            evaluate(baseline=str(first.pk), options=options) for options in ({}, {"text": "no"})
+        )
+
+        assert "word for word" in client.get(f"/evaluations/{same.pk}").content.decode()
+        page = client.get(f"/evaluations/{other.pk}").content.decode()
+        assert "outputs differ from those of the baseline" in page
+
+    def test_erased_examples_are_gone_and_the_rest_is_what_was_scored(
+        self, client: Client, evaluate: Evaluate, staff
+    ):
+        run = evaluate()
+        [trace] = Trace.objects.filter(prompt="quiz 7?")
+        affected = affected_by(trace_ids=[trace.pk], by=staff)
+        erasure = erase(affected=affected, confirmed=affected.count, by=staff)
+
+        assert erasure.completed_at is not None
+        assert str(trace.pk) not in (run_folder(run) / names.ITEMS).read_text()
+        page = client.get(f"/evaluations/{run.pk}").content.decode()
+        assert "are not those that were scored" not in page
 
     def test_all_questions_are_reached_by_the_pages(self, client: Client, evaluate: Evaluate):
         run = evaluate()

@@ -2,27 +2,32 @@
 
 import json
 import uuid
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.services.refusals import DatasetNotFound
+from runs.execution import launching
 from runs.forms.evaluation import EvaluationForm
 from runs.models import Run, RunStatus
 from runs.queries import evaluations as reading
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.selection import Selection
+from runs.queries.summaries import read_plan
 from runs.runfolder import files
 from runs.services import submission
 from runs.services.access import get_run_for
 from runs.services.evaluations import find_evaluation
+from runs.services.preflight import warnings_in
 from runs.services.reservations import run_folder
-from runs.services.run_requests import InvalidRequest
+from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
 from runs.spec.kinds import EVALUATE
 from runs.spec.scorers import SCORERS
@@ -75,6 +80,9 @@ def evaluate(request: HttpRequest) -> HttpResponse:
         status = 400
         if form.is_valid() and form.request is not None:
             try:
+                if request.POST.get("action") == "check":
+                    checked = _check(form.request, by)
+                    return render(request, "runs/evaluate.html", _form_context(form, checked))
                 run, _ = submission.submit_run(request=form.request, by=by, queued=True)
                 return redirect("runs:evaluation", run.pk)
             except InvalidRequest as refusal:
@@ -93,6 +101,26 @@ def evaluate(request: HttpRequest) -> HttpResponse:
     }
     form = EvaluationForm(initial=initial, datasets=dataset_choices(str(initial["dataset_key"])))
     return render(request, "runs/evaluate.html", _form_context(form))
+
+
+def _check(asked: RunRequest, by: User) -> Run:
+    """Return a dry run of the request, which tries the model where a slot is free: it says how long
+    the evaluation takes at most."""
+    depth = "full" if local_runtime().available else "quick"
+    asked = replace(
+        asked,
+        dry_run=True,
+        preflight=depth,
+        smoke=depth == "full",
+        name=None,
+        client_request_id=None,
+    )
+    try:
+        run, _ = launching.run_in_request(request=asked, by=by)
+    except launching.CannotStart:
+        asked = replace(asked, preflight="quick", smoke=False)
+        run, _ = launching.run_in_request(request=asked, by=by)
+    return run
 
 
 def _again(request: HttpRequest) -> dict[str, Any]:
@@ -120,9 +148,13 @@ def _again(request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _form_context(form: EvaluationForm) -> dict[str, Any]:
+def _form_context(form: EvaluationForm, checked: Run | None = None) -> dict[str, Any]:
+    plan = read_plan(checked.summary) if checked else None
     return {
         "form": form,
+        "checked": checked,
+        "sentences": plan["sentences"] if plan else [],
+        "warnings": warnings_in(checked.summary) if checked else [],
         "models": model_choices(),
         "runtime": local_runtime(),
         "scorers": SCORERS,

@@ -1,5 +1,7 @@
 """The pages of evaluations."""
 
+import json
+
 import pytest
 from django.test import Client
 
@@ -48,6 +50,19 @@ class TestForm:
         assert (answer.status_code, answer["Location"]) == (302, f"/evaluations/{run.pk}")
         assert (run.kind, run.status, run.dry_run) == ("evaluate", "pending", False)
         assert [one["name"] for one in run.config["scorers"]] == ["exact_match", "numeric"]
+
+    def test_a_check_starts_nothing_and_says_how_long_it_takes(
+        self, client: Client, form, scripted
+    ):
+        report = {"sentences": ["40 questions.", "At most 90 s, if every one reaches max_tokens."]}
+        scripted(["put", names.PLAN, json.dumps(report)])
+        page = client.post("/evaluations/new", form | {"action": "check"})
+
+        assert page.status_code == 200
+        assert "At most 90 s" in page.content.decode()
+        run = Run.objects.get()
+        assert (run.kind, run.dry_run, run.status) == ("evaluate", True, "completed")
+        assert not hasattr(run, "evaluation")
 
     def test_scorers_with_parameters_are_given_as_json(self, client: Client, form):
         scorers = '[{"name": "regex", "parameters": {"pattern": "yes"}}]'

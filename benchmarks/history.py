@@ -14,7 +14,7 @@ def fill(count: int) -> None:
         exit_code, created_at, started_at, completed_at, duration_seconds,
         last_loss, stdout, stderr, message, config,
         output_dir, owner_id, notes, pinned, priority, attempt, automatic_retries, resume,
-        request_hash, metrics_offset, summary, supervised"""
+        request_hash, metrics_offset, summary, supervised, listed"""
     with connection.cursor() as cursor:
         cursor.execute("SELECT id FROM auth_user ORDER BY id LIMIT 1")
         owner = cursor.fetchone()[0]
@@ -46,7 +46,7 @@ def fill(count: int) -> None:
             CASE WHEN n %% 3 = 0 THEN (n %% 997) / 250.0 END,
             'Dry-run validation passed', '', '', '{{}}',
             'old-' || n || '-' || {unique}, {owner}, '', {no}, 0, 1, 0, {no}, '', 0, '{{}}',
-            CASE WHEN n %% 3 = 0 THEN {yes} ELSE {no} END
+            CASE WHEN n %% 3 = 0 THEN {yes} ELSE {no} END, {yes}
             FROM numbers""",  # noqa: S608 - our own words
             [count],
         )

@@ -275,7 +275,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='evaluation',
-            index=models.Index(condition=models.Q(('family', ''), _negated=True), fields=['family'], name='ix_evaluation_family'),
+            index=models.Index(fields=['family'], name='ix_evaluation_family'),
         ),
         migrations.AddIndex(
             model_name='evaluation',
@@ -283,7 +283,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='evaluation',
-            index=models.Index(condition=models.Q(('model_key', ''), _negated=True), fields=['model_key', 'questions', 'settings_hash'], name='ix_evaluation_reuse'),
+            index=models.Index(fields=['model_key', 'questions', 'settings_hash'], name='ix_evaluation_reuse'),
         ),
         migrations.AddIndex(
             model_name='evaluation',

@@ -137,8 +137,9 @@ class Evaluation(models.Model):
                 name="ix_evaluation_subject",
                 condition=Q(subject__isnull=False),
             ),
-            # an earlier one with the same outputs
-            models.Index(fields=["family"], name="ix_evaluation_family", condition=~Q(family="")),
+            # an earlier one with the same outputs; not partial, since SQLite compares no parameter
+            # with the condition of an index
+            models.Index(fields=["family"], name="ix_evaluation_family"),
             # base models, beside what was trained from them
             models.Index(
                 fields=["questions", "lineage", "settings_hash"],
@@ -149,7 +150,6 @@ class Evaluation(models.Model):
             models.Index(
                 fields=["model_key", "questions", "settings_hash"],
                 name="ix_evaluation_reuse",
-                condition=~Q(model_key=""),
             ),
             # what points at an evaluation that is deleted
             models.Index(

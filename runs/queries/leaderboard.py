@@ -22,6 +22,7 @@ from tunixrt.refusals import Missing
 
 PAGE_MAX = 100
 SETS_MAX = 200
+SCORERS_MAX = 100  # of a set
 OTHERS_MAX = 50  # scores below the ranked ones
 
 
@@ -116,20 +117,17 @@ def sets_with_scores() -> list[EvaluationSet]:
 
 def boards_of(questions: EvaluationSet) -> list[Board]:
     """Return the scorers of a set, each with the label of its newest score."""
-    found: dict[str, Board] = {}
-    hashes = Score.objects.filter(questions=questions).order_by().values_list("scorer_hash")
-    for (scorer_hash,) in hashes.distinct()[:SETS_MAX]:
-        score = (
-            Score.objects.filter(questions=questions, scorer_hash=scorer_hash)
-            .defer("values")
-            .order_by("standing", "-bound")
-            .first()
+    found: list[Board] = []
+    scores = Score.objects.filter(questions=questions).defer("values")
+    scores = scores.order_by("scorer_hash", "standing", "-bound", "-evaluation")
+    score = scores.first()
+    # one look into the index for each scorer, however many scores there are
+    while score is not None and len(found) < SCORERS_MAX:
+        found.append(
+            Board(questions, score.scorer_hash, score.label, score.scorer, score.lower_is_better)
         )
-        if score is not None:
-            found[scorer_hash] = Board(
-                questions, scorer_hash, score.label, score.scorer, score.lower_is_better
-            )
-    return sorted(found.values(), key=lambda board: board.label)
+        score = scores.filter(scorer_hash__gt=score.scorer_hash).first()
+    return sorted(found, key=lambda board: board.label)
 
 
 def find_set(key: str) -> EvaluationSet | None:

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from datasets.comparison.overlaps import compute_overlap
 from datasets.models import Dataset
 from runs.execution.launching import launch_pending, wait_for
-from runs.models import EvaluationSet, Look, Run, Score, Standing
+from runs.models import Evaluation, EvaluationSet, Look, Run, Score, Standing
 from runs.models.evaluation import pack_scores
 from runs.queries.leaderboard import (
     Board,
@@ -290,3 +290,5 @@ class TestPage:
             ).order_by("-bound", "-evaluation")
             assert "ix_score_leaderboard" in ranked.explain()
             assert "TEMP B-TREE" not in ranked.explain()
+            family = Evaluation.objects.filter(family__in=["a", "b"]).order_by()
+            assert "ix_evaluation_family" in family.explain()

@@ -5,6 +5,7 @@ from django.urls import path
 from runs.views.actions import annotate, cancel, extend, pin, remove_file, retry, trash
 from runs.views.chosen import chosen
 from runs.views.compare import compare, compare_csv
+from runs.views.compare_evaluations import compare_evaluations, compare_evaluations_csv
 from runs.views.detail import detail
 from runs.views.erasing import erase_examples, erasure, erasure_continue
 from runs.views.evaluations import evaluate, evaluation, evaluations
@@ -25,6 +26,8 @@ urlpatterns = [
     path("runs/compare.csv", compare_csv, name="compare_csv"),
     path("evaluations", evaluations, name="evaluations"),
     path("evaluations/new", evaluate, name="evaluate"),
+    path("evaluations/compare", compare_evaluations, name="compare_evaluations"),
+    path("evaluations/compare.csv", compare_evaluations_csv, name="compare_evaluations_csv"),
     path("evaluations/<uuid:evaluation_id>", evaluation, name="evaluation"),
     path("leaderboards", leaderboards, name="leaderboards"),
     path("leaderboards/<str:set_key>", leaderboard, name="leaderboard"),

@@ -1,7 +1,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from runs.api import erasing, evaluations, gates, leaderboard, lineage, live, look, views
+from runs.api import compared, erasing, evaluations, gates, leaderboard, lineage, live, look, views
 
 
 class FilePathConverter(PathConverter):
@@ -38,6 +38,11 @@ urlpatterns = [
         name="run_evaluation",
     ),
     path("tunix/evaluations", evaluations.EvaluationList.as_view(), name="evaluations"),
+    path(
+        "tunix/evaluations/compare",
+        compared.EvaluationComparison.as_view(),
+        name="compare_evaluations",
+    ),
     path(
         "tunix/evaluations/<str:evaluation_id>",
         evaluations.EvaluationDetail.as_view(),

@@ -160,6 +160,14 @@ def smallest_effect(n: int, mean: float | None, *, lower_is_better: bool) -> flo
     return statistics.smallest_effect(n, min(0.95, max(0.05, mean)))
 
 
+def is_there(evaluation_id: UUID | None) -> bool:
+    """Return whether there is such an evaluation that is not in the trash."""
+    return (
+        evaluation_id is not None
+        and Run.objects.visible().filter(pk=evaluation_id, evaluation__isnull=False).exists()
+    )
+
+
 def looks_at(evaluation: Evaluation) -> int:
     """Return how often models of this lineage were evaluated on these questions, whether or not the
     runs are still there."""

@@ -99,21 +99,22 @@ def write_csv(file: HttpResponse, comparison: Comparison) -> None:
             "status",
             "created_at",
             "fingerprint",
-            *(_cell(line.label) for line in lines),
+            *(cell(line.label) for line in lines),
         ]
     )
     for place, run in enumerate(comparison.runs):
         fixed = [
             run.pk,
-            _cell(run.name),
+            cell(run.name),
             run.status,
             run.created_at.isoformat(),
             comparison.fingerprints[place],
         ]
-        writer.writerow([*fixed, *(_cell(line.values[place]) for line in lines)])
+        writer.writerow([*fixed, *(cell(line.values[place]) for line in lines)])
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """Return a value for a cell of CSV that no spreadsheet takes for a formula."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

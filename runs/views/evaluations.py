@@ -18,6 +18,7 @@ from runs.execution import launching
 from runs.forms.evaluation import EvaluationForm
 from runs.models import Run, RunStatus
 from runs.queries import evaluations as reading
+from runs.queries.evaluation_comparison import others_of
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.selection import Selection
 from runs.queries.summaries import read_plan
@@ -181,6 +182,8 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
             if name != "scorers"
         ],
         "looks": reading.looks_at(details),
+        "baseline": details.baseline_id if reading.is_there(details.baseline_id) else None,
+        "others": others_of(run),
         "intact": reading.is_intact(run),
         "repeats": reading.repeats(details),
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),

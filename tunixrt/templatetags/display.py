@@ -105,6 +105,21 @@ def percent(value: Any) -> str:
     return f"{hundredths:,.0f} %" if abs(hundredths) >= 99.95 else f"{hundredths:.3g} %"
 
 
+@register.filter
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points, with its sign: ``+10.0``, ``−3.25``."""
+    return signed(None if value is None else value * 100)
+
+
+@register.filter
+def signed(value: float | None) -> str:
+    """A difference with its sign, in three digits and more where it is large."""
+    if value is None:
+        return NOTHING
+    text = f"{value:+,.0f}" if abs(value) >= 99.95 else f"{value:+.3g}"
+    return "0" if value == 0 else text.replace("-", "−", 1)
+
+
 @register.simple_tag
 def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> str | SafeString:
     """How long something took, or, while it continues, how long it has taken; the browser lets that

@@ -154,7 +154,7 @@ class Comparison:
         score = entry.scores.get(scorer_hash)
         if score is None:
             return None
-        stored = unpack_scores(score.values)
+        stored = unpack_scores(bytes(score.values))
         if entry.places is None:
             return stored
         found: Values = [None] * len(self.hashes)

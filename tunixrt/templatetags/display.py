@@ -107,17 +107,20 @@ def percent(value: Any) -> str:
 
 @register.filter
 def points(value: float | None) -> str:
-    """A difference of two shares in percentage points, with its sign: ``+10.0``, ``−3.25``."""
-    return signed(None if value is None else value * 100)
+    """A difference of two shares in percentage points, with its sign: ``+10.0``, ``−3.3``."""
+    return NOTHING if value is None else _with_sign(f"{value * 100:+.1f}")
 
 
 @register.filter
 def signed(value: float | None) -> str:
-    """A difference with its sign, in three digits and more where it is large."""
+    """A difference with its sign, in three digits: ``+0.125``, ``−1,234``."""
     if value is None:
         return NOTHING
-    text = f"{value:+,.0f}" if abs(value) >= 99.95 else f"{value:+.3g}"
-    return "0" if value == 0 else text.replace("-", "−", 1)
+    return _with_sign(f"{value:+,.0f}" if 99.95 <= abs(value) < 1e15 else f"{value:+.3g}")
+
+
+def _with_sign(text: str) -> str:
+    return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
 
 
 @register.simple_tag

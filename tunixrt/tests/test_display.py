@@ -7,7 +7,16 @@ import pytest
 from django.utils import timezone as django_timezone
 
 from tunixrt.sizes import size
-from tunixrt.templatetags.display import duration, elapsed, number, percent, relative, when
+from tunixrt.templatetags.display import (
+    duration,
+    elapsed,
+    number,
+    percent,
+    points,
+    relative,
+    signed,
+    when,
+)
 from tunixrt.templatetags.markdown import markdown
 from tunixrt.tests.cpu import run_within_cpu_seconds
 from tunixrt.tests.plugin import ROOT
@@ -57,6 +66,22 @@ def test_number(value: object, text: str) -> None:
 )
 def test_percent(value: object, text: str) -> None:
     assert percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "in_points", "alone"),
+    [
+        (0.1, "+10.0", "+0.1"),
+        (-0.0325, "−3.2", "−0.0325"),
+        (0, "0.0", "0"),
+        (-0.0001, "0.0", "−0.0001"),
+        (-1234.5, "−123450.0", "−1,234"),
+        (1e-9, "0.0", "+1e−09"),
+        (None, "–", "–"),
+    ],
+)
+def test_differences_have_a_sign(value: float | None, in_points: str, alone: str) -> None:
+    assert (points(value), signed(value)) == (in_points, alone)
 
 
 @pytest.mark.parametrize(

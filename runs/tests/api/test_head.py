@@ -55,6 +55,9 @@ QUERIES = {
     "runs:chosen": "?do=tag&ids={run_id}",
     "runs:compare": "?ids={run_id},{other}",
     "runs:compare_csv": "?ids={run_id},{other}",
+    "runs:compare_evaluations": "?ids={evaluation_id},{other_evaluation}",
+    "runs:compare_evaluations_csv": "?ids={evaluation_id},{other_evaluation}",
+    "runs_api:compare_evaluations": "?ids={evaluation_id},{other_evaluation}",
     "runs:erase": "?trace={trace_id}",
     "runs_api:rendered": "?model_id=preset:tiny-llama",
     "runs_api:lengths": "?model_id=preset:tiny-llama",
@@ -91,7 +94,9 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
         by=user,
     )
     view = SavedView.objects.create(owner=user, name="mine", query="")
-    evaluation = submit(kind="evaluate", dry_run=False, model_id=f"run:{run.pk}@2")
+    evaluation, other_evaluation = (
+        submit(kind="evaluate", dry_run=False, model_id=f"run:{run.pk}@2") for _ in range(2)
+    )
     Score.objects.create(
         evaluation=evaluation.evaluation,
         questions=evaluation.evaluation.questions,
@@ -111,6 +116,7 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
         "import_id": Import.objects.get(dataset_key="lines-v1").pk,
         "draft": draft.pk,
         "evaluation_id": evaluation.pk,
+        "other_evaluation": other_evaluation.pk,
         "set_key": evaluation.evaluation.questions.key,
         "check_id": check.pk,
         "name": "none",

@@ -175,6 +175,7 @@ NEEDS_A_TRAINING = {
     "startCheck": 404,
     "readCheck": 404,
     "deleteBaseline": 404,
+    "compareEvaluations": 422,  # two evaluations
 }
 
 

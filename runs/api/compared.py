@@ -9,7 +9,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from runs.api.evaluations import QuestionsAnswer, described, questions_answer
-from runs.models import RunStatus
+from runs.api.views import actor
+from runs.models import Run, RunStatus
 from runs.queries import evaluation_comparison as comparing
 from runs.queries.compared_items import ItemsAway, facts_of
 from runs.queries.evaluation_comparison import Cell, Measured
@@ -17,6 +18,7 @@ from tunixrt.api.query import read_by, read_query, text
 from tunixrt.api.schema import Answer
 from tunixrt.reading import Model
 from tunixrt.refusals import InvalidQuery, Missing
+from tunixrt.searches import searches
 
 
 class ComparedAnswer(Answer):
@@ -150,60 +152,61 @@ class EvaluationComparison(APIView):
         runs, missing = comparing.find_evaluations(query.ids or [])
         if missing:
             raise Missing(f"Evaluation not found: {', '.join(map(str, missing))}")
-        comparison = comparing.compare_evaluations(runs)
-        measured = comparing.measure(comparison)
-        if query.scorer is not None:
-            labels = ", ".join(one.label for one in measured) or "none"
-            measured = [one for one in measured if one.label == query.scorer]
-            if not measured:
-                raise InvalidQuery({"scorer": [f"must be one that they share: {labels}."]})
-        try:
-            columns = facts_of([one.run for one in comparison.entries if not one.why_not]).columns
-        except ItemsAway as away:
-            columns = {}
-            if query.column is not None:
-                raise InvalidQuery({"column": [str(away)]}) from away
-        if query.column is not None and query.column not in columns:
-            known = ", ".join(sorted(columns)) or "none"
-            raise InvalidQuery({"column": [f"must be one to group by: {known}."]})
-        sliced = (
-            comparing.slices(comparison, measured[0].hash, columns[query.column])
-            if query.column is not None and measured
-            else []
-        )
-        together = None if query.scorer is not None else comparing.headline(comparison)
-        return Response(
+        with searches.one_of(actor(request).pk):
+            return Response(_answer(query, runs))
+
+
+def _answer(query: ComparisonQuery, runs: list[Run]) -> dict[str, Any]:
+    comparison = comparing.compare_evaluations(runs)
+    measured = comparing.measure(comparison)
+    if query.scorer is not None:
+        labels = ", ".join(one.label for one in measured) or "none"
+        measured = [one for one in measured if one.label == query.scorer]
+        if not measured:
+            raise InvalidQuery({"scorer": [f"must be one that they share: {labels}."]})
+    try:
+        columns = facts_of([one.run for one in comparison.entries if not one.why_not]).columns
+    except ItemsAway as away:
+        columns = {}
+        if query.column is not None:
+            raise InvalidQuery({"column": [str(away)]}) from away
+    if query.column is not None and query.column not in columns:
+        known = ", ".join(sorted(columns)) or "none"
+        raise InvalidQuery({"column": [f"must be one to group by: {known}."]})
+    sliced = (
+        comparing.slices(comparison, measured[0].hash, columns[query.column])
+        if query.column is not None and measured
+        else []
+    )
+    together = None if query.scorer is not None else comparing.headline(comparison)
+    return {
+        "questions": questions_answer(comparison.questions),
+        "evaluations": [
             {
-                "questions": questions_answer(comparison.questions),
-                "evaluations": [
-                    {
-                        "run_id": entry.run.pk,
-                        "name": entry.run.name,
-                        "model_id": entry.run.model_id,
-                        "status": entry.run.status,
-                        "complete": entry.run.evaluation.complete,
-                        "answered": entry.run.evaluation.answered,
-                        "problem": entry.why_not,
-                    }
-                    for entry in comparison.entries
-                ],
-                "differing": [
-                    {"name": line.label, "values": line.values} for line in comparison.differing
-                ],
-                "headline": together and _scorer(together),
-                "scorers": [_scorer(one) for one in measured],
-                "columns": sorted(columns),
-                "slices": [
-                    {
-                        "value": one.value,
-                        "n": one.n,
-                        "too_few": one.too_few,
-                        "scores": [_score(cell) for cell in one.cells],
-                    }
-                    for one in sliced
-                ],
+                "run_id": entry.run.pk,
+                "name": entry.run.name,
+                "model_id": entry.run.model_id,
+                "status": entry.run.status,
+                "complete": entry.run.evaluation.complete,
+                "answered": entry.run.evaluation.answered,
+                "problem": entry.why_not,
             }
-        )
+            for entry in comparison.entries
+        ],
+        "differing": [{"name": line.label, "values": line.values} for line in comparison.differing],
+        "headline": together and _scorer(together),
+        "scorers": [_scorer(one) for one in measured],
+        "columns": sorted(columns),
+        "slices": [
+            {
+                "value": one.value,
+                "n": one.n,
+                "too_few": one.too_few,
+                "scores": [_score(cell) for cell in one.cells],
+            }
+            for one in sliced
+        ],
+    }
 
 
 def _scorer(one: Measured) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from runs.services.reservations import run_folder
 ITEMS_MAX_BYTES = 256 * 2**20  # of a file that is read for a page
 COLUMNS_MAX, VALUES_MAX, VALUE_MAX = 50, 50, 64  # columns, distinct values, characters
 NO_VALUE = "(none)"
+_AWAY = "Its outputs are not there, or cannot be read; its scores are what was stored."
 
 
 class ItemsAway(Exception):
@@ -39,20 +40,20 @@ def open_items(run: Run) -> Path:
     Everything that a comparison shows of items comes through here. Raises ItemsAway.
     """
     folder = run_folder(run)
+    try:
+        size = os.stat(folder / names.ITEMS, follow_symlinks=False).st_size
+    except OSError as error:
+        raise ItemsAway(_AWAY) from error
+    if size > ITEMS_MAX_BYTES:
+        raise ItemsAway("Its outputs are too large to be shown here; its own page shows them.")
     intact = is_intact(run)
     if intact is None:
-        raise ItemsAway("Its outputs are not there, or not yet; its scores are what was stored.")
+        raise ItemsAway(_AWAY)
     if not intact:
         raise ItemsAway(
             "Its outputs were changed after they were scored, so they are not shown; its scores are"
             " those of the original outputs."
         )
-    try:
-        size = os.stat(folder / names.ITEMS).st_size
-    except OSError as error:
-        raise ItemsAway("Its outputs cannot be read.") from error
-    if size > ITEMS_MAX_BYTES:
-        raise ItemsAway("Its outputs are too large to be shown here; its own page shows them.")
     return folder
 
 
@@ -62,7 +63,7 @@ def outputs_of(run: Run, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
     try:
         return find_items(folder, hashes)
     except (OSError, files.BrokenFile) as error:
-        raise ItemsAway("Its outputs cannot be read.") from error
+        raise ItemsAway(_AWAY) from error
 
 
 def answered_hashes(run: Run) -> list[str]:
@@ -89,7 +90,7 @@ def _facts_of(folder: Path) -> SetFacts:
         status = os.stat(path, follow_symlinks=False)
         return _read_facts(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise ItemsAway("Its outputs cannot be read.") from error
+        raise ItemsAway(_AWAY) from error
 
 
 @lru_cache(maxsize=4)

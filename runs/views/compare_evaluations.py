@@ -21,6 +21,8 @@ from runs.queries.evaluation_comparison import Comparison, Entry, NotComparable
 from runs.queries.word_diff import WordDiff, word_diff
 from runs.views.chosen import read_ids
 from runs.views.compare import cell
+from tunixrt.accounts import person
+from tunixrt.searches import searches
 
 QUESTIONS_SHOWN = 10
 SAMPLES_SHOWN = 4  # outputs of a question
@@ -78,12 +80,18 @@ def compare_evaluations(request: HttpRequest) -> HttpResponse:
         runs, notices = read_evaluations(request)
     except NotComparable as refusal:
         messages.error(request, str(refusal))
-        context: dict[str, Any] = {"comparison": None}
-        return render(request, "runs/compare_evaluations.html", context, status=refusal.status)
+        nothing = {"comparison": None}
+        return render(request, "runs/compare_evaluations.html", nothing, status=refusal.status)
+    with searches.one_of(person(request).pk):
+        context = _context(request, runs, notices)
+    return render(request, "runs/compare_evaluations.html", context)
+
+
+def _context(request: HttpRequest, runs: list[Run], notices: list[str]) -> dict[str, Any]:
     comparison = comparing.compare_evaluations(runs)
     measured = comparing.measure(comparison)
     chosen = _chosen(request, "scorer", [one.label for one in measured], notices)
-    context = {
+    context: dict[str, Any] = {
         "comparison": comparison,
         "ids": ",".join(str(run.pk) for run in runs),
         "measured": measured,
@@ -97,7 +105,7 @@ def compare_evaluations(request: HttpRequest) -> HttpResponse:
         score = next(one for one in measured if one.label == chosen)
         context |= _slices(request, comparison, score, notices)
         context |= _questions(request, comparison, score, notices)
-    return render(request, "runs/compare_evaluations.html", context)
+    return context
 
 
 def _chosen(
@@ -251,7 +259,8 @@ def compare_evaluations_csv(request: HttpRequest) -> HttpResponse:
         return HttpResponse(f"{refusal}\n", content_type="text/plain; charset=utf-8", status=422)
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = 'attachment; filename="evaluations.csv"'
-    write_csv(response, comparing.compare_evaluations(runs))
+    with searches.one_of(person(request).pk):
+        write_csv(response, comparing.compare_evaluations(runs))
     return response
 
 

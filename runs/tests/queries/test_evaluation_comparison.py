@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
+from rest_framework.test import APIClient
 
 from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import import_file
@@ -24,7 +25,7 @@ from runs.queries.evaluation_comparison import (
 from runs.runfolder import names
 from runs.services.deletion import trash_run
 from runs.services.reservations import run_folder
-from runs.tests.conftest import Evaluate
+from runs.tests.conftest import Evaluate, Submit
 
 # 6 both, 20 only the first, 8 only the second, 6 neither
 FIRST = [1] * 6 + [1] * 20 + [0] * 8 + [0] * 6
@@ -212,10 +213,10 @@ class TestEvaluations:
         assert "pattern a" in lines["scorer regex"][0] and "pattern b" in lines["scorer regex"][1]
         assert comparing.measure(comparison) == []  # another scorer
 
-    def test_of_other_questions_they_are_refused(self, evaluate: Evaluate):
-        one, two = evaluate(), evaluate(limit=30)
+    def test_of_other_questions_they_are_refused(self, submit: Submit):
+        one, two = submit(kind="evaluate"), submit(kind="evaluate", limit=2)
 
-        with pytest.raises(NotComparable, match=r"different questions: quiz-v1 .*30 questions"):
+        with pytest.raises(NotComparable, match=r"different questions: sums-v1 .*2 questions"):
             find_evaluations([one.pk, two.pk])
 
     def test_what_is_in_the_trash_is_missing(self, evaluate: Evaluate):
@@ -259,7 +260,9 @@ def quiz(db: None) -> Dataset:
 
 @pytest.mark.django_db
 class TestSlices:
-    def test_are_of_columns_with_few_short_values(self, evaluate: Evaluate, quiz: Dataset):
+    def test_are_of_columns_with_few_short_values(
+        self, evaluate: Evaluate, quiz: Dataset, api: APIClient
+    ):
         one, two = evaluate({"exact_match": [0]}), evaluate({"exact_match": [1]})
         comparison = compared(one, two)
         facts = facts_of([one])
@@ -277,6 +280,17 @@ class TestSlices:
         assert [cell.mean.mean for cell in found[0].cells] == [0, 1]
         assert found[1].cells[1].against.n == 5
         assert found[1].cells[1].against.difference == 1
+
+        ask = f"/api/tunix/evaluations/compare?ids={one.pk},{two.pk}&column="
+        answer = api.get(f"{ask}topic").json()
+        assert answer["columns"] == ["level", "topic"]
+        assert [(one["value"], one["n"], one["too_few"]) for one in answer["slices"]] == [
+            ("common", 55, False),
+            ("rare", 5, True),
+        ]
+        assert answer["slices"][1]["scores"][1]["against_baseline"]["difference"] == 1
+        refused = api.get(f"{ask}serial")
+        assert refused.status_code == 422 and "level, topic" in refused.content.decode()
 
     def test_come_from_the_first_file_that_is_still_the_scored_one(
         self, evaluate: Evaluate, quiz: Dataset

@@ -223,6 +223,13 @@ def compare_evaluations(runs: Sequence[Run]) -> Comparison:
             answered[run.pk] = answered_hashes(run)
         except ItemsAway as away:
             reasons[run.pk] = f"It has not answered all questions. {away}"
+            continue
+        if len(answered[run.pk]) != run.evaluation.answered:
+            del answered[run.pk]
+            reasons[run.pk] = (
+                "It has not answered all questions, and its file no longer says which ones:"
+                " examples were erased from it."
+            )
     hashes = unpack_hashes(questions.hashes) or sorted(
         {one for of in answered.values() for one in of}
     )

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from datasets.imports.importers import ImportRequest
@@ -14,7 +15,7 @@ from datasets.models import Dataset
 from runs.models import Run
 from runs.models.evaluation import unpack_hashes
 from runs.queries import evaluation_comparison as comparing
-from runs.queries.compared_items import ItemsAway, answered_hashes, facts_of
+from runs.queries.compared_items import ItemsAway, answered_hashes, facts_of, outputs_of
 from runs.queries.evaluation_comparison import (
     NotComparable,
     compare_evaluations,
@@ -24,6 +25,7 @@ from runs.queries.evaluation_comparison import (
 )
 from runs.runfolder import names
 from runs.services.deletion import trash_run
+from runs.services.erasing import affected_by, erase
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Evaluate, Submit
 
@@ -181,6 +183,22 @@ class TestEvaluations:
 
         assert comparison.entries[1].why_not.startswith("It has not answered all questions.")
         assert comparing.measure(comparison) == []
+
+    def test_erased_examples_keep_whole_evaluations_comparable_and_partial_ones_out(
+        self, evaluate: Evaluate, staff: User
+    ):
+        whole = evaluate()
+        part = evaluate(options={"upto": 10}, script=[["leave", 17, "tunix: interrupted: stop"]])
+        again = evaluate()
+        with open(run_folder(part) / names.ITEMS, encoding="utf-8") as file:
+            erased = json.loads(file.readline())
+        affected = affected_by(trace_ids=[uuid.UUID(erased["id"])], by=staff)
+        erase(affected=affected, confirmed=affected.count, by=staff)
+        comparison = compared(whole, part, again)
+
+        assert "examples were erased" in comparison.entries[1].why_not
+        assert comparing.measure(comparison)[0].cells[2].against.n == 40
+        assert outputs_of(whole, [erased["hash"]]) == {}
 
     def test_what_has_not_the_questions_of_the_set_is_not_compared(self, evaluate: Evaluate):
         whole = evaluate()

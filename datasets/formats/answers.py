@@ -65,7 +65,7 @@ def check_same_answer(name: str, answer: str, other: str, second: str) -> None:
 def check_beside(line: Line, name: str, answer: str) -> None:
     """Raise LineError where ``answer``, which was read from the field ``name``, is a number or ends
     in one in a box, and another number stands beside it in ``line``."""
-    beside = {other: line[other] for other in ANSWERS if is_answer(line.get(other))}
+    beside = {other: line[other] for other in ANSWERS if other in line and is_answer(line[other])}
     if not beside:
         return
     _, alone = apart(answer, name)

@@ -28,13 +28,21 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
+PRAGMA mmap_size = {mapped};
+PRAGMA user_version = {version};
 CREATE TABLE staged (
-    position INTEGER PRIMARY KEY, hash BLOB NOT NULL, split TEXT, prompt TEXT NOT NULL,
+    position INTEGER PRIMARY KEY, hash BLOB NOT NULL, split TEXT NOT NULL, prompt TEXT NOT NULL,
     steps TEXT NOT NULL, final_answer TEXT NOT NULL, content TEXT NOT NULL, meta TEXT NOT NULL,
-    version TEXT NOT NULL
+    version TEXT NOT NULL, size INTEGER NOT NULL, run INTEGER AS (position / {run})
 );
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+# Of the form and the order: a staging of another version is made again.
+_VERSION = 2
+# Examples are stored in runs of so many positions, each in the order of its hashes: of the indexes
+# by hash and by position, a transaction changes a part only (docs/performance.md).
+_RUN = 200_000
+_MAPPED = 2**31 - 1  # bytes of the file that are read without a copy, the most that SQLite allows
 _NAMED_OVERLAPS = 20
 
 
@@ -54,7 +62,8 @@ class Summary:
 
 
 class Row(NamedTuple):
-    """An example as it is stored; ``steps`` and ``meta`` are JSON."""
+    """An example as it is stored; ``steps`` and ``meta`` are JSON, ``size`` is about how many bytes
+    it has."""
 
     position: int
     content_hash: str
@@ -65,17 +74,12 @@ class Row(NamedTuple):
     content: str
     meta: str
     version: str
+    size: int
 
     @property
-    def size(self) -> int:
-        """About how many bytes it has."""
-        return (
-            len(self.prompt)
-            + len(self.steps)
-            + len(self.final_answer)
-            + len(self.content)
-            + len(self.meta)
-        )
+    def said(self) -> tuple[Any, ...]:
+        """From ``prompt`` to ``version``."""
+        return self[3:9]
 
     def as_example(self, kind: str) -> ExampleData:
         return ExampleData(
@@ -112,7 +116,7 @@ class Filling:
     def __post_init__(self) -> None:
         self.path.unlink(missing_ok=True)
         self._file = sqlite3.connect(self.path, isolation_level=None)
-        self._file.executescript(_SCHEMA)
+        self._file.executescript(_SCHEMA.format(version=_VERSION, mapped=_MAPPED, run=_RUN))
         self._file.execute("BEGIN")
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
@@ -123,13 +127,14 @@ class Filling:
             (
                 self.size,
                 bytes.fromhex(example.content_hash),
-                split,
+                split or Split.TRAIN.value,
                 example.prompt,
                 orjson.dumps(example.steps).decode() if example.steps else "[]",
                 example.final_answer,
                 example.content,
                 orjson.dumps(example.meta).decode() if example.meta else "{}",
                 example.trace_version,
+                example.size,
             )
         )
         self._bytes += example.size
@@ -144,7 +149,7 @@ class Filling:
     def _write(self) -> None:
         with no_room():
             self._file.executemany(
-                "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows
+                "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows
             )
         self._rows.clear()
         self._bytes = 0
@@ -163,8 +168,7 @@ class Filling:
                     " (SELECT substr(hash, 1, 8) FROM staged ORDER BY hash LIMIT 1 OFFSET ?)",
                     [Split.HELD_OUT, held_out - 1],
                 )
-            self._file.execute("UPDATE staged SET split = ? WHERE split IS NULL", [Split.TRAIN])
-            self._file.execute("CREATE INDEX by_hash ON staged (hash)")
+            self._file.execute("CREATE INDEX in_order ON staged (run, hash, position)")
             about = {"kind": self.kind, "size": self.size} | self._summed() | about
             self._file.executemany(
                 "INSERT INTO about VALUES (?, ?)",
@@ -183,9 +187,9 @@ class Filling:
         fingerprint = Fingerprint()
         held_out_size = 0
         for content_hash, split in self._file.execute(
-            "SELECT hash, split FROM staged ORDER BY position"
+            "SELECT lower(hex(hash)), split FROM staged ORDER BY position"
         ):
-            fingerprint.add(content_hash.hex(), split)
+            fingerprint.add(content_hash, split)
             held_out_size += split == Split.HELD_OUT
         return {
             "held_out_size": held_out_size,
@@ -204,6 +208,8 @@ class Staging:
         self.path = path
         try:
             with closing(self._open()) as file:
+                if file.execute("PRAGMA user_version").fetchone() != (_VERSION,):
+                    raise NotComplete("it is of another version")
                 self.about: dict[str, Any] = {
                     name: orjson.loads(value)
                     for name, value in file.execute("SELECT name, value FROM about")
@@ -214,7 +220,9 @@ class Staging:
             raise NotComplete("it ends too early")
 
     def _open(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+        file = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+        file.execute(f"PRAGMA mmap_size = {_MAPPED}")
+        return file
 
     @property
     def summary(self) -> Summary:
@@ -226,16 +234,22 @@ class Staging:
         )
 
     def rows(self, *, skip: int = 0) -> Iterator[Row]:
-        """Yield the examples in the order of their hashes, in which they are stored, but the first
-        ``skip``."""
+        """Yield the examples in the order in which they are stored, but the first ``skip``."""
         with closing(self._open()) as file:
-            for position, content_hash, *rest in file.execute(
-                "SELECT * FROM staged ORDER BY hash, position LIMIT -1 OFFSET ?", [skip]
-            ):
-                yield Row(position, content_hash.hex(), *rest)
+            yield from map(
+                Row._make,
+                file.execute(
+                    "SELECT position, lower(hex(hash)), split, prompt, steps, final_answer,"
+                    " content, meta, version, size FROM staged ORDER BY run, hash, position"
+                    " LIMIT -1 OFFSET ?",
+                    [skip],
+                ),
+            )
 
     def in_both_parts(self) -> list[int]:
         """The first positions of examples that stand in both parts."""
+        if self.about["held_out_size"] in (0, self.about["size"]):
+            return []
         with closing(self._open()) as file:
             return sorted(
                 position

@@ -1,8 +1,8 @@
 """From a complete staging to traces and a dataset, in transactions short enough for others.
 
 The dataset is there from the start, to hold its name, and is seen only when it is complete.
-Examples are stored in the order of their content hashes with ids in the order of time: each batch
-touches a narrow range of three of the four indexes (docs/performance.md).
+Examples are stored in the order that datasets/storage/staging.py gives, with ids in the order of time: each
+batch touches a narrow range of every index (docs/performance.md).
 """
 
 import time
@@ -107,18 +107,15 @@ def store_batch(
     by_id: int | None,
     is_all: bool,
 ) -> None:
-    """Store rows, in the order of their hashes, as traces and items; ``is_all`` says that the
+    """Store rows, in the order of a staging, as traces and items; ``is_all`` says that the
     import has no more. Call it in a transaction. Raises StoredErased."""
     moment = timezone.now()
     if not is_all:
         postpone(import_id, since=moment, until=moment, count=len(rows))
     now = connection.ops.adapt_datetimefield_value(moment)
+    beside = (now, by_id, import_id.hex)
     traces = [
-        (
-            f"{number:032x}",
-            *(kind, row.prompt, row.steps, row.final_answer, row.content, row.meta, row.version),
-            *(row.content_hash, now, by_id, import_id.hex),
-        )
+        (f"{number:032x}", kind, *row.said, row.content_hash, *beside)
         for number, row in zip(ordered_ids(len(rows)), rows, strict=True)
     ]
     insert = _copy if connection.vendor == "postgresql" else _insert

@@ -8,7 +8,6 @@ from typing import Any
 from datasets.examples.kinds import has_final_answer, outline_of
 from datasets.examples.messages import ROLES
 from datasets.examples.schema import HasContent
-from datasets.models import Split
 
 MESSAGES_APART = 8
 
@@ -141,7 +140,7 @@ class Fingerprint:
         self._hash = hashlib.sha256()
 
     def add(self, content_hash: str, split: str) -> None:
-        self._hash.update(f"{content_hash} {Split(split).value}\n".encode())
+        self._hash.update(f"{content_hash} {split}\n".encode())
 
     def __str__(self) -> str:
         return f"sha256:{self._hash.hexdigest()}"

@@ -4,8 +4,10 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -194,14 +196,25 @@ class TestInterrupted:
             str(number + 1) for number in range(9)
         ]
 
-    def test_a_staging_that_is_damaged_is_made_again(
-        self, db: None, submit: Callable[..., Import], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("damaged", [True, False], ids=["damaged", "of another version"])
+    def test_a_staging_that_cannot_be_continued_is_made_again(
+        self,
+        db: None,
+        submit: Callable[..., Import],
+        monkeypatch: pytest.MonkeyPatch,
+        damaged: bool,
     ) -> None:
         row = submit(*traces(9))
         interrupt(monkeypatch, after=4)
         with pytest.raises(SystemExit):
             work_on(row)
-        (folders.folder_of(row.pk) / folders.STAGING).write_bytes(b"SQLite format 3\0 and no more")
+        path = folders.folder_of(row.pk) / folders.STAGING
+        if damaged:
+            path.write_bytes(b"SQLite format 3\0 and no more")
+        else:
+            with closing(sqlite3.connect(path, isolation_level=None)) as file:
+                file.execute("PRAGMA user_version = 1")
+                file.execute("DELETE FROM staged WHERE position = 8")
         monkeypatch.undo()
         work_on(row)
         assert (row.state, DatasetItem.objects.count()) == ("completed", 9)

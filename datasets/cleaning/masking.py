@@ -51,18 +51,29 @@ _BLOCK = re.compile(
     r"-----END (?:[A-Z]{1,20} ){0,3}PRIVATE KEY-----"
 )
 _BEARER = re.compile(r"(?<![A-Za-z0-9])([Bb]earer )[A-Za-z0-9._~+/=-]{20,2000}")
+# What keys are assigned to, as in code, settings and logs.
+_NAME = (
+    r"(?<![A-Za-z0-9])((?i:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token"
+    r"|auth[_-]?token|client[_-]?secret|token|secret"
+)
 _ASSIGNED = re.compile(
-    r"(?<![A-Za-z0-9])"
-    r"((?i:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token"
-    r"|client[_-]?secret|password)[\"']?\s{0,3}[:=]\s{0,3}([\"']))[A-Za-z0-9_./+=-]{16,200}(?=\2)"
+    _NAME + r"|password)[\"']?\s{0,3}[:=]\s{0,3}([\"']))[A-Za-z0-9_./+=-]{16,200}(?=\2)"
 )
 # Without quotes, only what does not look like a name.
 _SECRET = re.compile(
-    r"(?<![A-Za-z0-9])"
-    r"((?i:api[_-]?key|secret[_-]?(?:access[_-]?)?key|access[_-]?token|auth[_-]?token"
-    r"|client[_-]?secret)\s{0,3}[:=]\s{0,3})"
+    _NAME + r")\s{0,3}[:=]\s{0,3})"
     r"(?=[A-Za-z/+=-]{0,200}[0-9])(?=[0-9/+=-]{0,200}[A-Za-z])"
     r"[A-Za-z0-9/+=-]{20,200}(?![A-Za-z0-9_/+=(.\[-])"
+)
+# A password is short: it has a digit, or a sign between letters. No variable, call, path or address
+# in its place.
+_IN_PASSWORD = r"(?:[^\s\"'`<>,;(){}\[\]|\\&]|&(?![A-Za-z_]{1,30}=))"
+_ASSIGNED_PASSWORD = re.compile(
+    r"((?i:password|passwd|passphrase|pwd)(?:\\?[\"'])?[ \t]{0,3}(?:=>|[:=])[ \t]{0,3}"
+    r"(?:\\?[\"'])?)"
+    r"(?![*%/~.:=-]|\$[A-Za-z_]|[A-Za-z]{2,10}://|[\w.]{0,40}(?i:pass|pwd|secret|token))"
+    rf"(?={_IN_PASSWORD}{{0,64}}?(?:[0-9]|[A-Za-z][!@#$^*][A-Za-z]))"
+    rf"{_IN_PASSWORD}{{6,200}}(?!{_IN_PASSWORD}|[(\[{{<])"
 )
 # A password in an address, but not the name of a variable in its place.
 _PASSWORD = re.compile(
@@ -112,7 +123,7 @@ def _emails(text: str, found: Counter[str]) -> str:
 def _keys(text: str, found: Counter[str]) -> str:
     for pattern in (_BLOCK, _KEY):
         text = _replace(text, pattern, "key", found)
-    for pattern in (_BEARER, _ASSIGNED, _SECRET, _PASSWORD):
+    for pattern in (_BEARER, _ASSIGNED, _SECRET, _ASSIGNED_PASSWORD, _PASSWORD):
         text, count = pattern.subn(r"\1[KEY]", text)
         if count:
             found["key"] += count

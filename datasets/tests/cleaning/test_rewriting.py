@@ -66,6 +66,18 @@ class TestMasks:
             ("https://user:s3cret@host.example.com/x", "https://user:[KEY]@host.example.com/x"),
             ("postgres://me:p:w@db/x?y", "postgres://me:[KEY]@db/x?y"),
             ("redis://:s3cret@127.0.0.1:6379", "redis://:[KEY]@127.0.0.1:6379"),
+            ("Password: hunter2, as before", "Password: [KEY], as before"),
+            ("DB_PASSWORD=Tr0ub4dor&3\nPGPASSWORD=p@ssword", "DB_PASSWORD=[KEY]\nPGPASSWORD=[KEY]"),
+            (
+                '{"password": "hunter2", "passwd": \'a1b2c3!\'}',
+                '{"password": "[KEY]", "passwd": \'[KEY]\'}',
+            ),
+            (r"{\"password\": \"hunter2\"}", r"{\"password\": \"[KEY]\"}"),
+            ("?user=x&password=abc123&next=1", "?user=x&password=[KEY]&next=1"),
+            ("'pwd' => '12345678'", "'pwd' => '[KEY]'"),
+            ("token: " + "3f2a9c0b" * 3, "token: [KEY]"),
+            ("token=9f8e7d6c-1234-4abc-8def-0123456789ab", "token=[KEY]"),
+            ('secret = "0a1b2c3d4e5f6a7b"', 'secret = "[KEY]"'),
         ],
     )
     def test_what_is_masked(self, text: str, result: str) -> None:
@@ -85,6 +97,12 @@ class TestMasks:
             "AB12 CDEF GHIJ KLMN OPQR",
             "030 901820", "-----BEGIN PRIVATE KEY-----", "Bearer of good tidings", "5 + 1234567890",
             "hf_transformers", "The API key: see page 3", "f(x)@g(y)",
+            "password: str = ''", "password = password2", "password=user_password_1", "pwd=p(x1)",
+            'password=os.environ["PW_1"]', "password=settings.DB_PASSWORD_2", "pwd=$PW1234",
+            "password: ${PW12345}", "password={pw12345}", "password=<your-pw-1234>",
+            "PWD=/home/user1", "password: see page 12", "password: https://example.org/reset1",
+            "Your password: at least 8 characters", "password: really?!", "token: int64",
+            "The next token: hello1", "token=get_token_of_user_number_2024(x)", "max_token: 1024",
         ],
     )  # fmt: skip
     def test_what_stays(self, text: str) -> None:
@@ -139,7 +157,8 @@ class TestMasks:
             "             'sk-' * (n // 3), 'eyJ' * (n // 3), 'eyJaaaaaaaaaaaa.' * (n // 16),\n"
             "             '-----BEGIN PRIVATE KEY-----' * (n // 27),\n"
             "             '-----BEGIN ' + 'A ' * (n // 2), 'Bearer ' * (n // 7),\n"
-            "             'password' * (n // 8),\n"
+            "             'password' * (n // 8), 'password=' * (n // 9), 'password=' + 'a' * n,\n"
+            "             'password:a1' * (n // 11), 'pwd=a&' * (n // 6), 'pwd=' + 'a&b=' * (n // 4),\n"
             "             'password = \"' * (n // 12), 'AB12 ' * (n // 5), 'DE89' * (n // 4),\n"
             "             '+1 ' * (n // 3), '+' * n, '+1' + '2' * n, '+1(' * (n // 3)):\n"
             "    mask(text, KINDS, Counter())\n",

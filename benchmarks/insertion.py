@@ -2,9 +2,9 @@
 
 Traces and items are inserted into tables like ours (SQLite, the same indexes, batches of 2,000) in
 the order of the file with random ids; with ids in the order of time in that order, in the order of
-the content hashes, and in runs of positions each in the order of its hashes, as datasets/storage/storing.py
-does. The figures are processor seconds, and milliseconds of the longest transaction.
-docs/performance.md has them.
+the content hashes, and in runs of positions each in the order of its hashes, as
+datasets/storage/storing.py does. The figures are processor seconds, and milliseconds of the longest
+transaction. docs/performance.md has them.
 """
 
 from __future__ import annotations

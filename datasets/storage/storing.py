@@ -1,8 +1,8 @@
 """From a complete staging to traces and a dataset, in transactions short enough for others.
 
 The dataset is there from the start, to hold its name, and is seen only when it is complete.
-Examples are stored in the order that datasets/storage/staging.py gives, with ids in the order of time: each
-batch touches a narrow range of every index (docs/performance.md).
+Examples are stored in the order of the staging (datasets/storage/staging.py), with ids in the order
+of time: each batch touches a narrow range of every index (docs/performance.md).
 """
 
 import time

@@ -14,7 +14,8 @@ Messages and tools have the form of datasets/examples/messages.py.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,13 @@ from datasets.examples.messages import (
     MAX_TOOLS,
     ROLES,
     InvalidMessages,
+    Message,
     Messages,
     Tools,
     is_learnt,
     read_messages,
     read_tools,
+    reasoning_apart,
     texts_of,
 )
 from datasets.examples.schema import (
@@ -46,6 +49,7 @@ from datasets.examples.schema import (
     unknown_fields,
     value_problem,
 )
+from datasets.examples.words import composed
 from datasets.models import TRACE_VERSION, Kind
 
 MAX_SUMMARY = 1_000  # characters of a question that a list and a search by prefix see
@@ -360,18 +364,31 @@ def content_of(example: HasContent) -> dict[str, Any]:
 
 def text_hash(example: HasContent) -> str:
     """Return a SHA-256 of what is said in an example, hexadecimal: equal for examples that say the
-    same, whatever their kind, tools, weights and ``meta``. By it an erased example is known again.
-    """
+    same, whatever their kind, tools, weights and ``meta``, the form of Unicode, and whether
+    reasoning stands in the answer or apart from it. By it an erased example is known again."""
     content = content_of(example)
     said = [
-        [part, message["role"], message["content"], message.get("reasoning")]
-        + [call["function"] for call in message.get("tool_calls", ())]  # not its id, which is drawn
+        [part, message["role"], *_said(message)]
         for part in ("prompt", "messages", "chosen", "rejected")
         for message in content.get(part, ())
     ]
     if example.kind == Kind.PROMPT:
-        said.append([example.final_answer])
-    return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        said.append([composed(example.final_answer)])
+    return hashlib.sha256(orjson.dumps(said)).hexdigest()
+
+
+def _said(message: Message) -> Iterator[str]:
+    reasoning, text = message.get("reasoning", ""), message["content"]
+    if message["role"] == "assistant":
+        if not reasoning:
+            with suppress(InvalidMessages):  # tags that do not belong together are text
+                reasoning, text = reasoning_apart(text)
+        text = text.strip()
+    yield composed(text)
+    yield composed(reasoning.strip())
+    for call in message.get("tool_calls", ()):  # not its id, which is drawn
+        function = orjson.dumps(call["function"], option=orjson.OPT_SORT_KEYS)
+        yield composed(function.decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 # Scripts that put no space between words: every character is a word.
 _UNSPACED = (
@@ -18,9 +19,12 @@ _WORD = re.compile(
     # signs of arithmetic: 3-2 and 3*2 are not the same, well-known and well known are
     r"|[+=<>^~×÷±√≤≥≠]|(?<=\d) ?[-−*/%](?= ?\d)|(?<![\w-])[-−](?=\d)"
 )
-# unicodedata sorts a run of combining characters by insertion: the time is quadratic in its length
+# unicodedata sorts a run of combining characters by insertion: the time is quadratic in its length.
+# A piece ends before a character that none before it is composed with: no mark, no vowel of Hangul.
 _RUN_MAX = 1_000
-_PIECE = re.compile(rf"\S{{1,{_RUN_MAX}}}|\s+")
+_PIECE = re.compile(
+    rf".{{1,{_RUN_MAX}}}(?=[\s!-/:-@]|[^\W\u1160-\u11ff]|\Z)|.{{1,{_RUN_MAX}}}", re.DOTALL
+)
 
 
 def words_of(text: str) -> list[str]:
@@ -30,13 +34,18 @@ def words_of(text: str) -> list[str]:
 
 
 def _folded(text: str) -> str:
-    if text.isascii():
-        return text.lower()
+    return text.lower() if text.isascii() else _in_form("NFKC", text).casefold()
+
+
+def composed(text: str) -> str:
+    """The text in one form of Unicode (NFC). Takes linear time."""
+    return text if text.isascii() else _in_form("NFC", text)
+
+
+def _in_form(form: Literal["NFC", "NFKC"], text: str) -> str:
     if max(map(len, text.split()), default=0) <= _RUN_MAX:
-        return unicodedata.normalize("NFKC", text).casefold()
-    return "".join(
-        unicodedata.normalize("NFKC", piece) for piece in _PIECE.findall(text)
-    ).casefold()
+        return unicodedata.normalize(form, text)
+    return "".join(unicodedata.normalize(form, piece) for piece in _PIECE.findall(text))
 
 
 def normalised(texts: Iterable[str]) -> str:

@@ -11,18 +11,22 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
-from django.db.models.functions import Left
+from django.db.models import Count, Exists, Func, IntegerField, OuterRef, Q, QuerySet
+from django.db.models.functions import Left, Length
 from django.utils import timezone
 
 from datasets.examples.kinds import MAX_SUMMARY, text_hash
+from datasets.examples.words import composed
 from datasets.files import folders
 from datasets.models import Dataset, DatasetItem, Import, Split, Tombstone, Trace, TraceWords
+from datasets.storage.rows import batches
 from datasets.storage.word_index import forget, forget_words
 
 BATCH = 200  # examples of a transaction
 REASONS_ERASED = "The reasons were removed when examples of the dataset were erased."
 CHECKPOINT_SECONDS = 10.0  # for readers of old versions to end
+# Characters of a beginning in one form that are there in whatever form MAX_SUMMARY of it were kept.
+_COMPARED = MAX_SUMMARY // 5
 
 
 def _batches(ids: Sequence[uuid.UUID]) -> Iterator[Sequence[uuid.UUID]]:
@@ -57,14 +61,38 @@ def twins_of(trace_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
 def _said_elsewhere(trace_ids: Sequence[uuid.UUID]) -> Iterator[tuple[str, uuid.UUID]]:
     """Yield the text hash and the id of each other example that says the same as one of these."""
     known = set(trace_ids)
-    said = {text_hash(trace): trace.prompt[:MAX_SUMMARY] for trace in _in_batches(trace_ids)}
-    # of a conversation the column has no more of the question
-    begins_alike = Trace.objects.annotate(beginning=Left("prompt", MAX_SUMMARY)).filter(
-        beginning__in=set(said.values()), erased_at=None
+    said = {text_hash(trace): _beginning(trace.prompt) for trace in _in_batches(trace_ids)}
+    beginnings = {beginning[:_COMPARED] for beginning in said.values()}
+    # Of a conversation the column has no more of the question. The database compares ASCII alone:
+    # other characters have several forms.
+    asked = Trace.objects.annotate(
+        beginning=Left("prompt", MAX_SUMMARY), beyond_ascii=_Bytes("prompt") - Length("prompt")
+    ).filter(Q(beginning__in=set(said.values())) | Q(beyond_ascii__gt=0), erased_at=None)
+    rows = asked.order_by("pk").values_list("pk", "beginning").iterator() if said else ()
+    alike = (
+        pk
+        for pk, beginning in rows
+        if pk not in known and _beginning(beginning)[:_COMPARED] in beginnings
     )
-    for trace in begins_alike.order_by("pk").iterator() if said else ():
-        if trace.pk not in known and (text := text_hash(trace)) in said:
-            yield text, trace.pk
+    for batch in batches(alike, BATCH):
+        for trace in _in_batches(batch):
+            if (text := text_hash(trace)) in said:
+                yield text, trace.pk
+
+
+def _beginning(prompt: str) -> str:
+    return composed(prompt[:MAX_SUMMARY])
+
+
+class _Bytes(Func):
+    """The number of bytes of a text in UTF-8."""
+
+    function = "OCTET_LENGTH"
+    output_field = IntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = "LENGTH(CAST(%(expressions)s AS BLOB))"
+        return self.as_sql(compiler, connection, template=template, **context)
 
 
 def _in_batches(trace_ids: Sequence[uuid.UUID]) -> Iterator[Trace]:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sqlite3
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,6 +73,23 @@ def file_dataset(by: User, version: str = "v1", lines: list[Any] = LINES, **aske
         file_name="people.jsonl",
         by=by,
     )
+
+
+def answered(question: str, answer: str) -> dict[str, Any]:
+    return {"prompt": question, "final_answer": answer, "steps": []}
+
+
+def in_both_forms(question: str, answer: str) -> list[dict[str, Any]]:
+    """The same example with composed characters, and with marks that combine."""
+    return [
+        answered(unicodedata.normalize(form, question), unicodedata.normalize(form, answer))
+        for form in ("NFC", "NFD")
+    ]
+
+
+def chat(question: str, answer: str, **more: str) -> dict[str, Any]:
+    said = {"role": "assistant", "content": answer} | more
+    return {"messages": [{"role": "user", "content": question}, said]}
 
 
 def secret_trace() -> Trace:
@@ -696,6 +714,33 @@ class TestTwins:
         asked = affected_by(trace_ids=[traces[named].pk], by=operator)
 
         assert set(asked.trace_ids) == {traces[0].pk, traces[1].pk}
+
+    @pytest.mark.parametrize(
+        "pair",
+        [
+            in_both_forms(f"{SECRET} für Zoë?", "é"),
+            in_both_forms("パーティーで" * 300, "가"),
+            [answered(f"{SECRET} K", "2"), answered(f"{SECRET} \N{KELVIN SIGN}", "2")],
+            [
+                chat(SECRET, "2", reasoning="1+1"),
+                chat(SECRET, "<think>\n1+1\n</think>\n\n2"),
+            ],
+        ],
+        ids=["accents", "long, without spaces", "a sign of its own", "reasoning in the answer"],
+    )
+    @pytest.mark.parametrize("named", [0, 1])
+    def test_their_form_makes_no_difference(
+        self, operator: User, pair: list[dict[str, Any]], named: int
+    ):
+        """The form of Unicode, and where the reasoning stands."""
+        traces = create_traces(items=pair, by=operator)
+
+        asked = affected_by(trace_ids=[traces[named].pk], by=operator)
+
+        assert set(asked.trace_ids) == {trace.pk for trace in traces}
+        erase(affected=asked, confirmed=2, by=operator)
+        with pytest.raises(InvalidTraces):
+            create_traces(items=[pair[1 - named] | {"meta": {"id": "7"}}], by=operator)
 
     def test_the_ids_of_tool_calls_make_no_difference(self, operator: User):
         def call(identity: str) -> dict[str, Any]:

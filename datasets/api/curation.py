@@ -62,6 +62,7 @@ class TraceArchive(APIView):
         description="Datasets and runs that contain it do not change.",
         path=TRACE,
         answers={200: TraceAnswer},
+        refused=(409,),
     )
     def post(self, request: Request, trace_id: str) -> Response:
         by = caller(request)

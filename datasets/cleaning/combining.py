@@ -140,12 +140,13 @@ class _Source:
     ):
         self._work, self._parent, self._held_out = work, parent, held_out
         self._report, self._repeats = report, repeats
-        self._items = self._begin()
         self.examples = 0  # different places that were read
-        self.rounds = 1
+        self.rounds = 0
+        self._begin()
 
-    def _begin(self) -> Iterator[Item]:
-        return self._work.items(self._parent, split=Split.TRAIN)
+    def _begin(self) -> None:
+        self._items = self._work.items(self._parent, split=Split.TRAIN, again=self.rounds > 0)
+        self.rounds += 1
 
     def next(self) -> Item | None:
         found = False
@@ -163,8 +164,7 @@ class _Source:
                 key = self._work.parents[self._parent].dataset_key
                 raise NothingToMix(f"{key} has no training example to mix.")
             found = True
-            self._items = self._begin()
-            self.rounds += 1
+            self._begin()
 
     def close(self) -> None:
         self._items = iter(())

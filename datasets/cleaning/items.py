@@ -70,18 +70,21 @@ class Work:
             return 1.0
         return sum(len(block) for blocks in self.blocks for block in blocks) / everything
 
-    def items(self, parent: int, *, split: str | None = None) -> Iterator[Item]:
-        """The examples of a parent in their order, or of a part of it. Short queries by position:
-        constant memory, and no transaction stays open."""
+    def items(
+        self, parent: int, *, split: str | None = None, again: bool = False
+    ) -> Iterator[Item]:
+        """The examples of a parent in their order, or of a part of it; ``again``: they were counted
+        when they were read before. Short queries by position: constant memory, and no transaction
+        stays open."""
         dataset = self.parents[parent]
         blocks = [range(dataset.size)] if self.blocks is None else self.blocks[parent]
         for block in blocks:
             if self.is_cut:
                 return
-            yield from self._block(dataset, parent, block, split)
+            yield from self._block(dataset, parent, block, split, again)
 
     def _block(
-        self, dataset: Dataset, parent: int, block: range, split: str | None
+        self, dataset: Dataset, parent: int, block: range, split: str | None, again: bool
     ) -> Iterator[Item]:
         start = block.start
         while True:
@@ -93,11 +96,12 @@ class Work:
             chunk = list(rows.order_by("position").values_list(*_COLUMNS)[:READ_BATCH])
             for row in chunk:
                 self.tick()
-                self.read += 1
                 *_, erased_at, archived_at = row
-                if erased_at is not None or archived_at is not None:
+                if not again:
+                    self.read += 1
                     self.erased += erased_at is not None
-                    self.archived += erased_at is None
+                    self.archived += erased_at is None and archived_at is not None
+                if erased_at is not None or archived_at is not None:
                     continue
                 item = _item(row, parent)
                 if self.bytes_left is not None:

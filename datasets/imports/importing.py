@@ -495,8 +495,8 @@ def _interrupted(row: Import) -> str:
     with contextlib.suppress(OSError):
         log = (folders.folder_of(row.id) / folders.LOG).read_bytes()[-2_000:]
         if lines := log.decode(errors="replace").replace("\x00", "").strip().splitlines():
-            said += f" It said: {lines[-1][:500]}"
-    return said
+            return f"{said} It said: {lines[-1][:500]}"
+    return f"{said} Something else ended it, such as a lack of memory."
 
 
 class _Told:

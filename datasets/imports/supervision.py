@@ -79,7 +79,7 @@ class Supervisor:
 
     def _start(self, import_id: uuid.UUID, lock: int) -> None:
         folder = folders.folder_of(import_id)
-        with (folder / folders.LOG).open("ab") as log:
+        with (folder / folders.LOG).open("wb") as log:  # what ended the last process counts
             self._processes.append(
                 subprocess.Popen(
                     [sys.executable, str(MANAGE), "work_on_import", str(import_id)],

@@ -14,6 +14,7 @@ from datasets.models import Dataset, Trace
 from datasets.services.datasets import MAX_LICENCE, MAX_SOURCE, check_origin, description_problem
 from datasets.services.refusals import InvalidDataset
 from tunixrt.audit import write_log_entry
+from tunixrt.refusals import Conflict
 
 EDITABLE = ("description", "licence", "source")
 NOT_STATED = "not stated"
@@ -63,7 +64,9 @@ def restore_dataset(*, dataset: Dataset, by: User) -> Dataset:
 
 def archive_trace(*, trace: Trace, by: User) -> Trace:
     """Hide an example from lists, and leave it out of new datasets that are made of stored
-    examples. Changes nothing if it is archived."""
+    examples. Changes nothing if it is archived. Raises Conflict for one that was erased."""
+    if Trace.objects.filter(pk=trace.pk, erased_at__isnull=False).exists():
+        raise Conflict("The content of the example was erased; nothing is left to hide.")
     return _set_archived(trace, str(trace.pk), True, by)
 
 

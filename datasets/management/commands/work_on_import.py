@@ -9,6 +9,7 @@ from tunixrt.commands import Command as TunixrtCommand
 
 
 class Command(TunixrtCommand):
+    requires_system_checks = []  # the attendant has made them
     help = "Do the work of an import. The attendant calls it and hands it the import's lock."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -5,11 +5,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.cleaning.combining import NothingToMix
-from datasets.models import Dataset, Split
+from datasets.models import Dataset, Split, Trace
 from datasets.tests.deriving import dataset_of, made, qa, questions, step
 
 pytestmark = pytest.mark.django_db
@@ -60,6 +61,18 @@ def test_a_mixture_of_a_total_repeats_and_says_how_often() -> None:
         "a-v1": {"taken": 5, "times_begun": 5},
         "b-v1": {"taken": 5, "times_begun": 1},
     }
+
+
+def test_a_mixture_that_repeats_counts_each_example_once() -> None:
+    archived, erased = part("a", 4), part("b", 4)
+    Trace.objects.filter(prompt="a1").update(archived_at=timezone.now())
+    Trace.objects.filter(prompt="b1").update(erased_at=timezone.now())
+    mix = {"operation": "mix", "weights": {"a-v1": 1, "b-v1": 1}, "total": 30}
+    found = made([archived, erased], mix)
+    report = found.report()
+    assert Counter(questions(found))["a0"] == 5
+    assert (report["examples_read"], report["archived"], report["erased"]) == (8, 1, 1)
+    assert step(found)["came"] == 6
 
 
 def test_a_dataset_without_training_examples_cannot_be_mixed() -> None:

@@ -249,6 +249,27 @@ class TestInterrupted:
         assert row.problem.endswith("It said: MemoryError: all")
         assert is_nothing_left(row)
 
+    def test_one_that_is_killed_again_and_again_quotes_nothing_else(
+        self, supervisor: Supervisor, submit: Callable[..., Import], settings: LazySettings
+    ) -> None:
+        row = submit(*traces(3))
+        settings.TUNIX_OUTPUT_ROOT.chmod(0o755)  # which a check of the system warns about
+        source = folders.folder_of(row.pk) / folders.SOURCE
+        source.unlink()
+        os.mkfifo(source)
+        (folders.folder_of(row.pk) / folders.LOG).write_text("what an earlier one said\n")
+        supervisor.attend()
+        (process,) = supervisor._processes
+        with source.open("wb"):  # opens once the process has opened its end
+            process.kill()
+            process.wait(PATIENCE)
+        Import.objects.update(attempts=importing.MAX_ATTEMPTS + 1)
+        work_on(row)
+        assert row.problem == (
+            "The process ended 5 times without an answer. Something else ended it, such as a lack"
+            " of memory."
+        )
+
     def test_without_its_folder_it_fails(
         self, supervisor: Supervisor, submit: Callable[..., Import]
     ) -> None:

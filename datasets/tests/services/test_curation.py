@@ -9,6 +9,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from datasets.cleaning.recipe import parse_recipe
@@ -260,6 +261,18 @@ class TestExamples:
         assert page in client.get("/traces?archived=true").content.decode()
         assert client.get("/datasets/sums-v1").content.decode().count("archived-example") == 1
         assert client.post(f"{page}/archive", {"archived": "false"}).status_code == 302
+        trace.refresh_from_db()
+        assert trace.archived_at is None
+
+    def test_erased_ones_are_not_archived(
+        self, client: Client, user: User, api: APIClient, trace: Trace, address: str
+    ) -> None:
+        Trace.objects.filter(pk=trace.pk).update(erased_at=timezone.now())
+        assert api.post(f"{address}/archive").status_code == 409
+        client.force_login(user)
+        page = f"/traces/{trace.pk}"
+        client.post(f"{page}/archive", {"archived": "true"})
+        assert 'data-testid="archive"' not in client.get(page).content.decode()
         trace.refresh_from_db()
         assert trace.archived_at is None
 

@@ -4,11 +4,12 @@
 
 The house is one of its own, and everything in it is real: dry runs, and trainings of a tiny model
 on additions, one of which runs out of time. ``--house`` keeps it in a folder, and finds what an
-earlier call has put there.
+earlier call has put there. Pages of data alone (``--only upload diff``) need no training.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -65,8 +66,7 @@ Same data, same steps; only the **learning rate** differs.
 # --- what is in the house -------------------------------------------------------------------------
 
 
-def furnish(house: House) -> dict[str, str]:
-    """Fill the house; the ids of what the pictures show, by name."""
+def furnish_data(house: House) -> None:
     subprocess.run(
         [sys.executable, "manage.py", "make_demo_dataset"],
         cwd=ROOT,
@@ -74,19 +74,32 @@ def furnish(house: House) -> dict[str, str]:
         check=True,
     )
     shown, held_out = generate(training=400, held_out=40, seed=1)
-    lines = "".join(
-        json.dumps({"prompt": one["prompt"], "completion": one["final_answer"]}) + "\n"
-        for one in shown + held_out
-    )
+    sums = [
+        {"prompt": one["prompt"], "completion": one["final_answer"]} for one in shown + held_out
+    ]
     about = {
         "name": "sums-only",
-        "version": "v1",
         "held_out": "40",
         "description": "The same additions, without their steps.",
     }
-    house.ask(
-        "POST", "/api/datasets/ingest", files={"file": ("sums-only.jsonl", lines)}, data=about
-    )
+    # the second version: some answers in words, some left out, some more
+    changed = [
+        line | {"completion": f"It is {line['completion']}."} if place % 50 == 0 else line
+        for place, line in enumerate(sums[7:])
+    ]
+    more = [{"prompt": f"{n} + {n} = ?", "completion": str(2 * n)} for n in range(500, 512)]
+    for version, rows in (("v1", sums), ("v2", changed + more)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        house.ask(
+            "POST",
+            "/api/datasets/ingest",
+            files={"file": ("sums-only.jsonl", lines)},
+            data=about | {"version": version},
+        )
+
+
+def furnish_runs(house: House) -> dict[str, str]:
+    """Return the ids of what the pictures show, by name."""
     ids = {}
     for name, fields in (
         ("dry", {"max_seq_length": 128}),
@@ -208,6 +221,25 @@ def bad_upload(page: Page) -> None:
     page.get_by_test_id("bad-lines").wait_for()
 
 
+def slow_upload(page: Page) -> None:
+    lines = b"".join(
+        b'{"prompt": "%d + 1 = ?", "completion": "%d"}\n' % (n, n + 1) for n in range(90_000)
+    )
+    form = page.get_by_test_id("upload-form")
+    form.locator("input[type=file]").set_input_files(
+        {"name": "sums.jsonl", "mimeType": "application/jsonl", "buffer": lines}
+    )
+    form.get_by_role("textbox", name="Name").fill("more-sums")
+    line = page.context.new_cdp_session(page)
+    speed = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": len(lines) / 20}
+    line.send("Network.enable")
+    line.send("Network.emulateNetworkConditions", {"offline": False, **speed})
+    form.get_by_test_id("upload").click()
+    progress = page.get_by_test_id("upload-progress")
+    progress.get_by_text(re.compile("[3-9][0-9] % of")).wait_for()
+    progress.scroll_into_view_if_needed()
+
+
 def columns(page: Page) -> None:
     rows = b"frage;antwort;stars\n" + b"".join(b"%d + 1?;%d;5\n" % (n, n + 1) for n in range(30))
     form = page.get_by_test_id("upload-form")
@@ -241,6 +273,7 @@ class Picture:
     path: str
     prepare: Callable[[Page], None] = nothing
     from_afar: bool = False  # as a client on another machine
+    only_data: bool = False  # shows nothing of runs
 
     @property
     def beside_a_training(self) -> bool:
@@ -269,9 +302,11 @@ PAGES = {
     "delete": Picture("/runs/chosen?do=delete&ids={slow},{plain},{live}"),
     "datasets": Picture("/datasets"),
     "dataset": Picture("/datasets/arithmetic-v1"),
-    "upload": Picture("/datasets/new", bad_upload),
-    "mapping": Picture("/datasets/new", columns),
-    "imports": Picture("/datasets/imports"),
+    "upload": Picture("/datasets/new", bad_upload, only_data=True),
+    "upload-progress": Picture("/datasets/new", slow_upload, only_data=True),
+    "mapping": Picture("/datasets/new", columns, only_data=True),
+    "imports": Picture("/datasets/imports", only_data=True),
+    "diff": Picture("/datasets/sums-only-v1/diff?to=sums-only-v2", only_data=True),
     "clean": Picture("/datasets/arithmetic-v1/clean"),
     "lineage": Picture("/datasets/arithmetic-v1/lineage"),
     "traces": Picture("/traces"),
@@ -324,10 +359,12 @@ def main() -> None:
     PICTURES.mkdir(exist_ok=True)
     house = House(folder.resolve(), TUNIX_COMMAND="", TUNIX_SLOTS="1")
     try:
+        if not house.ask("GET", "/api/datasets")["data"]:
+            furnish_data(house)
         known = folder / "ids.json"
-        if not known.exists():
-            known.write_text(json.dumps(furnish(house)))
-        ids = json.loads(known.read_text())
+        if not known.exists() and not all(PAGES[name].only_data for name in options.only):
+            known.write_text(json.dumps(furnish_runs(house)))
+        ids = json.loads(known.read_text()) if known.exists() else {}
         # What needs the only slot comes first.
         later = [name for name in options.only if PAGES[name].beside_a_training]
         with sync_playwright() as playwright:

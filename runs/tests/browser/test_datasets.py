@@ -48,6 +48,7 @@ def test_bad_lines_are_named_and_nothing_is_stored(visit: Visit, house: House, t
 
     upload(page, file, "bad")
 
+    expect(page.locator("#bad-lines")).to_be_in_viewport()
     lines = page.get_by_test_id("bad-line")
     expect(lines).to_have_count(2)
     assert [line.get_by_role("cell").first.inner_text() for line in lines.all()] == ["2", "3"]

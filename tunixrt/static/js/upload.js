@@ -60,7 +60,8 @@ function show(form, html) {
   if (field) field.replaceWith(form.querySelector("input[type=file]"));
   document.getElementById("main").replaceChildren(...main.childNodes);
   document.title = page.title;
-  (document.querySelector("#main [role=alert], #main .errorlist") ?? document.getElementById("main")).scrollIntoView({ block: "center" });
+  const problem = document.querySelector("#main [role=alert]:not([hidden]), #main .errorlist");
+  (problem?.closest(".field") ?? problem ?? document.getElementById("main")).scrollIntoView({ block: "start" });
 }
 
 document.addEventListener("submit", (event) => {

@@ -28,6 +28,7 @@ from datasets.models import UNDER_WAY, Import, Kind, Trace, TraceWords, WordBack
 from tunixrt.cursors import Cursor
 
 FTS_TABLE = "datasets_word_index"  # of SQLite
+GIN_INDEX = "ix_tracewords_words"  # of PostgreSQL
 AT_ONCE = 200  # examples that are indexed by the transaction that stores them
 # The rest of an example is not searched. A tsvector has at most 1 MiB.
 CHARACTERS_MAX = 200_000
@@ -109,13 +110,32 @@ def forget_words() -> None:
     """Remove the words of erased examples from the pages of the index: a deletion leaves them there
     until they are merged. Call it outside a transaction.
 
-    On PostgreSQL that is what VACUUM and REINDEX do (docs/operations.md).
+    On PostgreSQL that is what VACUUM and ``rebuild`` do.
     """
     if connection.vendor == "postgresql":
         return
     pages = -_MERGED_PAGES  # a negative number: of all there is, whatever its size
     while _merge(pages):
         pages = _MERGED_PAGES
+
+
+def rebuild() -> bool:
+    """Build the index of PostgreSQL again, without the words that no example has any more; return
+    whether this is PostgreSQL. Readers and writers continue meanwhile. Call it outside a
+    transaction."""
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        # what an interrupted call left behind
+        cursor.execute(
+            "SELECT quote_ident(relname) FROM pg_class JOIN pg_index ON indexrelid = pg_class.oid"
+            " WHERE NOT indisvalid AND relname LIKE %s",
+            [f"{GIN_INDEX}\\_cc%"],
+        )
+        for (left,) in cursor.fetchall():
+            cursor.execute(f"DROP INDEX CONCURRENTLY {left}")
+        cursor.execute(f"REINDEX INDEX CONCURRENTLY {GIN_INDEX}")
+    return True
 
 
 def _merge(pages: int) -> bool:

@@ -32,9 +32,9 @@ from datasets.tests.factory import import_upload, jsonl_file, make_traces, trace
 from tunixrt.tests.cpu import run_within_cpu_seconds
 
 PATIENCE = 300.0
-ON_SQLITE = pytest.mark.skipif(
-    not settings.DATABASES["default"]["ENGINE"].endswith("sqlite3"), reason="of SQLite"
-)
+IS_SQLITE = settings.DATABASES["default"]["ENGINE"].endswith("sqlite3")
+ON_SQLITE = pytest.mark.skipif(not IS_SQLITE, reason="of SQLite")
+ON_POSTGRESQL = pytest.mark.skipif(IS_SQLITE, reason="of PostgreSQL")
 
 
 def create(*texts: str) -> list[Trace]:
@@ -398,6 +398,38 @@ def test_an_import_is_indexed_whatever_its_size(monkeypatch: pytest.MonkeyPatch)
     assert len(found("and one")) == 3
     call_command("index_words")
     assert len(found("and one")) == 8
+
+
+@pytest.mark.django_db(transaction=True)
+@ON_POSTGRESQL
+def test_a_rebuilt_index_has_no_word_of_an_erased_example() -> None:
+    def is_in_pages() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("CHECKPOINT")
+            cursor.execute(
+                "SELECT position('zyzzyva'::bytea IN"
+                " pg_read_binary_file(pg_relation_filepath('ix_tracewords_words')))"
+            )
+            return bool(cursor.fetchone()[0])
+
+    gone, _ = create("a zyzzyva", "a weevil")
+    erase_contents([gone.pk])
+    assert remove_old_versions() == ""
+    assert is_in_pages()
+    with connection.cursor() as cursor:  # as an interrupted one leaves it
+        cursor.execute("CREATE INDEX ix_tracewords_words_ccnew ON datasets_tracewords (number)")
+        cursor.execute(
+            "UPDATE pg_index SET indisvalid = false"
+            " WHERE indexrelid = 'ix_tracewords_words_ccnew'::regclass"
+        )
+
+    call_command("index_words", "--rebuild")
+
+    assert not is_in_pages()
+    assert prompts("weevil") == ["a weevil"]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'ix_tracewords_words%'")
+        assert cursor.fetchone() == (1,)
 
 
 def submit_six(by: User) -> Import:

@@ -26,10 +26,10 @@ from tunixrt.refusals import Refusal
 # Rows of the first transaction; then as many as take TARGET_SECONDS.
 BATCH = 2_000
 BATCH_MIN, BATCH_MAX = 100, 20_000
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 2 * 1024 * 1024
 TARGET_SECONDS = 0.08
-# Between two transactions, as a share of the first one: another writer asks for the lock of SQLite
-# every now and then, and must find it free.
+# From one transaction to the next at least, as a share of the first one: another writer asks for the
+# lock of SQLite every now and then, and must find it free.
 PAUSE = 0.1
 _COLUMNS = (
     *("id", "kind", "prompt", "steps", "final_answer", "content", "meta", "trace_version"),
@@ -63,7 +63,9 @@ def store(
     size = BATCH
     rows = staging.rows(skip=skip)
     batch: list[Row] = []
+    free_until = 0.0
     while _fill(batch, rows, size):
+        time.sleep(max(0.0, free_until - time.monotonic()))
         start = time.monotonic()
         with transaction.atomic():
             store_batch(
@@ -76,9 +78,9 @@ def store(
             )
             done += len(batch)
             stored(done)
-        took = time.monotonic() - start
-        size = _next_size(len(batch), took)
-        time.sleep(took * PAUSE)
+        end = time.monotonic()
+        size = _next_size(len(batch), end - start)
+        free_until = end + (end - start) * PAUSE
 
 
 def _next_size(rows: int, seconds: float) -> int:

@@ -562,6 +562,6 @@ def test_memory_does_not_grow_with_the_file(monkeypatch):
     monkeypatch.setattr(importing, "BATCH", 50)
     monkeypatch.setattr(storing, "BATCH", 50)
     peak_of_import(200, "small")
-    small, large = peak_of_import(200, "again"), peak_of_import(1_600, "v1")  # 8 MB
+    small, large = peak_of_import(1_000, "again"), peak_of_import(2_500, "v1")  # 5 and 12 MB
     assert large < 1.5 * small
     assert large < 4_000_000

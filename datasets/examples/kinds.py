@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -447,8 +447,7 @@ def answer_text(trace: HasContent) -> str:
     return "\n".join([*(step["content"] for step in trace.steps), trace.final_answer])
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(NamedTuple):
     """What statistics know of an example.
 
     Attributes:

@@ -418,12 +418,13 @@ def check_line(
     """
     known = FORMATS[format_name]
     found = _find(line, ignored)
-    if found is not None and found is not known:
-        _check(found, line, kind, ignored)
-    if missing := sorted(known.keys - line.keys()):
-        raise LineError(f"is no {format_name} line: {', '.join(missing)} is missing")
-    if found is not None and found is not known and TABLE.index(found) < TABLE.index(known):
-        raise LineError(f"is a {found.name} line, not a {format_name} line")
+    if found is not known:
+        if found is not None:
+            _check(found, line, kind, ignored)
+        if missing := sorted(known.keys - line.keys()):
+            raise LineError(f"is no {format_name} line: {', '.join(missing)} is missing")
+        if found is not None and TABLE.index(found) < TABLE.index(known):
+            raise LineError(f"is a {found.name} line, not a {format_name} line")
     _check(known, line, kind, ignored)
     split = line.get("split")
     if "split" in line and split not in Split.values:

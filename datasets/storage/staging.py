@@ -139,7 +139,7 @@ class Filling:
         )
         self._bytes += example.size
         self.size += 1
-        if len(self.kept) < KEPT_MAX:
+        if example.meta and len(self.kept) < KEPT_MAX:
             self.kept.update(dict.fromkeys(islice(example.meta, KEPT_MAX)))
         self.named_parts += split is not None
         self.lengths.add(example)

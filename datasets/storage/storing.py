@@ -28,7 +28,7 @@ BATCH = 2_000
 BATCH_MIN, BATCH_MAX = 100, 20_000
 BATCH_BYTES = 2 * 1024 * 1024
 TARGET_SECONDS = 0.08
-# From one transaction to the next at least, as a share of the first one: another writer asks for the
+# From one transaction to the next at least, as a share of the first: another writer asks for the
 # lock of SQLite every now and then, and must find it free.
 PAUSE = 0.1
 _COLUMNS = (

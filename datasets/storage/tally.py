@@ -50,7 +50,8 @@ class Histogram:
                 sum(self.counts[place : place + 2]) for place in range(0, len(self.counts), 2)
             ]
         place = value // self.width
-        self.counts += [0] * (place + 1 - len(self.counts))
+        if place >= len(self.counts):
+            self.counts += [0] * (place + 1 - len(self.counts))
         self.counts[place] += 1
 
     def as_list(self) -> list[list[int]]:

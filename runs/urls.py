@@ -12,7 +12,7 @@ from runs.views.evaluations import evaluate, evaluation, evaluations
 from runs.views.history import essentials, history
 from runs.views.leaderboard import leaderboard, leaderboards
 from runs.views.lineage import dataset_lineage, uses
-from runs.views.look import example
+from runs.views.look import look
 from runs.views.samples import samples, token_lengths
 from runs.views.saved_views import delete_view, rename_view, saved_views
 from runs.views.start import start
@@ -34,10 +34,10 @@ urlpatterns = [
     path("erasures/new", erase_examples, name="erase"),
     path("erasures/<uuid:erasure_id>", erasure, name="erasure"),
     path("erasures/<uuid:erasure_id>/continue", erasure_continue, name="erasure_continue"),
-    path("datasets/<str:key>/lineage", dataset_lineage, name="lineage"),
+    path("datasets/<str:key>/lineage", dataset_lineage, name="dataset_lineage"),
     path("datasets/<str:key>/tokens", token_lengths, name="token_lengths"),
     path("traces/<uuid:trace_id>/uses", uses, name="uses"),
-    path("traces/<uuid:trace_id>/look", example, name="look"),
+    path("traces/<uuid:trace_id>/look", look, name="look"),
     path("runs/views", saved_views, name="saved_views"),
     path("runs/views/<int:pk>/rename", rename_view, name="rename_view"),
     path("runs/views/<int:pk>/delete", delete_view, name="delete_view"),

@@ -20,7 +20,7 @@ urlpatterns = [
     path("logout", auth_views.LogoutView.as_view(), name="logout"),
     path("password", views.ChangePassword.as_view(), name="password"),
     path("tokens", views.tokens, name="tokens"),
-    path("tokens/revoke", views.revoke, name="revoke_token"),
+    path("tokens/revoke", views.token_revoke, name="token_revoke"),
     path("healthz", views.healthz, name="healthz"),
     path("metrics", views.metrics, name="metrics"),
     path(  # guesses of the old password count there

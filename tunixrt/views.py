@@ -122,7 +122,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
 
 @login_required
 @require_POST
-def revoke(request: HttpRequest) -> HttpResponse:
+def token_revoke(request: HttpRequest) -> HttpResponse:
     assert isinstance(request.user, User)
     token = ApiToken.objects.filter(
         pk=request.POST.get("token", "")[:128].replace("\x00", ""), user=request.user

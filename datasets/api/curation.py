@@ -1,15 +1,13 @@
 """The API of what may change about a dataset or an example, and of the data card."""
 
-from functools import partial
-
 from django.http import HttpResponse
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets.api.answers import Manifest, TraceAnswer
+from datasets.api.common import DATASET, TRACE, caller, described
 from datasets.api.presentation import full_trace, manifest
-from datasets.api.views import DATASET, TRACE, caller
 from datasets.queries.card import data_card
 from datasets.services.access import get_dataset_for, get_trace_for
 from datasets.services.curation import (
@@ -20,10 +18,8 @@ from datasets.services.curation import (
 )
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import parse_uuid
-from tunixrt.api.schema import Content, operation
+from tunixrt.api.schema import Content
 from tunixrt.roles import May
-
-described = partial(operation, tag="Datasets")
 
 
 class DatasetArchive(APIView):

@@ -2,7 +2,6 @@
 make of the first rows, and the mapping itself."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -13,9 +12,9 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets.api.answers import ImportAnswer
+from datasets.api.common import IMPORT, caller, described
 from datasets.api.presentation import import_answer
 from datasets.api.requests import Format, Kind, Mapping, Names
-from datasets.api.views import IMPORT, caller
 from datasets.examples.kinds import example_line
 from datasets.files.folders import folder_of
 from datasets.formats.lines import LineError
@@ -25,12 +24,10 @@ from datasets.imports.mapping import SHAPES, Preview, cells_of, guess, preview, 
 from datasets.models import Import, ImportState
 from datasets.services.access import get_import_for
 from tunixrt.api.query import choice, parse_uuid, read_query
-from tunixrt.api.schema import Answer, operation
+from tunixrt.api.schema import Answer
 from tunixrt.reading import Model, read_body
 from tunixrt.refusals import Conflict
 from tunixrt.roles import May
-
-described = partial(operation, tag="Datasets")
 
 
 class MappingQuery(Model):

@@ -3,7 +3,6 @@ sets for evaluation."""
 
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,8 +12,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from datasets.api.common import DATASET, caller, described
+from datasets.api.exports import in_pieces
 from datasets.api.requests import Description, Name, Version
-from datasets.api.views import DATASET, caller, in_pieces
 from datasets.cleaning.derivation import dry_run
 from datasets.cleaning.recipe import OPERATIONS, parse_recipe
 from datasets.comparison.differences import (
@@ -32,13 +32,10 @@ from datasets.models import Dataset, ImportState, Overlap
 from datasets.services.access import get_dataset_for
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import choice, read_by, read_query, text, whole
-from tunixrt.api.schema import Answer, Content, operation
+from tunixrt.api.schema import Answer, Content
 from tunixrt.reading import Model, read_body
 from tunixrt.roles import May, require
 from tunixrt.searches import deadline, search, searches
-
-described = partial(operation, tag="Datasets")
-
 
 # --- recipes --------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def archive(request: HttpRequest, key: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def archive_of_trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
+def trace_archive(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     user = person(request)
     trace = get_trace_for(user, trace_id, may=May.ACT)
     if _asks_for_archive(request):

@@ -32,7 +32,7 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
     with search(person(request), "q", reads_all=bool(text) or archived):
         page = take_page(search_datasets(text, archived=archived), limit=PAGE, cursor=cursor)
     context = {"page": page, "text": text, "first": cursor is None, "archived": archived}
-    return render(request, "datasets/list.html", context)
+    return render(request, "datasets/dataset_list.html", context)
 
 
 @login_required

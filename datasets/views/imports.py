@@ -30,7 +30,7 @@ from tunixrt.roles import May
 
 @login_required
 @require_safe
-def import_list(request: HttpRequest) -> HttpResponse:
+def imports(request: HttpRequest) -> HttpResponse:
     cursor = read_cursor(request, decode_uuid_cursor)
     page = take_page(filter_imports(None), limit=PAGE, cursor=cursor)
     return render(request, "datasets/imports.html", {"page": page, "first": cursor is None})
@@ -40,18 +40,19 @@ def import_list(request: HttpRequest) -> HttpResponse:
 @require_safe
 def import_detail(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
     row = get_import_for(person(request), import_id, may=May.READ)
-    return render(request, "datasets/import.html", {"row": row, "state": import_progress(row)})
+    context = {"row": row, "state": import_progress(row)}
+    return render(request, "datasets/import_detail.html", context)
 
 
 @login_required
 @require_http_methods(["GET", "HEAD", "POST"])
-def import_mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
+def mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
     """Say what the columns of a file mean: the choice is in the address, so that it can be looked
     at before it counts."""
     user = person(request)
     row = get_import_for(user, import_id, may=May.ACT)
     if row.state != ImportState.DRAFT:
-        return redirect("datasets:import", import_id=row.pk)
+        return redirect("datasets:import_detail", import_id=row.pk)
     if "show" in request.POST:  # no token in the address
         shown = request.POST.copy()
         del shown["show"]
@@ -70,7 +71,7 @@ def import_mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
         except Refusal as refusal:
             form.take(refusal)
         else:
-            return redirect("datasets:import", import_id=row.pk)
+            return redirect("datasets:import_detail", import_id=row.pk)
     return render(
         request,
         "datasets/mapping.html",
@@ -85,4 +86,4 @@ def import_cancel(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
     user = person(request)
     cancel_import(row=get_import_for(user, import_id, may=May.ACT), by=user)
     messages.success(request, "The import is being cancelled.")
-    return redirect("datasets:import", import_id=import_id)
+    return redirect("datasets:import_detail", import_id=import_id)

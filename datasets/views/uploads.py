@@ -68,7 +68,7 @@ def _upload(request: HttpRequest) -> HttpResponse:
                 return _go(request, reverse("datasets:mapping", args=[row.pk]))
             if file.size > (IN_REQUEST_PACKED_BYTES if rows.unpacks else IN_REQUEST_BYTES):
                 row = submit_file(file=file, file_name=file.name, request=asked, by=person(request))
-                return _go(request, reverse("datasets:import", args=[row.pk]))
+                return _go(request, reverse("datasets:import_detail", args=[row.pk]))
             dataset = import_file(file=file, file_name=file.name, request=asked, by=person(request))
         except Refusal as refusal:
             bad_lines = refusal if isinstance(refusal, BadLines) else None

@@ -147,7 +147,7 @@ def _parents(request: HttpRequest, dataset: Dataset, form: CleanForm) -> list[Da
 def _page_of(work: Import, dataset: Dataset) -> str:
     """The page of an import, or of the dataset while there is none."""
     try:
-        return reverse("datasets:import", args=[work.pk])
+        return reverse("datasets:import_detail", args=[work.pk])
     except NoReverseMatch:
         return reverse("datasets:detail", args=[dataset.dataset_key])
 

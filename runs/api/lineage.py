@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.api.views import DATASET
+from datasets.api.common import DATASET
 from datasets.models import Trace
 from datasets.services.access import get_dataset_for
 from runs.api.look import TRACE

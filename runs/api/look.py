@@ -5,7 +5,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from datasets.api.views import DATASET
+from datasets.api.common import DATASET
 from datasets.examples.kinds import training_line
 from datasets.models import Split, Trace
 from datasets.services.access import get_dataset_for

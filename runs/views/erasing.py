@@ -60,7 +60,7 @@ def erase_examples(request: HttpRequest) -> HttpResponse:
             except Refusal as refusal:
                 form.add_error(None, refusal.detail)
                 status = refusal.status
-    return render(request, "runs/erase.html", context, status=status)
+    return render(request, "runs/erase_examples.html", context, status=status)
 
 
 @require_safe

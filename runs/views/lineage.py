@@ -29,7 +29,7 @@ def dataset_lineage(request: HttpRequest, key: str) -> HttpResponse:
         "sources": branches_of(graph, start, up=True),
         "results": branches_of(graph, start, up=False),
     }
-    return render(request, "runs/lineage.html", context)
+    return render(request, "runs/dataset_lineage.html", context)
 
 
 @require_safe

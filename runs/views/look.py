@@ -41,7 +41,7 @@ class Segment:
 
 @require_safe
 @login_required
-def example(request: HttpRequest, trace_id: UUID) -> HttpResponse:
+def look(request: HttpRequest, trace_id: UUID) -> HttpResponse:
     trace = get_object_or_404(Trace, pk=trace_id)
     if trace.erased_at is not None:
         raise Missing("The content of this example was erased.")

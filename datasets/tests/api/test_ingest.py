@@ -9,7 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import RequestFactory
 from rest_framework.test import APIClient, APIRequestFactory, force_authenticate
 
-from datasets.api.views import DatasetIngest
+from datasets.api.uploads import DatasetIngest
 from datasets.models import Dataset
 from datasets.storage import staging
 from datasets.tests.factory import cut_off_body, jsonl, make_dataset, nothing_is_stored, trace_body

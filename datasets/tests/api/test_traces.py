@@ -112,7 +112,7 @@ def test_a_body_of_ten_megabytes_is_413(api):
 
 
 def test_the_number_of_traces_at_both_sides_of_the_limit(api, monkeypatch):
-    monkeypatch.setattr("datasets.api.views.TRACES_MAX", 3)
+    monkeypatch.setattr("datasets.api.traces.TRACES_MAX", 3)
     assert (
         api.post(
             "/api/traces", [trace_body(number) for number in range(3)], format="json"

@@ -23,7 +23,7 @@ CODE_HINTS = {126: "a program it calls cannot be executed", 127: "a program it c
 
 
 def signal_name(number: int) -> str:
-    """``signal 9 (SIGKILL)``, or ``signal 40`` for one without a name."""
+    """Return ``signal 9 (SIGKILL)``, or ``signal 40`` for one without a name."""
     try:
         return f"signal {number} ({signal.Signals(number).name})"
     except ValueError:
@@ -65,8 +65,8 @@ def _signal_hint(number: int, oom_kills_before: int) -> str:
 
 
 def oom_kills() -> int:
-    """How often the kernel has killed for lack of memory since boot (proc(5), /proc/vmstat); 0
-    where it does not tell."""
+    """Return how often the kernel has killed for lack of memory since boot (proc(5), /proc/vmstat),
+    or 0 where it does not tell."""
     try:
         with open("/proc/vmstat", "rb") as file:
             return next((int(line.split()[1]) for line in file if line.startswith(b"oom_kill ")), 0)

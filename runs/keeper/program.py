@@ -51,8 +51,8 @@ FLAGS = ("-I", "-S", "-X", "utf8")
 def command(
     folder: files.Path, lock: int, python: str = sys.executable, flags: tuple[str, ...] = FLAGS
 ) -> list[str]:
-    """The argv that starts a keeper. Run it with ``pass_fds=[lock]``, the trainer's environment,
-    and wait for its exit code."""
+    """Return the argv that starts a keeper. Run it with ``pass_fds=[lock]``, the trainer's
+    environment, and wait for its exit code."""
     return [python, *flags, os.path.abspath(__file__), os.fspath(folder), str(lock)]
 
 
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
 
 
 def own(folder: str, lock: int, command: Command, first_pid: int, report: int) -> None:
-    """The detached process: take the run, report, and keep it to its end."""
+    """Own the run: take it, report, and keep it to its end, in the detached process."""
     null = os.open(os.devnull, os.O_RDWR)
     for target in (0, 1, 2):
         os.dup2(null, target)
@@ -132,8 +132,8 @@ def own(folder: str, lock: int, command: Command, first_pid: int, report: int) -
 
 
 def prepare(arguments: list[str]) -> tuple[str, int]:
-    """The folder and a descriptor of its lock, with nothing else open but the standard streams.
-    Raises NotTaken or OSError."""
+    """Return the folder and a descriptor of its lock, with nothing else open but the standard
+    streams. Raise NotTaken or OSError."""
     if sys.platform != "linux":
         raise NotTaken(USAGE, "Local runs need Linux (on Windows: WSL).")
     if len(arguments) != 2 or not arguments[1].isdecimal():

@@ -136,7 +136,7 @@ class Supervisor:
     # --- taking the run
 
     def take(self) -> bool:
-        """Become the run's owner: write keeper.json, or return False if it is there. Raises
+        """Become the run's owner: write keeper.json, or return False if it is there. Raise
         OSError."""
         for number in (
             signal.SIGHUP,
@@ -221,7 +221,7 @@ class Supervisor:
     # --- starting
 
     def _start(self) -> None:
-        """Start the trainer; it is recorded in keeper.json before its first instruction. Raises
+        """Start the trainer; it is recorded in keeper.json before its first instruction. Raise
         StartFailed."""
         try:
             null = os.open(os.devnull, os.O_RDONLY)
@@ -256,7 +256,7 @@ class Supervisor:
             raise StartFailed(problem.decode("utf-8", "replace"))
 
     def _become_trainer(self, null: int, go: int, problem: int) -> NoReturn:
-        """In the forked child: wait for "go", then execute the command. Never returns."""
+        """Wait for "go" in the forked child, then execute the command. Never return."""
         try:
             os.close(self.lock)
             os.setsid()
@@ -360,8 +360,8 @@ class Supervisor:
             return True  # a file system in trouble is not a removed folder
 
     def _folder_is_gone(self, now: float) -> bool:
-        """Whether the folder has been removed or moved away; looks about once a second, and waits
-        in case it comes back."""
+        """Return whether the folder has been removed or moved away; look about once a second, and
+        wait in case it comes back."""
         if now >= self.folder_seen + FOLDER_POLL_SECONDS:
             if self._folder_is_there() or self._root_is_away():
                 self.folder_seen = now
@@ -370,8 +370,8 @@ class Supervisor:
         return self.folder_gone
 
     def _root_is_away(self) -> bool:
-        """Whether the whole output root was unmounted or moved, which removes nothing and may be
-        undone."""
+        """Return whether the whole output root was unmounted or moved, which removes nothing and
+        may be undone."""
         if self.marker is None or os.path.exists(self.marker):
             return False
         return os.fstat(self.lock).st_nlink > 0  # else all was removed
@@ -439,8 +439,8 @@ class Supervisor:
         return True
 
     def _kill_descendants(self) -> bool:
-        """SIGKILL for every descendant and every process whose environment names the run; whether
-        there was one."""
+        """Send SIGKILL to every descendant and every process whose environment names the run;
+        return whether there was one."""
         found = [*descendants(self.pid), *processes_of_run(self.command.run_id)]
         found = [process for process in found if process.pid != self.first_pid]
         for process in found:

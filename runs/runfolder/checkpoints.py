@@ -70,7 +70,8 @@ def _is_complete(entry: os.DirEntry[str]) -> bool:
 
 
 def read_identity(folder: Path) -> dict[str, Any] | None:
-    """The training that the checkpoints in ``folder`` belong to; None if it cannot be read."""
+    """Return the training that the checkpoints in ``folder`` belong to; None if it cannot be
+    read."""
     try:
         return files.read_json(folder / IDENTITY)
     except (OSError, files.BrokenFile):
@@ -78,16 +79,16 @@ def read_identity(folder: Path) -> dict[str, Any] | None:
 
 
 def make_identity(*, model_id: str, training: dict[str, Any]) -> dict[str, Any]:
-    """The part of an identity that a request decides; the training program adds what it finds when
-    it loads model and data."""
+    """Return the part of an identity that a request decides; the training program adds what it
+    finds when it loads model and data."""
     return {"model": model_id, **{name: training[name] for name in BINDING}}
 
 
 def first_difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The first name in ``wanted`` whose value in ``found`` is another one; None if checkpoints of
-    ``found`` are of use.
+    """Return the first name in ``wanted`` whose value in ``found`` differs; None if checkpoints of
+    ``found`` can be used.
 
-    A parameter that did not exist yet when the checkpoints were written counts as having its
+    A parameter that did not exist yet when the checkpoints were written is treated as having its
     default.
     """
     known = BEFORE | found

@@ -90,8 +90,8 @@ def read_open_tail(descriptor: int, name: str, max_bytes: int = OUTPUT_MAX_BYTES
 
 
 def _from_character(data: bytes) -> bytes:
-    """``data`` from its first character on: up to three continuation bytes of a character that was
-    cut are left out."""
+    """Return ``data`` from its first character on: up to three continuation bytes of a character
+    that was cut are left out."""
     start = 0
     while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:
         start += 1
@@ -102,7 +102,7 @@ def _from_character(data: bytes) -> bytes:
 
 
 def open_regular(path: Path) -> int:
-    """Open a regular file for reading; return the descriptor. Raises FileNotFoundError, or
+    """Open a regular file for reading; return the descriptor. Raise FileNotFoundError, or
     BrokenFile for a link, pipe, folder or device."""
     try:
         # O_NONBLOCK: a pipe in place of the file must not hang its reader
@@ -118,7 +118,7 @@ def open_regular(path: Path) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in ``path``, or None if there is no such file. Raises BrokenFile with
+    """Return the JSON object in ``path``, or None if there is no such file. Raise BrokenFile with
     the reason."""
     try:
         descriptor = open_regular(path)
@@ -151,9 +151,9 @@ def _finite(text: str) -> float:
 
 
 def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> None:
-    """Put ``value`` into ``path``: atomically: readers see the old content or the new. ``durable``:
-    also after a power cut from when this returns; without it, the call does not wait for the disk.
-    Raises OSError."""
+    """Put ``value`` into ``path`` atomically: readers see the old content or the new. ``durable``:
+    the content survives a power cut as soon as this returns; without it, the call does not wait for
+    the disk. Raise OSError."""
     path = os.fspath(path)
     staged = _stage(path, value, durable)
     try:
@@ -166,8 +166,8 @@ def write_json(path: Path, value: dict[str, Any], *, durable: bool = True) -> No
 
 
 def create_json_once(path: Path, value: dict[str, Any]) -> bool:
-    """As ``write_json``, but only if nothing has that name yet: True for the one caller who made
-    the file. Raises OSError."""
+    """Write as ``write_json``, but only if nothing has that name yet: return True to the one caller
+    who made the file. Raise OSError."""
     path = os.fspath(path)
     attempts_left = 5
     while not os.path.lexists(path):
@@ -189,8 +189,8 @@ def create_json_once(path: Path, value: dict[str, Any]) -> bool:
 
 
 def reserve(path: Path) -> None:
-    """Put disk space aside for the next write of ``path``, so that a full disk cannot prevent it.
-    Raises OSError."""
+    """Reserve disk space for the next write of ``path``, so that a full disk cannot prevent it.
+    Raise OSError."""
     descriptor = os.open(
         _reserved(os.fspath(path)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE
     )
@@ -276,7 +276,7 @@ def _sync_folder(path: str) -> None:
 
 
 def find_marker(folder: Path) -> str | None:
-    """The marker of the output root that ``folder`` is in, or None if no folder above it has
+    """Return the marker of the output root that ``folder`` is in, or None if no folder above it has
     one."""
     above = os.path.dirname(os.path.abspath(folder))
     while not os.path.exists(marker := os.path.join(above, names.HOSTS, names.ROOT_ID)):
@@ -288,7 +288,7 @@ def find_marker(folder: Path) -> str | None:
 
 def try_lock(path: Path) -> int | None:
     """Take the exclusive lock; return its descriptor (closed on exec), or None while another
-    process holds it. Makes the file. Raises OSError.
+    process holds it. Makes the file. Raise OSError.
 
     The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in
     whatever process.

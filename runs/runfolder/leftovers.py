@@ -31,12 +31,12 @@ class StillAlive(RuntimeError):
 
 
 def kill_leftovers(folder: Path, run_id: str, *, timeout: float = 10.0) -> list[int]:
-    """SIGKILL all that is left of a run whose keeper is gone, until nothing is; return the pids.
-    Raises StillAlive.
+    """Kill with SIGKILL all that is left of a run whose keeper is gone, until nothing is; return
+    the pids. Raise StillAlive.
 
-    For the holder of the lock. Found are: the pids recorded in keeper.json (same boot, same start
-    time), their descendants, and every process whose environment names the run. Not found is a
-    process that threw its environment away after it had lost its parent.
+    For the holder of the lock. It finds the pids recorded in keeper.json (same boot, same start
+    time), their descendants, and every process whose environment names the run. It does not find a
+    process that cleared its environment after it had lost its parent.
     """
     killed: set[int] = set()
     give_up = time.monotonic() + timeout

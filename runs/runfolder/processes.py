@@ -38,14 +38,14 @@ def read_process(pid: int) -> Process | None:
 
 
 def process_start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of the live process ``pid`` (field 22 of its stat,
-    proc(5)); None if there is none."""
+    """Return the clock ticks from boot to the start of the live process ``pid`` (field 22 of its
+    stat, proc(5)); None if there is none."""
     process = read_process(pid)
     return process.start_time if process else None
 
 
 def same_process(pid: int, start_time: int) -> bool:
-    """Whether ``pid`` is alive and is still the process that started at ``start_time``."""
+    """Return whether ``pid`` is alive and is still the process that started at ``start_time``."""
     return process_start_time(pid) == start_time
 
 
@@ -79,14 +79,14 @@ def descendants(pid: int) -> list[Process]:
 
 
 def processes_of_run(run_id: str) -> list[Process]:
-    """The live processes, other than this one, that were started with TUNIXRT_RUN_ID=``run_id`` in
-    their environment."""
+    """Return the live processes, other than this one, that were started with
+    TUNIXRT_RUN_ID=``run_id`` in their environment."""
     return processes_with(RUN_ID_VARIABLE, run_id)
 
 
 def processes_with(variable: str, value: str) -> list[Process]:
-    """The live processes, other than this one, that were started with ``variable``=``value`` in
-    their environment."""
+    """Return the live processes, other than this one, that were started with ``variable``=``value``
+    in their environment."""
     wanted = f"{variable}={value}".encode()
     found = []
     for process in live_processes():
@@ -101,8 +101,8 @@ def processes_with(variable: str, value: str) -> list[Process]:
 
 
 def processes_holding(target: str) -> list[Process]:
-    """The live processes, other than this one, that have something open that /proc/<pid>/fd shows
-    as ``target``."""
+    """Return the live processes, other than this one, that have something open that /proc/<pid>/fd
+    shows as ``target``."""
     return [
         process
         for process in live_processes()
@@ -111,8 +111,8 @@ def processes_holding(target: str) -> list[Process]:
 
 
 def has_open(pid: int, target: str) -> bool:
-    """Whether a descriptor of process ``pid`` leads to ``target``, as a link of /proc/<pid>/fd
-    shows it. False where this process may not look."""
+    """Return whether a descriptor of process ``pid`` leads to ``target``, as a link of
+    /proc/<pid>/fd shows it. Return False where this process may not look."""
     try:
         return any(
             _link_target(f"/proc/{pid}/fd/{name}") == target

@@ -15,8 +15,8 @@ STOP_REASONS = ("cancel", "timeout")
 
 
 def request_stop(folder: files.Path, reason: str, by: str) -> bool:
-    """Ask the run to stop, ``reason`` cancel or timeout: True for the first request, False if there
-    was one. Raises OSError."""
+    """Ask the run to stop, ``reason`` cancel or timeout: return True for the first request, False
+    if there was one. Raise OSError."""
     if reason not in STOP_REASONS:
         raise ValueError(f"reason must be one of {', '.join(STOP_REASONS)}, not {reason!r}")
     return files.create_json_once(
@@ -97,12 +97,12 @@ def write_end(folder: files.Path, run_id: str, *, reason: str, message: str) -> 
 
 
 def write_lost_exit(folder: files.Path, run_id: str, message: str) -> dict[str, Any]:
-    """``write_end`` for a run whose keeper is gone."""
+    """Write the end of a run whose keeper is gone, as ``write_end`` does."""
     return write_end(folder, run_id, reason="lost", message=message)
 
 
 def read_keeper(folder: files.Path) -> dict[str, Any] | None:
-    """keeper.json, or None if it is missing or broken (nothing that it names can be trusted
+    """Return keeper.json, or None if it is missing or broken (nothing that it names can be trusted
     then)."""
     try:
         return files.read_json(os.path.join(folder, names.KEEPER))

@@ -14,9 +14,9 @@ FILES_MAX = 100_000  # files and folders that are measured: a second
 
 
 def bytes_below(folder: Path | str, *, dir_fd: int | None = None) -> int:
-    """Bytes that the files below ``folder`` take on disk, links not followed; of a great many files
-    and folders, those of the first. Relative to ``dir_fd``, if given. Raises OSError if it is there
-    and cannot be read."""
+    """Return the bytes that the files below ``folder`` take on disk, links not followed; with very
+    many files and folders, those of the first. Relative to ``dir_fd``, if given. Raise OSError if
+    it is there and cannot be read."""
     total = count = 0
     try:
         for path, folders, files, descriptor in os.fwalk(folder, dir_fd=dir_fd):
@@ -38,7 +38,7 @@ def bytes_below(folder: Path | str, *, dir_fd: int | None = None) -> int:
 
 def remove_tree(folder: Path | str, *, dir_fd: int | None = None) -> None:
     """Remove a folder and all in it, however deep: ``shutil.rmtree`` holds a frame and a descriptor
-    for each folder on the way. Relative to ``dir_fd``, if given. Raises OSError."""
+    for each folder on the way. Relative to ``dir_fd``, if given. Raise OSError."""
     while True:
         try:
             return shutil.rmtree(folder, dir_fd=dir_fd)

@@ -162,7 +162,7 @@ class Tensor:
 
 
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the language model: Gemma 3's multimodal checkpoints keep it in
+    """Return the configuration of the language model: Gemma 3's multimodal checkpoints keep it in
     ``text_config``."""
     nested = config.get("text_config")
     if config.get("model_type") == "gemma3" and isinstance(nested, Mapping):
@@ -178,8 +178,7 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """Read config.json.
 
-    Raises UnsupportedModel for anything that is missing, nonsense, or would be computed
-    differently.
+    Raise UnsupportedModel for anything that is missing, nonsense, or would be computed differently.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
@@ -247,7 +246,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def remarks(config: Mapping[str, Any]) -> list[str]:
-    """What a training does not take from config.json though it could matter: a sentence each."""
+    """Return what a training does not take from config.json although it could matter: a sentence
+    each."""
     values, family = text_config(config), MODEL_TYPES.get(str(config.get("model_type")))
     notes = []
     if dropout := values.get("attention_dropout"):
@@ -269,8 +269,8 @@ def remarks(config: Mapping[str, Any]) -> list[str]:
 
 
 def tensors(architecture: Architecture) -> list[Tensor]:
-    """Every tensor of a checkpoint of this architecture, under the names that ``transformers``
-    gives them."""
+    """Return every tensor of a checkpoint of this architecture, under the names that
+    ``transformers`` gives them."""
     a = architecture
     table = [
         _plain("model.embed_tokens.weight", ("embedder", "input_embedding"), (a.vocab, a.hidden))
@@ -290,8 +290,8 @@ def count_parameters(
     lora_rank: int | None = None,
     lora_targets: list[str] | tuple[str, ...] | None = None,
 ) -> tuple[int, int]:
-    """``(total, trainable)`` parameters, from config.json alone. With LoRA the total includes the
-    LoRA matrices."""
+    """Return ``(total, trainable)`` parameters, from config.json alone. With LoRA the total
+    includes the LoRA matrices."""
     table = tensors(read_architecture(config))
     total = sum(tensor.size for tensor in table)
     if lora_rank is None:
@@ -307,7 +307,7 @@ def count_parameters(
 
 
 def _shown(value: Any) -> str:
-    """A value as it may stand in a sentence: short, printable."""
+    """Return a value as it may stand in a sentence: short, printable."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -333,7 +333,7 @@ def _number(values: Mapping[str, Any], key: str) -> float:
 
 
 def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A nested object; empty when there is none."""
+    """Return a nested object; empty when there is none."""
     value = values.get(key)
     if value is None:
         return {}
@@ -354,7 +354,7 @@ def _softcap(values: Mapping[str, Any], key: str) -> float | None:
 
 
 def _check_token_ids(values: Mapping[str, Any], vocab: int) -> None:
-    """Ids that transformers would refuse to load the trained model with."""
+    """Refuse ids that transformers would refuse to load the trained model with."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = values.get(key)
         ids = (
@@ -420,7 +420,7 @@ def _refuse_unknown_computation(family: str, values: Mapping[str, Any]) -> None:
 
 
 def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[str]:
-    """Full or sliding attention for each layer, as transformers derives it."""
+    """Return full or sliding attention for each layer, as transformers derives it."""
     kinds = values.get("layer_types")
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) != layers:
@@ -462,8 +462,8 @@ def _layer_kinds(family: str, values: Mapping[str, Any], layers: int) -> list[st
 
 
 def _ropes(family: str, values: Mapping[str, Any]) -> dict[str, Rope]:
-    """Rotary embedding of full and of sliding layers, from ``rope_parameters`` or the older
-    ``rope_theta``/``rope_scaling``."""
+    """Return the rotary embedding of full and of sliding layers, from ``rope_parameters`` or the
+    older ``rope_theta``/``rope_scaling``."""
     parameters, scaling = _object(values, "rope_parameters"), _object(values, "rope_scaling")
     by_kind = FULL in parameters or SLIDING in parameters
     if family == "gemma3":
@@ -625,8 +625,8 @@ def _layer_tensors(a: Architecture, layer: int) -> list[Tensor]:
 
 
 def _gemma_projection(a: Architecture, projection: str) -> tuple[str, int | None, int | None]:
-    """google-tunix stacks q, k and v of Gemma models: all three when the head counts agree, else k
-    and v only."""
+    """Return the projection that google-tunix stacks for Gemma models: q, k and v when the head
+    counts agree, else k and v only."""
     if a.heads == a.kv_heads:
         return "qkv_einsum", ("q_proj", "k_proj", "v_proj").index(projection), 3
     if projection == "q_proj":

@@ -76,7 +76,7 @@ def preset_names() -> list[str]:
 
 
 def family_of_hub_id(hub_id: str) -> tuple[str | None, str | None]:
-    """What the name of a hub model tells: ``(family, problem)``.
+    """Return what the name of a hub model tells: ``(family, problem)``.
 
     ``(family, None)``: known. ``(None, None)``: the name does not tell. ``(None, sentence)``:
     cannot be trained.
@@ -105,7 +105,7 @@ def family_of_hub_id(hub_id: str) -> tuple[str | None, str | None]:
 
 
 def bare_name_problem(model_id: str) -> str | None:
-    """Why ``model_id`` cannot be a hub id: it has no owner. None: it has one.
+    """Return why ``model_id`` cannot be a hub id: it has no owner. None: it has one.
 
     The hub's few names without an owner (gpt2, bert-base-uncased …) are of families that cannot be
     trained.

@@ -143,7 +143,7 @@ def check_model_folder(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def open_model_folder(folder: Path) -> ModelFolder:
-    """Return what is needed to load the model; its tokenizer is ``check_tokenizer``'s. Raises
+    """Return what is needed to load the model; its tokenizer is ``check_tokenizer``'s. Raise
     FolderProblem with all there is."""
     problems, opened, _ = _look_over(folder)
     if opened is None:
@@ -152,7 +152,7 @@ def open_model_folder(folder: Path) -> ModelFolder:
 
 
 def _look_over(folder: Path) -> tuple[list[str], ModelFolder | None, list[str]]:
-    """Problems of config.json and weights, the folder if there are none, warnings."""
+    """Return problems of config.json and weights, the folder if there are none, warnings."""
     try:
         config = read_config(folder)
     except FolderProblem as error:
@@ -185,7 +185,8 @@ def folder_is_there(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of ``config.json``. Raises FolderProblem, also when the folder is missing."""
+    """Return the content of ``config.json``. Raise FolderProblem, also when the folder is
+    missing."""
     if not folder_is_there(folder):
         raise FolderProblem(f"there is no model folder {_shown(str(folder))}")
     adapter = _exists(folder / "adapter_config.json")
@@ -195,8 +196,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_end_ids(folder: Path) -> list[int]:
-    """Ids that end an answer according to ``generation_config.json``; none without that file.
-    Raises FolderProblem."""
+    """Return the ids that end an answer according to ``generation_config.json``; none without that
+    file. Raise FolderProblem."""
     path = folder / "generation_config.json"
     if not _exists(path):
         return []
@@ -211,9 +212,9 @@ def read_end_ids(folder: Path) -> list[int]:
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
-    """Every tensor of the folder's safetensors files by its name there.
+    """Return every tensor of the folder's safetensors files by its name there.
 
-    Raises FolderProblem: no weights, a shard of the index missing, a damaged header, a file whose
+    Raise FolderProblem: no weights, a shard of the index missing, a damaged header, a file whose
     length is not what its header says.
     """
     entries: dict[str, Entry] = {}
@@ -292,7 +293,7 @@ def match_tensors(
 
 
 def _canonical(name: str, table: dict[str, Any]) -> str:
-    """The architecture's name of a tensor."""
+    """Return the architecture's name of a tensor."""
     # Multimodal Gemma 3 checkpoints put the language model under a prefix, an older and a newer
     # one.
     if name.startswith("language_model."):
@@ -303,7 +304,7 @@ def _canonical(name: str, table: dict[str, Any]) -> str:
 
 
 def _several(names: list[str], noun: str, *, verb: str | None = None) -> str:
-    """``the tensor a is``, or ``3 tensors (a, b …) are``."""
+    """Return ``the tensor a is``, or ``3 tensors (a, b …) are``."""
     if len(names) == 1:
         return f"the {noun} {_shown(names[0])} {verb or 'is'}"
     shown = ", ".join(_shown(name) for name in names[:2]) + (" …" if len(names) > 2 else "")
@@ -311,7 +312,7 @@ def _several(names: list[str], noun: str, *, verb: str | None = None) -> str:
 
 
 def _shown(text: str) -> str:
-    """Text from a file as it may stand in a sentence: printable and short."""
+    """Return text from a file as it may stand in a sentence: printable and short."""
     printable = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
@@ -319,12 +320,13 @@ def _shown(text: str) -> str:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is anything of that name, even a link to nothing."""
+    """Return whether there is anything of that name, even a link to nothing."""
     return os.path.lexists(path)
 
 
 def _read_text(path: Path, why: str = "") -> str:
-    """The text of a file that transformers reads as UTF-8. FolderProblem names the file."""
+    """Return the text of a file that transformers reads as UTF-8. Raise FolderProblem, which names
+    the file."""
     try:
         _require_regular(path)
         if path.stat().st_size > _MAX_JSON:
@@ -344,7 +346,7 @@ def _read_text(path: Path, why: str = "") -> str:
 
 
 def _read_object(path: Path, why: str = "") -> dict[str, Any]:
-    """A JSON object from a file; FolderProblem names the file."""
+    """Return a JSON object from a file. Raise FolderProblem, which names the file."""
     content = _parse(_read_text(path, why), f"{path.name} is not valid JSON")
     if not isinstance(content, dict):
         raise FolderProblem(f"{path.name} must hold a JSON object")
@@ -352,7 +354,7 @@ def _read_object(path: Path, why: str = "") -> dict[str, Any]:
 
 
 def _parse(text: str, complaint: str) -> Any:
-    """JSON in which no object says a thing twice: readers differ on which of the two counts."""
+    """Return JSON in which no object has a key twice: readers differ on which of the two counts."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # not JSON, numbers or nesting without end
@@ -368,7 +370,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _require_regular(path: Path) -> None:
-    """Opening a named pipe would wait for ever."""
+    """Raise FolderProblem if a path is not a regular file: opening a named pipe would wait for
+    ever."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise FolderProblem(f"{path.name} is not a regular file")
 
@@ -526,7 +529,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _check_vocabulary(name: str, content: dict[str, Any]) -> None:
-    """added_tokens.json and vocab.json: texts and their ids."""
+    """Check added_tokens.json and vocab.json: texts and their ids."""
     for token, id in content.items():
         if not _are_sizes([id], most=2**31):
             raise FolderProblem(
@@ -536,7 +539,7 @@ def _check_vocabulary(name: str, content: dict[str, Any]) -> None:
 
 
 def _check_settings(name: str, content: dict[str, Any]) -> None:
-    """tokenizer_config.json and special_tokens_map.json."""
+    """Check tokenizer_config.json and special_tokens_map.json."""
     for key, value in content.items():
         if key.endswith("_token") and key[:-6] in (
             "bos",
@@ -614,7 +617,7 @@ _FORMS: dict[str, Callable[[str, dict[str, Any]], None]] = {
 
 
 def tokenizer_remarks(folder: Path) -> list[str]:
-    """What is worth knowing about a tokenizer whose files are in order: a sentence each."""
+    """Return what is worth knowing about a tokenizer whose files are in order: a sentence each."""
     settings = folder / "tokenizer_config.json"
     if (
         _exists(folder / "chat_template.jinja")

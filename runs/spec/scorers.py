@@ -270,7 +270,8 @@ def _parameters(where: str, scorer: Scorer, given: Any) -> dict[str, Any]:
 
 
 def _size(value: str | dict[str, Any]) -> float:
-    """Characters of a value as JSON; infinite where it is nested too deeply to be written."""
+    """Return the characters of a value as JSON; infinite where it is nested too deeply to be
+    written."""
     try:
         return len(json.dumps(value))
     except RecursionError:

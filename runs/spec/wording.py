@@ -8,18 +8,19 @@ SHOWN_CHARACTERS = 80
 
 
 def shortened(text: str) -> str:
-    """``text`` as a message shows it: of what is long, the beginning."""
+    """Return ``text`` as a message shows it: of long text the beginning."""
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
 def number_text(value: float) -> str:
-    """A number as a message says it: ``100,000,000``, ``0.00002``, never ``1e+08``."""
+    """Return a number as a message says it: ``100,000,000``, ``0.00002``, never ``1e+08``."""
     text = f"{value:,.15g}"
     return f"{value:,.20f}".rstrip("0").rstrip(".") if "e" in text and abs(value) < 1 else text
 
 
 def value_text(value: Any) -> str:
-    """A value as a message shows it: as it stands in a request, ``true`` and not ``True``."""
+    """Return a value as a message shows it: as it stands in a request, ``true`` and not
+    ``True``."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)  # YAML knows dates
     except (

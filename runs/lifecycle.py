@@ -64,8 +64,8 @@ def transition(run: Run, new: str, *, reason: str, by: str, **fields: Any) -> Ru
 def transition_together(
     runs: Sequence[Run], new: str, *, reason: str, by: str, **fields: Any
 ) -> None:
-    """``transition`` for runs of one status that take the same step with the same fields, all of
-    them or none.
+    """Take the same step with the same fields, as ``transition`` does, for runs of one status, all
+    of them or none.
 
     Raises:
         TransitionRefused: names the first run that is not what the caller believes; nothing was

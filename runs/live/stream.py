@@ -76,7 +76,7 @@ class Position:
 
     @classmethod
     def decode(cls, text: str) -> "Position":
-        """Raises ValueError with a sentence."""
+        """Return the position in ``text``. Raise ValueError with a sentence."""
         match = _POSITION.fullmatch(text)
         if match is None:
             raise ValueError("must be a position like o123.e45.m678.s1.")
@@ -88,7 +88,7 @@ class Position:
         return text if self.status < 0 else f"{text}.s{self.status}"
 
     def lies_inside(self, folder: Path) -> bool:
-        """Whether the files are that long."""
+        """Return whether the files are that long."""
         sizes = [
             (_look_at(folder / name) or (0, 0))[0]
             for name in (names.STDOUT, names.STDERR, names.METRICS)
@@ -168,7 +168,7 @@ class Watch:
             self.wake()
 
     def take(self, state: State) -> None:
-        """The row was read."""
+        """Note that the row was read."""
         soon = state.rank == _RANKS[RunStatus.PENDING] or bool(self._marks and self._marks[-1])
         self.look_at_row = time.monotonic() + (STATUS_SOON_SECONDS if soon else STATUS_SECONDS)
         if state.rank > self.state.rank:
@@ -176,7 +176,7 @@ class Watch:
             self.wake()
 
     def frame(self, position: Position, version: int) -> Frame:
-        """What there is to tell from ``position`` on. Viewers who are at the same place share
+        """Return what there is to send from ``position`` on. Viewers at the same position share
         it."""
         with self._reading:
             if self._frames_version != version:
@@ -199,9 +199,9 @@ def _look_at(path: Path) -> tuple[int, int] | None:
 
 
 def read_frame(folder: Path, state: State, position: Position) -> Frame:
-    """The events that a reader at ``position`` has not seen, up to a bounded size, in the state
-    that was read *before* the files: with an ended run nothing is added any more, so a frame
-    without news is then the last one."""
+    """Return the events that a reader at ``position`` has not seen, up to a bounded size, in the
+    state that was read *before* the files: with an ended run nothing is added any more, so a frame
+    without events is then the last one."""
     events: list[bytes] = []
 
     def tell(event: str, data: Any) -> None:
@@ -322,7 +322,7 @@ class Hub:
     def join(
         self, run: Run, folder: Path, credential: Credential, *, limit: int, each: int
     ) -> Watch:
-        """One more viewer of ``run``: ``limit`` in all workers, ``each`` of one account. Raises
+        """Add a viewer of ``run``: ``limit`` in all workers, ``each`` of one account. Raise
         TooManyStreams, TooManyOfOne."""
         with self._lock:
             if self.stopping:
@@ -369,7 +369,7 @@ class Hub:
             watch.wake()
 
     def _watched(self, name: str | None = None) -> list[Watch]:
-        """All watches; for the thread ``name`` none is the word to end."""
+        """Return all watches. Without any, the thread ``name`` is to end."""
         with self._lock:
             if not self.watches and name is not None:
                 del self._threads[name]
@@ -457,7 +457,7 @@ class Viewer:
         limit: int,
         each: int,
     ):
-        """Raises TooManyStreams, TooManyOfOne."""
+        """Start to watch. Raise TooManyStreams, TooManyOfOne."""
         self._run_id = run.pk
         self._credential = credential
         self._watch: Watch | None = None

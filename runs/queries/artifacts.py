@@ -72,13 +72,13 @@ class Listing:
 
 
 def artifact_kind(path: str) -> str:
-    """checkpoint, model, log, manifest, dataset or other, by the first part of the path."""
+    """Return checkpoint, model, log, manifest, dataset or other, by the first part of the path."""
     return _KINDS.get(path.split("/", 1)[0], "other")
 
 
 def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
-    """The regular files below ``folder``, by path, ``limit`` of them at most; the lock and hidden
-    files are left out, links too. A missing folder is empty."""
+    """Return the regular files below ``folder``, by path, ``limit`` of them at most, without the
+    lock, hidden files and links. A missing folder is empty."""
     found: list[Artifact] = []
     truncated = False
     try:
@@ -124,14 +124,14 @@ def _is_shown(name: str) -> bool:
 
 
 def is_removable(path: str) -> bool:
-    """Checkpoints and the model are, but not the file that says to which training the checkpoints
-    belong."""
+    """Return whether a file may be removed: checkpoints and the model, but not the file that says
+    to which training the checkpoints belong."""
     return path.split("/", 1)[0] in REMOVABLE and path != f"{names.CHECKPOINTS}/{IDENTITY}"
 
 
 def _natural(path: str) -> list[list[Any]]:
-    """A sort key for paths: numbers in names by their value, so that ``checkpoints/9`` comes before
-    ``checkpoints/10``."""
+    """Return a sort key for paths: numbers in names by their value, so that ``checkpoints/9`` comes
+    before ``checkpoints/10``."""
     return [
         [int(part) if index % 2 else part for index, part in enumerate(_NUMBERS.split(name))]
         for name in path.split("/")
@@ -143,7 +143,7 @@ def _path(artifact: Artifact) -> list[list[Any]]:
 
 
 def open_artifact(folder: Path, path: str) -> int:
-    """A descriptor for reading the regular file ``path`` inside ``folder``. Raises
+    """Return a descriptor for reading the regular file ``path`` inside ``folder``. Raise
     NoSuchArtifact."""
     *parents, name = _parts(path)
     with _opened(folder, parents) as parent:
@@ -160,7 +160,7 @@ def open_artifact(folder: Path, path: str) -> int:
 
 
 def remove_artifact(*, run: Run, path: str, by: User) -> int:
-    """Remove a file or folder of an ended run's checkpoints or model; returns the bytes freed.
+    """Remove a file or folder of an ended run's checkpoints or model; return the bytes freed.
 
     Raises:
         NoSuchArtifact: it is not there, or nothing that may be removed.
@@ -217,7 +217,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextmanager
 def _opened(folder: Path, parents: Sequence[str]) -> Iterator[int]:
-    """A descriptor of the folder that ``parents`` lead to. Raises NoSuchArtifact."""
+    """Yield a descriptor of the folder that ``parents`` lead to. Raise NoSuchArtifact."""
     descriptor = None
     try:
         descriptor = os.open(folder, _FOLDER)
@@ -236,8 +236,8 @@ def _opened(folder: Path, parents: Sequence[str]) -> Iterator[int]:
 
 
 def _parts(path: str) -> list[str]:
-    """The names on the way. Raises NoSuchArtifact for what is not a plain relative path of shown
-    files."""
+    """Return the names on the way. Raise NoSuchArtifact for what is not a plain relative path of
+    shown files."""
     parts = path.split("/")
     if any(
         not part or part in (".", "..") or "\x00" in part or not _is_shown(part) for part in parts

@@ -45,13 +45,13 @@ DEFAULT = ("dataset", "model", "mode", "status", "started", "duration", "loss")
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names that are columns, each once, in the order of the table."""
+    """Return those of the names that are columns, each once, in the order of the table."""
     wanted = set(names)
     return tuple(name for name in COLUMNS if name in wanted)
 
 
 def parse_columns(text: str) -> tuple[str, ...]:
-    """``status,loss`` as names of columns. Raises ValueError for one that there is not, or none at
+    """Return ``status,loss`` as names of columns. Raise ValueError for an unknown name, or none at
     all."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in COLUMNS]:

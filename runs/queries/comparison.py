@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
-    """Two queries, however many runs."""
+    """Compare runs with two queries, however many runs there are."""
     runs = list(runs)
     series: dict[tuple[Any, str], dict[str, Any]] = {
         (row["run"], row["name"]): dict(row)
@@ -85,7 +85,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 
 def differences(runs: Sequence[Run]) -> list[Line]:
-    """The fields of the requests in which the runs are not all the same."""
+    """Return the fields of the requests in which the runs are not all the same."""
     names = dict.fromkeys(name for run in runs for name in (*_COLUMNS, *run.config))
     lines = []
     for name in names:

@@ -103,7 +103,7 @@ class _Chunk:
         return self.number, steps[index], times[index], values[index]
 
     def time_at(self, step: int) -> float:
-        """When ``step`` was measured, to within the time that the chunk took."""
+        """Return when ``step`` was measured, to within the time that the chunk took."""
         if self.last_step == self.first_step:
             return self.first_time
         share = (step - self.first_step) / (self.last_step - self.first_step)
@@ -111,8 +111,8 @@ class _Chunk:
 
 
 def read_curve(slices: Sequence[SeriesSlice], points: int) -> Curve:
-    """The slices one behind the other as a curve of at most ``points`` points; never fewer than
-    three for each slice."""
+    """Return the slices one after the other as a curve of at most ``points`` points; never fewer
+    than three for each slice."""
     chunks = [chunk for part in slices for chunk in _read_chunks(part)]
     _decode([chunk for chunk in chunks if not chunk.inside])
     chunks = [chunk for chunk in chunks if chunk.count]
@@ -155,7 +155,7 @@ def read_curve(slices: Sequence[SeriesSlice], points: int) -> Curve:
 
 
 def _read_chunks(part: SeriesSlice) -> list[_Chunk]:
-    """The chunks that have points of the slice, without their points."""
+    """Return the chunks that have points of the slice, without their points."""
     chunks = MetricChunk.objects.filter(series=part.series).order_by("number")
     if part.from_step is not None:
         chunks = chunks.filter(Q(last_step__gte=part.from_step) | Q(first_step__gte=part.from_step))
@@ -219,7 +219,7 @@ def _group(chunks: Sequence[_Chunk], bucket: int) -> list[list[_Chunk]]:
 
 
 def _split(chunk: _Chunk, bucket: int) -> list[list[_Point]]:
-    """The outstanding points of each part of a chunk whose points are there."""
+    """Return the outstanding points of each part of a chunk whose points are there."""
     if not chunk.inside:
         parts: dict[int, list[_Point]] = {}
         for index, place in enumerate(chunk.places):
@@ -245,8 +245,8 @@ def _split(chunk: _Chunk, bucket: int) -> list[list[_Point]]:
 
 
 def _outstanding(chunk: _Chunk) -> list[_Point]:
-    """Minimum, maximum and first value that is not finite, from the summary as far as it says
-    so."""
+    """Return minimum, maximum and first value that is not finite, from the summary as far as it has
+    them."""
     if chunk.columns is not None and (chunk.not_finite or not chunk.inside):
         return _extremes([chunk.point(index) for index in range(chunk.count)])
     if (
@@ -263,7 +263,7 @@ def _outstanding(chunk: _Chunk) -> list[_Point]:
 
 
 def _extremes(points: Sequence[_Point]) -> list[_Point]:
-    """Minimum, maximum and first point that is not finite, each once, in the order of their
+    """Return minimum, maximum and first point that is not finite, each once, in the order of their
     steps."""
     finite = [point for point in points if math.isfinite(point[3])]
     found = [min(finite, key=_value), max(finite, key=_value)] if finite else []
@@ -283,7 +283,7 @@ def _same(one: _Point, other: _Point) -> bool:
 
 
 def as_json(value: float) -> float | str:
-    """JSON has no word for what is not a finite number."""
+    """Return a number as JSON has it: text for what is not finite."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -303,8 +303,8 @@ class Attempt:
 
 
 def read_chain(run: Run) -> list[Attempt]:
-    """The runs that ``run`` retries or extends, oldest first, and itself. What a later run did
-    again counts from that run, so the whole is the one curve that led to the model."""
+    """Return the runs that ``run`` retries or extends, oldest first, and itself. What a later run
+    did again counts from that run, so the whole is the one curve that led to the model."""
     runs = [run]
     while (earlier := runs[-1].retry_of or runs[-1].resume_from) is not None and len(
         runs
@@ -331,7 +331,7 @@ def curve_slices(
     from_step: int | None = None,
     to_step: int | None = None,
 ) -> list[SeriesSlice]:
-    """The parts of the curve ``name``, one of each attempt that measured it."""
+    """Return the parts of the curve ``name``, one of each attempt that measured it."""
     series = {
         one.run_id: one
         for one in MetricSeries.objects.filter(run__in=[a.run for a in attempts], name=name)

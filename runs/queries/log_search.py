@@ -46,11 +46,11 @@ class Found:
 
 
 def search_log(path: Path, needle: str, *, offset: int, limit: int) -> Found:
-    """Lines with ``needle`` from byte ``offset`` on, each once: ``limit`` of them, or those in
-    ``SCANNED_MAX_BYTES``.
+    """Return lines with ``needle`` from byte ``offset`` on, each once: ``limit`` of them, or those
+    in ``SCANNED_MAX_BYTES``.
 
     ``next_offset`` begins a line, unless a line is longer than a request reads. A missing file has
-    0 bytes. Raises OffsetPastEnd, and BrokenFile for what is not a regular file.
+    0 bytes. Raise OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
     try:
         descriptor = files.open_regular(path)
@@ -75,8 +75,8 @@ def search_log(path: Path, needle: str, *, offset: int, limit: int) -> Found:
 
 
 def _end_of_scan(descriptor: int, offset: int, size: int) -> int:
-    """Behind the last whole line that one request reads; within a line only where that one line is
-    all there is."""
+    """Return the offset after the last whole line that one request reads, which is within a line
+    only where that is the only line."""
     end = min(size, offset + SCANNED_MAX_BYTES)
     if end == size:
         return end
@@ -89,7 +89,7 @@ def _end_of_scan(descriptor: int, offset: int, size: int) -> int:
 def _places(
     descriptor: int, needle: bytes, offset: int, end: int
 ) -> Iterator[tuple[int, int, int]]:
-    """``(place of the match, start of its line, lines before it)``, once a line.
+    """Yield ``(place of the match, start of its line, lines before it)``, once a line.
 
     Read in blocks that begin with a line; a line longer than a block continues with an overlap, in
     which no match is lost.

@@ -40,11 +40,11 @@ class Part:
 
 
 def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
-    """Up to ``limit`` bytes from ``offset`` on (a whole character in any case). ``complete``:
-    nothing will be added any more, so half a character at the very end is given out as U+FFFD
-    instead of being kept back.
+    """Return up to ``limit`` bytes from ``offset`` on (a whole character in any case).
+    ``complete``: nothing will be added any more, so half a character at the very end is returned as
+    U+FFFD instead of being kept back.
 
-    A missing file has 0 bytes. Raises OffsetPastEnd, and BrokenFile for what is not a regular file.
+    A missing file has 0 bytes. Raise OffsetPastEnd, and BrokenFile for what is not a regular file.
     """
     try:
         descriptor = files.open_regular(path)
@@ -65,8 +65,8 @@ def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
 
 
 def decode(data: bytes, *, final: bool) -> tuple[str, int]:
-    """``(text, bytes used)``; without ``final`` the beginning of a character at the end is not
-    used."""
+    """Return ``(text, bytes used)``; without ``final`` the beginning of a character at the end is
+    not used."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final)
     return text, len(data) - len(decoder.getstate()[0])
@@ -75,11 +75,11 @@ def decode(data: bytes, *, final: bool) -> tuple[str, int]:
 def read_lines_before(
     path: Path, *, end: int | None, lines: int, limit: int, complete: bool
 ) -> Part:
-    """The last ``lines`` lines before byte ``end`` (default: the end of the file), ``limit`` bytes
-    of them at most.
+    """Return the last ``lines`` lines before byte ``end`` (default: the end of the file), ``limit``
+    bytes of them at most.
 
     Reads ``limit`` bytes whatever the size of the file. Where the lines are longer than that, the
-    part begins within a line, at a character. Raises as ``read_part``.
+    part begins within a line, at a character. Raise as ``read_part``.
     """
     try:
         descriptor = files.open_regular(path)
@@ -127,11 +127,11 @@ _counts_lock = threading.Lock()
 
 
 def count_lines(path: Path, offset: int) -> int | None:
-    """How many lines end before byte ``offset``; None behind the first 16 GiB or where there is no
-    such file.
+    """Return how many lines end before byte ``offset``; None after the first 16 GiB or where there
+    is no such file.
 
-    Counts on from where it got to in the same file before, so the pages of a reader cost what they
-    add. 1 GB takes about a second of one core, once.
+    Continue from the previous count in the same file, so the pages of a reader cost what they add.
+    1 GB takes about a second of one core, once.
     """
     if offset > COUNTED_MAX_BYTES:
         return None

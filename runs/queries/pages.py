@@ -45,8 +45,8 @@ def read_page(
     cursor: Cursor[uuid.UUID] | None = None,
     oldest_first: bool = False,
 ) -> tuple[list[Row], Cursor[uuid.UUID] | None]:
-    """At most ``limit`` rows of ROW_FIELDS, ready for JSON, and where the next page starts: None
-    behind the last one."""
+    """Return at most ``limit`` rows of ROW_FIELDS, ready for JSON, and where the next page starts:
+    None after the last one."""
     if offset >= _OFFSET_MAX:
         return [], None
     # What was typed is seldom typed twice, and may hold queries of its own.
@@ -98,8 +98,8 @@ def read_page(
 def _compiled(
     selection: Selection, behind: bool, oldest_first: bool, limit: int, offset: int
 ) -> tuple[str, tuple[Any, ...]]:
-    """SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the last
-    three."""
+    """Return SQL and parameters; those of a cursor, where rows ``behind`` one are wanted, are the
+    last three."""
     after = _ANY_ROW if behind else None
     far = offset >= FAR and selection.tag is None
     runs = _by_index() if far else Run.objects.visible()
@@ -114,7 +114,8 @@ def _compiled(
 
 
 def _by_index() -> RunQuerySet:
-    """The visible runs, for a walk over many of them that reads the index of their order alone.
+    """Return the visible runs, for a walk over many of them that reads the index of their order
+    alone.
 
     ``visible`` asks each row whether it is in the trash, which its index does not hold; here the
     trash is listed once, by an index of its own, and rows are read for one page. With 200,000 runs
@@ -132,7 +133,7 @@ def _cursor_parameters(cursor: Cursor[uuid.UUID]) -> tuple[Any, ...]:
 
 
 def _utc(moment: datetime) -> datetime:
-    """SQLite's are UTC and do not say so."""
+    """Return a moment in UTC; SQLite's are UTC and do not say so."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

@@ -21,7 +21,7 @@ class RunCollector:
     scrape."""
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that registering asks no database."""
+        """Return nothing, so that registering queries no database."""
         return []
 
     def collect(self) -> Iterator[Metric]:

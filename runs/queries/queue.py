@@ -136,7 +136,7 @@ class QueueState:
 
 
 def read_queue() -> QueueState:
-    """Fourteen queries, each of bounded cost."""
+    """Return the state of the queue, with fourteen queries of bounded cost."""
     now = timezone.now()
     fields = (
         *ROW,
@@ -183,8 +183,8 @@ def read_queue() -> QueueState:
 
 
 def _next(rows: Any) -> list[Run]:
-    """The runs that are claimed next. Each kind by itself: only so the claim's index gives them in
-    order."""
+    """Return the runs that are claimed next. Query each kind by itself: only then does the claim's
+    index give them in order."""
     found = [
         run
         for supervised in (True, False)

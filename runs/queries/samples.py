@@ -53,9 +53,9 @@ class SamplePage:
 
 
 def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
-    """Up to ``limit`` examples from byte ``offset`` on, which begins a line.
+    """Return up to ``limit`` examples from byte ``offset`` on, which begins a line.
 
-    Raises FileNotFoundError where the run has no data of its own, OffsetPastEnd, and BrokenFile for
+    Raise FileNotFoundError where the run has no data of its own, OffsetPastEnd, and BrokenFile for
     what is not a regular file.
     """
     descriptor = files.open_regular(folder / names.DATASET)
@@ -89,7 +89,8 @@ class Seen:
 
 
 def read_seen(folder: Path) -> list[Seen]:
-    """What the training wrote of its first examples; nothing where it wrote none, or nonsense."""
+    """Return what the training wrote about its first examples; nothing where there is none that can
+    be read."""
     try:
         content = files.read_json(folder / names.SEEN) or {}
         return [_seen(example) for example in content["examples"][:SEEN_MAX]]

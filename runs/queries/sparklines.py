@@ -35,10 +35,11 @@ _chunks = CompiledForKeys(_metric_chunks)
 
 
 def read_sparklines(run_ids: Iterable[UUID]) -> dict[UUID, str]:
-    """The ``points`` of an SVG polyline, WIDTH by HEIGHT, by run; runs with fewer than two finite
-    values are left out.
+    """Return the ``points`` of an SVG polyline, WIDTH by HEIGHT, by run; leave out runs with fewer
+    than two finite values.
 
-    Of the first chunk every value is looked at, of the others their smallest and largest."""
+    Of the first chunk every value is used, of the others their smallest and largest.
+    """
     points: dict[UUID, list[tuple[float, float]]] = defaultdict(list)
     for run_id, number, count, first_step, last_step, low, high, steps, values in _chunks.read(
         list(run_ids)
@@ -53,8 +54,8 @@ def read_sparklines(run_ids: Iterable[UUID]) -> dict[UUID, str]:
 
 
 def draw(points: list[tuple[float, float]]) -> str:
-    """``x,y x,y …``: in each of BUCKETS columns the smallest and the largest value, in the order of
-    their steps."""
+    """Return ``x,y x,y …``: in each of BUCKETS columns the smallest and the largest value, in the
+    order of their steps."""
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if len(finite) < 2:
         return ""

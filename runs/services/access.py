@@ -39,7 +39,7 @@ def get_run_for(
 
 
 def read_run_for(user: User, run_id: str | UUID, read: Callable[[UUID], Answer | None]) -> Answer:
-    """The same for reading what is read without the model: all accounts may. Raises InvalidQuery,
+    """Return the same for reading without the model: all accounts may. Raise InvalidQuery,
     RunNotFound."""
     key = run_id if isinstance(run_id, UUID) else parse_uuid(run_id, "run_id")
     found = read(key)
@@ -72,7 +72,7 @@ def mask_address(address: str) -> str:
 
 
 def reread(run: Run, fields: list[str] | None = None) -> None:
-    """Reload a run. Raises RunGone if it has been purged meanwhile."""
+    """Reload a run. Raise RunGone if it has been purged meanwhile."""
     try:
         run.refresh_from_db(fields=fields)
     except Run.DoesNotExist:

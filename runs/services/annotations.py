@@ -11,7 +11,7 @@ from runs.services.run_requests import PRIORITY_RANGE, InvalidRequest
 
 
 def set_priority(*, run: Run, by: User, priority: int) -> Run:
-    """Move a pending run up or down the queue. Raises StateConflict, InvalidRequest."""
+    """Move a pending run up or down the queue. Raise StateConflict, InvalidRequest."""
     low, high = PRIORITY_RANGE
     if not low <= priority <= high:
         raise InvalidRequest({"priority": [f"This field must lie between {low} and {high}."]})
@@ -40,7 +40,7 @@ def annotate_run(
     notes: str | None = None,
     pinned: bool | None = None,
 ) -> Run:
-    """Update name, tags, notes and pin; None leaves a field unchanged. Raises RunGone."""
+    """Update name, tags, notes and pin; None leaves a field unchanged. Raise RunGone."""
     with transaction.atomic():
         if not list(Run.objects.select_for_update(no_key=True).filter(pk=run.pk).values_list("pk")):
             reread(run)

@@ -12,8 +12,8 @@ from runs.services.telemetry import measured_write
 
 
 def request_cancel(*, run: Run, by: User) -> Run:
-    """Pending → cancelled at once; running → cancelling, and the keeper is to confirm. Asking again
-    changes nothing.
+    """Move a run from pending to cancelled, or from running to cancelling, which the keeper is to
+    confirm. Asking again changes nothing.
 
     Raises:
         StateConflict: the run has ended.

@@ -12,7 +12,7 @@ def claim_reason(host: Host) -> str:
 
 
 def claim_run(*, run: Run, host: Host, by: str) -> Run:
-    """Take a pending run for ``host``. Raises TransitionRefused if another worker has claimed it: a
+    """Take a pending run for ``host``. Raise TransitionRefused if another worker has claimed it: a
     run starts at most once."""
     return transition(
         run,
@@ -25,9 +25,9 @@ def claim_run(*, run: Run, host: Host, by: str) -> Run:
 
 
 def next_pending(*, supervised: bool, limit: int) -> list[Run]:
-    """The pending runs of one kind in their order; on PostgreSQL without those that another worker
-    has locked. Call it in a transaction: the caller claims them in it (SQLite: it holds the one
-    write lock meanwhile)."""
+    """Return the pending runs of one kind in their order, on PostgreSQL without those that another
+    worker has locked. Call it in a transaction in which the caller claims them (on SQLite it holds
+    the one write lock meanwhile)."""
     pending = Run.objects.pending_in_order(supervised=supervised)
     if connection.features.has_select_for_update_skip_locked:
         pending = pending.select_for_update(skip_locked=True, of=("self",))

@@ -16,7 +16,7 @@ from tunixrt.audit import write_log_entry
 
 
 def trash_run(*, run: Run, by: User) -> None:
-    """Put an ended run into the trash: gone for readers, its files until the purge.
+    """Put an ended run into the trash: readers no longer see it; its files stay until the purge.
 
     Raises:
         StateConflict: it has not ended, or an active run resumes from its checkpoints.
@@ -76,5 +76,5 @@ def purge_run(*, run: Run, by: User) -> int:
 
 
 def folder_bytes(run: Run) -> int:
-    """Bytes that the files of a run take, links not followed."""
+    """Return the bytes that the files of a run take, links not followed."""
     return bytes_below(run_folder(run))

@@ -87,7 +87,7 @@ class Affected:
 
 
 def affected_by(*, trace_ids: Sequence[uuid.UUID], by: User) -> Affected:
-    """Return what erasing these examples would change, and all others that say the same. Raises
+    """Return what erasing these examples would change, and all others that say the same. Raise
     NotAllowed, UnknownTraces, Refusal for none or too many."""
     require(by, May.OPERATE)
     ids = list(dict.fromkeys(trace_ids))
@@ -113,8 +113,8 @@ def affected_by(*, trace_ids: Sequence[uuid.UUID], by: User) -> Affected:
 
 
 def affected_of_dataset(*, dataset: Dataset, by: User) -> Affected:
-    """Return what erasing all examples that only ``dataset`` uses would change, which
-    may be nothing. Raises NotAllowed."""
+    """Return what erasing all examples that only ``dataset`` uses would change, which may be
+    nothing. Raise NotAllowed."""
     require(by, May.OPERATE)
     ids = traces_only_in(dataset, limit=TRACES_MAX + 1)
     return _affected(ids[:TRACES_MAX], 0, twins=0, more=len(ids) > TRACES_MAX)
@@ -144,7 +144,8 @@ def _affected(ids: list[uuid.UUID], erased: int, *, twins: int, more: bool) -> A
 
 
 def _runs_on(dataset_ids: Sequence[int]) -> RunQuerySet:
-    """All runs on the datasets, those in the trash too: their files are still there."""
+    """Return all runs on the datasets, including those in the trash, whose files are still
+    there."""
     keys = Dataset.with_incomplete.filter(pk__in=dataset_ids).values("dataset_key")
     return Run.objects.filter(dataset_key__in=keys).order_by("pk")
 
@@ -191,7 +192,7 @@ def erase(*, affected: Affected, confirmed: int, by: User) -> Erasure:
 
 
 def get_erasure(user: User, erasure_id: uuid.UUID) -> Erasure:
-    """Raises NotAllowed, Missing."""
+    """Return the erasure. Raise NotAllowed, Missing."""
     require(user, May.OPERATE)
     erasure = Erasure.objects.filter(pk=erasure_id).select_related("created_by").first()
     if erasure is None:
@@ -235,8 +236,8 @@ def continue_erasure(*, erasure: Erasure, by: User, seconds: float | None = SECO
 
 def _remove_tokenised() -> None:
     """Empty this host's cache of tokenised data, whose entries do not tell which examples they
-    hold; trainings make it again. What a training is making now stays: it read the data after the
-    erasure, or of another dataset."""
+    hold; trainings make it again. Data that a training is making now stays: it was read after the
+    erasure, or is of another dataset."""
     cache = settings.TUNIXRT_VAR_DIR / "cache" / "tokens"
     try:
         entries = list(os.scandir(cache))

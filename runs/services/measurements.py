@@ -68,8 +68,8 @@ def _read_batch(path: Path, offset: int, to_the_end: bool) -> tuple[list[bytes],
 
 
 def _parse(lines: Iterable[bytes]) -> tuple[dict[str, list[Point]], dict[str, Any]]:
-    """``(points by name, columns of the run)``. A line that cannot be read is passed over: the log
-    has it still."""
+    """Return ``(points by name, columns of the run)``. Skip lines that cannot be read: the log has
+    them still."""
     points: dict[str, list[Point]] = defaultdict(list)
     news: dict[str, Any] = {}
     for record in filter(None, map(read_line, lines)):
@@ -202,7 +202,7 @@ def _pack(kind: str, numbers: list[Any]) -> bytes:
 
 
 def unpack(kind: str, data: bytes) -> "array.array[Any]":
-    """The numbers of a chunk's column: ``q`` for steps, ``d`` for times and values."""
+    """Return the numbers of a chunk's column: ``q`` for steps, ``d`` for times and values."""
     numbers = array.array(kind)
     numbers.frombytes(bytes(data))
     if sys.byteorder == "big":

@@ -119,7 +119,7 @@ def interrupted_restore() -> str | None:
 @contextlib.contextmanager
 def restoring(backup: Path) -> Iterator[None]:
     """Keep all other processes from starting or concluding anything, until ``forget_restore`` is
-    called; this one may, within the block. Raises OSError if the note cannot be written."""
+    called; this process may, within the block. Raise OSError if the note cannot be written."""
     files.write_json(_note(), {"backup": str(backup)})
     _restores.set()
     try:
@@ -129,12 +129,12 @@ def restoring(backup: Path) -> Iterator[None]:
 
 
 def restore_is_noted() -> bool:
-    """Whether an earlier restore was interrupted."""
+    """Return whether an earlier restore was interrupted."""
     return os.path.lexists(_note())
 
 
 def forget_restore() -> None:
-    """Remove the note. Raises OSError."""
+    """Remove the note. Raise OSError."""
     _note().unlink()
 
 
@@ -191,8 +191,8 @@ def while_root_is_there(folder: Path) -> Path:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether ``path`` does not exist although the output root is there. Raises OSError if the file
-    system cannot tell."""
+    """Return whether ``path`` does not exist although the output root is there. Raise OSError if
+    the file system cannot tell."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -201,8 +201,8 @@ def is_missing(path: Path) -> bool:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder below the output root and those above it. Raises OSError, also if one of them
-    is a symbolic link."""
+    """Make a folder below the output root and those above it. Raise OSError, also if one of them is
+    a symbolic link."""
     root: Path = settings.TUNIX_OUTPUT_ROOT
     if not root.is_dir() and not _root_in_use():
         with contextlib.suppress(FileExistsError):  # something else of that name: said below
@@ -239,7 +239,8 @@ def _unusable(error: OSError) -> str:
 
 
 def _space_problem() -> str | None:
-    """A full disk would fail every pending run within seconds, so they wait."""
+    """Return the problem of a full disk, which would fail every pending run within seconds, so they
+    wait."""
     try:
         found = os.statvfs(hosts_folder())
     except OSError as error:

@@ -25,8 +25,8 @@ _RESERVING = 0x74756E6978  # PostgreSQL's advisory locks are numbers; this one s
 
 
 def run_folder(run: Run) -> Path:
-    """The folder of a run: the one it reserved, or, for a dry run, which reserves nothing, one
-    named by its id."""
+    """Return the folder of a run: the one it reserved, or, for a dry run, which reserves nothing,
+    one named by its id."""
     name = run.output_dir if not run.dry_run and run.output_dir else str(run.run_id)
     return settings.TUNIX_OUTPUT_ROOT / name
 
@@ -69,8 +69,8 @@ def require_free_folder(run: Run) -> None:
 
 
 def has_been_run(folder: Path) -> bool:
-    """Whether the folder of a run that has never been claimed holds the beginning or the end of
-    another one."""
+    """Return whether the folder of a run that has never been claimed holds the beginning or the end
+    of another one."""
     return any(os.path.lexists(folder / name) for name in (names.KEEPER, names.EXIT))
 
 
@@ -81,8 +81,8 @@ def _has_chosen_folder(run: Run) -> bool:
 
 
 def folder_keys(path: str) -> list[str]:
-    """A key for each folder on the way to ``path``, itself last. Hashed, since an index entry has a
-    limited size."""
+    """Return a key for each folder on the way to ``path``, itself last. Hashed, since an index
+    entry has a limited size."""
     parts = [comparable_name(name) for name in PurePosixPath(path).parts]
     return [
         hashlib.sha256("/".join(parts[: depth + 1]).encode()).hexdigest()
@@ -91,7 +91,8 @@ def folder_keys(path: str) -> list[str]:
 
 
 def _reservations(run: Run) -> QuerySet[FolderReservation]:
-    """Other runs' reservations of the folder of ``run``, of one above it, or of one below it."""
+    """Return other runs' reservations of the folder of ``run``, of one above it, or of one below
+    it."""
     keys = folder_keys(run.output_dir)
     return (
         FolderReservation.objects.filter(Q(key__in=keys, own=True) | Q(key=keys[-1]))
@@ -126,7 +127,7 @@ def _taken_by(reservation: FolderReservation, run: Run) -> str:
 def set_aside(run: Run) -> None:
     """Move the files of ``run`` out of its folder, for ``remove_set_aside`` to delete. Must be
     called in a transaction that has locked the row of ``run``: as long as the row is there, its
-    folder cannot become another run's. Raises OSError.
+    folder cannot become another run's. Raise OSError.
 
     Nothing that belongs to another run is moved. Runs of versions that checked this less strictly
     may share a folder: files inside the folder of another run stay for that run, and folders of
@@ -154,7 +155,7 @@ def set_aside(run: Run) -> None:
 
 def remove_set_aside(run: Run) -> int:
     """Delete what ``set_aside`` has moved, now or in an earlier attempt; return the bytes freed.
-    Raises OSError."""
+    Raise OSError."""
     freed = 0
     for aside in (settings.TUNIX_OUTPUT_ROOT / PURGED).glob(f"{run.run_id}.*"):
         freed += bytes_below(aside)
@@ -163,14 +164,14 @@ def remove_set_aside(run: Run) -> int:
 
 
 def _sharing(run: Run) -> list[Run]:
-    """Other runs whose folders are, hold, or lie in that of ``run``."""
+    """Return other runs whose folders are, hold, or lie in that of ``run``."""
     if not _has_chosen_folder(run):
         return []
     return [reservation.run for reservation in _reservations(run)]
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is ``folder`` or below it, as the file system sees it."""
+    """Return whether ``path`` is ``folder`` or below it, as the file system sees it."""
     return folder.exists() and any(
         each.exists() and each.samefile(folder) for each in (path, *path.parents)
     )

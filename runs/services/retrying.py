@@ -17,8 +17,8 @@ FROM_SCRATCH = "There is no checkpoint to resume from: the retry starts from scr
 
 
 def retry_run(*, run: Run, by: User, resume: bool = True) -> Run:
-    """A new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint of
-    ``find_source``, if any.
+    """Make a new run from an ended one, in a folder of its own; with ``resume`` from the checkpoint
+    of ``find_source``, if any.
 
     A retry of an extension is one as well: without ``resume`` it begins again at the checkpoint
     that is extended.
@@ -68,8 +68,9 @@ def submit_retry(run: Run, *, by: User, resume: bool, automatic: bool = False) -
 def extend_run(
     *, run: Run, by: User, num_epochs: int | None = None, max_steps: int | None = None
 ) -> Run:
-    """A new run that adds ``num_epochs`` or ``max_steps`` to a completed training, from its last
-    checkpoint, in a folder of its own. The learning rate schedule covers the added steps alone.
+    """Make a new run that adds ``num_epochs`` or ``max_steps`` to a completed training, from its
+    last checkpoint, in a folder of its own. The learning rate schedule covers the added steps
+    alone.
 
     Raises:
         InvalidRequest: not exactly one of the two, or out of its range.
@@ -112,15 +113,15 @@ def extend_run(
 
 
 def _require_output_root() -> None:
-    """Asked after a checkpoint was not found: while the output root is away, that means nothing.
-    Raises OutputRootAway."""
+    """Raise OutputRootAway while the output root is away. Call it after a checkpoint was not found,
+    which means nothing then."""
     if problem := root_away():
         raise OutputRootAway(problem)
 
 
 def _retry_while_source_goes(run: Run, submit: Callable[[], Run]) -> Run:
     """Submit a run that resumes from a checkpoint, and look again if that has been removed
-    meanwhile. Raises StateConflict."""
+    meanwhile. Raise StateConflict."""
     for _ in range(3):
         try:
             return submit()

@@ -41,7 +41,7 @@ class Runtime:
 
 
 def tunix_command() -> list[str]:
-    """The training program's command, to which ``train --config …`` is added.
+    """Return the training program's command, to which ``train --config …`` is added.
 
     ``-I`` and a built environment keep the project's `datasets` away from Hugging Face's
     (docs/adr/).
@@ -50,8 +50,8 @@ def tunix_command() -> list[str]:
 
 
 def local_runtime() -> Runtime:
-    """The runtime of this host; remembered for half a minute, since looking it up reads files or
-    asks a process."""
+    """Return the runtime of this host; remember it for half a minute, since looking it up reads
+    files or asks a process."""
     ours = not settings.TUNIX_COMMAND and sys.executable == settings.TUNIX_PYTHON
     key = () if ours else tuple(tunix_command())
     now = time.monotonic()

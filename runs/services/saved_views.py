@@ -40,7 +40,7 @@ def save_view(*, by: User, name: Any, query: str) -> tuple[SavedView, bool]:
 
 
 def rename_view(*, view: SavedView, name: Any) -> SavedView:
-    """Rename a saved view. Raises ViewRefused."""
+    """Rename a saved view. Raise ViewRefused."""
     view.name = _clean_name(name, kept=view.name)
     try:
         with transaction.atomic():

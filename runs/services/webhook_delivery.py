@@ -112,7 +112,7 @@ def _record(delivery: WebhookDelivery, outcome: Outcome) -> None:
 
 
 def pause_after(attempts: int) -> timedelta:
-    """10 s, 20 s, 40 s … up to an hour."""
+    """Return the pause after an attempt: 10 s, 20 s, 40 s … up to an hour."""
     return min(FIRST_PAUSE * 2 ** min(attempts - 1, 20), LONGEST_PAUSE)
 
 
@@ -149,6 +149,6 @@ def send(delivery: WebhookDelivery) -> Outcome:
 
 
 def _may_be_private(url: str) -> bool:
-    """The operator's own address may be anywhere; those of runs only where the operator allows
-    it."""
+    """Return whether an address may be private. The operator's own may be anywhere; those of runs
+    only where the operator allows it."""
     return bool(settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or url == settings.TUNIX_WEBHOOK_URL)

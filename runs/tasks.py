@@ -31,7 +31,7 @@ def deliver_webhooks() -> str:
 
 
 def prune() -> str:
-    """Retention as set, and the trash."""
+    """Remove what retention no longer keeps, and empty the trash."""
     days = settings.TUNIX_RETENTION_DAYS if settings.TUNIX_RETENTION else None
     pruned = prune_runs(
         by=system_user(),
@@ -50,5 +50,5 @@ def measure() -> None:
 
 
 def canary() -> None:
-    """Shows the attendant of the host that does it that its task workers are alive."""
+    """Show the attendant of the host that runs it that its task workers are alive."""
     Host.objects.filter(name=settings.TUNIX_HOST_NAME).update(canary_at=timezone.now())

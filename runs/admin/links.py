@@ -25,7 +25,7 @@ def run_link(run_id: uuid.UUID, name: str) -> SafeString:
 
 
 def by_run(rows: QuerySet[Any], search_term: str) -> QuerySet[Any]:
-    """Rows of the runs whose id begins so."""
+    """Return rows of the runs whose id begins so."""
     if not search_term.strip():
         return rows
     by_id = runs_whose_id_begins(search_term.strip())

@@ -46,7 +46,7 @@ class HostAdmin(ReadOnlyAdmin):
         return [path("queue/", view, name="runs_queue"), *super().get_urls()]
 
     def queue(self, request: HttpRequest) -> HttpResponse:
-        """Hosts, slots, active, pending and failed runs; refreshes itself."""
+        """Show hosts, slots, active, pending and failed runs; the page refreshes itself."""
         if not (request.user.has_perm("runs.view_run") and self.has_view_permission(request)):
             raise PermissionDenied
         context = self.admin_site.each_context(request) | {

@@ -87,5 +87,5 @@ class WebhookDeliveryAdmin(OfARunAdmin):
     inlines = (AttemptInline,)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Addresses of webhooks may hold keys."""
+        """Return whether the user may see addresses of webhooks, which may hold keys."""
         return super().has_view_permission(request, obj) and not why_not(request.user, May.OPERATE)

@@ -139,7 +139,7 @@ class RunAdmin(ReadOnlyAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Run], search_term: str
     ) -> tuple[QuerySet[Run], bool]:
-        """By what an index finds at once; Django's own search would read every row."""
+        """Search by what an index finds at once; Django's own search would read every row."""
         text = search_term.strip().replace("\x00", "")
         if not text:
             return queryset, False
@@ -152,11 +152,12 @@ class RunAdmin(ReadOnlyAdmin):
         return queryset.filter(found), False
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
-        """Here one acts on all runs."""
+        """Return whether the user may act on all runs."""
         return not why_not(request.user, May.OPERATE)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Without the request, which holds the webhook address, for staff that is no operator."""
+        """Return the fields, for staff without the role of operator without the request, which
+        holds the webhook address."""
         if self.has_operate_permission(request):
             return self.fieldsets
         return tuple(
@@ -305,7 +306,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Delete from the trash, with files", permissions=["operate"])
     def purge(self, request: HttpRequest, runs: QuerySet[Run]) -> HttpResponse | None:
-        """Asks first: this cannot be undone."""
+        """Purge runs, after a confirmation: this cannot be undone."""
         if request.POST.get("confirmed"):
             self._each(
                 request,

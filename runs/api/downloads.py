@@ -79,10 +79,10 @@ def send_file(
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """``(start, end)`` of the one range asked for, end excluded; empty if it lies outside; None if
-    the whole is to be sent.
+    """Return ``(start, end)`` of the one range asked for, end excluded; empty if it lies outside;
+    None if the whole is to be sent.
 
-    What is not understood is passed over, and several ranges get the whole: both as RFC 9110
+    A range that cannot be read is ignored, and several ranges get the whole: both as RFC 9110
     allows.
     """
     match = _RANGE.fullmatch(header.strip())

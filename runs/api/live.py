@@ -63,7 +63,7 @@ SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_s
 
 
 def where_it_is() -> RunQuerySet:
-    """Visible runs with what it takes to find their folders."""
+    """Return visible runs with what it takes to find their folders."""
     return Run.objects.visible().only("status", "dry_run", "output_dir")
 
 
@@ -232,7 +232,7 @@ class RunMetrics(APIView):
 
 
 def _series(attempts: Sequence[curves.Attempt]) -> list[dict[str, Any]]:
-    """What was measured, by name; of a series of several attempts the latest one."""
+    """Return what was measured, by name; of a series of several attempts the latest one."""
     found: dict[str, dict[str, Any]] = {}
     for attempt in attempts:
         for series in MetricSeries.objects.filter(run=attempt.run).values(*SERIES_FIELDS):

@@ -27,7 +27,8 @@ _NOBODY = uuid.UUID(int=0)
 
 
 def full_answer(run: Run, reader: User) -> dict[str, Any]:
-    """Everything about a run that ``reader`` may see; ``POST`` and ``GET`` answer the same."""
+    """Return everything about a run that ``reader`` may see; ``POST`` and ``GET`` answer the
+    same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
     return (
         _full(values, reader, run.owner_id)
@@ -37,7 +38,8 @@ def full_answer(run: Run, reader: User) -> dict[str, Any]:
 
 
 def read_full(run_id: uuid.UUID, reader: User) -> dict[str, Any] | None:
-    """The same of a run that has not been read; None where there is none, or in the trash."""
+    """Return the same for a run that has not been read; None where there is none, or in the
+    trash."""
     key = as_key(Run, run_id)
     found = _full_rows().read(key)
     if not found:
@@ -49,8 +51,8 @@ def read_full(run_id: uuid.UUID, reader: User) -> dict[str, Any] | None:
 
 
 def _related(run: Run) -> dict[str, Any]:
-    """What stands in other tables. If the database went away while a run was executed in the
-    request, its end goes first."""
+    """Return what is in other tables. If the database was unavailable while a run was executed in
+    the request, record its end first."""
     try:
         return {
             "owner": run.owner.get_username(),
@@ -63,7 +65,8 @@ def _related(run: Run) -> dict[str, Any]:
 
 
 def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
-    """What a poller needs and nothing heavy; None where there is no such run, or in the trash."""
+    """Return what a poller needs, which is cheap; None where there is no such run, or in the
+    trash."""
     found = _short_rows().read(as_key(Run, run_id))
     return _named(STATUS_FIELDS, found[0]) if found else None
 

@@ -58,7 +58,7 @@ def version() -> str:
 
 
 def path_parts(name: object) -> list[str]:
-    """Return the parts of a relative path of the manifest. Raises Damaged for one that could lead
+    """Return the parts of a relative path of the manifest. Raise Damaged for one that could lead
     elsewhere."""
     parts = name.split("/") if isinstance(name, str) else []
     if (
@@ -137,8 +137,8 @@ def make_folder(path: Path) -> None:
 
 
 def open_file(folder: Path, name: str) -> BufferedReader:
-    """Open a regular file of a backup for reading. Raises Damaged for a link or anything else in
-    its place."""
+    """Open a regular file of a backup for reading. Raise Damaged for a link or anything else in its
+    place."""
     try:
         descriptor = os.open(
             folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -163,7 +163,7 @@ def hash_file(file: BufferedReader) -> str:
 
 @contextmanager
 def verified(folder: Path, name: str, sha256: object) -> Iterator[BufferedReader]:
-    """Yield an open file of a backup that has this hash. Raises Damaged."""
+    """Yield an open file of a backup that has this hash. Raise Damaged."""
     try:
         file = open_file(folder, name)
     except FileNotFoundError:

@@ -64,7 +64,7 @@ class Unreadable(Exception):
 @contextmanager
 def opened(root: Path, parts: Sequence[str]) -> Iterator[int]:
     """Yield a descriptor of the folder that ``parts`` lead to, no link followed below ``root``.
-    Raises OSError."""
+    Raise OSError."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in parts:
@@ -112,8 +112,8 @@ def copy_folder(
 
 
 def _is_temporary(path: str) -> bool:
-    """Whether a killed writer leaves such a file, the keeper puts space aside with it, or a removal
-    is under way."""
+    """Return whether a killed writer leaves such a file, the keeper reserves space with it, or a
+    removal is under way."""
     name, _, suffix = path[1:].rpartition(".")
     return (
         path.startswith(".") and name in names.NAMES and len(suffix) == 8
@@ -180,7 +180,7 @@ def _copy_checkpoint(
 
 
 def _names_below(folder: int) -> set[str]:
-    """The regular files below a folder, by path."""
+    """Return the regular files below a folder, by path."""
     found = set()
     for path, _, files, descriptor in os.fwalk(".", dir_fd=folder):
         for name in files:
@@ -240,7 +240,7 @@ def _is_folder(name: str, parent: int) -> bool:
 def _copy_file(
     parent: int, name: str, target: Path, inside: str, copy: FolderCopy, progress: Progress
 ) -> None:
-    """Copy a regular file if it is there. Raises Unreadable, and leaves nothing of it then."""
+    """Copy a regular file if it is there. Raise Unreadable, and leaves nothing of it then."""
     try:
         descriptor = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
@@ -292,7 +292,7 @@ def _is_regular(name: str, parent: int) -> bool:
 
 
 def _copy_bytes(source: int, status: os.stat_result, target: int) -> CopiedFile:
-    """Copy the bytes that the file had then, or what there is of them. Raises Unreadable."""
+    """Copy the bytes that the file had then, or what there is of them. Raise Unreadable."""
     os.lseek(target, 0, os.SEEK_SET)
     os.ftruncate(target, 0)
     found = hashlib.sha256()

@@ -89,7 +89,7 @@ def database_bytes() -> int:
 
 
 def save_database(target: Path) -> Saved:
-    """Save the database into the new file ``target`` and return what it then holds. Raises
+    """Save the database into the new file ``target`` and return what it then holds. Raise
     BackupRefused."""
     return _save_sqlite(target) if connection.vendor == "sqlite" else _save_postgresql(target)
 
@@ -173,8 +173,8 @@ def _save_postgresql(target: Path) -> Saved:
 
 @contextmanager
 def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
-    """``psql`` holds the transaction open: this program says COMMIT when all else is in place, and
-    if it dies nothing happens."""
+    """Load the database. ``psql`` holds the transaction open: this program sends COMMIT when all
+    else is in place, and if it dies nothing happens."""
     major = _server_version() // 10_000
     restore, psql = _program("pg_restore", major), _program("psql", major)
     known = [*connection.introspection.django_table_names(only_existing=True), "django_migrations"]
@@ -204,7 +204,7 @@ def _load_postgresql(source: Path) -> Iterator[Callable[[], None]]:
         assert client.stdout is not None
 
         def failed(otherwise: str = "it gave no reason") -> BackupRefused:
-            """Why psql ended, as it does without a COMMIT when its input ends."""
+            """Return why psql ended, as it does without a COMMIT when its input ends."""
             with suppress(BrokenPipeError):
                 client.communicate()
             errors.seek(0)
@@ -273,7 +273,7 @@ def _server_version() -> int:
 
 
 def _program(name: str, least: int) -> str:
-    """Return the path of a client program of PostgreSQL. Raises BackupRefused if it is missing or
+    """Return the path of a client program of PostgreSQL. Raise BackupRefused if it is missing or
     older than the server."""
     path = shutil.which(name)
     way_out = (
@@ -308,8 +308,8 @@ def _major(program: str) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """The environment with the connection's parameters as libpq's variables: other accounts can see
-    a command line."""
+    """Return the environment with the connection's parameters as libpq's variables: other accounts
+    can see a command line."""
     variables = {
         option.keyword.decode(): option.envvar.decode()
         for option in Conninfo.get_defaults()

@@ -212,8 +212,8 @@ def _copy_run(
 
 
 def nested(folders: Collection[str]) -> dict[str, set[str]]:
-    """Folders of runs inside the folder of another run, relative to that one; old versions allowed
-    it."""
+    """Return folders of runs inside the folder of another run, relative to that one; old versions
+    allowed it."""
     inside: dict[str, set[str]] = defaultdict(set)
     for folder in folders:
         parts = folder.split("/")

@@ -183,7 +183,7 @@ def _require_stopped(stack: ExitStack) -> None:
 
 
 def _alive_below(root: Path) -> Iterator[Path]:
-    """Folders of runs whose keeper is alive."""
+    """Yield folders of runs whose keeper is alive."""
     for path, folders, entries in os.walk(root):
         folders[:] = [
             name for name in folders if name not in (names.CHECKPOINTS, names.MODEL, names.HOSTS)
@@ -267,8 +267,8 @@ def _lay_ready(
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a training that the database has as pending had been started when its folder was
-    copied, a moment later."""
+    """Return whether a training that the database has as pending had been started when its folder
+    was copied, a moment later."""
     return any(os.path.lexists(folder / name) for name in (names.KEEPER, names.EXIT))
 
 

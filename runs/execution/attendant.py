@@ -108,7 +108,8 @@ class Attendant:
             time.sleep(stopping.POLL_SECONDS)
 
     def _wait_for_turn(self) -> int | None:
-        """One attendant a host: a second one waits. None: told to stop while waiting."""
+        """Wait until this is the one attendant of the host. Return None if it is told to stop
+        meanwhile."""
         path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.attend"
         said = ""
         self._look_at_root()  # makes the folders of a new one

@@ -124,7 +124,8 @@ def _set_broken_end_aside(folder: Path) -> None:
 
 
 def _start_or_cancel(run: Run, folder: Path, lock: int, *, by: str) -> Run:
-    """Claimed, without a keeper: its launcher died in between, or its job has yet to start."""
+    """Start or cancel a run that is claimed and has no keeper: its launcher died in between, or its
+    job has yet to start."""
     engine, run_id = engine_for(run), str(run.run_id)
     if run.status == RunStatus.CANCELLING:
         engine.cancel(run_id)
@@ -157,8 +158,8 @@ def _lost_message(run: Run, killed: list[int]) -> str:
 
 
 def _withdraw_if_over(folder: Path) -> None:
-    """The keeper may have written the end a moment ago; where it still holds the lock, the
-    attendant looks again."""
+    """Withdraw a stop request if the run is over. The keeper may have written the end a moment ago;
+    where it still holds the lock, the attendant looks again."""
     lock = files.try_lock(folder / names.LOCK)
     if lock is not None:
         records.withdraw_late_stop(folder)
@@ -167,7 +168,7 @@ def _withdraw_if_over(folder: Path) -> None:
 
 def cancel_run(*, run: Run, by: User) -> Run:
     """Cancel a run: the row first, then the stop request in its folder, which the keeper obeys.
-    Raises StateConflict."""
+    Raise StateConflict."""
     run = cancelling.request_cancel(run=run, by=by)
     if run.status == RunStatus.CANCELLING and run.supervised:
         folder = reservations.run_folder(run)

@@ -55,7 +55,7 @@ def dry_run_in_request(*, request: RunRequest, by: User) -> tuple[Run, bool]:
     its three events and what is counted, where a dry run from the queue takes three. The manifest
     is written before that, and removed if the run cannot be stored.
 
-    Raises what ``submit_run`` raises.
+    Raise what ``submit_run`` raises.
     """
     if found := submission.find_submitted(request=request, by=by):
         return found, False
@@ -128,8 +128,8 @@ def answer_dry_runs(runs: Sequence[Run], *, by: str) -> None:
 
 
 def _check(run: Run, *, find: Callable[[str], Dataset | None]) -> tuple[bool, list[str], list[str]]:
-    """``(passed, problems, warnings)`` of a stored run; the manifest of one that passed is on
-    disk."""
+    """Return ``(passed, problems, warnings)`` of a stored run; the manifest of one that passed is
+    on disk."""
     return _concluded(run, lambda: run_preflight(run, find=find))
 
 

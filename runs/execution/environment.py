@@ -33,8 +33,8 @@ _PREFIXES = (
 
 
 def trainer_environment(run: Run) -> dict[str, str]:
-    """PATH, HOME, accelerators, JAX, Hugging Face, proxies and certificates; the run's id; caches
-    that outlive the run."""
+    """Return the environment of a trainer: PATH, HOME, accelerators, JAX, Hugging Face, proxies and
+    certificates; the run's id; caches that outlive the run."""
     allowed = {
         name: value
         for name, value in os.environ.items()

@@ -33,8 +33,8 @@ _hosts = Finder(Host, "name", "")
 
 
 def this_host() -> Host:
-    """The row of this host, made if it is not there. Read each time: remembered, it would outlive a
-    deletion, and nothing could be claimed for it any more."""
+    """Return the row of this host; make it if it is missing. Read it each time: a remembered row
+    would outlive a deletion, and nothing could be claimed for it any more."""
     name = settings.TUNIX_HOST_NAME
     return (
         _hosts.find(name)

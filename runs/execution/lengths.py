@@ -58,7 +58,7 @@ def in_classes(lengths: Sequence[tuple[int, int]], step: int) -> list[list[int]]
 def measure_lengths(
     dataset: Dataset, *, model_id: str, prompt_style: str, max_seq_length: int
 ) -> dict[str, Any]:
-    """Return how long the examples of a dataset are in the tokens of a model. Raises as
+    """Return how long the examples of a dataset are in the tokens of a model. Raise as
     ``count_lengths``."""
     counted = count_lengths(
         model_id=model_id,

@@ -98,8 +98,8 @@ def view_example(
 def count_lengths(
     *, model_id: str, lines: Iterable[bytes], prompt_style: str, max_seq_length: int
 ) -> dict[str, Any]:
-    """Return what ``count_lengths`` of runs/trainer/data/view.py has counted within
-    COUNTING_SECONDS. Raises as ``view_example``."""
+    """Return what ``count_lengths`` of runs/trainer/data/view.py counts within COUNTING_SECONDS.
+    Raise as ``view_example``."""
     task = {
         "do": "lengths",
         "prompt_style": prompt_style,
@@ -110,7 +110,7 @@ def count_lengths(
 
 
 def resolve_tokenizer(model_id: str) -> ModelReference:
-    """Return the model whose tokenizer is on this host. Raises CannotLook."""
+    """Return the model whose tokenizer is on this host. Raise CannotLook."""
     try:
         model = resolve_model(model_id)
     except ValueError as error:
@@ -171,15 +171,15 @@ def _why(code: int, output: bytes) -> str:
 
 
 def _last_answer(output: bytes) -> dict[str, Any] | None:
-    """The last complete line; none of an output that is too long."""
+    """Return the last complete line; none of an output that is too long."""
     lines = [] if len(output) > OUTPUT_BYTES else output.split(b"\n")[:-1]
     return json.loads(lines[-1]) if lines else None
 
 
 @contextmanager
 def _place() -> Iterator[int]:
-    """One of the places of this host, as a locked descriptor: it is free again when this process
-    and the one that renders have ended, however they end. Raises TooManyLooks."""
+    """Yield one of the places of this host, as a locked descriptor: it is free again when this
+    process and the one that renders have ended. Raise TooManyLooks."""
     folder = settings.TUNIXRT_VAR_DIR / "look"
     folder.mkdir(parents=True, exist_ok=True)
     files = [
@@ -208,7 +208,8 @@ def _lock_one(files: list[int]) -> int:
 
 
 def _python() -> str:
-    """The interpreter that trains, if it is here: it has what every kind of tokenizer needs."""
+    """Return the interpreter that trains, if it is here: it has what every kind of tokenizer
+    needs."""
     ours = not settings.TUNIX_COMMAND and local_runtime().available
     return settings.TUNIX_PYTHON if ours else sys.executable
 

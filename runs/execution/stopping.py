@@ -36,8 +36,8 @@ POLL_SECONDS = 0.05
 
 
 def ends_with_attendant() -> bool:
-    """Whether the end of this process, the attendant or what runs it, may end its PID namespace;
-    TUNIX_STOP_WITH_ATTENDANT overrides what can be told.
+    """Return whether the end of this process, the attendant or what runs it, may end its PID
+    namespace; TUNIX_STOP_WITH_ATTENDANT overrides the answer.
 
     True for the first process of a namespace and for what it has started, whatever its name: a
     training that saves needlessly loses nothing, one that is killed does. False for what a system's
@@ -54,8 +54,8 @@ def ends_with_attendant() -> bool:
 
 
 def _comes_from_first_process() -> bool:
-    """Whether process 1 is an ancestor of this one; also if that cannot be told. The parent of a
-    process that came from outside is 0."""
+    """Return whether process 1 is an ancestor of this one, or whether that cannot be known. The
+    parent of a process that came from outside is 0."""
     parent = os.getppid()
     while parent > 1:
         process = read_process(parent)
@@ -98,7 +98,8 @@ def wait_for_keepers(asked: list[Process]) -> None:
 
 
 def _is_keeper(process: Process) -> bool:
-    """Told by its command line, since keeper.json and the database may be out of reach just now."""
+    """Return whether a process is a keeper, by its command line, since keeper.json and the database
+    may be out of reach."""
     try:
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[:-1]
     except OSError:

@@ -91,7 +91,7 @@ class Workers:
         self._collect()
 
     def processes(self) -> list[Process]:
-        """Every live task worker of this host, those of a predecessor too."""
+        """Return every live task worker of this host, including those of an earlier attendant."""
         return processes_holding(f"/memfd:{self.mark} (deleted)")
 
     def _start(self) -> None:
@@ -122,8 +122,8 @@ class Workers:
         return sum(code != 0 for code in ended.values())
 
     def _silent(self) -> bool:
-        """Whether the workers have done no task for too long, though one was there; asks for one
-        when it is time."""
+        """Return whether the workers have done no task for too long, although one was there; ask
+        for one when it is time."""
         now = timezone.now()
         is_due = (
             self.canary_sent is None or (now - self.canary_sent).total_seconds() >= CANARY_SECONDS

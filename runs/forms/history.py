@@ -102,7 +102,7 @@ class HistoryFilter(forms.Form):
     RARE = ("dataset_key", "model_id", "tag", "owner", "after", "before")
 
     def selection(self, *, by: AbstractBaseUser) -> Selection:
-        """The selection of a valid form; ``by`` is who looks."""
+        """Return the selection of a valid form; ``by`` is who looks."""
         given = self.cleaned_data
         return Selection(
             status=given["status"] or None,

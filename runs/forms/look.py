@@ -44,7 +44,7 @@ class LookForm(forms.Form):
         self.order_fields(self.field_order)
 
     def parameters(self) -> dict[str, Any]:
-        """What the training is asked, with defaults for what is empty."""
+        """Return the parameters to use, with defaults for empty fields."""
         defaults = KINDS[DEFAULT_KIND].defaults()
         return {
             name: self.cleaned_data[name] or defaults[name]

@@ -36,13 +36,14 @@ _WORDS = {
 
 
 def parameter_label(parameter: Parameter) -> str:
-    """``lora_rank`` as people write it: LoRA rank."""
+    """Return the label of a parameter as people write it: ``lora_rank`` becomes LoRA rank."""
     label = " ".join(_WORDS.get(word, word) for word in parameter.name.split("_")).strip()
     return label[:1].upper() + label[1:]
 
 
 def parameter_help(parameter: Parameter) -> str:
-    """The parameter's help and range; what is null in a request is an empty field in a form."""
+    """Return the parameter's help and range; what is null in a request is an empty field in a
+    form."""
     text = parameter.help.replace("null:", "empty:").replace("null ", "empty ")
     if parameter.minimum is None or parameter.maximum is None:
         return text
@@ -51,8 +52,8 @@ def parameter_help(parameter: Parameter) -> str:
 
 
 def parameter_field(parameter: Parameter) -> forms.Field:
-    """The form field of a training parameter: its text becomes the type that ``clean_request`` asks
-    for."""
+    """Return the form field of a training parameter, whose text becomes the type that
+    ``clean_request`` takes."""
     label, help_text = parameter_label(parameter), parameter_help(parameter)
     common: dict[str, Any] = {"label": label, "help_text": help_text, "initial": parameter.default}
     if parameter.type is bool:
@@ -244,13 +245,14 @@ def time_limit_help() -> str:
 
 
 def _shown(value: Any) -> str:
-    """A field's value as the page shows it: nothing, no tick and an empty list look alike."""
+    """Return a field's value as the page shows it: nothing, no tick and an empty list look
+    alike."""
     return "" if value in (None, False, []) else str(value)
 
 
 def initial_from_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What the form of a clone shows: the request of the run, in a folder and under a name of its
-    own."""
+    """Return what the form of a clone shows: the request of the run, in a folder and under a name
+    of its own."""
     parameters = KINDS[config.get("kind", DEFAULT_KIND)].parameters
     initial = {
         name: value

@@ -2,5 +2,5 @@
 
 
 def split_tags(text: str) -> list[str]:
-    """The tags of a text field, separated by commas."""
+    """Return the tags of a text field, separated by commas."""
     return [tag.strip() for tag in text.split(",") if tag.strip()]

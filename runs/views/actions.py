@@ -48,12 +48,12 @@ def run_action(action: Action) -> Callable[[HttpRequest, UUID], HttpResponse]:
 
 
 def go_back(request: HttpRequest, run: Run) -> HttpResponseRedirect:
-    """To the page of ours that the form named, else to the run."""
+    """Redirect to the page of ours that the form named, else to the run."""
     return HttpResponseRedirect(return_target(request.POST, reverse("runs:detail", args=[run.pk])))
 
 
 def return_target(given: QueryDict, otherwise: str) -> str:
-    """The address of ours that ``next`` names."""
+    """Return the address of ours that ``next`` names."""
     target = given.get("next", "")
     ours = target.startswith("/") and url_has_allowed_host_and_scheme(target, allowed_hosts=None)
     return target if ours else otherwise
@@ -90,7 +90,7 @@ def retry(request: HttpRequest, run: Run) -> HttpResponse:
 
 @run_action
 def extend(request: HttpRequest, run: Run) -> HttpResponse:
-    """By epochs, or, where the form says so, by steps."""
+    """Extend a training by epochs, or, where the form says so, by steps."""
     text = request.POST.get("amount", "").strip()
     if not (text.isascii() and text.isdecimal()):
         messages.error(

@@ -69,8 +69,8 @@ class Row:
 
 
 def read_ids(query: QueryDict) -> list[UUID]:
-    """Every ``ids=`` of a query, which may hold several with commas between them, each once. Raises
-    ValueError."""
+    """Return every ``ids=`` of a query, which may hold several with commas between them, each once.
+    Raise ValueError."""
     texts = [
         text.strip() for value in query.getlist("ids") for text in value.split(",") if text.strip()
     ]

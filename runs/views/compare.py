@@ -78,7 +78,7 @@ def compare(request: HttpRequest) -> HttpResponse:
 @require_safe
 @login_required
 def compare_csv(request: HttpRequest) -> HttpResponse:
-    """One line for each run: what it is, in what it differs, what came of it."""
+    """Write one line for each run: what it is, in what it differs, what came of it."""
     try:
         runs, _ = read_runs(request)
     except CompareRefused as refusal:

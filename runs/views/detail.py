@@ -37,7 +37,7 @@ SAMPLES = 2
 @login_required
 @vary_on_headers("HX-Request")
 def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
-    """The page, or for htmx only the part that changes while the run is active."""
+    """Show the page, or for htmx only the part that changes while the run is active."""
     found = Run.objects.visible().select_related("owner", "host", "retry_of", "resume_from")
     run = get_run_for(person(request), run_id, may=May.READ, runs=found)
     events = list(run.events.order_by("-at", "-id")[:EVENTS_MAX])
@@ -86,7 +86,7 @@ def kind_of(run: Run) -> Kind:
 
 
 def retry_source(run: Run) -> sources.Source | None:
-    """The checkpoint that a retry or an extension of an ended run resumes from."""
+    """Return the checkpoint that a retry or an extension of an ended run resumes from."""
     if not run.is_terminal:
         return None
     try:
@@ -96,7 +96,7 @@ def retry_source(run: Run) -> sources.Source | None:
 
 
 def visible_extensions(run: Run) -> list[Run]:
-    """The oldest of the runs that extend it."""
+    """Return the oldest of the runs that extend it."""
     if not run.is_extensible:
         return []
     extensions = run.heirs.visible().filter(retry_of=None, extend_from_step__isnull=False)
@@ -104,8 +104,8 @@ def visible_extensions(run: Run) -> list[Run]:
 
 
 def visible_retries(run: Run) -> list[Run]:
-    """The newest of its direct retries. Sorted here: asked for the newest, a database walks all
-    runs by age to find them."""
+    """Return the newest of its direct retries. Sort here: asked for the newest, a database walks
+    all runs by age to find them."""
     retries = (
         run.retries.visible()
         .order_by()
@@ -115,7 +115,7 @@ def visible_retries(run: Run) -> list[Run]:
 
 
 def first_samples(run: Run) -> SamplePage | None:
-    """The first examples of the run's own data, if it has any."""
+    """Return the first examples of the run's own data, if it has any."""
     try:
         return read_samples(reservations.run_folder(run), offset=0, limit=SAMPLES)
     except (OSError, files.BrokenFile):
@@ -137,7 +137,7 @@ class Output:
 
 
 def read_outputs(run: Run) -> list[Output]:
-    """The row's output once the run has ended; until then what is in its folder so far."""
+    """Return the row's output once the run has ended; until then what is in its folder so far."""
     folder, limit = reservations.run_folder(run), settings.TUNIX_OUTPUT_MAX_BYTES
     outputs = []
     for name, kept in (("stdout", run.stdout), ("stderr", run.stderr)):
@@ -167,7 +167,7 @@ class FileGroup:
 
 
 def grouped(found: list[artifacts.Artifact], *, removable: bool) -> list[FileGroup]:
-    """``checkpoints/<step>`` and ``model`` as one each, other files by themselves."""
+    """Return ``checkpoints/<step>`` and ``model`` as one each, other files by themselves."""
     groups: dict[str, list[artifacts.Artifact]] = {}
     for artifact in found:
         parts = artifact.path.split("/")
@@ -198,7 +198,7 @@ class ParameterRow:
 
 
 def parameter_rows(run: Run) -> list[ParameterRow]:
-    """Every training parameter with the run's value; those that people set first."""
+    """Return every training parameter with the run's value; those that people set first."""
     rows = [
         ParameterRow(
             name,

@@ -81,7 +81,7 @@ def date_ranges(query: str) -> list[DateRange]:
 
 
 def remember_columns(request: HttpRequest) -> HttpResponse:
-    """What was ticked becomes part of the address, and what later histories show that name no
+    """Put the ticked columns into the address, and show them in later histories that name no
     columns."""
     chosen = in_order(request.GET.getlist("columns")) or columns.DEFAULT
     address = request.GET.copy()
@@ -111,7 +111,7 @@ def remember_columns(request: HttpRequest) -> HttpResponse:
 @login_required
 @vary_on_headers("HX-Request", "X-Opened")
 def history(request: HttpRequest) -> HttpResponse:
-    """The page, or for htmx only the part that changes."""
+    """Show the page, or for htmx only the part that changes."""
     if "choose" in request.GET:
         return remember_columns(request)
     form = HistoryFilter(request.GET)
@@ -214,7 +214,7 @@ def history_rows(runs: Sequence[Run], *, by: User, sparklines: bool) -> list[dic
 @require_safe
 @login_required
 def essentials(request: HttpRequest, run_id: UUID) -> HttpResponse:
-    """The part of a row that is shown when the row is expanded."""
+    """Show the part of a row that appears when the row is expanded."""
     run = get_run_for(person(request), run_id, may=May.READ, runs=_with_more(Run.objects.visible()))
     return render(request, "runs/_essentials.html", {"run": run})
 

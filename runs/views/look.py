@@ -61,8 +61,8 @@ def look(request: HttpRequest, trace_id: UUID) -> HttpResponse:
 
 
 def _neighbours(request: HttpRequest, dataset: Dataset, trace: Trace) -> dict[str, Any]:
-    """The place of an example in a dataset, and the addresses of the pages of the examples before
-    and after it, for the same model. Erased examples have none and are passed over."""
+    """Return the place of an example in a dataset, and the addresses of the pages of the examples
+    before and after it, for the same model. Skip erased examples, which have none."""
     items = DatasetItem.objects.filter(dataset=dataset)
     places = items.filter(trace=trace).order_by("position").values_list("position", flat=True)
     asked = _number(request.GET.get("position", ""))
@@ -158,8 +158,8 @@ def _pages(request: HttpRequest, name: str, numbers: range, here: int) -> list[d
 
 
 def _segments(tokens: list[dict[str, Any]], *, apart: bool) -> list[Segment]:
-    """The texts of tokens: ``apart``, or joined where neighbours are shown alike. Control tokens
-    always stand apart."""
+    """Return the texts of tokens: ``apart``, or joined where neighbours are shown alike. Control
+    tokens always stand apart."""
     segments: list[Segment] = []
     pending = ""
     last: tuple[bool, bool] | None = None

@@ -64,7 +64,7 @@ class MeasuredLengths:
 @login_required
 @vary_on_headers("HX-Request")
 def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
-    """The page, or for htmx the part of a dataset's page."""
+    """Show the page, or for htmx the part of a dataset's page."""
     dataset = get_dataset_for(person(request), key, may=May.READ)
     measured: dict[str, MeasuredLengths] = {}
     recent = (

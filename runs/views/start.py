@@ -134,8 +134,8 @@ def time_warnings(form: StartForm) -> list[str]:
 
 
 def check(request: HttpRequest, form: StartForm) -> tuple[int, Run | None]:
-    """A dry run of the form as it stands, as deep as this host can look, beside the form. The form
-    itself stays to be sent."""
+    """Run a dry run of the form as it stands, as deep as this host can check, beside the form. The
+    form itself stays to be sent."""
     assert form.request is not None
     depth = "full" if local_runtime().available else "quick"
     asked = replace(
@@ -177,7 +177,7 @@ def start_run(request: HttpRequest, asked: RunRequest, *, queued: bool) -> Run:
 
 
 def why_not_now(refusal: launching.CannotStart) -> str:
-    """The reason in the words of the form, where a slot is all that is missing."""
+    """Return the reason in the words of the form, where a slot is all that is missing."""
     return (
         "Every slot of this host is training."
         if isinstance(refusal, launching.NoFreeSlot)
@@ -224,7 +224,7 @@ def page_context(form: StartForm, user: User) -> dict[str, object]:
 
 
 def dataset_choices(wanted: str) -> list[tuple[str, str]]:
-    """``(key, label)`` of the newest datasets, and of the wanted one wherever it stands."""
+    """Return ``(key, label)`` of the newest datasets, and of the wanted one wherever it stands."""
     fields = ("dataset_key", "size", "held_out_size")
     found = list(
         Dataset.objects.filter(archived_at=None)
@@ -246,7 +246,8 @@ def dataset_choices(wanted: str) -> list[tuple[str, str]]:
 
 
 def model_choices() -> list[str]:
-    """Models to suggest: presets, folders below the model roots, and what runs used of late."""
+    """Return models to suggest: presets, folders below the model roots, and those of recent
+    runs."""
     presets = [f"preset:{name}" for name in preset_names()]
     folders = [
         str(path.parent) for root in settings.TUNIX_MODEL_ROOTS for path in _model_configs(root)
@@ -263,7 +264,7 @@ def _model_configs(root: Path) -> list[Path]:
 
 
 def run_to_clone(text: str) -> Run | None:
-    """The run to clone, if ``text`` names one."""
+    """Return the run to clone, if ``text`` names one."""
     try:
         return Run.objects.visible().filter(pk=uuid.UUID(text)).first()
     except ValueError:

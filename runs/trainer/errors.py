@@ -112,7 +112,7 @@ _MEMORY_ADVICE = (
 
 
 def explain(error: BaseException) -> TrainerError | None:
-    """The failure as one of ours, or None when its cause is unknown.
+    """Return the failure as one of ours, or None when its cause is unknown.
 
     Memory and disk problems arrive as exceptions of many libraries. Disk words are looked for
     first: tensorstore reports a full disk as RESOURCE_EXHAUSTED too.
@@ -146,8 +146,8 @@ def explain(error: BaseException) -> TrainerError | None:
 
 
 def shortened(text: str, *, keep: tuple[str, ...] = ()) -> str:
-    """The first line of ``text``; of a long one its beginning and its end, since libraries put the
-    cause last.
+    """Return the first line of ``text``; of a long one its beginning and its end, since libraries
+    put the cause last.
 
     The first of the words ``keep`` that ``text`` holds is never cut off.
     """

@@ -94,7 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def library_version() -> str:
-    """The installed google-tunix, without importing it: JAX alone takes a second."""
+    """Return the version of the installed google-tunix, without importing it: JAX alone takes a
+    second."""
     try:
         return importlib.metadata.version(LIBRARY)
     except importlib.metadata.PackageNotFoundError as error:

@@ -55,8 +55,8 @@ class BatchBuilder:
     def __init__(
         self, data: TokenisedData, *, shards: int = 1, process: int = 0, processes: int = 1
     ):
-        """``shards``: devices over which rows are spread; the number of rows is rounded up to a
-        multiple of it."""
+        """Make a builder. ``shards``: devices over which rows are spread; the number of rows is
+        rounded up to a multiple of it."""
         self._data = data
         self._shards = shards
         self._process, self._processes = process, processes
@@ -101,7 +101,7 @@ class Prefetcher:
     AHEAD = 2
 
     def __init__(self, builder: BatchBuilder, plan: DataPlan, *, start: int, stop: int):
-        """Batches of steps ``start`` to ``stop`` - 1."""
+        """Prepare the batches of steps ``start`` to ``stop`` - 1."""
         self._queue: queue.Queue[HostBatch | Exception | None] = queue.Queue(maxsize=self.AHEAD)
         self._closed = threading.Event()
         self._thread = threading.Thread(

@@ -120,7 +120,7 @@ class LaidOut:
     developer_moved: bool = False
 
     def parts(self, pieces: Pieces) -> list[Part]:
-        """``pieces`` with the texts put in, each part with whether the template wrote it."""
+        """Return ``pieces`` with the texts put in, each part with whether the template wrote it."""
         return [
             (piece, True) if isinstance(piece, str) else (self.texts[piece], False)
             for piece in pieces
@@ -131,8 +131,8 @@ class ChatTemplate:
     """The chat template of a tokenizer."""
 
     def __init__(self, tokenizer: Any, *, prompt_style: str, begin: str, name: str):
-        """``begin`` is put before everything: the begin token, where the template is ours.
-        ``name`` is what sentences call the template."""
+        """Take a template. ``begin`` is put before everything: the begin token, where the template
+        is ours. ``name`` is what sentences call the template."""
         self._tokenizer = tokenizer
         self._style = prompt_style
         self._begin = begin
@@ -152,8 +152,8 @@ class ChatTemplate:
         )
 
     def _probe(self) -> str:
-        """What the template writes around texts: control tokens may be put together from parts
-        (``'<|' + role + '|>'``)."""
+        """Return what the template writes around texts: control tokens may be put together from
+        parts (``'<|' + role + '|>'``)."""
         texts = []
         for roles in (("user", "assistant"), ("system", "user", "assistant", "user", "assistant")):
             messages = [{"role": role, "content": chr(FIRST)} for role in roles]
@@ -175,7 +175,7 @@ class ChatTemplate:
         return False
 
     def lay_out(self, messages: Messages, tools: Tools | None = None) -> LaidOut:
-        """Where everything lies once ``messages`` are rendered; the last one is the answer.
+        """Return where everything lies once ``messages`` are rendered; the last one is the answer.
 
         Raises:
             DataError: the template refuses the conversation, or does not show its texts as they
@@ -202,8 +202,8 @@ class ChatTemplate:
     def lay_out_prompt(
         self, messages: Messages, tools: Tools | None = None, answer: Message | None = None
     ) -> LaidOut:
-        """The same for messages that an answer is asked for. Of ``answer`` counts only whether it
-        has reasoning and tool calls: otherwise it is the letter a."""
+        """Return the same for messages that an answer is asked for. Of ``answer`` counts only
+        whether it has reasoning and tool calls: otherwise it is the letter a."""
         if answer is None or not is_composed(answer):
             answer = {"role": "assistant", "content": "a"}
         found = self.lay_out([*messages, answer], tools)
@@ -308,14 +308,15 @@ class ChatTemplate:
 
     @staticmethod
     def _start_of_answer(whole: str, asked: str, start: int) -> int:
-        """Where an answer whose text is at ``start`` begins with ``prompt_style: conversation``."""
+        """Return where an answer whose text is at ``start`` begins with ``prompt_style:
+        conversation``."""
         if asked and whole.startswith(asked) and not whole[len(asked) : start].strip():
             return len(asked)  # what lies between is white space, which the model has to write
         return start
 
     def _composed(self, skeleton: Skeleton, whole: str, asked: str) -> Layout:
-        """The layout of an answer with reasoning or tool calls: all that the template writes after
-        what it writes before any answer, or when it asks for one."""
+        """Return the layout of an answer with reasoning or tool calls: all that the template writes
+        after what it writes before any answer, or when it asks for one."""
         before = self._beforejoined(skeleton, asked)
         if self._style == GENERATION:
             self._check_asks(skeleton, asked, before)
@@ -340,7 +341,8 @@ class ChatTemplate:
         return self._layout(whole[:start], whole[start:end], whole[end:], whole, asked)
 
     def _beforejoined(self, skeleton: Skeleton, asked: str) -> str | None:
-        """What stands before the last answer if it is a text; None where the template refuses."""
+        """Return what stands before the last answer if it is a text; None where the template
+        refuses."""
         answer = {"role": "assistant", "content": chr(LAST)}
         try:
             whole = self._render(
@@ -372,8 +374,8 @@ class ChatTemplate:
     def _after_asked(
         self, skeleton: Skeleton, whole: str, asked: str, place: tuple[int, int] | None
     ) -> Layout:
-        """The layout with ``prompt_style: generation``: the answer stands after what the template
-        writes when it asks for one."""
+        """Return the layout with ``prompt_style: generation``: the answer stands after what the
+        template writes when it asks for one."""
         self._check_asks(skeleton, asked, whole[: place[0]] if place else None)
         if place and whole[: place[0]].startswith(asked):
             return self._layout(
@@ -447,7 +449,7 @@ class ChatTemplate:
             )
 
     def _find_answer(self, marked: str, whole: str) -> tuple[int, int] | None:
-        """Where the answer with all its tags lies; white space around tags may differ."""
+        """Return where the answer with all its tags lies; white space around tags may differ."""
         tokens = [
             part
             for segment in self.control.tags.split(marked)
@@ -492,7 +494,7 @@ def joined(parts: Iterable[Part]) -> str:
 
 
 def _without_repeated_tag(asked: str, answer: str) -> str:
-    """The answer without the tag that the generation prompt has written already."""
+    """Return the answer without the tag that the generation prompt has written already."""
     tag = REASONING_TAGS[0]
     if asked.rstrip().endswith(tag) and answer.lstrip().startswith(tag):
         return answer.lstrip().removeprefix(tag).lstrip()
@@ -500,12 +502,12 @@ def _without_repeated_tag(asked: str, answer: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Template text as a sentence shows it."""
+    """Return template text as a sentence shows it."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def last_words(pieces: Sequence[str | int]) -> str:
-    """What the template writes after the last text."""
+    """Return what the template writes after the last text."""
     words = ""
     for piece in reversed(pieces):
         if isinstance(piece, int):

@@ -40,7 +40,8 @@ class ControlTokens:
     """
 
     def __init__(self, tokenizer: Any, template: str):
-        """``template``: the template's source, and what it writes around texts."""
+        """Find the control tokens. ``template``: the template's source, and what it writes around
+        texts."""
         added = {token.content: (id, token) for id, token in tokenizer.added_tokens_decoder.items()}
         special = {name for name, (_, token) in added.items() if token.special} | (
             set(tokenizer.all_special_tokens) & set(added)
@@ -75,25 +76,26 @@ class ControlTokens:
         self.starts_in_template = lru_cache(maxsize=4096)(self.starts)
 
     def found(self, text: str) -> re.Match[str] | None:
-        """The first name of a control token in ``text``."""
+        """Return the first name of a control token in ``text``."""
         return self._names.search(text)
 
     def starts(self, text: str) -> tuple[int, ...]:
-        """Where the names of control tokens begin in ``text``."""
+        """Return where the names of control tokens begin in ``text``."""
         return tuple(match.start() for match in self._names.finditer(text))
 
     def end_in(self, text: str) -> int | None:
-        """Where the first control token that can end an answer ends in ``text``."""
+        """Return where the first control token that can end an answer ends in ``text``."""
         return next(
             (match.end() for match in self._names.finditer(text) if match[0] in self.ends), None
         )
 
     def without_names(self, text: str) -> str:
-        """``text`` without the names of control tokens."""
+        """Return ``text`` without the names of control tokens."""
         return self._names.sub("", text)
 
     def last_end_in(self, text: str) -> tuple[int, int] | None:
-        """Where the control token lies that can end an answer and has only white space after it."""
+        """Return where the control token lies that can end an answer and has only white space after
+        it."""
         found = None
         for match in self._names.finditer(text):
             if match[0] in self.ends:
@@ -101,8 +103,8 @@ class ControlTokens:
         return found if found and not text[found[1] :].strip() else None
 
     def encode_apart(self, texts: list[list[tuple[str, bool]]]) -> list[Any]:
-        """Encodings of texts made of parts, each ``(text, whether the template wrote it)``; offsets
-        count in the joined parts.
+        """Return the encodings of texts made of parts, each ``(text, whether the template wrote
+        it)``; offsets count in the joined parts.
 
         Raises:
             DataError: a text cannot be kept apart from control tokens.
@@ -118,8 +120,8 @@ class ControlTokens:
         return list(encodings)
 
     def _with_aliases(self, parts: Iterable[tuple[str, bool]]) -> tuple[str, int]:
-        """The joined text with an alias for each control token of the template, and how many there
-        are."""
+        """Return the joined text with an alias for each control token of the template, and how many
+        there are."""
         joined, count = [], 0
         for text, from_template in parts:
             if from_template:
@@ -183,8 +185,8 @@ def _rename(model: dict[str, Any], names: dict[str, str]) -> None:
 
 
 def _alternatives(words: Iterable[str]) -> str:
-    """A pattern that matches the longest of ``words``; it branches letter by letter, because there
-    can be thousands."""
+    """Return a pattern that matches the longest of ``words``; it branches letter by letter, because
+    there can be thousands."""
     branches: dict[str, list[str]] = {}
     for word in words:
         if word:

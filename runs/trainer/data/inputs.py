@@ -17,7 +17,7 @@ from runs.trainer.errors import ManifestProblem, ModelError, TrainerError
 
 
 def open_manifest(config: Path) -> tuple[dict[str, Any], Path]:
-    """Return the checked manifest and its folder. Raises ManifestProblem."""
+    """Return the checked manifest and its folder. Raise ManifestProblem."""
     try:
         return read_manifest(config), config.absolute().parent
     except ManifestError as error:
@@ -55,7 +55,7 @@ def input_warnings(tokenizer: Tokenizer, data: TokenisedData, *, positions: int)
 
 
 def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
-    """Open the tokenizer in ``folder``; None means bytes. Raises ModelError whatever is wrong with
+    """Open the tokenizer in ``folder``; None means bytes. Raise ModelError whatever is wrong with
     its files."""
     try:
         if folder is not None:

@@ -9,7 +9,7 @@ WORTH_A_BUCKET = 0.9  # another bucket must leave at most this share of the padd
 
 
 def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
-    """Best-fit decreasing: put sequences into as few rows of ``capacity`` tokens as it goes.
+    """Put sequences into as few rows of ``capacity`` tokens as possible, by best-fit decreasing.
 
     Each sequence, longest first, goes to the row whose free space it fills best; equal lengths keep
     their order, so the result is a function of the input alone. At most 11/9 of the fewest possible
@@ -45,8 +45,8 @@ def pack(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, int]:
 
 
 def group_rows(row_of: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Members of every row: ``members[starts[r]:starts[r + 1]]`` are the sequences of row r, in
-    their own order."""
+    """Return the members of every row: ``members[starts[r]:starts[r + 1]]`` are the sequences of
+    row r, in their own order."""
     members = np.argsort(row_of, kind="stable").astype(np.int32)
     starts = np.zeros(rows + 1, dtype=np.int64)
     np.cumsum(np.bincount(row_of, minlength=rows), out=starts[1:])
@@ -54,8 +54,8 @@ def group_rows(row_of: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bucket_lengths(lengths: np.ndarray, longest: int) -> list[int]:
-    """At most four row lengths, ascending, that waste the least padding; the last holds the longest
-    sequence.
+    """Return at most four row lengths, ascending, that waste the least padding; the last holds the
+    longest sequence.
 
     Lengths are multiples of 16 up to 256 tokens and of 64 above, never more than ``longest``.
     """
@@ -88,7 +88,8 @@ def bucket_lengths(lengths: np.ndarray, longest: int) -> list[int]:
 
 
 def round_up(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """Lengths as rows have them: multiples of 16 up to 256, of 64 above, at most ``longest``."""
+    """Return lengths as rows have them: multiples of 16 up to 256, of 64 above, at most
+    ``longest``."""
     lengths = np.asarray(lengths)
     steps = np.where(lengths <= 256, 16, 64)
     return np.minimum(-(-lengths // steps) * steps, longest)

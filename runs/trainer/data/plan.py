@@ -48,7 +48,8 @@ class DataPlan:
         packing: bool,
         seed: int,
     ):
-        """``pieces`` [n] are indices into the tokenised data, ``lengths`` [n] their tokens."""
+        """Plan a training. ``pieces`` [n] are indices into the tokenised data, ``lengths`` [n]
+        their tokens."""
         self._pieces = np.asarray(pieces)
         self._lengths = np.asarray(lengths)
         self._seed = seed
@@ -77,7 +78,8 @@ class DataPlan:
         return self._row_count
 
     def steps(self, *, start: int = 0) -> Iterator[tuple[int, StepRows]]:
-        """Steps without end, from step ``start`` (0: the very first) on, each with its number."""
+        """Yield steps without end, from step ``start`` (0: the very first) on, each with its
+        number."""
         step = start
         while True:
             epoch = step // self.steps_per_epoch
@@ -86,7 +88,7 @@ class DataPlan:
                 step += 1
 
     def epoch(self, epoch: int) -> _Epoch:
-        """The steps of one epoch, as a sequence."""
+        """Return the steps of one epoch, as a sequence."""
         if self.packing:
             order = self._generator(epoch + 1).permutation(self._row_count)
             return _Epoch(
@@ -95,7 +97,7 @@ class DataPlan:
         return _Epoch(self._bucketed(epoch), self._single_row)
 
     def padding_waste(self) -> float:
-        """Share of the tokens of an epoch that are padding, 0 to 1."""
+        """Return the share of the tokens of an epoch that are padding, 0 to 1."""
         computed = sum(length * self._rows_per_step for length, _ in self.epoch(0).plan)
         return 1.0 - float(self._lengths.sum()) / computed
 
@@ -178,7 +180,7 @@ def plan_rows(
 def total_steps(
     steps_per_epoch: int, *, num_epochs: int, max_steps: int | None, extend_from: int | None = None
 ) -> int:
-    """The last optimizer step of the training.
+    """Return the last optimizer step of the training.
 
     An extension adds its steps to ``extend_from``: ``max_steps`` where it is set, whatever
     ``num_epochs`` says.
@@ -198,8 +200,8 @@ def held_out_batches(
     packing: bool,
     row_lengths: list[int],
 ) -> list[StepRows]:
-    """Batches of the held-out part, in a fixed order and in the shapes of the training where they
-    fit.
+    """Return batches of the held-out part, in a fixed order and in the shapes of the training where
+    they fit.
 
     Shapes: ``max_length`` with packing, else the training's ``row_lengths``, and one longer one if
     a held-out example needs it.

@@ -15,9 +15,9 @@ TOKENS_MAX = 400  # of each; a token's text costs decoding everything before it
 
 
 def first_seen(data: TokenisedData, tokenizer: Tokenizer) -> dict[str, Any]:
-    """``examples``: of each the texts of its first ``tokens``, the spans of those that count in the
-    loss (``learnt``), the index of the first of them (``learnt_from``), and its ``length`` in
-    tokens."""
+    """Return ``examples``: of each the texts of its first ``tokens``, the spans of those that count
+    in the loss (``learnt``), the index of the first of them (``learnt_from``), and its ``length``
+    in tokens."""
     return {
         "examples": [
             _seen(data, tokenizer, int(index)) for index in data.select(held_out=False)[:EXAMPLES]
@@ -39,13 +39,14 @@ def _seen(data: TokenisedData, tokenizer: Tokenizer, index: int) -> dict[str, An
 
 
 def _spans(mask: np.ndarray) -> list[list[int]]:
-    """``[start, end]`` of every run of true values."""
+    """Return ``[start, end]`` of every run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return edges.reshape(-1, 2).tolist()
 
 
 def token_texts(ids: list[int], tokenizer: Tokenizer) -> list[str]:
-    """What each token adds to the text. A character of several tokens is with the last of them."""
+    """Return what each token adds to the text. A character of several tokens is with the last of
+    them."""
     texts, shown = [], 0
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:end], marks=True)

@@ -60,7 +60,7 @@ def make_skeleton(
     last = len(messages) - 1
 
     def place(segment: str, text: str, position: int) -> str:
-        """``segment`` with a placeholder for its text."""
+        """Return ``segment`` with a placeholder for its text."""
         if len(texts) > LAST - FIRST:
             raise DataError(f"the conversation has more than {LAST - FIRST:,} texts; split it")
         before = len(segment) - len(segment.lstrip())

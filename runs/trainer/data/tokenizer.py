@@ -101,14 +101,14 @@ class Tokenizer(Protocol):
         """
 
     def see(self, conversation: Conversation) -> Iterator[Seen]:
-        """Yield the rows of a conversation with their texts. Raises DataError."""
+        """Yield the rows of a conversation with their texts. Raise DataError."""
 
     def see_prompt(self, messages: Messages, *, tools: Tools | None = None) -> Seen:
-        """Return what the model is given when it is to answer. Raises DataError."""
+        """Return what the model is given when it is to answer. Raise DataError."""
 
     def decode(self, ids: Sequence[int], *, marks: bool = False) -> str:
-        """Text of an answer, without its ending token; with ``marks`` the special tokens by
-        name."""
+        """Return the text of an answer, without its ending token; with ``marks`` the special tokens
+        by name."""
 
 
 class ByteTokenizer:
@@ -227,10 +227,11 @@ class ChatTokenizer:
     def __init__(
         self, folder: Path, *, prompt_style: str = CONVERSATION, tokenizer: Any | None = None
     ):
-        """``prompt_style``: after what an answer stands, see runs/spec/manifest.py. ``tokenizer``:
-        of the folder, where it is not read by transformers (tokenizer_file.py).
+        """Open a tokenizer. ``prompt_style``: what an answer stands after, see
+        runs/spec/manifest.py. ``tokenizer``: of the folder, where it is not read by transformers
+        (tokenizer_file.py).
 
-        Raises ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that
+        Raise ModelError: no tokenizer in ``folder``, one that cannot be read, or a template that
         cannot be trained with.
         """
         self._tokenizer = _load(folder) if tokenizer is None else tokenizer
@@ -292,8 +293,8 @@ class ChatTokenizer:
     def _encode_asked(
         self, messages: Messages, tools: Tools | None, answer: Message | None
     ) -> tuple[Row, Any, int]:
-        """A row that begins with what stands before an answer, its encoding, and how many of its
-        tokens that is."""
+        """Return a row that begins with what stands before an answer, its encoding, and how many of
+        its tokens that is."""
         found = self._template.lay_out_prompt(messages, tools, answer)
         if found.layout.prompt_is_asked:
             prompt = found.parts(found.layout.prompt)
@@ -343,7 +344,7 @@ class ChatTokenizer:
         )
 
     def _encode_rows(self, rows: list[Row]) -> list[tuple[Any, bool]]:
-        """The encoding of each row, and whether its texts would make control tokens."""
+        """Return the encoding of each row, and whether its texts would make control tokens."""
         control = self._template.control
         texts = [row.text for row in rows]
         forging = [
@@ -387,7 +388,7 @@ class ChatTokenizer:
         )
 
     def _learnt(self, encoding: Any, ids: list[int], start: int, end: int) -> tuple[int, int]:
-        """The tokens of the answer at these characters."""
+        """Return the tokens of the answer at these characters."""
         first = self._first_token(encoding, ids, start)
         last = encoding.char_to_token(end - 1)
         if last is None or ids[last] not in self._template.control.all_ids:
@@ -402,8 +403,8 @@ class ChatTokenizer:
         return first, last + 1
 
     def _first_token(self, encoding: Any, ids: list[int], start: int) -> int:
-        """The first token with a character from ``start`` on, unless it is a control token that
-        swallows white space."""
+        """Return the first token with a character from ``start`` on, unless it is a control token
+        that swallows white space."""
         index = encoding.char_to_token(start)
         if index is None:  # a tokenizer may leave white space out of its offsets
             index = next(
@@ -421,7 +422,7 @@ class ChatTokenizer:
         """Encode made-up conversations and check what would be learnt; return the id that ends an
         answer.
 
-        Raises DataError: the template, or the tokenizer with it, cannot be trained with.
+        Raise DataError: the template, or the tokenizer with it, cannot be trained with.
         """
         problem: DataError | None = None
         end: int | None = None
@@ -452,7 +453,7 @@ class ChatTokenizer:
         return end
 
     def _check_learnt(self, found: LaidOut, encoded: Encoded) -> None:
-        """Raises DataError: by what the tokenizer decodes, something else than the answer and its
+        """Raise DataError if, by what the tokenizer decodes, something else than the answer and its
         end would be learnt."""
         layout = found.layout
         end = joined(found.parts(layout.end))[: layout.end_length]
@@ -497,8 +498,8 @@ class ChatTokenizer:
         )
 
     def _find_stop_ids(self, folder: Path, end: int) -> tuple[int, ...]:
-        """The end token, those of generation_config.json, and the token with which the template
-        ends an answer."""
+        """Return the end token, those of generation_config.json, and the token with which the
+        template ends an answer."""
         found = {end}
         if self._tokenizer.eos_token_id is not None:
             found.add(self._tokenizer.eos_token_id)
@@ -563,7 +564,7 @@ def _batches(rows: list[Row]) -> Iterator[list[Row]]:
 
 
 def _control_starts(parts: list[Part], control: ControlTokens) -> tuple[int, ...]:
-    """Where the template writes control tokens in the joined parts."""
+    """Return where the template writes control tokens in the joined parts."""
     starts: list[int] = []
     position = 0
     for text, from_template in parts:
@@ -574,6 +575,6 @@ def _control_starts(parts: list[Part], control: ControlTokens) -> tuple[int, ...
 
 
 def load_tokenizer(folder: Path | None, *, prompt_style: str = CONVERSATION) -> Tokenizer:
-    """The tokenizer in ``folder``; None means bytes, before whose answers the same stands
-    always."""
+    """Return the tokenizer in ``folder``; None means bytes, for which the same always stands before
+    an answer."""
     return ByteTokenizer() if folder is None else ChatTokenizer(folder, prompt_style=prompt_style)

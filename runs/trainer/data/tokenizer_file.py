@@ -60,8 +60,8 @@ class TokenizerFile:
     is_fast = True
 
     def __init__(self, folder: Path):
-        """``folder`` has the form that ``check_tokenizer`` asks for. Raises ModelError: there is no
-        ``tokenizer.json``, or one that cannot be used."""
+        """Open a tokenizer. ``folder`` has the form that ``check_tokenizer`` requires. Raise
+        ModelError if there is no ``tokenizer.json``, or one that cannot be used."""
         try:
             self.backend_tokenizer = Backend.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises Exception itself
@@ -154,7 +154,7 @@ class TokenizerFile:
         add_generation_prompt: bool = False,
         **unused: Any,
     ) -> str:
-        """Render the template. Raises what the template raises, and ValueError for a text that is
+        """Render the template. Raise what the template raises, and ValueError for a text that is
         longer than MOST_RENDERED."""
         source = self._template_for(tools)
         template = self._compiled.get(source)
@@ -185,7 +185,7 @@ class TokenizerFile:
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """The engine with what chat templates may use, as transformers sets it up."""
+    """Return the engine with what chat templates may use, as transformers sets it up."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -255,7 +255,7 @@ def _text(token: Any) -> str | None:
 
 
 def _read_template(folder: Path, settings: dict[str, Any]) -> str | dict[str, str] | None:
-    """The template, from files of its own or from the settings."""
+    """Return the template, from files of its own or from the settings."""
     found = {
         path.stem: path.read_text(encoding="utf-8")
         for path in sorted(folder.glob("additional_chat_templates/*.jinja"))

@@ -51,7 +51,7 @@ class TokenisedData:
     key: str  # what the content depends on, hashed
 
     def check_vocabulary(self, size: int) -> None:
-        """Raises ModelError: the tokenizer gives ids that the model has no embedding for."""
+        """Raise ModelError if the tokenizer gives ids that the model has no embedding for."""
         largest = self.counts["largest_id"]
         if largest >= size:
             raise ModelError(
@@ -60,7 +60,7 @@ class TokenisedData:
             )
 
     def select(self, *, held_out: bool) -> np.ndarray:
-        """Indices of the pieces of one split, in file order."""
+        """Return the indices of the pieces of one split, in file order."""
         return np.flatnonzero(self.pieces["held_out"] == held_out)
 
 
@@ -258,7 +258,7 @@ def _write_chunk(
 
 
 def _arrays(row: Encoded) -> tuple[np.ndarray, np.ndarray]:
-    """Ids, and whether each is learnt."""
+    """Return ids, and whether each is learnt."""
     mask = np.zeros(len(row.ids), dtype=bool)
     for start, end in row.counted:
         mask[start:end] = True
@@ -268,8 +268,8 @@ def _arrays(row: Encoded) -> tuple[np.ndarray, np.ndarray]:
 def _cut(
     ids: np.ndarray, mask: np.ndarray, max_length: int, too_long: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The sequences that a row becomes (windows.py), each with which of its tokens are learnt. A
-    sequence without a learnt token is left out."""
+    """Yield the sequences that a row becomes (windows.py), each with which of its tokens are
+    learnt. Leave out a sequence without a learnt token."""
     for start, end, learnt_from in windows(len(ids), max_length, too_long):
         learnt = mask[start:end].copy()
         learnt[: learnt_from - start] = False

@@ -140,7 +140,7 @@ def _check_results_told_apart(
 
 
 def _marked_calls(message: Message, number: int, marks: _Marks) -> Message:
-    """A message with marks for what a template has to show of its tool calls."""
+    """Return a message with marks for what a template has to show of its tool calls."""
     calls = []
     for call in message["tool_calls"]:
         function = call["function"]
@@ -156,7 +156,7 @@ def _marked_calls(message: Message, number: int, marks: _Marks) -> Message:
 
 
 def _marked_tool(tool: dict[str, Any], number: int, marks: _Marks) -> dict[str, Any]:
-    """A tool with marks for what a template has to show of it."""
+    """Return a tool with marks for what a template has to show of it."""
     function = tool["function"]
     marked: dict[str, Any] = {"name": marks.new(f"the name of tool {number}")}
     if function.get("description"):

@@ -40,7 +40,7 @@ def open_tokenizer(folder: Path | None, *, prompt_style: str) -> Tokenizer:
     """Open the tokenizer of a model folder; None means bytes.
 
     Where the files alone tell what the training program reads, or where it is not installed, they
-    are read without it. Raises ModelError.
+    are read without it. Raise ModelError.
     """
     if folder is None:
         return load_tokenizer(None)
@@ -87,14 +87,14 @@ class Side:
     tools: Tools | None
 
     def see(self, tokenizer: Tokenizer) -> Iterator[Seen]:
-        """Raises DataError."""
+        """Yield the rows with their texts. Raise DataError."""
         if not self.learnt:
             return iter([tokenizer.see_prompt(self.messages, tools=self.tools)])
         return tokenizer.see(Conversation(self.messages, self.learnt, self.tools))
 
 
 def read_sides(raw: bytes) -> list[Side]:
-    """Return the sides of a line in any training format. Raises DataError."""
+    """Return the sides of a line in any training format. Raise DataError."""
     try:
         value = json.loads(raw)
         kind = value.get("kind")
@@ -203,7 +203,7 @@ class _Row:
 
 
 def _read_rows(found: Iterable[Seen], number: int) -> tuple[list[_Row], Seen | None]:
-    """All rows, and the one that is to be shown: the texts of all could take gigabytes."""
+    """Return all rows, and the one that is to be shown: the texts of all could take gigabytes."""
     rows: list[_Row] = []
     shown = None
     for seen in found:
@@ -214,7 +214,7 @@ def _read_rows(found: Iterable[Seen], number: int) -> tuple[list[_Row], Seen | N
 
 
 def _counts(rows: list[_Row]) -> dict[str, int]:
-    """For ``remarks``: one example, and the texts in it."""
+    """Return the counts of one example, and of the texts in it, for ``remarks``."""
     flags = [row.flags for row in rows]
     return {
         "systems_moved": int(any(row.system_moved for row in flags)),
@@ -243,13 +243,13 @@ class _Tokens:
         self._seen, self._row = seen, row
 
     def common_with(self, other: _Tokens) -> int:
-        """Tokens with which both begin, before what is learnt of either."""
+        """Return how many tokens both begin with, before what is learnt of either."""
         ids, others = self._seen.row.ids, other._seen.row.ids
         most = min(self._row.first_learnt, other._row.first_learnt)
         return next((index for index in range(most) if ids[index] != others[index]), most)
 
     def block(self, side: str, start: int, count: int, end: int | None = None) -> dict[str, Any]:
-        """The tokens from ``start`` on, up to ``end`` or the end of the row."""
+        """Return the tokens from ``start`` on, up to ``end`` or the end of the row."""
         end = self._row.length if end is None else end
         start = min(start, end)
         stop = min(start + count, end)
@@ -261,8 +261,8 @@ class _Tokens:
         }
 
     def _pieces(self) -> Iterator[dict[str, Any]]:
-        """Each token with the text that it adds: none where an earlier one has shown the character
-        of which it is a part; and the text before it that no token stands for."""
+        """Yield each token with the text that it adds, none where an earlier one has shown the
+        character of which it is a part; and the text before it that no token stands for."""
         seen, row, shown = self._seen, self._row, 0
         for index, (id, (start, end)) in enumerate(zip(seen.row.ids, seen.offsets, strict=True)):
             yield {

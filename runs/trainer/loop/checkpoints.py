@@ -39,7 +39,7 @@ class Retention:
         return [step in kept for step in steps]
 
     def best(self, steps: Sequence[int]) -> list[int]:
-        """Steps with the lowest held-out loss, lowest first; at equal losses the earlier."""
+        """Return steps with the lowest held-out loss, lowest first; at equal losses the earlier."""
         measured = sorted(
             (self.eval_losses[step], step) for step in steps if step in self.eval_losses
         )
@@ -66,7 +66,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         keep_best: int,
         read_only: bool = False,
     ):
-        """Raises StorageError: the folder cannot be used, or holds checkpoints of another
+        """Open the folder. Raise StorageError if it cannot be used, or holds checkpoints of another
         training."""
         self.folder = folder.absolute()
         self.retention = Retention(last=keep_last, best=keep_best)
@@ -99,7 +99,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         return self._checkpoint_manager
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, complete or still being written."""
+        """Return steps that have a checkpoint, complete or still being written."""
         return sorted(self.manager.all_steps())
 
     def save_now(
@@ -112,7 +112,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         state: dict[str, Any],
         eval_loss: float | None,
     ) -> None:
-        """Save in the background; returns when the weights may change again. ``state`` comes back
+        """Save in the background; return when the weights may change again. ``state`` comes back
         from ``restore``.
 
         Raises:
@@ -140,7 +140,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
             raise self._cannot_write(error) from error
 
     def finish(self) -> None:
-        """Wait until everything is on the disk. Raises StorageError."""
+        """Wait until everything is on the disk. Raise StorageError."""
         try:
             self.manager.wait_until_finished()
             self.manager.check_for_errors()
@@ -154,8 +154,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
         """Restore the newest complete checkpoint into ``model`` and ``optimizer``: its step and
         ``state``; None: there is none.
 
-        One that cannot be read (a damaged disk) is passed over with a sentence, for the one before
-        it.
+        One that cannot be read (a damaged disk) is skipped with a sentence, for the one before it.
 
         Raises:
             StorageError: there are checkpoints, and none can be read.
@@ -242,7 +241,7 @@ class Checkpoints(checkpoint_manager.CheckpointManager):
 
 
 def check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    """Refuse a folder whose checkpoints are of another training. Raises StorageError, naming the
+    """Refuse a folder whose checkpoints are of another training. Raise StorageError, naming the
     first difference."""
     if not complete_steps(folder):
         return

@@ -47,8 +47,8 @@ def start_devices() -> None:
 
 
 def make_mesh(*, data_parallel: int | None, fsdp_parallel: int | None) -> jax.sharding.Mesh:
-    """Mesh ``data × fsdp × tp`` over all devices. ``jax.make_mesh`` would make explicit axes, on
-    which google-tunix fails.
+    """Return the mesh ``data × fsdp × tp`` over all devices. ``jax.make_mesh`` would make explicit
+    axes, on which google-tunix fails.
 
     Raises:
         ManifestProblem: the product is not the number of devices.
@@ -68,8 +68,8 @@ def make_mesh(*, data_parallel: int | None, fsdp_parallel: int | None) -> jax.sh
 
 
 def choose_dtype(name: str) -> Any:
-    """``auto`` is bfloat16 on TPUs and on GPUs that compute in it (capability 8.0 and up), else
-    float32."""
+    """Return the dtype; ``auto`` is bfloat16 on TPUs and on GPUs that compute in it (capability 8.0
+    and up), else float32."""
     if name != "auto":
         return jnp.dtype(name)
     device = jax.devices()[0]
@@ -80,7 +80,8 @@ def choose_dtype(name: str) -> Any:
 
 
 def memory_in_use() -> int:
-    """Bytes used now: of the first accelerator, or, on a CPU, resident memory of this process."""
+    """Return the bytes used now: of the first accelerator, or, on a CPU, resident memory of this
+    process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_in_use" in stats:
         return int(stats["bytes_in_use"])
@@ -98,8 +99,8 @@ def release_freed_memory() -> None:
 
 
 def memory_there() -> int:
-    """Bytes that a training may use: memory of one accelerator, or what this machine (or its
-    container) has free."""
+    """Return the bytes that a training may use: memory of one accelerator, or what this machine (or
+    its container) has free."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
@@ -107,8 +108,8 @@ def memory_there() -> int:
 
 
 def machine_memory() -> int:
-    """Available bytes of this machine, or of its container where that has less (control groups 2
-    and 1)."""
+    """Return the available bytes of this machine, or of its container where that has less (control
+    groups 2 and 1)."""
     available = 0
     with open("/proc/meminfo", encoding="ascii") as file:
         for line in file:

@@ -129,17 +129,16 @@ def _of_exact_match(
 
 
 def _kept(a: Architecture) -> int:
-    """Numbers that each layer keeps for the backward pass, a token (modeling/decoder.py): its input
-    and the outputs of its projections and its attention.
-    """
+    """Return how many numbers each layer keeps for the backward pass, a token
+    (modeling/decoder.py): its input and the outputs of its projections and its attention."""
     return (
         2 * a.hidden + 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim + 2 * a.intermediate
     )
 
 
 def _of_a_layer(a: Architecture) -> int:
-    """Numbers that the layer at work has, a token: inputs of its norms, projections, attention and
-    activation."""
+    """Return how many numbers the layer at work has, a token: inputs of its norms, projections,
+    attention and activation."""
     attention = 2 * a.heads * a.head_dim + 2 * a.kv_heads * a.head_dim
     norms = 4 if a.is_gemma else 2
     return (norms + 4) * a.hidden + 2 * attention + 4 * a.intermediate

@@ -24,10 +24,10 @@ def learning_rate(
     start: int = 0,
     xp: Any = jnp,
 ) -> Any:
-    """Learning rate of a step, counted from 0; ``xp`` is ``jax.numpy`` in the compiled step and
-    ``numpy`` for the log.
+    """Return the learning rate of a step, counted from 0; ``xp`` is ``jax.numpy`` in the compiled
+    step and ``numpy`` for the log.
 
-    Rises to ``peak`` over the first ``warmup_ratio`` of the steps from ``start`` to ``total``
+    It rises to ``peak`` over the first ``warmup_ratio`` of the steps from ``start`` to ``total``
     (already above 0 at the first), then falls to 0 at ``total`` along half a cosine or a line, or
     stays.
     """
@@ -46,7 +46,8 @@ def learning_rate(
 def make_optimizer(
     training: dict[str, Any], *, total: int, start: int = 0, dtype: Any = jnp.float32
 ) -> optax.GradientTransformation:
-    """The optimizer that the manifest's ``training`` section describes, for weights of ``dtype``.
+    """Return the optimizer that the manifest's ``training`` section describes, for weights of
+    ``dtype``.
 
     Its schedule covers the steps from ``start`` to ``total``.
     """
@@ -68,7 +69,7 @@ def make_optimizer(
 
 
 def schedule_settings(training: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``learning_rate`` that the manifest's ``training`` section sets."""
+    """Return the arguments of ``learning_rate`` that the manifest's ``training`` section sets."""
     return {
         "peak": training["learning_rate"],
         "warmup_ratio": training["warmup_ratio"],
@@ -77,8 +78,8 @@ def schedule_settings(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def decayed(params: Any) -> Any:
-    """True for matrices, false for norms and biases: pulling a norm's weight towards zero would
-    switch its layer off."""
+    """Return true for matrices, false for norms and biases: pulling a norm's weight towards zero
+    would switch its layer off."""
 
     def is_matrix(path: tuple[Any, ...], leaf: Any) -> bool:
         names = "/".join(_names(path)).lower()
@@ -88,7 +89,7 @@ def decayed(params: Any) -> Any:
 
 
 def stack_layers(tree: Any) -> dict[str, jax.Array]:
-    """Leaves by their name without the layer, ``[layers, …]``."""
+    """Return leaves by their name without the layer, ``[layers, …]``."""
     alike: dict[str, list[jax.Array]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         alike.setdefault(_without_layer(path, leaf), []).append(leaf)
@@ -118,7 +119,7 @@ def across_layers(inner: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def _without_layer(path: tuple[Any, ...], leaf: jax.Array) -> str:
-    """The name of what is alike in all layers, with its shape. A path may end with an nnx
+    """Return the name of what is alike in all layers, with its shape. A path may end with an nnx
     variable's attribute ``value``."""
     names = [name for name in _names(path) if not name.isdigit() and name != "value"]
     return "/".join([*names, "x".join(map(str, leaf.shape))])

@@ -30,7 +30,7 @@ class StopWatch:
         self._signal = signal.Signals(number).name
 
     def reason(self) -> str | None:
-        """What asked for the stop, in words, or None."""
+        """Return what asked for the stop, in words, or None."""
         if self._signal:
             return self._signal
         return "stop.json" if os.path.exists(self._path) else None

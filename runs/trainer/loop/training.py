@@ -186,7 +186,7 @@ class Loop:
         return loss
 
     def save(self) -> None:
-        """Write a checkpoint in the background. Raises StorageError."""
+        """Write a checkpoint in the background. Raise StorageError."""
         step = self.step
         measured = self._eval_loss[1] if self._eval_loss and self._eval_loss[0] == step else None
         self._checkpoints.save_now(

@@ -22,7 +22,7 @@ CHUNK_LOGITS = 2**24  # numbers in one chunk of logits: 64 MB in float32
 
 
 def model_inputs(tokens: jax.Array, segments: jax.Array, answer: jax.Array) -> dict[str, jax.Array]:
-    """What the model and the loss take, from the arrays of a batch (all ``[B, L]``).
+    """Return what the model and the loss take, from the arrays of a batch (all ``[B, L]``).
 
     ``positions``: within the sequence. ``attention_mask [B, L, L]``: causal, and each sequence sees
     only itself. ``labels``: the next token. ``weights``: 1.0 where the next token is learnt.
@@ -56,8 +56,8 @@ def answer_loss(
     *,
     train_head: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the negative log likelihoods of the learnt tokens, and their number: two float32
-    scalars.
+    """Return the sum of the negative log likelihoods of the learnt tokens, and their number: two
+    float32 scalars.
 
     ``train_head``: whether the projection to the vocabulary is itself trained (full training) or
     fixed (LoRA).
@@ -117,7 +117,8 @@ def answer_losses(
 
 
 def _is_head(path: tuple[Any, ...], _: Any) -> bool:
-    """Parameters that ``project`` can use: the embedding (tied) or the head of its own."""
+    """Return whether ``project`` can use a parameter: the embedding (tied) or the head of its
+    own."""
     return bool(path) and path[0] in ("embedder", "lm_head")
 
 
@@ -138,8 +139,8 @@ def _token_losses(
 def _chunks(
     hidden: jax.Array, labels: jax.Array, weights: jax.Array, vocabulary: int
 ) -> tuple[jax.Array, ...]:
-    """The arrays cut into equal chunks: ``[chunks, size, …]``, the last filled up with positions of
-    weight 0."""
+    """Return the arrays cut into equal chunks: ``[chunks, size, …]``, the last filled up with
+    positions of weight 0."""
     count = hidden.shape[0]
     size = min(count, max(64, CHUNK_LOGITS // vocabulary))
     chunks = -(-count // size)
@@ -176,7 +177,7 @@ def _chunked_loss(
 def _forward(
     static: Any, head: Any, rest: Any, hidden: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, Any]:
-    """The loss, and as residuals its gradients by ``hidden`` and, where it is trained, by
+    """Return the loss, and as residuals its gradients by ``hidden`` and, where it is trained, by
     ``head``."""
     graph, train_head = static
 

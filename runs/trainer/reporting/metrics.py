@@ -12,7 +12,7 @@ from typing import Any
 
 
 def strict(value: Any) -> Any:
-    """The value with every number that JSON does not know as a string: "NaN", "Infinity",
+    """Return the value with every number that JSON does not know as a string: "NaN", "Infinity",
     "-Infinity"."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
@@ -45,15 +45,15 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, *, write: bool = True):
-        """``write`` false: of several processes only the first one writes."""
+        """Open the file. ``write`` false: of several processes only the first one writes."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path if write else os.devnull, "ab", buffering=0)  # noqa: SIM115 - open as long as the training
         if write:
             self._drop_torn_line(path)
 
     def _drop_torn_line(self, path: Path) -> None:
-        """A kill in the middle of a write leaves an incomplete line, which has not been read
-        yet."""
+        """Remove the incomplete line that a kill in the middle of a write leaves, which has not
+        been read yet."""
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):
             self._file.truncate(content.rfind(b"\n") + 1)
@@ -101,11 +101,11 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """``HH:MM:SS``."""
+    """Return ``HH:MM:SS``."""
     whole = max(0, round(seconds))
     return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 def say(sentence: str) -> None:
-    """One line on stdout about what the training does or decided."""
+    """Print one line on stdout about what the training does or decided."""
     print(sentence, flush=True)

@@ -53,18 +53,20 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
 
 
 def full_trace(trace: Trace) -> dict[str, Any]:
-    """``content``: null for a trace, which its other fields say in full, and after an erasure."""
+    """Return an example with all its fields. ``content`` is null for a trace, whose other fields
+    hold it, and after an erasure."""
     gone = trace.kind == Kind.TRACE or trace.erased_at is not None
     content = None if gone else content_of(trace)
     return {name: getattr(trace, name) for name in TRACE_FIELDS} | {"content": content}
 
 
 def import_answer(row: Import) -> dict[str, Any]:
-    """Without the files of a Hub dataset, which may be many: the provenance has them."""
+    """Return an import, without the files of a Hub dataset, which may be many: the provenance lists
+    them."""
     source = {name: value for name, value in row.source.items() if name != "data_files"}
     return {name: getattr(row, name) for name in IMPORT_FIELDS} | {"source": source}
 
 
 def receipt(trace: Trace) -> dict[str, Any]:
-    """What the sender of a trace needs to keep."""
+    """Return what the sender of a trace needs to keep."""
     return {name: getattr(trace, name) for name in RECEIPT_FIELDS}

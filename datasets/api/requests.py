@@ -34,7 +34,8 @@ class _PageQuery(Model):
 
 
 def _decode_trace_cursor(text: str) -> Cursor[int] | Cursor[uuid.UUID]:
-    """A list that is searched by words has numbers for keys."""
+    """Decode the cursor of a list of traces; a list that is searched by words has numbers for
+    keys."""
     try:
         return decode_number_cursor(text)
     except ValueError:
@@ -203,7 +204,8 @@ class UploadQuery(UploadFields):
 
 
 def _typed(name: str, *kinds: type) -> PlainValidator:
-    """A value of one of these types; the importer checks what it says."""
+    """Return a validator that accepts values of these types; the importer checks the value
+    itself."""
 
     def check(value: Any) -> Any:
         if type(value) not in kinds:

@@ -71,7 +71,7 @@ class Filter(Operation):
 
 
 def draw(seed: int, what: str) -> int:
-    """64 bits that are the same for the same seed and text on every machine."""
+    """Return 64 bits that are the same for the same seed and text on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed} {what}".encode()).digest()[:8], "big")
 
 
@@ -146,7 +146,7 @@ class Resplit(Operation):
         return {}
 
     def _group(self, item: Item) -> str | None:
-        """None: the example has no such field and is a group of its own."""
+        """Return the group of an example; None: it has no such field and is a group of its own."""
         if self.by == "question":
             return normalised(texts_of_example(item.example)[0])
         if self.field is None:
@@ -155,9 +155,9 @@ class Resplit(Operation):
         return f"{json_kind(value)} {value}" if found and value is not None else None
 
     def apply(self, items: Iterator[Item], work: Work, report: StepReport) -> Iterator[Item]:
-        """A group is held out if its draw is below the share of all draws: it stays in its part
-        when the dataset grows. If that leaves a part empty, the group with the least or the
-        greatest draw moves."""
+        """Hold out each group whose draw is below the share of all draws, so that it stays in its
+        part when the dataset grows. If that leaves a part empty, move the group with the least or
+        the greatest draw."""
         draws = array("Q")
         with Spool(work) as spool:
             without = 0

@@ -87,7 +87,7 @@ class Mix(Operation):
     )
 
     def problems_with(self, parents: list[Dataset]) -> Errors:
-        """What is wrong with the weights of these datasets."""
+        """Return what is wrong with the weights of these datasets."""
         keys = [parent.dataset_key for parent in parents]
         errors = [f"{key} has no weight." for key in keys if key not in self.weights]
         errors += [
@@ -96,7 +96,7 @@ class Mix(Operation):
         return {"weights": errors[:20]} if errors else {}
 
     def apply(self, items: Iterator[Item], work: Work, report: StepReport) -> Iterator[Item]:
-        """``items`` is not read: the mixture reads each dataset on its own."""
+        """Yield the mixture. ``items`` is not read: the mixture reads each dataset on its own."""
         weights = [self.weights[parent.dataset_key] for parent in work.parents]
         shares = [weight / sum(weights) for weight in weights]
         taken = [0] * len(shares)
@@ -206,7 +206,7 @@ _HASHES = 5_000
 
 
 def _held_out_hashes(dataset: Dataset) -> Iterator[str]:
-    """By position, in short queries."""
+    """Yield the hashes of the held-out examples by position, in short queries."""
     if not dataset.held_out_size:
         return
     start = 0

@@ -40,8 +40,8 @@ class Derivation:
         self._reports: list[StepReport] = []
 
     def examples(self) -> Iterator[tuple[ExampleData, str]]:
-        """Every example with its part. Raises NothingLeft at the end if there was none, and what
-        the operations raise (Refusal)."""
+        """Yield every example with its part. Raise NothingLeft at the end if there was none, and
+        what the operations raise (Refusal)."""
         left = False
         for item in self.items():
             left = True
@@ -82,8 +82,8 @@ class Derivation:
         return "No example is left: the datasets hold none."
 
     def report(self, *, texts: bool = True) -> dict[str, Any]:
-        """What became of the examples, step by step. Without their ``texts`` it may be kept, also
-        when an example is erased."""
+        """Return what became of the examples, step by step. Without their ``texts`` it may be kept,
+        also when an example is erased."""
         return {
             "examples_read": self._work.read,
             "erased": self._work.erased,
@@ -92,7 +92,7 @@ class Derivation:
         }
 
     def provenance(self) -> dict[str, Any]:
-        """What the new version says about its making."""
+        """Return what the new version records about its origin."""
         return {
             "source": "recipe",
             "recipe": self.recipe.as_json(),
@@ -139,8 +139,8 @@ def dry_run(recipe: Recipe | dict[str, Any] | str, parents: Sequence[Dataset]) -
 
     Of more than ``SAMPLE_EXAMPLES`` examples it reads blocks spread evenly over the datasets, and
     never more than ``SAMPLE_BYTES``. It says so: numbers are then those of the sample, and
-    duplicates of examples outside of it are not found. Raises InvalidRecipe, and what the
-    operations refuse.
+    duplicates of examples outside of it are not found. Raise InvalidRecipe, and what the operations
+    refuse.
     """
     recipe = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe)
     check_parents(recipe, list(parents))
@@ -177,7 +177,7 @@ def dry_run(recipe: Recipe | dict[str, Any] | str, parents: Sequence[Dataset]) -
 
 
 def _blocks(size: int, total: int) -> list[range]:
-    """Positions of a dataset to read, so that all datasets together give the sample."""
+    """Return the positions of a dataset to read, so that all datasets together give the sample."""
     share = max(SAMPLE_BLOCK, SAMPLE_EXAMPLES * size // total)
     if size <= share:
         return [range(size)]

@@ -41,7 +41,7 @@ _MISSED = 0.01  # share of pairs exactly at the threshold that no band finds
 
 
 def rank(item: Item, keep: Keep) -> int:
-    """The higher, the rather it stays."""
+    """Return the rank of an example: the higher it is, the rather the example stays."""
     if keep == "longest":
         return sum(len(text) for texts in texts_of_example(item.example) for text in texts)
     return int(keep == "held_out" and item.split == Split.HELD_OUT)
@@ -165,8 +165,8 @@ class NearDuplicates(Operation):
         return list(ngrams(words, self.ngram)) or [" ".join(words)]
 
     def _find(self, signatures: "_Signatures", ranks: "array[int]", work: Work) -> "_Gone":
-        """Which examples go. In the order of their ranks: an example goes if it is like one that
-        stays."""
+        """Return which examples are removed. Go through them by rank and remove each one that is
+        like one that stays."""
         rows, bands = banding(self.threshold)
         gone = _Gone(len(ranks))
         order: Iterable[int] = range(len(ranks))
@@ -201,7 +201,7 @@ class NearDuplicates(Operation):
     def _best(
         self, database: sqlite3.Connection, signatures: "_Signatures", number: int, keys: list[int]
     ) -> tuple[int, float] | None:
-        """The example that was kept and is most like this one, if any is alike enough."""
+        """Return the kept example that is most like this one, if any is alike enough."""
         mine = signatures.slots(number)
         best: tuple[int, float] | None = None
         seen: set[int] = set()
@@ -239,7 +239,7 @@ class _Gone:
         return bool(self._bits[number])
 
     def why(self, number: int) -> tuple[int, float] | None:
-        """The example that stays instead, and how alike they are."""
+        """Return the example that stays instead, and how alike they are."""
         return self._why.get(number)
 
 
@@ -266,8 +266,8 @@ class _Shared:
 
 
 def banding(threshold: float) -> tuple[int, int]:
-    """The rows of a band and the bands: the longest bands that overlook at most ``_MISSED`` of the
-    pairs at the threshold."""
+    """Return the rows of a band and the number of bands: the longest bands that overlook at most
+    ``_MISSED`` of the pairs at the threshold."""
     for rows in range(16, 1, -1):
         bands = SLOTS // rows
         if (1 - threshold**rows) ** bands <= _MISSED:
@@ -289,6 +289,7 @@ class _Signatures:
 
 
 def _keys(signature: bytes, rows: int, bands: int) -> list[int]:
-    """What two examples have in common that agree in a band."""
+    """Return the keys of an example, one for each band; examples that agree in a band share its
+    key."""
     length = rows * 4
     return [hash((band, signature[band * length : (band + 1) * length])) for band in range(bands)]

@@ -90,7 +90,7 @@ LANGUAGE = Language(
 
 
 def parse_filter(text: str) -> list[Term]:
-    """The terms of a filter. Raises ValueError, with the character at which it is wrong."""
+    """Return the terms of a filter. Raise ValueError, with the character at which it is wrong."""
     terms = LANGUAGE.parse(text)
     if not terms:
         raise ValueError("This field holds no condition.")
@@ -103,7 +103,7 @@ def parse_filter(text: str) -> list[Term]:
 
 
 def matches(item: Item, terms: list[Term]) -> bool:
-    """Whether all terms hold for an example."""
+    """Return whether all terms hold for an example."""
     return all(_holds(item, term) != term.negated for term in terms)
 
 
@@ -166,7 +166,8 @@ def _compare(value: float, operator: str, other: float) -> bool:
 
 
 def _meta_holds(value: Any, term: Term) -> bool:
-    """Lists hold what one of their items holds. Numbers may be written as text."""
+    """Return whether a term holds for a value of ``meta``. It holds for a list if it holds for one
+    of its items. Numbers may be written as text."""
     if isinstance(value, list):
         return any(_meta_holds(item, term) for item in value if not isinstance(item, list))
     if term.operator in (":", "=") and _word(value).casefold() == term.value.casefold():

@@ -164,7 +164,7 @@ _BUILDERS: dict[str, Callable[..., ExampleData]] = {
 
 
 def fields_of(example: ExampleData) -> dict[str, Any]:
-    """What ``build`` makes the example of."""
+    """Return the fields that ``build`` makes the example from."""
     if example.kind == Kind.TRACE:
         return {
             "prompt": example.prompt,
@@ -180,7 +180,7 @@ def fields_of(example: ExampleData) -> dict[str, Any]:
 
 
 def build(kind: str, fields: dict[str, Any]) -> ExampleData:
-    """Return the example that ``fields`` make. Raises Spoilt."""
+    """Return the example that ``fields`` make. Raise Spoilt."""
     try:
         return parse_trace(fields) if kind == Kind.TRACE else _BUILDERS[kind](**fields)
     except InvalidTrace as error:

@@ -98,7 +98,7 @@ _IBAN_LENGTHS = {
 
 
 def mask(value: Any, kinds: Sequence[str], found: Counter[str]) -> Any:
-    """``value`` with the texts in it masked; ``found`` counts the masks by kind."""
+    """Return ``value`` with the texts in it masked; ``found`` counts the masks by kind."""
     if isinstance(value, str):
         for kind, masked in _MASKS.items():
             if kind in kinds:
@@ -155,8 +155,8 @@ def _ibans(text: str, found: Counter[str]) -> str:
 
 
 def _iban_end(text: str) -> int | None:
-    """Where the IBAN ends that ``text`` begins with; None: there is none. Its length is that of its
-    country, and its checksum fits (ISO 7064, mod 97-10)."""
+    """Return where the IBAN ends that ``text`` begins with, or None if there is none. Its length is
+    that of its country, and its checksum is valid (ISO 7064, mod 97-10)."""
     length = _IBAN_LENGTHS.get(text[:2])
     if length is None:
         return None

@@ -34,7 +34,7 @@ class StepReport:
         self._say(item, "left out", reason, detail, item.example.prompt)
 
     def change(self, item: Item, reason: str, detail: str = "", *, text: str | None = None) -> None:
-        """``text``: what is shown of the example as it is now."""
+        """Count a change. ``text``: what is shown of the example as it is now."""
         self.changed += 1
         self._say(item, "changed", reason, detail, item.example.prompt if text is None else text)
 
@@ -87,7 +87,7 @@ class Operation(Model):
     combines: ClassVar[bool] = False
 
     def problems(self) -> Errors:
-        """What is wrong with the parameters together."""
+        """Return what is wrong with the parameters together."""
         return {}
 
     def apply(self, items: Iterator[Item], work: Work, report: StepReport) -> Iterator[Item]:

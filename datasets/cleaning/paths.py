@@ -29,7 +29,7 @@ MetaPath = Annotated[
 
 
 def at(meta: Any, path: str) -> tuple[bool, Any]:
-    """Whether there is such a field, and its value. Names may hold points themselves."""
+    """Return whether there is such a field, and its value. Names may contain dots themselves."""
     value = meta
     while True:
         if not isinstance(value, dict):

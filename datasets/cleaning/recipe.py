@@ -40,12 +40,12 @@ class Recipe:
     steps: tuple[Operation, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The recipe with every parameter, also those that were left out."""
+        """Return the recipe with every parameter, including those that were left out."""
         return {"steps": [step.model_dump(mode="json") for step in self.steps]}
 
 
 def parse_recipe(value: Any) -> Recipe:
-    """Read a recipe: an object, or its JSON text. Raises InvalidRecipe with every fault and its
+    """Read a recipe: an object, or its JSON text. Raise InvalidRecipe with every fault and its
     place."""
     if isinstance(value, str):
         value = _read_json(value)

@@ -106,7 +106,7 @@ class Length(Operation):
         return False
 
     def _lengths_up_to(self, messages: list[dict[str, Any]]) -> list[int]:
-        """What ``_measure`` says of the messages up to each one."""
+        """Return what ``_measure`` gives for the messages up to each one."""
         lengths, total = [], 0
         for message in messages:
             given, learnt = texts_of_example(_Measured(message))
@@ -126,7 +126,8 @@ class _Measured:
 
 
 def _cut(text: str, room: int) -> str:
-    """``text`` cut to ``room`` characters, at the last space if there is one in the second half."""
+    """Return ``text`` cut to ``room`` characters, at the last space if there is one in the second
+    half."""
     if room <= 0:
         return ""
     cut = text[:room]
@@ -193,7 +194,7 @@ class Mask(Operation):
 
 
 def _without_text(item: Item) -> Item:
-    """A report must not repeat what was to be masked."""
+    """Return the item without its text, since a report must not repeat what was to be masked."""
     example = item.example
     masked = type(example)(
         "", [], "", {}, example.trace_version, example.content_hash, 0, example.kind, ""
@@ -202,7 +203,7 @@ def _without_text(item: Item) -> Item:
 
 
 def _first_masked(value: Any) -> str:
-    """The neighbourhood of the first mask in a value of JSON."""
+    """Return the text around the first mask in a value of JSON."""
     if isinstance(value, str):
         places = [place for mark in _MARKS if (place := value.find(mark)) >= 0]
         return value[max(0, min(places) - 100) :][:300] if places else ""
@@ -326,7 +327,7 @@ class MapFields(Operation):
             yield item
 
     def _map(self, fields: dict[str, Any], item: Item, report: StepReport) -> list[str]:
-        """Change ``fields``; the names of what was changed. Raises Spoilt, FieldTaken."""
+        """Change ``fields``; return the names of what was changed. Raise Spoilt, FieldTaken."""
         meta = orjson.loads(orjson.dumps(fields["meta"]))
         values: dict[str, Any] = {}
         for source in self.fields:

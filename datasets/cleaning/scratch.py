@@ -11,7 +11,7 @@ CACHE_KB = 32 * 1024
 
 @contextlib.contextmanager
 def scratch() -> Iterator[sqlite3.Connection]:
-    """An empty SQLite database in a temporary file that no other program sees. It is neither
+    """Yield an empty SQLite database in a temporary file that no other program sees. It is neither
     durable nor shared."""
     with tempfile.TemporaryDirectory(prefix="tunixrt-clean-") as folder:
         path = os.path.join(folder, "scratch.sqlite3")

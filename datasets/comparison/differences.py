@@ -74,7 +74,7 @@ class After:
 
 
 def decode_after(text: str) -> After:
-    """Raises ValueError."""
+    """Decode the position after which a page starts. Raise ValueError."""
     name, _, place = text.partition(".")
     known = name in CHANGES and place.isascii() and place.isdigit() and len(place) <= 10
     if not known or int(place) > _POSITION:
@@ -109,7 +109,7 @@ class Differences:
     def page(
         self, *, limit: int, change: str | None = None, after: After | None = None
     ) -> tuple[list[Change], str | None]:
-        """The next changes, of one kind or of all, and the cursor of the next page."""
+        """Return the next changes, of one kind or of all, and the cursor of the next page."""
         block = range(len(self)) if change is None else self._blocks[CHANGES.index(change)]
         start = block.start
         if after is not None:
@@ -138,7 +138,8 @@ class Differences:
 
 
 def _rank(change: int, older: int, newer: int) -> int:
-    """By kind, then by position: in the old dataset where the example is there."""
+    """Return the sort key of a change: by kind, then by position, in the old dataset where the
+    example is in it."""
     return change << 32 | (newer if older == _NOWHERE else older)
 
 
@@ -169,8 +170,8 @@ class _Side:
 
 
 def _pairs(mine: "array[int]", others: "array[int]") -> Iterator[tuple[int, int]]:
-    """Pair equal keys, the first with the first, and so on: the places of both in their array;
-    ``_NOWHERE`` where there is no partner."""
+    """Pair equal keys, the first with the first, and so on, and yield the places of both in their
+    arrays; ``_NOWHERE`` where there is no partner."""
     left = array("q", sorted(range(len(mine)), key=mine.__getitem__))
     right = array("q", sorted(range(len(others)), key=others.__getitem__))
     one = two = 0
@@ -230,7 +231,8 @@ def _compare(
 def _keyed(
     dataset: Dataset, positions: "array[int]", check: Callable[[], None], *, by_id: bool
 ) -> tuple["array[int]", "array[int]"]:
-    """Positions in their order, and of each a hash of the first question, or of the id in meta."""
+    """Return positions in their order, and for each a hash of the first question, or of the id in
+    meta."""
     ordered, keys = array("q", sorted(positions)), array("q")
     column = "trace__meta" if by_id else "trace__prompt"
     for start in range(0, len(ordered), _READ):
@@ -288,7 +290,7 @@ def _examples(dataset: Dataset, positions: list[int]) -> dict[int, Place]:
 
 
 def change_fields(change: Change) -> dict[str, Any]:
-    """A change as the API and the download say it."""
+    """Return a change as the API and the download show it."""
     return {
         "change": change.change,
         "old": _fields(change.old),
@@ -321,6 +323,6 @@ def _fields(place: Place | None) -> dict[str, Any] | None:
 
 
 def change_lines(old: Dataset, new: Dataset) -> Iterator[bytes]:
-    """All changes, one JSON object a line."""
+    """Yield all changes, one JSON object a line."""
     for change in compare(old, new):
         yield orjson.dumps(change_fields(change), option=orjson.OPT_APPEND_NEWLINE)

@@ -42,12 +42,12 @@ class NothingToCompare(Refusal):
 
 
 def part_learnt(dataset: Dataset) -> str | None:
-    """The part that a model learns from; None: all of it, for nothing is held out."""
+    """Return the part that a model learns from; None: all of it, since nothing is held out."""
     return Split.TRAIN.value if dataset.held_out_size else None
 
 
 def part_compared(dataset: Dataset) -> str | None:
-    """The part that a model is evaluated on; None: all of it."""
+    """Return the part that a model is evaluated on; None: all of it."""
     return Split.HELD_OUT.value if dataset.held_out_size else None
 
 
@@ -89,7 +89,7 @@ def compute_overlap(
 
 
 def check_comparable(dataset: Dataset, other: Dataset) -> None:
-    """Raises NothingToCompare."""
+    """Raise NothingToCompare if a dataset is compared with itself and has no held-out part."""
     if dataset.pk == other.pk and not dataset.held_out_size:
         raise NothingToCompare(
             f"{dataset.dataset_key} has no held-out part that could be compared with the rest."
@@ -97,12 +97,13 @@ def check_comparable(dataset: Dataset, other: Dataset) -> None:
 
 
 def is_small(dataset: Dataset, other: Dataset) -> bool:
-    """Whether a request can wait for the comparison."""
+    """Return whether a request can wait for the comparison."""
     return dataset.size + other.size <= AT_ONCE
 
 
 def question_of(example: HasContent) -> str:
-    """What is asked: the text of the user; of an example without one, all that is learnt."""
+    """Return the question of an example: the text of the user, or, without one, all that is
+    learnt."""
     if example.kind == Kind.TRACE:
         return str(example.prompt)
     content = content_of(example)
@@ -140,7 +141,7 @@ class _Comparison:
         database.execute("CREATE TABLE grams (gram INTEGER PRIMARY KEY, position INTEGER)")
 
     def run(self) -> dict[str, Any]:
-        """The fields of the Overlap that say what was found."""
+        """Compare the datasets; return the fields of the Overlap that hold the result."""
         for item in self._others():
             exact, same = _keys(item)
             self._database.execute("INSERT OR IGNORE INTO texts VALUES (?, NULL)", (exact,))
@@ -215,8 +216,8 @@ class _Comparison:
 
 
 def _example(kind: str, item: Item, position: int, containment: float) -> dict[str, Any]:
-    """``position``: in the dataset that is compared; ``dataset_position``: in the one to learn
-    from."""
+    """Return an example of the report. ``position``: in the dataset that is compared;
+    ``dataset_position``: in the one to learn from."""
     return {
         "kind": kind,
         "position": item.position,
@@ -244,14 +245,15 @@ SHOWN = 20
 
 
 def overlaps_of(dataset: Dataset) -> list[Overlap]:
-    """What was computed for a model that learns from ``dataset``, the greatest first."""
+    """Return the overlaps that were computed for a model that learns from ``dataset``, the greatest
+    first."""
     rows = Overlap.objects.filter(dataset=dataset).select_related("dataset", "other")
     rows = rows.defer("positions")
     return sorted(rows.order_by()[:1_000], key=lambda row: (-row.found, row.other.dataset_key))
 
 
 def sentence(overlap: Overlap) -> str:
-    """What was found, for people."""
+    """Return a sentence about what was found."""
     other = overlap.other.dataset_key
     part = "held-out examples" if overlap.other.held_out_size else "examples"
     if not overlap.found:
@@ -269,8 +271,9 @@ def sentence(overlap: Overlap) -> str:
 
 
 def known_about(dataset: Dataset, rows: list[Overlap] | None = None) -> tuple[list[str], list[str]]:
-    """What a run on ``dataset`` should know of overlaps: what was found, and what was not computed
-    yet. Computes nothing. ``rows``: what ``overlaps_of`` returned, if it was asked already."""
+    """Return what a run on ``dataset`` should know about overlaps: what was found, and what was not
+    computed yet. Compute nothing. ``rows``: what ``overlaps_of`` returned, if it was called
+    already."""
     rows = overlaps_of(dataset) if rows is None else rows
     found = [sentence(row) for row in rows[:SHOWN] if row.found]
     missing = []

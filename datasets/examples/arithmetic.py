@@ -15,7 +15,7 @@ _NUMBERS = range(10, 100)
 
 
 def addition(a: int, b: int) -> dict[str, Any]:
-    """The worked trace of ``a + b``; two digits each."""
+    """Return the worked trace of ``a + b``; two digits each."""
     units = a % 10 + b % 10
     tens = a // 10 + b // 10 + units // 10
     steps = [f"{a % 10}+{b % 10}={units}", f"{a // 10}+{b // 10}+{units // 10}={tens}"]
@@ -32,9 +32,9 @@ def addition(a: int, b: int) -> dict[str, Any]:
 def generate(
     *, training: int = TRAINING, held_out: int = HELD_OUT, seed: int = 0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and held-out traces, the same for the same arguments on every machine.
+    """Return training and held-out traces, the same for the same arguments on every machine.
 
-    No held-out pair is in the training part, in either order. Raises ValueError when there are not
+    No held-out pair is in the training part, in either order. Raise ValueError when there are not
     enough pairs.
     """
     pairs = sorted(((a, b) for a in _NUMBERS for b in _NUMBERS), key=lambda pair: _draw(seed, pair))

@@ -137,8 +137,8 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
 
 
 def parse_example(value: Any, kind: str | None = None, *, plain_text: bool = False) -> ExampleData:
-    """Check one example of any kind; the kind is told by its fields where neither ``kind`` nor a
-    field of this name says it. ``plain_text`` is that of ``conversation``. Raises InvalidTrace."""
+    """Check one example of any kind, which its fields tell where neither ``kind`` nor a field of
+    this name does. ``plain_text`` is that of ``conversation``. Raise InvalidTrace."""
     if not isinstance(value, Mapping):
         raise InvalidTrace({"trace": [f"Must be an object, not {json_kind(value)}."]})
     fields = {name: content for name, content in value.items() if name != "kind"}
@@ -182,7 +182,7 @@ def _kind_of(fields: Mapping[str, Any]) -> str:
 
 
 def as_messages(value: Any, role: str) -> Any:
-    """A text as the one message that it stands for; everything else as it is."""
+    """Return a text as the one message that it stands for; everything else unchanged."""
     return [{"role": role, "content": value}] if isinstance(value, str) else value
 
 
@@ -202,7 +202,7 @@ def conversation(
         plain_text: the assistant may write without being asked.
         tagged: that of ``read_messages``.
 
-    Raises InvalidMessages, InvalidTrace.
+    Raise InvalidMessages, InvalidTrace.
     """
     read = read_messages(messages, tagged=tagged)
     if read[-1]["role"] != "assistant":
@@ -231,7 +231,7 @@ def preference(
     meta: dict[str, Any] | None = None,
     tagged: bool = False,
 ) -> ExampleData:
-    """Return a pair of answers to the same prompt; ``tagged`` is that of ``read_messages``. Raises
+    """Return a pair of answers to the same prompt; ``tagged`` is that of ``read_messages``. Raise
     InvalidMessages, InvalidTrace."""
     sides = {
         "prompt": _question(prompt, tagged=tagged),
@@ -263,7 +263,7 @@ def prompt(
     tagged: bool = False,
 ) -> ExampleData:
     """Return a question, with its reference answer where there is one; ``tagged`` is that of
-    ``read_messages``. Raises InvalidMessages, InvalidTrace."""
+    ``read_messages``. Raise InvalidMessages, InvalidTrace."""
     read = _question(messages, tagged=tagged)
     return _example(
         Kind.PROMPT,
@@ -349,7 +349,8 @@ _ERASED_CONTENT: dict[Kind, dict[str, Any]] = {
 
 
 def content_of(example: HasContent) -> dict[str, Any]:
-    """The content of an example of any kind; a trace as the conversation that is learnt from it."""
+    """Return the content of an example of any kind; a trace as the conversation that is learnt from
+    it."""
     if example.kind != Kind.TRACE:
         if not example.content:  # erased
             return dict(_ERASED_CONTENT[Kind(example.kind)])
@@ -427,7 +428,7 @@ def _shown(messages: Messages, *, learnt: bool = True) -> list[ShownMessage]:
 
 
 def parts_of(example: HasContent) -> list[Part]:
-    """What a page shows of an example."""
+    """Return what a page shows of an example."""
     content = content_of(example)
     if example.kind == Kind.PREFERENCE:
         return [
@@ -443,7 +444,8 @@ def parts_of(example: HasContent) -> list[Part]:
 
 
 def answer_text(trace: HasContent) -> str:
-    """What the model is to write of a trace: the steps and the final answer, a line each."""
+    """Return what the model is to write for a trace: the steps and the final answer, a line
+    each."""
     return "\n".join([*(step["content"] for step in trace.steps), trace.final_answer])
 
 
@@ -495,7 +497,7 @@ def outline_of(example: HasContent) -> Outline:
 
 
 def texts_of_example(example: HasContent) -> tuple[list[str], list[str]]:
-    """The texts that are given, and those that are to be learnt."""
+    """Return the texts that are given, and those that are to be learnt."""
     outline = outline_of(example)
     return outline.given, outline.learnt
 
@@ -505,13 +507,13 @@ def _all_texts(messages: Messages) -> list[str]:
 
 
 def has_final_answer(example: HasContent) -> bool:
-    """Whether exact match has something to look for: the final answer of a trace without steps is
-    free text."""
+    """Return whether exact match has something to look for: the final answer of a trace without
+    steps is free text."""
     return bool(example.steps if example.kind == Kind.TRACE else example.final_answer)
 
 
 def training_line(example_id: Any, example: HasContent, split: str) -> bytes:
-    """One line of the example's training format (TRAINING_FORMATS)."""
+    """Return one line of the example's training format (TRAINING_FORMATS)."""
     line: dict[str, Any] = {"id": str(example_id)}
     if example.kind != Kind.TRACE:
         line["kind"] = str(example.kind)
@@ -525,7 +527,8 @@ def training_line(example_id: Any, example: HasContent, split: str) -> bytes:
 
 
 def example_line(example: HasContent, split: str) -> bytes:
-    """One line with everything that an example says: what ``parse_example`` takes, and its part."""
+    """Return one line with all fields of an example, as ``parse_example`` takes them, and its
+    part."""
     line: dict[str, Any] = {"kind": str(example.kind)}
     if example.kind == Kind.TRACE:
         line |= {"prompt": example.prompt, "steps": example.steps}

@@ -54,7 +54,7 @@ def read_messages(value: Any, *, tagged: bool = False) -> Messages:
         tagged: an answer may begin with its reasoning between tags (``<think>``), which is then
             stored apart from it.
 
-    Raises InvalidMessages, naming the first bad message by its number from 1.
+    Raise InvalidMessages, naming the first bad message by its number from 1.
     """
     if not isinstance(value, list) or not value:
         raise InvalidMessages("must be a list of messages")
@@ -125,8 +125,8 @@ def _apart(content: str, number: int) -> tuple[str, str]:
 
 
 def reasoning_apart(text: str) -> tuple[str, str]:
-    """The reasoning that an answer begins with, and the answer without it and without the tags of
-    a solution. Raises InvalidMessages."""
+    """Return the reasoning that an answer begins with, and the answer without it and without the
+    tags of a solution. Raise InvalidMessages."""
     stripped = text.lstrip()
     if stripped.startswith(_THINK[0]):
         reasoning, answer = _within(stripped, *_THINK)
@@ -142,7 +142,7 @@ def reasoning_apart(text: str) -> tuple[str, str]:
 
 
 def _solution(text: str) -> str:
-    """What stands between the tags of a solution, which ``text`` begins with."""
+    """Return the text between the tags of a solution, which ``text`` begins with."""
     solution, rest = _within(text, *_SOLUTION)
     if rest.strip():
         raise InvalidMessages(f"has text after {_SOLUTION[1]}")
@@ -150,7 +150,8 @@ def _solution(text: str) -> str:
 
 
 def _within(text: str, begin: str, end: str) -> tuple[str, str]:
-    """What stands between the tag that ``text`` begins with and the next ``end``, and the rest."""
+    """Return the text between the tag that ``text`` begins with and the next ``end``, and the
+    rest."""
     within, found, rest = text.removeprefix(begin).partition(end)
     if not found:
         raise InvalidMessages(f"begins with {begin} and has no {end}")
@@ -158,7 +159,7 @@ def _within(text: str, begin: str, end: str) -> tuple[str, str]:
 
 
 def _read_assistant(message: Mapping[str, Any], number: int, reasoning: str) -> Message:
-    """``reasoning``: what the content began with."""
+    """Read the message of an assistant. ``reasoning``: what the content began with."""
     read: Message = {}
     reasons = [
         _text(message[name], f"{name} of message {number}")
@@ -212,7 +213,7 @@ def _read_calls(calls: Any, number: int) -> list[dict[str, Any]]:
 
 
 def _read_arguments(arguments: Any, where: str) -> dict[str, Any]:
-    """An object, or its JSON text: providers write the one or the other."""
+    """Read arguments, an object or its JSON text: providers write the one or the other."""
     if arguments in (None, ""):
         return {}
     if isinstance(arguments, str):
@@ -224,7 +225,7 @@ def _read_arguments(arguments: Any, where: str) -> dict[str, Any]:
 
 def read_tools(value: Any) -> Tools:
     """Return tools as they are stored, ``{"type": "function", "function": {name, …}}``; functions
-    without that frame, and the JSON text of all of it, are read too. Raises InvalidMessages."""
+    without that frame, and the JSON text of all of it, are read too. Raise InvalidMessages."""
     if isinstance(value, str) and value:
         value = _json(value, "tools")
     if value in _EMPTY:
@@ -266,12 +267,12 @@ def _text(value: Any, where: str) -> str:
 
 
 def is_learnt(message: Message) -> bool:
-    """Whether a training learns to write this message."""
+    """Return whether a training learns to write this message."""
     return message["role"] == "assistant" and message.get("weight", 1) != 0
 
 
 def texts_of(message: Message) -> list[str]:
-    """Everything that a message says, in the order in which templates write it."""
+    """Return all texts of a message, in the order in which templates write them."""
     texts = [message["content"]]
     if "reasoning" in message:
         texts.insert(0, message["reasoning"])

@@ -113,8 +113,8 @@ class ExampleData:
 
 
 def parse_trace(value: Any) -> ExampleData:
-    """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raises
-    InvalidTrace with every fault."""
+    """Check one trace, ``{prompt, steps, final_answer, meta?, trace_version?}``. Raise InvalidTrace
+    with every fault."""
     if not isinstance(value, Mapping):
         raise InvalidTrace({"trace": [f"Must be an object, not {json_kind(value)}."]})
     errors = unknown_fields(value, _FIELDS)
@@ -139,7 +139,8 @@ def parse_trace(value: Any) -> ExampleData:
 def trace_of(
     prompt: str, steps: list[dict[str, Any]], final_answer: str, meta: dict[str, Any]
 ) -> ExampleData:
-    """The same for steps that were made here, in the right form and order. Raises InvalidTrace."""
+    """Return the trace of steps that were made here, in the right form and order. Raise
+    InvalidTrace."""
     texts = [prompt, final_answer, *(step["content"] for step in steps)]
     if len(steps) > MAX_STEPS or meta_problem(meta) or not all(map(_is_good_text, texts)):
         fields = {"prompt": prompt, "steps": steps, "final_answer": final_answer, "meta": meta}
@@ -174,7 +175,7 @@ def _hashed(
 
 
 def bounded_json(value: Any, *, option: int = 0) -> bytes:
-    """Return the JSON of what is stored of an example. Raises InvalidTrace for text that has no
+    """Return the JSON of what is stored of an example. Raise InvalidTrace for text that has no
     UTF-8 form, and beyond ``MAX_TRACE_BYTES``."""
     try:
         found = orjson.dumps(value, option=option)
@@ -191,7 +192,7 @@ class RepeatedKey(Exception):
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The ``object_pairs_hook`` of a strict reader. Raises RepeatedKey."""
+    """Return the object, as the ``object_pairs_hook`` of a strict reader. Raise RepeatedKey."""
     result = dict(pairs)
     if len(result) != len(pairs):
         repeated, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -200,7 +201,7 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_kind(value: Any) -> str:
-    """The JSON name of a value's type."""
+    """Return the JSON name of a value's type."""
     if value is None:
         return "null"
     names = {
@@ -268,7 +269,7 @@ def _step_problems(steps: Any) -> list[str]:
 
 
 def meta_problem(meta: Any) -> str | None:
-    """What is wrong with the free fields of an example; None: nothing."""
+    """Return what is wrong with the free fields of an example, or None."""
     if not isinstance(meta, dict):
         return f"Must be an object, not {json_kind(meta)}."
     return value_problem(meta, MAX_META_DEPTH)

@@ -28,8 +28,8 @@ _PIECE = re.compile(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in order: NFKC, case folded, without punctuation; signs of arithmetic
-    are words. Takes linear time."""
+    """Return the words of a text in order: NFKC, case folded, without punctuation; signs of
+    arithmetic are words. Take linear time."""
     return [word.strip() for word in _WORD.findall(_folded(text))]
 
 
@@ -49,17 +49,17 @@ def _in_form(form: Literal["NFC", "NFKC"], text: str) -> str:
 
 
 def normalised(texts: Iterable[str]) -> str:
-    """Texts in the form in which they are compared; a line each."""
+    """Return texts in the form in which they are compared; a line each."""
     return "\n".join(" ".join(words_of(text)) for text in texts)
 
 
 def ngrams(words: Sequence[str], length: int) -> Iterator[str]:
-    """The runs of ``length`` words, each as one text. Fewer words have none."""
+    """Yield the sequences of ``length`` words, each as one text; none if there are fewer words."""
     return (" ".join(words[start : start + length]) for start in range(len(words) - length + 1))
 
 
 def digest(text: str) -> bytes:
-    """16 bytes that stand for a text."""
+    """Return 16 bytes that stand for a text."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
@@ -95,8 +95,8 @@ class SearchWord:
 
 
 def distinct_words(text: str) -> list[str]:
-    """The words of a text that a search finds, each once: folded, letters and digits alone. Takes
-    linear time.
+    """Return the words of a text that a search finds, each once: folded, letters and digits alone.
+    Take linear time.
 
     In scripts without spaces between words, every character and every pair of neighbours is a word.
     """
@@ -122,8 +122,8 @@ def _parts(word: str) -> Iterator[str]:
 
 
 def search_words(text: str) -> list[SearchWord]:
-    """What a person asks for with words, of which a word that ends with ``*`` is the beginning of
-    one. Characters that are no letters or digits separate words, and are nothing else. Raises
+    """Return the words that a search asks for; one that ends with ``*`` is the beginning of a word.
+    Characters that are neither letters nor digits separate words and have no other meaning. Raise
     ValueError with a sentence."""
     found: dict[SearchWord, None] = {}
     for asked in text.split():

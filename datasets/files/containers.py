@@ -94,7 +94,7 @@ _ARRAY = re.compile(rb"\[\s*(\{|$)")
 
 
 def packing_of(start: bytes) -> Packing:
-    """What the file with these first bytes is compressed with."""
+    """Return what the file with these first bytes is compressed with."""
     if start.startswith(b"\x1f\x8b"):
         return Packing.GZIP
     if start.startswith(b"\x28\xb5\x2f\xfd"):
@@ -113,7 +113,7 @@ def container_of(
         second: the second line that is not blank, or its beginning; None: there is none, or the
             first one is too long.
 
-    Raises ForeignFile.
+    Raise ForeignFile.
     """
     for place, signature, kind, advice in _SIGNATURES:
         if start.startswith(signature, place):
@@ -147,7 +147,7 @@ def container_of(
 
 
 def _parsed(line: bytes) -> object:
-    """The value of a line of JSON; None where it is none (or null)."""
+    """Return the value of a line of JSON, or None if it is not JSON (or null)."""
     try:
         return orjson.loads(line)
     except ValueError:
@@ -155,8 +155,8 @@ def _parsed(line: bytes) -> object:
 
 
 def _table(header: bytes, second: bytes | None, file_name: str) -> Container | None:
-    """Whether the first line looks like the header of a table. Never by csv.Sniffer, which takes
-    letters for delimiters."""
+    """Return the container of a table if the first line looks like its header. csv.Sniffer would
+    take letters for delimiters."""
     if second is not None and second.startswith(b"{") and _parsed(second) is not None:
         return None  # JSON Lines with a bad first line
     text = header[:HEAD_BYTES].decode(errors="replace").removeprefix("\ufeff")

@@ -40,7 +40,7 @@ def folder_of(import_id: uuid.UUID) -> Path:
 
 
 def make_folder(import_id: uuid.UUID) -> Path:
-    """Make the folder of an import. Raises Busy where the output root cannot be used, OSError."""
+    """Make the folder of an import. Raise Busy where the output root cannot be used, OSError."""
     for check in root_checks:
         if problem := check():
             raise Busy(problem)
@@ -65,8 +65,8 @@ def remove_folder(import_id: uuid.UUID, *, keep: tuple[str, ...] = ()) -> None:
 
 
 def try_lock(import_id: uuid.UUID) -> int | None:
-    """Return the descriptor that holds the lock of an import, or None while another one holds it.
-    Raises OSError where there is no folder."""
+    """Return the descriptor that holds the lock of an import, or None while another process holds
+    it. Raise OSError where there is no folder."""
     descriptor = os.open(folder_of(import_id) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

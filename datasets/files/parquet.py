@@ -44,8 +44,8 @@ def _start(arguments: list[str], *, pass_fd: int, **options: int) -> "subprocess
 
 @contextmanager
 def reading(descriptor: int) -> Iterator[BinaryIO]:
-    """The rows of a Parquet file as lines: an object each, or text that says why there is none.
-    Raises ParquetError, also at the end of the lines."""
+    """Yield the rows of a Parquet file as lines: an object each, or text that says why there is
+    none. Raise ParquetError, also at the end of the lines."""
     if not is_installed():
         raise ParquetError(
             f"The file is Parquet, for which a package is not installed here: {INSTALL}"
@@ -85,7 +85,7 @@ def _check(process: "subprocess.Popen[bytes]", said: BinaryIO) -> None:
 
 
 def write(lines: Iterable[bytes], kind: str) -> Iterator[bytes]:
-    """Yield the bytes of a Parquet file with these lines of examples, as they are written. Raises
+    """Yield the bytes of a Parquet file with these lines of examples, as they are written. Raise
     ParquetError where it cannot be completed."""
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as said:
         process = _start(
@@ -121,7 +121,7 @@ def write(lines: Iterable[bytes], kind: str) -> Iterator[bytes]:
 
 
 def _written(descriptor: int, place: int) -> Iterator[bytes]:
-    """What stands in a file from ``place`` on; its offset is the other process's."""
+    """Yield the content of a file from ``place`` on; its offset belongs to the other process."""
     while piece := os.pread(descriptor, _PIECE, place):
         yield piece
         place += len(piece)

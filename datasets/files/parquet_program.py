@@ -92,7 +92,7 @@ def check_schema(schema: Any, leaves: int) -> None:
 
 
 def type_problem(kind: Any) -> str | None:
-    """Why values of a type cannot be read, as the end of a sentence, or None."""
+    """Return why values of a type cannot be read, as the end of a sentence, or None."""
     from pyarrow import types  # noqa: PLC0415 - as above
 
     if isinstance(kind, extension_type()):
@@ -144,7 +144,8 @@ def is_list(kind: Any) -> bool:
 
 
 def converter(kind: Any) -> Convert | None:
-    """What makes JSON of a Python value of a type; None: nothing needs to be done."""
+    """Return the function that makes JSON of a Python value of a type; None: nothing needs to be
+    done."""
     from pyarrow import types  # noqa: PLC0415 - as above
 
     if isinstance(kind, extension_type()):
@@ -193,8 +194,9 @@ def map_converter(inner: Convert | None) -> Convert:
 
 
 def struct_converter(fields: dict[str, Convert | None]) -> Convert:
-    """All rows share the fields of a struct: those that a row does not have are null in it, and are
-    left out, so that the schema of a tool does not get the keys of all other tools."""
+    """Return the converter of a struct. All rows share its fields: those that a row does not have
+    are null in it, and are left out, so that the schema of a tool does not get the keys of all
+    other tools."""
 
     def convert(value: Any) -> Any:
         found = {}
@@ -229,7 +231,8 @@ def rows_of(parquet: Any) -> Iterator[Any]:
 
 
 def column_values(column: Any) -> Callable[[int], Any]:
-    """The Python values of a column by place; one by one where they cannot be read at once."""
+    """Return a function that gives the Python values of a column by place, one at a time where they
+    cannot be read at once."""
     try:
         return column.to_pylist().__getitem__
     except UnicodeDecodeError:

@@ -120,7 +120,7 @@ class _Stream(io.RawIOBase):
         self.bytes = 0
 
     def start(self, size: int) -> bytes:
-        """The first ``size`` bytes, or all of them; they are read again later."""
+        """Return the first ``size`` bytes, or all of them; they are read again later."""
         while len(self._start) < size and (piece := self._read(size - len(self._start))):
             self._start += piece
         return self._start
@@ -136,8 +136,8 @@ class _Stream(io.RawIOBase):
 
     @contextmanager
     def on_disk(self) -> Iterator[int]:
-        """A descriptor of all of the file, its own or that of a copy. What was not read yet is
-        counted and hashed at the end."""
+        """Yield a descriptor of the whole file, its own or that of a copy. Count and hash at the
+        end what was not read yet."""
         if (found := self._regular_file()) is not None:
             # With a place of its own: another process moves it.
             descriptor = os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
@@ -156,7 +156,8 @@ class _Stream(io.RawIOBase):
             yield copy.fileno()
 
     def _regular_file(self) -> int | None:
-        """The descriptor of the file, if it is a regular one that was read from its beginning."""
+        """Return the descriptor of the file, if it is a regular one that was read from its
+        beginning."""
         file = cast(BinaryIO, self._file)
         try:
             descriptor = file.fileno()
@@ -215,7 +216,7 @@ class Source:
         """Yield number and object, or the reason why there is none; blank lines are left out.
 
         The number is that of the line (from 1), of an array's item, or of the line at which a
-        table's row begins. Raises ImportRefused for a file that cannot be read as a whole.
+        table's row begins. Raise ImportRefused for a file that cannot be read as a whole.
         """
         try:
             start = self._packed.start(SIGNATURE_BYTES)
@@ -254,7 +255,7 @@ class Source:
         self.whole = True
 
     def _container(self, stream: _Stream) -> Container | None:
-        """What holds the examples; None where there is not one byte but white space."""
+        """Return what holds the examples; None where there is only white space."""
         size = HEAD_BYTES
         head = stream.start(size)
         while not (lines := list(islice(_filled_lines(head), 2))) and len(head) == size:
@@ -288,7 +289,7 @@ class Source:
         yield from chain([first], [second] if second else [], numbered)
 
     def _parquet(self) -> Iterator[Found]:
-        """The rows of a Parquet file, numbered from 1."""
+        """Yield the rows of a Parquet file, numbered from 1."""
         with self._packed.on_disk() as descriptor:
             try:
                 with parquet.reading(descriptor) as lines:
@@ -298,7 +299,8 @@ class Source:
                 raise ImportRefused(str(error)) from error
 
     def _document(self, file: BinaryIO) -> Iterator[Found]:
-        """One object over several lines: an example, or an object with one list of them."""
+        """Yield the examples of one object over several lines: an example, or an object with one
+        list of them."""
         raw = file.read(MAX_DOCUMENT_BYTES + 1).removeprefix(_BOM)
         if len(raw) > MAX_DOCUMENT_BYTES:
             raise ImportRefused(
@@ -315,8 +317,8 @@ class Source:
         yield from enumerate(inside or [value], start=1)
 
     def _examples_in(self, document: Line) -> list[Line | LineError]:
-        """The examples that an object holds which is none itself: those of its only list of
-        objects. Raises ImportRefused where what stands beside them says something about them."""
+        """Return the examples in an object that is not an example itself: those of its only list of
+        objects. Raise ImportRefused where a field beside the list says something about them."""
         if is_known(document):
             return []
         lists = [
@@ -337,7 +339,7 @@ class Source:
 
 
 def _filled_lines(head: bytes) -> Iterator[bytes]:
-    """The lines that are not blank, with their ends."""
+    """Yield the lines that are not blank, with their line ends."""
     head = head.removeprefix(_BOM)
     end = 0
     while found := _INK.search(head, end):
@@ -402,7 +404,8 @@ def _gunzip(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
-    """Frame by frame: the reader of the library takes a frame that is cut off for a whole one."""
+    """Decompress frame by frame: the reader of the library takes a frame that is cut off for a
+    whole one."""
     packed = file.read(_ZSTD_PIECE)
     while packed:
         frame = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
@@ -448,7 +451,7 @@ def _skip_line_ends(file: io.BufferedReader) -> int:
 
 
 def _row(raw: bytes) -> Line | LineError:
-    """A row of Parquet, or the text that says why there is none."""
+    """Return a row of Parquet, or the error that says why there is none."""
     row = orjson.loads(raw)
     return LineError(row) if isinstance(row, str) else row
 
@@ -465,8 +468,8 @@ def _parsed(raw: bytes) -> Line | LineError:
 
 
 def _array(file: BinaryIO) -> Iterator[Found]:
-    """The items of an array. Raises ImportRefused where it is broken: what comes after that cannot
-    be told."""
+    """Yield the items of an array. Raise ImportRefused where it is broken: what comes after that
+    cannot be known."""
     decoder = json.JSONDecoder()
     decode = codecs.getincrementaldecoder("utf-8-sig")().decode
     text, place, number, ended = "", 0, 0, False
@@ -482,7 +485,7 @@ def _array(file: BinaryIO) -> Iterator[Found]:
             ) from error
 
     def skip() -> str:
-        """The next character that is no white space; empty at the end."""
+        """Return the next character that is not white space; empty at the end."""
         nonlocal place
         while True:
             while place < len(text) and text[place] in " \t\r\n":
@@ -597,7 +600,7 @@ def _header(row: list[str]) -> list[str]:
 
 
 def _cell(name: str, text: str) -> Any:
-    """The text of a cell; an empty one is null. JSON of chats is read as such."""
+    """Return the text of a cell; an empty one is null. Read JSON of chats as such."""
     if not text:
         return None
     if name in _STRUCTURED and text.startswith(("[", "{")):

@@ -19,7 +19,7 @@ ANSWERS = ("answer", "expected_answer", "final_answer", "ground_truth")
 def take_answer(line: Line, names: Sequence[str] = ANSWERS) -> tuple[str, str]:
     """Take the answer out of a line: the name of its field, and its text; empty without one.
 
-    A number is an answer as well. Raises LineError for other values, and where the line has two
+    A number is an answer as well. Raise LineError for other values, and where the line has two
     answers that differ; another one that is the same is kept.
     """
     name, answer = "", ""
@@ -39,13 +39,13 @@ def _is_empty(value: Any) -> bool:
 
 
 def is_answer(value: Any) -> bool:
-    """Whether a value can be compared with an answer."""
+    """Return whether a value can be compared with an answer."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number or (isinstance(value, str) and not is_blank(value))
 
 
 def text_of_answer(value: Any, name: str) -> str:
-    """An answer as text. Raises LineError where it is neither text nor a number."""
+    """Return an answer as text. Raise LineError where it is neither text nor a number."""
     if isinstance(value, str):
         return value
     if is_answer(value):
@@ -78,7 +78,7 @@ def check_beside(line: Line, name: str, answer: str) -> None:
 
 
 def apart(text: str, name: str) -> tuple[str, str]:
-    """The reasoning of an answer, and the answer without it. Raises LineError."""
+    """Return the reasoning of an answer, and the answer without it. Raise LineError."""
     try:
         return reasoning_apart(text)
     except InvalidMessages as error:

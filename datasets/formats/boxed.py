@@ -45,7 +45,7 @@ def boxes(text: str) -> list[str]:
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether both are the same text or the same number."""
+    """Return whether both are the same text or the same number."""
     if one.strip() == other.strip():
         return True
     first = _number(one)
@@ -53,8 +53,8 @@ def same_answer(one: str, other: str) -> bool:
 
 
 def differ_as_numbers(one: str, other: str) -> bool:
-    """Whether both are numbers, and not the same one. What is no plain number may be the same in
-    another form, and a decimal may be rounded to the digits that it has."""
+    """Return whether both are numbers, and not the same one. What is not a plain number may be the
+    same in another form, and a decimal may be rounded to the digits that it has."""
     first, second = _number(one), _number(other)
     if first is None or second is None:
         return False
@@ -65,12 +65,12 @@ def differ_as_numbers(one: str, other: str) -> bool:
 
 
 def _is_whole(text: str, number: Fraction) -> bool:
-    """Whether a number is written without digits behind the point: then nothing was rounded."""
+    """Return whether a number is written without decimals: then it was not rounded."""
     return number.denominator == 1 and not _places(text)
 
 
 def _places(text: str) -> int:
-    """The digits behind the point."""
+    """Return how many decimals a number has."""
     return sum(map(str.isdecimal, text.partition(".")[2]))
 
 

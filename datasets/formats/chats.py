@@ -19,8 +19,8 @@ def from_messages(line: Line) -> ExampleData:
 
 
 def from_prompt_completion(line: Line) -> ExampleData:
-    """A prompt and completion that are messages: the earlier answers are learnt as well, unless
-    they have ``weight: 0``."""
+    """Return a conversation of a prompt and a completion that are messages; earlier answers are
+    learnt as well, unless they have ``weight: 0``."""
     prompt, completion = line.pop("prompt"), line.pop("completion")
     messages = [kinds.as_messages(prompt, "user"), kinds.as_messages(completion, "assistant")]
     if not all(isinstance(part, list) for part in messages):
@@ -42,7 +42,7 @@ def from_sharegpt(line: Line) -> ExampleData:
 
 
 def messages_of_turns(turns: Any, name: str) -> list[Any]:
-    """Turns of ShareGPT, ``{from, value}``, as messages. Raises LineError."""
+    """Return turns of ShareGPT, ``{from, value}``, as messages. Raise LineError."""
     if not isinstance(turns, list) or not turns:
         raise LineError(f"{name}: must be a list of turns")
     return [message_of_turn(turn, f"{name}: turn {number}") for number, turn in enumerate(turns, 1)]
@@ -64,8 +64,8 @@ def message_of_turn(turn: Any, where: str) -> Line:
 
 
 def _calls(value: Any, where: str) -> list[Line]:
-    """Calls as ShareGPT and xLAM write them: JSON text of ``{name, arguments}``, or a list of
-    them."""
+    """Return calls as ShareGPT and xLAM write them: JSON text of ``{name, arguments}``, or a list
+    of them."""
     try:
         calls = orjson.loads(value) if isinstance(value, str) else value
     except ValueError as error:
@@ -122,7 +122,8 @@ def from_vertex(line: Line) -> ExampleData:
 
 
 def _messages_of_contents(turn: Line, where: str) -> list[Line]:
-    """A turn of Vertex as a message, or the results of functions as one each. Raises LineError."""
+    """Return a turn of Vertex as a message, or the results of functions as one message each. Raise
+    LineError."""
     parts = turn.get("parts")
     if not isinstance(parts, list):
         raise LineError(f"{where}: parts must be a list")
@@ -160,7 +161,7 @@ def _messages_of_contents(turn: Line, where: str) -> list[Line]:
 
 
 def _filled(fields: Line) -> Line:
-    """The fields without those that are empty, as tables fill up rows."""
+    """Return the fields that are not empty, since tables fill up rows."""
     return {name: value for name, value in fields.items() if value not in (None, "", [])}
 
 
@@ -172,7 +173,7 @@ def _result_of_function(result: Line) -> Line:
 
 
 def _declared(tool: Any) -> list[Any]:
-    """The functions that a tool of Vertex declares; another tool as it is."""
+    """Return the functions that a tool of Vertex declares; another tool unchanged."""
     if isinstance(tool, dict) and isinstance(tool.get("functionDeclarations"), list):
         return list(tool["functionDeclarations"])
     return [tool]
@@ -188,7 +189,8 @@ def _parts(parts: Any, where: str) -> str:
 
 
 def from_text(line: Line) -> ExampleData:
-    """Plain text, learnt as it is: the assistant writes it without being asked."""
+    """Return plain text as an example that is learnt unchanged: the assistant writes it without
+    being asked."""
     (text,) = plain_text(line, "text")
     return kinds.conversation(
         messages=[{"role": "assistant", "content": text}], meta=line, plain_text=True
@@ -201,7 +203,7 @@ def _turn(question: str, answer: str) -> list[Line]:
 
 def conversation(messages: Any, rest: Line) -> ExampleData:
     """Return a conversation with the system prompt and the tools that stand beside the messages;
-    the other fields are kept in ``meta``. Raises LineError also where the last message ends in
+    the other fields are kept in ``meta``. Raise LineError also where the last message ends in
     another number than an answer beside the messages."""
     messages, tools = with_surroundings(messages, rest)
     last = messages[-1] if isinstance(messages, list) and messages else None
@@ -212,7 +214,7 @@ def conversation(messages: Any, rest: Line) -> ExampleData:
 
 def with_surroundings(messages: Any, rest: Line) -> tuple[Any, Any]:
     """Take the system prompt and the tools out of ``rest``: the messages with the one, and the
-    others. Raises InvalidMessages, LineError."""
+    others. Raise InvalidMessages, LineError."""
     for name in SYSTEM_FIELDS:
         if text := take_text(rest, name):
             if not isinstance(messages, list):

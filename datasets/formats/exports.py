@@ -10,8 +10,8 @@ from datasets.models import Kind
 
 
 def from_tunix_sft(line: Line) -> ExampleData:
-    """A line without a kind is a trace: its final answer is the end of the assistant's message,
-    what stands before it are the steps."""
+    """Return the example of an exported line. A line without a kind is a trace: its final answer is
+    the end of the assistant's message, what stands before it are the steps."""
     del line["id"]
     kind, final_answer = line.pop("kind", Kind.TRACE.value), line.pop("final_answer")
     if final_answer is not None and not isinstance(final_answer, str):
@@ -38,7 +38,8 @@ def from_tunix_sft(line: Line) -> ExampleData:
 
 
 def _earlier_export(messages: Any, final_answer: str | None) -> ExampleData:
-    """Before there were conversations, only the last answer of one was learnt."""
+    """Return the example of a line from before there were conversations, when only the last answer
+    of one was learnt."""
     if isinstance(messages, list):
         messages = [
             message | {"weight": 0} if _role(message) == "assistant" else message
@@ -64,7 +65,7 @@ def from_tunix_prompts(line: Line) -> ExampleData:
 
 
 def from_examples(line: Line) -> ExampleData:
-    """What an example says in full; tables fill it up with nulls."""
+    """Return the example of a line that holds it in full; tables fill such lines up with nulls."""
     filled = {name: value for name, value in line.items() if value is not None}
     return kinds.parse_example(filled, plain_text=True)
 

@@ -16,8 +16,8 @@ _COMPLETE = "is_reasoning_complete"
 
 
 def from_open_r1(line: Line) -> ExampleData:
-    """OpenR1-Math: the first answer that is complete and that Math Verify, or else the judge Llama,
-    found correct. The others stay in ``meta``."""
+    """Return the example of a line of OpenR1-Math, with the first answer that is complete and that
+    Math Verify, or else the judge Llama, found correct. The others stay in ``meta``."""
     (problem,) = plain_text(line, "problem")
     check_valid(line, VALIDITY[0])
     chosen = _verified(line)
@@ -35,7 +35,7 @@ def from_open_r1(line: Line) -> ExampleData:
 
 
 def _verified(line: Line) -> str:
-    """The answer to learn. Raises LineError."""
+    """Return the answer to learn. Raise LineError."""
     answers = line["generations"]
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise LineError("generations: must be a list of texts")
@@ -52,7 +52,8 @@ def _verified(line: Line) -> str:
 
 
 def _flags(line: Line, name: str, count: int) -> list[bool]:
-    """What a field says of each of the answers; empty if it says nothing. Raises LineError."""
+    """Return what a field says of each of the answers; empty if it says nothing. Raise
+    LineError."""
     values: Any = line.get(name) or []
     if not isinstance(values, list) or any(
         value is not None and verdict_of(value) is None for value in values

@@ -39,7 +39,8 @@ def from_glaive(line: Line) -> ExampleData:
 
 
 def _functions(system: str) -> tuple[str, list[Any]]:
-    """The system prompt without the functions that it ends with, and these. Raises LineError."""
+    """Return the system prompt without the functions that it ends with, and these. Raise
+    LineError."""
     found = _FUNCTIONS.search(system)
     if not found:
         return system, []
@@ -51,7 +52,7 @@ def _functions(system: str) -> tuple[str, list[Any]]:
 
 
 def _calls(text: str, where: str) -> Line:
-    """The content and the call of an answer that makes one. Raises LineError."""
+    """Return the content and the call of an answer that makes one. Raise LineError."""
     before, found, call = text.partition(_CALL)
     if not found:
         return {}
@@ -66,7 +67,7 @@ def _calls(text: str, where: str) -> Line:
 
 
 def _read(text: str, place: int, what: str) -> tuple[Any, int]:
-    """The JSON at a place of a text, and where the next begins. Raises LineError."""
+    """Return the JSON at a place of a text, and where the next begins. Raise LineError."""
     try:
         value, end = _DECODER.raw_decode(text, place)
     except RepeatedKey as error:

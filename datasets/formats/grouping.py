@@ -66,11 +66,11 @@ class Grouping:
         self.left_out: dict[str, int] = {}
 
     def add(self, number: int, where: str, line: Line, split: str | None) -> None:
-        """Raises LineError."""
+        """Add a line. Raise LineError."""
         raise NotImplementedError
 
     def examples(self, kind: str | None) -> Iterator[Grouped]:
-        """What the lines become, all of which have been added."""
+        """Yield what the lines become, all of which have been added."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -147,13 +147,13 @@ class Verdicts(Grouping):
         )
 
     def _again(self, prompt: bytes, good: bool) -> Iterator[Any]:
-        """The answers of one side, from the first one on again when they end."""
+        """Yield the answers of one side, repeating from the first when they end."""
         while True:
             yield from self._side(prompt, good)
 
 
 def _pair(good: Any, bad: Any) -> Grouped:
-    """A line with both answers. What they say alike is kept as it is."""
+    """Return a pair of a line with both answers. Keep the fields in which they agree."""
     (number, where, split, text), (_, _, other_split, other_text) = good, bad
     chosen, rejected = orjson.loads(text), orjson.loads(other_text)
     content = [chosen, rejected]
@@ -244,7 +244,7 @@ class Trees(Grouping):
         )
 
     def _lost(self) -> Iterator[Grouped]:
-        """What belongs to no tree."""
+        """Yield the lines that belong to no tree."""
         self._file.execute(
             "CREATE TEMPORARY TABLE orphans AS WITH RECURSIVE found (place, id, itself) AS ("
             " SELECT place, id, 1 FROM messages WHERE depth IS NULL AND NOT EXISTS"
@@ -353,8 +353,8 @@ class Trees(Grouping):
 
 
 def _taken(path: Iterator[Any]) -> tuple[list[Line], set[str | None]]:
-    """The messages of a path, and the parts that they name. Raises LineError, and reads no further,
-    where they are more than an example has."""
+    """Return the messages of a path, and the parts that they name. Raise LineError where there are
+    more than an example may have, and read no further."""
     messages: list[Line] = []
     splits: set[str | None] = set()
     size = 0
@@ -370,7 +370,7 @@ def _taken(path: Iterator[Any]) -> tuple[list[Line], set[str | None]]:
 
 
 def _rank(value: Any) -> float | None:
-    """Raises LineError."""
+    """Return the rank of a message. Raise LineError."""
     if value is None or value == "":
         return None
     try:

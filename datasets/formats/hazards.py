@@ -182,8 +182,8 @@ def hazard_of(
 
 
 def words_of(name: str) -> frozenset[str]:
-    """The words in a name, in lower case: ``isCorrect``, ``is-correct`` and ``IS_CORRECT`` have the
-    same."""
+    """Return the words in a name, in lower case: ``isCorrect``, ``is-correct`` and ``IS_CORRECT``
+    have the same."""
     return _words_of(name[:_LONGEST_NAME])
 
 
@@ -205,7 +205,7 @@ def _refusal(name: str, fields: list[str], advice: str) -> str:
 
 
 def _flat(fields: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
-    """The fields that are filled, those within objects under names with dots."""
+    """Yield the fields that are filled; those within objects have names with dots."""
     for name, value in fields.items():
         if isinstance(value, dict) and value and depth:
             for inner, below in _flat(value, depth - 1):
@@ -255,8 +255,8 @@ def _is_number(text: str) -> bool:
 
 
 def _sides(fields: Collection[str]) -> list[str]:
-    """``response_a`` and ``response_b``, ``completion_b`` beside a completion, ``bad_answer``:
-    answers to choose from."""
+    """Return fields with answers to choose from: ``response_a`` and ``response_b``,
+    ``completion_b`` beside a completion, ``bad_answer``."""
     return sorted(
         name
         for name in fields

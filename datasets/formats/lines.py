@@ -26,7 +26,7 @@ class LineError(ValueError):
 
 
 def parse_line(raw: bytes) -> dict[str, Any]:
-    """The JSON object of one line. Raises LineError."""
+    """Return the JSON object of one line. Raise LineError."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -83,7 +83,7 @@ Line = dict[str, Any]
 
 
 def plain_text(line: Line, *names: str) -> list[str]:
-    """Take text fields out of a line. Raises LineError where one is missing, blank or no text."""
+    """Take text fields out of a line. Raise LineError where one is missing, blank or no text."""
     if missing := [name for name in names if name not in line]:
         raise LineError(f"{', '.join(missing)}: is missing")
     texts = [line.pop(name) for name in names]
@@ -96,7 +96,7 @@ def plain_text(line: Line, *names: str) -> list[str]:
 
 
 def take_text(line: Line, name: str) -> str:
-    """Take a text field out of a line that may be missing, null or blank: then it is empty. Raises
+    """Take a text field out of a line that may be missing, null or blank: then it is empty. Raise
     LineError."""
     text = line.pop(name, None)
     if text is None:

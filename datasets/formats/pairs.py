@@ -18,8 +18,8 @@ SCORES = (
 
 
 def from_trl(line: Line) -> ExampleData:
-    """``chosen`` and ``rejected`` are texts or messages; whole conversations share their beginning,
-    which is the prompt."""
+    """Return a pair of ``chosen`` and ``rejected``, which are texts or messages; whole
+    conversations share their beginning, which is the prompt."""
     prompt, chosen, rejected = line.pop("prompt", None), line.pop("chosen"), line.pop("rejected")
     if line.get("messages") == chosen:
         line.pop("messages")  # UltraFeedback says the chosen conversation twice
@@ -64,7 +64,7 @@ def is_hh(line: Line) -> bool:
 
 
 def from_hh(line: Line) -> ExampleData:
-    """Anthropic's helpful and harmless pairs: a whole dialogue as one text."""
+    """Return one of Anthropic's helpful and harmless pairs: a whole dialogue as one text."""
     line["chosen"], line["rejected"] = (
         _dialogue(line[name], name) for name in ("chosen", "rejected")
     )
@@ -100,7 +100,7 @@ def _pair(prompt: Any, chosen: Any, rejected: Any, rest: Line) -> ExampleData:
 
 
 def _take_scores(rest: Line) -> Line | None:
-    """Take the scores of the answers out of a line. Raises LineError."""
+    """Take the scores of the answers out of a line. Raise LineError."""
     found = [names for names in SCORES if any(rest.get(name) not in (None, "") for name in names)]
     if not found:
         return None

@@ -63,7 +63,7 @@ class Format:
         return self.keys | self.any_of | self.also | {"id", "split"}
 
     def knows(self, line: Line) -> frozenset[str]:
-        """The fields of a line that it knows."""
+        """Return the fields of a line that it knows."""
         flags = [name for name in self.flags if verdict_of(line.get(name)) is not None]
         return _FIELDS[self.name].union(flags) if flags else _FIELDS[self.name]
 
@@ -78,7 +78,8 @@ def _keys(*names: str) -> frozenset[str]:
 
 
 def _has_pair(line: Line) -> bool:
-    """Tables fill up rows with nulls."""
+    """Return whether a line has both answers of a pair, which are filled: tables fill up rows with
+    nulls."""
     return all(line[name] not in (None, "", []) for name in ("chosen", "rejected"))
 
 
@@ -339,7 +340,8 @@ FORMATS = {known.name: known for known in TABLE if known.converts}
 
 
 def recognise(line: Line, kind: str | None = None, ignored: Collection[str] = ()) -> str:
-    """The name of a line's format. Raises LineError, also for a format that cannot be imported."""
+    """Return the name of a line's format. Raise LineError, also for a format that cannot be
+    imported."""
     found = _find(line, ignored)
     if found is None:
         keys = ", ".join(sorted(line)[:10]) or "none"
@@ -349,7 +351,7 @@ def recognise(line: Line, kind: str | None = None, ignored: Collection[str] = ()
 
 
 def is_known(line: Line) -> bool:
-    """Whether a line is of any format in the table."""
+    """Return whether a line is of any format in the table."""
     return _find(line) is not None
 
 
@@ -364,7 +366,7 @@ def _find(line: Line, ignored: Collection[str] = ()) -> Format | None:
 
 @lru_cache(maxsize=1024)  # the same keys come line after line
 def _with_keys(keys: tuple[str, ...]) -> tuple[Format, ...]:
-    """The formats that lines with these keys can be of."""
+    """Return the formats that lines with these keys can be of."""
     return tuple(
         known
         for known in TABLE
@@ -385,7 +387,7 @@ def _check(found: Format, line: Line, kind: str | None, ignored: Collection[str]
 
 
 def _way_out(line: Line) -> str:
-    """What may be meant by a line of no known format."""
+    """Return what may be meant by a line of no known format."""
     lists = [
         name
         for name, value in line.items()
@@ -399,7 +401,7 @@ def _way_out(line: Line) -> str:
 def to_example(
     line: Line, format_name: str, kind: str | None = None, ignored: Collection[str] = ()
 ) -> tuple[ExampleData, str | None]:
-    """The example of a line, and the part that the line names itself. Raises LineError, as
+    """Return the example of a line, and the part that the line names itself. Raise LineError, as
     ``check_line`` does, and for a line that becomes an example together with others."""
     rest, split = check_line(line, format_name, kind, ignored)
     if FORMATS[format_name].grouped:
@@ -410,10 +412,10 @@ def to_example(
 def check_line(
     line: Line, format_name: str, kind: str | None = None, ignored: Collection[str] = ()
 ) -> tuple[Line, str | None]:
-    """The line without the part that it names, and that part.
+    """Return the line without the part that it names, and that part.
 
     ``kind`` is what the example is to be; None: what its format is taken for. ``ignored``: fields
-    that say nothing about what is to be learnt. Raises LineError, also where the line is of a more
+    that say nothing about what is to be learnt. Raise LineError, also where the line is of a more
     specific format than the one it is taken for.
     """
     known = FORMATS[format_name]
@@ -434,7 +436,8 @@ def check_line(
 
 
 def convert(line: Line, format_name: str, kind: str | None) -> ExampleData:
-    """The example of a line that was checked, or of several of them together. Raises LineError."""
+    """Return the example of a line that was checked, or of several of them together. Raise
+    LineError."""
     try:
         example = _converter(FORMATS[format_name], kind)(line)
         if kind not in (None, TEXT, example.kind):

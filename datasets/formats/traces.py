@@ -28,7 +28,7 @@ def from_trace(line: Line) -> ExampleData:
 
 
 def _pair(line: Line, question: str, answer: str) -> tuple[str, str]:
-    """Take a question and its answer out of a line. Raises LineError."""
+    """Take a question and its answer out of a line. Raise LineError."""
     asked, answered = plain_text(line, question, answer)
     check_beside(line, answer, answered)
     return asked, answered
@@ -45,8 +45,8 @@ def chat_of_prompt_completion(line: Line) -> ExampleData:
 
 
 def _answered(question: str, answer: str, name: str, rest: Line) -> ExampleData:
-    """A question and its answer: a trace without steps, or, where the answer begins with reasoning,
-    a conversation, which has room for it. ``name``: of the answer, for LineError."""
+    """Return a question and its answer as a trace without steps, or, where the answer begins with
+    reasoning, as a conversation, which has room for it. ``name``: of the answer, for LineError."""
     reasoning, answer_alone = apart(answer, name)
     if reasoning:
         return _chat(question, answer, rest)
@@ -133,8 +133,8 @@ class Worked:
     answers: Sequence[str] = ANSWERS
 
     def to_trace(self, line: Line) -> ExampleData:
-        """The solution is the steps, where there is an answer apart from it. Raises LineError also
-        where a training would learn a solution and then another answer."""
+        """Return a trace whose steps are the solution, where there is an answer apart from it.
+        Raise LineError also where a training would learn a solution and then another answer."""
         check_valid(line, *VALIDITY)
         problem, solution = self._take_texts(line)
         name, answer = self._take_answer(line)
@@ -150,14 +150,16 @@ class Worked:
         )
 
     def to_chat(self, line: Line) -> ExampleData:
-        """The solution is learnt as it is, its reasoning apart; the answer stays in ``meta``."""
+        """Return a conversation in which the solution is learnt, its reasoning apart; the answer
+        stays in ``meta``."""
         check_valid(line, *VALIDITY)
         problem, solution = self._take_texts(line)
         self._check(apart(solution, self.solution)[1], *self._take_answer(dict(line)))
         return _chat(problem, solution, line)
 
     def to_prompt(self, line: Line) -> ExampleData:
-        """The reference is the answer, or what the one box of the solution holds, or none."""
+        """Return a prompt whose reference is the answer, or what the one box of the solution holds,
+        or none."""
         check_valid(line, VALIDITY[0])
         problem, solution = self._take_texts(line)
         name, answer = self._take_answer(line)
@@ -197,8 +199,8 @@ OPEN_MATH = Worked(
 
 
 def is_worked_question(line: Line) -> bool:
-    """Whether there is a solution beside the answer, and not all of it in the answer, as GSM8K
-    has."""
+    """Return whether there is a solution beside the answer, and not all of it in the answer, as in
+    GSM8K."""
     solution, answer = line["solution"], line.get("answer")
     return (
         isinstance(solution, str)
@@ -216,7 +218,7 @@ def _boxed_answer(solution: str) -> str | None:
 
 
 def steps_of(text: str) -> list[str]:
-    """The lines of a text, or all of it where lines would lose something."""
+    """Return the lines of a text, or all of it where a split into lines would lose something."""
     lines = text.split("\n")
     if len(lines) <= MAX_STEPS and all(line.strip() for line in lines):
         return lines
@@ -246,7 +248,7 @@ def prompt_from_trace(line: Line) -> ExampleData:
 
 
 def _reference(answer: str, name: str) -> str:
-    """The answer without the reasoning that it begins with. Raises LineError."""
+    """Return the answer without the reasoning that it begins with. Raise LineError."""
     _, alone = apart(answer, name)
     if is_blank(alone):
         raise LineError(f"{name}: holds no answer")

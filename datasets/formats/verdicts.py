@@ -6,7 +6,8 @@ from datasets.formats.lines import Line, LineError
 
 
 def verdict_of(value: Any) -> bool | None:
-    """The value that is meant, or None. 1 and 0 count as true and false."""
+    """Return the verdict that a value stands for, or None. 1 and 0 are treated as true and
+    false."""
     if isinstance(value, int | float):
         return bool(value) if value in (0, 1) else None
     said = value.strip().lower() if isinstance(value, str) else ""

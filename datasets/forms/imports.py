@@ -175,7 +175,7 @@ class UploadForm(forms.Form):
         self.fields["file"].required = not self.fields.keys() & {"path", "hub"}
 
     def clean(self) -> dict[str, Any]:
-        """One of ``file``, ``path`` and ``hub`` is given."""
+        """Check that one of ``file``, ``path`` and ``hub`` is given."""
         data: dict[str, Any] = super().clean() or self.cleaned_data
         sources = ("file", "path", "hub")
         if not self.errors.keys() & set(sources):

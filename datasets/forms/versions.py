@@ -47,7 +47,7 @@ class CleanForm(forms.Form):
     )
 
     def other_keys(self) -> list[str]:
-        """The further datasets."""
+        """Return the keys of the further datasets."""
         return [key for part in self.cleaned_data["parents"].split(",") if (key := part.strip())]
 
     def take(self, refusal: Refusal) -> None:
@@ -62,7 +62,7 @@ class CleanForm(forms.Form):
 
 
 def _spoken(place: str) -> str:
-    """``recipe.steps[0].n`` as the beginning of a sentence."""
+    """Return ``recipe.steps[0].n`` as the beginning of a sentence."""
     return f"{place.removeprefix('recipe.')}: " if place.startswith("recipe.") else ""
 
 
@@ -79,7 +79,7 @@ class StepForm(forms.Form):
                 self.fields[name] = _field(name, field, required=name in needed)
 
     def step(self) -> dict[str, Any]:
-        """The step that the fields describe; empty ones are left out."""
+        """Return the step that the fields describe; empty ones are left out."""
         values = {name: value for name, value in self.cleaned_data.items() if value not in ("", [])}
         return {"operation": self.operation.model_fields["operation"].default} | {
             name: value for name, value in values.items() if value is not None
@@ -92,7 +92,7 @@ class StepForm(forms.Form):
 
 
 def _field(name: str, schema: dict[str, Any], *, required: bool) -> forms.Field:
-    """The field of a parameter with this JSON Schema."""
+    """Return the field of a parameter with this JSON Schema."""
     kinds = [schema, *schema.get("anyOf", ())]
     found = next((kind for kind in kinds if kind.get("type") not in (None, "null")), schema)
     shared: dict[str, Any] = {
@@ -165,7 +165,7 @@ class _JsonField(forms.CharField):
 
 
 def read_steps(text: str) -> list[Any]:
-    """The steps in the recipe of a form; none where it is empty. Raises InvalidRecipe."""
+    """Return the steps in the recipe of a form; none where it is empty. Raise InvalidRecipe."""
     if not text.strip():
         return []
     return list(parse_recipe(text).as_json()["steps"])
@@ -176,14 +176,14 @@ def write_recipe(steps: list[Any]) -> str:
 
 
 def recipe_of(text: str) -> Recipe:
-    """The recipe of a form. Raises InvalidRecipe."""
+    """Return the recipe of a form. Raise InvalidRecipe."""
     if not text.strip():
         raise InvalidRecipe(messages={"recipe": ["Add at least one step."]})
     return parse_recipe(text)
 
 
 def described(steps: list[Any]) -> Iterator[dict[str, Any]]:
-    """The steps for people: title and the parameters that were given."""
+    """Yield the steps for people: title and the parameters that were given."""
     for step in steps:
         model = OPERATIONS[step["operation"]]
         yield {

@@ -16,7 +16,7 @@ def add_user_argument(parser: ArgumentParser) -> None:
 
 
 def acting_user(username: str | None) -> User | None:
-    """Raises CommandError when there is no such user."""
+    """Return the user with this name. Raise CommandError when there is no such user."""
     if username is None:
         return local_user() if settings.TUNIXRT_LOCAL_MODE else None
     try:

@@ -195,7 +195,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _code(value: Any) -> str:
-    """JSON in a fence that nothing in it can end."""
+    """Return JSON in a fence that nothing in it can end."""
     text = json.dumps(value, indent=2)
     text = text.replace("`", "\\u0060").replace("<", "\\u003c").replace("~", "\\u007e")
     return f"```json\n{text}\n```"

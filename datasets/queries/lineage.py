@@ -54,7 +54,7 @@ class Graph:
 
 
 def dataset_id(key: str) -> str:
-    """The id of a dataset in a graph."""
+    """Return the id of a dataset in a graph."""
     return f"dataset:{key}"
 
 

@@ -37,8 +37,8 @@ class Page(Generic[AnyModel]):
 def take_page(
     rows: QuerySet[AnyModel], *, limit: int, offset: int = 0, cursor: Cursor[Any] | None = None
 ) -> Page[AnyModel]:
-    """One page of models with ``created_at``, newest first; one query, which asks for one row more
-    than it shows."""
+    """Return one page of models with ``created_at``, newest first, in one query, which asks for one
+    row more than it shows."""
     rows = rows.order_by("-created_at", "-pk")
     if cursor is not None:
         rows = cursor.rows_behind(rows)
@@ -49,7 +49,8 @@ def take_page(
 
 
 def search_traces(text: str | None) -> QuerySet[Trace]:
-    """Examples whose prompt, final answer or content holds the text, or the one with this id."""
+    """Return examples whose prompt, final answer or content holds the text, or the one with this
+    id."""
     traces = Trace.objects.all()
     if not text:
         return traces
@@ -59,7 +60,8 @@ def search_traces(text: str | None) -> QuerySet[Trace]:
 
 
 def search_examples(dataset: Dataset, text: str) -> QuerySet[DatasetItem]:
-    """The places of a dataset, in their order, whose example has the text in question or answer."""
+    """Return the items of a dataset, in their order, whose example has the text in question or
+    answer."""
     items = dataset.items.select_related("trace").order_by("position")
     return items.filter(_contains(text, "trace__")) if text else items
 
@@ -70,7 +72,7 @@ def _contains(text: str, to_trace: str = "") -> Q:
 
 
 def is_id(text: str) -> bool:
-    """Whether a search asks for the example with this id."""
+    """Return whether a search asks for the example with this id."""
     try:
         uuid.UUID(text)
     except ValueError:
@@ -79,8 +81,8 @@ def is_id(text: str) -> bool:
 
 
 def shortened(traces: QuerySet[Trace]) -> QuerySet[Trace]:
-    """Examples with what a list shows and no more, however large they are: the beginnings of prompt
-    and answer as ``shown_prompt`` and ``shown_answer``, and ``step_count``."""
+    """Return examples with no more than a list shows, however large they are: the beginnings of
+    prompt and answer as ``shown_prompt`` and ``shown_answer``, and ``step_count``."""
     length = "jsonb_array_length" if connection.vendor == "postgresql" else "json_array_length"
     return traces.only("kind", "created_at", "erased_at", "archived_at").annotate(
         shown_prompt=Left("prompt", SHOWN_CHARACTERS),
@@ -98,9 +100,9 @@ def find_traces(
     cursor: Cursor[Any] | None = None,
     traces: QuerySet[Trace] | None = None,
 ) -> Page[Trace]:
-    """One page of examples, out of ``traces``, that have all of the words, the last indexed first:
-    those in use, or those ``archived``. Raises InvalidQuery for a cursor of another list, or an
-    offset that is too deep."""
+    """Return one page of examples, out of ``traces``, that have all of the words, the last indexed
+    first: those in use, or those ``archived``. Raise InvalidQuery for a cursor of another list, or
+    an offset that is too deep."""
     if cursor is not None and not isinstance(cursor.key, int):
         raise InvalidQuery({"cursor": ["belongs to a list that was not searched by words."]})
     if offset > FOUND_OFFSET_MAX:
@@ -118,12 +120,13 @@ def find_traces(
 
 
 def filter_imports(state: str | None) -> QuerySet[Import]:
-    """Imports, those in one state if that is given."""
+    """Return imports, or those in one state if that is given."""
     return Import.objects.filter(state=state) if state else Import.objects.all()
 
 
 def search_datasets(text: str | None, *, archived: bool = False) -> QuerySet[Dataset]:
-    """Datasets whose key or description holds the text: those in use, or those ``archived``."""
+    """Return datasets whose key or description holds the text: those in use, or those
+    ``archived``."""
     datasets = Dataset.objects.filter(archived_at__isnull=not archived)
     return (
         datasets.filter(Q(dataset_key__icontains=text) | Q(description__icontains=text))

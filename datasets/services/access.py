@@ -11,14 +11,14 @@ from tunixrt.roles import May, require
 
 
 def get_dataset_for(user: User, key: str, *, may: May) -> Dataset:
-    """Return the dataset. Raises DatasetNotFound, NotAllowed."""
+    """Return the dataset. Raise DatasetNotFound, NotAllowed."""
     dataset = get_dataset(key)
     require(user, may, owner_id=dataset.created_by_id)
     return dataset
 
 
 def get_trace_for(user: User, trace_id: uuid.UUID, *, may: May) -> Trace:
-    """Return the example. Raises Missing, NotAllowed."""
+    """Return the example. Raise Missing, NotAllowed."""
     trace = Trace.objects.filter(pk=trace_id).first()
     if trace is None:
         raise Missing(f"Trace not found: {trace_id}")
@@ -27,7 +27,7 @@ def get_trace_for(user: User, trace_id: uuid.UUID, *, may: May) -> Trace:
 
 
 def get_import_for(user: User, import_id: uuid.UUID, *, may: May) -> Import:
-    """Return the import. Raises Missing, NotAllowed."""
+    """Return the import. Raise Missing, NotAllowed."""
     row = Import.objects.select_related("dataset", "created_by").filter(pk=import_id).first()
     if row is None:
         raise Missing(f"Import not found: {import_id}")

@@ -24,7 +24,7 @@ Archived = TypeVar("Archived", Dataset, Trace)
 
 def edit_dataset(*, dataset: Dataset, changes: dict[str, Any], by: User) -> Dataset:
     """Change the fields of ``changes``, which are among EDITABLE; the others stay as they are now.
-    Raises InvalidDataset."""
+    Raise InvalidDataset."""
     errors: Errors = {name: ["Cannot be changed."] for name in changes if name not in EDITABLE}
     if "description" in changes and (problem := description_problem(changes["description"])):
         errors["description"] = [problem]
@@ -76,7 +76,8 @@ def restore_trace(*, trace: Trace, by: User) -> Trace:
 
 
 def _set_archived(target: Archived, name: str, archived: bool, by: User) -> Archived:
-    """``name`` is for the audit log, which outlives the content of an example."""
+    """Archive or restore. ``name`` is for the audit log, which outlives the content of an
+    example."""
     with transaction.atomic():
         changed = (
             type(target)

@@ -35,7 +35,7 @@ _WORD = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def get_dataset(key: str) -> Dataset:
-    """Raises DatasetNotFound, also for a key that no dataset can have."""
+    """Return the dataset. Raise DatasetNotFound, also for a key that no dataset can have."""
     if _WORD.fullmatch(key) and len(key) <= 256:
         dataset = Dataset.objects.filter(dataset_key=key).first()
         if dataset is not None:
@@ -44,8 +44,8 @@ def get_dataset(key: str) -> Dataset:
 
 
 def check_identity(*, name: Any, version: Any, description: Any = "") -> str:
-    """The dataset key of a name and version. Raises InvalidDataset, or DatasetExists when the key
-    is taken."""
+    """Return the dataset key of a name and version. Raise InvalidDataset, or DatasetExists when the
+    key is taken."""
     errors: Errors = {}
     for field, value, limit in (("name", name, MAX_NAME), ("version", version, MAX_VERSION)):
         if not isinstance(value, str) or not value:
@@ -82,7 +82,7 @@ def description_problem(value: Any) -> str:
 
 
 def check_origin(*, licence: Any, source: Any) -> None:
-    """Raises InvalidDataset."""
+    """Raise InvalidDataset if licence or source cannot be stored."""
     errors: Errors = {}
     for field, value, limit in (("licence", licence, MAX_LICENCE), ("source", source, MAX_SOURCE)):
         if not isinstance(value, str):
@@ -109,7 +109,7 @@ def create_dataset(
     ``held_out_ids`` says which of them are held out from training. A trace that is named twice
     counts twice.
 
-    Raises InvalidDataset, UnknownTraces (naming the ids), DatasetExists.
+    Raise InvalidDataset, UnknownTraces (naming the ids), DatasetExists.
     """
     check_identity(name=name, version=version, description=description)
     ids = _uuids("trace_ids", trace_ids)
@@ -203,7 +203,7 @@ def insert_dataset(
     by: User | None,
 ) -> Dataset:
     """Insert a dataset without its examples; without a ``summary`` one that only holds its name
-    until it is complete. Raises DatasetExists."""
+    until it is complete. Raise DatasetExists."""
     dataset = Dataset(
         dataset_key=f"{name}-{version}",
         name=name,

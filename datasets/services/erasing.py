@@ -190,8 +190,8 @@ def imports_with_files(dataset_ids: Collection[int]) -> list[Import]:
 
 def erase_skipped_lines(dataset_ids: Collection[int]) -> int:
     """Remove the lines that imports of the datasets have left out, and the reasons, which quote
-    them: they come from the same files, and nothing tells whose they are. Returns the number of
-    files. Raises OSError."""
+    them: they come from the same files, and nothing tells which example they are of. Return the
+    number of files. Raise OSError."""
     keys = Dataset.with_incomplete.filter(pk__in=list(dataset_ids)).values("dataset_key")
     refused = Import.objects.filter(dataset_key__in=keys).exclude(problem="")
     refused.update(detail={}, problem=REASONS_ERASED)
@@ -202,7 +202,8 @@ def erase_skipped_lines(dataset_ids: Collection[int]) -> int:
 
 
 def derived_from(dataset_ids: Collection[int]) -> QuerySet[Dataset]:
-    """Datasets that were made from the datasets, which may hold changed copies of an example."""
+    """Return datasets that were made from the datasets, which may hold changed copies of an
+    example."""
     return Dataset.objects.filter(Q(parents__in=list(dataset_ids))).distinct()
 
 

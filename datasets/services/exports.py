@@ -13,10 +13,9 @@ from tunixrt.refusals import NotHere
 
 
 def export_lines(dataset: Dataset, *, in_full: bool = False) -> Iterator[bytes]:
-    """The dataset's lines in its training format, or with everything that its examples say, in
+    """Yield the dataset's lines in its training format, or with all fields of its examples, in
     order, without examples whose content was erased. Read in short queries by position: constant
-    memory, and no transaction stays open while a slow reader takes its time.
-    """
+    memory, and no transaction stays open while a slow reader takes its time."""
     start = 0
     while True:
         chunk = list(
@@ -38,7 +37,7 @@ def export_lines(dataset: Dataset, *, in_full: bool = False) -> Iterator[bytes]:
 
 
 def export_parquet(dataset: Dataset) -> Iterator[bytes]:
-    """A Parquet file with everything that the dataset's examples say, piece by piece. Raises
+    """Yield a Parquet file with all fields of the dataset's examples, piece by piece. Raise
     NotHere."""
     if not parquet.is_installed():
         raise NotHere(f"Parquet needs a package that is not installed here: {parquet.INSTALL}")
@@ -46,8 +45,8 @@ def export_parquet(dataset: Dataset) -> Iterator[bytes]:
 
 
 def write_jsonl(dataset: Dataset, path: Path) -> int:
-    """Write the export to ``path``, which appears complete or not at all. Returns the number of
-    lines. Raises OSError."""
+    """Write the export to ``path``, which appears complete or not at all. Return the number of
+    lines. Raise OSError."""
     count = 0
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False

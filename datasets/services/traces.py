@@ -22,8 +22,7 @@ from datasets.storage.word_index import index_stored
 
 def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
     """Store examples of any kind (see kinds.parse_example), all or none; those that are stored
-    already are returned as they are. The result has the order of ``items``. Raises InvalidTraces.
-    """
+    already are returned as they are. The result has the order of ``items``. Raise InvalidTraces."""
     parsed: list[ExampleData] = []
     errors: dict[int, Errors] = {}
     count = 0

@@ -74,7 +74,7 @@ def trace_archive(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
 
 
 def _asks_for_archive(request: HttpRequest) -> bool:
-    """Raises BadRequest."""
+    """Return whether the form asks for the archive. Raise BadRequest."""
     asked = request.POST.get("archived")
     if asked not in ("true", "false"):
         raise BadRequest("archived must be true or false.")

@@ -15,7 +15,7 @@ def search_text(request: HttpRequest, name: str = "q") -> str:
 
 
 def read_cursor(request: HttpRequest, decode: Callable[[str], Cursor[Key]]) -> Cursor[Key] | None:
-    """Where the page starts; a cursor that cannot be read starts at the top."""
+    """Return where the page starts; a cursor that cannot be read starts at the top."""
     try:
         return decode(request.GET["cursor"]) if "cursor" in request.GET else None
     except ValueError:

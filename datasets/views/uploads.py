@@ -93,7 +93,7 @@ def _submit_source(form: UploadForm, asked: ImportRequest, by: User) -> Import:
 
 
 def _is_scripted(request: HttpRequest) -> bool:
-    """Whether js/upload.js sends it."""
+    """Return whether js/upload.js sent the request."""
     return request.headers.get("X-Requested-With") == "XMLHttpRequest"
 
 
@@ -106,7 +106,7 @@ def _go(request: HttpRequest, address: str) -> HttpResponse:
 @login_required
 @require_safe
 def server_files(request: HttpRequest) -> HttpResponse:
-    """The files on the server that can be imported, folder by folder."""
+    """Show the files on the server that can be imported, folder by folder."""
     require(person(request), May.MAKE)
     folder = request.GET.get("folder", "")
     if not settings.TUNIX_DATA_ROOTS:

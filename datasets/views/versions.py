@@ -109,7 +109,7 @@ def _page(
 
 
 def _add(request: HttpRequest, form: CleanForm) -> StepForm | None:
-    """Append the step of the fields to the recipe. Returns the fields if they are wrong. Raises
+    """Append the step of the fields to the recipe. Returns the fields if they are wrong. Raise
     InvalidRecipe for a recipe that cannot be read."""
     steps = read_steps(form.cleaned_data["recipe"])
     name = form.cleaned_data["operation"] or _FIRST
@@ -145,7 +145,7 @@ def _parents(request: HttpRequest, dataset: Dataset, form: CleanForm) -> list[Da
 
 
 def _page_of(work: Import, dataset: Dataset) -> str:
-    """The page of an import, or of the dataset while there is none."""
+    """Return the page of an import, or of the dataset while there is none."""
     try:
         return reverse("datasets:import_detail", args=[work.pk])
     except NoReverseMatch:
@@ -159,8 +159,8 @@ CANDIDATES = 20
 @login_required
 @require_safe
 def diff(request: HttpRequest, key: str) -> HttpResponse:
-    """What differs between this dataset and another one (``to``), side by side; without ``to``,
-    the datasets it may be compared with."""
+    """Show what differs between this dataset and another one (``to``), side by side; without
+    ``to``, the datasets it may be compared with."""
     user = person(request)
     old = get_dataset_for(user, key, may=May.READ)
     other = request.GET.get("to", "").strip()
@@ -190,7 +190,8 @@ def diff(request: HttpRequest, key: str) -> HttpResponse:
 
 
 def _relatives(dataset: Dataset) -> list[Dataset]:
-    """Other versions, and what it was made from and what was made from it; the newest first."""
+    """Return other versions, and what it was made from and what was made from it; the newest
+    first."""
     related = Q(name=dataset.name) | Q(parents=dataset) | Q(children=dataset)
     found = Dataset.objects.filter(related).exclude(pk=dataset.pk).distinct()
     return list(found.order_by("-created_at", "-pk")[:CANDIDATES])

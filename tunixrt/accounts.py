@@ -72,7 +72,7 @@ def _staff_by_role(
     pk_set: set[int] | None,
     **kwargs: Any,
 ) -> None:
-    """Who becomes an operator gets staff status; who is one no longer loses it."""
+    """Give staff status to a new operator; take it from an account that is no longer one."""
     if isinstance(instance, User):
         forget_role(instance)
     if action not in ("post_add", "post_remove", "pre_clear"):
@@ -103,7 +103,7 @@ def _staff_by_role(
 
 @receiver(pre_delete, sender=User)
 def _keep_the_audit_log(sender: Any, instance: User, **kwargs: Any) -> None:
-    """What an account did stays known: Django would delete its entries with it."""
+    """Keep the entries of the audit log, which Django would delete with the account."""
     if LogEntry.objects.filter(user=instance).exists():
         raise ProtectedError(
             "The audit log names this account. Deactivate it instead.",

@@ -11,7 +11,7 @@ SYSTEM_USERNAME = "system"
 
 
 def write_log_entry(*, by: User, target: Model, name: str, flag: int, message: str) -> LogEntry:
-    """One line of the audit log."""
+    """Write one line of the audit log."""
     return LogEntry.objects.create(
         user_id=by.pk,
         content_type_id=get_content_type_for_model(target).pk,

@@ -58,8 +58,8 @@ def check_local_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register(SETTINGS, Tags.security)
 def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """The database, the secret key and the runs' data are the business of the account that runs the
-    server."""
+    """Warn of folders with the database, the secret key or the runs' data that other accounts of
+    the machine can read."""
     folders = {settings.TUNIXRT_VAR_DIR, settings.TUNIX_OUTPUT_ROOT}
     return [
         Warning(
@@ -103,7 +103,7 @@ def check_local_mode_deployed(app_configs: Any, **kwargs: Any) -> list[CheckMess
 
 @register(SETTINGS)
 def check_datasets_module(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """`datasets` is also Hugging Face's name; in the web process it must be ours."""
+    """Check that `datasets`, which is also Hugging Face's name, is ours in the web process."""
     spec = importlib.util.find_spec("datasets")
     ours = settings.BASE_DIR / "datasets"
     if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ours.resolve():

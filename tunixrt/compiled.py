@@ -29,8 +29,8 @@ class Compiled:
         )
 
     def read(self, *parameters: Any) -> list[Any]:
-        """Rows as Django's ``values_list`` has them. ``parameters`` as the database has them, in
-        the order of the query."""
+        """Return rows as Django's ``values_list`` has them. ``parameters`` as the database has
+        them, in the order of the query."""
         with connection.cursor() as cursor:
             cursor.execute(self._sql, parameters)
             return list(self._apply(cursor.fetchall(), self._converters))
@@ -45,7 +45,7 @@ class CompiledForKeys:
         self._compiled: dict[int, tuple[Compiled, dict[Any, int]]] = {}
 
     def read(self, ids: Sequence[UUID]) -> list[Any]:
-        """Rows as Django's ``values_list`` has them."""
+        """Return rows as Django's ``values_list`` has them."""
         if not ids:
             return []
         if (known := self._compiled.get(len(ids))) is None:
@@ -68,12 +68,12 @@ def _as_uuid(key: UUID) -> Any:
 
 
 def as_key(model: type[Model], key: Any) -> Any:
-    """A primary key as the database has it."""
+    """Return a primary key as the database has it."""
     return model._meta.pk.get_db_prep_value(key, connection)
 
 
 def column_names(model: type[Model]) -> list[str]:
-    """The columns of a model by the names that ``as_object`` takes."""
+    """Return the columns of a model by the names that ``as_object`` takes."""
     return [field.attname for field in model._meta.concrete_fields]
 
 

@@ -109,7 +109,7 @@ class BodyRule:
     min_rate: float = 1024.0
 
     def seconds_allowed(self, received: int) -> float:
-        """Seconds from the start within which the next bytes must come."""
+        """Return the seconds from the start within which the next bytes must come."""
         return min(self.max_seconds, self.grace_seconds + received / self.min_rate)
 
 
@@ -219,8 +219,7 @@ class Front:
     async def _ask_django(
         self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False
     ) -> "Answer":
-        """Raises _Gone if the client disconnects before its turn: no client waits for the answer
-        any more."""
+        """Ask Django for the answer. Raise _Gone if the client disconnects before its turn."""
         client = self._client_address(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
         visit = self._places.visit(
@@ -308,7 +307,7 @@ class Front:
     async def _spool(
         self, exchange: Exchange, file: IO[bytes], rule: BodyRule, announced: str | None
     ) -> int:
-        """Write the body to ``file`` and return its length. Raises Refusal."""
+        """Write the body to ``file`` and return its length. Raise Refusal."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         received = looked_at = 0
@@ -450,11 +449,12 @@ class Limit:
         self._shares = Shares(what.replace(" ", "-"))
 
     def take(self, client: str) -> Callable[[], None]:
-        """Count one more of a client, and return what takes it back. Raises Busy, or TooMany where
+        """Count one more of a client, and return what takes it back. Raise Busy, or TooMany where
         it is that client's doing.
 
         The seconds after which to ask again are a guess: a client that has a share keeps it as long
-        as it needs."""
+        as it needs.
+        """
         try:
             return self._shares.take(client, total=self._total, each=self._each)
         except OwnTaken:

@@ -14,8 +14,8 @@ TIMEOUT_SECONDS = 4
 
 
 def accepted_name(allowed_hosts: str) -> str:
-    """A name that a server with these ``ALLOWED_HOSTS`` answers to: ``*`` is any, ``.example.org``
-    includes the domain itself."""
+    """Return a name that a server with these ``ALLOWED_HOSTS`` answers to: ``*`` is any,
+    ``.example.org`` includes the domain itself."""
     first = allowed_hosts.split(",")[0].strip()
     return "localhost" if first in ("", "*") else first.removeprefix(".")
 

@@ -28,8 +28,8 @@ def who_listens(address: str, port: int) -> str | None:
 
 
 def _sockets(address: str, port: int) -> list[tuple[str, int]]:
-    """Inode and user id of the sockets that listen on the address, or on all addresses (proc(5),
-    /proc/net/tcp)."""
+    """Return inode and user id of the sockets that listen on the address, or on all addresses
+    (proc(5), /proc/net/tcp)."""
     found = []
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -49,7 +49,8 @@ def _sockets(address: str, port: int) -> list[tuple[str, int]]:
 
 
 def _readable(hexadecimal: str) -> str:
-    """An address of the table, which shows each 32 bits as a number in the machine's byte order."""
+    """Return an address of the table, which shows each 32 bits as a number in the machine's byte
+    order."""
     words = [int(hexadecimal[start : start + 8], 16) for start in range(0, len(hexadecimal), 8)]
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)

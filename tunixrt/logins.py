@@ -50,7 +50,7 @@ class LimitedPasswordChangeForm(PasswordChangeForm):
     request: HttpRequest
 
     def clean_old_password(self) -> str:
-        """Raises TooMany."""
+        """Check the old password. Raise TooMany."""
         count_guess(self.request, self.user.get_username())
         try:
             given: str = super().clean_old_password()
@@ -65,7 +65,7 @@ class LimitedPasswordChangeForm(PasswordChangeForm):
 
 
 def count_guess(request: HttpRequest, username: str) -> None:
-    """Count a guess of the password of an account. Raises TooMany."""
+    """Count a guess of the password of an account. Raise TooMany."""
     account, address = _buckets(request, username)
     _count(address, settings.TUNIXRT_LOGIN_ATTEMPTS_PER_ADDRESS)
     _count(account, settings.TUNIXRT_LOGIN_ATTEMPTS)
@@ -91,8 +91,8 @@ def _bucket(*parts: str) -> str:
 
 
 def _count(bucket: str, limit: int) -> int:
-    """Count one attempt; return how many there were in its span of time. Raises TooMany when there
-    were ``limit`` before."""
+    """Count one attempt; return how many there were in its time span. Raise TooMany when there were
+    ``limit`` before."""
     now = timezone.now()
     with transaction.atomic():
         row = _row(bucket, now)

@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 40
 
 
 def parse_number(text: str) -> float:
-    """``text`` as a finite number. Raise ValueError with a sentence that says what to type
+    """Return ``text`` as a finite number. Raise ValueError with a sentence that says what to type
     instead."""
     text = text.strip()
     if not _NUMBER.fullmatch(text):
@@ -34,7 +34,7 @@ def parse_number(text: str) -> float:
 
 
 def parse_whole_number(text: str) -> int:
-    """``text`` as a whole number. Raise ValueError with a sentence that says what to type
+    """Return ``text`` as a whole number. Raise ValueError with a sentence that says what to type
     instead."""
     text = text.strip()
     if _WHOLE.fullmatch(text):
@@ -47,7 +47,7 @@ def parse_whole_number(text: str) -> int:
 
 
 def _comma(text: str) -> str | None:
-    """What to write instead of a number with a comma; None for other text."""
+    """Return what to write instead of a number with a comma; None for other text."""
     thousands = text.replace(",", "") if _THOUSANDS.fullmatch(text) else None
     decimal = f"{match[1] or '0'}.{match[2]}" if (match := _ONE_COMMA.fullmatch(text)) else None
     meant = " or ".join(one for one in (decimal, thousands) if one)

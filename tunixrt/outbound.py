@@ -29,7 +29,7 @@ def post(
     url: str, body: bytes, headers: dict[str, str], *, timeout: float, allow_private: bool
 ) -> int:
     """POST ``body`` and return the status code of the answer. ``timeout``: seconds for everything,
-    from the name's resolution to the answer's last byte. Raises OutboundError."""
+    from the name's resolution to the answer's last byte. Raise OutboundError."""
     refused: list[str] = []
     received = 0
 

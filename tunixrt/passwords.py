@@ -16,7 +16,7 @@ class DifferentCharactersValidator:
         self.least = least
 
     def validate(self, password: str, user: object = None) -> None:
-        """Raises ValidationError."""
+        """Raise ValidationError if the password has too few different characters."""
         visible = {character for character in password if is_seen(character)}
         if len(visible) < self.least:
             raise ValidationError(

@@ -56,8 +56,8 @@ def _is_fit(text: str, place: int) -> bool:
 
 
 def _is_spelling(text: str, place: int) -> bool:
-    """Whether the joiner or non-joiner at ``place`` does something: after a virama, between Arabic
-    letters, in an emoji."""
+    """Return whether the joiner or non-joiner at ``place`` has an effect: after a virama, between
+    Arabic letters, in an emoji."""
     before, after = text[place - 1 : place], text[place + 1 : place + 2]
     if before and unicodedata.combining(before) == 9:
         return True

@@ -114,7 +114,7 @@ class TooLarge(Refusal):
     status, code, title = 413, "too_large", "Too large"
 
     def __init__(self, limit: int):
-        """``limit``: bytes."""
+        """Refuse a body of more than ``limit`` bytes."""
         super().__init__(f"The request body is larger than the limit of {limit:,} bytes.")
 
 

@@ -29,7 +29,7 @@ class Searches:
 
     @contextlib.contextmanager
     def one_of(self, account: int) -> Iterator[None]:
-        """Count one for as long as the context lasts. Raises TooMany, Busy."""
+        """Count one for as long as the context lasts. Raise TooMany, Busy."""
         release = self._take(account)
         try:
             yield
@@ -80,7 +80,7 @@ def search(by: AbstractBaseUser, parameter: str, *, reads_all: bool = True) -> I
 
 @contextlib.contextmanager
 def time_limit(seconds: float, parameter: str) -> Iterator[None]:
-    """Stop a query of the context that runs for longer. Raises InvalidQuery."""
+    """Stop a query of the context that runs for longer. Raise InvalidQuery."""
     try:
         with (
             _limit_on_sqlite(seconds)

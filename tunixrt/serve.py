@@ -39,7 +39,7 @@ def main() -> None:
 
 def _give_time_to_save() -> None:
     """Let the attendant wait for its trainings where they may be killed after its end: honcho kills
-    its programs five seconds after it has told them to stop. Raises ImproperlyConfigured."""
+    its programs five seconds after it has told them to stop. Raise ImproperlyConfigured."""
     if stopping.ends_with_attendant():
         manager.KILL_WAIT = stopping.seconds_to_stop() + MARGIN_SECONDS
 

@@ -21,8 +21,8 @@ env.read_env(env.str("TUNIXRT_ENV_FILE", str(BASE_DIR / ".env")), recurse=False)
 
 
 def _kept_secret_key(path: Path) -> str:
-    """Local mode without SECRET_KEY: make one, keep it for the next start, readable by its owner
-    only."""
+    """Return the secret key of local mode without SECRET_KEY: make one and keep it for the next
+    start, readable by its owner only."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # made with mode 0600

@@ -72,7 +72,7 @@ class Language:
         return None if found is None else (text, found)
 
     def parse(self, text: str) -> list[Term]:
-        """The terms of a filter; all of them hold for what it finds. Raises FilterError."""
+        """Return the terms of a filter, all of which hold for what it finds. Raise FilterError."""
         terms: list[Term] = []
         position = _skip(text, 0)
         while position < len(text):
@@ -109,8 +109,8 @@ class Language:
         return terms
 
     def split(self, text: str) -> list[str]:
-        """The terms of a filter as they were typed. What cannot be read, from there on, is one of
-        them."""
+        """Return the terms of a filter as they were typed. What cannot be read, from there on, is
+        one of them."""
         terms: list[str] = []
         position = _skip(text, 0)
         while position < len(text):
@@ -131,7 +131,8 @@ def _skip(text: str, position: int) -> int:
 
 
 def read_value(text: str, start: int) -> tuple[str, int]:
-    """The word or quoted text that begins at ``start``, and where it ends. Raises FilterError."""
+    """Return the word or quoted text that begins at ``start``, and where it ends. Raise
+    FilterError."""
     if text.startswith('"', start):
         quoted = _QUOTED.match(text, start)
         if quoted is None:

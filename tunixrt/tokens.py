@@ -58,7 +58,7 @@ def make_token(
 
 
 def revoke_token(*, token: ApiToken, by: User) -> None:
-    """Raises NotAllowed."""
+    """Revoke a token. Raise NotAllowed."""
     require_token_rights(of=token.user, by=by)
     with transaction.atomic():
         write_log_entry(by=by, target=token, name=str(token), flag=DELETION, message="revoked")

@@ -58,7 +58,7 @@ class ChangePassword(auth_views.PasswordChangeView):
         return form
 
     def form_valid(self, form: PasswordChangeForm) -> HttpResponse:
-        """Raises Conflict."""
+        """Change the password. Raise Conflict."""
         user, known, password = form.user, form.user.password, form.cleaned_data["new_password1"]
         user.set_password(password)  # takes up to a second: outside the transaction
         with transaction.atomic():
@@ -136,7 +136,7 @@ def token_revoke(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """200 while this process answers and its database does too; for load balancers and compose."""
+    """Answer 200 while this process and its database answer; for load balancers and compose."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
     return HttpResponse("ok\n", content_type="text/plain")
@@ -144,8 +144,8 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Everything Prometheus scrapes: ours from the database, Django's of this web server. Takes an
-    account (a token, a login), an allowed address, or in local mode this machine."""
+    """Return everything Prometheus scrapes: ours from the database, Django's of this web server.
+    Accept an account (a token, a login), an allowed address, or in local mode this machine."""
     allowed = request.user.is_authenticated or comes_through_loopback(request)
     if not (
         allowed
@@ -172,5 +172,5 @@ def _has_token(request: HttpRequest) -> bool:
 @login_required
 @require_safe
 def reference(request: HttpRequest) -> HttpResponse:
-    """The description of the API, for people."""
+    """Show the description of the API, for people."""
     return render(request, "reference.html", {"reference": read_reference()})

@@ -35,9 +35,9 @@ class AccountForm(UserChangeForm):
     by: User  # who asks
 
     def __init__(self, *args: Any, **kwargs: Any):
-        """The page carries what each field held when it was opened, so that a field counts as
-        changed only if it was changed on the page. A request without that, which no page sent, is
-        compared with the account."""
+        """Make the form. The page has the value of each field when it was opened, so that a field
+        counts as changed only if it was changed on the page. A request without that, which no page
+        sent, is compared with the account."""
         super().__init__(*args, **kwargs)
         if not self.is_bound or self.add_initial_prefix("username") in self.data:
             for field in self.fields.values():
@@ -49,14 +49,15 @@ class AccountForm(UserChangeForm):
         return sorted(columns.intersection(self.changed_data))
 
     def _save_m2m(self) -> None:
-        """Groups and permissions that the page did not change stay as they are by now."""
+        """Save groups and permissions; those that the page did not change stay as they are by
+        now."""
         given = self.cleaned_data
         self.cleaned_data = {name: given[name] for name in self.changed_data if name in given}
         super()._save_m2m()  # type: ignore[misc]  # the stubs lack it
         self.cleaned_data = given
 
     def clean(self) -> Any:
-        """Operators have staff status."""
+        """Give operators staff status."""
         cleaned = super().clean()
         if "is_staff" in self.fields and any(
             group.name == Role.OPERATOR.label for group in self.cleaned_data.get("groups", ())
@@ -330,7 +331,7 @@ class TokenAdmin(FastListAdmin):
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
-        """Shows the key, this once: not through a message, which would lie in a cookie or a
+        """Show the key, this once: not through a message, which would be stored in a cookie or a
         session."""
         context = self.admin_site.each_context(request) | {
             "title": f"A token of {obj.user}",

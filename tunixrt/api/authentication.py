@@ -53,7 +53,7 @@ class TokenAuthentication(KnoxAuthentication):
 
 @cache
 def _tokens() -> Compiled:
-    """A token and its account, by the token's primary key."""
+    """Return the query of a token and its account, by the token's primary key."""
     names = [*column_names(ApiToken), *(f"user__{name}" for name in column_names(User))]
     return Compiled(ApiToken.objects.filter(pk="").values_list(*names))
 

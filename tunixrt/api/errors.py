@@ -33,7 +33,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 
 def _validation_body(data: Any) -> dict[str, Any]:
-    """Field → messages, and one sentence of them all in ``detail``."""
+    """Return field → messages, and one sentence of them all in ``detail``."""
     if isinstance(data, list):
         data = {"non_field_errors": data}
     body = {

@@ -13,8 +13,8 @@ from tunixrt.refusals import TooLarge, shorten
 
 
 def read_bounded(stream: Any, limit: int, declared: str | None) -> bytes:
-    """Read a whole request body of at most ``limit`` bytes. Raises TooLarge before reading more
-    than that."""
+    """Read a whole request body of at most ``limit`` bytes. Raise TooLarge before reading more than
+    that."""
     if declared and declared.isdigit() and int(declared) > limit:
         raise TooLarge(limit)
     body = stream.read(limit + 1)
@@ -36,7 +36,7 @@ class JSONParser(BaseParser):
 
 
 def parse_json(body: bytes) -> Any:
-    """Parse one JSON text. Raises ParseError (400) saying where it breaks."""
+    """Parse one JSON text. Raise ParseError (400) saying where it breaks."""
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -34,7 +34,7 @@ def read_query(model: type[M], request: Request) -> M:
 
 
 def parse_uuid(text: str, name: str) -> uuid.UUID:
-    """A UUID of a path in its canonical form of 36 characters. Raises InvalidQuery (422)."""
+    """Return a UUID of a path in its canonical form of 36 characters. Raise InvalidQuery (422)."""
     try:
         parsed = uuid.UUID(text)
     except ValueError:

@@ -10,7 +10,7 @@ _OPTIONS = orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS
 
 
 def to_json(data: Any) -> bytes:
-    """JSON bytes; datetimes in UTC with ``Z``, UUIDs as text, NaN and infinities as null."""
+    """Return JSON bytes; datetimes in UTC with ``Z``, UUIDs as text, NaN and infinities as null."""
     return orjson.dumps(data, default=str, option=_OPTIONS)
 
 

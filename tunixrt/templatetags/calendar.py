@@ -11,8 +11,8 @@ register = template.Library()
 
 @register.inclusion_tag("admin/date_hierarchy.html")
 def calendar(changelist: ChangeList) -> dict[str, Any]:
-    """The choices of a date hierarchy, computed from the first and the last row: Django's own would
-    read every row.
+    """Return the choices of a date hierarchy, computed from the first and the last row: Django's
+    own would read every row.
 
     The same query parameters and template (admin/date_hierarchy.html) as Django's.
     """

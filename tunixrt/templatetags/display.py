@@ -34,8 +34,8 @@ def may(user: Any, what: str) -> bool:
 
 @register.simple_tag
 def when(moment: datetime | None, nothing: str = NOTHING) -> str | SafeString:
-    """A moment as people say it, with the absolute time (UTC) in the title; the browser keeps the
-    words fresh."""
+    """Return a moment as people say it, with the absolute time (UTC) in the title; the browser
+    updates the words."""
     if moment is None:
         return nothing
     exact = moment.astimezone(UTC).isoformat(timespec="milliseconds")[:23]
@@ -46,7 +46,7 @@ def when(moment: datetime | None, nothing: str = NOTHING) -> str | SafeString:
 
 
 def relative(moment: datetime) -> str:
-    """``3 minutes ago``, ``in 2 hours``. The same words as in static/js/tunixrt.js."""
+    """Return ``3 minutes ago``, ``in 2 hours``, in the same words as static/js/tunixrt.js."""
     seconds = (timezone.now() - moment).total_seconds()
     past = seconds >= 0
     seconds = abs(seconds)
@@ -60,8 +60,8 @@ def relative(moment: datetime) -> str:
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """Seconds as people read them: ``0 s``, ``420 ms``, ``8.1 s``, ``41 s``, ``3 min 05 s``, ``2 h
-    14 min``, ``3 d 04 h``."""
+    """Return seconds as people read them: ``0 s``, ``420 ms``, ``8.1 s``, ``41 s``, ``3 min 05 s``,
+    ``2 h 14 min``, ``3 d 04 h``."""
     if seconds is None:
         return NOTHING
     if 0 < seconds < 0.9995:
@@ -80,8 +80,8 @@ def duration(seconds: float | None) -> str:
 
 @register.filter
 def number(value: Any) -> str:
-    """A number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``; ``true``, ``false``.
-    Anything else as it is."""
+    """Return a number in few characters: ``2e-5``, ``0.03``, ``12,345``, ``1.2346``; ``true``,
+    ``false``. Anything else unchanged."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, int | float):
@@ -95,8 +95,8 @@ def number(value: Any) -> str:
 
 @register.filter
 def percent(value: Any) -> str:
-    """A share of 0 to 1 as ``87.5 %``, in three digits and without an exponent. Anything else as it
-    is."""
+    """Return a share of 0 to 1 as ``87.5 %``, in three digits and without an exponent. Anything
+    else unchanged."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return number(value)
     hundredths = value * 100
@@ -125,8 +125,8 @@ def _with_sign(text: str) -> str:
 
 @register.simple_tag
 def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> str | SafeString:
-    """How long something took, or, while it continues, how long it has taken; the browser lets that
-    count on."""
+    """Return how long something took, or, while it continues, how long it has taken so far, which
+    the browser updates."""
     if seconds is None and going_on and since is not None:
         so_far = max(0.0, (timezone.now() - since).total_seconds())
         return format_html(
@@ -139,12 +139,12 @@ def elapsed(seconds: float | None, since: datetime | None, going_on: bool) -> st
 
 @register.filter
 def isolate(text: Any) -> str:
-    """Text of others inside an attribute or a sentence, where no ``<bdi>`` can stand: its direction
-    stays its own."""
+    """Isolate text of others inside an attribute or a sentence, where no ``<bdi>`` can stand, so
+    that its direction does not change what follows."""
     return f"\u2068{text}\u2069"  # first strong isolate, pop directional isolate (UAX 9)
 
 
 @register.filter
 def of(table: dict[Any, Any], key: Any) -> Any:
-    """``table[key]``, or nothing."""
+    """Return ``table[key]``, or nothing."""
     return table.get(key, "")

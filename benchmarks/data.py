@@ -151,7 +151,8 @@ def measure_parquet(database: str, arguments: argparse.Namespace) -> None:
 
 
 def beside_a_writer(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """What ``run`` measures of a command, and how long another process waited for its writes."""
+    """Return what ``run`` measures of a command, and how long another process waited for its
+    writes."""
     writer = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(WRITER)],
         cwd=ROOT,
@@ -187,7 +188,7 @@ def run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
 
 
 def own_memory(pid: int) -> int:
-    """kB that a process and its children have not in common with a file."""
+    """Return the kB that a process and its children do not share with a file."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         with open(f"/proc/{pid}/status") as file:

@@ -21,7 +21,8 @@ DATABASES = ("sqlite", "postgresql")
 
 
 def parser_for(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser with ``--database``, which may be given several times; left out, it means both."""
+    """Return a parser with ``--database``, which may be given several times and means both if left
+    out."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}", description=description.splitlines()[0]
     )

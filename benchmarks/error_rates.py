@@ -25,7 +25,7 @@ def mcnemar_errors(rounds: int, questions: int, random: Random) -> float:
 
 
 def bootstrap_errors(rounds: int, questions: int, random: Random) -> float:
-    """The same of the paired bootstrap, with scores from 0 to 1 of questions of unequal
+    """Return the same for the paired bootstrap, with scores from 0 to 1 of questions of unequal
     difficulty."""
     wrong = 0
     for number in range(rounds):

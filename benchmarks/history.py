@@ -6,8 +6,8 @@ from django.db import connection
 
 
 def fill(count: int) -> None:
-    """So many ended runs, one a second into the past, spread over statuses, datasets and models;
-    one in a thousand has a tag."""
+    """Insert this many ended runs, one a second into the past, spread over statuses, datasets and
+    models; one in a thousand has a tag."""
     if count <= 0:
         return
     columns = """run_id, name, dataset_key, model_id, mode, dry_run, kind, engine, status,

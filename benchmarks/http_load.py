@@ -32,7 +32,7 @@ class Load:
         return len(self.milliseconds) / self.seconds
 
     def spread(self) -> str:
-        """p50 / p95 / p99 in milliseconds."""
+        """Return p50 / p95 / p99 in milliseconds."""
         return " / ".join(
             f"{quantile(self.milliseconds, share):.1f}" for share in (0.5, 0.95, 0.99)
         )
@@ -57,7 +57,7 @@ class Connection:
         self.socket.sendall(request)
 
     def receive(self) -> bool:
-        """Whether the answer is complete. Raises NotAsExpected."""
+        """Read the answer; return whether it is complete. Raise NotAsExpected."""
         data = self.socket.recv(1 << 18)
         if not data:
             raise NotAsExpected("The server closed the connection.")
@@ -76,7 +76,7 @@ class Connection:
 
 
 def get(path: str, headers: dict[str, str] | None = None) -> bytes:
-    """The bytes of a GET request."""
+    """Return the bytes of a GET request."""
     lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", "Accept: application/json"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -85,8 +85,9 @@ def get(path: str, headers: dict[str, str] | None = None) -> bytes:
 def put_load(
     port: int, request: bytes, *, seconds: float, connections: int = 8, rate: float | None = None
 ) -> Load:
-    """``rate``: requests a second, each timed from when it was due, so that waiting for a free
-    connection counts; None: a connection sends its next request as soon as it has an answer."""
+    """Send requests for a time. ``rate``: requests a second, each timed from when it was due, so
+    that waiting for a free connection counts; None: a connection sends its next request as soon as
+    it has an answer."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(theirs, port, request, seconds, connections, rate))

@@ -99,7 +99,7 @@ def measure(database: str, arguments: argparse.Namespace) -> dict[str, dict[str,
 
 @contextlib.contextmanager
 def checkout(commit: str) -> Iterator[Path]:
-    """The files of a commit in a temporary folder, beside today's environments."""
+    """Yield the files of a commit in a temporary folder, beside today's environments."""
     archive = subprocess.run(
         ["git", "archive", commit], cwd=ROOT, check=True, capture_output=True
     ).stdout
@@ -212,13 +212,13 @@ def look(mark: str, arguments: argparse.Namespace, title: str) -> dict[str, floa
 
 
 def _cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, ended ones too, in nanoseconds' precision: its clock,
-    clock_getcpuclockid(3)."""
+    """Return the CPU time of all threads of a process, ended ones included, from its clock
+    (clock_getcpuclockid(3)), which counts nanoseconds."""
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def _memory(pid: int) -> tuple[int, int]:
-    """Bytes in memory: shared pages in proportion (PSS), and private alone."""
+    """Return the bytes in memory: shared pages in proportion (PSS), and private alone."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     sizes = {
         name: int(size) * 1024

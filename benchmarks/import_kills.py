@@ -52,7 +52,7 @@ class Proof:
         return dict(self.counts)
 
     def _file(self, number: int) -> bytes:
-        """Lines that no other file has, and some that all have."""
+        """Return lines that no other file has, and some that all have."""
         own = [
             {"prompt": f"file {number}: {line} + 1?", "completion": str(line + 1)}
             for line in range(self.draw.randrange(2_100, 25_000))
@@ -74,7 +74,7 @@ class Proof:
         self._check(number, content, state, str(row.pk))
 
     def _derived(self, number: int) -> None:
-        """A new version of some datasets: its text is that of no other one."""
+        """Submit a new version of some datasets; its text is that of no other one."""
 
         parents = [
             Dataset.objects.get(dataset_key=key) for key in self.draw.sample(self.complete, 2)

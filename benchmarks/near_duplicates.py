@@ -29,7 +29,7 @@ SEED = 1
 
 
 def texts(count: int) -> Iterator[str]:
-    """Texts of words that are as unequally frequent as those of a language."""
+    """Yield texts of words that are as unequally frequent as those of a language."""
     draw = random.Random(SEED)
     words = [f"w{number}" for number in range(20_000)]
     weights = [1 / (number + 3) for number in range(len(words))]

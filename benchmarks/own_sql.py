@@ -45,7 +45,8 @@ def measure(database: str, arguments: argparse.Namespace) -> None:
 
 
 def _fill(rows: int) -> None:
-    """A history of one account and one host, what is active, and webhooks that were delivered."""
+    """Insert a history of one account and one host, active runs, and webhooks that were
+    delivered."""
     from django.contrib.auth.models import User  # noqa: PLC0415 - models need the settings
     from django.db import connection  # noqa: PLC0415
     from django.utils import timezone  # noqa: PLC0415
@@ -88,7 +89,7 @@ def _fill(rows: int) -> None:
 
 
 def _reads() -> dict[str, dict[str, Any]]:
-    """Reads by name, each with its condition in SQL, with IN, and as the project has it."""
+    """Return reads by name, each with its condition in SQL, with IN, and as the project has it."""
     from django.contrib.auth.models import User  # noqa: PLC0415 - models need the settings
     from django.db.models import BooleanField  # noqa: PLC0415
     from django.db.models.expressions import RawSQL  # noqa: PLC0415
@@ -96,7 +97,7 @@ def _reads() -> dict[str, dict[str, Any]]:
     from runs.models import Host, Run, WebhookDelivery  # noqa: PLC0415
 
     def in_sql(column: str, *values: str) -> RawSQL:
-        """The very words of an index's condition."""
+        """Return the condition in the very words of the index."""
         words = " OR ".join(f"{column} = '{value}'" for value in values)
         return RawSQL(f"({words})", (), output_field=BooleanField())
 
@@ -135,7 +136,7 @@ def _reads() -> dict[str, dict[str, Any]]:
 
 
 def _in_turns(sides: dict[str, Any]) -> dict[str, str]:
-    """The least milliseconds of each side, and the index by which its rows are found."""
+    """Return the least milliseconds of each side, and the index by which its rows are found."""
     least = dict.fromkeys(sides, float("inf"))
     for _ in range(ROUNDS):
         for name, rows in sides.items():
@@ -152,7 +153,7 @@ def _index(rows: Any) -> str:
 
 
 def _stored() -> dict[str, float]:
-    """The least seconds that storing traces takes on each way, in one transaction."""
+    """Return the least seconds that storing traces takes each way, in one transaction."""
     from django.db import transaction  # noqa: PLC0415 - models need the settings
     from django.utils import timezone  # noqa: PLC0415 - models need the settings
 

@@ -27,7 +27,7 @@ DRAIN_SECONDS = 300.0
 
 
 def submit(count: int) -> None:
-    """Dry runs for the queue, each with its message."""
+    """Submit dry runs to the queue, each with its message."""
     owner = User.objects.order_by("pk").first()
     assert owner is not None
     request = clean_request({"dataset_key": DATASET, "model_id": "preset:tiny-llama"})
@@ -36,7 +36,7 @@ def submit(count: int) -> None:
 
 
 def line_up(count: int) -> None:
-    """So many trainings that wait; what else belongs to a run is not needed to claim it."""
+    """Insert this many waiting trainings, with no more of a run than a claim needs."""
     owner = User.objects.order_by("pk").first()
     ids = [uuid.uuid4() for _ in range(count)]
     Run.objects.bulk_create(
@@ -56,7 +56,8 @@ def line_up(count: int) -> None:
 
 
 def claims_a_second(workers: int) -> float:
-    """Single claims, each in its own transaction, by processes that do nothing else."""
+    """Return single claims a second, each in its own transaction, by processes that do nothing
+    else."""
     line_up(LINE - Run.objects.filter(status="pending", supervised=True).count())
     connection.close()
     context = multiprocessing.get_context("fork")
@@ -90,7 +91,8 @@ def _claimer(go: Any, results: Any) -> None:
 
 
 def drained_a_second(count: int = 3000) -> float:
-    """From the first claim to the last end, by two task workers and no attendant."""
+    """Return dry runs a second from the first claim to the last end, by two task workers and no
+    attendant."""
     OrmQ.objects.all().delete()
     before = RunEvent.objects.aggregate(last=Max("pk"))["last"] or 0
     submit(count)

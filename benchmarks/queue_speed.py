@@ -80,8 +80,8 @@ PAUSE_SECONDS = 0.1  # between two requests, so that each finds the queue idle
 
 
 def latencies(built: House, repeats: int) -> dict[str, Any]:
-    """Seconds, as a client of the HTTP API sees them on an idle queue: one request after the other,
-    over one connection."""
+    """Return seconds as a client of the HTTP API sees them on an idle queue: one request after the
+    other, over one connection."""
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "num_epochs": 1}
     completed, started, spoke = [], [], []
     memory: dict[str, int] = {}
@@ -169,8 +169,8 @@ def _wait(fact: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 def _memory(pid: int) -> dict[str, int]:
-    """Bytes of a process: all that it has mapped and in memory, that with shared pages in
-    proportion, and its own alone."""
+    """Return the bytes of a process: all that it has mapped and in memory, that with shared pages
+    in proportion, and its own alone."""
     found: dict[str, int] = {}
     with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         for line in file:

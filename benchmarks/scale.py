@@ -51,7 +51,8 @@ def main() -> int:
 
 
 def texts(first: int, last: int) -> Iterator[str]:
-    """Texts of words of which ``w0`` is the most frequent, and a number that no other text has."""
+    """Yield texts of words of which ``w0`` is the most frequent, and a number that no other text
+    has."""
     draw = random.Random(first)
     words = [f"w{number}" for number in range(20_000)]
     weights = [1 / (number + 3) for number in range(len(words))]

@@ -27,12 +27,12 @@ def analyse() -> None:
 
 
 def megabytes() -> int:
-    """Of the whole database."""
+    """Return the megabytes of the whole database."""
     return round(database_bytes() / 1e6)
 
 
 def requests(size: int, key: str, first: int) -> dict[str, str]:
-    """The time that each kind of request takes."""
+    """Return the time that each kind of request takes."""
     user, _ = User.objects.get_or_create(username="reader")
     client = Client(HTTP_HOST="localhost")
     client.force_login(user)
@@ -78,8 +78,8 @@ def timed(client: Client, path: str) -> str:
 
 
 def least(client: Client, path: str) -> float:
-    """The least milliseconds of processor time of a few times ROUNDS requests; the database's own
-    counts where it is SQLite."""
+    """Return the least milliseconds of processor time over a few times ROUNDS requests; the
+    database's own counts where it is SQLite."""
     times = []
     for _ in range(3 * ROUNDS):
         start = time.process_time()
@@ -89,7 +89,8 @@ def least(client: Client, path: str) -> float:
 
 
 def wide() -> dict[str, float]:
-    """The least milliseconds of a first page of small examples, and of large ones of each kind."""
+    """Return the least milliseconds of a first page of small examples, and of large ones of each
+    kind."""
     client = Client(HTTP_HOST="localhost")
     client.force_login(User.objects.get(username="reader"))
     figures = {}

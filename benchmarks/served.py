@@ -44,7 +44,7 @@ def serving(
     folder: Path, database: str, *, checkout: Path = ROOT, settings: Mapping[str, str] | None = None
 ) -> Iterator[Served]:
     """Run ``make serve`` of ``checkout`` with its data and its log in ``folder``, from its first
-    answer on; then stop it as Ctrl-C does. Raises TimeoutError if it does not answer."""
+    answer on; then stop it as Ctrl-C does. Raise TimeoutError if it does not answer."""
     with contextlib.ExitStack() as stack:
         held = HeldPort()
         stack.callback(held.close)
@@ -111,7 +111,7 @@ def send(
     headers: Mapping[str, str],
     seconds: float = 60.0,
 ) -> bytes:
-    """Return the body of the answer. Raises RuntimeError for a status of 400 and more, OSError,
+    """Return the body of the answer. Raise RuntimeError for a status of 400 and more, OSError,
     HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:

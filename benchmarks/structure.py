@@ -61,13 +61,13 @@ def _module(path: Path) -> str:
 
 
 def _package(module: str) -> str:
-    """The first two names of a module, of the training program the first three."""
+    """Return the first two names of a module, of the training program the first three."""
     parts = module.split(".")
     return ".".join(parts[: 3 if parts[:2] == ["runs", "trainer"] else 2])
 
 
 def _imports(tree: ast.Module, modules: dict[str, Path]) -> set[str]:
-    """Modules of ours that are imported when this one is, or in one of its functions."""
+    """Return modules of ours that are imported when this one is, or in one of its functions."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:

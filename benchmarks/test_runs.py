@@ -64,7 +64,7 @@ def busy_loops(per_core: int) -> Iterator[None]:
 
 
 def commit() -> str:
-    """The short name of the commit, with a ``+`` if files differ from it."""
+    """Return the short name of the commit, with a ``+`` if files differ from it."""
     name = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,

@@ -49,7 +49,8 @@ def main() -> int:
 
 @contextmanager
 def _server(environment: dict[str, str]) -> Iterator[tuple[int, int]]:
-    """A web server, once each of its processes has had requests; its pid and port."""
+    """Start a web server and yield its pid and port, once each of its processes has had
+    requests."""
     held = HeldPort()
     process = subprocess.Popen(
         [sys.executable, "manage.py", "web"],
@@ -70,7 +71,7 @@ def _server(environment: dict[str, str]) -> Iterator[tuple[int, int]]:
 
 
 def _listening(port: int) -> int:
-    """How many sockets listen on the port: one of each worker."""
+    """Return how many sockets listen on the port: one for each worker."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
 
@@ -87,14 +88,14 @@ def _measure(pid: int, port: int, seconds: float) -> str:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Of the server's processes so far."""
+    """Return the processor time of the server's processes so far, in seconds."""
     stats = [Path(f"/proc/{process.pid}/stat").read_text() for process in descendants(pid)]
     fields = [stat.rpartition(")")[2].split() for stat in stats]
     return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS
 
 
 def _megabytes(pid: int) -> float:
-    """Memory of a process; what it shares counts in parts (Pss)."""
+    """Return the memory of a process in MB, with what it shares in proportion (PSS)."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return next(int(line.split()[1]) for line in rollup.splitlines() if "Pss:" in line) / 1024
 

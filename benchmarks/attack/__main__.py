@@ -167,7 +167,7 @@ def _attack(system: System, arguments: argparse.Namespace, quiet: float) -> int:
 
 
 def _prepare(system: System, arguments: argparse.Namespace) -> Plan:
-    """Datasets to train on and to export, an ended run, and one that stays active."""
+    """Prepare datasets to train on and to export, an ended run, and one that stays active."""
     port, tokens = system.port, system.tokens
     make_dataset(port, tokens["honest"], DATASET)
     line = json.dumps({"prompt": "p" * EXPORT_LINE_CHARACTERS, "completion": "c"})
@@ -264,7 +264,7 @@ def _row(
     beside: Sequence[Sample],
     load: dict[str, float],
 ) -> str:
-    """A row of the table in docs/reliability.md."""
+    """Return a row of the table in docs/reliability.md."""
 
     def spread(samples: Sequence[Sample]) -> str:
         took = [sample.milliseconds for sample in samples if sample.path == path]

@@ -197,7 +197,7 @@ class _Attack:
         return await self._ask(attack, self._head("GET", path, *headers, who=who))
 
     async def _log_in(self, name: str, password: str, attack: str = "log_in") -> str:
-        """The cookies of a session, as a header; empty where the login failed."""
+        """Return the cookies of a session, as a header; empty where the login failed."""
         status, page = await self._get(attack, "/login")
         csrf = re.search(rb"csrftoken=(\w+)", page)
         field = re.search(rb'name="csrfmiddlewaretoken" value="(\w+)"', page)
@@ -376,7 +376,7 @@ class _Attack:
         await self._log_in("honest", f"guess {self.random.random()}", "guess_password")
 
     async def crowd(self, number: int) -> None:
-        """One account asks for pages as fast as it gets them, over many connections."""
+        """Ask for pages as one account, as fast as they come, over many connections."""
         for path, headers, who in (
             ("/api/tunix/runs?limit=100", (), "mallory"),
             ("/", (self.session,), ""),
@@ -385,7 +385,7 @@ class _Attack:
             await self._get("crowd", path, *headers, who=who)
 
     async def anonymous_crowd(self, number: int) -> None:
-        """Nobody at all, with tokens and sessions made up."""
+        """Ask without an account, with made-up tokens and sessions."""
         made_up = f"{self.random.random()}"
         await self._get("anonymous_crowd", "/api/tunix/runs", f"Authorization: Token {made_up}")
         await self._get("anonymous_crowd", "/", f"Cookie: sessionid={made_up}")

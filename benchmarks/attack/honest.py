@@ -66,8 +66,8 @@ class HonestClient:
 
 
 def ask(port: int, token: str, method: str, path: str, body: Any = None) -> Any:
-    """JSON of one answer, on a connection of its own. Raises RuntimeError for any other status than
-    2xx."""
+    """Return the JSON of one answer, on a connection of its own. Raise RuntimeError for any status
+    but 2xx."""
     data = None if body is None else json.dumps(body).encode()
     return _send(port, token, method, path, data, "application/json", TIMEOUT_SECONDS)
 

@@ -65,7 +65,7 @@ class System:
         )
 
     def memory_by_process(self) -> dict[str, tuple[int, int]]:
-        """PSS in bytes by command line, and how much of it is no file."""
+        """Return PSS in bytes by command line, and how much of it is not backed by a file."""
         found = {}
         for process in processes_with(MARK, self.mark):
             command = (

@@ -9,13 +9,13 @@ from benchmarks.chaos.proof import Proof
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of ``values`` does not exceed."""
+    """Return the smallest value that such a share of ``values`` does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any] | None:
-    """Seconds: p50, p95, the longest, and how many there are."""
+    """Return seconds: p50, p95, the longest, and how many there are."""
     if not values:
         return None
     return {
@@ -38,8 +38,8 @@ BACK_SECONDS = 10.0  # a program that was killed so long ago is back
 
 
 def chaos_figures(proof: Proof) -> dict[str, Any]:
-    """Detection, cancels and starts under chaos; "all" has the outages of attendants and database
-    in it."""
+    """Return detection, cancels and starts under chaos; "all" includes the outages of attendants
+    and database."""
     detected: dict[str, list[float]] = {"all": [], "attendant and database up": []}
     cancelled: dict[str, list[float]] = {"all": [], "attendant and database up": []}
     started = []

@@ -81,7 +81,7 @@ class Heirs:
         self.counts: Counter[str] = Counter()
 
     def check_descent(self) -> None:
-        """Where each comes from."""
+        """Check which run each one descends from."""
         for run_id, run in self.proof.runs.items():
             if run.attempt > 1 or is_extension(run):
                 self._check_descent(run_id, run)
@@ -191,7 +191,8 @@ class Heirs:
     # --- automatic retries
 
     def _check_automatic(self, run_id: str, run: Any) -> None:
-        """A lost run whose chain has automatic retries left has exactly one; any other has none."""
+        """Check that a lost run whose chain has automatic retries left has exactly one, and any
+        other none."""
         found = len(self.automatic_retries(run_id))
         most = run.config.get("auto_retry", 0)
         if run.automatic_retries > most:
@@ -227,7 +228,8 @@ class Heirs:
             )
 
     def is_lost(self, run: Any) -> bool:
-        """Its host lost it: by exit.json, or by what the observer of a host says that left none."""
+        """Return whether its host lost it: by exit.json, or by what the observer of a host says
+        that left none."""
         if run.status != "failed":
             return False
         folder = self.proof.folder(run)
@@ -239,9 +241,9 @@ class Heirs:
     # --- checkpoints
 
     def _find_candidates(self, heir: Heir) -> None:
-        """The newest checkpoint of the nearest run in its chain that has one. Where a kill came
-        between a checkpoint and the journal, or a removal in the moment of the request, either
-        answer is right."""
+        """Find the newest checkpoint of the nearest run in its chain that has one. Where a kill
+        came between a checkpoint and the journal, or a removal at the moment of the request, accept
+        both answers."""
         run_id, start = str(heir.parent.pk), heir.run.extend_from_step or 0
         left: bool | None = False  # behind on purpose; None: nobody can tell
         while run_id:
@@ -269,8 +271,8 @@ class Heirs:
             run_id = str(older.parent.pk) if older is not None and older.run.resume else ""
 
     def saved(self, run_id: str, run: Any) -> tuple[set[int], bool]:
-        """The steps of which one is that of its newest checkpoint, and whether it has one for
-        certain."""
+        """Return the steps of which one is that of its newest checkpoint, and whether it certainly
+        has one."""
         if self.proof.plan(run)["kind"] == "real":
             steps = self.proof.sweeper.saved.get(run_id)
             if steps is None:
@@ -282,7 +284,7 @@ class Heirs:
         }, journal.saved is not None
 
     def _went(self, run_id: str) -> tuple[float, float] | None:
-        """Between which moments its files went away, for good or by hand."""
+        """Return between which moments its files were removed, permanently or by a user."""
         removals = [removal for removal in self.removals[run_id] if removal.outcome != "refused"]
         if not removals:
             return None
@@ -290,7 +292,8 @@ class Heirs:
         return min(removal.began for removal in removals), min(certain, default=float("inf"))
 
     def _is_gone(self, run_id: str, run: Any, stored: tuple[float, float]) -> bool | None:
-        """Whether it had been deleted when a retry was stored; None: nobody can tell."""
+        """Return whether it had been deleted when a retry was stored; None if that cannot be
+        known."""
         moments = (
             [(run.trashed_at.timestamp() - SHORTLY, run.trashed_at.timestamp() + STORING_SECONDS)]
             if run.trashed_at
@@ -358,7 +361,7 @@ class Heirs:
                 self.counts["from a run further back"] += found[0] != str(heir.parent.pk)
 
     def _chain(self, heir: Heir) -> str:
-        """The runs before it, the nearest first, for whoever has to find the fault."""
+        """Return the runs before it, the nearest first, for the search for the fault."""
         told = [
             f"stored {heir.stored[0]:.2f}–{heir.stored[1]:.2f}, resume may be {heir.asked},"
             f" candidates {heir.candidates}"
@@ -380,8 +383,8 @@ class Heirs:
         return "; ".join(told)
 
     def _told_of(self, run: Any) -> str:
-        """What else tells how a run came to resume from where it did: its events, its source, its
-        trainer's journal."""
+        """Return what else shows how a run came to resume from where it did: its events, its
+        source, its trainer's journal."""
         run_id = str(run.pk)
         events = [
             f"{event.at.timestamp():.2f} {event.new or '-'} {event.reason}"
@@ -397,8 +400,8 @@ class Heirs:
         )
 
     def begin(self, run_id: str, run: Any) -> tuple[int | None, str | None]:
-        """The step it began at (0: from scratch; None: it did not come so far), and whose that was
-        where that is known."""
+        """Return the step it began at (0: from scratch; None: it did not come so far), and whose
+        that was where that is known."""
         journal = self.proof.journals[run_id]
         if self.proof.plan(run)["kind"] != "real":
             return journal.begun, (
@@ -412,8 +415,8 @@ class Heirs:
         return None, None
 
     def source_was_removed(self, run: Any) -> bool:
-        """Somebody deleted what it, or a retry of it, could resume from, or removed the files by
-        hand."""
+        """Return whether what it, or a retry of it, could resume from was deleted, or its files
+        were removed."""
         run_id = str(run.pk)
         while True:
             if self._went(run_id) or self.proof.runs[run_id].trashed_at:
@@ -423,7 +426,7 @@ class Heirs:
             run_id = str(self.heirs[run_id].parent.pk)
 
     def is_there(self, run: Any, act: Answer) -> bool:
-        """It had a checkpoint for certain while this was asked for."""
+        """Return whether it certainly had a checkpoint while this was asked for."""
         run_id = str(run.pk)
         return (
             self.saved(run_id, run)[1]
@@ -437,7 +440,8 @@ class Heirs:
     # --- removals
 
     def _check_removals(self) -> None:
-        """Nothing was deleted that an active retry needed, and nothing was refused without one."""
+        """Check that nothing was deleted that an active retry needed, and nothing was refused
+        without one."""
         for heir in self.heirs.values():
             source = self._source(heir)
             if source is None:
@@ -477,7 +481,7 @@ class Heirs:
                     self._check_refused(run_id, removal.began, removal.ended)
 
     def _source(self, heir: Heir) -> str | None:
-        """Whose files it needs: as it says itself, or the only run that they could be of."""
+        """Return whose files it needs: as it says itself, or the only run that they could be of."""
         if not heir.run.resume:
             return None
         if source := self.proof.sweeper.sources.get(str(heir.run.pk)) or heir.run.resume_from_id:
@@ -486,7 +490,8 @@ class Heirs:
         return source or (heir.candidates[0][0] if len(heir.candidates) == 1 else None)
 
     def _needed_until(self, heir: Heir) -> float:
-        """Until it had read the checkpoint, or ended without."""
+        """Return the time until which it needed the checkpoint: when it had read it, or ended
+        without."""
         journal = self.proof.journals[str(heir.run.pk)]
         ended = self.proof.ended_at(heir.run) or float("inf")
         return min(journal.begun_at or ended, ended) - SHORTLY

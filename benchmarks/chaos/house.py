@@ -93,7 +93,8 @@ class Service:
         return self.process is not None and self.process.poll() is None
 
     def kill(self, *, stays_down: float = 0.0) -> None:
-        """kill -9 for the program alone; what it has started goes on, as it would in the field."""
+        """Send SIGKILL to the program alone; what it has started continues, as it would in
+        production."""
         self.down_until = time.monotonic() + stays_down
         if self.process is not None:
             self.process.kill()
@@ -144,7 +145,7 @@ class House:
     # --- coming up
 
     def open(self) -> None:
-        """Everything up and answering."""
+        """Start everything and wait until it answers."""
         if self.database == "postgresql":
             data = Path(tempfile.mkdtemp(prefix="postgres-", dir=self.folder))
             self.folder.chmod(0o755)
@@ -211,7 +212,8 @@ class House:
         return environment
 
     def _skew_library(self) -> str | None:
-        """The shim that shifts the wall clock; None where no C compiler is."""
+        """Build the library that shifts the wall clock; return None where there is no C
+        compiler."""
         library = self.folder / "skew.so"
         try:
             made = subprocess.run(
@@ -230,8 +232,8 @@ class House:
         )
 
     def is_young(self, program: Service | Process) -> bool:
-        """Has hardly come up: to be hit only now and then, or nothing but starts would happen on a
-        slow machine."""
+        """Return whether it has only just started. It is then hit rarely, or nothing but starts
+        would happen on a slow machine."""
         if isinstance(program, Process):
             age = time.clock_gettime(time.CLOCK_BOOTTIME) - program.start_time / os.sysconf(
                 "SC_CLK_TCK"
@@ -319,8 +321,8 @@ class House:
     # --- what is there
 
     def family(self, role: str) -> list[Process]:
-        """The live processes that were started as ``role`` or by one of them, by age; keepers and
-        trainers are not among them."""
+        """Return the live processes that were started as ``role`` or by one of them, by age,
+        without keepers and trainers."""
         wanted = f"{MARK}={self.folder}:{role}".encode()
         return sorted(
             (p for p in live_processes() if wanted in environment_of(p.pid)),
@@ -340,14 +342,14 @@ class House:
             send_signal(process, signal.SIGKILL)
 
     def task_workers(self, host: str) -> list[Process]:
-        """The task workers of a host, by age."""
+        """Return the task workers of a host, by age."""
         return [p for p in self.family(f"attend-{host}") if name_of(p.pid) == TASK_WORKER]
 
     def run_folders(self) -> list[Path]:
         return [path.parent for path in self.output_root.glob(f"*/{names.LOCK}")]
 
     def live_runs(self) -> list[tuple[str, dict[str, Process]]]:
-        """Runs with a living keeper: ``(run id, {"keeper": …, "trainer": …})``."""
+        """Return the runs with a living keeper: ``(run id, {"keeper": …, "trainer": …})``."""
         found = []
         for path in self.output_root.glob(f"*/{names.KEEPER}"):
             if not (path.parent / names.EXIT).exists() and "keeper" in (
@@ -431,7 +433,7 @@ class House:
 
 
 def keeper_and_trainer(path: Path) -> dict[str, Process]:
-    """What keeper.json names and still lives."""
+    """Return those of the processes that keeper.json names which are alive."""
     record = records.read_keeper(path) or {}
     found = {}
     for role in ("keeper", "trainer"):
@@ -467,7 +469,7 @@ def command_line(pid: int) -> bytes:
 
 
 def ask(question: Callable[[], Value], patience: float = 30.0) -> Value:
-    """What the database says, however often it is restarted meanwhile."""
+    """Return what the database answers, however often it is restarted meanwhile."""
     give_up = time.monotonic() + patience
     while True:
         try:
@@ -532,7 +534,7 @@ def is_up(port: int, path: str) -> bool:
 
 @contextlib.contextmanager
 def house(database: str, slots: int, disk_megabytes: int | None) -> Iterator[House]:
-    """A house, gone with all its processes and files afterwards, also after SIGTERM."""
+    """Yield a house; remove it with all its processes and files afterwards, also after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     built = House(database, slots, Path(tempfile.mkdtemp(prefix="tunixrt-chaos-")), disk_megabytes)
     try:

@@ -85,7 +85,7 @@ class Submission:
 def call(
     house: House, method: str, path: str, body: Any = None, *, timeout: float = TIMEOUT
 ) -> Answer:
-    """One request on a connection of its own."""
+    """Send one request on a connection of its own."""
     sent = time.time()
     connection = http.client.HTTPConnection("127.0.0.1", house.port, timeout=timeout)
     code, value = None, None
@@ -110,7 +110,8 @@ def call(
 
 
 def make_datasets(house: House) -> None:
-    """Two datasets through the API: one to train on, one of which every example is too long."""
+    """Make two datasets through the API: one to train on, one of which every example is too
+    long."""
     for key, length in ((DATASET, 1), (LONG_DATASET, 500)):
         traces = [
             {
@@ -224,7 +225,7 @@ class Load:
         return submission
 
     def _make_real(self, submission: Submission) -> None:
-        """A true training of the smallest preset, instead of a scripted one."""
+        """Submit a real training of the smallest preset, instead of a scripted one."""
         seed = submission.seed
         body = {
             "dataset_key": DATASET,
@@ -315,7 +316,7 @@ class Load:
         return answer
 
     def _meddler(self, seed: int) -> None:
-        """Somebody who cancels, retries, deletes and looks, in whatever status."""
+        """Act as a user who cancels, retries, deletes and looks, in whatever status."""
         draw = random.Random(seed)
         while not self.stopping.wait(draw.uniform(0.05, 0.5)):
             if not self.known:
@@ -374,8 +375,8 @@ class Load:
                     self.real_runs.add(str(answer.run_id))
 
     def _retrier(self, seed: int) -> None:
-        """Somebody who wants his trainings completed: what ended otherwise is tried again, retries
-        as well."""
+        """Act as a user who wants completed trainings: retry what ended otherwise, retries as
+        well."""
         draw = random.Random(seed)
         while not self.stopping.wait(draw.uniform(0.1, 0.7)):
             if not self.room_to_retry.is_set():

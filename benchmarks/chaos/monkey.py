@@ -123,7 +123,7 @@ class Monkey:
     # --- helpers
 
     def _signal(self, process: Process, number: int) -> int:
-        """1 if it was there to be hit."""
+        """Send the signal; return 1 if the process was there to be hit."""
         if not same_process(process.pid, process.start_time):
             return 0
         try:
@@ -146,8 +146,8 @@ class Monkey:
         return Deed(at, kind, what, kills=kills) if kills else None
 
     def _runs(self, role: str) -> list[tuple[str, Process]]:
-        """What can be hit. A true training takes so long to begin that most are spared until they
-        have a checkpoint."""
+        """Return what can be hit. A real training takes so long to begin that most are spared until
+        they have a checkpoint."""
         return [
             (run_id, pair[role])
             for run_id, pair in self.house.live_runs()
@@ -176,13 +176,13 @@ class Monkey:
         return self.house.is_young(found) and self.random.random() < SPARED_SHARE
 
     def _task_workers(self) -> tuple[str, list[Process]]:
-        """A host and its task workers; none if they have just come up and are spared."""
+        """Return a host and its task workers; none if they have just started and are spared."""
         host = self._host()
         workers = self.house.task_workers(host)
         return host, [] if workers and self._spared(workers[0]) else workers
 
     def _outage(self) -> float:
-        """Seconds until the service manager starts it again: mostly at once."""
+        """Return the seconds until the service manager starts it again: mostly at once."""
         return self.random.choice((0.0, 0.0, 0.0, 0.5, 2.0, 6.0))
 
     # --- runs
@@ -198,7 +198,8 @@ class Monkey:
         return self._kill_one("keeper", found[1], f"pid {found[1].pid}", found[0])
 
     def real_training(self) -> Deed | None:
-        """One that has a checkpoint to resume from."""
+        """Kill the keeper or the trainer of a real training that has a checkpoint to resume
+        from."""
         pairs = [(run_id, pair) for run_id, pair in self.house.live_runs() if self._is_real(pair)]
         saved = [
             (run_id, pair) for run_id, pair in pairs if not self._has_nothing_yet(run_id, pair)
@@ -210,11 +211,11 @@ class Monkey:
         return self._kill_one(role, pair[role], f"pid {pair[role].pid}, true training", run_id)
 
     def all_trainers(self) -> list[Deed]:
-        """At once, as the kernel does for lack of memory."""
+        """Kill all trainers at once, as the kernel does for lack of memory."""
         return self._all("trainer")
 
     def all_keepers(self) -> list[Deed]:
-        """At once, as somebody with a broad ``pkill`` does."""
+        """Kill all keepers at once, as a broad ``pkill`` does."""
         return self._all("keeper")
 
     def _all(self, role: str) -> list[Deed]:
@@ -275,8 +276,8 @@ class Monkey:
         return self._kill_service(f"attend-{self._host()}", "attendant")
 
     def attendant_and_task_workers(self) -> Deed | None:
-        """As a container or a whole machine's service would go; keepers are in sessions of their
-        own."""
+        """Kill the attendant and its task workers, as stopping a container or the service of a
+        machine does; keepers are in sessions of their own."""
         host = self._host()
         if self._spared(f"attend-{host}"):
             return None
@@ -298,7 +299,8 @@ class Monkey:
         return Deed(time.time(), "attendant SIGTERM", name)
 
     def second_attendant(self) -> Deed | None:
-        """One too many: it has to wait for its turn, and takes over when the first is killed."""
+        """Start a second attendant, which has to wait for its turn and takes over when the first is
+        killed."""
         host = self._host()
         service = self.house.services[f"attend-{host}"]
         with service.starting:
@@ -322,7 +324,7 @@ class Monkey:
         return Deed(at, kind, f"{name}, back after {seconds:g} s", kills=1)
 
     def web(self) -> Deed | None:
-        """The whole server, as a service manager's control group would end it."""
+        """Kill the whole server, as a service manager's control group does."""
         if self._spared("web"):
             return None
         self.house.services["web"].down_until = time.monotonic() + (seconds := self._outage())
@@ -358,7 +360,7 @@ class Monkey:
         return self._stop_postgres("immediate", self.random.choice((0.0, 0.5, 2.0)))
 
     def postgres_long(self) -> Deed | None:
-        """Longer than every time limit of a run."""
+        """Stop the database for longer than every time limit of a run."""
         return self._stop_postgres("fast", 8.0)
 
     # --- messages and disk
@@ -413,7 +415,7 @@ class Monkey:
         ]
 
     def around(self, start: float, end: float, *kinds: str) -> list[Deed]:
-        """Deeds whose time touches ``start`` to ``end``."""
+        """Return the actions whose time touches ``start`` to ``end``."""
         return [
             deed
             for deed in self.deeds

@@ -158,7 +158,7 @@ class Proof:
                 )
 
     def _check_acts(self) -> None:
-        """What was said about cancels, retries and deletions is what happened."""
+        """Check that what was answered about cancels, retries and deletions is what happened."""
         made = Counter(
             (parent, "extend" if is_extension(self.runs[run_id]) else "retry")
             for run_id, parent in self.heirs.parents.items()
@@ -209,7 +209,7 @@ class Proof:
                 )
 
     def _check_heir(self, run: Any, act: Answer, ended: float | None) -> None:
-        """Only completed trainings are extended, and all but these are retried."""
+        """Check that only completed trainings are extended, and only others are retried."""
         completed = not run.dry_run and run.status == "completed"
         extend = act.what.endswith("/extend")
         if act.code == 202 and (
@@ -242,8 +242,8 @@ class Proof:
     # --- one run
 
     def created_at(self, run: Any) -> float:
-        """When it was stored, by the right clock: an automatic retry, in the moment in which its
-        parent ended."""
+        """Return when it was stored, by the right clock: an automatic retry, when its parent
+        ended."""
         parent = self.runs.get(self.heirs.parents.get(str(run.pk), ""))
         if (
             parent is not None
@@ -255,14 +255,14 @@ class Proof:
         return moment
 
     def plan(self, run: Any) -> dict[str, Any]:
-        """What its trainer was told to do."""
+        """Return what its trainer was told to do."""
         plan: dict[str, Any] = json.loads(
             (self.house.workshop / "plans" / f"{run.config['seed']}.json").read_text()
         )
         return extended(plan, run.extend_from_step, run.config["max_steps"])
 
     def ended_at(self, run: Any) -> float | None:
-        """When the table said so, by the right clock."""
+        """Return when it ended according to its row, by the right clock."""
         moments = [
             event.at.timestamp() - self._skew(run, event)
             for event in run.events.all()
@@ -271,7 +271,7 @@ class Proof:
         return moments[-1] if moments else None
 
     def _skew(self, run: Any, event: Any) -> float:
-        """Seconds that the clock was off of whoever wrote this event."""
+        """Return the seconds by which the clock of the process that wrote this event was off."""
         wrong = self.house.hosts[-1]
         if event.by == wrong:
             return float(self.house.skew)
@@ -344,7 +344,8 @@ class Proof:
         return bool(self.monkey.around(self.created_at(run), end, "disk full"))
 
     def _host_was_away(self, run: Any) -> bool:
-        """Its attendant was down; only then may another host have judged it lost."""
+        """Return whether its attendant was down; only then may another host have recorded it as
+        lost."""
         host = run.host.name if run.host else ""
         start, end = self.created_at(run) - 60, self.ended_at(run) or float("inf")
         return any(
@@ -354,7 +355,7 @@ class Proof:
         )
 
     def _check_end(self, run: Any) -> None:
-        """The status, against the scripted truth and what was done to the run."""
+        """Compare the status with the scripted result and with what was done to the run."""
         run_id, journal = str(run.pk), self.journals[str(run.pk)]
         plan = self.plan(run)
         allowed = self._allowed(run, plan, journal)
@@ -463,7 +464,8 @@ class Proof:
         return any(hit.at < act.answered + SLACK_SECONDS for hit in hits for act in cancels)
 
     def _over_before(self, cancels: list[Answer], run: Any) -> bool:
-        """The trainer ended by itself, or the launch failed, in the moment of the cancel."""
+        """Return whether the trainer ended by itself, or the launch failed, at the moment of the
+        cancel."""
         ended, code = self.journals[str(run.pk)].ended, self.journals[str(run.pk)].code
         return (
             code not in (17, None)
@@ -590,7 +592,7 @@ class Proof:
     # --- telling
 
     def story(self, violation: Violation) -> str:
-        """A violation with the run's events and what was done around it."""
+        """Return a violation with the run's events and what was done around it."""
         lines = [str(violation)]
         run = self.runs.get(violation.run_id or "")
         if run is not None:

@@ -43,7 +43,7 @@ class Removal:
 
 
 def is_extension(run: Any) -> bool:
-    """Not a retry of one, which has a parent of its own."""
+    """Return whether it is an extension, not a retry of one, which has a parent of its own."""
     return run.extend_from_step is not None and run.attempt == 1
 
 
@@ -67,7 +67,7 @@ class Sweeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """``load.stop()`` comes first: both end by the same event."""
+        """Stop. Call ``load.stop()`` before: both end by the same event."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -121,7 +121,8 @@ class Sweeper:
         )
 
     def _prune(self) -> None:
-        """The command of an operator or a cron job; half of the times it is killed on its way."""
+        """Run the command of an operator or a cron job; half of the times it is killed while it
+        runs."""
         began = time.time()
         command = [sys.executable, "manage.py", "prune_runs", "--empty-trash", "--keep", str(KEPT)]
         process = subprocess.Popen(
@@ -148,8 +149,8 @@ class Sweeper:
         ]
 
     def _lose_checkpoints(self) -> None:
-        """Somebody removes files by hand: what a waiting retry was to resume from. It must say so,
-        not begin from scratch."""
+        """Remove checkpoints that a waiting retry was to resume from. It must say so, not begin
+        from scratch."""
         pool = ask(self.house.tables.sources_of_pending, patience=600)
         if not pool:
             return

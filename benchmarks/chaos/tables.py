@@ -20,12 +20,13 @@ UNSUCCESSFUL = [status for status in TERMINAL if status != "completed"]
 
 
 def all_runs() -> dict[str, Run]:
-    """By id, each with its host, events and series."""
+    """Return all runs by id, each with its host, events and series."""
     return {str(run.pk): run for run in _with_everything(Run.objects.all())}
 
 
 def runs_in_trash() -> list[Run]:
-    """As ``all_runs`` has them; each with its retries and heirs, which a purge takes it from."""
+    """Return the runs in the trash as ``all_runs`` does, each with its retries and heirs, which a
+    purge takes it from."""
     return list(
         _with_everything(Run.objects.filter(trashed_at__isnull=False)).prefetch_related(
             "retries", "heirs"
@@ -38,8 +39,8 @@ def _with_everything(runs: QuerySet[Run]) -> QuerySet[Run]:
 
 
 def to_retry(which: str) -> list[str]:
-    """The latest trainings that ended without success (``ended``; of these, ``retry``: retries) or
-    with (``completed``; of these, ``extend``: without heirs), or ``dry`` runs."""
+    """Return the latest trainings that ended without success (``ended``; of these, ``retry``:
+    retries) or with (``completed``; of these, ``extend``: without heirs), or ``dry`` runs."""
     runs = Run.objects.visible().filter(attempt__lt=LONGEST_CHAIN, retries=None)
     match which:
         case "dry":
@@ -56,7 +57,7 @@ def to_retry(which: str) -> list[str]:
 
 
 def real_to_retry(seeds: Collection[int]) -> list[str]:
-    """Of the trainings with these seeds, those that ended without success and have not been
+    """Return the trainings with these seeds that ended without success and have not been
     retried."""
     runs = Run.objects.visible().filter(
         config__seed__in=seeds, attempt__lt=LONGEST_CHAIN, retries=None
@@ -66,7 +67,7 @@ def real_to_retry(seeds: Collection[int]) -> list[str]:
 
 
 def forebears_of_active() -> list[str]:
-    """Ended runs that an active run has been made from, over any number of retries."""
+    """Return ended runs that an active run has been made from, over any number of retries."""
     found: set[str] = set()
     layer = set(
         Run.objects.filter(status__in=ACTIVE, retry_of__isnull=False).values_list(
@@ -84,7 +85,7 @@ def forebears_of_active() -> list[str]:
 
 
 def sources_of_pending() -> list[tuple[str, str]]:
-    """Runs whose checkpoints a pending run is to resume from, with their folders."""
+    """Return runs whose checkpoints a pending run is to resume from, with their folders."""
     pending = Run.objects.filter(status="pending", resume_from__isnull=False).select_related(
         "resume_from"
     )
@@ -97,8 +98,8 @@ def sources_of_pending() -> list[tuple[str, str]]:
 
 
 def purge(run_id: str) -> str:
-    """``purged``, ``refused`` for a run that resumes from it, or ``unknown``: the database or the
-    disk went away on the way, or somebody else was faster."""
+    """Return ``purged``, ``refused`` for a run that another resumes from, or ``unknown``: the
+    database or the disk went away meanwhile, or another process was faster."""
     try:
         deletion.purge_run(run=Run.objects.get(pk=run_id), by=audit.system_user())
     except Run.DoesNotExist:
@@ -119,12 +120,12 @@ def has_ended(run: Run) -> bool:
 
 
 def is_legal(old: str, new: str) -> bool:
-    """Whether a run may go from ``old`` ("": it is being made) to ``new``."""
+    """Return whether a run may go from ``old`` ("": it is being made) to ``new``."""
     return new in TRANSITIONS[old] if old else new == "pending"
 
 
 def delete_messages() -> int:
-    """How many there were."""
+    """Delete the messages; return how many there were."""
     return OrmQ.objects.all().delete()[0]
 
 

@@ -46,8 +46,8 @@ CHUNK = 512  # bytes of stdout a step, about
 
 
 def output(seed: int, step: int, kind: str) -> bytes:
-    """What step ``step`` writes to stdout: text, or bytes that are no UTF-8 (halves of characters
-    and NUL among them)."""
+    """Return what step ``step`` writes to stdout: text, or bytes that are not UTF-8 (halves of
+    characters and NUL among them)."""
     digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
     if kind == "binary":
         return digest * (CHUNK // 32)
@@ -57,7 +57,7 @@ def output(seed: int, step: int, kind: str) -> bytes:
 
 
 def whole_output(plan: dict, begun: int = 0, last: int | None = None) -> bytes:
-    """All that a run of this plan writes after step ``begun`` if nothing ends it before step
+    """Return all that a run of this plan writes after step ``begun`` if nothing ends it before step
     ``last``."""
     end = plan["steps"] if last is None else last
     return b"".join(
@@ -66,9 +66,9 @@ def whole_output(plan: dict, begun: int = 0, last: int | None = None) -> bytes:
 
 
 def last_step(plan: dict, run_id: str, begun: int) -> int:
-    """The step at which a run ends by itself. One of a relay fails after its leg, before it saves
-    again, and leaves the rest to its retries; half of them fail at their first step, before they
-    have saved anything."""
+    """Return the step at which a run ends by itself. One of a relay fails after its leg, before it
+    saves again, and leaves the rest to its retries; half of them fail at their first step, before
+    they have saved anything."""
     if plan["kind"] != "relay":
         return max(begun, plan["steps"])
     leg = 1 if int(run_id[:4], 16) % 2 == 0 else plan["leg"]
@@ -76,7 +76,8 @@ def last_step(plan: dict, run_id: str, begun: int) -> int:
 
 
 def extended(plan: dict, extend_from_step: int | None, max_steps: int | None) -> dict:
-    """The plan of a run, which for an extension adds ``max_steps`` to the step that it extends."""
+    """Return the plan of a run, which for an extension adds ``max_steps`` to the step that it
+    extends."""
     return (
         plan if extend_from_step is None else plan | {"steps": extend_from_step + (max_steps or 0)}
     )
@@ -138,7 +139,7 @@ class Trainer:
         self.add_line(text)
 
     def child(self) -> None:
-        """A descendant that outlives us, in a session of its own for odd seeds."""
+        """Run as a descendant that outlives the trainer, in a session of its own for odd seeds."""
         if os.fork() == 0:
             if self.plan["seed"] % 2:
                 os.setsid()
@@ -186,7 +187,7 @@ class Trainer:
         self.end(0)
 
     def restore(self) -> int:
-        """The step to resume from: of this folder's own newest checkpoint, else of that of
+        """Return the step to resume from: of this folder's own newest checkpoint, else of that of
         ``resume_from``, else 0."""
         try:
             layout.begin_checkpoints(FOLDER, **self.training)
@@ -219,8 +220,8 @@ class Trainer:
         return found[-1]
 
     def save(self, step: int) -> None:
-        """A checkpoint under its temporary name, then its own; the journal tells on which side of
-        that a kill came."""
+        """Write a checkpoint under a temporary name and rename it; the journal tells on which side
+        of that a kill came."""
         if step in complete_steps(CHECKPOINTS):
             return
         try:

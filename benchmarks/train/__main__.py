@@ -131,7 +131,7 @@ def run_side(
     steps: tuple[int, int],
     options: argparse.Namespace,
 ) -> Trial:
-    """One process of one side; raises with the end of its output if it fails."""
+    """Run one process of one side. Raise RuntimeError with the end of its output if it fails."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_"))
     }

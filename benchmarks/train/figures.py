@@ -13,7 +13,8 @@ GIB = 2**30
 def needed_flops(
     config: dict[str, Any], lengths: list[int], answer_tokens: int, *, rank: int
 ) -> float:
-    """Floating point operations that LoRA training of a Llama needs, a token of these examples.
+    """Return the floating point operations that LoRA training of a Llama needs, per token of these
+    examples.
 
     A product of ``[n, k]`` and ``[k, m]`` takes 2nkm. Forward and backward through a frozen
     projection take 2 and 2 times its parameters a token (frozen weights get no gradient), through
@@ -44,7 +45,7 @@ def needed_flops(
 
 
 def summary(trials: list[Trial], *, warm: int, tokens_a_step: float | None) -> dict[str, Any]:
-    """Medians over the trials, and each of them. ``warm`` steps at the start of each do not
+    """Return medians over the trials, and each of them. ``warm`` steps at the start of each do not
     count."""
     rates, costs, seconds = [], [], []
     for trial in trials:
@@ -69,7 +70,7 @@ def summary(trials: list[Trial], *, warm: int, tokens_a_step: float | None) -> d
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Markdown: a row a side; ratios are against ours."""
+    """Return a Markdown table: a row for each side; ratios are relative to ours."""
     peak = median(max(each.values()) for each in figures["peak_flops"])
     ours = figures["sides"].get("ours")
     lines = [

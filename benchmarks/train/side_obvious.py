@@ -48,7 +48,7 @@ class Clock(hooks.TrainingHooks):
 
 
 def examples(settings: dict[str, Any]) -> Iterator[peft_trainer.TrainingInput]:
-    """Tokens padded at their end, and a mask that is true on the answer."""
+    """Yield tokens padded at their end, and a mask that is true on the answer."""
     tokenizer = AutoTokenizer.from_pretrained(settings["model"], trust_remote_code=False)
     length = settings["max_seq_length"]
 

@@ -37,7 +37,7 @@ class Trial:
         )
 
     def processor_seconds(self, start: float, end: float) -> float:
-        """Processor time of all cores between two moments, interpolated."""
+        """Return the processor time of all cores between two moments, interpolated."""
         times, used = zip(*self.processor, strict=True)
         return float(np.interp(end, times, used) - np.interp(start, times, used))
 

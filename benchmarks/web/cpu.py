@@ -115,7 +115,7 @@ class Side:
         self._line()  # it is ready
 
     def do(self, name: str, count: int) -> tuple[float, float, int]:
-        """Milliseconds a request: all, of them the database's; and its statements."""
+        """Return milliseconds a request: all, and those of the database; and its statements."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{name} {count}\n")
         self.process.stdin.flush()
@@ -156,7 +156,8 @@ def _postgres(folder: Path) -> PostgresServer:
 
 
 def _environment(checked_out: Path, data: Path, server: PostgresServer | None) -> dict[str, str]:
-    """For a side with its data, and on SQLite its database, in the folder ``data``."""
+    """Return the environment of a side with its data, and on SQLite its database, in the folder
+    ``data``."""
     environment = without_our_settings()
     environment |= {
         "DJANGO_SETTINGS_MODULE": "tunixrt.settings",

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _cpu(pid: int | None) -> float:
-    """CPU seconds of another process, from its clock, clock_getcpuclockid(3)."""
+    """Return the CPU seconds of another process, from its clock, clock_getcpuclockid(3)."""
     return 0.0 if pid is None else time.clock_gettime((~pid << 3) | 2)
 
 

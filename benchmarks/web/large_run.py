@@ -49,7 +49,7 @@ def _one_by_one(built: House, path: str, times: int = 20) -> str:
 
 
 def _large_run(built: House) -> uuid.UUID:
-    """An ended run with a million measurements, taken in as an attendant does, and a log of 1
+    """Make an ended run with a million measurements, recorded as an attendant does, and a log of 1
     GB."""
     run = Run.objects.filter(dry_run=False, status="completed").first()
     assert run is not None

@@ -36,8 +36,8 @@ FILTERS = {
 
 
 def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
-    """p50 / p95 / p99 in milliseconds, by name: at a steady rate, and as fast as it goes over eight
-    connections."""
+    """Return p50 / p95 / p99 in milliseconds, by name: at a steady rate, and as fast as possible
+    over eight connections."""
     deep = (
         Run.objects.visible().newest_first().values_list("created_at", "run_id")[int(rows * DEPTH)]
     )
@@ -75,8 +75,8 @@ def measure_lists(built: House, rows: int, seconds: float) -> dict[str, str]:
 
 
 def _against_yardstick(built: House, request: bytes, seconds: float) -> dict[str, str]:
-    """The list, the yardstick, the list again …: machines change their speed, the ratio does
-    not."""
+    """Measure the list, the yardstick, the list again …: machines change their speed, the ratio
+    does not."""
     rates: dict[str, list[float]] = {"list": [], "yardstick": []}
     with _yardstick() as port:
         put_load(port, get("/"), seconds=0.3)  # warm

@@ -20,8 +20,8 @@ VIEWERS = 200
 
 
 def measure_live(built: House) -> dict[str, str]:
-    """From the trainer's print to the client's event, for one viewer and beside many; and what so
-    many viewers take."""
+    """Measure from the trainer's print to the client's event, for one viewer and beside many; and
+    what so many viewers cost."""
     body = {"dataset_key": DATASET, "model_id": "preset:tiny-llama", "dry_run": False}
     run_id = call(built, "POST", "/api/tunix/run?mode=async", body).run_id
     while call(built, "GET", f"/api/tunix/runs/{run_id}/status").status != "running":
@@ -50,8 +50,8 @@ def _as_text(milliseconds: list[float]) -> str:
 def _latencies(
     built: House, run_id: str, viewers: int, seconds: float
 ) -> tuple[list[float], int, int]:
-    """Milliseconds of all viewers together; the server's memory and its database connections
-    meanwhile."""
+    """Return the milliseconds of all viewers together; the server's memory and its database
+    connections meanwhile."""
     streams = [socket.create_connection(("127.0.0.1", built.port), 10) for _ in range(viewers)]
     size = call(built, "GET", f"/api/tunix/runs/{run_id}/logs?tail_lines=1").body["size"]
     for stream in streams:
@@ -93,8 +93,8 @@ def _latencies(
 
 
 def _database_connections(built: House) -> int:
-    """Connections to PostgreSQL, attendant and task workers included, or the web server's open
-    descriptors of the SQLite file."""
+    """Count connections to PostgreSQL, attendant and task workers included, or the web server's
+    open descriptors of the SQLite file."""
     found = 0
     for process in built.family("web"):
         for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():

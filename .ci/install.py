@@ -37,7 +37,7 @@ def read_requirements() -> dict[str, list[str]]:
 
 
 def lock_file(name: str) -> Path:
-    """The lock of the core (``core``), or of the core with one extra."""
+    """Return the lock of the core (``core``), or of the core with one extra."""
     return ROOT / "requirements" / f"{name}.txt"
 
 
@@ -48,8 +48,8 @@ def python_version(folder: Path) -> str:
 
 
 def read_stamp(folder: Path) -> dict[str, str]:
-    """The locks that the environment holds: name → digest. None when there is no environment, or
-    for another Python."""
+    """Return the locks that the environment holds: name → digest. Return None when there is no
+    environment, or for another Python."""
     try:
         stamp = json.loads((folder / STAMP).read_text())
         return dict(stamp["locks"]) if stamp["python"] == python_version(folder) else {}
@@ -63,7 +63,7 @@ def write_stamp(folder: Path, held: dict[str, str]) -> None:
 
 
 def pip_settings(python: Path) -> dict[str, list[str]]:
-    """What pip is set up with here, by files and by variables: option → values."""
+    """Return what pip is set up with here, by files and by variables: option → values."""
     listed = subprocess.run(
         [python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     )

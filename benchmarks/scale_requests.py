@@ -65,7 +65,8 @@ def requests(size: int, key: str, first: int) -> dict[str, str]:
 
 
 def timed(client: Client, path: str) -> str:
-    """Ask ROUNDS times, or for ten seconds; say how it is answered if that is not 200."""
+    """Send the request ROUNDS times, or for ten seconds; say how it is answered if that is not
+    200."""
     times: list[float] = []
     status = 200
     while len(times) < ROUNDS and sum(times) < 10_000:

@@ -155,7 +155,7 @@ def tidy(house: House) -> None:
 
 
 def start_live(house: House) -> tuple[str, str]:
-    """A training well under way, and one that waits for its slot."""
+    """Start a training that is well under way, and one that waits for its slot."""
     live, pending = (
         str(
             house.ask("POST", "/api/tunix/run", params={"mode": "async"}, json=TRAINING | fields)[
@@ -177,7 +177,7 @@ def start_live(house: House) -> tuple[str, str]:
 
 
 def nothing(page: Page) -> None:
-    """The page as it opens."""
+    """Leave the page as it opens."""
 
 
 def with_curves(page: Page) -> None:

@@ -338,7 +338,7 @@ class Front:
     # --- answers
 
     def _answer(self, environ: Environ) -> "Answer":
-        """Have Django answer, in a place's thread."""
+        """Let Django answer, in a place's thread."""
         told: list[Any] = []
         response = self._django(
             environ, lambda status, headers, exc_info=None: told.extend((status, headers))
@@ -531,7 +531,7 @@ class Places:
             self._used = {one: used for one, used in self._used.items() if used[1] > now - 10.0}
 
     def _admit(self) -> None:
-        """Admit those whose turn it is. Looks past requests that only wait for others of their kind
+        """Admit those whose turn it is. Skip requests that only wait for others of their kind
         or client."""
         loop = asyncio.get_running_loop()
         now = loop.time()

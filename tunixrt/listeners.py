@@ -79,7 +79,7 @@ def _command(process: Process) -> str:
 
 
 def _shorten(text: str, longest: int) -> str:
-    """Cut at a word where there is one, and show by an ellipsis that something is left out."""
+    """Shorten at a word where there is one, and show by an ellipsis that something is left out."""
     if len(text) <= longest:
         return text
     words = text[: longest - 1].rpartition(" ")[0]

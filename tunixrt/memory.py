@@ -49,7 +49,7 @@ def leave_out_unused_libraries() -> None:
 
 
 def keep_what_is_loaded() -> None:
-    """Spare the collector all that is there at the start and never goes: then it costs milliseconds
-    and comes often."""
+    """Exclude from garbage collection what is loaded at the start and never freed: a collection
+    then takes milliseconds, and may be frequent."""
     gc.collect()
     gc.freeze()

@@ -18,8 +18,8 @@ def add_end_with(parser: ArgumentParser) -> None:
 
 
 def end_with(pid: int) -> None:
-    """Get SIGTERM when the parent ends, which is expected to be ``pid``; at once if it has ended.
-    Survives ``exec``."""
+    """Ask for SIGTERM when the parent ends, which is expected to be ``pid``; at once if it has
+    ended. This survives ``exec``."""
     if (
         ctypes.CDLL(None, use_errno=True).prctl(
             PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGTERM), 0, 0, 0

@@ -71,7 +71,7 @@ def set_role(*, user: User, role: Role) -> None:
 
 
 def forget_role(user: User) -> None:
-    """Ask the database the next time."""
+    """Read the role from the database the next time."""
     for name in ("_role", "_perm_cache", "_user_perm_cache", "_group_perm_cache"):
         user.__dict__.pop(name, None)
 

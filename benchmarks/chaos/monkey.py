@@ -87,7 +87,7 @@ class Monkey:
         self.weights = weights
 
     def run(self, seconds: float) -> None:
-        """Torment for so long."""
+        """Disturb the system for this long."""
         due = time.monotonic()
         give_up = due + seconds
         while time.monotonic() < give_up:
@@ -107,7 +107,7 @@ class Monkey:
                 return
 
     def relent(self, *, everything: bool = False) -> None:
-        """Let stopped keepers go on and free the disk when their time has come."""
+        """Continue stopped keepers and free the disk when their time has come."""
         now = time.time()
         for item in list(self.stopped):
             if everything or now >= item[0]:

@@ -117,7 +117,7 @@ class TraceDetail(APIView):
 
 
 def _search_words(query: TraceListQuery) -> list[SearchWord]:
-    """Raises InvalidQuery."""
+    """Return the words of a query. Raise InvalidQuery."""
     if query.q:
         raise InvalidQuery({"words": ["Give one of q and words."]})
     try:

@@ -182,7 +182,7 @@ class _Comparison:
         return self._work.items(1, split=part_compared(self._other))
 
     def _take(self, item: Item) -> None:
-        """Note where the wanted texts and n-grams stand first."""
+        """Record where the wanted texts and n-grams stand first."""
         for key in _keys(item):
             self._database.execute(
                 "UPDATE texts SET position = ? WHERE key = ? AND position IS NULL",

@@ -232,8 +232,8 @@ class Trees(Grouping):
             yield from self._conversations()
 
     def _measure_depths(self) -> None:
-        """Note how far each message is from its root; what no root leads to has no depth. No
-        message is reached twice, since each has one parent."""
+        """Record how far each message is from its root; a message that no root leads to has no
+        depth. No message is reached twice, since each has one parent."""
         self._file.execute(
             "WITH RECURSIVE found (place, id, depth) AS ("
             " SELECT place, id, 1 FROM messages WHERE parent IS NULL UNION ALL"

@@ -53,7 +53,7 @@ def parse_line(raw: bytes) -> dict[str, Any]:
 
 
 def _has_all_quotes(raw: bytes, value: Any) -> bool:
-    """Whether no key can have come twice, since as many quotes are left as were read.
+    """Return whether no key can have come twice, since as many quotes are left as were read.
 
     An escaped quote (``\\u0022``) could stand for one that is lost. The check of every key takes
     ten times as long.

@@ -53,7 +53,7 @@ def traces_only_in(dataset: Dataset, *, limit: int) -> list[uuid.UUID]:
 
 
 def twins_of(trace_ids: Sequence[uuid.UUID]) -> list[uuid.UUID]:
-    """Return other examples, not erased yet, that say the same as any of the examples. Reads all
+    """Return other examples, not erased yet, that say the same as any of the examples. Read all
     traces once: nothing indexes what they say."""
     return [twin for _, twin in _said_elsewhere(trace_ids)]
 

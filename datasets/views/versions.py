@@ -109,7 +109,7 @@ def _page(
 
 
 def _add(request: HttpRequest, form: CleanForm) -> StepForm | None:
-    """Append the step of the fields to the recipe. Returns the fields if they are wrong. Raise
+    """Append the step of the fields to the recipe. Return the fields if they are wrong. Raise
     InvalidRecipe for a recipe that cannot be read."""
     steps = read_steps(form.cleaned_data["recipe"])
     name = form.cleaned_data["operation"] or _FIRST
@@ -220,7 +220,7 @@ def _shown(change: Change) -> dict[str, Any]:
 @login_required
 @require_POST
 def overlap(request: HttpRequest, key: str) -> HttpResponse:
-    """Have the overlap of a dataset with another one computed."""
+    """Submit the computation of the overlap of a dataset with another one."""
     require(person(request), May.MAKE)
     dataset = get_dataset_for(person(request), key, may=May.READ)
     other = get_dataset_for(person(request), request.POST.get("other", "").strip(), may=May.READ)

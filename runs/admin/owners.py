@@ -82,7 +82,7 @@ class OwnerAdmin(AccountAdmin):
 
     @admin.action(description="Hand over runs and datasets", permissions=["deactivate"])
     def hand_over(self, request: HttpRequest, users: QuerySet[User]) -> HttpResponse | None:
-        """Ask to whom, then do it. For a great many runs there is the command."""
+        """Ask for the new owner, then hand over. For very many runs there is the command."""
         chosen = list(users[:2])
         if len(chosen) != 1:
             self.message_user(

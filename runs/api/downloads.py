@@ -43,7 +43,7 @@ def send_file(
     request: HttpRequest, descriptor: int | None, *, filename: str, content_type: str
 ) -> HttpResponseBase:
     """Answer with an open file as it is now, or the range of it that was asked for: 200, 206 or
-    416. Takes over ``descriptor``; None is a file without content."""
+    416. Take over ``descriptor``; None is a file without content."""
     headers = {
         "Accept-Ranges": "bytes",
         "Content-Type": content_type,

@@ -290,8 +290,8 @@ def _listed(lines: BufferedReader) -> Iterator[ListedRun]:
 
 
 def _write_end(run: ListedRun, folder: Path, made_at: str) -> None:
-    """Give the run an exit.json unless it has one. Its processes are another system's, which may
-    continue: nothing is killed."""
+    """Write an exit.json for the run unless it has one. Its processes are another system's, which
+    may continue: nothing is killed."""
     if not folder.exists():
         make_folder(folder)
     if read_end(folder) is not None:
@@ -446,7 +446,7 @@ def _finish(
     message: str,
     say: Say,
 ) -> None:
-    """Do what follows the change."""
+    """Complete a restore after the change."""
     for notes in hosts_folder().glob("*.keepers"):
         shutil.rmtree(notes, ignore_errors=True)  # of keepers of the system that was replaced
     if root_id is not None:

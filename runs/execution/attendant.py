@@ -189,7 +189,7 @@ class Attendant:
             self._beat()
 
     def _beat(self) -> None:
-        """Do what is not needed in every round."""
+        """Do the work that is not needed in every round."""
         beat()
         if self.workers:
             self.workers.keep()

@@ -53,7 +53,7 @@ class Engine(Protocol):
         """Return why no run can be submitted right now, in a sentence; None if one can."""
 
     def submit(self, job: Job) -> JobState:
-        """Have the keeper of ``job`` started; return UNKNOWN if no reply came.
+        """Start the keeper of ``job``; return UNKNOWN if no reply came.
 
         Raises:
             NotPlaced: nothing was started, and nothing will be.

@@ -1,4 +1,4 @@
-"""This host and the others: which keepers run here, and which hosts are silent.
+"""The host of this process and the others: which keepers run here, and which hosts are silent.
 
 Several hosts share one database and one output root. A host is judged lost only after one observer
 saw no heartbeat for TUNIX_HOST_LOST_SECONDS without a break, by its own clock and with the database

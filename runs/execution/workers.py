@@ -77,7 +77,7 @@ class Workers:
             self._start()
 
     def stop(self) -> None:
-        """Let the workers end what they have begun, for some seconds, then kill those that are
+        """Let the workers finish what they have begun, for some seconds, then kill those that are
         left."""
         for process in self.processes():
             send_signal(process, signal.SIGTERM)
@@ -170,7 +170,7 @@ def _status(pid: int) -> int | None:
 
 
 def _be_worker(*, keep_open: int) -> NoReturn:
-    """Be a task worker, in the fork, until told to stop by SIGTERM."""
+    """Run as a task worker, in the fork, until told to stop by SIGTERM."""
     code = 1
     try:
         _detach(keep_open)
@@ -184,7 +184,7 @@ def _be_worker(*, keep_open: int) -> NoReturn:
 
 
 def _detach(keep_open: int) -> None:
-    """Have nothing in common with the attendant but memory. Its locks above all must end with
+    """Share nothing with the attendant but memory. Its locks above all must end with
     it."""
     os.setsid()
     for name in os.listdir("/proc/self/fd"):
@@ -198,7 +198,7 @@ def _detach(keep_open: int) -> None:
 
 
 def _work() -> None:
-    """Do tasks in this thread, since only a main thread can be interrupted by a time limit; fetch
+    """Run tasks in this thread, since only a main thread can be interrupted by a time limit; fetch
     and acknowledge in others."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -53,7 +53,7 @@ class LookForm(forms.Form):
         }
 
     def take(self, refusal: Refusal) -> None:
-        """Say beside the model why nothing can be shown."""
+        """Show beside the model why nothing can be shown."""
         self.add_error("model_id", "; ".join(refusal.messages.get("model_id", [refusal.detail])))
 
 

@@ -153,7 +153,7 @@ class Watch:
             return self.changed.wait_for(lambda: self.version != version, seconds)
 
     def look(self) -> None:
-        """Look at the files once; wake the viewers if there is something new."""
+        """Check the files once; wake the viewers if there is something new."""
         seen = tuple(
             _look_at(self.folder / name) for name in (names.STDOUT, names.STDERR, names.METRICS)
         )

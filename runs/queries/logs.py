@@ -78,7 +78,7 @@ def read_lines_before(
     """Return the last ``lines`` lines before byte ``end`` (default: the end of the file), ``limit``
     bytes of them at most.
 
-    Reads ``limit`` bytes whatever the size of the file. Where the lines are longer than that, the
+    Read ``limit`` bytes whatever the size of the file. Where the lines are longer than that, the
     part begins within a line, at a character. Raise as ``read_part``.
     """
     try:

@@ -58,7 +58,7 @@ def read_tail(path: Path, max_bytes: int = OUTPUT_MAX_BYTES) -> str:
     included.
 
     Never half a character: a cut falls between characters; NUL and bytes that are not UTF-8 become
-    U+FFFD. Reads ``max_bytes`` bytes whatever the size of the file. A missing file is empty output.
+    U+FFFD. Read ``max_bytes`` bytes whatever the size of the file. A missing file is empty output.
     """
     if max_bytes <= 0:
         return ""
@@ -288,7 +288,7 @@ def find_marker(folder: Path) -> str | None:
 
 def try_lock(path: Path) -> int | None:
     """Take the exclusive lock; return its descriptor (closed on exec), or None while another
-    process holds it. Makes the file. Raise OSError.
+    process holds it. Make the file. Raise OSError.
 
     The lock belongs to the open file: it lives until the last copy of the descriptor is closed, in
     whatever process.

@@ -96,7 +96,7 @@ def root_away() -> str | None:
 
 
 def interrupted_restore() -> str | None:
-    """Return what to do if a restore was interrupted in this output root, else None. Does not ask
+    """Return what to do if a restore was interrupted in this output root, else None. Do not query
     the database."""
     if _restores.is_set():
         return None

@@ -51,8 +51,8 @@ def flush_measured() -> None:
 
 
 def flush_before_scrape() -> None:
-    """Let a scrape count what this process has measured; kept for the next time if the database is
-    away."""
+    """Store what this process has measured before a scrape; kept for the next time if the database
+    is away."""
     try:
         flush_measured()
     except (OperationalError, InterfaceError) as error:

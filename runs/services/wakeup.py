@@ -40,7 +40,7 @@ def wake_for_import(**kwargs: object) -> None:
 
 
 def wake_attendant() -> None:
-    """Wake the attendant of this host. Never blocks or fails, also when no attendant runs."""
+    """Wake the attendant of this host. Never block or fail, also when no attendant runs."""
     try:
         descriptor = os.open(_pipe(), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:

@@ -117,7 +117,7 @@ def pause_after(attempts: int) -> timedelta:
 
 
 def send(delivery: WebhookDelivery) -> Outcome:
-    """Make one attempt. Never raises: the outcome describes any error."""
+    """Make one attempt. Never raise: the outcome describes any error."""
     at, start = timezone.now(), time.monotonic()
     body = orjson.dumps(delivery.payload, option=orjson.OPT_SORT_KEYS)
     timestamp = str(int(time.time()))

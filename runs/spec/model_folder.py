@@ -122,10 +122,10 @@ class ModelFolder:
 
 
 def check_model_folder(folder: Path) -> tuple[list[str], list[str]]:
-    """Look a Hugging Face model folder over: ``(problems, warnings)``, a sentence each. Reads
+    """Check a Hugging Face model folder; return ``(problems, warnings)``, a sentence each. Reads
     headers, never weights.
 
-    With problems the folder cannot be trained. Never raises for what a folder holds.
+    With problems the folder cannot be trained. Never raise for what a folder holds.
     """
     problems, opened, warnings = _look_over(folder)
     if opened is not None and opened.architecture.tied and HEAD in opened.entries:

@@ -40,7 +40,8 @@ NUMBER_HINT = "write it without quotes, with a point for decimals, as in 0.0001"
 
 
 def not_a_number(value: Any, *, whole: bool) -> str:
-    """Say what ``value`` should have been instead: ``must be a number, not "0,0001": write …``."""
+    """Return what ``value`` should have been instead: ``must be a number, not "0,0001": write
+    …``."""
     hint = NUMBER_HINT if not whole else "write digits without quotes and separators"
     said = f"must be a {'whole ' if whole else ''}number, not {value_text(value)}"
     return f"{said}: {hint}" if isinstance(value, str) else said

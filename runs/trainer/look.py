@@ -25,7 +25,7 @@ if str(ROOT) not in sys.path:
 
 
 def limit(*, cpu: int, wall: int, memory: int) -> None:
-    """Let the system end this process at its limits, and keep it from writing files."""
+    """Make the system end this process at its limits, and keep it from writing files."""
     for what, most in (
         (resource.RLIMIT_CPU, cpu),
         (resource.RLIMIT_AS, memory),

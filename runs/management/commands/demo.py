@@ -67,7 +67,7 @@ class Command(BaseCommand):
         self._report(run, dataset)
 
     def _train(self, run: Run) -> None:
-        """Be this host's attendant for one run; beside a real one, just watch."""
+        """Act as this host's attendant for one run; beside a real one, just watch."""
         began = time.monotonic()
         said_at = 0.0
         first: tuple[int, float] | None = None  # the first step we saw, and when

@@ -31,7 +31,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
     """Check manifest, data and model, its weights too where they are here; with ``smoke`` load the
     model and run one real step, of which nothing is kept.
 
-    Obeys ``stop.json`` between its parts, up to the last.
+    Obey ``stop.json`` between its parts, up to the last.
 
     Raises:
         TrainerError: why this run could not be done. Interrupted: the check was asked to stop.

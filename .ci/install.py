@@ -42,7 +42,7 @@ def lock_file(name: str) -> Path:
 
 
 def python_version(folder: Path) -> str:
-    """Of the environment's Python; it may be a link that has come to mean another one."""
+    """Return the version of Python in the environment, whose link may lead to another one now."""
     command = [folder / "bin" / "python", "-c", "import sys; print(sys.version)"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

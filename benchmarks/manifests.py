@@ -17,7 +17,7 @@ ROUNDS, COUNT = 5, 200
 def main() -> None:
     remembered = _milliseconds()
     manifest._dump_section = manifest._dump_section.__wrapped__  # type: ignore[assignment]
-    print(f"remembered {remembered:.3f} ms, written anew {_milliseconds():.3f} ms")
+    print(f"remembered {remembered:.3f} ms, written again {_milliseconds():.3f} ms")
 
 
 def _milliseconds() -> float:

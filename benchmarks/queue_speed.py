@@ -123,7 +123,7 @@ def latencies(built: House, repeats: int) -> dict[str, Any]:
 
 
 class Client:
-    """Somebody who submits and polls."""
+    """A client that submits and polls."""
 
     def __init__(self, built: House):
         self.connection = http.client.HTTPConnection("127.0.0.1", built.port, timeout=60)

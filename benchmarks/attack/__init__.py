@@ -1,2 +1,2 @@
-"""Attack the whole system as its user starts it, while somebody honest uses it
+"""Attack the whole system as its user starts it, while an honest user uses it
 (docs/reliability.md, "The attack")."""

@@ -33,8 +33,8 @@ STREAMS_PER_ACCOUNT = 40  # a fifth of TUNIXRT_MAX_STREAMS
 # the only answers of 500 and more that attackers may get: all is taken (docs/api.md)
 REFUSALS = {"503"}
 SPOOLED_MAX = 8 * UPLOAD_MAX_BYTES + 20 * (5 << 20)  # the uploads at once, and some other bodies
-# What Python's arenas, the database caches of the places and modules of the first use may take for
-# good, of all processes.
+# What Python's arenas, the database caches of the places and modules of the first use may take
+# permanently, of all processes.
 ALLOWED_GROWTH = 208 << 20
 ALLOWED_DESCRIPTORS = 12  # database connections of further threads, with what belongs to them
 SETTLE_SECONDS = 60.0
@@ -44,7 +44,7 @@ EXPORT_LINES, EXPORT_LINE_CHARACTERS = 3_000, 4_000
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.attack",
-        description="Attack the system; measure somebody honest.",
+        description="Attack the system; measure an honest user.",
     )
     parser.add_argument("--seconds", type=float, default=120.0, help="of the attack; default: 120")
     parser.add_argument(

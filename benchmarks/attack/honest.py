@@ -1,4 +1,4 @@
-"""Somebody honest, in a process of their own: asks ``/healthz`` and the list ten times a second
+"""An honest user, in a process of its own: asks ``/healthz`` and the list ten times a second
 each, and has runs executed."""
 
 from __future__ import annotations

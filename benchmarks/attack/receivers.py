@@ -1,4 +1,4 @@
-"""Hostile receivers of webhooks, and a trap that nobody may ever reach."""
+"""Hostile receivers of webhooks, and a trap that no request may ever reach."""
 
 from __future__ import annotations
 

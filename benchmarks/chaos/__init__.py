@@ -7,7 +7,7 @@ and has found.
              the run folder
 ``load``     clients that submit, cancel, retry and delete through the HTTP API
 ``monkey``   what is killed, stopped, lost and filled, by a seed
-``sweeper``  somebody who deletes runs and files
+``sweeper``  a user who deletes runs and files
 ``proof``    what must hold at the end; ``heirs``: what must hold of retries
 ``figures``  how fast it was; ``record`` makes a table of several sessions
 """

@@ -1,8 +1,8 @@
-"""What must hold of retries and extensions: what they came from and resumed from, and that nobody
-took that away from them.
+"""What must hold of retries and extensions: what they came from and resumed from, and that what
+they needed was not removed.
 
 The truth is in the trainers' journals: what a run had saved, and from which step of whose
-checkpoints its retry went on.
+checkpoints its retry continued.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Heirs:
             and "not tried again" in run.message
             and self.source_was_removed(run)
         ):
-            return  # an extension cannot begin anew
+            return  # an extension cannot begin again from scratch
         self.counts["automatic"] += found
         self.counts["lost with no automatic retry left"] += (
             run.automatic_retries == most > 0 and self.is_lost(run)
@@ -245,12 +245,12 @@ class Heirs:
         came between a checkpoint and the journal, or a removal at the moment of the request, accept
         both answers."""
         run_id, start = str(heir.parent.pk), heir.run.extend_from_step or 0
-        left: bool | None = False  # behind on purpose; None: nobody can tell
+        left: bool | None = False  # behind on purpose; None: unknown
         while run_id:
             run = self.proof.runs[run_id]
             steps, certain = self.saved(run_id, run)
             # of no use to an extension: what is older than what it extends, and to one that begins
-            # anew, whatever is newer
+            # again, whatever is newer
             steps = {
                 step for step in steps if step == start or (step > start and True in heir.asked)
             }
@@ -261,7 +261,7 @@ class Heirs:
                     heir.has_source = True
                     return
             # one that began from scratch left behind what is older; a retry of an extension that
-            # began anew, what lies between
+            # began again, what lies between
             older = self.heirs.get(run_id)
             if older is not None and older.run.extend_from_step is not None:
                 if is_extension(older.run):

@@ -46,7 +46,7 @@ Value = TypeVar("Value")
 
 
 class Trouble(Exception):
-    """The harness itself cannot go on."""
+    """The harness itself cannot continue."""
 
 
 @dataclass

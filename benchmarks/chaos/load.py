@@ -36,7 +36,7 @@ TIMEOUT = 45.0  # seconds a client waits for an answer
 
 @dataclass
 class Answer:
-    """One request and what became of it; ``code`` None: no answer, so nobody knows."""
+    """One request and what became of it; ``code`` None: no answer, so it is unknown."""
 
     what: str
     sent: float
@@ -147,7 +147,7 @@ class Load:
         # (run id, answer) of cancels, retries and deletions
         self.acts: list[tuple[str, Answer]] = []
         self.deleting = threading.Lock()  # held while runs go to the trash, and while it is emptied
-        self.odd: list[Answer] = []  # answers that nobody should ever get
+        self.odd: list[Answer] = []  # answers that no client should ever get
         self.known: list[str] = []  # run ids
         self.codes: dict[str, int] = {}
         self.lock = threading.Lock()
@@ -396,7 +396,7 @@ class Load:
         connection.close()
 
     def _watch_backlog(self) -> None:
-        """Submit no faster than the slots take: what waits at the end has to be trained as well."""
+        """Submit no faster than the slots take: waiting runs have to be trained at the end too."""
         limit = self.house.slots * len(self.house.hosts) * 4
         while not self.stopping.wait(0.25):
             active = ask(lambda: self.house.tables.count_active(dry_run=False), patience=600)

@@ -46,12 +46,12 @@ class Deed:
 class Monkey:
     house: House
     seed: int
-    pace: float  # deeds a second, on average
+    pace: float  # actions a second, on average
     deeds: list[Deed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed * 7919 + 3)
-        # SIGSTOPped keepers and when they go on
+        # SIGSTOPped keepers and when they continue
         self.stopped: list[tuple[float, Process, Deed]] = []
         self.disk_full: tuple[float, Deed] | None = None  # when it is to be free again
         self.disk_spared_until = 0.0

@@ -1,5 +1,5 @@
 """What must hold once the chaos is over, checked run by run against the journal of the trainer and
-the list of deeds."""
+the list of actions."""
 
 from __future__ import annotations
 

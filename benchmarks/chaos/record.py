@@ -32,7 +32,10 @@ def main() -> int:
         help="PostgreSQL and SQLite by turns",
     )
     parser.add_argument(
-        "--kills", type=int, default=None, help="go on with the next seeds until so many are killed"
+        "--kills",
+        type=int,
+        default=None,
+        help="continue with the next seeds until so many are killed",
     )
     arguments, options = parser.parse_known_args()
     rows: list[str] = []

@@ -1,7 +1,7 @@
-"""Somebody who tidies up: deletes runs, those first that a retry resumes from, empties the trash,
+"""A user who tidies up: deletes runs, those first that a retry resumes from, empties the trash,
 and now and then deletes files.
 
-Runs that are gone for good are remembered as they were, for the proof.
+Runs that are permanently deleted are remembered as they were, for the proof.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT = 150  # runs that the command keeps
 @dataclass
 class Removal:
     """Checkpoints or a whole run that went away between two moments; ``outcome``: purged, refused,
-    unknown, lost (by hand)."""
+    unknown, lost (files were removed)."""
 
     run_id: str
     began: float
@@ -52,13 +52,13 @@ class Sweeper:
         self.house, self.load, self.monkey = house, load, monkey
         self.random = random.Random(seed * 41 + 11)
         self.removals: list[Removal] = []
-        self.seen: dict[str, Any] = {}  # runs in the trash, by id, before anybody purged them
+        self.seen: dict[str, Any] = {}  # runs in the trash, by id, as they were before a purge
         # of retries, by id: a purge takes the parent's name from their rows
         self.parents: dict[str, str] = {}
         # whose checkpoints a run was to resume from; a purge names the one before instead
         self.sources: dict[str, str] = {}
         self.extended: dict[str, str] = {}  # the same of extensions
-        # the steps of their checkpoints, before anybody removed them
+        # the steps of their checkpoints, as they were before a removal
         self.saved: dict[str, list[int]] = {}
         self._retention_due = time.monotonic() + RETENTION_SECONDS / 2
         self._thread = threading.Thread(target=self._run, name="sweeper")

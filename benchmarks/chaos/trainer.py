@@ -8,8 +8,8 @@ The plan is found by the seed in the manifest: ``<workshop>/plans/<seed>.json``.
 can change it:
 
 * ``start <pid> <time>`` at each real start;
-* ``begin <step> <folder or -> <time>`` once it knows from which step of whose checkpoints it goes
-  on (0 and ``-``: from scratch);
+* ``begin <step> <folder or -> <time>`` once it knows the step and the checkpoints it resumes from
+  (0 and ``-``: from scratch);
 * ``wrote <bytes of stdout so far>`` after each write;
 * ``saving <step>`` before a checkpoint gets its name, ``saved <step>`` afterwards;
 * ``end <code> <time>`` right before the end.

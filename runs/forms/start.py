@@ -173,6 +173,9 @@ class StartForm(forms.Form):
         """Make the form of a kind. ``datasets``: ``(key, label)`` of those to choose from."""
         super().__init__(*args, **kwargs)
         self.kind = KINDS[kind]
+        self.fields["kind"] = forms.CharField(
+            required=False, widget=forms.HiddenInput, initial=kind
+        )
         for name, parameter in self.kind.parameters.items():
             self.fields[name] = parameter_field(parameter)
         widget = self.fields["dataset_key"].widget
@@ -194,7 +197,7 @@ class StartForm(forms.Form):
                     "dataset_key": cleaned["dataset_key"],
                     "model_id": cleaned["model_id"],
                     "output_dir": cleaned["output_dir"] or None,
-                    "kind": self.kind.name,
+                    "kind": cleaned["kind"] or self.kind.name,
                     "dry_run": self.data.get("action") != RunMode.LOCAL,
                     "name": cleaned["name"] or None,
                     "tags": split_tags(cleaned["tags"]),
@@ -214,8 +217,12 @@ class StartForm(forms.Form):
         return cleaned
 
     def take_errors(self, error: InvalidRequest) -> None:
+        """Show what is wrong beside its field, or above the form where no field is seen."""
         for name, problems in error.errors.items():
-            self.add_error(name if name in self.fields else None, problems)
+            if name in self.fields and not self[name].is_hidden:
+                self.add_error(name, problems)
+            else:
+                self.add_error(None, [f"{name}: {problem}" for problem in problems])
 
     @property
     def basic_fields(self) -> list[forms.BoundField]:

@@ -1,9 +1,10 @@
 """Start a run: a dry run, or a training now or by the queue."""
 
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import messages
@@ -27,6 +28,7 @@ from runs.services.preflight import warnings_in
 from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
 from runs.services.runtime import local_runtime
 from runs.spec.families import preset_names
+from runs.spec.kinds import DEFAULT_KIND, KINDS
 from runs.spec.manifest import training_warnings
 from tunixrt.accounts import person
 from tunixrt.refusals import NotAllowed, Refusal
@@ -43,7 +45,9 @@ def start(request: HttpRequest) -> HttpResponse:
     require(person(request), May.MAKE)
     if request.method == "POST":
         form = StartForm(
-            request.POST, datasets=dataset_choices(request.POST.get("dataset_key", ""))
+            request.POST,
+            datasets=dataset_choices(request.POST.get("dataset_key", "")),
+            kind=kind_or_default(request.POST.get("kind", "")),
         )
         status, run = 400, None
         if form.is_valid():
@@ -82,10 +86,21 @@ def start(request: HttpRequest) -> HttpResponse:
             messages.error(request, "The run to clone is not there; the form shows the defaults.")
         else:
             initial |= cloned(source, person(request))
-    form = StartForm(initial=initial, datasets=dataset_choices(str(initial["dataset_key"])))
-    return render(
-        request, "runs/start.html", page_context(form, person(request)) | {"source": source}
+    kind = request.GET.get("kind", "") or (source.kind if source else "")
+    form = StartForm(
+        initial=initial,
+        datasets=dataset_choices(str(initial["dataset_key"])),
+        kind=kind_or_default(kind),
     )
+    return render(
+        request,
+        "runs/start.html",
+        page_context(form, person(request), source=source) | {"source": source},
+    )
+
+
+def kind_or_default(name: str) -> str:
+    return name if name in KINDS else DEFAULT_KIND
 
 
 def cloned(source: Run, by: User) -> dict[str, Any]:
@@ -206,10 +221,38 @@ def refused(form: StartForm, refusal: Refusal) -> tuple[int, None]:
     return refusal.status, None
 
 
-def page_context(form: StartForm, user: User) -> dict[str, object]:
+@dataclass(frozen=True)
+class KindChoice:
+    """A kind of training, and the address of the form with its fields."""
+
+    label: str
+    query: str
+    chosen: bool
+
+
+def kind_choices(form: StartForm, source: Run | None) -> list[KindChoice]:
+    """Return the kinds to choose from, with what the form was opened for; none where there is only
+    one."""
+    if len(KINDS) == 1:
+        return []
+    kept = {"dataset": form["dataset_key"].value(), "model": form["model_id"].value()}
+    if source is not None:
+        kept = {"clone": str(source.pk)}
+    return [
+        KindChoice(
+            kind.label,
+            urlencode({"kind": name} | {key: value for key, value in kept.items() if value}),
+            chosen=kind is form.kind,
+        )
+        for name, kind in KINDS.items()
+    ]
+
+
+def page_context(form: StartForm, user: User, source: Run | None = None) -> dict[str, object]:
     runtime = local_runtime()
     return {
         "form": form,
+        "kinds": kind_choices(form, source),
         "runtime": runtime,
         # Without a runtime here, another host may still take the run out of the queue.
         "runtime_elsewhere": (

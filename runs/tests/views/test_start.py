@@ -16,8 +16,9 @@ from runs.forms.start import StartForm
 from runs.models import Host, Run
 from runs.services.claiming import claim_run
 from runs.services.output_root import root_problem
-from runs.spec.kinds import SFT
+from runs.spec.kinds import SFT, Kind
 from runs.tests.conftest import Script, Submit
+from runs.tests.spec.second_kind import pairs as pairs
 
 DRY, LOCAL = ">Run (Dry-run)</button>", ">Run with Tunix (Local)</button>"
 
@@ -229,7 +230,6 @@ def test_every_field_reaches_the_run(
         ("priority", "101", "between -100 and 100"),
         ("webhook_url", "ftp://example.org", "http or https"),
         ("tags", "x" * 65, "A tag has 1 to 64 characters"),
-        ("client_request_id", "x" * 256, "1 to 255 characters"),
     ],
 )
 def test_a_wrong_field_is_marked_and_what_was_typed_stays(
@@ -579,3 +579,75 @@ def test_a_training_that_starts_warns_of_it_too(
     }
     page = local_client.post("/runs/new", data, follow=True).content.decode()
     assert (HIGH in page) is warned
+
+
+def test_what_is_wrong_with_a_hidden_field_is_said_above_the_form(
+    local_client: Client, dataset: Dataset
+) -> None:
+    data = filled(local_client, "?dataset=sums-v1") | {"client_request_id": "x" * 256}
+    response = local_client.post("/runs/new", data | {"action": "dry-run"})
+    assert response.status_code == 400
+    (said,) = response.context["form"].non_field_errors()
+    assert said.startswith("client_request_id: ")
+    assert said in response.content.decode()
+
+
+class TestKinds:
+    def test_one_kind_is_no_choice(self, local_client: Client, dataset: Dataset) -> None:
+        page = page_of(local_client)
+        assert 'data-testid="kinds"' not in page
+        assert 'name="kind" value="sft"' in page
+
+    def test_several_kinds_are_offered_with_what_the_form_was_opened_for(
+        self, local_client: Client, dataset: Dataset, pairs: Kind
+    ) -> None:
+        page = page_of(local_client, "?dataset=sums-v1&model=preset:tiny-gemma3")
+        assert (
+            'href="/runs/new?kind=sft&amp;dataset=sums-v1&amp;model=preset%3Atiny-gemma3"'
+            ' aria-current="true">Supervised fine-tuning</a>' in page
+        )
+        address = "?kind=pairs&dataset=sums-v1&model=preset%3Atiny-gemma3"
+        assert f'href="/runs/new{address.replace("&", "&amp;")}">Pairs</a>' in page
+
+        data = filled(local_client, address)
+        assert (data["dataset_key"], data["model_id"]) == ("sums-v1", "preset:tiny-gemma3")
+        assert data["beta"] == 0.1
+        assert "packing" not in data
+
+    def test_the_run_is_of_the_kind_whose_form_was_sent(
+        self, local_client: Client, dataset: Dataset, pairs: Kind
+    ) -> None:
+        data = filled(local_client, "?kind=pairs&dataset=sums-v1")
+        local_client.post("/runs/new", data | {"action": "dry-run", "beta": "0.5"})
+        run = Run.objects.get()
+        assert (run.kind, run.config["beta"]) == ("pairs", 0.5)
+
+        cloned = filled(local_client, f"?clone={run.pk}")
+        assert (cloned["kind"], cloned["beta"]) == ("pairs", 0.5)
+        other = filled(local_client, f"?clone={run.pk}&kind=sft")
+        assert other["kind"] == "sft"
+        assert "beta" not in other
+
+    def test_a_form_that_is_refused_keeps_its_kind(
+        self, local_client: Client, dataset: Dataset, pairs: Kind
+    ) -> None:
+        data = filled(local_client, "?kind=pairs&dataset=sums-v1")
+        response = local_client.post("/runs/new", data | {"action": "dry-run", "beta": "11"})
+        assert response.status_code == 400
+        assert "beta" in response.context["form"].errors
+        assert 'name="kind" value="pairs"' in response.content.decode()
+
+    @pytest.mark.parametrize("kind", ["dpo", "SFT", "sft\x00"])
+    def test_a_kind_that_there_is_not_is_refused_where_it_is_seen(
+        self, local_client: Client, dataset: Dataset, kind: str
+    ) -> None:
+        data = filled(local_client, "?dataset=sums-v1")
+        response = local_client.post("/runs/new", data | {"action": "dry-run", "kind": kind})
+        assert response.status_code == 400
+        assert Run.objects.count() == 0
+        assert response.context["form"].errors
+
+    def test_an_address_with_an_unknown_kind_shows_the_default(
+        self, local_client: Client, dataset: Dataset
+    ) -> None:
+        assert filled(local_client, "?kind=dpo")["kind"] == "sft"

@@ -218,7 +218,7 @@ class Front:
 
     async def _ask_django(
         self, environ: Environ, *, slow: bool, exchange: Exchange, heavy: bool = False
-    ) -> "Answer":
+    ) -> "Reply":
         """Ask Django for the answer. Raise _Gone if the client disconnects before its turn."""
         client = self._client_address(environ)
         who = client if client.startswith("account") else (_credential(environ) or client)
@@ -229,7 +229,7 @@ class Front:
             gone = asyncio.ensure_future(_disconnected(exchange))
             gone.add_done_callback(lambda _: self._places.give_up(visit))
             try:
-                answer: Answer = await visit.result
+                answer: Reply = await visit.result
             finally:
                 gone.cancel()
         else:
@@ -337,7 +337,7 @@ class Front:
 
     # --- answers
 
-    def _answer(self, environ: Environ) -> "Answer":
+    def _answer(self, environ: Environ) -> "Reply":
         """Let Django answer, in a place's thread."""
         told: list[Any] = []
         response = self._django(
@@ -347,11 +347,11 @@ class Front:
         if not getattr(response, "streaming", False):
             body = b"".join(response)
             response.close()
-            return Answer(status, headers, body)
+            return Reply(status, headers, body)
         if 0 <= _content_length(headers) <= WHOLE_MAX_BYTES:
             body = b"".join(response)
             response.close()
-            return Answer(status, headers, body)
+            return Reply(status, headers, body)
         live = any(
             name.lower() == "content-type" and value.startswith("text/event-stream")
             for name, value in headers
@@ -364,11 +364,11 @@ class Front:
         except Refusal as refused:
             response.close()
             return self._answer(environ | {REFUSED: refused})
-        return Answer(status, headers, b"", pieces, response.close, release)
+        return Reply(status, headers, b"", pieces, response.close, release)
 
     def _send(
         self,
-        answer: "Answer",
+        answer: "Reply",
         transport: Transport,
         loop: asyncio.AbstractEventLoop,
         ended: asyncio.Future[None],
@@ -399,7 +399,7 @@ async def _disconnected(exchange: Exchange) -> None:
     await exchange.client_disconnect()
 
 
-def _abandon(answer: "Answer") -> None:
+def _abandon(answer: "Reply") -> None:
     """Close what is being sent to a client that has gone: it gives its place back, and its thread
     ends at the next piece."""
     with contextlib.suppress(Exception):  # a generator that is at work cannot be closed from here
@@ -412,7 +412,7 @@ async def _sent(transport: Transport, piece: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What Django answered; ``pieces`` where it is to be sent piece by piece."""
 
     status: int

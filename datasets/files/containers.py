@@ -22,7 +22,7 @@ class Packing(Enum):
     ZSTD = "zstd"
 
 
-class Shape(Enum):
+class ContainerShape(Enum):
     """How a file holds its examples."""
 
     LINES = "JSON Lines"
@@ -35,7 +35,7 @@ class Shape(Enum):
 class Container:
     """``delimiter``: of a table."""
 
-    shape: Shape
+    shape: ContainerShape
     delimiter: str = ""
 
 
@@ -136,14 +136,14 @@ def container_of(
     if value is None and first.startswith((b"- ", b"---")):
         raise ForeignFile(f"The file looks like YAML. {JSON_LINES}")
     if isinstance(value, list) and second is None:
-        return Container(Shape.ARRAY)
+        return Container(ContainerShape.ARRAY)
     if value is None and _ARRAY.match(first):
-        return Container(Shape.ARRAY)
+        return Container(ContainerShape.ARRAY)
     if value is None and first.startswith(b"{") and second is not None and second.startswith(b'"'):
-        return Container(Shape.DOCUMENT)
+        return Container(ContainerShape.DOCUMENT)
     if value is None and not first.startswith((b"{", b"[")):
-        return _table(first, second, file_name) or Container(Shape.LINES)
-    return Container(Shape.LINES)
+        return _table(first, second, file_name) or Container(ContainerShape.LINES)
+    return Container(ContainerShape.LINES)
 
 
 def _parsed(line: bytes) -> object:
@@ -166,7 +166,7 @@ def _table(header: bytes, second: bytes | None, file_name: str) -> Container | N
         ".tsv",
     ):
         return None
-    return Container(Shape.TABLE, delimiter)
+    return Container(ContainerShape.TABLE, delimiter)
 
 
 def _columns(header: str, delimiter: str) -> list[str]:

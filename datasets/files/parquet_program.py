@@ -209,7 +209,7 @@ def struct_converter(fields: dict[str, Convert | None]) -> Convert:
     return convert
 
 
-def rows_of(parquet: Any) -> Iterator[Any]:
+def read_rows(parquet: Any) -> Iterator[Any]:
     """Yield each row as an object, or as text why it cannot be read."""
     schema = parquet.schema_arrow
     converters = [converter(field.type) for field in schema]
@@ -244,7 +244,7 @@ def read(descriptor: int) -> None:
         check_frame(file)
         parquet = open_parquet(file)
         check_schema(parquet.schema_arrow, parquet.metadata.num_columns)
-        for row in rows_of(parquet):
+        for row in read_rows(parquet):
             try:
                 line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
             except TypeError:

@@ -32,9 +32,9 @@ from datasets.files.containers import (
     HEAD_BYTES,
     SIGNATURE_BYTES,
     Container,
+    ContainerShape,
     ForeignFile,
     Packing,
-    Shape,
     container_of,
     packing_of,
 )
@@ -244,13 +244,13 @@ class Source:
             return
         file = cast(BinaryIO, io.BufferedReader(stream, _PIECE))
         match container.shape:
-            case Shape.LINES:
+            case ContainerShape.LINES:
                 yield from self._lines(file)
-            case Shape.ARRAY:
+            case ContainerShape.ARRAY:
                 yield from _array(file)
-            case Shape.DOCUMENT:
+            case ContainerShape.DOCUMENT:
                 yield from self._document(file)
-            case Shape.TABLE:
+            case ContainerShape.TABLE:
                 yield from _table(file, container.delimiter)
         self.whole = True
 
@@ -261,7 +261,7 @@ class Source:
         while not (lines := list(islice(_filled_lines(head), 2))) and len(head) == size:
             size *= 2
             if size > MAX_LINE_BYTES:
-                return Container(Shape.LINES)
+                return Container(ContainerShape.LINES)
             head = stream.start(size)
         if not lines:
             return None

@@ -169,7 +169,7 @@ def hazard_of(
     if sides := _sides(unknown):
         return _refusal("preference data", sides, "give both answers as chosen and rejected")
     for hazard in (*_HAZARDS, _SOLUTION) if plain else _HAZARDS:
-        if found := sorted(name for name in unknown if hazard.words & words_of(name)):
+        if found := sorted(name for name in unknown if hazard.words & words_in_name(name)):
             return _refusal(hazard.name, found, hazard.advice)
     if judged := sorted(name for name, value in unknown.items() if _is_judgement(name, value)):
         return _refusal(
@@ -181,7 +181,7 @@ def hazard_of(
     return None
 
 
-def words_of(name: str) -> frozenset[str]:
+def words_in_name(name: str) -> frozenset[str]:
     """Return the words in a name, in lower case: ``isCorrect``, ``is-correct`` and ``IS_CORRECT``
     have the same."""
     return _words_of(name[:_LONGEST_NAME])
@@ -220,7 +220,7 @@ def _flat(fields: Mapping[str, Any], depth: int) -> Iterator[tuple[str, Any]]:
 
 
 def _is_judgement(name: str, value: Any) -> bool:
-    words = words_of(name)
+    words = words_in_name(name)
     if "kto" in words or any(mark in name for mark in _MARKS):
         return True
     if _REMARKS & words and not _is_numeric(value) and _is_verdict(value):
@@ -260,6 +260,6 @@ def _sides(fields: Collection[str]) -> list[str]:
     return sorted(
         name
         for name in fields
-        if (words := words_of(name)) & _ANSWERS
+        if (words := words_in_name(name)) & _ANSWERS
         and (words & _WORSE or name[-2:].lower() in _SUFFIXES)
     )

@@ -57,7 +57,7 @@ class FolderCopy:
             self.warnings.append(sentence)
 
 
-class Unreadable(Exception):
+class UnreadableFile(Exception):
     """What is to be copied cannot be read."""
 
 
@@ -94,7 +94,7 @@ def copy_folder(
     """
     make_folder(target)
     copy = FolderCopy()
-    with suppress(Unreadable):
+    with suppress(UnreadableFile):
         _copy_file(source, names.EXIT, target, "", copy, progress)
     done = {names.EXIT, names.LOCK, names.CHECKPOINTS, *others}
     _copy_tree(
@@ -226,7 +226,7 @@ def _copy_tree(
             if wanted(here + name):
                 try:
                     _copy_file(descriptor, name, target, here, copy, progress)
-                except Unreadable as error:
+                except UnreadableFile as error:
                     copy.warn(f"{here}{name} cannot be copied: {error}")
 
 
@@ -240,28 +240,28 @@ def _is_folder(name: str, parent: int) -> bool:
 def _copy_file(
     parent: int, name: str, target: Path, inside: str, copy: FolderCopy, progress: Progress
 ) -> None:
-    """Copy a regular file if it is there. Raise Unreadable, and leaves nothing of it then."""
+    """Copy a regular file if it is there. Raise UnreadableFile, and leave nothing of it then."""
     try:
         descriptor = os.open(
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent
         )
     except OSError as error:
         if _is_regular(name, parent):
-            raise Unreadable(error.strerror) from error
+            raise UnreadableFile(error.strerror) from error
         return  # removed meanwhile, or a link or a socket, which is not copied
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return
         if status.st_size > SPARSE_BYTES and status.st_blocks * 512 < status.st_size / 100:
-            raise Unreadable(
+            raise UnreadableFile(
                 f"it claims to have {status.st_size:,} bytes and has next to none on disk"
             )
         path = target / inside / name
         with create(path) as file:
             try:
                 copied, steady = _copy_steadily(descriptor, status, file.fileno())
-            except Unreadable:
+            except UnreadableFile:
                 path.unlink()
                 raise
             os.utime(file.fileno(), ns=(copied.mtime, copied.mtime))
@@ -292,7 +292,7 @@ def _is_regular(name: str, parent: int) -> bool:
 
 
 def _copy_bytes(source: int, status: os.stat_result, target: int) -> CopiedFile:
-    """Copy the bytes that the file had then, or what there is of them. Raise Unreadable."""
+    """Copy the bytes that the file had then, or what there is of them. Raise UnreadableFile."""
     os.lseek(target, 0, os.SEEK_SET)
     os.ftruncate(target, 0)
     found = hashlib.sha256()
@@ -301,7 +301,7 @@ def _copy_bytes(source: int, status: os.stat_result, target: int) -> CopiedFile:
         try:
             data = os.pread(source, min(CHUNK, status.st_size - offset), offset)
         except OSError as error:
-            raise Unreadable(error.strerror) from error
+            raise UnreadableFile(error.strerror) from error
         if not data:
             break
         found.update(data)

@@ -42,7 +42,7 @@ class Made:
     warnings: list[str]
 
 
-class Progress:
+class BackupProgress:
     """Says now and then how far it is."""
 
     def __init__(self, say: Say, what: str, total: int):
@@ -159,12 +159,16 @@ def _fill(partial: Path, say: Say) -> Made:
     folders = {run.folder for run in saved.runs}
     total = sum(bytes_below(settings.TUNIX_OUTPUT_ROOT / folder) for folder in folders)
     require_space(partial, total)
-    made = _copy_runs(partial, saved, folders, Progress(say, "Copying the folders of runs", total))
+    made = _copy_runs(
+        partial, saved, folders, BackupProgress(say, "Copying the folders of runs", total)
+    )
     archive.write_manifest(partial, _manifest(partial, name, saved, made))
     return made
 
 
-def _copy_runs(partial: Path, saved: Saved, folders: Collection[str], progress: Progress) -> Made:
+def _copy_runs(
+    partial: Path, saved: Saved, folders: Collection[str], progress: BackupProgress
+) -> Made:
     inside = nested(folders)
     copied: set[str] = set()  # runs of old versions may share one
     file_count = 0
@@ -198,7 +202,7 @@ def _copy_runs(partial: Path, saved: Saved, folders: Collection[str], progress: 
 
 
 def _copy_run(
-    folder: str, target: Path, others: Collection[str], progress: Progress
+    folder: str, target: Path, others: Collection[str], progress: BackupProgress
 ) -> FolderCopy | None:
     """Copy the folder of a run; None if it has none: not started yet, removed, or a link in its
     place."""

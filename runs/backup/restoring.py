@@ -34,7 +34,7 @@ from runs.backup.archive import (
 )
 from runs.backup.copying import opened, take_out
 from runs.backup.databases import load_database
-from runs.backup.making import Progress, Say, nested
+from runs.backup.making import BackupProgress, Say, nested
 from runs.execution.homecoming import bring_home
 from runs.execution.hosts import this_host
 from runs.execution.outcome import read_end
@@ -244,7 +244,7 @@ def _lay_ready(
     executing get an end there."""
     total = manifest["output"]["bytes"]
     require_space(staged, total)
-    progress = Progress(say, "Verifying and copying the folders of runs", total)
+    progress = BackupProgress(say, "Verifying and copying the folders of runs", total)
     folders_listed = {"/".join(run.parts) for run in _listed(lines)}
     inside = nested(folders_listed)
     count = 0

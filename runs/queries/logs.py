@@ -30,7 +30,7 @@ class OffsetPastEnd(ValueError):
 
 
 @dataclass(frozen=True)
-class Part:
+class LogPart:
     """Bytes ``offset`` to ``next_offset`` of a file of ``size`` bytes, as text."""
 
     offset: int
@@ -39,7 +39,7 @@ class Part:
     text: str
 
 
-def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
+def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> LogPart:
     """Return up to ``limit`` bytes from ``offset`` on (a whole character in any case).
     ``complete``: nothing will be added any more, so half a character at the very end is returned as
     U+FFFD instead of being kept back.
@@ -51,7 +51,7 @@ def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
     except FileNotFoundError:
         if offset:
             raise OffsetPastEnd(0) from None
-        return Part(0, 0, 0, "")
+        return LogPart(0, 0, 0, "")
     try:
         size = os.fstat(descriptor).st_size
         if offset > size:
@@ -61,7 +61,7 @@ def read_part(path: Path, *, offset: int, limit: int, complete: bool) -> Part:
         os.close(descriptor)
     size = max(size, offset + len(data))  # the file may have grown between the two calls
     text, used = decode(data, final=complete and offset + len(data) == size)
-    return Part(offset, offset + used, size, text)
+    return LogPart(offset, offset + used, size, text)
 
 
 def decode(data: bytes, *, final: bool) -> tuple[str, int]:
@@ -74,7 +74,7 @@ def decode(data: bytes, *, final: bool) -> tuple[str, int]:
 
 def read_lines_before(
     path: Path, *, end: int | None, lines: int, limit: int, complete: bool
-) -> Part:
+) -> LogPart:
     """Return the last ``lines`` lines before byte ``end`` (default: the end of the file), ``limit``
     bytes of them at most.
 
@@ -86,7 +86,7 @@ def read_lines_before(
     except FileNotFoundError:
         if end:
             raise OffsetPastEnd(0) from None
-        return Part(0, 0, 0, "")
+        return LogPart(0, 0, 0, "")
     try:
         size = os.fstat(descriptor).st_size
         end = size if end is None else end
@@ -98,7 +98,7 @@ def read_lines_before(
         os.close(descriptor)
     position = _start_of_lines(data, lines, from_first=start == 0)
     text, used = decode(data[position:], final=end < size or complete)
-    return Part(start + position, start + position + used, size, text)
+    return LogPart(start + position, start + position + used, size, text)
 
 
 def _start_of_lines(data: bytes, lines: int, *, from_first: bool) -> int:

@@ -79,7 +79,7 @@ def read_samples(folder: Path, *, offset: int, limit: int) -> SamplePage:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenExample:
     """An example as the model sees it: texts of its tokens and whether each is learnt; ``more``:
     tokens that are not shown."""
 
@@ -88,7 +88,7 @@ class Seen:
     more: int
 
 
-def read_seen(folder: Path) -> list[Seen]:
+def read_seen(folder: Path) -> list[SeenExample]:
     """Return what the training wrote about its first examples; nothing where there is none that can
     be read."""
     try:
@@ -98,7 +98,7 @@ def read_seen(folder: Path) -> list[Seen]:
         return []
 
 
-def _seen(example: dict[str, Any]) -> Seen:
+def _seen(example: dict[str, Any]) -> SeenExample:
     tokens = [
         files.clean_text(str(token)[:SEEN_TOKEN_MAX])
         for token in example["tokens"][:SEEN_TOKENS_MAX]
@@ -112,7 +112,7 @@ def _seen(example: dict[str, Any]) -> Seen:
         for index in range(max(0, int(start)), min(int(end), len(tokens)))
     }
     shown = [(token, index in learnt) for index, token in enumerate(tokens)]
-    return Seen(shown, length, max(0, length - len(tokens)))
+    return SeenExample(shown, length, max(0, length - len(tokens)))
 
 
 def _parse(raw: bytes) -> Sample | None:

@@ -96,7 +96,7 @@ class FolderProblem(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """Where one tensor lies: ``dtype`` as the format names it, ``start`` and ``end`` in bytes from
     the file's beginning."""
 
@@ -117,7 +117,7 @@ class ModelFolder:
 
     config: dict[str, Any]
     architecture: Architecture
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     warnings: list[str]
 
 
@@ -160,7 +160,7 @@ def _look_over(folder: Path) -> tuple[list[str], ModelFolder | None, list[str]]:
     problems: list[str] = []
     warnings = remarks(config)
     architecture: Architecture | None = None
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     try:
         architecture = read_architecture(config)
     except UnsupportedModel as error:
@@ -211,13 +211,13 @@ def read_end_ids(folder: Path) -> list[int]:
     return ids
 
 
-def read_entries(folder: Path) -> dict[str, Entry]:
+def read_entries(folder: Path) -> dict[str, TensorEntry]:
     """Return every tensor of the folder's safetensors files by its name there.
 
     Raise FolderProblem: no weights, a shard of the index missing, a damaged header, a file whose
     length is not what its header says.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     for file in _shards(folder):
         for name, entry in _read_header(file).items():
             if name in entries:
@@ -229,8 +229,8 @@ def read_entries(folder: Path) -> dict[str, Entry]:
 
 
 def match_tensors(
-    architecture: Architecture, entries: dict[str, Entry]
-) -> tuple[dict[str, Entry], list[str]]:
+    architecture: Architecture, entries: dict[str, TensorEntry]
+) -> tuple[dict[str, TensorEntry], list[str]]:
     """Hold the files against what the architecture needs: ``(entries by the architecture's tensor
     name, problems)``.
 
@@ -239,7 +239,7 @@ def match_tensors(
     wrong, there are at most three sentences.
     """
     table = {tensor.name: tensor.shape for tensor in tensors(architecture)}
-    present: dict[str, Entry] = {}
+    present: dict[str, TensorEntry] = {}
     problems: list[str] = []
     for name, entry in entries.items():
         if _IGNORED.search(name):
@@ -427,7 +427,7 @@ def _instead(folder: Path) -> str:
     return ""
 
 
-def _read_header(file: Path) -> dict[str, Entry]:
+def _read_header(file: Path) -> dict[str, TensorEntry]:
     """Return the header of one safetensors file, checked against the length of the file."""
     try:
         _require_regular(file)
@@ -446,7 +446,7 @@ def _read_header(file: Path) -> dict[str, Entry]:
     header = _parse(text, f"{file.name} is damaged: its header is not valid JSON")
     if not isinstance(header, dict):
         raise FolderProblem(f"{file.name} is damaged: its header is not a JSON object")
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     for name, value in header.items():
         if name != "__metadata__":
             entries[name] = _entry(file, name, value, 8 + length)
@@ -466,7 +466,7 @@ def _read_header(file: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(file: Path, name: str, value: Any, offset: int) -> Entry:
+def _entry(file: Path, name: str, value: Any, offset: int) -> TensorEntry:
     damaged = FolderProblem(
         f"{file.name} is damaged: the entry of the tensor {_shown(name)} is not valid"
     )
@@ -484,7 +484,7 @@ def _entry(file: Path, name: str, value: Any, offset: int) -> Entry:
     bytes_each = _ITEM_BYTES.get(dtype)
     if bytes_each is not None and span[1] - span[0] != math.prod(shape) * bytes_each:
         raise damaged
-    return Entry(file, dtype, tuple(shape), offset + span[0], offset + span[1])
+    return TensorEntry(file, dtype, tuple(shape), offset + span[0], offset + span[1])
 
 
 def _are_sizes(value: Any, *, most: int = 2**48, length: int = 16) -> TypeGuard[list[int]]:

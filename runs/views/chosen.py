@@ -62,7 +62,7 @@ ACTS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ChosenRow:
     run: Run
     refusal: str
     size: int | None
@@ -104,7 +104,7 @@ def chosen(request: HttpRequest) -> HttpResponse:
         return _do(request, given["do"], act, runs, missing=len(ids) - len(runs))
     deletes = given["do"] == "delete"
     rows = [
-        Row(run, refusal, deletion.folder_bytes(run) if deletes and not refusal else None)
+        ChosenRow(run, refusal, deletion.folder_bytes(run) if deletes and not refusal else None)
         for run in runs
         for refusal in [act.why_not(run, person(request))]
     ]

@@ -223,7 +223,7 @@ class AuditAdmin(ReadOnlyAdmin):
         return entry.get_change_message() or "–"
 
 
-class TokenForm(forms.ModelForm):
+class NewTokenForm(forms.ModelForm):
     """For whom, for what and for how long. A user cannot make a token of an account with more
     rights than their own."""
 
@@ -279,7 +279,7 @@ class TokenAdmin(FastListAdmin):
     ) -> Any:
         if obj is not None:
             return super().get_form(request, obj, change, **kwargs)
-        return type("TokenFormOfPerson", (TokenForm,), {"by": request.user})
+        return type("TokenFormOfPerson", (NewTokenForm,), {"by": request.user})
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return self.fields if obj is not None else ("username", "name", "days", "read_only")

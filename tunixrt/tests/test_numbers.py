@@ -6,7 +6,7 @@ from django import forms
 from datasets.forms.imports import UploadForm
 from runs.forms.history import HistoryFilter
 from runs.forms.start import StartForm
-from tunixrt.admin.accounts import TokenForm
+from tunixrt.admin.accounts import NewTokenForm
 from tunixrt.numbers import NumberField, WholeNumberField, parse_number, parse_whole_number
 
 
@@ -91,7 +91,7 @@ def test_no_form_has_a_number_field_of_the_browser() -> None:
     browser."""
     fields = [
         field
-        for form in (StartForm(datasets=[]), UploadForm(), HistoryFilter(), TokenForm())
+        for form in (StartForm(datasets=[]), UploadForm(), HistoryFilter(), NewTokenForm())
         for field in form.fields.values()
     ]
     assert [field for field in fields if isinstance(field.widget, forms.NumberInput)] == []

@@ -23,7 +23,7 @@ MOST_TEXT = 2**23
 
 
 @dataclass(slots=True)
-class Row:
+class TokenRow:
     """Text about to become tokens.
 
     Attributes:
@@ -43,7 +43,7 @@ class Row:
     end_has_text: bool = False
 
     @classmethod
-    def of(cls, found: LaidOut) -> Row:
+    def of(cls, found: LaidOut) -> TokenRow:
         """Return the row of the last message of ``found``."""
         layout = found.layout
         prompt, answer = found.parts(layout.prompt), found.parts(layout.answer)
@@ -53,12 +53,12 @@ class Row:
         text = found.rendered if layout.row_is_rendered else joined(parts)
         return cls(parts, text, [(start, end)], found, layout.end_has_text)
 
-    def begins(self, longer: Row) -> bool:
+    def begins(self, longer: TokenRow) -> bool:
         """Return whether all that is learnt here stands in ``longer`` after the same text."""
         return longer.text.startswith(self.text[: self.spans[-1][1]])
 
 
-def make_rows(template: ChatTemplate, conversation: Conversation) -> list[Row]:
+def make_rows(template: ChatTemplate, conversation: Conversation) -> list[TokenRow]:
     """Return the rows of a conversation; together they hold every answer that is learnt, once.
 
     Raises:
@@ -67,10 +67,10 @@ def make_rows(template: ChatTemplate, conversation: Conversation) -> list[Row]:
     messages, tools, learnt = conversation.messages, conversation.tools, conversation.learnt
     template.check_literal(conversation)
     _check_work(conversation)
-    rows: list[Row] = []
+    rows: list[TokenRow] = []
     left = MOST_TEXT
     for position in learnt:
-        row = Row.of(template.lay_out(messages[: position + 1], tools))
+        row = TokenRow.of(template.lay_out(messages[: position + 1], tools))
         if rows and rows[-1].begins(row):
             row.spans = [*rows[-1].spans, *row.spans]
             row.end_has_text |= rows[-1].end_has_text

@@ -27,7 +27,7 @@ from runs.trainer.data.chat import (
 )
 from runs.trainer.data.control_tokens import ControlTokens
 from runs.trainer.data.conversation import Conversation, Message, Messages, Tools
-from runs.trainer.data.rows import Row, make_rows
+from runs.trainer.data.rows import TokenRow, make_rows
 from runs.trainer.errors import DataError, ModelError
 
 # Characters that are encoded at once: what a tokenizer keeps of each token takes a hundred bytes.
@@ -278,7 +278,7 @@ class ChatTokenizer:
         encoded = iter(self._encode_all([row for of_one in rows for row in of_one]))
         return [[next(encoded) for _ in of_one] for of_one in rows]
 
-    def _encode_all(self, rows: list[Row]) -> Iterator[Encoded]:
+    def _encode_all(self, rows: list[TokenRow]) -> Iterator[Encoded]:
         for batch in _batches(rows):
             for row, (encoding, forges) in zip(batch, self._encode_rows(batch), strict=True):
                 yield self._encoded(row, encoding, forges)
@@ -292,18 +292,18 @@ class ChatTokenizer:
 
     def _encode_asked(
         self, messages: Messages, tools: Tools | None, answer: Message | None
-    ) -> tuple[Row, Any, int]:
+    ) -> tuple[TokenRow, Any, int]:
         """Return a row that begins with what stands before an answer, its encoding, and how many of
         its tokens that is."""
         found = self._template.lay_out_prompt(messages, tools, answer)
         if found.layout.prompt_is_asked:
             prompt = found.parts(found.layout.prompt)
-            row = Row(prompt, joined(prompt), [], found)
+            row = TokenRow(prompt, joined(prompt), [], found)
             [(encoding, _)] = self._encode_rows([row])
             return row, encoding, len(encoding.ids)
         # As in training: where the answer's first letter and what stands before it are one token,
         # the model writes that token.
-        row = Row.of(found)
+        row = TokenRow.of(found)
         [(encoding, _)] = self._encode_rows([row])
         return row, encoding, self._first_token(encoding, encoding.ids, row.spans[0][0])
 
@@ -343,7 +343,7 @@ class ChatTokenizer:
             )
         )
 
-    def _encode_rows(self, rows: list[Row]) -> list[tuple[Any, bool]]:
+    def _encode_rows(self, rows: list[TokenRow]) -> list[tuple[Any, bool]]:
         """Return the encoding of each row, and whether its texts would make control tokens."""
         control = self._template.control
         texts = [row.text for row in rows]
@@ -368,7 +368,7 @@ class ChatTokenizer:
             for is_apart, forges in zip(apart, forging, strict=True)
         ]
 
-    def _encoded(self, row: Row, encoding: Any, forges: bool) -> Encoded:
+    def _encoded(self, row: TokenRow, encoding: Any, forges: bool) -> Encoded:
         ids: list[int] = encoding.ids
         found = row.found
         learnt = [self._learnt(encoding, ids, start, end) for start, end in row.spans]
@@ -550,8 +550,8 @@ def _without_space(text: str) -> str:
     return "".join(text.split())
 
 
-def _batches(rows: list[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
+def _batches(rows: list[TokenRow]) -> Iterator[list[TokenRow]]:
+    batch: list[TokenRow] = []
     characters = 0
     for row in rows:
         batch.append(row)

@@ -17,9 +17,9 @@ import numpy as np
 from runs.spec.model_folder import (
     EMBEDDING,
     HEAD,
-    Entry,
     FolderProblem,
     ModelFolder,
+    TensorEntry,
     open_model_folder,
 )
 from runs.trainer.errors import ModelError
@@ -51,7 +51,7 @@ def open_model(model_id: str, path: Path) -> ModelFolder:
     return folder
 
 
-def read_array(entry: Entry) -> np.ndarray:
+def read_array(entry: TensorEntry) -> np.ndarray:
     """One tensor as a memory-mapped array: nothing is read before it is used. Raises ModelError
     when the file is gone."""
     count = entry.end - entry.start
@@ -66,7 +66,7 @@ def read_array(entry: Entry) -> np.ndarray:
     return data.view(NUMPY[entry.dtype]).reshape(entry.shape)
 
 
-def read_weights(name: str, entry: Entry) -> np.ndarray:
+def read_weights(name: str, entry: TensorEntry) -> np.ndarray:
     """Return ``read_array`` of a tensor. Raises ModelError if it holds anything but numbers of
     float32."""
     array = read_array(entry)
@@ -92,7 +92,7 @@ def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
         yield flat[start : start + _PIECE]
 
 
-def _not_finite(entry: Entry, piece: np.ndarray) -> int:
+def _not_finite(entry: TensorEntry, piece: np.ndarray) -> int:
     if entry.dtype in _EXPONENT:
         exponent = _EXPONENT[entry.dtype]
         return int(np.count_nonzero((piece.view(np.uint16) & exponent) == exponent))

@@ -22,6 +22,7 @@ PART ?= core
 comma := ,
 CORE = .venv-core/bin/python
 FULL = .venv/bin/python
+DJADE = .venv-core/bin/djade --target-version 5.2
 # Settings for checks: a folder of their own, never the developer's var/ or .env.
 APART = TUNIXRT_ENV_FILE=/dev/null TUNIXRT_VAR_DIR=build/var DATABASE_URL=
 SAY = @printf '\n==> %s  %s\n' "$$(date +%T)"
@@ -79,6 +80,8 @@ lint: lint-core lint-trainer ## formatting, lint, types, layers, migrations, dep
 lint-core: environment-core ## the same without the training program's types (needs no runtime)
 	$(SAY) "formatting (ruff format)"
 	@$(CORE) -m ruff format --check .
+	$(SAY) "formatting of templates (djade)"
+	@$(DJADE) --check $$(git ls-files 'templates/*.html')
 	$(SAY) "lint (ruff check)"
 	@$(CORE) -m ruff check .
 	$(SAY) "types (mypy)"
@@ -99,6 +102,7 @@ lint-trainer: environment-full
 .PHONY: format
 format: environment-core ## format and fix what can be fixed
 	@$(CORE) -m ruff format .
+	@$(DJADE) $$(git ls-files 'templates/*.html') || true  # its status says that it changed something
 	@$(CORE) -m ruff check --fix --exit-zero .
 
 .PHONY: test-core

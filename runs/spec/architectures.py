@@ -537,91 +537,96 @@ def _plain(
 
 def _layer_tensors(a: Architecture, layer: int) -> list[Tensor]:
     prefix, at = f"model.layers.{layer}.", ("layers", layer)
-    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    norms = [
+        _plain(f"{prefix}{norm}.weight", (*at, *place), (a.hidden,))
+        for norm, place in _norm_names(a)
+    ]
+    return [
+        *_projection_tensors(a, prefix, at),
+        *_attention_vectors(a, prefix, at),
+        *_mlp_tensors(a, prefix, at),
+        *norms,
+    ]
+
+
+def _projection_tensors(a: Architecture, prefix: str, at: tuple[str, int]) -> list[Tensor]:
     table: list[Tensor] = []
     for projection, heads in (("q_proj", a.heads), ("k_proj", a.kv_heads), ("v_proj", a.kv_heads)):
-        name, shape = f"{prefix}self_attn.{projection}.weight", (heads * a.head_dim, a.hidden)
-        expanded = (heads, a.head_dim, a.hidden)
+        path, index, stacked, axes = projection, None, None, (2, 0, 1)
         if a.is_gemma:
             path, index, stacked = _gemma_projection(a, projection)
-            table.append(
-                Tensor(
-                    name,
-                    (*at, "attn", path, "w"),
-                    shape,
-                    expanded,
-                    (0, 2, 1),
-                    index,
-                    stacked,
-                    projection,
-                )
+            axes = (0, 2, 1)
+        table.append(
+            Tensor(
+                f"{prefix}self_attn.{projection}.weight",
+                (*at, "attn", path, "w"),
+                (heads * a.head_dim, a.hidden),
+                (heads, a.head_dim, a.hidden),
+                axes,
+                index,
+                stacked,
+                projection,
             )
-        else:
-            table.append(
-                Tensor(
-                    name,
-                    (*at, "attn", projection, "w"),
-                    shape,
-                    expanded,
-                    (2, 0, 1),
-                    projection=projection,
-                )
-            )
+        )
     output = "attn_vec_einsum" if a.is_gemma else "o_proj"
     table.append(
         Tensor(
             f"{prefix}self_attn.o_proj.weight",
             (*at, "attn", output, "w"),
-            (a.hidden, queries),
+            (a.hidden, a.heads * a.head_dim),
             (a.hidden, a.heads, a.head_dim),
             (1, 2, 0),
             projection="o_proj",
         )
     )
-    if a.family == "qwen2":
-        for letter, width in (("q", queries), ("k", keys), ("v", keys)):
-            table.append(
+    return table
+
+
+def _attention_vectors(a: Architecture, prefix: str, at: tuple[str, int]) -> list[Tensor]:
+    """Return the biases and norms of a layer's attention, which some families have."""
+    queries, keys = a.heads * a.head_dim, a.kv_heads * a.head_dim
+    match a.family:
+        case "qwen2":
+            return [
                 _plain(
                     f"{prefix}self_attn.{letter}_proj.bias",
                     (*at, "attn", f"{letter}_bias"),
                     (width,),
                 )
-            )
-    if a.family == "qwen3":
-        for letter in ("q", "k"):
-            table.append(
-                _plain(
-                    f"{prefix}self_attn.{letter}_norm.weight",
-                    (*at, "attn", f"{letter}_norm", "w"),
-                    (a.head_dim,),
-                )
-            )
-    if a.family == "gemma3":
-        for letter, word in (("q", "_query_norm"), ("k", "_key_norm")):
-            table.append(
-                _plain(
-                    f"{prefix}self_attn.{letter}_norm.weight",
-                    (*at, "attn", word, "scale"),
-                    (a.head_dim,),
-                )
-            )
-    for projection in ("gate_proj", "up_proj", "down_proj"):
-        shape = (
-            (a.hidden, a.intermediate) if projection == "down_proj" else (a.intermediate, a.hidden)
+                for letter, width in (("q", queries), ("k", keys), ("v", keys))
+            ]
+        case "qwen3":
+            names = {"q": ("q_norm", "w"), "k": ("k_norm", "w")}
+        case "gemma3":
+            names = {"q": ("_query_norm", "scale"), "k": ("_key_norm", "scale")}
+        case _:
+            return []
+    return [
+        _plain(
+            f"{prefix}self_attn.{letter}_norm.weight",
+            (*at, "attn", *place),
+            (a.head_dim,),
         )
-        kernel = (*at, "mlp", projection, "kernel")
-        table.append(
-            _plain(
-                f"{prefix}mlp.{projection}.weight",
-                kernel,
-                shape,
-                axes=(1, 0),
-                projection=projection,
-            )
+        for letter, place in names.items()
+    ]
+
+
+def _mlp_tensors(a: Architecture, prefix: str, at: tuple[str, int]) -> list[Tensor]:
+    inward, outward = (a.intermediate, a.hidden), (a.hidden, a.intermediate)
+    return [
+        _plain(
+            f"{prefix}mlp.{projection}.weight",
+            (*at, "mlp", projection, "kernel"),
+            shape,
+            axes=(1, 0),
+            projection=projection,
         )
-    for norm, place in _norm_names(a):
-        table.append(_plain(f"{prefix}{norm}.weight", (*at, *place), (a.hidden,)))
-    return table
+        for projection, shape in (
+            ("gate_proj", inward),
+            ("up_proj", inward),
+            ("down_proj", outward),
+        )
+    ]
 
 
 def _gemma_projection(a: Architecture, projection: str) -> tuple[str, int | None, int | None]:

@@ -60,6 +60,7 @@ def main() -> int:
         help="idle ones and ones with half a head; default: 1,000",
     )
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--workers", type=int, default=1, help="web workers; default: 1")
     parser.add_argument(
         "--real",
         action="store_true",
@@ -79,7 +80,7 @@ def main() -> int:
         if arguments.quiet_seconds is None
         else arguments.quiet_seconds
     )
-    with attacked(arguments.database, real=arguments.real) as system:
+    with attacked(arguments.database, real=arguments.real, workers=arguments.workers) as system:
         try:
             return _attack(system, arguments, quiet)
         finally:
@@ -273,8 +274,9 @@ def _row(
         return f"{quantile(took, 0.5):,.0f} / {quantile(took, 0.99):,.0f} / {max(took):,.0f}"
 
     loads = f"{load['before']} / {load['quiet']} / {load['attack']}"
+    workers = f", {arguments.workers} workers" if arguments.workers > 1 else ""
     return (
-        f"| `{path}` | {arguments.database} | {arguments.seconds:g} s | {spread(calm)} |"
+        f"| `{path}` | {arguments.database}{workers} | {arguments.seconds:g} s | {spread(calm)} |"
         f" {spread(beside)} | {loads} |"
     )
 

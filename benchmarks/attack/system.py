@@ -115,9 +115,9 @@ def _pss(pid: int, kind: bytes = b"Pss") -> int:
 
 
 @contextlib.contextmanager
-def attacked(database: str, *, real: bool) -> Iterator[System]:
-    """``make serve`` with the accounts NAMES. ``real``: trainings are those of the runtime, else a
-    script's."""
+def attacked(database: str, *, real: bool, workers: int) -> Iterator[System]:
+    """Start ``make serve`` with the accounts NAMES and this many web workers. ``real``: trainings
+    are those of the runtime, else a script's."""
     with tempfile.TemporaryDirectory(prefix="tunixrt-attack-") as name:
         folder = Path(name)
         for part in ("tmp", "scripts"):
@@ -134,6 +134,7 @@ def attacked(database: str, *, real: bool) -> Iterator[System]:
             "TUNIX_WEBHOOK_ALLOW_PRIVATE": "true",
             "TUNIX_SLOTS": "2",
             "TUNIX_QUEUED_PER_ACCOUNT": "50",
+            "TUNIXRT_WEB_WORKERS": str(workers),
         }
         if not real:
             settings["TUNIX_COMMAND"] = shlex.join(

@@ -59,8 +59,9 @@ def _upload(request: HttpRequest) -> HttpResponse:
             file, asked = form.cleaned_data["file"], form.import_request()
             if not file:
                 row = _submit_source(form, asked, person(request))
-                page = "mapping" if row.state == ImportState.DRAFT else "import"
-                return _go(request, reverse(f"datasets:{page}", args=[row.pk]))
+                draft = row.state == ImportState.DRAFT
+                page = "datasets:mapping" if draft else "datasets:import_detail"
+                return _go(request, reverse(page, args=[row.pk]))
             rows = first_rows(file, file.name)
             file.seek(0)
             if needs_mapping(rows, asked):

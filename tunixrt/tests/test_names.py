@@ -1,6 +1,7 @@
 """Names: the view of a page, its route and its template bear one word."""
 
 import inspect
+import re
 
 import pytest
 from django.template.loader import get_template
@@ -46,3 +47,23 @@ def test_the_template_of_a_page_is_named_as_its_route(folder: str) -> None:
     for path in templates:
         get_template(f"{folder}/{path.name}")  # … and it compiles
     assert [path.stem for path in templates if path.stem not in named] == []
+
+
+def test_every_route_that_is_named_exists() -> None:
+    known = {
+        f"{folder}:{route.name}"
+        for folder in ("datasets", "runs")
+        for route in PAGES[folder]
+        if isinstance(route, URLPattern)
+    }
+    files = [
+        *(ROOT / "templates").rglob("*.html"),
+        *(path for app in ("datasets", "runs", "tunixrt") for path in (ROOT / app).rglob("*.py")),
+    ]
+    named = {
+        name
+        for path in files
+        for name in re.findall(r"""["']((?:datasets|runs):\w+)["']""", path.read_text())
+    }
+    assert len(named) > 30
+    assert named - known == set()

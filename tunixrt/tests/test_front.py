@@ -22,7 +22,8 @@ from django.conf import LazySettings
 from django.http import HttpResponse
 
 from tunixrt import front
-from tunixrt.front import HEAVY, KNOWN_MAX, BodyRule, Front, Limits, Places
+from tunixrt.front import KNOWN_MAX, BodyRule, Front, Limits
+from tunixrt.places import HEAVY, Places
 from tunixrt.shares import OwnTaken, Shares
 from tunixrt.tests.plugin import ROOT
 from tunixrt.whose import ACCOUNT

@@ -270,10 +270,12 @@ def _parameters(where: str, scorer: Scorer, given: Any) -> dict[str, Any]:
 
 
 def _size(value: str | dict[str, Any]) -> float:
-    """Return the characters of a value as JSON; infinite where it is nested too deeply to be
-    written."""
+    """Return the characters of a text, or of an object as JSON; infinite where it is nested too
+    deeply to be written."""
+    if isinstance(value, str):
+        return len(value)
     try:
-        return len(json.dumps(value))
+        return len(json.dumps(value, ensure_ascii=False))
     except RecursionError:
         return math.inf
 

@@ -21,7 +21,6 @@ import pytest
 from django.conf import LazySettings
 from django.http import HttpResponse
 
-from tunixrt import front
 from tunixrt.front import KNOWN_MAX, BodyRule, Front, Limits
 from tunixrt.places import HEAVY, Places
 from tunixrt.shares import OwnTaken, Shares
@@ -412,7 +411,7 @@ def test_a_crowd_of_heavy_requests_costs_the_others_a_few_tries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each try opens a file, and whoever is admitted next waits for them."""
-    monkeypatch.setattr(front, "HEAVY_AGAIN", 1e6)
+    monkeypatch.setattr("tunixrt.places.HEAVY_AGAIN", 1e6)
     tries: list[str | bytes] = []
     take = Shares.take
 

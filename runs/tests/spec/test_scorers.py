@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runs.spec.scorers import DEFAULT_SCORERS, SCORERS, choose, labels
+from runs.spec.scorers import DEFAULT_SCORERS, PATTERN_MAX_CHARACTERS, SCORERS, choose, labels
 from tunixrt.tests.plugin import ROOT
 
 NESTED: dict[str, Any] = {}
@@ -86,6 +86,14 @@ def test_scorers_of_one_name_are_told_apart():
 def test_what_is_wrong_is_said(asked: Any, message: str):
     with pytest.raises(ValueError, match=message):
         choose(asked)
+
+
+def test_a_parameter_may_be_as_long_as_the_limit_says_in_characters_of_any_script():
+    for character in "xü雪":
+        pattern = character * PATTERN_MAX_CHARACTERS
+        choose([{"name": "regex", "parameters": {"pattern": pattern}}])
+        with pytest.raises(ValueError, match="longer than 2,000 characters"):
+            choose([{"name": "regex", "parameters": {"pattern": pattern + character}}])
 
 
 def test_every_scorer_has_a_sentence_and_names_its_parameters():

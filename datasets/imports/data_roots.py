@@ -37,7 +37,7 @@ class Entry:
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Return the source of an import: the path, its size, and when it was changed. Raises
+    """Return the source of an import: the path, its size, and when it was changed. Raise
     InvalidPath."""
     with open_file(path) as file:
         return {"type": "path", "path": path, "file": Path(path).name} | _state(file)
@@ -50,7 +50,7 @@ def _state(file: BinaryIO) -> dict[str, int]:
 
 @contextlib.contextmanager
 def unchanged(source: Mapping[str, Any]) -> Iterator[BinaryIO]:
-    """Open the file that ``describe`` described. Raises InvalidPath also where it has changed since
+    """Open the file that ``describe`` described. Raise InvalidPath also where it has changed since
     then, or while it was read."""
     with open_file(str(source["path"])) as file:
         _check_unchanged(source, file, "since the import was requested")
@@ -66,7 +66,7 @@ def _check_unchanged(source: Mapping[str, Any], file: BinaryIO, when: str) -> No
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a regular file inside a root for reading. Raises InvalidPath."""
+    """Open a regular file inside a root for reading. Raise InvalidPath."""
     root, inner = _resolve(path)
     if inner == Path("."):
         raise InvalidPath(f"{path} is a folder. Give one file in it.")
@@ -93,7 +93,7 @@ def _not_a_file(path: str, name: str, folder: int) -> InvalidPath:
 
 def list_folder(path: str) -> tuple[str | None, list[Entry], bool]:
     """Return the folder above, the files and folders in one, and whether there are more than
-    LISTED. An empty ``path`` lists the roots. Hidden files are left out. Raises InvalidPath."""
+    LISTED. An empty ``path`` lists the roots. Hidden files are left out. Raise InvalidPath."""
     if not path:
         return (
             None,
@@ -117,7 +117,7 @@ def list_folder(path: str) -> tuple[str | None, list[Entry], bool]:
 
 
 def _entry(folder: Path, entry: "os.DirEntry[str]") -> Entry | None:
-    """What a listing shows of an entry; None: nothing, since it could not be opened."""
+    """Return what a listing shows of an entry; None if it could not be opened."""
     path = folder / entry.name
     with contextlib.suppress(OSError):
         if entry.is_symlink() and not any(
@@ -132,8 +132,8 @@ def _entry(folder: Path, entry: "os.DirEntry[str]") -> Entry | None:
 
 
 def _resolve(path: str) -> tuple[Path, Path]:
-    """Return the root of a path, and the path inside it, without links. Raises InvalidPath, with
-    the same sentence for all that lies outside, whether it is there or not."""
+    """Return the root of a path, and the path inside it, without links. Raise InvalidPath, with the
+    same sentence for all that lies outside, whether it is there or not."""
     if not settings.TUNIX_DATA_ROOTS:
         raise InvalidPath("No folder of this server may be imported from (TUNIX_DATA_ROOTS).")
     if not path.startswith("/") or len(path) > PATH_MAX or not path.isprintable():
@@ -150,8 +150,8 @@ def _resolve(path: str) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def _walk(root: Path, inner: Path) -> Iterator[int]:
-    """A descriptor of the folder ``inner`` below ``root``, on the way to which there is no link.
-    Raises OSError."""
+    """Yield a descriptor of the folder ``inner`` below ``root``, reached without following a link.
+    Raise OSError."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     folder = os.open(root, flags)
     try:

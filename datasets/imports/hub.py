@@ -61,7 +61,7 @@ class HubRequest:
     held_out_files: Sequence[str] = ()
 
     def as_source(self) -> dict[str, Any]:
-        """What is kept of it as the source of an import. Raises Refusal, NotHere."""
+        """Return what is kept of it as the source of an import. Raise Refusal, NotHere."""
         problems: dict[str, list[str]] = {}
         if not _ID.fullmatch(self.hub):
             problems["hub"] = ["Must be the id of a dataset on the Hub: owner/name."]
@@ -89,7 +89,7 @@ class HubRequest:
 
 def resolve(source: Mapping[str, Any], *, max_bytes: int) -> dict[str, Any]:
     """Return the source with the commit and the data files that it stands for now: ``commit`` and
-    ``data_files``, a list of ``{name, bytes, split}``. Raises HubRefused."""
+    ``data_files``, a list of ``{name, bytes, split}``. Raise HubRefused."""
     from huggingface_hub import HfApi  # noqa: PLC0415 - only the process of an import needs it
 
     with _Asking(source):
@@ -121,7 +121,7 @@ def _endpoint() -> str | None:
 
 
 def _chosen(source: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The files to take, in the order of their names. Raises HubRefused."""
+    """Return the files to take, in the order of their names. Raise HubRefused."""
     names = sorted(name for name in names if _is_inside(name))
     patterns = source.get("files", ())
     if patterns:
@@ -150,7 +150,7 @@ def _chosen(source: Mapping[str, Any], names: Iterable[str]) -> list[str]:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a file can be stored under this name."""
+    """Return whether a file can be stored under this name."""
     parts = PurePosixPath(name).parts
     return name.isprintable() and bool(parts) and parts[0] != "/" and ".." not in parts
 
@@ -196,7 +196,8 @@ def _check_one_choice(names: Sequence[str]) -> None:
 
 
 def _held_out(source: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """The part of each file, where the request says which files are held out. Raises HubRefused."""
+    """Return the part of each file, where the request says which files are held out. Raise
+    HubRefused."""
     patterns = source.get("held_out_files")
     if not patterns:
         return {}
@@ -231,7 +232,7 @@ def fetch(
     source: Mapping[str, Any], name: str, folder: Path, received: Callable[[int], None]
 ) -> Path:
     """Fetch one data file of a resolved source into ``folder``; what is there already is not
-    fetched again. ``received`` is told how many bytes have come since the last call. Raises
+    fetched again. ``received`` is told how many bytes have come since the last call. Raise
     HubRefused, OSError."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - as above
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415 - as above

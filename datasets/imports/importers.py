@@ -118,7 +118,7 @@ class ImportRequest:
         return f"{self.name}-{self.version}"
 
     def check(self) -> None:
-        """Raises InvalidDataset, DatasetExists."""
+        """Raise InvalidDataset or DatasetExists if the request cannot be met."""
         check_identity(name=self.name, version=self.version, description=self.description)
         check_origin(licence=self.licence, source=self.source)
         if self.format is not None and self.format not in FORMATS:
@@ -134,7 +134,7 @@ class ImportRequest:
             raise InvalidDataset({"limit": ["Must be at least 1."]})
 
     def as_json(self) -> dict[str, Any]:
-        """What is kept of it; ``from_json`` reads it."""
+        """Return what is kept of it; ``from_json`` reads it."""
         return {
             name: sorted(value) if name == "ignore" else value
             for name, value in asdict(self).items()
@@ -198,7 +198,8 @@ def read_parts(
 
 
 def refuse_overlap(staging: Staging) -> None:
-    """An example in both parts would make the held-out part worthless. Raises InvalidDataset."""
+    """Raise InvalidDataset if an example is in both parts, which would make the held-out part
+    worthless."""
     if places := staging.in_both_parts():
         named = ", ".join(str(place + 1) for place in places)
         raise InvalidDataset(
@@ -263,7 +264,7 @@ class _Reading:
     erased: Erased = field(default_factory=Erased.read)
 
     def read(self, parts: Iterable[Part]) -> None:
-        """Raises BadLines, ImportRefused."""
+        """Read a part. Raise BadLines, ImportRefused."""
         self.format = self.request.format
         read = 0
         for part in parts:
@@ -301,7 +302,7 @@ class _Reading:
                 break
 
     def _take(self, found: Line, part: Part, number: int, where: str) -> None:
-        """Raises LineError."""
+        """Take a line. Raise LineError."""
         request = self.request
         if self.may_wait and self.lines == 1 and lacks_format(found, request):
             raise LacksMapping
@@ -345,7 +346,7 @@ class _Reading:
                     break
 
     def _add(self, example: ExampleData, split: str | None) -> None:
-        """Raises LineError."""
+        """Add an example. Raise LineError."""
         filling = self.filling
         if filling.size and example.kind != filling.kind:
             raise LineError(
@@ -394,7 +395,8 @@ def _told_of(source: Source) -> dict[str, Any]:
 
 
 def lacks_format(line: Line, request: ImportRequest) -> bool:
-    """Whether a line is an object of no known format, and the request does not say what it is."""
+    """Return whether a line is an object of no known format, and the request does not say what it
+    is."""
     if request.format or request.mapping or not line:
         return False
     try:
@@ -405,7 +407,7 @@ def lacks_format(line: Line, request: ImportRequest) -> bool:
 
 
 def mapped(line: Line, mapping: Mapping[str, str]) -> Line:
-    """The line with its fields under the names that a format knows. Raises LineError."""
+    """Return the line with its fields under the names that a format knows. Raise LineError."""
     if missing := [name for name in mapping.values() if name not in line]:
         raise LineError(f"has no {', '.join(missing)[:100]}, which the mapping names")
     taken = set(mapping.values())
@@ -421,7 +423,7 @@ MAPPED_FIELDS = tuple(
 
 
 def check_mapping(mapping: Mapping[Any, Any]) -> None:
-    """Raises InvalidDataset."""
+    """Raise InvalidDataset if the mapping cannot be used."""
     problems = [
         f"{str(name)[:100]!r} is no field of a format; known are {', '.join(MAPPED_FIELDS)}."
         for name in mapping
@@ -436,7 +438,7 @@ def check_mapping(mapping: Mapping[Any, Any]) -> None:
 
 
 def check_held_out(held_out: int | float | None) -> None:
-    """Raises InvalidDataset."""
+    """Raise InvalidDataset if the examples to hold out are not a number or a share."""
     if held_out is None:
         return
     if (isinstance(held_out, float) and 0 < held_out < 1) or (
@@ -447,8 +449,8 @@ def check_held_out(held_out: int | float | None) -> None:
 
 
 def parse_held_out(text: str) -> int | float | None:
-    """``200`` → 200 examples, ``0.1`` → a tenth of them, empty or ``0`` → none. Raises
-    InvalidDataset."""
+    """Read the examples to hold out: ``200`` → 200 examples, ``0.1`` → a tenth of them, empty or
+    ``0`` → none. Raise InvalidDataset."""
     text = text.strip()
     if text in ("", "0"):
         return None
@@ -467,14 +469,14 @@ def parse_held_out(text: str) -> int | float | None:
 
 
 def check_skip_bad(share: float | None) -> None:
-    """Raises InvalidDataset."""
+    """Raise InvalidDataset if the lines to leave out are not a share."""
     if share is not None and not 0 < share <= 0.5:
         raise InvalidDataset({"skip_bad": [SKIP_BAD]})
 
 
 def parse_skip_bad(text: str) -> float | None:
-    """``true`` → up to 1 % of the lines, ``0.05`` → up to 5 %, empty or ``false`` → none. Raises
-    InvalidDataset."""
+    """Read the share of lines to leave out: ``true`` → up to 1 %, ``0.05`` → up to 5 %, empty or
+    ``false`` → none. Raise InvalidDataset."""
     text = text.strip().lower()
     if text in ("", "false", "0"):
         return None
@@ -487,7 +489,7 @@ def parse_skip_bad(text: str) -> float | None:
 
 
 def parse_mapping(text: str) -> dict[str, str]:
-    """``{"prompt": "frage"}`` as a mapping, empty text as none. Raises InvalidDataset."""
+    """Read ``{"prompt": "frage"}`` as a mapping, empty text as none. Raise InvalidDataset."""
     if not text.strip():
         return {}
     try:
@@ -501,5 +503,5 @@ def parse_mapping(text: str) -> dict[str, str]:
 
 
 def parse_names(text: str) -> list[str]:
-    """``score, rank`` as names."""
+    """Read ``score, rank`` as names."""
     return [name for part in text.split(",") if (name := part.strip())]

@@ -137,7 +137,7 @@ class Preview:
 
 
 def first_rows(file: Readable, file_name: str) -> Rows:
-    """The first rows of a file. Raises ImportRefused."""
+    """Return the first rows of a file. Raise ImportRefused."""
     source = Source(file, file_name, max_unpacked=unpacked_limit(in_request=True))
     found = list(islice(source.examples(), ROWS))
     names = [name for _, row in found if not isinstance(row, LineError) for name in row]
@@ -145,8 +145,8 @@ def first_rows(file: Readable, file_name: str) -> Rows:
 
 
 def rows_of(source: Mapping[str, Any], folder: Path) -> Rows:
-    """The same of what an import reads (``Import.source``): of its first file with any rows. Raises
-    ImportRefused, also where the files are gone, and InvalidPath."""
+    """Return the first rows of what an import reads (``Import.source``): of its first file with any
+    rows. Raise ImportRefused, also where the files are gone, and InvalidPath."""
     rows = Rows([], [])
     try:
         with closing(files_of(source, folder)) as parts:
@@ -160,8 +160,8 @@ def rows_of(source: Mapping[str, Any], folder: Path) -> Rows:
 
 
 def lacks_mapping(source: Mapping[str, Any], folder: Path, request: ImportRequest) -> bool:
-    """Whether ``needs_mapping`` is true of what an import reads. A file that cannot be read needs
-    none: its import says why."""
+    """Return whether ``needs_mapping`` is true of what an import reads. A file that cannot be read
+    needs none: its import says why."""
     if request.format or request.mapping:
         return False
     try:
@@ -171,7 +171,7 @@ def lacks_mapping(source: Mapping[str, Any], folder: Path, request: ImportReques
 
 
 def needs_mapping(rows: Rows, request: ImportRequest) -> bool:
-    """Whether the rows are objects of which no format is known: a mapping would say what they
+    """Return whether the rows are objects of no known format, so that a mapping would say what they
     are."""
     if not rows.found or isinstance(first := rows.found[0][1], LineError):
         return False
@@ -179,7 +179,8 @@ def needs_mapping(rows: Rows, request: ImportRequest) -> bool:
 
 
 def guess(columns: Sequence[str]) -> tuple[Shape, dict[str, str]]:
-    """The shape for whose required fields most columns have fitting names, and the mapping."""
+    """Return the shape for whose required fields most columns have fitting names, and the
+    mapping."""
     return max(
         ((shape, fitting(shape, columns)) for shape in SHAPES),
         key=lambda found: _share_filled(*found),
@@ -193,7 +194,7 @@ def _share_filled(shape: Shape, mapping: Mapping[str, str]) -> tuple[bool, int]:
 
 
 def fitting(shape: Shape, columns: Sequence[str]) -> dict[str, str]:
-    """The columns whose names fit the fields of a shape."""
+    """Return the columns whose names fit the fields of a shape."""
     mapping: dict[str, str] = {}
     for slot in shape.slots:
         free = [column for column in columns if column not in mapping.values()]
@@ -208,14 +209,14 @@ def fitting(shape: Shape, columns: Sequence[str]) -> dict[str, str]:
 def shaped(
     request: ImportRequest, shape: Shape, mapping: Mapping[str, str], ignore: Sequence[str]
 ) -> ImportRequest:
-    """The request with what the columns mean."""
+    """Return the request with what the columns mean."""
     return replace(
         request, format=shape.format, kind=shape.kind, mapping=dict(mapping), ignore=tuple(ignore)
     )
 
 
 def preview(rows: Rows, request: ImportRequest) -> list[Preview]:
-    """The rows as they would become."""
+    """Return the rows as they would become."""
     return [_preview(number, row, request) for number, row in rows.found]
 
 
@@ -233,7 +234,7 @@ def _preview(number: int, row: Line | LineError, request: ImportRequest) -> Prev
 
 
 def cells_of(row: Line) -> list[tuple[str, str]]:
-    """The names of the columns of a row, and the beginning of each value, as text."""
+    """Return the names of the columns of a row, and the beginning of each value, as text."""
     return [(name, _cell(value)) for name, value in islice(row.items(), COLUMNS_MAX)]
 
 

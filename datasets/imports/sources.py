@@ -11,7 +11,7 @@ from datasets.imports import data_roots
 
 
 def parts_of(source: Mapping[str, Any], folder: Path) -> Generator[Part]:
-    """Yield the files of an import, each open until the next one is asked for. Raises Refusal,
+    """Yield the files of an import, each open until the next one is asked for. Raise Refusal,
     OSError."""
     if source.get("type") == "path":
         with data_roots.unchanged(source) as file:
@@ -26,7 +26,7 @@ def parts_of(source: Mapping[str, Any], folder: Path) -> Generator[Part]:
 
 
 def origin_of(source: Mapping[str, Any]) -> dict[str, Any]:
-    """What the provenance says about a source beside its files."""
+    """Return what the provenance says about a source beside its files."""
     if source.get("type") == "path":
         return {"path": source["path"]}
     if source.get("type") == "hub":

@@ -15,9 +15,8 @@ WRITE_BATCH = 500
 def insert_rows(
     model: type[Model], names: Sequence[str], rows: Iterable[Sequence[Any]], ending: str = ""
 ) -> None:
-    """What bulk_create does, in half the time: on SQLite an import holds the only write lock, so
-    every microsecond a row counts (docs/datasets.md has the figures).
-    """
+    """Insert rows as bulk_create does, in half the time: on SQLite an import holds the only write
+    lock, so every microsecond per row counts (docs/datasets.md has the figures)."""
     # itself, not the proxy: it is asked for every value
     database = connections[router.db_for_write(model)]
     fields = [cast("Field[Any, Any]", model._meta.get_field(name)) for name in names]

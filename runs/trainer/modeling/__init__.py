@@ -30,8 +30,8 @@ __all__ = [
 def forward_hidden(
     module: nnx.Module, tokens: jax.Array, positions: jax.Array, attention_mask: jax.Array
 ) -> jax.Array:
-    """Hidden states ``[B, L, D]`` after the final norm, of ``tokens [B, L]`` at ``positions [B,
-    L]``.
+    """Return hidden states ``[B, L, D]`` after the final norm, of ``tokens [B, L]`` at ``positions
+    [B, L]``.
 
     ``attention_mask [B, L, L]``: true where the row's token may see the column's; it must be
     causal.
@@ -41,6 +41,6 @@ def forward_hidden(
 
 
 def project(module: nnx.Module, hidden: jax.Array) -> jax.Array:
-    """Logits ``[..., V]`` of hidden states ``[..., D]``, soft cap included."""
+    """Return logits ``[..., V]`` of hidden states ``[..., D]``, soft cap included."""
     model: Any = module
     return model.project(hidden)

@@ -28,7 +28,7 @@ ATTENTION = "attention"  # names what the backward pass must not compute again (
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-    """Angle per position of each pair of a head's channels: float32 ``[head_dim / 2]``.
+    """Return the angle per position of each pair of a head's channels: float32 ``[head_dim / 2]``.
 
     Follows ``transformers.modeling_rope_utils`` operation by operation, in float32, because
     rounding is multiplied by positions.
@@ -62,8 +62,8 @@ Table = tuple[jax.Array, jax.Array]  # sines and cosines [B, L, 1, head_dim / 2]
 def rotary_tables(
     ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array
 ) -> tuple[Table, ...]:
-    """Sines and cosines of ``positions [B, L]``, a table for each of ``ropes``; float32 whatever
-    the dtype.
+    """Return sines and cosines of ``positions [B, L]``, a table for each of ``ropes``; float32
+    whatever the dtype.
 
     The barrier makes XLA compute them once: fused into their consumers they were computed again for
     every head and layer.
@@ -78,7 +78,7 @@ def rotary_tables(
 
 
 def rotate(x: jax.Array, table: Table) -> jax.Array:
-    """Rotary embedding of ``x [B, L, heads, head_dim]``."""
+    """Return the rotary embedding of ``x [B, L, heads, head_dim]``."""
     sin, cos = table
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate(
@@ -134,8 +134,8 @@ class Attention(nnx.Module):
         )
 
     def _project(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries ``[B, T, heads, head_dim]``, keys and values ``[B, T, kv_heads, head_dim]``
-        before rotation."""
+        """Return queries ``[B, T, heads, head_dim]``, keys and values ``[B, T, kv_heads,
+        head_dim]`` before rotation."""
         modules: Any = self
         if hasattr(self, "qkv_einsum"):
             queries, keys, values = modules.qkv_einsum(x)
@@ -171,7 +171,7 @@ class Attention(nnx.Module):
 def attention(
     queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, softcap: float | None
 ) -> jax.Array:
-    """Softmax attention with any mask ``[B, T, S]``.
+    """Return softmax attention with any mask ``[B, T, S]``.
 
     Scaled queries ``[B, T, N, H]``, keys and values ``[B, S, K, H]`` → ``[B, T, N, H]``.
     """
@@ -191,8 +191,8 @@ def causal_attention(
     window: int | None,
     softcap: float | None,
 ) -> jax.Array:
-    """Causal softmax attention of a row with itself, for training: like ``attention`` with T = S,
-    and a sliding window.
+    """Return causal softmax attention of a row with itself, for training: like ``attention`` with T
+    = S, and a sliding window.
 
     Scores and probabilities are never kept for the backward pass (they would outweigh everything
     else in memory) but computed again from the saved normalisers, as FlashAttention does (Dao,
@@ -227,22 +227,23 @@ def _by_position(mixed: jax.Array) -> jax.Array:
 
 
 def _times_keys(left: jax.Array, right: jax.Array) -> jax.Array:
-    """``[B, K, G, T, H] × [B, K, S, H] → [B, K, G, T, S]`` as one matrix product a group: heads and
-    positions make its rows."""
+    """Return ``[B, K, G, T, H] × [B, K, S, H] → [B, K, G, T, S]`` as one matrix product a group:
+    heads and positions make its rows."""
     batch, groups, each, length, head_dim = left.shape
     flat = left.reshape(batch, groups, each * length, head_dim)
     return jnp.einsum("bkmh,bksh->bkms", flat, right).reshape(batch, groups, each, length, -1)
 
 
 def _times_values(weights: jax.Array, right: jax.Array) -> jax.Array:
-    """``[B, K, G, T, S] × [B, K, S, H] → [B, K, G, T, H]``."""
+    """Return ``[B, K, G, T, S] × [B, K, S, H] → [B, K, G, T, H]``."""
     batch, groups, each, length, span = weights.shape
     flat = weights.reshape(batch, groups, each * length, span)
     return jnp.einsum("bkms,bksh->bkmh", flat, right).reshape(batch, groups, each, length, -1)
 
 
 def _over_queries(weights: jax.Array, left: jax.Array) -> jax.Array:
-    """``[B, K, G, T, S] × [B, K, G, T, H] → [B, K, S, H]``, summed over heads and positions."""
+    """Return ``[B, K, G, T, S] × [B, K, G, T, H] → [B, K, S, H]``, summed over heads and
+    positions."""
     batch, groups, each, length, span = weights.shape
     flat = weights.reshape(batch, groups, each * length, span)
     return jnp.einsum("bkms,bkmh->bksh", flat, left.reshape(batch, groups, each * length, -1))
@@ -260,8 +261,8 @@ def _scores(
 def _forward_block(
     queries: jax.Array, keys: jax.Array, values: jax.Array, mask: jax.Array, softcap: float | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Output and normaliser (log of the sum of exponentials, ``[B, K, G, T, 1]``) of a block of
-    queries."""
+    """Return output and normaliser (log of the sum of exponentials, ``[B, K, G, T, 1]``) of a block
+    of queries."""
     scores = _scores(queries, keys, mask, softcap)
     largest = scores.max(axis=-1, keepdims=True)
     exponentials = jnp.exp(scores - largest)
@@ -272,7 +273,7 @@ def _forward_block(
 
 
 def _blocks(mask: jax.Array, window: int | None) -> Iterator[tuple[slice, slice, jax.Array]]:
-    """Rows, the columns they can see at all, and the mask between them."""
+    """Yield rows, the columns they can see at all, and the mask between them."""
     length = mask.shape[1]
     step = max(_BLOCK, -(-length // (_MOST_BLOCKS * _BLOCK)) * _BLOCK)
     for start in range(0, length, step):

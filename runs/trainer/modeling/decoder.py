@@ -68,7 +68,7 @@ class _Decoder:
         return self.project(x[:, -1:] if decode_only_last_token else x), new_cache
 
     def project(self, hidden: jax.Array) -> jax.Array:
-        """Logits ``[..., V]`` of hidden states ``[..., D]``, soft cap included."""
+        """Return logits ``[..., V]`` of hidden states ``[..., D]``, soft cap included."""
         if hasattr(self, "lm_head"):
             # The head is an einsum over [B, T, D]; chunks of a loss come with any number of axes.
             logits = self.lm_head(hidden.reshape(1, -1, hidden.shape[-1])).reshape(
@@ -80,7 +80,7 @@ class _Decoder:
         return logits if cap is None else jnp.tanh(logits / cap) * cap
 
     def init_cache(self, batch_size: int, cache_size: int, dtype: Any) -> Cache:
-        """An empty key/value cache for ``batch_size`` rows of ``cache_size`` positions."""
+        """Return an empty key/value cache for ``batch_size`` rows of ``cache_size`` positions."""
         shape = (batch_size, cache_size, self.config.num_kv_heads, self.config.head_dim)
         return {
             f"layer_{index}": {
@@ -96,8 +96,8 @@ class _Decoder:
         return self.embedder.input_embedding.value.shape[0]
 
     def _without_cache(self, x: jax.Array, tables: Any, mask: jax.Array) -> jax.Array:
-        """The layers of a training. Until the backward pass the input of each is kept, and what
-        ``_is_kept`` says.
+        """Apply the layers of a training. Until the backward pass the input of each is kept, and
+        what ``_is_kept`` says.
 
         Layers that compute alike are one loop of the compiled program: to compile it takes as long
         as to compile one of them.
@@ -138,7 +138,7 @@ class _Decoder:
 
 
 def _period(graphs: tuple[Any, ...]) -> int:
-    """After how many layers their structure comes again: 1 where all are alike, 6 in Gemma 3."""
+    """Return after how many layers their structure repeats: 1 where all are alike, 6 in Gemma 3."""
     return next(
         period
         for period in range(1, len(graphs) + 1)
@@ -147,10 +147,9 @@ def _period(graphs: tuple[Any, ...]) -> int:
 
 
 def _is_kept(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
-    """What is expensive: projections of rows of tokens, and what attention names. Norms, rotations,
-    activations and the sums of weights and LoRA matrices are computed again: they cost little time
-    and would be two thirds of the memory.
-    """
+    """Return whether a value is expensive to compute: projections of rows of tokens, and what
+    attention names. Norms, rotations, activations and the sums of weights and LoRA matrices are
+    computed again: they cost little time and would be two thirds of the memory."""
     if primitive is jax.lax.dot_general_p:
         _, (left_batch, _) = parameters["dimension_numbers"]
         return not left_batch and max(len(argument.shape) for argument in arguments) > 2
@@ -229,7 +228,7 @@ def build(
     gradient_checkpointing: bool,
     axes: tuple[str, ...] = (),
 ) -> nnx.Module:
-    """The module of an architecture, with google-tunix's own random weights. Meant for
+    """Return the module of an architecture, with google-tunix's own random weights. Meant for
     ``nnx.eval_shape``.
 
     ``axes``: those of the mesh.
@@ -262,7 +261,7 @@ def build(
 
 
 def make_model_config(architecture: Architecture, *, dtype: Any, axes: tuple[str, ...]) -> Any:
-    """google-tunix's ``ModelConfig`` of the family."""
+    """Return google-tunix's ``ModelConfig`` of the family."""
     a = architecture
     shape: dict[str, Any] = {
         "num_layers": a.layers,

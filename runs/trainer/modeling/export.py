@@ -114,7 +114,7 @@ def _write_model(loaded: LoadedModel, folder: Path | None, card: Mapping[str, An
 
 
 def _write_adapter(loaded: LoadedModel, folder: Path | None, card: Mapping[str, Any]) -> None:
-    """PEFT's format: ``lora_A [rank, in]`` and ``lora_B [out, rank]`` of each adapted
+    """Write PEFT's format: ``lora_A [rank, in]`` and ``lora_B [out, rank]`` of each adapted
     projection."""
     settings: LoraSettings = loaded.lora
     matrices: dict[str, np.ndarray] = {}
@@ -141,7 +141,7 @@ def _write_adapter(loaded: LoadedModel, folder: Path | None, card: Mapping[str, 
 
 
 def _adapter_config(loaded: LoadedModel, settings: LoraSettings) -> dict[str, Any]:
-    """What PEFT reads, https://huggingface.co/docs/peft/package_reference/lora."""
+    """Return what PEFT reads, https://huggingface.co/docs/peft/package_reference/lora."""
     targets: str | list[str] = list(settings.targets)
     if loaded.config.get("model_type") == "gemma3":
         # The vision tower of a multimodal checkpoint has projections of the same names.
@@ -206,8 +206,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _fetcher(loaded: LoadedModel) -> Fetch:
-    """``tensor → array`` in the checkpoint's layout, LoRA matrices merged; the last parameter is
-    kept for its other slices."""
+    """Return ``tensor → array`` in the checkpoint's layout, LoRA matrices merged; keep the last
+    parameter for its other slices."""
     last: dict[tuple[str | int, ...], np.ndarray] = {}
 
     def fetch(tensor: Tensor) -> np.ndarray:
@@ -235,7 +235,7 @@ def _owner(module: Any, tensor: Tensor) -> Any:
 
 
 def _whole(array: jax.Array) -> np.ndarray:
-    """The array on this host, gathered where it lies on several."""
+    """Return the array on this host, gathered where it lies on several."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

@@ -28,13 +28,13 @@ _TIMEOUT_SECONDS = 10
 
 
 def fetch(model_id: str, revision: str | None, *, weights: bool = True) -> tuple[Path, str]:
-    """The local folder of a hub model and its commit; without ``weights`` only what describes the
-    model.
+    """Return the local folder of a hub model and its commit; without ``weights`` only what
+    describes the model.
 
-    What cannot be trained, and what the disk has no room for, is refused before weights are on
-    their way; a look at the description alone tells that of the weights as well. With
-    ``HF_HUB_OFFLINE=1`` only the cache is looked at, and no call waits for a network; so it is when
-    the hub cannot be reached.
+    What cannot be trained, and what the disk has no room for, is refused before weights are
+    fetched; the description alone tells that of the weights as well. With ``HF_HUB_OFFLINE=1`` only
+    the cache is read, and no call waits for a network; the same applies when the hub cannot be
+    reached.
 
     Raises:
         ModelError: names the model; never shows a token.
@@ -111,8 +111,8 @@ def _look_first(model_id: str, revision: str | None) -> str | None:
 
 
 def _list_files(model_id: str, revision: str | None) -> list[Any] | None:
-    """Every file that would be fetched with the weights, its size, and whether it is in the cache
-    already."""
+    """Return every file that would be fetched with the weights, its size, and whether it is in the
+    cache already."""
     try:
         return huggingface_hub.snapshot_download(
             model_id,

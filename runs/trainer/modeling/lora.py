@@ -22,8 +22,8 @@ from runs.trainer.modeling.weights import by_parameter, place
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def adapted(x: jax.Array, matrix: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    """``x·(W + scale·A·B)`` of ``x [..., in]``, a frozen ``W [in, out]``, ``A [in, rank]`` and ``B
-    [rank, out]``.
+    """Return ``x·(W + scale·A·B)`` of ``x [..., in]``, a frozen ``W [in, out]``, ``A [in, rank]``
+    and ``B [rank, out]``.
 
     In float32 the update is added to the weights, which are smaller than the activations: the
     textbook form ``x·W + scale·(x·A)·B`` passes over a batch's activations several times more, a

@@ -34,7 +34,7 @@ _PIECE = 2**20  # numbers looked at together
 
 
 def open_model(model_id: str, path: Path) -> ModelFolder:
-    """Return what the headers of a model folder say. Raises ModelError: why it cannot be loaded, in
+    """Return what the headers of a model folder say. Raise ModelError: why it cannot be loaded, in
     one sentence."""
     try:
         folder = open_model_folder(path)
@@ -52,8 +52,8 @@ def open_model(model_id: str, path: Path) -> ModelFolder:
 
 
 def read_array(entry: TensorEntry) -> np.ndarray:
-    """One tensor as a memory-mapped array: nothing is read before it is used. Raises ModelError
-    when the file is gone."""
+    """Return one tensor as a memory-mapped array: nothing is read before it is used. Raise
+    ModelError when the file is gone."""
     count = entry.end - entry.start
     try:
         data = (
@@ -67,7 +67,7 @@ def read_array(entry: TensorEntry) -> np.ndarray:
 
 
 def read_weights(name: str, entry: TensorEntry) -> np.ndarray:
-    """Return ``read_array`` of a tensor. Raises ModelError if it holds anything but numbers of
+    """Return ``read_array`` of a tensor. Raise ModelError if it holds anything but numbers of
     float32."""
     array = read_array(entry)
     wrong = sum(_not_finite(entry, piece) for piece in _pieces(array))
@@ -81,7 +81,7 @@ def read_weights(name: str, entry: TensorEntry) -> np.ndarray:
 
 
 def check_weights(folder: ModelFolder) -> None:
-    """Read all weights once, as loading would. Raises ModelError, see ``read_weights``."""
+    """Read all weights once, as loading would. Raise ModelError, see ``read_weights``."""
     for name, entry in folder.entries.items():
         read_weights(name, entry)
 

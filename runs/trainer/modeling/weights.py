@@ -25,18 +25,19 @@ Names = Mapping[str, tuple[np.dtype, tuple[int, ...]]]  # dtype and shape of eac
 
 
 def to_parameter(tensor: Tensor, array: np.ndarray) -> np.ndarray:
-    """A checkpoint's array in the layout of the module (a view)."""
+    """Return a checkpoint's array in the layout of the module (a view)."""
     return array.reshape(tensor.expanded).transpose(tensor.axes)
 
 
 def to_checkpoint(tensor: Tensor, parameter: np.ndarray) -> np.ndarray:
-    """The way back: the tensor's slice of a parameter in the checkpoint's layout."""
+    """Return the tensor's slice of a parameter in the checkpoint's layout, the reverse of
+    ``to_parameter``."""
     part = parameter if tensor.index is None else parameter[tensor.index]
     return part.transpose(np.argsort(tensor.axes)).reshape(tensor.shape)
 
 
 def by_parameter(table: Iterable[Tensor]) -> dict[Any, list[Tensor]]:
-    """The tensors that make up each parameter, slices in order."""
+    """Return the tensors that make up each parameter, slices in order."""
     parameters: dict[Any, list[Tensor]] = {}
     for tensor in table:
         parameters.setdefault(tensor.path, []).append(tensor)
@@ -44,8 +45,8 @@ def by_parameter(table: Iterable[Tensor]) -> dict[Any, list[Tensor]]:
 
 
 def random_array(tensor: Tensor, architecture: Architecture, seed: int) -> np.ndarray:
-    """Fresh float32 weights in the checkpoint's layout; they depend on the seed and the tensor's
-    name only.
+    """Return fresh float32 weights in the checkpoint's layout; they depend on the seed and the
+    tensor's name only.
 
     Norms are ones (Gemma's, which add one, zeros), biases zero, embeddings narrow so that the first
     loss is that of a guess; a matrix has the variance of its fan-in, those that end a residual
@@ -62,7 +63,8 @@ def random_array(tensor: Tensor, architecture: Architecture, seed: int) -> np.nd
 
 
 def place(array: np.ndarray, dtype: Any, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    """The array on its devices in ``dtype``; with a sharding each device receives only its part."""
+    """Return the array on its devices in ``dtype``; with a sharding each device receives only its
+    part."""
     if sharding is None:
         return jax.device_put(np.ascontiguousarray(array, dtype=dtype))
     return jax.make_array_from_callback(
@@ -103,8 +105,8 @@ def write_safetensors(folder: Path, names: Names, arrays: Iterator[np.ndarray]) 
 
 
 def write_one(stream: BinaryIO, names: Names, arrays: Iterator[np.ndarray]) -> None:
-    """One safetensors file (https://huggingface.co/docs/safetensors), flushed to the disk: header
-    length, header, data."""
+    """Write one safetensors file (https://huggingface.co/docs/safetensors), flushed to the disk:
+    header length, header, data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, (dtype, shape) in names.items():

@@ -25,7 +25,7 @@ def token_f1() -> Callable[[Item], float]:
 
 
 def _words(text: str) -> list[str]:
-    """Words as SQuAD compares them."""
+    """Return words as SQuAD compares them."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 

@@ -90,3 +90,22 @@ def test_fifty_thousand_unknown_fields_are_counted():
         clean_request(ASKED | {f"field-{number}": 1 for number in range(50_000)})
     assert len(error.value.errors) == 51
     assert error.value.errors["non_field_errors"] == ["49,950 more unknown fields."]
+
+
+@pytest.mark.parametrize("length", [1, 64])
+def test_a_tag_of_1_to_64_characters_is_taken(length: int):
+    assert clean_request(ASKED | {"tags": ["x" * length]}).tags == ("x" * length,)
+
+
+@pytest.mark.parametrize("tag", ["", " ", "x" * 65, "a\nb", "a\x00b", "a\x7fb"])
+def test_other_tags_are_refused(tag: str):
+    with pytest.raises(InvalidRequest) as refused:
+        clean_request(ASKED | {"tags": [tag]})
+
+    said = "A tag has 1 to 64 characters and no control characters."
+    assert refused.value.errors == {"tags": [said]}
+
+
+def test_no_address_of_a_webhook_is_an_empty_one():
+    assert clean_request(ASKED).webhook_url == ""
+    assert clean_request(ASKED | {"webhook_url": ""}).webhook_url == ""

@@ -64,7 +64,7 @@ class DatasetParquet(APIView):
 
 
 def in_pieces(lines: Iterable[bytes], count: int = 100) -> Iterator[bytes]:
-    """Every piece costs the server a round of its own, so lines go out a hundred at a time."""
+    """Yield lines a hundred at a time, since every piece costs the server a round of its own."""
     iterator = iter(lines)
     while piece := b"".join(islice(iterator, count)):
         yield piece

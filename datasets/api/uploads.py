@@ -44,7 +44,7 @@ FILE_TYPES = (
 
 
 class RawParser(BaseParser):
-    """Hands the body on as it is: it is read piece by piece."""
+    """A parser that returns the body as it is: it is read piece by piece."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
         return stream
@@ -127,8 +127,8 @@ class UploadPermission(APIView):
 
 
 def read_upload(request: Request) -> tuple[Readable, str, ImportRequest, bool]:
-    """File, its name, what is asked of the import, and whether it is to be done later. Raises
-    InvalidDataset, ValidationError."""
+    """Return the file, its name, what is asked of the import, and whether it is to be done later.
+    Raise InvalidDataset, ValidationError."""
     data = request.data
     later, query = _mode(request)
     if isinstance(data, QueryDict):
@@ -149,7 +149,7 @@ def read_upload(request: Request) -> tuple[Readable, str, ImportRequest, bool]:
 
 
 def _mode(request: Request) -> tuple[bool, dict[str, list[Any]]]:
-    """Whether the import is to be done later, and the rest of the query. Raises
+    """Return whether the import is to be done later, and the rest of the query. Raise
     ValidationError."""
     query = {name: request.query_params.getlist(name) for name in request.query_params}
     mode = query.pop("mode", [""])

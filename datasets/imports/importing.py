@@ -123,7 +123,7 @@ def import_hub(
     by: User | None,
 ) -> Dataset:
     """Fetch the data files of a Hub dataset, and store a dataset of their examples: all of them or
-    nothing. Raises what ``import_file`` raises, HubRefused, and NotHere without the client of the
+    nothing. Raise what ``import_file`` raises, HubRefused, and NotHere without the client of the
     Hub."""
     request.check()
     _check_parts(asked, request)
@@ -189,7 +189,7 @@ def _store_all(row: Import, staging: Staging, request: ImportRequest, by: User |
 def _store_at_once(
     row: Import, staging: Staging, request: ImportRequest, by: User | None
 ) -> Dataset:
-    """A dataset of one batch needs one transaction only."""
+    """Store a dataset of one batch, which needs one transaction only."""
     with transaction.atomic():
         row.dataset = insert_dataset(
             **_dataset_fields(request, by),
@@ -228,7 +228,7 @@ def _store_in_request(
 
 
 def submit_file(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
-    """Take a file and let a process import it. Raises what ``ImportRequest.check`` raises, Busy,
+    """Take a file and let a process import it. Raise what ``ImportRequest.check`` raises, Busy,
     TooMany, NoRoom."""
     row = _row_of(request, {"type": "upload", "file": file_name[:255]}, by)
     with _kept_folder(row.id) as folder:
@@ -239,7 +239,7 @@ def submit_file(*, file: Readable, request: ImportRequest, file_name: str, by: U
 
 def submit_path(*, path: str, request: ImportRequest, by: User) -> Import:
     """Let a process import a file of the server, which is read where it is; a file of no known
-    format becomes a draft. Raises what ``submit_file`` raises, and InvalidPath."""
+    format becomes a draft. Raise what ``submit_file`` raises, and InvalidPath."""
     source = data_roots.describe(path)
     row = _row_of(request, source, by)
     row.bytes_total = source["bytes"]
@@ -254,7 +254,7 @@ def submit_path(*, path: str, request: ImportRequest, by: User) -> Import:
 
 
 def submit_hub(*, asked: hub.HubRequest, request: ImportRequest, by: User) -> Import:
-    """Let a process fetch and import a dataset of the Hugging Face Hub. Raises what ``submit_file``
+    """Let a process fetch and import a dataset of the Hugging Face Hub. Raise what ``submit_file``
     raises, and NotHere without the client of the Hub."""
     row = _row_of(request, asked.as_source(), by)
     _check_parts(asked, request)
@@ -264,7 +264,7 @@ def submit_hub(*, asked: hub.HubRequest, request: ImportRequest, by: User) -> Im
 
 
 def _check_parts(asked: hub.HubRequest, request: ImportRequest) -> None:
-    """Raises InvalidDataset."""
+    """Raise InvalidDataset if both the files and the share to hold out are given."""
     if asked.held_out_files and request.held_out is not None:
         reason = "The files that are held out are named; give one or the other."
         raise InvalidDataset({"held_out": [reason]})
@@ -288,7 +288,7 @@ def _refuse_too_many(by: User) -> None:
 
 @contextlib.contextmanager
 def _kept_folder(import_id: uuid.UUID) -> Iterator[Path]:
-    """A new folder with its lock held, which stays unless something fails."""
+    """Yield a new folder with its lock held, which stays unless something fails."""
     folder = folders.make_folder(import_id)
     lock = folders.try_lock(import_id)
     try:
@@ -308,7 +308,7 @@ def _kept_folder(import_id: uuid.UUID) -> Iterator[Path]:
 
 
 def _take_over(file: Readable, path: Path) -> int:
-    """Put what is uploaded into the folder of the import. Returns its bytes."""
+    """Put what is uploaded into the folder of the import. Return its bytes."""
     if isinstance(file, TemporaryUploadedFile) and file.tell() == 0:
         with contextlib.suppress(OSError):  # another file system
             os.link(file.temporary_file_path(), path)
@@ -322,7 +322,7 @@ def _take_over(file: Readable, path: Path) -> int:
 
 
 def keep_draft(*, file: Readable, request: ImportRequest, file_name: str, by: User) -> Import:
-    """Keep a file until the user says what its columns mean. Raises as ``submit_file`` does."""
+    """Keep a file until the user says what its columns mean. Raise as ``submit_file`` does."""
     request.check()
     _refuse_too_many_drafts(by)
     row = Import(
@@ -345,7 +345,7 @@ def _refuse_too_many_drafts(by: User | None) -> None:
 
 
 def submit_draft(*, row: Import, request: ImportRequest, by: User) -> Import:
-    """Let a process import a draft, with its mapping. Raises as ``submit_file`` does, and Conflict
+    """Let a process import a draft, with its mapping. Raise as ``submit_file`` does, and Conflict
     when it is no draft any more."""
     request.check()
     _refuse_too_many(by)
@@ -398,7 +398,7 @@ def submit_derivation(
     description: str = "",
     by: User,
 ) -> Import:
-    """Let a process make a dataset of ``parents`` by ``recipe``. Raises InvalidRecipe,
+    """Let a process make a dataset of ``parents`` by ``recipe``. Raise InvalidRecipe,
     InvalidDataset, DatasetExists, Busy, TooMany, NoRoom."""
     check_parents(recipe, list(parents))
     origin = inherited_origin(parents)
@@ -423,7 +423,7 @@ def submit_derivation(
 
 
 def submit_overlap(*, dataset: Dataset, other: Dataset, by: User) -> Import:
-    """Let a process compare two datasets. Raises NothingToCompare, Busy, TooMany, NoRoom."""
+    """Let a process compare two datasets. Raise NothingToCompare, Busy, TooMany, NoRoom."""
     check_comparable(dataset, other)
     _refuse_too_many(by)
     row = Import(
@@ -486,7 +486,7 @@ def _work_on(row: Import) -> None:
 
 
 def _as_detail(refusal: Refusal) -> dict[str, Any]:
-    """What the API answers to a request that is refused."""
+    """Return what the API answers to a request that is refused."""
     return {"detail": refusal.detail, **refusal.messages, **refusal.extra}
 
 
@@ -514,7 +514,7 @@ class _Told:
 
 
 def _note(row: Import, **progress: Any) -> None:
-    """Raises Cancelled."""
+    """Record progress. Raise Cancelled."""
     for name, value in progress.items():
         setattr(row, name, value)
     rows = Import.objects.filter(pk=row.pk)
@@ -539,7 +539,7 @@ def _read(row: Import) -> Staging:
 
 
 def _fetch(row: Import, folder: Path, told: "_Told") -> None:
-    """Fetch the files of a Hub dataset; the first attempt decides on the commit. Raises Cancelled,
+    """Fetch the files of a Hub dataset; the first attempt decides on the commit. Raise Cancelled,
     HubRefused, OSError."""
     if "commit" not in row.source:
         source = hub.resolve(row.source, max_bytes=settings.TUNIXRT_UPLOAD_MAX_BYTES)
@@ -550,7 +550,7 @@ def _fetch(row: Import, folder: Path, told: "_Told") -> None:
 
 
 def _fetch_files(source: Mapping[str, Any], folder: Path, progress: Progress) -> None:
-    """Fetch the files of a resolved source. Raises HubRefused, OSError."""
+    """Fetch the files of a resolved source. Raise HubRefused, OSError."""
     limit = settings.TUNIXRT_UPLOAD_MAX_BYTES
     came = 0
 
@@ -587,8 +587,7 @@ def _read_source(row: Import, folder: Path) -> Staging:
 
 
 def _wait_for_mapping(row: Import) -> NoReturn:
-    """Make a draft of an import, which gives its name back. Raises _Waits, or TooMany,
-    Cancelled."""
+    """Make a draft of an import, which gives its name back. Raise _Waits, or TooMany, Cancelled."""
     _refuse_too_many_drafts(row.created_by)
     assert row.dataset_id is not None
     with transaction.atomic():
@@ -645,7 +644,7 @@ def _compare(row: Import) -> None:
 
 
 def _store(row: Import, staging: Staging) -> None:
-    """Store what is left of a staging, and show the dataset. Raises Cancelled."""
+    """Store what is left of a staging, and show the dataset. Raise Cancelled."""
     assert row.dataset_id is not None
     store(
         staging,
@@ -746,7 +745,7 @@ def import_progress(row: Import) -> ImportProgress:
 
 
 def remembered_mapping(columns: Collection[str], by: User) -> ImportRequest | None:
-    """What this user said of columns that are all there, the last time."""
+    """Return what this user said about columns that are all present, the last time."""
     imports = Import.objects.filter(created_by=by, state=ImportState.COMPLETED)
     with_one = imports.filter(request__has_key="mapping")
     for kept in with_one.values_list("request", flat=True)[:REMEMBERED]:
@@ -757,7 +756,7 @@ def remembered_mapping(columns: Collection[str], by: User) -> ImportRequest | No
 
 
 def cancel_import(*, row: Import, by: User) -> Import:
-    """Ask an import to end; nothing of it stays. Raises Conflict when it has ended."""
+    """Ask an import to end; nothing of it stays. Raise Conflict when it has ended."""
     if _cancel_draft(row):
         row.refresh_from_db()
         return row
@@ -776,7 +775,7 @@ def cancel_import(*, row: Import, by: User) -> Import:
 
 
 def open_skipped(row: Import) -> BinaryIO:
-    """Open the lines that an import has left out. Raises Missing."""
+    """Open the lines that an import has left out. Raise Missing."""
     try:
         return (folders.folder_of(row.pk) / folders.SKIPPED).open("rb")
     except OSError as error:

@@ -64,8 +64,8 @@ class Supervisor:
 
     @staticmethod
     def _claim(row: Import) -> bool:
-        """Whether this host works on the import now. While its lock is held only who holds it
-        changes it."""
+        """Return whether this host works on the import now. Only the holder of its lock changes
+        it."""
         now = timezone.now()
         return (
             Import.objects.filter(pk=row.pk, state__in=UNDER_WAY).update(

@@ -122,7 +122,7 @@ class Filling:
         self._bytes = 0
 
     def add(self, example: ExampleData, split: str | None) -> None:
-        """Add an example, and the part it is in, if that is known. Raises OSError without room."""
+        """Add an example, and the part it is in, if that is known. Raise OSError without room."""
         self._rows.append(
             (
                 self.size,

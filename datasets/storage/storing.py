@@ -179,7 +179,7 @@ def _insert(traces: Sequence[tuple[Any, ...]], places: Sequence[tuple[Any, ...]]
 
 
 def _copy(traces: Sequence[tuple[Any, ...]], places: Sequence[tuple[Any, ...]]) -> None:
-    """The same by COPY into tables of this transaction."""
+    """Insert rows by COPY into tables of this transaction."""
     trace_table, item_table, columns = _names()
     with connection.cursor() as cursor:
         cursor.execute(

@@ -55,7 +55,8 @@ class Histogram:
         self.counts[place] += 1
 
     def as_list(self) -> list[list[int]]:
-        """``[from, up to, count]`` of every class up to the greatest number; both ends included."""
+        """Return ``[from, up to, count]`` of every class up to the greatest number; both ends
+        included."""
         return [
             [place * self.width, (place + 1) * self.width - 1, count]
             for place, count in enumerate(self.counts)
@@ -63,7 +64,8 @@ class Histogram:
 
 
 def _bytes(text: str) -> int:
-    """Of its UTF-8; counted without encoding it where every character is one byte."""
+    """Return the bytes of its UTF-8, counted without encoding it where every character is one
+    byte."""
     return len(text) if text.isascii() else len(text.encode())
 
 
@@ -102,7 +104,7 @@ class Lengths:
         self.with_reasoning += outline.reasoning
 
     def as_stats(self, held_out_size: int) -> dict[str, Any]:
-        """The dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""
+        """Return the dataset's ``stats``. Lengths in characters, except ``…_bytes`` (UTF-8)."""
         return {
             "examples": self.examples,
             "train": self.examples - held_out_size,
@@ -122,8 +124,8 @@ class Lengths:
         }
 
     def _message_classes(self) -> list[list[int]]:
-        """``[from, up to, examples]`` by the number of messages: one by one up to MESSAGES_APART,
-        then in classes that grow by two. An empty class is left out."""
+        """Return ``[from, up to, examples]`` by the number of messages: one by one up to
+        MESSAGES_APART, then in classes that grow by two. Leave out empty classes."""
         classes: Counter[tuple[int, int]] = Counter()
         for count, examples in self.messages.items():
             start = end = count

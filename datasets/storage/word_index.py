@@ -48,7 +48,7 @@ _COLUMNS = ("id", "kind", "prompt", "steps", "final_answer", "content", "created
 
 
 def words_of_example(example: HasContent) -> list[str]:
-    """The words that an example is found by."""
+    """Return the words that an example is found by."""
     if example.kind == Kind.TRACE:
         texts = [example.prompt, *(step["content"] for step in example.steps)]
     else:
@@ -161,7 +161,7 @@ def _total_changes() -> int:
 
 
 def ready_backlogs() -> QuerySet[WordBacklog]:
-    """Backlogs, the oldest first, but those of imports that are under way."""
+    """Return backlogs, the oldest first, without those of imports that are under way."""
     under_way = Import.objects.filter(state__in=UNDER_WAY).values("pk")
     return WordBacklog.objects.exclude(pk__in=under_way).order_by("since", "pk")
 
@@ -209,7 +209,7 @@ class _Row:
 
 
 def _rows_behind(backlog: WordBacklog) -> Iterator[_Row]:
-    """Examples that come next, read before the transaction that indexes them."""
+    """Yield the examples that come next, read before the transaction that indexes them."""
     traces = Trace.objects.filter(created_at__lte=backlog.until).order_by("created_at", "id")
     after_at, after_id, characters = backlog.after_at, backlog.after_id, 0
     while characters < BATCH_CHARACTERS:
@@ -251,7 +251,7 @@ def find(
 def _find_on_sqlite(
     cursor: Any, words: Sequence[SearchWord], shown: str, before: int, limit: int, offset: int
 ) -> list[tuple[int, Any]]:
-    """FTS5 yields the greatest rowid first, and stops at the limit."""
+    """Find examples with FTS5, which yields the greatest rowid first and stops at the limit."""
     asked = " AND ".join(f'"{word.text}"{" *" if word.is_prefix else ""}' for word in words)
     cursor.execute(
         f"SELECT number, trace_id FROM {FTS_TABLE}"  # noqa: S608 - our own names
@@ -267,10 +267,10 @@ def _find_on_sqlite(
 def _find_on_postgresql(
     cursor: Any, words: Sequence[SearchWord], shown: str, before: int, limit: int, offset: int
 ) -> list[tuple[int, Any]]:
-    """GIN yields all that match, in no order. To find the last ones, PostgreSQL would read either
-    all matches or, from the end, examples until enough match, and it cannot estimate which is less:
-    so look for all matches in a window at the end, then in the next and larger one.
-    """
+    """Find examples with GIN, which yields all that match, in no order. To find the last ones,
+    PostgreSQL would read either all matches or, from the end, examples until enough match, and it
+    cannot estimate which is less: so look for all matches in a window at the end, then in the next
+    and larger one."""
     asked = " & ".join(f"'{word.text}'{':*' if word.is_prefix else ''}" for word in words)
     cursor.execute("SELECT min(number), max(number) FROM datasets_tracewords")
     first, last = cursor.fetchone()

@@ -51,7 +51,8 @@ from tunixrt.searches import search
 
 
 def actor(request: Request) -> User:
-    """The account that asks; the permission classes let no other request in."""
+    """Return the account that sends the request; the permission classes refuse requests without
+    one."""
     return cast(User, request.user)
 
 

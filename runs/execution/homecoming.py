@@ -56,7 +56,7 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[Path]:
-    """A path that leads to ``folder`` as it is now, even if it is renamed or unmounted
+    """Yield a path that leads to ``folder`` as it is now, even if it is renamed or unmounted
     meanwhile."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

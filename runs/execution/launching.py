@@ -61,8 +61,8 @@ class RootUnusable(CannotStart):
 
 @contextmanager
 def launch_lock() -> Iterator[None]:
-    """Held while slots of this host are counted and taken: one launcher at a time, whatever process
-    it is in."""
+    """Hold the lock under which slots of this host are counted and taken: one launcher at a time,
+    in all processes."""
     path = hosts_folder() / f"{settings.TUNIX_HOST_NAME}.launch"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

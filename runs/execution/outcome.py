@@ -74,8 +74,9 @@ def outcome(run: Run, folder: Path, end: dict[str, Any]) -> tuple[str, str, dict
 def _dry_run_outcome(
     run: Run, status: str, folder: Path, end: dict[str, Any]
 ) -> tuple[str, str, dict[str, Any]]:
-    """A dry run with depth: the training program wrote a report beside its output. A failed one has
-    no exit code, one that passed no stderr: what it warns of is in the report."""
+    """Return the outcome of a dry run with depth, for which the training program wrote a report
+    beside its output. A failed one has no exit code, one that passed no stderr: its warnings are in
+    the report."""
     passed = status == RunStatus.COMPLETED
     reason = DRY_RUN_MESSAGE if passed else _text(end.get("message")) or "The check failed."
     limit = settings.TUNIX_OUTPUT_MAX_BYTES
@@ -140,7 +141,7 @@ class Unreadable(Exception):
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the object in a file of the training command, as it is stored; empty where there is
-    none. Raises Unreadable."""
+    none. Raise Unreadable."""
     try:
         value = files.read_json(path) or {}
     except OSError as error:
@@ -191,8 +192,8 @@ def _moment(value: Any) -> datetime:
 
 
 def storable(value: Any, depth: int = 0) -> Any:
-    """JSON as every database and client takes it: no NUL, no half characters, numbers within 64
-    bits, no great depth. An untrained byte model does write NUL into its samples."""
+    """Return JSON as every database and client takes it: no NUL, no half characters, numbers within
+    64 bits, no great depth. An untrained byte model does write NUL into its samples."""
     if isinstance(value, str):
         return files.clean_text(value)
     # PostgreSQL makes large floats whole

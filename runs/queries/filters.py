@@ -35,13 +35,13 @@ _PRESET = "preset:"  # begins model names, which people type as they stand
 
 
 def parse(text: str) -> list[Term]:
-    """The terms of a filter; all of them hold for what it finds. Raises FilterError."""
+    """Return the terms of a filter, all of which hold for what it finds. Raise FilterError."""
     return LANGUAGE.parse(text)
 
 
 def split_terms(text: str) -> list[str]:
-    """The terms of a filter as they were typed. What cannot be read, from there on, is one of
-    them."""
+    """Return the terms of a filter as they were typed. What cannot be read, from there on, is one
+    of them."""
     return LANGUAGE.split(text)
 
 
@@ -108,8 +108,8 @@ def _duration(text: str) -> float:
 
 
 def _moment(text: str) -> datetime:
-    """An ISO date or time, ``today``, ``yesterday``, ``week`` (its Monday), ``month``, or how long
-    ago: ``24h``, ``7d``."""
+    """Return the moment that a value names: an ISO date or time, ``today``, ``yesterday``, ``week``
+    (its Monday), ``month``, or how long ago: ``24h``, ``7d``."""
     now = timezone.now().astimezone(UTC)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     named = {
@@ -168,8 +168,8 @@ def names_kind(terms: list[Term]) -> bool:
 
 
 def condition(terms: list[Term], *, by: AbstractBaseUser) -> Q:
-    """What holds for the runs that all terms describe; ``by`` is who ``owner:me`` means. Asks for
-    the names of datasets and of models when terms want a part of one."""
+    """Return the condition for the runs that all terms describe; ``by`` is who ``owner:me`` means.
+    Query the names of datasets and of models when terms want a part of one."""
     names = _Names()
     found = Q()
     for term in terms:
@@ -215,7 +215,8 @@ def _tags(name: str) -> QuerySet[RunTag]:
 
 
 def runs_named(text: str) -> Q:
-    """Runs whose name has ``text`` in it from the beginning of a word on: a range of an index.
+    """Return the condition for runs whose name has ``text`` in it from the beginning of a word on:
+    a range of an index.
 
     Signs before its first word are not in the index; they are looked for in the names that the word
     finds.
@@ -231,7 +232,7 @@ def runs_named(text: str) -> Q:
 
 
 def _listed(rows: QuerySet[Any]) -> Q:
-    """Runs that ``rows`` of another table point at.
+    """Return the condition for runs that ``rows`` of another table point at.
 
     Up to LISTED_MAX are listed by their keys. Where there are more, the newest of them are soon
     found by walking the history; the CASE keeps the database from joining the tables instead, for
@@ -256,7 +257,8 @@ class _Names:
         self._read: dict[str, list[str]] = {}
 
     def holding(self, column: str, part: str) -> Q:
-        """Runs whose ``column`` has ``part`` in it, whatever its case."""
+        """Return the condition for runs whose ``column`` has ``part`` in it, in upper or lower
+        case."""
         if column not in self._read:
             self._read[column] = different_values(column, NAMES_MAX + 1)
         known = self._read[column]
@@ -267,8 +269,8 @@ class _Names:
 
 
 def different_values(column: str, limit: int) -> list[str]:
-    """The different values of an indexed column of the runs: one look into the index for each,
-    however many rows there are."""
+    """Return the different values of an indexed column of the runs: one look into the index for
+    each, however many rows there are."""
     column = {"dataset_key": "dataset_key", "model_id": "model_id"}[column]
     with connection.cursor() as cursor:
         cursor.execute(

@@ -112,7 +112,7 @@ class Part:
 
 
 def datasets_with(trace_id: UUID, *, offset: int = 0, limit: int = PAGE) -> Part:
-    """Datasets that hold an example, the newest first, with the parts it stands in."""
+    """Return datasets that hold an example, the newest first, with the parts it stands in."""
     rows, following = _page(_datasets(trace_id).order_by("-created_at", "-pk"), offset, limit)
     counts = _counts(trace_id, [dataset.dataset_key for dataset in rows])
     return Part(
@@ -131,8 +131,8 @@ def datasets_with(trace_id: UUID, *, offset: int = 0, limit: int = PAGE) -> Part
 def runs_with(
     trace_id: UUID, *, offset: int = 0, limit: int = PAGE, with_model: bool = False
 ) -> Part:
-    """Runs on those datasets, the newest first, with the parts that the example stands in there;
-    ``with_model``: only those whose training completed."""
+    """Return runs on those datasets, the newest first, with the parts that the example stands in
+    there; ``with_model``: only those whose training completed."""
     rows, following = _page(
         runs_on(_datasets(trace_id), with_model=with_model).newest_first(), offset, limit
     )
@@ -157,7 +157,7 @@ def runs_with(
 
 
 def runs_on(datasets: QuerySet[Dataset], *, with_model: bool = False) -> RunQuerySet:
-    """Runs on any of ``datasets`` that are not in the trash."""
+    """Return runs on any of ``datasets`` that are not in the trash."""
     runs = Run.objects.visible().filter(dataset_key__in=datasets.values("dataset_key"))
     return runs.filter(status=RunStatus.COMPLETED, dry_run=False) if with_model else runs
 
@@ -173,7 +173,7 @@ def _page(rows: Any, offset: int, limit: int) -> tuple[list[Any], int | None]:
 
 
 def _counts(trace_id: UUID, keys: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How often the example stands in which part of datasets."""
+    """Return how often the example stands in which part of datasets."""
     found: dict[str, dict[str, int]] = {}
     rows = (
         DatasetItem.objects.filter(trace=trace_id, dataset__dataset_key__in=set(keys))

@@ -66,7 +66,7 @@ class Selection:
         behind: Cursor[uuid.UUID] | None = None,
         oldest_first: bool = False,
     ) -> RunQuerySet:
-        """Those selected by age, the newest first; ``behind`` a row."""
+        """Return the selected runs by age, the newest first; ``behind`` a row."""
         # With a tag by the tag's own index, lest the database look for tagged runs among all of
         # them.
         moment, key = (
@@ -87,8 +87,8 @@ class Selection:
 
 
 def runs_whose_id_begins(text: str) -> Q | None:
-    """Runs by the first digits of their id, as pages show it, by its index; None where ``text`` is
-    no such beginning."""
+    """Return the condition for runs whose id begins with these digits, as pages show it, by its
+    index; None where ``text`` is no such beginning."""
     digits = text.replace("-", "").lower()
     if not 4 <= len(digits) <= UUID_DIGITS or set(digits) - set("0123456789abcdef"):
         return None
@@ -101,8 +101,8 @@ def runs_whose_id_begins(text: str) -> Q | None:
 
 
 def parse_moment(text: str) -> datetime:
-    """An ISO-8601 date (midnight, UTC) or date and time (UTC unless it says otherwise). Raises
-    ValueError."""
+    """Return an ISO-8601 date (midnight, UTC) or date and time (UTC unless it says otherwise).
+    Raise ValueError."""
     message = "must be a date (2026-11-01) or a date and time (2026-11-01T12:00:00Z)."
     try:
         moment = parse_datetime(text.replace(" ", "+")) or parse_datetime(text)

@@ -39,7 +39,7 @@ def finish_run(
     """Write the end of a run, with the ``outcome`` of an evaluation, put its webhook into the
     outbox, and, if it was ``lost`` and asked for that, retry it.
 
-    Raises TransitionRefused when it has an end already.
+    Raise TransitionRefused when it has an end already.
     """
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
@@ -67,8 +67,8 @@ def finish_run(
 def finish_together(
     *, runs: Sequence[Run], status: str, reason: str, by: str, **fields: Any
 ) -> None:
-    """``finish_run`` for runs without files of one status that end alike, in one transaction.
-    Raises TransitionRefused; then none has ended."""
+    """Finish runs without files of one status that end alike, as ``finish_run`` does, in one
+    transaction. Raise TransitionRefused; then none has ended."""
     started = min((run.started_at for run in runs if run.started_at), default=None)
     fields.setdefault("message", reason)
     fields.setdefault("completed_at", timezone.now())
@@ -81,8 +81,8 @@ def finish_together(
 
 
 def _retry_lost(run: Run) -> str:
-    """Retry a run that its host lost, if its request asked for that; what the message of the run
-    says about it.
+    """Retry a run that its host lost, if its request asks for that; return what the message of the
+    run says about it.
 
     The request's ``auto_retry`` bounds how many automatic retries a chain may have; those that
     people asked for do not count.

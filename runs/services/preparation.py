@@ -27,7 +27,8 @@ _datasets = Finder(Dataset, "dataset_key", "")
 
 
 def stored_request(run: Run) -> RunRequest:
-    """The request that a run was made from. Raises InvalidRequest if today's rules refuse it."""
+    """Return the request that a run was made from. Raise InvalidRequest if today's rules refuse
+    it."""
     return clean_request(run.config, of_run=True)
 
 
@@ -88,8 +89,8 @@ def _pinned(run: Run) -> dict[str, str]:
 
 
 def _pinned_revision(run: Run) -> str | None:
-    """The commit of the hub model that the run before has trained: whose checkpoint is gone on
-    from, or which is tried again."""
+    """Return the commit of the hub model that the previous run trained: the run whose checkpoint is
+    resumed, or which is retried."""
     for before in (run.resume_from, run.retry_of):
         if before is None or before.model_id != run.model_id:
             continue

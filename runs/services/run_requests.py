@@ -104,9 +104,10 @@ class RunRequest:
     reuse: bool = True
 
     def as_config(self) -> dict[str, Any]:
-        """The whole request as JSON, enough to run it again; ``clean_request`` takes it back.
-        Without a name where none was given, and without a kind where it is the default: a repeated
-        request is known by this, also one that was stored before there were kinds."""
+        """Return the whole request as JSON, enough to run it again; ``clean_request`` takes it
+        back. Leave out the name where none was given, and the kind where it is the default: a
+        repeated request is recognised by this, including one that was stored before there were
+        kinds."""
         return {
             **({} if self.name is None else {"name": self.name}),
             **({} if self.kind == DEFAULT_KIND else {"kind": self.kind}),
@@ -133,8 +134,8 @@ class RunRequest:
 
 
 def resolve_model(model_id: Any) -> ModelReference:
-    """What ``model_id`` names, and whether it may be named. Touches the file system for folders,
-    never a network.
+    """Return what ``model_id`` names, if it may be named. Read the file system for folders, never a
+    network.
 
     Raises:
         ValueError: not a preset, not a run, not a folder inside TUNIX_MODEL_ROOTS, not a hub id.
@@ -204,7 +205,7 @@ def _folder_of_that_name(name: str) -> str | None:
 
 
 def clean_output_dir(value: Any, *, kept: Any = None) -> str | None:
-    """A folder relative to the output root, normalised; None where the run id is to make it.
+    """Return a folder relative to the output root, normalised; None where the run id is to name it.
 
     Raises:
         ValueError: outside the root, hidden, or not a name a file system takes.
@@ -263,7 +264,7 @@ def comparable_name(name: str) -> str:
 
 
 def _resolved(path: Path) -> Path | None:
-    """``path`` without symbolic links; None if they lead in a circle."""
+    """Return ``path`` without symbolic links; None if they lead in a circle."""
     try:
         return path.resolve()
     except (RuntimeError, OSError):  # before Python 3.13 a circle is a RuntimeError
@@ -278,8 +279,8 @@ def _is_uuid(text: str) -> bool:
 
 
 def clean_tags(value: Any, *, kept: Collection[str] = ()) -> tuple[str, ...]:
-    """Return tags without repeats, in their order; those that are ``kept`` may be unreadable.
-    Raises ValueError."""
+    """Return tags without repeats, in their order; those that are ``kept`` may be unreadable. Raise
+    ValueError."""
     if not isinstance(value, list | tuple) or not all(isinstance(tag, str) for tag in value):
         raise ValueError("Tags must be a list of texts.")
     tags = tuple(dict.fromkeys(tag.strip() for tag in value))
@@ -296,7 +297,7 @@ def clean_tags(value: Any, *, kept: Collection[str] = ()) -> tuple[str, ...]:
 
 
 def clean_name(value: Any, *, kept: Collection[str] = ()) -> str:
-    """Return a run's name without blanks around it; one that is ``kept`` may be unreadable. Raises
+    """Return a run's name without blanks around it; one that is ``kept`` may be unreadable. Raise
     ValueError."""
     name = value.strip() if isinstance(value, str) else ""
     if not 1 <= len(name) <= NAME_MAX_LENGTH or _CONTROL.search(name):
@@ -675,7 +676,8 @@ class ExtensionBody(Model):
 
 
 def clean_extension(data: Any) -> dict[str, int]:
-    """What an extension adds: ``num_epochs`` or ``max_steps``, as a mapping of one of the two.
+    """Return what an extension adds: ``num_epochs`` or ``max_steps``, as a mapping of one of the
+    two.
 
     Raises:
         InvalidRequest: both, none, unknown fields, or a number out of its range.

@@ -29,13 +29,13 @@ class SourceGone(Exception):
 
 
 def find_source(run: Run, *, from_scratch: bool = False) -> Source | None:
-    """The newest checkpoint of ``run``, or else of the nearest run that it resumes from; None where
-    there is none.
+    """Return the newest checkpoint of ``run``, or else of the nearest run that it resumes from;
+    None where there is none.
 
-    Only complete checkpoints of the same training count. A run in the trash is passed over, since
-    its files may be purged at any moment. A run that was started from scratch ends the search: what
-    is older was left behind on purpose. An extension has no use for checkpoints before the one that
-    it extends. With ``from_scratch``, an extension accepts that checkpoint only, and any other run
+    Only complete checkpoints of the same training count. A run in the trash is skipped, since its
+    files may be purged at any moment. A run that was started from scratch ends the search: what is
+    older was left behind on purpose. An extension has no use for checkpoints before the one that it
+    extends. With ``from_scratch``, an extension accepts that checkpoint only, and any other run
     none.
 
     Raises:
@@ -71,7 +71,7 @@ def usable_step(run: Run, *, by: Run) -> int | None:
 
 
 def hold_source(source: Source) -> None:
-    """Keep trash and removals away from ``source`` until the transaction ends: then the heir is
+    """Keep trash and removals away from ``source`` until the transaction ends: then the new run is
     there to be seen.
 
     Raises:
@@ -118,8 +118,8 @@ def require_no_heir(run: Run) -> None:
 
 
 def problem_with_source(run: Run) -> str | None:
-    """Why ``run``, which is to resume, cannot: its source is gone. Starting from scratch instead
-    would be another training."""
+    """Return why ``run``, which is to resume, cannot: its source is gone. Starting from scratch
+    instead would be another training."""
     if not run.resume:
         return None
     if run.resume_from is None:

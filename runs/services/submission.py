@@ -56,7 +56,7 @@ def submit_run(
     automatic: bool = False,
     warnings: Sequence[str] = (),
 ) -> tuple[Run, bool]:
-    """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue learns of it in the
+    """Store a run as ``pending``: ``(run, created)``. With ``queued`` the queue receives it in the
     same transaction. With ``source`` it resumes from that checkpoint, which is protected from the
     same transaction on; with ``extend_from_step`` as well it is an extension. The run keeps
     ``warnings``, and shows them with those that its training writes.
@@ -207,8 +207,8 @@ def _new_run(
 
 
 def _require_room_in_queue(owner: User) -> None:
-    """In the transaction that adds a run: two requests at once are counted one after the other.
-    Raises QueueFull."""
+    """Raise QueueFull if the queue has no room. Call it in the transaction that adds a run: two
+    requests at once are counted one after the other."""
     User.objects.select_for_update(no_key=True).get(pk=owner.pk)
     limit = settings.TUNIX_QUEUED_PER_ACCOUNT
     if Run.objects.pending_of(owner)[:limit].count() >= limit:
@@ -219,8 +219,8 @@ def _require_room_in_queue(owner: User) -> None:
 
 
 def needs_process(request: RunRequest) -> bool:
-    """A training does, and a dry run with depth where the runtime is: it tokenises the data, with
-    ``smoke`` it runs one step."""
+    """Return whether a run needs a process. A training does, and a dry run with depth where the
+    runtime is: it tokenises the data, with ``smoke`` it runs one step."""
     return not request.dry_run or (_has_depth(request) and local_runtime().available)
 
 
@@ -229,8 +229,8 @@ def _has_depth(request: RunRequest) -> bool:
 
 
 def find_submitted(*, request: RunRequest, by: User) -> Run | None:
-    """The run that this very request made before. Raises IdempotencyConflict if the id was used for
-    another body."""
+    """Return the run that this very request made before. Raise IdempotencyConflict if the id was
+    used for another body."""
     if request.client_request_id is None:
         return None
     run = Run.objects.filter(owner=by, client_request_id=request.client_request_id).first()
@@ -277,8 +277,8 @@ def runtime_elsewhere() -> bool:
 
 
 def time_limit(request: RunRequest, *, queued: bool) -> float | None:
-    """Seconds: the request's own limit within the system's; a run in the request never takes longer
-    than that may."""
+    """Return the limit in seconds: the request's own within the system's; a run in the request
+    never takes longer than that may."""
     limits = [request.timeout_seconds]
     limits.append(
         settings.TUNIX_RUN_TIMEOUT_SECONDS if queued else settings.TUNIX_SYNC_TIMEOUT_SECONDS

@@ -171,7 +171,7 @@ EVALUATION_OUTPUT_DEFAULTS = {
 
 
 def training_warnings(training: dict[str, Any]) -> list[str]:
-    """What is allowed in a training and seldom meant, one sentence each."""
+    """Return what is allowed in a training and seldom meant, one sentence each."""
     rate = training.get("learning_rate", 0)
     if rate > LEARNING_RATE_USUAL_MAX:
         return [
@@ -234,7 +234,7 @@ def build_evaluation_manifest(
 
 
 def dump_manifest(manifest: dict[str, Any]) -> str:
-    """YAML text in the documented order."""
+    """Return YAML text in the documented order."""
     return "".join(_dump_section(json.dumps({name: section})) for name, section in manifest.items())
 
 
@@ -251,8 +251,8 @@ def _dump_section(text: str) -> str:
 
 
 def with_revision(text: str, commit: str) -> str:
-    """The same YAML text with another ``model.revision``; comments and order stay. Text that writes
-    its model in an unusual way (an alias, say) stays as it is."""
+    """Return the same YAML text with another ``model.revision``; comments and order stay. Leave
+    text unchanged that writes its model in an unusual way (an alias, say)."""
     before = parse_manifest(text)
     wanted = before | {"model": before["model"] | {"revision": commit}}
     document: Any = yaml.compose(text, Loader=_Loader)
@@ -413,7 +413,7 @@ def _parse_section(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a manifest file. Raises ManifestError, also when the file cannot be read."""
+    """Read a manifest file. Raise ManifestError, also when the file cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -236,8 +236,8 @@ def _check_message(message: Any, position: int, roles: tuple[str, ...]) -> Messa
 
 
 def _read_assistant(message: dict[str, Any], name: str) -> Message:
-    """``reasoning`` and ``tool_calls`` under the names that templates read. Blank reasoning is
-    none."""
+    """Read the message of an assistant, with ``reasoning`` and ``tool_calls`` under the names that
+    templates read. Blank reasoning is none."""
     found: Message = {}
     reasoning = message.get("reasoning")
     if reasoning is not None:
@@ -313,7 +313,7 @@ def _read_tools(value: dict[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _read_weight(message: dict[str, Any], name: str) -> bool:
-    """Whether the message is learnt."""
+    """Return whether the message is learnt."""
     weight = message.get("weight", 1)
     if isinstance(weight, bool) or weight not in (0, 1):
         raise ValueError(f"the weight of {name} is {weight!r}, neither 0 nor 1")
@@ -338,7 +338,7 @@ def _check_encodable(text: str, name: str) -> None:
 
 
 def examples_at(path: Path, offsets: list[int]) -> list[Example]:
-    """The examples whose lines start at these byte offsets."""
+    """Return the examples whose lines start at these byte offsets."""
     found = []
     with open(path, "rb") as file:
         for offset in offsets:
@@ -348,6 +348,6 @@ def examples_at(path: Path, offsets: list[int]) -> list[Example]:
 
 
 def last_line(text: str) -> str:
-    """The last line that is not blank, stripped: what exact match compares."""
+    """Return the last line that is not blank, stripped: what exact match compares."""
     lines = [line.strip() for line in text.splitlines()]
     return next((line for line in reversed(lines) if line), "")

@@ -118,7 +118,7 @@ class Scoring:
             raise RewardProblem(f"{self._labels[int(number)]}: {problem}")
 
     def _ask(self, question: Any, *, within: float) -> dict[str, Any]:
-        """Return the answer of the process. Raises _Ended."""
+        """Return the answer of the process. Raise _Ended."""
         process = self._process
         assert process is not None and process.stdin is not None
         try:

@@ -30,7 +30,7 @@ ATTENTION = "attention"  # names what the backward pass must not compute again (
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     """Return the angle per position of each pair of a head's channels: float32 ``[head_dim / 2]``.
 
-    Follows ``transformers.modeling_rope_utils`` operation by operation, in float32, because
+    Follow ``transformers.modeling_rope_utils`` operation by operation, in float32, because
     rounding is multiplied by positions.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)

@@ -178,8 +178,8 @@ def _materialize(
 
 
 def _sharding(variable: Any, mesh: Any) -> jax.sharding.Sharding | None:
-    """Upstream's placement of a parameter on the mesh; an axis that does not divide evenly stays
-    whole."""
+    """Return upstream's placement of a parameter on the mesh; an axis that does not divide evenly
+    stays whole."""
     if mesh is None:
         return None
     names = variable.get_metadata().get("out_sharding") or ()

@@ -26,7 +26,7 @@ class Item:
 
     @property
     def expected(self) -> str:
-        """The reference answer. Raises CannotScore where there is none."""
+        """The reference answer. Raise CannotScore where there is none."""
         if self.reference is None or not self.reference.strip():
             raise CannotScore("the example has no reference answer")
         return self.reference

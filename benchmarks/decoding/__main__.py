@@ -130,7 +130,7 @@ def machine(torch: Path) -> dict[str, Any]:
 
 
 def needed(a: Architecture, prompts: list[list[int]], *, new: int, rows: int) -> dict[str, float]:
-    """Operations and bytes that no program can do without.
+    """Return the operations and bytes that no program can do without.
 
     A matrix takes 2 operations an entry and token; logits are needed for outputs alone. Each step
     reads every matrix, and the keys and values of its rows.
@@ -164,7 +164,8 @@ def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def same_tokens(trials: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
-    """How much of ours is the same as the outputs of the others, up to the first difference."""
+    """Return how much of ours is the same as the outputs of the others, up to the first
+    difference."""
     if not trials.get("ours"):
         return {}
     ours = trials["ours"][0]["outputs"]
@@ -179,7 +180,7 @@ def same_tokens(trials: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Markdown: a row a side."""
+    """Return a Markdown table: a row for each side."""
     sides, need = figures["sides"], figures["needed"]
     best = {key: median(each[key] for each in figures["limits"]) for key in figures["limits"][0]}
     lines = [

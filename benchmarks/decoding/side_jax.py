@@ -110,7 +110,8 @@ def sampler(settings: dict[str, Any]) -> None:
 
 
 def limits(settings: dict[str, Any]) -> None:
-    """The best rate of matrix products and of copying, a second and a second of a processor."""
+    """Measure the best rate of matrix products and of copying, a second and a second of a
+    processor."""
     cores = len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(cores)
     square = jax.random.normal(jax.random.key(0), (2048, 2048))

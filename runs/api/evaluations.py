@@ -436,7 +436,7 @@ class RunEvaluation(APIView):
 
 
 def get_evaluation_for(request: Request, evaluation_id: str) -> Run:
-    """Return the run of an evaluation that the account may read. Raises what ``get_run_for``
+    """Return the run of an evaluation that the account may read. Raise what ``get_run_for``
     raises."""
     runs = reading.with_evaluations(Run.objects.visible().filter(evaluation__isnull=False))
     return get_run_for(actor(request), evaluation_id, may=May.READ, runs=runs)

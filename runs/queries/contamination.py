@@ -85,7 +85,8 @@ def _of(
 def _places(
     questions: EvaluationSet, asked: Dataset | None, rows: Iterable[Overlap]
 ) -> dict[int, frozenset[int]]:
-    """Places in the set of the questions that each overlap names by their places in the dataset."""
+    """Return the places in the set of the questions that each overlap names by their places in the
+    dataset."""
     if asked is None:
         return {}
     order = {pk: place for place, pk in enumerate(unpack_examples(questions.examples))}

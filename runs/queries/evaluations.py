@@ -116,8 +116,8 @@ def stored_row(score: Score) -> ScoreRow:
 
 
 def partial_rows(run: Run) -> list[ScoreRow]:
-    """What the items of an evaluation say so far; nothing where they are too many to count them for
-    a page."""
+    """Return what the items of an evaluation say so far; nothing where they are too many to count
+    them for a page."""
     folder = run_folder(run)
     try:
         if os.stat(folder / names.ITEMS).st_size > PARTIAL_MAX_BYTES:
@@ -232,7 +232,7 @@ def read_items(folder: Path, *, offset: int, limit: int) -> ItemPage:
 def find_items(folder: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the items of the questions that are asked for, by their hashes.
 
-    One walk over the file; only lines that hold a wanted hash are parsed. Raises OSError,
+    One walk over the file; only lines that hold a wanted hash are parsed. Raise OSError,
     BrokenFile.
     """
     wanted = {one.encode() for one in hashes}

@@ -15,7 +15,7 @@ def list_baselines() -> list[Baseline]:
 
 
 def find_check(check_id: UUID) -> GateCheck:
-    """Return a check. Raises CheckNotFound."""
+    """Return a check. Raise CheckNotFound."""
     check = GateCheck.objects.filter(pk=check_id).first()
     if check is None:
         raise CheckNotFound(check_id)

@@ -95,7 +95,7 @@ class Mark:
 
 
 def decode_mark(text: str) -> Mark:
-    """Return the mark. Raises ValueError with a sentence."""
+    """Return the mark. Raise ValueError with a sentence."""
     try:
         packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         bound, key, place = struct.unpack(">d16sI", packed)
@@ -135,7 +135,7 @@ def find_set(key: str) -> EvaluationSet | None:
 
 
 def boards_for(set_key: str) -> list[Board]:
-    """Return the boards of a set. Raises Missing."""
+    """Return the boards of a set. Raise Missing."""
     questions = find_set(set_key)
     boards = boards_of(questions) if questions else []
     if not boards:
@@ -145,7 +145,7 @@ def boards_for(set_key: str) -> list[Board]:
 
 def choose_board(boards: Sequence[Board], scorer: str) -> Board:
     """Return the board of a scorer, given by its hash or label; the first where none is given.
-    Raises Missing."""
+    Raise Missing."""
     if not scorer:
         return boards[0]
     for board in boards:
@@ -275,7 +275,7 @@ def _looks(questions: EvaluationSet, evaluations: Sequence[Evaluation]) -> dict[
 
 
 def _seeds(board: Board, evaluations: Sequence[Evaluation]) -> dict[str, tuple[int, float | None]]:
-    """How many evaluations differ in nothing but the seed, and the mean of their means."""
+    """Return how many evaluations differ in nothing but the seed, and the mean of their means."""
     families = {one.family for one in evaluations if one.family}
     counted = (
         Score.objects.filter(
@@ -291,7 +291,7 @@ def _seeds(board: Board, evaluations: Sequence[Evaluation]) -> dict[str, tuple[i
 
 
 def _bases(board: Board, evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], Score]:
-    """The scores of the models that others were trained from, by lineage and settings."""
+    """Return the scores of the models that others were trained from, by lineage and settings."""
     wanted = {(one.lineage, one.settings_hash) for one in evaluations if one.subject_id}
     found: dict[tuple[str, str], Score] = {}
     for lineage, settings_hash in wanted:

@@ -15,7 +15,7 @@ _PIECE = 2**20
 
 
 def complete_lines(path: Path) -> int:
-    """Return how many lines have their end; 0 where there is no such file. Raises OSError."""
+    """Return how many lines have their end; 0 where there is no such file. Raise OSError."""
     count = 0
     for piece in _pieces(path):
         count += piece.count(b"\n")
@@ -45,7 +45,7 @@ def item_lines(path: Path, digest: Any = None) -> Iterator[bytes]:
 def copy_lines(source: Path, target: Path) -> str:
     """Copy the complete lines of a file, and return the SHA-256 of the whole file.
 
-    ``target`` appears whole or not at all. Raises OSError.
+    ``target`` appears whole or not at all. Raise OSError.
     """
     digest = hashlib.sha256()
     partial = target.with_name(f".{target.name}.partial")

@@ -63,7 +63,7 @@ def clean_evaluation(data: Any) -> RunRequest:
 
 
 def _settings_of_source(data: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the evaluation whose outputs are to be scored."""
+    """Return the settings of the evaluation whose outputs are to be scored."""
     if data.get("outputs_from") is None:
         return {}
     source = find_evaluation(data["outputs_from"], name="outputs_from")
@@ -78,7 +78,7 @@ def _settings_of_source(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_evaluation(evaluation_id: Any, *, name: str) -> Evaluation:
-    """Return the evaluation that a field of a request names. Raises InvalidRequest."""
+    """Return the evaluation that a field of a request names. Raise InvalidRequest."""
     found = None
     try:
         found = (
@@ -405,7 +405,7 @@ def _standing(score: Score, n: int, evaluation: Evaluation) -> Standing:
 
 
 def pass_at_k(values: ScorerValues) -> dict[str, float]:
-    """pass@k for k = 1, 2, 4, … up to the samples of each question."""
+    """Return pass@k for k = 1, 2, 4, … up to the samples of each question."""
     samples = min((n for n, _ in values.right), default=0)
     if samples < 2:
         return {}
@@ -420,7 +420,7 @@ def _text(value: Any, longest: int) -> str:
 
 
 def _engine(result: dict[str, Any]) -> str:
-    """What computed the outputs: backend, number type, versions."""
+    """Return what computed the outputs: backend, number type, versions."""
     parts = [result.get("jax_backend"), result.get("dtype")]
     versions = result.get("versions")
     if isinstance(versions, dict):

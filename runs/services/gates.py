@@ -95,7 +95,7 @@ def complete_evaluation(run: Run) -> Evaluation | None:
 
 
 def find_baselines(names: Sequence[str]) -> list[Baseline]:
-    """Return baselines in the order of ``names``. Raises BaselineNotFound."""
+    """Return baselines in the order of ``names``. Raise BaselineNotFound."""
     known = {
         one.name: one
         for one in Baseline.objects.filter(name__in=names).select_related(
@@ -145,7 +145,7 @@ def start_check(
 
 
 def _candidate_evaluation(candidate: Run, baseline: Baseline) -> Evaluation | None:
-    """The evaluation of the candidate that is compared; None: it has to be made."""
+    """Return the evaluation of the candidate that is compared; None: it has to be made."""
     wanted = baseline.evaluation
     if not candidate.trains:
         evaluation = Evaluation.objects.select_related("questions").get(pk=candidate.pk)
@@ -171,7 +171,7 @@ def _candidate_evaluation(candidate: Run, baseline: Baseline) -> Evaluation | No
 
 
 def _request(candidate: Run, baseline: Baseline) -> RunRequest:
-    """The request of an evaluation as that of the baseline, of the candidate's model."""
+    """Return the request of an evaluation as that of the baseline, of the candidate's model."""
     config = baseline.evaluation.run.config
     asked = {name: config[name] for name in EVALUATE.parameters if name in config}
     return clean_request(

@@ -60,7 +60,7 @@ def bring_outputs(run: Run, request: RunRequest, folder: Path) -> dict[str, str]
 
 
 def _source(evaluation: Evaluation, request: RunRequest) -> Evaluation | None:
-    """The evaluation whose outputs are scored; None: the model has to make its own."""
+    """Return the evaluation whose outputs are scored; None: the model has to make its own."""
     known = Evaluation.objects.select_related("run").filter(run__trashed_at=None)
     if request.outputs_from is not None:
         named = known.filter(pk=UUID(request.outputs_from)).exclude(outputs="").first()
@@ -97,7 +97,7 @@ def model_key(subject: Subject) -> str:
 
 
 def _files_of(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of the last change (ns) of each file below ``folder``.
+    """Return name, bytes and time of the last change (ns) of each file below ``folder``.
 
     Raises:
         OSError: a folder or file cannot be read.

@@ -35,8 +35,8 @@ def stored_request(run: Run) -> RunRequest:
 def run_manifest(
     run: Run, *, dataset: Dataset, request: RunRequest, outputs_from: dict[str, str] | None = None
 ) -> str:
-    """The manifest as YAML. Paths are relative to the run's folder, but for the model and a
-    checkpoint to resume from.
+    """Return the manifest as YAML. Paths are relative to the run's folder, except for the model and
+    a checkpoint to resume from.
 
     Args:
         outputs_from: the outputs that an evaluation is to score (runs/services/outputs.py).

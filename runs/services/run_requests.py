@@ -568,7 +568,7 @@ def _checked_by(parameter: Parameter) -> Callable[[Any], Any]:
 
 
 def _texts_in(value: Any) -> Iterator[str]:
-    """Texts and names within a value of JSON."""
+    """Yield texts and names within a value of JSON."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

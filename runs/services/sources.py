@@ -53,8 +53,8 @@ def find_source(run: Run, *, from_scratch: bool = False) -> Source | None:
 
 
 def usable_step(run: Run, *, by: Run) -> int | None:
-    """The step of the newest complete checkpoint of ``run`` if the run ``by`` can resume from
-    it; of an evaluation, how many questions it has answered."""
+    """Return the step of the newest complete checkpoint of ``run`` if the run ``by`` can resume
+    from it; of an evaluation, how many questions it has answered."""
     if not run.trains:
         return complete_lines(run_folder(run) / names.ITEMS) or None
     folder = run_folder(run) / names.CHECKPOINTS

@@ -96,7 +96,7 @@ def find_subject(model: ModelReference) -> Subject:
 
 
 def require_subject(model: ModelReference) -> Subject:
-    """Return the files of a model. Raises InvalidRequest, and StateConflict where they cannot be
+    """Return the files of a model. Raise InvalidRequest, and StateConflict where they cannot be
     read right now."""
     try:
         return find_subject(model)
@@ -108,8 +108,8 @@ def require_subject(model: ModelReference) -> Subject:
 
 
 def hold_subject(model: ModelReference) -> Subject:
-    """``require_subject``, and keep trash and removals away from the runs whose files they are
-    until the transaction ends."""
+    """Return what ``require_subject`` returns, and keep trash and removals away from the runs whose
+    files they are until the transaction ends."""
     keys = [run.pk for run in require_subject(model).runs]
     list(Run.objects.select_for_update().filter(pk__in=keys).order_by("pk").values_list("pk"))
     return require_subject(model)
@@ -151,7 +151,7 @@ def _find_run(run_id: UUID) -> Run:
 
 
 def _before(run: Run, depth: int) -> Subject:
-    """The model that a run was trained from, with the run."""
+    """Return the model that a run was trained from, with the run."""
     try:
         base = resolve_model(run.model_id)
     except ValueError as error:
@@ -168,7 +168,7 @@ def _before(run: Run, depth: int) -> Subject:
 
 
 def _revision(run: Run) -> str | None:
-    """The commit that the training program wrote into the manifest."""
+    """Return the commit that the training program wrote into the manifest."""
     try:
         with open(files.open_regular(run_folder(run) / names.MANIFEST), "rb") as file:
             section = parse_manifest(file.read(MANIFEST_MAX_BYTES).decode())["model"]

@@ -16,7 +16,7 @@ LIKELIHOOD_LABELS = {CHOICES: ("choice", "choice_by_sum"), PERPLEXITY: ("nll",)}
 
 
 def check_stop(value: Any) -> list[str]:
-    """Return the texts that end an output. Raises ValueError."""
+    """Return the texts that end an output. Raise ValueError."""
     if (
         not isinstance(value, list | tuple)
         or not 1 <= len(value) <= STOPS_MAX
@@ -34,7 +34,7 @@ def check_stop(value: Any) -> list[str]:
 
 
 def check_system_prompt(value: Any) -> str:
-    """Return the system prompt. Raises ValueError."""
+    """Return the system prompt. Raise ValueError."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be text that is not blank")
     if len(value) > SYSTEM_PROMPT_MAX_CHARACTERS:

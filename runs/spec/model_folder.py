@@ -508,8 +508,8 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises FolderProblem: no tokenizer, or a file of one, or of its generation settings, whose
-    form is not that of one."""
+    """Raise FolderProblem if there is no tokenizer, or a file of one, or of its generation
+    settings, has a form that is not that of one."""
     if not has_tokenizer(folder):
         raise FolderProblem(
             f"there is no tokenizer in {_shown(str(folder))}: none of {', '.join(_TOKENIZER_FILES)}"

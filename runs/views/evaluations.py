@@ -45,7 +45,7 @@ ITEMS_SHOWN = 10
 @require_safe
 @login_required
 def evaluations(request: HttpRequest) -> HttpResponse:
-    """The list, newest first."""
+    """Show the list, newest first."""
     cursor = _cursor(request)
     subject = _uuid(request.GET.get("run", ""))
     chosen = Selection(
@@ -72,7 +72,7 @@ def evaluations(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def evaluate(request: HttpRequest) -> HttpResponse:
-    """The form that starts an evaluation."""
+    """Show the form that starts an evaluation."""
     by = person(request)
     require(by, May.MAKE)
     if request.method == "POST":
@@ -166,7 +166,7 @@ def _form_context(form: EvaluationForm, checked: Run | None = None) -> dict[str,
 @login_required
 @vary_on_headers("HX-Request")
 def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
-    """One evaluation, or for htmx only the part that changes while it executes."""
+    """Show one evaluation, or for htmx only the part that changes while it executes."""
     runs = reading.with_evaluations(Run.objects.visible().filter(evaluation__isnull=False))
     run = get_run_for(person(request), evaluation_id, may=May.READ, runs=runs)
     details = run.evaluation

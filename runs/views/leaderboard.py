@@ -16,14 +16,14 @@ COLUMNS_MAX = 10
 @require_safe
 @login_required
 def leaderboards(request: HttpRequest) -> HttpResponse:
-    """The sets of questions that have one."""
+    """Show the sets of questions that have one."""
     return render(request, "runs/leaderboards.html", {"sets": reading.sets_with_scores()})
 
 
 @require_safe
 @login_required
 def leaderboard(request: HttpRequest, set_key: str) -> HttpResponse:
-    """One scorer of one set."""
+    """Show one scorer of one set."""
     boards = reading.boards_for(set_key)
     board = reading.choose_board(boards, request.GET.get("scorer", ""))
     columns = [one for one in boards if one.scorer_hash in request.GET.getlist("columns")]

@@ -9,6 +9,8 @@ from django.contrib.auth.models import User
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
+from datasets.tests.factory import make_dataset
+
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 
 
@@ -18,6 +20,31 @@ def test_navigation_leads_everywhere(local_client: Client) -> None:
         assert f'href="{href}"' in page
     assert re.search(r'<a href="/"\s+aria-current="true">Runs</a>', page)
     assert 'class="skip" href="#main"' in page
+
+
+@pytest.mark.parametrize(
+    ("address", "current"),
+    [
+        ("/", "Runs"),
+        ("/runs/views", "Runs"),
+        ("/evaluations", "Evaluations"),
+        ("/leaderboards", "Evaluations"),
+        ("/datasets", "Datasets"),
+        ("/datasets/sums-v1/lineage", "Datasets"),
+        ("/datasets/sums-v1/tokens", "Datasets"),
+        ("/traces", "Traces"),
+        ("/erasures/new", "Traces"),
+        ("/runs/new", None),
+    ],
+)
+def test_navigation_shows_where_one_is(
+    local_client: Client, address: str, current: str | None
+) -> None:
+    make_dataset()
+    page = local_client.get(address).content.decode()
+    navigation = page[page.index('<nav aria-label="Main">') : page.index("</nav>")]
+    marked = re.findall(r'aria-current="true">(\w+)</a>', navigation)
+    assert marked == ([current] if current else [])
 
 
 def test_login_and_logout(remote_client: Client, user: User, settings: LazySettings) -> None:

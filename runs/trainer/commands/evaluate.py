@@ -102,7 +102,7 @@ def evaluate_from_manifest(config: Path) -> None:
 
 
 def read_set(manifest: dict[str, Any], folder: Path) -> list[Question]:
-    """Return the questions that the manifest asks for. Raises DataError."""
+    """Return the questions that the manifest asks for. Raise DataError."""
     dataset, evaluation = manifest["dataset"], manifest["evaluation"]
     return read_questions(
         folder / dataset["path"],
@@ -116,7 +116,7 @@ def read_set(manifest: dict[str, Any], folder: Path) -> list[Question]:
 def check_references(
     manifest: dict[str, Any], questions: list[Question], chosen: tuple[Chosen, ...]
 ) -> None:
-    """Raises RewardProblem: a scorer compares with reference answers, and there is none."""
+    """Raise RewardProblem if a scorer compares with reference answers, and there is none."""
     if manifest["evaluation"]["method"] != GENERATE:
         return
     if any((question.reference or "").strip() for question in questions):
@@ -130,7 +130,7 @@ def check_references(
 
 
 def check_source(source: dict[str, str], folder: Path) -> Path:
-    """Return the path of the items whose outputs are scored. Raises DataError: they are not those
+    """Return the path of the items whose outputs are scored. Raise DataError: they are not those
     that the manifest names."""
     path = folder / source["path"]
     try:
@@ -146,7 +146,7 @@ def check_source(source: dict[str, str], folder: Path) -> Path:
 
 
 def missing_outputs(path: Path, questions: list[Question]) -> int:
-    """Return how many of the questions have no output there. Raises DataError: none has one."""
+    """Return how many of the questions have no output there. Raise DataError: none has one."""
     wanted = {question.hash for question in questions}
     there = wanted & {line["hash"] for line in read_lines(path)}
     if not there:
@@ -374,7 +374,7 @@ class Evaluation:
             )
 
     def _read_done(self, items: ItemsFile, identity: dict[str, Any]) -> None:
-        """Read the items that are there. Raises StorageError: they are of another evaluation."""
+        """Read the items that are there. Raise StorageError: they are of another evaluation."""
         known = {question.hash for question in self.questions}
         for line in items.read():
             if not self.done:

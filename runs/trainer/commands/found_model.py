@@ -32,7 +32,7 @@ class FoundModel:
 
 
 def find_model(section: dict[str, Any], folder: Path) -> FoundModel:
-    """Never fetches weights. Raises ModelError."""
+    """Find the model without fetching weights. Raise ModelError."""
     name: str = section["id"]
     if section["path"] is None and name.startswith("preset:"):
         if name.removeprefix("preset:") not in PRESETS:

@@ -25,7 +25,7 @@ class Likelihood:
     """
 
     def __init__(self, method: str, questions: list[Question], *, tokenizer: Tokenizer, most: int):
-        """``most``: tokens of a question with its answer.
+        """Prepare the measurement. ``most``: tokens of a question with its answer.
 
         Raises:
             DataError: nothing can be measured.
@@ -60,7 +60,7 @@ class Likelihood:
             )
 
     def _asked(self, place: int) -> list[dict[str, Any]]:
-        """The answers of a question. Raises CannotScore: there is none."""
+        """Return the answers of a question. Raise CannotScore if there is none."""
         question = self._questions[place]
         if self._chooses:
             options, self._right[place] = read_choices(question)

@@ -71,7 +71,7 @@ def tokenizer_folder(folder: Path | None, *, vocabulary: int) -> Path | None:
 
 
 def find_checkpoint(folder: Path, step: int) -> dict[str, Any]:
-    """Return the identity of a checkpoint. Raises StorageError: it is not there."""
+    """Return the identity of a checkpoint. Raise StorageError: it is not there."""
     identity = read_identity(folder)
     steps = complete_steps(folder)
     if identity is None or not steps:
@@ -85,7 +85,7 @@ def find_checkpoint(folder: Path, step: int) -> dict[str, Any]:
 
 
 def check_shape(identity: dict[str, Any], config: dict[str, Any], *, model_id: str) -> None:
-    """Raises StorageError: the checkpoint is of a model of another shape."""
+    """Raise StorageError if the checkpoint is of a model of another shape."""
     if identity.get("model_config") != config_hash(config):
         raise StorageError(
             f"the checkpoints are of {identity.get('model')}, which is of another shape than"

@@ -90,7 +90,7 @@ def validate_manifest(config: Path, *, smoke: bool) -> dict[str, Any]:
 
 
 def _histogram(data: TokenisedData) -> list[list[int]]:
-    """Of all examples of the dataset."""
+    """Return the lengths of all examples of the dataset in classes."""
     fine = data.counts["length_histogram"]
     return length_classes(fine, longest=fine[-1][0] + 16)
 

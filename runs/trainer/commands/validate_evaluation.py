@@ -229,7 +229,7 @@ def _smoke(manifest: dict[str, Any], folder: Path, questions: list[Question]) ->
 
 
 def _typical(prompts: list[Prompt], rows: int) -> dict[int, Prompt]:
-    """As many prompts as there are rows, spread over the lengths."""
+    """Return as many prompts as there are rows, spread over the lengths."""
     fitting = [place for place, prompt in enumerate(prompts) if prompt.fits]
     fitting.sort(key=lambda place: (len(prompts[place].ids), place))
     chosen = np.linspace(0, len(fitting) - 1, min(rows, len(fitting))).astype(int)

@@ -106,7 +106,7 @@ def _read_lines(path: Path, parse: Callable[[bytes, int, int], Parsed]) -> Itera
 
 
 def parse_line(raw: bytes, line: int, offset: int) -> Example:
-    """Check one line. Raises ValueError with the reason in words."""
+    """Check one line. Raise ValueError with the reason in words."""
     value = _parse_object(raw, line)
     kind = value.get("kind")
     if kind is None:
@@ -127,7 +127,7 @@ def parse_line(raw: bytes, line: int, offset: int) -> Example:
 
 
 def parse_prompt(raw: bytes, line: int) -> Prompt:
-    """Check one line of tunix_prompts. Raises ValueError with the reason in words."""
+    """Check one line of tunix_prompts. Raise ValueError with the reason in words."""
     value = _parse_object(raw, line)
     if value.get("kind") != "prompt":
         raise ValueError(f"kind is {value.get('kind')!r}, not prompt")

@@ -72,7 +72,7 @@ def encode_prompts(questions: list[Question], tokenizer: Tokenizer, *, most: int
 
 
 def encode_answer(question: Question, answer: Message, tokenizer: Tokenizer) -> Encoded:
-    """Return the question with an answer, encoded as a training does it. Raises DataError."""
+    """Return the question with an answer, encoded as a training does it. Raise DataError."""
     messages = [*question.messages, answer]
     with _named(question):
         [rows] = tokenizer.encode([Conversation(messages, (len(messages) - 1,), question.tools)])
@@ -95,7 +95,7 @@ class StopTexts:
         self._texts, self._tokenizer = tuple(texts), tokenizer
 
     def are_in(self, tokens: list[int]) -> bool:
-        """Whether one of them is in what was generated last."""
+        """Return whether one of them is in what was generated last."""
         text = self._tokenizer.decode(tokens[-_STOP_TOKENS:])
         return any(stop in text for stop in self._texts)
 
@@ -129,8 +129,8 @@ class Answers:
         itemsize: int,
         characters: int,
     ):
-        """``itemsize``: bytes of a number of the weights. ``characters``: more of an output are cut
-        off."""
+        """Prepare the answers. ``itemsize``: bytes of a number of the weights. ``characters``: more
+        of an output are cut off."""
         self._settings = evaluation
         self._tokenizer = tokenizer
         self._characters = characters

@@ -48,8 +48,9 @@ class ExactMatch:
         max_prompt: int,
         max_tokens: int,
     ):
-        """``offsets``: byte offsets of the candidates' lines. Prompts of more than ``max_prompt``
-        tokens count as not solved. ``dtype`` is that of the weights."""
+        """Prepare the measurement. ``offsets``: byte offsets of the candidates' lines. Prompts of
+        more than ``max_prompt`` tokens are treated as not solved. ``dtype`` is that of the
+        weights."""
         self._tokenizer = tokenizer
         self._examples = examples_at(dataset, [int(offset) for offset in offsets[:count]])
         self._prompts = [_prompt(example.conversation, tokenizer) for example in self._examples]

@@ -147,7 +147,8 @@ class Generator:
         prompt_length: int,
         max_tokens: int,
     ):
-        """``prompt_length`` and ``max_tokens``: most tokens of a prompt, and of an output.
+        """Make a generator. ``prompt_length`` and ``max_tokens``: most tokens of a prompt, and of
+        an output.
 
         Raises:
             ValueError: a number below 1.
@@ -293,7 +294,7 @@ class _Session:
             yield from self._finished()
 
     def _take_jobs(self, check_stop: Callable[[], None]) -> list[tuple[int, _Job]]:
-        """Jobs for the rows that are free."""
+        """Return jobs for the rows that are free."""
         taken = []
         for row in range(self.generator.rows):
             if row not in self.running:
@@ -455,7 +456,7 @@ class _Session:
 
 
 def _placement(weights: Weights) -> jax.sharding.Sharding | None:
-    """Whole on every device of the mesh, if there is one."""
+    """Return the placement of what is whole on every device of the mesh, if there is one."""
     sharding = weights["embedding"].sharding
     if isinstance(sharding, jax.sharding.NamedSharding):
         return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
@@ -463,8 +464,8 @@ def _placement(weights: Weights) -> jax.sharding.Sharding | None:
 
 
 def _capacity(tokens: int) -> int:
-    """The length of a cache for ``tokens``: few lengths, each at most a quarter longer than the one
-    before from 256 on."""
+    """Return the length of a cache for ``tokens``: few lengths, each at most a quarter longer than
+    the one before from 256 on."""
     step = _BLOCK
     while step * 8 < tokens:
         step *= 2
@@ -472,7 +473,8 @@ def _capacity(tokens: int) -> int:
 
 
 def _pack_length(lengths: list[int]) -> int:
-    """Of packs: PACK, more for a longer prompt, less (a power of two) where there is less to do."""
+    """Return the length of packs: PACK, more for a longer prompt, less (a power of two) where there
+    is less to do."""
     total, length = sum(lengths), _capacity(max([PACK, *lengths]))
     while length >= 32 and length // 2 >= total:
         length //= 2
@@ -480,7 +482,7 @@ def _pack_length(lengths: list[int]) -> int:
 
 
 def _slots(pack_length: int) -> int:
-    """How many prompts a pack has at most."""
+    """Return how many prompts a pack has at most."""
     return max(1, pack_length // 8)
 
 
@@ -544,14 +546,15 @@ def _empty(
 
 @partial(jax.jit, static_argnames=("capacity", "placement"))
 def _move(state: _State, shift: jax.Array, *, capacity: int, placement: Any) -> _State:
-    """The state with a cache of ``capacity`` columns, of which column c was ``c + shift``."""
+    """Return the state with a cache of ``capacity`` columns, of which column c was ``c +
+    shift``."""
     keys = tuple(_window(array, 3, shift, capacity) for array in state.keys)
     values = tuple(_window(array, 2, shift, capacity) for array in state.values)
     return _placed(state._replace(keys=keys, values=values, starts=state.starts - shift), placement)
 
 
 def _window(array: jax.Array, axis: int, start: jax.Array, size: int) -> jax.Array:
-    """``size`` entries from ``start`` on, which may lie outside: zeros there."""
+    """Return ``size`` entries from ``start`` on, which may lie outside: zeros there."""
     padding = [(0, 0)] * array.ndim
     padding[axis] = (size, size)
     padded = jnp.pad(array, padding)
@@ -661,7 +664,7 @@ def _choose(
     temperature: jax.Array,
     top_p: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The next token of each row and its log-probability (0 if not asked for), of logits
+    """Return the next token of each row and its log-probability (0 if not asked for), of logits
     ``[V, B]``."""
     if sampling.greedy:
         chosen = jnp.argmax(scores, axis=0).astype(jnp.int32)
@@ -683,8 +686,8 @@ def _choose(
 
 
 def _nucleus(weights: jax.Array, enough: jax.Array) -> jax.Array:
-    """``weights [V, B]`` with zeros in place of the small ones: as few are left as have ``enough``
-    together.
+    """Return ``weights [V, B]`` with zeros in place of the small ones: as few are left as have
+    ``enough`` together.
 
     The smallest that is left is found by halving the range of float32, whose bits are ordered as
     the numbers are: 31 passes, less than it takes to sort.
@@ -704,7 +707,7 @@ def _nucleus(weights: jax.Array, enough: jax.Array) -> jax.Array:
 
 
 def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-    """An index for each column of ``weights [V, B]``, with its share as probability.
+    """Return an index for each column of ``weights [V, B]``, with its share as probability.
 
     The one at which the running sum passes ``uniform`` times the whole: first among sums of _CUT
     entries, then among these entries.
@@ -722,6 +725,6 @@ def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def _passed(sums: jax.Array, target: jax.Array) -> jax.Array:
-    """The first row of ``sums`` above ``target``; where rounding leaves none, the last one that
-    adds something."""
+    """Return the first row of ``sums`` above ``target``; where rounding leaves none, the last one
+    that adds something."""
     return jnp.minimum((sums <= target).sum(axis=0), (sums < sums[-1]).sum(axis=0))

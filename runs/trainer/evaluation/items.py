@@ -99,7 +99,8 @@ def _hash(
 
 
 def _with_system(question: Question, text: str) -> Question:
-    """The question with another system message; its hash stays, since it is the same question."""
+    """Return the question with another system message; its hash stays, since it is the same
+    question."""
     rest = [one for one in question.messages if one["role"] not in ("system", "developer")]
     return Question(
         question.id,

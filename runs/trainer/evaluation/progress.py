@@ -21,7 +21,7 @@ class Writer:
     """
 
     def __init__(self, items: ItemsFile, metrics: MetricsFile, tally: Tally, *, total: int):
-        """``tally`` has what was there before; ``total``: items, with those."""
+        """Open the writer. ``tally`` has what was there before; ``total``: items, with those."""
         self._items, self._metrics, self._tally, self._total = items, metrics, tally, total
         self._started = self._reported_at = time.monotonic()
         self._resumed = self._reported = tally.items

@@ -41,7 +41,7 @@ class Answer:
 
     @classmethod
     def without(cls, finish_reason: str, problem: str, labels: tuple[str, ...]) -> Answer:
-        """An item that has no output: it has no score either."""
+        """Return an item that has no output: it has no score either."""
         return cls("", 0, finish_reason).fail(problem, labels)
 
     def fail(self, problem: str, labels: tuple[str, ...]) -> Answer:
@@ -71,7 +71,7 @@ _FIELDS = ("text", "tokens", "finish_reason", "seconds", "scores", "problems")
 
 
 def most_characters(samples: int) -> int:
-    """How many characters of an output are kept, and scored."""
+    """Return how many characters of an output are kept, and scored."""
     return min(TEXT_CHARACTERS, OUTPUTS_CHARACTERS // samples)
 
 
@@ -103,7 +103,7 @@ def _shortened(messages: Messages) -> Messages:
 
 
 def _bounded(columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns, in their order, without those that find no room."""
+    """Return the columns, in their order, without those that find no room."""
     room, kept = FIELD_CHARACTERS, {}
     for name, value in columns.items():
         size = len(json.dumps([name, value]))
@@ -158,7 +158,7 @@ class ItemsFile:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of an items file. Raises StorageError: one is damaged."""
+    """Yield the lines of an items file. Raise StorageError: one is damaged."""
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             try:

@@ -35,8 +35,8 @@ def memory_estimate(
     replicas: int = 1,
     on_cpu: bool = True,
 ) -> dict[str, int]:
-    """Bytes on each device, by what they are for: the most there is at once, in a step and while
-    its program is compiled, or while exact match is measured.
+    """Return the bytes on each device, by what they are for: the most there is at once, in a step
+    and while its program is compiled, or while exact match is measured.
 
     ``total`` and ``trainable`` parameters of ``itemsize`` bytes, spread over ``shards`` devices;
     ``rows`` of ``length`` tokens in a micro-batch, spread over ``shards × replicas`` devices.
@@ -113,7 +113,8 @@ def memory_estimate(
 def _of_exact_match(
     a: Architecture, training: dict[str, Any], *, itemsize: int, shards: int, on_cpu: bool
 ) -> int:
-    """Bytes that exact match takes: matrices copied for decoding, and what generating takes."""
+    """Return the bytes that exact match takes: matrices copied for decoding, and what generating
+    takes."""
     # Only here, because they need JAX.
     from runs.trainer.evaluation.exact_match import decoding_rows  # noqa: PLC0415
     from runs.trainer.evaluation.generate import generation_bytes  # noqa: PLC0415

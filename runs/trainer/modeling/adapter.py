@@ -71,8 +71,8 @@ def load_adapter(loaded: LoadedModel, folder: Path) -> None:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return the settings of the adapter in ``folder``. Raises ModelError: they are not those of
-    an adapter that can be loaded."""
+    """Return the settings of the adapter in ``folder``. Raise ModelError: they are not those of an
+    adapter that can be loaded."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -91,7 +91,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """The projection that a matrix belongs to, and ``a`` or ``b``."""
+    """Return the projection that a matrix belongs to, and ``a`` or ``b``."""
     bare = name.removeprefix("base_model.model.").replace("model.language_model.", "model.", 1)
     for letter in ("a", "b"):
         end = f".lora_{letter.upper()}.weight"

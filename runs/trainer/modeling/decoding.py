@@ -84,7 +84,7 @@ def copied_size(architecture: Architecture, *, copy: bool) -> int:
 
 
 def _short_names(layer: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a layer by ``q_proj``, ``q_bias``, ``input_layernorm`` …"""
+    """Return the tensors of a layer by ``q_proj``, ``q_bias``, ``input_layernorm`` …"""
     short = {}
     for name, tensor in layer.items():
         owner, kind = name.split(".")[-2:]
@@ -115,7 +115,7 @@ def _take(
 
 
 def _is_in_out(tensor: Tensor) -> bool:
-    """Whether the module has a matrix ``[out, in]`` of a checkpoint as ``[in, out]``."""
+    """Return whether the module has a matrix ``[out, in]`` of a checkpoint as ``[in, out]``."""
     if len(tensor.shape) != 2 or tensor.index is not None:
         return False
     outs = 1 if tensor.expanded[0] == tensor.shape[0] else 2
@@ -161,7 +161,8 @@ def _forward(
     positions: jax.Array,
     attend: Attend,
 ) -> jax.Array:
-    """Hidden states ``[D, T]`` after the final norm, of ``tokens [T]`` at ``positions [T]``."""
+    """Return hidden states ``[D, T]`` after the final norm, of ``tokens [T]`` at ``positions
+    [T]``."""
     a = architecture
     x = weights["embedding"][tokens].T
     if a.is_gemma:
@@ -202,7 +203,7 @@ def _layer(
 
 
 def _product(matrix: Matrix, x: jax.Array) -> jax.Array:
-    """The matrix times ``x [in, T]``: ``[out, T]``."""
+    """Return the matrix times ``x [in, T]``: ``[out, T]``."""
     if not isinstance(matrix, Shared):
         return matrix @ x
     product = jnp.einsum("io,it->ot", matrix.stored.reshape(x.shape[0], -1), x)
@@ -216,7 +217,7 @@ def _product(matrix: Matrix, x: jax.Array) -> jax.Array:
 def _heads(
     w: dict[str, Any], letter: str, h: jax.Array, head_dim: int, epsilon: float
 ) -> jax.Array:
-    """Queries, keys or values ``[heads, H, T]``."""
+    """Return queries, keys or values ``[heads, H, T]``."""
     projected = _product(w[f"{letter}_proj"], h)
     if f"{letter}_bias" in w:
         projected = projected + w[f"{letter}_bias"][:, None]
@@ -227,14 +228,14 @@ def _heads(
 
 
 def _norm(x: jax.Array, weight: jax.Array, epsilon: float) -> jax.Array:
-    """RMS norm of the features of ``x [..., features, T]``, in float32."""
+    """Return the RMS norm of the features of ``x [..., features, T]``, in float32."""
     wide = x.astype(jnp.float32)
     mean = jnp.mean(jnp.square(wide), axis=-2, keepdims=True)
     return (wide * jax.lax.rsqrt(mean + epsilon) * weight[:, None]).astype(x.dtype)
 
 
 def _rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Rotary embedding of ``x [heads, H, T]``."""
+    """Return the rotary embedding of ``x [heads, H, T]``."""
     sin, cos = table
     first, second = jnp.split(x, 2, axis=1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=1).astype(
@@ -243,7 +244,7 @@ def _rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def logits(weights: Weights, architecture: Architecture, hidden: jax.Array) -> jax.Array:
-    """Logits ``[V, T]`` in float32 of hidden states ``[D, T]``."""
+    """Return logits ``[V, T]`` in float32 of hidden states ``[D, T]``."""
     values = _product(weights["head"], hidden).astype(jnp.float32)
     cap = architecture.final_softcap
     return values if cap is None else jnp.tanh(values / cap) * cap
@@ -256,8 +257,8 @@ def pack_forward(
     positions: jax.Array,
     segments: jax.Array,
 ) -> tuple[jax.Array, Keys, Keys]:
-    """Prompts side by side: hidden states ``[D, T]``, keys ``[K, H, T]`` and values ``[K, T, H]``
-    of every layer.
+    """Compute prompts side by side; return hidden states ``[D, T]``, keys ``[K, H, T]`` and values
+    ``[K, T, H]`` of every layer.
 
     ``tokens``, ``positions``, ``segments`` are ``[T]``; a token sees those before it in its own
     segment.
@@ -288,7 +289,8 @@ def step_forward(
     starts: jax.Array,
     column: jax.Array,
 ) -> tuple[jax.Array, Keys, Keys]:
-    """One token for each row: hidden states ``[D, B]`` and the cache with the tokens in it.
+    """Compute one token for each row; return hidden states ``[D, B]`` and the cache with the tokens
+    in it.
 
     The cache of a layer is keys ``[B, K, H, C]`` (attention takes three quarters of the time that
     it takes with ``[B, K, C, H]``) and values ``[B, K, C, H]``. All rows write to the

@@ -44,7 +44,7 @@ def measure(
 
 
 def _length(tokens: int) -> int:
-    """The length of a batch's rows: a power of two."""
+    """Return the length of a batch's rows: a power of two."""
     length = SHORTEST
     while length < tokens:
         length *= 2

@@ -330,6 +330,17 @@ def test_a_pipe_is_not_waited_for(folder: Path) -> None:
     assert "not a regular file" in only_problem(folder)
 
 
+def test_the_one_tensor_of_a_wrong_shape_is_named(folder: Path) -> None:
+    first, *others = tensors(read_architecture(LLAMA))
+    rows, width = first.shape
+    wrong = replace(first, shape=(rows, width + 1), expanded=(rows, width + 1))
+    write_safetensors(folder / "model.safetensors", [wrong, *others])
+    assert (
+        only_problem(folder) == f"the tensor {first.name} has the shape [{rows}, {width + 1}] in"
+        f" model.safetensors, but config.json makes it [{rows}, {width}]"
+    )
+
+
 def test_wrong_shapes_missing_and_foreign_tensors_are_named(folder: Path) -> None:
     table = tensors(read_architecture(LLAMA | {"intermediate_size": 25}))
     write_safetensors(folder / "model.safetensors", table)

@@ -37,6 +37,14 @@ def test_the_hash_says_what_is_computed():
     assert first.hash == again.hash == heavier.hash != other.hash
 
 
+def test_the_hash_does_not_depend_on_the_order_of_keys():
+    schemas = ({"type": "object", "minProperties": 1}, {"minProperties": 1, "type": "object"})
+    first, second = (
+        choose([{"name": "json_schema", "parameters": {"schema": schema}}])[0] for schema in schemas
+    )
+    assert first.hash == second.hash
+
+
 def test_scorers_of_one_name_are_told_apart():
     chosen = choose(
         [
@@ -80,7 +88,7 @@ def test_scorers_of_one_name_are_told_apart():
             [{"name": "length", "parameters": {"min_tokens": 5, "max_tokens": 4}}],
             "min_tokens is greater",
         ),
-        ([{"name": "chrf"}, {"name": "chrf", "weight": 2}], "chosen twice"),
+        ([{"name": "chrf"}, {"name": "chrf", "weight": 2}], "scorer 2: chrf is chosen twice"),
     ],
 )
 def test_what_is_wrong_is_said(asked: Any, message: str):

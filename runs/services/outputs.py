@@ -143,7 +143,7 @@ def note_erasing(run: Run, *, intact: bool | None) -> None:
 
 @lru_cache(maxsize=256)
 def _sha256(path: str, inode: int, size: int, changed_ns: int) -> str:
-    """The hash of a file, computed again when the file has changed."""
+    """Return the hash of a file, computed again when the file has changed."""
     digest = hashlib.sha256()
     with open(files.open_regular(Path(path)), "rb") as file:
         while piece := file.read(2**20):

@@ -105,7 +105,7 @@ class ComparisonAnswer(Answer):
 
 
 def parse_ids(given: str) -> list[uuid.UUID]:
-    """Return the ids of a list with commas, each once. Raises ValueError."""
+    """Return the ids of a list with commas, each once. Raise ValueError."""
     if len(given) > 37 * 100:
         raise ValueError("has too many ids.")
     found = []

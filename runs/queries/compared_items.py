@@ -37,7 +37,7 @@ class SetFacts:
 def open_items(run: Run) -> Path:
     """Return the folder of an evaluation whose items may be shown: they are those that were scored.
 
-    Everything that a comparison shows of items comes through here. Raises ItemsAway.
+    Everything that a comparison shows of items comes through here. Raise ItemsAway.
     """
     folder = run_folder(run)
     try:
@@ -58,7 +58,7 @@ def open_items(run: Run) -> Path:
 
 
 def outputs_of(run: Run, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the items of some questions by their hashes. Raises ItemsAway."""
+    """Return the items of some questions by their hashes. Raise ItemsAway."""
     folder = open_items(run)
     try:
         return find_items(folder, hashes)
@@ -68,13 +68,13 @@ def outputs_of(run: Run, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def answered_hashes(run: Run) -> list[str]:
     """Return the questions that an evaluation has answered, in the order of its stored scores.
-    Raises ItemsAway."""
+    Raise ItemsAway."""
     return sorted(_facts_of(open_items(run)).ids)
 
 
 def facts_of(runs: Sequence[Run]) -> SetFacts:
     """Return what the items of the first of these evaluations with readable ones say of the
-    questions. Raises ItemsAway with the reason of the first evaluation if there is none."""
+    questions. Raise ItemsAway with the reason of the first evaluation if there is none."""
     refused: ItemsAway | None = None
     for run in runs:
         try:
@@ -95,7 +95,7 @@ def _facts_of(folder: Path) -> SetFacts:
 
 @lru_cache(maxsize=4)
 def _read_facts(path: str, inode: int, size: int, changed_ns: int) -> SetFacts:
-    """The facts of a file, read again when the file has changed. Raises OSError."""
+    """Return the facts of a file, read again when the file has changed. Raise OSError."""
     ids: dict[str, str] = {}
     columns: dict[str, dict[str, str]] = {}
     seen: dict[str, set[str]] = {}

@@ -141,7 +141,8 @@ class Comparison:
         return self.entries[0]
 
     def shared_scorers(self) -> list[Score]:
-        """The baseline's scores by scorers that another one of the evaluations has as well."""
+        """Return the baseline's scores by scorers that another one of the evaluations has as
+        well."""
         others = [entry.scores for entry in self.entries[1:]]
         return [
             score
@@ -150,7 +151,8 @@ class Comparison:
         ]
 
     def values(self, entry: Entry, scorer_hash: str) -> Values | None:
-        """The score of each question, in the order of ``hashes``; None where there is none."""
+        """Return the score of each question, in the order of ``hashes``; None where there is
+        none."""
         score = entry.scores.get(scorer_hash)
         if score is None:
             return None
@@ -169,7 +171,7 @@ class Comparison:
 
 def find_evaluations(ids: Sequence[UUID]) -> tuple[list[Run], list[UUID]]:
     """Return the evaluations with these ids, in their order, and the ids of those that are not
-    there. Raises NotComparable for too few or too many ids, and for different questions."""
+    there. Raise NotComparable for too few or too many ids, and for different questions."""
     if not EVALUATIONS_MIN <= len(ids) <= EVALUATIONS_MAX:
         raise NotComparable(
             f"Choose {EVALUATIONS_MIN} to {EVALUATIONS_MAX} evaluations of the same questions to"
@@ -435,7 +437,8 @@ def _compare(first: list[float], second: list[float]) -> statistics.Paired:
 
 @lru_cache(maxsize=1024)
 def _compare_few(first: bytes, second: bytes) -> statistics.Paired:
-    """Remembered, since resampling takes a tenth of a second and scores never change."""
+    """Return the comparison, remembered since resampling takes a tenth of a second and scores never
+    change."""
     return statistics.compare(array("d", first).tolist(), array("d", second).tolist())
 
 

@@ -55,7 +55,7 @@ class QuestionRow:
 
 def read_evaluations(request: HttpRequest) -> tuple[list[Run], list[str]]:
     """Return the evaluations that ``ids`` names, in that order, and what is to be said of those
-    that are not there. Raises NotComparable."""
+    that are not there. Raise NotComparable."""
     try:
         ids = read_ids(request.GET)
     except ValueError as error:
@@ -189,7 +189,7 @@ def _questions(
 
 
 def _relation_labels(first: str, second: str, *, binary: bool) -> dict[str, str]:
-    """What the relations are called; right and wrong only where all scores are 0 or 1."""
+    """Return what the relations are called; right and wrong only where all scores are 0 or 1."""
     return {
         comparing.FIRST: f"{first} right, {second} wrong" if binary else f"{first} better",
         comparing.SECOND: f"{second} right, {first} wrong" if binary else f"{second} better",
@@ -252,7 +252,7 @@ def _beside(first: dict[str, Any] | None, second: dict[str, Any] | None, *, mark
 @require_safe
 @login_required
 def compare_evaluations_csv(request: HttpRequest) -> HttpResponse:
-    """One line for each question: its hash and id, and each evaluation's scores."""
+    """Write one line for each question: its hash and id, and each evaluation's scores."""
     try:
         runs, _ = read_evaluations(request)
     except NotComparable as refusal:

@@ -107,13 +107,14 @@ def percent(value: Any) -> str:
 
 @register.filter
 def points(value: float | None) -> str:
-    """A difference of two shares in percentage points, with its sign: ``+10.0``, ``−3.3``."""
+    """Return a difference of two shares in percentage points, with its sign: ``+10.0``,
+    ``−3.3``."""
     return NOTHING if value is None else _with_sign(f"{value * 100:+.1f}")
 
 
 @register.filter
 def signed(value: float | None) -> str:
-    """A difference with its sign, in three digits: ``+0.125``, ``−1,234``."""
+    """Return a difference with its sign, in three digits: ``+0.125``, ``−1,234``."""
     if value is None:
         return NOTHING
     return _with_sign(f"{value:+,.0f}" if 99.95 <= abs(value) < 1e15 else f"{value:+.3g}")

@@ -27,7 +27,9 @@ def test_navigation_leads_everywhere(local_client: Client) -> None:
     [
         ("/", "Runs"),
         ("/runs/views", "Runs"),
+        ("/runs/compare", "Runs"),
         ("/evaluations", "Evaluations"),
+        ("/evaluations/compare", "Evaluations"),
         ("/leaderboards", "Evaluations"),
         ("/datasets", "Datasets"),
         ("/datasets/sums-v1/lineage", "Datasets"),

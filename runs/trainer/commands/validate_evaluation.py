@@ -162,8 +162,8 @@ def _sizes(
 def _memory(
     a: Architecture, *, total: int, itemsize: int, rows: int, prompt: int, max_tokens: int
 ) -> dict[str, int]:
-    """Bytes on each device; those of the program itself are not counted. ``rows`` 0: nothing is
-    generated."""
+    """Return the bytes on each device; those of the program itself are not counted. ``rows`` 0:
+    nothing is generated."""
     on_cpu = jax.default_backend() == "cpu"
     parts = {"weights": total * itemsize, "copy": 0, "generation": 0}
     if rows:

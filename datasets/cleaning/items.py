@@ -73,9 +73,9 @@ class Work:
     def items(
         self, parent: int, *, split: str | None = None, again: bool = False
     ) -> Iterator[Item]:
-        """The examples of a parent in their order, or of a part of it; ``again``: they were counted
-        when they were read before. Short queries by position: constant memory, and no transaction
-        stays open."""
+        """Yield the examples of a parent in their order, or of a part of it; ``again``: they were
+        counted when they were read before. Short queries by position: constant memory, and no
+        transaction stays open."""
         dataset = self.parents[parent]
         blocks = [range(dataset.size)] if self.blocks is None else self.blocks[parent]
         for block in blocks:

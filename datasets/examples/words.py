@@ -38,7 +38,7 @@ def _folded(text: str) -> str:
 
 
 def composed(text: str) -> str:
-    """The text in one form of Unicode (NFC). Takes linear time."""
+    """Return the text in one form of Unicode (NFC). Take linear time."""
     return text if text.isascii() else _in_form("NFC", text)
 
 

@@ -53,7 +53,7 @@ def edit_dataset(*, dataset: Dataset, changes: dict[str, Any], by: User) -> Data
 
 
 def archive_dataset(*, dataset: Dataset, by: User) -> Dataset:
-    """Hide a dataset from lists and refuse new runs on it. Changes nothing if it is archived."""
+    """Hide a dataset from lists and refuse new runs on it. Change nothing if it is archived."""
     return _set_archived(dataset, dataset.dataset_key, True, by)
 
 
@@ -64,7 +64,7 @@ def restore_dataset(*, dataset: Dataset, by: User) -> Dataset:
 
 def archive_trace(*, trace: Trace, by: User) -> Trace:
     """Hide an example from lists, and leave it out of new datasets that are made of stored
-    examples. Changes nothing if it is archived. Raises Conflict for one that was erased."""
+    examples. Change nothing if it is archived. Raise Conflict for one that was erased."""
     if Trace.objects.filter(pk=trace.pk, erased_at__isnull=False).exists():
         raise Conflict("The content of the example was erased; nothing is left to hide.")
     return _set_archived(trace, str(trace.pk), True, by)

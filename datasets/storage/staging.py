@@ -247,7 +247,7 @@ class Staging:
             )
 
     def in_both_parts(self) -> list[int]:
-        """The first positions of examples that stand in both parts."""
+        """Return the first positions of examples that stand in both parts."""
         if self.about["held_out_size"] in (0, self.about["size"]):
             return []
         with closing(self._open()) as file:

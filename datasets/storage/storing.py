@@ -109,8 +109,8 @@ def store_batch(
     by_id: int | None,
     is_all: bool,
 ) -> None:
-    """Store rows, in the order of a staging, as traces and items; ``is_all`` says that the
-    import has no more. Call it in a transaction. Raises StoredErased."""
+    """Store rows, in the order of a staging, as traces and items; ``is_all`` says that the import
+    has no more. Call it in a transaction. Raise StoredErased."""
     moment = timezone.now()
     if not is_all:
         postpone(import_id, since=moment, until=moment, count=len(rows))

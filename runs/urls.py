@@ -16,6 +16,7 @@ from runs.views.look import look
 from runs.views.samples import samples, token_lengths
 from runs.views.saved_views import delete_view, rename_view, saved_views
 from runs.views.start import start
+from runs.views.votes import vote, vote_dataset, vote_results, votes
 
 app_name = "runs"
 urlpatterns = [
@@ -31,6 +32,10 @@ urlpatterns = [
     path("evaluations/<uuid:evaluation_id>", evaluation, name="evaluation"),
     path("leaderboards", leaderboards, name="leaderboards"),
     path("leaderboards/<str:set_key>", leaderboard, name="leaderboard"),
+    path("votes", votes, name="votes"),
+    path("votes/<uuid:round_id>", vote, name="vote"),
+    path("votes/<uuid:round_id>/results", vote_results, name="vote_results"),
+    path("votes/<uuid:round_id>/dataset", vote_dataset, name="vote_dataset"),
     path("erasures/new", erase_examples, name="erase_examples"),
     path("erasures/<uuid:erasure_id>", erasure, name="erasure"),
     path("erasures/<uuid:erasure_id>/continue", erasure_continue, name="erasure_continue"),

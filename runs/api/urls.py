@@ -1,7 +1,18 @@
 from django.urls import path, register_converter
 from django.urls.converters import PathConverter
 
-from runs.api import compared, erasing, evaluations, gates, leaderboard, lineage, live, look, views
+from runs.api import (
+    compared,
+    erasing,
+    evaluations,
+    gates,
+    leaderboard,
+    lineage,
+    live,
+    look,
+    views,
+    votes,
+)
 
 
 class FilePathConverter(PathConverter):
@@ -63,6 +74,11 @@ urlpatterns = [
         leaderboard.LeaderboardDetail.as_view(),
         name="leaderboard",
     ),
+    path("tunix/votes", votes.Rounds.as_view(), name="votes"),
+    path("tunix/votes/<str:round_id>", votes.RoundDetail.as_view(), name="vote"),
+    path("tunix/votes/<str:round_id>/next", votes.NextQuestion.as_view(), name="vote_next"),
+    path("tunix/votes/<str:round_id>/votes", votes.RoundVotes.as_view(), name="vote_votes"),
+    path("tunix/votes/<str:round_id>/dataset", votes.RoundDataset.as_view(), name="vote_dataset"),
     path("traces/<str:trace_id>/rendered", look.RenderedExample.as_view(), name="rendered"),
     path("erasures", erasing.ErasureList.as_view(), name="erasures"),
     path("erasures/<str:erasure_id>", erasing.ErasureDetail.as_view(), name="erasure"),

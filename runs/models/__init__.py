@@ -27,6 +27,7 @@ from runs.models.run import (
     RunTag,
 )
 from runs.models.saved_view import SavedView
+from runs.models.vote import Choice, Vote, VoteRound
 from runs.models.webhook import DeliveryState, WebhookAttempt, WebhookDelivery
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "EXECUTING",
     "TERMINAL",
     "Baseline",
+    "Choice",
     "Counter",
     "DeliveryState",
     "DiskQuota",
@@ -62,6 +64,8 @@ __all__ = [
     "Score",
     "Standing",
     "Verdict",
+    "Vote",
+    "VoteRound",
     "WebhookAttempt",
     "WebhookDelivery",
 ]

@@ -39,7 +39,7 @@ def leave_items(
     scores: Scores,
     *,
     upto: int | None = None,
-    text: str = "",
+    text: str | list[str] = "",
     finish_reason: str = "stop",
     weights: str = "a" * 64,
     **result: Any,
@@ -51,7 +51,7 @@ def leave_items(
         scores: for each label a list, whose elements are used for one question after the other, and
             again from the start. An element is a score, None for a failure, or a list with one for
             each sample.
-        text: of the outputs; empty: one of the question.
+        text: of the outputs, or a list, used as those of ``scores``; empty: one of the question.
         weights: the hash of the model's parameters.
     """
     questions = questions_of(folder)
@@ -67,7 +67,7 @@ def leave_items(
                 continue
             answers = [
                 Answer(
-                    text or f"The answer to {question.id} is {question.reference}",
+                    _text(text, place) or f"The answer to {question.id} is {question.reference}",
                     12,
                     finish_reason,
                     0.25,
@@ -94,6 +94,10 @@ def leave_items(
             "items_sha256": hashlib.sha256((folder / names.ITEMS).read_bytes()).hexdigest(),
         }
         (folder / names.RESULT).write_text(json.dumps(found | result), encoding="utf-8")
+
+
+def _text(text: str | list[str], place: int) -> str:
+    return text if isinstance(text, str) else text[place % len(text)]
 
 
 def _samples(scores: Scores, place: int) -> list[dict[str, Any]]:

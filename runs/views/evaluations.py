@@ -22,6 +22,7 @@ from runs.queries.evaluation_comparison import others_of
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.selection import Selection
 from runs.queries.summaries import read_plan
+from runs.queries.votes import others_to_vote_on
 from runs.runfolder import files
 from runs.services import submission
 from runs.services.access import get_run_for
@@ -184,6 +185,7 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
         "looks": reading.looks_at(details),
         "baseline": details.baseline_id if reading.is_there(details.baseline_id) else None,
         "others": others_of(run),
+        "opponents": others_to_vote_on(run),
         "intact": reading.is_intact(run),
         "repeats": reading.repeats(details),
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),

@@ -21,8 +21,8 @@ from runs.models.vote import SIDES
 from runs.queries.evaluations import TEXT_MAX
 from runs.runfolder import files
 from runs.services.votes import (
-    OutputsGone,
     Pair,
+    PairGone,
     QuestionNotFound,
     count_choices,
     left_side,
@@ -83,12 +83,12 @@ def next_question(round: VoteRound, voter: User) -> Ballot:
 
 
 def question_again(round: VoteRound, voter: User, question: str) -> Ballot:
-    """Return a question that the voter may have voted on. Raises QuestionNotFound, OutputsGone."""
+    """Return a question that the voter may have voted on. Raises QuestionNotFound, PairGone."""
     if question not in questions_of(round):
         raise QuestionNotFound
     pair = read_pairs(round, [question]).get(question)
     if pair is None:
-        raise OutputsGone
+        raise PairGone
     voted = _voted(round, voter)
     return Ballot(_blind(round, voter, pair, voted.get(question)), len(voted), round.size)
 

@@ -55,7 +55,7 @@ class QuestionNotFound(Missing):
         super().__init__("This round has no such question. Ask for the next one.")
 
 
-class OutputsGone(Conflict):
+class PairGone(Conflict):
     """The outputs of a question are not there any more, so they cannot be voted on."""
 
     title = "The outputs are gone"
@@ -190,7 +190,7 @@ def read_pairs(round: VoteRound, wanted: Iterable[str]) -> dict[str, Pair]:
     made of.
 
     Raises:
-        OutputsGone: an evaluation was deleted.
+        PairGone: an evaluation was deleted.
         StateConflict: its outputs cannot be read.
     """
     known = questions_of(round)
@@ -226,7 +226,7 @@ def _items(evaluation: Evaluation | None, hashes: Sequence[str]) -> dict[str, di
     """Return the items of questions by their hashes, with one walk over the file. Of few questions
     only lines that hold a hash are parsed."""
     if evaluation is None or evaluation.run.trashed_at is not None:
-        raise OutputsGone("An evaluation of this round was deleted.")
+        raise PairGone("An evaluation of this round was deleted.")
     wanted = {one.encode() for one in hashes}
     found: dict[str, dict[str, Any]] = {}
     for line in _lines(evaluation):
@@ -266,14 +266,14 @@ def cast_vote(*, round: VoteRound, question: str, key: str, by: User) -> Vote:
     Raises:
         InvalidRequest: there is no such key.
         QuestionNotFound: the round does not have the question.
-        OutputsGone: its outputs are not there any more, or are others.
+        PairGone: its outputs are not there any more, or are others.
     """
     if key not in KEYS:
         raise InvalidRequest({"choice": [f"This field must be one of {', '.join(KEYS)}."]})
     if question not in questions_of(round):
         raise QuestionNotFound
     if question not in read_pairs(round, [question]):
-        raise OutputsGone
+        raise PairGone
     left = left_side(round, by.pk, question)
     right = SIDES[1 - SIDES.index(left)]
     choice = {"left": left, "right": right}.get(KEYS[key], KEYS[key])

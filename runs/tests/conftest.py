@@ -17,17 +17,24 @@ from rest_framework.test import APIClient
 
 from datasets.models import Dataset
 from datasets.services.datasets import create_dataset
+from datasets.services.exports import write_jsonl
 from datasets.services.traces import create_traces
 from runs.execution import looking
+from runs.execution.hosts import this_host
 from runs.execution.launching import launch_pending, wait_for
 from runs.keeper import program as keeper
 from runs.live import stream
 from runs.models import Run
 from runs.runfolder import names
-from runs.services.evaluations import clean_evaluation
+from runs.services.claiming import claim_run
+from runs.services.evaluations import clean_evaluation, read_outcome
+from runs.services.finishing import finish_run
+from runs.services.preparation import run_manifest, run_preflight
+from runs.services.reservations import run_folder
 from runs.services.run_requests import clean_request
 from runs.services.runtime import local_runtime
 from runs.services.submission import submit_run
+from runs.tests.item_layout import leave_items
 from runs.tests.launching import HOUR, TRAINER, Hold
 from runs.tests.programs import ROOT as ROOT
 from runs.tests.programs import Program, end_keeper
@@ -263,5 +270,46 @@ def evaluate(scripted: Script, make_dataset: Callable[..., Dataset], user: User)
             launch_pending()
         run.refresh_from_db()
         return wait_for(run)
+
+    return make
+
+
+@pytest.fixture
+def evaluated(settings: LazySettings, make_dataset: Callable[..., Dataset], user: User) -> Evaluate:
+    """The same without processes: what the training program leaves is written here, and the end is
+    stored as after a real one. Much cheaper, for tests of what is done with evaluations."""
+
+    def make(
+        scores: dict[str, list[Any]] | None = None,
+        *,
+        options: dict[str, Any] | None = None,
+        by: User = user,
+        **fields: Any,
+    ) -> Run:
+        if not Dataset.objects.filter(dataset_key="quiz-v1").exists():
+            make_dataset("quiz", size=40, prompt="quiz {}?")
+        settings.TUNIX_COMMAND = [sys.executable]  # there is one, so nothing is refused
+        asked = {"dataset_key": "quiz-v1", "model_id": "preset:tiny-llama", "reuse": False}
+        run, created = submit_run(request=clean_evaluation(asked | fields), by=by, queued=True)
+        assert created
+        claim_run(run=run, host=this_host(), by="test")
+        request, dataset, preflight = run_preflight(run)
+        assert preflight.passed and request and dataset, preflight.problems
+        folder = run_folder(run)
+        folder.mkdir(parents=True)
+        write_jsonl(dataset, folder / names.DATASET)
+        manifest = run_manifest(run, dataset=dataset, request=request)
+        (folder / names.MANIFEST).write_text(manifest, encoding="utf-8")
+        leave_items(folder, scores or {"exact_match": [1, 0]}, **(options or {}))
+        whole = (folder / names.RESULT).exists()
+        return finish_run(
+            run=run,
+            status="completed" if whole else "cancelled",
+            reason="the end",
+            exit_code=0 if whole else 17,
+            by="test",
+            outcome=read_outcome(folder, config=run.config),
+            summary=json.loads((folder / names.RESULT).read_text()) if whole else {},
+        )
 
     return make

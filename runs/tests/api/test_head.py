@@ -19,7 +19,7 @@ from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import import_file, keep_draft
 from datasets.models import Dataset, Erasure, Import, Trace
 from runs.execution.attending import cancel_run
-from runs.models import GateCheck, MetricSeries, SavedView, Score, Standing
+from runs.models import GateCheck, MetricSeries, SavedView, Score, Standing, VoteRound
 from runs.services.reservations import run_folder
 from runs.spec.kinds import SFT
 from runs.tests.checkpoint_layout import leave_checkpoints
@@ -120,6 +120,9 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
         "set_key": evaluation.evaluation.questions.key,
         "check_id": check.pk,
         "name": "none",
+        "round_id": VoteRound.objects.create(
+            questions=evaluation.evaluation.questions, seed=0, created_by=user
+        ).pk,
         "erasure_id": Erasure.objects.create(trace_ids=[]).pk,
         "pk": view.pk, "stream": "stdout", "path": "extra.bin",
     }  # fmt: skip

@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import import_file, keep_draft, submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
-from runs.models import Run, RunStatus
+from runs.models import EvaluationSet, Run, RunStatus, VoteRound
 from runs.tests.api.test_roles import EXPECTED
 from runs.tests.conftest import Submit
 from tunixrt.api import schema
@@ -176,6 +176,9 @@ NEEDS_A_TRAINING = {
     "readCheck": 404,
     "deleteBaseline": 404,
     "compareEvaluations": 422,  # two evaluations
+    "startVoteRound": 400,
+    "castVote": 404,
+    "makePreferences": 409,
 }
 
 
@@ -227,6 +230,11 @@ def make_example_run(
             "set_key": evaluation["questions"]["key"],
             "check_id": run_id,
             "name": "gsm8k",
+            "round_id": str(
+                VoteRound.objects.create(
+                    questions=EvaluationSet.objects.get(), seed=0, created_by=user
+                ).pk
+            ),
             "key": example.dataset_key,
             "import_id": str(make_import(described, user).pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),

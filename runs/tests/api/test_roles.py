@@ -27,12 +27,14 @@ from datasets.services.traces import create_traces
 from runs.models import (
     Baseline,
     Evaluation,
+    EvaluationSet,
     Host,
     MetricSeries,
     Run,
     RunEvent,
     RunTag,
     SavedView,
+    VoteRound,
     WebhookDelivery,
 )
 from runs.services.claiming import claim_run
@@ -90,6 +92,7 @@ class House:
     imports: dict[str, Import]
     datasets: dict[str, Dataset]
     traces: dict[str, Trace]
+    round: VoteRound
 
     def ask(self, role: str, method: str, route: str, owner: str) -> Any:
         values = {
@@ -99,6 +102,7 @@ class House:
             "set_key": "0" * 64,
             "check_id": str(self.runs[owner].pk),
             "name": f"baseline-of-{owner.replace(' ', '-')}",
+            "round_id": str(self.round.pk),
             "stream": "stdout", "path": "model/x",
             "import_id": str(self.imports[owner].pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),
@@ -156,7 +160,12 @@ def house(submit: Submit) -> House:
             created_by=account,
         )
         views[role] = SavedView.objects.create(owner=account, name="a view", query="status=failed")
-    return House(clients, runs, views, imports, datasets, traces)
+    round = VoteRound.objects.create(
+        questions=EvaluationSet.objects.create(key="k", dataset_key="sums-v1", part="all"),
+        seed=0,
+        created_by=account,
+    )
+    return House(clients, runs, views, imports, datasets, traces, round)
 
 
 def is_refused(answer: Any) -> bool:

@@ -26,8 +26,8 @@ from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest
 from runs.services.votes import (
     PROMPT_CHARACTERS,
-    OutputsGone,
     Pair,
+    PairGone,
     QuestionNotFound,
     cast_vote,
     find_round,
@@ -48,13 +48,13 @@ GOOD, BAD = "Because 1 and 1 are 2.", "I do not know."
 
 
 @pytest.fixture
-def start(evaluate: Evaluate, user: User) -> Start:
+def start(evaluated: Evaluate, user: User) -> Start:
     """Starts a round of votes on two evaluations that wrote ``first`` and ``second`` (a text, or a
     list for one question after the other)."""
 
     def make(first: Any = GOOD, second: Any = BAD, *, seed: int = 7, **fields: Any) -> VoteRound:
         runs = [
-            evaluate(options={"text": text}, seed=number, **fields)
+            evaluated(options={"text": text}, seed=number, **fields)
             for number, text in enumerate((first, second))
         ]
         return start_round(evaluations=[run.pk for run in runs], seed=seed, by=user)
@@ -90,13 +90,13 @@ class TestStart:
         with pytest.raises(StateConflict, match="the same outputs"):
             start(GOOD, GOOD)
 
-    def test_a_seed_is_drawn_where_none_is_given(self, evaluate: Evaluate, user: User):
-        runs = [evaluate(options={"text": text}).pk for text in (GOOD, BAD)]
+    def test_a_seed_is_drawn_where_none_is_given(self, evaluated: Evaluate, user: User):
+        runs = [evaluated(options={"text": text}).pk for text in (GOOD, BAD)]
         seeds = {start_round(evaluations=runs, by=user).seed for _ in range(4)}
         assert len(seeds) > 1
 
-    def test_one_evaluation_twice_is_refused(self, evaluate: Evaluate, user: User):
-        run = evaluate()
+    def test_one_evaluation_twice_is_refused(self, evaluated: Evaluate, user: User):
+        run = evaluated()
         with pytest.raises(InvalidRequest, match="two different"):
             start_round(evaluations=[run.pk, run.pk], by=user)
 
@@ -105,18 +105,18 @@ class TestStart:
         with pytest.raises(InvalidRequest):
             start_round(evaluations=given, by=user)
 
-    def test_evaluations_of_other_questions_are_refused(self, evaluate: Evaluate, user: User):
-        runs = [evaluate().pk, evaluate(limit=10).pk]
+    def test_evaluations_of_other_questions_are_refused(self, evaluated: Evaluate, user: User):
+        runs = [evaluated().pk, evaluated(limit=10).pk]
         with pytest.raises(InvalidRequest, match="different questions"):
             start_round(evaluations=runs, by=user)
 
-    def test_an_evaluation_that_ended_early_is_refused(self, evaluate: Evaluate, user: User):
-        runs = [evaluate().pk, evaluate(options={"upto": 5}, script=[["exit", 17]]).pk]
+    def test_an_evaluation_that_ended_early_is_refused(self, evaluated: Evaluate, user: User):
+        runs = [evaluated().pk, evaluated(options={"upto": 5}).pk]
         with pytest.raises(StateConflict, match="has not answered all"):
             start_round(evaluations=runs, by=user)
 
-    def test_outputs_that_were_edited_are_refused(self, evaluate: Evaluate, user: User):
-        runs = [evaluate(options={"text": text}) for text in (GOOD, BAD)]
+    def test_outputs_that_were_edited_are_refused(self, evaluated: Evaluate, user: User):
+        runs = [evaluated(options={"text": text}) for text in (GOOD, BAD)]
         path = run_folder(runs[1]) / names.ITEMS
         path.write_text(path.read_text().replace(BAD, "The best answer of all."))
 
@@ -201,7 +201,7 @@ class TestVote:
         [example] = [item["id"] for item in map(json.loads, lines) if item["hash"] == gone]
         assert erase_examples(folder, [example])
 
-        with pytest.raises(OutputsGone):
+        with pytest.raises(PairGone):
             cast_vote(round=round, question=gone, key="1", by=user)
         ballot = reading.next_question(round, user)
         assert ballot.asked is not None and ballot.asked.question not in (voted, gone)
@@ -213,7 +213,7 @@ class TestVote:
         path = run_folder(round.first.run) / names.ITEMS
         path.write_text(path.read_text().replace(GOOD, "Edited."))
 
-        with pytest.raises(OutputsGone):
+        with pytest.raises(PairGone):
             cast_vote(round=round, question=next(iter(questions_of(round))), key="1", by=user)
         assert reading.next_question(round, user).gone == round.size
 
@@ -221,7 +221,7 @@ class TestVote:
         round = start()
         assert round.first is not None
         (run_folder(round.first.run) / names.ITEMS).unlink()
-        with pytest.raises(OutputsGone):
+        with pytest.raises(PairGone):
             cast_vote(round=round, question=next(iter(questions_of(round))), key="1", by=user)
 
     def test_after_an_evaluation_was_deleted_results_stay(self, start: Start, user: User):
@@ -234,9 +234,9 @@ class TestVote:
         for delete in (lambda: None, lambda: purge_run(run=Run.objects.get(pk=run.pk), by=user)):
             delete()
             round = find_round(round.pk)
-            with pytest.raises(OutputsGone, match="was deleted"):
+            with pytest.raises(PairGone, match="was deleted"):
                 cast_vote(round=round, question=question, key="1", by=user)
-            with pytest.raises(OutputsGone, match="was deleted"):
+            with pytest.raises(PairGone, match="was deleted"):
                 reading.next_question(round, user)
             assert read_results(round).people.win.n == 3
         assert round.second is None and round.second_model == "preset:tiny-llama"

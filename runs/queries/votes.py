@@ -314,7 +314,9 @@ def read_rounds(
     *, viewer: User, limit: int, behind: Cursor[UUID] | None = None
 ) -> tuple[list[RoundRow], Cursor[UUID] | None]:
     """Return a page of rounds, the newest first, and where the next one begins."""
-    rounds = VoteRound.objects.select_related("questions", "created_by")
+    rounds = VoteRound.objects.select_related(
+        "questions", "created_by", "first__run", "second__run"
+    )
     if behind is not None:
         rounds = behind.rows_behind(rounds)
     found = list(rounds.order_by("-created_at", "-id")[: limit + 1])

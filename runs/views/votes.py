@@ -80,8 +80,8 @@ def vote_results(request: HttpRequest, round_id: UUID) -> HttpResponse:
         "win": win,
         "raters": [results.people],
         "sides": [
-            (round.first_id, round.first_model, win),
-            (round.second_id, round.second_model, win.of_second),
+            (round.first, round.first_model, win),
+            (round.second, round.second_model, win.of_second),
         ],
     }
     return render(request, "runs/vote_results.html", context)

@@ -163,7 +163,7 @@ def house(submit: Submit) -> House:
     round = VoteRound.objects.create(
         questions=EvaluationSet.objects.create(key="k", dataset_key="sums-v1", part="all"),
         seed=0,
-        created_by=account,
+        created_by=runs["operator"].owner,
     )
     return House(clients, runs, views, imports, datasets, traces, round)
 

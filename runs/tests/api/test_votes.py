@@ -45,6 +45,7 @@ def test_from_the_start_to_a_dataset(api: APIClient, started: dict[str, Any], us
         asked = api.get(f"{url}/next").json()
         vote = {"question": asked["question"], "choice": str(1 + asked["outputs"].index("one"))}
         assert api.post(f"{url}/votes", vote, format="json").json() == vote
+    asked = {}
     for choice in ("0", "s"):
         asked = api.get(f"{url}/next").json()
         vote = {"question": asked["question"], "choice": choice}

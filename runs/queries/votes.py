@@ -272,7 +272,7 @@ def read_results(round: VoteRound) -> Results:
 
 
 def _shares(verdicts: Iterable[Mapping[str, str]]) -> list[float]:
-    """The share of the first side of each question, over its voters."""
+    """Return the share of the first side of each question, over its voters."""
     found: dict[str, list[float]] = {}
     for own in verdicts:
         for question, choice in own.items():

@@ -26,7 +26,7 @@ PAGE_SIZE = 20
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def votes(request: HttpRequest) -> HttpResponse:
-    """The list of rounds, newest first; POST starts one."""
+    """Show the list of rounds, newest first; POST starts one."""
     by = person(request)
     if request.method == "POST":
         require(by, May.MAKE)
@@ -52,7 +52,8 @@ def votes(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 @login_required
 def vote(request: HttpRequest, round_id: UUID) -> HttpResponse:
-    """The next question of the voter, or the one that is asked for again; POST stores a vote."""
+    """Show the next question of the voter, or the one that is asked for again; POST stores a
+    vote."""
     by = person(request)
     require(by, May.MAKE)
     round = find_round(round_id)
@@ -70,7 +71,7 @@ def vote(request: HttpRequest, round_id: UUID) -> HttpResponse:
 @require_safe
 @login_required
 def vote_results(request: HttpRequest, round_id: UUID) -> HttpResponse:
-    """What came of a round: win rates, agreement, and the form that makes a dataset of it."""
+    """Show what came of a round: win rates, agreement, and the form that makes a dataset of it."""
     round = find_round(round_id)
     results = reading.read_results(round)
     win = results.people.win

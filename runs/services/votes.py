@@ -215,7 +215,7 @@ def _prompt(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_shortened(prompt: list[dict[str, Any]]) -> bool:
-    """Whether messages have the length to which those of a long prompt are shortened."""
+    """Return whether messages have the length to which those of a long prompt are shortened."""
     share = PROMPT_CHARACTERS // max(1, len(prompt))
     return len(prompt) >= PROMPT_CHARACTERS // 64 or any(
         len(str(one.get("content"))) == share for one in prompt

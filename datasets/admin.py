@@ -32,6 +32,11 @@ class TraceAdmin(ReadOnlyAdmin):
     )  # fmt: skip
     readonly_fields = ("datasets",)
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Trace]:
+        """Without sealed examples: a look at one is written into the audit log where it is
+        shown."""
+        return super().get_queryset(request).filter(sealed_at__isnull=True)
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Trace], search_term: str
     ) -> tuple[QuerySet[Trace], bool]:
@@ -44,7 +49,11 @@ class TraceAdmin(ReadOnlyAdmin):
             pass
         if re.fullmatch(r"[0-9a-f]{64}", text):
             return queryset.filter(content_hash=text), False
-        newest = Trace.objects.order_by("-created_at", "-id").values("pk")[:SEARCHED_MAX]
+        newest = (
+            Trace.objects.filter(sealed_at__isnull=True)
+            .order_by("-created_at", "-id")
+            .values("pk")[:SEARCHED_MAX]
+        )
         return (
             queryset.filter(
                 Q(prompt__icontains=text) | Q(final_answer__icontains=text), pk__in=newest
@@ -83,19 +92,28 @@ class DatasetAdmin(ReadOnlyAdmin):
         "created_at",
         "created_by",
         "archived_at",
+        "sealed_at",
     )
-    list_filter = ("created_at", ("archived_at", admin.EmptyFieldListFilter))
+    list_filter = (
+        "created_at",
+        ("archived_at", admin.EmptyFieldListFilter),
+        ("sealed_at", admin.EmptyFieldListFilter),
+    )
     list_select_related = ("created_by",)
     search_fields = ("dataset_key", "description", "fingerprint")
     fields = (
         "dataset_key", "name", "version", "description", "kind", "format", "size", "held_out_size",
         "fingerprint", "stats", "provenance", "created_at", "created_by", "archived_at",
-        "first_items",
+        "sealed_at", "first_items",
     )  # fmt: skip
     readonly_fields = ("first_items",)
 
     @admin.display(description=f"first {FIRST_ITEMS} examples")
     def first_items(self, dataset: Dataset) -> SafeString | str:
+        if dataset.sealed_at is not None:
+            return (
+                "sealed: operators read them on the dataset's own page, and the audit log says so"
+            )
         rows: list[tuple[Any, ...]] = [
             (
                 item.position + 1,

@@ -70,18 +70,31 @@ class Trace(models.Model):
     archived_at = models.DateTimeField(
         null=True, editable=False, help_text="Hidden from lists since then."
     )
+    sealed_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="In a sealed dataset since then: only operators read it.",
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            # every list of traces
-            models.Index(F("created_at").desc(), F("id").desc(), name="ix_traces_newest"),
+            # every list of traces; with the last column, sealed ones are passed over in the index
+            models.Index(
+                F("created_at").desc(), F("id").desc(), F("sealed_at"), name="ix_traces_listed"
+            ),
             # the list of those in the archive; there are few
             models.Index(
                 F("created_at").desc(),
                 F("id").desc(),
                 name="ix_traces_archived",
                 condition=models.Q(archived_at__isnull=False),
+            ),
+            # what no other dataset may have, and who asks whether there is any; there are few
+            models.Index(
+                fields=["content_hash"],
+                name="ix_traces_sealed",
+                condition=models.Q(sealed_at__isnull=False),
             ),
             # what must not be stored again; there are few
             models.Index(
@@ -210,6 +223,9 @@ class Dataset(models.Model):
     )
     complete = models.BooleanField(default=True, editable=False)
     archived_at = models.DateTimeField(null=True, editable=False)
+    sealed_at = models.DateTimeField(
+        null=True, editable=False, help_text="Only operators read its examples since then."
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
@@ -271,6 +287,25 @@ class DatasetItem(models.Model):
 
     def __str__(self) -> str:
         return f"{self.dataset_id}[{self.position}]"
+
+
+class SealedLook(models.Model):
+    """When an account last read examples of a sealed dataset, as far as the audit log says it
+    (datasets/services/sealing.py)."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="+", db_index=False)
+    account = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+"
+    )
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "account"], name="uq_sealed_look"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.account_id} at {self.dataset_id}"
 
 
 def pack_positions(positions: Iterable[int]) -> bytes:

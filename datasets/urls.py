@@ -16,6 +16,7 @@ urlpatterns = [
     path("datasets/<str:key>/overlap", versions.overlap, name="overlap"),
     path("datasets/<str:key>/edit", curation.edit, name="edit"),
     path("datasets/<str:key>/archive", curation.archive, name="archive"),
+    path("datasets/<str:key>/seal", curation.seal, name="seal"),
     path("datasets/<str:key>", datasets.detail, name="detail"),
     path("traces", traces.traces, name="traces"),
     path("traces/<uuid:trace_id>", traces.trace, name="trace"),

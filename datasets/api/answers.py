@@ -44,6 +44,9 @@ class TraceAnswer(Answer):
         description="Since when its content is gone; null: it is there."
     )
     archived_at: datetime | None = Field(description="Hidden from lists since; null: in use.")
+    sealed_at: datetime | None = Field(
+        description="In a sealed dataset since, and read by operators alone; null: in none."
+    )
 
 
 class TracePage(Answer):
@@ -69,6 +72,9 @@ class DatasetRow(Answer):
     created_at: datetime
     fingerprint: str = Field(description="Of the content; equal datasets have the same.")
     archived_at: datetime | None = Field(description="Hidden from lists since; null: in use.")
+    sealed_at: datetime | None = Field(
+        description="Since then only operators read its examples; null: everybody does."
+    )
 
 
 class Manifest(DatasetRow):

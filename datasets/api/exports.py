@@ -9,12 +9,11 @@ from rest_framework.views import APIView
 
 from datasets.api.common import DATASET, caller, described
 from datasets.api.requests import ExportQuery
-from datasets.services.access import get_dataset_for
+from datasets.services.access import get_readable_dataset
 from datasets.services.exports import export_lines, export_parquet
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import read_query
 from tunixrt.api.schema import Content
-from tunixrt.roles import May
 
 
 class DatasetExport(APIView):
@@ -33,7 +32,7 @@ class DatasetExport(APIView):
     )
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         query = read_query(ExportQuery, request)
-        dataset = get_dataset_for(caller(request), key, may=May.READ)
+        dataset = get_readable_dataset(caller(request), key)
         response = StreamingHttpResponse(
             in_pieces(export_lines(dataset, in_full=query.form == "examples")),
             content_type="application/x-ndjson; charset=utf-8",
@@ -55,7 +54,7 @@ class DatasetParquet(APIView):
         refused=(501,),
     )
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
-        dataset = get_dataset_for(caller(request), key, may=May.READ)
+        dataset = get_readable_dataset(caller(request), key)
         response = StreamingHttpResponse(
             export_parquet(dataset), content_type="application/vnd.apache.parquet"
         )

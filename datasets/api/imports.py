@@ -13,7 +13,7 @@ from datasets.api.requests import HUB_FIELDS, ImportBody, ImportListQuery
 from datasets.examples.schema import NAMED_FIELDS
 from datasets.imports.importing import cancel_import, open_skipped, submit_hub, submit_path
 from datasets.queries.listing import filter_imports, take_page
-from datasets.services.access import get_import_for
+from datasets.services.access import get_import_for, hide_reasons, require_lines
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import parse_uuid, read_query
 from tunixrt.api.schema import Content
@@ -40,6 +40,7 @@ class ImportList(APIView):
             offset=query.offset,
             cursor=query.cursor,
         )
+        hide_reasons(caller(request), page.rows)
         return paged([import_answer(row) for row in page.rows], query.limit, query.offset, page)
 
     @described(
@@ -105,6 +106,7 @@ class ImportSkipped(APIView):
     def get(self, request: Request, import_id: str) -> FileResponse:
         parsed = parse_uuid(import_id, "import_id")
         row = get_import_for(caller(request), parsed, may=May.READ)
+        require_lines(caller(request), row)
         return FileResponse(
             open_skipped(row),
             as_attachment=True,

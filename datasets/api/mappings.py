@@ -22,7 +22,7 @@ from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import NO_DRAFT, remembered_mapping, submit_draft
 from datasets.imports.mapping import SHAPES, Preview, cells_of, guess, preview, rows_of
 from datasets.models import Import, ImportState
-from datasets.services.access import get_import_for
+from datasets.services.access import get_import_for, require_lines
 from tunixrt.api.query import choice, parse_uuid, read_query
 from tunixrt.api.schema import Answer
 from tunixrt.reading import Model, read_body
@@ -175,6 +175,7 @@ class ImportMapping(APIView):
 
 def _draft(request: Request, import_id: str) -> Import:
     row = get_import_for(caller(request), parse_uuid(import_id, "import_id"), may=May.ACT)
+    require_lines(caller(request), row)
     if row.state != ImportState.DRAFT:
         raise Conflict(NO_DRAFT)
     return row

@@ -8,7 +8,7 @@ from datasets.models import Dataset, Import, Kind, Trace
 MANIFEST_FIELDS = (
     "dataset_key", "name", "version", "description", "kind", "size", "held_out_size", "erased_size",
     "format", "created_at", "stats", "fingerprint", "provenance", "licence", "source",
-    "archived_at",
+    "archived_at", "sealed_at",
 )  # fmt: skip
 ROW_FIELDS = (
     "dataset_key",
@@ -23,6 +23,7 @@ ROW_FIELDS = (
     "created_at",
     "fingerprint",
     "archived_at",
+    "sealed_at",
 )
 TRACE_FIELDS = (
     "id",
@@ -35,6 +36,7 @@ TRACE_FIELDS = (
     "created_at",
     "erased_at",
     "archived_at",
+    "sealed_at",
 )
 IMPORT_FIELDS = (
     "id", "dataset_key", "state", "phase", "source", "request", "bytes_total", "bytes_read",

@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -14,8 +14,8 @@ from datasets.api.presentation import full_trace, receipt
 from datasets.api.requests import TraceListQuery
 from datasets.examples.kinds import EXAMPLE_SCHEMA
 from datasets.examples.words import SearchWord, search_words
-from datasets.models import Trace
 from datasets.queries.listing import find_traces, search_traces, take_page
+from datasets.services.access import get_trace_for
 from datasets.services.refusals import InvalidTraces
 from datasets.services.traces import create_traces
 from datasets.storage.word_index import waiting_count
@@ -59,8 +59,7 @@ class TraceList(APIView):
                 reason = "belongs to a list that was searched by words."
                 raise InvalidQuery({"cursor": [reason]})
             with search(caller(request), "q", reads_all=bool(query.q)):
-                found = search_traces(query.q).filter(archived_at__isnull=not archived)
-                page = take_page(found, **given)
+                page = take_page(search_traces(query.q, archived=archived), **given)
         answer = paged([full_trace(trace) for trace in page.rows], query.limit, query.offset, page)
         answer.data["not_indexed"] = waiting
         return answer
@@ -110,10 +109,7 @@ class TraceDetail(APIView):
     )
     def get(self, request: Request, trace_id: str) -> Response:
         parsed = parse_uuid(trace_id, "trace_id")
-        trace = Trace.objects.filter(pk=parsed).first()
-        if trace is None:
-            raise NotFound(f"Trace not found: {parsed}")
-        return Response(full_trace(trace))
+        return Response(full_trace(get_trace_for(caller(request), parsed, may=May.READ)))
 
 
 def _search_words(query: TraceListQuery) -> list[SearchWord]:

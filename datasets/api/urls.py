@@ -24,6 +24,7 @@ urlpatterns = [
     path("uploads/permission", uploads.UploadPermission.as_view(), name="upload_permission"),
     path("datasets/<str:key>", datasets.DatasetDetail.as_view(), name="detail"),
     path("datasets/<str:key>/archive", curation.DatasetArchive.as_view(), name="archive"),
+    path("datasets/<str:key>/seal", curation.DatasetSeal.as_view(), name="seal"),
     path("datasets/<str:key>/card.md", curation.DatasetCard.as_view(), name="card"),
     path("datasets/<str:key>/clean", versions.DatasetClean.as_view(), name="clean"),
     path("datasets/<str:key>/diff", versions.DatasetDiff.as_view(), name="diff"),

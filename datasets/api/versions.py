@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
+from django.contrib.auth.models import User
 from django.http import StreamingHttpResponse
 from pydantic import Field, PlainValidator, WithJsonSchema
 from rest_framework.request import Request
@@ -25,11 +26,17 @@ from datasets.comparison.differences import (
     compare,
     decode_after,
 )
-from datasets.comparison.overlaps import compute_overlap, is_small, known_about, overlaps_of
+from datasets.comparison.overlaps import (
+    compute_overlap,
+    is_small,
+    known_about,
+    overlaps_of,
+    without_places,
+)
 from datasets.examples.schema import json_kind
 from datasets.imports.importing import submit_derivation, submit_overlap
 from datasets.models import Dataset, ImportState, Overlap
-from datasets.services.access import get_dataset_for
+from datasets.services.access import get_dataset_for, get_readable_dataset
 from tunixrt.api.negotiation import OneForm
 from tunixrt.api.query import choice, read_by, read_query, text, whole
 from tunixrt.api.schema import Answer, Content
@@ -208,7 +215,8 @@ class OverlapBody(Model):
     other: Name = Field(description="Key of the dataset to compare: its held-out part, or all.")
 
 
-def overlap_answer(overlap: Overlap) -> dict[str, Any]:
+def overlap_answer(overlap: Overlap, reader: User) -> dict[str, Any]:
+    without_places([overlap], reader)
     names = OverlapAnswer.model_fields.keys() - {"other"}
     return {name: getattr(overlap, name) for name in names} | {"other": overlap.other.dataset_key}
 
@@ -227,9 +235,10 @@ class DatasetOverlaps(APIView):
     def get(self, request: Request, key: str) -> Response:
         dataset = get_dataset_for(caller(request), key, may=May.READ)
         overlaps = overlaps_of(dataset)
+        reader = caller(request)
         return Response(
             {
-                "data": [overlap_answer(overlap) for overlap in overlaps],
+                "data": [overlap_answer(overlap, reader) for overlap in overlaps],
                 "not_computed": known_about(dataset, overlaps)[1],
             }
         )
@@ -252,7 +261,7 @@ class DatasetOverlaps(APIView):
         other = get_dataset_for(by, body.other, may=May.READ)
         if is_small(dataset, other):
             with searches.one_of(by.pk):
-                return Response(overlap_answer(compute_overlap(dataset, other, by=by)))
+                return Response(overlap_answer(compute_overlap(dataset, other, by=by), by))
         return submitted(submit_overlap(dataset=dataset, other=other, by=by))
 
 
@@ -316,8 +325,8 @@ class DatasetDiff(APIView):
     )
     def get(self, request: Request, key: str) -> Response:
         query = read_query(DiffPageQuery, request)
-        old = get_dataset_for(caller(request), key, may=May.READ)
-        new = get_dataset_for(caller(request), query.to, may=May.READ)
+        old = get_readable_dataset(caller(request), key)
+        new = get_readable_dataset(caller(request), query.to)
         with search(caller(request), "to"):
             found = compare(old, new, check=deadline("to"))
             changes, next_cursor = found.page(
@@ -349,8 +358,8 @@ class DatasetDiffLines(APIView):
     )
     def get(self, request: Request, key: str) -> StreamingHttpResponse:
         query = read_query(DiffQuery, request)
-        old = get_dataset_for(caller(request), key, may=May.READ)
-        new = get_dataset_for(caller(request), query.to, may=May.READ)
+        old = get_readable_dataset(caller(request), key)
+        new = get_readable_dataset(caller(request), query.to)
         response = StreamingHttpResponse(
             in_pieces(change_lines(old, new)), content_type="application/x-ndjson; charset=utf-8"
         )

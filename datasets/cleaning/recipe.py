@@ -15,7 +15,7 @@ from datasets.cleaning.rewriting import InlineReasoning, Length, MapFields, Mask
 from datasets.examples.schema import RepeatedKey, json_kind, without_repeats
 from datasets.models import Dataset
 from tunixrt.reading import Errors, try_body
-from tunixrt.refusals import Refusal
+from tunixrt.refusals import Conflict, Refusal
 
 STEPS_MAX = 30
 RECIPE_MAX = 100_000  # characters of its JSON
@@ -26,6 +26,15 @@ _ALL: tuple[type[Operation], ...] = (
 OPERATIONS: dict[str, type[Operation]] = {
     model.model_fields["operation"].default: model for model in _ALL
 }
+
+
+class SealedParent(Conflict):
+    """No dataset is made of a sealed one: its examples would be read, and trained on."""
+
+    def __init__(self, key: str):
+        super().__init__(
+            f"Dataset {key} is sealed: no dataset is made of it. An operator can unseal it."
+        )
 
 
 class InvalidRecipe(Refusal):
@@ -116,7 +125,11 @@ def _wrong(place: str, reason: str) -> InvalidRecipe:
 
 
 def check_parents(recipe: Recipe, parents: list[Dataset]) -> None:
-    """Raise InvalidRecipe if the recipe cannot be followed with these datasets."""
+    """Raise InvalidRecipe if the recipe cannot be followed with these datasets, SealedParent if one
+    of them is sealed."""
+    for parent in parents:
+        if parent.sealed_at is not None:
+            raise SealedParent(parent.dataset_key)
     keys = [parent.dataset_key for parent in parents]
     first = recipe.steps[0]
     errors: Errors = {}

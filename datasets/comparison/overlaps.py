@@ -28,6 +28,7 @@ from datasets.examples.kinds import content_of, texts_of_example
 from datasets.examples.schema import HasContent
 from datasets.examples.words import digest, ngrams, normalised, words_of
 from datasets.models import Dataset, Kind, Overlap, Split, pack_positions
+from datasets.services.sealing import may_read_sealed, note_comparison
 from tunixrt.refusals import Refusal
 
 NGRAM = 13
@@ -85,6 +86,8 @@ def compute_overlap(
             "computed_by": by,
         },
     )
+    if by is not None:
+        note_comparison(dataset, other, by=by)
     return overlap
 
 
@@ -250,6 +253,16 @@ def overlaps_of(dataset: Dataset) -> list[Overlap]:
     rows = Overlap.objects.filter(dataset=dataset).select_related("dataset", "other")
     rows = rows.defer("positions")
     return sorted(rows.order_by()[:1_000], key=lambda row: (-row.found, row.other.dataset_key))
+
+
+def without_places(rows: list[Overlap], user: User) -> list[Overlap]:
+    """Take the places of examples from overlaps with sealed datasets, unless ``user`` reads
+    these."""
+    for row in rows:
+        is_sealed = row.dataset.sealed_at is not None or row.other.sealed_at is not None
+        if is_sealed and not may_read_sealed(user):
+            row.examples = []
+    return rows
 
 
 def sentence(overlap: Overlap) -> str:

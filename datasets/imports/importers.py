@@ -25,7 +25,7 @@ from datasets.formats.table import FORMATS, KINDS, check_line, convert, recognis
 from datasets.services.datasets import check_identity, check_origin
 from datasets.services.refusals import InvalidDataset
 from datasets.storage.staging import Filling, Staging, no_room
-from datasets.storage.storing import WAS_ERASED, Erased
+from datasets.storage.storing import IS_SEALED, NOT_KEPT, WAS_ERASED, Erased, Sealed
 from tunixrt.numbers import parse_number
 
 NAMED_LINES = 100
@@ -262,6 +262,7 @@ class _Reading:
     lines: int = 0
     problems: list[LineProblem] = field(default_factory=list)
     erased: Erased = field(default_factory=Erased.read)
+    sealed: Sealed = field(default_factory=Sealed.read)
 
     def read(self, parts: Iterable[Part]) -> None:
         """Read a part. Raise BadLines, ImportRefused."""
@@ -355,6 +356,8 @@ class _Reading:
             )
         if example in self.erased:
             raise LineError(WAS_ERASED)
+        if example in self.sealed:
+            raise LineError(IS_SEALED)
         filling.kind = example.kind
         filling.add(example, split)
 
@@ -374,7 +377,7 @@ class _Reading:
             raise BadLines(self.problems, self.bad, more=True)
         if self.request.skip_bad:
             content = found.text if isinstance(found, LineError) else found
-            if WAS_ERASED in reason:  # nothing keeps it
+            if any(said in reason for said in NOT_KEPT):
                 content = None
             with self.skipped.open("ab") as file:
                 file.write(

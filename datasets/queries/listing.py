@@ -48,10 +48,11 @@ def take_page(
     return Page(found, Cursor(found[-1].created_at, found[-1].pk).encode() if more else None)
 
 
-def search_traces(text: str | None) -> QuerySet[Trace]:
-    """Return examples whose prompt, final answer or content holds the text, or the one with this
-    id."""
-    traces = Trace.objects.all()
+def search_traces(text: str | None, *, archived: bool = False) -> QuerySet[Trace]:
+    """Examples whose prompt, final answer or content holds the text, or the one with this id: those
+    in use, or those ``archived``. Sealed ones are in no list; who may read them finds them in their
+    datasets."""
+    traces = Trace.objects.filter(archived_at__isnull=not archived, sealed_at__isnull=True)
     if not text:
         return traces
     if is_id(text):

@@ -21,7 +21,7 @@ from datasets.services.refusals import (
 )
 from datasets.storage.rows import READ_BATCH, WRITE_BATCH, batches, insert_rows
 from datasets.storage.staging import Summary
-from datasets.storage.storing import keep_from_imports
+from datasets.storage.storing import hold_seals, keep_from_imports
 from datasets.storage.tally import Fingerprint, Lengths
 from tunixrt.readable import name_problem
 from tunixrt.reading import UNSTORABLE, UNSTORABLE_TEXT
@@ -109,6 +109,8 @@ def create_dataset(
     ``held_out_ids`` says which of them are held out from training. A trace that is named twice
     counts twice.
 
+    A sealed example is unknown here to all: a dataset that took it would be sealed as well.
+
     Raise InvalidDataset, UnknownTraces (naming the ids), DatasetExists.
     """
     check_identity(name=name, version=version, description=description)
@@ -126,7 +128,7 @@ def create_dataset(
         traces = Trace.objects.in_bulk(batch)
         for trace_id in batch:
             trace = traces.get(trace_id)
-            if trace is None:
+            if trace is None or trace.sealed_at is not None:
                 unknown.append(trace_id)
                 continue
             if trace.erased_at is not None:
@@ -162,8 +164,12 @@ def create_dataset(
         (trace_id, Split.HELD_OUT if trace_id in held_out else Split.TRAIN) for trace_id in ids
     )
     with transaction.atomic():
+        hold_seals()
         for batch in batches(ids, WRITE_BATCH):
             keep_from_imports(Q(pk__in=batch))
+            sealed = Trace.objects.filter(pk__in=batch, sealed_at__isnull=False)
+            if found := list(sealed.values_list("pk", flat=True)):  # in the meantime
+                raise UnknownTraces(found)
         dataset = insert_dataset(
             name=name,
             version=version,

@@ -16,7 +16,7 @@ from datasets.models import Tombstone, Trace
 from datasets.services.refusals import InvalidTraces
 from datasets.storage.ids import ordered_ids
 from datasets.storage.rows import WRITE_BATCH, batches, insert_rows
-from datasets.storage.storing import WAS_ERASED, keep_from_imports
+from datasets.storage.storing import IS_SEALED, WAS_ERASED, keep_from_imports
 from datasets.storage.word_index import index_stored
 
 
@@ -48,14 +48,15 @@ def create_traces(*, items: Iterable[Any], by: User | None) -> list[Trace]:
             }
         gone = {trace.content_hash for trace in stored.values() if trace.erased_at is not None}
         gone |= _said_again(parsed)
-        erased = {
-            place: {"trace": [f"{WAS_ERASED}."]}
+        sealed = {trace.content_hash for trace in stored.values() if trace.sealed_at is not None}
+        refused = {
+            place: {"trace": [f"{WAS_ERASED if trace.content_hash in gone else IS_SEALED}."]}
             for place, trace in enumerate(parsed)
-            if trace.content_hash in gone
+            if trace.content_hash in gone | sealed
         }
-        if erased:
-            named = dict(islice(erased.items(), InvalidTraces.NAMED))
-            raise InvalidTraces(named, len(erased))
+        if refused:
+            named = dict(islice(refused.items(), InvalidTraces.NAMED))
+            raise InvalidTraces(named, len(refused))
         index_stored(since=since, until=timezone.now(), count=len(stored))
     return [stored[trace.content_hash] for trace in parsed]
 

@@ -38,12 +38,21 @@ _COLUMNS = (
 
 Stored = Callable[[int], None]
 WAS_ERASED = "was erased from this system on request and is not stored again"
+IS_SEALED = "is in a sealed dataset; no other dataset may have it"
+NOT_KEPT = (WAS_ERASED, IS_SEALED)  # reasons to leave a line out and to keep no copy of it
+_SEALS = 0x7365616C  # PostgreSQL's advisory locks are numbers; this one spells "seal"
 
 
 class StoredErased(Refusal):
     """An import would bring back what was erased after it was read."""
 
     code = "erased"
+
+
+class StoredSealed(Refusal):
+    """A dataset would take an example that was sealed after it was read."""
+
+    code = "sealed"
 
 
 def store(
@@ -109,8 +118,9 @@ def store_batch(
     by_id: int | None,
     is_all: bool,
 ) -> None:
-    """Store rows, in the order of a staging, as traces and items; ``is_all`` says that the import
-    has no more. Call it in a transaction. Raise StoredErased."""
+    """Store rows, in the order of a staging, as traces and items; ``is_all`` says that the
+    import has no more. Call it in a transaction. Raise StoredErased, StoredSealed."""
+    hold_seals()
     moment = timezone.now()
     if not is_all:
         postpone(import_id, since=moment, until=moment, count=len(rows))
@@ -126,6 +136,10 @@ def store_batch(
         raise StoredErased(
             f"{count:,} of the examples were erased from this system on request while this import"
             " was under way. Import the file again."
+        )
+    if count := _count_sealed(rows):
+        raise StoredSealed(
+            f"{count:,} of the examples are in a sealed dataset; no other dataset may have them."
         )
     if is_all:
         index_stored(since=moment, until=moment, count=len(rows))
@@ -145,6 +159,26 @@ def _count_erased(rows: Sequence[Row], kind: str) -> int:
         )
         found.update(content for content, text in texts.items() if text in gone)
     return len(found)
+
+
+def _count_sealed(rows: Sequence[Row]) -> int:
+    sealed = Trace.objects.filter(sealed_at__isnull=False)
+    if not sealed.exists():
+        return 0
+    return sealed.filter(content_hash__in={row.content_hash for row in rows}).count()
+
+
+def hold_seals(*, alone: bool = False) -> None:
+    """Until the end of the transaction, let no dataset be sealed while examples are stored in
+    another one, nor the other way round; ``alone``: who seals.
+
+    By an advisory lock on PostgreSQL; on SQLite because there is one writer and every transaction
+    takes the write lock first.
+    """
+    if connection.vendor == "postgresql":
+        function = "pg_advisory_xact_lock" if alone else "pg_advisory_xact_lock_shared"
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {function}(%s)", [_SEALS])
 
 
 def _names() -> tuple[str, str, str]:
@@ -265,6 +299,22 @@ class Erased:
         return (bool(self.contents) and bytes.fromhex(example.content_hash) in self.contents) or (
             bool(self.texts) and bytes.fromhex(text_hash(example)) in self.texts
         )
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Examples of sealed datasets, by content hash: no other dataset takes them."""
+
+    contents: frozenset[bytes]
+
+    @classmethod
+    def read(cls) -> Self:
+        rows = Trace.objects.filter(sealed_at__isnull=False).order_by()
+        hashes = rows.values_list("content_hash", flat=True)
+        return cls(frozenset(map(bytes.fromhex, hashes.iterator())))
+
+    def __contains__(self, example: ExampleData) -> bool:
+        return bool(self.contents) and bytes.fromhex(example.content_hash) in self.contents
 
 
 def keep_from_imports(traces: Q) -> None:

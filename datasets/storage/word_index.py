@@ -240,9 +240,9 @@ def find(
     offset: int,
 ) -> list[tuple[int, uuid.UUID]]:
     """Return number and id of examples that have all of the words, the last indexed first: those in
-    use, or those ``archived``, with numbers less than ``before``."""
+    use, or those ``archived``, with numbers less than ``before``; none that is sealed."""
     search = _find_on_postgresql if connection.vendor == "postgresql" else _find_on_sqlite
-    shown = f"archived_at IS {'NOT ' if archived else ''}NULL"
+    shown = f"archived_at IS {'NOT ' if archived else ''}NULL AND sealed_at IS NULL"
     with connection.cursor() as cursor:
         rows = search(cursor, words, shown, NUMBER_MAX if before is None else before, limit, offset)
     return [(number, uuid.UUID(str(trace_id))) for number, trace_id in rows]

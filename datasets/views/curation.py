@@ -19,6 +19,7 @@ from datasets.services.curation import (
     restore_trace,
 )
 from datasets.services.refusals import InvalidDataset
+from datasets.services.sealing import seal_datasets, unseal_datasets
 from tunixrt.accounts import person
 from tunixrt.refusals import BadRequest
 from tunixrt.roles import May
@@ -50,7 +51,7 @@ def edit(request: HttpRequest, key: str) -> HttpResponse:
 def archive(request: HttpRequest, key: str) -> HttpResponse:
     user = person(request)
     dataset = get_dataset_for(user, key, may=May.ACT)
-    if _asks_for_archive(request):
+    if _asks_for(request, "archived"):
         archive_dataset(dataset=dataset, by=user)
         messages.success(request, f"{dataset.dataset_key} is archived.")
     else:
@@ -61,10 +62,31 @@ def archive(request: HttpRequest, key: str) -> HttpResponse:
 
 @login_required
 @require_POST
+def seal(request: HttpRequest, key: str) -> HttpResponse:
+    """Seal a dataset, or unseal it, together with those that it shares examples with."""
+    user = person(request)
+    get_dataset_for(user, key, may=May.ACT)
+    also = (one.strip() for one in request.POST.get("also", "").split(","))
+    keys = dict.fromkeys([key, *filter(None, also)])
+    datasets = [get_dataset_for(user, one, may=May.READ) for one in keys]
+    named = ", ".join(each.dataset_key for each in datasets)
+    if request.POST.get("confirmed") != "true":
+        raise BadRequest("Confirm that you want that.")
+    if _asks_for(request, "sealed"):
+        seal_datasets(datasets=datasets, by=user)
+        messages.success(request, f"Sealed: {named}.")
+    else:
+        unseal_datasets(datasets=datasets, by=user)
+        messages.success(request, f"Unsealed: {named}.")
+    return redirect("datasets:detail", key=key)
+
+
+@login_required
+@require_POST
 def trace_archive(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     user = person(request)
     trace = get_trace_for(user, trace_id, may=May.ACT)
-    if _asks_for_archive(request):
+    if _asks_for(request, "archived"):
         archive_trace(trace=trace, by=user)
         messages.success(request, "The example is archived.")
     else:
@@ -73,9 +95,9 @@ def trace_archive(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
     return redirect("datasets:trace", trace_id=trace.pk)
 
 
-def _asks_for_archive(request: HttpRequest) -> bool:
-    """Return whether the form asks for the archive. Raise BadRequest."""
-    asked = request.POST.get("archived")
+def _asks_for(request: HttpRequest, name: str) -> bool:
+    """Return whether the form asks for that. Raise BadRequest."""
+    asked = request.POST.get(name)
     if asked not in ("true", "false"):
-        raise BadRequest("archived must be true or false.")
+        raise BadRequest(f"{name} must be true or false.")
     return asked == "true"

@@ -7,13 +7,15 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from datasets.comparison.overlaps import known_about, overlaps_of
+from datasets.comparison.overlaps import known_about, overlaps_of, without_places
 from datasets.examples.kinds import parts_of
 from datasets.files import parquet
 from datasets.forms.curation import EditForm
+from datasets.models import DatasetItem
 from datasets.queries.listing import search_datasets, search_examples, take_page
 from datasets.services.access import get_dataset_for
 from datasets.services.curation import EDITABLE
+from datasets.services.sealing import may_read_examples
 from datasets.views.lists import PAGE, read_cursor, search_text
 from tunixrt.accounts import person
 from tunixrt.cursors import decode_number_cursor
@@ -41,15 +43,19 @@ def detail(request: HttpRequest, key: str) -> HttpResponse:
     user = person(request)
     dataset = get_dataset_for(user, key, may=May.READ)
     start, text = _position(request.GET.get("from", "")), search_text(request)
-    with search(user, "q", reads_all=bool(text)):
-        found = search_examples(dataset, text).filter(position__gte=start)
-        items = list(found[: EXAMPLES + 1])
+    may_read = may_read_examples(user, dataset)
+    items: list[DatasetItem] = []
+    if may_read:
+        with search(user, "q", reads_all=bool(text)):
+            found = search_examples(dataset, text).filter(position__gte=start)
+            items = list(found[: EXAMPLES + 1])
     examples = [{"item": item, "parts": parts_of(item.trace)} for item in items[:EXAMPLES]]
-    overlaps = overlaps_of(dataset)
+    overlaps = without_places(overlaps_of(dataset), user)
     roles = dataset.stats.get("roles") or {}
     context = {
         "dataset": dataset,
         "parquet": parquet.is_installed(),
+        "may_read": may_read,
         "may_act": not why_not(user, May.ACT, owner_id=dataset.created_by_id),
         "edit": EditForm(initial={name: getattr(dataset, name) for name in EDITABLE}),
         "histogram": _bars(dataset.stats.get("example_characters_histogram") or []),

@@ -20,7 +20,7 @@ from datasets.imports.importing import (
 from datasets.imports.mapping import preview, rows_of
 from datasets.models import ImportState
 from datasets.queries.listing import filter_imports, take_page
-from datasets.services.access import get_import_for
+from datasets.services.access import get_import_for, require_lines
 from datasets.views.lists import PAGE, read_cursor
 from tunixrt.accounts import person
 from tunixrt.cursors import decode_uuid_cursor
@@ -51,6 +51,7 @@ def mapping(request: HttpRequest, import_id: uuid.UUID) -> HttpResponse:
     at before it counts."""
     user = person(request)
     row = get_import_for(user, import_id, may=May.ACT)
+    require_lines(user, row)
     if row.state != ImportState.DRAFT:
         return redirect("datasets:import_detail", import_id=row.pk)
     if "show" in request.POST:  # no token in the address

@@ -6,13 +6,14 @@ from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from datasets.examples.kinds import content_of, parts_of
 from datasets.examples.words import SearchWord, search_words
 from datasets.models import Dataset, Kind, Trace
 from datasets.queries.listing import find_traces, is_id, search_traces, shortened, take_page
+from datasets.services.access import get_trace_for
 from datasets.storage.word_index import waiting_count
 from datasets.views.lists import PAGE, read_cursor, search_text
 from tunixrt.accounts import person
@@ -50,7 +51,7 @@ def traces(request: HttpRequest) -> HttpResponse:
     else:
         cursor = read_cursor(request, decode_uuid_cursor)
         with search(person(request), "q", reads_all=bool(text)):
-            found = search_traces(words or text).filter(archived_at__isnull=not archived)
+            found = search_traces(words or text, archived=archived)
             page = take_page(shortened(found), limit=PAGE, cursor=cursor)
     context = {
         "page": page,
@@ -67,7 +68,7 @@ def traces(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_safe
 def trace(request: HttpRequest, trace_id: uuid.UUID) -> HttpResponse:
-    found = get_object_or_404(Trace, pk=trace_id)
+    found = get_trace_for(person(request), trace_id, may=May.READ)
     uses = list(Dataset.objects.filter(pk__in=found.items.order_by().values("dataset"))[: USES + 1])
     context = {
         "trace": found,

@@ -26,7 +26,8 @@ from datasets.forms.versions import (
 )
 from datasets.imports.importing import submit_derivation, submit_overlap
 from datasets.models import Dataset, Import
-from datasets.services.access import get_dataset_for
+from datasets.services.access import get_dataset_for, get_readable_dataset
+from datasets.services.sealing import require_examples
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
 from tunixrt.roles import May, require
@@ -166,7 +167,8 @@ def diff(request: HttpRequest, key: str) -> HttpResponse:
     other = request.GET.get("to", "").strip()
     context: dict[str, Any] = {"old": old, "to": other, "candidates": _relatives(old)}
     if other:
-        new = get_dataset_for(user, other, may=May.READ)
+        require_examples(user, old)
+        new = get_readable_dataset(user, other)
         change = request.GET.get("change", "")
         try:
             after = decode_after(request.GET["after"]) if "after" in request.GET else None

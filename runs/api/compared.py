@@ -3,6 +3,7 @@
 import uuid
 from typing import Annotated, Any
 
+from django.contrib.auth.models import User
 from pydantic import Field
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -153,10 +154,10 @@ class EvaluationComparison(APIView):
         if missing:
             raise Missing(f"Evaluation not found: {', '.join(map(str, missing))}")
         with searches.one_of(actor(request).pk):
-            return Response(_answer(query, runs))
+            return Response(_answer(query, runs, reader=actor(request)))
 
 
-def _answer(query: ComparisonQuery, runs: list[Run]) -> dict[str, Any]:
+def _answer(query: ComparisonQuery, runs: list[Run], *, reader: User) -> dict[str, Any]:
     comparison = comparing.compare_evaluations(runs)
     measured = comparing.measure(comparison)
     if query.scorer is not None:
@@ -165,7 +166,8 @@ def _answer(query: ComparisonQuery, runs: list[Run]) -> dict[str, Any]:
         if not measured:
             raise InvalidQuery({"scorer": [f"must be one that they share: {labels}."]})
     try:
-        columns = facts_of([one.run for one in comparison.entries if not one.why_not]).columns
+        entries = [one.run for one in comparison.entries if not one.why_not]
+        columns = facts_of(entries, reader=reader).columns
     except ItemsAway as away:
         columns = {}
         if query.column is not None:

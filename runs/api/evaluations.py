@@ -347,9 +347,11 @@ class EvaluationItems(APIView):
     def get(self, request: Request, evaluation_id: str) -> Response:
         query = read_query(ItemsQuery, request)
         run = get_evaluation_for(request, evaluation_id)
-        folder = while_root_is_there(run_folder(run))
+        while_root_is_there(run_folder(run))
         try:
-            page = reading.read_items(folder, offset=query.offset, limit=query.limit)
+            page = reading.read_items(
+                run, reader=actor(request), offset=query.offset, limit=query.limit
+            )
         except FileNotFoundError:
             page = reading.ItemPage()
         except OffsetPastEnd as error:

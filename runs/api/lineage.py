@@ -4,14 +4,12 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field
-from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from datasets.api.common import DATASET
-from datasets.models import Trace
-from datasets.services.access import get_dataset_for
+from datasets.services.access import get_dataset_for, get_trace_for
 from runs.api.look import TRACE
 from runs.api.views import actor, described
 from runs.queries.lineage import PAGE, datasets_with, graph_answer, lineage, runs_with
@@ -120,8 +118,7 @@ class TraceUses(APIView):
     def get(self, request: Request, trace_id: str) -> Response:
         parsed = parse_uuid(trace_id, "trace_id")
         query = read_query(UsesQuery, request)
-        if not Trace.objects.filter(pk=parsed).exists():
-            raise NotFound(f"Trace not found: {parsed}")
+        get_trace_for(actor(request), parsed, may=May.READ)
         parts = {
             "datasets": datasets_with(parsed, offset=query.datasets_offset, limit=query.limit),
             "runs": runs_with(parsed, offset=query.runs_offset, limit=query.limit),

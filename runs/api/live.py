@@ -34,7 +34,7 @@ from runs.live import stream
 from runs.models import MetricSeries, Run, RunQuerySet
 from runs.queries import artifacts, curves, log_search, logs
 from runs.runfolder.files import BrokenFile, open_regular
-from runs.services.access import get_run_for
+from runs.services.access import get_run_for, may_read_items, require_items
 from runs.services.output_root import while_root_is_there
 from runs.services.reservations import run_folder
 from tunixrt.api.negotiation import OneForm
@@ -64,7 +64,7 @@ SERIES_FIELDS = ("name", "count", "first", "last", "minimum", "maximum", "last_s
 
 def where_it_is() -> RunQuerySet:
     """Return visible runs with what it takes to find their folders."""
-    return Run.objects.visible().only("status", "dry_run", "output_dir")
+    return Run.objects.visible().only("status", "dry_run", "output_dir", "dataset_key")
 
 
 class RunLogs(APIView):
@@ -85,6 +85,7 @@ class RunLogs(APIView):
         query = read_query(LogPartQuery, request)
         log, tail_lines = query.stream, query.tail_lines
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
+        require_items(actor(request), run)
         path = while_root_is_there(run_folder(run)) / logs.LOGS[log]
         complete = run.is_terminal
         try:
@@ -118,6 +119,7 @@ class RunLogs(APIView):
         query = read_query(LogSearchQuery, request)
         log, offset = query.stream, query.offset
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
+        require_items(actor(request), run)
         path = while_root_is_there(run_folder(run)) / logs.LOGS[log]
         try:
             found = log_search.search_log(path, query.search, offset=offset, limit=query.matches)
@@ -169,6 +171,7 @@ class RunLogFile(APIView):
     def get(self, request: Request, run_id: str, stream: str) -> HttpResponseBase:
         read_query(NoQuery, request)
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
+        require_items(actor(request), run)
         if stream not in logs.LOGS:
             raise _no_such_log(stream)
         descriptor = None
@@ -290,7 +293,8 @@ class RunEvents(APIView):
             "limit": settings.TUNIXRT_MAX_STREAMS,
             "each": settings.TUNIXRT_STREAMS_PER_ACCOUNT,
         }
-        viewer = stream.Viewer(run, folder, position, Credential.of(request), **limits)
+        texts = may_read_items(actor(request), run)
+        viewer = stream.Viewer(run, folder, position, Credential.of(request), texts=texts, **limits)
         # the second is for nginx
         headers = {
             "Cache-Control": "no-cache, no-transform",
@@ -346,6 +350,8 @@ class RunArtifact(APIView):
     def get(self, request: Request, run_id: str, path: str) -> HttpResponseBase:
         read_query(NoQuery, request)
         run = get_run_for(actor(request), run_id, may=May.READ, runs=where_it_is())
+        if not artifacts.is_free_of_examples(path):
+            require_items(actor(request), run)
         descriptor = artifacts.open_artifact(while_root_is_there(run_folder(run)), path)
         return send_file(
             request._request,

@@ -7,8 +7,8 @@ from rest_framework.views import APIView
 
 from datasets.api.common import DATASET
 from datasets.examples.kinds import training_line
-from datasets.models import Split, Trace
-from datasets.services.access import get_dataset_for
+from datasets.models import Split
+from datasets.services.access import get_readable_dataset, get_trace_for
 from runs.api.answers import CountedLengths, Rendered
 from runs.api.queries import LengthsQuery, RenderedQuery
 from runs.api.views import actor, described
@@ -42,9 +42,7 @@ class RenderedExample(APIView):
     def get(self, request: Request, trace_id: str) -> Response:
         parsed = parse_uuid(trace_id, "trace_id")
         query = read_query(RenderedQuery, request)
-        trace = Trace.objects.filter(pk=parsed).first()
-        if trace is None:
-            raise NotFound(f"Trace not found: {parsed}")
+        trace = get_trace_for(actor(request), parsed, may=May.READ)
         if trace.erased_at is not None:
             raise NotFound(f"The content of trace {parsed} was erased.")
         line = training_line(trace.pk, trace, Split.TRAIN)
@@ -64,5 +62,5 @@ class TokenLengths(APIView):
     )
     def get(self, request: Request, key: str) -> Response:
         query = read_query(LengthsQuery, request)
-        dataset = get_dataset_for(actor(request), key, may=May.READ)
+        dataset = get_readable_dataset(actor(request), key)
         return Response(measure_lengths(dataset, **query.model_dump()))

@@ -8,10 +8,13 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import InterfaceError, OperationalError, connection
+from django.db.models import OuterRef, Subquery
 
+from datasets.models import Dataset
+from datasets.services.sealing import may_read_examples
 from runs.models import Run, RunTag
-from runs.queries.summaries import read_plan
-from runs.services.access import config_for
+from runs.queries.summaries import read_plan, without_texts
+from runs.services.access import config_for, may_read_items
 from runs.services.submission import run_warnings
 from tunixrt.compiled import Compiled, as_key
 
@@ -31,7 +34,7 @@ def full_answer(run: Run, reader: User) -> dict[str, Any]:
     same."""
     values = [getattr(run, name) for name in FULL_FIELDS]
     return (
-        _full(values, reader, run.owner_id)
+        _full(values, reader, run.owner_id, may_read=_may_read(run, reader))
         | {"retry_of": run.retry_of_id, "resume_from": run.resume_from_id}
         | _related(run)
     )
@@ -44,10 +47,22 @@ def read_full(run_id: uuid.UUID, reader: User) -> dict[str, Any] | None:
     found = _full_rows().read(key)
     if not found:
         return None
-    *values, retry_of, resume_from, owner_id, owner, host = found[0]
+    *values, retry_of, resume_from, owner_id, owner, host, sealed = found[0]
     tags = [name for (name,) in _tag_rows().read(key)]
     links = {"retry_of": retry_of, "resume_from": resume_from}
-    return _full(values, reader, owner_id) | links | {"owner": owner, "tags": tags, "host": host}
+    may_read = not sealed or may_read_examples(reader, Dataset.objects.get(pk=sealed))
+    answer = _full(values, reader, owner_id, may_read=may_read)
+    return answer | links | {"owner": owner, "tags": tags, "host": host}
+
+
+def _may_read(run: Run, reader: User) -> bool:
+    """Whether ``reader`` reads what the run wrote. Without the database a training in the request
+    has just been let in, so its dataset was not sealed."""
+    try:
+        return may_read_items(reader, run)
+    except (OperationalError, InterfaceError):
+        connection.close()
+        return run.trains
 
 
 def _related(run: Run) -> dict[str, Any]:
@@ -74,6 +89,7 @@ def read_short(run_id: uuid.UUID) -> dict[str, Any] | None:
 @cache
 def _full_rows() -> Compiled:
     runs = Run.objects.visible().filter(pk=_NOBODY)
+    sealed = Dataset.objects.filter(dataset_key=OuterRef("dataset_key"), sealed_at__isnull=False)
     return Compiled(
         runs.values_list(
             *FULL_FIELDS,
@@ -82,6 +98,7 @@ def _full_rows() -> Compiled:
             "owner_id",
             "owner__username",
             "host__name",
+            Subquery(sealed.order_by().values("pk")),
         )
     )
 
@@ -96,8 +113,10 @@ def _tag_rows() -> Compiled:
     return Compiled(RunTag.objects.filter(run=_NOBODY).order_by("name").values_list("name"))
 
 
-def _full(values: Iterable[Any], reader: User, owner_id: int) -> dict[str, Any]:
+def _full(values: Iterable[Any], reader: User, owner_id: int, *, may_read: bool) -> dict[str, Any]:
     answer = _named(FULL_FIELDS, values)
+    if not may_read:
+        answer |= without_texts(answer)
     facts = {name: answer[name] for name in ("summary", "config", "timeout_seconds", "queued_at")}
     return answer | {
         "config": config_for(reader, answer["config"], owner_id),

@@ -8,13 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runs.execution.outcome import LOST_REASONS, outcome, read_end
+from runs.keeper.messages import LAST_WORD
 from runs.lifecycle import TransitionRefused
 from runs.models import TERMINAL, Run
 from runs.runfolder import names
 from runs.services import finishing, reservations
+from runs.services.access import sealed_dataset
 from runs.services.evaluations import read_outcome
 from runs.services.measurements import take_in_metrics
 from runs.spec.kinds import EVALUATE
+
+REASON_WITHHELD = (
+    "It failed. What the training program said may quote examples, and the dataset is sealed: an"
+    " operator reads it in the log."
+)
 
 
 def bring_home(run: Run, *, by: str) -> Run:
@@ -38,6 +45,8 @@ def _bring_home(run: Run, folder: Path, *, by: str) -> Run:
         return run
     take_in_metrics(run, folder, to_the_end=True)
     status, reason, columns = outcome(run, folder, end)
+    if reason.startswith(LAST_WORD) and sealed_dataset(run) is not None:
+        reason = columns["message"] = REASON_WITHHELD
     columns["lost"] = end.get("reason") in LOST_REASONS
     if run.kind == EVALUATE.name and not run.dry_run:
         columns["outcome"] = read_outcome(folder, config=run.config)

@@ -137,7 +137,7 @@ class Watch:
         self.look_at_row = 0.0  # when; monotonic seconds
         self._files: tuple[Any, ...] = ()
         self._marks: tuple[Any, ...] = ()
-        self._frames: dict[Position, Frame] = {}
+        self._frames: dict[tuple[Position, bool], Frame] = {}
         self._frames_version = -1
         self._reading = threading.Lock()
 
@@ -175,18 +175,18 @@ class Watch:
             self.state = state
             self.wake()
 
-    def frame(self, position: Position, version: int) -> Frame:
-        """Return what there is to send from ``position`` on. Viewers at the same position share
-        it."""
+    def frame(self, position: Position, version: int, *, texts: bool) -> Frame:
+        """Return what there is to send from ``position`` on, without ``texts`` nothing of the logs.
+        Viewers at the same position share it."""
         with self._reading:
             if self._frames_version != version:
                 self._frames.clear()
                 self._frames_version = version
-            frame = self._frames.get(position)
+            frame = self._frames.get((position, texts))
             if frame is None:
-                frame = read_frame(self.folder, self.state, position)
+                frame = read_frame(self.folder, self.state, position, texts=texts)
                 if len(self._frames) < _CACHED_FRAMES and len(frame.data) <= _CACHED_BYTES:
-                    self._frames[position] = frame
+                    self._frames[position, texts] = frame
             return frame
 
 
@@ -198,10 +198,10 @@ def _look_at(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def read_frame(folder: Path, state: State, position: Position) -> Frame:
-    """Return the events that a reader at ``position`` has not seen, up to a bounded size, in the
-    state that was read *before* the files: with an ended run nothing is added any more, so a frame
-    without events is then the last one."""
+def read_frame(folder: Path, state: State, position: Position, *, texts: bool = True) -> Frame:
+    """Return the events that a reader at ``position`` has not seen, up to a bounded size, without
+    ``texts`` none of the logs, in the state that was read *before* the files: with an ended run
+    nothing is added any more, so a frame without events is then the last one."""
     events: list[bytes] = []
 
     def tell(event: str, data: Any) -> None:
@@ -213,7 +213,8 @@ def read_frame(folder: Path, state: State, position: Position) -> Frame:
     if state.rank > position.status and not state.has_ended:
         position = replace(position, status=state.rank)
         tell("status", state.data)
-    for stream, name in (("stdout", names.STDOUT), ("stderr", names.STDERR)):
+    logs = (("stdout", names.STDOUT), ("stderr", names.STDERR)) if texts else ()
+    for stream, name in logs:
         offset = getattr(position, stream)
         try:
             part = read_part(
@@ -454,15 +455,18 @@ class Viewer:
         position: Position,
         credential: Credential,
         *,
+        texts: bool = True,
         limit: int,
         each: int,
     ):
-        """Start to watch. Raise TooManyStreams, TooManyOfOne."""
+        """Start to watch. ``texts``: whether the reader is told what the run writes to its logs.
+        Raise TooManyStreams, TooManyOfOne."""
         self._run_id = run.pk
         self._credential = credential
         self._watch: Watch | None = None
         self._watch = hub.join(run, folder, credential, limit=limit, each=each)
         self._position = position
+        self._texts = texts
         self._waiting = [OPENING]
 
     def __iter__(self) -> "Viewer":
@@ -478,7 +482,7 @@ class Viewer:
             raise StopIteration
         while not hub.stopping and self._credential not in hub.refused:
             version = watch.version
-            frame = watch.frame(self._position, version)
+            frame = watch.frame(self._position, version, texts=self._texts)
             self._position = frame.position
             if frame.is_last:
                 self.close()

@@ -76,6 +76,12 @@ def artifact_kind(path: str) -> str:
     return _KINDS.get(path.split("/", 1)[0], "other")
 
 
+def is_free_of_examples(path: str) -> bool:
+    """Return whether nothing of what the run's examples say stands in a file: in a model, a
+    checkpoint, the manifest, the measurements. Any other file may quote them."""
+    return path == names.METRICS or artifact_kind(path) in ("checkpoint", "model", "manifest")
+
+
 def list_artifacts(folder: Path, *, limit: int = LISTED_MAX) -> Listing:
     """Return the regular files below ``folder``, by path, ``limit`` of them at most, without the
     lock, hidden files and links. A missing folder is empty."""

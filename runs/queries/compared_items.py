@@ -8,10 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from django.contrib.auth.models import User
+
 from runs.models import Run
 from runs.queries.evaluations import find_items, is_intact
 from runs.runfolder import files, names
 from runs.runfolder.items import item_lines
+from runs.services.access import SealedItems, require_items
 from runs.services.evaluations import parse_item
 from runs.services.reservations import run_folder
 
@@ -37,7 +40,8 @@ class SetFacts:
 def open_items(run: Run) -> Path:
     """Return the folder of an evaluation whose items may be shown: they are those that were scored.
 
-    Everything that a comparison shows of items comes through here. Raise ItemsAway.
+    Everything that a comparison reads of items comes through here; whether an account may read
+    them, ``outputs_of`` and ``facts_of`` ask. Raise ItemsAway.
     """
     folder = run_folder(run)
     try:
@@ -57,11 +61,14 @@ def open_items(run: Run) -> Path:
     return folder
 
 
-def outputs_of(run: Run, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the items of some questions by their hashes. Raise ItemsAway."""
-    folder = open_items(run)
+def outputs_of(run: Run, hashes: Iterable[str], *, reader: User) -> dict[str, dict[str, Any]]:
+    """Return the items of some questions by their hashes. Raise ItemsAway, also if they are those
+    of a sealed dataset that ``reader`` does not read."""
+    open_items(run)
     try:
-        return find_items(folder, hashes)
+        return find_items(run, hashes, reader=reader)
+    except SealedItems as refusal:
+        raise ItemsAway(refusal.detail) from refusal
     except (OSError, files.BrokenFile) as error:
         raise ItemsAway(_AWAY) from error
 
@@ -72,9 +79,15 @@ def answered_hashes(run: Run) -> list[str]:
     return sorted(_facts_of(open_items(run)).ids)
 
 
-def facts_of(runs: Sequence[Run]) -> SetFacts:
-    """Return what the items of the first of these evaluations with readable ones say of the
-    questions. Raise ItemsAway with the reason of the first evaluation if there is none."""
+def facts_of(runs: Sequence[Run], *, reader: User) -> SetFacts:
+    """Return what the items of the first of these evaluations, all of one set, with readable ones
+    say of the questions. Raise ItemsAway with the reason of the first evaluation if there is none,
+    and if the set is that of a sealed dataset that ``reader`` does not read."""
+    try:
+        if runs:
+            require_items(reader, runs[0])
+    except SealedItems as refusal:
+        raise ItemsAway(refusal.detail) from refusal
     refused: ItemsAway | None = None
     for run in runs:
         try:

@@ -4,16 +4,17 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from django.contrib.auth.models import User
 from django.db.models import Prefetch
 
 from runs.models import Evaluation, Look, Run, RunQuerySet, Score, Standing
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.selection import Selection
 from runs.runfolder import files, names
+from runs.services.access import require_items
 from runs.services.evaluations import (
     Measure,
     Outcome,
@@ -203,13 +204,16 @@ class ItemPage:
     unreadable: int = 0
 
 
-def read_items(folder: Path, *, offset: int, limit: int) -> ItemPage:
+def read_items(run: Run, *, reader: User, offset: int, limit: int) -> ItemPage:
     """Return up to ``limit`` items from byte ``offset`` on, which begins a line, in the order in
     which they were answered.
 
     Raises:
+        SealedItems: they are those of a sealed dataset, and ``reader`` is no operator.
         FileNotFoundError, OffsetPastEnd, BrokenFile.
     """
+    require_items(reader, run)
+    folder = run_folder(run)
     found: list[dict[str, Any]] = []
     unreadable = 0
     with open(files.open_regular(folder / names.ITEMS), "rb") as file:
@@ -229,12 +233,14 @@ def read_items(folder: Path, *, offset: int, limit: int) -> ItemPage:
     return ItemPage(found, position if position < size else None, unreadable)
 
 
-def find_items(folder: Path, hashes: Iterable[str]) -> dict[str, dict[str, Any]]:
+def find_items(run: Run, hashes: Iterable[str], *, reader: User) -> dict[str, dict[str, Any]]:
     """Return the items of the questions that are asked for, by their hashes.
 
-    One walk over the file; only lines that hold a wanted hash are parsed. Raise OSError,
-    BrokenFile.
+    One walk over the file; only lines that hold a wanted hash are parsed. Raise SealedItems, as
+    ``read_items`` does, and OSError, BrokenFile.
     """
+    require_items(reader, run)
+    folder = run_folder(run)
     wanted = {one.encode() for one in hashes}
     found: dict[str, dict[str, Any]] = {}
     with open(files.open_regular(folder / names.ITEMS), "rb") as file:

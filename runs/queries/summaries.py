@@ -4,9 +4,11 @@ A training command may be a third party's and write anything, so a value of anot
 expected counts as missing."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runs.services.finishing import DRY_RUN_STDOUT
 from runs.services.preflight import text_list
 from runs.spec.kinds import Kind
 from tunixrt.refusals import shorten
@@ -16,6 +18,7 @@ ROW_LENGTHS_MAX = 100
 NAME_MAX, PARTS_MAX = 100, 50  # of a part of the memory
 COUNT_MAX = 2**63 - 1
 SAMPLES_MAX, SAMPLE_MAX_CHARACTERS = 10, 10_000
+WITHHELD = "[The dataset is sealed: only operators read what this run wrote.]"
 _SAMPLE = ("prompt", "expected", "before", "after")
 
 
@@ -92,6 +95,21 @@ def histogram_bars(histogram: list[list[int]]) -> list[Bar]:
         if most
         else []
     )
+
+
+def without_texts(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a run in which it may quote its examples, for those who do not read
+    them."""
+    return {
+        name: columns[name] if columns[name] in ("", DRY_RUN_STDOUT) else WITHHELD
+        for name in ("stdout", "stderr")
+    } | {"summary": _without_samples(columns["summary"])}
+
+
+def _without_samples(summary: Any) -> Any:
+    if not isinstance(summary, dict):
+        return summary
+    return {name: value for name, value in summary.items() if name != "samples"}
 
 
 def read_result(summary: Any, kind: Kind) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from uuid import UUID
 
 from django.contrib.auth.models import User
 
+from datasets.models import Dataset
+from datasets.services.sealing import may_read_examples
 from runs.models import Run, RunQuerySet
 from runs.services.refusals import RunGone
 from tunixrt.api.query import parse_uuid
@@ -46,6 +48,35 @@ def read_run_for(user: User, run_id: str | UUID, read: Callable[[UUID], Answer |
     if found is None:
         raise RunNotFound(key)
     return found
+
+
+class SealedItems(Missing):
+    """What was asked for of a run may quote examples of a sealed dataset."""
+
+    def __init__(self, key: str):
+        super().__init__(
+            f"Dataset {key} is sealed: only operators read its examples, and what a run on it wrote"
+            " of them."
+        )
+
+
+def may_read_items(user: User, run: Run) -> bool:
+    """Return whether ``user`` reads the examples that a run was given, and what it wrote, which may
+    quote them. Of a sealed dataset the look is written into the audit log."""
+    dataset = sealed_dataset(run)
+    return dataset is None or may_read_examples(user, dataset)
+
+
+def require_items(user: User, run: Run) -> None:
+    """Raise SealedItems unless ``user`` reads the examples that a run was given."""
+    if not may_read_items(user, run):
+        raise SealedItems(run.dataset_key)
+
+
+def sealed_dataset(run: Run) -> Dataset | None:
+    """Return the dataset of a run if it is sealed."""
+    rows = Dataset.objects.filter(dataset_key=run.dataset_key, sealed_at__isnull=False)
+    return rows.only("dataset_key", "sealed_at").first()
 
 
 def require_priority(user: User, priority: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets.comparison.overlaps import known_about
 from datasets.models import Dataset
+from runs.services.refusals import SEALED
 from runs.services.run_requests import InvalidRequest, ModelReference, RunRequest
 from runs.services.subjects import find_subject
 from runs.spec.families import PRESETS
@@ -109,6 +110,9 @@ def _check_bytes(request: RunRequest, dataset: Dataset, preflight: Preflight) ->
 
 def _check_dataset(request: RunRequest, dataset: Dataset, preflight: Preflight) -> None:
     training: dict[str, Any] = request.training
+    if dataset.sealed_at is not None:  # since the run was submitted
+        preflight.problems.append(SEALED.format(dataset.dataset_key))
+        return
     if not _is_of_format(KINDS[request.kind], dataset, preflight):
         return
     examples = dataset.train_left

@@ -3,6 +3,8 @@
 from datasets.models import Dataset
 from tunixrt.refusals import Conflict, Missing, NotHere, TooMany
 
+SEALED = "Dataset {} is sealed: models are evaluated on it, and no run trains on it."
+
 
 class RuntimeUnavailable(NotHere):
     """No host that could take the run has the training runtime."""
@@ -21,6 +23,13 @@ class DatasetArchived(Conflict):
             f"Dataset {dataset.dataset_key} is archived since {dataset.archived_at:%Y-%m-%d}: take"
             " it out of the archive, or choose another version."
         )
+
+
+class DatasetSealed(Conflict):
+    """No run trains on a sealed dataset."""
+
+    def __init__(self, key: str):
+        super().__init__(SEALED.format(key))
 
 
 class StateConflict(Conflict):

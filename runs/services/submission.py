@@ -25,6 +25,7 @@ from runs.services.preflight import warnings_in
 from runs.services.preparation import find_dataset
 from runs.services.refusals import (
     DatasetArchived,
+    DatasetSealed,
     IdempotencyConflict,
     QueueFull,
     RuntimeUnavailable,
@@ -64,8 +65,8 @@ def submit_run(
     The same ``client_request_id`` of the same person returns the first run and makes nothing new.
 
     Raises:
-        DatasetNotFound, DatasetArchived, IdempotencyConflict, RuntimeUnavailable, InvalidRequest
-        (the folder is taken), QuotaExceeded, SourceGone.
+        DatasetNotFound, DatasetArchived, DatasetSealed, IdempotencyConflict, RuntimeUnavailable,
+        InvalidRequest (the folder is taken), QuotaExceeded, SourceGone.
         QueueFull: not for an automatic retry, whose run was let in before.
     """
     if found := find_submitted(request=request, by=by):
@@ -248,9 +249,10 @@ def find_submitted(*, request: RunRequest, by: User) -> Run | None:
 
 
 def check_submittable(*, request: RunRequest, queued: bool, automatic: bool = False) -> Dataset:
-    """Decide 404, 409 for an archived dataset, and 501 before anything is stored, and 400 for a
-    webhook that cannot work or a run's model that is not there. Stored requests keep theirs. An
-    ``automatic`` retry continues a run that was let in before its dataset was archived."""
+    """Decide 404, 409 for an archived dataset or to train on a sealed one, and 501 before anything
+    is stored, and 400 for a webhook that cannot work or a run's model that is not there. Stored
+    requests keep theirs. An ``automatic`` retry continues a run that was let in before its dataset
+    was archived."""
     own = request.webhook_url
     allowed = settings.TUNIX_WEBHOOK_ALLOW_PRIVATE or own == settings.TUNIX_WEBHOOK_URL
     if own and (problem := problem_with(own, allow_private=allowed)):
@@ -260,6 +262,8 @@ def check_submittable(*, request: RunRequest, queued: bool, automatic: bool = Fa
         raise DatasetNotFound(request.dataset_key)
     if dataset.archived_at is not None and not automatic:
         raise DatasetArchived(dataset)
+    if dataset.sealed_at is not None and request.kind in KINDS:
+        raise DatasetSealed(dataset.dataset_key)
     if (problem := require_subject(request.model).training_problem()) and request.kind in KINDS:
         raise InvalidRequest({"model_id": [problem]})
     if (

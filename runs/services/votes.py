@@ -21,6 +21,7 @@ from datasets.examples.kinds import parse_example
 from datasets.examples.schema import InvalidTrace
 from datasets.models import Dataset, Kind
 from datasets.services.datasets import check_identity, create_dataset
+from datasets.services.sealing import sealed_among
 from datasets.services.traces import create_traces
 from runs.models import Choice, Evaluation, Vote, VoteRound
 from runs.models.evaluation import HASH_BYTES
@@ -99,6 +100,7 @@ def start_round(*, evaluations: Sequence[Any], seed: int | None = None, by: User
         raise InvalidRequest({"evaluations": ["Name two different evaluations."]})
     if first.questions_id != second.questions_id:
         raise InvalidRequest({"evaluations": ["These evaluations are of different questions."]})
+    _refuse_sealed(first.questions.dataset_key)
     for one in (first, second):
         if one.run.config["method"] != GENERATE:
             raise InvalidRequest({"evaluations": [f"Evaluation {one.pk} has generated nothing."]})
@@ -191,8 +193,9 @@ def read_pairs(round: VoteRound, wanted: Iterable[str]) -> dict[str, Pair]:
 
     Raises:
         PairGone: an evaluation was deleted.
-        StateConflict: its outputs cannot be read.
+        StateConflict: its outputs cannot be read, or the dataset is sealed.
     """
+    _refuse_sealed(round.questions.dataset_key)
     known = questions_of(round)
     hashes = [one for one in wanted if one in known]
     first, second = (_items(one, hashes) for one in (round.first, round.second))
@@ -207,6 +210,13 @@ def read_pairs(round: VoteRound, wanted: Iterable[str]) -> dict[str, Pair]:
         cut = any(side[key]["outputs"][0].get("cut") is True for side in (first, second))
         pairs[key] = Pair(key, prompt, texts[0], texts[1], cut or _is_shortened(prompt))
     return pairs
+
+
+def _refuse_sealed(dataset_key: str) -> None:
+    """Raise StateConflict for questions of a sealed dataset: voters would read them, and the votes
+    become examples to learn from."""
+    if sealed_among([dataset_key]):
+        raise StateConflict(f"Dataset {dataset_key} is sealed: there are no votes on it.")
 
 
 def _prompt(item: dict[str, Any]) -> list[dict[str, Any]]:

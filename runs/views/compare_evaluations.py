@@ -10,6 +10,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
@@ -124,7 +125,10 @@ def _slices(
     request: HttpRequest, comparison: Comparison, score: comparing.Measured, notices: list[str]
 ) -> dict[str, Any]:
     try:
-        facts = facts_of([entry.run for entry in comparison.entries if not entry.why_not])
+        facts = facts_of(
+            [entry.run for entry in comparison.entries if not entry.why_not],
+            reader=person(request),
+        )
     except ItemsAway as away:
         return {"no_columns": str(away)}
     column = _chosen(request, "column", sorted(facts.columns), notices, default=None)
@@ -150,7 +154,9 @@ def _questions(
     pages = max(1, -(-len(pairing.places) // QUESTIONS_SHOWN))
     page = min(pages, _page(request))
     places = pairing.places[(page - 1) * QUESTIONS_SHOWN : page * QUESTIONS_SHOWN]
-    items, away = _items([one, other], [comparison.hashes[place] for place in places])
+    items, away = _items(
+        [one, other], [comparison.hashes[place] for place in places], reader=person(request)
+    )
     labels = _relation_labels(first, second, binary=pairing.binary)
     rows = []
     for place in places:
@@ -205,7 +211,7 @@ def _page(request: HttpRequest) -> int:
 
 
 def _items(
-    entries: list[Entry], hashes: list[str]
+    entries: list[Entry], hashes: list[str], *, reader: User
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], list[tuple[Entry, str]]]:
     """Return the items of the questions by letter and hash, and why those of one cannot be
     shown."""
@@ -213,7 +219,7 @@ def _items(
     away = []
     for entry in entries:
         try:
-            found[entry.letter] = outputs_of(entry.run, hashes)
+            found[entry.letter] = outputs_of(entry.run, hashes, reader=reader)
         except ItemsAway as refused:
             found[entry.letter] = {}
             away.append((entry, str(refused)))
@@ -260,13 +266,15 @@ def compare_evaluations_csv(request: HttpRequest) -> HttpResponse:
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = 'attachment; filename="evaluations.csv"'
     with searches.one_of(person(request).pk):
-        write_csv(response, comparing.compare_evaluations(runs))
+        write_csv(response, comparing.compare_evaluations(runs), reader=person(request))
     return response
 
 
-def write_csv(file: HttpResponse, comparison: Comparison) -> None:
+def write_csv(file: HttpResponse, comparison: Comparison, *, reader: User) -> None:
     try:
-        facts = facts_of([entry.run for entry in comparison.entries if not entry.why_not])
+        facts = facts_of(
+            [entry.run for entry in comparison.entries if not entry.why_not], reader=reader
+        )
     except ItemsAway:
         facts = SetFacts()
     names, columns = [], []

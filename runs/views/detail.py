@@ -14,10 +14,11 @@ from django.views.decorators.vary import vary_on_headers
 
 from datasets.comparison.overlaps import known_about
 from datasets.models import Dataset
+from datasets.services.sealing import may_read_examples
 from runs.models import Run, RunStatus
 from runs.queries import artifacts, logs
 from runs.queries.samples import SamplePage, read_samples
-from runs.queries.summaries import histogram_bars, read_plan, read_result
+from runs.queries.summaries import histogram_bars, read_plan, read_result, without_texts
 from runs.runfolder import files, names
 from runs.services import reservations, sources, submission
 from runs.services.access import get_run_for
@@ -45,6 +46,10 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
     listing = artifacts.list_artifacts(folder, limit=FILES_MAX)
     plan = read_plan(run.summary)
     dataset = Dataset.objects.filter(dataset_key=run.dataset_key).first()
+    may_read = dataset is None or may_read_examples(person(request), dataset)
+    if not may_read:
+        for name, value in without_texts(run.__dict__).items():
+            setattr(run, name, value)
     context = {
         "run": run,
         # empty where one may act on it
@@ -57,7 +62,8 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "dataset": dataset,
         # what is stored today: it may be more than when the run was started
         "overlaps": [said for part in known_about(dataset) for said in part] if dataset else [],
-        "outputs": read_outputs(run),
+        "may_read": may_read,
+        "outputs": read_outputs(run) if may_read else [],
         "warnings": submission.run_warnings(
             summary=run.summary,
             config=run.config,
@@ -74,7 +80,7 @@ def detail(request: HttpRequest, run_id: UUID) -> HttpResponse:
         "files": grouped(listing.artifacts, removable=run.is_terminal),
         "files_bytes": sum(artifact.size for artifact in listing.artifacts),
         "files_truncated": listing.truncated,
-        "samples": first_samples(run),
+        "samples": first_samples(run) if may_read else None,
         "root_notice": root_notice(person(request)) if run.status == RunStatus.PENDING else None,
     }
     template = "runs/_live.html" if request.htmx else "runs/detail.html"  # type: ignore[attr-defined]

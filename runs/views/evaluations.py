@@ -25,10 +25,9 @@ from runs.queries.summaries import read_plan
 from runs.queries.votes import others_to_vote_on
 from runs.runfolder import files
 from runs.services import submission
-from runs.services.access import get_run_for
+from runs.services.access import SealedItems, get_run_for
 from runs.services.evaluations import find_evaluation
 from runs.services.preflight import warnings_in
-from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
 from runs.spec.kinds import EVALUATE
@@ -171,7 +170,11 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
     runs = reading.with_evaluations(Run.objects.visible().filter(evaluation__isnull=False))
     run = get_run_for(person(request), evaluation_id, may=May.READ, runs=runs)
     details = run.evaluation
-    items, next_offset = _items(request, run)
+    try:
+        items, next_offset = _items(request, run)
+        sealed = ""
+    except SealedItems as refusal:
+        items, next_offset, sealed = [], None, refusal.detail
     context = {
         "run": run,
         "evaluation": details,
@@ -190,6 +193,7 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
         "repeats": reading.repeats(details),
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),
         "items": items,
+        "sealed": sealed,
         "next_offset": next_offset,
         "offset": _offset(request),
         "warnings": submission.run_warnings(
@@ -205,7 +209,9 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
 
 def _items(request: HttpRequest, run: Run) -> tuple[list[dict[str, Any]], int | None]:
     try:
-        page = reading.read_items(run_folder(run), offset=_offset(request), limit=ITEMS_SHOWN)
+        page = reading.read_items(
+            run, reader=person(request), offset=_offset(request), limit=ITEMS_SHOWN
+        )
     except (OSError, files.BrokenFile, OffsetPastEnd):
         return [], None
     return page.items, page.next_offset

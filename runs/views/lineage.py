@@ -4,12 +4,11 @@ from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from datasets.models import Trace
 from datasets.queries.lineage import dataset_id
-from datasets.services.access import get_dataset_for
+from datasets.services.access import get_dataset_for, get_trace_for
 from runs.queries.lineage import branches_of, datasets_with, lineage, runs_with
 from tunixrt.accounts import person
 from tunixrt.roles import May
@@ -35,7 +34,7 @@ def dataset_lineage(request: HttpRequest, key: str) -> HttpResponse:
 @require_safe
 @login_required
 def uses(request: HttpRequest, trace_id: UUID) -> HttpResponse:
-    trace = get_object_or_404(Trace, pk=trace_id)
+    trace = get_trace_for(person(request), trace_id, may=May.READ)
     at = {name: _offset(request.GET.get(name, "")) for name in ("datasets", "runs", "models")}
     context = {
         "trace": trace,

@@ -6,16 +6,19 @@ from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from datasets.examples.kinds import training_line
 from datasets.models import Dataset, DatasetItem, Split, Trace
+from datasets.services.access import get_trace_for
 from runs.execution import looking
 from runs.forms.look import ExampleForm
 from runs.views.start import model_choices
+from tunixrt.accounts import person
 from tunixrt.refusals import Missing, Refusal
+from tunixrt.roles import May
 
 SIDES = {
     "": "The example",
@@ -42,7 +45,7 @@ class Segment:
 @require_safe
 @login_required
 def look(request: HttpRequest, trace_id: UUID) -> HttpResponse:
-    trace = get_object_or_404(Trace, pk=trace_id)
+    trace = get_trace_for(person(request), trace_id, may=May.READ)
     if trace.erased_at is not None:
         raise Missing("The content of this example was erased.")
     dataset = Dataset.objects.filter(dataset_key=request.GET.get("dataset", "")).first()

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from datasets.models import Dataset
-from datasets.services.access import get_dataset_for
+from datasets.services.access import get_readable_dataset
 from runs.execution.lengths import measure_lengths
 from runs.forms.look import LookForm
 from runs.models import Run
@@ -21,7 +21,7 @@ from runs.queries.samples import read_samples, read_seen
 from runs.queries.summaries import Bar, histogram_bars, read_plan
 from runs.runfolder.files import BrokenFile
 from runs.services import reservations
-from runs.services.access import get_run_for
+from runs.services.access import get_run_for, require_items
 from runs.views.start import model_choices
 from tunixrt.accounts import person
 from tunixrt.refusals import Refusal
@@ -36,6 +36,7 @@ MODELS_SHOWN = 3
 @login_required
 def samples(request: HttpRequest, run_id: UUID) -> HttpResponse:
     run = get_run_for(person(request), run_id, may=May.READ)
+    require_items(person(request), run)
     text = request.GET.get("from", "0")
     offset = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
     try:
@@ -65,7 +66,7 @@ class MeasuredLengths:
 @vary_on_headers("HX-Request")
 def token_lengths(request: HttpRequest, key: str) -> HttpResponse:
     """Show the page, or for htmx the part of a dataset's page."""
-    dataset = get_dataset_for(person(request), key, may=May.READ)
+    dataset = get_readable_dataset(person(request), key)
     measured: dict[str, MeasuredLengths] = {}
     recent = (
         Run.objects.visible()

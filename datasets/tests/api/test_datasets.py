@@ -251,6 +251,7 @@ def test_the_manifest(api, django_assert_num_queries):
         "licence": "",
         "source": "",
         "archived_at": None,
+        "sealed_at": None,
     }
 
 

@@ -186,6 +186,7 @@ def test_traces_are_listed_newest_first(api):
         "trace_version",
         "erased_at",
         "archived_at",
+        "sealed_at",
         "created_at",
     }
 
@@ -296,6 +297,7 @@ def test_a_trace_in_full(api):
         "trace_version": "1.0",
         "erased_at": None,
         "archived_at": None,
+        "sealed_at": None,
         "created_at": trace.created_at.isoformat().replace("+00:00", "Z"),
     }
 

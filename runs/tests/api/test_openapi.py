@@ -214,7 +214,7 @@ def make_example_run(
         example = submit(dry_run=True, queued=True)
         make_dataset(name="evals")
         Dataset.objects.update(created_by=user)
-        if "rasure" in described.name or described.name == "eraseTraces":
+        if "rasure" in described.name or described.name in ("eraseTraces", "unsealDataset"):
             set_role(user=user, role=Role.OPERATOR)
         if described.name != "cancelRun":
             sent = {"dataset_key": example.dataset_key, "model_id": "preset:tiny-llama"}

@@ -198,7 +198,7 @@ class TestEvaluations:
 
         assert "examples were erased" in comparison.entries[1].why_not
         assert comparing.measure(comparison)[0].cells[2].against.n == 40
-        assert outputs_of(whole, [erased["hash"]]) == {}
+        assert outputs_of(whole, [erased["hash"]], reader=whole.owner) == {}
 
     def test_what_has_not_the_questions_of_the_set_is_not_compared(self, evaluate: Evaluate):
         whole = evaluate()
@@ -283,7 +283,7 @@ class TestSlices:
     ):
         one, two = evaluate({"exact_match": [0]}), evaluate({"exact_match": [1]})
         comparison = compared(one, two)
-        facts = facts_of([one])
+        facts = facts_of([one], reader=one.owner)
         found = comparing.slices(
             comparison,
             comparing.measure(comparison)[0].hash,
@@ -317,6 +317,6 @@ class TestSlices:
         with open(run_folder(one) / names.ITEMS, "a") as file:
             file.write("{}\n")
 
-        assert facts_of([one, two]).columns.keys() == {"level", "topic"}
+        assert facts_of([one, two], reader=one.owner).columns.keys() == {"level", "topic"}
         with pytest.raises(ItemsAway, match="were changed after they were scored"):
-            facts_of([one])
+            facts_of([one], reader=one.owner)

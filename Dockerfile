@@ -16,7 +16,8 @@ RUN apt-get update && apt-get install --yes --no-install-recommends ca-certifica
 # A volume takes owner and mode from the folder that the image has in its place.
 RUN groupadd --gid 10001 tunixrt && useradd --uid 10001 --gid tunixrt --no-create-home --home-dir /var/lib/tunixrt tunixrt \
     && install -d -m 700 -o tunixrt -g tunixrt /var/lib/tunixrt \
-        /var/lib/tunixrt/output /var/lib/tunixrt/models /var/lib/tunixrt/data /var/lib/tunixrt/cache /var/lib/tunixrt/static
+        /var/lib/tunixrt/output /var/lib/tunixrt/models /var/lib/tunixrt/data /var/lib/tunixrt/scorers \
+        /var/lib/tunixrt/cache /var/lib/tunixrt/static
 COPY --from=build /opt/venv /opt/venv
 COPY --chown=root:root . /srv/tunixrt
 # Of a clone that was made for one account's eyes (umask 077), too.

@@ -9,6 +9,7 @@ from django_q.tasks import async_task
 from runs.execution import launching
 from runs.models import Host
 from runs.services.disk import measure_ended
+from runs.services.judgements import is_due
 from runs.services.retention import prune_runs
 from runs.services.telemetry import flush_measured
 from tunixrt.audit import system_user
@@ -28,6 +29,16 @@ def deliver_webhooks() -> str:
     from runs.services.webhook_delivery import deliver_due  # noqa: PLC0415 - 10 MB of libcurl that a worker without webhooks need not hold
 
     return f"{deliver_due()} attempts"
+
+
+def judge() -> str:
+    """Work for a while on a judgement that is due."""
+    from runs.services.judging import judge_due  # noqa: PLC0415 - the same
+
+    judgement = judge_due()
+    if judgement is not None and is_due():
+        async_task("runs.tasks.judge")
+    return "nothing" if judgement is None else f"judgement {judgement.pk}"
 
 
 def prune() -> str:

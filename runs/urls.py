@@ -10,6 +10,7 @@ from runs.views.detail import detail
 from runs.views.erasing import erase_examples, erasure, erasure_continue
 from runs.views.evaluations import evaluate, evaluation, evaluations
 from runs.views.history import essentials, history
+from runs.views.judgements import judge, judgement_cancel
 from runs.views.leaderboard import leaderboard, leaderboards
 from runs.views.lineage import dataset_lineage, uses
 from runs.views.look import look
@@ -30,6 +31,8 @@ urlpatterns = [
     path("evaluations/compare", compare_evaluations, name="compare_evaluations"),
     path("evaluations/compare.csv", compare_evaluations_csv, name="compare_evaluations_csv"),
     path("evaluations/<uuid:evaluation_id>", evaluation, name="evaluation"),
+    path("evaluations/<uuid:evaluation_id>/judge", judge, name="judge"),
+    path("judgements/<uuid:judgement_id>/cancel", judgement_cancel, name="judgement_cancel"),
     path("leaderboards", leaderboards, name="leaderboards"),
     path("leaderboards/<str:set_key>", leaderboard, name="leaderboard"),
     path("votes", votes, name="votes"),

@@ -72,6 +72,33 @@ def check_private_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
     ]
 
 
+@register(SETTINGS, Tags.security)
+def check_scorer_folders(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find folders of scorers that others than operators can fill: what lies there is executed."""
+    problems: list[CheckMessage] = []
+    output = settings.TUNIX_OUTPUT_ROOT
+    for folder in settings.TUNIX_SCORER_ROOTS:
+        if folder.is_relative_to(output) or output.is_relative_to(folder):
+            problems.append(
+                Error(
+                    f"TUNIX_SCORER_ROOTS names {folder}, and runs write to {output}: what they"
+                    " write would be executed.",
+                    hint="Keep scorers in a folder apart.",
+                    id="tunixrt.E013",
+                )
+            )
+        if folder.is_dir() and folder.stat().st_mode & 0o022:
+            problems.append(
+                Warning(
+                    f"Other accounts of this machine can write to {folder}, whose files the"
+                    " training program executes.",
+                    hint=f"chmod go-w {shlex.quote(str(folder))}",
+                    id="tunixrt.W011",
+                )
+            )
+    return problems
+
+
 @register(Tags.security)
 def check_tls(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if settings.TUNIXRT_TLS and not settings.TUNIXRT_BEHIND_PROXY:

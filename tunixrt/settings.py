@@ -14,6 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
 from environs import Env, EnvValidationError
 
+from tunixrt.judges import read_judges
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 env = Env()
@@ -307,6 +309,16 @@ TUNIX_MODEL_ROOTS = [
 # Folders whose files every account that may make datasets may import.
 _data_roots: list[str] = env.list("TUNIX_DATA_ROOTS", [])
 TUNIX_DATA_ROOTS = [Path(path).resolve() for path in _data_roots]
+# Folders of operators whose functions may score outputs, in the training program's scoring process.
+_scorer_roots: list[str] = env.list("TUNIX_SCORER_ROOTS", [])
+TUNIX_SCORER_ROOTS = [Path(path).resolve() for path in _scorer_roots]
+# Models behind an OpenAI-compatible address that judge outputs. Their keys stay in this process.
+try:
+    TUNIX_JUDGES = read_judges(env.json("TUNIX_JUDGES", {}), os.environ)
+except (ValueError, EnvValidationError) as error:
+    # the value may hold keys and is not shown
+    what = "is not JSON" if isinstance(error, EnvValidationError) else str(error)
+    raise ImproperlyConfigured(f"TUNIX_JUDGES: {what}.") from None
 # The interpreter that has the training runtime, and the command it runs; empty: the project's own
 # trainer.
 TUNIX_PYTHON = env.str("TUNIX_PYTHON", sys.executable)

@@ -22,7 +22,7 @@ from runs.execution.workers import Workers
 from runs.models import Host
 from runs.runfolder import files
 from runs.runfolder.processes import boot_id
-from runs.services import gates
+from runs.services import gates, judgements
 from runs.services.output_root import interrupted_restore, root_away, root_problem
 from runs.services.runtime import local_runtime
 from runs.services.telemetry import flush_measured
@@ -201,6 +201,8 @@ class Attendant:
         self.observer.observe()
         self.word_indexing.keep()
         gates.decide_waiting()
+        if judgements.is_due():
+            async_task("runs.tasks.judge")
         if due_deliveries().exists():
             async_task("runs.tasks.deliver_webhooks")
         if time.monotonic() >= self._prune_due:

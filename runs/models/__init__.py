@@ -11,6 +11,7 @@ from runs.models.evaluation import (
 )
 from runs.models.gate import Baseline, GateCheck, GatePart, GateState, Verdict
 from runs.models.host import Host, HostQuerySet
+from runs.models.judgement import Judgement, JudgementState, JudgeVerdict
 from runs.models.measurement import MetricChunk, MetricSeries
 from runs.models.output import DiskQuota, FolderReservation, OutputRoot
 from runs.models.run import (
@@ -48,6 +49,9 @@ __all__ = [
     "GateState",
     "Host",
     "HostQuerySet",
+    "JudgeVerdict",
+    "Judgement",
+    "JudgementState",
     "Look",
     "MetricChunk",
     "MetricSeries",

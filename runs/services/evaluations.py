@@ -375,7 +375,7 @@ def _scores(evaluation: Evaluation, outcome: Outcome, run: Run) -> Iterator[Scor
             score.bound = -score.high if one.lower_is_better else score.low
             score.pass_at_k = pass_at_k(values) if one.binary else {}
         if evaluation.complete:
-            score.standing = _standing(score, len(values.means), evaluation)
+            score.standing = standing_of(score, len(values.means), evaluation)
         yield score
 
 
@@ -388,7 +388,8 @@ def interval_of(means: list[float], measure: Measure) -> statistics.Interval:
     return statistics.bootstrap_interval(means, seed=0)
 
 
-def _standing(score: Score, n: int, evaluation: Evaluation) -> Standing:
+def standing_of(score: Score, n: int, evaluation: Evaluation) -> Standing:
+    """Say whether the score of a complete evaluation, over ``n`` questions, is ranked."""
     if n < statistics.RANKED_MIN:
         return Standing.TOO_FEW
     if not evaluation.family:

@@ -9,6 +9,7 @@ from runs.runfolder import files, names
 from runs.services.preflight import Preflight, check_request, part_of
 from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest, RunRequest, clean_request
+from runs.services.scorer_files import paths_of
 from runs.services.sources import problem_with_source
 from runs.services.subjects import find_subject
 from runs.spec.kinds import EVALUATE, KINDS
@@ -61,6 +62,7 @@ def run_manifest(
                 model=subject.section() | _pinned(run),
                 evaluation=request.training | {"part": part_of(request, dataset)},
                 outputs_from=outputs_from,
+                scorer_files=paths_of(request.training["scorers"]),
             )
         )
     kind = KINDS[request.kind]

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from runs.services.scorer_files import with_hashes
 from runs.spec.evaluation import GENERATE, settings_problems
 from runs.spec.families import PRESETS, bare_name_problem, family_of_hub_id, preset_names
 from runs.spec.kinds import DEFAULT_KIND, EVALUATE, KINDS, Kind, kind_named, kind_names
@@ -636,7 +637,7 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
     values = body.__dict__
     if kind is EVALUATE and values["method"] == GENERATE:
         # with the versions that score now, however the request names them
-        values["scorers"] = [one.as_json() for one in choose(values["scorers"])]
+        values["scorers"] = _scorers(values["scorers"], of_run=of_run)
     return RunRequest(
         dataset_key=body.dataset_key,
         model=body.model_id,
@@ -660,6 +661,16 @@ def clean_request(data: Any, *, of_run: bool = False) -> RunRequest:
             else {"evaluate_on": values["evaluate_on"] or ()}
         ),
     )
+
+
+def _scorers(given: Any, *, of_run: bool) -> list[dict[str, Any]]:
+    chosen = [one.as_json() for one in choose(given)]
+    if of_run:  # their files were hashed when it was submitted
+        return chosen
+    try:
+        return [one.as_json() for one in choose(with_hashes(chosen))]
+    except ValueError as error:
+        raise InvalidRequest({"scorers": [f"Scorer python: {error}"]}) from error
 
 
 class ExtensionBody(Model):

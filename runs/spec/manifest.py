@@ -16,8 +16,9 @@ A manifest is a mapping of sections, described in ``docs/manifest.md``::
 
 That of an evaluation has ``evaluation`` in place of ``training``, no ``resume_from`` and
 ``extend_from_step``, ``output: {items, metrics, result}``, a model of up to ``{id, path, revision,
-adapter, checkpoints, step, seed}``, and ``outputs_from``: null, or ``{path, sha256}`` of the items
-of another evaluation whose outputs are scored.
+adapter, checkpoints, step, seed}``, ``outputs_from``: null, or ``{path, sha256}`` of the items of
+another evaluation whose outputs are scored, and ``scorer_files``: paths of the files of python
+scorers, by their names.
 """
 
 from __future__ import annotations
@@ -213,12 +214,14 @@ def build_evaluation_manifest(
     model: dict[str, Any],
     evaluation: dict[str, Any],
     outputs_from: dict[str, str] | None = None,
+    scorer_files: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Make the complete manifest of an evaluation; settings that ``evaluation`` leaves out get
     their defaults.
 
     ``outputs_from``: ``path`` (absolute, or relative to the run folder) and ``sha256`` of the items
-    file whose outputs are scored; no model is loaded then.
+    file whose outputs are scored; no model is loaded then. ``scorer_files``: paths of the files of
+    python scorers, by their names.
     """
     return {
         "manifest_version": MANIFEST_VERSION,
@@ -230,6 +233,7 @@ def build_evaluation_manifest(
         | {name: evaluation[name] for name in EVALUATE.parameters if name in evaluation},
         "output": dict(EVALUATION_OUTPUT_DEFAULTS),
         "outputs_from": outputs_from,
+        "scorer_files": scorer_files or {},
     }
 
 
@@ -291,7 +295,7 @@ def parse_manifest(text: str) -> dict[str, Any]:
     kind = _parse_kind(raw.get("kind"), problems)
     trains = kind is not EVALUATE
     known = {"manifest_version", "run_id", "kind", "dataset", "model", "output", kind.section}
-    known |= {"resume_from", "extend_from_step"} if trains else {"outputs_from"}
+    known |= {"resume_from", "extend_from_step"} if trains else {"outputs_from", "scorer_files"}
     for key in raw:
         if key not in known:
             problems[str(key)] = f"unknown section; known are {', '.join(sorted(known))}"
@@ -341,6 +345,7 @@ def parse_manifest(text: str) -> dict[str, Any]:
     }
     if not trains:
         manifest["outputs_from"] = _parse_outputs_from(raw.get("outputs_from"), problems)
+        manifest["scorer_files"] = _parse_scorer_files(raw.get("scorer_files"), problems)
         if not problems:
             problems = _evaluation_problems(manifest)
     if problems:
@@ -355,6 +360,16 @@ def _parse_outputs_from(value: Any, problems: dict[str, str]) -> dict[str, Any] 
     if isinstance(digest := section.get("sha256"), str) and not _SHA256.fullmatch(digest):
         problems["outputs_from.sha256"] = "must be 64 hexadecimal digits"
     return section
+
+
+def _parse_scorer_files(value: Any, problems: dict[str, str]) -> dict[str, str]:
+    given = {} if value is None else value
+    if not isinstance(given, dict) or not all(
+        isinstance(text, str) for pair in given.items() for text in pair
+    ):
+        problems["scorer_files"] = "must be a mapping of names of files to their paths"
+        return {}
+    return given
 
 
 def _evaluation_problems(manifest: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ A score is a number from 0 to 1, 1 the best.
 import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,31 @@ _SEARCHED = Parameter(
     "Whether the pattern must match a part of the output or the whole of it.",
     choices=("anywhere", "whole"),
 )
+
+_FUNCTION = re.compile(r"([A-Za-z_]\w{0,63}\.py):([A-Za-z_]\w{0,63})", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def check_function(value: Any) -> str:
+    """Return the function of a python scorer. Raises ValueError."""
+    if not isinstance(value, str) or not _FUNCTION.fullmatch(value):
+        raise ValueError(
+            f"must be <file>.py:<function>, such as grade.py:score, not {value_text(value)}"
+        )
+    return value
+
+
+def check_sha256(value: Any) -> str:
+    """Return the hash of a file. Raises ValueError."""
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise ValueError(f"must be 64 hexadecimal digits, not {value_text(value)}")
+    return value
+
+
+def function_file(function: str) -> str:
+    """Return the name of the file that a function is in."""
+    return function.partition(":")[0]
+
 
 SCORERS: dict[str, Scorer] = {
     scorer.name: scorer
@@ -185,6 +211,30 @@ SCORERS: dict[str, Scorer] = {
                 Parameter("max_tokens", int, 1_000_000, "Most tokens.", 0, 1_000_000),
             ),
             needs_reference=False,
+        ),
+        Scorer(
+            "python",
+            1,
+            "A function of the operators gives the score.",
+            _by_name(
+                Parameter(
+                    "function",
+                    str,
+                    None,
+                    "<file>.py:<function>, the file in a folder that operators allow.",
+                    check=check_function,
+                ),
+                Parameter(
+                    "sha256",
+                    str,
+                    None,
+                    "Of the file; null: of the file as it is when the request is made.",
+                    nullable=True,
+                    check=check_sha256,
+                ),
+            ),
+            needs_reference=False,
+            binary=False,
         ),
     )
 }

@@ -19,6 +19,7 @@ from runs.forms.evaluation import EvaluationForm
 from runs.models import Run, RunStatus
 from runs.queries import evaluations as reading
 from runs.queries.evaluation_comparison import others_of
+from runs.queries.judgements import judgements_of, others_to_judge
 from runs.queries.logs import OffsetPastEnd
 from runs.queries.selection import Selection
 from runs.queries.summaries import read_plan
@@ -27,9 +28,11 @@ from runs.runfolder import files
 from runs.services import submission
 from runs.services.access import SealedItems, get_run_for
 from runs.services.evaluations import find_evaluation
+from runs.services.judgements import known_judges
 from runs.services.preflight import warnings_in
 from runs.services.run_requests import InvalidRequest, RunRequest
 from runs.services.runtime import local_runtime
+from runs.spec.evaluation import GENERATE
 from runs.spec.kinds import EVALUATE
 from runs.spec.scorers import SCORERS
 from runs.views.start import dataset_choices, model_choices
@@ -192,6 +195,7 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
         "intact": reading.is_intact(run),
         "repeats": reading.repeats(details),
         "why_not": why_not(person(request), May.ACT, owner_id=run.owner_id),
+        **_judging(run),
         "items": items,
         "sealed": sealed,
         "next_offset": next_offset,
@@ -205,6 +209,19 @@ def evaluation(request: HttpRequest, evaluation_id: UUID) -> HttpResponse:
     }
     template = "runs/_evaluation.html" if request.htmx else "runs/evaluation.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def _judging(run: Run) -> dict[str, Any]:
+    """Return what judges have said, and which can be asked where outputs can be judged."""
+    found = judgements_of(run.evaluation)
+    can = run.evaluation.complete and run.config.get("method") == GENERATE
+    judges = known_judges() if can else {}
+    return {
+        "judgements": found,
+        "judging": any(one.is_active for one in found),
+        "judges": judges,
+        "others_to_judge": others_to_judge(run.evaluation) if judges else [],
+    }
 
 
 def _items(request: HttpRequest, run: Run) -> tuple[list[dict[str, Any]], int | None]:

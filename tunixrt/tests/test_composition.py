@@ -36,7 +36,7 @@ OURS = ("migrate", "web", "worker")
 FIXED = {
     "DATABASE_URL", "PGHOST", "PGPORT", "PGUSER", "DEBUG", "TUNIXRT_LOCAL_MODE", "TUNIXRT_BIND",
     "TUNIXRT_ENV_FILE", "TUNIXRT_VAR_DIR", "TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_PYTHON",
-    "TUNIX_DATA_ROOTS", "HF_HOME",
+    "TUNIX_DATA_ROOTS", "TUNIX_SCORER_ROOTS", "HF_HOME",
 }  # fmt: skip
 COMPOSED = {"SECRET_KEY", "ALLOWED_HOSTS", "TUNIX_HOST_NAME", "PGPASSWORD"}
 SECRETS = {"SECRET_KEY": "k" * 50, "POSTGRES_PASSWORD": "p"}
@@ -120,8 +120,8 @@ def test_what_the_containers_write_lies_on_volumes_that_their_user_may_write():
         mounted = {volume.rsplit(":", 1)[1] for volume in composition.services[service]["volumes"]}
         environment = composition.environment(service)
         assert mounted <= set(made[1].split())
-        roots = ("TUNIX_OUTPUT_ROOT", "TUNIX_MODEL_ROOTS", "TUNIX_DATA_ROOTS")
-        assert {environment[name] for name in roots} <= mounted
+        roots = ("OUTPUT_ROOT", "MODEL_ROOTS", "DATA_ROOTS", "SCORER_ROOTS")
+        assert {environment[f"TUNIX_{name}"] for name in roots} <= mounted
         caches = Path(environment["TUNIXRT_VAR_DIR"]) / "cache"
         assert str(caches) in mounted
         assert caches in Path(environment["HF_HOME"]).parents

@@ -25,6 +25,7 @@ from runs.spec.kinds import SFT
 from runs.tests.checkpoint_layout import leave_checkpoints
 from runs.tests.conftest import Start, Submit
 from runs.tests.execution.test_web_killed import Server
+from runs.tests.judge import make_judgement
 from runs.tests.ports import HeldPort
 from tunixrt.head import HeadMiddleware
 from tunixrt.roles import Role, set_role
@@ -123,6 +124,7 @@ def there(submit: Submit, dataset: Dataset, user: User) -> dict[str, Any]:
         "round_id": VoteRound.objects.create(
             questions=evaluation.evaluation.questions, seed=0, created_by=user
         ).pk,
+        "judgement_id": make_judgement(evaluation.evaluation, by=user).pk,
         "erasure_id": Erasure.objects.create(trace_ids=[]).pk,
         "pk": view.pk, "stream": "stdout", "path": "extra.bin",
     }  # fmt: skip

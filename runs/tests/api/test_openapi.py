@@ -21,9 +21,10 @@ from rest_framework.views import APIView
 from datasets.imports.importers import ImportRequest
 from datasets.imports.importing import import_file, keep_draft, submit_file
 from datasets.models import Dataset, Erasure, Import, Trace
-from runs.models import EvaluationSet, Run, RunStatus, VoteRound
+from runs.models import Evaluation, EvaluationSet, Run, RunStatus, VoteRound
 from runs.tests.api.test_roles import EXPECTED
 from runs.tests.conftest import Submit
+from runs.tests.judge import make_judgement
 from tunixrt.api import schema
 from tunixrt.api.query import NoQuery
 from tunixrt.api.schema import Operation, document, operations
@@ -169,6 +170,7 @@ NEEDS_A_TRAINING = {
     "extendRun": 409,
     "removeArtifact": 404,
     "evaluateRun": 400,
+    "judgeEvaluation": 400,
     "readRunEvaluation": 404,
     "readLeaderboard": 404,
     "makeBaseline": 404,
@@ -224,6 +226,7 @@ def make_example_run(
             run_id = str(example.run_id)
         asked = {"dataset_key": example.dataset_key, "model_id": "preset:tiny-llama"}
         evaluation = api.post("/api/tunix/evaluations", asked, format="json").json()
+        judgement = make_judgement(Evaluation.objects.get(pk=evaluation["run_id"]), by=user)
         return {
             "run_id": run_id,
             "evaluation_id": evaluation["run_id"],
@@ -235,6 +238,7 @@ def make_example_run(
                     questions=EvaluationSet.objects.get(), seed=0, created_by=user
                 ).pk
             ),
+            "judgement_id": str(judgement.pk),
             "key": example.dataset_key,
             "import_id": str(make_import(described, user).pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),

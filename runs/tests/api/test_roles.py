@@ -29,6 +29,7 @@ from runs.models import (
     Evaluation,
     EvaluationSet,
     Host,
+    Judgement,
     MetricSeries,
     Run,
     RunEvent,
@@ -42,6 +43,7 @@ from runs.services.evaluations import clean_evaluation
 from runs.services.finishing import finish_run
 from runs.services.submission import submit_run
 from runs.tests.conftest import Submit
+from runs.tests.judge import make_judgement
 from runs.tests.views.test_start import filled
 from tunixrt.accounts import set_active
 from tunixrt.models import ApiToken
@@ -53,6 +55,7 @@ from tunixrt.tests.plugin import ROOT
 pytestmark = pytest.mark.django_db
 NOBODY = "nobody"
 ROLES = (NOBODY, "viewer", "researcher", "operator", "superuser")
+OWNED = r"{(run_id|pk|import_id|key|trace_id|name|evaluation_id|judgement_id)}"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 
@@ -93,16 +96,18 @@ class House:
     datasets: dict[str, Dataset]
     traces: dict[str, Trace]
     round: VoteRound
+    judgements: dict[str, Judgement]
 
     def ask(self, role: str, method: str, route: str, owner: str) -> Any:
         values = {
             "run_id": str(self.runs[owner].pk), "pk": str(self.views[owner].pk),
             "key": self.datasets[owner].dataset_key,
-            "evaluation_id": str(self.runs[owner].pk),
+            "evaluation_id": str(self.judgements[owner].evaluation_id),
             "set_key": "0" * 64,
             "check_id": str(self.runs[owner].pk),
             "name": f"baseline-of-{owner.replace(' ', '-')}",
             "round_id": str(self.round.pk),
+            "judgement_id": str(self.judgements[owner].pk),
             "stream": "stdout", "path": "model/x",
             "import_id": str(self.imports[owner].pk),
             "erasure_id": str(Erasure.objects.create(trace_ids=[]).pk),
@@ -130,6 +135,7 @@ def evaluation_of(run: Run, by: User) -> Evaluation:
 @pytest.fixture
 def house(submit: Submit) -> House:
     clients, runs, views, imports, datasets, traces = {}, {}, {}, {}, {}, {}
+    judgements = {}
     ids = list(Trace.objects.values_list("pk", flat=True))
     for role in (*ROLES, "somebody else"):
         account = User.objects.create(username=f"the-{role}", password="one that can be changed")
@@ -159,13 +165,14 @@ def house(submit: Submit) -> House:
             label="exact_match",
             created_by=account,
         )
+        judgements[role] = make_judgement(evaluation, by=account)
         views[role] = SavedView.objects.create(owner=account, name="a view", query="status=failed")
     round = VoteRound.objects.create(
         questions=EvaluationSet.objects.create(key="k", dataset_key="sums-v1", part="all"),
         seed=0,
         created_by=runs["operator"].owner,
     )
-    return House(clients, runs, views, imports, datasets, traces, round)
+    return House(clients, runs, views, imports, datasets, traces, round, judgements)
 
 
 def is_refused(answer: Any) -> bool:
@@ -178,7 +185,7 @@ def is_refused(answer: Any) -> bool:
 def cell(house: House, role: str, method: str, route: str) -> str:
     """What a role may do there, in the words of the table."""
     other = house.ask(role, method, route, "somebody else")
-    if not re.search(r"{(run_id|pk|import_id|key|trace_id|name)}", route):
+    if not re.search(OWNED, route):
         return "no" if is_refused(other) else "yes"
     own = house.ask(role, method, route, role)
     # Kept views of others are not even there.

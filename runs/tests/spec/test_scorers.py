@@ -81,6 +81,15 @@ def test_scorers_of_one_name_are_told_apart():
         ([{"name": "chrf", "parameters": {"n": 2}}], 'no parameter "n"; it has: none'),
         ([{"name": "regex"}], "pattern must not be null"),
         ([{"name": "regex", "parameters": {"pattern": "x" * 3000}}], "longer than 2,000"),
+        ([{"name": "python"}], "function must not be null"),
+        *(
+            ([{"name": "python", "parameters": {"function": function}}], "must be <file>.py:<func")
+            for function in ("grade:f", "a/grade.py:f", "../grade.py:f", ".py:f", "grade.py:f\n", 3)
+        ),
+        (
+            [{"name": "python", "parameters": {"function": "a.py:f", "sha256": "a" * 63}}],
+            "must be 64 hexadecimal digits",
+        ),
         ([{"name": "json_schema", "parameters": {"schema": "x"}}], "must be an object"),
         ([{"name": "json_schema", "parameters": {"schema": NESTED}}], "longer than 100,000"),
         ([{"name": "numeric", "parameters": {"relative": 2}}], "at most 1"),

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+from django.conf import LazySettings
+from django.contrib.auth.models import User
 from django.test import Client
 
 from datasets.models import Trace
-from runs.models import Run
+from runs.models import Judgement, Run
 from runs.runfolder import names
 from runs.services.erasing import affected_by, erase
 from runs.services.reservations import run_folder
 from runs.tests.conftest import Evaluate
+from tunixrt.judges import read_judges
 
 pytestmark = pytest.mark.django_db
 
@@ -222,3 +225,51 @@ class TestList:
             evaluate()
         with django_assert_max_num_queries(6):
             assert len(client.get("/evaluations").context["rows"]) == 3
+
+
+class TestJudges:
+    @pytest.fixture
+    def run(self, evaluate: Evaluate, settings: LazySettings) -> Run:
+        given = {"url": "http://127.0.0.1:1/v1/chat/completions", "model": "m", "key": "sk-secret"}
+        settings.TUNIX_JUDGES = read_judges({"big": given}, {})
+        return evaluate()
+
+    def test_a_judge_is_asked_and_its_judgement_shown(self, client: Client, run: Run):
+        page = client.get(f"/evaluations/{run.pk}").content.decode()
+        assert 'data-testid="judge-form"' in page and "big (m, at most" in page
+
+        answer = client.post(f"/evaluations/{run.pk}/judge", {"judge": "big"}, follow=True)
+
+        judgement = Judgement.objects.get()
+        page = answer.content.decode()
+        assert "The judge is being asked." in page and "sk-secret" not in page + str(judgement)
+        assert 'data-testid="judgement"' in page and 'hx-select="#judgements"' in page
+        page = client.post(f"/judgements/{judgement.pk}/cancel", follow=True).content.decode()
+        assert "cancelled" in page and "hx-select" not in page
+        judgement.refresh_from_db()
+        assert judgement.state == "cancelled"
+
+    def test_pairs_are_chosen_among_the_evaluations_of_the_same_questions(
+        self, client: Client, run: Run, evaluate: Evaluate
+    ):
+        other = evaluate()
+        page = client.get(f"/evaluations/{run.pk}").content.decode()
+        assert f'<option value="{other.pk}">' in page
+
+        client.post(f"/evaluations/{run.pk}/judge", {"judge": "big", "against": str(other.pk)})
+
+        judgement = Judgement.objects.get()
+        assert (judgement.evaluation_id, judgement.against_id) == (run.pk, other.pk)
+        assert "against this" in client.get(f"/evaluations/{other.pk}").content.decode()
+
+    def test_what_is_wrong_is_said(self, client: Client, run: Run):
+        answer = client.post(f"/evaluations/{run.pk}/judge", {"judge": "small"}, follow=True)
+        assert "must be one of big" in answer.content.decode()
+
+    def test_there_is_no_form_for_those_who_may_not(self, remote_client: Client, run: Run):
+        other = User.objects.create_user("other")
+        remote_client.force_login(other)
+
+        assert "judge-form" not in remote_client.get(f"/evaluations/{run.pk}").content.decode()
+        refused = remote_client.post(f"/evaluations/{run.pk}/judge", {"judge": "big"})
+        assert refused.status_code == 403 and not Judgement.objects.exists()

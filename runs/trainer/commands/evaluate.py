@@ -81,7 +81,7 @@ def evaluate_from_manifest(config: Path) -> None:
         check_references(manifest, questions, chosen)
         scoring = None
         if manifest["evaluation"]["method"] == GENERATE:
-            scoring = stack.enter_context(Scoring(chosen))
+            scoring = stack.enter_context(Scoring(chosen, files=manifest["scorer_files"]))
             scoring.start()  # a scorer that cannot be made is said before the model is loaded
         evaluation = Evaluation(manifest, folder, questions, chosen, scoring, stop)
         if manifest["outputs_from"] is not None:

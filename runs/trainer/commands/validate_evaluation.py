@@ -68,7 +68,7 @@ def validate_evaluation(manifest: dict[str, Any], folder: Path, *, smoke: bool) 
     chosen = choose(evaluation["scorers"])
     check_references(manifest, questions, chosen)
     if evaluation["method"] == GENERATE:
-        with Scoring(chosen) as scoring:
+        with Scoring(chosen, files=manifest["scorer_files"]) as scoring:
             scoring.start()
     check_stop()
     report: dict[str, Any] = {

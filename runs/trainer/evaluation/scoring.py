@@ -15,13 +15,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from runs.spec.scorers import Chosen, labels
+from runs.spec.scorers import Chosen, function_file, labels
 from runs.trainer.errors import RewardProblem
 from runs.trainer.evaluation.scorer_program import STARTING_SECONDS
 from runs.trainer.evaluation.scorers.item import Item
@@ -50,11 +50,19 @@ class Scoring:
     """Makes scores by ``chosen`` scorers. A context manager, which ends the process.
 
     Args:
+        files: paths of the files of python scorers, by their names.
         seconds: the limit for one score.
     """
 
-    def __init__(self, chosen: Sequence[Chosen], *, seconds: float = SECONDS):
+    def __init__(
+        self,
+        chosen: Sequence[Chosen],
+        *,
+        files: Mapping[str, str] | None = None,
+        seconds: float = SECONDS,
+    ):
         self._chosen = tuple(chosen)
+        self._files = files or {}
         self._labels = labels(self._chosen)
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,7 +115,7 @@ class Scoring:
             env=ENVIRONMENT,
         )
         self._rest = b""
-        wanted = [[one.name, one.parameters] for one in self._chosen]
+        wanted = [[one.name, self._parameters(one)] for one in self._chosen]
         try:
             problems = self._ask(wanted, within=STARTING_SECONDS + GRACE_SECONDS)
         except _Ended as ended:
@@ -116,6 +124,11 @@ class Scoring:
             ) from None
         for number, problem in problems.items():
             raise RewardProblem(f"{self._labels[int(number)]}: {problem}")
+
+    def _parameters(self, one: Chosen) -> dict[str, Any]:
+        if one.name != "python":
+            return one.parameters
+        return one.parameters | {"path": self._files.get(function_file(one.parameters["function"]))}
 
     def _ask(self, question: Any, *, within: float) -> dict[str, Any]:
         """Return the answer of the process. Raise _Ended."""
@@ -155,7 +168,7 @@ class Scoring:
         code = process.poll()
         self._end()
         if code is None or code == -signal.SIGALRM:
-            return f"took longer than {self._seconds:g} s"
+            return f"took longer than {within - GRACE_SECONDS:g} s"
         return f"ended the scoring process ({_ending(code)})"
 
     def _end(self) -> None:

@@ -262,6 +262,7 @@ class EvaluationRun(Run):
         examples: list[dict[str, Any]],
         model: dict[str, Any],
         outputs_from: dict[str, str] | None = None,
+        scorer_files: dict[str, str] | None = None,
         **evaluation: Any,
     ) -> "EvaluationRun":
         """``model``: the section of the manifest; a path may be a ``Path``."""
@@ -279,6 +280,7 @@ class EvaluationRun(Run):
             model={"id": "./tiny"} | section,
             evaluation={"max_tokens": 8} | evaluation,
             outputs_from=outputs_from,
+            scorer_files=scorer_files,
         )
         (folder / "manifest.yaml").write_text(dump_manifest(manifest), encoding="utf-8")
         return cls(folder)

@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runs.trainer.evaluation.scorers import maths, numbers, overlap, structure, text
+from runs.trainer.evaluation.scorers import (
+    function,
+    maths,
+    numbers,
+    overlap,
+    structure,
+    text,
+)
 from runs.trainer.evaluation.scorers.item import Item
 
 Score = Callable[[Item], float]
@@ -28,6 +35,7 @@ MAKERS: dict[str, Callable[..., Score]] = {
     "chrf": overlap.chrf,
     "bleu": overlap.bleu,
     "length": text.length,
+    "python": function.python,
 }
 
 

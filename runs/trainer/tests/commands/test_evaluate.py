@@ -420,6 +420,57 @@ class TestScoringAgain:
         assert again["outputs_from"] == first["items_sha256"]
         assert again["missing"] == 0
 
+    @pytest.fixture
+    def score_by(self, greedy: EvaluationRun, make: Make, tmp_path: Path) -> Any:
+        """Makes an evaluation of the stored outputs by a function of the operators."""
+
+        def ask(source: str) -> tuple[EvaluationRun, Path]:
+            file = tmp_path / "grade.py"
+            file.write_text(source)
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            parameters = {"function": "grade.py:score", "sha256": digest}
+            run = make(
+                "scored",
+                outputs_from=self.source(greedy),
+                scorers=[{"name": "python", "parameters": parameters}],
+                scorer_files={"grade.py": str(file)},
+            )
+            return run, file
+
+        return ask
+
+    def test_a_function_of_the_operators_scores_them(self, score_by: Any):
+        run, _ = score_by(
+            "def score(*, output, reference, columns, tokens):\n"
+            "    return 1 if int(reference) % 2 else float('nan')\n"
+        )
+
+        assert run.evaluate() == 0
+        score = run.result()["scores"]["python"]
+        odd = sum(int(item["reference"]) % 2 for item in run.items())
+        assert 0 < odd < 12
+        assert (score["mean"], score["scored"], score["failed"]) == (1.0, odd, 12 - odd)
+        assert score["first_problem"] == "gave nan, not a number from 0 to 1"
+
+    def test_a_function_that_always_raises_fails_the_run(
+        self, score_by: Any, capfd: pytest.CaptureFixture[str]
+    ):
+        run, _ = score_by("def score(**item): raise KeyError('x')\n")
+
+        assert run.evaluate() == 18
+        assert "python failed for all 12 outputs: KeyError" in last_line_of(run, capfd)
+        assert run.result()["scores"]["python"]["failed"] == 12
+
+    def test_a_file_that_was_changed_after_the_submission_is_named(
+        self, score_by: Any, capfd: pytest.CaptureFixture[str]
+    ):
+        run, file = score_by("def score(**item): return 0\n")
+        file.write_text("def score(**item): return 1\n")
+
+        assert run.evaluate() == 18
+        assert "tunix: reward: python: grade.py was changed: " in last_line_of(run, capfd)
+        assert not (run.folder / "items.jsonl").exists()
+
     def test_outputs_that_are_not_there_are_counted(
         self, greedy: EvaluationRun, make: Make, tmp_path: Path
     ):

@@ -1,19 +1,44 @@
 """What scorers make of outputs, in the process that they run in."""
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runs.spec.scorers import SCORERS, choose
+from runs.spec.scorers import SCORERS, choose, labels
 from runs.trainer.errors import RewardProblem
 from runs.trainer.evaluation.scorers import MAKERS
 from runs.trainer.evaluation.scorers.item import Item
 from runs.trainer.evaluation.scorers.numbers import find_number
 from runs.trainer.evaluation.scoring import Scored, Scoring
 
+GRADES = """
+import os, sys, time
+kept = []
+def as_expected(*, output, reference, columns, tokens):
+    return output == reference and columns == {"topic": "sums"} and tokens == 3
+def half(**item): return 0.5
+def nan(**item): return float("nan")
+def too_much(**item): return 1.5
+def nothing(**item): return None
+def a_list(**item): return []
+def a_text(**item): return "1"
+def raising(**item): raise RuntimeError("no idea")
+def leaving(**item): sys.exit(0)
+def environment(**item): return float(len(os.environ) <= 4)
+def writing(**item):
+    print("{\\"score\\": 1}", flush=True)
+    return 0
+def hungry(**item): return len("x" * 2**40)
+def hanging(**item):
+    while True: time.sleep(1)
+def narrow(output): return 1
+constant = 3
+"""
 PATTERN = r"(a+)+b"
 SCHEMA = {
     "type": "object",
@@ -21,18 +46,28 @@ SCHEMA = {
     "required": ["age"],
     "additionalProperties": False,
 }
+HALF = {"function": "grades.py:half", "sha256": hashlib.sha256(GRADES.encode()).hexdigest()}
 ASKED: dict[str, dict[str, Any]] = {
     "regex": {"pattern": PATTERN},
     "json_schema": {"schema": SCHEMA},
     "length": {"min_tokens": 2, "max_tokens": 4},
+    "python": HALF,
 }
 
 
 @pytest.fixture(scope="module")
-def scoring() -> Iterator[Scoring]:
+def grades(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of functions, in a folder of operators."""
+    path = tmp_path_factory.mktemp("scorers") / "grades.py"
+    path.write_text(GRADES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scoring(grades: Path) -> Iterator[Scoring]:
     """One process with every scorer."""
     chosen = choose([{"name": name, "parameters": ASKED.get(name, {})} for name in SCORERS])
-    with Scoring(chosen, seconds=300) as scoring:
+    with Scoring(chosen, files={"grades.py": str(grades)}, seconds=300) as scoring:
         yield scoring
 
 
@@ -168,3 +203,102 @@ def test_numbers_are_exact():
     assert found is not None
     assert found.value * 10 == 1
     assert find_number("12 km/h") != find_number("12 km")
+
+
+@pytest.fixture(scope="module")
+def by_function(grades: Path) -> dict[str, Scored]:
+    """What each function says of one output; one process, started again where one ends it."""
+    names = ("as_expected", "half", "nan", "too_much", "nothing", "a_list", "a_text", "raising")
+    names += ("leaving", "environment", "writing", "hungry", "hanging", "narrow")
+    asked = [
+        {"name": "python", "parameters": HALF | {"function": f"grades.py:{name}"}} for name in names
+    ]
+    chosen = choose(asked)
+    with Scoring(chosen, files={"grades.py": str(grades)}, seconds=2) as scoring:
+        found = scoring.score(Item("4", 3, "4", {"topic": "sums"}))
+    return {name: found[label] for name, label in zip(names, labels(chosen), strict=True)}
+
+
+class TestFunctionsOfOperators:
+    @pytest.mark.parametrize(
+        ("function", "scored"),
+        [
+            ("as_expected", Scored(1.0)),
+            ("half", Scored(0.5)),
+            ("environment", Scored(1.0)),
+            ("writing", Scored(0.0)),
+            ("nan", Scored(None, "gave nan, not a number from 0 to 1")),
+            ("too_much", Scored(None, "gave 1.5, not a number from 0 to 1")),
+            ("raising", Scored(None, "RuntimeError: no idea")),
+            ("leaving", Scored(None, "ended the scoring process (exit code 0)")),
+            ("hanging", Scored(None, "took longer than 2 s")),
+            ("hungry", Scored(None, "needs more than 4,096 MiB of memory")),
+        ],
+    )
+    def test_a_function_gives_a_score_or_the_reason_why_there_is_none(
+        self, by_function: dict[str, Scored], function: str, scored: Scored
+    ):
+        assert by_function[function] == scored
+
+    @pytest.mark.parametrize(
+        ("function", "kind"), [("nothing", "NoneType"), ("a_list", "list"), ("a_text", "str")]
+    )
+    def test_what_is_no_number_is_no_score(
+        self, by_function: dict[str, Scored], function: str, kind: str
+    ):
+        assert by_function[function] == Scored(
+            None, f"grades.py:{function} gave a value of type {kind}, not a number from 0 to 1"
+        )
+
+    def test_a_function_takes_all_of_an_item(self, by_function: dict[str, Scored]):
+        assert by_function["narrow"].problem.startswith("TypeError: ")
+
+    @pytest.mark.parametrize(
+        ("source", "function", "message"),
+        [
+            ("def score(**item): return 1", "score", "grade.py was changed: it has the hash"),
+            (None, "score", "grade.py cannot be read: No such file"),
+            ("def other(**item): return 1", "score", "grade.py has no function score"),
+            ("score = 1", "score", "grade.py has no function score"),
+            ("raise OSError('x')", "score", "grade.py cannot be loaded: OSError: x"),
+            ("def (", "score", "grade.py cannot be loaded: SyntaxError"),
+            ("import beside", "score", "cannot be loaded: ModuleNotFoundError"),
+        ],
+    )
+    def test_a_file_that_makes_no_scorer_is_named(
+        self, tmp_path: Path, source: str | None, function: str, message: str
+    ):
+        path = tmp_path / "grade.py"
+        (tmp_path / "beside.py").write_text("")  # what no hash covers
+        digest = hashlib.sha256((source or "").encode()).hexdigest()
+        if source is not None:
+            path.write_text(source + (" " if "changed" in message else ""))
+        asked = {"function": f"grade.py:{function}", "sha256": digest}
+        chosen = choose([{"name": "python", "parameters": asked}])
+        files = {"grade.py": str(path)}
+        with Scoring(chosen, files=files) as scoring, pytest.raises(RewardProblem) as caught:
+            scoring.start()
+        assert message in str(caught.value)
+        assert caught.value.exit_code == 18
+
+    def test_a_link_is_no_file_of_the_folder(self, tmp_path: Path, grades: Path):
+        (tmp_path / "grades.py").symlink_to(grades)
+        chosen = choose([{"name": "python", "parameters": HALF}])
+        files = {"grades.py": str(tmp_path / "grades.py")}
+        with Scoring(chosen, files=files) as scoring, pytest.raises(RewardProblem, match="be read"):
+            scoring.start()
+
+    @pytest.mark.parametrize(
+        ("parameters", "files", "message"),
+        [
+            (HALF, {}, "in none of the folders that operators allow"),
+            ({"function": "grades.py:half"}, None, "sha256 is missing; that of grades.py is "),
+        ],
+    )
+    def test_a_manifest_must_name_the_file_and_its_hash(
+        self, grades: Path, parameters: dict[str, Any], files: dict[str, str] | None, message: str
+    ):
+        chosen = choose([{"name": "python", "parameters": parameters}])
+        named = {"grades.py": str(grades)} if files is None else files
+        with Scoring(chosen, files=named) as scoring, pytest.raises(RewardProblem, match=message):
+            scoring.start()

@@ -16,10 +16,11 @@ from uuid import UUID
 from django.contrib.auth.models import User
 from django.db.models import Avg, Case, Count, FloatField, Value, When
 
-from runs.models import Choice, Evaluation, Run, Vote, VoteRound
+from runs.models import Choice, Evaluation, Judgement, JudgementState, Run, Vote, VoteRound
 from runs.models.vote import SIDES
 from runs.queries.evaluations import TEXT_MAX
 from runs.runfolder import files
+from runs.services.judgements import verdicts_by_question
 from runs.services.votes import (
     Pair,
     PairGone,
@@ -38,6 +39,7 @@ from tunixrt.cursors import Cursor
 LOOKED_AT = 8  # questions that are read at once to find one whose outputs are there
 VOTERS_MAX = 20  # whose agreement is shown
 OTHERS_MAX = 20  # evaluations that a form offers
+JUDGES_MAX = 20  # that are shown beside people
 OF_FIRST = {Choice.FIRST.value: 1.0, Choice.TIE.value: 0.5, Choice.SECOND.value: 0.0}
 
 
@@ -201,6 +203,18 @@ def beside_people(round: VoteRound, name: str, verdicts: Mapping[str, str]) -> R
     own = {key: one for key, one in verdicts.items() if key in known and one in OF_FIRST}
     people = {key: majority(counts) for key, counts in count_choices(round).items()}
     return Rater(name, win_rate(OF_FIRST[one] for one in own.values()), agreement(own, people))
+
+
+def judges_beside_people(round: VoteRound) -> list[Rater]:
+    """Return the judges that have compared the two evaluations of a round in pairs."""
+    sides = [round.first_id, round.second_id]
+    done = Judgement.objects.filter(
+        evaluation__in=sides, against__in=sides, state=JudgementState.DONE
+    ).order_by("created_at")
+    return [
+        beside_people(round, f"judge:{one.judge}", verdicts_by_question(one, first=round.first_id))
+        for one in done[:JUDGES_MAX]
+    ]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from django.utils import timezone
 from django_q.tasks import async_task
 
 from runs.models import Evaluation, Judgement, JudgementState, Run, RunEvent
+from runs.services.access import require_items
 from runs.services.refusals import StateConflict
 from runs.services.run_requests import InvalidRequest
 from runs.spec import judging as spec
@@ -76,7 +77,9 @@ def start_judgement(
     Raises:
         InvalidRequest: there is no such judge or prompt.
         StateConflict: an evaluation has no outputs that can be judged.
+        SealedItems: of a sealed dataset, unless an operator asks: a judge gets the examples.
     """
+    require_items(by, run)
     wanted = known_judges().get(judge)
     if wanted is None:
         raise InvalidRequest({"judge": [_no_judge()]})

@@ -79,7 +79,7 @@ def vote_results(request: HttpRequest, round_id: UUID) -> HttpResponse:
         "round": round,
         "results": results,
         "win": win,
-        "raters": [results.people],
+        "raters": [results.people, *reading.judges_beside_people(round)],
         "sides": [
             (round.first, round.first_model, win),
             (round.second, round.second_model, win.of_second),

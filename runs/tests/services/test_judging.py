@@ -11,12 +11,16 @@ from django.conf import LazySettings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from datasets.models import Dataset
+from datasets.services.sealing import seal_datasets
 from runs import tasks
 from runs.execution.environment import trainer_environment
 from runs.models import Judgement, JudgeVerdict, Run, RunEvent, Score, Standing
 from runs.models.evaluation import unpack_scores
+from runs.queries.votes import judges_beside_people
 from runs.runfolder import names
 from runs.services import judging
+from runs.services.access import SealedItems
 from runs.services.deletion import trash_run
 from runs.services.judgements import (
     LEASE,
@@ -28,6 +32,7 @@ from runs.services.judgements import (
 from runs.services.refusals import StateConflict
 from runs.services.reservations import run_folder
 from runs.services.run_requests import InvalidRequest
+from runs.services.votes import start_round
 from runs.tests.conftest import Evaluate
 from runs.tests.judge import FakeJudge, completion, serving, verdict
 from tunixrt.judges import read_judges
@@ -410,6 +415,29 @@ class TestPairs:
         assert Counter(seen.values()) == {"first": 20, "tie": 20}
         turned = verdicts_by_question(judgement, first=second.pk)
         assert Counter(turned.values()) == {"second": 20, "tie": 20}
+
+    def test_it_stands_beside_the_people_who_voted(
+        self, judge: FakeJudge, two: tuple[Run, Run], user: User
+    ):
+        judge.decide = lambda data: verdict("first" if data["second"] == "No idea." else "second")
+        first, second = two
+        judged(first, user, against=second)
+        round = start_round(evaluations=[second.pk, first.pk], by=user)
+
+        [rater] = judges_beside_people(round)
+        assert (rater.name, rater.win.n, rater.win.rate) == ("judge:big", 40, 0)
+
+    def test_a_sealed_set_is_judged_for_operators_only(
+        self, judge: FakeJudge, evaluate: Evaluate, user: User, staff: User
+    ):
+        """A judge is another system, and gets the examples."""
+        run = evaluate()
+        seal_datasets(datasets=[Dataset.objects.get(dataset_key="quiz-v1")], by=staff)
+
+        with pytest.raises(SealedItems, match="Dataset quiz-v1 is sealed"):
+            start_judgement(run=run, judge="big", by=user)
+        assert judge.asked == []
+        start_judgement(run=run, judge="big", by=staff)
 
     def test_a_question_with_one_order_is_failed(
         self, judge: FakeJudge, two: tuple[Run, Run], user: User

@@ -30,6 +30,7 @@ from runs.spec.kinds import SFT
 from runs.tests.api.test_head import QUERIES, ROUTES
 from runs.tests.checkpoint_layout import leave_checkpoints
 from runs.tests.conftest import Evaluate, Submit
+from runs.tests.judge import make_judgement
 from tunixrt.roles import Role, set_role
 from tunixrt.tests.clients import FAR_AWAY
 
@@ -133,6 +134,7 @@ class Sealed:
             "erasure_id": [Erasure.objects.create(trace_ids=[]).pk],
             "check_id": [training.pk],
             "round_id": [votes.pk],
+            "judgement_id": [make_judgement(self.evaluation.evaluation, by=owner).pk],
             "name": ["no-baseline"],
             "pk": [view.pk],
             "stream": ["stdout", "stderr"],

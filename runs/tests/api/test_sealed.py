@@ -38,7 +38,7 @@ pytestmark = pytest.mark.django_db(transaction=True)  # a stream closes the conn
 MARKER = "quagga7731"
 OPEN = "opencopy-v1"  # a dataset that is not sealed
 SEARCHED = {
-    "runs:history", "runs_api:list", "runs_api:logs", "datasets:detail", "datasets:list",
+    "runs:history", "runs_api:list", "runs_api:logs", "datasets:detail", "datasets:dataset_list",
     "datasets:traces", "datasets_api:list", "datasets_api:traces",
 }  # fmt: skip
 # Routes on which an operator reads what the examples say.
